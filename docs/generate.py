@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 
 from docs.sentence_tables import COLUMN_NAMES, INTRODUCTION, sentence_rows  # noqa: E402
 from experiments.cli.app import main  # noqa: E402
-from experiments.cli.parsing.commands import COMMANDS, load  # noqa: E402
+from experiments.cli.parsing.commands import COMMANDS, load_command  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
-from experiments.cli.parsing.help import records  # noqa: E402
+from experiments.cli.parsing.help import help_records  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
@@ -77,7 +77,7 @@ def copied_pages() -> dict[str, str]:
 
 def public_commands() -> dict[str, Any]:
     """Return the commands that `testbed --help` lists, by name."""
-    return {name: load(name) for name in COMMANDS}
+    return {name: load_command(name) for name in COMMANDS}
 
 
 def command_pages() -> dict[str, str]:
@@ -96,7 +96,7 @@ def command_page(name: str, command: Any) -> str:
     parts = [f"# testbed {name}", _plain_markdown(command.help or ""), f"```text\n{usage.removeprefix('Usage: ')}\n```"]
     context = command.make_context(name, [], resilient_parsing=True)
     for kind in ("argument", "option"):
-        if found := records(command, context, kind):
+        if found := help_records(command, context, kind):
             rows = [(_as_code(names), meaning) for names, meaning in found]
             parts += [f"## {kind.title()}s", _table((kind, "meaning"), rows)]
     lines = "\n".join(examples()[name])

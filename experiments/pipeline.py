@@ -15,13 +15,13 @@ from experiments.report import write_index, write_report
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.verdicts import Evaluation
-from experiments.run_options import AUTO, RunOptions, recorded
-from experiments.runners.admission import too_small
+from experiments.run_options import AUTO, RunOptions, recorded_values
+from experiments.runners.admission import too_small_reason
 from experiments.runners.base import RunnerOptions, Target
-from experiments.runners.failed_results import write_refusal
+from experiments.runners.failed_results import write_rejected_result
 from experiments.runners.local.runner import GRACE_S, clear_row_folder
-from experiments.runners.local.warm import WORKER
-from experiments.runners.plan import Planned, continued, plan
+from experiments.runners.local.warm import WORKER_MODULE
+from experiments.runners.plan import Planned, continue_run, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
@@ -29,15 +29,15 @@ from experiments.suites.suite import Suite, suite_named
 from experiments.system.lock import lock_folder
 
 
-def _ignore(done: int, total: int | None) -> None:
-    """Do not show the progress of a download."""
+def _ignore_progress(done: int, total: int | None) -> None:
+    """Accept the progress of a download without showing it."""
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run of one suite whose options are resolved and checked; nothing has been written yet.
+    """A run of one suite with resolved and checked options. Nothing has been written yet.
 
-    options: the resolved options. auto_size: whether the size was 'auto'. run: the future content of run.json.
+    options: the resolved options. auto_size: whether the size was 'auto'. run: the content to write to run.json.
     """
 
     options: RunOptions
@@ -56,33 +56,33 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[Planned]:
-        """Return the plan of every row. Raises InputError if a result has another schema version.
+        """Return the plan of every row. A row that the target cannot run again keeps its result.
 
-        A row that the target cannot run again keeps its result.
+        Raises InputError if a result has another schema version.
         """
         options, target = self.options, self.target
         planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_versions)
-        return [self._kept(row) if row.outdated else row for row in planned]
+        return [self._keep_if_it_cannot_run(row) if row.outdated else row for row in planned]
 
-    def _kept(self, row: Planned) -> Planned:
-        """Return the plan to keep an outdated result if the row cannot run at the target; else the plan as it is."""
-        reason = self.target.refusal(row.spec, self.host_memory_gib)
+    def _keep_if_it_cannot_run(self, row: Planned) -> Planned:
+        """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
+        reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
         return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[Planned]:
         """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
-    def on(self, target: Target, watch: DownloadCallback = _ignore) -> "PreparedRun":
-        """Return the same run at another target, with its data prepared there."""
-        data = _data(self.options, self.suite, target, watch)
+    def on(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
+        """Return the same run at another target, after preparing its data at that target."""
+        data = _prepare_data(self.options, self.suite, target, watch)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}
         return replace(self, target=target, data=data, run=self.run.model_copy(update=changes))
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A prepared run, the future content of run.json (including rows of earlier runs in its folder), and the plan."""
+    """A prepared run, the content to write to run.json (with rows of earlier runs in its folder), and the plan."""
 
     prepared: PreparedRun
     run: Run
@@ -101,11 +101,11 @@ class FinishedRun:
 def run_suite(
     options: RunOptions,
     view: View,
-    watch: DownloadCallback = _ignore,
-    worker: str = WORKER,
+    watch: DownloadCallback = _ignore_progress,
+    worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
-    """Run missing and changed rows of one suite; see run_suites."""
+    """Run the missing and changed rows of one suite, as ``run_suites`` does for several."""
     (finished,) = run_suites([options], view, watch, worker, grace_s)
     return finished
 
@@ -113,20 +113,20 @@ def run_suite(
 def run_suites(
     several: Sequence[RunOptions],
     view: View,
-    watch: DownloadCallback = _ignore,
-    worker: str = WORKER,
+    watch: DownloadCallback = _ignore_progress,
+    worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
-    """Prepare runs of several suites at one target and run them; see prepare and run_prepared."""
-    with closing(target_of(several[0])) as target:
+    """Prepare runs of several suites at one target, then run them. See ``prepare`` and ``run_prepared``."""
+    with closing(connect_target(several[0])) as target:
         prepared = [prepare(options, target, watch) for options in several]
         yield from run_prepared(prepared, view, worker, grace_s)
 
 
 def run_prepared(
-    several: Sequence[PreparedRun], view: View, worker: str = WORKER, grace_s: float = GRACE_S
+    several: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
 ) -> Iterator[FinishedRun]:
-    """Run missing and changed rows of one suite after the other; yield each when it is evaluated and reported.
+    """Run the missing and changed rows of one suite after the other; yield each suite once it is reported.
 
     worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
 
@@ -137,24 +137,24 @@ def run_prepared(
     with ExitStack() as locks:
         for prepared in several:
             locks.enter_context(lock_folder(prepared.folder.path))
-        planned = [_plan(prepared) for prepared in several]
+        planned = [_plan_run(prepared) for prepared in several]
         if any(row.run for run in planned for row in run.rows):
             several[0].target.reach()
-        for run in [_begin(run, view) for run in planned]:
-            yield _finish(run, view, worker, grace_s)
+        for run in [_begin_run(run, view) for run in planned]:
+            yield _finish_run(run, view, worker, grace_s)
 
 
 def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
     """Cancel the jobs of runs; return the rows of these jobs. Raises InputError for a target without a queue."""
-    with closing(target_of(several[0])) as target:
+    with closing(connect_target(several[0])) as target:
         if not target.has_queue:
             site = several[0].site
-            raise InputError(f"--cancel: --site {site} has no jobs; allowed: with a site that has a queue")
+            raise InputError(f"--cancel: --site {site} has no job queue; allowed: a site with one")
         return [row for options in several for row in target.cancel(prepare(options, target).folder, view)]
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
-    """Return ``options`` for each of ``suites`` that has requested rows, with these rows.
+    """Return ``options`` once for each suite that has requested rows, limited to its rows.
 
     Raises InputError for a row that no suite has.
     """
@@ -168,17 +168,17 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
         if not any(row in rows for rows in known.values()):
             near = ", ".join(get_close_matches(row, [row for rows in known.values() for row in rows]))
             remedy = f"similar: {near}" if near else "`testbed list SUITE` shows the rows"
-            raise InputError(f"--row {row}: is in none of the suites {', '.join(names)}; {remedy}")
+            raise InputError(f"--row {row}: none of the suites {', '.join(names)} has this row; {remedy}")
     requested = {name: tuple(row for row in options.rows if row in known[name]) for name in names}
     return [replace(options, suite=name, rows=requested[name]) for name in names if requested[name] or not options.rows]
 
 
-def target_of(options: RunOptions) -> Target:
-    """Connect to the target that the options name; the caller closes it."""
+def connect_target(options: RunOptions) -> Target:
+    """Connect to the target that the options name. The caller must close it."""
     return target_named(options.site, options.profile, options.account, image_variant=options.image_variant)
 
 
-def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _ignore) -> PreparedRun:
+def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _ignore_progress) -> PreparedRun:
     """Resolve and check the options of one run at ``target``, and prepare its data there.
 
     ``watch`` is called with the bytes of a download so far and their total. Raises InputError for every user error
@@ -186,8 +186,8 @@ def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _igno
     """
     suite = suite_named(options.suite)
     resolved = resolve(options, suite, target.node)
-    data = _data(resolved, suite, target, watch)
-    run = _run(resolved, suite, data, target)
+    data = _prepare_data(resolved, suite, target, watch)
+    run = _new_run(resolved, suite, data, target)
     target.check_disk(options.results, [run.spec(suite, row) for row in run.rows])
     return PreparedRun(resolved, options.size == AUTO, suite, target, run, data)
 
@@ -197,22 +197,22 @@ def report_run(prepared: PreparedRun) -> FinishedRun:
 
     Raises InputError if the results are of a run with other options.
     """
-    continued(prepared.folder, prepared.run, prepared.suite)
-    return _report(prepared.folder)
+    continue_run(prepared.folder, prepared.run, prepared.suite)
+    return _write_report(prepared.folder)
 
 
-def _report(folder: RunFolder) -> FinishedRun:
+def _write_report(folder: RunFolder) -> FinishedRun:
     report = write_report(folder)
     write_index(folder.path.parent)
     return FinishedRun(folder.path, report.page, report.evaluation)
 
 
-def _data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
+def _prepare_data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
     return target.prepare_data(options.data, options.data_sha256, datasets_of(options, suite), watch)
 
 
-def _run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Run:
-    choices = recorded(options) | {"data": data.data, "data_sha256": data.sha256}
+def _new_run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Run:
+    choices = recorded_values(options) | {"data": data.data, "data_sha256": data.sha256}
     return Run(
         recipe_version=suite.version,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -222,54 +222,54 @@ def _run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Ru
     )
 
 
-def _plan(prepared: PreparedRun) -> PlannedRun:
-    run = continued(prepared.folder, prepared.run, prepared.suite)
+def _plan_run(prepared: PreparedRun) -> PlannedRun:
+    run = continue_run(prepared.folder, prepared.run, prepared.suite)
     return PlannedRun(prepared, run, tuple(prepared.plan()))
 
 
-def _begin(planned: PlannedRun, view: View) -> PlannedRun:
-    """Write run.json and the results of rows that cannot run; return the other rows.
+def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
+    """Write run.json and the results of rows that cannot run; return the run with the rows that can.
 
     Raises InputError if no row can run and none has a result.
     """
     prepared = planned.prepared
     folder = prepared.folder
     folder.write_run(planned.run)
-    _point_latest_at(folder.path)
-    _announce(prepared, view)
+    _update_latest_link(folder.path)
+    _show_run(prepared, view)
     if prepared.options.predict_only:
         return replace(planned, rows=())
     for row in planned.rows:
         if not row.run:
             view.keeps(row)
-    refused = _refuse(planned, view)
+    refused = _reject_rows(planned, view)
     if len(refused) == len(planned.rows):
         write_report(folder)
         raise InputError("; ".join(dict.fromkeys(refused.values())))
     return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in refused))
 
 
-def _announce(prepared: PreparedRun, view: View) -> None:
+def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
     summary = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
     view.says(f"{prepared.folder.path}: {summary}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
-        view.says(f"size tiny, because {too_small(node.gpus[0], run.card)}")
+        view.says(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
 
 
-def _refuse(planned: PlannedRun, view: View) -> dict[str, str]:
-    """Write a result for each row that cannot run at the target; return the reasons by row."""
+def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
+    """Write a result for each row that the target cannot run; return the reasons by row id."""
     prepared = planned.prepared
     refused: dict[str, str] = {}
     for row in planned.rows:
-        if row.run and (reason := prepared.target.refusal(row.spec, prepared.host_memory_gib)):
+        if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             refused[row.row] = reason
             folder = clear_row_folder(prepared.folder.row(row.spec))
-            view.ends(row.spec, write_refusal(folder, row.spec, prepared.target.node, reason))
+            view.ends(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
     return refused
 
 
-def _finish(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:
+def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:
     """Predict and run the rows, evaluate and report."""
     prepared, folder, target = planned.prepared, planned.prepared.folder, planned.prepared.target
     if prepared.options.predict or prepared.options.predict_only:
@@ -278,11 +278,11 @@ def _finish(planned: PlannedRun, view: View, worker: str, grace_s: float) -> Fin
         options = RunnerOptions(worker, grace_s, prepared.host_memory_gib)
         runner = target.runner(folder, prepared.data, view, options)
         runner.run(target.in_order(planned.rows, prepared.suite))
-    return _report(folder)
+    return _write_report(folder)
 
 
-def _point_latest_at(folder: Path) -> None:
-    """Make results/latest a link to the run's folder."""
+def _update_latest_link(folder: Path) -> None:
+    """Make the link results/latest point to the run's folder."""
     link = folder.parent / LATEST
     fresh = folder.parent / f".{LATEST}"
     fresh.unlink(missing_ok=True)

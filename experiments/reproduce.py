@@ -12,10 +12,10 @@ from datetime import timedelta
 
 from experiments.errors import InputError
 from experiments.history.durations import Expected, expected, in_words
-from experiments.pipeline import FinishedRun, PreparedRun, prepare, report_run, run_prepared, target_of
+from experiments.pipeline import FinishedRun, PreparedRun, connect_target, prepare, report_run, run_prepared
 from experiments.prediction.service import select_rows, trace_rows
 from experiments.results.run_folder import RUN_FILE
-from experiments.results.wording import clock
+from experiments.results.wording import format_duration
 from experiments.run_options import RunOptions
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
@@ -37,22 +37,23 @@ from provision.models import Gpu, Node
 from provision.sites.base import SimulatedServers, Testbed
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
-"""The stages in order. Stage run also evaluates and reports each suite."""
+"""The stages in order. The stage "run" also evaluates and reports each suite."""
 
 
-class NotReady(InputError):
-    """A preflight check failed; the message has each failure with its fix."""
+class PreflightFailed(InputError):
+    """A preflight check failed. The message has each failed check with its fix."""
 
 
-class TooLong(InputError):
+class LeaseTooLong(InputError):
     """The requested lease is longer than the budget."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Suites to reproduce, the lease to do it on, and how its machines are configured.
+    """Suites to reproduce, the lease to run them on, and the setup of its machines.
 
-    max_length: budget for the length of the lease. keep: do not release the machines at the end.
+    max_length: longest allowed lease; None: no limit. keep: do not release the machines at the end. watch: wait until
+    a time slot is free.
     """
 
     suites: tuple[RunOptions, ...]
@@ -69,7 +70,7 @@ class Stages:
     """Announces each stage and measures its time."""
 
     view: View
-    took_s: dict[str, float] = field(default_factory=dict)
+    seconds_by_stage: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -78,10 +79,10 @@ class Stages:
         try:
             yield
         finally:
-            self.took_s[name] = time.monotonic() - begun
+            self.seconds_by_stage[name] = time.monotonic() - begun
 
     def summary(self) -> str:
-        return ", ".join(f"{name} {clock(seconds)}" for name, seconds in self.took_s.items())
+        return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds_by_stage.items())
 
 
 def reproduce(
@@ -90,15 +91,14 @@ def reproduce(
     """Run all stages.
 
     Calls ``confirm`` with the time slot and its cost before it creates the lease. To cancel, ``confirm`` raises an
-    exception.
-    The lease is always released, unless ``keep`` is set or the lease was created for another purpose. Raises NotReady,
-    TooLong, and what the stages raise.
+    exception. The lease is always released, unless ``keep`` is set or the lease was created for another purpose.
+    Raises PreflightFailed, LeaseTooLong, and the errors of the stages.
     """
     _check_budget(reproduction)
     lease_request, stages, site = reproduction.lease_request, Stages(view), reproduction.site
     with stages.stage("doctor"):
-        _check(reproduction, reconciler, view)
-    runs = _prepared(reproduction, reconciler)
+        _run_preflight_checks(reproduction, reconciler, view)
+    runs = _prepare_runs(reproduction, reconciler)
     active = reconciler.journal.active_lease(lease_request.name)
     if not any(run.rows_left() for run in runs):
         view.says("every row already has a result; --rerun runs them again")
@@ -108,20 +108,20 @@ def reproduce(
         return [report_run(run) for run in runs]
     if any(run.options.predict for run in runs):
         with stages.stage("predict"):
-            _predict(runs, view)
+            _show_predictions(runs, view)
     if not active:
         with stages.stage("slots"):
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         require_credential_for(site, reconciler, lease_request.requirements)
         confirm(slot)
-    return _on_lease(reproduction, runs, reconciler, stages)
+    return _run_on_lease(reproduction, runs, reconciler, stages)
 
 
-def _on_lease(
+def _run_on_lease(
     reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, stages: Stages
 ) -> list[FinishedRun]:
-    """Lease, configure and run; always release, unless the lease is kept or has another purpose."""
+    """Lease machines, configure them and run. Always release, unless the lease is kept or has another purpose."""
     site, lease_request, view = reproduction.site, reproduction.lease_request, stages.view
     release = not reproduction.keep
     try:
@@ -130,7 +130,7 @@ def _on_lease(
         with stages.stage("configure"):
             _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
-            return _run(runs, view)
+            return _run_on_machines(runs, view)
     except UNTOUCHED_LEASE_ERRORS:
         release = False
         raise
@@ -151,10 +151,10 @@ def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: V
 
 
 def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
-    """Return one line for each operation that reproduce would do; nothing is changed. Raises TooLong."""
+    """Return one line for each operation that ``reproduce`` would perform, and change nothing. Raises LeaseTooLong."""
     _check_budget(reproduction)
     name = reproduction.lease_request.name
-    left = [(run, rows) for run in _prepared(reproduction, reconciler) if (rows := run.rows_left())]
+    left = [(run, rows) for run in _prepare_runs(reproduction, reconciler) if (rows := run.rows_left())]
     return [
         *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
@@ -172,20 +172,20 @@ def _expected(run: PreparedRun, rows: Sequence[Planned]) -> Expected:
 def _check_budget(reproduction: Reproduction) -> None:
     length, budget = reproduction.lease_request.requirements.length, reproduction.max_length
     if budget is not None and length > budget:
-        raise TooLong(f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long")
+        raise LeaseTooLong(f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long")
 
 
-def _check(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
+def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
     lease_request = reproduction.lease_request
     checks = examine(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
     for check in checks:
         view.says(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:
-        raise NotReady("; ".join(failed))
+        raise PreflightFailed("; ".join(failed))
 
 
-def _prepared(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
-    """Prepare the runs for the node that will be leased, with the site's description of the node."""
+def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
+    """Prepare the runs for the node to lease, as the site describes it."""
     count = reproduction.lease_request.requirements.count
     target = expected_target(_expected_node(reproduction, reconciler), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
@@ -198,7 +198,7 @@ def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder of an earlier run on the same data. The folder on the node is unknown."""
+    """Return the run with the data folder of an earlier run on the same data, as the node's own is not known yet."""
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run
     earlier = run.folder.read_run()
@@ -207,7 +207,7 @@ def _with_recorded_data(run: PreparedRun) -> PreparedRun:
     return replace(run, run=run.run.model_copy(update={"data": earlier.data}))
 
 
-def _predict(runs: Sequence[PreparedRun], view: View) -> None:
+def _show_predictions(runs: Sequence[PreparedRun], view: View) -> None:
     """Predict the rows before anything is leased; show the number of rows by predicted outcome."""
     for run in runs:
         suite, card = run.suite.suite, run.run.card
@@ -218,9 +218,9 @@ def _predict(runs: Sequence[PreparedRun], view: View) -> None:
         view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")
 
 
-def _run(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:
-    """Run on the leased machines."""
-    with closing(target_of(runs[0].options)) as target:
+def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:
+    """Run the suites on the leased machines."""
+    with closing(connect_target(runs[0].options)) as target:
         return list(run_prepared([run.on(target) for run in runs], view))
 
 

@@ -1,8 +1,8 @@
 """The options of a run, declared once.
 
-Each field of RunOptions states its default, its command-line option and, as a Choice, where its value is used: in
-run.json, in the run's identity, in the default run id, in comparisons and JUnit. All these places use the lists in this
-module. A test compares the fields of run.json and the variables of the Makefile with the lists.
+Each field of RunOptions states its default and its command-line option. Its Choice states where the value is used: in
+run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these uses reads the
+lists in this module. A test compares run.json and the Makefile with the lists.
 """
 # ruff: noqa: RUF009 (the fields are declared by functions that return dataclasses.field)
 
@@ -17,16 +17,16 @@ from experiments.system.options import option
 from provision.choices import ImageVariant
 
 AUTO = "auto"
-KEY = "choice"
+CHOICE_KEY = "choice"
 IdPart = Callable[[Any], str]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the value of a field is used.
+    """Where the value of an option is used.
 
-    recorded: in run.json. identity: a run can be continued only with the same value. shown: in comparisons and JUnit.
-    id_part: the value's part of the default run id, "" for none.
+    recorded: stored in run.json. identity: a run can be continued only with the same value. shown: shown in
+    comparisons and JUnit. id_part: returns the value's part of the default run id, or "".
     """
 
     recorded: bool = True
@@ -35,18 +35,18 @@ class Choice:
     id_part: IdPart = lambda value: ""
 
 
-def _choice(default: Any, help: str, *, recorded: bool = True, **more: Any) -> Any:
-    """Return a field with an option and a Choice."""
+def _option_field(default: Any, help: str, *, recorded: bool = True, **more: Any) -> Any:
+    """Return a dataclass field that has a command-line option and a Choice."""
     kinds = {name: more.pop(name) for name in ("identity", "shown", "id_part") if name in more}
-    return option(default, help, metadata={KEY: Choice(recorded=recorded, **kinds)}, **more)
+    return option(default, help, metadata={CHOICE_KEY: Choice(recorded=recorded, **kinds)}, **more)
 
 
-_identity = partial(_choice, identity=True, shown=True)
-_not_recorded = partial(_choice, recorded=False)
+_identity_field = partial(_option_field, identity=True, shown=True)
+_unrecorded_field = partial(_option_field, recorded=False)
 
 
-def _unless(*values: Any, text: str = "{}") -> IdPart:
-    """Return the part of the run id for a value that is not in ``values``."""
+def _id_part_unless(*values: Any, text: str = "{}") -> IdPart:
+    """Return an IdPart: "" for a value in ``values``, else the value formatted with ``text``."""
     return lambda value: "" if value in values else text.format(value)
 
 
@@ -54,89 +54,93 @@ def _unless(*values: Any, text: str = "{}") -> IdPart:
 class RunOptions:
     """The user's options for a run of one suite; card and size may be 'auto'.
 
-    The parts of the default run id are in the order of the fields. suite and command have no option: the suite is an
-    argument of the command, and command is the command line itself.
+    The default run id has its parts in the order of the fields. Two fields have no option: ``suite`` is an argument of
+    the command, and ``command`` is the command line itself.
     """
 
-    suite: str = field(default="", metadata={KEY: Choice(identity=True, id_part=str)})
-    rows: tuple[str, ...] = _choice((), "Only this row; may be given several times.", flag="--row", metavar="ROW")
-    card: str = _identity(AUTO, "GPU model that the rows target; auto: the machine's own.", id_part=str)
-    size: SizeOption = _identity(
+    suite: str = field(default="", metadata={CHOICE_KEY: Choice(identity=True, id_part=str)})
+    rows: tuple[str, ...] = _option_field((), "Only this row; may be given several times.", flag="--row", metavar="ROW")
+    card: str = _identity_field(AUTO, "GPU model that the rows target; auto: the machine's own.", id_part=str)
+    size: SizeOption = _identity_field(
         AUTO, "Size of the models; auto: full where a GPU has enough memory, else tiny.", id_part=str
     )
-    length: Literal["verdict", "as-taught"] = _identity(
+    length: Literal["verdict", "as-taught"] = _identity_field(
         "verdict", "Steps: as many as the evaluation needs, or all steps of the lab.", id_part=str
     )
-    site: str = _identity(
-        "local", "Where rows run: local, slurm, or chameleon (a leased machine).", id_part=_unless("local", "slurm")
+    site: str = _identity_field(
+        "local",
+        "Where rows run: local, slurm, or chameleon (a leased machine).",
+        id_part=_id_part_unless("local", "slurm"),
     )
-    profile: str | None = _identity(
+    profile: str | None = _identity_field(
         None,
         "With --site slurm: roihu, lumi, mahti, puhti, or the path of a YAML file.",
         id_part=lambda profile: Path(profile).stem if profile else "",
     )
-    account: str | None = _not_recorded(None, "With --site slurm: the project that is charged for the jobs.")
-    weights: Weights = _identity("random", "Initial weights.", id_part=_unless("random"))
-    input: Input = _identity(
-        "as-taught", "Input of BLIP-2: the caption only, or the image and the caption.", id_part=_unless("as-taught")
+    account: str | None = _unrecorded_field(None, "With --site slurm: the project that is charged for the jobs.")
+    weights: Weights = _identity_field("random", "Initial weights.", id_part=_id_part_unless("random"))
+    input: Input = _identity_field(
+        "as-taught",
+        "Input of BLIP-2: the caption only, or the image and the caption.",
+        id_part=_id_part_unless("as-taught"),
     )
-    image_variant: ImageVariant = _identity(
+    image_variant: ImageVariant = _identity_field(
         "current",
         "Library versions of the image on leased machines.",
         flag="--versions",
-        id_part=_unless("current", text="{}-versions"),
+        id_part=_id_part_unless("current", text="{}-versions"),
     )
-    gpus_per_node: int | None = _identity(
+    gpus_per_node: int | None = _identity_field(
         None,
         "Scale rows that need more GPUs per node down to N.",
         metavar="N",
-        id_part=_unless(None, text="{}gpus"),
+        id_part=_id_part_unless(None, text="{}gpus"),
     )
-    data: str = _choice(
+    data: str = _option_field(
         SYNTHETIC,
         "synthetic, hub (published texts), a folder, or the path or URL of an archive.",
         shown=True,
         id_part=lambda data: "" if data == SYNTHETIC else "realdata",
     )
-    data_sha256: str | None = _identity(None, "SHA-256 of the archive; required for a URL.")
-    run_id: str | None = _choice(None, "Name of the run; default: composed of the options.")
-    results: Path = _not_recorded(Path("results"), "Folder that runs are stored in.", metavar="DIR")
-    host_memory_gib: float | None = _not_recorded(
-        None, "Memory of this machine, where it reports less than it has.", minimum=1
+    data_sha256: str | None = _identity_field(None, "SHA-256 of the archive; required for a URL.")
+    run_id: str | None = _option_field(None, "Name of the run; default: composed of the options.")
+    results: Path = _unrecorded_field(Path("results"), "Folder that runs are stored in.", metavar="DIR")
+    host_memory_gib: float | None = _unrecorded_field(
+        None, "Memory of this machine, if the machine reports less than it has.", minimum=1
     )
-    rerun: bool = _not_recorded(False, "Run finished rows again.", flag="--rerun")
-    keep_versions: bool = _not_recorded(
-        False, "Keep finished rows that other versions, another driver or GPU made.", flag="--keep-versions"
+    rerun: bool = _unrecorded_field(False, "Run finished rows again.", flag="--rerun")
+    keep_versions: bool = _unrecorded_field(
+        False, "Keep results from other library versions, another driver or another GPU.", flag="--keep-versions"
     )
-    predict: bool = _not_recorded(True, "Predict the rows at full size first.")
-    predict_only: bool = _not_recorded(
+    predict: bool = _unrecorded_field(True, "Predict the rows at full size first.")
+    predict_only: bool = _unrecorded_field(
         False, "Predict the rows at full size and evaluate the predictions; run no row.", flag="--predict-only"
     )
-    command: str = field(default="", metadata={KEY: Choice()})
+    command: str = field(default="", metadata={CHOICE_KEY: Choice()})
 
 
-CHOICES: dict[str, Choice] = {one.name: one.metadata[KEY] for one in fields(RunOptions)}
+OPTION_CHOICES: dict[str, Choice] = {one.name: one.metadata[CHOICE_KEY] for one in fields(RunOptions)}
 
 
-def names_where(test: Callable[[Choice], bool]) -> tuple[str, ...]:
-    """Return the names of the options whose Choice passes ``test``, in their order."""
-    return tuple(name for name, choice in CHOICES.items() if test(choice))
+def options_where(test: Callable[[Choice], bool]) -> tuple[str, ...]:
+    """Return the names of the options whose Choice passes ``test``, in the order of the fields."""
+    return tuple(name for name, choice in OPTION_CHOICES.items() if test(choice))
 
 
-RECORDED = names_where(lambda choice: choice.recorded)
-IDENTITY = names_where(lambda choice: choice.identity)
-SHOWN = names_where(lambda choice: choice.shown)
+RECORDED_OPTIONS = options_where(lambda choice: choice.recorded)
+IDENTITY_OPTIONS = options_where(lambda choice: choice.identity)
+SHOWN_OPTIONS = options_where(lambda choice: choice.shown)
 
 
-def recorded(options: RunOptions) -> dict[str, Any]:
+def recorded_values(options: RunOptions) -> dict[str, Any]:
     """Return the values to record in run.json, by name."""
-    return {name: getattr(options, name) for name in RECORDED}
+    return {name: getattr(options, name) for name in RECORDED_OPTIONS}
 
 
 def default_run_id(options: RunOptions) -> str:
-    """Return the run's name, derived from its options, so that the same command finds the same folder again.
+    """Return the run id derived from the options, so that the same command finds the same folder again.
 
-    card and size must be resolved.
+    ``card`` and ``size`` must be resolved, not 'auto'.
     """
-    parts = (choice.id_part(getattr(options, name)) for name, choice in CHOICES.items())
+    parts = (choice.id_part(getattr(options, name)) for name, choice in OPTION_CHOICES.items())
     return "-".join(filter(None, parts))

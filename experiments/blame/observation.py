@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from experiments.results.changes.changed import changed_figure
-from experiments.results.changes.facts import Figure, figures
+from experiments.results.changes.facts import Figure, row_figures
 from experiments.results.changes.noise import starts
-from experiments.results.quantities import SECONDS
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import number, unit
+from experiments.results.wording import format_number, quantity_unit
 
 
 class Observation(Record):
@@ -44,7 +44,11 @@ class Difference(NamedTuple):
         row, what = self.key
         if self.kind == "figure":
             found = one.figures.get(row, {}).get(what)
-            return one.reasons.get(row, "no value") if found is None else f"{number(found)} {unit(what)}".strip()
+            return (
+                one.reasons.get(row, "no value")
+                if found is None
+                else f"{format_number(found)} {quantity_unit(what)}".strip()
+            )
         return one.statuses.get(row, "none") if self.kind == "statement" else one.outcomes.get(row, "none")
 
     def side(self, one: Observation) -> Literal["good", "bad"] | None:
@@ -103,6 +107,6 @@ def _flat(one: Observation) -> list[tuple[str, str, float]]:
 
 
 def _figures(result: Result) -> dict[str, float]:
-    measured = figures(result)
-    left_out = SECONDS if result.device.kind == "cpu" else ()
+    measured = row_figures(result)
+    left_out = ABSOLUTE_TIME_QUANTITIES if result.device.kind == "cpu" else ()
     return {name: figure.value for name, figure in measured.items() if name not in left_out}

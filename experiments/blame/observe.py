@@ -17,7 +17,7 @@ from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, RunFolder
-from experiments.suites.suite import suite_file
+from experiments.suites.suite import user_suite_file
 from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
 
@@ -56,7 +56,7 @@ def observe(question: Question, means: Means, environment: Environment) -> Obser
 
 def _place(question: Question, means: Means, environment: Environment) -> Path:
     parts = [environment.name, means, question.suite, *question.rows, question.card, code_sha256()]
-    if file := suite_file(question.suite):
+    if file := user_suite_file(question.suite):
         parts.append(file.read_text())
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
 

@@ -1,1 +1,1 @@
-"""A run as one archive to hand in, and the check of such an archive: whole, genuine, not copied."""
+"""Write a run as one archive to hand in, and check such archives: complete, consistent, not copied."""

@@ -1,4 +1,4 @@
-"""The archive of a run that a student hands in. Reading it trusts nothing: archives are hostile."""
+"""Write and read the archive of a run that a student hands in. Archives are untrusted input."""
 
 import hashlib
 import json
@@ -19,13 +19,13 @@ from experiments.results.run_folder import (
 )
 from experiments.results.schema import RESULTS_FILE, TELEMETRY_FOLDER
 
-FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
-TELEMETRY = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
-LARGEST_BYTES = 64 << 20
-"""Of all files of a bundle together; the largest stored run has below 2 MiB."""
-MOST_FILES = 1000
+BUNDLE_FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
+TELEMETRY_NAME = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
+MAX_BYTES = 64 << 20
+"""Limit of all files of a bundle together. The largest stored run has less than 2 MiB."""
+MAX_FILES = 1000
 SECRET = re.compile(r"(--notify[= ]\S+)|(\w+://)[^\s/@]+@")
-SECRETS_OF = ("command", "reason", "message", "where", "log")
+FIELDS_WITH_SECRETS = ("command", "reason", "message", "where", "log")
 
 
 class BadBundle(InputError):
@@ -35,16 +35,16 @@ class BadBundle(InputError):
 def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
     """Write the results of a run to one archive and return its path, by default <run's folder>.bundle.zip.
 
-    It has run.json, each row's result and telemetry, predictions, verdicts and their checksums; no weights, logs or
-    notebooks. Passwords in URLs, addresses of notifications and the home folder are taken out of the texts. The same
-    run gives the same archive. Raises InputError if the folder is not that of a run, or has no result.
+    The archive has run.json, each row's result and telemetry, predictions, verdicts and their checksums. It has no
+    weights, logs or notebooks. Passwords in URLs, notification addresses and the home folder are removed from the
+    texts. The same run gives the same archive. Raises InputError if ``folder`` is not a run's folder or has no result.
     """
     run, results = folder.read_run(), folder.results()
     if not results:
         raise InputError(f"{folder.path}: no row has a result; `testbed run {run.suite}` runs them")
-    contents = {name: (folder.path / name).read_bytes() for name in FILES if (folder.path / name).is_file()}
-    contents[RUN_FILE] = _without_secrets(run.model_dump_json())
-    lines = [_without_secrets(result.model_dump_json()) for result in results.values()]
+    contents = {name: (folder.path / name).read_bytes() for name in BUNDLE_FILES if (folder.path / name).is_file()}
+    contents[RUN_FILE] = _remove_secrets(run.model_dump_json())
+    lines = [_remove_secrets(result.model_dump_json()) for result in results.values()]
     contents[RESULTS_FILE] = b"".join(line + b"\n" for line in lines)
     for row in results:
         if path := folder.telemetry(row):
@@ -53,7 +53,7 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
     return write_zip(target or place.with_name(f"{place.name}.bundle.zip"), contents)
 
 
-def _without_secrets(text: str) -> bytes:
+def _remove_secrets(text: str) -> bytes:
     return json.dumps(_clean(json.loads(text)), ensure_ascii=False).encode()
 
 
@@ -62,22 +62,22 @@ def _clean(value: object, key: str = "") -> object:
         return {name: _clean(one, name) for name, one in value.items()}
     if isinstance(value, list):
         return [_clean(one, key) for one in value]
-    if isinstance(value, str) and key in SECRETS_OF:
+    if isinstance(value, str) and key in FIELDS_WITH_SECRETS:
         return SECRET.sub(lambda found: f"{found[2] or '--notify '}***", value).replace(str(Path.home()), "~")
     return value
 
 
 def read_bundle(path: Path) -> dict[str, bytes]:
-    """Return the files of a bundle by name. Nothing is written.
+    """Return the content of each file of a bundle by name, without writing to the disk.
 
-    Raises BadBundle for a file that is not an archive, a name that a bundle does not have (absolute, with '..', twice),
-    a link, an encrypted file, more than LARGEST_BYTES, and content that differs from its checksum.
+    Raises BadBundle for a file that is not an archive, an unknown or repeated name, a link, an encrypted file, more
+    than MAX_FILES or MAX_BYTES, and content that differs from its checksum.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BYTES:
-                raise BadBundle(f"{path}: larger than a bundle; allowed: {MOST_FILES} files, {LARGEST_BYTES >> 20} MiB")
+            if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
+                raise BadBundle(f"{path}: too large for a bundle; allowed: {MAX_FILES} files, {MAX_BYTES >> 20} MiB")
             contents: dict[str, bytes] = {}
             for entry in entries:
                 _check_entry(path, entry, contents)
@@ -98,9 +98,9 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo, seen: dict[str, bytes]) -> 
         raise BadBundle(f"{path}: {name!r} is not a plain file")
     if entry.flag_bits & 1:
         raise BadBundle(f"{path}: {name!r} is encrypted")
-    known = name in (*FILES, CHECKSUMS_FILE) or TELEMETRY.fullmatch(name)
+    known = name in (*BUNDLE_FILES, CHECKSUMS_FILE) or TELEMETRY_NAME.fullmatch(name)
     if not known or ".." in PurePosixPath(name).parts or name in seen:
-        raise BadBundle(f"{path}: {name!r} is not a file of a bundle, or is in it twice")
+        raise BadBundle(f"{path}: {name!r} does not belong in a bundle, or occurs twice")
 
 
 def _check_sums(path: Path, contents: dict[str, bytes]) -> None:
@@ -110,4 +110,4 @@ def _check_sums(path: Path, contents: dict[str, bytes]) -> None:
     stated = {name: checksum for checksum, _, name in (line.partition("  ") for line in lines)}
     actual = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items() if name != CHECKSUMS_FILE}
     if changed := [name for name in {**stated, **actual} if stated.get(name) != actual.get(name)]:
-        raise BadBundle(f"{path}: {', '.join(changed)} differs from its checksum in {CHECKSUMS_FILE}")
+        raise BadBundle(f"{path}: {', '.join(changed)} does not match {CHECKSUMS_FILE}")

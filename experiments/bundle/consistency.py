@@ -1,4 +1,4 @@
-"""Whether the figures of a row agree with each other, with its telemetry, and with a prediction: reasons if not."""
+"""Find contradictions within a row's result, and between it, its telemetry and a prediction."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,36 +7,36 @@ from math import isclose, isfinite
 from statistics import fmean
 
 from experiments.results.load import Sample, training_samples
-from experiments.results.predictions import DOUBT, Prediction
+from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Device, Measured, Result, Snapshot
 from experiments.suites.cards import Card, cards
 
 SAMPLE_DIGITS = 4
 """Decimals of telemetry.csv."""
-MISSED_SAMPLES = 3
-"""Samples by which the work of a GPU may last longer than the steps: one at each end, and one that was late."""
+SPARE_SAMPLES = 3
+"""Number of sampling intervals by which the GPU's work may exceed the steps: one at each end, and a late sample."""
 BYTE_GIB = 2**-30
-PARTS = ("params_gib", "grads_gib", "optimizer_gib")
+MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
 
 
-def contradictions(result: Result) -> Iterator[str]:
-    """Yield what in a result contradicts something else in it."""
+def result_contradictions(result: Result) -> Iterator[str]:
+    """Yield each contradiction between values of one result."""
     if result.fingerprint != result.spec.fingerprint:
-        yield "the fingerprint is not that of the settings"
-    yield from _of_device(result)
+        yield "the fingerprint does not match the settings"
+    yield from _device_contradictions(result)
     for measured in (result, *result.ranks):
-        yield from _of_memory(measured)
-    yield from _of_speed(result)
+        yield from _memory_contradictions(measured)
+    yield from _speed_contradictions(result)
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
-    if peaks and not _same(max(peaks), result.memory.peak_gib or 0.0):
-        yield "the peak is not that of a rank"
+    if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
+        yield "the peak is not the highest peak of its ranks"
     if (result.outcome == "fits") != (result.failure is None) and result.outcome != "refused":
         yield f"outcome {result.outcome} does not agree with the failure"
-    if result.times and not _same(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
-        yield "the seconds of the stages do not add up"
+    if result.times and not _nearly_equal(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
+        yield "the durations of the stages do not add up to elapsed_s"
 
 
-def _of_device(result: Result) -> Iterator[str]:
+def _device_contradictions(result: Result) -> Iterator[str]:
     device, target = result.device, cards().get(result.spec.card)
     own = cards().get(device.card or "")
     if device.kind != "cuda":
@@ -47,44 +47,44 @@ def _of_device(result: Result) -> Iterator[str]:
         yield f"the GPU has compute capability {device.compute_capability}, a {own.name} {own.compute_capability}"
     if own and not re.search(own.matches, device.name):
         yield f"the GPU is called {device.name!r}, which is not a {own.name}"
-    if result.emulated and target and not _emulates(device, target):
+    if result.emulated and target and not _has_memory_of(device, target):
         yield f"the memory is limited to {device.cap_gib} GiB; {target.name}, emulated: {target.usable_gib:.2f} GiB"
     if result.memory.peak_gib and device.cap_gib and result.memory.peak_gib > device.cap_gib:
-        yield "the peak is above the limit of the memory"
+        yield "the peak is above the memory limit"
 
 
-def _emulates(device: Device, card: Card) -> bool:
-    """Return whether a device has the memory of another card: by a limit, or because it has no more itself."""
+def _has_memory_of(device: Device, card: Card) -> bool:
+    """Return whether rows on the device have the memory of ``card``, by a limit or by the device's own size."""
     if device.cap_gib is None:
         return device.memory_gib is not None and card.has_size(device.memory_gib)
-    return _same(device.cap_gib, card.usable_gib, 1e-6)
+    return _nearly_equal(device.cap_gib, card.usable_gib, 1e-6)
 
 
-def _of_memory(measured: Measured) -> Iterator[str]:
+def _memory_contradictions(measured: Measured) -> Iterator[str]:
     memory = measured.memory
     peak = memory.peak_gib
     for shot in memory.snapshots:
         parts = shot.params_gib + shot.grads_gib + shot.optimizer_gib + shot.activations_gib
-        if not _same(parts, shot.allocated_gib, 16 * BYTE_GIB):
-            yield f"{_place(shot)}: the parts of the memory do not add up to {shot.allocated_gib:.3f} GiB"
+        if not _nearly_equal(parts, shot.allocated_gib, 16 * BYTE_GIB):
+            yield f"{_point_in_words(shot)}: the parts of the memory do not add up to {shot.allocated_gib:.3f} GiB"
         if peak is None or not shot.allocated_gib <= shot.peak_gib + BYTE_GIB <= peak + 2 * BYTE_GIB:
-            yield f"{_place(shot)}: memory is above its peak"
-    if memory.peak_by_phase_gib and not _same(max(memory.peak_by_phase_gib.values()), peak or 0.0, BYTE_GIB):
-        yield "the peak is not that of a phase"
+            yield f"{_point_in_words(shot)}: memory is above its peak"
+    if memory.peak_by_phase_gib and not _nearly_equal(max(memory.peak_by_phase_gib.values()), peak or 0.0, BYTE_GIB):
+        yield "the peak is not the highest peak of its phases"
     if peak and memory.reserved_gib and memory.reserved_gib < peak - BYTE_GIB:
         yield "less memory is reserved than allocated"
     reserved = [shot.reserved_gib for shot in memory.snapshots if shot.reserved_gib is not None]
     if reserved and memory.reserved_gib is not None and max(reserved) > memory.reserved_gib + BYTE_GIB:
-        yield "the reserved memory is below that of a step"
+        yield "the maximum of reserved memory is below the reserved memory of a step"
 
 
-def _of_speed(result: Result) -> Iterator[str]:
+def _speed_contradictions(result: Result) -> Iterator[str]:
     speed, settings = result.speed, result.spec.settings
     if any(not isfinite(loss) and result.outcome != "fits" for loss in result.losses):
-        yield "a loss is not a number, but the row failed for another reason"
+        yield "a loss is NaN or infinite, but the row failed for another reason"
     if speed is None:
         return
-    if speed.step_s and not _same(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
+    if speed.step_s and not _nearly_equal(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
         yield f"throughput and time of a step do not give the batch of {settings.global_batch_size}"
     if speed.train_s > result.elapsed_s:
         yield "the training took longer than the row"
@@ -98,25 +98,25 @@ def _of_speed(result: Result) -> Iterator[str]:
 
 
 def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Iterator[str]:
-    """Yield what in a result contradicts its telemetry."""
+    """Yield each contradiction between a result and its telemetry."""
     digits = 10**-SAMPLE_DIGITS
     for key, stated in result.telemetry.items():
         column, _, kind = key.rpartition("_")
         values = [float(sample[column]) for sample in samples if column in sample]
-        if values and kind in ("mean", "max") and not _same(_summary(kind, values), stated, digits):
+        if values and kind in ("mean", "max") and not _nearly_equal(_summary(kind, values), stated, digits):
             yield f"{key} is {stated:.4g}, telemetry gives {_summary(kind, values):.4g}"
     times = [float(sample["t_s"]) for sample in samples]
     if times and (times != sorted(times) or times[-1] > result.elapsed_s + digits):
-        yield "the telemetry is longer than the row, or not in order"
+        yield "the telemetry is longer than the row, or its samples are not in order"
     trained = training_samples(samples, None)
     if result.outcome != "fits" or result.speed is None or not trained:
         return
     busy_s = float(trained[-1]["t_s"]) - float(trained[0]["t_s"])
-    if busy_s > result.speed.train_s + MISSED_SAMPLES * _interval_s(times):
+    if busy_s > result.speed.train_s + SPARE_SAMPLES * _longest_interval_s(times):
         yield f"the training took {result.speed.train_s:.1f} s, but the GPU worked for {busy_s:.1f} s"
 
 
-def _interval_s(times: Sequence[float]) -> float:
+def _longest_interval_s(times: Sequence[float]) -> float:
     return max((later - earlier for earlier, later in pairwise(times)), default=0.0)
 
 
@@ -125,7 +125,7 @@ def _summary(kind: str, values: Sequence[float]) -> float:
 
 
 def prediction_contradictions(result: Result, prediction: Prediction) -> Iterator[str]:
-    """Yield what in a result contradicts the prediction of its row by more than the predictions' own doubt."""
+    """Yield each difference between a result and the prediction of its row that is larger than BORDERLINE_SHARE."""
     if result.spec.settings != prediction.spec.settings or result.spec.size != "full":
         return
     for name in ("parameters", "trainable_parameters"):
@@ -133,27 +133,31 @@ def prediction_contradictions(result: Result, prediction: Prediction) -> Iterato
         if result.outcome == "fits" and stated != predicted:
             yield f"{name}: {stated}, predicted {predicted}"
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks or (result,)]
-    if result.outcome == "fits" and not any(isclose(peak, prediction.peak_gib, rel_tol=DOUBT) for peak in peaks):
+    if result.outcome == "fits" and not any(
+        isclose(peak, prediction.peak_gib, rel_tol=BORDERLINE_SHARE) for peak in peaks
+    ):
         yield f"peak {max(peaks):.2f} GiB, predicted {prediction.peak_gib:.2f} GiB"
     decided = prediction.predicted_outcome != "borderline" and result.outcome in ("fits", "oom")
     if decided and result.outcome != prediction.likely_outcome:
         yield f"outcome {result.outcome}, predicted {prediction.likely_outcome}"
     if result.spec.settings.quantization is None:
-        yield from _of_parts(result, prediction)
+        yield from _part_contradictions(result, prediction)
 
 
-def _of_parts(result: Result, prediction: Prediction) -> Iterator[str]:
+def _part_contradictions(result: Result, prediction: Prediction) -> Iterator[str]:
     predicted_shots = {(one.step, one.micro_step, one.point): one for one in prediction.memory.snapshots}
     for shot in result.memory.snapshots:
         other = predicted_shots.get((shot.step, shot.micro_step, shot.point))
-        for part in PARTS if other else ():
-            if not isclose(getattr(shot, part), getattr(other, part), rel_tol=DOUBT, abs_tol=DOUBT):
-                yield f"{_place(shot)}: {part} {getattr(shot, part):.3f}, predicted {getattr(other, part):.3f}"
+        for part in MODEL_PARTS if other else ():
+            if not isclose(
+                getattr(shot, part), getattr(other, part), rel_tol=BORDERLINE_SHARE, abs_tol=BORDERLINE_SHARE
+            ):
+                yield f"{_point_in_words(shot)}: {part} {getattr(shot, part):.3f}, predicted {getattr(other, part):.3f}"
 
 
-def _place(shot: Snapshot) -> str:
+def _point_in_words(shot: Snapshot) -> str:
     return f"step {shot.step}, {shot.point}"
 
 
-def _same(a: float, b: float, within: float = 1e-9) -> bool:
+def _nearly_equal(a: float, b: float, within: float = 1e-9) -> bool:
     return isclose(a, b, rel_tol=1e-9, abs_tol=within)

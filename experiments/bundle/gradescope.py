@@ -1,13 +1,13 @@
-"""The check of a bundle as results.json of Gradescope: points with their reasons."""
+"""Convert the check of a bundle to Gradescope's results.json: points with their reasons."""
 
 from typing import Any
 
-from experiments.bundle.check import Checked
+from experiments.bundle.check import BundleCheck
 
 
-def gradescope(checked: Checked) -> dict[str, Any]:
-    """Return the score and the tests of one bundle. A refused bundle has no points; each accepted row has one."""
-    reasons = "\n".join(checked.problems) or "right rows and settings; figures agree; not copied"
+def gradescope(checked: BundleCheck) -> dict[str, Any]:
+    """Return the score and the tests of one bundle. An accepted row gives one point, a rejected bundle none."""
+    reasons = "\n".join(checked.problems) or "rows and settings are right, values are consistent, nothing is copied"
     genuine = _test("The bundle is accepted", 0, reasons, checked.accepted)
     rows = [
         _test(row, 1, missing or "has a result", checked.accepted and not missing)

@@ -1,7 +1,7 @@
 """`testbed`: predict, run, evaluate and report fine-tuning experiments; lease and configure machines for them.
 
-Exit codes: 0 all evaluated statements pass, 1 a statement fails, 2 user error (one line on stderr), 3 something else
-went wrong, 130 interrupted.
+Exit codes: 0 all evaluated statements pass, 1 a statement fails, 2 user error (one line on stderr), 3 any other error,
+130 interrupted.
 """
 
 import os
@@ -16,14 +16,14 @@ import typer
 
 from experiments.cli.parsing.group import Group
 from experiments.errors import InputError, Interrupted
-from experiments.notify.send import without_addresses
+from experiments.notify.send import hide_addresses
 from experiments.system.packages import missing_package_error
 from provision.errors import ProvisionError, SiteError
 
-INTERRUPTED = 130
-BROKE = 3
-BAD_INPUT = 2
-ABORTED = 1
+EXIT_INTERRUPTED = 130
+EXIT_OTHER_ERROR = 3
+EXIT_BAD_INPUT = 2
+EXIT_ABORTED = 1
 
 app = typer.Typer(
     name="testbed",
@@ -61,38 +61,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins reads every installed package
     try:
-        command_line = shlex.join(["testbed", *without_addresses(arguments)])
+        command_line = shlex.join(["testbed", *hide_addresses(arguments)])
         code = app(args=list(arguments) or ["--help"], obj=command_line, prog_name="testbed", standalone_mode=False)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except typer.Abort:
-        return _fail("aborted; nothing was changed", ABORTED)
+        return _fail("aborted; nothing was changed", EXIT_ABORTED)
     except SiteError as problem:
-        return _fail(problem, BROKE)
+        return _fail(problem, EXIT_OTHER_ERROR)
     except (InputError, ProvisionError) as problem:
-        return _fail(problem, BAD_INPUT)
+        return _fail(problem, EXIT_BAD_INPUT)
     except ModuleNotFoundError as problem:
         if package := missing_package_error(problem.name):
-            return _fail(package, BAD_INPUT)
+            return _fail(package, EXIT_BAD_INPUT)
         traceback.print_exc()
-        return BROKE
+        return EXIT_OTHER_ERROR
     except OSError as problem:
-        if problem.errno == ENAMETOOLONG or _is_named(problem.filename, arguments):
-            return _fail(f"{problem.filename}: cannot be used ({problem.strerror})", BAD_INPUT)
+        if problem.errno == ENAMETOOLONG or _was_chosen(problem.filename, arguments):
+            return _fail(f"{problem.filename}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
         traceback.print_exc()
-        return BROKE
+        return EXIT_OTHER_ERROR
     except (Interrupted, KeyboardInterrupt):
-        return _fail("interrupted; finished rows are stored; run the same command again to resume", INTERRUPTED)
+        return _fail("interrupted; finished rows are stored; run the same command again to resume", EXIT_INTERRUPTED)
     except Exception:
         traceback.print_exc()
-        return BROKE
+        return EXIT_OTHER_ERROR
     return code or 0
 
 
-def _is_named(file: object, arguments: Sequence[str]) -> bool:
-    """Return whether the user chose this file: it, or a folder above it, stands on the command line, or it is relative.
+def _was_chosen(file: object, arguments: Sequence[str]) -> bool:
+    """Return whether the user chose the file: its path is relative, or the command line has it or a folder above it.
 
-    Relative files are those in the current folder, such as the default results/.
+    Relative paths are in the current folder, such as the default results/.
     """
     if not isinstance(file, str):
         return False

@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from experiments.system.tables import Table
 
 app = Commands()
-Part = Annotated[str, typer.Argument(metavar="NAME", help="Only cards whose name has this part, such as a100.")]
-NUMBERS = ("memory", "usable", "parameters")
-PROSE = ("GPU", "kind")
-OPTIONAL = {"GPU": 1}
+NamePart = Annotated[
+    str, typer.Argument(metavar="NAME", help="Only cards whose name contains this text, such as a100.")
+]
+NUMBER_COLUMNS = ("memory", "usable", "parameters")
+WRAPPED_COLUMNS = ("GPU", "kind")
+OPTIONAL_COLUMNS = {"GPU": 1}
 """Columns that a narrow terminal leaves out."""
-KINDS = {
+KIND_OF_FAMILY = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
     "llama": "generates text",
@@ -27,7 +29,7 @@ KINDS = {
 
 
 @app.command("cards")
-def cards_command(part: Part = "", as_json: Json = False) -> None:
+def cards_command(part: NamePart = "", as_json: Json = False) -> None:
     """List the GPU models that predictions and labs know.
 
     --card also takes the memory of another GPU, such as 24GiB.
@@ -61,37 +63,45 @@ def models_command(as_json: Json = False) -> None:
 
 
 def _legend() -> list[str]:
-    from experiments.suites.cards import IMAGE_CUDA, LIKE
+    from experiments.suites.cards import IMAGE_CUDA, REFERENCE_CARD
 
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; types that it lacks run slowly, if at all.",
         f"The course's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
-        f"takes a size, such as 24GiB: a GPU with the kernels of {LIKE}.",
+        f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 
 
 def _table(*heads: str) -> "Table":
-    """Return a table without rows; numbers are aligned to the right, names of GPUs and kinds wrapped."""
+    """Return an empty table with these column heads. Numbers are right-aligned; GPU names and kinds are wrapped."""
     from experiments.system.tables import Column, Table
 
     return Table(
-        *(Column(head, number=head in NUMBERS, prose=head in PROSE, optional=OPTIONAL.get(head, 0)) for head in heads)
+        *(
+            Column(
+                head,
+                number=head in NUMBER_COLUMNS,
+                prose=head in WRAPPED_COLUMNS,
+                optional=OPTIONAL_COLUMNS.get(head, 0),
+            )
+            for head in heads
+        )
     )
 
 
 def cards_as_data(part: str = "") -> list[dict[str, Any]]:
-    """Return the cards whose name has ``part``, smallest memory first.
+    """Return the cards whose name contains ``part``, smallest memory first.
 
-    Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if there is none.
+    Sizes in GiB (bytes / 1024**3), rates in TFLOP/s and GB/s. Raises InputError if no card matches.
     """
-    from experiments.errors import unknown
+    from experiments.errors import unknown_name
     from experiments.suites.cards import cards
 
     known = cards()
     found = {name: card for name, card in known.items() if part.lower() in f"{name} {card.name}".lower()}
     if not found:
-        raise unknown("card", part, known)
+        raise unknown_name("card", part, known)
     return [
         {
             "card": name,
@@ -110,14 +120,14 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
 
 
 def models_as_data() -> list[dict[str, Any]]:
-    """Return the models by name. parameters: counted, shared tensors once; None if the catalog does not say."""
+    """Return the models of the catalog. parameters: their number, shared tensors counted once; None: unknown."""
     from experiments.suites.models import models
 
     return [
         {
             "model": name,
             "family": model.family,
-            "kind": KINDS[model.family],
+            "kind": KIND_OF_FAMILY[model.family],
             "parameters": model.parameters or None,
             "hub": model.hub or None,
         }

@@ -1,4 +1,4 @@
-"""`testbed check`: all mistakes of a suite's file."""
+"""`testbed check`: find all mistakes in a suite's file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,22 +21,22 @@ BAD_INPUT = 2
 @app.command()
 def check(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE", help="Files of your own suites.")] = None,
-    template: Annotated[bool, typer.Option("--template", help="Print a suite to begin with.")] = False,
+    template: Annotated[bool, typer.Option("--template", help="Print a template for a suite's file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Check the files of your own suites: tell all mistakes at once.
+    """Check the files of your own suites: show all mistakes at once.
 
-    Each mistake has its line, its value and what is allowed. A suite without mistakes is summarized. Begin with
-    testbed check --template > my_lab.yaml
+    Each mistake is shown with its line, its value and the allowed values. A suite without mistakes is summarized.
+    Begin with testbed check --template > my_lab.yaml
     """
     from experiments.suites.document import read_document
     from experiments.suites.mistakes import suite_and_mistakes
-    from experiments.suites.suite import TEMPLATE
+    from experiments.suites.suite import TEMPLATE_FILE
 
     if template == bool(files):
         raise InputError("check: needs the file of a suite, or --template")
     if template:
-        print(TEMPLATE.read_text(), end="")
+        print(TEMPLATE_FILE.read_text(), end="")
         return
     checked = {path: suite_and_mistakes(read_document(path), path.stem) for path in files or ()}
     if as_json:
@@ -51,7 +51,7 @@ def check(
 
 
 def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
-    """Return one line for each mistake in the order of the file; rows that share a mistake stand in one line."""
+    """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
     places: dict[tuple[int, str, str], list[str]] = {}
     for one in sorted(mistakes):
         places.setdefault((one.line, one.says, one.near), []).append(one.where)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provision.configure.playbook import ConfiguredNode
 
 app = Commands()
-Source = Literal["build", "pull", "load"]
+ImageSource = Literal["build", "pull", "load"]
 
 
 @app.command(name="configure")
@@ -29,7 +29,7 @@ def configure_command(
         ImageVariant, typer.Option("--versions", help="Library versions: current, or those of the labs.")
     ] = "current",
     image_source: Annotated[
-        Source, typer.Option(help="build the image on the machine, pull --reference, or load --archive.")
+        ImageSource, typer.Option(help="build the image on the machine, pull --reference, or load --archive.")
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
     archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
@@ -54,8 +54,8 @@ def configure_command(
     from provision.configure.playbook import Setup, configure
 
     require_packages("ansible_runner")
-    _require("--reference", "pull", image_source, bool(reference))
-    _require("--archive", "load", image_source, archive is not None)
+    _check_image_option("--reference", "pull", image_source, bool(reference))
+    _check_image_option("--archive", "load", image_source, archive is not None)
     check_file("--archive", archive)
     check_file("--base-archive", base_archive)
     check_file("--ca-bundle", ca_bundle)
@@ -73,9 +73,11 @@ def configure_command(
         _show(done, check)
 
 
-def _require(option: str, source: Source, chosen: Source, given: bool) -> None:
-    if (source == chosen) != given:
-        raise InputError(f"{option}: allowed and required only with --image-source {source}, which is {chosen}")
+def _check_image_option(option: str, source: ImageSource, required_source: ImageSource, given: bool) -> None:
+    if (source == required_source) != given:
+        raise InputError(
+            f"{option}: allowed and required only with --image-source {source}, which is {required_source}"
+        )
 
 
 def _progress(verbose: bool) -> Callable[[str], None]:

@@ -7,20 +7,20 @@ import typer
 
 from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, SuiteFile, Without, expand_options
+from experiments.cli.parsing.options import Json, OmitFields, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
-    Batches,
-    Cards,
+    BatchList,
+    CardList,
+    RowsOrCommand,
     Training,
-    Words,
-    batches_in,
     command_after_dashes,
     exit_code_of_script,
-    in_program,
     options_given,
+    parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    specs_of,
+    runs_as_program,
+    specs_to_predict,
 )
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -37,10 +37,10 @@ BatchFlag = Annotated[
 def fit(
     context: typer.Context,
     training: Training,
-    script: Annotated[ScriptOptions, Without("max_gib", "page")],
-    rows: Words = None,
-    card: Cards = "",
-    batch: Batches = "1",
+    script: Annotated[ScriptOptions, OmitFields("max_gib", "page")],
+    rows: RowsOrCommand = None,
+    card: CardList = "",
+    batch: BatchList = "1",
     batch_flag: BatchFlag = None,
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
@@ -56,8 +56,8 @@ def fit(
     if len(rows or ()) > 1:
         raise InputError(f"fit {' '.join(rows or ())}: one SUITE/ROW is allowed; a script's command follows --")
     row = rows[0] if rows else None
-    if in_program(context, row, training):
-        _fit_programs(training, card, batches_in(batch), as_json)
+    if runs_as_program(context, row, training):
+        _fit_programs(training, card, parse_batches(batch), as_json)
     else:
         _fit_rows(context, row, training, card, batch, as_json)
 
@@ -66,10 +66,10 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
     from experiments.prediction.loop import describe_training
     from experiments.prediction.loop_fit import attempts_as_data, attempts_table, fit_program, try_changes
     from experiments.prediction.script.fit import fit_as_data, fit_view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
     data = []
-    for one in (replace(training, card=name, batch=size) for name in cards_named(card) for size in batches):
+    for one in (replace(training, card=name, batch=size) for name in parse_card_list(card) for size in batches):
         with progress() as show, exit_code_of_script():
             found = fit_program(one, show)
             tried = try_changes(one, found, show)
@@ -92,7 +92,7 @@ def _fit_rows(
     custom = "model" in options_given(context)
     if not custom and "/" not in (rows or ""):
         raise InputError("fit: SUITE/ROW or --model is required")
-    specs = specs_of(context, rows, training, card, batch)
+    specs = specs_to_predict(context, rows, training, card, batch)
     with progress() as show:
         fits = [fit_row(spec, lambda specs: trace_rows(specs, show)) for spec in specs]
     if as_json:
@@ -109,16 +109,16 @@ def _fit_script(
 ) -> None:
     from experiments.prediction.script.fit import FIRST_BATCH, fit_as_data, fit_batches, fit_view, read_batch, set_batch
     from experiments.prediction.script.trace import trace_script
-    from experiments.suites.cards import SIZES, card_to_predict, cards
+    from experiments.suites.cards import SIZE_HELP, cards, supported_card
 
     reject_options_of_models(context)
     if flag is None:
         raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
     if not card:
-        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZES}")
+        raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZE_HELP}")
     if card == "all":
-        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZES}")
-    card_to_predict(card, "--card")
+        raise InputError(f"fit -- COMMAND: --card all: needs one card of {', '.join(cards())}, {SIZE_HELP}")
+    supported_card(card, "--card")
     first = read_batch(command, flag) or FIRST_BATCH
     with progress() as show, exit_code_of_script():
         found = fit_batches(first, lambda batch: trace_script(set_batch(command, flag, batch), [card], show, script))

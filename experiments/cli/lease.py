@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from provision.models import TimeSlot
     from provision.sites.base import Testbed
 
-FAILED = 3
-ANY = "any"
+EXIT_FAILED = 3
+ANY_SITE = "any"
 
 app = Commands()
 
@@ -55,8 +55,8 @@ app = Commands()
 def slots(
     options: LeaseOptions,
     site: SiteOrAny = "chameleon",
-    limit: Annotated[int, typer.Option(min=1, help="Number of time slots.")] = 5,
-    days: Annotated[int, typer.Option("--calendar", min=0, help="Show the calendar of that many days, too.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
+    days: Annotated[int, typer.Option("--calendar", min=0, help="Also show the calendar of this number of days.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
@@ -64,7 +64,7 @@ def slots(
     from provision.leasing import reserve
 
     requirements = options.requirements()
-    sites, reconciler = _sites(site), new_reconciler(site)
+    sites, reconciler = _connect_to_sites(site), new_reconciler(site)
     found = reserve.choose_slots_among(sites, reconciler, requirements, options.at_once, limit)
     if as_json:
         print_json(found)
@@ -110,11 +110,11 @@ def lease(
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
     key = key_for(site, key)
     options.check(name, key)
-    sites, reconciler = _sites(site), new_reconciler(site)
+    sites, reconciler = _connect_to_sites(site), new_reconciler(site)
     lease_request = options.request(sites[0], name, key, image)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
-    if active and site == ANY:
+    if active and site == ANY_SITE:
         sites = [connect_to(active.site, active.account.entry if active.account else "")]
     connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
     if dry_run:
@@ -135,8 +135,8 @@ def lease(
             print_json(leased)
         else:
             _show_leased(leased)
-        code = _run(run, leased) if run else 0
-    raise typer.Exit(FAILED if code else 0)
+        code = _run_command(run, leased) if run else 0
+    raise typer.Exit(EXIT_FAILED if code else 0)
 
 
 @app.command()
@@ -144,18 +144,21 @@ def status(
     name: ActiveName = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="YYYY-MM-DD", help="Instead: all leases of the journal since that day, with their sum."),
+        typer.Option(metavar="YYYY-MM-DD", help="Instead, show all leases since this day and their total cost."),
     ] = None,
     notify: Notify = None,
-    within: Annotated[str, typer.Option(help="With --notify: a message for leases that begin or end so soon.")] = "1h",
+    within: Annotated[
+        str, typer.Option(help="With --notify: send a message if a lease begins or ends within this time.")
+    ] = "1h",
     above: Annotated[
-        float | None, typer.Option(metavar="SU", help="With --notify: a message for leases that cost more so far.")
+        float | None,
+        typer.Option(metavar="SU", help="With --notify: send a message if a lease has cost more than this."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show active leases: time left, nodes, cost so far and in all.
+    """Show active leases: time left, nodes, cost so far and in total.
 
-    With --notify, as from cron, messages are sent for leases that begin or end soon, or cost more than a bound.
+    With --notify, for example in a cron job, messages are sent for leases that begin or end soon or cost too much.
     """
     from experiments.cli.semester.notices import notify_of_leases
     from experiments.notify.send import Notifier
@@ -178,7 +181,7 @@ def status(
             problems.append(problem)
     if len(problems) == len(chosen) == 1:
         raise problems[0]
-    if notifier.wanted:
+    if notifier.has_addresses:
         notify_of_leases(states, notifier, reconciler.clock.now(), soon, above)
     if as_json:
         print_json(states)
@@ -191,7 +194,7 @@ def status(
     for line in map(str, problems):
         reconciler.report(line)
     if problems:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
@@ -280,16 +283,16 @@ def doctor(
 def _expected_times(options: LeaseOptions) -> str:
     """Return how long the labs that the lease is for are expected to take at full size, as one line."""
     from experiments.history.durations import expected, in_words
-    from experiments.suites.suite import suites_of
+    from experiments.suites.suite import suites_in_group
 
-    rows = {one.suite: [row.id for row in one.rows] for one in suites_of(options.for_)}
+    rows = {one.suite: [row.id for row in one.rows] for one in suites_in_group(options.for_)}
     return in_words({suite: expected(suite, ids, "full", "verdict", Path("results")) for suite, ids in rows.items()})
 
 
-def _sites(name: str) -> "list[Testbed]":
+def _connect_to_sites(name: str) -> "list[Testbed]":
     from provision.sites.base import connect_to, connect_to_all
 
-    return connect_to_all() if name == ANY else [connect_to(name)]
+    return connect_to_all() if name == ANY_SITE else [connect_to(name)]
 
 
 def _show_calendar(
@@ -307,15 +310,15 @@ def _show_calendar(
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print what leases have cost since that day, local time, and their sum."""
+    """Print the leases since the day ``since`` (local time) with their cost, and the total cost."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
     from provision.leasing.past import past_leases, sum_in_words
 
-    every = past_leases(reconciler.journal.entries(), reconciler.clock.now())
-    begin = _day(since).replace(tzinfo=local_zone())
-    leases = [one for one in every if one.start >= begin and name in (None, one.name)]
+    all_leases = past_leases(reconciler.journal.entries(), reconciler.clock.now())
+    begin = _parse_day(since).replace(tzinfo=local_zone())
+    leases = [one for one in all_leases if one.start >= begin and name in (None, one.name)]
     if as_json:
         print_json([asdict(one) | {"used_su": one.used_su} for one in leases])
         return
@@ -326,7 +329,7 @@ def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: 
     print(sum_in_words(leases))
 
 
-def _day(text: str) -> datetime:
+def _parse_day(text: str) -> datetime:
     try:
         return datetime.strptime(text, "%Y-%m-%d")
     except ValueError:
@@ -341,8 +344,8 @@ def _show_leased(leased: "Leased") -> None:
         say(f"{machine.server}: {machine.login.command}")
 
 
-def _run(command: str, leased: "Leased") -> int:
-    """Run the command of --run, with lease and nodes in two variables; return its exit code."""
+def _run_command(command: str, leased: "Leased") -> int:
+    """Run the command of --run with the environment variables TESTBED_LEASE and TESTBED_NODES; return its exit code."""
     nodes = " ".join(one.login.host for one in leased.machines)
     variables = {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": nodes}
     return subprocess.run(command, shell=True, env={**os.environ, **variables}).returncode

@@ -1,4 +1,4 @@
-"""Options of a lease request, and what the commands on leases share: the journal, active leases, confirmation."""
+"""Options of a lease request, and functions for the commands on leases: journal, active leases, confirmation."""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 import re
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from provision.models import Requirements
     from provision.sites.base import Testbed
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
+LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
 """With a tag appended, a name fills the 80 characters that Blazar stores."""
 NOW = "now"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
@@ -62,12 +62,12 @@ class LeaseOptions:
         return zone_named(self.zone) if self.zone else local_zone()
 
     def requirements(self) -> "Requirements":
-        """Return what the lease must have. Raises BadTime for a length, time or time zone that cannot be read."""
+        """Return the requirements of the lease. Raises BadTime for a length, time or time zone that cannot be read."""
         from provision.availability.times import parse_hours, parse_length, parse_time
         from provision.models import Requirements
 
         time_zone, named = self.time_zone, self.node_type or self.node
-        hours, gpus = _lease_for(self.for_)
+        hours, gpus = _lease_hours_and_gpus(self.for_)
         return Requirements(
             length=parse_length(self.hours or f"{hours}h"),
             node_type=self.node_type,
@@ -107,23 +107,26 @@ class LeaseOptions:
 
         self.requirements()
         check_key(key_pair(key.expanduser()))
-        if name is not None and not NAME.fullmatch(name):
+        if name is not None and not LEASE_NAME_PATTERN.fullmatch(name):
             raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
 
 
-def _lease_for(group: Groups) -> tuple[int, int]:
-    """Return hours and GPUs that all labs of a group need: their GPU hours on as many GPUs as the largest uses."""
-    from experiments.suites.suite import suites_of
+def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
+    """Return the hours and the number of GPUs of a lease for all labs of a group.
 
-    leases = [suite.lease for suite in suites_of(group)]
+    The number of GPUs is that of the largest lab; the hours are the labs' GPU-hours divided by it, rounded up.
+    """
+    from experiments.suites.suite import suites_in_group
+
+    leases = [suite.lease for suite in suites_in_group(group)]
     gpus = max(lease.gpus for lease in leases)
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 
 
 def new_reconciler(site: str = "") -> "Reconciler":
-    """Return a reconciler on the user's journal that reports its progress on stderr.
+    """Return a reconciler with the user's journal that reports its progress on stderr.
 
-    For the demonstration it is on a journal of its own, with a clock that does not wait, and says so.
+    The demonstration has its own journal and a clock that does not wait. Its progress lines begin with "demonstration".
     """
     from provision.clock import Clock
     from provision.leasing import reconciler
@@ -142,15 +145,15 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 
 def reconciler_of(name: str | None) -> "Reconciler":
-    """Return the reconciler whose journal has the active lease: that of the demonstration if it alone has it."""
+    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it."""
     from provision.choices import DEMO
     from provision.folders import demo_folder
     from provision.leasing.journal import Journal
 
-    own, pretended = Journal().active_leases(), Journal(demo_folder()).active_leases()
+    real_leases, demo_leases = Journal().active_leases(), Journal(demo_folder()).active_leases()
     if name is None:
-        return new_reconciler(DEMO if pretended and not own else "")
-    return new_reconciler(DEMO if name in pretended and name not in own else "")
+        return new_reconciler(DEMO if demo_leases and not real_leases else "")
+    return new_reconciler(DEMO if name in demo_leases and name not in real_leases else "")
 
 
 def check_file(option: str, file: Path | None) -> None:
@@ -160,7 +163,7 @@ def check_file(option: str, file: Path | None) -> None:
 
 
 def key_for(site: str, key: Path) -> Path:
-    """Return the SSH key to use at the site: the demonstration has one of its own."""
+    """Return the SSH key to use at the site. The demonstration has its own key."""
     from provision.sites.base import is_demo
 
     if not is_demo(site):
@@ -171,7 +174,7 @@ def key_for(site: str, key: Path) -> Path:
 
 
 def _progress() -> Callable[[str], None]:
-    """Return a function that prints a line on stderr unless it repeats the last one."""
+    """Return a function that prints a line on stderr, unless it is the same as the line before."""
     last = ""
 
     def show(line: str) -> None:
@@ -185,21 +188,24 @@ def _progress() -> Callable[[str], None]:
 
 
 def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLease":
-    """Return the active lease of that name, without a name the only one. Raises BadName when there is none."""
+    """Return the active lease of that name, or without a name the only active lease.
+
+    Raises BadName if no lease matches, or if several are active and no name is given.
+    """
     from provision.leasing import release
 
     active_leases = reconciler.journal.active_leases()
     if name is None and len(active_leases) == 1:
         return next(iter(active_leases.values()))
     if name is None and active_leases:
-        raise BadName(f"NAME is required: active leases are {', '.join(sorted(active_leases))}")
+        raise BadName(f"LEASE_NAME_PATTERN is required: active leases are {', '.join(sorted(active_leases))}")
     if name is None:
         raise BadName("no active lease; create one with `testbed lease`")
     return release.get_active_lease(reconciler, name)
 
 
 def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
-    """Ask for confirmation on the terminal unless ``yes``; ``more`` is called for details that take time.
+    """Ask for confirmation on the terminal, unless ``yes``. more: returns details for the question; may take time.
 
     Raises InputError without a terminal.
     """

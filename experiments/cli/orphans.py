@@ -1,4 +1,4 @@
-"""`testbed orphans`: leaked resources, which no active lease of this computer's journal covers."""
+"""`testbed orphans`: list and delete leaked resources, which no active lease in this computer's journal covers."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +13,10 @@ from experiments.errors import InputError
 if TYPE_CHECKING:
     from provision.leasing.leaked import LeakedResources
 
-ELSEWHERE = "not created from this computer; deleted only if its tag is named"
-HOW = "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
+ELSEWHERE_NOTE = "not created from this computer; deleted only if you name its tag"
+CLEAN_HELP = (
+    "nothing was deleted; --clean deletes resources created from this computer, --clean TAG those with this tag"
+)
 
 app = Commands()
 
@@ -23,7 +25,9 @@ app = Commands()
 def orphans_command(
     tags: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TAG", help="With --clean: delete these; default: those created from this computer."),
+        typer.Argument(
+            metavar="TAG", help="With --clean: tags of resources to delete; default: those created from this computer."
+        ),
     ] = None,
     site: Site = "chameleon",
     clean: Annotated[bool, typer.Option("--clean", help="Delete leaked resources.")] = False,
@@ -48,15 +52,15 @@ def orphans_command(
         data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
-        say("\n".join([*map(_line, found), _outcome(names, dry_run)]) if found else "no leaked resources")
+        say("\n".join([*map(_line, found), _summary(names, dry_run)]) if found else "no leaked resources")
 
 
 def _line(leaked: "LeakedResources") -> str:
-    origin = "" if leaked.opened_here else f" ({ELSEWHERE})"
+    origin = "" if leaked.opened_here else f" ({ELSEWHERE_NOTE})"
     return f"{leaked.active_lease.tag}: {', '.join(leaked.resources)}{origin}"
 
 
-def _outcome(tags: list[str], dry_run: bool) -> str:
+def _summary(tags: list[str], dry_run: bool) -> str:
     if not tags:
-        return HOW
+        return CLEAN_HELP
     return f"{'would be deleted' if dry_run else 'deleted'}: {', '.join(tags)}"

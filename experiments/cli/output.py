@@ -1,4 +1,4 @@
-"""Output of commands: JSON, plans, progress, and consoles. Large libraries are imported only when they are needed."""
+"""Print the output of commands: JSON, plans, progress, consoles. Large libraries are imported only when needed."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PIPE_WIDTH = 160
 
 def print_json(data: Any) -> None:
     """Print data as JSON; dataclasses as objects, times in ISO 8601, lengths in seconds."""
-    print(json.dumps(data, indent=2, default=_plain))
+    print(json.dumps(data, indent=2, default=_json_value))
 
 
 def show_plan(lines: Sequence[str], as_json: bool) -> None:
@@ -32,7 +32,7 @@ def show_plan(lines: Sequence[str], as_json: bool) -> None:
 
 
 def show_checks(checks: "Sequence[Check]", *more: str) -> None:
-    """Print checks, colored on a terminal, their summary, and more lines."""
+    """Print checks, their summary, and the lines ``more``; colored on a terminal."""
     from rich.text import Text
 
     from experiments.system.tables import print_lines
@@ -47,7 +47,7 @@ def show_checks(checks: "Sequence[Check]", *more: str) -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """Return a console on stdout or stderr; its width without a terminal is COLUMNS, else PIPE_WIDTH."""
+    """Return a console on stdout or stderr. Without a terminal, its width is COLUMNS, or else PIPE_WIDTH."""
     from rich.console import Console
 
     output = Console(stderr=stderr)
@@ -73,7 +73,7 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 def download_on(output: "Console") -> Callable[[int, int | None], None]:
-    """Return a function that shows a download on ``output``: a line for each tenth, or each 256 MiB."""
+    """Return a function that shows the progress of a download: a line for each tenth of it, or for each 256 MiB."""
     shown = -1
 
     def watch(done: int, total: int | None) -> None:
@@ -87,7 +87,7 @@ def download_on(output: "Console") -> Callable[[int, int | None], None]:
     return watch
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, datetime):

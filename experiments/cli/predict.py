@@ -10,18 +10,18 @@ from experiments.cli.output import console, print_json, progress, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile, expand_options
 from experiments.cli.parsing.trainings import (
-    Batches,
-    Cards,
+    BatchList,
+    CardList,
+    RowsOrCommand,
     Training,
-    Words,
-    batches_in,
     command_after_dashes,
     exit_code_of_script,
-    in_program,
     options_given,
+    parse_batches,
     reject_options_of_models,
     reject_options_of_scripts,
-    specs_of,
+    runs_as_program,
+    specs_to_predict,
 )
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
@@ -40,9 +40,9 @@ def predict(
     context: typer.Context,
     training: Training,
     script: ScriptOptions,
-    words: Words = None,
-    card: Cards = "",
-    batch: Batches = "1",
+    words: RowsOrCommand = None,
+    card: CardList = "",
+    batch: BatchList = "1",
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
 ) -> None:
@@ -58,10 +58,12 @@ def predict(
     if len(words or ()) > 1:
         raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
     rows = words[0] if words else None
-    if in_program(context, rows, training):
-        _predict_programs(training, card, batches_in(batch), as_json)
+    if runs_as_program(context, rows, training):
+        _predict_programs(training, card, parse_batches(batch), as_json)
     else:
-        _predict_rows(specs_of(context, rows, training, card, batch), "model" in options_given(context), as_json)
+        _predict_rows(
+            specs_to_predict(context, rows, training, card, batch), "model" in options_given(context), as_json
+        )
 
 
 def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
@@ -91,10 +93,10 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
     from experiments.prediction.loop import describe_training, program_command
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
     smallest = card == SMALLEST
-    names, data = cards_named("all" if smallest else card), []
+    names, data = parse_card_list("all" if smallest else card), []
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(one)
         with progress() as show, exit_code_of_script():
@@ -111,21 +113,21 @@ def _predict_script(
 ) -> None:
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
-    from experiments.suites.cards import cards_named
+    from experiments.suites.cards import parse_card_list
 
     reject_options_of_models(context)
     smallest = card == SMALLEST
     with progress() as show, exit_code_of_script():
-        names = cards_named("all" if smallest or not card else card)
+        names = parse_card_list("all" if smallest or not card else card)
         found = trace_script(command, names, show, script, smallest=smallest)
     if as_json:
         print_json(script_predictions_as_data(found))
     else:
         console().print(script_predictions_view(found))
     if script.page:
-        from experiments.report.pages.script import write_page
+        from experiments.report.pages.script import write_script_page
 
-        write_page(script.page, command, found)
+        write_script_page(script.page, command, found)
         say(f"page: {script.page}", stderr=True)
     needed = max(answer.needed_gib for one in found for answer in one.cards)
     if script.max_gib is not None and needed > script.max_gib:

@@ -1,4 +1,4 @@
-"""`testbed logs | top | notebook`: monitor rows on other machines, and run notebooks there."""
+"""`testbed logs | top | notebook`: monitor rows on other machines, and run notebooks on them."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ import typer
 from experiments.cli.output import console, print_json
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 from experiments.system.files import CODE_FOLDER
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
@@ -49,7 +49,7 @@ def logs(
     folder = RunFolder(run)
     stored = folder.read_run()
     if row not in stored.rows:
-        raise unknown("row", row, stored.rows, f"run {run}")
+        raise unknown_name("row", row, stored.rows, f"run {run}")
     path = row_path(stored.suite, row)
     if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
@@ -81,7 +81,7 @@ def top(
         elif once:
             console().print(monitor_table(observe(monitored)))
         else:
-            _live(lambda: monitor_table(observe(monitored)))
+            _show_live(lambda: monitor_table(observe(monitored)))
 
 
 @app.command()
@@ -95,37 +95,38 @@ def notebook(
         ImageVariant, typer.Option("--versions", help="Library versions of the image in which Jupyter runs.")
     ] = "current",
     into: Annotated[
-        Path, typer.Option(help="Folder that notebooks are downloaded to; with --site local, served from.")
+        Path,
+        typer.Option(help="Folder to download notebooks to; with --site local, the folder to serve notebooks from."),
     ] = Path("notebooks"),
-    shown: Annotated[
+    stored_run: Annotated[
         str | None,
         typer.Option("--from", metavar="RUN", help="Only write the notebook with the outputs of this stored run."),
     ] = None,
 ) -> None:
     """Serve Jupyter from the leased machine through a tunnel.
 
-    It runs on the first machine of the lease until Ctrl-C; then the notebooks are downloaded. With --site local, it
-    runs on this machine. It listens on the loopback interface only, and needs the token in the printed address. With
-    --from, a copy of the suite's notebook is written with the outputs of one stored run, and nothing is served.
+    Jupyter runs on the first machine of the lease until Ctrl-C. Then the notebooks are downloaded. With --site local,
+    Jupyter runs on this machine. It listens on the loopback interface only and requires the token in the printed
+    address. With --from, nothing is served: a copy of the suite's notebook is written with the outputs of a stored run.
     """
-    if shown:
-        _write_with_outputs(narrative, shown, into)
+    if stored_run:
+        _write_with_outputs(narrative, stored_run, into)
         return
     if site == "local":
-        _serve_here(into, narrative)
+        _serve_locally(into, narrative)
         return
-    from experiments.runners.notebook_server import FOLDER, served
+    from experiments.runners.notebook_server import NOTEBOOK_FOLDER, serve_notebooks
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target
 
     opened = f"{narrative}.ipynb" if narrative else None
     with closing(monitor_target(site, None)) as monitored:
         if opened:
-            _upload_notebook(monitored.shell, opened, f"{FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), served(monitored.shell, opened, image_variant) as address:
+            _upload_notebook(monitored.shell, opened, f"{NOTEBOOK_FOLDER}/{opened}")
+        with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, opened, image_variant) as address:
             print(f"open in a browser, or as a local runtime of Colab: {address}\npress Ctrl-C to stop", flush=True)
             signal.pause()
-        print(f"{download_folder(monitored.shell, FOLDER, into)} files downloaded to {into}")
+        print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
 
 
 def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
@@ -137,39 +138,39 @@ def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
     if narrative is None:
         raise InputError(f"--from {run}: allowed with --narrative SUITE only")
     name = f"{narrative}.ipynb"
-    refresh(_known_notebook(name), run, folder / name)
+    refresh(_find_notebook(name), run, folder / name)
     print(folder / name)
 
 
-def _serve_here(folder: Path, narrative: str | None) -> None:
-    from experiments.runners.local_notebook_server import served_here
+def _serve_locally(folder: Path, narrative: str | None) -> None:
+    from experiments.runners.local_notebook_server import serve_local_notebooks
 
     folder.mkdir(parents=True, exist_ok=True)
     opened = f"{narrative}.ipynb" if narrative else None
     if opened and not (folder / opened).exists():
-        shutil.copy(_known_notebook(opened), folder)
-    with suppress(KeyboardInterrupt), served_here(folder, opened) as (address, jupyter):
+        shutil.copy(_find_notebook(opened), folder)
+    with suppress(KeyboardInterrupt), serve_local_notebooks(folder, opened) as (address, jupyter):
         print(f"open in a browser: {address}\npress Ctrl-C to stop", flush=True)
         jupyter.wait()
 
 
-def _known_notebook(name: str) -> Path:
+def _find_notebook(name: str) -> Path:
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
-        raise unknown(
+        raise unknown_name(
             "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "--narrative"
         )
     return known[name]
 
 
 def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
-    """Upload a lab's notebook, unless the machine already has it, because it may have been edited."""
-    notebook = _known_notebook(name)
+    """Upload a lab's notebook, unless the machine already has it. The user may have edited the existing file."""
+    notebook = _find_notebook(name)
     if shell.run(f"test -e {shlex.quote(remote)}", check=False, repeatable=True).code:
         shell.put(notebook, remote)
 
 
-def _live(view: "Callable[[], RenderableType]") -> None:
+def _show_live(view: "Callable[[], RenderableType]") -> None:
     from rich.live import Live
 
     output = console()
@@ -183,7 +184,7 @@ def _live(view: "Callable[[], RenderableType]") -> None:
 
 
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
-    """Print the log in ``folder`` from its start. Raises InputError if there is no log and ``follow`` is not set."""
+    """Print the log in ``folder`` from its start. Raises InputError if there is no log yet and ``follow`` is False."""
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")

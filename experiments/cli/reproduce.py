@@ -14,11 +14,11 @@ from experiments.cli.parsing.options import (
     Key,
     Name,
     Notify,
+    OmitFields,
     RegistryLogin,
     Site,
     SuiteFile,
     Watch,
-    Without,
     Yes,
     expand_options,
 )
@@ -33,7 +33,7 @@ app = Commands()
 def reproduce_command(
     context: typer.Context,
     lease: LeaseOptions,
-    options: Annotated[RunOptions, Without("site", "profile", "account", "predict_only")],
+    options: Annotated[RunOptions, OmitFields("site", "profile", "account", "predict_only")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",
@@ -60,7 +60,7 @@ def reproduce_command(
     from experiments.pipeline import options_per_suite
     from experiments.reproduce import Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import own_suites, suites_of
+    from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
@@ -68,7 +68,7 @@ def reproduce_command(
 
     require_packages("ansible_runner")
     notifier = Notifier(notify or ())
-    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of(lease.for_)])
+    names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group(lease.for_)])
     check_file("--registry-login", registry_login)
     key = key_for(site, key)
     lease.check(name, key)

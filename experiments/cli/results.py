@@ -8,7 +8,7 @@ import typer
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import HISTORY, Json, RunPath, RunPaths, SuiteFile
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 
 app = Commands()
 
@@ -18,17 +18,18 @@ def evaluate(
     folders: RunPaths,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     every: Annotated[
-        bool, typer.Option("--all", help="Show each statement of each run, also if not evaluated.")
+        bool, typer.Option("--all", help="Show every statement of each run, including those not evaluated.")
     ] = False,
     csv: Annotated[Path | None, typer.Option(help="Write one line for each run to this CSV file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Evaluate stored results with today's suites; check their files.
 
-    A folder of several runs, such as those of a class, gives one line for each. Several folders are runs of one
-    suite on one card, evaluated together: statements that compare rows of several runs have a verdict then.
+    A folder of several runs, such as those of a class, gives one line for each run. Several folders are evaluated
+    together, as one run: they must be runs of one suite on one card. Then statements that compare rows of different
+    runs have a verdict, too.
 
-    Nothing is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
+    No report is written. Exit code 1: a statement fails, or a file has changed since SHA256SUMS was written; 2: a run
     cannot be read.
     """
     from experiments.cli.tables.evaluations import print_evaluations, write_csv
@@ -59,8 +60,8 @@ def report(
 ) -> None:
     """Write the report of a run again, and the index of several.
 
-    For a folder of several runs, index.html over all of them is written, too. Statements whose status has changed since
-    are shown.
+    For a folder of several runs, an index.html of all runs is written, too. Statements whose status has changed since
+    the last report are shown.
     """
     from experiments.cli.tables.verdicts import changes_table
     from experiments.report import write_archive, write_index, write_report
@@ -126,9 +127,9 @@ def list_(
 ) -> None:
     """List the suites, or the rows of one."""
     from experiments.cli.tables.suites import rows_as_data, rows_table, suites_as_data, suites_table
-    from experiments.suites.suite import own_suites
+    from experiments.suites.suite import user_suites
 
-    if suite is None and suite_file and len(own := own_suites()) == 1:
+    if suite is None and suite_file and len(own := user_suites()) == 1:
         (suite,) = own
     if suite is None and card:
         raise InputError("--card: allowed with a suite only")
@@ -140,7 +141,9 @@ def list_(
 
 @app.command()
 def schema(
-    name: Annotated[str | None, typer.Argument(help="Only this one: suite, result, run, verdict, predictions.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Print only this schema: suite, result, run, verdict, predictions.")
+    ] = None,
 ) -> None:
     """Print the JSON schemas of suites and of the files of a run.
 
@@ -161,5 +164,5 @@ def schema(
     }
     schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
     if name is not None and name not in schemas:
-        raise unknown("schema", name, schemas)
+        raise unknown_name("schema", name, schemas)
     print_json(schemas if name is None else schemas[name])

@@ -35,12 +35,12 @@ def run(
     from experiments.notify.send import Notifier
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
-    from experiments.suites.suite import own_suites, suites_of
+    from experiments.suites.suite import suites_in_group, user_suites
 
-    suites = suites or (own_suites() if suite_file and not group else None)
+    suites = suites or (user_suites() if suite_file and not group else None)
     if bool(suites) == bool(group):
         raise InputError("run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites")
-    names = suites or [suite.suite for suite in suites_of(group or "both")]
+    names = suites or [suite.suite for suite in suites_in_group(group or "both")]
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)
     if cancel:

@@ -9,9 +9,9 @@ from experiments.results.changes.noise import starts
 
 
 class RunChanges(NamedTuple):
-    """What changed in one run against the one before it, and everything that differs between the two.
+    """The changes of one run since the run before, and possible causes: versions, devices, code and data that differ.
 
-    borderline: statements whose status flipped although nothing of their rows changed beyond its noise.
+    borderline: statements whose status flipped although no value of their rows changed by more than its noise.
     """
 
     run: RecordedRun
@@ -21,7 +21,7 @@ class RunChanges(NamedTuple):
     causes: list[Changed]
 
 
-def changes(series: Series) -> list[RunChanges]:
+def run_changes(series: Series) -> list[RunChanges]:
     """Return the runs in which something changed, oldest first, with what else differs from the run before each.
 
     A run with nothing but borderline statements is not among them.

@@ -1,4 +1,4 @@
-"""The database of the history: record runs, read series of figures. The tables are described in schema.sql."""
+"""Open the history's database and record runs in it. schema.sql describes the tables."""
 
 import hashlib
 import sqlite3
@@ -8,36 +8,36 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
-from experiments.results.changes.facts import cause_facts, figures, outcome_facts
+from experiments.results.changes.facts import cause_facts, outcome_facts, row_figures
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.verdicts import Evaluation
 
-SCHEMA = Path(__file__).with_name("schema.sql")
-CAUSE = "cause: "
-"""Prefix of the facts that explain a change, and are not a change of the experiment itself."""
+SCHEMA_FILE = Path(__file__).with_name("schema.sql")
+CAUSE_PREFIX = "cause: "
+"""Prefix of facts that may explain a change, such as versions, but are no change of the experiment itself."""
 
 
 @contextmanager
-def history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
+def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    """Open the database; changes are written at the end. Raises InputError if it is missing or not a open_history."""
     if not create and not path.is_file():
-        raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
+        raise InputError(f"--database {path}: does not exist; `testbed open_history record RUN_FOLDER` creates it")
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path)
     connection.row_factory = sqlite3.Row
     try:
-        connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA.read_text()}")
+        connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA_FILE.read_text()}")
         with connection:
             yield connection
     except sqlite3.DatabaseError as error:
-        raise InputError(f"--database {path}: not a history ({error})") from None
+        raise InputError(f"--database {path}: not a open_history ({error})") from None
     finally:
         connection.close()
 
 
-def record(database: sqlite3.Connection, folder: RunFolder) -> bool:
-    """Record a run; return whether the database did not have it as it is now.
+def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
+    """Record a run; return False if the database already has it unchanged.
 
     A run without any result is recorded with its verdicts. Raises InputError if the folder is not that of a run, or
     if one of its files cannot be read.
@@ -70,12 +70,12 @@ def _digest(run: Run, results: dict[str, Result], evaluation: Evaluation) -> str
 
 def _insert_rows(database: sqlite3.Connection, number: int, run: Run, results: dict[str, Result]) -> None:
     for row, result in results.items():
-        measured = figures(result)
+        measured = row_figures(result)
         database.executemany(
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?)",
             [(number, row, quantity, *figure) for quantity, figure in measured.items()],
         )
-        causes = {CAUSE + name: value for name, value in cause_facts(run, result).items()}
+        causes = {CAUSE_PREFIX + name: value for name, value in cause_facts(run, result).items()}
         database.executemany(
             "INSERT INTO facts VALUES (?, ?, ?, ?)",
             [(number, row, name, value) for name, value in (outcome_facts(result) | causes).items()],

@@ -1,4 +1,4 @@
-"""A page of the history that needs no network: what changed, the verdicts of each run, trends of figures."""
+"""Write a page of the history that needs no network: changes, the verdicts of each run, trends of figures."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -7,18 +7,18 @@ from pathlib import Path
 from experiments.charts import Chart, Line, Panel, line_chart
 from experiments.history.changes import RunChanges
 from experiments.history.series import Series
-from experiments.report.pages.environment import rendered, save
-from experiments.results.wording import label, unit
+from experiments.report.pages.environment import render_template, save_page
+from experiments.results.wording import quantity_label, quantity_unit
 
-TRENDS = ("peak_gib", "reserved_gib", "step_s", "last_loss")
+TREND_QUANTITIES = ("peak_gib", "reserved_gib", "step_s", "last_loss")
 DAY_S = 86400
 
 
-def write_page(path: Path, found: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
+def write_history_page(path: Path, found: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
     """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
     shown = [(series, changed[::-1], series.grid, _trends(series)) for series, changed in found]
     path.parent.mkdir(parents=True, exist_ok=True)
-    save(path, rendered("history.html", shown=shown))
+    save_page(path, render_template("history.html", shown=shown))
     return path
 
 
@@ -29,9 +29,9 @@ def _trends(series: Series) -> list[tuple[str, Chart]]:
 
 
 def _trend(series: Series, row: str) -> Chart | None:
-    figures = {name: series.values((row, name)) for name in TRENDS}
+    figures = {name: series.values((row, name)) for name in TREND_QUANTITIES}
     panels = [
-        Panel(label(name), unit(name), [Line("", values)])
+        Panel(quantity_label(name), quantity_unit(name), [Line("", values)])
         for name, values in figures.items()
         if any(value is not None for value in values)
     ]

@@ -1,12 +1,12 @@
-"""Runs that compare with each other, oldest first, with the figures, facts and verdicts of each."""
+"""Read series of comparable runs, oldest first, with the figures, facts and verdicts of each run."""
 
 import sqlite3
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.errors import InputError, unknown
-from experiments.history.database import CAUSE, history
+from experiments.errors import InputError, unknown_name
+from experiments.history.database import CAUSE_PREFIX, open_history
 from experiments.results.changes.changed import Key
 from experiments.results.changes.facts import Figure
 from experiments.results.run_folder import RunFolder
@@ -26,7 +26,7 @@ class Status(NamedTuple):
 
 
 class RecordedRun(NamedTuple):
-    """A run in the history. figures, facts and causes: by row and name. verdicts: by statement."""
+    """A run in the open_history. figures, facts and causes: by row and name. verdicts: by statement."""
 
     run_id: str
     started_at: str
@@ -38,7 +38,7 @@ class RecordedRun(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return what tells the run from others: its start and its id."""
+        """Return a text that identifies the run: its start and its id."""
         return f"{self.started_at[:16].replace('T', ' ')} {self.run_id}"
 
     def status(self, id_: str) -> str:
@@ -58,7 +58,7 @@ class Series(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Return the suite and what its runs have in common."""
+        """Return the suite and the options that all its runs share."""
         limit = f", {self.gpus_per_node} GPUs per node" if self.gpus_per_node else ""
         return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
 
@@ -82,11 +82,11 @@ class Series(NamedTuple):
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:
     """Return the series of all suites, or of one, or of one of its rows.
 
-    Raises InputError for a suite or a row that the history does not have.
+    Raises InputError for a suite or a row that the open_history does not have.
     """
     known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
     if suite is not None and suite not in known:
-        raise unknown("suite of the history", suite, known)
+        raise unknown_name("suite of the history", suite, known)
     groups: dict[tuple[str, str, str, str, int | None], list[RecordedRun]] = defaultdict(list)
     query = "SELECT * FROM runs WHERE ? IS NULL OR suite = ? ORDER BY started_at, run"
     for one in database.execute(query, [suite, suite]).fetchall():
@@ -96,19 +96,19 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     if row is not None:
         found = [series for series in found if any(run.facts for run in series.runs)]
         if not found:
-            raise InputError(f"{suite}/{row}: the history has no result of this row")
+            raise InputError(f"{suite}/{row}: the open_history has no result of this row")
     return found
 
 
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     """Return the figures of all recorded runs that compare with the one in ``folder``; none without a database.
 
-    Raises InputError if the folder is not that of a run, or the file not a history.
+    Raises InputError if the folder is not that of a run, or the file not a open_history.
     """
     if not path.is_file():
         return []
     run = folder.read_run()
-    with history(path) as database:
+    with open_history(path) as database:
         several = read_series(database)
     alike = (run.suite, run.card, run.size, run.length, run.gpus_per_node)
     return [one.figures for series in several if series[:5] == alike for one in series.runs]
@@ -128,7 +128,11 @@ def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -
         started_at=one["started_at"],
         commit=one["git_commit"] or "",
         figures={(where_, name): Figure(value, spread) for where_, name, value, spread in figures},
-        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE)},
-        causes={(where_, name.removeprefix(CAUSE)): value for where_, name, value in facts if name.startswith(CAUSE)},
+        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE_PREFIX)},
+        causes={
+            (where_, name.removeprefix(CAUSE_PREFIX)): value
+            for where_, name, value in facts
+            if name.startswith(CAUSE_PREFIX)
+        },
         verdicts={id_: one for id_, one in statuses.items() if row is None or row in one.rows},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 from IPython.display import Markdown, display
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.notebooks import row as one_row
 from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
@@ -19,7 +19,7 @@ from experiments.results.evaluate import claim_rows
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Claim, Row, suite_named
 from experiments.system.files import CODE_FOLDER
 
@@ -30,7 +30,7 @@ TINY = (
     " compare the text with what is predicted at full size."
 )
 FOLDER_OPTION = r" --results \S+"
-PINNED = ("card", "size", "length", "weights", "input", "run_id")
+PINNED_OPTIONS = ("card", "size", "length", "weights", "input", "run_id")
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 
@@ -53,17 +53,18 @@ class Lab:
         self._folder = folder_named(run, self._place) if run else None
 
     def introduce(self) -> None:
-        """Tell the run that all cells show, with its machine, date and command."""
-        folder = self._folder or self._of_most([row.id for row in self._suite.rows])
+        """Show which run all cells use, with its machine, date and command."""
+        folder = self._folder or self._best_matching_run([row.id for row in self._suite.rows])
         if folder is None:
             text = f"No run of your own under `{self._place}` yet: the cells run the rows."
         else:
-            made, number = folder.read_run(), len(folder.results())
+            record, number = folder.read_run(), len(folder.results())
             rest = "Nothing is run." if self._kept else "Rows without a result are run."
-            rest += TINY if made.size == "tiny" else ""
+            rest += TINY if record.size == "tiny" else ""
             text = (
-                f"**All results are of one run, `{made.run_id}`**: {number} rows for {made.card}, size {made.size},"
-                f" on {made.host}, {made.started_at[:10]}. {rest}\n\n    {re.sub(FOLDER_OPTION, '', made.command)}"
+                f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card},"
+                f" size {record.size}, on {record.host}, {record.started_at[:10]}. {rest}"
+                f"\n\n    {re.sub(FOLDER_OPTION, '', record.command)}"
             )
         display(Markdown(text))
 
@@ -73,7 +74,7 @@ class Lab:
         folder = self._pinned([row])
         if not (folder and row in folder.results()) and not self._kept:
             code = run(self._suite.suite, row, self._place, self._options(folder))
-            folder = self._pinned([row])
+            folder = self._choose_run([row])
             if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
         engine = self._suite.settings(stated, (stated.cards or self._suite.cards)[0]).engine
@@ -86,7 +87,7 @@ class Lab:
         Does not run rows.
         """
         titles = {row: self._suite.row(row).title for row in rows}
-        folder = self._pinned(rows)
+        folder = self._choose_run(rows)
         results = {row: result for row, result in folder.results().items() if row in rows} if folder else {}
         named = {titles[row]: results[row] for row in rows if row in results}
         if differing := self._settings(titles, results):
@@ -102,29 +103,29 @@ class Lab:
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder)}"))
 
-    def _pinned(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run that all cells show; the first cell that finds one with its ``rows`` decides."""
-        self._folder = self._folder or self._of_most(rows)
+    def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
+        """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
+        self._folder = self._folder or self._best_matching_run(rows)
         return self._folder
 
     def _options(self, folder: RunFolder | None) -> dict[str, str]:
-        """Return the options with which `testbed run` continues the run in ``folder``, or begins one."""
+        """Return the options with which `testbed run` continues the run in ``folder``, or begins a new run."""
         if folder is None:
             return self.choices
-        made = folder.read_run()
-        return self.choices | {name: str(getattr(made, name)) for name in PINNED}
+        record = folder.read_run()
+        return self.choices | {name: str(getattr(record, name)) for name in PINNED_OPTIONS}
 
-    def _of_most(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the run with these options and the most of ``rows``, the newest of several; None if there is none."""
+    def _best_matching_run(self, rows: Collection[str]) -> RunFolder | None:
+        """Return the newest of the runs with these options and the most of ``rows``; None if there is none."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
-        runs = {folder: made for folder in folders if self._suits(made := folder.read_run())}
+        runs = {folder: record for folder in folders if self._matches_options(record := folder.read_run())}
         there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
         having = [folder for folder, count in there.items() if count]
         return max(having, key=lambda folder: (there[folder], runs[folder].started_at), default=None)
 
-    def _suits(self, made: Run) -> bool:
+    def _matches_options(self, record: Run) -> bool:
         wanted = {"suite": self._suite.suite, **self.choices}
-        return all(value in (AUTO, str(getattr(made, key, value))) for key, value in wanted.items())
+        return all(value in (AUTO, str(getattr(record, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
         """Return the settings that differ between the rows: from their results, or for the suite's first card."""
@@ -147,11 +148,14 @@ class Lab:
 
 
 def folder_named(name: str, place: Path) -> RunFolder:
-    """Return the run of that name, kept with this project or under ``place``. Raises InputError if there is none."""
+    """Return the run of that name, among the stored runs of this project or under ``place``.
+
+    Raises InputError if no run has the name.
+    """
     for path in (EVIDENCE / name, place / name):
         if (path / RUN_FILE).is_file():
             return RunFolder(path)
-    raise unknown("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
+    raise unknown_name("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
 
 
 def recipe(row: Row, engine: str) -> str:
@@ -187,14 +191,16 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     measured = one_row.measured(result) if result else []
     if result is None:
         outcome = (
-            f"{OUTCOMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
+            f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
         )
         lines = full_size
     elif result.spec.size == "tiny" and foreseen:
-        outcome = f"{OUTCOMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOMES[result.outcome]}"
+        outcome = (
+            f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+        )
         lines = [*full_size, "**In miniature**", *measured]
     else:
-        outcome, lines = OUTCOMES[result.outcome], [*measured, *full_size]
+        outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
     blocks = [
         f"### {title}: {outcome}",
         *lines,

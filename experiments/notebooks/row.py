@@ -9,7 +9,7 @@ from IPython.display import Markdown, display
 
 from experiments.notebooks import tables
 from experiments.results.schema import RESULT_FILE, Failure, Result, read_result
-from experiments.results.wording import OUTCOMES, number
+from experiments.results.wording import OUTCOME_NAMES, format_number
 from experiments.system import warm_start
 
 LAST_LINES_WITHIN_S = 2.0
@@ -38,7 +38,7 @@ def run(spec: str, out: str, worker: str) -> None:
 def show(out: str) -> None:
     """Show the result: the outcome and the measurements."""
     result = _result(out)
-    display(Markdown("\n\n".join([f"# {OUTCOMES[result.outcome].upper()}", *measured(result)])))
+    display(Markdown("\n\n".join([f"# {OUTCOME_NAMES[result.outcome].upper()}", *measured(result)])))
 
 
 def measured(result: Result) -> list[str]:
@@ -58,7 +58,7 @@ def require_fit(out: str) -> None:
     """Raise DidNotFit unless the row fits, so that the notebook of a failed row does not look successful."""
     result = _result(out)
     if result.outcome != "fits":
-        raise DidNotFit(f"{OUTCOMES[result.outcome]}: {result.reason}")
+        raise DidNotFit(f"{OUTCOME_NAMES[result.outcome]}: {result.reason}")
 
 
 def device(result: Result) -> str:
@@ -73,7 +73,7 @@ def failure(ended: Failure) -> str:
     """Return where the row failed, in one line."""
     step = f" of step {ended.step}" if ended.step is not None else ""
     rank = f" on rank {ended.rank}" if ended.rank else ""
-    requested = f", {number(ended.requested_gib)} GiB requested" if ended.requested_gib else ""
+    requested = f", {format_number(ended.requested_gib)} GiB requested" if ended.requested_gib else ""
     return f"Ended in **{ended.phase}**{step}{rank}{requested}: `{ended.message}`"
 
 

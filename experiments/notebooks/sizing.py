@@ -8,11 +8,11 @@ from IPython.display import SVG, Markdown, display
 from experiments.charts import Bar, Mark, bar_chart
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.service import trace_rows
-from experiments.results.memory_parts import AT_A_POINT, AT_PEAK
+from experiments.results.memory_parts import PARTS_AT_PEAK, PARTS_AT_POINT
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Snapshot
 
-NAMES = tuple(part.name for part in AT_PEAK)
+NAMES = tuple(part.name for part in PARTS_AT_PEAK)
 
 Bars = dict[str, dict[str, float]]
 
@@ -57,7 +57,7 @@ def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({}
 
 def parts_at(shot: Snapshot) -> dict[str, float]:
     """Return the parts of the memory at one point, GiB by the names of NAMES."""
-    return {part.name: getattr(shot, part.field) for part in AT_A_POINT}
+    return {part.name: getattr(shot, part.field) for part in PARTS_AT_POINT}
 
 
 def peaks_table(predictions: Mapping[str, Prediction]) -> str:
@@ -72,7 +72,7 @@ def peaks_table(predictions: Mapping[str, Prediction]) -> str:
 
 
 def _parts(prediction: Prediction) -> dict[str, float]:
-    return {part.name: getattr(prediction.at_peak, part.field) for part in AT_PEAK}
+    return {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_AT_PEAK}
 
 
 def _point(shot: Snapshot) -> str:

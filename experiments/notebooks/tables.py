@@ -3,18 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-from experiments.results.memory_parts import BUFFERS, COLUMNS, OPTIMIZER_CPU, POINTS
+from experiments.results.memory_parts import BUFFERS, OPTIMIZER_CPU, PART_COLUMNS, STEP_POINTS
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
 from experiments.results.verdicts import Verdict
-from experiments.results.wording import OUTCOMES, number
+from experiments.results.wording import OUTCOME_NAMES, format_number
 from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Quantity
 
 Cells = Mapping[str, str]
 
 ON_HOST = OPTIMIZER_CPU.name
-PARTS = {part.field: part.name for part in COLUMNS if part != BUFFERS}
+PARTS = {part.field: part.name for part in PART_COLUMNS if part != BUFFERS}
 TOTALS = {"peak_gib": "peak", "reserved_gib": "reserved"}
 AT_ONE_POINT = {**PARTS, "allocated_gib": "allocated", **TOTALS}
 MEMORY = cast(dict[Quantity, str], {**PARTS, "allocated_after_forward_gib": "allocated after forward", **TOTALS})
@@ -56,14 +56,14 @@ def at_points(snapshots: Iterable[Snapshot]) -> str:
 def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
     """Return the last snapshot of each point that was reached, in the order of a step."""
     last = {shot.point: shot for shot in snapshots}
-    return {point: last[point] for point in POINTS if point in last}
+    return {point: last[point] for point in STEP_POINTS if point in last}
 
 
 def memory(results: Mapping[str, Result]) -> str:
     """Return a table with the maximum of each part of memory by row; of several ranks, that with the highest peak."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
-    ended = {name: {"ended": OUTCOMES[result.outcome]} for name, result in results.items()}
+    ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
     return columns(unit.name, {name: ended[name] | _sizes(there, MEMORY, unit) for name, there in sizes.items()})
 
 
@@ -73,10 +73,10 @@ def ranks(measured: Sequence[Measured]) -> str:
     unit = _unit(sizes.values())
     rows = {
         f"rank {one.rank}": {
-            "ended": OUTCOMES[one.outcome],
+            "ended": OUTCOME_NAMES[one.outcome],
             **_sizes(sizes[one.rank], MEMORY, unit),
             "tokens of the longest text": str(one.max_tokens or ""),
-            "s per step": number(one.speed.step_s) if one.speed else "",
+            "s per step": format_number(one.speed.step_s) if one.speed else "",
         }
         for one in measured
     }
@@ -86,13 +86,13 @@ def ranks(measured: Sequence[Measured]) -> str:
 def speed(measured: Speed) -> str:
     """Return a table of a row's times, rates and idle shares."""
     figures = {
-        "samples/s": number(measured.samples_per_s),
-        "s per step": number(measured.step_s),
+        "samples/s": format_number(measured.samples_per_s),
+        "s per step": format_number(measured.step_s),
         "spread": f"{measured.spread:.1%}",
-        "TFLOP/s": number(measured.tflops_per_s) if measured.tflops_per_s else "",
+        "TFLOP/s": format_number(measured.tflops_per_s) if measured.tflops_per_s else "",
         "of the peak": _share(measured.peak_share),
         **_waits(measured),
-        "s in total": number(measured.train_s),
+        "s in total": format_number(measured.train_s),
     }
     there = {name: figure for name, figure in figures.items() if figure}
     return table(list(there), [list(there.values())])
@@ -138,9 +138,9 @@ def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
     return {
         "ranks": f"{sets.nodes} x {sets.devices}" if sets.nodes > 1 else str(sets.ranks),
         "samples per step": str(sets.global_batch_size),
-        "s per step": number(result.speed.step_s),
-        "samples/s": number(result.speed.samples_per_s),
-        f"times {base_name}": number(times),
+        "s per step": format_number(result.speed.step_s),
+        "samples/s": format_number(result.speed.samples_per_s),
+        f"times {base_name}": format_number(times),
         "efficiency": _share(times / ranks_over) if ranks_over != 1 else "",
         **_waits(result.speed),
     }

@@ -1,1 +1,1 @@
-"""Messages to those who want to know: a run has finished, a row has changed, a lease ends soon."""
+"""Notifications: a run has finished, a statement has flipped, a lease ends soon."""

@@ -1,4 +1,4 @@
-"""What messages say: a finished run with its verdict and what flipped; leases that begin or end soon, or cost much."""
+"""The texts of messages about finished runs, and about leases that begin or end soon or exceed a cost."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Send messages to the addresses that a user chose, by apprise: mail, chat, webhooks. Addresses are secrets."""
+"""Send messages by mail, chat or webhook to the user's addresses, with apprise. Addresses are secrets."""
 
 import logging
 import os
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from experiments.errors import InputError
 from experiments.system.packages import require_packages
 
-NOTIFY = "TESTBED_NOTIFY"
-OPTION = "--notify"
+NOTIFY_VARIABLE = "TESTBED_NOTIFY"
+NOTIFY_OPTION = "--notify"
 ADDRESSES_HELP = "https://appriseit.com/services has the form of addresses"
 
 
 class Notifier:
-    """Sends messages to addresses: those given and those of TESTBED_NOTIFY, which are separated by spaces.
+    """Sends messages to the given addresses and to those of TESTBED_NOTIFY, which are separated by spaces.
 
-    Raises InputError for an address that apprise does not know; no message, log or error has an address, because
-    addresses contain passwords.
+    Raises InputError for an address that apprise does not know. Addresses contain passwords, so no message, log or
+    error contains an address.
     """
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._addresses = [*addresses, *os.environ.get(NOTIFY, "").split()]
+        self._addresses = [*addresses, *os.environ.get(NOTIFY_VARIABLE, "").split()]
         if not self._addresses:
             return
         require_packages("apprise")
@@ -33,32 +33,30 @@ class Notifier:
             if service is None:
                 kind = re.match(r"[a-z]+(?=://)", self._addresses[number - 1])
                 shown = f"{kind[0]}://…" if kind else "…"
-                raise InputError(
-                    f"{OPTION}: address {number} ({shown}) is not one that apprise knows; {ADDRESSES_HELP}"
-                )
+                raise InputError(f"{NOTIFY_OPTION}: address {number} ({shown}) is unknown to apprise; {ADDRESSES_HELP}")
 
     @property
-    def wanted(self) -> bool:
-        """Return whether there is an address."""
+    def has_addresses(self) -> bool:
+        """Return whether there is an address to send to."""
         return bool(self._addresses)
 
     def send(self, title: str, text: str) -> str:
-        """Send a message to all addresses; return a line that says how many did not get it, empty if all did."""
-        if not self.wanted:
+        """Send a message to all addresses; return a line with the number of failed addresses, "" if there are none."""
+        if not self.has_addresses:
             return ""
-        failed = sum(not _sent(service, title, text) for service in self._services)
+        failed = sum(not _try_to_send(service, title, text) for service in self._services)
         return f"notification: {failed} of {len(self._services)} addresses not reached" if failed else ""
 
 
-def _sent(service: object, title: str, text: str) -> bool:
-    """Send by one service. A service that breaks must not break a run that took hours."""
+def _try_to_send(service: object, title: str, text: str) -> bool:
+    """Send by one service; return whether it succeeded. Any error counts as failed, so that it cannot end a run."""
     try:
         return bool(service.notify(body=text, title=title))  # type: ignore[attr-defined]
     except Exception:
         return False
 
 
-def without_addresses(words: Sequence[str]) -> list[str]:
+def hide_addresses(words: Sequence[str]) -> list[str]:
     """Return the words of a command line with the values of --notify replaced, so that it can be stored."""
-    shown = [f"{OPTION}=***" if word.startswith(f"{OPTION}=") else word for word in words]
-    return ["***" if before == OPTION else word for before, word in zip(["", *shown], shown, strict=False)]
+    shown = [f"{NOTIFY_OPTION}=***" if word.startswith(f"{NOTIFY_OPTION}=") else word for word in words]
+    return ["***" if before == NOTIFY_OPTION else word for before, word in zip(["", *shown], shown, strict=False)]

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from experiments.results.best_grade import best_of
+from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Device, Result
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
@@ -56,7 +56,7 @@ def _evaluate_all(
     if not predictions:
         return RunEvaluations(measured, None, measured)
     predicted = predicted_evaluation(suite, run, predictions)
-    return RunEvaluations(measured, predicted, best_of(measured, predicted))
+    return RunEvaluations(measured, predicted, combine_evidence(measured, predicted))
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:
@@ -100,11 +100,13 @@ def describe_outcome(prediction: Prediction) -> str:
     """Describe the predicted outcome, such as 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
-    return f"{doubt}{OUTCOMES[prediction.likely_outcome]}: {needs}"
+    return f"{doubt}{OUTCOME_NAMES[prediction.likely_outcome]}: {needs}"
 
 
 def mismatch_warning(prediction: Prediction, expected: ExpectedOutcome | None) -> str:
     """Return a warning of one line if the prediction differs from the lab's expected outcome; otherwise ''."""
     if expected is None or expected == prediction.likely_outcome:
         return ""
-    return f"{prediction.spec.row}: the lab states: {OUTCOMES[expected]}; predicted: {describe_outcome(prediction)}"
+    return (
+        f"{prediction.spec.row}: the lab states: {OUTCOME_NAMES[expected]}; predicted: {describe_outcome(prediction)}"
+    )

@@ -8,12 +8,12 @@ from typing import Any, Literal, cast, get_args
 from experiments.errors import InputError
 from experiments.prediction.custom import MODEL_HELP, CustomTraining
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
-from experiments.suites.cards import card_to_predict
+from experiments.suites.cards import supported_card
 from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
-from experiments.suites.yaml_schema import checked
+from experiments.suites.yaml_schema import validate
 
 OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
@@ -29,7 +29,7 @@ def build_row_spec(training: CustomTraining) -> RowSpec:
 
     Raises InputError if options contradict each other, or if the model cannot be read.
     """
-    card_to_predict(training.card, "--card")
+    supported_card(training.card, "--card")
     custom_model, name = _resolve_model(training.model)
     base_model = custom_model or models()[name]
     reject_invalid_numbers(training, base_model, name)
@@ -88,7 +88,7 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "workers": 0,
         "time_limit_s": 900,
     }
-    return checked(Settings, values, "custom training")
+    return validate(Settings, values, "custom training")
 
 
 def _choose_optimizer(training: CustomTraining) -> Optimizer:

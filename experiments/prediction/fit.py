@@ -8,11 +8,11 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.batches import BatchSearch
 from experiments.prediction.custom_spec import OPTIMIZER_STEPS, build_lora
-from experiments.results.predictions import DOUBT, Prediction
+from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import checked
+from experiments.suites.yaml_schema import validate
 
 DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
@@ -72,7 +72,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
         spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])
     )
     requested = batches.predict_batch(spec.settings.batch_size)
-    largest = batches.largest_batch(DOUBT * requested.usable_gib)
+    largest = batches.largest_batch(BORDERLINE_SHARE * requested.usable_gib)
     likely = batches.largest_batch(0.0)
     candidates = (
         [] if requested.predicted_outcome == "fits" else [*_smaller_batch_change(spec, largest), *single_changes(spec)]
@@ -120,7 +120,7 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
     if values["train_samples"] is not None:
         step = values["batch_size"] * values["accumulate"] * values["devices"] * values["nodes"]
         values["train_samples"] = step * max(OPTIMIZER_STEPS, round(values["train_samples"] / step))
-    return spec.model_copy(update={"settings": checked(Settings, values, f"{spec.suite}/{spec.row}")})
+    return spec.model_copy(update={"settings": validate(Settings, values, f"{spec.suite}/{spec.row}")})
 
 
 def single_changes(spec: RowSpec) -> Iterator[Change]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.prediction.phantom.library import Phantom, Replay
 from experiments.results import memory_parts
-from experiments.results.predictions import Shares
+from experiments.results.predictions import PeakParts
 from experiments.results.schema import Failure, Phase
 from experiments.system.files import GIB
 
@@ -54,7 +54,7 @@ class MemoryTags:
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
 
 
-def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> Shares:
+def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> PeakParts:
     """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
     phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
     by_name = dict(
@@ -62,7 +62,7 @@ def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) ->
     )
     tagged = {part.field: by_name[part.key] for part in TAGGED_PARTS}
     activations = unlimited_replay.peak_allocated - sum(tagged.values())
-    return Shares(**{field: size / GIB for field, size in tagged.items()}, activations_gib=activations / GIB)
+    return PeakParts(**{field: size / GIB for field, size in tagged.items()}, activations_gib=activations / GIB)
 
 
 def needed_bytes(phantom: Phantom, unlimited_replay: Replay) -> int:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
-from experiments.suites.attention_kernels import alike
+from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named
 from experiments.suites.choices import Input
 from experiments.suites.models import Model
@@ -126,7 +126,7 @@ def _group_by_kernels(specs: Iterable[RowSpec]) -> list[list[RowSpec]]:
     return [
         [spec for name in group for spec in same if spec.card == name]
         for same in rows.values()
-        for group in alike(list(dict.fromkeys(spec.card for spec in same)))
+        for group in group_by_kernels(list(dict.fromkeys(spec.card for spec in same)))
     ]
 
 

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from experiments.prediction.answers import answer_cells, answers_table, format_gib
 from experiments.prediction.tables import PARTS_LEGEND, format_part, note_lines, prediction_as_data
-from experiments.results.memory_parts import COLUMNS
+from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.predictions import Prediction
-from experiments.results.wording import count_in_words
+from experiments.results.wording import format_parameter_count
 from experiments.system.tables import Column, Table
 
 
@@ -18,7 +18,7 @@ def describe_custom_training(prediction: Prediction) -> str:
     """Describe the training in one line: model, tokens, precision, optimizer and other settings, without the batch."""
     settings = prediction.spec.settings
     parts = [
-        f"{settings.model} ({count_in_words(prediction.parameters)} parameters)",
+        f"{settings.model} ({format_parameter_count(prediction.parameters)} parameters)",
         f"{settings.max_length} tokens",
         settings.precision,
         settings.optimizer,
@@ -81,12 +81,16 @@ def _answers_table(predictions: Iterable[Prediction]) -> Table:
 
 
 def _parts_table(predictions: Iterable[Prediction]) -> Table:
-    heads = ("batch", *(part.short for part in COLUMNS), "peak", "reserved")
+    heads = ("batch", *(part.short for part in PART_COLUMNS), "peak", "reserved")
     table = Table(
         *(Column(head, number=True) for head in heads),
         Column("peak in", optional=1),
     )
     for one in predictions:
-        sizes = (*(format_part(one, part) for part in COLUMNS), format_gib(one.peak_gib), format_gib(one.reserved_gib))
+        sizes = (
+            *(format_part(one, part) for part in PART_COLUMNS),
+            format_gib(one.peak_gib),
+            format_gib(one.reserved_gib),
+        )
         table.add(str(one.spec.settings.batch_size), *sizes, f"{one.peak_phase}, step {one.peak_step}")
     return table

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 from experiments.prediction.as_result import mismatch_warning
 from experiments.prediction.predict import OnFailure, predict, row_label, suite_row_spec
 from experiments.prediction.tables import compare_with_lab, prediction_tables
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.wording import clock
+from experiments.results.wording import format_duration
 from experiments.runners.progress import View
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -30,7 +30,7 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
     if target is None:
         found = [spec for name in suite_names() for spec in _specs_by_card(suite_named(name), card, None)]
         if not found:
-            raise unknown("card of a suite", card, cards_of_suites(), "--card")
+            raise unknown_name("card of a suite", card, cards_of_suites(), "--card")
         return found
     name, _, row = target.partition("/")
     suite = suite_named(name)
@@ -38,7 +38,7 @@ def select_rows(target: str | None, card: str | None) -> list[RowSpec]:
         suite.rows_for(card)
     specs = _specs_by_card(suite, card, suite.row(row).id if row else None)
     if not specs and card is not None:
-        raise unknown("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
+        raise unknown_name("row", row, (one.id for one in suite.rows_for(card)), f"suite {name} on {card}")
     return specs
 
 
@@ -91,7 +91,7 @@ class TraceProgress:
         self._traced_count += 1
         each_s = (time.monotonic() - self._started) / self._traced_count
         left = (
-            f", about {clock(max(1.0, each_s * (self._total - self._done_count)))} left"
+            f", about {format_duration(max(1.0, each_s * (self._total - self._done_count)))} left"
             if self._done_count < self._total
             else ""
         )

@@ -11,10 +11,10 @@ from experiments.prediction.answers import STYLES, answer_cells, answers_table, 
 from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.predict import CUSTOM_SUITE
-from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, COLUMNS, OPTIMIZER_CPU, PARAMETERS, MemoryPart
-from experiments.results.predictions import RULE_OF_THUMB, Prediction
-from experiments.results.wording import OUTCOMES
-from experiments.suites.cards import card_named, notes_on
+from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
+from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
+from experiments.results.wording import OUTCOME_NAMES
+from experiments.suites.cards import card_named, card_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
 
@@ -38,7 +38,7 @@ PARTS_LEGEND = (
 )
 LEGEND = (
     f"{PARTS_LEGEND}; margin: free memory of the card, negative if memory is missing;"
-    f" {RULE_OF_THUMB} x: the rule of thumb, {RULE_OF_THUMB} times the model."
+    f" {RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model."
 )
 
 
@@ -74,7 +74,7 @@ def note_lines(predictions: Sequence[Prediction]) -> list[Text]:
     emulating = [*dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))]
     has = "has" if len(emulating) == 1 else "have"
     slow = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
-    lines = [*([slow] if emulating else []), *notes_on(one.spec.card for one in predictions)]
+    lines = [*([slow] if emulating else []), *card_notes(one.spec.card for one in predictions)]
     return [Text(f"note: {line}", "yellow") for line in lines]
 
 
@@ -100,8 +100,8 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
         "stated",
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
-        *(Column(part.short, number=True, optional=3) for part in COLUMNS),
-        Column(f"{RULE_OF_THUMB} x", number=True, optional=4),
+        *(Column(part.short, number=True, optional=3) for part in PART_COLUMNS),
+        Column(f"{RULE_OF_THUMB_FACTOR} x", number=True, optional=4),
         title=title,
     )
     for one in predictions:
@@ -113,7 +113,7 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
             _lab_cell(one),
             format_gib(one.reserved_gib),
             f"{one.peak_phase}, step {one.peak_step}",
-            *(format_part(one, part) for part in COLUMNS),
+            *(format_part(one, part) for part in PART_COLUMNS),
             format_gib(one.rule_of_thumb_gib),
         )
     return table
@@ -130,10 +130,14 @@ def compare_with_lab(prediction: Prediction) -> str:
     """Describe the predicted outcome compared with the lab, such as 'out of GPU memory, as the lab states'."""
     expected, likely = expected_outcome(prediction), prediction.likely_outcome
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
-    words = f"{doubt}{OUTCOMES[likely]}"
+    words = f"{doubt}{OUTCOME_NAMES[likely]}"
     if expected is None:
         return words
-    return f"{words}, as the lab states" if expected == likely else f"{words}, but the lab states: {OUTCOMES[expected]}"
+    return (
+        f"{words}, as the lab states"
+        if expected == likely
+        else f"{words}, but the lab states: {OUTCOME_NAMES[expected]}"
+    )
 
 
 def _lab_cell(prediction: Prediction) -> Text:

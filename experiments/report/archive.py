@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.report.content import FILES
+from experiments.report.content import ROW_FILES
 from experiments.results.run_folder import (
     CHECKSUMS_FILE,
     JUNIT_FILE,
@@ -28,7 +28,7 @@ def write_archive(folder: RunFolder) -> Path:
     """
     run = folder.read_run()
     names = [PAGE_FILE, REPORT_FILE, VERDICT_FILE, JUNIT_FILE, RUN_FILE]
-    names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(FILES.values())]
+    names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(ROW_FILES.values())]
     paths = {name: folder.path / name for name in names}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}
     place = folder.path.resolve()

@@ -1,4 +1,4 @@
-"""Compare two runs of one suite: results of each row, options and settings that differ. What got worse is first."""
+"""Compare two runs of one suite: the results of each row, worse ones first, and options and settings that differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -15,19 +15,19 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
-from experiments.run_options import SHOWN
+from experiments.run_options import SHOWN_OPTIONS
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 
 COMPARISON_SCHEMA_VERSION: Literal[4] = 4
-ORIGIN = ("recipe_version", "git_commit", "host")
+ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
-UNLIKE = ("size", "card")
+WARNED_OPTIONS = ("size", "card")
 """Options that a reader must know to be the same, or not, before any value."""
 Results = Mapping[str, Result]
-OPTIONS = frozenset(Run.model_fields)
-BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
+RUN_FIELDS = frozenset(Run.model_fields)
+OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
 FIGURES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
 """The figures that a comparison shows also where they did not change."""
 TOLD_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
@@ -69,13 +69,13 @@ class RowComparison(Record):
 
     @property
     def badness(self) -> float:
-        """Return how much worse the row is in the second run: a worse outcome above all, then the largest ratio.
+        """Return how much worse the row is in the second run, first by outcome, then by the largest ratio of a value.
 
-        Negative if it is better, 0 if nothing is known to differ.
+        Negative if the row is better, 0 if no difference is known.
         """
         if self.outcome_a is None or self.outcome_b is None:
             return 0.0
-        worse = BEST_FIRST.index(self.outcome_b) - BEST_FIRST.index(self.outcome_a)
+        worse = OUTCOMES_BEST_FIRST.index(self.outcome_b) - OUTCOMES_BEST_FIRST.index(self.outcome_a)
         if worse:
             return 100.0 * worse
         speed, memory = (one.ratio if one.changed else None for one in (self.samples_per_s, self.peak_gib))
@@ -115,7 +115,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
         raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differing(_values(run_a, UNLIKE), _values(run_b, UNLIKE)))
+    unlike = tuple(_differences(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     alike = run_a.size == run_b.size
     moved = _moved(results_a, results_b, recorded) if alike else {}
@@ -125,9 +125,9 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     return Comparison(
         a=run_a,
         b=run_b,
-        names=_names((a, run_a), (b, run_b)),
+        names=_run_labels((a, run_a), (b, run_b)),
         unlike=unlike,
-        differences=tuple(_differing(_facts(run_a, results_a), _facts(run_b, results_b))),
+        differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
         changed=tuple(_in_words(one) for one in [*facts, *moved.values()]),
@@ -156,7 +156,7 @@ def _in_words(one: Changed) -> Difference:
     return Difference(what=f"{one.row}: {one.what}", a=one.before, b=one.now)
 
 
-def _names(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
+def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     first, second = (f"{run.run_id}, {run.started_at[:16].replace('T', ' ')}" for _, run in runs)
     if first != second:
         return first, second
@@ -173,7 +173,7 @@ def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Chang
         ran_on_a=ran_on(a) if a else "",
         ran_on_b=ran_on(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
-        settings=tuple(_differing(_settings(a.spec), _settings(b.spec))) if a and b else (),
+        settings=tuple(_differences(_settings(a.spec), _settings(b.spec))) if a and b else (),
         peak_gib=peak,
         reserved_gib=reserved,
         samples_per_s=speed,
@@ -181,8 +181,8 @@ def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Chang
 
 
 def _settings(spec: RowSpec) -> dict[str, str]:
-    """Return all that a row was run with, except the run's options, which the comparison has once."""
-    plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(OPTIONS))
+    """Return the row's settings, without the options of the run, which the comparison lists separately."""
+    plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(RUN_FIELDS))
     settings = plain.pop("settings")
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
@@ -197,15 +197,15 @@ def _values(run: Run, names: tuple[str, ...]) -> dict[str, str]:
     return {name: str(getattr(run, name) or "") for name in names}
 
 
-def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
+def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
     for what in dict.fromkeys([*a, *b]):
         if a.get(what, "") != b.get(what, ""):
             yield Difference(what=what, a=a.get(what, ""), b=b.get(what, ""))
 
 
-def _facts(run: Run, results: Results) -> dict[str, str]:
+def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
-    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN, *ORIGIN)).items()}
+    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()}
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))

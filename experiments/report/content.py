@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from experiments.prediction.as_result import RunEvaluations
-from experiments.report.identity import Fact, Previous, identity
+from experiments.report.identity import Fact, Previous, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
@@ -15,7 +15,7 @@ from experiments.report.words import STATUSES, headline, ran_on, remarks, settin
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import (
-    ERRORS,
+    ERROR_OUTCOMES,
     LOG_FILE,
     NOTEBOOK_FILE,
     RESULT_FILE,
@@ -25,7 +25,7 @@ from experiments.results.schema import (
     Result,
 )
 from experiments.results.verdicts import Contradiction, Grade, Status, Verdict
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
@@ -33,8 +33,8 @@ from experiments.system.logs import end_of_log, last_lines
 
 REPORT_SCHEMA_VERSION: Literal[4] = 4
 NOTEBOOK_PAGE = "notebook.html"
-LINE_CHARACTERS = 300
-FILES = {
+MAX_LINE_CHARACTERS = 300
+ROW_FILES = {
     "notebook": NOTEBOOK_PAGE,
     "ipynb": NOTEBOOK_FILE,
     "log": LOG_FILE,
@@ -44,7 +44,7 @@ FILES = {
 
 
 class Statement(Verdict):
-    """A verdict, and the machines of its rows; none for a prediction."""
+    """A verdict, and the machines on which its rows ran. A prediction has no machine."""
 
     ran_on: tuple[str, ...] = ()
     before: Status | None = Field(default=None, description="status in the previous run; None if there is none")
@@ -74,7 +74,7 @@ class RowReport(Record):
     result: Result | None
 
 
-class Shared(Record):
+class ValueWithRows(Record):
     """A value, and the rows that have it."""
 
     value: str
@@ -110,12 +110,12 @@ class Report(Record):
     usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
-    versions: dict[str, tuple[Shared, ...]]
-    git_commits: tuple[Shared, ...]
-    code: tuple[Shared, ...]
+    versions: dict[str, tuple[ValueWithRows, ...]]
+    git_commits: tuple[ValueWithRows, ...]
+    code: tuple[ValueWithRows, ...]
 
 
-def report_of(
+def build_report(
     folder: RunFolder,
     suite: Suite,
     graded: RunEvaluations,
@@ -133,7 +133,7 @@ def report_of(
         source=suite.source,
         suite_version=suite.version,
         headline=headline(evaluation),
-        identity=identity(run, results),
+        identity=identity_facts(run, results),
         previous=before,
         setting=setting_sentence(run, results),
         remarks=remarks(run, suite, evaluation, results),
@@ -146,8 +146,8 @@ def report_of(
         predicted=predicted_report(suite, graded, folder.predictions(), results),
         devices=_devices(results),
         versions=_versions(results),
-        git_commits=_shared((row, result.git_commit or "unknown") for row, result in results.items()),
-        code=_shared((row, result.code) for row, result in results.items()),
+        git_commits=_group_by_value((row, result.git_commit or "unknown") for row, result in results.items()),
+        code=_group_by_value((row, result.code) for row, result in results.items()),
     )
 
 
@@ -170,59 +170,63 @@ def _row(
         title=row.title,
         note=row.note,
         settings=settings,
-        expected=OUTCOMES[row.expect.outcome] if row.expect.outcome else "",
-        measured=OUTCOMES[result.outcome] if result else "",
+        expected=OUTCOME_NAMES[row.expect.outcome] if row.expect.outcome else "",
+        measured=OUTCOME_NAMES[result.outcome] if result else "",
         status=outcome.status if outcome else None,
         grade=outcome.grade if outcome else None,
         reason=result.reason if result else "the row was not run",
         ran_on=ran_on(result) if result else "",
         emulated=result.emulated if result else False,
-        scaled=_scaled(stated_settings(suite, run, row_id), settings),
+        scaled=_scaling_note(stated_settings(suite, run, row_id), settings),
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
-        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _broke(result) else (),
+        log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _has_error(result) else (),
         files=_files(folder, run, row_id),
         telemetry=read_telemetry(folder.telemetry(row_id)),
         result=result,
     )
 
 
-def _broke(result: Result | None) -> bool:
-    return result is not None and result.outcome in ERRORS
+def _has_error(result: Result | None) -> bool:
+    return result is not None and result.outcome in ERROR_OUTCOMES
 
 
 def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
-    """Return the last lines of a log that have text, without terminal codes, each cut to LINE_CHARACTERS.
+    """Return the last lines of a log that have text, without terminal codes, each cut to MAX_LINE_CHARACTERS.
 
-    Without the log, they are those that the result keeps.
+    Without a log file, return the lines that are stored in the result.
     """
     if not path.is_file():
         return result.failure.log if result and result.failure else ()
-    return tuple(line[:LINE_CHARACTERS] for line in last_lines(end_of_log(path)))
+    return tuple(line[:MAX_LINE_CHARACTERS] for line in last_lines(end_of_log(path)))
 
 
-def _scaled(stated: Settings, ran: Settings) -> str:
+def _scaling_note(stated: Settings, ran: Settings) -> str:
     return "" if ran.world_size == stated.world_size else f"{ran.world_size} of {stated.world_size} ranks"
 
 
 def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
-    paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in FILES.items()}
+    paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in ROW_FILES.items()}
     return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
 
 
-def _shared(pairs: Iterable[tuple[str, str]]) -> tuple[Shared, ...]:
+def _group_by_value(pairs: Iterable[tuple[str, str]]) -> tuple[ValueWithRows, ...]:
     """Return rows grouped by value, the most frequent value first."""
     rows: dict[str, list[str]] = {}
     for row, value in pairs:
         rows.setdefault(value, []).append(row)
-    return tuple(Shared(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1])))
+    return tuple(
+        ValueWithRows(value=value, rows=tuple(own)) for value, own in sorted(rows.items(), key=lambda i: -len(i[1]))
+    )
 
 
-def _versions(results: Mapping[str, Result]) -> dict[str, tuple[Shared, ...]]:
+def _versions(results: Mapping[str, Result]) -> dict[str, tuple[ValueWithRows, ...]]:
     names = dict.fromkeys(name for result in results.values() for name in result.versions)
     return {
-        name: _shared((row, result.versions[name]) for row, result in results.items() if name in result.versions)
+        name: _group_by_value(
+            (row, result.versions[name]) for row, result in results.items() if name in result.versions
+        )
         for name in names
     }
 

@@ -1,4 +1,4 @@
-"""What tells one run from another: when, where, with which versions, how long, at what cost; and the run before."""
+"""Identify a run by date, machine, versions, duration and cost, and find the previous run with the same options."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,14 +9,14 @@ from pydantic import Field, ValidationError
 from experiments.results.run_folder import VERDICT_FILE, Run
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import number
+from experiments.results.wording import format_number
 
-VERSIONS = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
-SAME = ("suite", "card", "size", "length", "weights")
+SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
+MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
 
 
 class Fact(Record):
-    """A fact of a run, in words."""
+    """A fact about a run, as a name and a text."""
 
     name: str
     value: str
@@ -30,22 +30,22 @@ class Previous(Record):
     statuses: dict[str, Status] = Field(description="status by id of the statement")
 
 
-def identity(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
-    """Return the facts at the top of a report; without results only the run's own."""
+def identity_facts(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
+    """Return the facts at the top of a report; without results, only those that run.json has."""
     facts = {
         "run": run.run_id,
-        "date": day(run.started_at),
+        "date": format_date(run.started_at),
         "machine": "; ".join(dict.fromkeys(map(_machine, results.values()))) or run.host,
         "versions": _versions(results),
-        "time": _time(results),
+        "time": _total_time(results),
         "cost": _gpu_hours(results),
         "commit": (run.git_commit or "")[:12],
     }
     return tuple(Fact(name=name, value=value) for name, value in facts.items() if value)
 
 
-def day(started_at: str) -> str:
-    """Format a time in ISO 8601 as '1 July 2026, 09:00 UTC'; another text is returned as it is."""
+def format_date(started_at: str) -> str:
+    """Format a time in ISO 8601 as '1 July 2026, 09:00 UTC'. Return any other text unchanged."""
     try:
         when = datetime.fromisoformat(started_at).astimezone(UTC)
     except ValueError:
@@ -53,14 +53,14 @@ def day(started_at: str) -> str:
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
-def duration(seconds: float) -> str:
+def duration_in_words(seconds: float) -> str:
     """Format seconds: '42 s', '7 min 21 s', '3 h 5 min'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, left = divmod(minutes, 60)
     return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def previous(folder: Path, run: Run) -> Previous | None:
+def find_previous_run(folder: Path, run: Run) -> Previous | None:
     """Return the newest evaluated run of the same suite, card, size, length and weights that is older than ``run``."""
     found = []
     for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
@@ -68,41 +68,44 @@ def previous(folder: Path, run: Run) -> Previous | None:
             one = Evaluation.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue
-        if one.run.started_at < run.started_at and all(getattr(one.run, name) == getattr(run, name) for name in SAME):
+        if one.run.started_at < run.started_at and all(
+            getattr(one.run, name) == getattr(run, name) for name in MATCHING_OPTIONS
+        ):
             found.append(one)
     last = max(found, key=lambda one: one.run.started_at, default=None)
     if last is None:
         return None
     statuses = {verdict.id: verdict.status for verdict in last.verdicts}
-    return Previous(run_id=last.run.run_id, date=day(last.run.started_at), statuses=statuses)
+    return Previous(run_id=last.run.run_id, date=format_date(last.run.started_at), statuses=statuses)
 
 
 def _machine(result: Result) -> str:
     device = result.device
     count = f"{device.count} x " if device.count > 1 else ""
-    memory = f", {number(device.memory_gib)} GiB" if device.memory_gib else ""
-    return f"{count}{device.name}{memory}; {device.host_cpus} cores, {number(device.host_memory_gib)} GiB host memory"
+    memory = f", {format_number(device.memory_gib)} GiB" if device.memory_gib else ""
+    host_memory = f"{format_number(device.host_memory_gib)} GiB host memory"
+    return f"{count}{device.name}{memory}; {device.host_cpus} cores, {host_memory}"
 
 
 def _versions(results: Mapping[str, Result]) -> str:
     found = {}
-    for name in VERSIONS:
-        there = dict.fromkeys(result.versions[name] for result in results.values() if name in result.versions)
-        if there:
-            found[name] = " and ".join(there)
+    for name in SHOWN_LIBRARIES:
+        versions = dict.fromkeys(result.versions[name] for result in results.values() if name in result.versions)
+        if versions:
+            found[name] = " and ".join(versions)
     drivers = dict.fromkeys(result.device.driver for result in results.values() if result.device.driver)
     if drivers:
         found["driver"] = " and ".join(drivers)
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
-def _time(results: Mapping[str, Result]) -> str:
+def _total_time(results: Mapping[str, Result]) -> str:
     if not results:
         return ""
     rows = "1 row" if len(results) == 1 else f"{len(results)} rows"
-    return f"{duration(sum(result.elapsed_s for result in results.values()))} for {rows}"
+    return f"{duration_in_words(sum(result.elapsed_s for result in results.values()))} for {rows}"
 
 
 def _gpu_hours(results: Mapping[str, Result]) -> str:
     used = sum((one.gpu_s or 0.0) * one.device.count for one in results.values() if one.device.kind == "cuda")
-    return f"{number(used / 3600)} GPU-hours" if used else ""
+    return f"{format_number(used / 3600)} GPU-hours" if used else ""

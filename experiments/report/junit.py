@@ -4,14 +4,14 @@ import re
 import xml.etree.ElementTree as ET
 
 from experiments.report.content import Report, Statement
-from experiments.results.wording import GRADES
-from experiments.run_options import SHOWN
+from experiments.results.wording import GRADE_NAMES
+from experiments.run_options import SHOWN_OPTIONS
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
-def junit(report: Report) -> str:
+def render_junit(report: Report) -> str:
     """Return the report as JUnit XML; a statement that was not evaluated, or is known to fail, is skipped."""
     known = sum(bool(statement.known_failure) for statement in report.statements)
     suite = ET.Element(
@@ -26,7 +26,7 @@ def junit(report: Report) -> str:
     )
     properties = ET.SubElement(suite, "properties")
     ET.SubElement(properties, "property", name="headline", value=without_controls(report.headline))
-    for name in ("run_id", *SHOWN, "git_commit"):
+    for name in ("run_id", *SHOWN_OPTIONS, "git_commit"):
         ET.SubElement(properties, "property", name=name, value=without_controls(str(getattr(report.run, name) or "")))
     for device in report.devices:
         ET.SubElement(properties, "property", name="ran_on", value=without_controls(device.ran_on))
@@ -57,7 +57,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
     lines = (
         statement.says,
         f"expected: {statement.expected}",
-        f"grade: {GRADES[statement.grade] if statement.grade else 'none'}",
+        f"grade: {GRADE_NAMES[statement.grade] if statement.grade else 'none'}",
         f"value: {statement.value}",
         f"ran on: {'; '.join(statement.ran_on)}",
     )

@@ -12,14 +12,14 @@ from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row with its prediction, GiB on one GPU, and what was measured if the row ended as predicted at full size.
+    """One row with its prediction, GiB on one GPU, and its measurements if the row ran at full size as predicted.
 
-    An error is a share of the measured value.
+    ErrorSummary are relative to the measured values.
     """
 
     stated: str
@@ -62,7 +62,7 @@ class PredictedStatement(Record):
     reason: str
 
 
-class Errors(Record):
+class ErrorSummary(Record):
     """Absolute errors of one kind of prediction, as shares of the measured values."""
 
     what: str
@@ -79,7 +79,7 @@ class PredictedReport(Record):
     rows: tuple[PredictedRow, ...]
     statements: tuple[PredictedStatement, ...] = Field(description="those that a prediction can evaluate")
     not_evaluated: int
-    errors: tuple[Errors, ...] = Field(description="empty if nothing was measured at full size")
+    errors: tuple[ErrorSummary, ...] = Field(description="empty if nothing was measured at full size")
 
 
 def predicted_report(
@@ -96,24 +96,26 @@ def predicted_report(
         rows=rows,
         statements=_statements(predicted, graded.measured),
         not_evaluated=predicted.count("not evaluated"),
-        errors=_errors(rows),
+        errors=_error_summaries(rows),
     )
 
 
 def _row(suite: Suite, prediction: Prediction, result: Result | None) -> PredictedRow:
     expected = suite.row(prediction.spec.row).expect.outcome
-    beside = result if result and _ran_as_predicted(suite, result) else None
-    peak, reserved = (beside.memory.peak_gib, beside.memory.reserved_gib) if beside else (None, None)
+    measured_result = result if result and _ran_as_predicted(suite, result) else None
+    peak, reserved = (
+        (measured_result.memory.peak_gib, measured_result.memory.reserved_gib) if measured_result else (None, None)
+    )
     return PredictedRow(
-        stated=OUTCOMES[expected] if expected else "",
+        stated=OUTCOME_NAMES[expected] if expected else "",
         agrees=expected == prediction.likely_outcome if expected else None,
         words=describe_outcome(prediction),
         prediction=prediction,
         measured_peak_gib=peak,
         measured_reserved_gib=reserved,
-        peak_error=_error(prediction.peak_gib, peak),
-        reserved_error=_error(prediction.limited_reserved_gib, reserved),
-        rule_of_thumb_error=_error(prediction.rule_of_thumb_gib, peak),
+        peak_error=_relative_error(prediction.peak_gib, peak),
+        reserved_error=_relative_error(prediction.limited_reserved_gib, reserved),
+        rule_of_thumb_error=_relative_error(prediction.rule_of_thumb_gib, peak),
     )
 
 
@@ -121,7 +123,7 @@ def _ran_as_predicted(suite: Suite, result: Result) -> bool:
     return result.spec.size == "full" and result.outcome == "fits" and not scaled_down(suite, result)
 
 
-def _error(predicted: float, measured: float | None) -> float | None:
+def _relative_error(predicted: float, measured: float | None) -> float | None:
     return predicted / measured - 1 if measured else None
 
 
@@ -144,14 +146,14 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
     )
 
 
-def _errors(rows: Sequence[PredictedRow]) -> tuple[Errors, ...]:
-    figures: dict[str, Callable[[PredictedRow], float | None]] = {
+def _error_summaries(rows: Sequence[PredictedRow]) -> tuple[ErrorSummary, ...]:
+    error_readers: dict[str, Callable[[PredictedRow], float | None]] = {
         "predicted peak": lambda row: row.peak_error,
         "predicted reserved memory": lambda row: row.reserved_error,
         "rule of thumb": lambda row: row.rule_of_thumb_error,
     }
     found = []
-    for what, read in figures.items():
+    for what, read in error_readers.items():
         if sizes := [abs(error) for row in rows if (error := read(row)) is not None]:
-            found.append(Errors(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
+            found.append(ErrorSummary(what=what, rows=len(sizes), median=median(sizes), worst=max(sizes)))
     return tuple(found)

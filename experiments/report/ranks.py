@@ -7,11 +7,11 @@ from pydantic import Field
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run
 from experiments.results.schema import Measured, Record, Result, Speed
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
-SAME = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
+MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", "quantization")
 
 
 class RankReport(Record):
@@ -60,7 +60,7 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
     return tuple(
         RankReport(
             measured=one.model_copy(update={"memory": one.memory.model_copy(update={"snapshots": ()})}),
-            ended=OUTCOMES[one.outcome],
+            ended=OUTCOME_NAMES[one.outcome],
             failed_first=one.rank == failed,
             quantities={name: read(one) for name, read in QUANTITIES.items()},
         )
@@ -83,14 +83,16 @@ def base_row(suite: Suite, run: Run, row: Row) -> Row | None:
     """Return the single-device row of the same model, data and precision that shares most settings with ``row``."""
     own = stated_settings(suite, run, row.id).model_dump()
 
-    def alike(other: Row) -> int:
+    def shared_settings(other: Row) -> int:
         settings = stated_settings(suite, run, other.id).model_dump()
-        if settings["devices"] * settings["nodes"] > 1 or any(settings[name] != own[name] for name in SAME):
+        if settings["devices"] * settings["nodes"] > 1 or any(
+            settings[name] != own[name] for name in MATCHING_SETTINGS
+        ):
             return 0
         return sum(settings[name] == own[name] for name in own)
 
-    best = max(suite.rows_for(run.card), key=alike)
-    return best if alike(best) else None
+    best = max(suite.rows_for(run.card), key=shared_settings)
+    return best if shared_settings(best) else None
 
 
 def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) -> Scaling:
@@ -109,26 +111,26 @@ def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) ->
         base_samples_per_s=base_speed,
         times=times,
         efficiency=times / ranks if times else None,
-        stated=_stated(base, base_result, row, result) if base and base_result else None,
+        stated=_stated_times(base, base_result, row, result) if base and base_result else None,
     )
 
 
-def _stated(base: Row, base_result: Result, row: Row, result: Result) -> StatedTimes | None:
-    base_s, row_s = _stated_s(base), _stated_s(row)
-    base_samples, row_samples = _samples(base_result), _samples(result)
+def _stated_times(base: Row, base_result: Result, row: Row, result: Result) -> StatedTimes | None:
+    base_s, row_s = _stated_train_s(base), _stated_train_s(row)
+    base_samples, row_samples = _sample_count(base_result), _sample_count(result)
     if not (base_s and row_s and base_samples and row_samples):
         return None
     times = row_samples / row_s / (base_samples / base_s)
     return StatedTimes(base_s=base_s, base_samples=base_samples, row_s=row_s, row_samples=row_samples, times=times)
 
 
-def _stated_s(row: Row) -> float | None:
+def _stated_train_s(row: Row) -> float | None:
     """Return the lab's training time, in the middle of its bounds."""
     values = [value for value in row.expect.reference_values if value.quantity == "train_s"]
     return (values[0].low + values[0].high) / 2 if values else None
 
 
-def _samples(result: Result) -> int:
+def _sample_count(result: Result) -> int:
     """Return the number of samples of the full-length training; 0 if the row does not record it."""
     settings = result.spec.settings
     return result.speed.planned_micro_steps * settings.batch_size * settings.world_size if result.speed else 0

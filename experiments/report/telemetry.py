@@ -5,7 +5,7 @@ from pathlib import Path
 from experiments.results.load import read_samples
 from experiments.results.schema import Record
 
-POINTS = 400
+MAX_SAMPLES = 400
 
 
 class Telemetry(Record):
@@ -19,9 +19,9 @@ class Telemetry(Record):
 
 
 def read_telemetry(path: Path | None) -> Telemetry | None:
-    """Return the samples in ``path``, thinned to ``POINTS``, without empty columns; None if there are none."""
+    """Return the samples in ``path``, thinned to ``MAX_SAMPLES``, without empty columns; None if there are none."""
     samples = read_samples(path) if path else []
-    every = max(1, -(-len(samples) // POINTS))
+    every = max(1, -(-len(samples) // MAX_SAMPLES))
     names = [name for name in dict.fromkeys(name for sample in samples for name in sample) if name != "phase"]
     if not names:
         return None

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 
 from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
-from experiments.results.schema import Result, Times
+from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import GRADES, number
-from experiments.suites.cards import same_chip
+from experiments.results.wording import GRADE_NAMES, format_number
+from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
@@ -15,46 +15,47 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 
 
 def headline(evaluation: Evaluation) -> str:
-    """Return the evaluation in one sentence, what failed first.
+    """Return the evaluation in one sentence, failures first.
 
     Example: '3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature; 9 were not evaluated.'
     """
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
-    parts = [*_failures(evaluation)]
-    parts += _holding(evaluation, bool(parts))
+    parts = [*_failed_parts(evaluation)]
+    parts += _passed_parts(evaluation, bool(parts))
     skipped = evaluation.count("not evaluated")
     if skipped and not parts:
-        parts.append(f"None of the {_statements(skipped)} was evaluated")
+        parts.append(f"None of the {_statement_count(skipped)} was evaluated")
     elif skipped:
         parts.append(f"{skipped} {'was' if skipped == 1 else 'were'} not evaluated")
     return "; ".join(parts) + "."
 
 
-def _failures(evaluation: Evaluation) -> Iterator[str]:
+def _failed_parts(evaluation: Evaluation) -> Iterator[str]:
     passed, failed, errors = (evaluation.count(status) for status in ("pass", "fail", "error"))
     total = passed + failed
     if failed and total == 1:
-        yield f"The statement fails{_known(evaluation)}"
+        yield f"The statement fails{_known_failures_note(evaluation)}"
     elif failed and not passed:
-        yield f"None of {_statements(total)} holds{_known(evaluation)}"
+        yield f"None of {_statement_count(total)} holds{_known_failures_note(evaluation)}"
     elif failed:
-        yield f"{failed} of {_statements(total)} {'fails' if failed == 1 else 'fail'}{_known(evaluation)}"
+        verb = "fails" if failed == 1 else "fail"
+        yield f"{failed} of {_statement_count(total)} {verb}{_known_failures_note(evaluation)}"
     if errors:
-        yield _counted(errors, "error")
+        yield _count_of(errors, "error")
     if found := len(evaluation.contradictions):
-        yield f"{_counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+        yield f"{_count_of(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
 
 
-def _holding(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
-    passed, grades = evaluation.count("pass"), _grades(evaluation)
+def _passed_parts(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
+    passed, grades = evaluation.count("pass"), _grades_of_passed(evaluation)
     hold = "holds" if passed == 1 else "hold"
     if passed and evaluation.count("fail"):
         yield f"{passed} {hold}{grades}"
     elif passed and after_failures:
-        yield f"{_statements(passed)} {hold}{grades}"
+        yield f"{_statement_count(passed)} {hold}{grades}"
     elif passed:
-        yield f"{'The statement' if passed == 1 else f'All {_statements(passed)}'} {hold}{grades}"
+        yield f"{'The statement' if passed == 1 else f'All {_statement_count(passed)}'} {hold}{grades}"
 
 
 def predicted_headline(evaluation: Evaluation) -> str:
@@ -71,44 +72,44 @@ def predicted_headline(evaluation: Evaluation) -> str:
     return f"{shares} statements about memory are predicted to hold{rest}."
 
 
-def _known(evaluation: Evaluation) -> str:
-    """Return how many failures are known, as an addition to their number."""
+def _known_failures_note(evaluation: Evaluation) -> str:
+    """Return how many failures are known, to append to their number: ', as known' or ', 2 of them as known'."""
     known, failed = evaluation.known_failures, evaluation.count("fail")
     return "" if not known else ", as known" if known == failed else f", {known} of them as known"
 
 
-def _grades(evaluation: Evaluation) -> str:
+def _grades_of_passed(evaluation: Evaluation) -> str:
     """Return how the statements that hold were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
     counts = evaluation.passed_by_grade()
     if len(counts) == 1:
-        return f", {GRADES[next(iter(counts))]}"
-    parts = ", ".join(f"{count} {GRADES[grade]}" for grade, count in counts.items())
+        return f", {GRADE_NAMES[next(iter(counts))]}"
+    parts = ", ".join(f"{count} {GRADE_NAMES[grade]}" for grade, count in counts.items())
     return f": {parts}" if parts else ""
 
 
-def _statements(count: int) -> str:
-    return _counted(count, "statement")
+def _statement_count(count: int) -> str:
+    return _count_of(count, "statement")
 
 
-def _counted(count: int, noun: str) -> str:
+def _count_of(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def ran_on(result: Result) -> str:
     """Return the machine of a row: 'NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb'."""
-    machine = _machine(result, result.device.count)
+    machine = _machine_name(result, result.device.count)
     return f"{machine}, in miniature" if result.spec.size == "tiny" else machine
 
 
-def _machine(result: Result, count: int) -> str:
+def _machine_name(result: Result, count: int) -> str:
     device = result.device
     words = device.name if device.kind == "cuda" else f"a CPU ({device.name})"
     if count > 1:
         words = f"{count} x {words}" if device.kind == "cuda" else f"{words}, {count} ranks"
     if device.cap_gib is not None:
-        words += f" capped at {number(device.cap_gib)} GiB"
+        words += f" capped at {format_number(device.cap_gib)} GiB"
     if result.emulated:
-        chip = ", which has the same chip" if same_chip(device.card, result.spec.card) else ""
+        chip = ", which has the same chip" if have_same_chip(device.card, result.spec.card) else ""
         words += f", emulating {result.spec.card}{chip}"
     return words
 
@@ -117,10 +118,10 @@ def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
     """Return one sentence on the run: miniature or full size, and on which machines."""
     counts: dict[str, int] = {}
     for result in results.values():
-        machine = _machine(result, 1)
+        machine = _machine_name(result, 1)
         gpus = result.device.count if result.device.kind == "cuda" else 1
         counts[machine] = max(counts.get(machine, 1), gpus)
-    where = "; ".join(dict.fromkeys(_machine(one, counts[_machine(one, 1)]) for one in results.values()))
+    where = "; ".join(dict.fromkeys(_machine_name(one, counts[_machine_name(one, 1)]) for one in results.values()))
     if not where:
         return f"No row has a result yet. Requested: {run.card}, size {run.size}."
     if run.size == "tiny":
@@ -129,7 +130,7 @@ def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
 
 
 def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> tuple[str, ...]:
-    """Return what a reader must know about the run's options before reading its numbers."""
+    """Return remarks on the run's options that affect how its numbers are to be read."""
     found = []
     if missing := len(run.rows) - len(results):
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
@@ -163,23 +164,23 @@ def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     )
 
 
-def gib(value: float) -> str:
+def format_gib(value: float) -> str:
     """Format GiB with two decimals, or with three significant digits below 1 GiB: '78.60 GiB', '0.0123 GiB'."""
     return f"{value:.2f} GiB" if abs(value) >= 1 else f"{value:.3g} GiB"
 
 
-def share(value: float) -> str:
+def format_share(value: float) -> str:
     """Format a share in percent: '45 %'."""
     return f"{100 * value:.0f} %" if value >= 0.1 else f"{100 * value:.1f} %"
 
 
-def percent(error: float) -> str:
+def format_percent(error: float) -> str:
     """Format an error with its sign: '+0.4 %'; without one if it rounds to zero."""
     rounded = round(100 * error, 1)
     return f"{rounded:+.1f} %" if rounded else "0.0 %"
 
 
-def stages(times: Times) -> str:
+def format_stages(times: StageTimes) -> str:
     """Format the seconds of a row's stages: '3.2 start, 1.1 build, 9.5 train, 0.8 end'."""
     return ", ".join(f"{seconds:.1f} {name.removesuffix('_s')}" for name, seconds in times.model_dump().items())
 

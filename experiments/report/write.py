@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run, evaluate_together
-from experiments.report.content import report_of
-from experiments.report.identity import previous
-from experiments.report.junit import junit
+from experiments.report.content import build_report
+from experiments.report.identity import find_previous_run
+from experiments.report.junit import render_junit
 from experiments.report.pages.notebook import write_notebook_page
-from experiments.report.pages.run import page
+from experiments.report.pages.run import render_report
 from experiments.results.run_folder import (
     CHECKSUMS_FILE,
     JUNIT_FILE,
@@ -27,7 +27,7 @@ from experiments.results.run_folder import (
 from experiments.results.schema import NOTEBOOK_FILE, Record
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
-from experiments.suites.yaml_schema import in_words
+from experiments.suites.yaml_schema import error_message
 from experiments.system.files import file_sha256, write_atomically
 
 
@@ -69,11 +69,11 @@ def write_report(folder: RunFolder) -> WrittenReport:
             write_notebook_page(notebook)
     graded = evaluate_run(suite, folder)
     evaluation = graded.best
-    report = report_of(folder, suite, graded, folder.results(), previous(folder.path, evaluation.run))
+    report = build_report(folder, suite, graded, folder.results(), find_previous_run(folder.path, evaluation.run))
     write_atomically(folder.path / VERDICT_FILE, evaluation.model_dump_json(indent=2))
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
-    write_atomically(folder.path / JUNIT_FILE, junit(report))
-    write_atomically(folder.path / PAGE_FILE, page(report))
+    write_atomically(folder.path / JUNIT_FILE, render_junit(report))
+    write_atomically(folder.path / PAGE_FILE, render_report(report))
     write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
     return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
@@ -143,7 +143,7 @@ def stored_evaluation(path: Path) -> Evaluation | None:
     try:
         return Evaluation.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        problem = in_words(error.errors()[0])
+        problem = error_message(error.errors()[0])
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
 
 

@@ -1,13 +1,13 @@
-"""The best evidence for each statement: a measurement or a prediction, and where the two disagree. Pure functions."""
+"""Combine measurements and predictions: the best evidence for each statement, and contradictions. Pure functions."""
 
 from experiments.results.verdicts import GRADES, Contradiction, Evaluation, Verdict
 
 
-def best_of(measured: Evaluation, predicted: Evaluation) -> Evaluation:
+def combine_evidence(measured: Evaluation, predicted: Evaluation) -> Evaluation:
     """Return the measured evaluation with each statement's best verdict, and the predictions that contradict it.
 
-    A prediction answers what was not measured, and what was measured on a tiny model only. An error stays an error.
-    What neither can answer has the reason of the measurement, or of the prediction if nothing was measured.
+    A prediction replaces a missing measurement, and a measurement on a tiny model. An error stays an error. If neither
+    gives a verdict, the reason is the measurement's, or the prediction's if nothing was measured.
     """
     predictions = {verdict.id: verdict for verdict in predicted.verdicts}
     pairs = [(verdict, predictions.get(verdict.id)) for verdict in measured.verdicts]

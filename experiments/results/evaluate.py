@@ -1,20 +1,27 @@
-"""Evaluate results: a verdict on each outcome, reference value and claim, with its reason. Pure functions."""
+"""Evaluate results: give each outcome, reference value and claim a verdict with its reason. Pure functions."""
 
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import NamedTuple
 
-from experiments.results.obstacles import About, Evidence, obstacles, outcome_obstacles, prediction_obstacles
-from experiments.results.quantities import LOSSES, OF_THE_ROW, is_lower_bound, value_of, values_of_ranks
+from experiments.results.obstacles import ClaimScope, Evidence, check_obstacles, outcome_obstacles, prediction_obstacles
+from experiments.results.quantities import LOSS_QUANTITIES, ROW_QUANTITIES, is_lower_bound, value_of, values_of_ranks
 from experiments.results.run_folder import Run
-from experiments.results.schema import ERRORS, Result
+from experiments.results.schema import ERROR_OUTCOMES, Result
 from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
-from experiments.results.wording import OUTCOMES, label, number, span, unit, unit_of_size
+from experiments.results.wording import (
+    OUTCOME_NAMES,
+    choose_memory_unit,
+    format_bounds,
+    format_number,
+    quantity_label,
+    quantity_unit,
+)
 from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row, Suite
 
 
 class CheckResult(NamedTuple):
-    """What one check of a statement found."""
+    """The result of one check of a statement: its status, the compared value, and a reason unless it passes."""
 
     status: Status
     value: str
@@ -40,7 +47,7 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
 
 
 def scaled_down(suite: Suite, result: Result) -> str:
-    """Return how the row ran on fewer ranks than it states; empty if it did not."""
+    """Return a text if the row ran on fewer ranks than it states, such as 'ran on 2 of the 4 ranks ...'; else ""."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
     return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
@@ -55,8 +62,8 @@ def grade_of(result: Result) -> Grade:
     return "emulated" if result.emulated else "measured"
 
 
-def _grade(status: Status, rows: Iterable[str], evidence: Evidence) -> Grade | None:
-    """Return the worst grade of the rows that a verdict rests on; None if it is no pass and no fail."""
+def _worst_grade(status: Status, rows: Iterable[str], evidence: Evidence) -> Grade | None:
+    """Return the worst grade of evidence among the verdict's rows; None unless the verdict is pass or fail."""
     if status not in ("pass", "fail"):
         return None
     return max((grade_of(evidence.results[row]) for row in rows if row in evidence.results), key=GRADES.index)
@@ -64,7 +71,7 @@ def _grade(status: Status, rows: Iterable[str], evidence: Evidence) -> Grade | N
 
 def _row_verdicts(row: Row, evidence: Evidence) -> Iterable[Verdict]:
     result = evidence.results.get(row.id)
-    if row.expect.outcome or (result is not None and result.outcome in ERRORS):
+    if row.expect.outcome or (result is not None and result.outcome in ERROR_OUTCOMES):
         yield _outcome_verdict(row, evidence)
     for reference in row.expect.reference_values:
         yield _reference_verdict(row, reference, evidence)
@@ -76,21 +83,21 @@ def _outcome_verdict(row: Row, evidence: Evidence) -> Verdict:
     return Verdict(
         id=f"{row.id}/outcome",
         kind="outcome",
-        says=f"{row.title}: {OUTCOMES[expected] if expected else 'no outcome is stated'}",
+        says=f"{row.title}: {OUTCOME_NAMES[expected] if expected else 'no outcome is stated'}",
         rows=(row.id,),
         status=status,
-        grade=_grade(status, (row.id,), evidence),
-        expected=OUTCOMES[expected] if expected else "",
-        value=_outcome_in_words(evidence.results.get(row.id)),
+        grade=_worst_grade(status, (row.id,), evidence),
+        expected=OUTCOME_NAMES[expected] if expected else "",
+        value=_outcome_text(evidence.results.get(row.id)),
         reason=reason,
     )
 
 
-def _outcome_in_words(result: Result | None) -> str:
-    """Return an outcome in words; a predicted one with the memory that it needs and whether it is borderline."""
+def _outcome_text(result: Result | None) -> str:
+    """Return the outcome as text; for a prediction, with the needed memory and whether it is borderline."""
     if result is None:
         return ""
-    return result.reason if result.predicted else OUTCOMES[result.outcome]
+    return result.reason if result.predicted else OUTCOME_NAMES[result.outcome]
 
 
 def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple[Status, str]:
@@ -98,7 +105,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
     result = evidence.results.get(row)
     if result is None:
         return "not evaluated", "the row has not run"
-    if result.outcome in ERRORS:
+    if result.outcome in ERROR_OUTCOMES:
         return "error", result.reason
     if obstacle := next(outcome_obstacles(result, evidence), None):
         return "not evaluated", obstacle
@@ -109,19 +116,19 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.check_of(row.id)
-    expected = f"{span(check.low, check.high)} {unit(reference.quantity)}".rstrip()
-    found = _check(check, evidence, About(full_size=True))
+    expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
+    found = _evaluate_check(check, evidence, ClaimScope(full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
-        says=f"{row.title}: {label(reference.quantity)} {expected}",
+        says=f"{row.title}: {quantity_label(reference.quantity)} {expected}",
         rows=(row.id,),
         status=found.status,
-        grade=_grade(found.status, (row.id,), evidence),
+        grade=_worst_grade(found.status, (row.id,), evidence),
         expected=expected,
         value=found.value,
         missed=found.missed,
-        **_why(found.status, found.reason, reference.known_failure),
+        **_reason_fields(found.status, found.reason, reference.known_failure),
     )
 
 
@@ -129,7 +136,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.in_miniature() if tiny else check for check in claim.checks]
-    found = [_check(check, evidence, About(claim.full_size, claim.all_ranks)) for check in checks]
+    found = [_evaluate_check(check, evidence, ClaimScope(claim.full_size, claim.all_ranks)) for check in checks]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in found if one.status == status)
@@ -139,22 +146,22 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         says=claim.says,
         rows=rows,
         status=status,
-        grade=_grade(status, rows, evidence),
-        expected="; ".join(_expected(check) for check in checks),
+        grade=_worst_grade(status, rows, evidence),
+        expected="; ".join(_expected_text(check) for check in checks),
         value="; ".join(one.value for one in found if one.value),
         missed="; ".join(one.missed for one in found if one.missed),
-        **_why(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
+        **_reason_fields(status, "; ".join(reason for reason in reasons if reason), claim.known_failure),
     )
 
 
-def _why(status: Status, reason: str, known_failure: str) -> dict[str, str]:
+def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str, str]:
     """Return the reason of a verdict, with the cause of a failure that the suite knows."""
     if status != "fail" or not known_failure:
         return {"reason": reason}
     return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
-def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
+def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
@@ -162,46 +169,48 @@ def _check(check: Check, evidence: Evidence, about: About) -> CheckResult:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
         if status == "pass" and check.phase:
             status, reason = _phase_status(check.phase, evidence.results[check.row])
-        value = f"{check.row}: {_outcome_in_words(evidence.results[check.row])}"
+        value = f"{check.row}: {_outcome_text(evidence.results[check.row])}"
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
-    return _check_quantity(check, evidence, about)
+    return _evaluate_quantity(check, evidence, about)
 
 
 def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
-    """Return whether the memory ran out in ``phase``, and the reason if it did not or is not known to."""
+    """Return the status of the statement that memory ran out in ``phase``, and the reason unless it passes."""
     if result.failure is None:
         return "not evaluated", f"the phase in which {result.spec.row} ran out of memory is not known"
     return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
-def _check_quantity(check: Check, evidence: Evidence, about: About) -> CheckResult:
+def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     assert check.quantity is not None
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
-    values = _values(check.quantity, result)
+    values = _values_to_check(check.quantity, result)
     over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
     known = bool(values) and (over is not None or not check.relative)
     if not known:
-        lacking = base if values else result
-        no_value = f"{lacking.spec.row} has no {label(check.quantity)} ({lacking.reason})"
+        result_without_value = base if values else result
+        no_value = (
+            f"{result_without_value.spec.row} has no {quantity_label(check.quantity)} ({result_without_value.reason})"
+        )
         return CheckResult("not evaluated", "", next(prediction_obstacles(check, result), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
-    text = _in_words(check, values, over, compared) + _origin_of_losses(check, result)
-    if obstacle := next(obstacles(check, evidence, about), None):
+    text = _describe_values(check, values, over, compared) + _loss_note(check, result)
+    if obstacle := next(check_obstacles(check, evidence, about), None):
         return CheckResult("not evaluated", text, obstacle)
-    if unsure := _unsure(check, (result, base), compared):
-        return CheckResult("not evaluated", text, unsure)
+    if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
+        return CheckResult("not evaluated", text, lower_bound_problem)
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
-    return CheckResult("fail", text, f"{text}, expected {_expected(check)}", _missed(check, compared))
+    return CheckResult("fail", text, f"{text}, expected {_expected_text(check)}", _distance_to_bound(check, compared))
 
 
-def _missed(check: Check, compared: list[float]) -> str:
-    """Return how far the worst value is from its bound: '8 % below 69.6 GiB', '0.2 GiB above 0 GiB'."""
+def _distance_to_bound(check: Check, compared: list[float]) -> str:
+    """Return how far the worst value is outside of its bound: '8 % below 69.6 GiB', '0.2 GiB above 0 GiB'."""
     assert check.quantity is not None
     if check.outside:
         return ""
-    what = "times" if check.relative else unit(check.quantity)
+    what = "times" if check.relative else quantity_unit(check.quantity)
     bounds = ((check.low, min(compared), "below"), (check.high, max(compared), "above"))
     for bound, value, side in bounds:
         if bound is None or (value >= bound if side == "below" else value <= bound):
@@ -209,23 +218,23 @@ def _missed(check: Check, compared: list[float]) -> str:
         size = abs(value - bound)
         if size == inf:
             return ""
-        far = f"{number(100 * size / bound)} %" if bound else f"{number(size)} {what}".rstrip()
-        return f"{far} {side} {number(bound)} {what}".rstrip()
+        far = f"{format_number(100 * size / bound)} %" if bound else f"{format_number(size)} {what}".rstrip()
+        return f"{far} {side} {format_number(bound)} {what}".rstrip()
     return ""
 
 
-def _values(quantity: Quantity, result: Result) -> list[float]:
-    """Return the memory of each rank, or the row's one value of any other quantity; empty if it is unknown."""
-    if quantity not in OF_THE_ROW:
+def _values_to_check(quantity: Quantity, result: Result) -> list[float]:
+    """Return the values of the ranks for a quantity of memory, else the row's single value; empty if unknown."""
+    if quantity not in ROW_QUANTITIES:
         return values_of_ranks(quantity, result)
     value = value_of(quantity, result)
     return [] if value is None else [value]
 
 
-def _unsure(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return why a row that ran out of memory, and so needed more than it reached, leaves a check open; else "".
+def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+    """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
-    A value of such a row is the least that it needs, a ratio to it the most.
+    The memory of such a row is only a lower bound of its need, and a ratio to it an upper bound.
     """
     assert check.quantity is not None
     result, base = pair
@@ -233,14 +242,18 @@ def _unsure(check: Check, pair: tuple[Result, Result], compared: list[float]) ->
     most = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
     if not least and not most:
         return ""
-    fails = max(compared) > _or(check.high, inf) if least else min(compared) < _or(check.low, -inf)
+    fails = (
+        max(compared) > _bound_or_default(check.high, inf)
+        if least
+        else min(compared) < _bound_or_default(check.low, -inf)
+    )
     passes = all(map(check.accepts, (*compared, inf if least else 0.0)))
     if least != most and (fails or passes):
         return ""
     return f"{(result if least else base).spec.row} ran out of memory: it needs more than it reached"
 
 
-def _or(bound: float | None, default: float) -> float:
+def _bound_or_default(bound: float | None, default: float) -> float:
     return default if bound is None else bound
 
 
@@ -250,36 +263,39 @@ def _ratio(value: float, over: float) -> float:
     return value / over
 
 
-def _in_words(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
+def _describe_values(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
     assert check.quantity is not None
     if over is None:
-        (low, high), name = _suited(unit(check.quantity), min(values), max(values))
-        range_ = " to ".join(dict.fromkeys(map(number, (low, high))))
+        (low, high), name = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
+        range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
         return f"{check.row}: {range_} {name}".rstrip() + ranks
     base = check.over_quantity or check.quantity
-    if unit(check.quantity) == unit(base):
-        (value, over), its = _suited(unit(base), max(values), over)
+    if quantity_unit(check.quantity) == quantity_unit(base):
+        (value, over), its = _in_best_unit(quantity_unit(base), max(values), over)
         own = ""
     else:
-        ((value,), own), ((over,), its) = _suited(unit(check.quantity), max(values)), _suited(unit(base), over)
-    pair = f"{number(value)} {own}".rstrip() + f" vs. {number(over)} {its}".rstrip()
-    return f"{number(compared[0])} times {check.over_row or label(base)} ({pair})"
+        ((value,), own), ((over,), its) = (
+            _in_best_unit(quantity_unit(check.quantity), max(values)),
+            _in_best_unit(quantity_unit(base), over),
+        )
+    pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(over)} {its}".rstrip()
+    return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
 
 
-def _suited(name: str, *values: float) -> tuple[tuple[float, ...], str]:
-    """Return values of one unit and its name; GiB become the unit that suits the largest of them."""
+def _in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
+    """Return the values and their unit. Values in GiB are converted to the unit that suits the largest of them."""
     if name != "GiB":
         return values, name
-    suited, per_gib = unit_of_size(max(map(abs, values)))
-    return tuple(value * per_gib for value in values), suited
+    best_unit, per_gib = choose_memory_unit(max(map(abs, values)))
+    return tuple(value * per_gib for value in values), best_unit
 
 
-def _origin_of_losses(check: Check, result: Result) -> str:
-    """Return what a reader must know of a loss; "" with pretrained weights and real data, and for what is no loss."""
-    if check.quantity not in LOSSES:
+def _loss_note(check: Check, result: Result) -> str:
+    """Return a note on random weights and synthetic data for a loss; "" for other quantities, or if neither applies."""
+    if check.quantity not in LOSS_QUANTITIES:
         return ""
-    made_up = [
+    differences = [
         words
         for words, is_so in (
             ("random weights", result.spec.weights == "random"),
@@ -287,20 +303,22 @@ def _origin_of_losses(check: Check, result: Result) -> str:
         )
         if is_so
     ]
-    return f", with {' and '.join(made_up)}" if made_up else ""
+    return f", with {' and '.join(differences)}" if differences else ""
 
 
-def _expected(check: Check) -> str:
+def _expected_text(check: Check) -> str:
     if check.outcome:
         phase = f" in the {check.phase} phase" if check.phase else ""
-        return f"{check.row}: {OUTCOMES[check.outcome]}{phase}"
+        return f"{check.row}: {OUTCOME_NAMES[check.outcome]}{phase}"
     assert check.quantity is not None
-    bounds = f"outside {span(check.low, check.high)}" if check.outside else span(check.low, check.high)
-    what = f"{label(check.quantity)} of {check.row}"
+    bounds = (
+        f"outside {format_bounds(check.low, check.high)}" if check.outside else format_bounds(check.low, check.high)
+    )
+    what = f"{quantity_label(check.quantity)} of {check.row}"
     if not check.relative:
-        return f"{what} {bounds} {unit(check.quantity)}".rstrip()
+        return f"{what} {bounds} {quantity_unit(check.quantity)}".rstrip()
     return (
         f"{what} {bounds} times that of {check.over_row}"
         if check.over_row
-        else f"{what} {bounds} times its {label(check.over_quantity or '')}"
+        else f"{what} {bounds} times its {quantity_label(check.over_quantity or '')}"
     )

@@ -1,4 +1,4 @@
-"""The load of GPUs while a row trains, from the samples of telemetry.csv. Pure functions, except for the reader."""
+"""Compute the load of GPUs while a row trains from telemetry.csv. All functions but read_samples are pure."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -18,60 +18,65 @@ PROCESSES = "gpu_processes_of_all_gpus"
 OTHER_UTILIZATION = "other_gpu_util_percent"
 CPU_WAIT_SHARE = "cpu_wait_share"
 CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
-IDLE_PERCENT = 5.0
-BUSY_CPU_PERCENT = 50.0
+IDLE_BELOW_PERCENT = 5.0
+BUSY_CPU_FROM_PERCENT = 50.0
 
 
-def load_of(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]:
-    """Return what the samples say of the load of GPUs; what they cannot say is missing.
+def gpu_load(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]:
+    """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
-    steady_gpu_util_percent: the median while the row trains, of the GPU with the lowest. cpu_wait_share: the share of
-    the training in which all GPUs idle and the host's processors work; cpu_wait_interval_s: seconds from one such wait
-    to the next. other_gpu_util_percent_max: the highest of the machine's other GPUs that no other program uses.
+    steady_gpu_util_percent: median utilization during training, of the GPU with the lowest median. cpu_wait_share:
+    share of the training during which all GPUs are idle and the host's processors are busy. cpu_wait_interval_s:
+    median seconds from the start of one such wait to the next. other_gpu_util_percent_max: highest utilization of the
+    machine's other GPUs that no other program uses.
     """
     training = training_samples(samples, speed)
     load = {}
     if utilization := training_utilization(samples):
         load[TRAINING_UTILIZATION] = fmean(utilization)
-    if steady := [median(values) for column in _columns(training, "util_percent") if (values := _of(training, column))]:
+    if steady := [
+        median(values)
+        for column in _gpu_columns(training, "util_percent")
+        if (values := _column_values(training, column))
+    ]:
         load[STEADY_UTILIZATION] = min(steady)
-    if other := _of(training, OTHER_UTILIZATION):
+    if other := _column_values(training, OTHER_UTILIZATION):
         load[f"{OTHER_UTILIZATION}_max"] = max(other)
-    return load | _waits(_to_the_last_work(_trained(samples)))
+    return load | _cpu_waits(_until_last_work(_after_first_micro_step(samples)))
 
 
 def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sample]:
     """Return the samples from the end of the first micro-step to the end of the last step.
 
-    Without ``speed``, as of a row that ran out of memory, to the last one in which all GPUs work.
+    Without ``speed``, as for a row that ran out of memory, the last sample is the last one in which all GPUs are busy.
     """
-    trained = _trained(samples)
+    trained = _after_first_micro_step(samples)
     if not trained or not speed:
-        return _to_the_last_work(trained)
+        return _until_last_work(trained)
     last_s = float(trained[0]["t_s"]) + speed.step_s * max(speed.optimizer_steps - 1, 1)
     return [sample for sample in trained if float(sample["t_s"]) <= last_s]
 
 
-def _trained(samples: Sequence[Sample]) -> list[Sample]:
+def _after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples after the end of the first micro-step."""
     return [sample for sample in samples if sample.get("phase", "load") != "load" and UTILIZATION in sample]
 
 
-def _to_the_last_work(samples: list[Sample]) -> list[Sample]:
-    """Return the samples up to the last one in which all GPUs work; all of them if there is none."""
-    busy = [number for number, sample in enumerate(samples, 1) if min(_each(sample, "util_percent"))]
+def _until_last_work(samples: list[Sample]) -> list[Sample]:
+    """Return the samples up to the last sample in which all GPUs are busy; all samples if no sample is."""
+    busy = [number for number, sample in enumerate(samples, 1) if min(_values_of_gpus(sample, "util_percent"))]
     return samples[: busy[-1]] if busy else samples
 
 
 def training_utilization(samples: Sequence[Sample]) -> list[float]:
     """Return the GPU utilization of each sample from the first micro-step to the last time that a GPU worked."""
-    values = _of(_trained(samples), UTILIZATION)
+    values = _column_values(_after_first_micro_step(samples), UTILIZATION)
     busy = [number for number, value in enumerate(values, 1) if value]
     return values[: busy[-1]] if busy else values
 
 
 def read_samples(path: Path) -> list[dict[str, float | str]]:
-    """Return the samples of a telemetry.csv, without its empty and invalid values; none if there is no file."""
+    """Read the samples of a telemetry.csv, without empty and invalid values; return an empty list without the file."""
     if not path.is_file():
         return []
     with path.open(newline="", errors="replace") as file:
@@ -94,11 +99,11 @@ def _value(column: str | None, text: object) -> float | str | None:
     return value if isfinite(value) else None
 
 
-def _waits(training: Sequence[Sample]) -> dict[str, float]:
-    """Return the share of the samples with idle GPUs and busy processors, and the seconds between such waits."""
+def _cpu_waits(training: Sequence[Sample]) -> dict[str, float]:
+    """Return the share of samples with idle GPUs and busy processors, and the median seconds between such waits."""
     known = [sample for sample in training if "host_cpu_percent" in sample]
     waiting = [
-        float(sample[UTILIZATION]) < IDLE_PERCENT and float(sample["host_cpu_percent"]) >= BUSY_CPU_PERCENT
+        float(sample[UTILIZATION]) < IDLE_BELOW_PERCENT and float(sample["host_cpu_percent"]) >= BUSY_CPU_FROM_PERCENT
         for sample in known
     ]
     if not known:
@@ -111,19 +116,19 @@ def _waits(training: Sequence[Sample]) -> dict[str, float]:
     return load
 
 
-def _columns(samples: Sequence[Sample], field: str) -> list[str]:
-    """Return the column of each GPU; of one GPU it is the combined one."""
-    numbered = [column for column in (samples[0] if samples else ()) if _is_numbered(column, field)]
+def _gpu_columns(samples: Sequence[Sample], field: str) -> list[str]:
+    """Return the names of the columns of each GPU; with a single GPU, the column of all GPUs."""
+    numbered = [column for column in (samples[0] if samples else ()) if _is_gpu_column(column, field)]
     return numbered or [f"gpu_{field}"]
 
 
-def _each(sample: Sample, field: str) -> list[float]:
-    return [float(sample[column]) for column in _columns([sample], field) if column in sample]
+def _values_of_gpus(sample: Sample, field: str) -> list[float]:
+    return [float(sample[column]) for column in _gpu_columns([sample], field) if column in sample]
 
 
-def _is_numbered(column: str, field: str) -> bool:
+def _is_gpu_column(column: str, field: str) -> bool:
     return column.startswith("gpu") and column.endswith(f"_{field}") and column[3 : -len(field) - 1].isdigit()
 
 
-def _of(samples: Sequence[Sample], column: str) -> list[float]:
+def _column_values(samples: Sequence[Sample], column: str) -> list[float]:
     return [float(sample[column]) for sample in samples if column in sample]

@@ -1,9 +1,9 @@
-"""The parts of memory and the points of a step: their names for tables, figures and the tracer."""
+"""The parts of memory and the points of a training step, with their names for tables, figures and the tracer."""
 
 from typing import Literal, NamedTuple, get_args
 
-Point = Literal["before forward", "after forward", "after backward", "after optimizer step"]
-POINTS: tuple[Point, ...] = get_args(Point)
+StepPoint = Literal["before forward", "after forward", "after backward", "after optimizer step"]
+STEP_POINTS: tuple[StepPoint, ...] = get_args(StepPoint)
 
 
 class MemoryPart(NamedTuple):
@@ -26,6 +26,6 @@ OPTIMIZER_CPU = MemoryPart("optimizer_cpu", "optimizer in host memory", "host")
 ACTIVATIONS = MemoryPart("activations", "activations", "activ.")
 BUFFERS = MemoryPart("buffers", "buffers", "buffers")
 
-AT_A_POINT = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS)
-AT_PEAK = (*AT_A_POINT, BUFFERS)
-COLUMNS = (PARAMETERS, GRADIENTS, OPTIMIZER, OPTIMIZER_CPU, ACTIVATIONS, BUFFERS)
+PARTS_AT_POINT = (PARAMETERS, GRADIENTS, OPTIMIZER, ACTIVATIONS)
+PARTS_AT_PEAK = (*PARTS_AT_POINT, BUFFERS)
+PART_COLUMNS = (PARAMETERS, GRADIENTS, OPTIMIZER, OPTIMIZER_CPU, ACTIVATIONS, BUFFERS)

@@ -1,22 +1,22 @@
-"""Why the values of a run cannot answer a statement: each reason in one line. Pure functions."""
+"""Find the reasons why a run's values cannot evaluate a statement, each in one line. Pure functions."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from experiments.results.quantities import LOADS, LOSSES, SECONDS, TIMES
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES, LOAD_QUANTITIES, LOSS_QUANTITIES, TIME_QUANTITIES
 from experiments.results.schema import Result
 from experiments.suites.suite import Check
 
 
 class Evidence(NamedTuple):
-    """The results by row. scaled: by row, how it ran on fewer ranks than it states; empty if it did not."""
+    """The results by row. scaled: by row, a text if it ran on fewer ranks than it states, else ""."""
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
 
 
-class About(NamedTuple):
-    """What a statement is about besides its rows: the real model's size, all ranks that the rows state."""
+class ClaimScope(NamedTuple):
+    """The conditions of a statement: whether it needs the full-size model, and all ranks that the rows state."""
 
     full_size: bool = False
     all_ranks: bool = False
@@ -34,7 +34,7 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield scaled
 
 
-def obstacles(check: Check, evidence: Evidence, about: About) -> Iterator[str]:
+def check_obstacles(check: Check, evidence: Evidence, about: ClaimScope) -> Iterator[str]:
     """Yield each reason why the values of a check's rows do not count."""
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
@@ -47,11 +47,11 @@ def obstacles(check: Check, evidence: Evidence, about: About) -> Iterator[str]:
 
 def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield why a prediction cannot evaluate a check."""
-    if result.predicted and _quantities(check) & set(TIMES):
+    if result.predicted and _quantities(check) & set(TIME_QUANTITIES):
         yield "times are not predicted"
-    if result.predicted and _quantities(check) & set(LOSSES):
+    if result.predicted and _quantities(check) & set(LOSS_QUANTITIES):
         yield "the loss is not predicted"
-    if _quantities(check) & set(LOADS):
+    if _quantities(check) & set(LOAD_QUANTITIES):
         yield from _load_obstacles(result)
 
 
@@ -67,7 +67,7 @@ def _quantities(check: Check) -> set[str]:
     return {quantity for quantity in (check.quantity, check.over_quantity) if quantity}
 
 
-def _size_obstacles(check: Check, pair: tuple[Result, Result], about: About) -> Iterator[str]:
+def _size_obstacles(check: Check, pair: tuple[Result, Result], about: ClaimScope) -> Iterator[str]:
     """Yield why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
         if result.spec.size == "tiny" and (about.full_size or (not check.relative and check.high != 0)):
@@ -77,8 +77,8 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], about: About) -> 
 
 
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why losses of this run do not count. Those of random weights do where two are compared, and say so."""
-    if not _quantities(check) & set(LOSSES):
+    """Yield why losses of this run do not count. Losses of random weights count only where two losses are compared."""
+    if not _quantities(check) & set(LOSS_QUANTITIES):
         return
     for result in pair:
         if result.spec.size == "tiny":
@@ -90,19 +90,19 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why times of this run do not count: seconds on another card, a comparison of two kinds of device."""
-    if not _quantities(check) & set(TIMES):
+    """Yield why times of this run do not count: no GPU, two different devices, or seconds on another card."""
+    if not _quantities(check) & set(TIME_QUANTITIES):
         return
     if any(result.device.kind != "cuda" for result in pair):
         yield "no GPU: times on a CPU are not evaluated"
     first, second = (result.device.name for result in pair)
     if first != second:
         yield f"times on {first} and on {second} are not compared"
-    if pair[0].emulated and not check.relative and check.quantity in SECONDS:
+    if pair[0].emulated and not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
 
 
-def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: About) -> Iterator[str]:
-    """Yield why rows on fewer ranks than they state do not allow a check; a comparison of two values is allowed."""
+def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: ClaimScope) -> Iterator[str]:
+    """Yield why a check does not allow rows on fewer ranks than they state. Comparisons of two values are allowed."""
     if about.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

@@ -1,4 +1,4 @@
-"""The schema of a prediction: the memory that a row needs, found without a GPU."""
+"""The schema of a prediction: the memory that a row needs, computed without a GPU."""
 
 from typing import Literal
 
@@ -9,27 +9,27 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import ExpectedOutcome
 
 PREDICTION_VERSION: Literal[1] = 1
-DOUBT = 0.02
-RULE_OF_THUMB = 5
+BORDERLINE_SHARE = 0.02
+RULE_OF_THUMB_FACTOR = 5
 
 PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
-def outcome_with(margin_gib: float, usable_gib: float) -> PredictedOutcome:
-    """Return the outcome on a card of ``usable_gib`` with that margin; borderline within DOUBT of the card."""
-    if abs(margin_gib) < DOUBT * usable_gib:
+def outcome_for_margin(margin_gib: float, usable_gib: float) -> PredictedOutcome:
+    """Return the outcome on a card of ``usable_gib``: borderline if the margin is within BORDERLINE_SHARE of it."""
+    if abs(margin_gib) < BORDERLINE_SHARE * usable_gib:
         return "borderline"
     return "fits" if margin_gib > 0 else "oom"
 
 
-class Shares(Record):
-    """The parts of the memory at one moment, GiB on one GPU."""
+class PeakParts(Record):
+    """The parts of the allocated memory at the peak, GiB on one GPU."""
 
     params_gib: float = Field(description="the model's weights")
     grads_gib: float = Field(description="gradients")
     optimizer_gib: float = Field(description="the optimizer's state")
-    buffers_gib: float = Field(description="what strategy, libraries and cuBLAS keep between steps")
-    activations_gib: float = Field(description="all the rest: activations, temporaries and the batch")
+    buffers_gib: float = Field(description="buffers that strategy, libraries and cuBLAS keep between steps")
+    activations_gib: float = Field(description="everything else: activations, temporary tensors and the batch")
 
     @property
     def total_gib(self) -> float:
@@ -37,19 +37,19 @@ class Shares(Record):
 
 
 class Prediction(Record):
-    """One row on one card, per GPU, GiB (bytes / 1024**3): a dry run with unlimited capacity, then with the card's.
+    """The predicted memory of one row on one card, per GPU, in GiB (bytes / 1024**3).
 
-    The allocator frees its cache and tries again before it gives up, so that a training completes with less memory than
-    it would reserve without a limit.
+    A dry run is replayed with unlimited capacity, then with the card's. The allocator frees its cache and tries again
+    before it fails. So a training can complete with less memory than it would reserve without a limit.
     """
 
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
-    spec: RowSpec = Field(description="specification with which the row would be started")
+    spec: RowSpec = Field(description="specification of the predicted row")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
-    at_peak: Shares = Field(description="the parts of the peak")
+    at_peak: PeakParts = Field(description="the parts of the peak")
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
@@ -57,22 +57,22 @@ class Prediction(Record):
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
-    retries: int = Field(description="times that the allocator freed its cache, with the card's capacity")
-    failure: Failure | None = Field(description="how it ends with the card's capacity; None: it completes")
+    retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
+    failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
     memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
     tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
-    versions: dict[str, str] = Field(description="versions of the packages that were used")
-    elapsed_s: float = Field(description="time that the prediction took")
+    versions: dict[str, str] = Field(description="versions of the installed packages, by name")
+    elapsed_s: float = Field(description="duration of the prediction")
 
     @property
     def margin_gib(self) -> float:
-        """Return the memory of the card that stays free; negative if memory is missing."""
+        """Return the memory of the card that stays free, GiB; negative: the memory that is missing."""
         return self.usable_gib - self.needed_gib
 
     @property
     def predicted_outcome(self) -> PredictedOutcome:
         """Return whether the row fits; borderline if the margin is within 2 % of the card, the error of predictions."""
-        return outcome_with(self.margin_gib, self.usable_gib)
+        return outcome_for_margin(self.margin_gib, self.usable_gib)
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:
@@ -81,5 +81,8 @@ class Prediction(Record):
 
     @property
     def rule_of_thumb_gib(self) -> float:
-        """Return five times the model, as in the Slurm guide: parameters, gradients, two moments, activations."""
-        return RULE_OF_THUMB * self.memory.snapshots[0].params_gib
+        """Return five times the size of the parameters, GiB, the rule of the Slurm guide.
+
+        It counts parameters, gradients, the optimizer's two moments and activations once each.
+        """
+        return RULE_OF_THUMB_FACTOR * self.memory.snapshots[0].params_gib

@@ -51,7 +51,7 @@ def image() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the libraries that a result depends on, of those that are installed."""
+    """Return the versions of the installed libraries that a result depends on, by name."""
     found = {}
     for name in LIBRARIES:
         try:

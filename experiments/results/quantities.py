@@ -4,15 +4,15 @@ from collections.abc import Callable
 from statistics import fmean, median
 
 from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
-from experiments.results.memory_parts import Point
+from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
 from experiments.suites.suite import Quantity
 
-Read = Callable[[Measured], float | None]
+Reader = Callable[[Measured], float | None]
 
 
-def _largest(point: Point, field: str) -> Read:
+def _maximum_at(point: StepPoint, field: str) -> Reader:
     def read(measured: Measured) -> float | None:
         values = [getattr(shot, field) for shot in measured.memory.snapshots if shot.point == point]
         return max(values, default=None)
@@ -20,8 +20,8 @@ def _largest(point: Point, field: str) -> Read:
     return read
 
 
-def _settled(point: Point, field: str) -> Read:
-    """Return a reader of the median at a point; the first step, without optimizer state, only if there is no other."""
+def _median_at(point: StepPoint, field: str) -> Reader:
+    """Return a reader of the median at a point. The first step, without optimizer state, counts only if it is alone."""
 
     def read(measured: Measured) -> float | None:
         shots = [shot for shot in measured.memory.snapshots if shot.point == point]
@@ -31,14 +31,14 @@ def _settled(point: Point, field: str) -> Read:
     return read
 
 
-def _speed(field: str) -> Read:
+def _speed_reader(field: str) -> Reader:
     return lambda measured: getattr(measured.speed, field) if measured.speed and measured.outcome == "fits" else None
 
 
 def _train_s(measured: Measured) -> float | None:
-    """Return the time of the full-length training at the pace of its measured steps, which leaves out the warm-up.
+    """Return the time of the full-length training, extrapolated from the measured steps, without the warm-up.
 
-    So that trainings compare: a short one that ran to its end, and one of which only some steps ran.
+    So a complete training can be compared with a training of which only some steps ran.
     """
     speed = measured.speed
     if speed is None or measured.outcome != "fits" or not speed.optimizer_steps:
@@ -46,7 +46,7 @@ def _train_s(measured: Measured) -> float | None:
     return speed.step_s * speed.planned_micro_steps * speed.optimizer_steps / speed.micro_steps
 
 
-def _share_of_card(field: str) -> Read:
+def _share_of_card(field: str) -> Reader:
     """Return a reader of a peak as a share of what a process may allocate on the card."""
 
     def read(measured: Measured) -> float | None:
@@ -61,7 +61,7 @@ def _usable_gib(device: Device) -> float | None:
     return device.cap_gib or (card.usable_gib if card else device.memory_gib)
 
 
-def _billions(field: str) -> Read:
+def _billions_reader(field: str) -> Reader:
     def read(measured: Measured) -> float | None:
         count = getattr(measured, field)
         return None if count is None else count / 1e9
@@ -77,12 +77,12 @@ def _samples_per_step(measured: Measured) -> float | None:
     return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
-def _telemetry(key: str) -> Read:
+def _telemetry_reader(key: str) -> Reader:
     return lambda measured: measured.telemetry.get(key) if isinstance(measured, Result) else None
 
 
 def _gpu_processes(measured: Measured) -> float | None:
-    """Return the processes on all GPUs of a row; where only the most of one GPU were recorded, as many on each."""
+    """Return the number of processes on all GPUs of a row. If only a maximum per GPU is recorded, multiply it."""
     if not isinstance(measured, Result):
         return None
     on_one = measured.telemetry.get("gpu_processes_max")
@@ -90,12 +90,12 @@ def _gpu_processes(measured: Measured) -> float | None:
 
 
 def _cpu_waits_per_step(measured: Measured) -> float | None:
-    interval_s = _telemetry(CPU_WAIT_INTERVAL)(measured)
+    interval_s = _telemetry_reader(CPU_WAIT_INTERVAL)(measured)
     return measured.speed.step_s / interval_s if measured.speed and interval_s else None
 
 
 def _final_loss(measured: Measured) -> float | None:
-    """Return the mean loss of the last epoch, as labs print it; of all steps if the training is not at full length."""
+    """Return the mean loss of the last epoch, as labs print it. If not at full length, all steps count as an epoch."""
     losses = measured.losses
     if not losses:
         return None
@@ -103,48 +103,48 @@ def _final_loss(measured: Measured) -> float | None:
 
 
 def _epochs(measured: Measured) -> int:
-    """Return the epochs that a row ran whole; 1 for a rank, and for a training that is not at full length."""
+    """Return the number of complete epochs of a row; 1 for a rank, and for a training that is not at full length."""
     if not isinstance(measured, Result) or measured.spec.length != "as-taught":
         return 1
     settings = measured.spec.settings
     return settings.max_epochs if settings.max_steps < 0 else 1
 
 
-QUANTITIES: dict[Quantity, Read] = {
-    "params_gib": _largest("before forward", "params_gib"),
-    "grads_gib": _largest("after backward", "grads_gib"),
-    "optimizer_gib": _largest("after optimizer step", "optimizer_gib"),
-    "optimizer_cpu_gib": _largest("after optimizer step", "optimizer_cpu_gib"),
-    "activations_before_forward_gib": _largest("before forward", "activations_gib"),
-    "activations_gib": _largest("after forward", "activations_gib"),
-    "activations_after_backward_gib": _largest("after backward", "activations_gib"),
-    "allocated_after_forward_gib": _settled("after forward", "allocated_gib"),
+QUANTITIES: dict[Quantity, Reader] = {
+    "params_gib": _maximum_at("before forward", "params_gib"),
+    "grads_gib": _maximum_at("after backward", "grads_gib"),
+    "optimizer_gib": _maximum_at("after optimizer step", "optimizer_gib"),
+    "optimizer_cpu_gib": _maximum_at("after optimizer step", "optimizer_cpu_gib"),
+    "activations_before_forward_gib": _maximum_at("before forward", "activations_gib"),
+    "activations_gib": _maximum_at("after forward", "activations_gib"),
+    "activations_after_backward_gib": _maximum_at("after backward", "activations_gib"),
+    "allocated_after_forward_gib": _median_at("after forward", "allocated_gib"),
     "peak_gib": lambda measured: measured.memory.peak_gib,
     "reserved_gib": lambda measured: measured.memory.reserved_gib,
     "peak_share": _share_of_card("peak_gib"),
     "reserved_share": _share_of_card("reserved_gib"),
-    "parameters_e9": _billions("parameters"),
-    "trainable_parameters_e9": _billions("trainable_parameters"),
+    "parameters_e9": _billions_reader("parameters"),
+    "trainable_parameters_e9": _billions_reader("trainable_parameters"),
     "oom_step": _oom_step,
     "samples_per_step": _samples_per_step,
-    "samples_per_s": _speed("samples_per_s"),
-    "step_s": _speed("step_s"),
+    "samples_per_s": _speed_reader("samples_per_s"),
+    "step_s": _speed_reader("step_s"),
     "train_s": _train_s,
-    "communication_share": _speed("communication_share"),
-    "gpu_idle_share": _speed("gpu_idle_share"),
+    "communication_share": _speed_reader("communication_share"),
+    "gpu_idle_share": _speed_reader("gpu_idle_share"),
     "gpu_processes": _gpu_processes,
-    "gpu_util_peak_percent": _telemetry("gpu_util_percent_max"),
-    "gpu_util_percent": _telemetry(STEADY_UTILIZATION),
-    "other_gpu_util_percent": _telemetry(f"{OTHER_UTILIZATION}_max"),
-    "cpu_wait_share": _telemetry(CPU_WAIT_SHARE),
+    "gpu_util_peak_percent": _telemetry_reader("gpu_util_percent_max"),
+    "gpu_util_percent": _telemetry_reader(STEADY_UTILIZATION),
+    "other_gpu_util_percent": _telemetry_reader(f"{OTHER_UTILIZATION}_max"),
+    "cpu_wait_share": _telemetry_reader(CPU_WAIT_SHARE),
     "cpu_waits_per_step": _cpu_waits_per_step,
     "final_loss": _final_loss,
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
-SECONDS: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
-TIMES: tuple[Quantity, ...] = (*SECONDS, "communication_share", "gpu_idle_share")
-LOSSES: tuple[Quantity, ...] = ("final_loss", "last_loss")
-LOADS: tuple[Quantity, ...] = (
+ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
+TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "communication_share", "gpu_idle_share")
+LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss")
+LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",
     "gpu_util_percent",
@@ -152,16 +152,17 @@ LOADS: tuple[Quantity, ...] = (
     "cpu_wait_share",
     "cpu_waits_per_step",
 )
-"""What nvtop shows: read from telemetry, which is the row's own."""
-COUNTS: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
-OF_THE_ROW: tuple[Quantity, ...] = (*TIMES, *LOSSES, *LOADS, *COUNTS)
-"""Quantities that are the row's own; all others are those of each rank."""
+"""Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
+COUNT_QUANTITIES: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
+"""Quantities that have one value per row. All others have a value per rank."""
 
 
 def is_lower_bound(quantity: Quantity, result: Result) -> bool:
-    """Return whether the value of a row that ran out of memory is only the least that it needs.
+    """Return whether the value is only a lower bound of the row's need, because the row ran out of memory.
 
-    A predicted peak is that with unlimited capacity, a predicted reserve that with the card's.
+    This applies to reserved memory, which is always limited by the card, and to measured peaks. Predicted peaks are
+    computed with unlimited capacity.
     """
     reserved = ("reserved_gib", "reserved_share")
     limited = reserved if result.predicted else (*reserved, "peak_gib", "peak_share")
@@ -170,12 +171,12 @@ def is_lower_bound(quantity: Quantity, result: Result) -> bool:
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
     """Return the row's value: for memory the maximum over its ranks, otherwise the row's own."""
-    if quantity in OF_THE_ROW:
+    if quantity in ROW_QUANTITIES:
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)
 
 
 def values_of_ranks(quantity: Quantity, result: Result) -> list[float]:
-    """Return the value of each rank that has one; for a row with one process, its own."""
+    """Return the values of all ranks that have the quantity; for a row with one process, its value."""
     values = [QUANTITIES[quantity](measured) for measured in result.ranks or (result,)]
     return [value for value in values if value is not None]

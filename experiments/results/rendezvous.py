@@ -1,16 +1,16 @@
-"""How the nodes of one row find each other: variables that the job sets, and files in the job's folder.
+"""Variables that a job sets, and files in its folder, by which the nodes of one row find each other.
 
-The row's worker writes RENDEZVOUS_FILE: address, port and key of its socket, which the node agents connect to.
+The row's worker writes RENDEZVOUS_FILE with the address, port and key of its socket. The node agents connect to it.
 """
 
-FOLDER = "TESTBED_NODES"
+FOLDER_VARIABLE = "TESTBED_NODES"
 """Variable: folder of these files."""
-ADDRESS = "TESTBED_ADDRESS"
+ADDRESS_VARIABLE = "TESTBED_ADDRESS"
 """Variable: address of the first node."""
-RENDEZVOUS = "TESTBED_RENDEZVOUS"
+RENDEZVOUS_VARIABLE = "TESTBED_RENDEZVOUS"
 """Variable of a node agent: the contents of RENDEZVOUS_FILE."""
 RENDEZVOUS_FILE = "rendezvous"
 LOG_FILE = "nodes.txt"
 """Output of the node agents."""
 EXIT_FILE = "nodes.ended"
-"""Exit code of the node agents, once all have ended."""
+"""File with the exit code of the node agents, written when all have ended."""

@@ -1,4 +1,4 @@
-"""A run: the options that it was started with, and the folder of its results.
+"""A run: its options, and the folder of its results.
 
 results/<run-id>/
     run.json                      options, and the machine that the run was made on
@@ -21,7 +21,7 @@ from typing import Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import STEADY_UTILIZATION, load_of, read_samples
+from experiments.results.load import STEADY_UTILIZATION, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -35,8 +35,8 @@ from experiments.results.schema import (
 )
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import Suite, read_suite, suite_file, suite_named, suite_names
-from experiments.suites.yaml_schema import in_words
+from experiments.suites.suite import Suite, read_suite, suite_named, suite_names, user_suite_file
+from experiments.suites.yaml_schema import error_message
 from experiments.system.files import write_atomically
 
 RUN_FILE = "run.json"
@@ -66,14 +66,15 @@ class Run(Record):
     site: str = Field(description="where the rows run: local, slurm, or a site that leases nodes")
     profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
     card: str = Field(description="GPU model that the rows target")
-    size: Size = Field(description="full: the models as the lab has them; tiny: tiny models of the same architecture")
+    size: Size = Field(description="full: the lab's models; tiny: tiny models of the same architecture")
     length: Length = Field(
-        description="as-taught: all of the lab's steps; verdict, peak: as many steps as this length needs"
+        description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
+        "peak of memory needs"
     )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
-    input: Input = Field(description="what the models are given; with-image: captioning models see the image")
+    input: Input = Field(description="input of the models; with-image: captioning models also receive the image")
     gpus_per_node: int | None = Field(
         default=None, description="rows that need more GPUs per node are scaled down to it"
     )
@@ -122,18 +123,18 @@ class RunFolder:
         except OSError:
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
         except ValidationError as error:
-            problem = in_words(error.errors()[0])
+            problem = error_message(error.errors()[0])
             raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
 
     def write_run(self, run: Run) -> None:
         """Write run.json, and a copy of a suite that is not one of this package."""
         self.path.mkdir(parents=True, exist_ok=True)
-        if file := suite_file(run.suite):
+        if file := user_suite_file(run.suite):
             write_atomically(self.path / SUITE_FILE, file.read_text())
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
 
     def suite(self) -> Suite:
-        """Return the run's suite: the one of its name as it is now, else the copy in this folder.
+        """Return the run's suite: the current suite of that name, else the copy in this folder.
 
         Raises InputError if there is neither.
         """
@@ -154,7 +155,7 @@ class RunFolder:
         try:
             return Predictions.model_validate_json(path.read_bytes()).predictions
         except ValidationError as error:
-            problem = in_words(error.errors()[0])
+            problem = error_message(error.errors()[0])
             remedy = "remove the file, or run again"
             raise InputError(
                 f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
@@ -163,7 +164,7 @@ class RunFolder:
     def results(self) -> dict[str, Result]:
         """Return the results of finished rows by row id, in the order of run.rows.
 
-        What their version of the program did not yet read from telemetry.csv is added.
+        GPU load that an earlier version of this program did not compute is added from telemetry.csv.
         """
         run = self.read_run()
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
@@ -175,11 +176,11 @@ class RunFolder:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry(result.spec.row)
-        load = load_of(read_samples(path), result.speed) if path else {}
+        load = gpu_load(read_samples(path), result.speed) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
     def telemetry(self, row: str) -> Path | None:
-        """Return the telemetry of a row, of its folder or in compact form; None if it has none."""
+        """Return the path of a row's telemetry, in its folder or in compact form; None if there is none."""
         places = (self.row_named(row) / TELEMETRY_FILE, self.path / TELEMETRY_FOLDER / f"{row}.csv")
         return next((path for path in places if path.is_file()), None)
 

@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.memory_parts import Point
+from experiments.results.memory_parts import StepPoint
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.yaml_schema import in_words
+from experiments.suites.yaml_schema import error_message
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -28,7 +28,7 @@ EARLIER_FOLDER = "earlier"
 
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
-ERRORS: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 START_LIMIT_S = 600.0
 """Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
 
@@ -43,7 +43,7 @@ class Record(BaseModel):
 
 
 class Device(Record):
-    """The device of a row, and the host that it is in. Memory in GiB."""
+    """The device of a row, and its host. Memory in GiB."""
 
     kind: Literal["cuda", "cpu"] = Field(description="cuda: a GPU of any vendor")
     name: str = Field(description="name that the driver reports")
@@ -66,19 +66,19 @@ class Snapshot(Record):
 
     step: int = Field(description="optimizer step, from 0")
     micro_step: int = Field(description="micro-step within the optimizer step, from 0")
-    point: Point = Field(description="where in the micro-step the memory was read")
+    point: StepPoint = Field(description="where in the micro-step the memory was read")
     params_gib: float = Field(description="the model's weights")
     grads_gib: float = Field(description="gradients")
     optimizer_gib: float = Field(description="the optimizer's state on the device")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
-    activations_gib: float = Field(description="allocated, less weights, gradients and the optimizer's state")
+    activations_gib: float = Field(description="allocated memory minus weights, gradients and the optimizer's state")
     allocated_gib: float = Field(description="all live tensors")
     peak_gib: float = Field(description="maximum allocated memory so far")
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory so far; None on a CPU")
 
 
 class Memory(Record):
-    """Memory of the whole row, GiB. The peaks are those up to the end, or up to the failure."""
+    """Memory of the whole row, GiB. Peaks are measured until the end or the failure."""
 
     snapshots: tuple[Snapshot, ...] = Field(default=(), description="memory at up to four points of each micro-step")
     peak_gib: float | None = Field(default=None, description="maximum allocated memory")
@@ -88,14 +88,14 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Time of the measured micro-steps, those after the first two optimizer steps; samples are those of all ranks."""
+    """Speed of the measured micro-steps, which begin after the first two optimizer steps. It covers all ranks."""
 
-    optimizer_steps: int = Field(description="optimizer steps that were done")
-    micro_steps: int = Field(description="micro-steps that were done")
+    optimizer_steps: int = Field(description="number of completed optimizer steps")
+    micro_steps: int = Field(description="number of completed micro-steps")
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
-    measured_micro_steps: int = Field(description="micro-steps that the times are from")
+    measured_micro_steps: int = Field(description="number of micro-steps that the times are measured on")
     micro_step_s: float = Field(
-        description="median time of a micro-step; if possible, of those without an optimizer step"
+        description="median time of a micro-step; if possible, of micro-steps without an optimizer step"
     )
     step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
@@ -105,7 +105,7 @@ class Speed(Record):
     peak_share: float | None = Field(
         default=None, description="share of the device's own dense peak rate, for the row's data type"
     )
-    train_s: float = Field(description="time of the steps that this run took")
+    train_s: float = Field(description="time of all steps of this run")
     communication_share: float | None = Field(
         default=None, description="share of the step time in communication kernels, including their waiting time"
     )
@@ -117,11 +117,11 @@ class Speed(Record):
     )
 
 
-class Moments(Record):
-    """When a trainer had started, began to train, and stopped training; seconds since 1970.
+class StageTimestamps(Record):
+    """Times at which a trainer had started, began training, and ended training; seconds since 1970.
 
-    It starts with its imports and its device, then it builds the model and reads data. A training that failed before
-    it began has began_at = ended_at.
+    A trainer first imports its libraries and opens the device, then builds the model and reads data. If it fails
+    before the training begins, began_at equals ended_at.
     """
 
     started_at: float = Field(description="imports and device are ready")
@@ -129,8 +129,8 @@ class Moments(Record):
     ended_at: float = Field(description="the last step has ended")
 
 
-class Times(Record):
-    """Seconds of the stages of a row, which add up to elapsed_s."""
+class StageTimes(Record):
+    """Durations of the stages of a row, in seconds. They add up to elapsed_s."""
 
     start_s: float = Field(description="processes, imports, device")
     build_s: float = Field(description="model and data")
@@ -139,9 +139,9 @@ class Times(Record):
 
 
 class Progress(Record):
-    """Progress of a running row (progress.json, rewritten until the result is there).
+    """Progress of a running row, stored in progress.json until the row has a result.
 
-    micro_steps of planned_micro_steps are done; planned is an upper bound. Memory in GiB.
+    micro_steps: number of completed micro-steps. planned_micro_steps: an upper bound of their number. Memory in GiB.
     """
 
     phase: Phase
@@ -165,7 +165,7 @@ class Failure(Record):
     rank: int = Field(default=0, description="rank that failed first")
     requested_gib: float | None = Field(default=None, description="the allocation that failed, if known")
     kind: str = Field(description="class of the exception, or the signal")
-    message: str = Field(description="message of the exception, or the line of the log that tells most")
+    message: str = Field(description="message of the exception, or the most informative line of the log")
     where: str = Field(default="", description="innermost frame of this project's code, and the last library call")
     log: tuple[str, ...] = Field(default=(), description="last lines of the log, if the row ended with an error")
 
@@ -177,9 +177,9 @@ class Measured(Record):
     outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
     reason: str = Field(description="reason for the outcome, in one line")
     failure: Failure | None = Field(default=None, description="None for a row that fits")
-    device: Device = Field(description="the device that it ran on")
+    device: Device = Field(description="device that was used")
     memory: Memory = Field(default=Memory(), description="memory of the device")
-    speed: Speed | None = Field(default=None, description="None if too few steps were done")
+    speed: Speed | None = Field(default=None, description="speed of training; None if too few steps were completed")
     losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
@@ -187,17 +187,17 @@ class Measured(Record):
     data_commit: str | None = Field(default=None, description="version of the data set on the hub; None: not from it")
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(
-        default=None, description="optimizer steps of an earlier start; others are counted from here"
+        default=None, description="optimizer steps before the last restart; later steps are counted from here"
     )
     gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
-    moments: Moments | None = Field(default=None, description="when each stage began; None: not reported")
+    moments: StageTimestamps | None = Field(default=None, description="when each stage began; None: not reported")
 
 
 class Result(Measured):
-    """One row's result.json.
+    """The result of one row (result.json).
 
-    A row with several ranks has each in ``ranks``. The row's memory is that of the rank with the highest peak, its
-    speed that of the slowest rank, its losses are means over the ranks, its failure is the first one.
+    For several ranks, ``ranks`` has the measurements of each. The row's memory is that of the rank with the highest
+    peak, and its speed that of the slowest rank. Its losses are means over the ranks. Its failure is the first failure.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of this schema")
@@ -210,14 +210,16 @@ class Result(Measured):
     command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
-    times: Times | None = Field(default=None, description="None if the trainer did not report its own")
+    times: StageTimes | None = Field(
+        default=None, description="durations of the row's stages; None if the trainer reported no timestamps"
+    )
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="each rank's measurements; empty for one process")
-    predicted: bool = Field(default=False, description="predicted without the device; nothing was measured")
+    predicted: bool = Field(default=False, description="true: a prediction; nothing was measured")
 
     @property
     def emulated(self) -> bool:
-        """Return whether the device is another GPU than the row's card, which it emulates."""
+        """Return whether the device is a GPU that is not the row's card and emulates that card."""
         return self.device.kind == "cuda" and self.device.card != self.spec.card
 
 
@@ -246,7 +248,7 @@ def _validated(text: bytes, where: str) -> Result:
     except ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
-        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {in_words(problem)})"
+        why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {error_message(problem)})"
         raise InputError(f"{where}: {why}") from None
 
 

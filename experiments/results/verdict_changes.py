@@ -9,7 +9,7 @@ SEVERITY: dict[Status | None, int] = {"pass": 0, "not evaluated": 1, None: 1, "f
 
 
 class VerdictChange(Record):
-    """A statement whose status differs. None: the statement is not about that run."""
+    """A statement whose status differs between runs a and b. Status None: the run's evaluation lacks the statement."""
 
     id: str
     says: str

@@ -27,7 +27,7 @@ class Verdict(Record):
     rows: tuple[str, ...] = Field(description="ids of its rows")
     status: Status = Field(description="whether the statement passes")
     grade: Grade | None = Field(
-        default=None, description="None: without a verdict, or not recorded by a file of version 1 or 2"
+        default=None, description="grade of evidence; None: no pass or fail, or not recorded in schema version 1 or 2"
     )
     expected: str = Field(description="values for which the statement passes")
     value: str = Field(description="measured or predicted value")
@@ -82,24 +82,24 @@ class Evaluation(Record):
 
     @property
     def known_failures(self) -> int:
-        """The number of statements that fail and are known to fail."""
+        """Return the number of statements that fail and are known to fail."""
         return sum(verdict.status == "fail" and bool(verdict.known_failure) for verdict in self.verdicts)
 
 
 def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the data of schema version 1 in the words of version 2."""
+    """Convert the data of schema version 1 to version 2."""
     kept = {key: value for key, value in data.items() if key != "grounds"}
-    return _with_verdicts({**kept, "schema_version": 2, "basis": data.get("grounds", "measured")}, _renamed)
+    return _change_verdicts({**kept, "schema_version": 2, "basis": data.get("grounds", "measured")}, _rename_version_1)
 
 
-def _renamed(verdict: dict[str, Any]) -> dict[str, Any]:
+def _rename_version_1(verdict: dict[str, Any]) -> dict[str, Any]:
     status, kind = verdict.get("status"), verdict.get("kind")
     renamed = {"status": VERSION_1_STATUSES.get(str(status), status), "kind": VERSION_1_KINDS.get(str(kind), kind)}
     return {**verdict, **renamed}
 
 
 def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the data of schema version 2 as version 3 has it: with the grade of each verdict, where it follows."""
+    """Convert the data of schema version 2 to version 3: add the grade of each verdict where it can be inferred."""
     run, basis = data.get("run"), data.get("basis", "measured")
     tiny = isinstance(run, dict) and run.get("size") == "tiny"
     grade = "predicted" if basis == "predicted" else "miniature" if tiny else None
@@ -109,11 +109,11 @@ def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
         return {**kept, "grade": grade if verdict.get("status") in ("pass", "fail") else None}
 
     kept = {key: value for key, value in data.items() if key != "basis"}
-    return _with_verdicts({**kept, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
+    return _change_verdicts({**kept, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
 
 
-def _with_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:
-    """Return ``data`` with each of its verdicts changed; what is no verdict is left for the schema to reject."""
+def _change_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:
+    """Return ``data`` with ``change`` applied to each verdict. Invalid entries stay; the schema rejects them later."""
     found = data.get("verdicts")
     if not isinstance(found, list):
         return data

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from experiments.results.verdicts import Grade
     from experiments.suites.suite import Quantity
 
-OUTCOMES = {
+OUTCOME_NAMES = {
     "fits": "fits",
     "oom": "out of GPU memory",
     "host_oom": "out of host memory",
@@ -19,7 +19,7 @@ OUTCOMES = {
 }
 
 
-GRADES: "dict[Grade, str]" = {
+GRADE_NAMES: "dict[Grade, str]" = {
     "measured": "measured",
     "emulated": "measured on a GPU that emulates the card",
     "predicted": "predicted",
@@ -27,38 +27,38 @@ GRADES: "dict[Grade, str]" = {
 }
 
 
-SIZES = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
+MEMORY_UNITS = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
 """Units of memory, and the number of each in a GiB."""
 
 
-def size(gib: float) -> str:
+def format_size(gib: float) -> str:
     """Format GiB with four significant digits, in MiB or KiB if it is below half of one: '38.51 GiB', '5.76 MiB'."""
-    unit, per_gib = unit_of_size(gib)
+    unit, per_gib = choose_memory_unit(gib)
     return f"{gib * per_gib:.4g} {unit}"
 
 
-def unit_of_size(gib: float) -> tuple[str, int]:
+def choose_memory_unit(gib: float) -> tuple[str, int]:
     """Return the unit that suits a size in GiB, and the number of these units in a GiB; GiB for 0."""
-    return next((one for one in SIZES if abs(gib) * one[1] >= 0.5), SIZES[-1 if gib else 0])
+    return next((one for one in MEMORY_UNITS if abs(gib) * one[1] >= 0.5), MEMORY_UNITS[-1 if gib else 0])
 
 
-def span(low: float | None, high: float | None) -> str:
+def format_bounds(low: float | None, high: float | None) -> str:
     """Format bounds: 'at least 2', 'at most 0.7', '13.3 to 14.7'."""
     if low is None:
-        return f"at most {number(high or 0.0)}"
+        return f"at most {format_number(high or 0.0)}"
     if high is None:
-        return f"at least {number(low)}"
-    return number(low) if low == high else f"{number(low)} to {number(high)}"
+        return f"at least {format_number(low)}"
+    return format_number(low) if low == high else f"{format_number(low)} to {format_number(high)}"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Format a number: three significant digits, no exponent below a million."""
     if value == inf:
         return "infinitely many"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-LABELS: "dict[Quantity, tuple[str, str]]" = {
+QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
     "params_gib": (PARAMETERS.name, "GiB"),
     "grads_gib": (GRADIENTS.name, "GiB"),
     "optimizer_gib": (f"{OPTIMIZER.name} state on the GPU", "GiB"),
@@ -91,22 +91,22 @@ LABELS: "dict[Quantity, tuple[str, str]]" = {
 }
 
 
-def label(quantity: str) -> str:
+def quantity_label(quantity: str) -> str:
     """Return the name of a quantity."""
-    return LABELS[quantity][0]  # type: ignore[index]
+    return QUANTITY_LABELS[quantity][0]  # type: ignore[index]
 
 
-def unit(quantity: str) -> str:
+def quantity_unit(quantity: str) -> str:
     """Return the unit of a quantity."""
-    return LABELS[quantity][1]  # type: ignore[index]
+    return QUANTITY_LABELS[quantity][1]  # type: ignore[index]
 
 
-def count_in_words(parameters: int) -> str:
+def format_parameter_count(parameters: int) -> str:
     """Format a number of parameters: 6.74 B, 350.1 M."""
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.1f} M"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Format seconds: 0:07, 12:30, 1:02:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

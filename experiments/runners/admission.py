@@ -1,4 +1,4 @@
-"""Admission control: rows that a machine cannot run, and runs without enough disk space."""
+"""Admission control: reject rows that a machine cannot run, and runs without enough disk space."""
 
 import shutil
 import sysconfig
@@ -13,18 +13,18 @@ from experiments.suites.settings import Settings
 from experiments.system.files import GIB
 from provision.models import Gpu, Node
 
-ROW_GIB = 0.05
-SPARE_GIB = 1.0
-HOST_GIB = {"full": 8.0, "tiny": 1.5}
+DISK_PER_ROW_GIB = 0.05
+SPARE_DISK_GIB = 1.0
+HOST_MEMORY_PER_RANK_GIB = {"full": 8.0, "tiny": 1.5}
 OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-BITSANDBYTES = (0, 50)
-"""First version with kernels for CPUs, required by pyproject.toml; the labs' version 0.44 needs a GPU."""
+FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
+"""First version of bitsandbytes with CPU kernels; pyproject.toml requires it. The labs' version 0.44 needs a GPU."""
 
 
-def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
-    """Return one line that states why ``node``, or ``nodes`` such nodes, cannot run the row; '' if they can.
+def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
+    """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
     here: whether the node is this machine.
     """
@@ -43,11 +43,11 @@ def refusal(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True
     if spec.size == "tiny":
         return ""
     for gpu in node.gpus:
-        if why := too_small(gpu, spec.card):
+        if why := too_small_reason(gpu, spec.card):
             return why
     needed = host_memory_needed_gib(spec)
-    if offloads(spec) and needed > host_memory_gib:
-        return f"optimizer offload needs {needed:.0f} GiB of host memory, there are {host_memory_gib:.0f} GiB"
+    if offloads_optimizer(spec) and needed > host_memory_gib:
+        return f"optimizer offload needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
     return ""
 
 
@@ -56,9 +56,10 @@ def _bitsandbytes_needs_gpu(settings: Settings) -> str:
     installed = versions().get("bitsandbytes")
     if installed is None or not (settings.quantization or settings.optimizer == "adam_8bit"):
         return ""
-    if tuple(map(int, installed.split(".")[:2])) >= BITSANDBYTES:
+    if tuple(map(int, installed.split(".")[:2])) >= FIRST_BITSANDBYTES_FOR_CPU:
         return ""
-    return f"bitsandbytes {installed} needs a GPU; {'.'.join(map(str, BITSANDBYTES))} and newer also run on CPUs"
+    first = ".".join(map(str, FIRST_BITSANDBYTES_FOR_CPU))
+    return f"bitsandbytes {installed} needs a GPU; {first} and newer also run on CPUs"
 
 
 def missing_build_tool() -> str:
@@ -68,7 +69,7 @@ def missing_build_tool() -> str:
     return "" if Path(sysconfig.get_path("include"), "Python.h").exists() else "Python.h (package python3-dev)"
 
 
-def too_small(gpu: Gpu, card_name: str) -> str:
+def too_small_reason(gpu: Gpu, card_name: str) -> str:
     """Return why ``gpu`` is not the card and cannot emulate it; '' if it is the card or can emulate it."""
     card = card_named(card_name)
     if card_of_device(gpu.name, gpu.memory_gib) == card_name or card.fits_into(gpu.memory_gib):
@@ -76,7 +77,7 @@ def too_small(gpu: Gpu, card_name: str) -> str:
     return f"device {gpu.name} has {gpu.memory_gib:.1f} GiB, {card_name} needs {card.memory_gib:.1f} GiB"
 
 
-def offloads(spec: RowSpec) -> bool:
+def offloads_optimizer(spec: RowSpec) -> bool:
     """Return whether the row keeps its optimizer in host memory."""
     return spec.settings.optimizer == "deepspeed_cpu" or "offload" in spec.settings.strategy
 
@@ -88,17 +89,17 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
     accumulated gradient and 2 for the updated weight that is copied back (DeepSpeed's stage_1_and_2.py; measured with
     12.2e9 parameters: 231 GiB).
     """
-    if spec.size == "full" and offloads(spec):
+    if spec.size == "full" and offloads_optimizer(spec):
         shared = spec.base_model.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
         return shared + OFFLOAD_SPARE_GIB * spec.settings.ranks
-    return HOST_GIB[spec.size] * spec.settings.ranks
+    return HOST_MEMORY_PER_RANK_GIB[spec.size] * spec.settings.ranks
 
 
 def checkpoints_gib(spec: RowSpec) -> float:
-    """Return the most disk space that the row's checkpoints take, GiB.
+    """Return the maximum disk space of the row's checkpoints, GiB.
 
-    Two exist at once, since the old one is deleted after the new one is complete. A parameter takes 4 bytes for the
-    weight and 8 for Adam's moments; checkpoints of adapters are small.
+    Two checkpoints exist at once, because the old one is deleted only after the new one is complete. A parameter takes
+    4 bytes for the weight and 8 bytes for Adam's moments. Checkpoints of adapters are small and not counted.
     """
     settings = spec.settings
     trains = settings.engine == "hf_trainer" and settings.task == "train" and not settings.lora
@@ -109,11 +110,10 @@ def checkpoints_gib(spec: RowSpec) -> float:
 def check_disk(folder: Path, specs: Sequence[RowSpec], here: bool = True) -> None:
     """Raise InputError if the disk of ``folder`` does not have enough space for the results of the rows.
 
-    The folder need not exist yet. here: whether rows run on this machine, which then also stores the largest row's
-    checkpoints.
+    The folder need not exist yet. here: whether the rows run on this machine, which then also stores their checkpoints.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    needed_gib = SPARE_GIB + len(specs) * ROW_GIB
+    needed_gib = SPARE_DISK_GIB + len(specs) * DISK_PER_ROW_GIB
     if here:
         needed_gib += max(map(checkpoints_gib, specs), default=0.0)
     if (free_gib := shutil.disk_usage(existing).free / GIB) < needed_gib:

@@ -1,7 +1,4 @@
-"""Interfaces of runners, which run rows, and of targets, on which rows run.
-
-experiments/runners/targets.py has the targets.
-"""
+"""Interfaces of runners, which run rows, and of targets, where rows run. targets.py implements the targets."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -32,8 +29,8 @@ class Runner(Protocol):
 class RunnerOptions:
     """Options of a runner that are the same at every target.
 
-    worker: module that runs one row. grace_s: seconds after its own time limit until a row is killed.
-    host_memory_gib: memory of the host that rows may use together.
+    worker: module that runs one row. grace_s: a row is killed this many seconds after its own time limit.
+    host_memory_gib: host memory that all running rows may use together.
     """
 
     worker: str
@@ -56,9 +53,9 @@ class Target(ABC):
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
-        """Return the run's data in the form in which rows at this target read it.
+        """Prepare the run's data so that rows at this target can read it; return a description of the data.
 
-        ``watch`` is called with the bytes downloaded and their total. Raises InputError for data that cannot be read.
+        ``watch`` is called with the bytes downloaded so far and their total. Raises InputError for unreadable data.
         """
 
     @abstractmethod
@@ -66,18 +63,18 @@ class Target(ABC):
         """Raise InputError if the results of ``specs`` do not fit on the disk of ``folder``."""
 
     @abstractmethod
-    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
-        """Return why the row cannot run at this target, "" if it can."""
+    def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
+        """Return why the row cannot run at this target; "" if it can."""
 
     @abstractmethod
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
     def reach(self) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
-        """Connect, before anything is written. Raises an error if rows cannot be started at this target now."""
+        """Connect to the target, before anything is written. Raises an error if rows cannot start at the target now."""
 
     def software(self) -> Software | None:
-        """Return what results depend on at this target now; None if it is unknown."""
+        """Return the target's current versions, GPUs and driver, which results depend on; None if unknown."""
         return None
 
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
@@ -85,7 +82,7 @@ class Target(ABC):
         return rows
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:
-        """Cancel the jobs of a run; return their rows. Only targets with a queue have jobs."""
+        """Cancel the jobs of a run; return the ids of their rows. Only targets with a queue have jobs."""
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027 (not every target has connections)

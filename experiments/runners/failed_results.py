@@ -1,4 +1,4 @@
-"""Results that the runner writes when a row's worker wrote none."""
+"""Write the results of rows that were rejected, or whose worker wrote no result."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -24,17 +24,17 @@ from experiments.system.logs import error_line, last_lines, location_in_log
 from provision.models import Gpu, Node
 
 
-def write_refusal(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
+def write_rejected_result(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
     """Write and return the result of a row that was rejected before it started."""
     return _write(row_folder, spec, outcome="refused", reason=reason, device=device_of(node, node.gpus[:1]))
 
 
-def write_broken(
+def write_failed_result(
     row_folder: Path, spec: RowSpec, device: Device, outcome: Outcome, reason: str, elapsed_s: float
 ) -> Result:
     """Write and return the result of a row whose processes ended without one.
 
-    The result has the progress of the row and what its log says. device: used if the row has not reported
+    The result has the row's last progress report and the end of its log. device: recorded if the row has not reported
     its device.
     """
     progress = read_progress(row_folder)
@@ -42,9 +42,9 @@ def write_broken(
         phase=progress.phase if progress else "load",
         step=progress.step if progress else None,
         kind="the row's processes ended" if outcome == "error" else "time limit",
-        message=telling_line_of(row_folder),
-        where=location_in_log(_printed(row_folder)),
-        log=last_lines(_printed(row_folder)),
+        message=most_informative_line(row_folder),
+        where=location_in_log(_log_text(row_folder)),
+        log=last_lines(_log_text(row_folder)),
     )
     return _write(
         row_folder,
@@ -58,12 +58,12 @@ def write_broken(
     )
 
 
-def telling_line_of(row_folder: Path) -> str:
+def most_informative_line(row_folder: Path) -> str:
     """Return the line that tells most of what the row, or else its notebook, printed; 'no output' if there is none."""
-    return error_line(_printed(row_folder), "no output")
+    return error_line(_log_text(row_folder), "no output")
 
 
-def _printed(row_folder: Path) -> str:
+def _log_text(row_folder: Path) -> str:
     paths = [row_folder / name for name in (LOG_FILE, NOTEBOOK_LOG)]
     printed = (path.read_text(errors="replace") for path in paths if path.exists())
     return next((text for text in printed if text.strip()), "")
@@ -86,7 +86,7 @@ def _write(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: 
 
 
 def device_of(node: Node, gpus: Sequence[Gpu]) -> Device:
-    """Return the device of a row with these GPUs of ``node``, as it is recorded in a result; without GPUs, the CPU."""
+    """Return the device to record in the result of a row on these GPUs of ``node``; the CPU if there are none."""
     gpu = gpus[0] if gpus else None
     return Device(
         kind="cuda" if gpu else "cpu",

@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.runners.notebook_server import PORTS, address, answers, server_options
+from experiments.runners.notebook_server import PORTS, notebook_url, server_options, wait_for_answer
 from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import die_with_parent
 
 
 @contextmanager
-def served_here(folder: Path, opened: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serve_local_notebooks(folder: Path, opened: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run Jupyter for the notebooks in ``folder`` while the body of the with statement runs.
 
     Yields the URL, which includes the token, and the process. opened: notebook in ``folder`` that the URL opens. Raises
@@ -34,9 +34,9 @@ def served_here(folder: Path, opened: str | None = None) -> Iterator[tuple[str, 
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
     )
     try:
-        if not answers(port, lambda: jupyter.poll() is None):
+        if not wait_for_answer(port, lambda: jupyter.poll() is None):
             raise InputError("--site local: Jupyter does not start; its messages are above")
-        yield address(port, opened, token), jupyter
+        yield notebook_url(port, opened, token), jupyter
     finally:
         jupyter.terminate()
         jupyter.wait()

@@ -1,4 +1,4 @@
-"""Monitoring of GPUs, of the processes that use them, and of running and queued rows."""
+"""Monitor GPUs, the processes that use them, and running and queued rows."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from rich.console import Group
 
 from experiments.results.schema import PROGRESS_FILE, Progress
-from experiments.results.wording import clock, size
+from experiments.results.wording import format_duration, format_size
 from experiments.runners.local.row_process import ROW_VARIABLE
-from experiments.runners.progress import steps_of
+from experiments.runners.progress import steps_in_words
 from experiments.runners.slurm import queue
 from experiments.runners.targets import MonitorTarget
 from experiments.system.tables import Column, Table
@@ -18,7 +18,7 @@ from provision.errors import NotReached
 from provision.hardware import nvidia_smi
 from provision.ssh.shell import Shell
 
-GPUS = f"""\
+GPU_QUERY = f"""\
 command -v nvidia-smi > /dev/null || exit 0
 {nvidia_smi.STATUS_COMMAND} | sed 's/^/gpu, /'
 nvidia-smi --query-compute-apps=gpu_uuid,pid --format=csv,noheader | tr -d , | while read -r gpu pid; do
@@ -56,7 +56,7 @@ class MonitoredRow:
 
 @dataclass(frozen=True)
 class Observation:
-    """GPUs and rows at one moment; ``unreachable``: one message for each node that did not answer."""
+    """GPUs and rows at one moment. unreachable: a message for each node that did not answer."""
 
     gpus: tuple[MonitoredGpu, ...]
     rows: tuple[MonitoredRow, ...]
@@ -64,12 +64,12 @@ class Observation:
 
 
 def observe(target: MonitorTarget) -> Observation:
-    """Return the GPUs and rows of ``target`` now. Raises NotReached if the machine with Slurm does not answer."""
+    """Query the current GPUs and rows of ``target``. Raises NotReached if the machine with Slurm does not answer."""
     tagged = f"{queue.COMMENT_PREFIX} "
     jobs = [job for job in queue.list_jobs(target.shell) if job.comment.startswith(tagged) and not job.ended]
     gpus: list[MonitoredGpu] = []
     unreachable: list[str] = []
-    for node, shell, command in _queries(target, jobs):
+    for node, shell, command in _gpu_queries(target, jobs):
         try:
             gpus += [gpu for gpu in gpus_in(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
         except NotReached as problem:
@@ -82,19 +82,19 @@ def observe(target: MonitorTarget) -> Observation:
     return Observation(tuple(gpus), tuple(rows), tuple(unreachable))
 
 
-def _queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
-    """Yield node, shell and command of each query: on the nodes themselves, or inside running jobs."""
+def _gpu_queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple[str, Shell, str]]:
+    """Yield node, shell and command of each GPU query, which runs on the nodes or inside running jobs."""
     if target.nodes:
-        yield from ((name, shell, GPUS) for name, shell in target.nodes)
+        yield from ((name, shell, GPU_QUERY) for name, shell in target.nodes)
         return
     for job in jobs:
         if not job.waiting:
-            step = ["srun", "--quiet", f"--jobid={job.id}", "--overlap", "--ntasks=1", "sh", "-c", GPUS]
+            step = ["srun", "--quiet", f"--jobid={job.id}", "--overlap", "--ntasks=1", "sh", "-c", GPU_QUERY]
             yield f"job {job.id}", target.shell, f"{shlex.join(step)} || true"
 
 
 def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
-    """Return the GPUs in the output of GPUS."""
+    """Return the GPUs of ``node`` from the output of GPU_QUERY."""
     lines = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     users: dict[str, list[str]] = {}
     for _, uuid, pid, row in (line for line in lines if line[0] == "process" and len(line) == 4):
@@ -121,14 +121,14 @@ def monitor_table(observation: Observation) -> Group:
         "GPU", Column("busy", number=True), "memory GiB", Column("temperature", number=True, optional=1), "rows"
     )
     for gpu in observation.gpus:
-        memory = f"{_text(gpu.used_gib, '.1f')} of {_text(gpu.total_gib, '.1f')}"
-        busy, temperature = _text(gpu.utilization, ".0f", " %"), _text(gpu.celsius, ".0f", " °C")
+        memory = f"{_format_optional(gpu.used_gib, '.1f')} of {_format_optional(gpu.total_gib, '.1f')}"
+        busy, temperature = _format_optional(gpu.utilization, ".0f", " %"), _format_optional(gpu.celsius, ".0f", " °C")
         gpus.add(f"{gpu.node} {gpu.index} {gpu.name}", busy, memory, temperature, "\n".join(gpu.users))
     numbers = (Column(name, number=True) for name in ("micro-steps", "peak", "left"))
     rows = Table("row", Column("state", prose=True), "phase", *numbers)
     for row in observation.rows:
         state = f"{row.state.lower()} ({row.reason})" if row.reason else row.state.lower()
-        rows.add(row.name, state, *_position(row.progress))
+        rows.add(row.name, state, *_progress_cells(row.progress))
     return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 
@@ -150,13 +150,18 @@ def _progress(target: MonitorTarget, names: list[str]) -> Mapping[str, Progress]
     return reports
 
 
-def _position(progress: Progress | None) -> tuple[str, str, str, str]:
+def _progress_cells(progress: Progress | None) -> tuple[str, str, str, str]:
     if progress is None:
         return "", "", "", ""
-    steps = steps_of(progress)
-    left = clock(progress.left_s) if progress.left_s is not None else ""
-    return progress.phase, steps, "" if progress.memory.peak_gib is None else size(progress.memory.peak_gib), left
+    steps = steps_in_words(progress)
+    left = format_duration(progress.left_s) if progress.left_s is not None else ""
+    return (
+        progress.phase,
+        steps,
+        "" if progress.memory.peak_gib is None else format_size(progress.memory.peak_gib),
+        left,
+    )
 
 
-def _text(value: float | None, form: str, unit: str = "") -> str:
+def _format_optional(value: float | None, form: str, unit: str = "") -> str:
     return "?" if value is None else f"{value:{form}}{unit}"

@@ -1,7 +1,7 @@
 """Jupyter on a leased machine: in a container of the image, bound to the loopback interface, reached through a tunnel.
 
-The token never appears on a command line: it is sent as the input of a command into a file that only its owner may
-read, and passed on as an environment variable; the file is removed once Jupyter runs.
+The token never appears on a command line. A command reads it from its input and writes it to a file that only its
+owner may read. The container gets it as an environment variable. The file is removed once Jupyter runs.
 """
 
 import secrets
@@ -18,8 +18,8 @@ from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
 
 CONTAINER = "testbed-notebook"
-FOLDER = "llm-testbed/notebooks"
-CACHE = "llm-testbed/cache"
+NOTEBOOK_FOLDER = "llm-testbed/notebooks"
+CACHE_FOLDER = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
 START_TIMEOUT_S = 60.0
 POLL_S = 0.5
@@ -27,30 +27,30 @@ PORTS = range(20_000, 30_000)
 
 
 @contextmanager
-def served(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
+def serve_notebooks(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
     """Run Jupyter on the machine of ``shell`` while the body of the with statement runs.
 
-    Yields the local URL, which includes the token. opened: notebook in FOLDER that the URL opens. Raises CommandFailed
-    with the last line of Jupyter's log if Jupyter does not start.
+    Yields the local URL, which includes the token. opened: notebook in NOTEBOOK_FOLDER that the URL opens. Raises
+    CommandFailed with the last line of Jupyter's log if Jupyter does not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     try:
         shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait_until_ready(shell, local)
-            yield address(local, opened, token)
+            yield notebook_url(local, opened, token)
     finally:
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
 
 def _start(image: str, port: int) -> str:
-    """Return the command that starts Jupyter; its input is an environment file with the token."""
+    """Return the command that starts Jupyter. The command reads an environment file with the token from its input."""
     colab = [f"--ServerApp.allow_origin={COLAB}", "--ServerApp.allow_credentials=True"]
     jupyter = shlex.join(["jupyter", "lab", *server_options(port), *colab])
     return "\n".join(
         [
             "set -e",
-            f"mkdir -p {FOLDER} {CACHE}",
+            f"mkdir -p {NOTEBOOK_FOLDER} {CACHE_FOLDER}",
             "secret=$(mktemp)",
             "trap 'rm -f \"$secret\"' EXIT",
             'cat > "$secret"',
@@ -58,24 +58,27 @@ def _start(image: str, port: int) -> str:
             "gpus=; if command -v nvidia-smi > /dev/null; then gpus='--device nvidia.com/gpu=all'; fi",
             f"docker run --detach --init --name {CONTAINER} --network=host --ipc=host $gpus"
             ' --user "$(id -u):$(id -g)" --env-file "$secret"'
-            f' --volume "$PWD/{FOLDER}:/notebooks" --volume "$PWD/{CACHE}:/cache" --env HOME=/cache'
+            f' --volume "$PWD/{NOTEBOOK_FOLDER}:/notebooks" --volume "$PWD/{CACHE_FOLDER}:/cache" --env HOME=/cache'
             f" --workdir /notebooks {shlex.quote(image)} {jupyter}",
         ]
     )
 
 
 def server_options(port: int) -> list[str]:
-    """Return the options of a Jupyter that is reached from its own machine alone."""
+    """Return options of Jupyter that make it reachable only from its own machine."""
     return ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
 
 
-def address(port: int, opened: str | None, token: str) -> str:
-    """Return the URL of Jupyter at a local port, which opens a notebook if one is named."""
+def notebook_url(port: int, opened: str | None, token: str) -> str:
+    """Return the URL of Jupyter at a local port. opened: the notebook to open; None: the file list."""
     return f"http://localhost:{port}/{f'lab/tree/{opened}' if opened else 'lab'}?token={token}"
 
 
-def answers(port: int, running: Callable[[], bool]) -> bool:
-    """Wait until Jupyter answers at a local port; return False if it stops or needs more than START_TIMEOUT_S."""
+def wait_for_answer(port: int, running: Callable[[], bool]) -> bool:
+    """Wait until Jupyter answers at a local port; return False if it stops or takes longer than START_TIMEOUT_S.
+
+    running: returns whether Jupyter still runs.
+    """
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -90,7 +93,7 @@ def answers(port: int, running: Callable[[], bool]) -> bool:
 
 def _wait_until_ready(shell: Shell, local: int) -> None:
     state = f"docker container inspect --format '{{{{.State.Running}}}}' {CONTAINER}"
-    if answers(local, lambda: shell.run(state, check=False).out.strip() == "true"):
+    if wait_for_answer(local, lambda: shell.run(state, check=False).out.strip() == "true"):
         return
     log = shell.run(f"docker logs --tail 1 {CONTAINER} 2>&1", check=False).out.strip()
-    raise CommandFailed(f"{shell.where}: Jupyter does not start: {log or 'it printed nothing'}", 1)
+    raise CommandFailed(f"{shell.where}: Jupyter does not start: {log or 'its log is empty'}", 1)

@@ -1,4 +1,4 @@
-"""The plan of a run: which rows have to run, and why."""
+"""Plan a run: which rows have to run, and why."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
-from experiments.results.schema import EARLIER_FOLDER, ERRORS, RESULT_FILE, SPEC_FILE, Result, read_result
-from experiments.run_options import IDENTITY
-from experiments.runners.software import Software, changes
+from experiments.results.schema import EARLIER_FOLDER, ERROR_OUTCOMES, RESULT_FILE, SPEC_FILE, Result, read_result
+from experiments.run_options import IDENTITY_OPTIONS
+from experiments.runners.software import Software, software_changes
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 
 
 @dataclass(frozen=True)
 class Planned:
-    """The plan of one row: run it, or keep its result. why: the reason, as shown to the user.
+    """The plan of one row: whether to run it or to keep its result. why: the reason, as shown to the user.
 
-    outdated: whether it runs only because its valid result was made with other versions, driver or GPU.
+    outdated: the row has a valid result and runs only because versions, driver or GPU have changed.
     """
 
     spec: RowSpec
@@ -38,18 +38,18 @@ def plan(
     software: Callable[[], Software | None] = lambda: None,
     keep_versions: bool = False,
 ) -> list[Planned]:
-    """Return the plan of every row of ``run`` in ``folder``; with ``rerun`` finished rows run again.
+    """Return the plan of every row of ``run`` in ``folder``. rerun: run finished rows again.
 
-    Rows that were made with other software run again, too, unless ``keep_versions``. software: returns that of the
-    target, None if it is unknown; called only if there is a valid result. Raises InputError if a result has another
-    schema version.
+    Rows whose results come from other software also run again, unless ``keep_versions``. software: returns the
+    target's software, None if unknown; called only if there is a valid result. Raises InputError if a result has
+    another schema version.
     """
-    planned = [_planned(run.spec(suite, row), folder, rerun) for row in run.rows]
+    planned = [_plan_row(run.spec(suite, row), folder, rerun) for row in run.rows]
     now = software() if any(not row.run for row in planned) else None
-    return [row if row.run or now is None else _compared(row, folder, now, keep_versions) for row in planned]
+    return [row if row.run or now is None else _check_software(row, folder, now, keep_versions) for row in planned]
 
 
-def continued(folder: RunFolder, run: Run, suite: Suite) -> Run:
+def continue_run(folder: RunFolder, run: Run, suite: Suite) -> Run:
     """Return ``run`` with the rows of the earlier run in ``folder`` added.
 
     Raises InputError if the folder has a run with another version of the suite or with other options.
@@ -60,33 +60,33 @@ def continued(folder: RunFolder, run: Run, suite: Suite) -> Run:
     fix = "choose another --run-id or remove the folder"
     if before.recipe_version != run.recipe_version:
         raise InputError(
-            f"{folder.path}: made with version {before.recipe_version} of suite {before.suite},"
+            f"{folder.path}: has results of version {before.recipe_version} of suite {before.suite},"
             f" which is now version {run.recipe_version}; {fix}"
         )
-    for choice in IDENTITY:
+    for choice in IDENTITY_OPTIONS:
         then, now = getattr(before, choice), getattr(run, choice)
         if then != now:
-            raise InputError(f"{folder.path}: made with {choice} {then}, and now {choice} is {now}; {fix}")
+            raise InputError(f"{folder.path}: has results with {choice} {then}, but {choice} is now {now}; {fix}")
     rows = {*before.rows, *run.rows}
     return before.model_copy(update={"rows": tuple(row.id for row in suite.rows if row.id in rows), "data": run.data})
 
 
-def _planned(spec: RowSpec, folder: RunFolder, rerun: bool) -> Planned:
+def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> Planned:
     path = folder.row(spec)
     if not (path / RESULT_FILE).exists():
         why = "the last run was interrupted" if (path / SPEC_FILE).exists() else "no result yet"
         return Planned(spec, True, why)
     result = read_result(path / RESULT_FILE)
-    if why := _why_again(spec, result):
+    if why := _rerun_reason(spec, result):
         return Planned(spec, True, why)
     if rerun:
         return Planned(spec, True, "--rerun")
     return Planned(spec, False, f"finished: {result.outcome}")
 
 
-def _compared(row: Planned, folder: RunFolder, now: Software, keep_versions: bool) -> Planned:
-    """Return the plan of a row that has a valid result, which was made with the software of today or with another."""
-    found = ", ".join(changes(read_result(folder.row(row.spec) / RESULT_FILE), now))
+def _check_software(row: Planned, folder: RunFolder, now: Software, keep_versions: bool) -> Planned:
+    """Return the plan of a row with a valid result: to run it again if the software has changed since."""
+    found = ", ".join(software_changes(read_result(folder.row(row.spec) / RESULT_FILE), now))
     if not found:
         return row
     if keep_versions:
@@ -94,21 +94,21 @@ def _compared(row: Planned, folder: RunFolder, now: Software, keep_versions: boo
     return replace(row, run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
 
 
-def _why_again(spec: RowSpec, result: Result) -> str:
-    """Return why a row with this result has to run again, "" if the result is valid."""
+def _rerun_reason(spec: RowSpec, result: Result) -> str:
+    """Return why a row with this result has to run again; "" if the result is valid."""
     if result.outcome == "refused":
         return f"rejected in the last run: {result.reason}"
     if result.fingerprint != spec.fingerprint:
-        return "settings changed: " + (", ".join(_differences(result.spec, spec)) or "their format")
+        return "settings changed: " + (", ".join(_changed_settings(result.spec, spec)) or "their format")
     if result.code != code_sha256():
         return "training code changed"
-    if result.outcome in ERRORS:
+    if result.outcome in ERROR_OUTCOMES:
         return f"the last run failed: {result.reason}"
     return ""
 
 
-def _differences(old: RowSpec, new: RowSpec) -> list[str]:
-    """Return the changed values, as 'batch_size 16 -> 8'."""
+def _changed_settings(old: RowSpec, new: RowSpec) -> list[str]:
+    """Return each changed setting as 'batch_size 16 -> 8'."""
     before = {**old.model_dump(exclude={"settings"}), **old.settings.model_dump()}
     after = {**new.model_dump(exclude={"settings"}), **new.settings.model_dump()}
     return [f"{key} {before[key]} -> {after[key]}" for key in after if before[key] != after[key]]

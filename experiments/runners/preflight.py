@@ -25,13 +25,13 @@ def preflight(
     if image and site in (None, SLURM):
         raise InputError("--image: allowed with --site of a testbed only, which boots the nodes")
     if site == SLURM:
-        return _cluster(options.profile, options.account)
+        return _check_cluster(options.profile, options.account)
     if options.profile or options.account:
         raise InputError(f"{'--profile' if options.profile else '--account'}: allowed with --site {SLURM} only")
     return check_this_machine(options.results) if site is None else examine(site, key, reconciler, image or IMAGE)
 
 
-def _cluster(name: str | None, account: str | None) -> list[Check]:
+def _check_cluster(name: str | None, account: str | None) -> list[Check]:
     if name is None:
         raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
     profile = profile_named(name)

@@ -1,4 +1,4 @@
-"""Progress of a run: a live table on a terminal; elsewhere one line when a row starts and one when it ends."""
+"""Show the progress of a run: as a live table on a terminal, else one line when a row starts and when it ends."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import OUTCOMES, clock, size
+from experiments.results.wording import OUTCOME_NAMES, format_duration, format_size
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 from experiments.system.tables import Column, Table, print_lines
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1_000_000
 REFRESH_S = 0.25
-STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
+OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
 @dataclass(frozen=True)
 class RowState:
-    """A row that has not ended: its time so far, its progress report, and ``instead``: what it does outside of these.
+    """A row that has not ended, its time so far and its progress report.
 
-    For example 'queued (Resources)' before it starts, 'ending' after its last step; otherwise empty.
+    instead: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while it trains.
     """
 
     spec: RowSpec
@@ -44,11 +44,11 @@ class View:
         self._at_full_size: Mapping[str, str] = {}
 
     def live(self) -> AbstractContextManager[object]:
-        """Return the context that the runner enters while rows run."""
+        """Return a context manager, which the runner enters while rows run."""
         return nullcontext()
 
     def predicts(self, table: RenderableType, at_full_size: Mapping[str, str]) -> None:
-        """Print predictions; ``at_full_size``: what is predicted of each row, shown when its miniature ends."""
+        """Print predictions. at_full_size: the prediction by row, which is shown when the row's tiny model ends."""
         self._console.print(table)
         self._at_full_size = at_full_size
 
@@ -61,19 +61,19 @@ class View:
         self._print(f"{spec.row}: starts ({why})")
 
     def ends(self, spec: RowSpec, result: Result) -> None:
-        """Print the outcome of the row, with its peak memory, its time, and the reason unless it fits.
+        """Print the row's outcome, peak memory and time, and the reason unless it fits.
 
-        A miniature that ran says nothing of the card: what is predicted at full size stands beside it.
+        For a tiny model, the prediction at full size is added, because a tiny model does not show what fits the card.
         """
         miniature = is_miniature_that_ran(result)
         peak = result.memory.peak_gib
-        measured = [f"peak {size(peak)}"] if peak is not None else []
+        measured = [f"peak {format_size(peak)}"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
         words = ", ".join([outcome_in_words(result), *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
         beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
-        style = "" if miniature else STYLES.get(result.outcome, "red")
+        style = "" if miniature else OUTCOME_STYLES.get(result.outcome, "red")
         self._print(f"{spec.row}: {words}{reason}{beside}", style)
 
     def says(self, text: str) -> None:
@@ -85,7 +85,7 @@ class View:
         self._print(text, "red")
 
     def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        """Show the running rows, how many of ``total`` rows are done, and the remaining time if it is known."""
+        """Show the running rows, the number of done rows, and the remaining time if ``left_s`` is known."""
 
     def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
         """Show the progress of the download of the row's files."""
@@ -94,20 +94,20 @@ class View:
         print_lines(self._console, line, style)
 
 
-class Screen(View):
-    """Prints the same lines as View, and below them a live table of the running rows."""
+class LiveView(View):
+    """A view that prints the same lines as View, with a live table of the running rows below them."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._table = table([], 0, 0, None)
+        self._table = progress_table([], 0, 0, None)
         self._shown = 0.0
 
     def live(self) -> AbstractContextManager[object]:
         return self._live
 
     def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        self._table = table(states, done, total, left_s)
+        self._table = progress_table(states, done, total, left_s)
         self._live.update(self._table, refresh=True)
 
     def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
@@ -123,19 +123,19 @@ def is_miniature_that_ran(result: Result) -> bool:
 
 def outcome_in_words(result: Result) -> str:
     """Return the outcome of a row: 'out of GPU memory'; 'ran (miniature)' in place of 'fits' for a miniature."""
-    return "ran (miniature)" if is_miniature_that_ran(result) else OUTCOMES[result.outcome]
+    return "ran (miniature)" if is_miniature_that_ran(result) else OUTCOME_NAMES[result.outcome]
 
 
 def view_on(console: Console) -> View:
-    """Return a Screen for a terminal, a View for any other console."""
-    return Screen(console) if console.is_terminal else View(console)
+    """Return a LiveView for a terminal, a View for any other console."""
+    return LiveView(console) if console.is_terminal else View(console)
 
 
-def table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
-    """Return the rows that have not ended as a table, titled with the number of rows that are done and that wait."""
+def progress_table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
+    """Return a table of the rows that have not ended. Its title has the numbers of done and of waiting rows."""
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
-    left = f", about {clock(max(1.0, left_s))} left" if left_s is not None else ""
+    left = f", about {format_duration(max(1.0, left_s))} left" if left_s is not None else ""
     rows = Table(
         "row",
         Column("phase", prose=True),
@@ -144,34 +144,34 @@ def table(states: Sequence[RowState], done: int, total: int, left_s: float | Non
         title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
-        rows.add(state.spec.row, *_position(state), clock(state.elapsed_s), _left(state.progress))
+        rows.add(state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _left(state.progress))
     return rows
 
 
-def steps_of(progress: Progress) -> str:
-    """Return the micro-steps so far, of those that are planned; empty before they are known."""
+def steps_in_words(progress: Progress) -> str:
+    """Return the done and planned micro-steps, such as '3 of 8'; empty before the plan is known."""
     planned = progress.planned_micro_steps
     return f"{progress.micro_steps} of {planned}" if planned else ""
 
 
 def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
-    """Return the progress of the download of a row's files as a line."""
+    """Return the progress of downloading the row's files in one line."""
     files = f"{transfer.files} of {transfer.of_files} files"
     size = f"{transfer.bytes / MEGABYTE:.0f} of {transfer.of_bytes / MEGABYTE:.0f} MB"
-    left = f", {clock(transfer.left_s)} left" if transfer.left_s is not None else ""
+    left = f", {format_duration(transfer.left_s)} left" if transfer.left_s is not None else ""
     return f"{spec.row}: downloading, {files}, {size}{left}"
 
 
-def _position(state: RowState) -> tuple[str, str, str, str]:
+def _progress_cells(state: RowState) -> tuple[str, str, str, str]:
     progress = state.progress
     if progress is None or state.instead:
         return state.instead or "starting", "", "", ""
-    return progress.phase, steps_of(progress), _size(progress.allocated_gib), _size(progress.memory.peak_gib)
+    return progress.phase, steps_in_words(progress), _size(progress.allocated_gib), _size(progress.memory.peak_gib)
 
 
 def _size(gib: float | None) -> str:
-    return "" if gib is None else size(gib)
+    return "" if gib is None else format_size(gib)
 
 
 def _left(progress: Progress | None) -> str:
-    return clock(progress.left_s) if progress and progress.left_s is not None else ""
+    return format_duration(progress.left_s) if progress and progress.left_s is not None else ""

@@ -1,4 +1,4 @@
-"""Resolves card, size, rows and run id of a run for a node, and checks the resulting settings of the rows."""
+"""Resolve the card, size, rows and run id of a run for a node, and check the resulting settings of the rows."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from experiments.errors import InputError
 from experiments.run_options import AUTO, RunOptions, default_run_id
-from experiments.runners.admission import too_small
+from experiments.runners.admission import too_small_reason
 from experiments.suites.cards import card_of_device
 from experiments.suites.choices import Size, SizeOption
 from experiments.suites.suite import Suite
@@ -14,8 +14,8 @@ from provision.models import Node
 
 LATEST = "latest"
 """Name of the link to the latest run; not allowed as a run id."""
-SHARDED = ("ddp", "fsdp")
-FEWEST_RANKS = 2
+MULTI_RANK_STRATEGIES = ("ddp", "fsdp")
+MIN_RANKS = 2
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -24,9 +24,9 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
 
     Raises InputError for options that do not match the suite or the node.
     """
-    card = _card(suite, options.card, node)
-    rows = _rows(suite, options.rows, card)
-    size = _size(options.size, card, node)
+    card = _resolve_card(suite, options.card, node)
+    rows = _resolve_rows(suite, options.rows, card)
+    size = _resolve_size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a tiny model has none; allowed: random, or size full")
     _check_run_id(options.run_id)
@@ -45,14 +45,14 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
     datasets = set()
     for row in options.rows:
         settings = suite.settings(suite.row(row), options.card, limit)
-        if settings.strategy in SHARDED and settings.world_size < FEWEST_RANKS:
+        if settings.strategy in MULTI_RANK_STRATEGIES and settings.world_size < MIN_RANKS:
             problem = f"row {row!r} of suite {suite.suite} would have 1 rank, but {settings.strategy} needs more"
-            raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {FEWEST_RANKS} and more")
+            raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {MIN_RANKS} and more")
         datasets.add(settings.dataset)
     return datasets
 
 
-def _card(suite: Suite, requested: str, node: Node) -> str:
+def _resolve_card(suite: Suite, requested: str, node: Node) -> str:
     """Return the requested card.
 
     For 'auto', return the card of the node's GPU, else the first card that the GPU can emulate, else the suite's first.
@@ -66,18 +66,18 @@ def _card(suite: Suite, requested: str, node: Node) -> str:
     own = card_of_device(gpu.name, gpu.memory_gib)
     if own in suite.cards:
         return own
-    return next((card for card in suite.cards if not too_small(gpu, card)), suite.cards[0])
+    return next((card for card in suite.cards if not too_small_reason(gpu, card)), suite.cards[0])
 
 
-def _size(requested: SizeOption, card: str, node: Node) -> Size:
+def _resolve_size(requested: SizeOption, card: str, node: Node) -> Size:
     """Return the requested size; for 'auto', full if the node's GPU is the card or can emulate it, else tiny."""
     if requested != "auto":
         return requested
-    return "full" if node.gpus and not too_small(node.gpus[0], card) else "tiny"
+    return "full" if node.gpus and not too_small_reason(node.gpus[0], card) else "tiny"
 
 
-def _rows(suite: Suite, requested: Sequence[str], card: str) -> tuple[str, ...]:
-    """Return the ids of the requested rows in the suite's order; of all rows for the card when none is named."""
+def _resolve_rows(suite: Suite, requested: Sequence[str], card: str) -> tuple[str, ...]:
+    """Return the ids of the requested rows in the suite's order; without a request, of all rows for the card."""
     rows = [row.id for row in suite.rows_for(card)]
     for row_id in requested:
         if suite.row(row_id).id not in rows:

@@ -10,7 +10,7 @@ from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet, prepare_dataset, prepare_remote_dataset
 from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
-from experiments.runners.admission import check_disk, refusal
+from experiments.runners.admission import check_disk, rejection_reason
 from experiments.runners.base import Runner, RunnerOptions, Target
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.plan import Planned
@@ -18,7 +18,7 @@ from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
 from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
-from experiments.runners.software import Software, software_here, software_of_image
+from experiments.runners.software import Software, local_software, software_of_image
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -41,8 +41,8 @@ LOCAL, SLURM = "local", "slurm"
 LEASED_TITLE, LEASED_SHARED = "a leased node", False
 PARTITION = "gpu"
 POLL_S = 1.0
-FOLDER: str = Profile.model_fields["folder"].default
-SHARE_OF_MEMORY = 0.94
+REMOTE_FOLDER: str = Profile.model_fields["folder"].default
+MEMORY_SHARE = 0.94
 """Share of a leased node's memory that jobs may request: slurm_memory_share (ansible/roles/slurm), rounded down."""
 
 
@@ -57,23 +57,24 @@ class LocalTarget(Target):
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
         check_disk(folder, specs)
 
-    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return refusal(spec, self.node, host_memory_gib)
+    def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
+        return rejection_reason(spec, self.node, host_memory_gib)
 
     def reach(self) -> None:
         require_packages("torch", "papermill", "ipykernel")
 
     def software(self) -> Software | None:
-        return software_here(self.node)
+        return local_software(self.node)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
 
 
 class ExpectedTarget(Target):
-    """Nodes without a connection: runs for them can be prepared but not started.
+    """Nodes without a connection. Runs can be prepared for them but not started.
 
-    shared: the nodes share a folder. image: of the rows, if it is known from which versions it is built.
+    shared: whether the nodes share a folder. title: their name in messages. image: variant of the image in which rows
+    will run; None: unknown.
     """
 
     def __init__(self, node: Node, max_nodes: int, shared: bool, title: str, image: ImageVariant | None = None) -> None:
@@ -86,7 +87,7 @@ class ExpectedTarget(Target):
     @property
     def cache(self) -> str:
         """Folder of downloads on the nodes."""
-        return f"{FOLDER}/cache"
+        return f"{REMOTE_FOLDER}/cache"
 
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
@@ -100,8 +101,8 @@ class ExpectedTarget(Target):
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
         check_disk(folder, specs, here=False)
 
-    def refusal(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return refusal(spec, self.node, host_memory_gib, here=False, nodes=self.max_nodes)
+    def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
+        return rejection_reason(spec, self.node, host_memory_gib, here=False, nodes=self.max_nodes)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         raise NotImplementedError(f"{self.node.description}: not connected")
@@ -110,8 +111,8 @@ class ExpectedTarget(Target):
 class ClusterTarget(ExpectedTarget):
     """A Slurm cluster.
 
-    ends_at: asks for the end of the lease of its nodes. is_leased: whether the nodes are still leased, as far as the
-    site reports it.
+    ends_at: returns the end of the lease of its nodes; None: without a lease. is_leased: returns whether the site
+    reports the nodes as leased.
     """
 
     has_queue = True
@@ -154,7 +155,7 @@ class ClusterTarget(ExpectedTarget):
 
 
 def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:
-    """Return the target for a number of nodes like ``node`` that will be leased, whose rows run in that image."""
+    """Return the target for ``nodes`` nodes like ``node`` that will be leased. image: variant that rows will run in."""
     return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE, image)
 
 
@@ -165,22 +166,21 @@ def target_named(
     journal: Journal | None = None,
     image_variant: ImageVariant = "current",
 ) -> Target:
-    """Return the target at ``site``; with site slurm the cluster of ``profile``.
+    """Return the target at ``site``; for site slurm, the cluster of ``profile``.
 
-    image_variant: variant of the image in which rows run on a leased machine.
-
-    Raises InputError for a profile that is missing or cannot be read, and without a lease at the site; SiteError when a
-    leased machine does not answer.
+    image_variant: variant of the image in which rows run on a leased machine. Raises InputError for a profile that is
+    missing or cannot be read, and if there is no lease at the site. Raises SiteError if a leased machine does not
+    answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
         raise InputError(f"{flag} {profile or account}: allowed with --site {SLURM} only")
     if is_testbed(site):
-        return _leased(site, journal or Journal(), image_variant)
+        return _leased_target(site, journal or Journal(), image_variant)
     if image_variant != "current":
         raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
     if site == SLURM:
-        return _cluster(profile, account)
+        return _cluster_target(profile, account)
     if site not in (LOCAL, DEMO):
         raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *TESTBEDS))}")
     return LocalTarget(local.this_machine())
@@ -202,7 +202,7 @@ class MonitorTarget:
 def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
     """Connect to the machines that can be monitored at ``site``.
 
-    Raises InputError without a lease there, and for this machine.
+    Raises InputError without a lease at ``site``, and for this machine.
     """
     if site == SLURM and profile:
         known = profile_named(profile)
@@ -210,8 +210,8 @@ def monitor_target(site: str, profile: str | None, journal: Journal | None = Non
     if not is_testbed(site):
         raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
     machines = _only_active_lease(site, journal or Journal()).machines
-    nodes = tuple((one.server, _ssh(one.login)) for one in machines)
-    return MonitorTarget(nodes[0][1], FOLDER, nodes)
+    nodes = tuple((one.server, _ssh_shell(one.login)) for one in machines)
+    return MonitorTarget(nodes[0][1], REMOTE_FOLDER, nodes)
 
 
 def is_testbed(site: str) -> bool:
@@ -219,7 +219,7 @@ def is_testbed(site: str) -> bool:
     return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
 
 
-def _ssh(login: Login | SshConfigHost) -> Shell:
+def _ssh_shell(login: Login | SshConfigHost) -> Shell:
     from provision.ssh.ssh_shell import SshShell
 
     return SshShell(login)
@@ -227,10 +227,10 @@ def _ssh(login: Login | SshConfigHost) -> Shell:
 
 def shell_of(profile: Profile) -> Shell:
     """Return a shell on the cluster's login node, or on this machine if the profile has no host."""
-    return _ssh(SshConfigHost(profile.host)) if profile.host else LocalShell()
+    return _ssh_shell(SshConfigHost(profile.host)) if profile.host else LocalShell()
 
 
-def _cluster(name: str | None, account: str | None) -> Target:
+def _cluster_target(name: str | None, account: str | None) -> Target:
     if name is None:
         raise InputError(f"--site {SLURM}: needs --profile; allowed: the name of a known cluster, or a YAML file")
     profile = profile_named(name)
@@ -241,32 +241,32 @@ def _cluster(name: str | None, account: str | None) -> Target:
     return ClusterTarget(profile.node, Cluster(shell_of(profile), profile))
 
 
-def _leased(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
+def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> Target:
     """Return the first machine of the only lease at ``site`` as a cluster; the other machines are its other nodes."""
     active_lease = _only_active_lease(site, journal)
-    shell = _ssh(active_lease.machines[0].login)
+    shell = _ssh_shell(active_lease.machines[0].login)
     node = remote_node(shell)
     cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
-    asks = Reconciler(journal, Clock(), lambda _: None), active_lease
-    return ClusterTarget(node, cluster, partial(current_end, *asks), partial(is_leased, *asks))
+    query = Reconciler(journal, Clock(), lambda _: None), active_lease
+    return ClusterTarget(node, cluster, partial(current_end, *query), partial(is_leased, *query))
 
 
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
     active = [one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site))]
     leases = [one for one in active if one.machines]
     if not leases:
-        why = "; ".join(f"{one.name} {_why_unreachable(one, journal)}" for one in active)
+        why = "; ".join(f"{one.name} {_unreachable_reason(one, journal)}" for one in active)
         raise InputError(
             f"--site {site}: no lease with a reachable machine; {why or 'create one with `testbed lease`'}"
         )
     if len(leases) > 1:
         names = ", ".join(sorted(one.name for one in leases))
-        raise InputError(f"--site {site}: needs exactly one lease with a reachable machine, there are {names}")
+        raise InputError(f"--site {site}: needs exactly one lease with a reachable machine; found: {names}")
     return leases[0]
 
 
-def _why_unreachable(active_lease: ActiveLease, journal: Journal) -> str:
-    """Return why no machine of a lease can be reached, as far as the journal tells, and what to do."""
+def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
+    """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
     start, end, now = journal.start(active_lease), journal.last_end(active_lease), Clock().now()
     if start is None or end is None:
         return "is not reserved yet; `testbed lease` resumes"
@@ -293,7 +293,7 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         gpu_memory_gib=node.gpus[0].memory_gib if node.gpus else 0.0,
         gpus_per_node=len(node.gpus),
         cpus_per_node=node.cpus,
-        memory_per_node_gib=node.host_memory_gib * SHARE_OF_MEMORY,
+        memory_per_node_gib=node.host_memory_gib * MEMORY_SHARE,
         processor=node.processor,
         runtime="docker",
         environment=image_of(image_variant),

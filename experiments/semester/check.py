@@ -1,4 +1,4 @@
-"""Run a check of a semester: its parts one after the other, each recorded in the history, with messages."""
+"""Run a check of a semester: its parts one after the other, each recorded in the open_history, with messages."""
 
 import os
 import time
@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.history.database import history, record
-from experiments.notify.send import NOTIFY
+from experiments.history.database import open_history, record_run
+from experiments.notify.send import NOTIFY_VARIABLE
 from experiments.results.run_folder import VERDICT_FILE, run_folders
-from experiments.results.wording import clock
+from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.process import SILENT_S, Silence, last_change_s, last_line, run_logged
@@ -31,7 +31,7 @@ Python = Callable[[Versions, Path], Path]
 
 @dataclass(frozen=True)
 class Request:
-    """What a check is asked for. folder: of all checks and their history."""
+    """What a check is asked for. folder: of all checks and their open_history."""
 
     folder: Path
     sets: tuple[Versions, ...]
@@ -76,14 +76,14 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
             if part.name in check.done and part.kind != "environment":
                 continue
             left = _left(parts[number - 1 :], check, earlier)
-            tools.say(f"[{number}/{len(parts)}] {part.words}; {clock(check.seconds())} so far{left}")
+            tools.say(f"[{number}/{len(parts)}] {part.words}; {format_duration(check.seconds())} so far{left}")
             begun = time.monotonic()
             try:
                 problem = _run(part, request, place, installed, tools)
             except NotInstalled as error:
                 problem = str(error)
             took_s = time.monotonic() - begun + (check.done[part.name].took_s if part.name in check.done else 0)
-            tools.say(f"  {problem or 'done'} ({clock(took_s)})")
+            tools.say(f"  {problem or 'done'} ({format_duration(took_s)})")
             check = _with(check, part, Done(took_s=took_s, problem=problem), installed)
             write_check(place, check)
             if earlier:
@@ -120,9 +120,9 @@ def _run(part: Part, request: Request, place: Path, installed: dict[Versions, In
     code = run_logged(words, folder / LOG, _environment(), watch, patience_s)
     if not list(folder.glob(f"*/{VERDICT_FILE}")):
         return f"exit code {code}: {last_line(folder / LOG)}"
-    with history(database_of(request.folder, part.versions), create=True) as database:
+    with open_history(database_of(request.folder, part.versions), create=True) as database:
         for run in run_folders(folder):
-            record(database, run)
+            record_run(database, run)
     return f"exit code {code}: {last_line(folder / LOG)}" if part.kind == "lease" and code > 1 else ""
 
 
@@ -144,7 +144,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
         if part.kind == "lease":
             tools.on_lease()
         if silence.newly(last_change_s(folder), time.time()):
-            text = f"{part.words}: nothing has happened for {clock(SILENT_S)}; see {folder / LOG}"
+            text = f"{part.words}: nothing has happened for {format_duration(SILENT_S)}; see {folder / LOG}"
             tools.say(f"  {text}")
             tools.send("testbed: nothing happens", text)
 
@@ -153,7 +153,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
 
 def _environment() -> dict[str, str]:
     """Return the environment of parts: they send no messages themselves and use this code."""
-    kept = {name: value for name, value in os.environ.items() if name not in (NOTIFY, "VIRTUAL_ENV")}
+    kept = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
     return kept | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
@@ -170,7 +170,7 @@ def _left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
     times = [known.get(part.name, mean) for part in parts if part.name not in check.done]
     if not times or None in times:
         return ""
-    return f", about {clock(max(1.0, sum(filter(None, times))))} left"
+    return f", about {format_duration(max(1.0, sum(filter(None, times))))} left"
 
 
 def _point(link: Path, place: Path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.history.changes import RunChanges, changes
-from experiments.history.database import history
+from experiments.history.changes import RunChanges, run_changes
+from experiments.history.database import open_history
 from experiments.history.series import read_series
 from experiments.results.run_folder import PAGE_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status, Verdict
@@ -95,14 +95,14 @@ def outcome_of(place: Path, check: Check, parts: list[Part]) -> Outcome:
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
-    """Yield what changed in the newest runs with these versions, by their history."""
+    """Yield what changed in the newest runs with these versions, by their open_history."""
     path = database_of(folder, versions)
     if not path.is_file():
         return
-    with history(path) as database:
+    with open_history(path) as database:
         several = read_series(database)
     for series in several:
-        found = changes(series)
+        found = run_changes(series)
         newest = series.runs[-1]
         if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
             yield from _changed(f"{versions}: {series.title}", found[-1])

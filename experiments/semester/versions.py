@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from experiments.errors import InputError
-from experiments.runners.software import PIN, PRINT_VERSIONS, printed_software
+from experiments.runners.software import PIN, PRINT_VERSIONS, parse_software
 from experiments.system.files import cache_folder, write_atomically
 from provision.configure.build_context import data_folder
 
@@ -72,7 +72,7 @@ def lock_text(resolved: str) -> str:
 
 def versions_in(python: Path) -> dict[str, str]:
     """Return the versions of the packages that decide a result, in the environment of ``python``."""
-    return dict(printed_software(_output([str(python), "-c", PRINT_VERSIONS])).versions)
+    return dict(parse_software(_output([str(python), "-c", PRINT_VERSIONS])).versions)
 
 
 def _resolve(names: Sequence[str], *options: str) -> str:

@@ -4,9 +4,9 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.report.identity import day, duration
+from experiments.report.identity import duration_in_words, format_date
 from experiments.report.junit import as_xml, without_controls
-from experiments.report.pages.environment import rendered, save
+from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Found, Outcome
 
 PAGE = "semester.html"
@@ -16,16 +16,16 @@ ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 def write_page(place: Path, outcome: Outcome) -> Path:
     """Write the page of a check to its folder and return its path: one file that needs no network and no JavaScript."""
     check = outcome.check
-    text = rendered(
+    text = render_template(
         "semester.html",
         outcome=outcome,
         statuses=STATUSES,
-        day=day(check.begun_at.isoformat()),
-        took=duration(check.seconds()),
+        day=format_date(check.begun_at.isoformat()),
+        took=duration_in_words(check.seconds()),
         packages=list(dict.fromkeys(name for versions in check.installed.values() for name in versions)),
-        parts=[(name, duration(done.took_s), done.problem) for name, done in check.done.items()],
+        parts=[(name, duration_in_words(done.took_s), done.problem) for name, done in check.done.items()],
     )
-    save(place / PAGE, text)
+    save_page(place / PAGE, text)
     return place / PAGE
 
 

@@ -8,18 +8,18 @@ from experiments.suites.cards import Card, card_named
 
 KIB = 1024
 MIB = 1024 * KIB
-AOTRITON = ("gfx90a", "gfx942")
-"""AMD's architectures for which PyTorch has kernels of attention (pytorch/pytorch#141958: gfx908 has none)."""
+AMD_WITH_ATTENTION_KERNELS = ("gfx90a", "gfx942")
+"""AMD architectures for which PyTorch has attention kernels (pytorch/pytorch#141958: it has none for gfx908)."""
 
 
 @dataclass(frozen=True)
 class Kernels:
     """Which attention kernels PyTorch can use on a card, and the size of the cuBLAS workspace.
 
-    flash: flash attention. efficient: memory-efficient attention for all data types but bfloat16. bfloat_efficient:
+    flash: flash attention. efficient: memory-efficient attention for all data types except bfloat16. bfloat_efficient:
     memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers to the others.
-    workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps. multiprocessors: they
-    share large reductions.
+    workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps. multiprocessors: the
+    card's number of multiprocessors, which determines the scratch memory of large reductions.
     """
 
     flash: bool
@@ -33,15 +33,18 @@ class Kernels:
 def kernels_of(card: Card) -> Kernels:
     """Return the kernels that PyTorch chooses for the card's compute capability.
 
-    The rules are from PyTorch's sources of 2.12 and 2.13. aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash
-    attention from 8.0, memory-efficient attention from 5.0, in bfloat16 from 8.0, cuDNN's preferred on 9.x and 10.x; on
-    AMD's gfx90a and gfx942 all but cuDNN's. aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x
-    and 12.x (pytorch/pytorch#175344), else 8 MiB and 128 KiB; on AMD 128 MiB on gfx94x, else 32 MiB.
+    The rules are from the source code of PyTorch 2.12 and 2.13:
 
-    Not modeled: on 8.6, 8.9 and 12.x flash attention cannot train heads of 193 to 224 values.
+    - aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash attention from 8.0. Memory-efficient attention from
+      5.0, in bfloat16 from 8.0. cuDNN's attention is preferred on 9.x and 10.x. On AMD's gfx90a and gfx942, all
+      except cuDNN's.
+    - aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x and 12.x (pytorch/pytorch#175344),
+      else 8 MiB + 128 KiB. On AMD, 128 MiB on gfx94x, else 32 MiB.
+
+    Not modeled: on 8.6, 8.9 and 12.x, flash attention cannot train heads of 193 to 224 values.
     """
     if card.compute_capability.startswith("gfx"):
-        fused = card.compute_capability in AOTRITON
+        fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
         workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
         return Kernels(fused, fused, fused, False, workspace, card.multiprocessors)
     major = int(card.compute_capability.split(".")[0])
@@ -55,14 +58,14 @@ def kernels_of(card: Card) -> Kernels:
     )
 
 
-def alike(card_names: Sequence[str]) -> list[list[str]]:
-    """Return the cards in groups with the same kernels, the card with the most multiprocessors first in each.
+def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
+    """Return the cards in groups with the same kernels. Each group begins with the card with the most multiprocessors.
 
-    A trace for the first card answers for its group: the others need at most as much scratch memory for reductions.
+    A trace for that first card is valid for its group, as the others need no more scratch memory for reductions.
     """
 
-    def kind(name: str) -> tuple[int, ...]:
+    def kernels_key(name: str) -> tuple[int, ...]:
         return astuple(replace(kernels_of(card_named(name)), multiprocessors=0))
 
-    ordered = sorted(card_names, key=lambda name: (kind(name), -card_named(name).multiprocessors))
-    return [list(group) for _, group in groupby(ordered, key=kind)]
+    ordered = sorted(card_names, key=lambda name: (kernels_key(name), -card_named(name).multiprocessors))
+    return [list(group) for _, group in groupby(ordered, key=kernels_key)]

@@ -1,4 +1,4 @@
-"""Read a YAML file that may be anyone's: within limits of size and depth, and with the line of each value."""
+"""Read an untrusted YAML file within limits of size and depth, and find the line of each value."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import yaml
 
 from experiments.errors import InputError
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""LibYAML's loader where PyYAML was built with it: seven times as fast."""
-LARGEST_BYTES, MOST_VALUES, DEEPEST = 2**20, 100_000, 30
-"""Limits of a file: its size, its values with each alias written out, and how deep they are nested."""
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""LibYAML's loader, which is seven times as fast, if PyYAML was built with it."""
+MAX_BYTES, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 30
+"""Limits of a file: its size, the number of values with each alias expanded, and the nesting depth."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A YAML file that is read: its data, and the node that tells the line of each value.
+    """The content of a YAML file: its data, and the root node, which has the line of each value.
 
-    duplicates: keys that a mapping has twice, with the line of the second.
+    duplicates: keys that occur twice in a mapping, each with the line of the second occurrence.
     """
 
     path: Path
@@ -28,18 +28,21 @@ class Document:
     duplicates: tuple[tuple[str, int], ...]
 
     def line(self, place: Sequence[int | str]) -> int:
-        """Return the line of the value at ``place``, keys and numbers from the top; of what holds it if it is none."""
+        """Return the line of the value at ``place``: keys and list indices from the top.
+
+        If there is no such value, the line of the nearest enclosing value is returned.
+        """
         line, node = 1, self.node
         for part in place:
-            found = _child(node, part)
+            found = _find_child(node, part)
             if found is None:
                 break
             line, node = found
         return line
 
 
-def _duplicates(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
-    """Yield each key that a mapping has twice, and the line of the second."""
+def _duplicate_keys(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
+    """Yield each key that occurs twice in a mapping, and the line of the second occurrence."""
     nodes, seen = [root], set()
     while nodes:
         node = nodes.pop()
@@ -55,7 +58,7 @@ def _duplicates(root: yaml.Node | None) -> Iterator[tuple[str, int]]:
                 keys.add(entry[0].value)
 
 
-def _child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
+def _find_child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node] | None:
     if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
         return node.value[part].start_mark.line + 1, node.value[part]
     if isinstance(node, yaml.MappingNode):
@@ -69,15 +72,15 @@ def read_document(path: Path) -> Document:
     """Read the YAML file in ``path``. Raises InputError if it is missing, too large or not YAML."""
     try:
         with path.open("rb") as file:
-            content = file.read(LARGEST_BYTES + 1)
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > LARGEST_BYTES:
-        raise InputError(f"{path}: is larger than {LARGEST_BYTES // 1024} KiB")
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: is larger than {MAX_BYTES // 1024} KiB")
     try:
         text = content.decode()
-        _reject_too_much(text, path)
-        return _composed(text, path)
+        _reject_oversized(text, path)
+        return _parse_document(text, path)
     except UnicodeDecodeError:
         raise InputError(f"{path}: not valid YAML (not UTF-8 text)") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -86,40 +89,40 @@ def read_document(path: Path) -> Document:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
 
 
-def _composed(text: str, path: Path) -> Document:
-    loader = LOADER(text)
+def _parse_document(text: str, path: Path) -> Document:
+    loader = YAML_LOADER(text)
     try:
         node = loader.get_single_node()
-        duplicates = tuple(_duplicates(node))  # before "<<" is replaced by the keys that it stands for
+        duplicates = tuple(_duplicate_keys(node))  # before "<<" is replaced by the merged keys
         return Document(path, None if node is None else loader.construct_document(node), node, duplicates)
     finally:
         loader.dispose()
 
 
-def _reject_too_much(text: str, path: Path) -> None:
-    """Raise InputError for a document that is nested too deep or too large; each alias counts as what it repeats."""
+def _reject_oversized(text: str, path: Path) -> None:
+    """Raise InputError for a document that is too large or nested too deep. An alias counts like its value."""
     sizes: dict[str, int] = {}
-    held: list[tuple[str | None, int]] = [(None, 0)]
-    for event in _events(text):
+    open_collections: list[tuple[str | None, int]] = [(None, 0)]
+    for event in _parse_events(text):
         anchor, size = getattr(event, "anchor", None), 0
         if isinstance(event, yaml.CollectionStartEvent):
-            held.append((anchor, 1))
+            open_collections.append((anchor, 1))
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, size = held.pop()
+            anchor, size = open_collections.pop()
         elif isinstance(event, yaml.AliasEvent):
-            anchor, size = None, sizes.get(str(anchor), MOST_VALUES)
+            anchor, size = None, sizes.get(str(anchor), MAX_VALUES)
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
         if anchor and size:
             sizes[anchor] = size
-        held[-1] = (held[-1][0], held[-1][1] + size)
-        if held[-1][1] > MOST_VALUES or len(held) > DEEPEST:
-            limits = f"{MOST_VALUES} values, nested {DEEPEST} deep, and no value that holds itself"
-            raise InputError(f"{path}: too much YAML; allowed: {limits}")
+        open_collections[-1] = (open_collections[-1][0], open_collections[-1][1] + size)
+        if open_collections[-1][1] > MAX_VALUES or len(open_collections) > MAX_DEPTH:
+            limits = f"{MAX_VALUES} values, nested {MAX_DEPTH} deep, and no value that contains itself"
+            raise InputError(f"{path}: the YAML document is too large; allowed: {limits}")
 
 
-def _events(text: str) -> Iterator[yaml.Event]:
+def _parse_events(text: str) -> Iterator[yaml.Event]:
     try:
-        yield from yaml.parse(text, Loader=LOADER)
+        yield from yaml.parse(text, Loader=YAML_LOADER)
     except yaml.YAMLError:
-        yield from yaml.parse(text, Loader=yaml.SafeLoader)  # raises the same error with the line that it begins in
+        yield from yaml.parse(text, Loader=yaml.SafeLoader)  # raises the same error, with the line where it begins

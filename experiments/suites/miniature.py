@@ -1,11 +1,11 @@
-"""The miniature of a model: the architecture of its config.json with fewer and narrower layers, to train on a CPU."""
+"""The tiny version of a model, for training on a CPU: its config.json with fewer and narrower layers."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from experiments.errors import InputError
 
-LAYERS = (
+LAYER_KEYS = (
     "num_hidden_layers",
     "n_layer",
     "n_layers",
@@ -14,8 +14,8 @@ LAYERS = (
     "encoder_layers",
     "decoder_layers",
 )
-WIDTH = ("hidden_size", "n_embd", "n_embed", "d_model", "word_embed_proj_dim")
-HEADS = (
+WIDTH_KEYS = ("hidden_size", "n_embd", "n_embed", "d_model", "word_embed_proj_dim")
+HEAD_KEYS = (
     "num_attention_heads",
     "n_head",
     "n_heads",
@@ -23,8 +23,8 @@ HEADS = (
     "encoder_attention_heads",
     "decoder_attention_heads",
 )
-KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
-INNER_WIDTH = (
+KEY_VALUE_HEAD_KEYS = ("num_key_value_heads", "num_kv_heads", "n_head_kv")
+INNER_WIDTH_KEYS = (
     "intermediate_size",
     "ffn_dim",
     "ffn_hidden_size",
@@ -34,64 +34,73 @@ INNER_WIDTH = (
     "decoder_ffn_dim",
     "moe_intermediate_size",
 )
-EXPERTS = ("num_experts", "num_local_experts")
-FEW_LAYERS, NARROW, FEW_HEADS, FEW_EXPERTS, VOCABULARY = 2, 256, 4, 8, 256
-"""The width is large enough for adapters to be small compared with the layers."""
-INNER = 4 * NARROW
+EXPERT_KEYS = ("num_experts", "num_local_experts")
+TINY_LAYERS, TINY_WIDTH, TINY_HEADS, TINY_EXPERTS, TINY_VOCABULARY = 2, 256, 4, 8, 256
+"""Sizes of the tiny model. Its width keeps adapters small compared with the layers."""
+TINY_INNER_WIDTH = 4 * TINY_WIDTH
 
 
 def miniature(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return the keys of a config.json for a model of the same type with two layers of at most 256 features.
+    """Return the config.json of a model of the same type with two layers of at most 256 features.
 
     Raises InputError for an architecture that does not state its layers, width and attention heads.
     """
-    for what, names in (("layers", LAYERS), ("width", WIDTH), ("attention heads", HEADS)):
-        if not _stated(architecture, names):
+    for what, names in (("layers", LAYER_KEYS), ("width", WIDTH_KEYS), ("attention heads", HEAD_KEYS)):
+        if not _keys_present(architecture, names):
             raise InputError(
                 f"the architecture does not state its {what}, so the model has no tiny version;"
-                f" allowed: one of {', '.join(names)}"
+                f" required: one of {', '.join(names)}"
             )
-    layers = max(architecture[name] for name in _stated(architecture, LAYERS))
+    layers = max(architecture[name] for name in _keys_present(architecture, LAYER_KEYS))
     tiny = {name: _per_layer(value, layers) for name, value in architecture.items()}
-    tiny |= _at_most(architecture, LAYERS, FEW_LAYERS)
-    if max(architecture[name] for name in _stated(architecture, WIDTH)) > NARROW:
-        tiny |= _at_most(architecture, WIDTH, NARROW) | _at_most(architecture, INNER_WIDTH, INNER)
-        tiny |= dict.fromkeys(_stated(architecture, HEADS), FEW_HEADS) | _key_value_heads(architecture)
+    tiny |= _limit_values(architecture, LAYER_KEYS, TINY_LAYERS)
+    if max(architecture[name] for name in _keys_present(architecture, WIDTH_KEYS)) > TINY_WIDTH:
+        tiny |= _limit_values(architecture, WIDTH_KEYS, TINY_WIDTH) | _limit_values(
+            architecture, INNER_WIDTH_KEYS, TINY_INNER_WIDTH
+        )
+        tiny |= dict.fromkeys(_keys_present(architecture, HEAD_KEYS), TINY_HEADS) | _key_value_heads(architecture)
     if "attention_types" in architecture:  # GPT-Neo: kinds of attention, and how often they are repeated
-        tiny["attention_types"] = [[["global", "local"], FEW_LAYERS // 2]]
-    tiny |= _at_most(architecture, EXPERTS, FEW_EXPERTS) | _at_most(architecture, ("vocab_size",), VOCABULARY)
-    return tiny | _tokens(architecture)
+        tiny["attention_types"] = [[["global", "local"], TINY_LAYERS // 2]]
+    tiny |= _limit_values(architecture, EXPERT_KEYS, TINY_EXPERTS) | _limit_values(
+        architecture, ("vocab_size",), TINY_VOCABULARY
+    )
+    return tiny | _special_tokens(architecture)
 
 
-def _stated(architecture: dict[str, Any], names: Iterable[str]) -> list[str]:
+def _keys_present(architecture: dict[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if isinstance(architecture.get(name), int) and architecture[name] > 0]
 
 
-def _at_most(architecture: dict[str, Any], names: Iterable[str], most: int) -> dict[str, Any]:
-    return {name: min(architecture[name], most) for name in _stated(architecture, names)}
+def _limit_values(architecture: dict[str, Any], names: Iterable[str], most: int) -> dict[str, Any]:
+    return {name: min(architecture[name], most) for name in _keys_present(architecture, names)}
 
 
 def _per_layer(value: Any, layers: int) -> Any:
-    """Cut a list that has an entry for each layer; leave out factors for each frequency of a position."""
+    """Shorten a list with one entry per layer to TINY_LAYERS; drop a mapping with lists (rotary frequency factors)."""
     if isinstance(value, list) and len(value) == layers:
-        return value[:FEW_LAYERS]
+        return value[:TINY_LAYERS]
     if isinstance(value, dict) and any(isinstance(part, list) for part in value.values()):
         return None
     return value
 
 
 def _key_value_heads(architecture: dict[str, Any]) -> dict[str, int]:
-    """Keep whether each head, a group of heads, or all heads have keys and values of their own."""
-    heads = max(architecture[name] for name in _stated(architecture, HEADS))
-    kept = {1: 1, heads: FEW_HEADS}
-    return {name: kept.get(architecture[name], FEW_HEADS // 2) for name in _stated(architecture, KEY_VALUE_HEADS)}
+    """Return tiny counts of key-value heads that keep the attention multi-head, grouped-query or multi-query."""
+    heads = max(architecture[name] for name in _keys_present(architecture, HEAD_KEYS))
+    tiny_heads = {1: 1, heads: TINY_HEADS}
+    return {
+        name: tiny_heads.get(architecture[name], TINY_HEADS // 2)
+        for name in _keys_present(architecture, KEY_VALUE_HEAD_KEYS)
+    }
 
 
-def _tokens(architecture: dict[str, Any]) -> dict[str, Any]:
-    """Return special tokens that are within the vocabulary."""
+def _special_tokens(architecture: dict[str, Any]) -> dict[str, Any]:
+    """Return the special token ids, limited to the tiny vocabulary."""
     named = {name: value for name, value in architecture.items() if name.endswith("_token_id")}
     return {
-        name: [min(one, VOCABULARY - 1) for one in value] if isinstance(value, list) else min(value, VOCABULARY - 1)
+        name: [min(one, TINY_VOCABULARY - 1) for one in value]
+        if isinstance(value, list)
+        else min(value, TINY_VOCABULARY - 1)
         for name, value in named.items()
         if value is not None
     }

@@ -1,4 +1,4 @@
-"""All mistakes of a suite's file: each with its line, the row or claim, the value and what is allowed."""
+"""Find all mistakes in a suite's file, each with its line, row or claim, value and allowed values."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -6,24 +6,24 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from experiments.errors import InputError, nearest, unknown
+from experiments.errors import InputError, similar_names, unknown_name
 from experiments.suites.cards import cards
 from experiments.suites.document import Document
 from experiments.suites.miniature import miniature
 from experiments.suites.models import Model, models
 from experiments.suites.schema import Claim, Row, Suite
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import Problem, plain, problems
+from experiments.suites.yaml_schema import Problem, first_problem, validation_problems
 
-LISTS = {"rows": "row", "claims": "claim"}
+ENTRY_KINDS = {"rows": "row", "claims": "claim"}
 SUITE_KEYS = "a suite needs the keys suite, version, title, source, cards, common and rows"
-FIELDS = Settings.model_fields.keys()
-COUNTS = ("batch_size", "accumulate", "global_batch_size", "devices", "nodes")
-LITGPT = ("litgpt", "litgpt_trainer")
+SETTING_NAMES = Settings.model_fields.keys()
+BATCH_COUNTS = ("batch_size", "accumulate", "global_batch_size", "devices", "nodes")
+LITGPT_ENGINES = ("litgpt", "litgpt_trainer")
 
 
 class Mistake(NamedTuple):
-    """One mistake. where: the row on a card, the row or the claim, or "". near: an allowed name like the wrong one."""
+    """One mistake. where: its row, its row on a card, its claim, or "". near: a similar allowed name, or ""."""
 
     line: int
     where: str
@@ -36,7 +36,7 @@ class Mistake(NamedTuple):
 
 
 def suite_and_mistakes(document: Document, name: str) -> tuple[Suite | None, list[Mistake]]:
-    """Return the suite in ``document``, which must be called ``name``, and its mistakes; None if it has any."""
+    """Return the suite in ``document``, or None if it has mistakes, and the mistakes. ``name``: the expected name."""
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
         return None, [Mistake(1, "", SUITE_KEYS)]
@@ -44,18 +44,18 @@ def suite_and_mistakes(document: Document, name: str) -> tuple[Suite | None, lis
     try:
         suite = Suite.model_validate(data)
     except ValidationError as error:
-        found = _of_schema(document, error)
-    found += [Mistake(line, "", f"key {key!r} stands twice") for key, line in document.duplicates]
-    found += [*_of_names(document, name), *_of_settings(document)]
+        found = _schema_mistakes(document, error)
+    found += [Mistake(line, "", f"key {key!r} occurs twice") for key, line in document.duplicates]
+    found += [*_name_mistakes(document, name), *_settings_mistakes(document)]
     return (None if found else suite), found
 
 
-def _of_schema(document: Document, error: ValidationError) -> list[Mistake]:
+def _schema_mistakes(document: Document, error: ValidationError) -> list[Mistake]:
     found = []
-    for problem in problems(error, Suite, LISTS):
+    for problem in validation_problems(error, Suite, ENTRY_KINDS):
         match problem.place:
             case ("rows" | "claims" as part, int(number), *_):
-                where = f"{LISTS[part]} {_name(document.data[part][number], number)}"
+                where = f"{ENTRY_KINDS[part]} {_entry_name(document.data[part][number], number)}"
             case _:
                 where = ""
         found.append(Mistake(document.line(problem.place), where, problem.text, problem.near))
@@ -63,95 +63,97 @@ def _of_schema(document: Document, error: ValidationError) -> list[Mistake]:
     return sorted(found, key=lambda mistake: order[mistake.where.partition(" ")[0]])
 
 
-def _name(entry: Any, number: int) -> str:
-    """Return the id of a row or claim as errors name it; its number if it has none."""
+def _entry_name(entry: Any, number: int) -> str:
+    """Return the quoted id of a row or claim for messages, or its number if it has no id."""
     return repr(entry["id"] if isinstance(entry, dict) and "id" in entry else f"number {number + 1}")
 
 
-def _of_names(document: Document, name: str) -> Iterator[Mistake]:
-    """Yield names that are not the file's, stand twice, or name no row and no card."""
+def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
+    """Yield a suite name that is not the file's, ids that occur twice, and names of unknown rows and cards."""
     data = document.data
     if isinstance(data.get("suite"), str) and data["suite"] != name:
         says = f"suite = {data['suite']!r}: must be the file's name, {name!r}"
         yield Mistake(document.line(["suite"]), "", says)
-    for part, what in LISTS.items():
+    for part, what in ENTRY_KINDS.items():
         ids: list[Any] = []
-        for number, entry in enumerate(_listed(data, part)):
+        for number, entry in enumerate(_list_at(data, part)):
             if isinstance(entry, dict) and "id" in entry:
                 if entry["id"] in ids:
-                    says = f"{what} {entry['id']!r} stands twice; an id names one {what}"
+                    says = f"{what} {entry['id']!r} occurs twice; each {what} needs its own id"
                     yield Mistake(document.line([part, number, "id"]), "", says)
                 ids.append(entry["id"])
-    yield from _unknown(
-        document, "card", cards(), ((("cards", n), "", c) for n, c in enumerate(_listed(data, "cards")))
+    yield from _unknown_names(
+        document, "card", cards(), ((("cards", n), "", c) for n, c in enumerate(_list_at(data, "cards")))
     )
-    yield from _unknown(document, "card", _listed(data, "cards"), _cards_of_rows(data))
-    rows = [row.id for _, row in _valid(document, "rows", Row)]
-    if len(rows) == len(_listed(data, "rows")):
-        yield from _unknown(document, "row", rows, _rows_of_claims(document))
+    yield from _unknown_names(document, "card", _list_at(data, "cards"), _cards_of_rows(data))
+    rows = [row.id for _, row in _valid_entries(document, "rows", Row)]
+    if len(rows) == len(_list_at(data, "rows")):
+        yield from _unknown_names(document, "row", rows, _rows_of_claims(document))
 
 
-def _listed(data: Mapping[str, Any], key: str) -> list[Any]:
+def _list_at(data: Mapping[str, Any], key: str) -> list[Any]:
     return data[key] if isinstance(data.get(key), list) else []
 
 
-Named = tuple[tuple[str | int, ...], str, Any]
-"""Where a name stands, the row or claim that it is in, and the name."""
+NamePlace = tuple[tuple[str | int, ...], str, Any]
+"""The place of a name in the document, its row or claim, and the name."""
 
 
-def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[Named]:
-    for number, row in enumerate(_listed(data, "rows")):
+def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
+    for number, row in enumerate(_list_at(data, "rows")):
         if isinstance(row, dict):
-            where = f"row {_name(row, number)}"
-            yield from ((("rows", number, "cards", n), where, c) for n, c in enumerate(_listed(row, "cards")))
+            where = f"row {_entry_name(row, number)}"
+            yield from ((("rows", number, "cards", n), where, c) for n, c in enumerate(_list_at(row, "cards")))
             own = row.get("per_card")
             yield from ((("rows", number, "per_card", c), where, c) for c in (own if isinstance(own, dict) else ()))
 
 
-def _rows_of_claims(document: Document) -> Iterator[Named]:
-    for number, claim in _valid(document, "claims", Claim):
+def _rows_of_claims(document: Document) -> Iterator[NamePlace]:
+    for number, claim in _valid_entries(document, "claims", Claim):
         for n, check in enumerate(claim.checks):
             for key in ("row", "over_row"):
                 if row := getattr(check, key):
                     yield ("claims", number, "checks", n, key), f"claim {claim.id!r}", row
 
 
-def _unknown(document: Document, what: str, allowed: Iterable[str], named: Iterable[Named]) -> Iterator[Mistake]:
+def _unknown_names(
+    document: Document, what: str, allowed: Iterable[str], named: Iterable[NamePlace]
+) -> Iterator[Mistake]:
     known = list(allowed)
     for place, where, name in named:
         if name not in known:
-            yield Mistake(document.line(place), where, str(unknown(what, name, known)))
+            yield Mistake(document.line(place), where, str(unknown_name(what, name, known)))
 
 
-def _valid(document: Document, part: str, model: type[Any]) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the value of each row or claim that is one."""
-    for number, entry in enumerate(_listed(document.data, part)):
+def _valid_entries(document: Document, part: str, model: type[Any]) -> Iterator[tuple[int, Any]]:
+    """Yield the index and the value of each entry of the list ``part`` that is a valid ``model``."""
+    for number, entry in enumerate(_list_at(document.data, part)):
         try:
             yield number, model.model_validate(entry)
         except ValidationError:
             continue
 
 
-def _of_settings(document: Document) -> Iterator[Mistake]:
+def _settings_mistakes(document: Document) -> Iterator[Mistake]:
     """Yield the mistakes in the suite's models, and in the settings of each row on each of its cards."""
     data = document.data
-    own = _own_models(data)
+    own = _models_of_suite(data)
     for name, model in own.items():
-        if says := _without_miniature(model):
+        if says := _miniature_problem(model):
             yield Mistake(document.line(("models", name)), f"model {name!r}", says)
     common = data.get("common")
     if not isinstance(common, dict):
         return
-    for number, row in _valid(document, "rows", Row):
-        for card in row.cards or _listed(data, "cards"):
+    for number, row in _valid_entries(document, "rows", Row):
+        for card in row.cards or _list_at(data, "cards"):
             values = {**common, **row.settings, **row.per_card.get(str(card), {})}
             for problem in _problems_of_settings(values, models() | own):
-                place = _origin(problem.place, ("rows", number), row, card, common)
+                place = _place_of_setting(problem.place, ("rows", number), row, card, common)
                 yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.near)
 
 
-def _own_models(data: Mapping[str, Any]) -> dict[str, Model]:
-    """Return the suite's own models that are valid."""
+def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:
+    """Return the valid models that the suite defines, by name."""
     given = data.get("models")
     found = {}
     for name, facts in given.items() if isinstance(given, dict) else ():
@@ -160,8 +162,8 @@ def _own_models(data: Mapping[str, Any]) -> dict[str, Model]:
     return found
 
 
-def _without_miniature(model: Model) -> str:
-    """Return why a model has no tiny version, so that its rows could not run without a GPU; "" if it has one."""
+def _miniature_problem(model: Model) -> str:
+    """Return why the model has no tiny version for runs without a GPU; "" if it has one."""
     try:
         miniature(model.architecture) if model.family == "transformers" else None
     except InputError as problem:
@@ -171,35 +173,43 @@ def _without_miniature(model: Model) -> str:
 
 def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) -> list[Problem]:
     found = [
-        Problem((key,), f"unknown key {key!r}; allowed: {', '.join(sorted(FIELDS))}", nearest(key, FIELDS))
-        for key in values.keys() - FIELDS
+        Problem(
+            (key,),
+            f"unknown key {key!r}; allowed: {', '.join(sorted(SETTING_NAMES))}",
+            similar_names(key, SETTING_NAMES),
+        )
+        for key in values.keys() - SETTING_NAMES
     ]
-    values = {key: value for key, value in values.items() if key in FIELDS}
+    values = {key: value for key, value in values.items() if key in SETTING_NAMES}
     model = values.get("model")
     if isinstance(model, str) and model not in known:
-        found.append(Problem(("model",), str(unknown("model", model, known))))
+        found.append(Problem(("model",), str(unknown_name("model", model, known))))
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
-        stated = problems(error, Settings)
-        return found + (stated if stated[0].place else [_placed(stated[0]), *_each_by_itself(values)])
-    return found + (list(_cannot_run(settings, known[settings.model])) if model in known else [])
+        found_in_settings = validation_problems(error, Settings)
+        return found + (
+            found_in_settings
+            if found_in_settings[0].place
+            else [_place_at_setting(found_in_settings[0]), *_problems_of_single_settings(values)]
+        )
+    return found + (list(_unsupported_settings(settings, known[settings.model])) if model in known else [])
 
 
-def _placed(problem: Problem) -> Problem:
-    """Return a problem of several settings with the place of the setting that its text begins with, if it does."""
+def _place_at_setting(problem: Problem) -> Problem:
+    """Return the problem at the setting that its text begins with; without a place if it begins with none."""
     key = problem.text.partition(" = ")[0]
-    return problem._replace(place=(key,) if key in FIELDS else ())
+    return problem._replace(place=(key,) if key in SETTING_NAMES else ())
 
 
-def _each_by_itself(values: dict[str, Any]) -> list[Problem]:
-    """Return the mistakes of single settings other than the counts that the batch numbers depend on.
+def _problems_of_single_settings(values: dict[str, Any]) -> list[Problem]:
+    """Return the problems of single settings, except for those in BATCH_COUNTS.
 
-    Settings looks at none of them if it finds the counts to be wrong.
+    ``Settings`` checks single settings only if its batch counts are consistent, so this function checks them instead.
     """
     found = []
     for name, field in Settings.model_fields.items():
-        if name in COUNTS:
+        if name in BATCH_COUNTS:
             continue
         if name not in values:
             if field.is_required():
@@ -209,14 +219,14 @@ def _each_by_itself(values: dict[str, Any]) -> list[Problem]:
         try:
             adapter.validate_python(values[name])
         except ValidationError as error:
-            says = plain(error, Settings)
+            says = first_problem(error, Settings)
             found.append(Problem((name,), f"{name} = {values[name]!r}: {says.removeprefix(f' = {values[name]!r}: ')}"))
     return found
 
 
-def _cannot_run(settings: Settings, model: Model) -> Iterator[Problem]:
-    """Yield why a row cannot run with its model, its data set and its engine."""
-    if settings.engine in LITGPT and model.litgpt is None:
+def _unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
+    """Yield the reasons why the row's model, data set or engine cannot be combined."""
+    if settings.engine in LITGPT_ENGINES and model.litgpt is None:
         allowed = ", ".join(name for name, one in models().items() if one.litgpt)
         yield Problem(("model",), f"model = {settings.model!r}: LitGPT has no name for it; allowed: {allowed}")
     if settings.dataset == "gourmetgram-captions" and not model.family.startswith("blip2"):
@@ -228,12 +238,12 @@ def _cannot_run(settings: Settings, model: Model) -> Iterator[Problem]:
         yield Problem(("task",), f"task = 'generate': needs another engine than {settings.engine}; allowed: hf_trainer")
 
 
-def _origin(
+def _place_of_setting(
     place: tuple[int | str, ...], row_place: tuple[str | int, ...], row: Row, card: Any, common: Mapping[str, Any]
 ) -> tuple[str | int, ...]:
-    """Return where the setting at ``place`` is stated: for the card, in the row, or else in common.
+    """Return the place in the document that states the setting at ``place``: in per_card, in the row, or in common.
 
-    A problem of several settings, which has no place, is the row's.
+    A problem of several settings has an empty ``place``; the place of the row is returned.
     """
     key = str(place[0]) if place else ""
     if key in row.per_card.get(card, {}):

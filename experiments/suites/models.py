@@ -5,27 +5,29 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, NonNegativeInt, model_validator
 
-from experiments.suites.yaml_schema import CATALOG, StrictModel, checked, read_yaml
+from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 
 class Model(StrictModel):
-    """A model of models.yaml: the source of its weights, and the architecture for random weights.
+    """A model of models.yaml: the source of its weights, and its architecture for random weights.
 
-    With `family: transformers` the architecture is a whole config.json, with its model_type, and the keys hub,
-    parameters and source are optional.
+    With `family: transformers`, the architecture is a complete config.json with its model_type. The keys hub,
+    parameters and source are then optional.
     """
 
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(
         description="architecture of the model's code; transformers: any config.json"
     )
-    hub: str = Field(default="", description="name of the weights on the hub; empty: none are published")
-    parameters: NonNegativeInt = Field(default=0, description="counted, shared tensors once; 0: not known yet")
+    hub: str = Field(default="", description="id of the weights on the hub; empty: not published")
+    parameters: NonNegativeInt = Field(
+        default=0, description="number of parameters, shared tensors counted once; 0: not known yet"
+    )
     litgpt: str | None = Field(default=None, description="name of the model's configuration in LitGPT")
     architecture: dict[str, Any] = Field(description="keys of the model's config.json")
     source: str = Field(default="", description="source of the architecture")
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _require_keys(self) -> Self:
         if self.family == "transformers":
             if "model_type" not in self.architecture:
                 raise ValueError("architecture: the key 'model_type' of config.json is missing")
@@ -38,4 +40,4 @@ class Model(StrictModel):
 def models() -> dict[str, Model]:
     """Return every model of catalog/models.yaml by name."""
     path = CATALOG / "models.yaml"
-    return {name: checked(Model, facts, f"{path.name}: model {name!r}") for name, facts in read_yaml(path).items()}
+    return {name: validate(Model, facts, f"{path.name}: model {name!r}") for name, facts in read_yaml(path).items()}

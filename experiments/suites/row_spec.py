@@ -1,4 +1,4 @@
-"""The specification of a row that the trainer reads."""
+"""The specification of a row: the input of the trainer."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
@@ -16,33 +16,34 @@ SPEC_VERSION: Literal[1] = 1
 
 
 class RowSpec(StrictModel):
-    """The specification of a row that the trainer reads: all that its result depends on, except the code."""
+    """The specification of a row: everything that its result depends on, except the code."""
 
     spec_version: Literal[1] = Field(default=SPEC_VERSION, description="version of this schema")
     suite: str = Field(description="name of the suite")
     recipe_version: int = Field(description="version of the suite")
     row: str = Field(description="id of the row")
     card: str = Field(description="GPU model that the row targets")
-    size: Size = Field(description="full: the model as the lab has it; tiny: a tiny model of the same architecture")
+    size: Size = Field(description="full: the lab's model; tiny: a tiny model of the same architecture")
     length: Length = Field(
-        description="as-taught: all of the lab's steps; verdict, peak: as many steps as this length needs"
+        description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
+        "peak of memory needs"
     )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
-    input: Input = Field(description="what the model is given; with-image: captioning models see the image")
+    input: Input = Field(description="input of the model; with-image: captioning models also receive the image")
     settings: Settings = Field(description="all settings of the row")
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 
     @model_validator(mode="after")
     def _model_is_known(self) -> Self:
         if self.model is None and self.settings.model not in models():
-            raise unknown("model", self.settings.model, models(), f"row {self.row!r}")
+            raise unknown_name("model", self.settings.model, models(), f"row {self.row!r}")
         return self
 
     @property
     def base_model(self) -> Model:
-        """Return the row's model."""
+        """Return the row's model, from this specification or from models.yaml."""
         return self.model or models()[self.settings.model]
 
     @property

@@ -11,16 +11,16 @@ from pydantic import (
     model_validator,
 )
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.suites.choices import Group
 from experiments.suites.models import Model, models
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import StrictModel, checked
+from experiments.suites.yaml_schema import StrictModel, validate
 
 ExpectedOutcome = Literal["fits", "oom"]
 FailurePhase = Literal["load", "forward", "backward", "optimizer step"]
-ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Quantity = Literal[
     "params_gib",
     "grads_gib",
@@ -55,19 +55,19 @@ Quantity = Literal[
 
 
 class ReferenceValue(StrictModel):
-    """A number that the lab states: ``quantity`` of the result is within [low, high], widened by ``tolerance``."""
+    """A number that the lab states: ``quantity`` must be within [low, high], widened by ``tolerance``."""
 
     quantity: Quantity = Field(description="a quantity of results/quantities.py")
-    low: float = Field(description="least value stated")
-    high: float = Field(description="greatest value stated")
-    tolerance: float = Field(default=0.0, ge=0, description="share of the bounds; 0.05: five percent")
+    low: float = Field(description="smallest stated value")
+    high: float = Field(description="largest stated value")
+    tolerance: float = Field(default=0.0, ge=0, description="share by which both bounds are widened; 0.05: 5 %")
     source: str = Field(description="where the lab states it")
     known_failure: str = Field(
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
 
     def check_of(self, row: str) -> "Check":
-        """Return the check of ``row`` that the reference value stands for, with its tolerance."""
+        """Return the reference value as a check of ``row``, with its bounds widened by the tolerance."""
         low, high = self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
         return Check(row=row, quantity=self.quantity, low=low, high=high)
 
@@ -75,7 +75,9 @@ class ReferenceValue(StrictModel):
 class Expectation(StrictModel):
     """The expected result of a row. A row without one is reported and not evaluated."""
 
-    outcome: ExpectedOutcome | None = Field(default=None, description="oom: out of GPU memory; None: not stated")
+    outcome: ExpectedOutcome | None = Field(
+        default=None, description="expected outcome; oom: out of GPU memory; None: not stated"
+    )
     reference_values: tuple[ReferenceValue, ...] = Field(
         default=(),
         description="numbers that the lab states",
@@ -84,11 +86,11 @@ class Expectation(StrictModel):
 
 
 class Row(StrictModel):
-    """One experiment: settings in addition to the suite's common ones, by card if they differ, and expected result."""
+    """One experiment: its settings in addition to the common ones, its settings by card, and its expected result."""
 
-    id: str = Field(pattern=ID, description="name in commands and folders of results")
+    id: str = Field(pattern=ID_PATTERN, description="name in commands and folders of results")
     title: str = Field(description="short description of the row, shown in reports")
-    cards: tuple[str, ...] | None = Field(default=None, description="None: all cards of the suite")
+    cards: tuple[str, ...] | None = Field(default=None, description="cards of this row; None: all cards of the suite")
     settings: dict[str, Any] = Field(description="settings that differ from the suite's common ones")
     per_card: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ on a card")
     expect: Expectation = Field(default=Expectation(), description="result that the lab states")
@@ -96,30 +98,30 @@ class Row(StrictModel):
 
 
 class Bounds(StrictModel):
-    """Lower and upper bound; None: there is none."""
+    """A lower and an upper bound; None: unbounded."""
 
     low: float | None = Field(default=None, description="lower bound")
     high: float | None = Field(default=None, description="upper bound")
 
 
 class Check(StrictModel):
-    """One comparison of a claim: a quantity of ``row``, divided by that of ``over_row`` if given."""
+    """One comparison of a claim: a quantity of ``row``, divided by the quantity of ``over_row`` if that is given."""
 
     row: str = Field(description="id of the row")
     quantity: Quantity | None = Field(default=None, description="a quantity of results/quantities.py")
-    over_row: str | None = Field(default=None, description="id of the row whose quantity divides")
+    over_row: str | None = Field(default=None, description="id of the row whose quantity is the divisor")
     over_quantity: Quantity | None = Field(
-        default=None, description="quantity that divides, of over_row or of the same row; None: the same quantity"
+        default=None, description="the divisor, a quantity of over_row or of the same row; None: the same quantity"
     )
-    low: float | None = Field(default=None, description="least value that passes")
-    high: float | None = Field(default=None, description="greatest value that passes")
+    low: float | None = Field(default=None, description="smallest value that passes")
+    high: float | None = Field(default=None, description="largest value that passes")
     outside: bool = Field(default=False, description="the value must not lie within [low, high]")
     miniature: Bounds | None = Field(default=None, description="bounds for tiny models, where they differ")
     outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
-    phase: FailurePhase | None = Field(default=None, description="phase in which the memory runs out; None: any")
+    phase: FailurePhase | None = Field(default=None, description="phase in which the memory must run out; None: any")
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _reject_inconsistent(self) -> Self:
         if (self.quantity is None) == (self.outcome is None):
             raise ValueError("a check states either quantity or outcome")
         if self.quantity is not None and self.low is None and self.high is None:
@@ -131,7 +133,7 @@ class Check(StrictModel):
         return self
 
     def accepts(self, value: float) -> bool:
-        """Return whether ``value`` is within the bounds, or outside of them if the check says so."""
+        """Return whether ``value`` is within the bounds, or outside of them if ``outside`` is true."""
         inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
         return inside != self.outside
 
@@ -143,18 +145,18 @@ class Check(StrictModel):
 
     @property
     def relative(self) -> bool:
-        """Return whether two measured values are compared, so that the model's size cancels out."""
+        """Return whether the check compares two measured values, so that the model's size cancels out."""
         return self.over_row is not None or self.over_quantity is not None
 
 
 class Claim(StrictModel):
-    """A statement of the lab that compares rows, and the checks that must all pass for it."""
+    """A statement of the lab that compares rows. It passes if all its checks pass."""
 
-    id: str = Field(pattern=ID, description="name in verdicts")
+    id: str = Field(pattern=ID_PATTERN, description="name in verdicts")
     says: str = Field(description="the statement in a sentence")
     checks: tuple[Check, ...] = Field(min_length=1, description="comparisons that must all pass")
-    full_size: bool = Field(default=False, description="about the real model's size: not evaluated in miniature")
-    all_ranks: bool = Field(default=False, description="about all ranks: not evaluated for rows that were scaled down")
+    full_size: bool = Field(default=False, description="depends on the full-size model: not evaluated on tiny models")
+    all_ranks: bool = Field(default=False, description="depends on all ranks: not evaluated for scaled-down rows")
     known_failure: str = Field(
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
@@ -168,9 +170,9 @@ class LeaseEstimate(StrictModel):
 
 
 class Suite(StrictModel):
-    """One file: the rows of one lab or guide, for the cards it was written for."""
+    """The content of one suite file: the rows of one lab or guide, for the cards it was written for."""
 
-    suite: str = Field(pattern=NAME, description="the file's name without .yaml; name in commands")
+    suite: str = Field(pattern=NAME_PATTERN, description="the file's name without .yaml; name in commands")
     version: PositiveInt = Field(description="raise it with each change that makes earlier results incomparable")
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
@@ -183,25 +185,25 @@ class Suite(StrictModel):
     common: dict[str, Any] = Field(description="settings that all rows share")
     rows: tuple[Row, ...] = Field(min_length=1, description="the experiments, in the order in which they run")
     claims: tuple[Claim, ...] = Field(default=(), description="statements that compare rows")
-    _checked: dict[str, Settings] = PrivateAttr(default_factory=dict)
+    _settings_cache: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:
         """Return the row of that id. Raises InputError with the known ids."""
         for row in self.rows:
             if row.id == row_id:
                 return row
-        raise unknown("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
+        raise unknown_name("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
 
     def rows_for(self, card: str) -> tuple[Row, ...]:
         """Return the lab's rows on ``card``. Raises InputError if the suite has none for it."""
         if card not in self.cards:
-            raise unknown("card", card, self.cards, f"suite {self.suite}")
+            raise unknown_name("card", card, self.cards, f"suite {self.suite}")
         return tuple(row for row in self.rows if card in (row.cards or self.cards))
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
-        """Return what ``row`` sets on ``card``: the suite's common settings, then the row's, then the card's.
+        """Return the settings of ``row`` on ``card``: the common ones, overridden by the row's, then by the card's.
 
-        A row that needs more devices of a node than ``gpus_per_node`` is scaled down to that many. Raises InputError
+        A row that needs more devices per node than ``gpus_per_node`` is scaled down to that many. Raises InputError
         if the settings are invalid.
         """
         merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
@@ -209,20 +211,20 @@ class Suite(StrictModel):
             merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
         where = f"{self.suite}.yaml: row {row.id!r} on {card}"
         key = f"{where}: {merged}"
-        if key not in self._checked:
-            settings = checked(Settings, merged, where)
+        if key not in self._settings_cache:
+            settings = validate(Settings, merged, where)
             if settings.model not in (known := models() | self.models):
-                raise unknown("model", settings.model, known, where)
-            self._checked[key] = settings
-        return self._checked[key]
+                raise unknown_name("model", settings.model, known, where)
+            self._settings_cache[key] = settings
+        return self._settings_cache[key]
 
     def own_model(self, settings: Settings) -> Model | None:
-        """Return the model of a row if the suite brings it; None for a model of catalog/models.yaml."""
+        """Return the row's model if the suite defines it; None for a model of catalog/models.yaml."""
         return self.models.get(settings.model)
 
 
 def suite_json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a suite's file, with the keys of settings wherever they may stand, for editors."""
+    """Return the JSON schema of a suite's file for editors, with the keys of settings wherever they are allowed."""
     schema, settings = Suite.model_json_schema(), Settings.model_json_schema()
     definitions = schema["$defs"] | settings.pop("$defs")
     definitions["Settings"] = settings | {"required": []}

@@ -1,16 +1,16 @@
-"""The sentences of the labs that say what comes of an experiment, each with the statements that check it."""
+"""The labs' sentences about results of experiments, paraphrased, each with the statements that check it."""
 
 from pydantic import Field
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.suites.suite import Suite
-from experiments.suites.yaml_schema import LABS, StrictModel, checked, read_yaml
+from experiments.suites.yaml_schema import LABS, StrictModel, read_yaml, validate
 
 SENTENCES = LABS / "sentences"
 
 
 class Sentence(StrictModel):
-    """One sentence in our words. at: its place in the lab. statements: ids of the verdicts that check it."""
+    """One sentence of a lab, paraphrased. at: its place in the lab. statements: ids of the verdicts that check it."""
 
     at: str
     says: str
@@ -18,7 +18,7 @@ class Sentence(StrictModel):
 
 
 def sentences_of(suite: Suite) -> tuple[Sentence, ...]:
-    """Return the sentences of the suite's lab, in its order.
+    """Return the sentences of the suite's lab, in the lab's order.
 
     Raises InputError for a sentence without a statement, and for a statement that the suite does not have.
     """
@@ -26,10 +26,10 @@ def sentences_of(suite: Suite) -> tuple[Sentence, ...]:
     known = statement_ids(suite)
     sentences = []
     for number, entry in enumerate(read_yaml(path), 1):
-        sentence = checked(Sentence, entry, f"sentences/{path.name}: sentence {number}")
+        sentence = validate(Sentence, entry, f"sentences/{path.name}: sentence {number}")
         for statement in sentence.statements:
             if statement not in known:
-                raise unknown("statement", statement, known, f"sentences/{path.name}: sentence {number}")
+                raise unknown_name("statement", statement, known, f"sentences/{path.name}: sentence {number}")
         sentences.append(sentence)
     return tuple(sentences)
 

@@ -11,7 +11,7 @@ Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
 
 class Lora(StrictModel):
-    """Low-rank adapters: rank, scale, dropout, and the linear layers that have them."""
+    """Low-rank adapters (LoRA): rank, scale, dropout, and the linear layers that have adapters."""
 
     r: PositiveInt = Field(description="rank of the adapters")
     alpha: PositiveInt = Field(description="the adapters' output is scaled by alpha / r")
@@ -20,18 +20,18 @@ class Lora(StrictModel):
 
 
 class Quantization(StrictModel):
-    """4-bit base weights of bitsandbytes."""
+    """Quantization of the base weights to 4 bits, by bitsandbytes."""
 
     kind: Literal["nf4"] = Field(description="data type of the stored weights")
     compute_dtype: Literal["bfloat16"] = Field(default="bfloat16", description="data type of the arithmetic")
-    double_quantization: bool = Field(default=False, description="the quantization's scales are quantized, too")
+    double_quantization: bool = Field(default=False, description="also quantize the scales of the quantization")
 
 
 class Settings(StrictModel):
     """All settings of a row.
 
-    Of batch_size, accumulate and global_batch_size two determine the third:
-    global_batch_size = batch_size x accumulate x ranks. ranks: devices x nodes, or 1 to sample from a model.
+    Any two of batch_size, accumulate and global_batch_size determine the third:
+    global_batch_size = batch_size x accumulate x ranks. The ranks are devices x nodes, or 1 for sampling from a model.
     """
 
     engine: Engine = Field(description="library whose training loop runs the row")
@@ -44,19 +44,27 @@ class Settings(StrictModel):
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
-    optimizer: Optimizer = Field(description="optimizer, and where its state lies")
+    optimizer: Optimizer = Field(description="optimizer; deepspeed_cpu: Adam with its state in host memory")
     lr: PositiveFloat = Field(description="learning rate")
-    weight_decay: NonNegativeFloat | None = Field(default=None, description="None: the optimizer's default")
+    weight_decay: NonNegativeFloat | None = Field(
+        default=None, description="weight decay; None: the optimizer's default"
+    )
     betas: tuple[float, float] | None = Field(default=None, description="Adam's betas; None: the optimizer's default")
     warmup_steps: NonNegativeInt = Field(default=0, description="optimizer steps until the full learning rate")
-    min_lr: PositiveFloat | None = Field(default=None, description="stated by the lab; no training loop reads it")
+    min_lr: PositiveFloat | None = Field(
+        default=None, description="lowest learning rate that the lab states; no training loop uses it"
+    )
     max_epochs: PositiveInt = Field(description="passes over the data set")
-    max_steps: int = Field(default=-1, ge=-1, description="optimizer steps; -1: those of max_epochs")
+    max_steps: int = Field(default=-1, ge=-1, description="number of optimizer steps; -1: the steps of max_epochs")
     max_length: PositiveInt = Field(description="maximum tokens of text per sample")
-    train_samples: PositiveInt | None = Field(default=None, description="None: all samples of the training split")
-    validation: float = Field(default=0.0, ge=0.0, description="share of the data set (below 1), or number of samples")
+    train_samples: PositiveInt | None = Field(
+        default=None, description="training samples per epoch; None: all samples of the training split"
+    )
+    validation: float = Field(
+        default=0.0, ge=0.0, description="samples left out of training: a share of the data set (below 1), or a number"
+    )
     devices: PositiveInt = Field(default=1, description="GPUs of one node")
-    nodes: PositiveInt = Field(default=1, description="nodes that the row's ranks are spread over")
+    nodes: PositiveInt = Field(default=1, description="number of nodes that run the row's ranks")
     strategy: Strategy = Field(default="auto", description="how ranks share the model, as Lightning names it")
     gradient_as_bucket_view: bool = Field(
         default=False, description="DDP stores gradients in its buckets, not in addition to them"
@@ -65,14 +73,16 @@ class Settings(StrictModel):
         default="none", description="command that starts the ranks; none: the engine starts them"
     )
     activation_checkpointing: bool = Field(
-        default=False, description="activations of a block are computed again in the backward pass, not kept"
+        default=False, description="recompute the activations of a block in the backward pass instead of storing them"
     )
     lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
-    workers: NonNegativeInt = Field(description="processes that prepare batches; 0: the training process does")
+    workers: NonNegativeInt = Field(
+        description="data loader processes per rank; 0: the training process loads the data"
+    )
     save_model: bool = Field(default=False, description="write a checkpoint at the end of training")
     seed: int = Field(default=42, description="random seed of weights, data order and dropout")
-    time_limit_s: PositiveInt = Field(description="seconds after which a row is stopped")
+    time_limit_s: PositiveInt = Field(description="seconds after which the row is stopped")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,28 +92,28 @@ class Settings(StrictModel):
         for key in ("devices", "nodes", "batch_size", "accumulate", "global_batch_size"):
             value = data.get(key)
             if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{key} = {value!r}: a whole number above 0 is needed")
+                raise ValueError(f"{key} = {value!r}: allowed: a whole number above 0")
         world = 1 if data.get("task") == "generate" else data.get("devices", 1) * data.get("nodes", 1)
         batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
         if batch is None and total is None:
-            raise ValueError("batch_size or global_batch_size is needed")
+            raise ValueError("the row needs batch_size or global_batch_size")
         if batch is not None and total is not None:
-            accumulate = accumulate or _divided(total, batch * world, f"batch_size {batch} on {world} device(s)")
+            accumulate = accumulate or _exact_quotient(total, batch * world, f"batch_size {batch} on {world} device(s)")
         elif total is not None:
             accumulate = accumulate or 1
-            batch = _divided(total, accumulate * world, f"accumulate {accumulate} on {world} device(s)")
+            batch = _exact_quotient(total, accumulate * world, f"accumulate {accumulate} on {world} device(s)")
         elif batch is not None:
             accumulate = accumulate or 1
             total = batch * accumulate * world
         if batch and accumulate and total != batch * accumulate * world:
             raise ValueError(
-                f"global_batch_size = {total}: is not batch_size {batch} x accumulate {accumulate} x {world} device(s)"
+                f"global_batch_size = {total}: must be batch_size {batch} x accumulate {accumulate} x {world} device(s)"
             )
         return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
 
     @model_validator(mode="after")
     def _whole_optimizer_steps(self) -> Self:
-        """Check that an epoch ends with an optimizer step; a remainder would be a step with fewer micro-steps."""
+        """Check that an epoch ends with an optimizer step. Otherwise the last step would have fewer micro-steps."""
         batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
         if batches % self.accumulate:
             allowed = [count for count in range(1, batches + 1) if batches % count == 0]
@@ -121,15 +131,17 @@ class Settings(StrictModel):
 
     @property
     def ranks(self) -> int:
-        """Return the number of processes over all nodes: one per device, or one in total to sample from a model."""
+        """Return the number of processes over all nodes: one per device, or one in total for sampling from a model."""
         return 1 if self.task == "generate" else self.world_size
 
-    def nodes_of(self, most: int) -> int:
-        """Return the number of nodes for its ranks: the row's own if ``most`` allows it, else one."""
-        return self.nodes if self.ranks > 1 and self.nodes <= most else 1
+    def nodes_of(self, max_nodes: int) -> int:
+        """Return the number of nodes to run the row's ranks on: ``nodes`` if ``max_nodes`` allows it, else 1."""
+        return self.nodes if self.ranks > 1 and self.nodes <= max_nodes else 1
 
 
-def _divided(total: int, part: int, of_what: str) -> int:
+def _exact_quotient(total: int, part: int, divisor_name: str) -> int:
     if total % part:
-        raise ValueError(f"global_batch_size = {total}: cannot be divided by {of_what}; allowed: multiples of {part}")
+        raise ValueError(
+            f"global_batch_size = {total}: cannot be divided by {divisor_name}; allowed: multiples of {part}"
+        )
     return total // part

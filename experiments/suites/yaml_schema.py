@@ -1,4 +1,4 @@
-"""Read the YAML files of labs and catalog into checked data, with errors that state file, value and fix."""
+"""Validate the YAML files of labs and catalog, with errors that state file, value and allowed values."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from experiments.errors import InputError, nearest
+from experiments.errors import InputError, similar_names
 from experiments.suites.document import read_document
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=BaseModel)
 LABS = Path(__file__).parent / "labs"
 CATALOG = Path(__file__).parent / "catalog"
-QUOTED = re.compile("'([^']*)'")
+QUOTED_NAME = re.compile("'([^']*)'")
 
 
 class StrictModel(BaseModel):
-    """Base of everything read from YAML: frozen, unknown keys are rejected, built when it is first used."""
+    """Base class of all data read from YAML: immutable, rejects unknown keys, builds its validator at first use."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -32,40 +32,40 @@ def read_yaml(path: Path) -> Any:
     return read_document(path).data
 
 
-def checked(model: type[T], data: Any, where: str) -> T:
-    """Return ``data`` as ``model``. Raises InputError: ``where`` and the first problem, in one line."""
+def validate(model: type[T], data: Any, where: str) -> T:
+    """Return ``data`` as an instance of ``model``. Raises InputError with ``where`` and the first problem."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise InputError(f"{where}: {plain(error, model)}") from None
+        raise InputError(f"{where}: {first_problem(error, model)}") from None
 
 
-def plain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return an unknown key, else the first problem of a pydantic error, in one line: key, value, allowed values."""
-    return problems(error, model)[0].text
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return the first problem of a pydantic error in one line, unknown keys first: key, value, allowed values."""
+    return validation_problems(error, model)[0].text
 
 
 class Problem(NamedTuple):
-    """One problem of a value. place: keys from the top. near: an allowed name that is like the wrong one, or ""."""
+    """One problem of a value. place: keys from the top. near: a similar allowed name, or ""."""
 
     place: tuple[int | str, ...]
     text: str
     near: str = ""
 
 
-def problems(error: ValidationError, model: type[BaseModel], lists: Collection[str] = ()) -> list[Problem]:
+def validation_problems(error: ValidationError, model: type[BaseModel], lists: Collection[str] = ()) -> list[Problem]:
     """Return all problems of a pydantic error, unknown keys first.
 
-    ``lists``: keys of lists whose entries the caller names, so that a text begins inside of the entry.
+    ``lists``: keys of lists whose entries the caller names. For these, the text names the key within the entry only.
     """
     found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    found = [problem for problem in found if not _follows(problem, found)]
+    found = [problem for problem in found if not _is_follow_up(problem, found)]
     named = [len(problem["loc"]) > 1 and problem["loc"][0] in lists for problem in found]
     return [_problem(problem, model, 2 if inside else 0) for problem, inside in zip(found, named, strict=True)]
 
 
-def _follows(problem: Any, others: Iterable[Any]) -> bool:
-    """Return whether a list is too short only because its entries are wrong."""
+def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
+    """Return whether the problem is a list that is too short only because its entries are invalid."""
     place = problem["loc"]
     return problem["type"] == "too_short" and any(
         other["loc"][: len(place)] == place and other is not problem for other in others
@@ -76,24 +76,26 @@ def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
     place = problem["loc"]
     key = ".".join(str(part) for part in place[skip:])
     if problem["type"] == "extra_forbidden":
-        allowed = sorted(_owner(model, place[:-1]).model_fields)
+        allowed = sorted(_model_at(model, place[:-1]).model_fields)
         text = f"unknown key {key!r}; allowed: {', '.join(allowed)}"
-        return Problem(place, text, nearest(str(place[-1]), allowed))
+        return Problem(place, text, similar_names(str(place[-1]), allowed))
     if problem["type"] == "missing":
         return Problem(place, f"key {key!r} is missing")
-    message = in_words(problem)
-    near = nearest(str(problem["input"]), QUOTED.findall(message)) if problem["type"] == "literal_error" else ""
+    message = error_message(problem)
+    near = (
+        similar_names(str(problem["input"]), QUOTED_NAME.findall(message)) if problem["type"] == "literal_error" else ""
+    )
     return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, near)
 
 
-def in_words(problem: "ErrorDetails") -> str:
-    """Return what a pydantic error says, in the words of this program's own errors."""
+def error_message(problem: "ErrorDetails") -> str:
+    """Return the message of a pydantic error in the style of this program's own errors."""
     message = problem["msg"].removeprefix("Value error, ")
     return re.sub(r"^Input should be (.*?)(, unable to .*)?$", r"allowed: \1", message)
 
 
-def _owner(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the model class of a location inside ``model``, as far as it can be followed."""
+def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """Return the model class at ``path`` inside ``model``, or the last one that could be found on the way."""
     for part in path:
         field = model.model_fields.get(str(part))
         for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ():

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
-    ERRORS,
+    ERROR_OUTCOMES,
     LOG_FILE,
     MEASURED_FILE,
     PROGRESS_FILE,
@@ -36,11 +36,11 @@ from experiments.results.schema import (
     Failure,
     Measured,
     Memory,
-    Moments,
     Outcome,
     Progress,
     Result,
-    Times,
+    StageTimes,
+    StageTimestamps,
     read_progress,
 )
 from experiments.suites.row_spec import RowSpec
@@ -97,7 +97,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
 
 def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
     """Return the row with the last log lines of the failed rank, if the row ended with an error."""
-    if row.failure is None or row.outcome not in ERRORS:
+    if row.failure is None or row.outcome not in ERROR_OUTCOMES:
         return row
     log = last_lines(_read_log_end(ranks.log(row.failure.rank)))
     return row.model_copy(update={"failure": row.failure.model_copy(update={"log": log})})
@@ -113,9 +113,9 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def stage_times(moments: Moments, began: float, elapsed_s: float) -> Times:
+def stage_times(moments: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
     """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970."""
-    return Times(
+    return StageTimes(
         start_s=moments.started_at - began,
         build_s=moments.began_at - moments.started_at,
         train_s=moments.ended_at - moments.began_at,

@@ -11,8 +11,8 @@ from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
 
 from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
-from experiments.results.wording import clock, number, size
-from experiments.runners.progress import STYLES, is_miniature_that_ran, steps_of
+from experiments.results.wording import format_duration, format_number, format_size
+from experiments.runners.progress import OUTCOME_STYLES, is_miniature_that_ran, steps_in_words
 from experiments.watch.state import SERIES, Line, RowNow, RunNow, RunWatcher
 
 READ_EVERY_S = 1.0
@@ -117,7 +117,8 @@ class WatchApp(App[None]):
         for (name, chart), line in zip_longest(self._charts, lines):
             name.display = chart.display = line is not None
             if line:
-                name.update(f"{line.name}: {number(line.values[-1])} {line.unit}, highest {number(max(line.values))}")
+                newest, highest = (format_number(value) for value in (line.values[-1], max(line.values)))
+                name.update(f"{line.name}: {newest} {line.unit}, highest {highest}")
                 chart.data = line.values[-SAMPLES:]
 
     def _show_verdicts(self, verdicts: Sequence[Verdict]) -> None:
@@ -138,7 +139,7 @@ def headline(now: RunNow) -> str:
         if count := sum(verdict.status == status for verdict in now.verdicts):
             parts.append(f"{count} {status}")
     if now.gpu_hours:
-        parts.append(f"{number(now.gpu_hours)} GPU-hours")
+        parts.append(f"{format_number(now.gpu_hours)} GPU-hours")
     if not now.active and now.done < len(now.rows):
         parts.append("not running now: `testbed run` with the same options resumes it")
     return " · ".join(parts)
@@ -151,11 +152,11 @@ def cells(row: RowNow) -> tuple[Text, ...]:
     memory = result.memory if result else progress.memory if progress else None
     left_s = progress.left_s if progress else None
     texts = (
-        "" if progress is None else steps_of(progress),
-        "" if allocated is None else size(allocated),
-        "" if memory is None or memory.peak_gib is None else size(memory.peak_gib),
-        "" if row.elapsed_s is None else clock(row.elapsed_s),
-        "" if left_s is None else clock(left_s),
+        "" if progress is None else steps_in_words(progress),
+        "" if allocated is None else format_size(allocated),
+        "" if memory is None or memory.peak_gib is None else format_size(memory.peak_gib),
+        "" if row.elapsed_s is None else format_duration(row.elapsed_s),
+        "" if left_s is None else format_duration(left_s),
     )
     return (
         Text(row.row),
@@ -168,7 +169,7 @@ def cells(row: RowNow) -> tuple[Text, ...]:
 def _style(row: RowNow) -> str:
     if row.result is None:
         return "bold" if row.running else "dim"
-    return "" if is_miniature_that_ran(row.result) else STYLES.get(row.result.outcome, "red")
+    return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")
 
 
 def verdict_line(verdict: Verdict) -> Text:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.system.files import cache_folder
 from tests.docs.blocks import NOT_RUN, ROOT, Block, blocks
 
@@ -113,4 +113,6 @@ def _lines() -> Iterator[tuple[Block, list[str]]]:
 
 
 def _options(command: str) -> set[str]:
-    return {name for param in load(command).params for name in (*param.opts, *param.secondary_opts)} | {"--help"}
+    return {name for param in load_command(command).params for name in (*param.opts, *param.secondary_opts)} | {
+        "--help"
+    }

@@ -139,7 +139,7 @@ def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(mach
     several(SLURM, rows=("neo-1gpu",), results=tmp_path)
     folder = RunFolder(tmp_path / f"{SLURM}-v100_32gb-tiny-verdict")
     folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
-    with pytest.raises(InputError, match="made with size full, and now size is tiny"):
+    with pytest.raises(InputError, match="has results with size full, but size is now tiny"):
         several(SUITE, SLURM, results=tmp_path)
     assert FakeRunner.ran == ["neo-1gpu"]
     assert not list(tmp_path.glob(f"{SUITE}*"))
@@ -165,7 +165,7 @@ def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, t
     done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
     profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
     cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
-    monkeypatch.setattr(pipeline, "target_of", lambda options: ClusterTarget(profile.node, cluster))
+    monkeypatch.setattr(pipeline, "connect_target", lambda options: ClusterTarget(profile.node, cluster))
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, site="slurm", profile="mahti", run_id="mine")
     with pytest.raises(UnknownHost, match=r"unknown host; add to ~/.ssh/config: 'Host nosuch.invalid'"):
         run_suite(options, view := RecordingView())

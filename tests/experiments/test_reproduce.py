@@ -10,7 +10,7 @@ from experiments import reproduce as chain
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
 from experiments.pipeline import PreparedRun
-from experiments.reproduce import Reproduction, TooLong, reproduce
+from experiments.reproduce import LeaseTooLong, Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.system import signals
@@ -80,7 +80,7 @@ def stubs(monkeypatch, happened, reconciler):
     monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(chain.leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
-    monkeypatch.setattr(chain, "_run", lambda runs, view: happened.append("run") or runs)
+    monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: happened.append("run") or runs)
     monkeypatch.setattr(chain, "_release", release)
 
 
@@ -151,7 +151,7 @@ def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconci
     ]
     assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
     assert happened == []
-    with pytest.raises(TooLong, match="--max-hours 1h"):
+    with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
         chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
 
 

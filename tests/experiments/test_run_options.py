@@ -14,10 +14,17 @@ from experiments.cli.run import run
 from experiments.errors import InputError
 from experiments.report import compare, write_report
 from experiments.results.run_folder import Run, RunFolder
-from experiments.run_options import CHOICES, IDENTITY, RECORDED, SHOWN, RunOptions, default_run_id
-from experiments.runners.plan import continued
+from experiments.run_options import (
+    IDENTITY_OPTIONS,
+    OPTION_CHOICES,
+    RECORDED_OPTIONS,
+    SHOWN_OPTIONS,
+    RunOptions,
+    default_run_id,
+)
+from experiments.runners.plan import continue_run
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import suite_names, suites_of
+from experiments.suites.suite import suite_names, suites_in_group
 from experiments.system.files import CODE_FOLDER
 from experiments.system.options import fields_with_options
 from tests.support.results import in_memory
@@ -43,15 +50,15 @@ def test_every_choice_is_complete():
         assert field.default is not MISSING, field.name
         assert (field.name in OPTIONS) == (field.name not in NO_OPTION)
         assert field.name in NO_OPTION or OPTIONS[field.name].help.endswith("."), field.name
-    assert CHOICES.keys() == {field.name for field in fields(RunOptions)}
+    assert OPTION_CHOICES.keys() == {field.name for field in fields(RunOptions)}
 
 
 def test_run_json_has_every_recorded_choice_and_nothing_else_that_was_chosen():
-    assert Run.model_fields.keys() - ORIGIN == {*RECORDED}
+    assert Run.model_fields.keys() - ORIGIN == {*RECORDED_OPTIONS}
 
 
 def test_identity_and_shown_choices_are_recorded():
-    assert {*IDENTITY, *SHOWN} <= {*RECORDED}
+    assert {*IDENTITY_OPTIONS, *SHOWN_OPTIONS} <= {*RECORDED_OPTIONS}
 
 
 def test_a_row_s_spec_has_every_choice_that_changes_it():
@@ -118,16 +125,16 @@ def two_runs(name: str) -> tuple[Run, Run]:
     return one, one.model_copy(update={name: value})
 
 
-@pytest.mark.parametrize("name", [name for name in IDENTITY if name != "suite"])
+@pytest.mark.parametrize("name", [name for name in IDENTITY_OPTIONS if name != "suite"])
 def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
     before, now = two_runs(name)
     folder = RunFolder(tmp_path)
     folder.write_run(before)
-    with pytest.raises(InputError, match=f"and now {name} is"):
-        continued(folder, now, in_memory.suite())
+    with pytest.raises(InputError, match=f"but {name} is now"):
+        continue_run(folder, now, in_memory.suite())
 
 
-@pytest.mark.parametrize("name", SHOWN)
+@pytest.mark.parametrize("name", SHOWN_OPTIONS)
 def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
     monkeypatch.setattr(RunFolder, "suite", lambda folder: in_memory.suite())
     a, b = folders = [RunFolder(tmp_path / side) for side in "ab"]
@@ -139,12 +146,12 @@ def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
 def test_junit_shows_every_shown_choice(tmp_path):
     page = write_report(tiny_run(tmp_path)).page
     properties = ET.parse(page.with_name("junit.xml")).getroot().iter("property")
-    assert {*SHOWN} <= {one.get("name") for one in properties}
+    assert {*SHOWN_OPTIONS} <= {one.get("name") for one in properties}
 
 
 def test_the_default_run_id_tells_choices_apart_that_are_no_file_s_contents():
     plain = replace(RunOptions(), suite="lab", card="a100_80gb", size="full")
-    for name in IDENTITY:
+    for name in IDENTITY_OPTIONS:
         if name != "data_sha256":
             assert default_run_id(replace(plain, **{name: other_value(name)})) != default_run_id(plain), name
 
@@ -161,6 +168,6 @@ def test_labs_are_named_by_no_code():
 
 
 def test_every_lab_is_in_one_group_and_both_have_all():
-    assert [suite.suite for suite in suites_of("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
-    assert [suite.suite for suite in suites_of("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
-    assert suites_of("both") == suites_of("single") + suites_of("multi")
+    assert [suite.suite for suite in suites_in_group("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
+    assert [suite.suite for suite in suites_in_group("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
+    assert suites_in_group("both") == suites_in_group("single") + suites_in_group("multi")

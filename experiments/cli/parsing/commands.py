@@ -7,7 +7,7 @@ import typer
 
 
 class Entry(NamedTuple):
-    """A command as `testbed --help` shows it. module: in experiments.cli; help: the first line of its own help."""
+    """A command as `testbed --help` shows it. module: its module in experiments.cli. help: first line of its help."""
 
     section: str
     module: str
@@ -18,7 +18,7 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
-    "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: tell all mistakes at once."),
+    "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: show all mistakes at once."),
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
@@ -30,7 +30,7 @@ COMMANDS = {
     "blame": Entry(RESULTS, "semester.blame", "Find the package whose new version changed a statement or a row."),
     "semester": Entry(RESULTS, "semester.semester", "Check all suites before a term: what flipped, what to mend."),
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
-    "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; give reasons and points."),
+    "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; show reasons and points."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "fit", "Find the largest batch that fits, and changes that save memory."),
@@ -39,7 +39,7 @@ COMMANDS = {
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),
     "lease": Entry(MACHINES, "lease", "Lease the earliest time slot; boot its nodes; print their logins."),
     "configure": Entry(MACHINES, "configure", "Install driver, Docker, Slurm and image on the nodes of a lease."),
-    "status": Entry(MACHINES, "lease", "Show active leases: time left, nodes, cost so far and in all."),
+    "status": Entry(MACHINES, "lease", "Show active leases: time left, nodes, cost so far and in total."),
     "top": Entry(MACHINES, "remote", "Show the GPUs of all nodes and the rows on them, until Ctrl-C."),
     "notebook": Entry(MACHINES, "remote", "Serve Jupyter from the leased machine through a tunnel."),
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
@@ -49,7 +49,7 @@ COMMANDS = {
 }
 
 
-def load(name: str) -> Any:
+def load_command(name: str) -> Any:
     """Import the module of a command; return the command."""
     module = import_module(f"experiments.cli.{COMMANDS[name].module}")
     return typer.main.get_group(module.app).commands[name]

@@ -1,4 +1,4 @@
-"""The group of all commands, which imports only the module of the chosen one, and the class of each command."""
+"""The group of all commands, and the class of each command. Only the module of the chosen command is imported."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -7,23 +7,23 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.cli.parsing.examples import examples
-from experiments.cli.parsing.help import records, usage_pieces
-from experiments.cli.parsing.usage import in_own_words
+from experiments.cli.parsing.help import help_records, usage_pieces
+from experiments.cli.parsing.usage import usage_errors_as_input_errors
 from experiments.cli.parsing.values import PlainValue
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 
-WIDEST = max(map(len, COMMANDS))
+NAME_WIDTH = max(map(len, COMMANDS))
 
 
 class Command(TyperCommand):
-    """A command whose values are read by PlainValue and whose errors are InputErrors."""
+    """A command that parses its values with PlainValue and raises InputError for usage errors."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments into the context; return the rest."""
-        read_plainly(self.get_params(ctx))
-        with in_own_words(ctx):
+        use_plain_values(self.get_params(ctx))
+        with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ARG002 - a method of TyperCommand
@@ -52,7 +52,7 @@ class Commands(typer.Typer):
 
 
 class Group(TyperGroup):
-    """All commands: their names and help come from the table, a command itself from its module once it is chosen."""
+    """The group of all commands. Names and help come from the table COMMANDS; a module is imported once chosen."""
 
     def __init__(self, **attributes: Any) -> None:
         listed = {name: Command(name, short_help=entry.help) for name, entry in COMMANDS.items()}
@@ -60,23 +60,23 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments before the command's name into the context; return the rest."""
-        read_plainly(self.get_params(ctx))
-        with in_own_words(ctx):
+        use_plain_values(self.get_params(ctx))
+        with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
-        with in_own_words(ctx):
+        with usage_errors_as_input_errors(ctx):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, command and further arguments. Raises InputError for an unknown command."""
         name, *rest = args
         if name in COMMANDS:
-            return name, load(name), rest
+            return name, load_command(name), rest
         if ctx.resilient_parsing:
             return None, None, rest
-        raise unknown("command", name, COMMANDS)
+        raise unknown_name("command", name, COMMANDS)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write options and commands."""
@@ -87,18 +87,18 @@ class Group(TyperGroup):
         """Write the commands in sections, with their whole help."""
         for section, entries in groupby(COMMANDS.items(), key=lambda item: item[1].section):
             with formatter.section(section):
-                formatter.write_dl([(f"{name:{WIDEST}}", entry.help) for name, entry in entries])
+                formatter.write_dl([(f"{name:{NAME_WIDTH}}", entry.help) for name, entry in entries])
 
 
 def write_records(command: Any, context: Any, formatter: Any) -> None:
     """Write a section for the arguments of a command, and one for its options."""
     for kind in ("argument", "option"):
-        if found := records(command, context, kind):
+        if found := help_records(command, context, kind):
             with formatter.section(f"{kind.title()}s"):
                 formatter.write_dl(found)
 
 
-def read_plainly(params: Sequence[Any]) -> None:
-    """Let Typer read the values of ``params`` by PlainValue: pydantic, its own way, takes long to import."""
+def use_plain_values(params: Sequence[Any]) -> None:
+    """Make Typer parse the values of ``params`` with PlainValue; its default, pydantic, takes long to import."""
     for param in params:
         param._runtime_param = PlainValue()

@@ -1,4 +1,4 @@
-"""Options that commands share, and command-line options made from the fields of a dataclass."""
+"""Options that several commands use, and conversion of a dataclass's fields to command-line options."""
 
 import inspect
 import os
@@ -50,12 +50,12 @@ Notify = Annotated[
 
 
 def _use_suites(place: Path | None) -> Path | None:
-    """Let the suites at ``place`` be found by name, by this process and those that it starts."""
+    """Make the suites at ``place`` known by name to this process and to the processes that it starts."""
     if place is not None:
-        from experiments.suites.suite import OWN_SUITES, own_suites
+        from experiments.suites.suite import SUITES_VARIABLE, user_suites
 
-        os.environ[OWN_SUITES] = str(place.expanduser().absolute())
-        own_suites()
+        os.environ[SUITES_VARIABLE] = str(place.expanduser().absolute())
+        user_suites()
     return place
 
 
@@ -76,18 +76,18 @@ RunPaths = Annotated[
 ]
 
 
-class Without:
-    """Annotation: names of dataclass fields that the command sets itself, and that get no option."""
+class OmitFields:
+    """Annotation with names of dataclass fields that get no option, because the command sets them itself."""
 
     def __init__(self, *names: str) -> None:
         self.names = names
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of a dataclass by one option for each of its fields; call the command with objects.
+    """Replace each dataclass parameter of a command by one option per field, and pass an instance to the command.
 
-    The options are declared by experiments.system.options.option. Annotated[RunOptions, Without("site")] leaves fields
-    at their defaults.
+    experiments.system.options.option declares the options. Annotated[RunOptions, OmitFields("site")] leaves the field
+    ``site`` at its default.
     """
     signature = inspect.signature(command)
     groups: dict[str, tuple[type, list[str]]] = {}
@@ -115,11 +115,11 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _dataclass_of(annotation: Any) -> tuple[type | None, tuple[str, ...]]:
-    """Return the dataclass in an annotation, and the fields that get no option."""
+    """Return the dataclass of an annotation, or None, and the names of its fields that get no option."""
     cls, *metadata = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     if not (isinstance(cls, type) and is_dataclass(cls)):
         return None, ()
-    return cls, tuple(name for one in metadata if isinstance(one, Without) for name in one.names)
+    return cls, tuple(name for one in metadata if isinstance(one, OmitFields) for name in one.names)
 
 
 def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
@@ -131,7 +131,7 @@ def _parameter(field: Field[Any], option: Option) -> inspect.Parameter:
 
 
 def _type_of(field: Field[Any]) -> Any:
-    """Return the type that Typer supports: a list instead of tuple[X, ...]."""
+    """Return the field's type for Typer, which needs list[X] in place of tuple[X, ...]."""
     if get_origin(field.type) is not tuple:
         return field.type
     item: Any = get_args(field.type)[0]

@@ -1,4 +1,4 @@
-"""What `testbed predict` and `fit` share: their arguments, and what of a command line they are about."""
+"""Arguments of `testbed predict` and `testbed fit`, and functions that interpret them."""
 
 import shlex
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.output import say
-from experiments.cli.parsing.options import Without
+from experiments.cli.parsing.options import OmitFields
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.script.options import ScriptOptions
@@ -18,22 +18,21 @@ from experiments.system.options import fields_with_options
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
-Words = Annotated[
+RowsOrCommand = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
 ]
-Training = Annotated[CustomTraining, Without("card", "batch")]
-Cards = Annotated[
+Training = Annotated[CustomTraining, OmitFields("card", "batch")]
+CardList = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
         help="GPU models or sizes (24GiB), all, or smallest that fits; default for rows: all of the row.",
     ),
 ]
-Batches = Annotated[str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several are compared.")]
 
 
-def in_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
+def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
     """Return whether a custom training is a small program to trace, rather than a row; check what both need."""
     from experiments.prediction.loop import ROW_LOOPS
 
@@ -43,9 +42,9 @@ def in_program(context: typer.Context, rows: str | None, training: CustomTrainin
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
     if "card" not in given:
-        from experiments.suites.cards import SIZES, cards
+        from experiments.suites.cards import SIZE_HELP, cards
 
-        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZES}, or all")
+        raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZE_HELP}, or all")
     return training.loop not in ROW_LOOPS
 
 
@@ -64,22 +63,22 @@ def exit_code_of_script() -> Iterator[None]:
 def reject_options_of_scripts(context: typer.Context) -> None:
     """Raise InputError if an option of scripts is set."""
     if own := options_given(context, ScriptOptions):
-        raise InputError(f"--{_flag(min(own))}: needs a script's command after --")
+        raise InputError(f"--{_flag_name(min(own))}: needs a script's command after --")
 
 
 def reject_options_of_models(context: typer.Context) -> None:
     """Raise InputError if an option of models other than the card is set."""
     if other := options_given(context, CustomTraining) - {"card"}:
-        raise InputError(f"--{_flag(min(other))}: not with a script, which has its own settings")
+        raise InputError(f"--{_flag_name(min(other))}: not with a script, which has its own settings")
 
 
 def command_after_dashes(context: typer.Context) -> list[str]:
-    """Return the words after `--`; context.obj is the whole command line."""
+    """Return the words after `--` on the command line, which is in context.obj; empty without `--`."""
     words = shlex.split(context.obj)
     return words[words.index("--") + 1 :] if "--" in words else []
 
 
-def _flag(name: str) -> str:
+def _flag_name(name: str) -> str:
     """Return the option's name as it is typed, without the dashes in front."""
     declared = {
         field.name: option for cls in (CustomTraining, ScriptOptions) for field, option in fields_with_options(cls)
@@ -93,26 +92,26 @@ def options_given(context: typer.Context, cls: type = CustomTraining) -> set[str
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def specs_of(
+def specs_to_predict(
     context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str
 ) -> "list[RowSpec]":
     """Return the rows to predict: rows of suites, or a row for each card and batch of a custom training."""
     from experiments.prediction.service import select_rows
-    from experiments.suites.cards import cards_named
-    from experiments.suites.suite import own_suites
+    from experiments.suites.cards import parse_card_list
+    from experiments.suites.suite import user_suites
 
     if "model" not in (given := options_given(context)):
         if own := given - {"card"}:
             raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
-        chosen = cards_named(card) if card not in ("", "all") else [None]
-        asked = own_suites() if rows is None and context.params["suite_file"] else [rows]
+        chosen = parse_card_list(card) if card not in ("", "all") else [None]
+        asked = user_suites() if rows is None and context.params["suite_file"] else [rows]
         return [spec for target in asked for one in chosen for spec in select_rows(target, one)]
-    batches = batches_in(batch)
-    return [replace(training, card=name, batch=size).spec for name in cards_named(card) for size in batches]
+    batches = parse_batches(batch)
+    return [replace(training, card=name, batch=size).spec for name in parse_card_list(card) for size in batches]
 
 
-def batches_in(text: str) -> list[int]:
-    """Return the batches of --batch, each once. Raises InputError."""
+def parse_batches(text: str) -> list[int]:
+    """Return the batch sizes of --batch, each once. Raises InputError for anything but whole numbers from 1."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) for word in words):
         raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4")

@@ -1,4 +1,4 @@
-"""Errors of usage in one line: the command, the wrong word and what is allowed, in place of Typer's own texts."""
+"""Usage errors in one line, in place of Typer's texts: the command, the wrong word and the allowed values."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,22 +6,22 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-from experiments.cli.parsing.values import allowed_by, name_of
-from experiments.errors import InputError, nearest
+from experiments.cli.parsing.values import describe_allowed_values, displayed_name
+from experiments.errors import InputError, similar_names
 
 
 @contextmanager
-def in_own_words(context: Any) -> Iterator[None]:
-    """Raise InputError for Typer's errors of usage in the body; context: that of the command."""
+def usage_errors_as_input_errors(context: Any) -> Iterator[None]:
+    """Replace Typer's usage errors in the body of the with statement by InputError. context: the command's."""
     try:
         yield
     except TyperException as problem:
-        raise InputError(f"{_in_words(problem, context)}; see {context.command_path} --help") from None
+        raise InputError(f"{_usage_message(problem, context)}; see {context.command_path} --help") from None
 
 
-def _in_words(problem: Any, context: Any) -> str:
+def _usage_message(problem: Any, context: Any) -> str:
     if param := getattr(problem, "param", None):
-        return f"{name_of(param)} is required"
+        return f"{displayed_name(param)} is required"
     if option := getattr(problem, "option_name", None):
         return _wrong_option(
             option, {name: param for param in context.command.get_params(context) for name in param.opts}
@@ -32,9 +32,9 @@ def _in_words(problem: Any, context: Any) -> str:
 
 def _wrong_option(option: str, params: dict[str, Any]) -> str:
     if option not in params:
-        near = nearest(option, params)
+        near = similar_names(option, params)
         return f"unknown option {option}" + (f"; did you mean {near}?" if near else "")
     if params[option].is_flag:
         return f"{option} takes no value"
-    allowed = allowed_by(params[option])
+    allowed = describe_allowed_values(params[option])
     return f"{option} needs a value" + (f"; allowed: {allowed}" if allowed else "")

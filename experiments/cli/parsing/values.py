@@ -1,11 +1,11 @@
-"""Values of options and arguments, read from text; errors name the option, the value and what is allowed."""
+"""Parse the values of options and arguments. Errors name the option, the value and the allowed values."""
 
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
-from experiments.errors import InputError, nearest
+from experiments.errors import InputError, similar_names
 
 
 class PlainValue:
@@ -16,64 +16,64 @@ class PlainValue:
         several = param.multiple or param.nargs == -1
         if value is None:
             return () if several else None
-        return tuple(_read(one, param) for one in value) if several else _read(value, param)
+        return tuple(_parse_value(one, param) for one in value) if several else _parse_value(value, param)
 
 
-def name_of(param: Any) -> str:
-    """Return what a user types for a parameter: the longest name of an option, or the word of an argument."""
+def displayed_name(param: Any) -> str:
+    """Return a parameter's name in help and errors: an option's longest flag, or an argument's metavar."""
     return max(param.opts, key=len) if param.param_type_name == "option" else param.metavar or param.name.upper()
 
 
-def allowed_by(param: Any) -> str:
-    """Return the values that a parameter allows, in words."""
-    if choices := choices_of(param):
+def describe_allowed_values(param: Any) -> str:
+    """Return a description of the values that a parameter allows."""
+    if choices := allowed_choices(param):
         return ", ".join(choices)
-    allowed = {int: "whole numbers", float: "numbers", Path: "a path"}.get(kind_of(param), "")
+    allowed = {int: "whole numbers", float: "numbers", Path: "a path"}.get(value_type(param), "")
     return allowed if param.min is None else f"{allowed} from {param.min:g}"
 
 
-def choices_of(param: Any) -> tuple[str, ...]:
-    """Return the values of a parameter that has a fixed list of them, else nothing."""
-    return get_args(kind_of(param))
+def allowed_choices(param: Any) -> tuple[str, ...]:
+    """Return the fixed list of values of a parameter; empty if it has none."""
+    return get_args(value_type(param))
 
 
-def kind_of(param: Any) -> Any:
+def value_type(param: Any) -> Any:
     """Return the type of one value of a parameter."""
     kind = param.type_descriptor.annotation
     return get_args(kind)[0] if param.type_descriptor.is_list else kind
 
 
-def _read(value: Any, param: Any) -> Any:
-    read: Callable[[str], Any] = READERS.get(kind_of(param), str)
+def _parse_value(value: Any, param: Any) -> Any:
+    read: Callable[[str], Any] = PARSERS.get(value_type(param), str)
     try:
         found = read(value) if isinstance(value, str) else value
     except ValueError:
-        raise _wrong(value, param) from None
-    choices = choices_of(param)
+        raise _invalid_value(value, param) from None
+    choices = allowed_choices(param)
     if choices and found not in choices:
-        raise _wrong(value, param, nearest(value, choices))
+        raise _invalid_value(value, param, similar_names(value, choices))
     if param.min is not None and found < param.min:
-        raise _wrong(value, param)
+        raise _invalid_value(value, param)
     return found
 
 
-def _wrong(value: Any, param: Any, near: str = "") -> InputError:
-    meant = f"; did you mean {near}?" if near else ""
+def _invalid_value(value: Any, param: Any, near: str = "") -> InputError:
+    suggestion = f"; did you mean {near}?" if near else ""
     given = value or "''"
-    return InputError(f"{name_of(param)} {given}: allowed: {allowed_by(param)}{meant}")
+    return InputError(f"{displayed_name(param)} {given}: allowed: {describe_allowed_values(param)}{suggestion}")
 
 
-def _number(text: str) -> float:
+def _finite_number(text: str) -> float:
     number = float(text)
     if not isfinite(number):
         raise ValueError
     return number
 
 
-def _path(text: str) -> Path:
+def _nonempty_path(text: str) -> Path:
     if not text:
         raise ValueError
     return Path(text)
 
 
-READERS: dict[Any, Callable[[str], Any]] = {int: int, float: _number, Path: _path}
+PARSERS: dict[Any, Callable[[str], Any]] = {int: int, float: _finite_number, Path: _nonempty_path}

@@ -1,1 +1,1 @@
-"""Commands that look at the runs of a term: their history, and what students hand in."""
+"""Commands about the runs of a semester: their history, and the archives that students hand in."""

@@ -8,7 +8,7 @@ import typer
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from experiments.blame.blame import Blame
@@ -70,7 +70,7 @@ def _question(target: str, card: str | None) -> "Question":
     if row in rows:
         return Question(name, (row,), card, id_ if row != id_ else None)
     if id_ not in claims:
-        raise unknown("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
+        raise unknown_name("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
     return Question(name, tuple(one for one in rows if one in claims[id_]), card, id_)
 
 

@@ -16,13 +16,13 @@ app = Commands()
 
 @app.command()
 def bundle(
-    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID")],
-    output: Annotated[Path | None, typer.Option(help="The archive; default: RUN_FOLDER.bundle.zip.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run: results/RUN_ID.")],
+    output: Annotated[Path | None, typer.Option(help="Path of the archive; default: RUN_FOLDER.bundle.zip.")] = None,
 ) -> None:
     """Write one archive of a run to hand in, with checksums.
 
-    It has results and telemetry, and testbed grade checks it offline. Passwords in URLs and the home folder are taken
-    out; weights, logs and notebooks are left out.
+    The archive has results and telemetry, without weights, logs and notebooks. `testbed grade` checks it offline.
+    Passwords in URLs and the home folder are removed from its texts.
     """
     from experiments.bundle.archive import write_bundle
     from experiments.results.run_folder import RunFolder
@@ -36,21 +36,24 @@ def grade(
     row: Annotated[list[str] | None, typer.Option(help="A requested row; default: the rows of the run.")] = None,
     card: Annotated[str | None, typer.Option(help="The requested GPU model.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run, whose predictions the figures must meet.")
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run; results must agree with its predictions.")
     ] = None,
     known: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN_FOLDER", help="Runs that students may have; copies are refused.")
+        list[Path] | None,
+        typer.Option(metavar="RUN_FOLDER", help="Runs that students may have copied; copies are refused."),
     ] = None,
-    gradescope: Annotated[Path | None, typer.Option(help="Write Gradescope's results.json of the one bundle.")] = None,
+    gradescope: Annotated[
+        Path | None, typer.Option(help="With one bundle: write Gradescope's results.json to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check archives that students hand in; give reasons and points.
+    """Check archives that students hand in; show reasons and points.
 
-    A bundle is refused, with reasons, if a row is missing in the lab or has other settings, if figures contradict each
-    other, the telemetry or a prediction, or if a measurement is copied from another bundle. Exit code 1: one is
+    A bundle is refused if a row is not in the lab or has other settings, if values contradict each other, the telemetry
+    or a prediction, or if a measurement is copied from another bundle. The reasons are shown. Exit code 1: a bundle is
     refused.
     """
-    from experiments.bundle.check import check_bundle, copies, marks_of
+    from experiments.bundle.check import check_bundle, measurement_marks, reject_copies
     from experiments.bundle.gradescope import gradescope as as_gradescope
     from experiments.results.run_folder import RunFolder, run_folders
     from experiments.suites.cards import card_named
@@ -64,7 +67,7 @@ def grade(
     if predictions and not trusted:
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
     first = [check_bundle(path, trusted, row or (), card) for path in bundles]
-    checked = copies(first, marks_of([run for folder in known or () for run in run_folders(folder)]))
+    checked = reject_copies(first, measurement_marks([run for folder in known or () for run in run_folders(folder)]))
     answers = {str(one.path): as_gradescope(one) for one in checked}
     if gradescope:
         write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))

@@ -45,19 +45,19 @@ def history(
     if len(words or []) > 1:
         raise InputError(f"{' '.join(words or [])}: allowed: one SUITE or SUITE/ROW, or record and folders")
     from experiments.cli.tables.history import changes_as_data, history_tables, write_csv
-    from experiments.history.changes import changes
-    from experiments.history.database import history as opened
-    from experiments.history.page import write_page
+    from experiments.history.changes import run_changes
+    from experiments.history.database import open_history
+    from experiments.history.page import write_history_page
     from experiments.history.series import read_series
 
     suite, _, row = words[0].partition("/") if words else ("", "", "")
-    with opened(database) as connection:
+    with open_history(database) as connection:
         several = read_series(connection, suite or None, row or None)
-    found = [(series, changes(series)) for series in several]
+    found = [(series, run_changes(series)) for series in several]
     if csv:
         write_csv(csv, several)
     if page:
-        say(str(write_page(page, found)), stderr=True)
+        say(str(write_history_page(page, found)), stderr=True)
     if as_json:
         print_json([changes_as_data(series, changed) for series, changed in found])
     else:
@@ -67,15 +67,14 @@ def history(
 
 
 def _record(folders: list[str], database: Path, as_json: bool) -> None:
-    from experiments.history.database import history as opened
-    from experiments.history.database import record
+    from experiments.history.database import open_history, record_run
     from experiments.results.run_folder import run_folders
 
     if not folders:
         raise InputError("history record: needs the folder of a run, or a folder of several")
     runs = [run for folder in folders for run in run_folders(Path(folder))]
-    with opened(database, create=True) as connection:
-        recorded = {str(run.path): record(connection, run) for run in runs}
+    with open_history(database, create=True) as connection:
+        recorded = {str(run.path): record_run(connection, run) for run in runs}
     if as_json:
         print_json(recorded)
         return

@@ -21,11 +21,11 @@ ASK_EVERY_S = 300.0
 def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
     """Yield each run when it is finished, after a message about it has been sent."""
     from experiments.notify.messages import run_message
-    from experiments.report.identity import previous
+    from experiments.report.identity import find_previous_run
 
     for done in runs:
         if notifier.wanted:
-            before = previous(done.folder, done.evaluation.run)
+            before = find_previous_run(done.folder, done.evaluation.run)
             send(notifier, *run_message(done.evaluation, before.statuses if before else None))
         yield done
 

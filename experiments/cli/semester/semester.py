@@ -9,7 +9,7 @@ import typer
 from experiments.cli.output import print_json, say, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import DryRun, Json, Notify, SuiteFile
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 
 app = Commands()
 CHECKS = Path("results/semester")
@@ -56,7 +56,7 @@ def semester(
     from experiments.semester.versions import SETS
     from experiments.semester.written import as_data, markdown, message, write_page
     from experiments.semester.written import junit as as_junit
-    from experiments.suites.suite import own_suites, suites_of
+    from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.files import write_atomically
     from experiments.system.packages import require_packages
     from experiments.system.signals import interrupt_on_stop_signals
@@ -64,10 +64,10 @@ def semester(
     require_packages("ruptures")
     if lease and max_hours is None:
         raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
-    names = suites or (own_suites() if suite_file else [suite.suite for suite in suites_of("both")])
+    names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
     for one in versions or ():
         if one not in SETS:
-            raise unknown("set of versions", one, SETS, "--versions")
+            raise unknown_name("set of versions", one, SETS, "--versions")
     chosen = tuple(one for one in SETS if one in (versions or SETS))
     asked = Lease(site, lease, hours, max_hours) if lease and max_hours is not None else None
     request = Request(results, chosen, tuple(names), asked, context.obj)

@@ -7,14 +7,14 @@ from rich.text import Text
 
 from experiments.report.compare import Change, Comparison, Difference, RowComparison
 from experiments.results.verdict_changes import VerdictChange
-from experiments.results.wording import OUTCOMES, number, unit_of_size
+from experiments.results.wording import OUTCOME_NAMES, choose_memory_unit, format_number
 from experiments.system.tables import Column, Table
 
 WORSE, BETTER = "red", "green"
 
 
 def comparison_tables(comparison: Comparison) -> Group:
-    """Return what tells the runs apart, the statements whose status differs, the rows, and the options that differ."""
+    """Return the names of the runs, the statements whose status differs, the rows, and the options that differ."""
     heads = _heads(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
@@ -90,7 +90,7 @@ def _rows(comparison: Comparison) -> Table:
 
 
 def _outcomes(row: RowComparison) -> Text:
-    a, b = (OUTCOMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
+    a, b = (OUTCOME_NAMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
     return Text(a) if a == b else Text(f"{a} → {b}", "bold")
 
 
@@ -100,14 +100,14 @@ def _settings(row: RowComparison) -> str:
 
 def _sizes(change: Change) -> str:
     """Return a change of memory in the unit that suits the larger size."""
-    unit, per_gib = unit_of_size(max(change.a or 0.0, change.b or 0.0))
+    unit, per_gib = choose_memory_unit(max(change.a or 0.0, change.b or 0.0))
     return _change(change, per_gib, f" {unit}")
 
 
 def _change(change: Change, scale: float = 1.0, unit: str = "") -> str:
     if change.a is None and change.b is None:
         return ""
-    a, b = ("–" if value is None else number(value * scale) for value in (change.a, change.b))
+    a, b = ("–" if value is None else format_number(value * scale) for value in (change.a, change.b))
     same = a == b and change.ratio is not None
     return (
         f"{a}{unit}" if same else f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")

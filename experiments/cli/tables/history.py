@@ -13,7 +13,7 @@ from rich.text import Text
 from experiments.history.changes import RunChanges
 from experiments.history.series import Series
 from experiments.report.words import ICONS
-from experiments.results.wording import label, number, size, unit
+from experiments.results.wording import format_number, format_size, quantity_label, quantity_unit
 from experiments.system.tables import Column, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -80,7 +80,11 @@ def _rows(series: Series) -> Table:
         peaks, steps = series.values((row, "peak_gib")), series.values((row, "step_s"))
         if any(value is not None for value in (*peaks, *steps)):
             table.add(
-                row, _text(peaks, size), sparkline(peaks), _text(steps, lambda s: f"{number(s)} s"), sparkline(steps)
+                row,
+                _text(peaks, format_size),
+                sparkline(peaks),
+                _text(steps, lambda s: f"{format_number(s)} s"),
+                sparkline(steps),
             )
     return table
 
@@ -94,8 +98,10 @@ def _figures(series: Series) -> Table:
     for key in series.keys:
         values = series.values(key)
         if key[1] in SHOWN and _newest(values) is not None:
-            figure = ", ".join(filter(None, (label(key[1]), unit(key[1]))))
-            table.add(key[0], figure, sparkline(values), _text(values[::-1], number), _text(values, number))
+            figure = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
+            table.add(
+                key[0], figure, sparkline(values), _text(values[::-1], format_number), _text(values, format_number)
+            )
     return table
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.results.wording import OUTCOMES
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Suite, suite_named, suite_names
 from experiments.system.tables import Column, Table
@@ -76,7 +76,7 @@ def rows_table(name: str, card: str | None) -> Group:
         own = _own(suite, settings)
         named |= dict.fromkeys(own)
         words = ", ".join(f"{key} {_compact(getattr(settings, key))}" for key in own)
-        table.add(row.id, row.title, settings.model, OUTCOMES.get(row.expect.outcome or "", ""), words)
+        table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
     return Group(table, Text(), _meanings(named))
 
 

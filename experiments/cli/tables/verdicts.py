@@ -99,7 +99,7 @@ def _graded(verdict: Verdict) -> str:
 def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[FinishedRun]":
     """Print verdicts and report of each run when it is finished, and a summary of several; return the runs.
 
-    The summary begins with what failed.
+    The summary lists failures first.
     """
     finished = []
     for done in runs:

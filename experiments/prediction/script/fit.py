@@ -10,8 +10,8 @@ from experiments.errors import InputError
 from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
-from experiments.results.predictions import DOUBT
-from experiments.suites.cards import notes_on
+from experiments.results.predictions import BORDERLINE_SHARE
+from experiments.suites.cards import card_notes
 from experiments.system.tables import Column
 
 FIRST_BATCH = 8
@@ -88,7 +88,7 @@ def fit_batches(first: int, trace: TraceBatch) -> ScriptFit:
 
     batches = BatchSearch(first, lambda sizes: [highest(batch) for batch in sizes])
     usable = batches.predictions[first].card.usable_gib
-    return ScriptFit(batches.largest_batch(DOUBT * usable), batches.largest_batch(0.0), batches.predictions)
+    return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), batches.predictions)
 
 
 def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def fit_view(fit: ScriptFit, flag: str) -> Group:
     for batch, one in sorted(fit.predictions.items()):
         table.add(str(batch), *one.cells())
     notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
-    notes |= dict.fromkeys(notes_on(one.card.card for one in fit.predictions.values()))
+    notes |= dict.fromkeys(card_notes(one.card.card for one in fit.predictions.values()))
     return Group(
         Text(_describe_largest_batch(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes)
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction, TraceEnd
-from experiments.results.memory_parts import AT_PEAK
+from experiments.results.memory_parts import PARTS_AT_PEAK
 from experiments.results.predictions import PredictedOutcome
-from experiments.suites.cards import card_to_predict
+from experiments.suites.cards import supported_card
 from experiments.system.files import cache_folder
 
 
@@ -57,7 +57,7 @@ class PhantomGpu:
     @property
     def parts_gib(self) -> dict[str, float]:
         """Return the parts of the peak: parameters, gradients, optimizer, activations, buffers."""
-        return {part.name: getattr(self.prediction.at_peak, part.field) for part in AT_PEAK}
+        return {part.name: getattr(self.prediction.at_peak, part.field) for part in PARTS_AT_PEAK}
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     Raises InputError for an unknown card, if the block allocates nothing on the GPU, if torch is already imported, and
     for a second block, because PyTorch detects GPUs only once per process.
     """
-    card_to_predict(card, "phantom()")
+    supported_card(card, "phantom()")
     if "torch" in sys.modules:
         raise InputError(
             "phantom(): PyTorch is already imported; begin the block before the import, and use one block per process"

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.results.predictions import PredictedOutcome, Shares, outcome_with
+from experiments.results.predictions import PeakParts, PredictedOutcome, outcome_for_margin
 from experiments.results.schema import Failure, Phase, Record
 
 TraceEnd = Literal["stopped", "ended", "time limit"]
@@ -30,7 +30,7 @@ class CardAnswer(Record):
     @property
     def outcome(self) -> PredictedOutcome:
         """Return whether the training fits; borderline if the margin is within the error of predictions."""
-        return outcome_with(self.margin_gib, self.usable_gib)
+        return outcome_for_margin(self.margin_gib, self.usable_gib)
 
 
 class PhaseStart(Record):
@@ -84,7 +84,7 @@ class ScriptPrediction(Record):
     ended: TraceEnd = Field(description="stopped: after enough steps; ended: the script ended")
     peak_gib: float = Field(description="maximum allocated memory, with unlimited capacity")
     reserved_gib: float = Field(description="maximum reserved memory, with unlimited capacity")
-    at_peak: Shares = Field(description="the parts of the peak")
+    at_peak: PeakParts = Field(description="the parts of the peak")
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     host_gib: float = Field(description="maximum memory of tensors on the host")

@@ -16,7 +16,7 @@ from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
-from experiments.suites.attention_kernels import alike
+from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
@@ -55,7 +55,7 @@ def trace_script(
     require_packages("torch")
     parse_command(command)
     what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
-    groups = sorted(alike(card_names), key=len, reverse=True)
+    groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
         job |= {"words": place.translate_command(command), "cache": str(cache_folder())}

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
-from experiments.results.memory_parts import AT_PEAK
-from experiments.results.wording import count_in_words
-from experiments.suites.cards import notes_on
+from experiments.results.memory_parts import PARTS_AT_PEAK
+from experiments.results.wording import format_parameter_count
+from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Table
 
 END_DESCRIPTIONS = {
@@ -50,19 +50,19 @@ def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
         smallest = smallest_card(predictions)
         parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
-    notes |= dict.fromkeys(notes_on(card.card for one in predictions for card in one.cards))
+    notes |= dict.fromkeys(card_notes(card.card for one in predictions for card in one.cards))
     return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
 
 
 def _summary_lines(one: ScriptPrediction) -> list[str]:
-    model = f"{one.model}, {count_in_words(one.parameters)} parameters" if one.model else "no model was found"
+    model = f"{one.model}, {format_parameter_count(one.parameters)} parameters" if one.model else "no model was found"
     if one.trainable_parameters != one.parameters:
-        model += f" ({count_in_words(one.trainable_parameters)} trained)"
+        model += f" ({format_parameter_count(one.trainable_parameters)} trained)"
     optimizers = ", ".join(one.optimizers) or "no optimizer took a step"
     rank = f"rank {one.rank} of {one.ranks}: " if one.ranks > 1 else ""
     shares = ", ".join(
         f"{part.name} {getattr(one.at_peak, part.field):.2f}"
-        for part in AT_PEAK
+        for part in PARTS_AT_PEAK
         if getattr(one.at_peak, part.field) >= 0.005
     )
     return [

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 from experiments.charts import Bar, Chart, Mark, NoteTone, bar_chart
 from experiments.report.compare import Change, Comparison, Difference, RowComparison
-from experiments.report.pages.environment import rendered, save
-from experiments.report.words import percent
-from experiments.results.wording import number, unit_of_size
+from experiments.report.pages.environment import render_template, save_page
+from experiments.report.words import format_percent
+from experiments.results.wording import choose_memory_unit, format_number
 
 MACHINE = ("card", "device", "driver", "CUDA", "image", "host", "site")
 CODE = ("recipe version", "git commit", "training code")
 MISSING = "–"
 
 
-class Shown(NamedTuple):
+class ValueChange(NamedTuple):
     """A measured value before and after, as text. tone: 'bad' if it got worse, 'good' if better, else ''."""
 
     name: str
@@ -27,18 +27,21 @@ class Shown(NamedTuple):
 
 
 def write_comparison(path: Path, comparison: Comparison) -> None:
-    """Write the page to ``path``: one file that needs no network and no JavaScript. Raises InputError if it cannot."""
+    """Write the page to ``path``: one file that needs no network and no JavaScript.
+
+    Raises InputError if ``path`` cannot be written.
+    """
     rows = comparison.rows_worse_first
-    text = rendered(
+    text = render_template(
         "comparison.html",
         comparison=comparison,
         headline=headline(comparison),
         differences=differences(comparison),
-        rows=[(row, figures(row)) for row in rows],
+        rows=[(row, row_changes(row)) for row in rows],
         memory=_chart(rows, lambda row: row.peak_gib, "GiB", "Peak memory", more_is_worse=True),
         speed=_chart(rows, lambda row: row.samples_per_s, "samples/s", "Throughput", more_is_worse=False),
     )
-    save(path, text)
+    save_page(path, text)
 
 
 def headline(comparison: Comparison) -> str:
@@ -53,7 +56,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def differences(comparison: Comparison) -> dict[str, list[Difference]]:
-    """Return what differs between the runs and in the settings of rows, by kind; kinds without a difference too."""
+    """Return the differences between the runs and between settings of rows, by kind. A kind may have none."""
     found: dict[str, list[Difference]] = {"Settings": [], "Packages": [], "Card, driver and machine": [], "Code": []}
     packages = {*comparison.packages}
     for one in comparison.differences:
@@ -71,26 +74,30 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
     return found
 
 
-def figures(row: RowComparison) -> list[Shown]:
-    """Return the row's measured values, without those that neither run has."""
-    return [*_sizes("peak memory", row.peak_gib), *_sizes("reserved memory", row.reserved_gib), *_speed(row)]
+def row_changes(row: RowComparison) -> list[ValueChange]:
+    """Return the row's measured values that at least one run has."""
+    return [
+        *_memory_changes("peak memory", row.peak_gib),
+        *_memory_changes("reserved memory", row.reserved_gib),
+        *_throughput_changes(row),
+    ]
 
 
-def _sizes(name: str, change: Change) -> Iterator[Shown]:
-    unit, per_gib = unit_of_size(max(change.a or 0.0, change.b or 0.0))
-    yield from _shown(name, change, unit, per_gib, more_is_worse=True)
+def _memory_changes(name: str, change: Change) -> Iterator[ValueChange]:
+    unit, per_gib = choose_memory_unit(max(change.a or 0.0, change.b or 0.0))
+    yield from _value_changes(name, change, unit, per_gib, more_is_worse=True)
 
 
-def _speed(row: RowComparison) -> Iterator[Shown]:
-    yield from _shown("throughput", row.samples_per_s, "samples/s", 1, more_is_worse=False)
+def _throughput_changes(row: RowComparison) -> Iterator[ValueChange]:
+    yield from _value_changes("throughput", row.samples_per_s, "samples/s", 1, more_is_worse=False)
 
 
-def _shown(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[Shown]:
+def _value_changes(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[ValueChange]:
     if change.a is None and change.b is None:
         return
-    before, after = (MISSING if value is None else number(value * scale) for value in (change.a, change.b))
-    share = MISSING if change.ratio is None else percent(change.ratio - 1)
-    yield Shown(name, before, after, unit, share, _tone(change, more_is_worse))
+    before, after = (MISSING if value is None else format_number(value * scale) for value in (change.a, change.b))
+    share = MISSING if change.ratio is None else format_percent(change.ratio - 1)
+    yield ValueChange(name, before, after, unit, share, _tone(change, more_is_worse))
 
 
 def _tone(change: Change, more_is_worse: bool) -> str:
@@ -109,9 +116,9 @@ def _chart(
         if change.a is None or change.b is None or change.ratio is None:
             continue
         tone: NoteTone = "bad" if _tone(change, more_is_worse) == "bad" else "quiet"
-        value = f"{number(change.a)} → {number(change.b)} {unit}"
+        value = f"{format_number(change.a)} → {format_number(change.b)} {unit}"
         bars.append(
-            Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, percent(change.ratio - 1), tone)
+            Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, format_percent(change.ratio - 1), tone)
         )
     alt = f"{name} of each row before and after; the same numbers are in the table of rows"
     return bar_chart(bars, unit, alt) if bars else None

@@ -7,10 +7,19 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.charts import SCRIPT, STYLE
 from experiments.errors import InputError
-from experiments.report.words import ICONS, gib, lower_first, percent, share, stages
-from experiments.results.wording import OUTCOMES, label, number, unit
+from experiments.report.words import ICONS, format_gib, format_percent, format_share, format_stages, lower_first
+from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
-FILTERS = (gib, number, share, label, unit, percent, lower_first, stages)
+FILTERS = (
+    format_gib,
+    format_number,
+    format_share,
+    quantity_label,
+    quantity_unit,
+    format_percent,
+    lower_first,
+    format_stages,
+)
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
     autoescape=True,
@@ -18,17 +27,17 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-TEMPLATES.filters |= {made.__name__: made for made in FILTERS}
-TEMPLATES.globals |= {"icons": ICONS, "outcomes": OUTCOMES, "chart_style": STYLE, "chart_script": SCRIPT}
+TEMPLATES.filters |= {function.__name__: function for function in FILTERS}
+TEMPLATES.globals |= {"icons": ICONS, "outcomes": OUTCOME_NAMES, "chart_style": STYLE, "chart_script": SCRIPT}
 
 
-def rendered(template: str, **values: Any) -> str:
-    """Return a page from its template, in which all values are escaped."""
+def render_template(template: str, **values: Any) -> str:
+    """Return the page that the template gives with ``values``. All values are escaped."""
     return TEMPLATES.get_template(template).render(**values)
 
 
-def save(path: Path, page: str) -> None:
-    """Write a page to the place that --page names. Raises InputError if it cannot be written."""
+def save_page(path: Path, page: str) -> None:
+    """Write a page to the path of --page. Raises InputError if it cannot be written."""
     try:
         path.write_text(page)
     except OSError as error:

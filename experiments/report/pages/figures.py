@@ -6,11 +6,11 @@ from experiments.charts import Bar, Chart, Limit, Line, Mark, NoteTone, Panel, b
 from experiments.report.content import Report, RowReport
 from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
-from experiments.report.words import gib
-from experiments.results.memory_parts import AT_A_POINT, BUFFERS, POINTS
+from experiments.report.words import format_gib
+from experiments.results.memory_parts import BUFFERS, PARTS_AT_POINT, STEP_POINTS
 from experiments.results.schema import Memory, Snapshot
 
-BETWEEN = "peak between the points"
+BETWEEN_POINTS = "peak between the points"
 BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
 PANELS = (
     ("busy", "%", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
@@ -20,11 +20,11 @@ PANELS = (
     ("GPU temperature", "°C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", "", {"gpu_processes": ""}),
 )
-EACH_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
-MOST_GPUS = 16
+PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
+MAX_GPUS = 16
 
 
-def figures(report: Report) -> dict[str, Chart]:
+def report_charts(report: Report) -> dict[str, Chart]:
     """Return the charts with data, by name: predicted, memory, memory-<row>, telemetry-<row>."""
     found: dict[str, Chart] = {}
     limit = _limit(report.usable_gib, report.run.card)
@@ -37,7 +37,7 @@ def figures(report: Report) -> dict[str, Chart]:
         found["memory"] = bar_chart(bars, "GiB", alt, limit)
     for row in report.rows:
         if row.result and row.result.memory.snapshots:
-            points = [_point_bar(shot) for shot in telling_snapshots(row.result.memory)]
+            points = [_point_bar(shot) for shot in snapshots_to_show(row.result.memory)]
             alt = "Memory at the points of a step; the same numbers are in the table below"
             found[f"memory-{row.row}"] = bar_chart(points, "GiB", alt, limit)
         if row.telemetry and row.telemetry.columns.keys() - {"t_s"}:
@@ -50,7 +50,7 @@ def highest_snapshot(memory: Memory) -> Snapshot | None:
     return max(memory.snapshots, key=lambda shot: shot.allocated_gib, default=None)
 
 
-def telling_snapshots(memory: Memory) -> list[Snapshot]:
+def snapshots_to_show(memory: Memory) -> list[Snapshot]:
     """Return the points of the first step and of the step with the peak, each at its highest micro-step."""
     highest = highest_snapshot(memory)
     if highest is None:
@@ -58,50 +58,52 @@ def telling_snapshots(memory: Memory) -> list[Snapshot]:
     steps = sorted({min(shot.step for shot in memory.snapshots), highest.step})
     found = []
     for step in steps:
-        for point in POINTS:
+        for point in STEP_POINTS:
             shots = [shot for shot in memory.snapshots if (shot.step, shot.point) == (step, point)]
             found += [max(shots, key=lambda shot: shot.allocated_gib)] if shots else []
     return found
 
 
 def _parts(shot: Snapshot) -> dict[str, float]:
-    return {part.name: max(0.0, getattr(shot, part.field)) for part in AT_A_POINT}
+    return {part.name: max(0.0, getattr(shot, part.field)) for part in PARTS_AT_POINT}
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """Return a row's peak: its highest point, and what was allocated in addition between two points."""
+    """Return the bar of a row's peak: the memory at its highest point, and the part that arose between two points."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory
     highest = highest_snapshot(memory)
     parts = _parts(highest) if highest else {}
-    parts[BETWEEN] = max(0.0, peak - sum(parts.values()))
+    parts[BETWEEN_POINTS] = max(0.0, peak - sum(parts.values()))
     note = row.scaled
     if row.result.outcome != "fits":
         note = row.measured
     elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:
-        note = f"+ {gib(highest.optimizer_cpu_gib)} on the host"
+        note = f"+ {format_gib(highest.optimizer_cpu_gib)} on the host"
     tone: NoteTone = "quiet" if row.result.outcome == "fits" else "bad"
-    return Bar(row.row, parts, _reserved(memory.reserved_gib), gib(peak), note, tone)
+    return Bar(row.row, parts, _reserved(memory.reserved_gib), format_gib(peak), note, tone)
 
 
 def _predicted_bar(row: PredictedRow) -> Bar:
     prediction = row.prediction
-    parts = {part.name: getattr(prediction.at_peak, part.field) for part in AT_A_POINT}
+    parts = {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_AT_POINT}
     parts[BUFFERS_OF_LIBRARIES] = prediction.at_peak.buffers_gib
     marks = _reserved(prediction.limited_reserved_gib)
     if row.measured_peak_gib is not None:
         marks.append(Mark("measured peak", row.measured_peak_gib, "diamond"))
     notes = [] if prediction.predicted_outcome == "fits" else [row.words.partition(":")[0]]
     if row.optimizer_cpu_gib > prediction.at_peak.optimizer_gib:
-        notes.append(f"+ {gib(row.optimizer_cpu_gib)} on the host")
+        notes.append(f"+ {format_gib(row.optimizer_cpu_gib)} on the host")
     tones: dict[str, NoteTone] = {"fits": "quiet", "oom": "bad", "borderline": "warn"}
-    return Bar(row.row, parts, marks, gib(prediction.peak_gib), " ".join(notes), tones[prediction.predicted_outcome])
+    return Bar(
+        row.row, parts, marks, format_gib(prediction.peak_gib), " ".join(notes), tones[prediction.predicted_outcome]
+    )
 
 
 def _point_bar(shot: Snapshot) -> Bar:
     where = f"step {shot.step}, micro-step {shot.micro_step}"
-    return Bar(shot.point, _parts(shot), _reserved(shot.reserved_gib), gib(shot.allocated_gib), where)
+    return Bar(shot.point, _parts(shot), _reserved(shot.reserved_gib), format_gib(shot.allocated_gib), where)
 
 
 def _reserved(size: float | None) -> list[Mark]:
@@ -109,7 +111,7 @@ def _reserved(size: float | None) -> list[Mark]:
 
 
 def _limit(usable_gib: float | None, card: str) -> Limit | None:
-    return None if usable_gib is None else Limit(usable_gib, f"{card}: {gib(usable_gib)} usable")
+    return None if usable_gib is None else Limit(usable_gib, f"{card}: {format_gib(usable_gib)} usable")
 
 
 def _telemetry(telemetry: Telemetry) -> Chart:
@@ -126,8 +128,8 @@ def _telemetry(telemetry: Telemetry) -> Chart:
 def _panels(columns: Iterable[str]) -> list[tuple[str, str, dict[str, str]]]:
     """Return title, unit and lines (column: name) of each panel with data; several GPUs have a line each."""
     each = [
-        (title, unit, {f"gpu{number}_{field}": f"GPU {number}" for number in range(MOST_GPUS)})
-        for title, unit, field in EACH_GPU
+        (title, unit, {f"gpu{number}_{field}": f"GPU {number}" for number in range(MAX_GPUS)})
+        for title, unit, field in PANELS_BY_GPU
     ]
     there = set(columns) - ({"gpu_util_percent", "gpu_memory_gib"} if "gpu1_util_percent" in columns else set())
     shown = [

@@ -1,4 +1,4 @@
-"""index.html of a folder of runs: one line a run, the newest first."""
+"""Write index.html for a folder of runs: one line per run, newest first."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from experiments.report.identity import day
-from experiments.report.pages.environment import rendered
+from experiments.report.identity import format_date
+from experiments.report.pages.environment import render_template
 from experiments.report.words import STATUSES
 from experiments.results.run_folder import PAGE_FILE, RUN_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status
@@ -15,7 +15,7 @@ from experiments.results.verdicts import Evaluation, Status
 INDEX_FILE = "index.html"
 
 
-class Listed(NamedTuple):
+class RunEntry(NamedTuple):
     """One run of the index. counts: None if it has not been evaluated. link: empty without a page."""
 
     run: Run
@@ -30,23 +30,23 @@ def write_index(folder: Path) -> Path:
     Reads run.json and verdict.json only. A run that cannot be read is left out.
     """
     paths = [path for pattern in (f"*/{RUN_FILE}", f"*/*/{RUN_FILE}") for path in folder.glob(pattern)]
-    found = [one for path in paths if not path.parent.is_symlink() if (one := _listed(path.parent, folder))]
+    found = [one for path in paths if not path.parent.is_symlink() if (one := _run_entry(path.parent, folder))]
     found.sort(key=lambda one: (one.run.started_at, one.run.run_id), reverse=True)
     target = folder / INDEX_FILE
     partial = folder / f".{INDEX_FILE}.{os.getpid()}"  # several runs may end at once
-    partial.write_text(rendered("index.html", runs=found, statuses=STATUSES))
+    partial.write_text(render_template("index.html", runs=found, statuses=STATUSES))
     partial.replace(target)
     return target
 
 
-def _listed(run_folder: Path, folder: Path) -> Listed | None:
+def _run_entry(run_folder: Path, folder: Path) -> RunEntry | None:
     try:
         run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     page = run_folder / PAGE_FILE
     link = page.relative_to(folder).as_posix() if page.is_file() else ""
-    return Listed(run, day(run.started_at), link, _counts(run_folder))
+    return RunEntry(run, format_date(run.started_at), link, _counts(run_folder))
 
 
 def _counts(run_folder: Path) -> dict[Status, int] | None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from markdown_it import MarkdownIt
 
 from experiments.report.content import NOTEBOOK_PAGE
-from experiments.report.pages.environment import rendered
+from experiments.report.pages.environment import render_template
 from experiments.system.files import write_atomically
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
@@ -38,7 +38,7 @@ def write_notebook_page(notebook: Path) -> None:
     except (ValueError, KeyError, TypeError, AttributeError):
         parts = [Part("error", f"{notebook.name} cannot be read as a notebook.")]
     title = f"{notebook.parent.name}: executed notebook"
-    write_atomically(notebook.with_name(NOTEBOOK_PAGE), rendered("notebook.html", title=title, parts=parts))
+    write_atomically(notebook.with_name(NOTEBOOK_PAGE), render_template("notebook.html", title=title, parts=parts))
 
 
 def _cell(cell: dict[str, Any]) -> Iterator[Part]:

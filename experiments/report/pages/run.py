@@ -3,23 +3,23 @@
 from collections.abc import Iterable
 
 from experiments.report.content import Report, RowReport
-from experiments.report.pages.environment import rendered
-from experiments.report.pages.figures import figures
+from experiments.report.pages.environment import render_template
+from experiments.report.pages.figures import report_charts
 from experiments.report.words import STATUSES
-from experiments.results.memory_parts import BUFFERS, COLUMNS
-from experiments.results.wording import GRADES
+from experiments.results.memory_parts import BUFFERS, PART_COLUMNS
+from experiments.results.wording import GRADE_NAMES
 
 
-def page(report: Report) -> str:
+def render_report(report: Report) -> str:
     """Return the report as one HTML file that needs no network: styles, charts and a small script are inside."""
-    return rendered(
+    return render_template(
         "report.html",
         report=report,
         rows=_worst_first(report.rows),
-        figures=figures(report),
-        grades=GRADES,
-        memory_columns=COLUMNS,
-        snapshot_parts=[part for part in COLUMNS if part != BUFFERS],
+        figures=report_charts(report),
+        grades=GRADE_NAMES,
+        memory_columns=PART_COLUMNS,
+        snapshot_parts=[part for part in PART_COLUMNS if part != BUFFERS],
     )
 
 

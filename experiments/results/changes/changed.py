@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from experiments.results.changes.facts import Figure
-from experiments.results.wording import label, number, unit
+from experiments.results.wording import format_number, quantity_label, quantity_unit
 
 Key = tuple[str, str]
 """A row and the name of its figure or fact."""
@@ -32,8 +32,8 @@ class Changed(NamedTuple):
 def changed_figure(key: Key, before: float, now: float) -> Changed:
     """Return the change of a figure from ``before`` to ``now``, in its own unit."""
     row, quantity = key
-    then, words = (f"{number(value)} {unit(quantity)}".strip() for value in (before, now))
-    return Changed(row, label(quantity), then, words, now / before if before else None)
+    then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
+    return Changed(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
 def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[Changed]:

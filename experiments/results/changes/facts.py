@@ -1,15 +1,15 @@
-"""The figures and facts of one row's result that runs are compared by."""
+"""The row_figures and facts of one row's result that runs are compared by."""
 
 from collections.abc import Mapping
 from math import isfinite, sqrt
 from typing import Any, NamedTuple
 
-from experiments.results.quantities import SECONDS, value_of
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES, value_of
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.suite import Quantity
 
-QUANTITIES: tuple[Quantity, ...] = (
+RECORDED_QUANTITIES: tuple[Quantity, ...] = (
     "peak_gib",
     "reserved_gib",
     "allocated_after_forward_gib",
@@ -26,7 +26,7 @@ QUANTITIES: tuple[Quantity, ...] = (
     "final_loss",
     "last_loss",
 )
-IQR_OF_A_NORMAL = 1.349
+NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
 """Standard error of a median over that of a mean, of a normal distribution: the root of pi/2."""
@@ -41,9 +41,9 @@ class Figure(NamedTuple):
     spread: float | None
 
 
-def figures(result: Result) -> dict[str, Figure]:
-    """Return the figures of a row by quantity; a value that is not a number is left out."""
-    values = {quantity: value_of(quantity, result) for quantity in QUANTITIES}
+def row_figures(result: Result) -> dict[str, Figure]:
+    """Return the row_figures of a row by quantity; a value that is not a number is left out."""
+    values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: Figure(value, _standard_error(quantity, value, result))
         for quantity, value in values.items()
@@ -52,8 +52,8 @@ def figures(result: Result) -> dict[str, Figure]:
 
 
 def figures_of(results: Mapping[str, Result]) -> dict[tuple[str, str], Figure]:
-    """Return the figures of several rows, by row and quantity."""
-    return {(row, name): figure for row, result in results.items() for name, figure in figures(result).items()}
+    """Return the row_figures of several rows, by row and quantity."""
+    return {(row, name): figure for row, result in results.items() for name, figure in row_figures(result).items()}
 
 
 def step_deviations(result: Result) -> dict[str, float]:
@@ -61,19 +61,19 @@ def step_deviations(result: Result) -> dict[str, float]:
     speed = result.speed
     if speed is None or speed.measured_micro_steps < LEAST_MEASURED:
         return {}
-    values = {quantity: value_of(quantity, result) for quantity in SECONDS}
-    return {name: value * speed.spread / IQR_OF_A_NORMAL for name, value in values.items() if value is not None}
+    values = {quantity: value_of(quantity, result) for quantity in ABSOLUTE_TIME_QUANTITIES}
+    return {name: value * speed.spread / NORMAL_IQR for name, value in values.items() if value is not None}
 
 
 def _standard_error(quantity: Quantity, value: float, result: Result) -> float | None:
-    if quantity not in SECONDS or result.speed is None or not result.speed.measured_micro_steps:
+    if quantity not in ABSOLUTE_TIME_QUANTITIES or result.speed is None or not result.speed.measured_micro_steps:
         return None
-    deviation = result.speed.spread / IQR_OF_A_NORMAL
+    deviation = result.speed.spread / NORMAL_IQR
     return value * deviation * MEDIAN_EFFICIENCY / sqrt(result.speed.measured_micro_steps)
 
 
 def outcome_facts(result: Result) -> dict[str, str]:
-    """Return the facts of a row that must not change between runs: outcome, limit of the memory, longest text."""
+    """Return the facts of a row that must not change between runs: outcome, memory limit, longest text, settings."""
     failure = result.failure
     return {
         "outcome": result.outcome,
@@ -85,7 +85,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
 
 
 def cause_facts(run: Run, result: Result) -> dict[str, str]:
-    """Return what may be the cause of a change: versions, code, device, node and data of a row."""
+    """Return facts of a row that may cause a change: versions, code, device, node and data."""
     device = result.device
     found: dict[str, Any] = {
         "suite version": run.recipe_version,

@@ -12,7 +12,7 @@ from math import inf, log, sqrt
 from statistics import median
 
 from experiments.results.changes.changed import Figures, Key
-from experiments.results.quantities import SECONDS
+from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.system.packages import require_packages
 
 MAD_OF_A_NORMAL = 0.6745
@@ -46,14 +46,14 @@ def starts(
         values = [runs[place][key].value for place in places]
         spread = median(runs[place][key].spread or 0.0 for place in places)
         between = max(_own(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
-        if key[1] in SECONDS and not between and key[1] not in shared:
+        if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
             between = (steps or {}).get(key, inf)
         noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        found[key] = {places[start] for start in segments(values, noise, tested)}
+        found[key] = {places[start] for start in segment_starts(values, noise, tested)}
     return found
 
 
-def segments(values: Sequence[float], noise: float, tested: int) -> list[int]:
+def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
     """Return where a new segment of ``values`` starts, the first excluded. ``noise``: standard deviation of one value.
 
     tested: number of values, of this figure and all others, that are searched for changes.
@@ -92,7 +92,7 @@ def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
     ratios: dict[str, list[float]] = {}
     for before, now in [*pairwise(runs)][-1:]:
         for key in before.keys() & now.keys():
-            if key[1] in SECONDS:
+            if key[1] in ABSOLUTE_TIME_QUANTITIES:
                 ratios.setdefault(key[1], []).append(now[key].value / before[key].value)
     return {
         name: _deviation([ratio - median(several) for ratio in several])

@@ -12,8 +12,14 @@ from pathlib import Path
 import psutil
 
 from experiments.results.provenance import versions
-from experiments.runners.admission import HOST_GIB, ROW_GIB, SPARE_GIB, missing_build_tool, too_small
-from experiments.suites.suite import cards_of_suites, suites_of
+from experiments.runners.admission import (
+    DISK_PER_ROW_GIB,
+    HOST_MEMORY_PER_RANK_GIB,
+    SPARE_DISK_GIB,
+    missing_build_tool,
+    too_small_reason,
+)
+from experiments.suites.suite import cards_of_suites, suites_in_group
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
 from provision.checks import Check, run_check
@@ -75,7 +81,7 @@ def _compiler() -> str:
 
 
 def _disk(results: Path) -> str:
-    needed_gib = SPARE_GIB + ROW_GIB * sum(len(suite.rows) for suite in suites_of("both"))
+    needed_gib = SPARE_DISK_GIB + DISK_PER_ROW_GIB * sum(len(suite.rows) for suite in suites_in_group("both"))
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     said = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:
@@ -92,8 +98,8 @@ def _memory() -> str:
     memory = psutil.virtual_memory()
     available_gib = memory.available / GIB
     said = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
-    if available_gib < HOST_GIB["tiny"]:
-        raise CheckFailed(f"{said}, a tiny row needs {HOST_GIB['tiny']} GiB; end other programs")
+    if available_gib < HOST_MEMORY_PER_RANK_GIB["tiny"]:
+        raise CheckFailed(f"{said}, a tiny row needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
     return said
 
 
@@ -112,7 +118,7 @@ def _gpu() -> Check:
         if not gpus:
             return ""
         names = ", ".join(f"{gpu.name} ({gpu.memory_gib:.0f} GiB)" for gpu in gpus)
-        if not (runs := [card for card in cards_of_suites() if not too_small(gpus[0], card)]):
+        if not (runs := [card for card in cards_of_suites() if not too_small_reason(gpus[0], card)]):
             raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 

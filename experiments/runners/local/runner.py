@@ -14,7 +14,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
     EARLIER_FOLDER,
-    ERRORS,
+    ERROR_OUTCOMES,
     RESULT_FILE,
     SPEC_FILE,
     START_LIMIT_S,
@@ -23,11 +23,11 @@ from experiments.results.schema import (
     read_progress,
     read_result,
 )
-from experiments.runners.failed_results import device_of, telling_line_of, write_broken
+from experiments.runners.failed_results import device_of, most_informative_line, write_failed_result
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
-from experiments.runners.local.warm import WORKER, WarmProcess, warm_process
+from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_process
 from experiments.runners.plan import Planned
 from experiments.runners.progress import RowState, View
 from experiments.suites.row_spec import RowSpec
@@ -75,7 +75,7 @@ class LocalRunner:
         node: Node,
         host_memory_gib: float,
         view: View,
-        worker: str = WORKER,
+        worker: str = WORKER_MODULE,
         grace_s: float = GRACE_S,
         nodes: int = 1,
     ) -> None:
@@ -183,7 +183,7 @@ class LocalRunner:
 
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
         """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use."""
-        used_gib = gpu_memory.not_free({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
+        used_gib = gpu_memory.gpus_still_in_use({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
         if alive or used_gib:
             self._pool.retire(row.allocation)
             self._view.warns(f"{row.spec.row}: its GPUs are not used again: {_leftovers(alive, used_gib)}")
@@ -201,12 +201,12 @@ class LocalRunner:
             reason = (
                 f"did not end within {elapsed_s:.0f} s; the time limit is {row.spec.settings.time_limit_s} s"
                 if timed_out
-                else f"ended without a result: {telling_line_of(row.folder)}"
+                else f"ended without a result: {most_informative_line(row.folder)}"
             )
         except InputError as error:
             reason = str(error)
         device = device_of(self._node, row.allocation.gpus)
-        return write_broken(row.folder, row.spec, device, outcome, reason, elapsed_s)
+        return write_failed_result(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
     def _show(self, total: int, waiting: int) -> None:
         states = [_state(row) for row in self._running]
@@ -235,7 +235,7 @@ def _state(row: RunningRow) -> RowState:
 
 
 def _own_left_s(state: RowState, mean_s: float) -> float:
-    """Return the row's own estimate of its remaining time; without one, what is left of the mean time of a row."""
+    """Return the row's own estimate of its remaining time; without it, the mean time of a row minus its time."""
     own_s = state.progress.left_s if state.progress else None
     return mean_s - state.elapsed_s if own_s is None else own_s
 
@@ -273,7 +273,7 @@ def _kill(row: RunningRow) -> None:
 def _has_measured(row: RunningRow) -> bool:
     """Return whether the row has a result that is not an error."""
     try:
-        return read_result(row.folder / RESULT_FILE).outcome not in ERRORS
+        return read_result(row.folder / RESULT_FILE).outcome not in ERROR_OUTCOMES
     except InputError:
         return False
 

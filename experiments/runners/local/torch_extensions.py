@@ -14,9 +14,9 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from experiments.system.signals import die_with_parent
 
-LOCK = "lock"
-BUILT = "deepspeed.built"
-LOG = "deepspeed.log"
+LOCK_FILE = "lock"
+BUILT_MARKER = "deepspeed.built"
+BUILD_LOG = "deepspeed.log"
 COMPILE = """
 from deepspeed.comm.torch import build_shm_op
 from deepspeed.ops.op_builder import CPUAdamBuilder
@@ -38,7 +38,7 @@ def drop_stale_locks(folder: Path) -> None:
     """Remove the locks of killed builds. While any row is alive on this machine, nothing is removed."""
     if row_process.rows_alive():
         return
-    for lock in folder.glob(f"*/{LOCK}"):
+    for lock in folder.glob(f"*/{LOCK_FILE}"):
         lock.unlink(missing_ok=True)
 
 
@@ -50,7 +50,7 @@ def compile_extensions(
     says: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Does not fail: a row
     that needs what cannot be compiled fails with the reason.
     """
-    if (folder / BUILT).exists() or not any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs):
+    if (folder / BUILT_MARKER).exists() or not any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs):
         return
     folder.mkdir(parents=True, exist_ok=True)
     says(
@@ -59,17 +59,17 @@ def compile_extensions(
     begun = time.monotonic()
     code = _run([sys.executable, "-c", COMPILE], folder, {"TORCH_EXTENSIONS_DIR": str(folder)}, stopped)
     if code == 0:
-        (folder / BUILT).touch()
+        (folder / BUILT_MARKER).touch()
         says(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - begun:.0f} s")
     elif code is not None:
-        says(f"DeepSpeed's CPU Adam was not compiled (exit code {code}), see {folder / LOG}")
+        says(f"DeepSpeed's CPU Adam was not compiled (exit code {code}), see {folder / BUILD_LOG}")
 
 
 def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
     """Run a command, its output in ``folder``; return its exit code, None if it was ended because of ``stopped``."""
-    with (folder / LOG).open("wb") as log:
+    with (folder / BUILD_LOG).open("wb") as log:
         process = subprocess.Popen(
             command,
             env={**os.environ, **environment},

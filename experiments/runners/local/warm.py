@@ -17,12 +17,12 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.environment import pad_environment
 from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
 
-COLD_VARIABLE = "TESTBED_COLD_START"
+COLD_START_VARIABLE = "TESTBED_COLD_START"
 MODULE = "experiments.system.warm_process"
-WORKER = "experiments.training.worker"
-RANK = "experiments.training.rank"
-LAUNCHER = "experiments.training.distributed.launcher"
-ENGINE = "experiments.training.engines.{}"
+WORKER_MODULE = "experiments.training.worker"
+RANK_MODULE = "experiments.training.rank"
+LAUNCHER_MODULE = "experiments.training.distributed.launcher"
+ENGINE_MODULE = "experiments.training.engines.{}"
 """Module of an engine. No module here may import bitsandbytes or deepspeed, which open GPUs when they are imported."""
 TRAINER_WITHOUT_PEFT = (
     "accelerate",
@@ -39,7 +39,7 @@ NOTEBOOK_MODULES = (
     "experiments.notebooks.row",
 )
 LOG_FILE = "log.txt"
-WITHOUT_THREADS = {
+SINGLE_THREADED = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
@@ -56,7 +56,7 @@ class WarmProcess:
         with (self._folder / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
-                env=pad_environment(environment_of_modules() | WITHOUT_THREADS),
+                env=pad_environment(environment_of_modules() | SINGLE_THREADED),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -85,21 +85,21 @@ class WarmProcess:
 @contextmanager
 def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
     """Start the warm process of rows and end it afterwards; yield None if rows are to start cold."""
-    if os.environ.get(COLD_VARIABLE):
+    if os.environ.get(COLD_START_VARIABLE):
         yield None
         return
-    warm = WarmProcess(modules_of(specs, worker))
+    warm = WarmProcess(modules_to_import(specs, worker))
     try:
         yield warm
     finally:
         warm.close()
 
 
-def modules_of(specs: Sequence[RowSpec], worker: str) -> list[str]:
+def modules_to_import(specs: Sequence[RowSpec], worker: str) -> list[str]:
     """Return what the processes of rows import, in the order in which they are started."""
     modules = [*NOTEBOOK_MODULES, worker]
-    if worker != WORKER:
+    if worker != WORKER_MODULE:
         return modules
     for engine in sorted({spec.settings.engine for spec in specs}):
-        modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE.format(engine)]
-    return [*modules, RANK, *([LAUNCHER] if any(spec.settings.ranks > 1 for spec in specs) else [])]
+        modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE_MODULE.format(engine)]
+    return [*modules, RANK_MODULE, *([LAUNCHER_MODULE] if any(spec.settings.ranks > 1 for spec in specs) else [])]

@@ -12,7 +12,7 @@ from experiments.runners.slurm.job_script import JobScripts
 from experiments.runners.slurm.layout import Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.slurm.runtimes import RUNTIMES, Runtime
-from experiments.runners.software import PRINT_VERSIONS, Software, printed_software
+from experiments.runners.software import PRINT_VERSIONS, Software, parse_software
 from experiments.system.files import CODE_FOLDER
 from provision import reproducible
 from provision.errors import CommandFailed
@@ -53,7 +53,7 @@ class Cluster:
     def software(self) -> Software | None:
         """Return the versions in the profile's environment; None if its Python does not start."""
         with suppress(CommandFailed):
-            return printed_software(self.python_output(PRINT_VERSIONS))
+            return parse_software(self.python_output(PRINT_VERSIONS))
         return None
 
     def python_output(self, code: str) -> str:

@@ -25,7 +25,7 @@ from provision.ssh.shell import Shell
 TRIES = 3
 CHUNK = 1 << 18
 RESUMED_BYTES = 1 << 23
-TIMEOUT_S = 3600.0
+DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
 LIST = (
     f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
@@ -97,7 +97,7 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
         if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
             packed = io.BytesIO()
-            shell.stream(_tar_command(folder), packed.write, source=_file_list(grown), timeout_s=TIMEOUT_S)
+            shell.stream(_tar_command(folder), packed.write, source=_file_list(grown), timeout_s=DOWNLOAD_TIMEOUT_S)
             packed.seek(0)
             with suppress(tarfile.ReadError):
                 for name, content in _members(packed, grown):
@@ -124,7 +124,7 @@ def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict
     """Return the SHA-256 of remote files by path; an unreadable file has none."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
     command = f"cd {shlex.quote(folder)} && {SUM}"
-    output = shell.run(command, input=names, timeout_s=TIMEOUT_S, check=False, repeatable=True).out
+    output = shell.run(command, input=names, timeout_s=DOWNLOAD_TIMEOUT_S, check=False, repeatable=True).out
     return dict(_parse_sum(line) for line in output.splitlines())
 
 
@@ -162,7 +162,7 @@ def _download(
     begun = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in begun}
     if whole := {file.path for file in wanted} - sums.keys():
-        reading = shell.reading(_tar_command(folder), source=_file_list(whole), timeout_s=TIMEOUT_S)
+        reading = shell.reading(_tar_command(folder), source=_file_list(whole), timeout_s=DOWNLOAD_TIMEOUT_S)
         with reading as stream, suppress(tarfile.ReadError):
             for name, content in _members(stream, whole):
                 sums[name] = _write_part(content, into / name, counter)
@@ -175,7 +175,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     begin = _size(part)
     counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
-    with part.open("ab") as out, shell.reading(command, timeout_s=TIMEOUT_S) as stream:
+    with part.open("ab") as out, shell.reading(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
         while chunk := stream.read(CHUNK):
             out.write(chunk)
             counter.add(len(chunk))

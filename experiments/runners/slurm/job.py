@@ -12,8 +12,8 @@ from rich.console import Console
 
 from experiments.errors import Interrupted
 from experiments.results.run_folder import RunFolder
-from experiments.runners.admission import refusal
-from experiments.runners.failed_results import write_refusal
+from experiments.runners.admission import rejection_reason
+from experiments.runners.failed_results import write_rejected_result
 from experiments.runners.local.runner import LocalRunner, clear_row_folder
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
@@ -33,8 +33,8 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
     view = View(Console(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
-    if why := refusal(spec, node, memory_gib, nodes=int(nodes)):
-        view.ends(spec, write_refusal(clear_row_folder(folder.row(spec)), spec, node, why))
+    if why := rejection_reason(spec, node, memory_gib, nodes=int(nodes)):
+        view.ends(spec, write_rejected_result(clear_row_folder(folder.row(spec)), spec, node, why))
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:

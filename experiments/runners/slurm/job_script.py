@@ -34,7 +34,8 @@ NODE_COMMAND = f'python -m {NODE_MODULE} "$((SLURM_NODEID + 1))" "$SLURMD_NODENA
 NODE_SHARE = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
 EXPORT_ADDRESS = f"""\
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export {rendezvous.ADDRESS}="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')\""""
+address="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')"
+export {rendezvous.ADDRESS_VARIABLE}="$address\""""
 REQUIRE_FREE_GPUS = f"""\
 if command -v nvidia-smi > /dev/null && [ -n "${{CUDA_VISIBLE_DEVICES:-}}" ]; then
   fields=pid,process_name,used_memory
@@ -170,12 +171,12 @@ class JobScripts:
         return [
             *checkpoints,
             EXPORT_ADDRESS,
-            f"export {rendezvous.FOLDER}={shlex.quote(folder)}",
+            f"export {rendezvous.FOLDER_VARIABLE}={shlex.quote(folder)}",
             f"node={shlex.quote(node)}",
             f"rm -f {rendezvous.RENDEZVOUS_FILE} {rendezvous.EXIT_FILE}",
             "(",
             f"  until [ -e {rendezvous.RENDEZVOUS_FILE} ]; do sleep 0.2; done",
-            f'  export {rendezvous.RENDEZVOUS}="$(cat {rendezvous.RENDEZVOUS_FILE})"',
+            f'  export {rendezvous.RENDEZVOUS_VARIABLE}="$(cat {rendezvous.RENDEZVOUS_FILE})"',
             f"  {srun} < /dev/null > {rendezvous.LOG_FILE} 2>&1",
             f"  echo $? > {rendezvous.EXIT_FILE}",
             ") &",

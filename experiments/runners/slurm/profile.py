@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
-from experiments.errors import unknown
-from experiments.suites.yaml_schema import StrictModel, checked, read_yaml
+from experiments.errors import unknown_name
+from experiments.suites.yaml_schema import StrictModel, read_yaml, validate
 from provision.models import Gpu, Node
 
 CLUSTERS = Path(__file__).parent / "clusters"
@@ -75,5 +75,5 @@ def profile_named(name: str) -> Profile:
         path = CLUSTERS / f"{name}.yaml"
         if not path.is_file():
             known = sorted(file.stem for file in CLUSTERS.glob("*.yaml"))
-            raise unknown("profile", name, [*known, "a YAML file of your own"], "--profile")
-    return checked(Profile, read_yaml(path), str(path))
+            raise unknown_name("profile", name, [*known, "a YAML file of your own"], "--profile")
+    return validate(Profile, read_yaml(path), str(path))

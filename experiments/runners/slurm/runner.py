@@ -16,7 +16,7 @@ from experiments.inputs.dataset import DataSet
 from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
 from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_signals
-from experiments.runners.local.warm import WORKER
+from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.runners.slurm import queue
@@ -51,7 +51,7 @@ class SlurmRunner:
         folder: RunFolder,
         cluster: Cluster,
         view: View,
-        worker: str = WORKER,
+        worker: str = WORKER_MODULE,
         grace_s: float = GRACE_S,
         ends_at: Callable[[], datetime | None] = lambda: None,
         is_leased: Callable[[], bool] = lambda: True,

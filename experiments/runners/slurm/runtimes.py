@@ -14,7 +14,12 @@ from experiments.runners.slurm.profile import Profile, RuntimeName
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 WAIT = ("while kill -0 $child 2> /dev/null; do wait $child; code=$?; done", "exit $code")
 FORWARD_SIGNALS = "trap 'kill -TERM $child' TERM INT"
-NODE_VARIABLES = (rendezvous.FOLDER, rendezvous.ADDRESS, rendezvous.RENDEZVOUS, "OMP_NUM_THREADS")
+NODE_VARIABLES = (
+    rendezvous.FOLDER_VARIABLE,
+    rendezvous.ADDRESS_VARIABLE,
+    rendezvous.RENDEZVOUS_VARIABLE,
+    "OMP_NUM_THREADS",
+)
 """Passed into the containers of a job with several nodes."""
 
 

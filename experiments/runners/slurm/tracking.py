@@ -19,7 +19,7 @@ from experiments.results.schema import (
     Result,
     read_result,
 )
-from experiments.runners.failed_results import device_of, write_broken
+from experiments.runners.failed_results import device_of, write_failed_result
 from experiments.runners.progress import RowState, View
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
@@ -235,4 +235,4 @@ class JobTracker:
             write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
         node = self._cluster.profile.node
         device = device_of(node, node.gpus[: row.spec.settings.devices])
-        return write_broken(local, row.spec, device, outcome, reason, row.elapsed_s)
+        return write_failed_result(local, row.spec, device, outcome, reason, row.elapsed_s)

@@ -17,7 +17,7 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from types import FrameType
 
-from experiments.results.rendezvous import RENDEZVOUS
+from experiments.results.rendezvous import RENDEZVOUS_VARIABLE
 from experiments.results.schema import RANK_FOLDER, SPEC_FILE
 from experiments.training.distributed.local_node import LocalNodeRanks, prefer_oom_kill
 from experiments.training.distributed.ranks import CODES_FILE, start_node
@@ -93,7 +93,7 @@ def main(number: str, name: str) -> int:
     """Run the process; return its exit code."""
     prefer_oom_kill()
     signal.signal(signal.SIGTERM, _on_sigterm)
-    address, port, key = os.environ[RENDEZVOUS].split()
+    address, port, key = os.environ[RENDEZVOUS_VARIABLE].split()
     with (
         Client((address, int(port)), authkey=bytes.fromhex(key)) as connection,
         tempfile.TemporaryDirectory(prefix="testbed-") as scratch,

@@ -116,12 +116,12 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
     if settings.ranks == 1:
         command = [RANK_MODULE, str(out / SPEC_FILE), str(out)]
         return [LocalNodeRanks(command, {0: out}, log, {}, launcher=False)]
-    folder = os.environ.get(rendezvous.FOLDER)
+    folder = os.environ.get(rendezvous.FOLDER_VARIABLE)
     assignment = NodeAssignment(
         spec=spec,
         rank_module=RANK_MODULE,
         launcher_module=LAUNCHER_MODULE,
-        address=os.environ[rendezvous.ADDRESS] if folder else LOCAL_ADDRESS,
+        address=os.environ[rendezvous.ADDRESS_VARIABLE] if folder else LOCAL_ADDRESS,
         port=str(free_port()),
         out=str(out.resolve()),
     )

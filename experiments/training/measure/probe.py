@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from experiments.results.memory_parts import Point
-from experiments.results.schema import PROGRESS_FILE, Device, Memory, Moments, Phase, Progress, Speed
+from experiments.results.memory_parts import StepPoint
+from experiments.results.schema import PROGRESS_FILE, Device, Memory, Phase, Progress, Speed, StageTimestamps
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
@@ -147,10 +147,10 @@ class Probe:
         self._recorder.begin(phase)
         self.write_progress()
 
-    def moments(self) -> Moments:
+    def moments(self) -> StageTimestamps:
         """Return the times at which the stages of this process began. The end of the training is now."""
         now = time.time()
-        return Moments(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
+        return StageTimestamps(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
 
     def close(self) -> None:
         """Stop counting operations, even if the first micro-step failed."""
@@ -209,7 +209,7 @@ class Probe:
         )
         write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
 
-    def _take_snapshot(self, point: Point) -> None:
+    def _take_snapshot(self, point: StepPoint) -> None:
         if takes_snapshots(self.step) or self._timed_micro_steps is not None:
             self._recorder.take_snapshot(self.step, self.micro_step, point)
 

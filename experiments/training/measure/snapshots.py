@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from experiments.results.memory_parts import Point
+from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Memory, Phase, Snapshot
 from experiments.system.files import GIB
 from experiments.training.measure.meters import (
@@ -43,7 +43,7 @@ class MemoryRecorder:
         self.meter.begin(phase)
         self.phase = phase
 
-    def take_snapshot(self, step: int, micro_step: int, point: Point) -> None:
+    def take_snapshot(self, step: int, micro_step: int, point: StepPoint) -> None:
         """Record the memory by kind of tensor, in GiB, at a point of a micro-step."""
         self._record_peak()
         device = self._parameters[0].device.type

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from experiments.results.load import OTHER_UTILIZATION, PROCESSES, load_of
+from experiments.results.load import OTHER_UTILIZATION, PROCESSES, gpu_load
 from experiments.results.schema import Phase, Speed
 from experiments.system.files import GIB
 from provision.hardware import gpus
@@ -78,7 +78,7 @@ class TelemetrySampler:
                 summary[f"{field}_max"] = max(values)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
-        return summary | load_of(self._samples, speed)
+        return summary | gpu_load(self._samples, speed)
 
     def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:

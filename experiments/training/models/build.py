@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from experiments.errors import unknown
+from experiments.errors import unknown_name
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.weights import build_random, load_pretrained
@@ -56,4 +56,4 @@ def _reject_missing_layers(lora: Lora, model: PreTrainedModel) -> None:
     layers = {path.rpartition(".")[2] for path, _ in model.named_modules()}
     for name in () if isinstance(lora.targets, str) else lora.targets:
         if name.rpartition(".")[2] not in layers:
-            raise unknown("layer for adapters", name, (*sorted(linear), "all-linear"))
+            raise unknown_name("layer for adapters", name, (*sorted(linear), "all-linear"))

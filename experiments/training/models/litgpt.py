@@ -7,7 +7,7 @@ from lightning.fabric.plugins import BitsandbytesPrecision, HalfPrecision, Mixed
 from litgpt import lora
 from litgpt.model import GPT, Config
 
-from experiments.errors import InputError, unknown
+from experiments.errors import InputError, unknown_name
 from experiments.suites.models import models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -37,7 +37,9 @@ def build_config(spec: RowSpec) -> Config:
     settings = spec.settings
     base_model = spec.base_model
     if base_model.litgpt is None:
-        raise unknown("model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT")
+        raise unknown_name(
+            "model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT"
+        )
     _reject_unsupported(spec)
     changes = TINY_SETTINGS if spec.size == "tiny" else {}
     adapters = _adapters(settings.lora) if settings.lora else {}
@@ -66,7 +68,7 @@ def _adapters(settings: Lora) -> dict[str, Any]:
     targets = LORA_TARGETS if settings.targets == "all-linear" else settings.targets
     for target in targets:
         if target not in LORA_TARGETS:
-            raise unknown("target", target, LORA_TARGETS, "LitGPT's LoRA")
+            raise unknown_name("target", target, LORA_TARGETS, "LitGPT's LoRA")
     sizes = {"lora_r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
     return sizes | {f"lora_{target}": True for target in targets}
 

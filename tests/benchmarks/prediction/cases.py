@@ -6,7 +6,7 @@ from typing import Any
 from experiments.prediction.predict import peak_spec
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import checked, read_yaml
+from experiments.suites.yaml_schema import read_yaml, validate
 
 FILE = Path(__file__).with_name("cases.yaml")
 SUITE, CARD = "prediction", "h200_141gb"
@@ -23,5 +23,5 @@ def _case(name: str, settings: dict[str, Any]) -> RowSpec:
     given = settings.pop("input", "as-taught")
     if "lora" in settings:
         settings["lora"] = LORA | settings["lora"]
-    own = checked(Settings, settings, f"{FILE.name}: case {name!r}")
+    own = validate(Settings, settings, f"{FILE.name}: case {name!r}")
     return peak_spec(SUITE, name, CARD, own, input=given)

@@ -25,7 +25,7 @@ import pytest
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, read_result
-from experiments.runners.local.warm import COLD_VARIABLE
+from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.tool_speed.overlap import bed_of, startup_s, timed
@@ -57,7 +57,7 @@ def here_s() -> float:
 def between_s(cold: bool) -> list[float]:
     """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(COLD_VARIABLE, "1" * cold)
+        patch.setenv(COLD_START_VARIABLE, "1" * cold)
         bed = LocalBed(Path(path), patch)
         bed.cpus = 1
         bed.run(ROWS)

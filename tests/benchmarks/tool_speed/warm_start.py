@@ -27,7 +27,7 @@ from experiments.pipeline import run_suite
 from experiments.results.provenance import git_commit
 from experiments.results.schema import Result
 from experiments.run_options import RunOptions
-from experiments.runners.local.warm import COLD_VARIABLE
+from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.progress import View
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
@@ -73,7 +73,7 @@ def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) 
     """Run the rows; return them by id, and the seconds of the whole run."""
     view = Stopwatch(Console(stderr=True, width=160))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv(COLD_VARIABLE, "1" if mode == "cold" else "")
+        patch.setenv(COLD_START_VARIABLE, "1" if mode == "cold" else "")
         options = RunOptions(
             suite=suite, rows=tuple(rows), card=card, size=size, run_id=mode, results=Path(folder), predict=False
         )

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.bundle import archive
 from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
-from experiments.bundle.check import check_bundle, copies
+from experiments.bundle.check import check_bundle, reject_copies
 from experiments.cli.app import main
 from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
@@ -44,7 +44,7 @@ def test_a_genuine_run_is_accepted(run, tmp_path):
 
 def test_genuine_runs_are_no_copies_of_each_other(tmp_path):
     bundles = [write_bundle(RunFolder(run), tmp_path / f"{run.name}.zip") for run in GENUINE]
-    assert [one.problems for one in copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
+    assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 
 
 def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
@@ -56,7 +56,7 @@ def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
         forger = Forger(genuine)
         forge(forger, row)
         forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
-        _, checked = copies([alice, forged], {}) if forge.__name__ == "copied" else (alice, forged)
+        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copied" else (alice, forged)
         if checked.accepted:
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:
@@ -74,7 +74,7 @@ def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
     with zipfile.ZipFile(tmp_path / "edited.zip", "w") as edited:
         for name, content in contents.items():
             edited.writestr(name, content.replace(b"oom", b"OOM"))
-    with pytest.raises(BadBundle, match=r"results\.jsonl.* differs from its checksum"):
+    with pytest.raises(BadBundle, match=r"results\.jsonl.* does not match SHA256SUMS"):
         read_bundle(tmp_path / "edited.zip")
 
 
@@ -98,7 +98,7 @@ def test_a_run_of_another_card_is_refused(genuine):
 
 def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
     assert main(["grade", str(genuine), "--known", str(EVIDENCE)]) == 1
-    assert "copied, value for value as in" in capsys.readouterr().out
+    assert "copied; exactly the same measurements are in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_pat
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(archive, "MAX_BYTES", 1000)
     with pytest.raises(BadBundle, match="larger than a bundle"):
         read_bundle(write_hostile_archive(tmp_path / "bomb.zip", "run.json", bytes(5000)))
 

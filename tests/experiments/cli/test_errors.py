@@ -7,9 +7,9 @@ import pytest
 
 from experiments.cli import catalog
 from experiments.cli.app import main
-from experiments.cli.parsing.commands import COMMANDS, load
-from experiments.cli.parsing.values import allowed_by, choices_of, kind_of, name_of
-from experiments.errors import nearest
+from experiments.cli.parsing.commands import COMMANDS, load_command
+from experiments.cli.parsing.values import allowed_choices, describe_allowed_values, displayed_name, value_type
+from experiments.errors import similar_names
 from tests.support.results.evidence import EVIDENCE
 
 RUN = str(EVIDENCE / "slurm_hf_trainer-a100_40gb-full-verdict")
@@ -44,19 +44,19 @@ TIME = "T14:00Z"
 
 def _options():
     for name in COMMANDS:
-        for param in load(name).params:
+        for param in load_command(name).params:
             if param.param_type_name == "option" and not param.is_flag:
                 yield name, param
 
 
 OPTIONS = list(_options())
-CHOICES = [(name, param) for name, param in OPTIONS if choices_of(param)]
-TYPED = [(name, param) for name, param in OPTIONS if choices_of(param) or kind_of(param) in (int, float)]
+CHOICES = [(name, param) for name, param in OPTIONS if allowed_choices(param)]
+TYPED = [(name, param) for name, param in OPTIONS if allowed_choices(param) or value_type(param) in (int, float)]
 BOUNDED = [(name, param) for name, param in OPTIONS if param.min is not None]
 
 
 def _id(value: object) -> str:
-    return value if isinstance(value, str) else name_of(value)
+    return value if isinstance(value, str) else displayed_name(value)
 
 
 @pytest.fixture
@@ -90,30 +90,30 @@ def places(tmp_path, monkeypatch, machine):
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
 def test_nonsense_is_named_with_what_is_allowed(refused, name, param):
-    said = refused(name, name_of(param), "no-such-thing")
-    assert said.startswith(f"{name_of(param)} no-such-thing: allowed: {allowed_by(param)}")
+    said = refused(name, displayed_name(param), "no-such-thing")
+    assert said.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
 
 @pytest.mark.parametrize(("name", "param"), CHOICES, ids=_id)
 def test_a_misspelled_choice_is_corrected(refused, name, param):
-    value = choices_of(param)[-1]
-    assert refused(name, name_of(param), f"{value}x").endswith(f"; did you mean {value}?")
+    value = allowed_choices(param)[-1]
+    assert refused(name, displayed_name(param), f"{value}x").endswith(f"; did you mean {value}?")
 
 
 @pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
 def test_a_number_below_the_least_is_refused_with_it(refused, name, param):
-    assert refused(name, name_of(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
+    assert refused(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
 
 
 @pytest.mark.parametrize(("name", "param"), OPTIONS, ids=_id)
 def test_an_option_without_its_value_is_named(refused, name, param):
-    assert refused(name, name_of(param)).startswith(f"{name_of(param)} needs a value")
+    assert refused(name, displayed_name(param)).startswith(f"{displayed_name(param)} needs a value")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
     assert refused(name, "--no-such-option").startswith("unknown option --no-such-option")
-    if not any(param.nargs == -1 for param in load(name).params):
+    if not any(param.nargs == -1 for param in load_command(name).params):
         words = [f"word-{number}" for number in range(4)]
         assert "word-3" in refused(name, *words)
 
@@ -164,9 +164,9 @@ def test_a_place_that_cannot_be_written_is_named_in_one_line(refused, places, li
     assert bad in refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
 
 
-@pytest.mark.parametrize(("name", "param"), [one for one in OPTIONS if kind_of(one[1]) is Path], ids=_id)
+@pytest.mark.parametrize(("name", "param"), [one for one in OPTIONS if value_type(one[1]) is Path], ids=_id)
 def test_an_empty_path_is_refused(refused, name, param):
-    assert refused(name, name_of(param), "").startswith(f"{name_of(param)} '': allowed: a path")
+    assert refused(name, displayed_name(param), "").startswith(f"{displayed_name(param)} '': allowed: a path")
 
 
 def test_an_error_of_a_file_that_nobody_named_is_a_bug_with_its_traceback(monkeypatch, capsys):
@@ -188,6 +188,6 @@ def test_the_example_of_a_time_is_in_the_future(refused):
 
 
 def test_the_nearest_name_is_found_by_its_start_or_its_likeness():
-    assert nearest("bf16", ["32-true", "bf16-true"]) == "bf16-true"
-    assert nearest("adamm", ["sgd", "adamw"]) == "adamw"
-    assert nearest("", ["sgd"]) == nearest("quite different", ["sgd"]) == ""
+    assert similar_names("bf16", ["32-true", "bf16-true"]) == "bf16-true"
+    assert similar_names("adamm", ["sgd", "adamw"]) == "adamw"
+    assert similar_names("", ["sgd"]) == similar_names("quite different", ["sgd"]) == ""

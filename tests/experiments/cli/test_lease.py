@@ -162,7 +162,7 @@ def test_without_the_packages_of_a_testbed_it_says_what_to_install(testbed, monk
 
 def test_a_lease_that_ends_soon_is_notified(testbed, monkeypatch):
     sent = []
-    monkeypatch.setattr("experiments.notify.send._sent", lambda service, title, text: sent.append(title) or True)
+    monkeypatch.setattr("experiments.notify.send._try_to_send", lambda service, title, text: sent.append(title) or True)
     assert testbed("lease", "--key", "KEY", "--start", "now", "--no-wait", "--yes", "--hours", "2")[0] == 0
     assert testbed("status", "--notify", "json://localhost/hook")[0] == 0
     assert "testbed: lease llm_c ends" not in [title.split(" in ")[0] for title in sent]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.cli.app import main
-from experiments.suites.suite import OWN_SUITES, TEMPLATE, suite_named
+from experiments.suites.suite import SUITES_VARIABLE, TEMPLATE_FILE, suite_named
 from tests.support.runners.fake_runner import FakeRunner
 
 
@@ -13,10 +13,10 @@ from tests.support.runners.fake_runner import FakeRunner
 def testbed(capsys, machine, tmp_path, monkeypatch):
     """Runs the command line in a folder with the template as my_lab.yaml; exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my_lab.yaml").write_text(TEMPLATE.read_text())
+    (tmp_path / "my_lab.yaml").write_text(TEMPLATE_FILE.read_text())
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setenv(OWN_SUITES, "")
+        monkeypatch.setenv(SUITES_VARIABLE, "")
         suite_named.cache_clear()
         code = main(arguments)
         return code, *capsys.readouterr()
@@ -27,7 +27,7 @@ def testbed(capsys, machine, tmp_path, monkeypatch):
 
 def test_the_template_is_printed_and_checked(testbed):
     code, printed, _ = testbed("check", "--template")
-    assert (code, printed) == (0, TEMPLATE.read_text())
+    assert (code, printed) == (0, TEMPLATE_FILE.read_text())
     code, printed, _ = testbed("check", "my_lab.yaml")
     assert code == 0
     assert "my_lab.yaml: suite my_lab, version 1: no mistakes" in printed
@@ -36,7 +36,7 @@ def test_the_template_is_printed_and_checked(testbed):
 
 
 def test_mistakes_are_lines_with_file_and_number_and_the_exit_code_is_2(testbed, tmp_path):
-    text = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
+    text = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "my_lab.yaml").write_text(text)
     code, out, err = testbed("check", "my_lab.yaml")
     assert (code, out) == (2, "")
@@ -92,7 +92,7 @@ def test_a_copy_that_is_broken_is_one_line(testbed, tmp_path):
     code, _, err = testbed("evaluate", str(folder))
     assert code == 2
     assert err.count("\n") == 1
-    assert "suite.yaml: too much YAML" in err
+    assert "suite.yaml: the YAML document is too large" in err
 
 
 @pytest.mark.parametrize("command", ["list", "predict", "run", "fit", "reproduce"])
@@ -100,7 +100,7 @@ def test_a_bad_place_is_one_line(testbed, command):
     code, _, err = testbed(command, "--suite-file", "nowhere.yaml")
     assert code == 2
     assert err.count("\n") == 1
-    assert "nowhere.yaml: no suite there; allowed: " in err
+    assert "nowhere.yaml: no suite file found; allowed: " in err
 
 
 def test_the_schema_of_a_suite_has_the_keys_of_settings_where_they_stand(testbed):
@@ -120,5 +120,5 @@ def test_the_template_and_the_labs_are_valid_by_the_schema(testbed):
     from experiments.suites.yaml_schema import read_yaml
 
     schema = json.loads(testbed("schema", "suite")[1])
-    for path in (TEMPLATE, *LABS.glob("*.yaml")):
+    for path in (TEMPLATE_FILE, *LABS.glob("*.yaml")):
         jsonschema.validate(read_yaml(path), schema)

@@ -7,7 +7,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardAnswer, PeakBlock, ScriptPrediction
-from experiments.results.predictions import Shares
+from experiments.results.predictions import PeakParts
 
 
 def answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
@@ -17,7 +17,7 @@ def answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
 
 
 def prediction(needed_gib: float) -> ScriptPrediction:
-    at_peak = Shares(params_gib=1.0, grads_gib=1.0, optimizer_gib=2.0, buffers_gib=0.0, activations_gib=6.0)
+    at_peak = PeakParts(params_gib=1.0, grads_gib=1.0, optimizer_gib=2.0, buffers_gib=0.0, activations_gib=6.0)
     return ScriptPrediction(
         rank=0,
         ranks=1,

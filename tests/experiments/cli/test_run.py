@@ -52,7 +52,7 @@ def recipes(tmp_path, monkeypatch):
         ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
         ([SUITE, "--run-id", "latest"], "--run-id latest: allowed: letters, digits"),
         ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
-        ([SUITE, SLURM, "--row", "nope"], f"--row nope: is in none of the suites {SUITE}, {SLURM}"),
+        ([SUITE, SLURM, "--row", "nope"], f"--row nope: none of the suites {SUITE}, {SLURM} has this row"),
         ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
         ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
         (
@@ -94,7 +94,7 @@ def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, re
     recipes("\nversion: 1\n", "\nversion: 2\n")
     code, _, err = testbed("run", SUITE, "--results", made.parent)
     assert code == 2
-    assert "made with version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
+    assert "has results of version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):

@@ -21,10 +21,10 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
 from experiments.runners import monitor, targets
 from experiments.runners.monitor import MonitoredGpu, MonitoredRow, Observation
-from experiments.runners.progress import RowState, table, view_on
+from experiments.runners.progress import RowState, progress_table, view_on
 from experiments.runners.targets import MonitorTarget
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import TEMPLATE, suite_named
+from experiments.suites.suite import TEMPLATE_FILE, suite_named
 from provision import clock
 from provision.checks import Check
 from provision.leasing import account
@@ -198,8 +198,8 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(targets, "monitor_target", lambda *_: MonitorTarget(LocalShell(), str(tmp_path)))
     monkeypatch.setattr(monitor, "observe", lambda _: OBSERVED)
     new_key(tmp_path / "key")
-    (tmp_path / "my_lab.yaml").write_text(TEMPLATE.read_text())
-    wrong = TEMPLATE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
+    (tmp_path / "my_lab.yaml").write_text(TEMPLATE_FILE.read_text())
+    wrong = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "mistakes.yaml").write_text(wrong.replace("batch_size: 8", "batch_size: -8"))
     return tmp_path
 
@@ -321,7 +321,7 @@ def test_running_rows_show_the_stored_screen(width):
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]
-    _check("progress", width, _shown(lambda: console().print(table(states, 3, 15, 600.0)), width))
+    _check("progress", width, _shown(lambda: console().print(progress_table(states, 3, 15, 600.0)), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from experiments.history.changes import RunChanges, changes
-from experiments.history.database import history, record
+from experiments.history.changes import RunChanges, run_changes
+from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
-from experiments.results.changes.noise import segments
+from experiments.results.changes.noise import segment_starts
 from tests.support.results.terms import repeat_run, slow_down
 
 BEFORE = 6
@@ -114,14 +114,14 @@ PLANTED: dict[str, tuple[Callable[[Result], None], str]] = {
 
 
 def found_in(folder: Path, weeks: int, change: Callable[[Result], None] | None = None) -> list[RunChanges]:
-    """Return the changes in a history of ``weeks`` unchanged runs, and one more with ``change``."""
-    with history(folder / "history.db", create=True) as database:
+    """Return the changes in a open_history of ``weeks`` unchanged runs, and one more with ``change``."""
+    with open_history(folder / "history.db", create=True) as database:
         for week in range(weeks):
-            record(database, repeat_run(folder, week))
+            record_run(database, repeat_run(folder, week))
         if change:
-            record(database, repeat_run(folder, weeks, change))
+            record_run(database, repeat_run(folder, weeks, change))
         (series,) = read_series(database)
-    return changes(series)
+    return run_changes(series)
 
 
 @pytest.fixture(scope="module")
@@ -137,30 +137,30 @@ def test_a_planted_regression_is_found_in_the_first_run_after_it_and_named(name,
     change, named = PLANTED[name]
     database = tmp_path / "history.db"
     database.write_bytes(unchanged.read_bytes())
-    with history(database) as connection:
-        record(connection, repeat_run(tmp_path, BEFORE, change))
+    with open_history(database) as connection:
+        record_run(connection, repeat_run(tmp_path, BEFORE, change))
         (series,) = read_series(connection)
-    (found,) = changes(series)
+    (found,) = run_changes(series)
     assert found.run is series.runs[-1]
     assert [one.sentence for one in found.changed if named in one.sentence]
 
 
 def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
-    with history(tmp_path / "history.db", create=True) as database:
+    with open_history(tmp_path / "history.db", create=True) as database:
         for week in range(10):
-            record(database, repeat_run(tmp_path, week, of_row(larger("peak_gib", 1.02)) if week >= 6 else None))
+            record_run(database, repeat_run(tmp_path, week, of_row(larger("peak_gib", 1.02)) if week >= 6 else None))
         (series,) = read_series(database)
-    (found,) = changes(series)
+    (found,) = run_changes(series)
     assert found.run is series.runs[6]
 
 
 def test_fifty_unchanged_runs_raise_no_alarm_at_any_time(tmp_path):
-    with history(tmp_path / "history.db", create=True) as database:
+    with open_history(tmp_path / "history.db", create=True) as database:
         for week in range(50):
-            record(database, repeat_run(tmp_path, week))
+            record_run(database, repeat_run(tmp_path, week))
         (series,) = read_series(database)
     seen = [series._replace(runs=series.runs[:count]) for count in (*range(2, 10), *range(10, 51, 10))]
-    assert {one.sentence for part in seen for found in changes(part) for one in found.changed} == set()
+    assert {one.sentence for part in seen for found in run_changes(part) for one in found.changed} == set()
 
 
 def test_every_version_that_differs_is_named(tmp_path):
@@ -180,5 +180,5 @@ def test_a_version_that_changes_nothing_is_no_alarm(tmp_path):
 
 
 def test_a_segment_starts_where_values_move_beyond_their_noise():
-    assert segments([10.0, 10.1, 9.9, 10.0, 12.0], 0.1, 100) == [4]
-    assert segments([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []
+    assert segment_starts([10.0, 10.1, 9.9, 10.0, 12.0], 0.1, 100) == [4]
+    assert segment_starts([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []

@@ -10,7 +10,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.cli.tables.history import sparkline
-from experiments.history.database import SCHEMA, history
+from experiments.history.database import SCHEMA_FILE, open_history
 from tests.support.results.evidence import EVIDENCE, RUNS
 from tests.support.results.terms import RUN, repeat_run
 
@@ -28,7 +28,7 @@ def testbed(tmp_path, capsys, monkeypatch):
 
 
 def count(database: Path) -> dict[str, int]:
-    with history(database) as connection:
+    with open_history(database) as connection:
         tables = ("runs", "figures", "facts", "verdicts")
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
@@ -71,7 +71,7 @@ def test_a_value_over_time_is_plain_sql(testbed, tmp_path):
 
 
 def test_every_column_of_the_tables_is_described():
-    lines = [line for line in SCHEMA.read_text().splitlines() if line.startswith("    ")]
+    lines = [line for line in SCHEMA_FILE.read_text().splitlines() if line.startswith("    ")]
     columns = [line for line in lines if line.split()[0].islower() and line.split()[1] in ("TEXT", "REAL", "INTEGER")]
     obvious = {"run", "row", "quantity", "value", "name", "suite", "statement", "reason"}
     assert [line for line in columns if "--" not in line and line.split()[0] not in obvious] == []

@@ -9,7 +9,7 @@ from IPython.display import SVG
 from experiments.errors import InputError
 from experiments.notebooks import narrative
 from experiments.notebooks.narrative import Lab
-from experiments.results.memory_parts import POINTS
+from experiments.results.memory_parts import STEP_POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
 from tests.support.results.in_memory import result, run
@@ -57,7 +57,7 @@ def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
     made(tmp_path, "baseline", asked=("xxl",))
     Lab(NAME, results=str(tmp_path)).show("baseline")
     assert shown[0].startswith("### Baseline: fits\n")
-    for part in ("emulating a100_80gb", *POINTS, "| 14.00 |"):
+    for part in ("emulating a100_80gb", *STEP_POINTS, "| 14.00 |"):
         assert part in shown[0]
     assert "- **fail**, emulated: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
     assert "take close to 14 GB. (baseline: 14 GiB)" in shown[0]
@@ -132,7 +132,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, bars, tables, stated = shown
     assert "|  | global_batch_size | devices | strategy |" in settings
-    assert bars == [f"{row}, {point}" for row in ("7b-1gpu", "7b-4gpu-ddp") for point in POINTS]
+    assert bars == [f"{row}, {point}" for row in ("7b-1gpu", "7b-4gpu-ddp") for point in STEP_POINTS]
     assert "| 7B on one GPU | fits | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in tables
     assert "| 7B on four GPUs, DDP | fits | 14.00 | 14.00 | 28.00 | 13.00 | 69.00 | 69.00 |" in tables
     assert "| 7B on four GPUs, DDP | 4 | 16 | 0.5 | 4 | 1 | 25.0% | 40.0% | 15.0% | 5.0% |" in tables

@@ -9,7 +9,7 @@ from experiments.cli.tables.verdicts import verdict_table
 from experiments.prediction.as_result import convert_to_result, describe_outcome, mismatch_warning, predicted_evaluation
 from experiments.prediction.predict import suite_row_spec
 from experiments.prediction.tables import prediction_as_data
-from experiments.results.quantities import LOSSES, QUANTITIES, TIMES
+from experiments.results.quantities import LOSS_QUANTITIES, QUANTITIES, TIME_QUANTITIES
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import make_run
 from tests.support.runners.fake_predictions import Predictor, prediction, stated
@@ -62,7 +62,7 @@ def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():
     reasons = set()
     for claim in SUITE.claims:
         quantities = {check.quantity for check in claim.checks}
-        if quantities & {*TIMES, *LOSSES}:
+        if quantities & {*TIME_QUANTITIES, *LOSS_QUANTITIES}:
             verdict = verdicts[f"claim/{claim.id}"]
             assert verdict.status == "not evaluated"
             reasons.add(verdict.reason)
@@ -78,7 +78,7 @@ def test_a_predicted_result_is_no_measured_one():
     assert result.device.name == "NVIDIA A100 80GB, predicted"
     assert not result.emulated
     assert (result.speed, result.losses) == (None, ())
-    assert all(QUANTITIES[name](result) is None for name in (*TIMES, *LOSSES))
+    assert all(QUANTITIES[name](result) is None for name in (*TIME_QUANTITIES, *LOSS_QUANTITIES))
 
 
 def test_the_reserve_is_that_under_the_cards_limit():

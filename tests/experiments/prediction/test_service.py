@@ -11,7 +11,7 @@ from experiments.pipeline import run_suite
 from experiments.prediction import service
 from experiments.results.run_folder import RunFolder
 from experiments.run_options import RunOptions
-from experiments.suites.cards import cards_named
+from experiments.suites.cards import parse_card_list
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.runners.fake_predictions import Predictor, stated
 from tests.support.runners.fake_runner import SUITE
@@ -113,7 +113,7 @@ def test_several_cards_and_batches_are_answered_in_one_call(testbed):
 def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
     asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", "all", "--json")
     out = json.loads(testbed(*asked, needs=needs_two_for_each)[1])
-    assert {one["card"] for one in out["predictions"]} == {*cards_named("all")}
+    assert {one["card"] for one in out["predictions"]} == {*parse_card_list("all")}
     assert out["smallest_card"] == {"1": "t4_16gb"}
 
 

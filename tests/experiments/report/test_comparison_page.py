@@ -7,7 +7,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.report import compare, write_comparison
-from experiments.report.pages.comparison import differences, figures
+from experiments.report.pages.comparison import differences, row_changes
 from experiments.results.run_folder import RunFolder
 from tests.support.results.evidence import EVIDENCE
 from tests.support.results.handwritten import h200_run, tiny_run, worse_run
@@ -41,7 +41,7 @@ def test_settings_that_rows_have_differ_by_row():
 
 def test_a_value_has_before_after_change_and_unit(comparison):
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
-    speed = next(one for one in figures(row) if one.name == "throughput")
+    speed = next(one for one in row_changes(row) if one.name == "throughput")
     assert speed == ("throughput", "17.6", "8.8", "samples/s", "-50.0 %", "bad")
 
 

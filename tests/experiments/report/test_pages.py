@@ -14,12 +14,12 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from experiments.charts import Band, Line, Panel, line_chart
-from experiments.history.changes import changes
-from experiments.history.database import history, record
-from experiments.history.page import write_page as write_history_page
+from experiments.history.changes import run_changes
+from experiments.history.database import open_history, record_run
+from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
 from experiments.report import compare, write_comparison, write_index, write_report
-from experiments.report.pages.script import write_page
+from experiments.report.pages.script import write_script_page
 from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.parts import Part
@@ -57,7 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
     found = {name: write_report(folder).page for name, folder in runs.items()}
-    write_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
+    write_script_page(root / "script.html", ["python", "train.py"], [prediction(40.0)])
     write_comparison(root / "comparison.html", compare(runs["h200"], worse_run(root / "worse")))
     return {
         **found,
@@ -88,11 +88,11 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
 
 
 def history_page(folder: Path) -> Path:
-    with history(folder / "history.db", create=True) as database:
+    with open_history(folder / "history.db", create=True) as database:
         for week in range(4):
-            record(database, repeat_run(folder, week, other_settings if week == 3 else None))
+            record_run(database, repeat_run(folder, week, other_settings if week == 3 else None))
         several = read_series(database)
-    return write_history_page(folder / "history.html", [(series, changes(series)) for series in several])
+    return write_history_page(folder / "history.html", [(series, run_changes(series)) for series in several])
 
 
 def other_settings(result: dict[str, Any]) -> None:

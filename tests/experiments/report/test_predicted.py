@@ -9,8 +9,8 @@ import pytest
 from experiments.report import Report, write_report
 from experiments.report.content import Statement
 from experiments.report.predicted import PredictedReport
-from experiments.report.words import percent, predicted_headline
-from experiments.results.memory_parts import AT_PEAK
+from experiments.report.words import format_percent, predicted_headline
+from experiments.results.memory_parts import PARTS_AT_PEAK
 from experiments.results.verdicts import Evaluation
 from tests.support.results.handwritten import MEASURED, Page, h200_run, tiny_run, with_predictions
 
@@ -153,7 +153,7 @@ def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path
     shown = dict(zip(re.findall(r'class="name">(.*?)<', drawn), drawn.split('class="name">')[1:], strict=True))
     for row in predicted(tiny).rows:
         sizes = re.findall(rf"<title>(?:{'|'.join(parts)}) ([\d.]+) GiB</title>", shown[row.row])
-        drawn_parts = [max(0.0, getattr(row.prediction.at_peak, part.field)) for part in AT_PEAK]
+        drawn_parts = [max(0.0, getattr(row.prediction.at_peak, part.field)) for part in PARTS_AT_PEAK]
         assert sum(map(float, sizes)) == pytest.approx(sum(drawn_parts), abs=0.02)
     assert "a100_80gb: 78.60 GiB usable" in drawn
     measured = figure(full).split('class="name">')[1:3]
@@ -190,4 +190,4 @@ def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
 
 @pytest.mark.parametrize(("error", "words"), [(0.0042, "+0.4 %"), (-0.12, "-12.0 %"), (-0.0001, "0.0 %")])
 def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -> None:
-    assert percent(error) == words
+    assert format_percent(error) == words

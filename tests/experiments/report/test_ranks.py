@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.report import Report, write_report
-from experiments.report.pages.figures import figures
+from experiments.report.pages.figures import report_charts
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.suites.suite import suite_named
@@ -111,7 +111,7 @@ def test_the_topology_is_shown_once_a_run(written: Path) -> None:
 
 
 def test_each_gpu_has_its_line_in_the_telemetry(written: Path) -> None:
-    drawn = {row: figures(report_in(written))[f"telemetry-{row}"].content for row in ("7b-1gpu", "7b-4gpu-ddp")}
+    drawn = {row: report_charts(report_in(written))[f"telemetry-{row}"].content for row in ("7b-1gpu", "7b-4gpu-ddp")}
     names = {row: re.findall(r'data-name="([^"]+)"', content) for row, content in drawn.items()}
     each = [f"GPU {number}" for number in range(4)]
     assert names["7b-4gpu-ddp"][:8] == each * 2

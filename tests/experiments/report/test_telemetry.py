@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.report.telemetry import POINTS, read_telemetry
+from experiments.report.telemetry import MAX_SAMPLES, read_telemetry
 from tests.support.results.handwritten import telemetry_csv
 
 
@@ -20,9 +20,9 @@ def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
 
 
 def test_long_recordings_are_thinned(tmp_path: Path) -> None:
-    telemetry = read(tmp_path, telemetry_csv(gpus=1, samples=POINTS * 3))
+    telemetry = read(tmp_path, telemetry_csv(gpus=1, samples=MAX_SAMPLES * 3))
     assert telemetry.every == 3
-    assert len(telemetry.columns["t_s"]) == POINTS
+    assert len(telemetry.columns["t_s"]) == MAX_SAMPLES
     assert telemetry.columns["t_s"][1] == 1.5
 
 

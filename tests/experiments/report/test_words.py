@@ -2,10 +2,18 @@
 
 import pytest
 
-from experiments.report.words import gib, headline, ran_on, remarks, setting_sentence, share, stages
-from experiments.results.schema import Times
+from experiments.report.words import (
+    format_gib,
+    format_share,
+    format_stages,
+    headline,
+    ran_on,
+    remarks,
+    setting_sentence,
+)
+from experiments.results.schema import StageTimes
 from experiments.results.verdicts import Contradiction, Evaluation, Verdict
-from experiments.results.wording import GRADES
+from experiments.results.wording import GRADE_NAMES
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
@@ -17,7 +25,7 @@ def verdict(number: int, status: str, grade: str | None = None) -> Verdict:
 def evaluation(**counts: int) -> Evaluation:
     """So many verdicts of each status, or of each grade, all of which hold."""
     names = [name.replace("_", " ") for name, count in counts.items() for _ in range(count)]
-    verdicts = [verdict(n, "pass", name) if name in GRADES else verdict(n, name) for n, name in enumerate(names)]
+    verdicts = [verdict(n, "pass", name) if name in GRADE_NAMES else verdict(n, name) for n, name in enumerate(names)]
     return Evaluation(run=make_run(), verdicts=tuple(verdicts))
 
 
@@ -120,11 +128,12 @@ def test_a_miniature_states_what_it_can_evaluate() -> None:
 
 
 def test_numbers() -> None:
-    assert [gib(78.6), gib(0.012345)] == ["78.60 GiB", "0.0123 GiB"]
-    assert [share(0.4567), share(0.0213)] == ["46 %", "2.1 %"]
+    assert [format_gib(78.6), format_gib(0.012345)] == ["78.60 GiB", "0.0123 GiB"]
+    assert [format_share(0.4567), format_share(0.0213)] == ["46 %", "2.1 %"]
 
 
 def test_stages_of_a_row() -> None:
     assert (
-        stages(Times(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06)) == "3.2 start, 1.1 build, 95.0 train, 0.1 end"
+        format_stages(StageTimes(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06))
+        == "3.2 start, 1.1 build, 95.0 train, 0.1 end"
     )

@@ -10,10 +10,10 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.report import Report, reevaluate, write_report
-from experiments.report.junit import junit
-from experiments.report.pages.figures import figures
+from experiments.report.junit import render_junit
+from experiments.report.pages.figures import report_charts
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.schema import Memory, Result, Times
+from experiments.results.schema import Memory, Result, StageTimes
 from experiments.results.verdicts import Evaluation
 from tests.support.results.handwritten import (
     H200,
@@ -110,7 +110,7 @@ def test_the_page_asks_nothing_of_a_network(written: Path) -> None:
 def test_every_chart_is_in_the_page_without_javascript(written: Path) -> None:
     page = Page(written / "report.html")
     report = Report.model_validate_json((written / "report.json").read_bytes())
-    assert sorted(figures(report)) == sorted(page.values("data-figure"))
+    assert sorted(report_charts(report)) == sorted(page.values("data-figure"))
     assert {"memory", "memory-baseline", "telemetry-baseline"} <= set(page.values("data-figure"))
     drawn = re.findall(
         r'<div data-figure="[^"]+"><div class="chart">.*?<svg role="img" aria-label="[^"]+"', page.source, re.S
@@ -160,7 +160,7 @@ def test_junit_skips_a_known_failure(written: Path) -> None:
     known = failed.model_copy(update={"known_failure": "its weights alone"})
     statements = tuple(known if one is failed else one for one in report.statements)
     suites = [
-        ET.fromstring(junit(each)).find("testsuite")
+        ET.fromstring(render_junit(each)).find("testsuite")
         for each in (report, report.model_copy(update={"statements": statements}))
     ]
     (before, after) = [[int(suite.get(name)) for name in ("failures", "skipped")] for suite in suites]
@@ -234,7 +234,7 @@ def test_a_row_with_next_to_nothing_in_it(tmp_path: Path, outcome: str, memory: 
 
 def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
     run = make_run(rows=("baseline", "xxl"))
-    times = Times(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
+    times = StageTimes(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
     results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}
     page = a_run(tmp_path, results, run)
     assert page.text.count("its stages, s") == 1

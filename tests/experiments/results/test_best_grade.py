@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results.best_grade import best_of
+from experiments.results.best_grade import combine_evidence
 from experiments.results.verdicts import GRADES, Evaluation, Verdict
 from tests.support.results.in_memory import run
 
@@ -17,7 +17,7 @@ def verdict(status: str, grade: str | None = None) -> Verdict:
 
 
 def best(measured: Verdict, predicted: Verdict) -> Verdict:
-    return best_of(evaluation(measured), evaluation(predicted)).verdicts[0]
+    return combine_evidence(evaluation(measured), evaluation(predicted)).verdicts[0]
 
 
 @pytest.mark.parametrize(
@@ -41,15 +41,18 @@ def test_what_neither_can_tell_has_the_reason_of_what_was_measured(value: str, r
 
 
 def test_an_error_stays_an_error() -> None:
-    found = best_of(evaluation(verdict("error")), evaluation(verdict("pass", "predicted")))
+    found = combine_evidence(evaluation(verdict("error")), evaluation(verdict("pass", "predicted")))
     assert (found.count("error"), found.exit_code, found.contradictions) == (1, 3, ())
 
 
 @pytest.mark.parametrize(("status", "code"), [("pass", 0), ("fail", 1)])
 def test_the_exit_code_is_that_of_the_best_grade(status: str, code: int) -> None:
     predicted = verdict("pass" if status == "fail" else "fail", "predicted")
-    assert best_of(evaluation(verdict(status, "measured")), evaluation(predicted)).exit_code == code
-    assert best_of(evaluation(verdict("not evaluated")), evaluation(verdict(status, "predicted"))).exit_code == code
+    assert combine_evidence(evaluation(verdict(status, "measured")), evaluation(predicted)).exit_code == code
+    assert (
+        combine_evidence(evaluation(verdict("not evaluated")), evaluation(verdict(status, "predicted"))).exit_code
+        == code
+    )
 
 
 @pytest.mark.parametrize("grade", ["measured", "emulated", "miniature"])
@@ -57,9 +60,9 @@ def test_the_exit_code_is_that_of_the_best_grade(status: str, code: int) -> None
 def test_a_prediction_that_contradicts_a_measurement_is_a_finding(grade: str, status: str) -> None:
     other = "fail" if status == "pass" else "pass"
     measured, predicted = verdict(status, grade), verdict(other, "predicted")
-    (found,) = best_of(evaluation(measured), evaluation(predicted)).contradictions
+    (found,) = combine_evidence(evaluation(measured), evaluation(predicted)).contradictions
     assert (found.measured, found.predicted) == (measured, predicted)
-    assert best_of(evaluation(measured), evaluation(verdict(status, "predicted"))).contradictions == ()
+    assert combine_evidence(evaluation(measured), evaluation(verdict(status, "predicted"))).contradictions == ()
 
 
 def test_grades_are_counted_best_first() -> None:

@@ -8,7 +8,7 @@ from experiments.results import evaluate as evaluating
 from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
 from experiments.results.verdicts import Evaluation
-from experiments.results.wording import LABELS
+from experiments.results.wording import QUANTITY_LABELS
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 from tests.support.results.evaluations import (
@@ -212,7 +212,7 @@ class TestExitCode:
 
 
 def test_every_quantity_has_a_reader_and_a_label():
-    assert set(get_args(Quantity)) == set(QUANTITIES) == set(LABELS)
+    assert set(get_args(Quantity)) == set(QUANTITIES) == set(QUANTITY_LABELS)
 
 
 EVALUATE_IMPORTS = ("obstacles", "quantities", "run_folder", "schema", "verdicts", "wording")

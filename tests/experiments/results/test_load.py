@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results.load import CPU_WAIT_SHARE, STEADY_UTILIZATION, load_of, read_samples, training_samples
+from experiments.results.load import CPU_WAIT_SHARE, STEADY_UTILIZATION, gpu_load, read_samples, training_samples
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
@@ -23,7 +23,7 @@ def stored(row: str) -> tuple[Result, list[dict[str, float | str]]]:
 def value_with(row: str, quantity: Quantity, edit: Edit) -> float | None:
     """Return a quantity of a stored row from its samples after ``edit``."""
     result, samples = stored(row)
-    load = load_of(edit(samples), result.speed)
+    load = gpu_load(edit(samples), result.speed)
     return value_of(quantity, result.model_copy(update={"telemetry": load}))
 
 
@@ -88,9 +88,9 @@ def test_idle_seconds_before_and_after_the_training_do_not_count() -> None:
 def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
     result, samples = stored("7b-1gpu")
     loaded = [sample | {"other_gpu_util_percent": 0.0 if sample["phase"] != "load" else 70.0} for sample in samples]
-    assert load_of(loaded, result.speed)["other_gpu_util_percent_max"] == 0.0
+    assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 0.0
     loaded[-6] |= {"other_gpu_util_percent": 3.0}
-    assert load_of(loaded, result.speed)["other_gpu_util_percent_max"] == 3.0
+    assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 3.0
 
 
 def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Path) -> None:
@@ -98,18 +98,18 @@ def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Pa
     assert result.telemetry[STEADY_UTILIZATION] == 92.0
     assert '"steady_gpu_util_percent"' not in (FOUR / "results.jsonl").read_text()
     recorded = result.telemetry["training_gpu_util_percent_mean"]
-    assert load_of(samples, result.speed)["training_gpu_util_percent_mean"] != recorded
+    assert gpu_load(samples, result.speed)["training_gpu_util_percent_mean"] != recorded
 
 
 @pytest.mark.parametrize("text", ["", "t_s,phase\n", "t_s,phase,gpu_util_percent\n1.0,load,\nx,forward,9\n"])
 def test_without_samples_of_a_training_nothing_is_known(tmp_path: Path, text: str) -> None:
     path = tmp_path / "telemetry.csv"
-    assert load_of(read_samples(path), None) == {}
+    assert gpu_load(read_samples(path), None) == {}
     path.write_text(text)
-    assert load_of(read_samples(path), None) == {}
+    assert gpu_load(read_samples(path), None) == {}
 
 
 def test_without_the_load_of_the_host_no_wait_is_known() -> None:
     result, samples = stored("13b-4gpu-zero3-offload")
     bare = [{key: value for key, value in sample.items() if key != "host_cpu_percent"} for sample in samples]
-    assert CPU_WAIT_SHARE not in load_of(bare, result.speed)
+    assert CPU_WAIT_SHARE not in gpu_load(bare, result.speed)

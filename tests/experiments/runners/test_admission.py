@@ -7,73 +7,79 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners import admission
-from experiments.runners.admission import check_disk, host_memory_needed_gib, refusal
+from experiments.runners.admission import check_disk, host_memory_needed_gib, rejection_reason
 from tests.support.runners.rows import GPU, OFFLOAD, T4, node, spec
 from tests.support.training.tiny_rows import LORA
 
 
 def test_full_size_needs_a_gpu():
-    assert "no GPU" in refusal(spec(), node(), 64)
-    assert refusal(spec(size="tiny"), node(), 64) == ""
+    assert "no GPU" in rejection_reason(spec(), node(), 64)
+    assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
 def test_a_device_smaller_than_the_card_is_refused_with_both_sizes():
-    assert refusal(spec(), node(T4), 64) == "device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB"
-    assert refusal(spec(), node(GPU), 64) == ""
-    assert refusal(spec(size="tiny"), node(T4), 64) == ""
+    assert rejection_reason(spec(), node(T4), 64) == "device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB"
+    assert rejection_reason(spec(), node(GPU), 64) == ""
+    assert rejection_reason(spec(size="tiny"), node(T4), 64) == ""
 
 
 def test_a_card_is_enough_for_itself_whatever_its_driver_reserves():
     reserved = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
-    assert refusal(spec(), node(reserved), 64) == ""
+    assert rejection_reason(spec(), node(reserved), 64) == ""
 
 
 @pytest.mark.parametrize(("memory_gib", "refused"), [(79.1, False), (77.6, False), (77.5, True)])
 def test_a_device_of_another_name_may_lack_what_drivers_differ_by(memory_gib, refused):
     reserved = GPU.__class__(0, "NVIDIA H100 80GB HBM3", memory_gib, "GPU-2")
-    assert bool(refusal(spec(), node(reserved), 64)) == refused
+    assert bool(rejection_reason(spec(), node(reserved), 64)) == refused
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
 def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings, monkeypatch):
     row = spec(size="tiny", **settings)
-    assert refusal(row, node(), 64) == ""
+    assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
-    assert refusal(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer also run on CPUs"
-    assert refusal(row, node(), 64, here=False) == refusal(row, node(GPU), 64) == ""
-    assert refusal(spec(size="tiny"), node(), 64) == ""
+    assert rejection_reason(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer also run on CPUs"
+    assert rejection_reason(row, node(), 64, here=False) == rejection_reason(row, node(GPU), 64) == ""
+    assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
 def test_more_devices_than_exist_are_refused():
     remedy = "; --gpus-per-node runs the row on fewer"
-    assert refusal(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
-    assert refusal(spec(devices=2), node(GPU, GPU), 64) == ""
-    assert refusal(spec(nodes=2, devices=2), node(GPU, GPU), 64) == "4 GPUs are needed, there are 2" + remedy
-    assert refusal(spec(nodes=2), node(GPU, GPU), 64) == ""
+    assert rejection_reason(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
+    assert rejection_reason(spec(devices=2), node(GPU, GPU), 64) == ""
+    assert rejection_reason(spec(nodes=2, devices=2), node(GPU, GPU), 64) == "4 GPUs are needed, there are 2" + remedy
+    assert rejection_reason(spec(nodes=2), node(GPU, GPU), 64) == ""
 
 
 def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
     wide = spec(nodes=2, devices=2)
-    assert refusal(wide, node(GPU, GPU), 64, nodes=2) == ""
-    assert refusal(wide, node(GPU), 64, nodes=2).startswith("2 GPUs of each of 2 nodes are needed, there is 1; ")
-    assert refusal(spec(nodes=3, devices=2), node(GPU, GPU), 64, nodes=2).startswith("6 GPUs are needed, there are 2")
+    assert rejection_reason(wide, node(GPU, GPU), 64, nodes=2) == ""
+    assert rejection_reason(wide, node(GPU), 64, nodes=2).startswith(
+        "2 GPUs of each of 2 nodes are needed, there is 1; "
+    )
+    assert rejection_reason(spec(nodes=3, devices=2), node(GPU, GPU), 64, nodes=2).startswith(
+        "6 GPUs are needed, there are 2"
+    )
 
 
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
-    assert refusal(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, there are 200 GiB"
-    assert refusal(row, node(GPU), 239) == ""
-    assert refusal(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
+    assert (
+        rejection_reason(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, the host has 200 GiB"
+    )
+    assert rejection_reason(row, node(GPU), 239) == ""
+    assert rejection_reason(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
 
 
 def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
     row = spec(size="tiny", **OFFLOAD)
     monkeypatch.setattr(admission.sysconfig, "get_path", lambda name: "/nowhere")
-    assert refusal(row, node(), 8).endswith("finds no Python.h (package python3-dev)")
-    assert refusal(spec(size="tiny"), node(), 8) == ""
+    assert rejection_reason(row, node(), 8).endswith("finds no Python.h (package python3-dev)")
+    assert rejection_reason(spec(size="tiny"), node(), 8) == ""
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert refusal(row, node(), 8).endswith("finds no C++ compiler (package g++)")
+    assert rejection_reason(row, node(), 8).endswith("finds no C++ compiler (package g++)")
 
 
 def test_each_rank_needs_host_memory_of_its_own():

@@ -11,7 +11,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.runners import local_notebook_server, notebook_server
-from experiments.runners.local_notebook_server import served_here
+from experiments.runners.local_notebook_server import serve_local_notebooks
 from experiments.system.files import CODE_FOLDER
 
 FAKE_JUPYTERLAB = """
@@ -55,7 +55,7 @@ def started(folder: Path) -> dict:
 
 
 def test_it_listens_on_the_loopback_interface_with_the_token_of_the_address(jupyterlab, tmp_path):
-    with served_here(tmp_path, "lab.ipynb") as (address, jupyter):
+    with serve_local_notebooks(tmp_path, "lab.ipynb") as (address, jupyter):
         made = started(tmp_path)
         assert made["options"]["ip"] == "127.0.0.1"
         assert address == f"http://localhost:{made['options']['port']}/lab/tree/lab.ipynb?token={made['token']}"
@@ -92,5 +92,5 @@ def test_an_unknown_notebook_and_a_missing_jupyterlab_are_named(tmp_path, monkey
 
 def test_a_jupyter_that_does_not_start_is_an_error(jupyterlab, tmp_path):
     (jupyterlab / "__main__.py").write_text("raise SystemExit(1)")
-    with pytest.raises(InputError, match="does not start"), served_here(tmp_path):
+    with pytest.raises(InputError, match="does not start"), serve_local_notebooks(tmp_path):
         pass

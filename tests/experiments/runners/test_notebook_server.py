@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from experiments.runners.notebook_server import FOLDER, served
+from experiments.runners.notebook_server import NOTEBOOK_FOLDER, serve_notebooks
 from provision.errors import CommandFailed
 from provision.ssh.shell import LocalShell
 
@@ -51,20 +51,20 @@ def home(tmp_path, monkeypatch):
 
 
 def test_it_answers_only_on_loopback_and_to_its_token_and_ends(home):
-    with served(LocalShell(), "lab.ipynb") as address:
+    with serve_notebooks(LocalShell(), "lab.ipynb") as address:
         assert "/lab/tree/lab.ipynb?token=" in address
         urlopen(address).close()
         with pytest.raises(HTTPError, match="403"):
             urlopen(address.partition("?")[0])
         assert "--ip=127.0.0.1" in (home / "calls").read_text()
-    assert (home / FOLDER).is_dir()
+    assert (home / NOTEBOOK_FOLDER).is_dir()
     time.sleep(0.2)
     with pytest.raises(OSError, match="refused"):
         urlopen(address)
 
 
 def test_its_token_is_on_no_command_line_and_in_no_file_that_others_may_read(home):
-    with served(LocalShell()) as address:
+    with serve_notebooks(LocalShell()) as address:
         token = address.partition("token=")[2]
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
         assert len(token) == 48
@@ -76,6 +76,9 @@ def test_its_token_is_on_no_command_line_and_in_no_file_that_others_may_read(hom
 
 def test_an_image_without_jupyter_is_an_error_with_the_last_line_of_its_log(home):
     (home / "jupyter").write_text("#!/bin/sh\necho jupyter: not found >&2; exit 127\n")
-    with pytest.raises(CommandFailed, match="Jupyter does not start: jupyter: not found"), served(LocalShell()):
+    with (
+        pytest.raises(CommandFailed, match="Jupyter does not start: jupyter: not found"),
+        serve_notebooks(LocalShell()),
+    ):
         pass
     assert not (home / "pid").exists()

@@ -7,7 +7,7 @@ from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device
 from experiments.runners import plan as planning
-from experiments.runners.plan import continued, plan
+from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
 from tests.support.results import in_memory
 from tests.support.runners import rows as house
@@ -90,30 +90,36 @@ def test_a_result_of_another_schema_is_refused(made):
 
 def test_rows_asked_for_before_stay_in_the_run(tmp_path):
     folder = house.folder(tmp_path, "b", started_at="then")
-    run = continued(folder, in_memory.run("a"), in_memory.suite())
+    run = continue_run(folder, in_memory.run("a"), in_memory.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
 def test_a_fresh_folder_continues_nothing(tmp_path):
     run = in_memory.run("a")
-    assert continued(RunFolder(tmp_path / "new"), run, in_memory.suite()) is run
+    assert continue_run(RunFolder(tmp_path / "new"), run, in_memory.suite()) is run
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"recipe_version": 2}, "made with version 1 of suite lab, which is now version 2; choose another --run-id"),
-        ({"size": "tiny"}, "made with size full, and now size is tiny; choose another --run-id or remove the folder"),
-        ({"card": "h100_94gb"}, "made with card a100_80gb, and now card is h100_94gb"),
-        ({"length": "verdict"}, "made with length as-taught, and now length is verdict"),
-        ({"image_variant": "as-taught"}, "made with image_variant current, and now image_variant is as-taught"),
-        ({"data_sha256": "ab"}, "made with data_sha256 None, and now data_sha256 is ab"),
+        (
+            {"recipe_version": 2},
+            "has results of version 1 of suite lab, which is now version 2; choose another --run-id",
+        ),
+        (
+            {"size": "tiny"},
+            "has results with size full, but size is now tiny; choose another --run-id or remove the folder",
+        ),
+        ({"card": "h100_94gb"}, "has results with card a100_80gb, but card is now h100_94gb"),
+        ({"length": "verdict"}, "has results with length as-taught, but length is now verdict"),
+        ({"image_variant": "as-taught"}, "has results with image_variant current, but image_variant is now as-taught"),
+        ({"data_sha256": "ab"}, "has results with data_sha256 None, but data_sha256 is now ab"),
     ],
 )
 def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
     folder = house.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
-        continued(folder, in_memory.run("a", **changes), in_memory.suite())
+        continue_run(folder, in_memory.run("a", **changes), in_memory.suite())
 
 
 VERSIONS = {"torch": "2.11.0+cu130", "litgpt": "0.5.13", "papermill": "2.6.0"}
@@ -132,7 +138,7 @@ def now(**changes: object) -> Software:
         ({}, now(driver="580.2"), "driver 570.1 -> 580.2"),
         ({}, now(gpus={"NVIDIA A100"}), "GPU NVIDIA H200 -> NVIDIA A100"),
         ({}, now(gpus=set()), "GPU NVIDIA H200 -> none"),
-        ({"versions": {}}, now(), "its versions are not recorded"),
+        ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
 def test_a_result_of_other_software_runs_again_with_the_reason(made, then, software, says):

@@ -5,8 +5,8 @@ from io import StringIO
 from rich.console import Console
 
 from experiments.results.schema import Memory, Progress
-from experiments.results.wording import clock
-from experiments.runners.progress import RowState, Screen, View, table, view_on
+from experiments.results.wording import format_duration
+from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
 from tests.support.results import in_memory
 from tests.support.runners.rows import spec
 
@@ -28,7 +28,7 @@ def drawn(thing) -> str:
 
 
 def test_a_running_row_shows_its_position():
-    text = drawn(table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
+    text = drawn(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == [
         *("a", "forward", "9", "of", "24", "31.26", "GiB", "38.5", "GiB", "0:12", "1:15")
@@ -36,19 +36,19 @@ def test_a_running_row_shows_its_position():
 
 
 def test_a_row_without_a_progress_report_is_starting():
-    text = drawn(table([RowState(spec("a"), 1.0, None)], 0, 1, None))
+    text = drawn(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
 
 
 def test_a_row_that_has_ended_is_not_starting():
-    text = drawn(table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
+    text = drawn(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
     assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
 
 
 def test_steps_are_not_counted_before_they_are_planned():
     loading = PROGRESS.model_copy(update={"phase": "load", "micro_steps": 0, "planned_micro_steps": 0})
-    assert " 0 of 0" not in drawn(table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
+    assert " 0 of 0" not in drawn(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
 
 
 def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
@@ -63,7 +63,7 @@ def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
 
 def test_a_terminal_gets_the_table_and_a_file_gets_lines():
     assert type(view_on(Console(file=StringIO()))) is View
-    assert type(view_on(Console(file=StringIO(), force_terminal=True))) is Screen
+    assert type(view_on(Console(file=StringIO(), force_terminal=True))) is LiveView
 
 
 def test_the_table_is_drawn_while_rows_run():
@@ -77,4 +77,4 @@ def test_the_table_is_drawn_while_rows_run():
 
 
 def test_times_are_shown_in_hours_minutes_and_seconds():
-    assert [clock(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+    assert [format_duration(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from experiments.suites.attention_kernels import KIB, MIB, alike, kernels_of
-from experiments.suites.cards import card_named, cards, cards_named
+from experiments.suites.attention_kernels import KIB, MIB, group_by_kernels, kernels_of
+from experiments.suites.cards import card_named, cards, parse_card_list
 
 SMALL = 8 * MIB + 128 * KIB
 GENERATIONS = {
@@ -41,15 +41,15 @@ def test_every_card_is_of_a_generation_that_is_tested():
 
 
 def test_few_traces_answer_for_all_cards():
-    groups = alike(cards_named("all"))
+    groups = group_by_kernels(parse_card_list("all"))
     assert len(groups) == TRACES
-    assert sorted(name for group in groups for name in group) == sorted(cards_named("all"))
+    assert sorted(name for group in groups for name in group) == sorted(parse_card_list("all"))
 
 
 def test_the_card_that_is_traced_has_the_most_multiprocessors():
-    for first, *others in alike(cards_named("all")):
+    for first, *others in group_by_kernels(parse_card_list("all")):
         assert all(card_named(first).multiprocessors >= card_named(name).multiprocessors for name in others)
 
 
 def test_a_size_is_traced_with_the_cards_that_it_is_like():
-    assert alike(["24GiB", "h100_94gb", "a100_80gb"]) == [["24GiB", "a100_80gb"], ["h100_94gb"]]
+    assert group_by_kernels(["24GiB", "h100_94gb", "a100_80gb"]) == [["24GiB", "a100_80gb"], ["h100_94gb"]]

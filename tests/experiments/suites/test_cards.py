@@ -6,13 +6,13 @@ import pytest
 from experiments.errors import InputError
 from experiments.suites.cards import (
     IMAGE_CUDA,
-    LIKE,
+    REFERENCE_CARD,
     card_named,
+    card_notes,
     card_of_device,
-    card_to_predict,
     cards,
-    cards_named,
-    notes_on,
+    parse_card_list,
+    supported_card,
 )
 
 DOCKERFILE = Path(__file__).parents[3] / "containers" / "Dockerfile"
@@ -142,10 +142,10 @@ def test_the_image_has_the_cuda_that_notes_name():
 
 
 def test_notes_name_the_cards_that_the_image_does_not_run():
-    lines = notes_on(["v100_32gb", "a100_80gb", "p100_16gb", "mi210_64gb", "24GiB"])
+    lines = card_notes(["v100_32gb", "a100_80gb", "p100_16gb", "mi210_64gb", "24GiB"])
     assert [line.partition(":")[0] for line in lines] == ["v100_32gb, p100_16gb", "mi210_64gb", "24GiB"]
     assert f"PyTorch for CUDA {IMAGE_CUDA}; only PyTorch for CUDA 12.6 runs on it" in lines[0]
-    assert f"24.00 GiB; kernels and data types are assumed, as of {LIKE}" in lines[2]
+    assert f"24.00 GiB; kernels and data types are assumed, as of {REFERENCE_CARD}" in lines[2]
 
 
 def test_an_unknown_card_is_refused_with_those_there_are():
@@ -159,12 +159,12 @@ def test_an_unknown_card_is_refused_with_those_there_are():
     ("text", "gib"), [("24GiB", 24), ("24GB", 24e9 / 2**30), ("11.5GiB", 11.5), ("24 gib", 24), ("1024GiB", 1024)]
 )
 def test_a_size_is_a_card_with_that_memory(text, gib):
-    card, like = card_named(text), card_named(LIKE)
+    card, like = card_named(text), card_named(REFERENCE_CARD)
     assert card.memory_gib == pytest.approx(gib)
     assert (card.compute_capability, card.types_16_bit) == (like.compute_capability, like.types_16_bit)
     assert all(source.startswith("assumed") for source in card.sources.values())
     assert card.memory_is_assumed
-    assert cards_named(f"{text},a100_80gb") == [text, "a100_80gb"]
+    assert parse_card_list(f"{text},a100_80gb") == [text, "a100_80gb"]
     assert card_of_device(card.name, gib) is None
 
 
@@ -181,7 +181,7 @@ def test_a_size_is_a_card_with_that_memory(text, gib):
     ],
 )
 def test_a_card_that_nothing_can_be_predicted_for_is_refused_in_one_line(text, says):
-    for ask in (cards_named, lambda name: card_to_predict(name, "--card")):
+    for ask in (parse_card_list, lambda name: supported_card(name, "--card")):
         with pytest.raises(InputError) as refused:
             ask(text)
         assert says in str(refused.value)
@@ -189,7 +189,7 @@ def test_a_card_that_nothing_can_be_predicted_for_is_refused_in_one_line(text, s
 
 
 def test_all_are_the_cards_that_pytorch_runs_on():
-    assert set(cards()) - set(cards_named("all")) == {"k80_12gb"}
+    assert set(cards()) - set(parse_card_list("all")) == {"k80_12gb"}
 
 
 def test_a_report_of_pytorch_is_told_from_an_assumption():

@@ -3,7 +3,15 @@
 import pytest
 
 from experiments.errors import InputError
-from experiments.suites.miniature import HEADS, INNER, LAYERS, NARROW, VOCABULARY, WIDTH, miniature
+from experiments.suites.miniature import (
+    HEAD_KEYS,
+    LAYER_KEYS,
+    TINY_INNER_WIDTH,
+    TINY_VOCABULARY,
+    TINY_WIDTH,
+    WIDTH_KEYS,
+    miniature,
+)
 from tests.support.training.architectures import PUBLISHED
 
 
@@ -16,18 +24,18 @@ def test_a_miniature_is_shallow_and_narrow_and_states_the_same_keys(name):
     full, tiny = PUBLISHED[name], miniature(PUBLISHED[name])
     assert tiny.keys() == full.keys()
     assert tiny["model_type"] == full["model_type"]
-    assert set(stated(tiny, LAYERS)) == {2}
-    assert set(stated(tiny, WIDTH)) == {NARROW}
-    assert all(NARROW % heads == 0 for heads in stated(tiny, HEADS))
-    assert max(stated(tiny, ("intermediate_size", "ffn_dim", "d_ff")), default=0) <= INNER
-    assert tiny["vocab_size"] == VOCABULARY
+    assert set(stated(tiny, LAYER_KEYS)) == {2}
+    assert set(stated(tiny, WIDTH_KEYS)) == {TINY_WIDTH}
+    assert all(TINY_WIDTH % heads == 0 for heads in stated(tiny, HEAD_KEYS))
+    assert max(stated(tiny, ("intermediate_size", "ffn_dim", "d_ff")), default=0) <= TINY_INNER_WIDTH
+    assert tiny["vocab_size"] == TINY_VOCABULARY
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_special_tokens_are_in_the_vocabulary(name):
     tokens = [value for key, value in miniature(PUBLISHED[name]).items() if key.endswith("_token_id")]
     ids = [one for value in tokens for one in (value if isinstance(value, list) else [value])]
-    assert all(one < VOCABULARY for one in ids)
+    assert all(one < TINY_VOCABULARY for one in ids)
 
 
 @pytest.mark.parametrize(("of_all", "kept"), [(32, 4), (8, 2), (1, 1)])

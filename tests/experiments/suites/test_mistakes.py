@@ -3,11 +3,11 @@
 import pytest
 
 from experiments.errors import InputError
-from experiments.suites.document import LARGEST_BYTES, read_document
+from experiments.suites.document import MAX_BYTES, read_document
 from experiments.suites.mistakes import suite_and_mistakes
-from experiments.suites.suite import TEMPLATE
+from experiments.suites.suite import TEMPLATE_FILE
 
-GOOD = TEMPLATE.read_text()
+GOOD = TEMPLATE_FILE.read_text()
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_the_template_has_no_mistakes(mistakes):
         ("row: sgd,", "row: sgdd,", "- {row: sgdd", "claim 'sgd-has-no-state': unknown row 'sgdd'", "sgd"),
         ("over_row: full", "over_row: ful", "- {row: lora", "unknown row 'ful'; allowed: full, sgd, lora", "full"),
         ("y: peak_gib", "y: peak_gb", "- {quantity: peak_gb", "row 'lora': expect.reference_values.0.qua", "peak_gib"),
-        ("id: sgd\n", "id: full\n", "- id: full", "row 'full' stands twice", ""),
-        ("title: Adapters", "title: A\n    title: B", "title: B", "key 'title' stands twice", ""),
+        ("id: sgd\n", "id: full\n", "- id: full", "row 'full' occurs twice", ""),
+        ("title: Adapters", "title: A\n    title: B", "title: B", "key 'title' occurs twice", ""),
         ("n_layer: 12", "layers: 12", "gpt2:", "model 'gpt2': the architecture does not state its layers", ""),
         ("engine: lightning", "engine: litgpt", "model: gpt2", "model = 'gpt2': LitGPT has no name for it", ""),
         ("alpaca2k", "gourmetgram-captions", "dataset: gourmetgram", "the model takes no images", ""),
@@ -106,7 +106,7 @@ def test_what_is_no_suite_is_a_mistake_and_no_crash(mistakes, text):
         "a: 2020-13-45",
         "{[1]: 2}",
         "a: \x00",
-        "x" * (LARGEST_BYTES + 1),
+        "x" * (MAX_BYTES + 1),
     ],
 )
 def test_yaml_that_is_made_to_harm_is_refused_in_one_line(tmp_path, text):

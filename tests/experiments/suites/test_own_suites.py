@@ -7,37 +7,37 @@ import pytest
 from experiments.errors import InputError
 from experiments.suites.suite import (
     LABS,
-    OWN_SUITES,
-    TEMPLATE,
-    own_suites,
-    suite_file,
+    SUITES_VARIABLE,
+    TEMPLATE_FILE,
     suite_named,
     suite_names,
-    suites_of,
+    suites_in_group,
+    user_suite_file,
+    user_suites,
 )
 
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """A folder with a suite, found by name."""
-    shutil.copy(TEMPLATE, tmp_path / "my_lab.yaml")
-    monkeypatch.setenv(OWN_SUITES, str(tmp_path))
+    shutil.copy(TEMPLATE_FILE, tmp_path / "my_lab.yaml")
+    monkeypatch.setenv(SUITES_VARIABLE, str(tmp_path))
     yield tmp_path
     suite_named.cache_clear()
 
 
 def test_a_suite_in_a_folder_is_one_like_the_package_s(own):
-    assert own_suites() == ["my_lab"]
+    assert user_suites() == ["my_lab"]
     assert {path.stem for path in LABS.glob("*.yaml")} | {"my_lab"} == set(suite_names())
-    assert suite_named("my_lab") in suites_of("single")
-    assert suite_file("my_lab") == own / "my_lab.yaml"
+    assert suite_named("my_lab") in suites_in_group("single")
+    assert user_suite_file("my_lab") == own / "my_lab.yaml"
 
 
 def test_files_and_folders_may_be_mixed(own, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other") / "second.yaml"
-    other.write_text(TEMPLATE.read_text().replace("suite: my_lab", "suite: second"))
-    monkeypatch.setenv(OWN_SUITES, f"{other}:{own}")
-    assert own_suites() == ["second", "my_lab"]
+    other.write_text(TEMPLATE_FILE.read_text().replace("suite: my_lab", "suite: second"))
+    monkeypatch.setenv(SUITES_VARIABLE, f"{other}:{own}")
+    assert user_suites() == ["second", "my_lab"]
     assert suite_named("second").suite == "second"
 
 
@@ -51,9 +51,11 @@ def test_a_name_of_the_package_cannot_be_taken(own, monkeypatch):
 @pytest.mark.parametrize("place", ["absent", "absent.yaml", "empty"])
 def test_a_place_without_a_suite_is_refused(tmp_path, monkeypatch, place):
     (tmp_path / "empty").mkdir()
-    monkeypatch.setenv(OWN_SUITES, str(tmp_path / place))
-    with pytest.raises(InputError, match=rf"{place}: no suite there; allowed: a file that ends in \.yaml, or a folder"):
-        own_suites()
+    monkeypatch.setenv(SUITES_VARIABLE, str(tmp_path / place))
+    with pytest.raises(
+        InputError, match=rf"{place}: no suite file found; allowed: a file that ends in \.yaml, or a folder"
+    ):
+        user_suites()
 
 
 def test_a_file_in_place_of_a_name_is_refused_with_the_option():

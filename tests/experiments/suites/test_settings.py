@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from experiments.errors import InputError
 from experiments.suites.settings import Settings
-from experiments.suites.yaml_schema import checked
+from experiments.suites.yaml_schema import validate
 from tests.support.results.in_memory import COMMON
 
 ABOVE_0 = st.integers(1, 64)
@@ -16,7 +16,7 @@ def test_any_two_of_the_batch_numbers_fix_the_third(batch, accumulate, devices, 
     numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
     for left_out in (None, *numbers):
         given_numbers = {key: value for key, value in numbers.items() if key != left_out}
-        settings = checked(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
+        settings = validate(Settings, {**COMMON, **given_numbers, "devices": devices, "nodes": nodes}, "row")
         assert {key: getattr(settings, key) for key in numbers} == numbers
         assert settings.world_size == devices * nodes
 
@@ -28,21 +28,21 @@ def test_a_global_batch_that_does_not_come_out_even_is_refused(batch, accumulate
     numbers = {**COMMON, "batch_size": batch, "global_batch_size": total, "devices": devices}
     if total % part:
         with pytest.raises(InputError, match=rf"global_batch_size = {total}: .*multiples of {part}$"):
-            checked(Settings, numbers, "row")
+            validate(Settings, numbers, "row")
     else:
-        assert checked(Settings, numbers, "row").accumulate == accumulate
+        assert validate(Settings, numbers, "row").accumulate == accumulate
 
 
 @given(batch=ABOVE_0)
 def test_a_batch_alone_is_one_micro_step(batch):
-    settings = checked(Settings, {**COMMON, "batch_size": batch}, "row")
+    settings = validate(Settings, {**COMMON, "batch_size": batch}, "row")
     assert (settings.accumulate, settings.global_batch_size) == (1, batch)
 
 
 @pytest.mark.parametrize("accumulate", [4, 32])
 def test_an_epoch_may_be_divided_by_what_divides_its_batches(accumulate):
     data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
-    assert checked(Settings, data, "here").accumulate == accumulate
+    assert validate(Settings, data, "here").accumulate == accumulate
 
 
 @pytest.mark.parametrize("accumulate", [5, 64])
@@ -52,4 +52,4 @@ def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
         f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"
     )
     with pytest.raises(InputError, match=says):
-        checked(Settings, data, "here")
+        validate(Settings, data, "here")

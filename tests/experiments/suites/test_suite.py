@@ -122,32 +122,32 @@ BAD = {
     "negative batch": (
         ("rows", 0, "settings", "batch_size"),
         -4,
-        "lab.yaml: row 'small' on a100_80gb: batch_size = -4: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = -4: allowed: a whole number above 0",
     ),
     "batch that is no number": (
         ("rows", 0, "settings", "batch_size"),
         "many",
-        "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': allowed: a whole number above 0",
     ),
     "batch that is a truth": (
         ("rows", 0, "settings", "batch_size"),
         True,
-        "lab.yaml: row 'small' on a100_80gb: batch_size = True: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: batch_size = True: allowed: a whole number above 0",
     ),
     "devices that are words": (
         ("rows", 0, "settings", "devices"),
         "two",
-        "lab.yaml: row 'small' on a100_80gb: devices = 'two': a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: devices = 'two': allowed: a whole number above 0",
     ),
     "no devices at all": (
         ("rows", 0, "settings"),
         {"batch_size": 2, "global_batch_size": 2, "devices": 0},
-        "lab.yaml: row 'small' on a100_80gb: devices = 0: a whole number above 0 is needed",
+        "lab.yaml: row 'small' on a100_80gb: devices = 0: allowed: a whole number above 0",
     ),
     "no batch at all": (
         ("rows", 0, "settings"),
         {"accumulate": 2},
-        "lab.yaml: row 'small' on a100_80gb: batch_size or global_batch_size is needed",
+        "lab.yaml: row 'small' on a100_80gb: the row needs batch_size or global_batch_size",
     ),
     "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
     "global batch that accumulation cannot divide": (
@@ -165,7 +165,7 @@ BAD = {
     "global batch that is another": (
         ("rows", 0, "settings"),
         {"global_batch_size": 16, "batch_size": 2, "accumulate": 4},
-        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: is not batch_size 2 x accumulate 4 x 1 device(s)",
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: must be batch_size 2 x accumulate 4 x 1 device(s)",
     ),
     "model": (
         ("rows", 0, "settings", "model"),
@@ -231,7 +231,7 @@ BAD = {
         {"row": "small", "low": 1.0},
         "a check states either quantity or outcome",
     ),
-    "twin rows": (("rows", 1, "id"), "small", "lab.yaml: row 'small' stands twice; an id names one row"),
+    "twin rows": (("rows", 1, "id"), "small", "lab.yaml: row 'small' occurs twice; each row needs its own id"),
     "name that is not the file's": (
         ("suite",),
         "other",
@@ -265,7 +265,7 @@ def test_a_setting_that_nothing_gives_is_named(read):
 
 
 def test_twin_claims_are_refused(read):
-    with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' stands twice; an id names one claim$"):
+    with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' occurs twice; each claim needs its own id$"):
         read({**GOOD, "claims": GOOD["claims"] * 2})
 
 

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from experiments.results.evaluate import claim_rows, evaluate
-from experiments.results.quantities import LOADS, TIMES
+from experiments.results.quantities import LOAD_QUANTITIES, TIME_QUANTITIES
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.row_spec import RowSpec
@@ -27,7 +27,7 @@ def memory_claims():
     for suite in map(suite_named, SUITES):
         settings = {row.id: suite.settings(row, suite.cards[0]) for row in suite.rows}
         for claim in suite.claims:
-            of_memory = all(check.quantity not in (None, *TIMES, *LOADS) for check in claim.checks)
+            of_memory = all(check.quantity not in (None, *TIME_QUANTITIES, *LOAD_QUANTITIES) for check in claim.checks)
             if of_memory and not claim.full_size and all(settings[row].ranks == 1 for row in claim_rows(claim)):
                 yield pytest.param(suite.suite, claim, id=claim.id)
 

@@ -12,7 +12,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
-from experiments.results.schema import Measured, Memory, Moments, Progress, Times, read_result
+from experiments.results.schema import Measured, Memory, Progress, StageTimes, StageTimestamps, read_result
 from experiments.suites.row_spec import RowSpec
 from experiments.training import worker
 from experiments.training.distributed import local_node
@@ -160,8 +160,10 @@ def test_the_time_limit_begins_when_the_trainer_has_started(fake, tmp_path):
 
 
 def test_times_of_the_stages_add_up():
-    times = worker.stage_times(Moments(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0)
-    assert times == Times(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
+    times = worker.stage_times(
+        StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0), began=100.0, elapsed_s=12.0
+    )
+    assert times == StageTimes(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
 
 def test_child_processes_of_the_trainer_are_killed(fake, tmp_path):

@@ -74,7 +74,7 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(dies):
 
 def test_memory_in_use_after_a_row_is_found(dies):
     assert gpus.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
-    assert gpu_memory.not_free({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
+    assert gpu_memory.gpus_still_in_use({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
 
 
 def test_the_driver_has_a_version(dies, tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.runners.local.warm import WITHOUT_THREADS
+from experiments.runners.local.warm import SINGLE_THREADED
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
@@ -29,7 +29,7 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
         *modules,
     ]
     with (folder / "warm.txt").open("wb") as log:
-        process = subprocess.Popen(command, env=pad_environment(environment | WITHOUT_THREADS), stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=pad_environment(environment | SINGLE_THREADED), stdout=log, stderr=log)
     try:
         wait_for(lambda: is_ready(environment) or process.poll() is not None)
         yield process, environment

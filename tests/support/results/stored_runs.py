@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.results.memory_parts import POINTS
+from experiments.results.memory_parts import STEP_POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device, Measured, Memory, Outcome, Result, Speed
 from experiments.suites.choices import Size
@@ -47,7 +47,7 @@ def _measured(rank: int, outcome: Outcome, size: Size) -> Measured:
     scale = 1.0 if size == "full" else MINIATURE
     held = {"params_gib": 14.0 * scale, "grads_gib": 14.0 * scale, "optimizer_gib": 28.0 * scale}
     peak = (66.0 + rank) * scale
-    shots = [shot(point, **held, allocated_gib=56.0 * scale, peak_gib=peak) for point in POINTS]
+    shots = [shot(point, **held, allocated_gib=56.0 * scale, peak_gib=peak) for point in STEP_POINTS]
     activations = {"activations_gib": (10.0 + rank) * scale, "allocated_gib": peak}
     shots[1] = shots[1].model_copy(update=activations)
     return Measured(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.results.predictions import Prediction, Shares
+from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.schema import Failure, Memory, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -22,7 +22,9 @@ def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Predi
     usable = card_named(spec.card).usable_gib
     fits = needed_gib <= usable
     rest = needed_gib - 4 * params
-    shares = Shares(params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest)
+    shares = PeakParts(
+        params_gib=params, grads_gib=params, optimizer_gib=2 * params, buffers_gib=0, activations_gib=rest
+    )
     phase: Phase = "optimizer step" if spec.row.startswith("xxl") else "backward"
     failure = Failure(phase=phase, step=1, requested_gib=1.5, kind="OutOfMemoryError", message="1.50 GiB more")
     fields: dict[str, Any] = {

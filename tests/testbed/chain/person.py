@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from experiments.results.schema import RESULT_FILE
-from experiments.runners.targets import FOLDER
+from experiments.runners.targets import REMOTE_FOLDER
 from provision.ssh.login import USER
 from tests.support.processes.waiting import enable_interrupts
 from tests.testbed.chain.rehearse import Stage
@@ -17,7 +17,7 @@ from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate
 
 SUITE = "single_gpu_blip2"
-THERE = f"/home/{USER}/{FOLDER}"
+THERE = f"/home/{USER}/{REMOTE_FOLDER}"
 HOUSE = Path(__file__).resolve().parents[3]
 SAID_S = 1500.0
 LOOK_S = 0.1

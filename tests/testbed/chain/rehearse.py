@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from experiments.results.wording import clock
+from experiments.results.wording import format_duration
 from provision.leasing.doctor import TOOLS
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import key_pair
@@ -87,7 +87,7 @@ def main() -> int:
         left = left_at(on.site)
         if code:
             shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
-    print(f"rehearsed in {clock(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")
+    print(f"rehearsed in {format_duration(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")
     return code or (LEFT if left else 0)
 
 

@@ -68,7 +68,7 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
     opens = start + timedelta(hours=3 - 48)
     for flag in ("--dry-run", "--yes"):
         code, _, err = testbed("extend", flag)
-        assert code == machines_cli.FAILED
+        assert code == machines_cli.EXIT_FAILED
         assert f"lease llm_cc can be extended from {opens:%Y-%m-%d %H:%M} UTC" in err
     assert [lease.end for lease in site.leases()] == [start + timedelta(hours=3)]
     assert "start" in testbed("status")[1]
@@ -77,13 +77,13 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
 def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags, monkeypatch, tmp_path):
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
-    assert code == machines_cli.FAILED
+    assert code == machines_cli.EXIT_FAILED
     assert (tmp_path / "nodes").read_text().startswith("127.")
     assert left_at(site) == []
 
 
 def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, reachable):
-    assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.FAILED
+    assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.EXIT_FAILED
     assert [held.status for held in site.leases()] == ["ACTIVE"]
     assert len(site.servers()) == 1
 
@@ -106,7 +106,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
         signal.signal(number, handler)
-    assert code == app.INTERRUPTED
+    assert code == app.EXIT_INTERRUPTED
     assert "received SIGTERM; releasing llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
     assert left_at(site) == []

@@ -11,7 +11,7 @@ import torch
 
 from experiments.errors import Interrupted
 from experiments.inputs import dataset
-from experiments.runners.local.warm import WORKER
+from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.slurm import job_script
 from experiments.runners.slurm.cluster import Cluster as Rows
 from experiments.runners.slurm.runner import SlurmRunner
@@ -217,7 +217,7 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
     bed.runner({}).run(house.rows_to_run(row))
     web.error_status = REFUSED
-    bed.runner({}, WORKER).run(house.rows_to_run(row))
+    bed.runner({}, WORKER_MODULE).run(house.rows_to_run(row))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
     assert len(bed.fetches()) == 2

@@ -8,7 +8,7 @@ from importlib import import_module
 import pytest
 
 from experiments.cli.app import main
-from experiments.cli.parsing.commands import COMMANDS, load
+from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.system.files import CODE_FOLDER
 
 SMALL = ("pydantic", "rich", "plotly", "fabric", "yaml", "importlib.metadata")
@@ -17,7 +17,7 @@ NARROW = 80
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_agrees_with_the_command(name):
-    command = load(name)
+    command = load_command(name)
     assert command.name == name
     assert command.help.partition("\n\n")[0] == COMMANDS[name].help
 

@@ -10,9 +10,9 @@ from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction, smallest_card
-from experiments.prediction.script.trace import ScriptFailed, alike, trace_script
-from experiments.results.predictions import Shares
-from experiments.suites.cards import card_named, cards_named
+from experiments.prediction.script.trace import ScriptFailed, group_by_kernels, trace_script
+from experiments.results.predictions import PeakParts
+from experiments.suites.cards import card_named, parse_card_list
 
 MIB = 2**20
 GIB = 2**30
@@ -249,10 +249,12 @@ def test_cards_with_the_same_kernels_are_answered_by_one_trace(trace):
 
 
 def test_cards_are_named_one_by_one_or_all_together():
-    assert cards_named("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
-    assert sorted(name for group in alike(cards_named("all")) for name in group) == sorted(cards_named("all"))
+    assert parse_card_list("a100_80gb, v100_32gb,a100_80gb") == ["a100_80gb", "v100_32gb"]
+    assert sorted(name for group in group_by_kernels(parse_card_list("all")) for name in group) == sorted(
+        parse_card_list("all")
+    )
     with pytest.raises(InputError, match="unknown card 'a100'"):
-        cards_named("v100_32gb,a100")
+        parse_card_list("v100_32gb,a100")
 
 
 def test_large_models_that_are_built_on_the_host_take_no_memory_there(traced):
@@ -381,7 +383,7 @@ def test_the_smallest_card_is_found_without_tracing_cards_that_cannot_be_it(monk
             )
             for name in job["cards"]
         ]  # fmt: skip
-        shares = Shares(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
+        shares = PeakParts(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
         return ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)

@@ -171,9 +171,11 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
 
 def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
     used_gib, seen = no_notebooks
-    not_free = gpu_memory.not_free
+    not_free = gpu_memory.gpus_still_in_use
     occupied = {0: 3.0}
-    monkeypatch.setattr(gpu_memory, "not_free", lambda before: used_gib.update(occupied) or not_free(before, 0.1))
+    monkeypatch.setattr(
+        gpu_memory, "gpus_still_in_use", lambda before: used_gib.update(occupied) or not_free(before, 0.1)
+    )
     made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
@@ -184,7 +186,7 @@ def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks
 def test_a_gpu_is_given_time_to_become_free(monkeypatch):
     figures = iter([3.0, 3.0, 0.1])
     monkeypatch.setattr(gpus, "used_gib", lambda indices: {0: next(figures)})
-    assert gpu_memory.not_free({0: 0.0}, within_s=5.0) == {}
+    assert gpu_memory.gpus_still_in_use({0: 0.0}, within_s=5.0) == {}
 
 
 def test_killing_a_row_kills_processes_of_every_session(tmp_path):

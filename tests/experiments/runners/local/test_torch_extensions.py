@@ -3,7 +3,12 @@
 import pytest
 
 from experiments.runners.local import row_process, torch_extensions
-from experiments.runners.local.torch_extensions import BUILT, compile_extensions, drop_stale_locks, extensions_folder
+from experiments.runners.local.torch_extensions import (
+    BUILT_MARKER,
+    compile_extensions,
+    drop_stale_locks,
+    extensions_folder,
+)
 from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
@@ -58,9 +63,9 @@ def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_pat
         _, last = compiled(monkeypatch, tmp_path, "print('no compiler'); raise SystemExit(3)")
         assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'deepspeed.log'}"
     assert (tmp_path / "deepspeed.log").read_text() == "no compiler\n"
-    assert not (tmp_path / BUILT).exists()
+    assert not (tmp_path / BUILT_MARKER).exists()
 
 
 def test_a_compilation_ends_with_an_interrupted_run(monkeypatch, tmp_path):
     assert len(compiled(monkeypatch, tmp_path, "import time; time.sleep(600)", stopped=lambda: True)) == 1
-    assert not (tmp_path / BUILT).exists()
+    assert not (tmp_path / BUILT_MARKER).exists()

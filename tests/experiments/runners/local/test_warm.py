@@ -11,7 +11,7 @@ import pytest
 from experiments.results.schema import NOTEBOOK_FILE
 from experiments.runners.local import row_process, warm
 from experiments.runners.local.runner import LocalRunner
-from experiments.runners.local.warm import COLD_VARIABLE, WORKER, WarmProcess, modules_of
+from experiments.runners.local.warm import COLD_START_VARIABLE, WORKER_MODULE, WarmProcess, modules_to_import
 from experiments.runners.local.warm_kernel import WarmKernelManager
 from experiments.system.environment import pad_environment
 from experiments.system.processes import find_tagged
@@ -65,7 +65,7 @@ def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatc
 
 
 def test_rows_start_cold_on_request(tmp_path, monkeypatch):
-    monkeypatch.setenv(COLD_VARIABLE, "1")
+    monkeypatch.setenv(COLD_START_VARIABLE, "1")
     made = Made(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
     assert [made.started(row) for row in "ab"] == ["cold"] * 2
@@ -85,7 +85,7 @@ def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatc
 
 def test_rows_go_on_when_the_warm_process_cannot_serve(tmp_path, monkeypatch):
     imports = ["tests.support.processes.starts_thread"]
-    monkeypatch.setattr(warm, "modules_of", lambda specs, worker: imports)
+    monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     made = Made(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
     assert (made.starts("a"), made.started("b")) == (1, "cold")
@@ -113,23 +113,23 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
 def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
     """It has one thread, and has not imported what opens GPUs."""
     specs = [house.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
-    modules = modules_of(specs, WORKER)
+    modules = modules_to_import(specs, WORKER_MODULE)
     program = (
         "import sys; from experiments.system.warm_process import import_modules, obstacles;"
         f"import_modules({modules!r}); print(obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
-    environment = pad_environment(row_process.environment_of_modules() | warm.WITHOUT_THREADS)
+    environment = pad_environment(row_process.environment_of_modules() | warm.SINGLE_THREADED)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout == "[] []\n"
     assert "Traceback" not in done.stderr
 
 
 def test_only_what_rows_need_is_imported():
-    one = modules_of([house.spec("a", engine="lightning")], WORKER)
-    assert warm.ENGINE.format("lightning") in one
-    assert warm.ENGINE.format("litgpt") not in one
-    assert warm.LAUNCHER not in one
-    assert modules_of([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+    one = modules_to_import([house.spec("a", engine="lightning")], WORKER_MODULE)
+    assert warm.ENGINE_MODULE.format("lightning") in one
+    assert warm.ENGINE_MODULE.format("litgpt") not in one
+    assert warm.LAUNCHER_MODULE not in one
+    assert modules_to_import([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
 
 
 @pytest.mark.parametrize("ready", [True, False])

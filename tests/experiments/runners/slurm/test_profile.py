@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.errors import InputError
-from experiments.runners.admission import too_small
+from experiments.runners.admission import too_small_reason
 from experiments.runners.slurm.profile import CLUSTERS, Profile, profile_named
 from experiments.suites.suite import cards_of_suites
 
@@ -12,7 +12,7 @@ from experiments.suites.suite import cards_of_suites
 def test_every_known_cluster_is_read_and_its_gpus_are_or_emulate_a_card(name):
     profile = profile_named(name)
     assert profile.name == name
-    assert not all(too_small(profile.node.gpus[0], card) for card in cards_of_suites())
+    assert not all(too_small_reason(profile.node.gpus[0], card) for card in cards_of_suites())
 
 
 def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):

@@ -38,7 +38,7 @@ class SecondNode:
         rendezvous_file = self._folder / rendezvous.RENDEZVOUS_FILE
         while not rendezvous_file.exists():
             time.sleep(0.05)
-        environment = {**os.environ, rendezvous.RENDEZVOUS: rendezvous_file.read_text()}
+        environment = {**os.environ, rendezvous.RENDEZVOUS_VARIABLE: rendezvous_file.read_text()}
         with (self._folder / rendezvous.LOG_FILE).open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command], env=environment, stdout=output, stderr=output
@@ -58,8 +58,8 @@ def row(monkeypatch, tmp_path):
     folder.mkdir()
     monkeypatch.setattr(ranks, "RANK_MODULE", FAKE)
     for name, value in {
-        rendezvous.FOLDER: str(folder),
-        rendezvous.ADDRESS: "127.0.0.1",
+        rendezvous.FOLDER_VARIABLE: str(folder),
+        rendezvous.ADDRESS_VARIABLE: "127.0.0.1",
         "TESTBED_TEST": str(tmp_path),
     }.items():
         monkeypatch.setenv(name, value)

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from experiments.errors import InputError
-from experiments.runners.local.warm import LAUNCHER, RANK
+from experiments.runners.local.warm import LAUNCHER_MODULE, RANK_MODULE
 from experiments.system.warm_start import WARM_SOCKET_VARIABLE
 from tests.experiments.training.distributed.test_ranks import NAMES, run_with_fault
 from tests.support.processes.warm_processes import warm_process
@@ -16,7 +16,7 @@ LOG = "log.txt"
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
-    with warm_process(tmp_path_factory.mktemp("warm"), LAUNCHER, RANK) as (process, environment):
+    with warm_process(tmp_path_factory.mktemp("warm"), LAUNCHER_MODULE, RANK_MODULE) as (process, environment):
         assert process.poll() is None
         yield process, environment[WARM_SOCKET_VARIABLE]
 
