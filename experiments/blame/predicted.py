@@ -23,10 +23,10 @@ def main(suite_name: str, rows: list[str], card: str) -> None:
     errors: dict[str, str] = {}
     specs = [suite_row_spec(suite, suite.row(row), card) for row in rows]
 
-    def failed(spec: RowSpec, problem: Exception) -> None:
+    def record_error(spec: RowSpec, problem: Exception) -> None:
         errors[spec.row] = str(problem)
 
-    predictions = predict(specs, cache_folder(), failed=failed, store=Path(sys.prefix) / "predictions")
+    predictions = predict(specs, cache_folder(), on_failure=record_error, store=Path(sys.prefix) / "predictions")
     results = {one.spec.row: convert_to_result(one) for one in predictions}
     print(of_results(results, evaluate(suite, _run(specs), results), errors).model_dump_json())
 

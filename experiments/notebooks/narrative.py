@@ -71,7 +71,7 @@ class Lab:
     def show(self, row: str) -> None:
         """Show one row by its id: its recipe and its result. Your own run makes a result that it lacks."""
         stated = self._suite.row(row)
-        folder = self._pinned([row])
+        folder = self._choose_run([row])
         if not (folder and row in folder.results()) and not self._kept:
             code = run(self._suite.suite, row, self._place, self._options(folder))
             folder = self._choose_run([row])

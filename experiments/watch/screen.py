@@ -52,13 +52,13 @@ class WatchApp(App[None]):
         self._cost = Label("", id="cost", markup=False)
         self._table: DataTable[Text] = DataTable(id="rows", cursor_type="row")
         self._charts = [(Static("", markup=False), Sparkline([])) for _ in SERIES]
-        self._log = RichLog(id="log", wrap=True, min_width=0)
+        self._log_view = RichLog(id="log", wrap=True, min_width=0)
         self._verdicts = RichLog(id="verdicts", wrap=True, min_width=0)
         self._verdicts.border_title = "verdicts"
         yield self._headline
         yield self._cost
         yield self._table
-        yield Horizontal(Vertical(*chain(*self._charts), id="load"), self._log, id="below")
+        yield Horizontal(Vertical(*chain(*self._charts), id="load"), self._log_view, id="below")
         yield self._verdicts
         yield Footer()
 
@@ -105,12 +105,12 @@ class WatchApp(App[None]):
             return
         row = str(self._table.coordinate_to_cell_key(self._table.cursor_coordinate).row_key.value)
         self._show_load(self._watcher.lines(row))
-        self._log.border_title = f"log of {row}"
+        self._log_view.border_title = f"log of {row}"
         lines = self._watcher.log(row)
         if lines != self._log_lines:
-            self._log.clear()
+            self._log_view.clear()
             for line in lines:
-                self._log.write(Text(line))
+                self._log_view.write(Text(line))
             self._log_lines = lines
 
     def _show_load(self, lines: Sequence[Line]) -> None:

@@ -30,6 +30,9 @@ CardList = Annotated[
         help="GPU models or sizes (24GiB), all, or smallest that fits; default for rows: all of the row.",
     ),
 ]
+BatchList = Annotated[
+    str, typer.Option(metavar="N,...", help="Samples per GPU and micro-step; several values are compared.")
+]
 
 
 def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:

@@ -24,7 +24,7 @@ def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[Fi
     from experiments.report.identity import find_previous_run
 
     for done in runs:
-        if notifier.wanted:
+        if notifier.has_addresses:
             before = find_previous_run(done.folder, done.evaluation.run)
             send(notifier, *run_message(done.evaluation, before.statuses if before else None))
         yield done
