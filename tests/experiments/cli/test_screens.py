@@ -118,7 +118,13 @@ SEMESTER = (
     "bundle H200 --output bob.zip",
     "grade bob.zip",
 )
-NOT_SCREENS = {"schema": "JSON", "run": "_run", "notebook": "one line", "configure": "the lines of Ansible"}
+NOT_SCREENS = {
+    "schema": "JSON",
+    "run": "_run",
+    "notebook": "one line",
+    "configure": "the lines of Ansible",
+    "watch": "a full-screen view",
+}
 """Commands whose output is no screen of COMMAND_LINES, DEMO, MISTAKES and SEMESTER, with what it is."""
 
 
