@@ -12,7 +12,7 @@ from experiments.results.provenance import versions
 from experiments.runners.local import row_process
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from experiments.system.signals import die_with_parent
+from experiments.system.processes import process_group
 
 LOCK_FILE = "lock"
 BUILT_MARKER = "deepspeed.built"
@@ -68,20 +68,11 @@ def compile_extensions(
 def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
-    """Run a command, its output in ``folder``; return its exit code, None if it was ended because of ``stopped``."""
-    with (folder / BUILD_LOG).open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**os.environ, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
-        )
-    while (code := process.poll()) is None:
-        if stopped():
-            process.kill()
-            process.wait()
-            return None
-        time.sleep(POLL_S)
+    """Run a command, its output in ``folder``; return its exit code, None if ``stopped`` ended it and all compilers."""
+    options = {"env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with (folder / BUILD_LOG).open("wb") as log, process_group(command, stdout=log, **options) as process:
+        while (code := process.poll()) is None:
+            if stopped():
+                return None
+            time.sleep(POLL_S)
     return code

@@ -1,5 +1,6 @@
 """Compiled extensions: one folder for each environment and processor, and locks of killed builds."""
 
+import psutil
 import pytest
 
 from experiments.runners.local import row_process, torch_extensions
@@ -9,6 +10,7 @@ from experiments.runners.local.torch_extensions import (
     drop_stale_locks,
     extensions_folder,
 )
+from tests.support.processes.waiting import wait_for
 from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
@@ -66,6 +68,18 @@ def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_pat
     assert not (tmp_path / BUILT_MARKER).exists()
 
 
+def is_running(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 def test_a_compilation_ends_with_an_interrupted_run(monkeypatch, tmp_path):
-    assert len(compiled(monkeypatch, tmp_path, "import time; time.sleep(600)", stopped=lambda: True)) == 1
+    pid = tmp_path / "pid"
+    program = f"""
+import subprocess
+compiler = subprocess.Popen(['sleep', '600'])
+open({str(pid)!r}, 'w').write(str(compiler.pid))
+compiler.wait()
+"""
+    assert len(compiled(monkeypatch, tmp_path, program, stopped=lambda: pid.exists() and pid.read_text())) == 1
     assert not (tmp_path / BUILT_MARKER).exists()
+    wait_for(lambda: not is_running(int(pid.read_text())))
