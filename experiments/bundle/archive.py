@@ -83,6 +83,8 @@ def read_bundle(path: Path) -> dict[str, bytes]:
                 _check_entry(path, entry, contents)
                 with archive.open(entry) as file:
                     contents[entry.filename] = file.read(entry.file_size)
+    except BadBundle:
+        raise
     except OSError as error:
         raise BadBundle(f"{path}: cannot be read ({error.strerror or error})") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:

@@ -20,9 +20,9 @@ CAUSE_PREFIX = "cause: "
 
 @contextmanager
 def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the database; changes are written at the end. Raises InputError if it is missing or not a open_history."""
+    """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
     if not create and not path.is_file():
-        raise InputError(f"--database {path}: does not exist; `testbed open_history record RUN_FOLDER` creates it")
+        raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path)
     connection.row_factory = sqlite3.Row
@@ -31,7 +31,7 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
         with connection:
             yield connection
     except sqlite3.DatabaseError as error:
-        raise InputError(f"--database {path}: not a open_history ({error})") from None
+        raise InputError(f"--database {path}: not a history ({error})") from None
     finally:
         connection.close()
 

@@ -26,7 +26,7 @@ class Status(NamedTuple):
 
 
 class RecordedRun(NamedTuple):
-    """A run in the open_history. figures, facts and causes: by row and name. verdicts: by statement."""
+    """A run in the history. figures, facts and causes: by row and name. verdicts: by statement."""
 
     run_id: str
     started_at: str
@@ -82,7 +82,7 @@ class Series(NamedTuple):
 def read_series(database: sqlite3.Connection, suite: str | None = None, row: str | None = None) -> list[Series]:
     """Return the series of all suites, or of one, or of one of its rows.
 
-    Raises InputError for a suite or a row that the open_history does not have.
+    Raises InputError for a suite or a row that the history does not have.
     """
     known = [one["suite"] for one in database.execute("SELECT DISTINCT suite FROM runs ORDER BY suite")]
     if suite is not None and suite not in known:
@@ -96,14 +96,14 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     if row is not None:
         found = [series for series in found if any(run.facts for run in series.runs)]
         if not found:
-            raise InputError(f"{suite}/{row}: the open_history has no result of this row")
+            raise InputError(f"{suite}/{row}: the history has no result of this row")
     return found
 
 
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     """Return the figures of all recorded runs that compare with the one in ``folder``; none without a database.
 
-    Raises InputError if the folder is not that of a run, or the file not a open_history.
+    Raises InputError if the folder is not that of a run, or the file not a history.
     """
     if not path.is_file():
         return []

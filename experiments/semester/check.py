@@ -1,4 +1,4 @@
-"""Run a check of a semester: its parts one after the other, each recorded in the open_history, with messages."""
+"""Run a check of a semester: its parts one after the other, each recorded in the history, with messages."""
 
 import os
 import time
@@ -31,7 +31,7 @@ Python = Callable[[Versions, Path], Path]
 
 @dataclass(frozen=True)
 class Request:
-    """What a check is asked for. folder: of all checks and their open_history."""
+    """What a check is asked for. folder: of all checks and their history."""
 
     folder: Path
     sets: tuple[Versions, ...]

@@ -95,7 +95,7 @@ def outcome_of(place: Path, check: Check, parts: list[Part]) -> Outcome:
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
-    """Yield what changed in the newest runs with these versions, by their open_history."""
+    """Yield what changed in the newest runs with these versions, by their history."""
     path = database_of(folder, versions)
     if not path.is_file():
         return

@@ -28,7 +28,7 @@ def watch(
     browser: Annotated[
         bool, typer.Option("--browser", help="Serve the view to this machine's browsers; the address has a token.")
     ] = False,
-    port: Annotated[int, typer.Option(min=1024, max=65535, help="With --browser: port of the address.")] = 8642,
+    port: Annotated[int, typer.Option(min=1024, help="With --browser: port of the address.")] = 8642,
     as_json: Json = False,
 ) -> None:
     """Show a run live: rows, GPU load, logs, verdicts, cost.

@@ -1,4 +1,4 @@
-"""The row_figures and facts of one row's result that runs are compared by."""
+"""The figures and facts of one row's result that runs are compared by."""
 
 from collections.abc import Mapping
 from math import isfinite, sqrt
@@ -42,7 +42,7 @@ class Figure(NamedTuple):
 
 
 def row_figures(result: Result) -> dict[str, Figure]:
-    """Return the row_figures of a row by quantity; a value that is not a number is left out."""
+    """Return the figures of a row by quantity; a value that is not a number is left out."""
     values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: Figure(value, _standard_error(quantity, value, result))
@@ -52,7 +52,7 @@ def row_figures(result: Result) -> dict[str, Figure]:
 
 
 def figures_of(results: Mapping[str, Result]) -> dict[tuple[str, str], Figure]:
-    """Return the row_figures of several rows, by row and quantity."""
+    """Return the figures of several rows, by row and quantity."""
     return {(row, name): figure for row, result in results.items() for name, figure in row_figures(result).items()}
 
 

@@ -114,7 +114,10 @@ def test_an_option_without_its_value_is_named(refused, name, param):
 def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
     assert refused(name, "--no-such-option").startswith("unknown option --no-such-option")
     if not any(param.nargs == -1 for param in load_command(name).params):
-        words = [f"word-{number}" for number in range(4)]
+        required = [
+            param for param in load_command(name).params if param.required and param.param_type_name == "option"
+        ]
+        words = [*(f"{displayed_name(param)}=x" for param in required), *(f"word-{number}" for number in range(4))]
         assert "word-3" in refused(name, *words)
 
 

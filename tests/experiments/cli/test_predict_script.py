@@ -55,7 +55,7 @@ def traced(monkeypatch):
     """What the command asked to be traced; the answer needs 40 GiB."""
     asked: list = []
 
-    def trace_script(words, cards, say, options):
+    def trace_script(words, cards, say, options, smallest):
         asked.append((words, cards, options))
         return [prediction(40.0)]
 

@@ -114,7 +114,7 @@ PLANTED: dict[str, tuple[Callable[[Result], None], str]] = {
 
 
 def found_in(folder: Path, weeks: int, change: Callable[[Result], None] | None = None) -> list[RunChanges]:
-    """Return the changes in a open_history of ``weeks`` unchanged runs, and one more with ``change``."""
+    """Return the changes in a history of ``weeks`` unchanged runs, and one more with ``change``."""
     with open_history(folder / "history.db", create=True) as database:
         for week in range(weeks):
             record_run(database, repeat_run(folder, week))

@@ -136,7 +136,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
     assert "| 7B on one GPU | fits | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in tables
     assert "| 7B on four GPUs, DDP | fits | 14.00 | 14.00 | 28.00 | 13.00 | 69.00 | 69.00 |" in tables
     assert "| 7B on four GPUs, DDP | 4 | 16 | 0.5 | 4 | 1 | 25.0% | 40.0% | 15.0% | 5.0% |" in tables
-    assert "- **pass**, emulated: Under DDP every GPU holds the whole model" in stated
+    assert "- **pass**, emulated: Under DDP, every GPU has the whole model" in stated
     assert "FSDP" not in stated
 
 

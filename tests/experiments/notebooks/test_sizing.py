@@ -70,7 +70,7 @@ def test_predictions_find_the_code_from_any_folder_without_pythonpath(tmp_path):
         f"import sys; sys.path.append({str(ROOT)!r})\n"
         "from pathlib import Path\n"
         "from experiments.prediction import predict\n"
-        "with predict._tracer(Path('cache'), 1, [], sys.stderr.fileno()) as tracer: sys.exit(tracer.wait())\n"
+        "with predict._run_tracer(Path('cache'), 1, [], sys.stderr.fileno()) as tracer: sys.exit(tracer.wait())\n"
     )
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=bare, capture_output=True, text=True)

@@ -54,8 +54,8 @@ def test_steps_are_not_counted_before_they_are_planned():
 def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
     console = Console(file=StringIO(), width=200)
     view, row = View(console), spec("b").model_copy(update={"size": "tiny"})
-    view.predicts("", {"b": "out of GPU memory, as stated"})
-    view.ends(row, in_memory.result("b", memory={"peak_gib": 0.005629}))
+    view.predicts("", {"b": "out of GPU memory, as the lab states"})
+    view.ends(row, in_memory.result("b", size="tiny", memory={"peak_gib": 0.005629}))
     assert console.file.getvalue().strip() == (
         f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as the lab states"
     )

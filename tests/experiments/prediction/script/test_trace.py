@@ -71,11 +71,9 @@ def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_told_apart(traced, 
     step = ["forward", "backward", "optimizer step"]
     assert [begun.phase for begun in one.phases] == ["load", *step, *step, "forward", "backward"]
     assert max(one.timeline_gib) == pytest.approx(one.peak_gib, abs=0.001)
-    assert sum(share.size_gib for share in one.module_spans) == pytest.approx(one.peak_gib, abs=0.001)
+    assert sum(share.size_gib for share in one.modules) == pytest.approx(one.peak_gib, abs=0.001)
     assert sum(block.size_gib for block in one.blocks) == pytest.approx(one.peak_gib, abs=0.001)
-    assert ("1", "forward", "activations") in {
-        (share.module, share.phase, share.category) for share in one.module_spans
-    }
+    assert ("1", "forward", "activations") in {(share.module, share.phase, share.category) for share in one.modules}
 
 
 def test_more_steps_are_traced_on_request(traced):
