@@ -106,7 +106,7 @@ def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
 def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
     run_suite(options, RecordingView())
-    with pytest.raises(InputError, match="made with gpus_per_node None, and now gpus_per_node is 2"):
+    with pytest.raises(InputError, match="has results with gpus_per_node None, but gpus_per_node is now 2"):
         run_suite(replace(options, gpus_per_node=2), RecordingView())
 
 
@@ -215,7 +215,7 @@ def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tm
     done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
-    assert "of host memory, there are 100 GiB" in results["xxl-cpu-offload"].reason
+    assert "of host memory, the host has 100 GiB" in results["xxl-cpu-offload"].reason
     assert FakeRunner.ran == ["xxl"]
     run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl-cpu-offload"]

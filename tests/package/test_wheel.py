@@ -136,7 +136,10 @@ def test_the_playbook_is_found_and_complete(complete: Environment) -> None:
 
 
 def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(complete: Environment, tmp_path: Path) -> None:
-    code = "from pathlib import Path; from provision.configure.build_context import pack; pack(Path('context.tar.gz'))"
+    code = (
+        "from pathlib import Path; from provision.configure.build_context import write_build_context;"
+        "write_build_context(Path('context.tar.gz'))"
+    )
     done = complete.run("python", "-c", code)
     assert done.returncode == 0, done.stderr
     write_build_context(tmp_path / "context.tar.gz")

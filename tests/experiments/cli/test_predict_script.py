@@ -93,7 +93,7 @@ def test_a_limit_in_gib_decides_the_exit_code(traced, capsys, limit, code):
 
 @pytest.mark.parametrize(("code", "expected"), [(7, 7), (-9, 137)])
 def test_a_script_that_fails_gives_its_exit_code(monkeypatch, capsys, code, expected):
-    def fails(*_):
+    def fails(*_, **__):
         raise trace.ScriptFailed(code)
 
     monkeypatch.setattr(trace, "trace_script", fails)

@@ -44,7 +44,7 @@ def test_files_and_folders_may_be_mixed(own, tmp_path_factory, monkeypatch):
 def test_a_name_of_the_package_cannot_be_taken(own, monkeypatch):
     name = next(LABS.glob("*.yaml")).name
     shutil.copy(LABS / name, own / name)
-    with pytest.raises(InputError, match=rf"{name}: the suite .* is in .*labs/{name}, too; rename"):
+    with pytest.raises(InputError, match=rf"{name}: .*labs/{name} also has the suite .*; rename"):
         suite_names()
 
 

@@ -67,7 +67,7 @@ def test_a_warm_process_is_what_a_cold_one_is(warm, started, tmp_path):
 def test_the_score_for_the_oom_killer_is_that_of_the_process_that_asks(warm, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
-        f"warm_start.start(['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
+        f"warm_start.start_process(['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
     )
     subprocess.run([sys.executable, "-c", program], env=warm[1], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert found(tmp_path)["oom_score_adj"] == "777"
@@ -92,7 +92,7 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(started, tmp_path):
 def test_a_process_ends_with_the_one_that_asked_for_it(warm, tmp_path):
     program = (
         "import os, time; from experiments.system import warm_start;"
-        f"started = warm_start.start(['{CHILD}', 'child.json', 'hang'], dict(os.environ), 1); time.sleep(600)"
+        f"started = warm_start.start_process(['{CHILD}', 'child.json', 'hang'], dict(os.environ), 1); time.sleep(600)"
     )
     asking = subprocess.Popen([sys.executable, "-c", program], env=warm[1], cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = found(tmp_path)["pid"]

@@ -28,7 +28,7 @@ def test_a_larger_device_is_capped_to_the_usable_memory_of_the_card(total_gib):
 
 
 def test_a_smaller_device_is_rejected():
-    with pytest.raises(InputError, match=r"^the device has 39\.5 GiB, NVIDIA A100 80GB needs 79\.2$"):
+    with pytest.raises(InputError, match=r"^the device has 39\.5 GiB, NVIDIA A100 80GB needs 79\.2 GiB$"):
         memory_cap_gib(A100, 39.49)
 
 

@@ -21,7 +21,7 @@ from experiments.training.worker import main, progress_line, run_row
 from tests.support.results.in_memory import CPU
 from tests.support.training.tiny_rows import LORA, spec
 
-FAKE = Path(__file__).parents[2] / "support" / "fake_trainer.py"
+FAKE = Path(__file__).parents[2] / "support" / "training" / "fake_trainer.py"
 PYTHON = sys.executable
 REPOSITORY = Path(__file__).parents[3]
 MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memory=Memory(peak_gib=7.0), losses=(2.0,))

@@ -140,7 +140,10 @@ def test_texts_of_constant_length_are_always_random(folder):
     ("records", "message"),
     [
         ([{"text": "a"}], "alpaca2k needs the columns instruction and output, the records have text$"),
-        ([{"instruction": "a", "output": None}, {"instruction": "a", "output": "b"}], "'output' of each record of alp"),
+        (
+            [{"instruction": "a", "output": None}, {"instruction": "a", "output": "b"}],
+            "'output' must be a text in every record of alp",
+        ),
         ([{"instruction": 1, "output": "b"}], "'instruction' must be a text in every record of alpaca2k$"),
     ],
 )

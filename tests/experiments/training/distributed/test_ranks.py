@@ -106,7 +106,7 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     )
     first, second = (tmp_path / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
-    assert "in stuck" in second
+    assert "in hang" in second
 
 
 def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path):
