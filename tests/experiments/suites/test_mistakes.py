@@ -44,7 +44,7 @@ def test_the_template_has_no_mistakes(mistakes):
             "batch_size: 8",
             "batch_size: none",
             "batch_size: none",
-            "batch_size = 'none': must be a whole number above 0",
+            "batch_size = 'none': allowed: a whole number above 0",
             "",
         ),
         ("  workers: 0\n", "", "common:", "row 'full' on a100_80gb: key 'workers' is missing", ""),

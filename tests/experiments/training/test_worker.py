@@ -141,7 +141,7 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp
     result = ran(fake, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
     assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
-    assert "in stuck" in (tmp_path / "log.txt").read_text()
+    assert "in hang" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
     output = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, at most 2 s left\n"

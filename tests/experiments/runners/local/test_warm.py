@@ -99,7 +99,8 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "warm = WarmProcess(['json']);"
         "environment = {**os.environ, **warm.environment};"
         "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
-        "row = one.start_process(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1); time.sleep(600)"
+        "row = one.start_process(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1);"
+        "time.sleep(600)"
     )
     environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE_FOLDER)}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)
@@ -116,7 +117,8 @@ def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
     modules = modules_to_import(specs, WORKER_MODULE)
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
-        f"import_modules({modules!r}); print(find_fork_obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
+        f"import_modules({modules!r});"
+        f"print(find_fork_obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
     environment = pad_environment(row_process.environment_of_modules() | warm.SINGLE_THREADED)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
