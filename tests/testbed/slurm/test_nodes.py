@@ -106,7 +106,7 @@ def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
-    assert "in stuck" in second
+    assert "in hang" in second
 
 
 def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
