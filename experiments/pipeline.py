@@ -26,6 +26,7 @@ from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.suite import Suite, suite_named
+from experiments.system.files import point_link
 from experiments.system.lock import lock_folder
 
 
@@ -235,7 +236,7 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
     prepared = planned.prepared
     folder = prepared.folder
     folder.write_run(planned.run)
-    _update_latest_link(folder.path)
+    point_link(folder.path.with_name(LATEST), folder.path.name)
     _show_run(prepared, view)
     if prepared.options.predict_only:
         return replace(planned, rows=())
@@ -279,12 +280,3 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
         runner = target.runner(folder, prepared.data, view, options)
         runner.run(target.in_order(planned.rows, prepared.suite))
     return _write_report(folder)
-
-
-def _update_latest_link(folder: Path) -> None:
-    """Make the link results/latest point to the run's folder."""
-    link = folder.parent / LATEST
-    fresh = folder.parent / f".{LATEST}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(folder.name)
-    fresh.replace(link)

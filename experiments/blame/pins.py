@@ -9,10 +9,8 @@ from typing import NamedTuple
 from experiments.blame.uv import resolve
 from experiments.errors import InputError
 from experiments.results.run_folder import RUN_FILE, RunFolder
-from provision.configure.build_context import data_folder
+from experiments.runners.software import LOCKS, lock_files
 
-NAMED = {"current": ("current",), "as-taught": ("as-taught", "jupyter")}
-"""The environments of the project, and the locks that each consists of."""
 PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
 """A pin with its options; a comment if the file of the package depends on the machine, as that of PyTorch does."""
 CONTINUED = re.compile(r"\\\s*\n\s*")
@@ -40,14 +38,14 @@ def pins_of(word: str, flag: str) -> Pins:
 
     Raises InputError if it is none of them, and if uv cannot resolve what the versions of a run need.
     """
-    if word in NAMED:
-        return _of_locks(NAMED[word])
+    if word in LOCKS:
+        return _of_locks(word)
     path = Path(word)
     if (path / RUN_FILE).is_file():
         return _of_run(RunFolder(path), flag)
     if not path.is_file():
         raise InputError(
-            f"{flag} {word}: allowed: {', '.join(NAMED)}, the folder of a run, or a file of exact versions"
+            f"{flag} {word}: allowed: {', '.join(LOCKS)}, the folder of a run, or a file of exact versions"
         )
     return read_pins(path.read_text(), f"{flag} {word}")
 
@@ -66,9 +64,8 @@ def read_pins(text: str, where: str) -> Pins:
     return found
 
 
-def _of_locks(names: tuple[str, ...]) -> Pins:
-    locks = data_folder("containers") / "locks"
-    return {name: pin for lock in names for name, pin in read_pins((locks / f"{lock}.txt").read_text(), lock).items()}
+def _of_locks(variant: str) -> Pins:
+    return {name: pin for lock in lock_files(variant) for name, pin in read_pins(lock.read_text(), lock.stem).items()}
 
 
 def _of_run(folder: RunFolder, flag: str) -> Pins:
@@ -78,7 +75,7 @@ def _of_run(folder: RunFolder, flag: str) -> Pins:
         for result in folder.results().values()
         for name, version in result.versions.items()
     }
-    pins = _of_locks(NAMED[folder.read_run().image_variant])
+    pins = _of_locks(folder.read_run().image_variant)
     other = {name: version for name, version in recorded.items() if pins.get(name, Pin("")).version != version}
     if not other:
         return pins

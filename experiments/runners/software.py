@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments.results.provenance import LIBRARIES, versions
 from experiments.results.schema import Result
@@ -14,6 +15,8 @@ from provision.models import Node
 
 RELEVANT_LIBRARIES = tuple(name for name in LIBRARIES if name not in ("papermill", "nvidia-ml-py"))
 """The packages whose versions can change a result."""
+LOCKS: dict[str, tuple[str, ...]] = {"current": ("current",), "as-taught": ("as-taught", "jupyter")}
+"""The lock files in containers/locks of which an environment with these versions consists."""
 PIN = re.compile(r"^([\w.-]+)==(\S+)$", re.MULTILINE)
 PRINT_VERSIONS = f"""
 import json
@@ -41,6 +44,11 @@ def software_of_image(variant: ImageVariant) -> Software:
     """Return the software of the image of that variant, from the version list that the image is built from."""
     pins = dict(PIN.findall((data_folder("containers") / f"{variant}.txt").read_text()))
     return Software({name: pins[name] for name in RELEVANT_LIBRARIES if name in pins})
+
+
+def lock_files(variant: str) -> list[Path]:
+    """Return the lock files of an environment with the versions of ``variant``."""
+    return [data_folder("containers") / "locks" / f"{name}.txt" for name in LOCKS[variant]]
 
 
 def parse_software(output: str) -> Software:

@@ -17,7 +17,7 @@ from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.process import SILENT_S, Silence, last_change_s, last_line, run_logged
 from experiments.semester.state import Check, Done, checks_in, database_of, interrupted, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
-from experiments.system.files import CODE_FOLDER
+from experiments.system.files import CODE_FOLDER, point_link
 from experiments.system.lock import lock_folder
 
 LATEST = "latest"
@@ -90,7 +90,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
                 told |= _tell_flips(part, request, check, told, tools)
         check = check.model_copy(update={"ended_at": datetime.now(UTC)})
         write_check(place, check)
-        _point(request.folder / LATEST, place)
+        point_link(request.folder / LATEST, place.name)
     return place, check
 
 
@@ -171,10 +171,3 @@ def _left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
     if not times or None in times:
         return ""
     return f", about {format_duration(max(1.0, sum(filter(None, times))))} left"
-
-
-def _point(link: Path, place: Path) -> None:
-    fresh = link.with_name(f".{link.name}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(place.name)
-    fresh.replace(link)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from experiments.errors import InputError
-from experiments.runners.software import PIN, PRINT_VERSIONS, parse_software
+from experiments.runners.software import PIN, PRINT_VERSIONS, lock_files, parse_software
 from experiments.system.files import cache_folder, write_atomically
 from provision.configure.build_context import data_folder
 
@@ -39,8 +39,7 @@ def python_of(versions: Versions, folder: Path, today: date) -> Path:
     if versions == "current":
         return Path(sys.executable)
     if versions == "as-taught":
-        locks = [data_folder("containers") / "locks" / f"{name}.txt" for name in ("as-taught", "jupyter")]
-        return _installed("env", locks)
+        return _installed("env", lock_files(versions))
     lock = folder / NEWEST_FILE
     if not lock.exists():
         write_atomically(lock, newest_lock(today).read_text())

@@ -26,3 +26,11 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".part")
     partial.write_text(text)
     partial.replace(path)
+
+
+def point_link(link: Path, name: str) -> None:
+    """Make the symbolic link ``link`` point to ``name`` in its own folder. At no time is the link missing."""
+    fresh = link.with_name(f".{link.name}")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    fresh.replace(link)

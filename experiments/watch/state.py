@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from experiments.prediction.as_result import describe_outcome, evaluate_run
 from experiments.results.load import read_samples
-from experiments.results.run_folder import PREDICTIONS_FILE, Run, RunFolder
+from experiments.results.run_folder import PREDICTIONS_FILE, Run, RunFolder, row_path
 from experiments.results.schema import (
     LOG_FILE,
     RESULT_FILE,
@@ -104,8 +104,14 @@ class RunWatcher:
         """Return the state of the run now. Raises InputError for files that cannot be read."""
         run = self.folder.read_run()
         evaluated = self._evaluate(run)
-        predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
-        rows = tuple(self._row(row, evaluated.results.get(row), predicted.get(row, "")) for row in run.rows)
+        rows = tuple(
+            self._row(
+                self.folder.path / row_path(run.suite, row),
+                evaluated.results.get(row),
+                evaluated.predicted.get(row, ""),
+            )
+            for row in run.rows
+        )
         return RunNow(run, rows, evaluated.verdicts, is_locked(self.folder.path))
 
     def lines(self, row: str) -> tuple[Line, ...]:
@@ -122,8 +128,9 @@ class RunWatcher:
         path = self.folder.row_named(row) / LOG_FILE
         return end_of_log(path).splitlines() if path.is_file() else ()
 
-    def _row(self, row: str, result: Result | None, predicted: str) -> RowNow:
-        folder, title = self.folder.row_named(row), self._suite.row(row).title
+    def _row(self, folder: Path, result: Result | None, predicted: str) -> RowNow:
+        row = folder.name
+        title = self._suite.row(row).title
         if result:
             devices, state = result.device.count, outcome_in_words(result)
             return RowNow(row, title, state, predicted, None, result, result.elapsed_s, devices)
@@ -136,20 +143,22 @@ class RunWatcher:
         return RowNow(row, title, state, predicted, progress, None, time.time() - started, devices)
 
     def _evaluate(self, run: Run) -> "_Evaluated":
-        """Return results and verdicts; they are read again only if a file has changed."""
-        files = [self.folder.row_named(row) / RESULT_FILE for row in run.rows]
+        """Return results, predictions and verdicts; they are read again only if a file has changed."""
+        files = [self.folder.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows]
         state = tuple(map(_modified, [*files, self.folder.path / PREDICTIONS_FILE]))
         if self._evaluated is None or self._evaluated.state != state:
             verdicts = evaluate_run(self._suite, self.folder).best.verdicts
-            self._evaluated = _Evaluated(state, self.folder.results(), verdicts)
+            predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
+            self._evaluated = _Evaluated(state, self.folder.results(), predicted, verdicts)
         return self._evaluated
 
 
 class _Evaluated(NamedTuple):
-    """Results and verdicts, and the times of the files that they were read from."""
+    """Results, predicted outcomes by row and verdicts, and the times of the files that they were read from."""
 
     state: tuple[float | None, ...]
     results: dict[str, Result]
+    predicted: dict[str, str]
     verdicts: tuple[Verdict, ...]
 
 

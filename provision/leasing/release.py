@@ -69,6 +69,15 @@ def lease_state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease
     return State(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
 
 
+def active_lease_states(reconciler: Reconciler) -> Iterator[tuple[ActiveLease, State | ProvisionError]]:
+    """Yield each active lease of the journal with its state, or with the reason why its site does not report it."""
+    for active_lease in reconciler.journal.active_leases().values():
+        try:
+            yield active_lease, lease_state(connect_to_lease(reconciler, active_lease), reconciler, active_lease)
+        except ProvisionError as problem:
+            yield active_lease, problem
+
+
 def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
     """Return the lease's end as the site reports it now, else as the journal recorded it last.
 

@@ -14,7 +14,6 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFile
 from experiments.errors import InputError
 from experiments.system.packages import require_packages
-from provision.errors import ProvisionError
 
 app = Commands()
 SERVED = "TEXTUAL_DRIVER"
@@ -64,19 +63,14 @@ def _cost(site: str) -> str:
     from experiments.cli.tables.leases import lease_line
     from experiments.runners.targets import is_testbed
     from provision.clock import Clock
-    from provision.leasing.account import connect_to_lease
     from provision.leasing.journal import Journal
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import lease_state
+    from provision.leasing.release import State, active_lease_states
 
     if not is_testbed(site):
         return ""
     reconciler = Reconciler(Journal(), Clock(), lambda _: None)
-    lines = []
-    for lease in reconciler.journal.active_leases().values():
-        try:
-            state = lease_state(connect_to_lease(reconciler, lease), reconciler, lease)
-            lines.append(lease_line(state, datetime.now(UTC)))
-        except ProvisionError as problem:
-            lines.append(f"{lease.name}: {problem}")
-    return "; ".join(lines)
+    return "; ".join(
+        lease_line(state, datetime.now(UTC)) if isinstance(state, State) else f"{lease.name}: {state}"
+        for lease, state in active_lease_states(reconciler)
+    )

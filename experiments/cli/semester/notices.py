@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING
@@ -67,16 +66,9 @@ class LeaseWatch:
 def _active() -> "list[State]":
     """Return the active leases as their sites report them, without those whose site does not answer."""
     from experiments.cli.lease_options import reconciler_of
-    from provision.errors import ProvisionError
-    from provision.leasing import release
-    from provision.leasing.account import connect_to_lease
+    from provision.leasing.release import State, active_lease_states
 
-    reconciler = reconciler_of(None)
-    states = []
-    for lease in reconciler.journal.active_leases().values():
-        with suppress(ProvisionError):
-            states.append(release.lease_state(connect_to_lease(reconciler, lease), reconciler, lease))
-    return states
+    return [state for _, state in active_lease_states(reconciler_of(None)) if isinstance(state, State)]
 
 
 def send(notifier: Notifier, title: str, text: str) -> None:
