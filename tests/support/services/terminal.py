@@ -10,6 +10,7 @@ from contextlib import suppress
 
 PARTS = re.compile(r"\x1b\[(?P<arguments>[0-9;?]*)(?P<command>[A-Za-z])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)")
 ROWS = 50
+TERMINAL_VARIABLES = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE")
 
 
 def terminal_output(run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None) -> str:
@@ -33,7 +34,7 @@ def _run_on_terminal(slave: int, run: Callable[[], object], environment: Mapping
     """Run with the terminal as standard input, output and error; end the process."""
     os.login_tty(slave)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
-    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "CI"):
+    for name in (*TERMINAL_VARIABLES, "CI"):
         os.environ.pop(name, None)
     os.environ |= {"TERM": "xterm-256color", **environment}
     try:
