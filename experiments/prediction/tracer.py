@@ -97,10 +97,10 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    simulate_ranks(spec.settings.devices, spec.settings.nodes)
+    simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom.log_operation)
     if "offload" in spec.settings.strategy:
         phantom.count_host_memory()
-        skip_cpu_adam()
+        skip_cpu_adam(phantom.log_operation)
     meter = PhantomMeter(phantom)
     device = Device(
         kind="cuda", name=card.name, memory_gib=card.memory_gib, host_cpus=os.cpu_count() or 1, host_memory_gib=0.0

@@ -77,13 +77,15 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// If PyTorch was built with CUDA: replace its kernels with the fallback.
+// Replace the kernels of PyTorch's CUDA build with the fallback, if there are any. Operations on lists of tensors have one
+// kernel for the whole list on a GPU, and are not split here either.
 void replace_kernels() {
   auto& dispatcher = c10::Dispatcher::singleton();
   auto* kept = new std::vector<c10::RegistrationHandleRAII>;
   for (const auto& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
-    if (!op || !op->hasKernelForDispatchKey(c10::DispatchKey::CUDA) || name.name.rfind("aten::", 0) != 0) continue;
+    const bool on_list = name.name.rfind("aten::_foreach_", 0) == 0;
+    if (!op || !(on_list || op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) || name.name.rfind("aten::", 0) != 0) continue;
     kept->push_back(dispatcher.registerImpl(
         name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&phantom::run>(), std::nullopt,
         nullptr, "phantom"));
@@ -298,6 +300,28 @@ void phantom_count_host_memory() {
 
 // Call a function before each allocation of 1 MiB or more; null: none.
 void phantom_on_large_allocation(void (*call)()) { phantom::on_large_allocation = call; }
+
+// Log an operation that is not one of PyTorch's, such as a collective operation.
+void phantom_log_operation(const char* key) { phantom::log_key(key); }
+
+int64_t phantom_executed() {
+  auto& device_work = phantom::work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  return static_cast<int64_t>(device_work.executed.size());
+}
+
+// Write the numbers of the keys of the operations `begin` to `end` - 1.
+void phantom_operations(int64_t begin, int64_t end, int64_t* out) {
+  auto& device_work = phantom::work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  std::copy(device_work.executed.begin() + begin, device_work.executed.begin() + end, out);
+}
+
+const char* phantom_operation_key(int64_t number) {
+  auto& device_work = phantom::work();
+  std::lock_guard<std::mutex> lock(device_work.mutex);
+  return device_work.keys[number]->c_str();
+}
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
 

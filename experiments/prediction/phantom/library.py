@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,23 @@ class Phantom:
         """Return the maximum of tensor bytes on the host since count_host_memory."""
         return int(self._library.phantom_host_peak())
 
+    def log_operation(self, key: str) -> None:
+        """Log an operation that is not one of PyTorch's."""
+        self._library.phantom_log_operation(key.encode())
+
+    def executed(self) -> int:
+        """Return the number of operations that the device has executed."""
+        return int(self._library.phantom_executed())
+
+    def operations(self, begin: int, end: int) -> Counter[str]:
+        """Return how often each operation was executed, from number ``begin`` to before ``end``."""
+        out = (ctypes.c_int64 * (end - begin))()
+        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), out)
+        return Counter({self._operation_key(number): count for number, count in Counter(out).items()})
+
+    def _operation_key(self, number: int) -> str:
+        return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())
+
     def set_stream(self, stream: int) -> int:
         """Make this thread allocate for this stream from now on; return the previous stream."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))
@@ -155,6 +173,8 @@ def load(cache: Path) -> Phantom:
     library.phantom_tag.restype = ctypes.c_bool
     library.phantom_set_stream.restype = ctypes.c_int64
     library.phantom_host_peak.restype = ctypes.c_int64
+    library.phantom_executed.restype = ctypes.c_int64
+    library.phantom_operation_key.restype = ctypes.c_char_p
     library.phantom_live_allocations.restype = ctypes.c_int64
     return Phantom(library)
 

@@ -6,6 +6,7 @@
 #include <ATen/ExpandUtils.h>
 
 #include "tensors.h"
+#include "work.h"
 
 namespace phantom {
 
@@ -16,6 +17,7 @@ std::optional<double> known_constant(const Tensor& tensor) {
 
 Tensor& copy_(Tensor& self, const Tensor& source, bool) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
+  log_own("aten::copy_.default", self, source, false);
   if (has_readable_values(self) && has_readable_values(source)) {
     on_host(self).copy_(on_host(source));
   } else if (const auto value = known_constant(source); value && is_on_device(self) && has_readable_values(self)) {
@@ -29,12 +31,14 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool) {
 }
 
 at::Scalar local_scalar(const Tensor& self) {
+  log_own("aten::_local_scalar_dense.default", self);
   if (has_readable_values(self)) return on_host(self).item();
   return at::isFloatingType(self.scalar_type()) ? at::Scalar(0.0) : at::Scalar(0);
 }
 
 // The result has as many elements as the mask has true elements, or all elements if the mask's values are unknown.
 Tensor masked_select(const Tensor& self, const Tensor& mask) {
+  log_own("aten::masked_select.default", self, mask);
   const auto sizes = at::infer_size(self.sizes(), mask.sizes());
   const Tensor chosen = (has_readable_values(mask) ? on_host(mask) : at::ones(mask.sizes(), at::kBool)).expand(sizes);
   if (has_readable_values(self)) return from_host(on_host(self).masked_select(chosen));
@@ -42,6 +46,7 @@ Tensor masked_select(const Tensor& self, const Tensor& mask) {
 }
 
 bool equal(const Tensor& self, const Tensor& other) {
+  log_own("aten::equal.default", self, other);
   if (self.sizes() != other.sizes()) return false;
   return !has_readable_values(self) || !has_readable_values(other) || at::equal(on_host(self), on_host(other));
 }
@@ -83,8 +88,9 @@ Tensor empty_like_if(bool wanted, const std::optional<Tensor>& tensor) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
-    const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>&, const std::optional<Tensor>&,
-    double) {
+    const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>& weight,
+    const std::optional<Tensor>& bias, double epsilon) {
+  log_own("aten::native_layer_norm.default", input, normalized.vec(), weight, bias, epsilon);
   std::vector<int64_t> sizes(input.sizes().begin(), input.sizes().end() - normalized.size());
   sizes.resize(input.dim(), 1);
   const auto wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -93,16 +99,22 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
 }
 
 std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
-    const Tensor&, const Tensor& input, c10::IntArrayRef, const Tensor&, const Tensor&,
+    const Tensor& gradient, const Tensor& input, c10::IntArrayRef normalized, const Tensor& mean, const Tensor& deviation,
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
+  const c10::List<bool> outputs{wanted[0], wanted[1], wanted[2]};
+  log_own("aten::native_layer_norm_backward.default", gradient, input, normalized.vec(), mean, deviation, weight, bias, outputs);
   return {empty_like_if(wanted[0], input), empty_like_if(wanted[1], weight), empty_like_if(wanted[2], bias)};
 }
 
-std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double, std::optional<bool>) {
+std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double share, std::optional<bool> training) {
+  log_own("aten::native_dropout.default", input, share, training);
   return {at::empty_like(input), at::empty_like(input, input.options().dtype(at::kBool))};
 }
 
-Tensor native_dropout_backward(const Tensor& gradient, const Tensor&, double) { return at::empty_like(gradient); }
+Tensor native_dropout_backward(const Tensor& gradient, const Tensor& kept, double scale) {
+  log_own("aten::native_dropout_backward.default", gradient, kept, scale);
+  return at::empty_like(gradient);
+}
 
 // CTC loss (connectionist temporal classification) without cuDNN (LossCTC.cu). The backward pass needs scratch memory
 // of the size of one table.
@@ -135,6 +147,9 @@ Tensor ctc_loss_backward(
   return empty_like_contiguous(log_probs);
 }
 
-Tensor relu(const Tensor& input) { return at::empty_like(input); }
+Tensor relu(const Tensor& input) {
+  log_own("aten::relu.default", input);
+  return at::empty_like(input);
+}
 
 }  // namespace phantom

@@ -1,6 +1,8 @@
 """Simulate several ranks: this process is one rank, and collective operations complete at once."""
 
+import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 """.split()  # noqa: SIM905 - one word per line is harder to read
 
 
+Log = Callable[[str], None]
+
 OUTSIDE_BACKWARD = -1
 """PyTorch's id of the graph task outside of backward passes."""
 
@@ -27,9 +31,9 @@ class SimulatedGroup(c10d.ProcessGroup):
     A gather returns this rank's input for every rank. So checks that all ranks agree pass.
     """
 
-    def __init__(self, rank: int, size: int) -> None:
+    def __init__(self, rank: int, size: int, log: Log) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
-        self._rank, self._size = rank, size
+        self._rank, self._size, self._log = rank, size, log
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
 
@@ -53,13 +57,20 @@ class SimulatedGroup(c10d.ProcessGroup):
         if now != OUTSIDE_BACKWARD:
             self._shelf += tensors
 
+    def log(self, name: str, *given: Any) -> None:
+        """Log a collective operation with the size of its largest argument, in bytes."""
+        size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in given), default=0)
+        self._log(json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size]))
+
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
+        self.log("allgather", outputs)
         for row, given in zip(outputs, inputs, strict=True):
             for output in row:
                 output.copy_(given)
         return _clear_and_complete(self, outputs)
 
     def all_gather_single(self, output: Any, given: Any, options: Any = None) -> Any:
+        self.log("allgather", output)
         output.view(self._size, -1).copy_(given.view(1, -1))
         return _clear_and_complete(self, [output])
 
@@ -85,19 +96,42 @@ def _clear_and_complete(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
     return _complete(group, *given)
 
 
+def _flat(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [tensor for one in value for tensor in _flat(one)] if isinstance(value, list | tuple) else []
+
+
+def _logged(name: str) -> Callable[..., Any]:
+    def collective(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
+        group.log(name, *given)
+        return _clear_and_complete(group, *given)
+
+    return collective
+
+
+def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
+    group.log("broadcast", tensors)
+    return _complete(group, tensors)
+
+
 def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
+    group.log("allreduce", tensors)
     group.shelve(tensors if options is not None and options.asyncOp else [])
     return _complete(group, tensors)
 
 
 for _name in NO_OP_COLLECTIVES:
-    setattr(SimulatedGroup, _name, _clear_and_complete)
-for _name, _own in (("allreduce", _allreduce), ("broadcast", _complete)):
+    setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
+for _name, _own in (("allreduce", _allreduce), ("broadcast", _broadcast)):
     setattr(SimulatedGroup, _name, _own)
 
 
-def simulate_ranks(devices: int, nodes: int, rank: int = 0) -> None:
-    """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it."""
+def simulate_ranks(devices: int, nodes: int, log: Log, rank: int = 0) -> None:
+    """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it.
+
+    Collective operations are logged by ``log``.
+    """
     world = devices * nodes
     os.environ |= {
         "RANK": str(rank),
@@ -110,7 +144,7 @@ def simulate_ranks(devices: int, nodes: int, rank: int = 0) -> None:
         "TORCHELASTIC_RUN_ID": "phantom",
     }
     dist.Backend.register_backend(
-        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size), devices=["cpu", "cuda"]
+        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size, log), devices=["cpu", "cuda"]
     )
     start = dist.init_process_group
 

@@ -8,6 +8,7 @@
 #include "card.h"
 #include "scratch.h"
 #include "tensors.h"
+#include "work.h"
 
 namespace phantom {
 
@@ -109,6 +110,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (schema.name() == "aten::index" || schema.name() == "aten::index_put_" || schema.name() == "aten::_index_put_impl_")
     replace_masks_by_positions(stack, first);
   const std::vector<IValue> arguments(stack->begin() + first, stack->end());
+  log_operation(schema, arguments);
 
   if (const auto written = skipped_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());

@@ -1,0 +1,130 @@
+"""Read the operations that the phantom device logs: their family, floating-point operations and bytes."""
+
+import functools
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+Family = Literal[
+    "matrix products", "attention", "element-wise", "reductions", "indexing", "optimizer", "copies", "quantization",
+    "host transfers", "communication",
+]
+
+BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "BFloat16": 2, "Half": 2, "Short": 2, "Bool": 1, "Byte": 1, "Char": 1}
+PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)\b")
+ATTENTION = re.compile(r"^aten::_scaled_dot_product")
+REDUCTIONS = re.compile(r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)")
+INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_index|sort|topk)")
+OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
+COMMUNICATION = "communication::"
+
+
+class Operation(NamedTuple):
+    """A logged operation. arguments: tensors as mappings with type, sizes and strides; other values as they are."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+    @property
+    def tensors(self) -> Iterator[dict[str, Any]]:
+        """Yield the tensors in the arguments, also those in lists; a long list of tensors is one mapping."""
+        return _tensors(self.arguments)
+
+    @property
+    def crosses_the_bus(self) -> bool:
+        """Return whether the operation copies between host and GPU."""
+        sides = {bool(tensor.get("host")) for tensor in self.tensors}
+        return self.name.startswith("aten::copy_") and len(sides) == 2
+
+    @property
+    def waits_for_the_gpu(self) -> bool:
+        """Return whether the host waits for the result, because it reads a value."""
+        first = next(self.tensors, None)
+        to_host = self.crosses_the_bus and first is not None and bool(first.get("host"))
+        return to_host or self.name.startswith(("aten::_local_scalar_dense", "aten::equal", "aten::nonzero"))
+
+    @property
+    def family(self) -> Family:
+        if self.crosses_the_bus:
+            return "host transfers"
+        if self.name.startswith(COMMUNICATION):
+            return "communication"
+        if self.name.startswith("bitsandbytes::") and "optimizer" not in self.name:
+            return "quantization"
+        for pattern, family in FAMILIES:
+            if pattern.match(self.name):
+                return family
+        return "copies" if self.name.startswith(("aten::copy_", "aten::cat", "aten::clone")) else "element-wise"
+
+    @property
+    def data_type(self) -> str:
+        """Return the type of the largest tensor."""
+        largest = max(self.tensors, key=tensor_bytes, default=None)
+        return str(largest["type"]) if largest else ""
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the bytes of all tensors in the arguments, each read or written once."""
+        return sum(map(tensor_bytes, self.tensors))
+
+    @property
+    def flop(self) -> float:
+        """Return the floating-point operations of matrix products and attention; 0 for all others."""
+        if ATTENTION.match(self.name):
+            return _attention_flop(self)
+        if not PRODUCTS.match(self.name):
+            return 0.0
+        if "convolution" in self.name:
+            return _convolution_flop(self)
+        two = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
+        left, right = two[:2] if self.name.startswith(("aten::mm", "aten::bmm", "aten::addmv")) else two[-3:-1] or two[:2]
+        return 2.0 * math.prod(left) * right[-1]
+
+
+FAMILIES: tuple[tuple[re.Pattern[str], Family], ...] = (
+    (PRODUCTS, "matrix products"),
+    (ATTENTION, "attention"),
+    (OPTIMIZER, "optimizer"),
+    (REDUCTIONS, "reductions"),
+    (INDEXING, "indexing"),
+)
+
+
+@functools.lru_cache(maxsize=100_000)
+def parse(key: str) -> Operation:
+    """Return the operation of a key that the phantom device logged."""
+    name, *arguments = json.loads(key)
+    return Operation(name, tuple(arguments))
+
+
+def tensor_bytes(tensor: dict[str, Any]) -> int:
+    """Return the bytes of a tensor, or of a long list of tensors."""
+    elements = tensor["elements"] if "elements" in tensor else math.prod(tensor["sizes"])
+    return int(elements * BYTES.get(tensor["type"], 1))
+
+
+def _tensors(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict) and "type" in value:
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+
+
+def _attention_flop(operation: Operation) -> float:
+    """Return 4 b h q k d, and 10 b h q k d for the backward pass, which computes five products."""
+    backward = "backward" in operation.name
+    query, key = [tensor["sizes"] for tensor in operation.tensors][backward : 2 + backward]
+    return (10.0 if backward else 4.0) * math.prod(query) * key[2]
+
+
+def _convolution_flop(operation: Operation) -> float:
+    """Return 2 x outputs x inputs of each output; the backward pass needs twice as many."""
+    sizes = [tensor["sizes"] for tensor in operation.tensors if len(tensor["sizes"]) > 2]
+    if "backward" in operation.name:
+        gradient, _, weight = sizes[:3]
+        return 4.0 * math.prod(gradient) * math.prod(weight[1:])
+    given, weight, stride = sizes[0], sizes[1], operation.arguments[3]
+    return 2.0 * math.prod(given) / given[1] / math.prod(stride) * math.prod(weight)

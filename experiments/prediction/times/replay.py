@@ -1,0 +1,168 @@
+"""Run logged operations on a GPU and measure them: seconds on the device, and seconds that the host needs to start one."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from experiments.prediction.times.operations import ATTENTION, Operation, tensor_bytes
+
+TYPES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
+    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Bool": torch.bool,
+}
+LIST_BYTES = 2**30
+"""Most bytes of all lists of an operation. Longer lists are measured in part; their time grows with their elements."""
+MOST_ON_CPU = 2**27
+"""Most parameters of a measured step of the CPU's optimizer."""
+AHEAD_CYCLES = 3_000_000
+"""Clock cycles for which the GPU is kept busy, so that the host has started all measured runs before the first begins."""
+WARM_UP, DEVICE_S, MOST = 2, 0.004, 20
+
+
+class Times(NamedTuple):
+    """Seconds of one execution: on the device, and until the host can go on."""
+
+    device_s: float
+    host_s: float
+
+
+class NotReplayable(Exception):
+    """The operation cannot be run by itself, for example because it belongs to another device."""
+
+
+def measure(operation: Operation) -> Times:
+    """Run the operation on random values on the current GPU and return its times.
+
+    Raises NotReplayable if it cannot be run.
+    """
+    if operation.name == "host::adam":
+        return Times(0.0, _cpu_adam_s(operation.arguments[0]["sizes"][0]))
+    run, share = _runnable(operation)
+    try:
+        for _ in range(WARM_UP):
+            run()
+        torch.cuda.synchronize()
+        once_s = _timed_s(run, 1)[0]
+        repeats = max(1, min(MOST, math.ceil(DEVICE_S / max(once_s, 1e-6))))
+        device_s, host_s = _timed_s(run, repeats)
+    except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
+        raise NotReplayable(f"{operation.name}: {error}") from error
+    return Times(device_s / share, host_s)
+
+
+def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
+    """Return a function that runs the operation, and the share of its lists' elements that it has."""
+    if ATTENTION.match(operation.name) and "backward" in operation.name:
+        return _attention_backward(operation), 1.0
+    function, (args, kwargs, share) = _function(operation), _arguments(operation)
+    return lambda: function(*args, **kwargs), share
+
+
+def _attention_backward(operation: Operation) -> Callable[[], Any]:
+    """Return the backward pass of an attention that ran before, because it needs what that has saved."""
+    gradient, query, key, value, *rest = (_value(argument, {}) for argument in operation.arguments[:5])
+    flash = "flash" in operation.name
+    bias = None if flash or not isinstance(rest[0], torch.Tensor) else rest[0]
+    causal = operation.arguments[11]
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    backend = SDPBackend.FLASH_ATTENTION if flash else SDPBackend.EFFICIENT_ATTENTION
+    with sdpa_kernel(backend):
+        out = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=bias, is_causal=causal is True)
+    return lambda: torch.autograd.grad(out, inputs, gradient, retain_graph=True)
+
+
+def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
+    """Return the seconds of one run on the device, and on the host, which does not wait for the device."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda._sleep(AHEAD_CYCLES)
+    begin.record()
+    started = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    host_s = time.perf_counter() - started
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) / 1000 / repeats, host_s / repeats
+
+
+def _cpu_adam_s(parameters: int) -> float:
+    """Return the seconds of a step of DeepSpeed's CPU Adam."""
+    try:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+    except ImportError as error:
+        raise NotReplayable(str(error)) from error
+    measured = min(parameters, MOST_ON_CPU)
+    weights = torch.nn.Parameter(torch.zeros(measured))
+    weights.grad = torch.ones(measured)
+    optimizer = DeepSpeedCPUAdam([weights])
+    optimizer.step()
+    started = time.perf_counter()
+    optimizer.step()
+    return (time.perf_counter() - started) * parameters / measured
+
+
+def _function(operation: Operation) -> Any:
+    namespace, _, rest = operation.name.partition("::")
+    packet, _, overload = rest.rpartition(".")
+    try:
+        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)
+    except AttributeError as error:
+        raise NotReplayable(f"{operation.name}: not in this PyTorch") from error
+
+
+def _arguments(operation: Operation) -> tuple[list[Any], dict[str, Any], float]:
+    """Return positional and named arguments, and the share of the lists' elements that they have."""
+    schema = _function(operation)._schema.arguments
+    listed = sum(tensor_bytes(tensor) for tensor in operation.tensors if "tensors" in tensor)
+    share = min(1.0, LIST_BYTES / listed) if listed else 1.0
+    counts = {tensor["tensors"] for tensor in operation.tensors if "tensors" in tensor}
+    kept = {count: max(1, round(count * share)) for count in counts}
+    share = kept[min(counts)] / min(counts) if counts else 1.0
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for argument, value in zip(schema, operation.arguments, strict=False):
+        built = 1 if value is None and str(argument.type) == "number" else _value(value, kept)
+        if argument.kwarg_only:
+            kwargs[argument.name] = built
+        else:
+            args.append(built)
+    return args, kwargs, share
+
+
+def _value(value: Any, kept: dict[int, int]) -> Any:
+    if isinstance(value, list):
+        return [_value(one, kept) for one in value]
+    if not isinstance(value, dict):
+        return value
+    if "device" in value:
+        return torch.device("cuda")
+    if "dtype" in value:
+        return TYPES[value["dtype"]]
+    if "values" in value:
+        return [0.5] * kept.get(value["values"], value["values"])
+    if "tensors" in value:
+        length = max(1, value["elements"] // value["tensors"])
+        return [_tensor([length], None, value) for _ in range(kept[value["tensors"]])]
+    if "scalar" in value:
+        return 1 if value["type"] in ("Long", "Int", "Bool") else 0.5
+    return _tensor(value["sizes"], value.get("strides"), value)
+
+
+def _tensor(sizes: list[int], strides: list[int] | None, value: dict[str, Any]) -> torch.Tensor:
+    if value["type"] not in TYPES:
+        raise NotReplayable(f"data type {value['type']}")
+    dtype = TYPES[value["type"]]
+    device = "cpu" if value.get("host") else "cuda"
+    extents = zip(sizes, strides or (), strict=False)
+    stored = 1 + sum((size - 1) * stride for size, stride in extents) if strides and all(sizes) else math.prod(sizes)
+    made = torch.empty(stored, dtype=dtype, device=device)
+    if dtype.is_floating_point and device == "cuda":
+        made.normal_()
+    else:
+        made.fill_(dtype == torch.bool)
+    return made.view(sizes) if strides is None else made.as_strided(sizes, strides)

@@ -1,0 +1,117 @@
+"""Measured times of operations on one GPU, and what they say about other operations and other cards."""
+
+import functools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field
+
+from experiments.prediction.times.operations import Operation, parse
+from experiments.results.schema import Record
+from experiments.suites.cards import Card, card_named
+
+TABLES = Path(__file__).parent / "tables"
+TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+LAUNCH_S = 2e-6
+"""Shortest time of a kernel, from start to end."""
+
+
+class Machine(Record):
+    """The machine on which the times of a table were measured."""
+
+    card: str = Field(description="the card, by its name in the catalog")
+    gpu: str = Field(description="the GPU, by its name")
+    driver: str = Field(description="version of the driver")
+    host: str = Field(description="processor and number of cores")
+    torch: str = Field(description="version of PyTorch")
+    command: str = Field(description="the command that measured")
+    measured_on: str = Field(description="date")
+
+
+class Measured(NamedTuple):
+    """Seconds of one operation: on the device, and on the host until it can start the next."""
+
+    device_s: float
+    host_s: float
+
+
+def canonical(key: str) -> str:
+    """Return the key without values that do not change the time: numbers that are not integers."""
+    return json.dumps(_without_fractions(json.loads(key)), separators=(",", ":"))
+
+
+def _without_fractions(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_fractions(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _without_fractions(one) for name, one in value.items()}
+    return 0.5 if isinstance(value, float) else value
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a table: the machine, then the operations. A last line that was cut off is left out."""
+    lines = path.read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+class Table:
+    """Times of operations on one GPU. An operation that was not measured is as efficient as the most similar one."""
+
+    def __init__(self, machine: Machine, measured: Mapping[str, Measured]) -> None:
+        self.machine = machine
+        self.card = card_named(machine.card)
+        self._measured = measured
+        self._similar: dict[tuple[str, ...], list[tuple[Operation, Measured]]] = defaultdict(list)
+        for key, times in measured.items():
+            operation = parse(key)
+            for group in _groups(operation):
+                self._similar[group].append((operation, times))
+
+    @classmethod
+    def read(cls, path: Path) -> "Table":
+        """Read a table that a calibration wrote."""
+        first, *lines = read_lines(path)
+        found = {line["key"]: Measured(line["device_s"], line["host_s"]) for line in lines if "device_s" in line}
+        return cls(Machine.model_validate(first), found)
+
+    def times(self, key: str, card: Card) -> Measured:
+        """Return the times of an operation on ``card``; its host time is that of the measured machine."""
+        return self._times(canonical(key), card.name, card)
+
+    def _times(self, key: str, _: str, card: Card) -> Measured:
+        operation = parse(key)
+        if found := self._measured.get(key):
+            device_s, host_s = found
+        else:
+            near, times = self._most_similar(operation)
+            device_s = times.device_s * bound_s(operation, self.card) / bound_s(near, self.card)
+            host_s = times.host_s
+        return Measured(device_s * bound_s(operation, card) / bound_s(operation, self.card), host_s)
+
+    def _most_similar(self, operation: Operation) -> tuple[Operation, Measured]:
+        for group in _groups(operation):
+            if found := self._similar.get(group):
+                return min(found, key=lambda one: _distance(one[0], operation))
+        return operation, Measured(2 * bound_s(operation, self.card), 1e-5)
+
+
+def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
+    """Return the groups of similar operations, the most similar first."""
+    family, data_type = operation.family, operation.data_type
+    return (family, data_type, operation.name.partition(".")[0]), (family, data_type), (family,)
+
+
+def _distance(first: Operation, second: Operation) -> float:
+    return sum(
+        abs(math.log((getattr(first, size) + 1) / (getattr(second, size) + 1))) for size in ("flop", "total_bytes")
+    )
+
+
+def bound_s(operation: Operation, card: Card) -> float:
+    """Return the shortest time of an operation on a card: limited by arithmetic, by memory, or by its start."""
+    rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
+    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), LAUNCH_S)
