@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
+from experiments.results.load import PROCESSES, STEADY_UTILIZATION
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.schema import Device, Result
+from experiments.results.schema import Device, Result, Speed
 from experiments.results.verdicts import Evaluation
 from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named
@@ -66,7 +67,7 @@ def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Predictio
 
 
 def convert_to_result(prediction: Prediction) -> Result:
-    """Return the predicted result of the row on its card: memory and outcome, without times and losses.
+    """Return the predicted result of the row on its card: memory, outcome, times and load of the GPUs, without losses.
 
     Reserved memory is predicted for the card's capacity. All other values are predicted for unlimited capacity, also
     for a row that does not fit.
@@ -92,8 +93,40 @@ def convert_to_result(prediction: Prediction) -> Result:
         memory=prediction.memory.model_copy(update={"reserved_gib": prediction.limited_reserved_gib}),
         parameters=prediction.parameters,
         trainable_parameters=prediction.trainable_parameters,
+        speed=_speed(prediction),
+        telemetry=_telemetry(prediction),
         versions=prediction.versions,
     )
+
+
+def _speed(prediction: Prediction) -> Speed | None:
+    """Return the predicted speed of one optimizer step; None if its time is not predicted."""
+    time, settings = prediction.time, prediction.spec.settings
+    if time is None or prediction.likely_outcome != "fits":
+        return None
+    return Speed(
+        optimizer_steps=1,
+        micro_steps=settings.accumulate,
+        planned_micro_steps=time.planned_micro_steps,
+        measured_micro_steps=0,
+        micro_step_s=time.step_s / settings.accumulate,
+        step_s=time.step_s,
+        spread=0.0,
+        samples_per_s=settings.global_batch_size / time.step_s,
+        tflop_per_sample=prediction.tflop_per_sample,
+        train_s=time.step_s,
+        gpu_idle_share=1 - time.busy_share,
+        error_share=time.error_share,
+    )
+
+
+def _telemetry(prediction: Prediction) -> dict[str, float]:
+    """Return the predicted load of the row's GPUs: one process on each, and the share of time in which they compute."""
+    time = prediction.time
+    if time is None or prediction.likely_outcome != "fits":
+        return {}
+    processes = prediction.spec.settings.world_size
+    return {f"{PROCESSES}_max": processes, STEADY_UTILIZATION: 100 * time.busy_share}
 
 
 def describe_outcome(prediction: Prediction) -> str:

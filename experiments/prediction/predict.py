@@ -144,6 +144,8 @@ def _prediction_code_sha256() -> str:
         PREDICTION_FOLDER / "peak.py",
         PREDICTION_FOLDER.parent / "results" / "predictions.py",
         *sorted((PREDICTION_FOLDER / "phantom").glob("*.*")),
+        *sorted((PREDICTION_FOLDER / "times").glob("*.py")),
+        *sorted((PREDICTION_FOLDER / "times" / "tables").glob("*")),
     ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 

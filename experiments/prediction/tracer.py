@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import InputError
-from experiments.prediction.peak import UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
+from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.times.record import WorkRecorder
+from experiments.prediction.times.step import average_tokens, step_time
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -42,6 +44,7 @@ class PhantomMeter:
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
         self.tags = MemoryTags(phantom)
+        self.work = WorkRecorder(phantom)
 
     def allocated(self) -> int:
         return self._phantom.stats()[0]
@@ -54,10 +57,14 @@ class PhantomMeter:
 
     def begin(self, phase: Phase) -> None:
         self.tags.begin_phase(phase)
+        self.work.begin_phase(phase)
         self._phantom.reset_peaks()
 
     def track(self, kind: str, tensors: Iterable[Any]) -> None:
+        tensors = list(tensors)
         self.tags.tag_tensors(kind, tensors)
+        if kind == BATCH:
+            self.work.see_batch(tensors)
 
     def __enter__(self) -> "PhantomMeter":
         return self
@@ -94,6 +101,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training import rank
+    from experiments.training.data.texts import batch_lengths
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
@@ -110,9 +118,16 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
         measured = rank.run_rank(traced, Path(out), meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
+    works, tokens = meter.work.works(), average_tokens(batch_lengths(spec))
+    planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - begun
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
-    return [_build_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
+    return [
+        _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
+            update={"time": step_time(works, one, one.card, planned, tokens)}
+        )
+        for one in specs
+    ]
 
 
 def _build_prediction(

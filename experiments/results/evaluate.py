@@ -1,11 +1,18 @@
 """Evaluate results: give each outcome, reference value and claim a verdict with its reason. Pure functions."""
 
 from collections.abc import Iterable, Mapping
-from math import inf
+from math import hypot, inf
 from typing import NamedTuple
 
 from experiments.results.obstacles import ClaimScope, Evidence, check_obstacles, outcome_obstacles, prediction_obstacles
-from experiments.results.quantities import LOSS_QUANTITIES, ROW_QUANTITIES, is_lower_bound, value_of, values_of_ranks
+from experiments.results.quantities import (
+    ESTIMATED_QUANTITIES,
+    LOSS_QUANTITIES,
+    ROW_QUANTITIES,
+    is_lower_bound,
+    value_of,
+    values_of_ranks,
+)
 from experiments.results.run_folder import Run
 from experiments.results.schema import ERROR_OUTCOMES, Result
 from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
@@ -171,6 +178,9 @@ def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> Chec
             status, reason = _phase_status(check.phase, evidence.results[check.row])
         value = f"{check.row}: {_outcome_text(evidence.results[check.row])}"
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
+    for row in filter(None, (check.row, check.over_row)):
+        if evidence.results[row].outcome in ERROR_OUTCOMES:
+            return CheckResult("not evaluated", "", f"{row} ended with an error")
     return _evaluate_quantity(check, evidence, about)
 
 
@@ -200,6 +210,8 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)
+    if too_close := _error_obstacle(check, (result, base), compared):
+        return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text)
     return CheckResult("fail", text, f"{text}, expected {_expected_text(check)}", _distance_to_bound(check, compared))
@@ -251,6 +263,16 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     if least != most and (fails or passes):
         return ""
     return f"{(result if least else base).spec.row} ran out of memory: it needs more than it reached"
+
+
+def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
+    """Return the error of predicted times if the check may hold or not within it; "" if it can be decided."""
+    if check.quantity not in ESTIMATED_QUANTITIES:
+        return ""
+    errors = [one.speed.error_share for one in (pair if check.over_row else pair[:1]) if one.speed]
+    error = hypot(*errors)
+    verdicts = {check.accepts(value * factor) for value in compared for factor in (1 - error, 1.0, 1 + error)}
+    return f"predicted to {100 * error:.0f} %" if len(verdicts) > 1 else ""
 
 
 def _bound_or_default(bound: float | None, default: float) -> float:

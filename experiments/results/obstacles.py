@@ -5,7 +5,14 @@ from typing import NamedTuple
 
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES, LOAD_QUANTITIES, LOSS_QUANTITIES, TIME_QUANTITIES
 from experiments.results.schema import Result
-from experiments.suites.suite import Check
+from experiments.suites.suite import Check, Quantity
+
+NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
+    "its time is not predicted": TIME_QUANTITIES,
+    "the loss is not predicted": LOSS_QUANTITIES,
+    "this load of GPUs is not predicted": LOAD_QUANTITIES,
+}
+"""Reasons why a prediction has no value, with the quantities that they are about."""
 
 
 class Evidence(NamedTuple):
@@ -38,7 +45,8 @@ def check_obstacles(check: Check, evidence: Evidence, about: ClaimScope) -> Iter
     """Yield each reason why the values of a check's rows do not count."""
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
-    yield from prediction_obstacles(check, result)
+    if not result.predicted:
+        yield from _load_obstacles(check, result)
     yield from _size_obstacles(check, pair, about)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
@@ -46,20 +54,17 @@ def check_obstacles(check: Check, evidence: Evidence, about: ClaimScope) -> Iter
 
 
 def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
-    """Yield why a prediction cannot evaluate a check."""
-    if result.predicted and _quantities(check) & set(TIME_QUANTITIES):
-        yield "times are not predicted"
-    if result.predicted and _quantities(check) & set(LOSS_QUANTITIES):
-        yield "the loss is not predicted"
-    if _quantities(check) & set(LOAD_QUANTITIES):
-        yield from _load_obstacles(result)
+    """Yield why a prediction has no value for a check."""
+    if not result.predicted:
+        return
+    for kind, quantities in NOT_PREDICTED.items():
+        if _quantities(check) & set(quantities):
+            yield kind
 
 
-def _load_obstacles(result: Result) -> Iterator[str]:
+def _load_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield why the load of GPUs is not known."""
-    if result.predicted:
-        yield "the load of GPUs is not predicted"
-    elif result.device.kind != "cuda":
+    if _quantities(check) & set(LOAD_QUANTITIES) and result.device.kind != "cuda":
         yield "no GPU"
 
 

@@ -36,6 +36,38 @@ class PeakParts(Record):
         return self.params_gib + self.grads_gib + self.optimizer_gib + self.buffers_gib + self.activations_gib
 
 
+class StepTime(Record):
+    """The predicted time of one optimizer step with batches of average length, in seconds.
+
+    The host starts operations while the GPU executes earlier ones, so the parts overlap.
+    """
+
+    step_s: float = Field(description="time of an optimizer step")
+    error_share: float = Field(description="error of the time, as a share of it, in both directions")
+    host_s: float = Field(
+        description="time that the host needs to start the operations, and for an optimizer on the CPU"
+    )
+    link_s: float = Field(description="time of the transfers between GPUs")
+    device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
+    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+    measured_on: str = Field(description="the GPU on which the operations were measured")
+
+    @property
+    def busy_share(self) -> float:
+        """Return the share of the step in which the GPU computes."""
+        return min(1.0, sum(self.device_s.values()) / self.step_s)
+
+    @property
+    def limited_by(self) -> str:
+        """Return what needs most of the step: the GPU's largest family of operations, the host, or the links."""
+        device_s = sum(self.device_s.values())
+        if self.link_s > max(device_s, self.host_s):
+            return "links between GPUs"
+        if self.host_s > device_s:
+            return "host"
+        return f"GPU: {max(self.device_s, key=self.device_s.__getitem__)}"
+
+
 class Prediction(Record):
     """The predicted memory of one row on one card, per GPU, in GiB (bytes / 1024**3).
 
@@ -61,6 +93,7 @@ class Prediction(Record):
     failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
     memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
     tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    time: StepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
     versions: dict[str, str] = Field(description="versions of the installed packages, by name")
     elapsed_s: float = Field(description="duration of the prediction")
 

@@ -153,6 +153,8 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "cpu_waits_per_step",
 )
 """Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
+ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percent")
+"""Quantities that are predicted with an error that is given."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
 ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
 """Quantities that have one value per row. All others have a value per rank."""

@@ -115,6 +115,9 @@ class Speed(Record):
     gpu_idle_share: float | None = Field(
         default=None, description="share of the step time in which no kernel runs on the GPU"
     )
+    error_share: float = Field(
+        default=0.0, description="error of predicted times, as a share of them in both directions; 0 if measured"
+    )
 
 
 class StageTimestamps(Record):

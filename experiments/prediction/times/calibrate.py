@@ -52,6 +52,7 @@ def _measured(key: str) -> dict[str, object]:
 
 
 def this_machine(card: str, command: str) -> Machine:
+    """Describe this machine and its first GPU, which is the card ``card``."""
     return Machine(
         card=card,
         gpu=torch.cuda.get_device_name(),
@@ -59,7 +60,7 @@ def this_machine(card: str, command: str) -> Machine:
         host=local.this_machine().description,
         torch=torch.__version__,
         command=command,
-        measured_on=datetime.now(UTC).date().isoformat(),
+        date=datetime.now(UTC).date().isoformat(),
     )
 
 

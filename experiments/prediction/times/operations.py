@@ -8,17 +8,39 @@ from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 Family = Literal[
-    "matrix products", "attention", "element-wise", "reductions", "indexing", "optimizer", "copies", "quantization",
-    "host transfers", "communication",
+    "matrix products",
+    "attention",
+    "element-wise",
+    "reductions",
+    "indexing",
+    "optimizer",
+    "copies",
+    "quantization",
+    "host transfers",
+    "communication",
+    "CPU optimizer",
 ]
 
-BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "BFloat16": 2, "Half": 2, "Short": 2, "Bool": 1, "Byte": 1, "Char": 1}
+BYTES = {
+    "Double": 8,
+    "Long": 8,
+    "Float": 4,
+    "Int": 4,
+    "BFloat16": 2,
+    "Half": 2,
+    "Short": 2,
+    "Bool": 1,
+    "Byte": 1,
+    "Char": 1,
+}
 PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)\b")
 ATTENTION = re.compile(r"^aten::_scaled_dot_product")
-REDUCTIONS = re.compile(r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)")
+REDUCTIONS = re.compile(
+    r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)"
+)
 INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_index|sort|topk)")
 OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
-COMMUNICATION = "communication::"
+COMMUNICATION, CPU_ADAM = "communication::", "host::adam"
 
 
 class Operation(NamedTuple):
@@ -51,6 +73,8 @@ class Operation(NamedTuple):
             return "host transfers"
         if self.name.startswith(COMMUNICATION):
             return "communication"
+        if self.name == CPU_ADAM:
+            return "CPU optimizer"
         if self.name.startswith("bitsandbytes::") and "optimizer" not in self.name:
             return "quantization"
         for pattern, family in FAMILIES:
@@ -63,6 +87,11 @@ class Operation(NamedTuple):
         """Return the type of the largest tensor."""
         largest = max(self.tensors, key=tensor_bytes, default=None)
         return str(largest["type"]) if largest else ""
+
+    @property
+    def elements(self) -> int:
+        """Return the elements of the first tensor."""
+        return math.prod(next(self.tensors)["sizes"])
 
     @property
     def total_bytes(self) -> int:
@@ -79,7 +108,9 @@ class Operation(NamedTuple):
         if "convolution" in self.name:
             return _convolution_flop(self)
         two = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
-        left, right = two[:2] if self.name.startswith(("aten::mm", "aten::bmm", "aten::addmv")) else two[-3:-1] or two[:2]
+        left, right = (
+            two[:2] if self.name.startswith(("aten::mm", "aten::bmm", "aten::addmv")) else two[-3:-1] or two[:2]
+        )
         return 2.0 * math.prod(left) * right[-1]
 
 

@@ -1,4 +1,4 @@
-"""Run logged operations on a GPU and measure them: seconds on the device, and seconds that the host needs to start one."""
+"""Measure logged operations on a GPU: the seconds on the device, and those that the host needs to start one."""
 
 import math
 import time
@@ -11,8 +11,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from experiments.prediction.times.operations import ATTENTION, Operation, tensor_bytes
 
 TYPES = {
-    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16,
-    "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
     "Bool": torch.bool,
 }
 LIST_BYTES = 2**30
@@ -20,7 +27,7 @@ LIST_BYTES = 2**30
 MOST_ON_CPU = 2**27
 """Most parameters of a measured step of the CPU's optimizer."""
 AHEAD_CYCLES = 3_000_000
-"""Clock cycles for which the GPU is kept busy, so that the host has started all measured runs before the first begins."""
+"""Clock cycles for which the GPU is kept busy, so that the host starts all runs before the first begins."""
 WARM_UP, DEVICE_S, MOST = 2, 0.004, 20
 
 
@@ -69,7 +76,7 @@ def _attention_backward(operation: Operation) -> Callable[[], Any]:
     flash = "flash" in operation.name
     bias = None if flash or not isinstance(rest[0], torch.Tensor) else rest[0]
     causal = operation.arguments[11]
-    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    inputs = query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
     backend = SDPBackend.FLASH_ATTENTION if flash else SDPBackend.EFFICIENT_ATTENTION
     with sdpa_kernel(backend):
         out = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=bias, is_causal=causal is True)
@@ -144,7 +151,8 @@ def _value(value: Any, kept: dict[int, int]) -> Any:
     if "dtype" in value:
         return TYPES[value["dtype"]]
     if "values" in value:
-        return [0.5] * kept.get(value["values"], value["values"])
+        count: int = value["values"]
+        return [0.5] * kept.get(count, count)
     if "tensors" in value:
         length = max(1, value["elements"] // value["tensors"])
         return [_tensor([length], None, value) for _ in range(kept[value["tensors"]])]

@@ -1,77 +1,174 @@
-"""Estimate the time of a step: the host starts operations, and the device, the links and the CPU's optimizer execute them."""
+"""Estimate the time of an optimizer step from the operations that the host starts and the GPU executes."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
-from experiments.prediction.times.operations import Family, parse
-from experiments.prediction.times.table import Table
+from experiments.prediction.times.operations import Family, Operation, parse
+from experiments.prediction.times.table import TABLES, Table
+from experiments.results.predictions import StepTime
 from experiments.results.schema import Phase
-from experiments.suites.cards import Card
+from experiments.suites.cards import Card, card_named, have_same_chip
+from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
 
-HOST_FACTOR: Mapping[str, float] = {"forward": 1.0, "backward": 1.0, "optimizer step": 1.0}
+HOST_FACTORS: Mapping[Phase, float] = {"forward": 4.5, "backward": 1.5, "optimizer step": 3.0}
+"""Host time of a phase over that of its operations alone, which lacks Python, modules and autograd (benchmark step_times)."""
+MICRO_STEP_S = 0.004
+"""Host time of a micro-step outside of its operations (benchmark step_times)."""
 LINK_GB_S = 20.0
-HOST_LINK_GB_S = 12.0
-ADAM_PARAMETERS_S = 1e9
+"""Rate of collective operations between GPUs, for PCIe 4.0 with 16 lanes (assumed)."""
+ADAM_PARAMETERS_PER_S = 1e9
+"""Parameters that DeepSpeed's CPU Adam updates in a second on a host of 64 cores (measured: 13B in 12 s)."""
+ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.25
+"""Errors of a predicted time: on the measured chip (see the benchmark step_times), on another chip (assumed), and what
+several GPUs or an optimizer on the CPU add (assumed)."""
 
 
 class Work(NamedTuple):
-    """The operations of one phase of a step, with how often each is executed."""
+    """The operations of one phase of a step, with how often each is executed. tokens: length of the batch's texts."""
 
     phase: Phase
+    tokens: int
     operations: Mapping[str, int]
 
 
 class PhaseTime(NamedTuple):
-    """Seconds of the resources that a phase needs: host, device by family, links between GPUs."""
+    """Seconds that a phase needs: of the host, of the GPU by family of operations, and of the links between GPUs.
+
+    waits: whether the host waits for the GPU in this phase, or works in its place.
+    """
 
     host_s: float
     device_s: Mapping[Family, float]
-    link_s: float
-    waits: bool
+    link_s: float = 0.0
+    waits: bool = False
 
     @property
-    def total_device_s(self) -> float:
-        return sum(self.device_s.values())
+    def busy_s(self) -> float:
+        """Return the seconds in which the GPU or its links work; they work at the same time."""
+        return max(sum(self.device_s.values()), self.link_s)
+
+    def at(self, tokens: float, own: int, other: "PhaseTime", others: int) -> "PhaseTime":
+        """Return the time for a batch of ``tokens``, from two batches: the GPU's time is linear in the tokens."""
+        if own == others:
+            share = tokens / own if own else 1.0
+            return self._replace(device_s={family: share * s for family, s in self.device_s.items()})
+        weight = (tokens - own) / (others - own)
+        families = {*self.device_s, *other.device_s}
+        pairs = {family: (self.device_s.get(family, 0.0), other.device_s.get(family, 0.0)) for family in families}
+        return self._replace(device_s={family: a + weight * (b - a) for family, (a, b) in pairs.items()})
+
+
+def step_time(
+    works: Sequence[Work], spec: RowSpec, card: str, planned: int, tokens: float | None = None
+) -> StepTime | None:
+    """Return the time of an optimizer step of a traced row on ``card``; None if no step was traced.
+
+    tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
+    full-length training.
+    """
+    if not any(work.phase == "optimizer step" for work in works):
+        return None
+    table, on = nearest_table(card), card_named(card)
+    phases = _phases_of_step(works, spec.settings.accumulate, tokens, table, on)
+    step_s = seconds(phases)
+    families: dict[str, float] = defaultdict(float)
+    for phase in phases:
+        for family, family_s in phase.device_s.items():
+            families[family] += family_s
+    return StepTime(
+        step_s=step_s,
+        error_share=_error_share(table, card, spec.settings),
+        host_s=sum(phase.host_s for phase in phases),
+        link_s=sum(phase.link_s for phase in phases),
+        device_s=dict(families),
+        planned_micro_steps=planned,
+        measured_on=table.machine.gpu,
+    )
+
+
+def _phases_of_step(
+    works: Sequence[Work], accumulate: int, tokens: float | None, table: Table, card: Card
+) -> list[PhaseTime]:
+    """Return the phases of a step: the first micro-step, the others, which add up gradients, and the optimizer's."""
+    passes = {phase: [work for work in works if work.phase == phase] for phase in ("forward", "backward")}
+    first = accumulate if accumulate > 1 else 0
+    later = first + 1 if accumulate > 2 else 1
+    found: list[PhaseTime] = []
+    for number in range(accumulate):
+        place = later if number else first
+        for phase in ("forward", "backward"):
+            own, longest = passes[phase][place], passes[phase][-1]
+            time = phase_time(own, table, card)
+            if tokens is not None:
+                time = time.at(tokens, own.tokens, phase_time(longest, table, card), longest.tokens)
+            found.append(time)
+    last = [work for work in works if work.phase == "optimizer step"][-1]
+    return [*found, phase_time(last, table, card)]
 
 
 def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
-    device: dict[Family, float] = defaultdict(float)
+    """Return the seconds of a phase on ``card``."""
+    device_s: dict[Family, float] = defaultdict(float)
     host_s = link_s = 0.0
     waits = False
     for key, count in work.operations.items():
         operation = parse(key)
-        if operation.name.startswith("communication::"):
-            link_s += count * communication_s(operation.total_bytes, operation.arguments[-1], operation.name)
-            continue
-        if operation.name == "host::adam":
-            host_s += count * operation.arguments[0]["sizes"][0] / ADAM_PARAMETERS_S
+        if operation.family == "communication":
+            link_s += count * communication_s(operation)
+        elif operation.family == "CPU optimizer":
+            host_s += count * operation.elements / ADAM_PARAMETERS_PER_S / HOST_FACTORS[work.phase]
             waits = True
-            continue
-        times = table.times(key, card)
-        device[operation.family] += count * times.device_s
-        host_s += count * (min(times.host_s, 5e-5))
-        waits = waits or operation.waits_for_the_gpu
-    return PhaseTime(host_s * HOST_FACTOR.get(work.phase, 1.0), device, link_s, waits)
+        else:
+            times = table.times(key, card)
+            device_s[operation.family] += count * times.device_s
+            host_s += count * times.host_s
+            waits = waits or operation.waits_for_the_gpu
+    fixed_s = MICRO_STEP_S if work.phase == "forward" else 0.0
+    return PhaseTime(fixed_s + host_s * HOST_FACTORS[work.phase], dict(device_s), link_s, waits)
 
 
-def communication_s(size: int, ranks: int, name: str) -> float:
-    rounds = 2 if "allreduce" in name else 1
-    return rounds * size * (ranks - 1) / ranks / (LINK_GB_S * 1e9)
+def communication_s(operation: Operation) -> float:
+    """Return the seconds of a collective operation: each rank sends (n - 1) / n of the data, twice in an all-reduce."""
+    ranks = operation.arguments[1]
+    rounds = 2 if "allreduce" in operation.name else 1
+    return rounds * operation.total_bytes * (ranks - 1) / ranks / (LINK_GB_S * 1e9)
 
 
-def step_s(phases: Sequence[PhaseTime]) -> float:
-    """Return the seconds of a step in a long row of equal steps.
+def seconds(phases: Sequence[PhaseTime]) -> float:
+    """Return the seconds of a step among many equal steps.
 
-    The device works off what the host has started, and never more. What it has not finished at the end of a phase it
-    finishes during the next, unless the host waits for it.
+    The GPU works off what the host has started. What it has not finished at the end of a phase it finishes during the
+    next, unless the host waits for it.
     """
-    behind = total = 0.0
-    for one in phases:
-        device_s = max(one.total_device_s, one.link_s)
-        ends = max(behind + device_s, one.host_s) if device_s else max(behind, one.host_s)
-        behind = ends - one.host_s
-        total += one.host_s
-        if one.waits:
-            total, behind = total + behind, 0.0
-    return max(total, sum(max(one.total_device_s, one.link_s) for one in phases))
+    behind_s = total_s = 0.0
+    for phase in phases:
+        behind_s = max(behind_s + phase.busy_s - phase.host_s, 0.0)
+        total_s += phase.host_s
+        if phase.waits:
+            total_s, behind_s = total_s + behind_s, 0.0
+    return max(total_s, sum(phase.busy_s for phase in phases))
+
+
+@functools.cache
+def _tables() -> tuple[Table, ...]:
+    return tuple(Table.read(path) for path in sorted(TABLES.glob("*.jsonl.gz")))
+
+
+def nearest_table(card: str) -> Table:
+    """Return the times that were measured on the card's chip, or else the first table."""
+    return next((table for table in _tables() if have_same_chip(table.machine.card, card)), _tables()[0])
+
+
+def _error_share(table: Table, card: str, settings: Settings) -> float:
+    same = table.machine.card == card or have_same_chip(table.machine.card, card)
+    shared = settings.world_size > 1 or "offload" in settings.strategy
+    return (ERROR if same else OTHER_CHIP_ERROR) + (SHARED_ERROR if shared else 0.0)
+
+
+def average_tokens(lengths: Sequence[int]) -> float | None:
+    """Return the average length of the batches; None without texts."""
+    return fmean(lengths) if lengths else None

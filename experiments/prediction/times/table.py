@@ -1,11 +1,12 @@
 """Measured times of operations on one GPU, and what they say about other operations and other cards."""
 
-import functools
+import gzip
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -29,7 +30,7 @@ class Machine(Record):
     host: str = Field(description="processor and number of cores")
     torch: str = Field(description="version of PyTorch")
     command: str = Field(description="the command that measured")
-    measured_on: str = Field(description="date")
+    date: str = Field(description="day of the measurement")
 
 
 class Measured(NamedTuple):
@@ -54,7 +55,7 @@ def _without_fractions(value: Any) -> Any:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a table: the machine, then the operations. A last line that was cut off is left out."""
-    lines = path.read_text().splitlines()
+    lines = (gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()).splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
@@ -70,6 +71,9 @@ class Table:
             operation = parse(key)
             for group in _groups(operation):
                 self._similar[group].append((operation, times))
+        self._host_s = {
+            group: median(times.host_s for _, times in found) for group, found in self._similar.items()
+        }
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -79,10 +83,11 @@ class Table:
         return cls(Machine.model_validate(first), found)
 
     def times(self, key: str, card: Card) -> Measured:
-        """Return the times of an operation on ``card``; its host time is that of the measured machine."""
-        return self._times(canonical(key), card.name, card)
+        """Return the times of an operation on ``card``. Its host time is that of the measured machine.
 
-    def _times(self, key: str, _: str, card: Card) -> Measured:
+        The host time is at most what is usual for this kind of operation: longer times come from waiting.
+        """
+        key = canonical(key)
         operation = parse(key)
         if found := self._measured.get(key):
             device_s, host_s = found
@@ -90,6 +95,8 @@ class Table:
             near, times = self._most_similar(operation)
             device_s = times.device_s * bound_s(operation, self.card) / bound_s(near, self.card)
             host_s = times.host_s
+        usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
+        host_s = min(host_s, usual_s)
         return Measured(device_s * bound_s(operation, card) / bound_s(operation, self.card), host_s)
 
     def _most_similar(self, operation: Operation) -> tuple[Operation, Measured]:

@@ -145,6 +145,17 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
     return len(texts) // (spec.settings.batch_size * spec.settings.world_size)
 
 
+def batch_lengths(spec: RowSpec) -> list[int]:
+    """Return the length in tokens of each batch of one epoch of random texts; empty for other data sets."""
+    settings = spec.settings
+    if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
+        return []
+    lengths = _random_lengths(spec)
+    lengths = lengths[: _training_text_count(settings, len(lengths))]
+    sampler = SeededBatchSampler(lengths, settings.batch_size, settings.seed, None, settings.world_size)
+    return [max(lengths[index] for index in batch) for batch in sampler]
+
+
 def _training_text_count(settings: Settings, available: int) -> int:
     """Return how many of the ``available`` texts are used for training, in complete optimizer steps."""
     if available < (settings.train_samples or 1):
