@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import ValidationError
 
 from experiments.errors import InputError
+from experiments.prediction.times.table import table_files
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.suites.attention_kernels import group_by_kernels
@@ -145,7 +146,7 @@ def _prediction_code_sha256() -> str:
         PREDICTION_FOLDER.parent / "results" / "predictions.py",
         *sorted((PREDICTION_FOLDER / "phantom").glob("*.*")),
         *sorted((PREDICTION_FOLDER / "times").glob("*.py")),
-        *sorted((PREDICTION_FOLDER / "times" / "tables").glob("*")),
+        *table_files(),
     ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
@@ -165,6 +166,32 @@ def _read_cached(path: Path) -> Prediction | None:
         return Prediction.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
+    """Return the keys of the operations that the time of a step of the rows needs, each once.
+
+    Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
+    """
+    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
+        folder, jobs = Path(scratch), []
+        for number, (spec, *_) in enumerate(_group_by_kernels(specs)):
+            (folder / f"{number}.spec.json").write_text(spec.model_dump_json())
+            place = f"{folder}/{number}"
+            jobs.append(
+                {"spec": f"{place}.spec.json", "cards": [spec.card], "out": f"{place}.json", "keys": f"{place}.keys"}
+            )
+        with (folder / "log.txt").open("w+") as log, _run_tracer(cache, os.cpu_count() or 1, jobs, log.fileno()) as run:
+            _reject_failure(run.wait(), log)
+        lines = (line for path in sorted(folder.glob("*.keys")) for line in path.read_text().splitlines())
+        return list(dict.fromkeys(lines))
+
+
+def _reject_failure(code: int, log: IO[str]) -> None:
+    if code:
+        log.seek(0)
+        message = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
+        raise InputError(message) if code == 2 else RuntimeError(f"the tracer failed: {message}")
 
 
 def _trace_rows(
@@ -187,10 +214,7 @@ def _trace_rows(
                 number = int(line)
                 found = _read_answers(folder / f"{number}.json", groups[number])
                 yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
-            if code := tracer.wait():
-                log.seek(0)
-                message = (log.read().strip().splitlines() or ["the tracer ended without output"])[-1]
-                raise InputError(message) if code == 2 else RuntimeError(f"the tracer failed: {message}")
+            _reject_failure(tracer.wait(), log)
 
 
 @contextmanager

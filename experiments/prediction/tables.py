@@ -13,7 +13,7 @@ from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
-from experiments.results.wording import OUTCOME_NAMES
+from experiments.results.wording import OUTCOME_NAMES, format_number
 from experiments.suites.cards import card_named, card_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
@@ -38,7 +38,8 @@ PARTS_LEGEND = (
 )
 LEGEND = (
     f"{PARTS_LEGEND}; margin: free memory of the card, negative if memory is missing;"
-    f" {RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model."
+    f" {RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model;"
+    " step: time of an optimizer step, from operations measured on one GPU."
 )
 
 
@@ -98,6 +99,7 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
         Column("margin", number=True),
         "outcome",
         "stated",
+        Column("step", number=True, optional=1),
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
         *(Column(part.short, number=True, optional=3) for part in PART_COLUMNS),
@@ -111,6 +113,7 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
             f"{one.margin_gib:+.2f}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             _lab_cell(one),
+            _step_cell(one),
             format_gib(one.reserved_gib),
             f"{one.peak_phase}, step {one.peak_step}",
             *(format_part(one, part) for part in PART_COLUMNS),
@@ -147,6 +150,14 @@ def _lab_cell(prediction: Prediction) -> Text:
     if expected == prediction.likely_outcome:
         return Text(f"{expected}: agrees")
     return Text(f"{expected}: differs", "bold red")
+
+
+def _step_cell(prediction: Prediction) -> str:
+    """Format the time of an optimizer step with its error; '' if it is not predicted, or if the row does not fit."""
+    time = prediction.time
+    if time is None or prediction.likely_outcome != "fits":
+        return ""
+    return f"{format_number(time.step_s)} s ±{100 * time.error_share:.0f} %"
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:

@@ -3,7 +3,8 @@
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
 Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards,
-or {"error": LINE, "user_error": BOOL}, is written to ``out``. Then the job's number is printed.
+or {"error": LINE, "user_error": BOOL}, is written to ``out``. If the job has "keys": FILE, the operations of a step are
+written there. Then the job's number is printed.
 The row is traced on its own card; the other cards must have the same kernels. Rows run in forks of this process, at
 most N at a time, so that libraries are loaded once and rows do not share state.
 """
@@ -25,7 +26,7 @@ from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.record import WorkRecorder
-from experiments.prediction.times.step import average_tokens, step_time
+from experiments.prediction.times.step import average_tokens, needed_operations, step_time
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -87,9 +88,10 @@ def import_libraries(phantom: Phantom) -> None:
     from experiments.training.engines import lightning  # noqa: F401
 
 
-def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Prediction]:
-    """Train the row on the phantom device, in this process, and predict its memory on each of the cards.
+def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path | None = None) -> list[Prediction]:
+    """Train the row on the phantom device, in this process, and predict its memory and time on each of the cards.
 
+    If ``keys`` is not None, the keys of the operations that the time of a step needs are written to it.
     Raises InputError for a user error, RuntimeError if the training fails.
     """
     begun = time.perf_counter()
@@ -119,6 +121,8 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
     if measured.failure:
         raise RuntimeError(measured.reason)
     works, tokens = meter.work.works(), average_tokens(batch_lengths(spec))
+    if keys:
+        write_atomically(keys, "\n".join(needed_operations(works, spec.settings.accumulate)))
     planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - begun
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
@@ -159,20 +163,21 @@ def _build_prediction(
     )
 
 
-def _run_job(spec: Path, card_names: Sequence[str], out: Path, phantom: Phantom) -> None:
-    """Trace one row in this forked process and write the predictions, or the error, to ``out``."""
+def _run_job(job: dict[str, Any], phantom: Phantom) -> None:
+    """Trace the row of a job in this forked process and write the predictions, or the error, to its file."""
     die_with_parent()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     try:
-        predictions = trace(RowSpec.model_validate_json(spec.read_bytes()), card_names, phantom)
+        spec = RowSpec.model_validate_json(Path(job["spec"]).read_bytes())
+        predictions = trace(spec, job["cards"], phantom, Path(job["keys"]) if "keys" in job else None)
         found = json.dumps([one.model_dump(mode="json") for one in predictions])
     except InputError as error:
         found = json.dumps({"error": str(error), "user_error": True})
     except Exception as error:
         traceback.print_exc()
         found = json.dumps({"error": f"{type(error).__name__}: {error}", "user_error": False})
-    write_atomically(out, found)
+    write_atomically(Path(job["out"]), found)
 
 
 def main() -> int:
@@ -197,7 +202,7 @@ def main() -> int:
             number, job = waiting.pop(0)
             process = os.fork()
             if process == 0:
-                _run_job(Path(job["spec"]), job["cards"], Path(job["out"]), phantom)
+                _run_job(job, phantom)
                 os._exit(0)
             running[process] = number
         ended, _ = os.wait()

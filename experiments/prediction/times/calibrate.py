@@ -1,45 +1,81 @@
-"""Measure the time of each operation of the suites on this machine's GPU.
+"""Measure the time of operations on this machine's GPU, into a table from which times of steps are predicted."""
 
-    python -m experiments.prediction.times.calibrate --card CARD --out FILE < KEYS
-
-Each line on standard input is the key of an operation. The file gets a line with the machine, then a line for each
-operation, at once, so that an interrupted calibration goes on.
-"""
-
-import argparse
 import json
-import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
+from experiments.errors import InputError
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.replay import NotReplayable, measure
 from experiments.prediction.times.table import Machine, canonical, read_lines
+from experiments.results.wording import format_duration
+from experiments.suites.cards import card_of_device
 from provision.hardware import local
 
+PROGRESS_S = 5.0
 
-def calibrate(keys: Iterable[str], out: Path, machine: Machine) -> None:
-    """Measure the operations that ``out`` does not have; tell the progress on standard error."""
-    known = {line["key"] for line in read_lines(out)[1:]} if out.exists() else set()
+
+def this_machine(command: str) -> Machine:
+    """Describe this machine and its first GPU. Raises InputError without a GPU, or if the catalog does not know it."""
+    if not torch.cuda.is_available():
+        raise InputError("testbed calibrate measures a GPU, and this machine has none that PyTorch can use")
+    name = torch.cuda.get_device_name()
+    card = card_of_device(name, torch.cuda.get_device_properties(0).total_memory / 2**30)
+    if card is None:
+        raise InputError(f"{name}: not a card of the catalog; testbed cards lists them")
+    return Machine(
+        card=card,
+        gpu=name,
+        host=local.this_machine().description,
+        torch=torch.__version__,
+        command=command,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Callable[[str], None]) -> None:
+    """Measure the operations that the table ``out`` does not have yet, and append each at once.
+
+    An operation during which the process died is not tried again. Raises InputError if the table is that of another
+    machine.
+    """
     trying = out.with_suffix(".trying")
-    if trying.exists():
-        with out.open("a") as file:
-            file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
-        known.add(trying.read_text())
-    missing = [key for key in dict.fromkeys(map(canonical, keys)) if key not in known]
+    known = set(_known_keys(out, machine))
     with out.open("a") as file:
-        if not known:
+        if not known and not out.stat().st_size:
             file.write(machine.model_dump_json() + "\n")
-        for number, key in enumerate(missing, start=1):
+        if trying.exists():
+            file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
+            known.add(trying.read_text())
+        missing = [key for key in dict.fromkeys(map(canonical, keys)) if key not in known]
+        for key in _with_progress(missing, print_line):
             trying.write_text(key)
             file.write(json.dumps(_measured(key)) + "\n")
-            trying.unlink()
             file.flush()
-            print(f"\r{number} of {len(missing)} operations", end="", file=sys.stderr)
-    print(file=sys.stderr)
+            trying.unlink()
+
+
+def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
+    if not table.exists() or not (lines := read_lines(table)):
+        return
+    if (other := Machine.model_validate(lines[0])).gpu != machine.gpu or other.torch != machine.torch:
+        raise InputError(f"{table}: measured on {other.gpu} with PyTorch {other.torch}; give another --out")
+    yield from (line["key"] for line in lines[1:])
+
+
+def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterator[str]:
+    begun = told = time.monotonic()
+    for number, key in enumerate(keys):
+        if number and time.monotonic() - told > PROGRESS_S:
+            told = time.monotonic()
+            left = format_duration((told - begun) / number * (len(keys) - number))
+            print_line(f"measured {number} of {len(keys)} operations, about {left} left")
+        yield key
+    print_line(f"measured {len(keys)} operations")
 
 
 def _measured(key: str) -> dict[str, object]:
@@ -49,30 +85,3 @@ def _measured(key: str) -> dict[str, object]:
         torch.cuda.empty_cache()
         return {"key": key, "problem": str(problem).splitlines()[0][:200]}
     return {"key": key, "device_s": float(f"{times.device_s:.4g}"), "host_s": float(f"{times.host_s:.4g}")}
-
-
-def this_machine(card: str, command: str) -> Machine:
-    """Describe this machine and its first GPU, which is the card ``card``."""
-    return Machine(
-        card=card,
-        gpu=torch.cuda.get_device_name(),
-        driver=torch.cuda.driver_version() if hasattr(torch.cuda, "driver_version") else "",
-        host=local.this_machine().description,
-        torch=torch.__version__,
-        command=command,
-        date=datetime.now(UTC).date().isoformat(),
-    )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="calibrate", description=__doc__)
-    parser.add_argument("--card", required=True)
-    parser.add_argument("--out", required=True, type=Path)
-    options = parser.parse_args(words)
-    calibrate((line.strip() for line in sys.stdin), options.out, this_machine(options.card, "calibrate"))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

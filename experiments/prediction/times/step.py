@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
-from experiments.prediction.times.table import TABLES, Table
+from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import StepTime
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named, have_same_chip
@@ -15,7 +15,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 HOST_FACTORS: Mapping[Phase, float] = {"forward": 4.5, "backward": 1.5, "optimizer step": 3.0}
-"""Host time of a phase over that of its operations alone, which lacks Python, modules and autograd (benchmark step_times)."""
+"""Host time of a phase over that of its operations alone, without Python, modules and autograd (benchmark step_times)."""
 MICRO_STEP_S = 0.004
 """Host time of a micro-step outside of its operations (benchmark step_times)."""
 LINK_GB_S = 20.0
@@ -93,21 +93,29 @@ def step_time(
 def _phases_of_step(
     works: Sequence[Work], accumulate: int, tokens: float | None, table: Table, card: Card
 ) -> list[PhaseTime]:
-    """Return the phases of a step: the first micro-step, the others, which add up gradients, and the optimizer's."""
+    """Return the phases of a step with batches of ``tokens``."""
+    found = []
+    for own, longest in _parts_of_step(works, accumulate):
+        time = phase_time(own, table, card)
+        if tokens is not None and own.phase != "optimizer step":
+            time = time.at(tokens, own.tokens, phase_time(longest, table, card), longest.tokens)
+        found.append(time)
+    return found
+
+
+def _parts_of_step(works: Sequence[Work], accumulate: int) -> list[tuple[Work, Work]]:
+    """Return each phase of a step twice: with an ordinary batch, and with the longest batch.
+
+    A step consists of the first micro-step, the others, which add up gradients, and the optimizer's step. They are
+    taken from the second traced step if it has enough micro-steps; its last one has the longest batch.
+    """
     passes = {phase: [work for work in works if work.phase == phase] for phase in ("forward", "backward")}
     first = accumulate if accumulate > 1 else 0
     later = first + 1 if accumulate > 2 else 1
-    found: list[PhaseTime] = []
-    for number in range(accumulate):
-        place = later if number else first
-        for phase in ("forward", "backward"):
-            own, longest = passes[phase][place], passes[phase][-1]
-            time = phase_time(own, table, card)
-            if tokens is not None:
-                time = time.at(tokens, own.tokens, phase_time(longest, table, card), longest.tokens)
-            found.append(time)
+    places = [later if number else first for number in range(accumulate)]
+    parts = [(passes[phase][place], passes[phase][-1]) for place in places for phase in passes]
     last = [work for work in works if work.phase == "optimizer step"][-1]
-    return [*found, phase_time(last, table, card)]
+    return [*parts, (last, last)]
 
 
 def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
@@ -155,12 +163,24 @@ def seconds(phases: Sequence[PhaseTime]) -> float:
 
 @functools.cache
 def _tables() -> tuple[Table, ...]:
-    return tuple(Table.read(path) for path in sorted(TABLES.glob("*.jsonl.gz")))
+    return tuple(map(Table.read, table_files()))
 
 
 def nearest_table(card: str) -> Table:
-    """Return the times that were measured on the card's chip, or else the first table."""
-    return next((table for table in _tables() if have_same_chip(table.machine.card, card)), _tables()[0])
+    """Return the times that were measured on the card or its chip, or else those that the package brings."""
+    tables = _tables()
+    same = (table for table in tables if table.machine.card == card or have_same_chip(table.machine.card, card))
+    return next(same, tables[-1])
+
+
+def needed_operations(works: Sequence[Work], accumulate: int) -> set[str]:
+    """Return the keys of the operations that the time of a step needs."""
+    return {
+        key
+        for work in (work for pair in _parts_of_step(works, accumulate) for work in pair)
+        for key in work.operations
+        if parse(key).family not in ("communication", "CPU optimizer")
+    }
 
 
 def _error_share(table: Table, card: str, settings: Settings) -> float:

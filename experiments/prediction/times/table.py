@@ -14,8 +14,10 @@ from pydantic import Field
 from experiments.prediction.times.operations import Operation, parse
 from experiments.results.schema import Record
 from experiments.suites.cards import Card, card_named
+from experiments.system.files import cache_folder
 
 TABLES = Path(__file__).parent / "tables"
+SUFFIXES = (".jsonl", ".jsonl.gz")
 TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
 LAUNCH_S = 2e-6
 """Shortest time of a kernel, from start to end."""
@@ -26,7 +28,6 @@ class Machine(Record):
 
     card: str = Field(description="the card, by its name in the catalog")
     gpu: str = Field(description="the GPU, by its name")
-    driver: str = Field(description="version of the driver")
     host: str = Field(description="processor and number of cores")
     torch: str = Field(description="version of PyTorch")
     command: str = Field(description="the command that measured")
@@ -53,6 +54,17 @@ def _without_fractions(value: Any) -> Any:
     return 0.5 if isinstance(value, float) else value
 
 
+def own_table(card: str) -> Path:
+    """Return the place of the table that a calibration of this user's GPU writes."""
+    return cache_folder() / "times" / f"{card}.jsonl"
+
+
+def table_files() -> list[Path]:
+    """Return the files of all tables: first the user's own, then those that the package brings."""
+    folders = (own_table("").parent, TABLES)
+    return [path for folder in folders for path in sorted(folder.glob("*")) if path.name.endswith(SUFFIXES)]
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a table: the machine, then the operations. A last line that was cut off is left out."""
     lines = (gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()).splitlines()
@@ -71,9 +83,7 @@ class Table:
             operation = parse(key)
             for group in _groups(operation):
                 self._similar[group].append((operation, times))
-        self._host_s = {
-            group: median(times.host_s for _, times in found) for group, found in self._similar.items()
-        }
+        self._host_s = {group: median(times.host_s for _, times in found) for group, found in self._similar.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":

@@ -1,0 +1,41 @@
+"""`testbed calibrate`: measure the operations of the labs on this machine's GPU."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.cli.output import say
+from experiments.cli.parsing.group import Commands
+
+app = Commands()
+Suites = Annotated[
+    list[str] | None, typer.Argument(metavar="[SUITE[/ROW]]...", help="Suites or rows; default: all suites.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Table; default: one in the cache, by GPU.")]
+
+
+@app.command("calibrate")
+def calibrate_command(suites: Suites = None, out: Out = None) -> None:
+    """Measure the labs' operations on this GPU, so that times are predicted from it.
+
+    Takes minutes, and goes on where it was interrupted. Predictions of cards with this chip then use the table.
+    """
+    from experiments.prediction.predict import trace_operations
+    from experiments.prediction.service import select_rows
+    from experiments.prediction.times.calibrate import calibrate, this_machine
+    from experiments.prediction.times.table import own_table
+    from experiments.system.files import cache_folder
+    from experiments.system.packages import require_packages
+
+    require_packages("torch")
+    machine = this_machine(" ".join(["testbed", *sys.argv[1:]]))
+    table = out or own_table(machine.card)
+    targets: list[str | None] = [*suites] if suites else [None]
+    specs = [spec for target in targets for spec in select_rows(target, None)]
+    say(f"tracing {len(specs)} rows to find their operations")
+    keys = trace_operations(specs, cache_folder())
+    table.parent.mkdir(parents=True, exist_ok=True)
+    calibrate(keys, table, machine, say)
+    say(f"times of {machine.gpu}: {table}")
