@@ -107,7 +107,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom.log_operation)
+    simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom)
     if "offload" in spec.settings.strategy:
         phantom.count_host_memory()
         skip_cpu_adam(phantom.log_operation)

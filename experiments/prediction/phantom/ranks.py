@@ -11,6 +11,8 @@ import torch.distributed.fsdp._init_utils as fsdp
 from torch._C import _distributed_c10d as c10d
 from torch.futures import Future
 
+from experiments.prediction.phantom.library import Phantom
+
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
 all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
@@ -19,8 +21,8 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 """.split()  # noqa: SIM905 - one word per line is harder to read
 
 
-Log = Callable[[str], None]
-
+HOST_WAITS = '["aten::_local_scalar_dense'
+"""Begin of the keys of operations for whose result the host waits."""
 OUTSIDE_BACKWARD = -1
 """PyTorch's id of the graph task outside of backward passes."""
 
@@ -31,11 +33,12 @@ class SimulatedGroup(c10d.ProcessGroup):
     A gather returns this rank's input for every rank. So checks that all ranks agree pass.
     """
 
-    def __init__(self, rank: int, size: int, log: Log) -> None:
+    def __init__(self, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
-        self._rank, self._size, self._log = rank, size, log
+        self._rank, self._size, self._phantom = rank, size, phantom
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
+        self._shelved_at = 0
 
     def size(self) -> int:
         return self._size
@@ -48,7 +51,8 @@ class SimulatedGroup(c10d.ProcessGroup):
 
         NCCL's group does the same: it frees them at the first collective operation after its watchdog has seen the end
         of the reduction (ProcessGroupNCCL::shelvesToUnstash_). DDP replaces its first buckets before the second forward
-        pass, so the old and the new buckets exist together. DDP's own broadcasts run before the watchdog's check.
+        pass, so the old and the new buckets exist together. DDP's own broadcasts run before the watchdog's check,
+        unless the host has waited for the GPU since the pass, as Lightning does at the end of a step.
         """
         now = torch._C._current_graph_task_id()
         if now != self._shelf_pass:
@@ -56,11 +60,21 @@ class SimulatedGroup(c10d.ProcessGroup):
         self._shelf_pass = now
         if now != OUTSIDE_BACKWARD:
             self._shelf += tensors
+            self._shelved_at = self._phantom.executed()
+
+    def clear_if_seen(self) -> None:
+        """Free the kept tensors if the host has waited for the GPU since they were kept."""
+        if self._shelf and any(
+            key.startswith(HOST_WAITS) for key in self._phantom.operations(self._shelved_at, self._phantom.executed())
+        ):
+            self._shelf.clear()
 
     def log(self, name: str, *given: Any) -> None:
         """Log a collective operation with the size of its largest argument, in bytes."""
         size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in given), default=0)
-        self._log(json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size]))
+        self._phantom.log_operation(
+            json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size])
+        )
 
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         self.log("allgather", outputs)
@@ -112,6 +126,7 @@ def _logged(name: str) -> Callable[..., Any]:
 
 def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("broadcast", tensors)
+    group.clear_if_seen()
     return _complete(group, tensors)
 
 
@@ -127,10 +142,10 @@ for _name, _own in (("allreduce", _allreduce), ("broadcast", _broadcast)):
     setattr(SimulatedGroup, _name, _own)
 
 
-def simulate_ranks(devices: int, nodes: int, log: Log, rank: int = 0) -> None:
+def simulate_ranks(devices: int, nodes: int, phantom: Phantom, rank: int = 0) -> None:
     """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it.
 
-    Collective operations are logged by ``log``.
+    Collective operations are logged with the operations of ``phantom``.
     """
     world = devices * nodes
     os.environ |= {
@@ -144,7 +159,7 @@ def simulate_ranks(devices: int, nodes: int, log: Log, rank: int = 0) -> None:
         "TORCHELASTIC_RUN_ID": "phantom",
     }
     dist.Backend.register_backend(
-        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size, log), devices=["cpu", "cuda"]
+        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size, phantom), devices=["cpu", "cuda"]
     )
     start = dist.init_process_group
 

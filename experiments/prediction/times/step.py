@@ -15,7 +15,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 HOST_FACTORS: Mapping[Phase, float] = {"forward": 4.5, "backward": 1.5, "optimizer step": 3.0}
-"""Host time of a phase over that of its operations alone, without Python, modules and autograd (benchmark step_times)."""
+"""Host time of a phase over that of its operations, which lacks Python, modules, autograd (benchmark step_times)."""
 MICRO_STEP_S = 0.004
 """Host time of a micro-step outside of its operations (benchmark step_times)."""
 LINK_GB_S = 20.0

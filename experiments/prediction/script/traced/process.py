@@ -90,7 +90,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         launchers.parse_launch(command) if isinstance(command, LaunchCommand) else (command, launchers.RankCounts(1, 1))
     )
     if isinstance(command, LaunchCommand):
-        simulate_ranks(*ranks, phantom.log_operation, job.rank)
+        simulate_ranks(*ranks, phantom, job.rank)
 
     def finish(ended: TraceEnd) -> None:
         traced = Trace(phantom, job.cards, job.rank, ranks.world_size, begun)
