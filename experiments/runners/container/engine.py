@@ -64,7 +64,7 @@ def require_free_gpus(client: "DockerClient") -> None:
 def has_gpus(host_config: dict[str, Any]) -> bool:
     """Return whether a container with this configuration has GPUs: by a request, a device file, or its runtime."""
     requests = host_config.get("DeviceRequests") or ()
-    devices = [device["PathOnHost"] for device in host_config.get("Devices") or ()]
+    devices = [device["PathInContainer"] for device in host_config.get("Devices") or ()]
     return (
         any(is_for_gpus(request) for request in requests)
         or any(path.startswith("/dev/nvidia") for path in devices)

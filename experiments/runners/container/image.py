@@ -25,6 +25,8 @@ PIP_INDEX_VARIABLE = "TESTBED_PIP_INDEX"
 BUILDX_MISSING = "docker buildx builds the image and is not installed; apt install docker-buildx"
 STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
 """A line with which BuildKit begins a step of the Dockerfile."""
+NOT_TELLING = re.compile(r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+")
+"""The beginning of a line about a failure that names no cause."""
 FAILED_STEP, RULE = " > [", "------"
 
 
@@ -89,11 +91,7 @@ def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]
 
 def _build(context: Path, options: Iterable[str], says: Callable[[str], None]) -> None:
     """Build with BuildKit, which Docker's Python package does not support: the Dockerfile mounts caches and secrets."""
-    try:
-        available = subprocess.run(["docker", "buildx", "version"], capture_output=True).returncode == 0
-    except FileNotFoundError:
-        available = False
-    if not available:
+    if not has_buildx():
         raise InputError(f"{FLAG}: {BUILDX_MISSING}")
     command = ["docker", "buildx", "build", "--progress", "plain", "--load", *options, "-"]
     lines: list[str] = []
@@ -109,10 +107,18 @@ def _build(context: Path, options: Iterable[str], says: Callable[[str], None]) -
             raise InputError(f"{FLAG}: the image cannot be built: {failure_in(lines)}")
 
 
+def has_buildx() -> bool:
+    """Return whether Docker's command is installed with buildx."""
+    try:
+        return subprocess.run(["docker", "buildx", "version"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 def failure_in(lines: list[str]) -> str:
     """Return the most informative line of a failed build: the last output of the failed step, else the last line."""
     starts = [number for number, line in enumerate(lines) if line.startswith(FAILED_STEP)]
     after = lines[starts[-1] + 1 :] if starts else []
     output = after[: after.index(RULE)] if RULE in after else []
     found = [line for line in (output or lines) if line.strip()]
-    return re.sub(r"^[\d.]+ ", "", found[-1]).removeprefix("ERROR: ") if found else "no output"
+    return NOT_TELLING.sub("", found[-1]) if found else "no output"

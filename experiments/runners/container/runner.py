@@ -103,6 +103,7 @@ class ContainerRunner(LocalRunner):
         offline = spec.weights == "random" and spec.data != HUB
         environment = container_variables(str(cache)) | {"TESTBED_IMAGE": self._image}
         return {
+            "name": f"testbed-{spec.row}-{os.getpid()}",
             "labels": {ROW_LABEL: str(folder.resolve()), RUNNER_LABEL: str(os.getpid())},
             "user": f"{os.getuid()}:{os.getgid()}",
             "init": True,
