@@ -5,6 +5,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from experiments.errors import InputError
@@ -140,7 +141,7 @@ def run_prepared(
             locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan_run(prepared) for prepared in several]
         if any(row.run for run in planned for row in run.rows):
-            several[0].target.reach()
+            several[0].target.reach(view.says)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
 
@@ -176,7 +177,8 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
 
 def connect_target(options: RunOptions) -> Target:
     """Connect to the target that the options name. The caller must close it."""
-    return target_named(options.site, options.profile, options.account, image_variant=options.image_variant)
+    named = partial(target_named, options.site, options.profile, options.account)
+    return named(image_variant=options.image_variant, in_container=options.in_container)
 
 
 def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _ignore_progress) -> PreparedRun:

@@ -84,9 +84,15 @@ class RunOptions:
         "Input of BLIP-2: the caption only, or the image and the caption.",
         id_part=_id_part_unless("as-taught"),
     )
+    in_container: bool = _identity_field(
+        False,
+        "With --site local: run rows in the project's image, by Docker.",
+        flag="--in-container",
+        id_part=lambda chosen: "container" if chosen else "",
+    )
     image_variant: ImageVariant = _identity_field(
         "current",
-        "Library versions of the image on leased machines.",
+        "Library versions of the image, on leased machines or with --in-container.",
         flag="--versions",
         id_part=_id_part_unless("current", text="{}-versions"),
     )

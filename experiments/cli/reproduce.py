@@ -33,7 +33,7 @@ app = Commands()
 def reproduce_command(
     context: typer.Context,
     lease: LeaseOptions,
-    options: Annotated[RunOptions, OmitFields("site", "profile", "account", "predict_only")],
+    options: Annotated[RunOptions, OmitFields("site", "profile", "account", "in_container", "predict_only")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",

@@ -1,44 +1,127 @@
-"""Functions for row.ipynb: run one row, show its result, and raise an error unless it fits."""
+"""Functions for row.ipynb: run one row, show its result and verdict, and raise an error unless it fits."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
+from IPython.core.getipython import get_ipython
 from IPython.display import Markdown, display
 
+from experiments.errors import InputError
 from experiments.notebooks import tables
-from experiments.results.schema import RESULT_FILE, Failure, Result, read_result
+from experiments.notebooks.parameters import parameters_in, spec_of
+from experiments.results.evaluate import evaluate_row
+from experiments.results.schema import RESULT_FILE, SPEC_FILE, Failure, Result, read_result
 from experiments.results.wording import OUTCOME_NAMES, format_number
+from experiments.runners.local import row_process
+from experiments.runners.local.warm import WORKER_MODULE
+from experiments.suites.row_spec import DERIVED, RowSpec
+from experiments.suites.suite import suite_named
 from experiments.system import warm_start
+from experiments.system.signals import die_with_parent
 
 LAST_LINES_WITHIN_S = 2.0
+MANUAL_RUNS = "manual-runs"
+"""Folder of the rows that a person runs with this notebook."""
 
 
-class DidNotFit(RuntimeError):
+class Stopped(Exception):
+    """The notebook stops here. Its output shows the message in one line, without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+class DidNotFit(Stopped):
     """The row's outcome is not ``fits``."""
 
 
-def run(spec: str, out: str, worker: str) -> None:
-    """Run the row in its own process and print its output while it runs.
+class NotAllowed(Stopped):
+    """A parameter has a value that is not allowed."""
 
-    Does not wait for processes that the worker leaves behind and that keep its output open.
+
+class Experiment:
+    """One row with the parameters among a notebook's ``variables``.
+
+    Started by a runner, it uses the row's folder, and takes from its spec.json what is no parameter. Otherwise it uses
+    manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a parameter that is not allowed.
     """
-    output, write_end = os.pipe()
-    process = warm_start.start_process([worker, "--spec", spec, "--out", out], os.environ, write_end)
-    os.close(write_end)
-    printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
-    printer.start()
-    code = process.wait()
-    printer.join(LAST_LINES_WITHIN_S)
-    if code:
-        print(f"the process that runs the row ended with exit code {code}")
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        folder = os.environ.get(row_process.ROW_VARIABLE)
+        shell = get_ipython()
+        try:
+            parameters = parameters_in(variables, shell.user_ns_hidden if shell else {})
+            base = RowSpec.model_validate_json((Path(folder) / SPEC_FILE).read_bytes()) if folder else None
+            self.spec = spec_of(parameters, base)
+        except InputError as problem:
+            raise NotAllowed(str(problem)) from None
+        self.folder = Path(folder) if folder else Path(MANUAL_RUNS, self.spec.suite, self.spec.row).resolve()
+
+    def run(self) -> None:
+        """Print what the row is run with, run it in its own process, and print its output while it runs.
+
+        Does not wait for processes that the worker leaves behind and that keep its output open.
+        """
+        for name, value in (self.spec.parameters | {DERIVED: self.spec.settings.global_batch_size}).items():
+            print(f"[cfg] {name} = {value}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / RESULT_FILE).unlink(missing_ok=True)
+        (self.folder / SPEC_FILE).write_text(self.spec.model_dump_json(indent=2))
+        worker = os.environ.get(row_process.WORKER_VARIABLE, WORKER_MODULE)
+        command = [worker, "--spec", str(self.folder / SPEC_FILE), "--out", str(self.folder)]
+        environment = row_process.environment_of_modules() | {row_process.ROW_VARIABLE: str(self.folder)}
+        output, write_end = os.pipe()
+        process = warm_start.start_process(command, environment, write_end, preexec=die_with_parent)
+        os.close(write_end)
+        printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
+        printer.start()
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            row_process.end(self.folder)
+            raise
+        printer.join(LAST_LINES_WITHIN_S)
+        if code:
+            print(f"the process that runs the row ended with exit code {code}")
+
+    def show(self) -> None:
+        """Show the result: the outcome, the verdict on it, the measurements and the losses."""
+        result = self._result()
+        blocks = [f"# {OUTCOME_NAMES[result.outcome].upper()}", verdict(result), *measured(result)]
+        display(Markdown("\n\n".join([*blocks, tables.losses(result.losses)])))
+
+    def require_fit(self) -> None:
+        """Raise DidNotFit unless the row fits, so that the notebook of a failed row does not look successful."""
+        result = self._result()
+        if result.outcome != "fits":
+            raise DidNotFit(f"{OUTCOME_NAMES[result.outcome]}: {result.reason}")
+
+    def _result(self) -> Result:
+        path = self.folder / RESULT_FILE
+        if not path.exists():
+            raise DidNotFit("the worker wrote no result")
+        return read_result(path)
 
 
-def show(out: str) -> None:
-    """Show the result: the outcome and the measurements."""
-    result = _result(out)
-    display(Markdown("\n\n".join([f"# {OUTCOME_NAMES[result.outcome].upper()}", *measured(result)])))
+def verdict(result: Result) -> str:
+    """Return the verdicts on what the lab states about this row alone, as Markdown.
+
+    None apply if settings differ from the lab's, or if this machine does not have the lab.
+    """
+    spec = result.spec
+    try:
+        suite = suite_named(spec.suite)
+        stated = suite.settings(suite.row(spec.row), spec.card, spec.settings.devices)
+    except InputError as problem:
+        return f"The statements of the lab cannot be checked here: {problem}"
+    before, after = stated.model_dump(mode="json"), spec.settings.model_dump(mode="json")
+    if changed := [f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name]]:
+        return f"Settings differ from the lab's, so its statements do not apply: {', '.join(changed)}."
+    verdicts = tables.verdicts(evaluate_row(suite, result))
+    return f"**Statements of the lab**\n\n{verdicts}" if verdicts else "The lab states no result for this row alone."
 
 
 def measured(result: Result) -> list[str]:
@@ -52,13 +135,6 @@ def measured(result: Result) -> list[str]:
         tables.speed(result.speed) if result.speed else "",
     ]
     return [block for block in blocks if block]
-
-
-def require_fit(out: str) -> None:
-    """Raise DidNotFit unless the row fits, so that the notebook of a failed row does not look successful."""
-    result = _result(out)
-    if result.outcome != "fits":
-        raise DidNotFit(f"{OUTCOME_NAMES[result.outcome]}: {result.reason}")
 
 
 def device(result: Result) -> str:
@@ -79,11 +155,4 @@ def failure(ended: Failure) -> str:
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line, end="", flush=True)
-
-
-def _result(out: str) -> Result:
-    path = Path(out) / RESULT_FILE
-    if not path.exists():
-        raise DidNotFit("the worker wrote no result")
-    return read_result(path)
+        print(line, end="")

@@ -30,6 +30,7 @@ class Unit(NamedTuple):
 
 GIB, MIB = Unit("GiB", 1), Unit("MiB", 1024)
 MINIATURE_GIB = 0.5
+SHOWN_LOSSES = 12
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -96,6 +97,17 @@ def speed(measured: Speed) -> str:
     }
     there = {name: figure for name, figure in figures.items() if figure}
     return table(list(there), [list(there.values())])
+
+
+def losses(measured: Sequence[float]) -> str:
+    """Return a table of the losses of up to SHOWN_LOSSES evenly spaced micro-steps; empty without losses."""
+    last = len(measured) - 1
+    shown = sorted({round(last * number / (SHOWN_LOSSES - 1)) for number in range(SHOWN_LOSSES)}) if measured else []
+    if not shown:
+        return ""
+    return table(
+        ["micro-step", *(str(step) for step in shown)], [["loss", *(format_number(measured[step]) for step in shown)]]
+    )
 
 
 def scaling(results: Mapping[str, Result]) -> str:

@@ -47,6 +47,13 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
     return Evaluation(run=run, verdicts=tuple(verdicts))
 
 
+def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
+    """Return a verdict on every statement of ``suite`` about the row of ``result`` alone."""
+    row = suite.row(result.spec.row)
+    evidence = Evidence({row.id: result}, {row.id: scaled_down(suite, result)})
+    return tuple(_row_verdicts(row, evidence))
+
+
 def claim_rows(claim: Claim) -> tuple[str, ...]:
     """Return the rows that a claim is about, each once, in the order of its checks."""
     names = [name for check in claim.checks for name in (check.row, check.over_row) if name]

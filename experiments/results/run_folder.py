@@ -78,10 +78,11 @@ class Run(Record):
     gpus_per_node: int | None = Field(
         default=None, description="rows that need more GPUs per node are scaled down to it"
     )
+    in_container: bool = Field(default=False, description="with site local: rows run in the project's image")
     image_variant: str = Field(
         default="current",
         validation_alias=AliasChoices("image_variant", "flavour"),
-        description="library versions of the image on leased machines; named 'flavour' before 2026-11-27",
+        description="library versions of the image; named 'flavour' before 2026-11-27",
     )
     command: str = Field(description="command line that started the run")
     started_at: str = Field(description="UTC, ISO 8601")

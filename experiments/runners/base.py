@@ -1,7 +1,7 @@
 """Interfaces of runners, which run rows, and of targets, where rows run. targets.py implements the targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -70,8 +70,11 @@ class Target(ABC):
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
-    def reach(self) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
-        """Connect to the target, before anything is written. Raises an error if rows cannot start at the target now."""
+    def reach(self, says: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+        """Connect to the target, before anything is written. ``says`` gets a line for each step that takes long.
+
+        Raises an error if rows cannot start at the target now.
+        """
 
     def software(self) -> Software | None:
         """Return the target's current versions, GPUs and driver, which results depend on; None if unknown."""

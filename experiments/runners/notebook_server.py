@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from experiments.runners.targets import image_of
+from experiments.runners.container.image import image_of
 from provision.choices import ImageVariant
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet, prepare_dataset, prepare_remote_dataset
@@ -12,6 +13,7 @@ from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import check_disk, rejection_reason
 from experiments.runners.base import Runner, RunnerOptions, Target
+from experiments.runners.container.image import image_of
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
@@ -37,6 +39,9 @@ from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 LOCAL, SLURM = "local", "slurm"
 LEASED_TITLE, LEASED_SHARED = "a leased node", False
 PARTITION = "gpu"
@@ -60,7 +65,7 @@ class LocalTarget(Target):
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         return rejection_reason(spec, self.node, host_memory_gib)
 
-    def reach(self) -> None:
+    def reach(self, says: Callable[[str], None]) -> None:
         require_packages("torch", "papermill", "ipykernel")
 
     def software(self) -> Software | None:
@@ -68,6 +73,39 @@ class LocalTarget(Target):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
+
+
+class ContainerTarget(LocalTarget):
+    """This machine, with each row in a container of the project's image. ``image_variant``: its library versions."""
+
+    def __init__(self, node: Node, image_variant: ImageVariant) -> None:
+        super().__init__(node)
+        self._variant = image_variant
+        self._client: DockerClient | None = None
+        self._image = ""
+
+    def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
+        return rejection_reason(spec, self.node, host_memory_gib, here=False)
+
+    def reach(self, says: Callable[[str], None]) -> None:
+        from experiments.runners.container import engine, image
+
+        self._client = client = engine.connect()
+        engine.remove_abandoned(client)
+        if self.node.gpus:
+            engine.gpu_requests(client.info(), [gpu.index for gpu in self.node.gpus])
+            engine.require_free_gpus(client)
+        self._image = image.ensure_image(client, self._variant, says)
+
+    def software(self) -> Software | None:
+        return software_of_image(self._variant)
+
+    def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
+        from experiments.runners.container.runner import ContainerRunner
+
+        assert self._client is not None
+        machine = self._client, self._image, folder, self.node, options.host_memory_gib
+        return ContainerRunner(*machine, view, options.worker, options.grace_s)
 
 
 class ExpectedTarget(Target):
@@ -134,7 +172,7 @@ class ClusterTarget(ExpectedTarget):
     def cache(self) -> str:
         return self.cluster.cache
 
-    def reach(self) -> None:
+    def reach(self, says: Callable[[str], None]) -> None:
         self.cluster.reach()
 
     def software(self) -> Software | None:
@@ -165,20 +203,26 @@ def target_named(
     account: str | None,
     journal: Journal | None = None,
     image_variant: ImageVariant = "current",
+    in_container: bool = False,
 ) -> Target:
     """Return the target at ``site``; for site slurm, the cluster of ``profile``.
 
-    image_variant: variant of the image in which rows run on a leased machine. Raises InputError for a profile that is
-    missing or cannot be read, and if there is no lease at the site. Raises SiteError if a leased machine does not
-    answer.
+    image_variant: variant of the image in which rows run on a leased machine, or here with ``in_container``. Raises
+    InputError for a profile that is missing or cannot be read, and if there is no lease at the site. Raises SiteError
+    if a leased machine does not answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
         raise InputError(f"{flag} {profile or account}: allowed with --site {SLURM} only")
+    if in_container and site != LOCAL:
+        raise InputError(f"--in-container: allowed with --site {LOCAL} only; leased machines always use the image")
+    if in_container:
+        return ContainerTarget(local.this_machine(), image_variant)
     if is_testbed(site):
         return _leased_target(site, journal or Journal(), image_variant)
     if image_variant != "current":
-        raise InputError(f"--versions {image_variant}: allowed on leased machines only (--site {', '.join(TESTBEDS)})")
+        allowed = f"on leased machines (--site {', '.join(TESTBEDS)}), or with --in-container"
+        raise InputError(f"--versions {image_variant}: allowed {allowed}")
     if site == SLURM:
         return _cluster_target(profile, account)
     if site not in (LOCAL, DEMO):
@@ -275,11 +319,6 @@ def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
     if now < start:
         return f"is PENDING until {time_in_words(start, local_zone())}; `testbed lease` waits and boots its nodes"
     return "has started, but no node has answered; `testbed lease` boots them"
-
-
-def image_of(image_variant: ImageVariant) -> str:
-    """Return the name of the image that `testbed configure` installs on a machine (ansible/roles/images)."""
-    return f"llm-testbed:{image_variant}"
 
 
 def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "current") -> Profile:

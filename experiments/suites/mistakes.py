@@ -193,7 +193,7 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
             if found_in_settings[0].place
             else [_place_at_setting(found_in_settings[0]), *_problems_of_single_settings(values)]
         )
-    return found + (list(_unsupported_settings(settings, known[settings.model])) if model in known else [])
+    return found + (list(unsupported_settings(settings, known[settings.model])) if model in known else [])
 
 
 def _place_at_setting(problem: Problem) -> Problem:
@@ -224,7 +224,7 @@ def _problems_of_single_settings(values: dict[str, Any]) -> list[Problem]:
     return found
 
 
-def _unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
+def unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
     """Yield the reasons why the row's model, data set or engine cannot be combined."""
     if settings.engine in LITGPT_ENGINES and model.litgpt is None:
         allowed = ", ".join(name for name, one in models().items() if one.litgpt)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,10 @@ from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import StrictModel
 
 SPEC_VERSION: Literal[1] = 1
+CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
+"""What a row is run with in addition to its settings."""
+DERIVED = "global_batch_size"
+"""The setting that follows from others: batch_size, accumulate and the number of ranks."""
 
 
 class RowSpec(StrictModel):
@@ -25,8 +29,7 @@ class RowSpec(StrictModel):
     card: str = Field(description="GPU model that the row targets")
     size: Size = Field(description="full: the lab's model; tiny: a tiny model of the same architecture")
     length: Length = Field(
-        description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
-        "peak of memory needs"
+        description="steps. as-taught: all; verdict: as the evaluation needs; peak: as the peak of memory needs"
     )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
@@ -45,6 +48,12 @@ class RowSpec(StrictModel):
     def base_model(self) -> Model:
         """Return the row's model, from this specification or from models.yaml."""
         return self.model or models()[self.settings.model]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what the row is run with, by name, as plain values: CHOICES, and all settings except DERIVED."""
+        choices = {name: getattr(self, name) for name in CHOICES}
+        return choices | self.settings.model_dump(mode="json", exclude={DERIVED})
 
     @property
     def fingerprint(self) -> str:

@@ -73,7 +73,7 @@ class Settings(StrictModel):
         default="none", description="command that starts the ranks; none: the engine starts them"
     )
     activation_checkpointing: bool = Field(
-        default=False, description="recompute the activations of a block in the backward pass instead of storing them"
+        default=False, description="recompute a block's activations in the backward pass instead of storing them"
     )
     lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")

@@ -7,6 +7,7 @@ from experiments.errors import InputError
 EXTRAS = {
     "blame": ("packaging", "uv"),
     "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
+    "container": ("docker",),
     "history": ("ruptures",),
     "notify": ("apprise",),
     "watch": ("textual", "textual_serve"),

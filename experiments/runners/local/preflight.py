@@ -19,6 +19,8 @@ from experiments.runners.admission import (
     missing_build_tool,
     too_small_reason,
 )
+from experiments.runners.container.engine import TOOLKIT_MISSING
+from experiments.runners.container.image import BUILDX_MISSING, has_buildx
 from experiments.suites.suite import cards_of_suites, suites_in_group
 from experiments.system.files import GIB, cache_folder
 from experiments.system.packages import EXTRAS
@@ -28,7 +30,7 @@ from provision.hardware.gpus import driver_version
 from provision.hardware.local import this_machine
 
 PREDICTIONS, MINIATURES, FULL_SIZE = "predictions", "miniatures", "full size"
-LEASES, CLUSTERS, IMAGES = "leases", "clusters", "images"
+LEASES, CLUSTERS, IMAGES, CONTAINERS = "leases", "clusters", "images", "rows in containers"
 EVERY_RUN = (MINIATURES, FULL_SIZE)
 ANSWER_S = 15.0
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
@@ -46,7 +48,8 @@ def check_this_machine(results: Path) -> list[Check]:
         run_check("disk", lambda: _disk(results), needed_for_all),
         run_check("memory", _memory, needed_for_all),
         _gpu(),
-        _optional(run_check("Docker", _docker, (IMAGES,))),
+        _optional(run_check("Docker", _docker, (IMAGES, CONTAINERS))),
+        _optional(run_check("container tools", _container_tools, (CONTAINERS,))),
         run_check("ports", _ports, EVERY_RUN),
         _optional(run_check("git", lambda: _tool("git", "results name no commit; apt install git"))),
         _optional(run_check("SSH client", _ssh, (LEASES, CLUSTERS))),
@@ -149,8 +152,15 @@ def _docker() -> str:
         raise CheckFailed(f"{told}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
     if nvidia_device() and not _gives_gpus(info):
-        raise CheckFailed(f"{version} gives containers no GPU; install the package nvidia-container-toolkit")
+        raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
     return f"{version}, {'with' if nvidia_device() else 'without'} GPUs"
+
+
+def _container_tools() -> str:
+    package = _packages("container")
+    if not has_buildx():
+        raise CheckFailed(BUILDX_MISSING)
+    return f"{package}, docker buildx"
 
 
 def _gives_gpus(info: dict[str, object]) -> bool:

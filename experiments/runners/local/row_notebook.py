@@ -1,13 +1,13 @@
 """Executes the notebook of one row by papermill; this process ends with the runner that started it.
 
-python -m experiments.runners.local.row_notebook ROW_FOLDER WORKER RUNNER_PID
+python -m experiments.runners.local.row_notebook ROW_FOLDER RUNNER_PID
 """
 
-import os
 import sys
 from pathlib import Path
 
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
+from experiments.suites.row_spec import RowSpec
 from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import exit_with_parent
 
@@ -16,24 +16,22 @@ KERNEL_START_S = 600
 """How long a kernel may take to start: on a shared file system its imports take minutes."""
 
 
-def execute(row_folder: Path, worker: str) -> int:
-    """Execute the row's notebook; return 0 if every cell succeeded, which requires that the row fits."""
+def execute(row_folder: Path) -> int:
+    """Execute the row's notebook; return 0 if every cell succeeded, which requires that the row fits.
+
+    The row of spec.json gives the notebook's parameters.
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     from experiments.runners.local.warm_kernel import WarmKernelManager
 
-    parameters = {
-        "spec": SPEC_FILE,
-        "out": ".",
-        "gpu": os.environ["CUDA_VISIBLE_DEVICES"],
-        "worker": worker,
-    }
+    spec = RowSpec.model_validate_json((row_folder / SPEC_FILE).read_bytes())
     try:
         papermill.execute_notebook(
             ROW_NOTEBOOK,
             row_folder / NOTEBOOK_FILE,
-            parameters,
+            spec.parameters,
             progress_bar=False,
             kernel_name="python3",
             start_timeout=KERNEL_START_S,
@@ -42,10 +40,27 @@ def execute(row_folder: Path, worker: str) -> int:
         )
     except PapermillExecutionError as error:
         print(f"{error.ename}: {error.evalue}")
-        return 1
-    return 0
+        code = 1
+    else:
+        code = 0
+    make_parameters_default(row_folder / NOTEBOOK_FILE)
+    return code
+
+
+def make_parameters_default(notebook: Path) -> None:
+    """Replace the default parameters by those that ``notebook`` was executed with.
+
+    papermill can then run it again with other values for some of them.
+    """
+    import nbformat
+
+    document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    document.cells = [cell for cell in document.cells if "parameters" not in cell.metadata.get("tags", ())]
+    injected = next(cell for cell in document.cells if "injected-parameters" in cell.metadata.get("tags", ()))
+    injected.metadata.tags = ["parameters"]
+    nbformat.write(document, notebook)  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":
-    exit_with_parent(int(sys.argv[3]))
-    sys.exit(execute(Path(sys.argv[1]).resolve(), sys.argv[2]))
+    exit_with_parent(int(sys.argv[2]))
+    sys.exit(execute(Path(sys.argv[1]).resolve()))

@@ -15,6 +15,8 @@ from experiments.system.files import CODE_FOLDER
 
 NOTEBOOK_MODULE = "experiments.runners.local.row_notebook"
 ROW_VARIABLE = "TESTBED_ROW"
+WORKER_VARIABLE = "TESTBED_WORKER"
+"""Has the module that runs the row, for its notebook."""
 NOTEBOOK_LOG = "notebook.log"
 
 
@@ -24,12 +26,11 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
         **environment_of_modules(),
         **environment,
         ROW_VARIABLE: str(row_folder.resolve()),
+        WORKER_VARIABLE: worker,
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
-        return warm_start.start_process(
-            [NOTEBOOK_MODULE, str(row_folder), worker, str(os.getpid())], variables, log.fileno()
-        )
+        return warm_start.start_process([NOTEBOOK_MODULE, str(row_folder), str(os.getpid())], variables, log.fileno())
 
 
 def environment_of_modules() -> dict[str, str]:

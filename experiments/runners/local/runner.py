@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -100,11 +100,10 @@ class LocalRunner:
         why = {row.row: row.why for row in rows}
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
-            row_process.end(self._row_folder(spec))
+            self._end(self._row_folder(spec))
         idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
-        with stop_signals() as received, self._view.live(), warm_process(waiting, self._worker) as self._warm:
+        with stop_signals() as received, self._view.live(), self._prepare(waiting, lambda: received):
             try:
-                compile_extensions(waiting, self._extensions, self._view.says, lambda: received)
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
@@ -119,7 +118,14 @@ class LocalRunner:
                         self._finish(row, idle_gib)
             finally:
                 for row in self._running:
-                    _kill(row)
+                    self._kill(row)
+
+    @contextmanager
+    def _prepare(self, specs: Sequence[RowSpec], stopped: Callable[[], object]) -> Iterator[None]:
+        """Start the warm process and compile extensions before rows run; end the warm process afterwards."""
+        with warm_process(specs, self._worker) as self._warm:
+            compile_extensions(specs, self._extensions, self._view.says, stopped)
+            yield
 
     def _row_folder(self, spec: RowSpec) -> Path:
         return self._folder.row(spec)
@@ -133,9 +139,16 @@ class LocalRunner:
         write_atomically(folder / SPEC_FILE, spec.model_dump_json(indent=2))
         drop_stale_locks(self._extensions)
         self._view.starts(spec, why)
-        process = row_process.start(folder, self._worker, self._environment(allocation))
+        process = self._launch(folder, allocation)
         self._running.append(RunningRow(spec, folder, allocation, process, time.monotonic()))
         return True
+
+    def _launch(self, folder: Path, allocation: Allocation) -> Process:
+        return row_process.start(folder, self._worker, self._environment(allocation))
+
+    def _end(self, folder: Path) -> list[int]:
+        """Kill every process of the row; return the ids of those that cannot be killed."""
+        return row_process.end(folder)
 
     def _environment(self, allocation: Allocation) -> dict[str, str]:
         return {
@@ -158,10 +171,18 @@ class LocalRunner:
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
         """End a row as if it had not started; return it."""
         (row.folder / RESULT_FILE).unlink(missing_ok=True)
-        _kill(row)
+        self._kill(row)
         self._running.remove(row)
         self._free(row, [], idle_gib)
         return row.spec
+
+    def _kill(self, row: RunningRow) -> None:
+        """Kill the row's processes; a result that appears only because they were killed is removed."""
+        had_result = (row.folder / RESULT_FILE).exists()
+        self._end(row.folder)
+        row.process.wait()
+        if not had_result:
+            (row.folder / RESULT_FILE).unlink(missing_ok=True)
 
     def _has_ended(self, row: RunningRow) -> bool:
         limit_s = row.limit_from_s + row.spec.settings.time_limit_s + self._grace_s
@@ -171,7 +192,7 @@ class LocalRunner:
         timed_out = row.process.poll() is None
         elapsed_s = row.elapsed_s
         had_result = (row.folder / RESULT_FILE).exists()
-        alive = row_process.end(row.folder)
+        alive = self._end(row.folder)
         row.process.wait()
         if not had_result:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
@@ -196,7 +217,7 @@ class LocalRunner:
         try:
             if (row.folder / RESULT_FILE).exists():
                 result = read_result(row.folder / RESULT_FILE)
-                (row.folder / row_process.NOTEBOOK_LOG).unlink()
+                (row.folder / row_process.NOTEBOOK_LOG).unlink(missing_ok=True)
                 return result
             reason = (
                 f"did not end within {elapsed_s:.0f} s; the time limit is {row.spec.settings.time_limit_s} s"
@@ -259,15 +280,6 @@ def clear_row_folder(folder: Path) -> Path:
         else:
             path.unlink()
     return folder
-
-
-def _kill(row: RunningRow) -> None:
-    """Kill the row's processes; a result that appears only because they were killed is removed."""
-    had_result = (row.folder / RESULT_FILE).exists()
-    row_process.end(row.folder)
-    row.process.wait()
-    if not had_result:
-        (row.folder / RESULT_FILE).unlink(missing_ok=True)
 
 
 def _has_measured(row: RunningRow) -> bool:

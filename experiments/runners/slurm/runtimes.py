@@ -55,8 +55,7 @@ class Runtime(ABC):
         """
 
     def _variables(self) -> dict[str, str]:
-        cache = self._layout.cache
-        return {"TESTBED_CACHE": cache, "HF_HOME": f"{cache}/huggingface", "HF_HUB_OFFLINE": "1"}
+        return cache_variables(self._layout.cache)
 
     def _with_code(self) -> dict[str, str]:
         commit = {"TESTBED_COMMIT": commit} if (commit := git_commit()) else {}
@@ -97,7 +96,7 @@ class Docker(Runtime):
 
     def command(self, command: str, nodes: int = 1, more: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image, folder = shlex.quote(self._profile.environment or ""), shlex.quote(self._layout.folder)
-        options = _env_options({**self._variables(), "HOME": self._layout.cache, "USER": "testbed", **more})
+        options = _env_options({**container_variables(self._layout.cache), **more})
         network = "".join(f" --env {name}" for name in NODE_VARIABLES) + " --network host" if nodes > 1 else ""
         return [
             'container=testbed-"$SLURM_JOB_ID"',
@@ -111,6 +110,16 @@ class Docker(Runtime):
 
 
 RUNTIMES: dict[RuntimeName, type[Runtime]] = {"venv": Venv, "apptainer": Apptainer, "docker": Docker}
+
+
+def cache_variables(cache: str) -> dict[str, str]:
+    """Return the environment variables by which rows use the folder ``cache`` for downloads, and nothing else."""
+    return {"TESTBED_CACHE": cache, "HF_HOME": f"{cache}/huggingface", "HF_HUB_OFFLINE": "1"}
+
+
+def container_variables(cache: str) -> dict[str, str]:
+    """Return the environment variables of a container of the project's image in which ``cache`` is mounted."""
+    return {**cache_variables(cache), "HOME": cache, "USER": "testbed"}
 
 
 def _env_options(variables: Mapping[str, str]) -> str:

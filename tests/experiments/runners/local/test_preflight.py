@@ -103,6 +103,18 @@ def test_docker_without_daemon_and_without_gpus_is_a_warning(check, docker, tmp_
     assert check("Docker").status == "ok"
 
 
+def test_rows_in_containers_need_the_package_and_buildx(check, docker, monkeypatch):
+    docker(error="docker: 'buildx' is not a docker command")
+    assert check("container tools").line == (
+        "warn  container tools: docker buildx builds the image and is not installed; apt install docker-buildx"
+        " (needed for rows in containers)"
+    )
+    docker({"ServerVersion": "29.0"})
+    assert check("container tools").text == "all 1 installed, docker buildx"
+    monkeypatch.setitem(preflight.EXTRAS, "container", ("nosuch",))
+    assert "pip install 'llm-testbed[container]'" in check("container tools").text
+
+
 def test_a_loopback_that_answers_nobody_fails(check, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionRefusedError("refused")
@@ -116,7 +128,7 @@ def test_the_summary_says_what_to_begin_with_and_what_the_machine_can_run(tmp_pa
     machine_with(monkeypatch)
     monkeypatch.setitem(preflight.EXTRAS, "train", ("nosuch",))
     checks = preflight.check_this_machine(tmp_path)
-    assert summary_in_words(checks) == "1 of 11 failed; begin with training packages"
+    assert summary_in_words(checks) == "1 of 12 failed; begin with training packages"
     can = abilities_in_words(checks)
     assert "predictions (see training packages)" in can
     assert "full size (see training packages, GPU)" in can

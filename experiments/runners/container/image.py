@@ -1,0 +1,124 @@
+"""The project's image on this machine: found by its name and label, as the role ansible/roles/images does, or built."""
+
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from experiments.errors import InputError
+from experiments.runners.container.engine import FLAG
+from experiments.system.processes import process_group
+from provision.choices import ImageVariant
+from provision.configure.build_context import commit, data_folder, write_build_context
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+PIP_INDEX_VARIABLE = "TESTBED_PIP_INDEX"
+BUILDX_MISSING = "docker buildx builds the image and is not installed; apt install docker-buildx"
+STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
+"""A line with which BuildKit begins a step of the Dockerfile."""
+NOT_TELLING = re.compile(r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+")
+"""The beginning of a line about a failure that names no cause."""
+FAILED_STEP, RULE = " > [", "------"
+
+
+def image_of(variant: ImageVariant) -> str:
+    """Return the name of the image of a variant of library versions."""
+    return f"llm-testbed:{variant}"
+
+
+def ensure_image(client: "DockerClient", variant: ImageVariant, says: Callable[[str], None]) -> str:
+    """Return the ID of the image of this code, built now if it is missing or was built from other code.
+
+    says: gets a line for each step of the build. Raises InputError with the most informative line if the build fails.
+    """
+    from docker.errors import ImageNotFound
+
+    name, label = image_of(variant), role_variables("vars")["images_label"]
+    with tempfile.TemporaryDirectory(prefix="testbed-image-") as scratch:
+        context = Path(scratch) / "context.tar.gz"
+        write_build_context(context)
+        made_from = origin(variant, context)
+        try:
+            image = client.images.get(name)
+            if image.labels.get(label) == made_from:
+                return str(image.id)
+            says(f"building {name}, because this code is not the image's")
+        except ImageNotFound:
+            says(f"building {name}: the first time, this downloads some gigabytes")
+        _build(context, build_options(variant, f"{label}={made_from}", Path(scratch)), says)
+    return str(client.images.get(name).id)
+
+
+def origin(variant: ImageVariant, context: Path) -> str:
+    """Return the value of the image's label: the base image, and the SHA-1 of the build context, as Ansible has it."""
+    with context.open("rb") as file:
+        return f"{base_image(variant)} {hashlib.file_digest(file, 'sha1').hexdigest()}"
+
+
+def base_image(variant: ImageVariant) -> str:
+    """Return the name of the image with Python and PyTorch that the variant is built on."""
+    return str(role_variables("defaults")["images_bases"][variant])
+
+
+@cache
+def role_variables(kind: str) -> dict[str, Any]:
+    """Return the variables of the role that installs the image on nodes. kind: 'vars' or 'defaults'."""
+    path = data_folder("ansible") / "roles" / "images" / kind / "main.yml"
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]:
+    """Return the options of the build. A package index, which may have a password, is passed as a secret file."""
+    arguments = {"BASE_IMAGE": base_image(variant), "PINS": f"{variant}.txt", "COMMIT": commit()}
+    options = ["--tag", image_of(variant), "--file", "containers/Dockerfile", "--label", label]
+    options += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
+    if index := os.environ.get(PIP_INDEX_VARIABLE):
+        secret = scratch / "pip.conf"
+        secret.touch(mode=0o600)
+        secret.write_text(f"[global]\nindex-url = {index}\n")
+        options += ["--secret", f"id=pip.conf,src={secret}"]
+    return options
+
+
+def _build(context: Path, options: Iterable[str], says: Callable[[str], None]) -> None:
+    """Build with BuildKit, which Docker's Python package does not support: the Dockerfile mounts caches and secrets."""
+    if not has_buildx():
+        raise InputError(f"{FLAG}: {BUILDX_MISSING}")
+    command = ["docker", "buildx", "build", "--progress", "plain", "--load", *options, "-"]
+    lines: list[str] = []
+    with (
+        context.open("rb") as stdin,
+        process_group(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
+        for line in process.stdout or ():
+            lines.append(line.rstrip())
+            if step := STEP.match(lines[-1]):
+                says(f"image: {step[1]}")
+        if process.wait():
+            raise InputError(f"{FLAG}: the image cannot be built: {failure_in(lines)}")
+
+
+def has_buildx() -> bool:
+    """Return whether Docker's command is installed with buildx."""
+    try:
+        return subprocess.run(["docker", "buildx", "version"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def failure_in(lines: list[str]) -> str:
+    """Return the most informative line of a failed build: the last output of the failed step, else the last line."""
+    starts = [number for number, line in enumerate(lines) if line.startswith(FAILED_STEP)]
+    after = lines[starts[-1] + 1 :] if starts else []
+    output = after[: after.index(RULE)] if RULE in after else []
+    found = [line for line in (output or lines) if line.strip()]
+    return NOT_TELLING.sub("", found[-1]) if found else "no output"
