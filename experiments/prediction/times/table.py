@@ -72,12 +72,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Table:
-    """Times of operations on one GPU. An operation that was not measured is as efficient as the most similar one."""
+    """Times of operations on one GPU. An operation that was not measured is as efficient as the most similar one.
+
+    measured: the times by key.
+    """
 
     def __init__(self, machine: Machine, measured: Mapping[str, Measured]) -> None:
         self.machine = machine
         self.card = card_named(machine.card)
-        self._measured = measured
+        self.measured = measured
         self._similar: dict[tuple[str, ...], list[tuple[Operation, Measured]]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
@@ -99,7 +102,7 @@ class Table:
         """
         key = canonical(key)
         operation = parse(key)
-        if found := self._measured.get(key):
+        if found := self.measured.get(key):
             device_s, host_s = found
         else:
             near, times = self._most_similar(operation)

@@ -24,7 +24,9 @@ MEMORY = ("reserved_gib", "allocated_after_forward_gib")
 def cells() -> list[dict[str, Any]]:
     """Return stated and predicted values of each row on each card; for a row that cannot be traced, the reason."""
     specs, failed = select_rows(None, None), {}
-    found = predict(specs, cache_folder(), failed=lambda spec, problem: failed.update({spec.fingerprint: str(problem)}))
+    found = predict(
+        specs, cache_folder(), on_failure=lambda spec, problem: failed.update({spec.fingerprint: str(problem)})
+    )
     by_spec = {prediction.spec.fingerprint: prediction for prediction in found}
     made = []
     for spec in specs:

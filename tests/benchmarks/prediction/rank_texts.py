@@ -45,7 +45,7 @@ def _traced(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None
     from experiments.training.data import captions
 
     setattr(captions, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
-    out.send(tracer.trace(spec, phantom))
+    out.send(tracer.trace(spec, [spec.card], phantom)[0])
 
 
 def second_step(memory: Memory) -> list[float | None]:

@@ -51,7 +51,7 @@ def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
         [result.spec for result in results],
         cache_folder(),
         watch,
-        failed=lambda spec, problem: print(problem, flush=True),
+        on_failure=lambda spec, problem: print(problem, flush=True),
     )
     return [(result, found[result.spec.row]) for result in results if result.spec.row in found]
 

@@ -1,0 +1,91 @@
+"""What an operation is, from its key: family, bytes, arithmetic."""
+
+import json
+
+import pytest
+
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.table import canonical
+
+
+def tensor(*sizes: int, type: str = "BFloat16", **more: object) -> dict[str, object]:
+    return {"type": type, "sizes": list(sizes), **more}
+
+
+def operation(name: str, *arguments: object):
+    return parse(json.dumps([name, *arguments]))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "flop"),
+    [
+        ("aten::mm.out", (tensor(8, 16), tensor(16, 4), tensor(8, 4)), 2 * 8 * 16 * 4),
+        ("aten::addmm.out", (tensor(4), tensor(8, 16), tensor(16, 4), 1, 1, tensor(8, 4)), 2 * 8 * 16 * 4),
+        ("aten::bmm.out", (tensor(3, 8, 16), tensor(3, 16, 4), tensor(3, 8, 4)), 3 * 2 * 8 * 16 * 4),
+        (
+            "aten::_scaled_dot_product_flash_attention.default",
+            (tensor(2, 4, 32, 8), tensor(2, 4, 32, 8), tensor(2, 4, 32, 8), 0, True),
+            4 * 2 * 4 * 32 * 32 * 8,
+        ),
+        (
+            "aten::_scaled_dot_product_flash_attention_backward.default",
+            (tensor(2, 4, 32, 8), tensor(2, 4, 32, 8), tensor(2, 4, 32, 8), tensor(2, 4, 32, 8)),
+            10 * 2 * 4 * 32 * 32 * 8,
+        ),
+        (
+            "aten::convolution.default",
+            (tensor(2, 3, 8, 8), tensor(16, 3, 4, 4), None, [4, 4], [0, 0], [1, 1], False, [0, 0], 1),
+            2 * (2 * 2 * 2 * 16) * (3 * 4 * 4),
+        ),
+        ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), 0),
+    ],
+)
+def test_arithmetic_of_products_attention_and_convolutions(name, arguments, flop):
+    assert operation(name, *arguments).flop == flop
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "family"),
+    [
+        ("aten::mm.out", (tensor(8, 16),), "matrix products"),
+        ("aten::_scaled_dot_product_efficient_attention.default", (), "attention"),
+        ("aten::_foreach_addcmul_.Scalar", (), "optimizer"),
+        ("aten::native_layer_norm.default", (), "reductions"),
+        ("aten::index_select.default", (), "indexing"),
+        ("aten::gelu.out", (), "element-wise"),
+        ("aten::copy_.default", (tensor(8), tensor(8)), "copies"),
+        ("aten::copy_.default", (tensor(8), tensor(8, host=1)), "host transfers"),
+        ("bitsandbytes::dequantize_4bit.default", (), "quantization"),
+        ("communication::allreduce", (tensor(8, type="Byte"), 4), "communication"),
+        ("host::adam", (tensor(8, host=1),), "CPU optimizer"),
+    ],
+)
+def test_each_operation_has_a_family(name, arguments, family):
+    assert operation(name, *arguments).family == family
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "waits"),
+    [
+        ("aten::_local_scalar_dense.default", (tensor(1),), True),
+        ("aten::copy_.default", (tensor(8, host=1), tensor(8)), True),
+        ("aten::copy_.default", (tensor(8), tensor(8, host=1)), False),
+        ("aten::mm.out", (tensor(8, 16), tensor(16, 4), tensor(8, 4)), False),
+    ],
+)
+def test_the_host_waits_only_for_values(name, arguments, waits):
+    assert operation(name, *arguments).waits_for_the_gpu is waits
+
+
+def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
+    listed = {"type": "Float", "tensors": 100, "elements": 1000}
+    assert operation("aten::_foreach_mul_.Scalar", listed, 0.9).total_bytes == 4000
+    assert operation("aten::add.out", tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)).total_bytes == 3 * 8 * 16 * 2
+
+
+def test_keys_that_differ_in_numbers_without_effect_on_the_time_are_one():
+    first, second = (json.dumps(["aten::lerp.Scalar_out", tensor(8), tensor(8), weight]) for weight in (0.1, 0.25))
+    assert canonical(first) == canonical(second)
+    assert canonical(json.dumps(["aten::sum.IntList_out", [0]])) != canonical(
+        json.dumps(["aten::sum.IntList_out", [1]])
+    )

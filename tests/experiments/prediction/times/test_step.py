@@ -1,0 +1,95 @@
+"""The time of a step from the times of its phases, and the phases' times from a table."""
+
+import json
+
+import pytest
+
+from experiments.prediction.times import step
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.step import PhaseTime, Work, communication_s, phase_time, seconds
+from experiments.prediction.times.table import Machine, Measured, Table, bound_s
+from experiments.suites.cards import card_named
+
+H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
+MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
+
+
+def product(rows: int) -> str:
+    sizes = ([rows, 4096], [4096, 4096], [rows, 4096])
+    return json.dumps(["aten::mm.out", *({"type": "BFloat16", "sizes": size} for size in sizes)], separators=(",", ":"))
+
+
+def phase(host_s: float, device_s: float, **more: object) -> PhaseTime:
+    return PhaseTime(host_s, {"matrix products": device_s}, **more)
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected_s"),
+    [
+        ([phase(1, 3), phase(1, 4)], 7),  # the GPU limits
+        ([phase(3, 1), phase(4, 1)], 7),  # the host limits
+        ([phase(1, 4), phase(4, 1)], 5),  # the host goes on while the GPU works off the first phase
+        ([phase(4, 1), phase(1, 4)], 5),
+        ([phase(1, 4, waits=True), phase(4, 1)], 8),  # the host waits for the GPU
+        ([phase(1, 2, link_s=5.0)], 5),  # the links limit
+    ],
+)
+def test_host_and_gpu_work_at_the_same_time_unless_the_host_waits(phases, expected_s):
+    assert seconds(phases) == expected_s
+
+
+def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():
+    table = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)})
+    assert table.times(product(4096), H100) == Measured(4e-4, 1e-5)
+    slower = A100.peak_tflops["bf16"] / H100.peak_tflops["bf16"]
+    assert table.times(product(4096), A100).device_s == pytest.approx(4e-4 / slower)
+
+
+def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_one():
+    large, small = product(8192), product(64)
+    table = Table(
+        MACHINE,
+        {
+            large: Measured(2 * bound_s(parse(large), H100), 1e-5),
+            small: Measured(9 * bound_s(parse(small), H100), 1e-5),
+        },
+    )
+    asked = product(4096)
+    assert table.times(asked, H100).device_s == pytest.approx(2 * bound_s(parse(asked), H100))
+
+
+def test_the_host_time_of_an_operation_is_at_most_the_usual_of_its_kind():
+    times = {product(rows): Measured(1e-4, host_s) for rows, host_s in ((64, 1e-5), (128, 1e-5), (256, 1.0))}
+    assert Table(MACHINE, times).times(product(256), H100).host_s == 1e-5
+
+
+def test_a_phase_adds_up_its_operations(monkeypatch):
+    table = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)})
+    key = product(4096)
+    forward = phase_time(Work("forward", 0, {key: 10}), table, H100)
+    assert forward.device_s == {"matrix products": pytest.approx(4e-3)}
+    assert forward.host_s == pytest.approx(step.MICRO_STEP_S + step.HOST_FACTORS["forward"] * 1e-4)
+    adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
+    offload = phase_time(Work("optimizer step", 0, {adam: 2}), table, H100)
+    assert (offload.host_s, offload.waits) == (pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S), True)
+
+
+def test_an_all_reduce_sends_the_data_twice():
+    def collective(name: str) -> float:
+        return communication_s(parse(json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [10**9]}, 4])))
+
+    assert collective("allreduce") == 2 * collective("allgather") == pytest.approx(1.5 / step.LINK_GB_S)
+
+
+def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
+    short, long = phase(1, 2), phase(1, 6)
+    assert short.at(150, 100, long, 200).device_s == {"matrix products": 4}
+    assert short.at(50, 100, short, 100).device_s == {"matrix products": 1}
+    assert short.at(150, 100, long, 200).host_s == 1
+
+
+def test_every_time_of_the_stored_tables_is_positive_and_its_machine_is_named():
+    for table in step._tables():
+        assert table.machine.card
+        assert table.machine.torch
+        assert all(times.device_s > 0 and times.host_s > 0 for times in table.measured.values())
