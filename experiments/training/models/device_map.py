@@ -16,6 +16,7 @@ from experiments.training.models.build import DTYPES
 from experiments.training.models.weights import fill_randomly, load_pretrained, meta_model
 
 WEIGHT_SHARE = 0.9
+UNLIMITED = 2**62
 
 
 def build_across_gpus(spec: RowSpec, device: Device) -> Any:
@@ -34,6 +35,13 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
         return load_pretrained(spec.base_model, spec.size, dtype, None, device_map)
     fill_randomly(model, dtype, device_map)
     return dispatch_model(model, device_map)
+
+
+def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
+    """Return a balanced assignment of a model's parts to GPUs that have unlimited memory."""
+    if gpus == 1:
+        return {"": 0}
+    return balanced_device_map(model, dtype, dict.fromkeys(range(gpus), UNLIMITED))
 
 
 def weight_budget(gpu: int, device: Device) -> int:
