@@ -30,10 +30,11 @@ class PeakParts(Record):
     optimizer_gib: float = Field(description="the optimizer's state")
     buffers_gib: float = Field(description="buffers that strategy, libraries and cuBLAS keep between steps")
     activations_gib: float = Field(description="everything else: activations, temporary tensors and the batch")
+    cache_gib: float = Field(default=0.0, description="key-value cache of a script that generates text")
 
     @property
     def total_gib(self) -> float:
-        return self.params_gib + self.grads_gib + self.optimizer_gib + self.buffers_gib + self.activations_gib
+        return sum(getattr(self, name) for name in type(self).model_fields)
 
 
 class Prediction(Record):
