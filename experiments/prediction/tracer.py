@@ -23,8 +23,8 @@ from typing import Any
 
 from experiments.errors import InputError
 from experiments.prediction.peak import UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
-from experiments.prediction.phantom.library import Phantom, load
-from experiments.results.predictions import Prediction
+from experiments.prediction.phantom.library import Phantom, Replay, load
+from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
 from experiments.suites.attention_kernels import kernels_of
@@ -81,7 +81,9 @@ def import_libraries(phantom: Phantom) -> None:
 
 
 def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Prediction]:
-    """Train the row on the phantom device, in this process, and predict its memory on each of the cards.
+    """Run the row on the phantom device, in this process, and predict its memory on each of the cards.
+
+    The tensors of a row on the CPU have the same sizes, so it runs on the phantom device too.
 
     Raises InputError for a user error, RuntimeError if the training fails.
     """
@@ -92,33 +94,46 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom) -> list[Pr
 
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training import rank
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    simulate_ranks(spec.settings.devices, spec.settings.nodes)
+    if spec.settings.task == "generate":
+        simulate_ranks(1, 1)
+        simulate_gpus(phantom, spec.settings.devices)
+    else:
+        simulate_ranks(spec.settings.devices, spec.settings.nodes)
     if "offload" in spec.settings.strategy:
         phantom.count_host_memory()
         skip_cpu_adam()
     meter = PhantomMeter(phantom)
     device = Device(
-        kind="cuda", name=card.name, memory_gib=card.memory_gib, host_cpus=os.cpu_count() or 1, host_memory_gib=0.0
+        kind="cuda",
+        name=card.name,
+        memory_gib=card.memory_gib,
+        cap_gib=UNLIMITED / GIB,
+        host_cpus=os.cpu_count() or 1,
+        host_memory_gib=0.0,
     )
-    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update={"workers": 0})})
+    changes = {"workers": 0, "accelerator": "gpu"}
+    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
     with tempfile.TemporaryDirectory() as out:
         measured = rank.run_rank(traced, Path(out), meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
     elapsed_s = time.perf_counter() - begun
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
-    return [_build_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
+    found = [_build_prediction(one, measured, phantom, meter, elapsed_s) for one in specs]
+    return found if spec.settings.gpus else [*map(_without_gpu, found)]
 
 
 def _build_prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
+    phantom.select_gpu(_fullest_gpu(phantom, spec))
     free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
     phase, step, _ = meter.tags.position_at(free.peak_event)
     return Prediction(
@@ -131,7 +146,7 @@ def _build_prediction(
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
-        host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
+        host_gib=_host_gib(spec, phantom, free),
         needed_gib=needed_bytes(phantom, free) / GIB,
         usable_gib=usable / GIB,
         limited_reserved_gib=limited.peak_reserved / GIB,
@@ -141,6 +156,31 @@ def _build_prediction(
         tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
         versions=versions(),
         elapsed_s=elapsed_s,
+    )
+
+
+def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
+    """Return the GPU of the process that needs the most memory; always 0 if it uses one."""
+    needs = []
+    for gpu in range(spec.settings.devices if spec.settings.task == "generate" else 1):
+        phantom.select_gpu(gpu)
+        needs.append(needed_bytes(phantom, phantom.replay(UNLIMITED)))
+    return needs.index(max(needs))
+
+
+def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
+    """Return the host memory that offload, or a row on the CPU, needs, GiB; None for other rows."""
+    if spec.settings.accelerator == "cpu":
+        return free.peak_allocated / GIB
+    return phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None
+
+
+def _without_gpu(prediction: Prediction) -> Prediction:
+    """Return the prediction of a row on the CPU, which takes no memory of the card."""
+    sizes = ("peak_gib", "reserved_gib", "needed_gib", "limited_reserved_gib")
+    at_peak = PeakParts(**dict.fromkeys(PeakParts.model_fields, 0.0))
+    return prediction.model_copy(
+        update={**dict.fromkeys(sizes, 0.0), "at_peak": at_peak, "failure": None, "retries": 0}
     )
 
 

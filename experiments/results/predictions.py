@@ -54,7 +54,9 @@ class Prediction(Record):
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
-    host_gib: float | None = Field(default=None, description="host memory that offload needs; None: without offload")
+    host_gib: float | None = Field(
+        default=None, description="host memory that offload, or a row on the CPU, needs; None: neither"
+    )
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")

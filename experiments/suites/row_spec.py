@@ -13,6 +13,8 @@ from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import StrictModel
 
 SPEC_VERSION: Literal[1] = 1
+LATER_SETTINGS = ("accelerator", "prompt_length")
+"""Settings of later versions. Their defaults do not change a fingerprint, so that earlier results stay valid."""
 
 
 class RowSpec(StrictModel):
@@ -50,4 +52,7 @@ class RowSpec(StrictModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
+        for name in LATER_SETTINGS:
+            if facts["settings"][name] == Settings.model_fields[name].default:
+                del facts["settings"][name]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

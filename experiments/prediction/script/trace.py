@@ -43,7 +43,7 @@ def trace_script(
     name: str = "",
     smallest: bool = False,
 ) -> list[ScriptPrediction]:
-    """Return predictions of the script that ``command`` runs: for each traced rank, each of its GPUs and each group of cards.
+    """Return predictions of the script that ``command`` runs: for each rank, its GPUs, and each group of cards.
 
     smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a
     group, which needs one trace. The script runs in this working directory with this environment, and can write and
