@@ -162,7 +162,7 @@ def _build_prediction(
 def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
     """Return the GPU of the process that needs the most memory; always 0 if it uses one."""
     needs = []
-    for gpu in range(spec.settings.devices if spec.settings.task == "generate" else 1):
+    for gpu in range(max(1, spec.settings.gpus_per_rank)):
         phantom.select_gpu(gpu)
         needs.append(needed_bytes(phantom, phantom.replay(UNLIMITED)))
     return needs.index(max(needs))

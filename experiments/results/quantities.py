@@ -47,11 +47,12 @@ def _train_s(measured: Measured) -> float | None:
 
 
 def _share_of_card(field: str) -> Reader:
-    """Return a reader of a peak as a share of what a process may allocate on the card."""
+    """Return a reader of a peak as a share of what a process may allocate on its GPUs, which are usually one."""
 
     def read(measured: Measured) -> float | None:
         peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
-        return peak / usable if peak is not None and usable else None
+        gpus = measured.spec.settings.gpus_per_rank if isinstance(measured, Result) else 1
+        return peak / (usable * gpus) if peak is not None and usable and gpus else None
 
     return read
 

@@ -145,6 +145,11 @@ class Settings(StrictModel):
         return 0 if self.accelerator == "cpu" else self.world_size
 
     @property
+    def gpus_per_rank(self) -> int:
+        """Return the number of GPUs of one process: 1 for training; all GPUs, or none, for sampling from a model."""
+        return self.gpus // self.ranks
+
+    @property
     def ranks(self) -> int:
         """Return the number of processes over all nodes: one per device, or one in total for sampling from a model."""
         return 1 if self.task == "generate" else self.world_size

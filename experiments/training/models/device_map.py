@@ -31,7 +31,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     dtype = DTYPES[spec.settings.precision]
     model: Any = meta_model(spec.base_model, spec.size)
     if device.kind == "cpu":
-        placed = build_model(spec, torch.device("cpu"))
+        placed: Any = build_model(spec, torch.device("cpu"))
         placed.hf_device_map = spread_evenly(model, dtype, spec.settings.devices)
         return placed
     budgets = {gpu: weight_budget(gpu, device) for gpu in range(spec.settings.devices)}
