@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from accelerate.utils import get_balanced_memory
+from accelerate.utils import compute_module_sizes, get_balanced_memory
 from torch import nn
 
 from experiments.errors import InputError
@@ -16,7 +16,7 @@ from experiments.training.models.build import DTYPES, build_model
 from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 
 WEIGHT_SHARE = 0.9
-UNLIMITED = 2**62
+SPARE_PARTS = 1.25
 
 
 def build_across_gpus(spec: RowSpec, device: Device) -> Any:
@@ -51,10 +51,18 @@ def weights_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
 
 
 def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
-    """Return a balanced assignment of a model's parts to GPUs that have unlimited memory."""
+    """Return a balanced assignment of a model's parts to GPUs that have enough memory.
+
+    Where accelerate finds no GPUs, it balances nothing. So each GPU but the last gets a limit: its share and a part,
+    which accelerate keeps free on the first GPU.
+    """
     if gpus == 1:
         return {"": 0}
-    return balanced_device_map(model, dtype, dict.fromkeys(range(gpus), UNLIMITED))
+    unsplit: Any = model._no_split_modules or ()
+    sizes = compute_module_sizes(model, dtype=dtype)
+    parts = [sizes[path] for path, part in model.named_modules() if type(part).__name__ in unsplit]
+    limit = sizes[""] // gpus + int(SPARE_PARTS * max(parts, default=0))
+    return balanced_device_map(model, dtype, {**dict.fromkeys(range(gpus), limit), gpus - 1: 2 * sizes[""]})
 
 
 def weight_budget(gpu: int, device: Device) -> int:
