@@ -67,7 +67,8 @@ def test_two_gpus_share_weights_and_cache(generate):
     assert [(one.gpu, one.gpus, one.ranks) for one in shared] == [(0, 2, 1), (1, 2, 1)]
     assert sum(one.at_peak.params_gib for one in shared) == pytest.approx(alone.at_peak.params_gib, rel=0.01)
     assert max(one.at_peak.params_gib for one in shared) < 0.7 * alone.at_peak.params_gib
-    assert sum(one.at_peak.cache_gib for one in shared) == pytest.approx(alone.at_peak.cache_gib, rel=0.1)
+    for one in shared:
+        assert one.at_peak.cache_gib == pytest.approx(alone.at_peak.cache_gib / 2, rel=0.3)
 
 
 @pytest.mark.parametrize(("bits", "bytes_each"), [("8bit", 1), ("4bit", 0.5)])
