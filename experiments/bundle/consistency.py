@@ -49,7 +49,8 @@ def _device_contradictions(result: Result) -> Iterator[str]:
         yield f"the GPU is called {device.name!r}, which is not a {own.name}"
     if result.emulated and target and not _has_memory_of(device, target):
         yield f"the memory is limited to {device.cap_gib} GiB; {target.name}, emulated: {target.usable_gib:.2f} GiB"
-    if result.memory.peak_gib and device.cap_gib and result.memory.peak_gib > device.cap_gib:
+    gpus = result.spec.settings.gpus_per_rank
+    if result.memory.peak_gib and device.cap_gib and result.memory.peak_gib > device.cap_gib * gpus:
         yield "the peak is above the memory limit"
 
 

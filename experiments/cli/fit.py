@@ -63,7 +63,7 @@ def fit(
 
 
 def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training
+    from experiments.prediction.loop import describe_training, training_as_data
     from experiments.prediction.loop_fit import attempts_as_data, attempts_table, fit_program, try_changes
     from experiments.prediction.script.fit import fit_as_data, fit_view
     from experiments.suites.cards import parse_card_list
@@ -74,7 +74,7 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
             found = fit_program(one, show)
             tried = try_changes(one, found, show)
         changes = attempts_as_data(tried)
-        data.append({"assumed": describe_training(one), "loop": one.loop, **fit_as_data(found), "changes": changes})
+        data.append({**training_as_data(one), **fit_as_data(found), "changes": changes})
         if not as_json:
             console().print(describe_training(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
     if as_json:

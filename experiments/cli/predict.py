@@ -90,7 +90,7 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
 
 
 def _predict_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training, program_command
+    from experiments.prediction.loop import describe_training, program_command, training_as_data
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import parse_card_list
@@ -100,8 +100,9 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
     for one in (replace(training, card=names[0], batch=size) for size in batches):
         words = program_command(one)
         with progress() as show, exit_code_of_script():
-            found = trace_script(words, names, show, ScriptOptions(), f"{one.model}, batch {one.batch}", smallest)
-        data.append({"assumed": describe_training(one), "loop": one.loop, **script_predictions_as_data(found)})
+            options = ScriptOptions(gpus=one.gpus_per_process)
+            found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
+        data.append({**training_as_data(one), **script_predictions_as_data(found)})
         if not as_json:
             console().print(describe_training(one), script_predictions_view(found), sep="\n")
     if as_json:

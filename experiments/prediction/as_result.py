@@ -82,11 +82,11 @@ def convert_to_result(prediction: Prediction) -> Result:
         reason=describe_outcome(prediction),
         failure=prediction.failure,
         device=Device(
-            kind="cuda",
-            name=f"{card.name}, predicted",
+            kind="cuda" if spec.settings.gpus else "cpu",
+            name=f"{card.name if spec.settings.gpus else 'CPU'}, predicted",
             count=spec.settings.devices,
-            memory_gib=card.memory_gib,
-            card=spec.card,
+            memory_gib=card.memory_gib if spec.settings.gpus else None,
+            card=spec.card if spec.settings.gpus else None,
             host_cpus=0,
             host_memory_gib=0.0,
         ),
@@ -131,6 +131,8 @@ def _telemetry(prediction: Prediction) -> dict[str, float]:
 
 def describe_outcome(prediction: Prediction) -> str:
     """Describe the predicted outcome, such as 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
+    if not prediction.spec.settings.gpus:
+        return f"{OUTCOME_NAMES['fits']}: needs no GPU, and {prediction.host_gib:.2f} GiB of host memory for tensors"
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
     return f"{doubt}{OUTCOME_NAMES[prediction.likely_outcome]}: {needs}"

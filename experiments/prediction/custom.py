@@ -1,4 +1,4 @@
-"""Custom trainings: any model with any settings, described by the options of `testbed predict` and `testbed fit`."""
+"""Custom trainings and text generations: any model with any settings, as `testbed predict` and `testbed fit` ask."""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from experiments.system.options import option
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
+Task = Literal["train", "generate"]
 Loop = Literal["trainer", "plain", "lightning", "litgpt"]
 LoopPrecision = Literal["32-true", "bf16-true", "16-true", "bf16-mixed", "16-mixed"]
 LoopOptimizer = Literal[
@@ -36,19 +37,26 @@ LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "lightning": "Lightning's Trainer",
     "litgpt": "LitGPT's model in a Fabric loop",
 }
+DEFAULT_NEW_TOKENS = 128
 MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the hub (org/name)"
 
 
 @dataclass(frozen=True)
 class CustomTraining:
-    """Options of one custom training. ``batch``: samples per GPU and micro-step. ``seq``: tokens per text."""
+    """Options of one custom training or text generation.
+
+    batch: samples per GPU and micro-step, or prompts. seq: tokens per text, or per prompt.
+    """
 
     model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
+    task: Task = option("train", "Training, or text generation by transformers' generate.")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
-    seq: int = option(512, "Tokens per text.")
+    seq: int = option(512, "Tokens per text; generate: per prompt.")
+    new_tokens: int | None = option(None, f"Generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}.")
+    no_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
-    devices: int = option(1, "Number of GPUs.")
+    devices: int = option(1, "Number of GPUs; generate: they share the layers, as by device_map=auto.")
     precision: LoopPrecision = option("32-true", "Precision of weights and arithmetic.")
     optim: LoopOptimizer | None = option(
         None, "Optimizer; default: adamw (trainer: fused, other loops: foreach), with DeepSpeed deepspeed_cpu."
@@ -65,10 +73,15 @@ class CustomTraining:
     )
     target_seq: int | None = option(None, "Tokens per target text of an encoder-decoder model; default: as --seq.")
     attention: Attention | None = option(None, "Attention implementation; default: the model's own.")
-    quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); needs --lora-r.")
+    quantization: QuantizedBits | None = option(None, "Weights in 4 or 8 bit (bitsandbytes); training needs --lora-r.")
     lora_dropout: float | None = option(
         None, "Dropout of the adapters; default: 0.05, or 0 if the experts of the model share a tensor."
     )
+
+    @property
+    def gpus_per_process(self) -> int:
+        """Return the number of GPUs of one process: all for text generation, one for a rank of a training."""
+        return self.devices if self.task == "generate" else 1
 
     @property
     def spec(self) -> "RowSpec":

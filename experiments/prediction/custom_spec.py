@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from experiments.errors import InputError
-from experiments.prediction.custom import MODEL_HELP, CustomTraining
+from experiments.prediction.custom import DEFAULT_NEW_TOKENS, MODEL_HELP, CustomTraining
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import supported_card
 from experiments.suites.choices import Optimizer, Precision, Strategy
@@ -45,9 +45,9 @@ def find_model(model: str) -> tuple[Model, str]:
 
 def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: str) -> None:
     """Raise InputError for a number below 1, texts longer than the model allows, or adapter targets without a rank."""
-    for field in ("batch", "seq", "accumulate", "devices", "lora_r", "target_seq"):
+    for field in ("batch", "seq", "new_tokens", "accumulate", "devices", "lora_r", "target_seq"):
         _reject_below_1(field, getattr(training, field))
-    _reject_long_texts(training.seq, base_model, name)
+    _reject_long_texts(training, base_model, name)
     if training.lora_r is None and training.lora_targets is not None:
         raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
 
@@ -133,14 +133,18 @@ def _reject_below_1(flag: str, value: int | None) -> None:
         raise InputError(f"--{flag.replace('_', '-')} {value}: a whole number above 0 is needed")
 
 
-def _reject_long_texts(seq: int, base_model: Model, name: str) -> None:
+def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -> None:
     """Raise InputError if a text has more tokens than the model has positions. T5 has no limit (relative positions)."""
     if _language_model(base_model) == "t5":
         return
+    options, tokens = f"--seq {training.seq}", training.seq
+    if training.task == "generate":
+        new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
+        options, tokens = f"{options} --new-tokens {new_tokens}", tokens + new_tokens
     inner = base_model.architecture.get("text_config") or base_model.architecture
     positions = inner.get("max_position_embeddings") or inner.get("n_positions")
-    if isinstance(positions, int) and seq > positions:
-        raise InputError(f"--seq {seq}: {name} has {positions} positions; allowed: 1 to {positions}")
+    if isinstance(positions, int) and tokens > positions:
+        raise InputError(f"{options}: {name} has {positions} positions; allowed: 1 to {positions}")
 
 
 def _resolve_model(model: str) -> tuple[Model | None, str]:

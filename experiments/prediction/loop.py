@@ -1,9 +1,9 @@
-"""Custom trainings in the loop of transformers' Trainer or of plain PyTorch, as small programs that are traced."""
+"""Custom trainings and text generations as small programs that are traced."""
 
 from dataclasses import replace
 
 from experiments.errors import InputError
-from experiments.prediction.custom import LOOP_DESCRIPTIONS, CustomTraining
+from experiments.prediction.custom import DEFAULT_NEW_TOKENS, LOOP_DESCRIPTIONS, CustomTraining
 from experiments.prediction.custom_spec import find_model, lora_targets, reject_invalid_numbers
 from experiments.prediction.fit import DEFAULT_LORA_RANK, FSDP_GPU_COUNTS
 from experiments.prediction.loops.job import LoopJob, LoopLora
@@ -11,6 +11,19 @@ from experiments.prediction.loops.job import LoopJob, LoopLora
 PROGRAMS_PACKAGE = "experiments.prediction.loops"
 ROW_LOOPS = ("lightning", "litgpt")
 """Loops whose trainings run as rows, like those of the labs; the other loops run as programs."""
+GENERATION_PRECISIONS = ("32-true", "bf16-true", "16-true")
+OPTIONS_OF_TRAINING = (
+    "accumulate",
+    "optim",
+    "strategy",
+    "activation_checkpointing",
+    "lora_r",
+    "lora_targets",
+    "lora_dropout",
+    "loop",
+    "target_seq",
+)
+"""Options that only trainings have."""
 
 
 def program_command(training: CustomTraining) -> list[str]:
@@ -18,9 +31,9 @@ def program_command(training: CustomTraining) -> list[str]:
 
     Raises InputError if options contradict each other, or if the model cannot be read.
     """
-    module = f"{PROGRAMS_PACKAGE}.{training.loop}"
+    module = f"{PROGRAMS_PACKAGE}.{'generate' if training.task == 'generate' else training.loop}"
     program = [module, build_job(training).model_dump_json(exclude_defaults=True)]
-    if training.devices > 1:
+    if training.devices > training.gpus_per_process:
         return ["torchrun", "--nproc-per-node", str(training.devices), "-m", *program]
     return ["python", "-m", *program]
 
@@ -29,7 +42,10 @@ def build_job(training: CustomTraining) -> LoopJob:
     """Return the job of the program. Raises InputError as ``program_command`` does."""
     model, name = find_model(training.model)
     reject_invalid_numbers(training, model, name)
-    _reject_unsupported(training)
+    if training.task == "generate":
+        _reject_options_of_training(training)
+    else:
+        _reject_unsupported(training)
     targets = lora_targets(model, training.lora_targets)
     adapters = LoopLora(r=training.lora_r, targets=targets, dropout=training.lora_dropout) if training.lora_r else None
     return LoopJob(
@@ -46,11 +62,16 @@ def build_job(training: CustomTraining) -> LoopJob:
         checkpointing=training.activation_checkpointing,
         lora=adapters,
         fsdp=training.strategy == "fsdp",
+        gpus=training.gpus_per_process,
+        new_tokens=training.new_tokens or DEFAULT_NEW_TOKENS,
+        cache=not training.no_cache,
     )
 
 
 def describe_training(training: CustomTraining) -> str:
-    """Describe the training that is predicted: loop, batch, precision, optimizer and more, in one line."""
+    """Describe what is predicted in one line: loop, batch, precision, optimizer and more."""
+    if training.task == "generate":
+        return _describe_generation(training)
     loop = LOOP_DESCRIPTIONS[training.loop]
     words = [f"{training.batch} x {training.accumulate} samples of {training.seq} tokens", training.precision]
     words.append(training.optim or "adamw")
@@ -62,8 +83,39 @@ def describe_training(training: CustomTraining) -> str:
     return f"loop: {loop} (others: --loop {others}); {', '.join(words)}"
 
 
+def training_as_data(training: CustomTraining) -> dict[str, str]:
+    """Return what is predicted as a JSON-compatible object."""
+    loop = {"loop": training.loop} if training.task == "train" else {}
+    return {"task": training.task, "assumed": describe_training(training), **loop}
+
+
+def _describe_generation(training: CustomTraining) -> str:
+    new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
+    words = [f"{training.batch} prompts of {training.seq} tokens and {new_tokens} new tokens each", training.precision]
+    words += [f"{training.quantization} weights"] if training.quantization else []
+    words.append("no key-value cache" if training.no_cache else "key-value cache")
+    words += [f"layers spread over {training.devices} GPUs"] if training.devices > 1 else []
+    return f"text generation: {', '.join(words)}"
+
+
 def single_changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
     """Return single changes that may save memory, cheapest first, as (description, changed training)."""
+    return _changes_of_generation(training) if training.task == "generate" else _changes_of_training(training)
+
+
+def _changes_of_generation(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
+    found = []
+    if training.precision == "32-true":
+        found.append(("precision bf16-true", replace(training, precision="bf16-true")))
+    found += [(f"{gpus} GPUs", replace(training, devices=gpus)) for gpus in FSDP_GPU_COUNTS if gpus > training.devices]
+    if training.quantization is None:
+        found.append(("8-bit weights", replace(training, quantization="8bit")))
+    if training.quantization != "4bit":
+        found.append(("4-bit weights", replace(training, quantization="4bit")))
+    return found
+
+
+def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
     found = []
     if training.precision == "32-true":
         found.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
@@ -89,7 +141,21 @@ def single_changes(training: CustomTraining) -> list[tuple[str, CustomTraining]]
     return found
 
 
+def _reject_options_of_training(training: CustomTraining) -> None:
+    for name in OPTIONS_OF_TRAINING:
+        if (value := getattr(training, name)) != getattr(CustomTraining, name):
+            option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise InputError(f"{option}: not with --task generate, which trains nothing")
+    if training.precision.endswith("mixed"):
+        raise InputError(
+            f"--precision {training.precision}: with --task generate, allowed: {', '.join(GENERATION_PRECISIONS)}"
+        )
+
+
 def _reject_unsupported(training: CustomTraining) -> None:
+    if training.new_tokens is not None or training.no_cache:
+        option = "--no-cache" if training.no_cache else f"--new-tokens {training.new_tokens}"
+        raise InputError(f"{option}: needs --task generate")
     if training.strategy.startswith("deepspeed") or training.optim == "deepspeed_cpu":
         raise InputError(f"--strategy {training.strategy}: allowed with --loop lightning only")
     if training.strategy == "fsdp" and training.loop == "plain":

@@ -9,7 +9,7 @@ from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, single_changes
-from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches
+from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, highest_need
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.trace import ScriptFailed, trace_script
@@ -69,16 +69,15 @@ def try_changes(training: CustomTraining, fit: ScriptFit, print_line: PrintLine)
 def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
     name, training = change
     try:
-        (one,) = _trace(training, name, print_line)
+        found = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
         return Attempt(name, None, str(problem))
-    return Attempt(name, BatchPrediction(one, one.cards[0]))
+    return Attempt(name, highest_need(found))
 
 
 def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
-    return trace_script(
-        program_command(training), [training.card], print_line, ScriptOptions(), f"{training.model}, {what}"
-    )
+    options = ScriptOptions(gpus=training.gpus_per_process)
+    return trace_script(program_command(training), [training.card], print_line, options, f"{training.model}, {what}")
 
 
 def attempts_as_data(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

@@ -11,7 +11,13 @@ from experiments.results.schema import Failure, Phase
 from experiments.system.files import GIB
 
 UNTAGGED, BATCH = memory_parts.ACTIVATIONS.key, "batch"
-TAGGED_PARTS = (memory_parts.PARAMETERS, memory_parts.GRADIENTS, memory_parts.OPTIMIZER, memory_parts.BUFFERS)
+TAGGED_PARTS = (
+    memory_parts.PARAMETERS,
+    memory_parts.GRADIENTS,
+    memory_parts.OPTIMIZER,
+    memory_parts.BUFFERS,
+    memory_parts.CACHE,
+)
 CATEGORIES = (UNTAGGED, *(part.key for part in TAGGED_PARTS), BATCH)
 BUFFERS = CATEGORIES.index(memory_parts.BUFFERS.key)
 UNLIMITED = 2**62
@@ -41,9 +47,21 @@ class MemoryTags:
 
     def tag_tensors(self, kind: str, tensors: Iterable[Any]) -> None:
         """Set the category of the storages of ``tensors`` to ``kind``, one of CATEGORIES."""
+        self._tag(kind, tensors)
+        self.last_tagged_event = self.event_count - 1
+
+    def tag_cache(self, output: Any) -> None:
+        """Set the category of the key-value cache in the output of a model of transformers, if it has one."""
+        cache = getattr(output, "past_key_values", None)
+        for part in (getattr(cache, "self_attention_cache", cache), getattr(cache, "cross_attention_cache", None)):
+            for layer in getattr(part, "layers", ()):
+                self._tag(
+                    memory_parts.CACHE.key, (one for one in vars(layer).values() if hasattr(one, "untyped_storage"))
+                )
+
+    def _tag(self, kind: str, tensors: Iterable[Any]) -> None:
         pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
         self._phantom.tag(pointers, CATEGORIES.index(kind))
-        self.last_tagged_event = self.event_count - 1
 
     def position_at(self, event: int) -> tuple[Phase, int, int]:
         """Return the phase, optimizer step and micro-step of an event; steps are counted from 0."""

@@ -24,10 +24,10 @@ from typing import Any
 
 from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
-from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.record import WorkRecorder
 from experiments.prediction.times.step import average_tokens, needed_operations, step_time
-from experiments.results.predictions import Prediction
+from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
 from experiments.suites.attention_kernels import kernels_of
@@ -89,7 +89,9 @@ def import_libraries(phantom: Phantom) -> None:
 
 
 def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path | None = None) -> list[Prediction]:
-    """Train the row on the phantom device, in this process, and predict its memory and time on each of the cards.
+    """Run the row on the phantom device, in this process, and predict its memory and time on each of the cards.
+
+    The tensors of a row on the CPU have the same sizes, so it runs on the phantom device too.
 
     If ``keys`` is not None, the keys of the operations that the time of a step needs are written to it.
     Raises InputError for a user error, RuntimeError if the training fails.
@@ -101,21 +103,32 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
 
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
     from experiments.prediction.phantom.cuda import replace_cuda
+    from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.training import rank
     from experiments.training.data.texts import batch_lengths
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom)
+    if spec.settings.task == "generate":
+        simulate_ranks(1, 1, phantom)
+        simulate_gpus(phantom, spec.settings.devices)
+    else:
+        simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom)
     if "offload" in spec.settings.strategy:
         phantom.count_host_memory()
         skip_cpu_adam(phantom.log_operation)
     meter = PhantomMeter(phantom)
     device = Device(
-        kind="cuda", name=card.name, memory_gib=card.memory_gib, host_cpus=os.cpu_count() or 1, host_memory_gib=0.0
+        kind="cuda",
+        name=card.name,
+        memory_gib=card.memory_gib,
+        cap_gib=UNLIMITED / GIB,
+        host_cpus=os.cpu_count() or 1,
+        host_memory_gib=0.0,
     )
-    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update={"workers": 0})})
+    changes = {"workers": 0, "accelerator": "gpu"}
+    traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
     with tempfile.TemporaryDirectory() as out:
         measured = rank.run_rank(traced, Path(out), meter, device)
     if measured.failure:
@@ -126,18 +139,20 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - begun
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
-    return [
+    found = [
         _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
             update={"time": step_time(works, one, one.card, planned, tokens)}
         )
         for one in specs
     ]
+    return found if spec.settings.gpus else [*map(_without_gpu, found)]
 
 
 def _build_prediction(
     spec: RowSpec, measured: Measured, phantom: Phantom, meter: PhantomMeter, elapsed_s: float
 ) -> Prediction:
     usable = round(card_named(spec.card).usable_gib * GIB)
+    phantom.select_gpu(_fullest_gpu(phantom, spec))
     free, limited = phantom.replay(UNLIMITED), phantom.replay(usable)
     phase, step, _ = meter.tags.position_at(free.peak_event)
     return Prediction(
@@ -150,7 +165,7 @@ def _build_prediction(
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
-        host_gib=phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None,
+        host_gib=_host_gib(spec, phantom, free),
         needed_gib=needed_bytes(phantom, free) / GIB,
         usable_gib=usable / GIB,
         limited_reserved_gib=limited.peak_reserved / GIB,
@@ -160,6 +175,31 @@ def _build_prediction(
         tflop_per_sample=measured.speed.tflop_per_sample if measured.speed else None,
         versions=versions(),
         elapsed_s=elapsed_s,
+    )
+
+
+def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
+    """Return the GPU of the process that needs the most memory; always 0 if it uses one."""
+    needs = []
+    for gpu in range(max(1, spec.settings.gpus_per_rank)):
+        phantom.select_gpu(gpu)
+        needs.append(needed_bytes(phantom, phantom.replay(UNLIMITED)))
+    return needs.index(max(needs))
+
+
+def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
+    """Return the host memory that offload, or a row on the CPU, needs, GiB; None for other rows."""
+    if spec.settings.accelerator == "cpu":
+        return free.peak_allocated / GIB
+    return phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None
+
+
+def _without_gpu(prediction: Prediction) -> Prediction:
+    """Return the prediction of a row on the CPU, which takes no memory of the card."""
+    sizes = ("peak_gib", "reserved_gib", "needed_gib", "limited_reserved_gib")
+    at_peak = PeakParts(**dict.fromkeys(PeakParts.model_fields, 0.0))
+    return prediction.model_copy(
+        update={**dict.fromkeys(sizes, 0.0), "at_peak": at_peak, "failure": None, "retries": 0}
     )
 
 

@@ -35,7 +35,7 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield result.reason
     if result.spec.size == "tiny":
         yield "a tiny model does not show what fits the card"
-    if result.device.kind != "cuda":
+    if result.spec.settings.gpus and result.device.kind != "cuda":
         yield "no GPU"
     if scaled := evidence.scaled[result.spec.row]:
         yield scaled

@@ -30,10 +30,11 @@ class PeakParts(Record):
     optimizer_gib: float = Field(description="the optimizer's state")
     buffers_gib: float = Field(description="buffers that strategy, libraries and cuBLAS keep between steps")
     activations_gib: float = Field(description="everything else: activations, temporary tensors and the batch")
+    cache_gib: float = Field(default=0.0, description="key-value cache of a script that generates text")
 
     @property
     def total_gib(self) -> float:
-        return self.params_gib + self.grads_gib + self.optimizer_gib + self.buffers_gib + self.activations_gib
+        return sum(getattr(self, name) for name in type(self).model_fields)
 
 
 class StepTime(Record):
@@ -85,7 +86,9 @@ class Prediction(Record):
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     optimizer_cpu_gib: float = Field(description="the optimizer's state in host memory")
-    host_gib: float | None = Field(default=None, description="host memory that offload needs; None: without offload")
+    host_gib: float | None = Field(
+        default=None, description="host memory that offload, or a row on the CPU, needs; None: neither"
+    )
     needed_gib: float = Field(description="smallest capacity with which the training completes")
     usable_gib: float = Field(description="capacity of the card")
     limited_reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")

@@ -47,11 +47,12 @@ def _train_s(measured: Measured) -> float | None:
 
 
 def _share_of_card(field: str) -> Reader:
-    """Return a reader of a peak as a share of what a process may allocate on the card."""
+    """Return a reader of a peak as a share of what a process may allocate on its GPUs, which are usually one."""
 
     def read(measured: Measured) -> float | None:
         peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
-        return peak / usable if peak is not None and usable else None
+        gpus = measured.spec.settings.gpus_per_rank if isinstance(measured, Result) else 1
+        return peak / (usable * gpus) if peak is not None and usable and gpus else None
 
     return read
 
@@ -119,7 +120,9 @@ QUANTITIES: dict[Quantity, Reader] = {
     "activations_gib": _maximum_at("after forward", "activations_gib"),
     "activations_after_backward_gib": _maximum_at("after backward", "activations_gib"),
     "allocated_after_forward_gib": _median_at("after forward", "allocated_gib"),
+    "largest_gpu_params_gib": lambda measured: max(measured.memory.params_by_gpu_gib, default=None),
     "peak_gib": lambda measured: measured.memory.peak_gib,
+    "gpu_peak_gib": lambda measured: measured.memory.peak_gib if measured.device.kind == "cuda" else 0.0,
     "reserved_gib": lambda measured: measured.memory.reserved_gib,
     "peak_share": _share_of_card("peak_gib"),
     "reserved_share": _share_of_card("reserved_gib"),

@@ -85,6 +85,9 @@ class Memory(Record):
     peak_by_phase_gib: dict[Phase, float] = Field(default={}, description="maximum allocated memory in each phase")
     reserved_gib: float | None = Field(default=None, description="maximum reserved memory; None on a CPU")
     host_peak_gib: float | None = Field(default=None, description="maximum resident memory of the trainer")
+    params_by_gpu_gib: tuple[float, ...] = Field(
+        default=(), description="weights on each GPU of a process that spreads a model over several; else empty"
+    )
 
 
 class Speed(Record):

@@ -8,6 +8,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.results.provenance import versions
 from experiments.suites.cards import card_named, card_of_device
+from experiments.suites.choices import Precision
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.system.files import GIB
@@ -19,6 +20,8 @@ HOST_MEMORY_PER_RANK_GIB = {"full": 8.0, "tiny": 1.5}
 OFFLOAD_BYTES_PER_PARAMETER = 20
 OFFLOAD_SPARE_GIB = 10.0
 CHECKPOINT_BYTES_PER_PARAMETER = 12
+BYTES_PER_WEIGHT: dict[Precision, int] = {"32-true": 4, "bf16-mixed": 4, "bf16-true": 2}
+INFERENCE_OVERHEAD = 1.2
 FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 """First version of bitsandbytes with CPU kernels; pyproject.toml requires it. The labs' version 0.44 needs a GPU."""
 
@@ -31,8 +34,10 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, here: bo
     settings = spec.settings
     if here and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
         return f"DeepSpeed compiles its CPU Adam on first use and finds no {missing}"
-    if here and not node.gpus and (why := _bitsandbytes_needs_gpu(settings)):
+    if here and not (node.gpus and settings.gpus) and (why := _bitsandbytes_needs_gpu(settings)):
         return why
+    if not settings.gpus:
+        return _host_memory_shortage(spec, host_memory_gib, "the model on the CPU") if spec.size == "full" else ""
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
     needed_gpus = settings.world_size // (spread := settings.nodes_of(nodes))
@@ -45,10 +50,15 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, here: bo
     for gpu in node.gpus:
         if why := too_small_reason(gpu, spec.card):
             return why
+    return _host_memory_shortage(spec, host_memory_gib, "optimizer offload") if offloads_optimizer(spec) else ""
+
+
+def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, user: str) -> str:
+    """Return why the host memory is not enough for ``user``, a part of the row; '' if it is."""
     needed = host_memory_needed_gib(spec)
-    if offloads_optimizer(spec) and needed > host_memory_gib:
-        return f"optimizer offload needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
-    return ""
+    if needed <= host_memory_gib:
+        return ""
+    return f"{user} needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
 
 
 def _bitsandbytes_needs_gpu(settings: Settings) -> str:
@@ -87,8 +97,12 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
 
     An offloaded parameter takes 4 bytes for the master weight, 8 for Adam's moments, 4 for the gradient, 2 for the
     accumulated gradient and 2 for the updated weight that is copied back (DeepSpeed's stage_1_and_2.py; measured with
-    12.2e9 parameters: 231 GiB).
+    12.2e9 parameters: 231 GiB). A model on the CPU takes its weights and a fifth of them, the guide's overhead of
+    inference, in addition to the libraries.
     """
+    if spec.size == "full" and not spec.settings.gpus:
+        weights = spec.base_model.parameters * BYTES_PER_WEIGHT[spec.settings.precision] / GIB
+        return HOST_MEMORY_PER_RANK_GIB["tiny"] + INFERENCE_OVERHEAD * weights
     if spec.size == "full" and offloads_optimizer(spec):
         shared = spec.base_model.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
         return shared + OFFLOAD_SPARE_GIB * spec.settings.ranks

@@ -26,7 +26,13 @@ from provision.models import Gpu, Node
 
 def write_rejected_result(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
     """Write and return the result of a row that was rejected before it started."""
-    return _write(row_folder, spec, outcome="refused", reason=reason, device=device_of(node, node.gpus[:1]))
+    return _write(
+        row_folder,
+        spec,
+        outcome="refused",
+        reason=reason,
+        device=device_of(node, node.gpus[: min(1, spec.settings.gpus)]),
+    )
 
 
 def write_failed_result(

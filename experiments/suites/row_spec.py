@@ -18,6 +18,9 @@ CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 DERIVED = "global_batch_size"
 """The setting that follows from others: batch_size, accumulate and the number of ranks."""
 
+LATER_SETTINGS = ("accelerator", "prompt_length")
+"""Settings of later versions. Their defaults do not change a fingerprint, so that earlier results stay valid."""
+
 
 class RowSpec(StrictModel):
     """The specification of a row: everything that its result depends on, except the code."""
@@ -59,4 +62,7 @@ class RowSpec(StrictModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
+        for name in LATER_SETTINGS:
+            if facts["settings"][name] == Settings.model_fields[name].default:
+                del facts["settings"][name]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

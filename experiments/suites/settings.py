@@ -37,6 +37,9 @@ class Settings(StrictModel):
     engine: Engine = Field(description="library whose training loop runs the row")
     model: str = Field(description="a model of catalog/models.yaml")
     task: Literal["train", "generate"] = Field(default="train", description="generate: sample text from the model")
+    accelerator: Literal["gpu", "cpu"] = Field(
+        default="gpu", description="device that runs the row; cpu: no GPU, the memory is that of the host"
+    )
     dataset: Literal["gourmetgram-captions", "alpaca2k", "imdb", "constant"] = Field(
         description="constant: every text has exactly max_length tokens"
     )
@@ -57,6 +60,7 @@ class Settings(StrictModel):
     max_epochs: PositiveInt = Field(description="passes over the data set")
     max_steps: int = Field(default=-1, ge=-1, description="number of optimizer steps; -1: the steps of max_epochs")
     max_length: PositiveInt = Field(description="maximum tokens of text per sample")
+    prompt_length: PositiveInt = Field(default=8, description="tokens of the prompt that a generated text begins with")
     train_samples: PositiveInt | None = Field(
         default=None, description="training samples per epoch; None: all samples of the training split"
     )
@@ -112,6 +116,12 @@ class Settings(StrictModel):
         return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
 
     @model_validator(mode="after")
+    def _generation_on_cpu_only(self) -> Self:
+        if self.accelerator == "cpu" and (self.task, self.world_size) != ("generate", 1):
+            raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed otherwise: gpu")
+        return self
+
+    @model_validator(mode="after")
     def _whole_optimizer_steps(self) -> Self:
         """Check that an epoch ends with an optimizer step. Otherwise the last step would have fewer micro-steps."""
         batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
@@ -128,6 +138,16 @@ class Settings(StrictModel):
     def world_size(self) -> int:
         """Return the number of devices over all nodes."""
         return self.devices * self.nodes
+
+    @property
+    def gpus(self) -> int:
+        """Return the number of GPUs over all nodes: one per device, or none for a row on the CPU."""
+        return 0 if self.accelerator == "cpu" else self.world_size
+
+    @property
+    def gpus_per_rank(self) -> int:
+        """Return the number of GPUs of one process: 1 for training; all GPUs, or none, for sampling from a model."""
+        return self.gpus // self.ranks
 
     @property
     def ranks(self) -> int:

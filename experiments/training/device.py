@@ -21,12 +21,13 @@ from provision.hardware.local import processor_name
 def open_device(spec: RowSpec) -> Device:
     """Return the device of this process, after capping its memory allocator to the row's card.
 
-    Call this function before any allocation. On a CPU each row gets one thread, because rows run in parallel and times
-    of tiny models are not evaluated. Raises InputError if the device has less memory than the card.
+    Call this function before any allocation. A tiny row on a CPU gets one thread, because rows run in parallel and
+    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
+    if not (spec.settings.gpus and torch.cuda.is_available()):
+        if spec.size == "tiny":
+            torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)
     torch.cuda.set_device(process_gpus(spec.settings)[0])
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())

@@ -48,7 +48,7 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
         from experiments.suites.cards import SIZE_HELP, cards
 
         raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZE_HELP}, or all")
-    return training.loop not in ROW_LOOPS
+    return training.task == "generate" or training.loop not in ROW_LOOPS
 
 
 @contextmanager

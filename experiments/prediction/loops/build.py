@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate import init_empty_weights
+from accelerate import dispatch_model, init_empty_weights
 from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.quantizers import AutoHfQuantizer
@@ -13,6 +13,7 @@ from transformers.quantizers import AutoHfQuantizer
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.training.models.architecture import build_config, has_untied_output_head
+from experiments.training.models.device_map import spread_evenly
 from experiments.training.models.weights import fill_randomly
 
 DTYPES = {
@@ -55,7 +56,7 @@ def build_model(job: LoopJob) -> Any:
     options = {"attn_implementation": job.attention} if job.attention else {}
     try:
         if job.quantization:
-            model = _build_quantized(kind, config, dtype, job)
+            model = build_on_gpus(kind, config, job)
         else:
             model = kind._from_config(config, dtype=dtype, **options)
     except (ValueError, ImportError) as error:
@@ -99,25 +100,39 @@ def class_names(config: PretrainedConfig) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _build_quantized(kind: Any, config: PretrainedConfig, dtype: torch.dtype, job: LoopJob) -> Any:
-    """Return the model with layers of bitsandbytes, on the GPU, like the one that from_pretrained loads."""
-    compute = AUTOCAST.get(job.precision, dtype)
-    quantization = (
-        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-        if job.quantization == "4bit"
-        else BitsAndBytesConfig(load_in_8bit=True)
-    )
+def build_on_gpus(kind: Any, config: PretrainedConfig, job: LoopJob) -> Any:
+    """Return the model like the one that from_pretrained loads with a device map: quantized, or spread over GPUs.
+
+    The weights are created on their GPUs, not on the host.
+    """
+    dtype = DTYPES[job.precision]
     if job.attention:
         config._attn_implementation = job.attention
     with init_empty_weights(include_buffers=False):
         model = kind(config)
     model.tie_weights()
+    parts = spread_evenly(model, dtype, job.gpus)
+    quantizer = _quantize_layers(model, job) if job.quantization else None
+    fill_randomly(model, dtype, parts)
+    if quantizer:
+        quantizer.postprocess_model(model)
+        model.hf_quantizer, model.is_quantized = quantizer, True
+    if job.gpus > 1:
+        return dispatch_model(model, parts, skip_keys=model._skip_keys_device_placement)
+    return _move_buffers_to_gpu(model) if job.quantization == "8bit" else model.to("cuda")
+
+
+def _quantize_layers(model: Any, job: LoopJob) -> Any:
+    """Replace layers by those of bitsandbytes; return the quantizer."""
+    compute = AUTOCAST.get(job.precision, DTYPES[job.precision])
+    quantization = (
+        BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+        if job.quantization == "4bit"
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
     quantizer = AutoHfQuantizer.from_config(quantization)
     quantizer.preprocess_model(model=model, device_map=None, keep_in_fp32_modules=model._keep_in_fp32_modules or [])
-    fill_randomly(model, dtype, {"": torch.device("cuda")})
-    quantizer.postprocess_model(model)
-    model.hf_quantizer, model.is_quantized = quantizer, True
-    return model.to("cuda") if job.quantization == "4bit" else _move_buffers_to_gpu(model)
+    return quantizer
 
 
 def _move_buffers_to_gpu(model: torch.nn.Module) -> torch.nn.Module:

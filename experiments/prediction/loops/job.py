@@ -23,9 +23,11 @@ class LoopLora(BaseModel):
 
 
 class LoopJob(BaseModel):
-    """Settings of one training.
+    """Settings of one training, or of one text generation.
 
-    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text.
+    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. Only for a generation:
+    gpus: GPUs that share the model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. cache: keep the keys
+    and values of earlier tokens.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +44,9 @@ class LoopJob(BaseModel):
     checkpointing: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False
+    gpus: int = 1
+    new_tokens: int = 1
+    cache: bool = True
 
 
 def run_program(train: Callable[[LoopJob], None]) -> None:
@@ -58,6 +63,6 @@ def run_program(train: Callable[[LoopJob], None]) -> None:
         traceback.print_exc()
         name = job.model.architecture.get("model_type", job.model.family)
         raise InputError(
-            f"{name}: cannot be trained with these settings ({type(error).__name__}: {first_line(error)}); "
+            f"{name}: does not run with these settings ({type(error).__name__}: {first_line(error)}); "
             "the traceback is above"
         ) from None

@@ -40,7 +40,7 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
 def _make_inputs(config: Any, names: list[str], job: LoopJob) -> Sample:
     inputs: Sample = {}
     if "input_ids" in names:
-        inputs["input_ids"] = _make_text(job.seq, config)
+        inputs["input_ids"] = make_text(job.seq, config)
     if "pixel_values" in names and "input_ids" not in names:
         inputs["pixel_values"] = _make_image(config)
     if "pixel_values" in names and ("return_loss" in names or config.model_type in IMAGE_MODEL_TYPES):
@@ -80,11 +80,11 @@ def _make_labels(config: Any, kind: str, inputs: Sample, job: LoopJob) -> torch.
     if "Classification" in kind and "Token" not in kind:
         return torch.tensor(1)
     if config.is_encoder_decoder or kind.endswith("ForCTC"):
-        return _make_text(job.target_seq or (job.seq if "input_ids" in inputs else TRANSCRIPT_TOKENS), config)
+        return make_text(job.target_seq or (job.seq if "input_ids" in inputs else TRANSCRIPT_TOKENS), config)
     return inputs["input_ids"].clone() if "input_ids" in inputs else torch.tensor(1)
 
 
-def _make_text(length: int, config: Any) -> torch.Tensor:
+def make_text(length: int, config: Any) -> torch.Tensor:
     """Return random token ids of the model's vocabulary, without the first ones, which are often special tokens."""
     vocabulary = getattr(config.get_text_config(), "vocab_size", LAST_TOKEN_ID)
     return torch.randint(FIRST_TOKEN_ID, min(LAST_TOKEN_ID, vocabulary), (length,))

@@ -4,6 +4,7 @@
 
 #include <ATen/Context.h>
 
+#include <set>
 #include <unordered_set>
 
 #include "log.h"
@@ -51,8 +52,8 @@ void allocate_workspace(const std::string& name) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
   if (!card.workspace_bytes || !products.count(name)) return;
-  thread_local std::unordered_set<int64_t> taken;
-  if (taken.insert(current_stream).second) (new c10::DataPtr)->operator=(allocate_block(card.workspace_bytes, false));
+  thread_local std::set<std::pair<int64_t, int64_t>> taken;
+  if (taken.insert({current_gpu, current_stream}).second) (new c10::DataPtr)->operator=(allocate_block(card.workspace_bytes, false));
 }
 
 }  // namespace phantom

@@ -181,7 +181,7 @@ void phantom_empty_cache() {
   auto& device_log = phantom::log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release_cached();
-  device_log.events.push_back({0, phantom::kEmptyCache, 0});
+  device_log.events.push_back({0, phantom::kEmptyCache, 0, 0});
 }
 
 // Set the category of the storage at `pointer`. Returns false if there is no storage.
@@ -208,10 +208,13 @@ void phantom_replay(int64_t capacity, int64_t* out) {
       continue;
     }
     if (event.bytes == phantom::kRelease) {
-      allocator.release(addresses.at(event.id));
-      addresses.erase(event.id);
+      const auto found = addresses.find(event.id);
+      if (found == addresses.end()) continue;  // on another GPU
+      allocator.release(found->second);
+      addresses.erase(found);
       continue;
     }
+    if (!device_log.selects(event)) continue;
     try {
       addresses[event.id] = allocator.allocate(event.bytes, event.stream);
     } catch (const phantom::OutOfMemory& full) {
@@ -248,7 +251,7 @@ int64_t phantom_live_allocations(int64_t index, int64_t capacity, int64_t* out) 
   for (int64_t place = 0; place <= index; ++place) {
     const auto& event = device_log.events[place];
     if (event.bytes < 0) born.erase(event.id);
-    else born[event.id] = place;
+    else if (device_log.selects(event)) born[event.id] = place;
   }
   int64_t written = 0;
   for (const auto& [id, place] : born) {
@@ -270,7 +273,7 @@ void phantom_timeline(int64_t points, int64_t* out) {
   const auto count = static_cast<int64_t>(device_log.events.size());
   for (int64_t place = 0; place < count; ++place) {
     const auto& event = device_log.events[place];
-    if (event.bytes >= 0) now += sizes[event.id] = event.bytes;
+    if (event.bytes >= 0 && device_log.selects(event)) now += sizes[event.id] = event.bytes;
     else if (event.bytes == phantom::kRelease) now -= sizes[event.id];
     int64_t& highest = out[place * points / count];
     highest = std::max(highest, now);
@@ -324,6 +327,12 @@ const char* phantom_operation_key(int64_t number) {
 }
 
 int64_t phantom_host_peak() { return phantom::host_peak; }
+
+// Allocate on this GPU of the process from now on, in this thread.
+void phantom_set_gpu(int64_t gpu) { phantom::current_gpu = gpu; }
+
+// Analyze the log of one GPU from now on.
+void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }
 
 int64_t phantom_set_stream(int64_t stream) {
   std::swap(phantom::current_stream, stream);

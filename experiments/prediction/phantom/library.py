@@ -146,6 +146,14 @@ class Phantom:
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())
 
+    def set_gpu(self, gpu: int) -> None:
+        """Make this thread allocate on this GPU of the process from now on."""
+        self._library.phantom_set_gpu(ctypes.c_int64(gpu))
+
+    def select_gpu(self, gpu: int) -> None:
+        """Analyze only this GPU of the process from now on, in replays and shares of the log."""
+        self._library.phantom_select_gpu(ctypes.c_int64(gpu))
+
     def set_stream(self, stream: int) -> int:
         """Make this thread allocate for this stream from now on; return the previous stream."""
         return int(self._library.phantom_set_stream(ctypes.c_int64(stream)))

@@ -27,9 +27,10 @@ struct Event {
   int64_t id;
   int64_t bytes;  // size of an allocation, or kRelease, kEmptyCache
   int64_t stream;
+  int64_t gpu;  // of the process's GPUs; not set for a release
 };
 
-constexpr int64_t kRelease = -1, kEmptyCache = -2;
+constexpr int64_t kRelease = -1, kEmptyCache = -2, kAllGpus = -1;
 
 struct Log {
   std::mutex mutex;
@@ -38,6 +39,8 @@ struct Log {
   std::unordered_map<int64_t, int64_t> tags;           // allocation -> category
   std::unordered_map<const void*, int64_t> by_pointer;  // data pointer in use -> allocation
   int64_t allocations = 0;
+  int64_t selected_gpu = kAllGpus;  // GPU that analyses of the log are about
+  bool selects(const Event& event) const { return selected_gpu == kAllGpus || event.bytes < 0 || event.gpu == selected_gpu; }
 };
 
 Log& log() {
@@ -50,12 +53,15 @@ std::unordered_map<int64_t, int64_t> bytes_alive_after(const Log& device_log, in
   for (int64_t place = 0; place <= index; ++place) {
     const Event& event = device_log.events[place];
     if (event.bytes < 0) alive.erase(event.id);
-    else alive[event.id] = event.bytes;
+    else if (device_log.selects(event)) alive[event.id] = event.bytes;
   }
   return alive;
 }
 
 thread_local int64_t current_stream = 0;
+
+// A process may use several GPUs. For PyTorch, all its tensors are on one; the log has the GPU of each allocation.
+thread_local int64_t current_gpu = 0;
 
 struct Block {
   int64_t id;
@@ -70,7 +76,7 @@ void release(void* context) {
   Log& device_log = log();
   std::lock_guard<std::mutex> lock(device_log.mutex);
   device_log.allocator.release(block->address);
-  device_log.events.push_back({block->id, kRelease, 0});
+  device_log.events.push_back({block->id, kRelease, 0, 0});
   device_log.by_pointer.erase(block->host ? block->host : reinterpret_cast<void*>(block->address));
   std::free(block->host);
   delete block;
@@ -88,7 +94,7 @@ c10::DataPtr allocate_block(size_t bytes, bool with_values) {
   std::lock_guard<std::mutex> lock(device_log.mutex);
   auto* block = new Block{++device_log.allocations, device_log.allocator.allocate(bytes, current_stream), nullptr};
   if (with_values && bytes <= kMaxHostBacked) block->host = std::calloc(bytes, 1);
-  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream});
+  device_log.events.push_back({block->id, static_cast<int64_t>(bytes), current_stream, current_gpu});
   void* data = block->host ? block->host : reinterpret_cast<void*>(block->address);
   device_log.by_pointer[data] = block->id;
   return {data, block, &release, kDevice};

@@ -18,16 +18,27 @@ c10::ScalarType type_or_default(std::optional<c10::ScalarType> type) {
   return type.value_or(c10::typeMetaToScalarType(at::get_default_dtype()));
 }
 
+// While it exists, memory is allocated on the GPU of a device after the first, if one is given.
+struct OnGpu {
+  explicit OnGpu(std::optional<Device> device) : before(current_gpu) {
+    if (device && device->index() > 0) current_gpu = device->index();
+  }
+  ~OnGpu() { current_gpu = before; }
+  const int64_t before;
+};
+
 Tensor empty(
-    c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>, std::optional<Device>,
+    c10::IntArrayRef size, std::optional<c10::ScalarType> type, std::optional<c10::Layout>, std::optional<Device> device,
     std::optional<bool>, std::optional<c10::MemoryFormat> format) {
+  const OnGpu gpu(device);
   const auto scalar = type_or_default(type);
   return at::detail::empty_generic(size, allocator_of(scalar), kKeys, scalar, format);
 }
 
 Tensor empty_strided(
     c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<c10::ScalarType> type, std::optional<c10::Layout>,
-    std::optional<Device>, std::optional<bool>) {
+    std::optional<Device> device, std::optional<bool>) {
+  const OnGpu gpu(device);
   return empty_strided_on_device(size, stride, type_or_default(type));
 }
 

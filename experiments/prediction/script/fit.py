@@ -82,13 +82,14 @@ def fit_batches(first: int, trace: TraceBatch) -> ScriptFit:
 
     ``trace`` predicts one batch for one card and returns a prediction for each rank.
     """
-
-    def highest(batch: int) -> BatchPrediction:
-        return max((BatchPrediction(one, one.cards[0]) for one in trace(batch)), key=lambda one: one.card.needed_gib)
-
-    batches = BatchSearch(first, lambda sizes: [highest(batch) for batch in sizes])
+    batches = BatchSearch(first, lambda sizes: [highest_need(trace(batch)) for batch in sizes])
     usable = batches.predictions[first].card.usable_gib
     return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), batches.predictions)
+
+
+def highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
+    """Return the prediction of the rank and GPU that needs the most memory."""
+    return max((BatchPrediction(one, one.cards[0]) for one in predictions), key=lambda one: one.card.needed_gib)
 
 
 def fit_as_data(fit: ScriptFit) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction, TraceEnd
-from experiments.results.memory_parts import PARTS_AT_PEAK
+from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.predictions import PredictedOutcome
 from experiments.suites.cards import supported_card
 from experiments.system.files import cache_folder
@@ -57,7 +57,7 @@ class PhantomGpu:
     @property
     def parts_gib(self) -> dict[str, float]:
         """Return the parts of the peak: parameters, gradients, optimizer, activations, buffers."""
-        return {part.name: getattr(self.prediction.at_peak, part.field) for part in PARTS_AT_PEAK}
+        return {part.name: getattr(self.prediction.at_peak, part.field) for part in PARTS_OF_SCRIPT}
 
 
 @contextmanager

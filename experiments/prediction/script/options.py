@@ -9,7 +9,10 @@ from experiments.system.options import option
 
 @dataclass(frozen=True)
 class ScriptOptions:
-    """Options of a trace and of its output. ``limit_s``: seconds. ``max_gib``: GiB on one GPU."""
+    """Options of a trace and of its output. ``limit_s``: seconds. ``max_gib``: GiB on one GPU.
+
+    gpus: GPUs of each process; only programs of this project use several.
+    """
 
     steps: int = option(2, "Script: optimizer steps to trace; one more forward and backward pass follows.", minimum=1)
     limit_s: float = option(600.0, "Script: seconds after which the trace stops.", flag="--time-limit")
@@ -24,3 +27,4 @@ class ScriptOptions:
     )
     max_gib: float | None = option(None, "Script: exit with code 1 if the script needs more than this many GiB.")
     page: Path | None = option(None, "Script: write a page with the memory over time to this file.")
+    gpus: int = 1

@@ -71,11 +71,13 @@ class PeakBlock(Record):
 
 
 class ScriptPrediction(Record):
-    """Memory of one rank of a training script, for cards with the same kernels. Memory in GiB (bytes / 1024**3)."""
+    """Memory of one GPU of one rank of a script, for cards with the same kernels. Memory in GiB (bytes / 1024**3)."""
 
     script_prediction_version: Literal[1] = Field(default=VERSION, description="version of this schema")
     rank: int = Field(description="rank that was traced")
     ranks: int = Field(description="ranks of the training")
+    gpu: int = Field(default=0, description="GPU of the rank that the memory is on, from 0")
+    gpus: int = Field(default=1, description="GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")
     parameters: int = Field(description="parameters of the model, shared tensors once")
     trainable_parameters: int = Field(description="parameters that have gradients")
@@ -100,7 +102,7 @@ class ScriptPrediction(Record):
 
 
 def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
-    """Return the card with the least memory on which every traced rank fits; None if there is none."""
+    """Return the card with the least memory on which every traced rank fits all its GPUs; None if there is none."""
     answers = [card for one in predictions for card in one.cards]
     unfit = {card.card for card in answers if card.outcome != "fits"}
     fitting = [card for card in answers if card.card not in unfit]

@@ -43,7 +43,7 @@ def trace_script(
     name: str = "",
     smallest: bool = False,
 ) -> list[ScriptPrediction]:
-    """Return predictions of the script that ``command`` runs: one for each traced rank and each group of cards.
+    """Return predictions of the script that ``command`` runs: for each rank, its GPUs, and each group of cards.
 
     smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a
     group, which needs one trace. The script runs in this working directory with this environment, and can write and
@@ -57,7 +57,7 @@ def trace_script(
     what = name or f"{' '.join(command[:4])}, {describe_place(options.sandbox)},"
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
-        job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights")}
+        job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
         found: list[ScriptPrediction] = []
         for number, group in enumerate(groups, 1):
@@ -66,10 +66,10 @@ def trace_script(
             progress = f" ({number} of {len(groups)}{_smallest_so_far(found)})" if len(groups) > 1 else ""
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             first = _trace_rank({**job, "cards": group, "rank": 0}, place)
-            found.append(first)
-            for rank in range(1, first.ranks if options.all_ranks else 1):
-                print_line(f"tracing rank {rank} of {first.ranks}")
-                found.append(_trace_rank({**job, "cards": group, "rank": rank}, place))
+            found += first
+            for rank in range(1, first[0].ranks if options.all_ranks else 1):
+                print_line(f"tracing rank {rank} of {first[0].ranks}")
+                found += _trace_rank({**job, "cards": group, "rank": rank}, place)
     return found
 
 
@@ -99,7 +99,8 @@ def _card_list(group: Sequence[str]) -> str:
     )
 
 
-def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> ScriptPrediction:
+def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:
+    """Return the prediction of each GPU of a rank."""
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
         out = Path(folder) / "prediction.json"
         with process_group(
@@ -113,9 +114,9 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> ScriptPredicti
         if not out.exists():
             raise ScriptFailed(code or 1)
         text = out.read_text()
-    if (answer := json.loads(text)).keys() == {"error"}:
+    if isinstance(answer := json.loads(text), dict):
         raise InputError(answer["error"])
-    return ScriptPrediction.model_validate(answer)
+    return [ScriptPrediction.model_validate(one) for one in answer]
 
 
 def _python_path() -> str:

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
-from experiments.results.memory_parts import PARTS_AT_PEAK
+from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Table
@@ -60,9 +60,10 @@ def _summary_lines(one: ScriptPrediction) -> list[str]:
         model += f" ({format_parameter_count(one.trainable_parameters)} trained)"
     optimizers = ", ".join(one.optimizers) or "no optimizer took a step"
     rank = f"rank {one.rank} of {one.ranks}: " if one.ranks > 1 else ""
+    rank += f"GPU {one.gpu} of {one.gpus}: " if one.gpus > 1 else ""
     shares = ", ".join(
         f"{part.name} {getattr(one.at_peak, part.field):.2f}"
-        for part in PARTS_AT_PEAK
+        for part in PARTS_OF_SCRIPT
         if getattr(one.at_peak, part.field) >= 0.005
     )
     return [
@@ -75,9 +76,9 @@ def _summary_lines(one: ScriptPrediction) -> list[str]:
 
 def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     several = len({one.rank for one in predictions}) > 1
-    table = answers_table("card", "rank", title="GiB on one GPU, smallest card first", note="out of memory in")
+    table = answers_table("card", "rank", "GPU", title="GiB on one GPU, smallest card first", note="out of memory in")
     answers = [(one, card) for one in predictions for card in one.cards]
-    for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank)):
+    for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank, answer[0].gpu)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
         cells = answer_cells(
             card.outcome,
@@ -87,7 +88,7 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
             usable=card.usable_gib,
             margin=card.margin_gib,
         )
-        table.add(card.card, str(one.rank) if several else "", *cells)
+        table.add(card.card, str(one.rank) if several else "", str(one.gpu) if one.gpus > 1 else "", *cells)
     return table
 
 

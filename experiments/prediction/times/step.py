@@ -70,7 +70,7 @@ def step_time(
     tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
     full-length training.
     """
-    if not any(work.phase == "optimizer step" for work in works):
+    if not _has_step(works):
         return None
     table, on = nearest_table(card), card_named(card)
     phases = _phases_of_step(works, spec.settings.accumulate, tokens, table, on)
@@ -88,6 +88,10 @@ def step_time(
         planned_micro_steps=planned,
         measured_on=table.machine.gpu,
     )
+
+
+def _has_step(works: Sequence[Work]) -> bool:
+    return any(work.phase == "optimizer step" for work in works)
 
 
 def _phases_of_step(
@@ -174,7 +178,9 @@ def nearest_table(card: str) -> Table:
 
 
 def needed_operations(works: Sequence[Work], accumulate: int) -> set[str]:
-    """Return the keys of the operations that the time of a step needs."""
+    """Return the keys of the operations that the time of a step needs; none if no step was traced."""
+    if not _has_step(works):
+        return set()
     return {
         key
         for work in (work for pair in _parts_of_step(works, accumulate) for work in pair)

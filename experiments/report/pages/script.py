@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.charts import Band, Bar, Chart, Line, Panel, Tile, bar_chart, line_chart, treemap
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.report.pages.environment import render_template, save_page
-from experiments.results.memory_parts import ACTIVATIONS, PARTS_AT_PEAK
+from experiments.results.memory_parts import ACTIVATIONS, PARTS_OF_SCRIPT
 
 HEIGHT_PX = 360
 MIN_TILE_SHARE = 0.002
@@ -28,7 +28,7 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
         command=shlex.join(command),
         worst=worst,
         answers=answers,
-        parts=[(part.name, getattr(worst.at_peak, part.field)) for part in PARTS_AT_PEAK],
+        parts=[(part.name, getattr(worst.at_peak, part.field)) for part in PARTS_OF_SCRIPT],
         timeline=_timeline_chart(worst),
         peak=_peak_chart(worst),
         blocks=_block_treemap(worst),
@@ -47,7 +47,7 @@ def _timeline_chart(one: ScriptPrediction) -> Chart:
 
 
 def _peak_chart(one: ScriptPrediction) -> Chart:
-    sizes = {part.name: getattr(one.at_peak, part.field) for part in PARTS_AT_PEAK}
+    sizes = {part.name: getattr(one.at_peak, part.field) for part in PARTS_OF_SCRIPT}
     bar = Bar("peak", sizes, value=f"{one.peak_gib:.2f} GiB", note=f"in {one.peak_phase}, step {one.peak_step}")
     return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")
 
@@ -62,8 +62,8 @@ def _block_treemap(one: ScriptPrediction) -> Chart:
 
     Blocks smaller than MIN_TILE_SHARE of the peak are combined to one tile per part.
     """
-    names = {part.key: part.name for part in PARTS_AT_PEAK}
-    groups: dict[str, list[Tile]] = {part.name: [] for part in PARTS_AT_PEAK}
+    names = {part.key: part.name for part in PARTS_OF_SCRIPT}
+    groups: dict[str, list[Tile]] = {part.name: [] for part in PARTS_OF_SCRIPT}
     small = dict.fromkeys(groups, 0.0)
     for block in one.blocks:
         name = names.get(block.category, ACTIVATIONS.name)

@@ -10,9 +10,9 @@ from provision.models import Gpu, Node
 MAX_CPU_SHARES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
-    """Resources of one row: GPUs for it alone (none on a machine without), and its share of the cores."""
+    """Resources of one row: GPUs for it alone (none for a row on the CPU), and its share of the cores."""
 
     numbers: tuple[int, ...]
     gpus: tuple[Gpu, ...]
@@ -36,13 +36,13 @@ class ResourcePool:
 
         A row that needs more memory than the machine has runs alone.
         """
-        count = spec.settings.world_size // self._nodes if self._gpus else 1
+        count = spec.settings.gpus // self._nodes if self._gpus else 1
         needed_gib = host_memory_needed_gib(spec)
         if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
         numbers = tuple(self._free[:count])
         gpus = tuple(self._gpus[number] for number in numbers if self._gpus)
-        allocation = Allocation(numbers, gpus, self._cores * count)
+        allocation = Allocation(numbers, gpus, self._cores * max(1, count))
         self._free = self._free[count:]
         self._used[allocation] = needed_gib
         return allocation

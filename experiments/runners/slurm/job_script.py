@@ -12,6 +12,7 @@ from experiments.inputs.requirements import Artifact
 from experiments.results import rendezvous
 from experiments.results.run_folder import row_path
 from experiments.results.schema import CHECKPOINTS_FOLDER, RESULT_FILE
+from experiments.runners.admission import host_memory_needed_gib
 from experiments.runners.slurm.layout import ENDED, JOBS, OUT, PATHS_FILE, SPEC, STARTED, Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.slurm.runtimes import WAIT, Runtime
@@ -127,8 +128,8 @@ class JobScripts:
     def _row_options(self, job: JobSpec, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = job.spec.settings, self.profile
         nodes = settings.nodes_of(profile.nodes)
-        gpus = settings.world_size // nodes if profile.gpus_per_node else 0
-        share = gpus / profile.gpus_per_node if gpus else 1 / max(1, profile.cpus_per_node // 2)
+        gpus = settings.gpus // nodes if profile.gpus_per_node else 0
+        share = gpus / profile.gpus_per_node if gpus else self._share_without_gpus(job.spec)
         options = {
             "job-name": name,
             "comment": comment,
@@ -139,11 +140,17 @@ class JobScripts:
             "cpus-per-task": str(max(1, int(share * profile.cpus_per_node))),
             "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
             "account": profile.account,
-            "partition": profile.partition,
+            "partition": profile.partition if settings.gpus else profile.cpu_partition or profile.partition,
             "dependency": f"afterok:{':'.join(job.after)}" if job.after else None,
             "kill-on-invalid-dep": "yes" if job.after else None,
         }
         return [*_sbatch_options(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
+
+    def _share_without_gpus(self, spec: RowSpec) -> float:
+        """Return the share of a node's cores and memory: two cores, or more if the row needs their memory."""
+        cores = 1 / max(1, self.profile.cpus_per_node // 2)
+        memory = 0.0 if spec.settings.gpus else host_memory_needed_gib(spec) / self.profile.memory_per_node_gib
+        return min(1.0, max(cores, memory))
 
     def _staging_options(self, nodes: int, folder: str, name: str, comment: str) -> list[str]:
         profile = self.profile

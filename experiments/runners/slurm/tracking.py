@@ -234,5 +234,5 @@ class JobTracker:
         if row.progress:
             write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
         node = self._cluster.profile.node
-        device = device_of(node, node.gpus[: row.spec.settings.devices])
+        device = device_of(node, node.gpus[: row.spec.settings.gpus])
         return write_failed_result(local, row.spec, device, outcome, reason, row.elapsed_s)

@@ -39,6 +39,7 @@ class Probe:
         self.spec, self.device, self.meter, self.profile = spec, device, meter, profile
         self.step = self.micro_step = self.micro_steps = 0
         self.max_tokens = self.parameters = self.trainable_parameters = 0
+        self.params_by_gpu: tuple[int, ...] = ()
         self.schedule: Schedule | None = None
         self.weights_commit: str | None = None
         self.data_commit: str | None = None
@@ -158,7 +159,8 @@ class Probe:
 
     def memory(self) -> Memory:
         """Return the memory recorded so far, in GiB."""
-        return self._recorder.memory()
+        by_gpu = tuple(size / GIB for size in self.params_by_gpu)
+        return self._recorder.memory().model_copy(update={"params_by_gpu_gib": by_gpu})
 
     def losses(self) -> tuple[float, ...]:
         """Return the loss of each completed forward pass."""

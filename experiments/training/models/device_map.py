@@ -5,35 +5,64 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
-from accelerate.utils import get_balanced_memory
+from accelerate.utils import compute_module_sizes, get_balanced_memory
 from torch import nn
 
 from experiments.errors import InputError
 from experiments.results.schema import Device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
-from experiments.training.models.build import DTYPES
-from experiments.training.models.weights import fill_randomly, load_pretrained, meta_model
+from experiments.training.models.build import DTYPES, build_model
+from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 
 WEIGHT_SHARE = 0.9
+SPARE_PARTS = 1.25
 
 
 def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     """Return the row's model with its layers distributed over the row's GPUs, within the memory cap of each.
 
-    A tenth of each GPU is reserved for activations. Raises torch.OutOfMemoryError if the weights do not fit the rest,
+    A tenth of each GPU is reserved for activations. On a CPU, all layers are on it, and ``hf_device_map`` has the GPUs
+    on which they would be. Raises torch.OutOfMemoryError if the weights do not fit the rest,
     and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
         raise InputError("quantization: a model on several GPUs is not quantized; allowed: on one device")
     dtype = DTYPES[spec.settings.precision]
     model: Any = meta_model(spec.base_model, spec.size)
+    if device.kind == "cpu":
+        placed: Any = build_model(spec, torch.device("cpu"))
+        placed.hf_device_map = spread_evenly(model, dtype, spec.settings.devices)
+        return placed
     budgets = {gpu: weight_budget(gpu, device) for gpu in range(spec.settings.devices)}
     device_map = balanced_device_map(model, dtype, budgets)
     if spec.weights == "pretrained":
         return load_pretrained(spec.base_model, spec.size, dtype, None, device_map)
     fill_randomly(model, dtype, device_map)
-    return dispatch_model(model, device_map)
+    return dispatch_model(model, device_map, skip_keys=model._skip_keys_device_placement)
+
+
+def weights_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
+    """Return the bytes of the weights on each GPU of a model from ``build_across_gpus``; shared weights count once."""
+    sizes = [0] * gpus
+    for name, weights in model.named_parameters():
+        sizes[find_device(name, model.hf_device_map)] += weights.nbytes
+    return tuple(sizes)
+
+
+def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
+    """Return a balanced assignment of a model's parts to GPUs that have enough memory.
+
+    Where accelerate finds no GPUs, it balances nothing. So each GPU but the last gets a limit: its share and a part,
+    which accelerate keeps free on the first GPU.
+    """
+    if gpus == 1:
+        return {"": 0}
+    unsplit: Any = model._no_split_modules or ()
+    sizes = compute_module_sizes(model, dtype=dtype)
+    parts = [sizes[path] for path, part in model.named_modules() if type(part).__name__ in unsplit]
+    limit = sizes[""] // gpus + int(SPARE_PARTS * max(parts, default=0))
+    return balanced_device_map(model, dtype, {**dict.fromkeys(range(gpus), limit), gpus - 1: 2 * sizes[""]})
 
 
 def weight_budget(gpu: int, device: Device) -> int:

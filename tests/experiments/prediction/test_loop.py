@@ -15,6 +15,7 @@ from experiments.prediction.script import trace
 from experiments.prediction.script.record import CardAnswer
 
 MODEL = ("--model", "tiny-llama-1.1b", "--card", "a100_80gb")
+GENERATE = (*MODEL, "--task", "generate")
 ROW = "single_gpu_blip2/xxl-sgd"
 
 
@@ -41,6 +42,18 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--loop", "plain", "--batch", "two"), "--batch two: allowed: whole numbers from 1"),
         ((*MODEL, "--target-seq", "0"), "--target-seq 0: a whole number above 0 is needed"),
         ((*MODEL, "--loop", "plain", "--max-gib", "4"), "--max-gib"),
+        ((*GENERATE, "--optim", "sgd"), "--optim sgd: not with --task generate, which trains nothing"),
+        ((*GENERATE, "--loop", "plain"), "--loop plain: not with --task generate"),
+        ((*GENERATE, "--precision", "bf16-mixed"), "with --task generate, allowed: 32-true, bf16-true, 16-true"),
+        (
+            (*GENERATE, "--seq", "2000"),
+            "--seq 2000 --new-tokens 128: tiny-llama-1.1b has 2048 positions; allowed: 1 to",
+        ),
+        ((*GENERATE, "--new-tokens", "0"), "--new-tokens 0: a whole number above 0 is needed"),
+        ((*MODEL, "--new-tokens", "5"), "--new-tokens 5: needs --task generate"),
+        ((*MODEL, "--no-cache"), "--no-cache: needs --task generate"),
+        ((ROW, "--task", "generate"), "--task: needs --model; a row has its own settings"),
+        ((*MODEL, "--task", "chat"), "--task chat: allowed: train, generate"),
         ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),
     ],
 )

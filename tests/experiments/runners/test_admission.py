@@ -44,6 +44,20 @@ def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings
     assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
+def test_a_row_on_the_cpu_needs_no_gpu_and_enough_host_memory():
+    on_cpu = {"task": "generate", "accelerator": "cpu", "precision": "32-true"}
+    row = spec(engine="hf_trainer", model="gpt-neo-1.3b", dataset="imdb", **on_cpu)
+    needed_gib = host_memory_needed_gib(row)
+    assert 1.2 * 4 * 1.3157 / 1.0738 < needed_gib < 8
+    for machine in (node(), node(T4)):
+        assert rejection_reason(row, machine, needed_gib + 1) == ""
+        assert (
+            rejection_reason(row, machine, 4)
+            == f"the model on the CPU needs {needed_gib:.0f} GiB of host memory, the host has 4 GiB"
+        )
+    assert rejection_reason(row.model_copy(update={"size": "tiny"}), node(), 1) == ""
+
+
 def test_more_devices_than_exist_are_refused():
     remedy = "; --gpus-per-node runs the row on fewer"
     assert rejection_reason(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy

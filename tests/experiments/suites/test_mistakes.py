@@ -57,6 +57,7 @@ def test_the_template_has_no_mistakes(mistakes):
         ("engine: lightning", "engine: litgpt", "model: gpt2", "model = 'gpt2': LitGPT has no name for it", ""),
         ("alpaca2k", "gourmetgram-captions", "dataset: gourmetgram", "the model takes no images", ""),
         ("engine: l", "task: generate\n  engine: l", "task: generate", "allowed: hf_trainer", ""),
+        ("engine: l", "accelerator: cpu\n  engine: l", "accelerator: cpu", "needs task: generate and 1 device", ""),
     ],
 )
 def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(mistakes, old, new, line, says, near):

@@ -65,6 +65,13 @@ def test_an_emulated_card_uses_its_own_attention_kernels(monkeypatch, card, prec
     assert allowed == {}
 
 
+def test_a_row_on_the_cpu_opens_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: pytest.fail("opened a GPU"))
+    row = spec(size="tiny", engine="hf_trainer", model="gpt-neo-1.3b", task="generate", accelerator="cpu")
+    assert device.open_device(row).kind == "cpu"
+
+
 def test_every_gpu_of_a_process_is_capped(monkeypatch):
     capped = []
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, gpu: capped.append(gpu))

@@ -18,7 +18,7 @@ SUITES = ("single_gpu_litgpt", "slurm_hf_trainer")
 
 def run_of(suite: str) -> Run:
     made = suite_named(suite)
-    rows = tuple(row.id for row in made.rows_for(made.cards[0]))
+    rows = tuple(row.id for row in made.rows)
     return run(*rows, suite=suite, card=made.cards[0], size="tiny", length="peak", weights="random", data="synthetic")
 
 

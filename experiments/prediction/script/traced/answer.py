@@ -44,9 +44,12 @@ class Trace(NamedTuple):
     begun: float
 
 
-def build_prediction(traced: Trace, watcher: TrainingWatcher, lines: LineTracker, ended: TraceEnd) -> ScriptPrediction:
-    """Return the prediction of the rank that ran in this process."""
+def build_prediction(
+    traced: Trace, watcher: TrainingWatcher, lines: LineTracker, ended: TraceEnd, gpu: int = 0, gpus: int = 1
+) -> ScriptPrediction:
+    """Return the prediction of the rank that ran in this process, for one of the ``gpus`` GPUs that it used."""
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
+    phantom.select_gpu(gpu)
     events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
     at_peak = peak_shares(phantom, tags, free)
     phase, step, _ = tags.position_at(free.peak_event)
@@ -56,6 +59,8 @@ def build_prediction(traced: Trace, watcher: TrainingWatcher, lines: LineTracker
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
+        gpu=gpu,
+        gpus=gpus,
         model=_class_name(model) if model else "",
         parameters=sum(one.numel() for one in counted),
         trainable_parameters=sum(one.numel() for one in counted if one.requires_grad),

@@ -2,9 +2,9 @@
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is the JSON of a TraceJob. OUT gets a ScriptPrediction, or {"error": LINE} if the command cannot run. The process
-ends as soon as the training has taken enough steps; the rest of the script does not run. If the script fails,
-it prints its traceback, and this process ends with its exit code.
+JOB is the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if the command
+cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does not run. If
+the script fails, it prints its traceback, and this process ends with its exit code.
 """
 
 import json
@@ -36,7 +36,10 @@ END_DESCRIPTIONS: dict[TraceEnd, str] = {
 
 
 class TraceJob(BaseModel):
-    """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits."""
+    """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits.
+
+    gpus: GPUs of the process, over which it spreads a model.
+    """
 
     words: tuple[str, ...]
     cards: tuple[str, ...]
@@ -44,6 +47,7 @@ class TraceJob(BaseModel):
     steps: int
     limit_s: float
     fake_weights: bool = False
+    gpus: int = 1
     cache: Path
 
 
@@ -79,6 +83,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     command = parse_command(job.words)
     phantom = phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
+    from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing
     from experiments.prediction.script.traced.answer import Trace, build_prediction
@@ -91,11 +96,14 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     )
     if isinstance(command, LaunchCommand):
         simulate_ranks(*ranks, phantom, job.rank)
+    if job.gpus > 1:
+        simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
         traced = Trace(phantom, job.cards, job.rank, ranks.world_size, begun)
         if watcher.tags.event_count:
-            write_atomically(out, build_prediction(traced, watcher, lines, ended).model_dump_json())
+            found = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
+            write_atomically(out, json.dumps([one.model_dump(mode="json") for one in found]))
         else:
             _write_error(out, f"the script {END_DESCRIPTIONS[ended]} and allocated nothing on the GPU")
         sys.stdout.flush()

@@ -56,9 +56,11 @@ class TrainingWatcher:
         self._module_stack.append(self._module_names.get(id(module), type(module).__name__))
         self.module_spans.begin(self.tags.event_count, self._module_stack[-1])
 
-    def _on_forward_end(self, *_: Any) -> None:
+    def _on_forward_end(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:  # noqa: ARG002 - a hook
         if self._module_stack:
             self._module_stack.pop()
+        if not self._module_stack:
+            self.tags.tag_cache(output)
         self.module_spans.begin(self.tags.event_count, self._module_stack[-1] if self._module_stack else "")
 
     def _begin_forward(self, module: torch.nn.Module) -> None:

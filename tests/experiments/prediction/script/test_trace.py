@@ -382,7 +382,7 @@ def test_the_smallest_card_is_found_without_tracing_cards_that_cannot_be_it(monk
             for name in job["cards"]
         ]  # fmt: skip
         shares = PeakParts(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
-        return ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)
+        return [ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)]
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
     said = []

@@ -17,6 +17,16 @@ def test_a_row_has_its_gpu_to_itself():
     assert pool.allocate(spec()).gpus == (GPU,)
 
 
+def test_rows_on_the_cpu_leave_the_gpus_to_the_others():
+    pool = ResourcePool(node(GPU, cpus=8), 64)
+    row = spec(size="tiny", task="generate", engine="hf_trainer", model="gpt-neo-1.3b", accelerator="cpu")
+    a, b = pool.allocate(row), pool.allocate(row)
+    assert (a.gpus, b.gpus, a.cores) == ((), (), 8)
+    assert pool.allocate(spec()).gpus == (GPU,)
+    pool.release(a)
+    pool.release(b)
+
+
 def test_a_row_of_two_devices_waits_for_both():
     pool = ResourcePool(node(GPU, second()), 64)
     one = pool.allocate(spec())

@@ -130,6 +130,16 @@ case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.e
     assert (folder / "nodes.ended").read_text() == "0\n"
 
 
+def test_a_row_on_the_cpu_requests_no_gpu_and_the_memory_of_its_model():
+    on_cpu = {"task": "generate", "accelerator": "cpu", "precision": "32-true"}
+    row = rows.spec(engine="hf_trainer", model="open-llama-13b", dataset="imdb", **on_cpu)
+    requested = options(script(row))
+    assert "--partition=small" in requested
+    assert not [option for option in requested if option.startswith("--gres")]
+    (memory,) = [option for option in requested if option.startswith("--mem=")]
+    assert int(memory.removeprefix("--mem=").removesuffix("M")) >= 1.2 * 4 * 13.0e9 / 2**20
+
+
 def test_no_gpu_is_requested_of_a_cluster_without_gpus():
     assert not [option for option in options(script(gpus_per_node=0)) if "gres" in option]
 

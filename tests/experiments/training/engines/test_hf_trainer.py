@@ -10,15 +10,16 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
 from experiments.training import rank
 from experiments.training.data.texts import TINY_TOKENS
-from experiments.training.engines.hf_trainer import PROMPT_TOKENS, build_arguments
+from experiments.training.engines.hf_trainer import build_arguments
 from experiments.training.models.build import build_model
 from tests.support.results.in_memory import CPU
 from tests.support.training.tiny_rows import ROW, TEXT, in_bytes, shots, spec
 
 SUITE = suite_named("slurm_hf_trainer")
 CARD = "v100_32gb"
-ON_ONE_GPU = [row.id for row in SUITE.rows if SUITE.settings(row, CARD).world_size == 1]
-TRAINED = [row for row in ON_ONE_GPU if row != "neo-inference"]
+ON_ONE_GPU = [row.id for row in SUITE.rows_for(CARD) if SUITE.settings(row, CARD).world_size == 1]
+TRAINED = [row for row in ON_ONE_GPU if SUITE.settings(SUITE.row(row), CARD).task == "train"]
+PROMPT_TOKENS = SUITE.settings(SUITE.row("neo-inference"), CARD).prompt_length
 
 
 def row(name, **changes):

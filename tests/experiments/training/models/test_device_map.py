@@ -7,6 +7,7 @@ from experiments.errors import InputError
 from experiments.suites.models import models
 from experiments.training.models import device_map
 from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
+from tests.support.results import in_memory
 from tests.support.results.in_memory import GPU, STAND_IN
 from tests.support.training.tiny_rows import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 
@@ -79,6 +80,14 @@ def test_a_distributed_model_generates(monkeypatch):
     model = device_map.build_across_gpus(row, STAND_IN)
     assert budgets == {0: 100, 1: 101}
     assert model(torch.arange(8)[None]).logits.shape == (1, 8, 256)
+
+
+def test_a_tiny_model_on_a_cpu_knows_the_parts_of_its_gpus():
+    row = spec(size="tiny", engine="hf_trainer", model="opt-30b", task="generate", devices=2)
+    model = device_map.build_across_gpus(row, in_memory.CPU)
+    parts = device_map.weights_by_gpu(model, 2)
+    assert sum(parts) == sum(weights.nbytes for weights in model.parameters())
+    assert 0 < max(parts) < 0.75 * sum(parts)
 
 
 def test_4_bit_weights_are_not_distributed():

@@ -1,0 +1,40 @@
+"""Text generation with transformers' generate.
+
+    python -m experiments.prediction.loops.generate JOB
+
+JOB: the JSON of a LoopJob.
+"""
+
+import torch
+
+from experiments.errors import InputError
+from experiments.prediction.loops.build import build_on_gpus, choose_class
+from experiments.prediction.loops.job import LoopJob, run_program
+from experiments.prediction.loops.samples import make_text
+from experiments.training.models.architecture import build_config
+
+PADDING = 0
+"""Id of the token that pads texts. It affects no size."""
+
+
+def generate(job: LoopJob) -> None:
+    """Generate ``new_tokens`` tokens after each of ``batch`` prompts of ``seq`` tokens. Every text gets all of them."""
+    config = build_config(job.model, "full")
+    kind = choose_class(config, job)
+    if not kind.can_generate():
+        raise InputError(f"{kind.__name__}: generates no text; use --model-class with a class that does")
+    model = build_on_gpus(kind, config, job).eval()
+    model.generation_config.eos_token_id = None
+    prompt = torch.stack([make_text(job.seq, config)] * job.batch).to("cuda")
+    model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=True,
+        use_cache=job.cache,
+        max_new_tokens=job.new_tokens,
+        pad_token_id=PADDING,
+    )
+
+
+if __name__ == "__main__":
+    run_program(generate)

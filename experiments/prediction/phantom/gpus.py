@@ -1,0 +1,44 @@
+"""Simulate several GPUs of one process, over which accelerate spreads the parts of a model."""
+
+from typing import Any
+
+import torch
+from accelerate.hooks import AlignDevicesHook
+
+from experiments.prediction.phantom.library import Phantom
+
+
+def simulate_gpus(phantom: Phantom, count: int) -> None:
+    """Show ``count`` GPUs to this process. Each part of a model allocates on the GPU that accelerate runs it on.
+
+    For PyTorch, all tensors are on the first GPU. So tensors are moved only where the GPU changes, and not again in
+    each module. Memory outside of the parts, such as that of the sampling of tokens, is on the first GPU.
+    """
+    torch.cuda.device_count = lambda: count
+    enter, leave = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward
+    current = 0
+
+    def use(gpu: int) -> bool:
+        nonlocal current
+        changes, current = gpu != current, gpu
+        phantom.set_gpu(gpu)
+        return changes
+
+    def pre_forward(hook: Any, module: Any, *inputs: Any, **options: Any) -> Any:
+        moves = use(hook.execution_device)
+        return enter(hook, module, *inputs, **options) if moves else (inputs, options)
+
+    def post_forward(hook: Any, module: Any, output: Any) -> Any:
+        if not hook.io_same_device:
+            return output
+        use(0)
+        hook.input_device = torch.device("cuda", 0)
+        return leave(hook, module, output)
+
+    replacements = {
+        "pre_forward": pre_forward,
+        "post_forward": post_forward,
+        "init_hook": lambda hook, module: module,  # the weights are created on their GPUs
+    }
+    for name, replacement in replacements.items():
+        setattr(AlignDevicesHook, name, replacement)
