@@ -25,6 +25,7 @@ from experiments.runners.plan import Planned, continue_run, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
+from experiments.suites.cards import card_of_device, card_warnings
 from experiments.suites.suite import Suite, suite_named
 from experiments.system.files import point_link
 from experiments.system.lock import lock_folder
@@ -254,8 +255,19 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
     summary = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
     view.says(f"{prepared.folder.path}: {summary}")
+    for line in _gpu_warnings(prepared):
+        view.says(f"warning: {line}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
         view.says(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
+
+
+def _gpu_warnings(prepared: PreparedRun) -> list[str]:
+    """Return why rows may fail or be slow on the node's GPUs."""
+    run, suite = prepared.run, prepared.suite
+    rows = (suite.settings(suite.row(row), run.card) for row in run.rows)
+    bf16 = any(settings.precision.startswith("bf16") for settings in rows)
+    found = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
+    return [line for card in sorted(filter(None, found)) for line in card_warnings(card, bf16)]
 
 
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
