@@ -7,6 +7,7 @@ from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UT
 from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
+from experiments.suites.schema import LOSS_FALL
 from experiments.suites.suite import Quantity
 
 Reader = Callable[[Measured], float | None]
@@ -102,6 +103,15 @@ def _final_loss(measured: Measured) -> float | None:
     return fmean(losses[-max(1, len(losses) // _epochs(measured)) :])
 
 
+def _loss_fall(measured: Measured) -> float | None:
+    """Return the share by which the mean loss falls from the first epoch to the last; None below two epochs."""
+    epochs, losses = _epochs(measured), measured.losses
+    length = len(losses) // epochs
+    if epochs < 2 or not length:
+        return None
+    return 1 - fmean(losses[-length:]) / fmean(losses[:length])
+
+
 def _epochs(measured: Measured) -> int:
     """Return the number of complete epochs of a row; 1 for a rank, and for a training that is not at full length."""
     if not isinstance(measured, Result) or measured.spec.length != "as-taught":
@@ -139,11 +149,14 @@ QUANTITIES: dict[Quantity, Reader] = {
     "cpu_wait_share": _telemetry_reader(CPU_WAIT_SHARE),
     "cpu_waits_per_step": _cpu_waits_per_step,
     "final_loss": _final_loss,
+    "loss_fall": _loss_fall,
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
+MIN_LOSS_FALL = 5e-4
+"""A smaller fall is noise: with a learning rate of nearly zero, dropout alone changes the loss by up to 1e-4 of it."""
 ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "communication_share", "gpu_idle_share")
-LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss")
+LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss", LOSS_FALL)
 LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",

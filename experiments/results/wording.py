@@ -87,6 +87,7 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
     "cpu_wait_share": ("share of the training in which GPUs wait for the CPU", ""),
     "cpu_waits_per_step": ("number of waits for the CPU in a step", ""),
     "final_loss": ("loss of the last epoch", ""),
+    "loss_fall": ("fall of the loss from the first epoch to the last", ""),
     "last_loss": ("loss of the last batch", ""),
 }
 
