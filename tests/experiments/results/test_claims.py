@@ -5,7 +5,6 @@ from experiments.results.schema import Failure
 from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, reference_verdict
 from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
 
-
 TWO_EPOCHS = result("a").spec.settings.model_copy(update={"max_epochs": 2})
 
 
