@@ -75,7 +75,8 @@ def test_reservations_of_others_have_exact_times(testbed, site):
     assert (code, "node-2" in out, f"{start:%Y-%m-%d %H:%M} to" in out, "node-1" in out) == (0, True, True, False)
 
 
-def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed):
+def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
+    site.lease_status = "PENDING"
     start = (datetime.now(UTC) + 24 * HOUR).replace(minute=0, second=0, microsecond=0)
     flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
     code, out, _ = testbed("lease", *flags)
@@ -90,13 +91,13 @@ def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed):
     assert all(part in out for part in ("PENDING", f"{start:%Y-%m-%d %H:%M} UTC", "node-1 gpu at CHI@UC"))
 
 
-@pytest.mark.parametrize("model", ["P100", "V100"])
-def test_a_gpu_that_is_old_is_warned_of(testbed, site, model):
+@pytest.mark.parametrize(("model", "capability"), [("P100", "6.0"), ("V100", "7.0")])
+def test_a_gpu_that_is_old_is_warned_of(testbed, site, model, capability):
     site.machines = hosts_of(2, gpu_model=model, gpu_memory_gib=16.0, node_type=f"gpu_{model.lower()}")
     for command in (["slots"], ["lease", "--key", "KEY", "--dry-run"]):
         _, _, err = testbed(*command, "--node-type", f"gpu_{model.lower()}")
-        assert f"NVIDIA {model} 16GB computes bfloat16 in software" in err
-        assert ("too old for the course's image" in err) == (model == "P100")
+        assert f"{model} 16GB: too old for the course's image" in err
+        assert f"{model} 16GB computes bfloat16 in software, which is slow (compute capability {capability}, " in err
 
 
 def test_a_gpu_with_bfloat16_is_not_warned_of(testbed):
