@@ -10,6 +10,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
+from experiments.inputs.known_archive import known_archives, locate_archive
 from experiments.prediction.service import predict_rows
 from experiments.report import write_index, write_report
 from experiments.results.provenance import git_commit
@@ -27,7 +28,7 @@ from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.cards import card_of_device, card_warnings
 from experiments.suites.suite import Suite, suite_named
-from experiments.system.files import point_link
+from experiments.system.files import cache_folder, point_link
 from experiments.system.lock import lock_folder
 
 
@@ -210,7 +211,12 @@ def _write_report(folder: RunFolder) -> FinishedRun:
 
 
 def _prepare_data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
-    return target.prepare_data(options.data, options.data_sha256, datasets_of(options, suite), watch)
+    datasets = datasets_of(options, suite)
+    if options.data in known_archives() and options.data not in datasets:
+        allowed = f"rows that read it; these read {', '.join(sorted(datasets))}"
+        raise InputError(f"--data {options.data}: allowed for {allowed}")
+    source, sha256 = locate_archive(options.data, options.data_sha256, cache_folder(), watch)
+    return target.prepare_data(source, sha256, datasets, watch)
 
 
 def _new_run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Run:

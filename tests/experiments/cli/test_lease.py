@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from experiments import reproduce as reproduction
 from experiments.cli.app import main
 from provision.errors import NoCredentials
 from provision.leasing import account
@@ -219,6 +220,21 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
     assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
+
+
+def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
+    planned = []
+    original = reproduction.plan
+    monkeypatch.setattr(reproduction, "plan", lambda *of: planned.append(of[0]) or original(*of))
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "soup"}\n')
+    given = {"weights": "pretrained", "data": str(tmp_path / "captions"), "input": "with-image", "gpus_per_node": 1}
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    row = ["single_gpu_blip2", "--row", "reduced-batch", "--results", str(tmp_path / "results")]
+    code, out, _ = testbed("reproduce", *row, "--key", "KEY", "--dry-run", *flags)
+    assert (code, "run 1 row(s) of single_gpu_blip2" in out) == (0, True)
+    ((options,),) = [one.suites for one in planned]
+    assert {name: getattr(options, name) for name in given} == given
 
 
 @pytest.mark.parametrize(
