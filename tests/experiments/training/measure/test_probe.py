@@ -210,9 +210,7 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     assert written == [100.0, 100.5, 101.0, 101.5, 102.0, 102.5, 102.625]
 
 
-@pytest.mark.parametrize(
-    ("phase_s", "written"), [(0.3, ["forward", "backward", "optimizer step"]), (0.05, [])]
-)
+@pytest.mark.parametrize(("phase_s", "written"), [(0.3, ["forward", "backward", "optimizer step"]), (0.05, [])])
 def test_each_phase_of_a_long_micro_step_is_written(tmp_path, monkeypatch, phase_s, written):
     now, phases = [100.0], []
     monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
