@@ -8,6 +8,7 @@ from experiments.results.quantities import (
     LOAD_QUANTITIES,
     LOSS_QUANTITIES,
     MIN_LOSS_FALL,
+    STEP_QUANTITIES,
     TIME_QUANTITIES,
     value_of,
 )
@@ -59,6 +60,8 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
         yield "times are not predicted"
     if result.predicted and _quantities(check) & set(LOSS_QUANTITIES):
         yield "the loss is not predicted"
+    if result.predicted and _quantities(check) & set(STEP_QUANTITIES):
+        yield "the number of steps is not predicted"
     if _quantities(check) & set(LOAD_QUANTITIES):
         yield from _load_obstacles(result)
 

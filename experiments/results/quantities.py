@@ -78,6 +78,11 @@ def _samples_per_step(measured: Measured) -> float | None:
     return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
+def _micro_steps_per_step(measured: Measured) -> float | None:
+    speed = measured.speed
+    return speed.micro_steps / speed.optimizer_steps if speed and speed.optimizer_steps else None
+
+
 def _telemetry_reader(key: str) -> Reader:
     return lambda measured: measured.telemetry.get(key) if isinstance(measured, Result) else None
 
@@ -137,6 +142,8 @@ QUANTITIES: dict[Quantity, Reader] = {
     "trainable_parameters_e9": _billions_reader("trainable_parameters"),
     "oom_step": _oom_step,
     "samples_per_step": _samples_per_step,
+    "micro_steps_per_step": _micro_steps_per_step,
+    "planned_micro_steps": lambda measured: measured.speed.planned_micro_steps if measured.speed else None,
     "samples_per_s": _speed_reader("samples_per_s"),
     "step_s": _speed_reader("step_s"),
     "train_s": _train_s,
@@ -166,7 +173,14 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "cpu_waits_per_step",
 )
 """Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
-COUNT_QUANTITIES: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
+COUNT_QUANTITIES: tuple[Quantity, ...] = (
+    "parameters_e9",
+    "trainable_parameters_e9",
+    "oom_step",
+    "samples_per_step",
+    *STEP_QUANTITIES,
+)
 ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
 """Quantities that have one value per row. All others have a value per rank."""
 

@@ -38,6 +38,8 @@ Quantity = Literal[
     "trainable_parameters_e9",
     "oom_step",
     "samples_per_step",
+    "micro_steps_per_step",
+    "planned_micro_steps",
     "samples_per_s",
     "step_s",
     "train_s",
