@@ -131,7 +131,7 @@ def lease(
     try:
         sites, reconciler = connect_ready(site, key), new_reconciler(site)
     except NotReady as problem:
-        if not dry_run:
+        if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
         unnamed = options.request_of("USER", name, KeyPair(key, ""), image)
         show_plan(leasing.planned_calls_without_account(site, unnamed), as_json)

@@ -128,7 +128,11 @@ def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
 
 
 class NotReady(InputError):
-    """What a lease needs and this computer lacks, all in one line."""
+    """What a lease needs and this computer lacks, all in one line. bad_key: whether the SSH key is part of it."""
+
+    def __init__(self, text: str, bad_key: bool) -> None:
+        super().__init__(text)
+        self.bad_key = bad_key
 
 
 def connect_ready(site: str, key: Path) -> "list[Testbed]":
@@ -146,13 +150,14 @@ def connect_ready(site: str, key: Path) -> "list[Testbed]":
         check_key(key_pair(key.expanduser()))
     except BadKey as problem:
         missing.append(str(problem))
+    bad_key = bool(missing)
     try:
         sites = connect_to_all() if site == ANY_SITE else [connect_to(site)]
     except NoCredentials as problem:
         missing.append(str(problem))
     if missing:
         doctor = "testbed doctor --site " + ("chameleon" if site == ANY_SITE else site)
-        raise NotReady(f"{'; '.join(missing)}; all checks: {doctor}")
+        raise NotReady(f"{'; '.join(missing)}; all checks: {doctor}", bad_key)
     return sites
 
 

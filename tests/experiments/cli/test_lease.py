@@ -124,7 +124,7 @@ def test_all_that_is_missing_is_named_at_once(testbed, command):
 @pytest.mark.usefixtures("no_account")
 @pytest.mark.parametrize(("site_name", "volume"), [("chameleon", False), ("kvm", True)])
 def test_without_an_account_the_plan_has_name_length_type_and_steps(testbed, site_name, volume):
-    flags = ["--node-type", "gpu_a100_pcie", "--for", "single", "--key", "nowhere"]
+    flags = ["--node-type", "gpu_a100_pcie", "--for", "single", "--key", "KEY"]
     code, out, err = testbed("lease", "--site", site_name, *flags, "--dry-run", "--json")
     steps = json.loads(out)["would"]
     named = "llm_single_USER of 1 node gpu_a100_pcie with at least 1 GPU, for 2h, start: as early as possible"
