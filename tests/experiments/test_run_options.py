@@ -5,6 +5,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
