@@ -20,6 +20,7 @@ option   = $(foreach name,$(1),$(if $($(name)),--$(subst _,-,$(name)) $($(name))
 ROWS     = $(foreach id,$(row),--row $(id)) --results $(results)
 OPTIONS  = $(call option,$(TARGET) $(NAMES)) $(ROWS) $(args)
 LEASE    = $(call option,site for hours count) $(if $(node),--node-type $(node)) $(if $(start),--start "$(start)")
+NAME     = $(if $(name),--name $(name))
 
 ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run results a b name by days version PINS CACHE PYTHON
 GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -83,8 +84,8 @@ doctor: env ## check this machine, a site or a cluster (site= profile= account=)
 slots: env ## find the earliest free time slots and show a calendar (node=gpu_a100_pcie for=both|single|multi hours= start= count= days=3)
 	$(TESTBED) slots --calendar $(or $(days),3) $(LEASE) $(args)
 
-lease: env ## lease the earliest time slot, boot its nodes, print their logins (options as for slots; args="--yes --watch")
-	$(TESTBED) lease $(LEASE) $(args)
+lease: env ## lease the earliest time slot, boot its nodes, print their logins (name=, options as for slots; args="--yes --watch")
+	$(TESTBED) lease $(LEASE) $(NAME) $(args)
 
 configure: env ## install driver, Docker, Slurm and the image on leased nodes (name= versions= args="--check")
 	$(TESTBED) configure $(name) $(call option,versions) $(args)
@@ -101,8 +102,8 @@ release: env ## release a lease with its servers and addresses (name=)
 orphans: env ## list your tagged resources that no active lease covers (args=--clean deletes them)
 	$(TESTBED) orphans $(args)
 
-reproduce: env ## lease, configure, run, evaluate, report and release (node= for= hours= versions= args="--yes --max-hours 3")
-	$(TESTBED) reproduce $(suite) $(LEASE) $(call option,$(NAMES)) $(ROWS) $(args)
+reproduce: env ## lease, configure, run, evaluate, report and release (node= name= for= hours= versions= args="--yes --max-hours 3")
+	$(TESTBED) reproduce $(suite) $(LEASE) $(NAME) $(call option,$(NAMES)) $(ROWS) $(args)
 
 rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env

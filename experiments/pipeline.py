@@ -11,6 +11,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
+from experiments.inputs.known_archive import known_archives, locate_archive
 from experiments.prediction.service import predict_rows
 from experiments.report import write_index, write_report
 from experiments.results.provenance import git_commit
@@ -26,8 +27,9 @@ from experiments.runners.plan import Planned, continue_run, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
+from experiments.suites.cards import card_of_device, card_warnings
 from experiments.suites.suite import Suite, suite_named
-from experiments.system.files import point_link
+from experiments.system.files import cache_folder, point_link
 from experiments.system.lock import lock_folder
 
 
@@ -211,7 +213,12 @@ def _write_report(folder: RunFolder) -> FinishedRun:
 
 
 def _prepare_data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
-    return target.prepare_data(options.data, options.data_sha256, datasets_of(options, suite), watch)
+    datasets = datasets_of(options, suite)
+    if options.data in known_archives() and options.data not in datasets:
+        allowed = f"rows that read it; these read {', '.join(sorted(datasets))}"
+        raise InputError(f"--data {options.data}: allowed for {allowed}")
+    source, sha256 = locate_archive(options.data, options.data_sha256, cache_folder(), watch)
+    return target.prepare_data(source, sha256, datasets, watch)
 
 
 def _new_run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Run:
@@ -256,8 +263,19 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
     summary = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
     view.says(f"{prepared.folder.path}: {summary}")
+    for line in _gpu_warnings(prepared):
+        view.says(f"warning: {line}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
         view.says(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
+
+
+def _gpu_warnings(prepared: PreparedRun) -> list[str]:
+    """Return why rows may fail or be slow on the node's GPUs."""
+    run, suite = prepared.run, prepared.suite
+    rows = (suite.settings(suite.row(row), run.card) for row in run.rows)
+    bf16 = any(settings.precision.startswith("bf16") for settings in rows)
+    found = {card_of_device(gpu.name, gpu.memory_gib) for gpu in prepared.target.node.gpus}
+    return [line for card in sorted(filter(None, found)) for line in card_warnings(card, bf16)]
 
 
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:

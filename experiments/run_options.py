@@ -104,7 +104,8 @@ class RunOptions:
     )
     data: str = _option_field(
         SYNTHETIC,
-        "synthetic, hub (published texts), a folder, or the path or URL of an archive.",
+        "synthetic, hub (published texts), gourmetgram-captions (the lab's archive), a folder, or an archive's path or "
+        "URL.",
         shown=True,
         id_part=lambda data: "" if data == SYNTHETIC else "realdata",
     )

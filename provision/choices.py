@@ -12,6 +12,8 @@ VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
 
 TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 """Modules of the sites, by name."""
+VIRTUAL = "kvm"
+"""The site of virtual machines, which boot from volumes and need a security group."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
 """Prefixes of region names."""
 DEMO, DEMO_PREFIX = "demo", "DEMO@"

@@ -74,6 +74,15 @@ class Booking:
 
 
 @dataclass(frozen=True)
+class HostBooking:
+    """A reservation with its host."""
+
+    host: Host
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
 class Hours:
     """A daily window in a zone's local time, in minutes after midnight.
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from experiments.cli.lease_options import (
+    ANY_SITE,
     LeaseOptions,
+    NotReady,
     active_lease_named,
     confirm,
+    connect_ready,
+    gpu_warnings,
     key_for,
     new_reconciler,
     reconciler_of,
@@ -45,7 +49,6 @@ if TYPE_CHECKING:
     from provision.sites.base import Testbed
 
 EXIT_FAILED = 3
-ANY_SITE = "any"
 
 app = Commands()
 
@@ -57,15 +60,28 @@ def slots(
     site: SiteOrAny = "chameleon",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
     days: Annotated[int, typer.Option("--calendar", min=0, help="Also show the calendar of this number of days.")] = 0,
+    bookings: Annotated[
+        bool,
+        typer.Option("--bookings", help="Instead, list everybody's reservations of such nodes, with exact times."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find the earliest time slots in which nodes are free."""
-    from experiments.cli.tables.leases import slots_table
+    from experiments.cli.tables.leases import bookings_table, slots_table
     from provision.leasing import reserve
 
     requirements = options.requirements()
     sites, reconciler = _connect_to_sites(site), new_reconciler(site)
+    if bookings:
+        booked = reserve.bookings_among(sites, reconciler, requirements)
+        if as_json:
+            print_json(booked)
+        else:
+            console().print(bookings_table(booked, options.time_zone))
+        return
     found = reserve.choose_slots_among(sites, reconciler, requirements, options.at_once, limit)
+    for line in gpu_warnings([slot.hosts[0] for slot in found]):
+        say(line, stderr=True)
     if as_json:
         print_json(found)
         return
@@ -98,6 +114,7 @@ def lease(
     Resumes where it was interrupted.
     """
     from experiments.system.signals import interrupt_on_stop_signals
+    from provision.availability.matching import matching_hosts
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
@@ -105,18 +122,29 @@ def lease(
     from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
+    from provision.ssh.login import KeyPair
 
     if run and not wait:
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
     key = key_for(site, key)
-    options.check(name, key)
-    sites, reconciler = _connect_to_sites(site), new_reconciler(site)
+    options.check(name)
+    try:
+        sites, reconciler = connect_ready(site, key), new_reconciler(site)
+    except NotReady as problem:
+        if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
+            raise
+        unnamed = options.request_of("USER", name, KeyPair(key, ""), image)
+        show_plan(leasing.planned_calls_without_account(site, unnamed), as_json)
+        say(f"not ready: {problem}", stderr=True)
+        return
     lease_request = options.request(sites[0], name, key, image)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY_SITE:
         sites = [connect_to(active.site, active.account.entry if active.account else "")]
     connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
+    for line in gpu_warnings(matching_hosts(reconciler.query(connected.hosts), requirements)):
+        say(line, stderr=True)
     if dry_run:
         show_plan(leasing.planned_calls(connected, reconciler, lease_request), as_json)
         if not as_json:
@@ -337,9 +365,13 @@ def _parse_day(text: str) -> datetime:
 
 
 def _show_leased(leased: "Leased") -> None:
+    from experiments.cli.tables.leases import host_in_words
     from provision.availability.times import local_zone, time_in_words
 
-    say(f"{leased.lease.name} is {leased.lease.status} until {time_in_words(leased.lease.end, local_zone())}")
+    start, end = (time_in_words(time, local_zone()) for time in (leased.lease.start, leased.lease.end))
+    say(f"{leased.lease.name} is {leased.lease.status} until {end}\nstart: {start}")
+    for host in leased.hosts:
+        say(f"node: {host_in_words(host)}")
     for machine in leased.machines:
         say(f"{machine.server}: {machine.login.command}")
 

@@ -3,7 +3,7 @@
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from provision.leasing.journal import ActiveLease
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.request import LeaseRequest
-    from provision.models import Requirements
+    from provision.models import Host, Requirements
     from provision.sites.base import Testbed
+    from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
 """With a tag appended, a name fills the 80 characters that Blazar stores."""
 NOW = "now"
+ANY_SITE = "any"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
 
 
@@ -86,11 +88,16 @@ class LeaseOptions:
 
         Raises BadName, BadKey.
         """
-        from provision.leasing.request import LeaseRequest, default_image
         from provision.ssh.login import key_pair
 
-        requirements, pair = self.requirements(), key_pair(key.expanduser())
         user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
+        return self.request_of(user, name, key_pair(key.expanduser()), image)
+
+    def request_of(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
+        """Return the lease request of a user with this SSH key."""
+        from provision.leasing.request import LeaseRequest, default_image
+
+        requirements = self.requirements()
         words = [word for word in ("" if self.for_ == "both" else self.for_, user) if word]
         return LeaseRequest(
             name or "_".join(("llm", *words)),
@@ -101,12 +108,9 @@ class LeaseOptions:
             image or default_image(self.node_type),
         )
 
-    def check(self, name: str | None, key: Path) -> None:
+    def check(self, name: str | None) -> None:
         """Raise an error for options that no site would accept, before a site is connected to."""
-        from provision.ssh.login import check_key, key_pair
-
         self.requirements()
-        check_key(key_pair(key.expanduser()))
         if name is not None and not LEASE_NAME_PATTERN.fullmatch(name):
             raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
 
@@ -121,6 +125,48 @@ def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
     leases = [suite.lease for suite in suites_in_group(group)]
     gpus = max(lease.gpus for lease in leases)
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
+
+
+class NotReady(InputError):
+    """What a lease needs and this computer lacks, all in one line. bad_key: whether the SSH key is part of it."""
+
+    def __init__(self, text: str, bad_key: bool) -> None:
+        super().__init__(text)
+        self.bad_key = bad_key
+
+
+def connect_ready(site: str, key: Path) -> "list[Testbed]":
+    """Return the connections to the site, or to all sites.
+
+    Raises NotReady with everything that a lease needs and that is missing: a usable SSH key, an account.
+    """
+    from provision.errors import BadKey, NoCredentials
+    from provision.sites.base import connect_to, connect_to_all
+    from provision.ssh.login import check_key, key_pair
+
+    missing: list[str] = []
+    sites: list[Testbed] = []
+    try:
+        check_key(key_pair(key.expanduser()))
+    except BadKey as problem:
+        missing.append(str(problem))
+    bad_key = bool(missing)
+    try:
+        sites = connect_to_all() if site == ANY_SITE else [connect_to(site)]
+    except NoCredentials as problem:
+        missing.append(str(problem))
+    if missing:
+        doctor = "testbed doctor --site " + ("chameleon" if site == ANY_SITE else site)
+        raise NotReady(f"{'; '.join(missing)}; all checks: {doctor}", bad_key)
+    return sites
+
+
+def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
+    """Return a warning for each type of nodes whose GPUs are too old, or compute bfloat16 in software."""
+    from experiments.suites.cards import card_of_device, card_warnings
+
+    cards = {host.node_type: card_of_device(host.gpu_model, host.gpu_memory_gib) for host in hosts if host.gpus}
+    return [f"warning: {kind}: {text}" for kind, card in cards.items() for text in card_warnings(card)]
 
 
 def new_reconciler(site: str = "") -> "Reconciler":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, check_file, confirm, key_for, new_reconciler
+from experiments.cli.lease_options import LeaseOptions, check_file, confirm, connect_ready, key_for, new_reconciler
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import (
@@ -64,16 +64,16 @@ def reproduce_command(
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.times import parse_length
     from provision.configure.playbook import Setup
-    from provision.sites.base import connect_to, is_demo
+    from provision.sites.base import is_demo
 
     require_packages("ansible_runner")
     notifier = Notifier(notify or ())
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group(lease.for_)])
     check_file("--registry-login", registry_login)
     key = key_for(site, key)
-    lease.check(name, key)
+    lease.check(name)
     max_length = parse_length(max_hours) if max_hours else None
-    connected, reconciler = connect_to(site), new_reconciler(site)
+    (connected,), reconciler = connect_ready(site, key), new_reconciler(site)
     if is_demo(site):
         options = replace(options, size="tiny")
     reproduction = Reproduction(

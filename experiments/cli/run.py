@@ -35,6 +35,7 @@ def run(
     from experiments.notify.send import Notifier
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
     from experiments.runners.progress import view_on
+    from experiments.runners.targets import leases_hint
     from experiments.suites.suite import suites_in_group, user_suites
 
     suites = suites or (user_suites() if suite_file and not group else None)
@@ -48,6 +49,8 @@ def run(
         say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     notifier = Notifier(notify or ())
+    if hint := leases_hint(options.site):
+        say(hint, stderr=True)
     runs = run_suites(several, view_on(output), download_on(output))
     finished = show_runs(notifying(runs, notifier), output)
     if as_json:

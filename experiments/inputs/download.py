@@ -6,7 +6,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from experiments.errors import InputError
@@ -30,11 +31,23 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
 
     Raises InputError if the download fails, or if the checksum differs; then the file is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
-    with path.with_name(path.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return path if path.exists() else _download(url, sha256, path, on_progress)
+    with _locked(path):
+        return path if path.exists() else _download_verified(url, sha256, path, on_progress)
+
+
+def download_first(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
+    """Download an archive of unknown checksum to where ``download`` finds it; return its SHA-256.
+
+    ``name`` names the unfinished download. Raises InputError if the download fails.
+    """
+    suffix = archive_suffix(url.partition("?")[0])
+    with _locked(folder / (name + suffix)):
+        partial = folder / f"{name}{suffix}.part"
+        _download(url, partial, on_progress)
+        sha256 = file_checksum(partial, None)
+        partial.replace(folder / (sha256 + suffix))
+        return sha256
 
 
 def file_checksum(path: Path, expected: str | None, name: str | None = None) -> str:
@@ -56,8 +69,27 @@ def check_sha256(actual: str, expected: str | None, name: str) -> None:
         raise InputError(f"--data {name}: its SHA-256 is {actual}, but --data-sha256 is {expected}")
 
 
-def _download(url: str, sha256: str, path: Path, on_progress: DownloadCallback) -> Path:
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock while a file is downloaded to ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download_verified(url: str, sha256: str, path: Path, on_progress: DownloadCallback) -> Path:
     partial = path.with_name(path.name + ".part")
+    _download(url, partial, on_progress)
+    try:
+        file_checksum(partial, sha256, url)
+    except InputError:
+        partial.unlink()
+        raise
+    return partial.replace(path)
+
+
+def _download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
     for tries_left in reversed(range(MAX_ATTEMPTS)):
         try:
             _resume_download(url, partial, on_progress)
@@ -68,12 +100,6 @@ def _download(url: str, sha256: str, path: Path, on_progress: DownloadCallback) 
             if not tries_left:
                 raise InputError(f"--data {url}: cannot be downloaded ({error})") from None
             time.sleep(0.5)
-    try:
-        file_checksum(partial, sha256, url)
-    except InputError:
-        partial.unlink()
-        raise
-    return partial.replace(path)
 
 
 def _resume_download(url: str, partial: Path, on_progress: DownloadCallback) -> None:

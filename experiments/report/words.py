@@ -160,7 +160,7 @@ def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     return (
         "In miniature, only comparisons between rows and statements that a value is zero are evaluated. What fits a "
         f"card and sizes in GiB are predicted at full size. {evaluated} of {len(evaluation.verdicts)} statements have "
-        "a verdict; times and losses need a GPU."
+        "a verdict; times need a GPU. Losses of tiny models are compared by how much they fall."
     )
 
 

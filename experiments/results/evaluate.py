@@ -4,7 +4,13 @@ from collections.abc import Iterable, Mapping
 from math import hypot, inf
 from typing import NamedTuple
 
-from experiments.results.obstacles import ClaimScope, Evidence, check_obstacles, outcome_obstacles, prediction_obstacles
+from experiments.results.obstacles import (
+    ClaimScope,
+    Evidence,
+    check_obstacles,
+    missing_value_obstacles,
+    outcome_obstacles,
+)
 from experiments.results.quantities import (
     ESTIMATED_QUANTITIES,
     LOSS_QUANTITIES,
@@ -210,7 +216,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
         no_value = (
             f"{result_without_value.spec.row} has no {quantity_label(check.quantity)} ({result_without_value.reason})"
         )
-        return CheckResult("not evaluated", "", next(prediction_obstacles(check, result), no_value))
+        return CheckResult("not evaluated", "", next(missing_value_obstacles(check, (result, base)), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
     text = _describe_values(check, values, over, compared) + _loss_note(check, result)
     if obstacle := next(check_obstacles(check, evidence, about), None):

@@ -3,14 +3,24 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES, LOAD_QUANTITIES, LOSS_QUANTITIES, TIME_QUANTITIES
+from experiments.results.quantities import (
+    ABSOLUTE_TIME_QUANTITIES,
+    LOAD_QUANTITIES,
+    LOSS_QUANTITIES,
+    MIN_LOSS_FALL,
+    STEP_QUANTITIES,
+    TIME_QUANTITIES,
+    value_of,
+)
 from experiments.results.schema import Result
+from experiments.suites.schema import LOSS_FALL
 from experiments.suites.suite import Check, Quantity
 
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "its time is not predicted": TIME_QUANTITIES,
     "the loss is not predicted": LOSS_QUANTITIES,
     "this load of GPUs is not predicted": LOAD_QUANTITIES,
+    "the number of steps is not predicted": STEP_QUANTITIES,
 }
 """Reasons why a prediction has no value, with the quantities that they are about."""
 
@@ -81,17 +91,28 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], about: ClaimScope
             yield "no GPU: all memory is host memory"
 
 
+def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
+    """Yield why a row has no value for a check."""
+    yield from prediction_obstacles(check, pair[0])
+    yield from _loss_obstacles(check, pair)
+
+
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why losses of this run do not count. Losses of random weights count only where two losses are compared."""
+    """Yield why losses of this run do not count. Losses of random weights count only where two losses are compared.
+
+    Of tiny models, only the falls of the loss are compared, in trainings whose loss falls.
+    """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
     for result in pair:
-        if result.spec.size == "tiny":
+        if result.spec.size == "tiny" and check.quantity != LOSS_FALL:
             yield "the loss of a tiny model is not that of the real one"
         if result.spec.length != "as-taught":
             yield "the loss is stated for the full length of the training"
         if not check.relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
             yield "the loss is stated for pretrained weights and the lab's data"
+    if check.quantity == LOSS_FALL and (value_of(LOSS_FALL, pair[1]) or 0.0) < MIN_LOSS_FALL:
+        yield f"the loss of {pair[1].spec.row} does not fall"
 
 
 def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UT
 from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
+from experiments.suites.schema import LOSS_FALL
 from experiments.suites.suite import Quantity
 
 Reader = Callable[[Measured], float | None]
@@ -78,6 +79,11 @@ def _samples_per_step(measured: Measured) -> float | None:
     return measured.spec.settings.global_batch_size if isinstance(measured, Result) else None
 
 
+def _micro_steps_per_step(measured: Measured) -> float | None:
+    speed = measured.speed
+    return speed.micro_steps / speed.optimizer_steps if speed and speed.optimizer_steps else None
+
+
 def _telemetry_reader(key: str) -> Reader:
     return lambda measured: measured.telemetry.get(key) if isinstance(measured, Result) else None
 
@@ -101,6 +107,15 @@ def _final_loss(measured: Measured) -> float | None:
     if not losses:
         return None
     return fmean(losses[-max(1, len(losses) // _epochs(measured)) :])
+
+
+def _loss_fall(measured: Measured) -> float | None:
+    """Return the share by which the mean loss falls from the first epoch to the last; None below two epochs."""
+    epochs, losses = _epochs(measured), measured.losses
+    length = len(losses) // epochs
+    if epochs < 2 or not length:
+        return None
+    return 1 - fmean(losses[-length:]) / fmean(losses[:length])
 
 
 def _epochs(measured: Measured) -> int:
@@ -130,6 +145,8 @@ QUANTITIES: dict[Quantity, Reader] = {
     "trainable_parameters_e9": _billions_reader("trainable_parameters"),
     "oom_step": _oom_step,
     "samples_per_step": _samples_per_step,
+    "micro_steps_per_step": _micro_steps_per_step,
+    "planned_micro_steps": lambda measured: measured.speed.planned_micro_steps if measured.speed else None,
     "samples_per_s": _speed_reader("samples_per_s"),
     "step_s": _speed_reader("step_s"),
     "train_s": _train_s,
@@ -142,11 +159,14 @@ QUANTITIES: dict[Quantity, Reader] = {
     "cpu_wait_share": _telemetry_reader(CPU_WAIT_SHARE),
     "cpu_waits_per_step": _cpu_waits_per_step,
     "final_loss": _final_loss,
+    "loss_fall": _loss_fall,
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
+MIN_LOSS_FALL = 5e-4
+"""A smaller fall is noise: with a learning rate of nearly zero, dropout alone changes the loss by up to 1e-4 of it."""
 ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "communication_share", "gpu_idle_share")
-LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss")
+LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss", LOSS_FALL)
 LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",
@@ -158,7 +178,14 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
 """Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
 ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percent")
 """Quantities that are predicted with an error that is given."""
-COUNT_QUANTITIES: tuple[Quantity, ...] = ("parameters_e9", "trainable_parameters_e9", "oom_step", "samples_per_step")
+STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
+COUNT_QUANTITIES: tuple[Quantity, ...] = (
+    "parameters_e9",
+    "trainable_parameters_e9",
+    "oom_step",
+    "samples_per_step",
+    *STEP_QUANTITIES,
+)
 ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
 """Quantities that have one value per row. All others have a value per rank."""
 

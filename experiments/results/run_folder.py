@@ -90,9 +90,11 @@ class Run(Record):
     host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
-        """Return one row as the trainer reads it."""
+        """Return one row as the trainer reads it. A tiny model whose loss is compared runs all steps of the lab."""
         shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
         settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
+        if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
+            shared["length"] = "as-taught"
         return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
 
 

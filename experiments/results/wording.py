@@ -77,6 +77,8 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
     "trainable_parameters_e9": ("number of trainable parameters", "billion"),
     "oom_step": ("step of the failure, from 0", ""),
     "samples_per_step": ("samples of an optimizer step", ""),
+    "micro_steps_per_step": ("forward passes of an optimizer step", ""),
+    "planned_micro_steps": ("number of micro-steps of the full training", ""),
     "samples_per_s": ("throughput", "samples/s"),
     "step_s": ("time of a step", "s"),
     "train_s": ("training time", "s"),
@@ -89,6 +91,7 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
     "cpu_wait_share": ("share of the training in which GPUs wait for the CPU", ""),
     "cpu_waits_per_step": ("number of waits for the CPU in a step", ""),
     "final_loss": ("loss of the last epoch", ""),
+    "loss_fall": ("fall of the loss from the first epoch to the last", ""),
     "last_loss": ("loss of the last batch", ""),
 }
 

@@ -295,6 +295,16 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
     return ClusterTarget(node, cluster, partial(current_end, *query), partial(is_leased, *query))
 
 
+def leases_hint(site: str, journal: Journal | None = None) -> str:
+    """Return how to run on the nodes of active leases, for a run on this machine; '' for others and without a lease."""
+    active = (journal or Journal()).active_leases().values() if site == LOCAL else ()
+    if not active:
+        return ""
+    names = ", ".join(f"{one.name} at {one.site}" for one in active)
+    sites = " or ".join(dict.fromkeys(f"--site {one.site}" for one in active))
+    return f"this machine runs the rows; a lease is active: {names}; to run there: {sites}"
+
+
 def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
     active = [one for one in journal.active_leases().values() if one.site.startswith(REGIONS.get(site, site))]
     leases = [one for one in active if one.machines]

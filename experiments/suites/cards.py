@@ -173,6 +173,17 @@ def _card_note(name: str, card: Card) -> str:
     return "only PyTorch for ROCm runs on it; the course's image is for NVIDIA" if card.build == "ROCm" else ""
 
 
+def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
+    """Return why rows on a card of the catalog fail or are slow. bf16: whether rows compute in bfloat16."""
+    card = cards().get(name or "")
+    if card is None:
+        return []
+    old = [f"{card.name}: {note}"] if (note := _card_note(str(name), card)) else []
+    capability = f"compute capability {card.compute_capability}, needed: 8.0"
+    slow = [f"{card.name} computes bfloat16 in software, which is slow ({capability})"]
+    return old + (slow if bf16 and "bf16" not in card.peak_tflops else [])
+
+
 def have_same_chip(a: str | None, b: str | None) -> bool:
     """Return whether two different cards have the same chip: equal peak rates; their memory may differ."""
     if a == b or a not in cards() or b not in cards():

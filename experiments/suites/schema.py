@@ -40,6 +40,8 @@ Quantity = Literal[
     "trainable_parameters_e9",
     "oom_step",
     "samples_per_step",
+    "micro_steps_per_step",
+    "planned_micro_steps",
     "samples_per_s",
     "step_s",
     "train_s",
@@ -53,7 +55,10 @@ Quantity = Literal[
     "cpu_waits_per_step",
     "final_loss",
     "last_loss",
+    "loss_fall",
 ]
+LOSS_FALL: Quantity = "loss_fall"
+"""The only quantity of losses that is compared between tiny models."""
 
 
 class ReferenceValue(StrictModel):
@@ -100,8 +105,11 @@ class Row(StrictModel):
 
 
 class Bounds(StrictModel):
-    """A lower and an upper bound; None: unbounded."""
+    """Bounds for tiny models, and the quantity if it differs; None: unbounded, or the same quantity."""
 
+    quantity: Quantity | None = Field(
+        default=None, description="quantity for tiny models; loss_fall: their rows then run all steps of the lab"
+    )
     low: float | None = Field(default=None, description="lower bound")
     high: float | None = Field(default=None, description="upper bound")
 
@@ -140,10 +148,10 @@ class Check(StrictModel):
         return inside != self.outside
 
     def in_miniature(self) -> "Check":
-        """Return the check with the bounds for tiny models."""
+        """Return the check with the quantity and the bounds for tiny models."""
         if self.miniature is None:
             return self
-        return self.model_copy(update=dict(self.miniature))
+        return self.model_copy(update=dict(self.miniature) | {"quantity": self.miniature.quantity or self.quantity})
 
     @property
     def relative(self) -> bool:
@@ -219,6 +227,11 @@ class Suite(StrictModel):
                 raise unknown_name("model", settings.model, known, where)
             self._settings_cache[key] = settings
         return self._settings_cache[key]
+
+    def rows_with_loss_in_miniature(self) -> set[str]:
+        """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
+        checks = [one for claim in self.claims for one in claim.checks if one.in_miniature().quantity == LOSS_FALL]
+        return {name for check in checks for name in (check.row, check.over_row) if name}
 
     def own_model(self, settings: Settings) -> Model | None:
         """Return the row's model if the suite defines it; None for a model of catalog/models.yaml."""

@@ -142,9 +142,10 @@ def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: Telemetr
         if progress and not started and not failed:
             started, deadline = True, time.monotonic() + limit_s
             limit = f"reached its time limit of {limit_s:g} s"
+        if progress:
+            telemetry.phase = progress.phase
         if progress and progress.micro_steps != printed_micro_steps:
             printed_micro_steps = progress.micro_steps
-            telemetry.phase = progress.phase
             print(progress_line(progress), flush=True)
         time.sleep(0.1)
     return ""

@@ -13,7 +13,7 @@ from rich.text import Text
 from provision.availability.matching import hardware_in_words
 from provision.availability.search import CLEANING
 from provision.availability.times import MINUTE, length_in_words
-from provision.models import Booking, Host, TimeSlot
+from provision.models import Booking, Host, HostBooking, TimeSlot
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -80,7 +80,7 @@ def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
-def start_and_end(slot: TimeSlot, zone: ZoneInfo) -> str:
+def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
     """Return start and end in a zone, with the end's date if it differs."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "

@@ -25,7 +25,7 @@ def matching_hosts(hosts: Sequence[Host], requirements: Requirements) -> list[Ho
     chosen = [host for host in named if _has_hardware(host, requirements)]
     if not chosen:
         available = "; ".join(sorted({hardware_in_words(host) for host in named}))
-        raise NoSuchHost(f"no node has {_requirements_in_words(requirements)}; available: {available}")
+        raise NoSuchHost(f"no node has {gpus_in_words(requirements)}; available: {available}")
     return chosen
 
 
@@ -68,7 +68,8 @@ def _contains_words(text: str, words: str) -> bool:
     return required <= present
 
 
-def _requirements_in_words(requirements: Requirements) -> str:
+def gpus_in_words(requirements: Requirements) -> str:
+    """Return the required GPUs of a node in words."""
     memory = f"of at least {requirements.gpu_memory_gib:g} GiB" if requirements.gpu_memory_gib else ""
     words = (
         "at least",

@@ -5,19 +5,24 @@ from dataclasses import dataclass
 from provision.errors import ForeignLease, ProvisionError
 from provision.leasing.account import credential_ends, require_unrestricted, verify_account
 from provision.leasing.boot import bring_up
+from provision.leasing.cost import leased_hosts
 from provision.leasing.journal import ActiveLease, Machine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest, LeaseTask, slot_in_words
+from provision.leasing.request import LeaseRequest, LeaseTask, requirements_in_words, slot_in_words
 from provision.leasing.reserve import choose_slots, reserve, wait_for_start
-from provision.models import Lease
-from provision.sites.base import BootVolumes, SecurityGroups, Testbed
+from provision.models import Host, Lease
+from provision.sites.base import BootVolumes, SecurityGroups, Testbed, is_virtual
 
 
 @dataclass(frozen=True)
 class Leased:
-    """The result of a lease request; machines and image_id are set only once the machines are up."""
+    """The result of a lease request. hosts: its nodes, as far as the site lists them.
+
+    machines and image_id are set only once the machines are up.
+    """
 
     lease: Lease
+    hosts: tuple[Host, ...] = ()
     machines: tuple[Machine, ...] = ()
     image_id: str = ""
 
@@ -28,15 +33,28 @@ def planned_calls(site: Testbed, reconciler: Reconciler, lease_request: LeaseReq
         verify_account(site, reconciler, active_lease)
         return [f"lease {lease_request.name} is active: resume it"]
     slot = choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
-    servers = ", ".join(lease_request.server_names)
     image_id = reconciler.query(lambda: site.image_id(lease_request.image))
-    group = "neutron: create a security group that admits SSH"
+    image = f"{lease_request.image} ({image_id})"
+    calls = _calls(lease_request, image, isinstance(site, SecurityGroups), isinstance(site, BootVolumes))
+    return [f"blazar: create lease {lease_request.name} of {slot_in_words(slot)}", *calls]
+
+
+def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -> list[str]:
+    """Return the API calls that ``lease`` would make, without the slot and the ids that only the site knows."""
+    virtual = is_virtual(site_name)
+    wanted = requirements_in_words(lease_request.requirements, lease_request.at_once)
+    calls = _calls(lease_request, lease_request.image, virtual, virtual)
+    return [f"blazar: create lease {lease_request.name} of {wanted}", *calls]
+
+
+def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) -> list[str]:
+    """Return the API calls after the reservation. group, volumes: whether the site needs them."""
+    servers = ", ".join(lease_request.server_names)
     return [
-        f"blazar: create lease {lease_request.name} of {slot_in_words(slot)}",
         f"nova: upload the public key of {lease_request.key.file}",
-        *([group] if isinstance(site, SecurityGroups) else []),
-        *([f"cinder: create a volume for {servers}"] if isinstance(site, BootVolumes) else []),
-        f"nova: create server {servers} with image {lease_request.image} ({image_id})",
+        *(["neutron: create a security group that admits SSH"] if group else []),
+        *([f"cinder: create a volume for {servers}"] if volumes else []),
+        f"nova: create server {servers} with image {image}",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
     ]
@@ -60,10 +78,15 @@ def lease(
         reserved = reserve(task, watch)
         _report_short_credential(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
-            return Leased(reserved)
+            return Leased(reserved, _known_hosts(task, reserved))
         active = wait_for_start(task, reserved)
         image_id, machines = bring_up(task, active)
-        return Leased(reconciler.query(task.find_lease) or active, machines, image_id)
+        booted = reconciler.query(task.find_lease) or active
+        return Leased(booted, _known_hosts(task, booted), machines, image_id)
+
+
+def _known_hosts(task: LeaseTask, lease: Lease) -> tuple[Host, ...]:
+    return tuple(filter(None, leased_hosts(task.reconciler, task.site, lease)))
 
 
 def _check_boot_requirements(task: LeaseTask) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from provision.availability.times import local_zone, time_in_words
+from provision.availability.matching import gpus_in_words
+from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
@@ -129,3 +130,14 @@ def slot_in_words(slot: TimeSlot) -> str:
     first = slot.hosts[0]
     times = f"{time_in_words(slot.start, zone)} to {time_in_words(slot.end, zone)}"
     return f"{names} ({first.node_type} at {first.site}), {times}{cost}"
+
+
+def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
+    """Return the requested hardware and time of a lease in one line."""
+    count, named = requirements.count, requirements.node or requirements.node_type
+    nodes = " ".join(filter(None, (str(count), "node" if count == 1 else "nodes", named)))
+    if at_once:
+        start = "now"
+    else:
+        start = time_in_words(requirements.start, local_zone()) if requirements.start else "as early as possible"
+    return f"{nodes} with {gpus_in_words(requirements)}, for {length_in_words(requirements.length)}, start: {start}"

@@ -23,7 +23,7 @@ from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import ENDED_STATUSES, LeaseTask, lease_data, same_hardware, slot_data, slot_in_words
 from provision.leasing.resources import delete_tagged, server_kinds
-from provision.models import Lease, Requirements, TimeSlot
+from provision.models import HostBooking, Lease, Requirements, TimeSlot
 from provision.sites.base import Testbed
 
 START_GRACE_S = 15 * 60
@@ -91,6 +91,22 @@ def choose_slots_among(
     for line in lines:
         reconciler.report(line)
     return sorted(slots, key=search.slot_sort_key)[:limit]
+
+
+def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> list[HostBooking]:
+    """Return everybody's current and future reservations of hosts with the required hardware, the earliest first.
+
+    Raises NoSuchHost if no site has such hosts.
+    """
+    _reject_unknown_hosts(sites, reconciler, requirements)
+    found = []
+    for site in sites:
+        with suppress(NoSuchHost):
+            hosts = {host.id: host for host in matching_hosts(reconciler.query(site.hosts), requirements)}
+            booked = [one for one in reconciler.query(site.bookings) if one.host_id in hosts]
+            found += [HostBooking(hosts[one.host_id], one.start, one.end) for one in booked]
+    now = reconciler.clock.now()
+    return sorted((one for one in found if one.end > now), key=lambda one: (one.start, one.host.name))
 
 
 def _reject_unknown_hosts(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from provision.choices import DEMO, DEMO_PREFIX, REGIONS, TESTBEDS
+from provision.choices import DEMO, DEMO_PREFIX, REGIONS, TESTBEDS, VIRTUAL
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -209,6 +209,11 @@ class SimulatedServers(Protocol):
 def is_demo(name: str) -> bool:
     """Return whether the name is that of the demonstration or of its region."""
     return name == DEMO or name.startswith(DEMO_PREFIX)
+
+
+def is_virtual(name: str) -> bool:
+    """Return whether the site with that name, or the region, has virtual machines."""
+    return name == VIRTUAL or name.startswith(REGIONS[VIRTUAL])
 
 
 def connect_to_all() -> list[Testbed]:

@@ -58,6 +58,13 @@ def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
 
+def test_a_gpu_that_computes_bfloat16_in_software_is_warned_of(machine, tmp_path):
+    machine(Gpu(0, "Tesla V100-SXM2-32GB", 31.74, "GPU-v"))
+    for row, warned in (("reduced-batch", False), ("reduced-precision", True)):
+        run_suite(RunOptions(SUITE, rows=(row,), results=tmp_path / row), view := RecordingView())
+        assert ("computes bfloat16 in software" in view.text.getvalue()) == warned
+
+
 def test_choices_that_were_made_are_kept(machine, tmp_path):
     machine(H200)
     assert choices(tmp_path, rows=("xxl",), card="h100_94gb", size="tiny") == ("h100_94gb", "tiny")

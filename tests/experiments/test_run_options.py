@@ -5,6 +5,7 @@ import re
 import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,12 @@ def test_every_lab_is_in_one_group_and_both_have_all():
     assert [suite.suite for suite in suites_in_group("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
     assert [suite.suite for suite in suites_in_group("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
     assert suites_in_group("both") == suites_in_group("single") + suites_in_group("multi")
+
+
+@pytest.mark.parametrize("target", ["lease", "reproduce"])
+@pytest.mark.parametrize("given", ["", "mine"])
+def test_make_passes_the_name_of_a_lease_on(target, given):
+    make = ["make", "--no-print-directory", "-n", target, *([f"name={given}"] if given else [])]
+    planned = subprocess.run(make, cwd=CODE_FOLDER, capture_output=True, text=True, check=True).stdout
+    command = planned.splitlines()[-1].split()
+    assert [after for word, after in pairwise(command) if word == "--name"] == ([given] if given else [])

@@ -8,7 +8,7 @@ from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, time_in_words
 from provision.leasing.release import State
-from provision.models import Host, Lease, TimeSlot
+from provision.models import Host, HostBooking, Lease, TimeSlot
 
 
 def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
@@ -34,7 +34,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
             lease.status if lease else "gone",
             *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
             _left(lease, now) if lease else "",
-            ", ".join(f"{host.name} {_type(host)}" for host in state.hosts),
+            ", ".join(map(host_in_words, state.hosts)),
             _cost(state),
             ", ".join(f"{server.name} {server.status}" for server in state.servers),
             ", ".join(state.ips),
@@ -46,6 +46,21 @@ def lease_line(state: State, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in all."""
     facts = (state.active_lease.name, _left(state.lease, now) if state.lease else "gone", _cost(state))
     return "lease " + ", ".join(filter(None, facts))
+
+
+def bookings_table(bookings: Sequence[HostBooking], zone: ZoneInfo) -> Table:
+    """Return a table of reservations: node, type, start and end in UTC and in ``zone``."""
+    zones = shown_zones(zone)
+    table = Table("node", *(one.key for one in zones), "type")
+    for booking in bookings:
+        times = (start_and_end(booking, one) for one in zones)
+        table.add(booking.host.name, *times, _type(booking.host))
+    return table
+
+
+def host_in_words(host: Host) -> str:
+    """Return a node's name, type and site."""
+    return f"{host.name} {_type(host)}"
 
 
 def _type(host: Host) -> str:

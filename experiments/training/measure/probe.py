@@ -54,6 +54,7 @@ class Probe:
         self._flops: FlopCount | None = None
         self._timed_micro_steps: int | None = None
         self._started = self._progress_written = 0.0
+        self._micro_step_began = self._micro_step_s = 0.0
 
     @property
     def phase(self) -> Phase:
@@ -81,6 +82,7 @@ class Probe:
 
     def before_forward(self, batch: dict[str, torch.Tensor]) -> None:
         """Begin a micro-step on ``batch``."""
+        self._micro_step_began = time.monotonic()
         self.enter_phase("forward")
         self.meter.track("batch", batch.values())
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
@@ -114,6 +116,7 @@ class Probe:
         if stepped:
             self._take_snapshot("after optimizer step")
         self._timer.record()
+        self._micro_step_s = time.monotonic() - self._micro_step_began
         self.micro_steps += 1
         self.micro_step = 0 if stepped else self.micro_step + 1
         self.step += stepped
@@ -144,9 +147,9 @@ class Probe:
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
     def enter_phase(self, phase: Phase) -> None:
-        """Begin ``phase``."""
+        """Begin ``phase``. If micro-steps are long, write each phase, so that telemetry has the current one."""
         self._recorder.begin(phase)
-        self.write_progress()
+        self.write_progress(now=self._micro_step_s >= PROGRESS_INTERVAL_S)
 
     def moments(self) -> StageTimestamps:
         """Return the times at which the stages of this process began. The end of the training is now."""

@@ -3,14 +3,16 @@
 import json
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import pytest
 
+from experiments import reproduce as reproduction
 from experiments.cli.app import main
+from provision.errors import NoCredentials
 from provision.leasing import account
-from provision.models import Credential
+from provision.models import Booking, Credential
 from provision.sites import base
 from tests.support.leasing.fake_site import HOUR, IDENTITY, FakeSite, hosts_of
 from tests.support.services.sshd import new_key
@@ -18,11 +20,16 @@ from tests.support.services.sshd import new_key
 
 @dataclass
 class UsersSite(FakeSite):
+    booked: list[Booking] = field(default_factory=list)
+
     def user(self):
         return "c@c"
 
     def user_id(self):
         return "1"
+
+    def bookings(self):
+        return super().bookings() + self.booked
 
 
 @pytest.fixture
@@ -54,6 +61,78 @@ def test_slots_are_as_long_and_large_as_the_labs_need(testbed):
     begin, end = (datetime.fromisoformat(slot[name]) for name in ("start", "end"))
     assert (end - begin).total_seconds() == 3 * 3600
     assert begin >= datetime.now(UTC).replace(second=0, microsecond=0)
+
+
+def test_reservations_of_others_have_exact_times(testbed, site):
+    start = datetime.now(UTC).replace(minute=7, second=0, microsecond=0) + HOUR
+    site.booked = [Booking("2", start, start + 2 * HOUR), Booking("1", start - 9 * HOUR, start - 8 * HOUR)]
+    code, out, _ = testbed("slots", "--bookings", "--json")
+    (booking,) = json.loads(out)
+    assert (code, booking["host"]["name"]) == (0, "node-2")
+    assert [booking[end] for end in ("start", "end")] == [
+        f"{time:%Y-%m-%dT%H:%M:%S+00:00}" for time in (start, start + 2 * HOUR)
+    ]
+    code, out, _ = testbed("slots", "--bookings")
+    assert (code, "node-2" in out, f"{start:%Y-%m-%d %H:%M} to" in out, "node-1" in out) == (0, True, True, False)
+
+
+def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
+    site.lease_status = "PENDING"
+    start = (datetime.now(UTC) + 24 * HOUR).replace(minute=0, second=0, microsecond=0)
+    flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
+    code, out, _ = testbed("lease", *flags)
+    assert code == 0
+    assert out.splitlines()[:3] == [
+        f"llm_c is PENDING until {start + 2 * HOUR:%Y-%m-%d %H:%M} UTC",
+        f"start: {start:%Y-%m-%d %H:%M} UTC",
+        "node: node-1 gpu at CHI@UC",
+    ]
+    _, out, _ = testbed("status")
+    assert all(part in out for part in ("PENDING", f"{start:%Y-%m-%d %H:%M} UTC", "node-1 gpu at CHI@UC"))
+
+
+@pytest.mark.parametrize(("model", "capability"), [("P100", "6.0"), ("V100", "7.0")])
+def test_a_gpu_that_is_old_is_warned_of(testbed, site, model, capability):
+    site.machines = hosts_of(2, gpu_model=model, gpu_memory_gib=16.0, node_type=f"gpu_{model.lower()}")
+    for command in (["slots"], ["lease", "--key", "KEY", "--dry-run"]):
+        _, _, err = testbed(*command, "--node-type", f"gpu_{model.lower()}")
+        assert f"{model} 16GB: too old for the course's image" in err
+        assert f"{model} 16GB computes bfloat16 in software, which is slow (compute capability {capability}, " in err
+
+
+def test_a_gpu_with_bfloat16_is_not_warned_of(testbed):
+    assert "warning" not in testbed("lease", "--key", "KEY", "--dry-run")[2]
+
+
+@pytest.fixture
+def no_account(monkeypatch, testbed):
+    def refuse(*_):
+        raise NoCredentials("credentials: no account")
+
+    monkeypatch.setattr(base, "connect_to", refuse)
+
+
+@pytest.mark.usefixtures("no_account")
+@pytest.mark.parametrize("command", ["lease", "reproduce"])
+def test_all_that_is_missing_is_named_at_once(testbed, command):
+    code, out, err = testbed(command, "--key", "nowhere", "--yes")
+    assert (code, out) == (2, "")
+    assert all(part in err for part in ("nowhere does not exist", "no account", "testbed doctor --site chameleon"))
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("no_account")
+@pytest.mark.parametrize(("site_name", "volume"), [("chameleon", False), ("kvm", True)])
+def test_without_an_account_the_plan_has_name_length_type_and_steps(testbed, site_name, volume):
+    flags = ["--node-type", "gpu_a100_pcie", "--for", "single", "--key", "KEY"]
+    code, out, err = testbed("lease", "--site", site_name, *flags, "--dry-run", "--json")
+    steps = json.loads(out)["would"]
+    named = "llm_single_USER of 1 node gpu_a100_pcie with at least 1 GPU, for 2h, start: as early as possible"
+    assert (code, steps[0]) == (0, f"blazar: create lease {named}")
+    assert [step.split(":")[0] for step in steps[-3:]] == ["nova", "neutron", "ssh"]
+    assert any(step.startswith("cinder") for step in steps) == volume
+    assert err.startswith("not ready: ")
+    assert "no account" in err
 
 
 def test_the_calendar_is_in_the_zone_that_is_named(testbed):
@@ -140,6 +219,21 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
     assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
+
+
+def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
+    planned = []
+    original = reproduction.plan
+    monkeypatch.setattr(reproduction, "plan", lambda *of: planned.append(of[0]) or original(*of))
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "soup"}\n')
+    given = {"weights": "pretrained", "data": str(tmp_path / "captions"), "input": "with-image", "gpus_per_node": 1}
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    row = ["single_gpu_blip2", "--row", "reduced-batch", "--results", str(tmp_path / "results")]
+    code, out, _ = testbed("reproduce", *row, "--key", "KEY", "--dry-run", *flags)
+    assert (code, "run 1 row(s) of single_gpu_blip2" in out) == (0, True)
+    ((options,),) = [one.suites for one in planned]
+    assert {name: getattr(options, name) for name in given} == given
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,11 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.inputs import dataset as data_set
-from experiments.inputs import fetch_dataset
+from experiments.inputs import fetch_dataset, known_archive
+from experiments.inputs.archive import archive_suffix
 from experiments.inputs.dataset import CAPTIONS_DATASET, HUB, SYNTHETIC, folder_sha256
 from experiments.runners.slurm.staging import as_archive
+from experiments.suites.suite import suites_in_group
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
@@ -324,3 +326,39 @@ def test_data_that_a_cluster_cannot_read_is_rejected_at_once(tmp_path, source, s
     with pytest.raises(InputError, match=says):
         data_set.prepare_remote_dataset(source, None, str(tmp_path), ["imdb"])
     assert data_set.prepare_remote_dataset(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)
+
+
+@pytest.fixture
+def lab_archive(server, monkeypatch):
+    """The lab's archive at this machine's server."""
+    archive = known_archive.KnownArchive.model_construct(address=server.url, source="test")
+    monkeypatch.setattr(known_archive, "known_archives", lambda: {CAPTIONS_DATASET: archive})
+    return server
+
+
+def locate(cache, sha256=None):
+    return known_archive.locate_archive(CAPTIONS_DATASET, sha256, cache, lambda *_: None)
+
+
+def test_the_labs_archive_is_known_by_name_and_its_checksum_is_recorded_at_its_first_use(lab_archive, tmp_path):
+    digest = sha256(lab_archive.content)
+    assert locate(tmp_path) == (lab_archive.url, digest)
+    assert prepare(*locate(tmp_path), tmp_path).sha256 == digest
+    assert lab_archive.ranges == [None]
+    shutil.rmtree(tmp_path / "downloads")
+    shutil.rmtree(tmp_path / "data" / digest)
+    lab_archive.content = packed("tar", text="other\n")
+    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(lab_archive.content)}, but .* {digest}"):
+        prepare(*locate(tmp_path), tmp_path)
+
+
+def test_a_given_checksum_of_the_labs_archive_counts_from_the_start(lab_archive, tmp_path):
+    with pytest.raises(InputError, match="but --data-sha256 is 0000"):
+        prepare(*locate(tmp_path, "0000"), tmp_path)
+    assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)
+
+
+def test_the_labs_archives_are_those_of_data_sets_of_rows():
+    rows = [suite.settings(row, suite.cards[0]) for suite in suites_in_group("single") for row in suite.rows]
+    assert set(known_archive.known_archives()) <= {settings.dataset for settings in rows}
+    assert all(archive_suffix(one.address) for one in known_archive.known_archives().values())

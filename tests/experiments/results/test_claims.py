@@ -5,6 +5,8 @@ from experiments.results.schema import Failure
 from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, reference_verdict
 from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
 
+TWO_EPOCHS = result("a").spec.settings.model_copy(update={"max_epochs": 2})
+
 
 class TestClaim:
     @pytest.mark.parametrize(
@@ -180,6 +182,33 @@ class TestClaim:
             pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
             verdict = claim_verdict(check, *pair)
             assert (verdict.status, verdict.expected) == (status, f"peak memory of a {bounds} times that of b")
+
+    @pytest.mark.parametrize(
+        ("losses", "over", "status", "reason"),
+        [
+            ((5.0, 4.0), (5.0, 4.1), "pass", ""),
+            ((5.0, 4.8), (5.0, 4.1), "fail", ""),
+            ((5.0, 4.0), (5.0, 5.1), "not evaluated", "the loss of b does not fall"),
+            ((5.0, 4.0), (5.0, 4.999), "not evaluated", "the loss of b does not fall"),
+        ],
+    )
+    def test_of_miniatures_the_falls_of_the_loss_are_compared(self, losses, over, status, reason):
+        fall = {"quantity": "loss_fall", "low": 0.9, "high": 1.2}
+        check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.5, "high": 0.6, "miniature": fall}
+        pair = [result(row, losses=of, size="tiny", settings=TWO_EPOCHS) for row, of in (("a", losses), ("b", over))]
+        verdict = claim_verdict(check, *pair)
+        assert (verdict.status, verdict.grade) == (status, "miniature" if status != "not evaluated" else None)
+        assert verdict.reason == reason or status == "fail"
+        assert "fall of the loss from the first epoch to the last of a 0.9 to 1.2 times that of b" in verdict.expected
+
+    def test_a_miniature_that_did_not_run_to_the_end_has_no_fall_of_its_loss(self):
+        check = {**RATIO, "quantity": "final_loss", "miniature": {"quantity": "loss_fall", "low": 0.9}}
+        pair = [result(row, losses=(5.0, 4.0), size="tiny", length="verdict", settings=TWO_EPOCHS) for row in "ab"]
+        verdict = claim_verdict(check, *pair)
+        assert (verdict.status, verdict.reason) == (
+            "not evaluated",
+            "the loss is stated for the full length of the training",
+        )
 
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
     def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):

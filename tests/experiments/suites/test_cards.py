@@ -195,3 +195,19 @@ def test_all_are_the_cards_that_pytorch_runs_on():
 def test_a_report_of_pytorch_is_told_from_an_assumption():
     assert not card_named("a100_80gb").memory_is_assumed
     assert card_named("l4_24gb").memory_is_assumed
+
+
+def test_the_cards_are_as_the_material_states():
+    found = cards()
+    assert {name: found[name].compute_capability for name in ("a100_80gb", "a30_24gb", "v100_32gb")} == {
+        "a100_80gb": "8.0",
+        "a30_24gb": "8.0",
+        "v100_32gb": "7.0",
+    }
+    assert all("bf16" in found[name].peak_tflops for name in ("a100_80gb", "a30_24gb"))
+    assert "bf16" not in found["v100_32gb"].peak_tflops  # emulated in software
+    p100, v100 = found["p100_16gb"], found["v100_32gb"]
+    assert p100.memory_gib < v100.memory_gib
+    assert float(p100.compute_capability) < float(v100.compute_capability)
+    for name, gigabytes in (("v100_32gb", 32), ("a100_40gb", 40), ("mi250x_gcd_64gb", 64)):
+        assert found[name].memory_gib == pytest.approx(gigabytes, rel=0.05)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -146,6 +147,21 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp
     assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
     output = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, at most 2 s left\n"
     assert capfd.readouterr().out == output
+
+
+def test_telemetry_has_the_phase_also_within_a_micro_step(monkeypatch, tmp_path):
+    seen, telemetry = [], SimpleNamespace(phase="load")
+    phases = iter(["forward", "backward", "optimizer step"])
+
+    def progress(*_):
+        seen.append(telemetry.phase)
+        return Progress(phase=next(phases), step=0, micro_steps=7, planned_micro_steps=9, allocated_gib=1.0)
+
+    monkeypatch.setattr(worker, "_read_row_progress", progress)
+    monkeypatch.setattr(worker.time, "sleep", lambda _: None)
+    ranks = SimpleNamespace(ended=lambda: len(seen) == 3, failed=lambda: False)
+    worker._wait_for_ranks(ranks, tmp_path, 60.0, telemetry)
+    assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 
 
 def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake, tmp_path):

@@ -249,6 +249,20 @@ def found_on(node: Node, secret: str) -> bool:
     return node.run("sh", "-c", search) != ""
 
 
+def test_nvtop_is_installed_where_a_repository_offers_it(node: Node, set_up: SetUp) -> None:
+    assert set_up([node], roles=["monitoring"]).changed == ()
+    source = node.root / "etc/apt/sources.list.d/multiverse.list"
+    source.write_text("deb http://archive.ubuntu.com/ubuntu noble multiverse\n")
+    try:
+        node.run("apt-get", "update", "--quiet=2")
+        (changed,) = set_up([node], roles=["monitoring"]).changed
+        assert changed.startswith("monitoring: Install the package that shows the load of the GPUs")
+        node.run("test", "-x", "/usr/bin/nvtop")
+        assert set_up([node], roles=["monitoring"]).changed == ()
+    finally:
+        source.unlink()
+
+
 def test_ansible_lint_passes() -> None:
     lint = [sys.executable, "-m", "ansiblelint", "--offline", "--profile", "production", "--nocolor", ANSIBLE]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

@@ -210,6 +210,25 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     assert written == [100.0, 100.5, 101.0, 101.5, 102.0, 102.5, 102.625]
 
 
+@pytest.mark.parametrize(("phase_s", "written"), [(0.3, ["forward", "backward", "optimizer step"]), (0.05, [])])
+def test_each_phase_of_a_long_micro_step_is_written(tmp_path, monkeypatch, phase_s, written):
+    now, phases = [100.0], []
+    monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
+    training = probe_of(spec(batch_size=1, train_samples=10), tmp_path)
+    probe = training[0]
+    begin = probe._recorder.begin
+
+    def begin_later(phase):
+        now[0] += phase_s
+        begin(phase)
+
+    monkeypatch.setattr(probe._recorder, "begin", begin_later)
+    micro_step(*training)
+    monkeypatch.setattr(probing, "write_atomically", lambda path, text: phases.append(probe.phase))
+    micro_step(*training)
+    assert phases == written
+
+
 def test_a_probe_without_steps_has_no_measurements(tmp_path):
     probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
     assert probe.speed() is None

@@ -1,0 +1,44 @@
+"""Archives of data that a lab names: their addresses, and their checksums as recorded at the first use."""
+
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from experiments.inputs.download import DownloadCallback, download_first, is_url
+from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
+
+
+class KnownArchive(StrictModel):
+    """An archive that a lab names."""
+
+    address: str = Field(pattern="^https://", description="URL of the archive")
+    source: str = Field(description="where the lab names it")
+
+
+@cache
+def known_archives() -> dict[str, KnownArchive]:
+    """Return every archive of catalog/archives.yaml by the name of its data set."""
+    path = CATALOG / "archives.yaml"
+    return {name: validate(KnownArchive, data, f"{path.name}: {name!r}") for name, data in read_yaml(path).items()}
+
+
+def locate_archive(
+    source: str, sha256: str | None, cache_folder: Path, on_progress: DownloadCallback
+) -> tuple[str, str | None]:
+    """Return the URL and the SHA-256 of a known archive; other sources as they are.
+
+    The lab states no checksum. So the first use downloads the archive and records its checksum in the cache, and later
+    uses require the same. A given ``sha256`` is required from the start. Raises InputError if the download fails.
+    """
+    archive = None if is_url(source) else known_archives().get(source)
+    if archive is None:
+        return source, sha256
+    if sha256:
+        return archive.address, sha256
+    record = cache_folder / "data" / f"{source}.sha256"
+    if not record.exists():
+        digest = download_first(archive.address, source, cache_folder / "downloads", on_progress)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(digest)
+    return archive.address, record.read_text().strip()
