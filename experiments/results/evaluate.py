@@ -193,7 +193,7 @@ def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> Chec
         return CheckResult("not evaluated" if status == "error" else status, value, reason)
     for row in filter(None, (check.row, check.over_row)):
         if evidence.results[row].outcome in ERROR_OUTCOMES:
-            return CheckResult("not evaluated", "", f"{row} ended with an error")
+            return CheckResult("not evaluated", "", f"{row} has no results ({evidence.results[row].reason})")
     return _evaluate_quantity(check, evidence, about)
 
 

@@ -94,6 +94,8 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], about: ClaimScope
 def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield why a row has no value for a check."""
     yield from prediction_obstacles(check, pair[0])
+    if not pair[0].predicted:
+        yield from _load_obstacles(check, pair[0])
     yield from _loss_obstacles(check, pair)
 
 

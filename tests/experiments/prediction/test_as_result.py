@@ -9,6 +9,7 @@ from experiments.cli.tables.verdicts import verdict_table
 from experiments.prediction.as_result import convert_to_result, describe_outcome, mismatch_warning, predicted_evaluation
 from experiments.prediction.predict import suite_row_spec
 from experiments.prediction.tables import prediction_as_data
+from experiments.results.predictions import StepTime
 from experiments.results.quantities import LOSS_QUANTITIES, QUANTITIES, TIME_QUANTITIES
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import make_run
@@ -57,7 +58,26 @@ def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
     assert verdicts["claim/params-near-14-gb"].value == "baseline: 14 GiB"
 
 
-def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():
+def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> StepTime:
+    return StepTime(
+        step_s=step_s,
+        error_share=error_share,
+        host_s=0.1,
+        link_s=0.0,
+        device_s={"matrix products": gpu_share * step_s},
+        planned_micro_steps=62,
+        measured_on="NVIDIA H100 80GB HBM3",
+    )
+
+
+def verdict_on_speed(reduced_s: float, full_s: float, error_share: float = 0.2):
+    rows = {"reduced-precision": reduced_s, "grad-accumulation": full_s}
+    found = [prediction(spec(row), 60.0, time=step_time(step_s, error_share)) for row, step_s in rows.items()]
+    evaluation = predicted_evaluation(SUITE, make_run(size="tiny"), found)
+    return {verdict.id: verdict for verdict in evaluation.verdicts}["claim/bf16-is-much-faster"]
+
+
+def test_losses_are_not_predicted_and_times_only_with_a_step_time():
     _, verdicts = evaluated()
     reasons = set()
     for claim in SUITE.claims:
@@ -66,10 +86,36 @@ def test_times_and_losses_are_not_evaluated_and_the_reason_says_so():
             verdict = verdicts[f"claim/{claim.id}"]
             assert verdict.status == "not evaluated"
             reasons.add(verdict.reason)
-    assert reasons == {
-        "times are not predicted",
-        "the loss is not predicted",
-    }
+    assert reasons == {"its time is not predicted", "the loss is not predicted"}
+
+
+def test_a_ratio_of_predicted_times_is_evaluated():
+    faster, slower = verdict_on_speed(0.5, 3.0), verdict_on_speed(3.0, 3.0)
+    assert (faster.status, faster.grade) == ("pass", "predicted")
+    assert "6 times" in faster.value
+    assert slower.status == "fail"
+
+
+def test_a_predicted_time_near_the_bound_is_too_close_to_call():
+    close = verdict_on_speed(1.4, 3.0)
+    assert (close.status, close.grade) == ("not evaluated", None)
+    assert close.reason.startswith("too close to call: ")
+    assert close.reason.endswith("predicted to 28 %")
+    assert verdict_on_speed(1.4, 3.0, error_share=0.02).status == "pass"
+
+
+def test_a_predicted_step_gives_speed_and_load_of_the_gpus():
+    result = convert_to_result(prediction(spec("grad-accumulation"), 60.0, time=step_time(2.0)))
+    assert QUANTITIES["samples_per_s"](result) == 64 / 2.0
+    assert QUANTITIES["gpu_idle_share"](result) == pytest.approx(0.1)
+    assert QUANTITIES["gpu_util_percent"](result) == pytest.approx(90)
+    assert QUANTITIES["gpu_processes"](result) == 1
+    assert QUANTITIES["train_s"](result) == 2.0 * 62 / 4
+
+
+def test_a_row_that_does_not_fit_has_no_time():
+    result = convert_to_result(prediction(spec("grad-accumulation"), 100.0, time=step_time(2.0)))
+    assert (result.speed, result.telemetry) == (None, {})
 
 
 def test_a_predicted_result_is_no_measured_one():

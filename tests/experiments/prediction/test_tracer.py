@@ -97,3 +97,16 @@ def test_a_row_that_does_not_fit_is_traced_to_its_end(traced):
     prediction = traced.predictions["too long"]
     assert (prediction.peak_step, prediction.peak_phase) == (1, "backward")
     assert prediction.memory.snapshots
+
+
+@pytest.mark.parametrize("name", ["adamw", "ddp", "hf_trainer", "litgpt", "litgpt_trainer"])
+def test_a_step_has_a_time_of_host_and_gpu(traced, name):
+    time = traced.predictions[name].time
+    assert time.step_s >= max(time.host_s, sum(time.device_s.values())) > 0
+    assert {"matrix products", "optimizer"} <= set(time.device_s)
+
+
+def test_only_rows_on_several_gpus_use_their_links(traced):
+    assert traced.predictions["adamw"].time.link_s == 0
+    assert traced.predictions["ddp"].time.link_s > 0
+    assert traced.predictions["fsdp"].time.link_s > 0

@@ -73,9 +73,10 @@ class TestClaim:
         verdict = claim_verdict({"row": "a", "outcome": "fits"}, result("a", "error"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
 
-    def test_a_row_without_the_value_leaves_the_claim_open(self):
-        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error"))
-        assert (verdict.status, verdict.reason) == ("not evaluated", "b has no peak memory (b ended as error)")
+    @pytest.mark.parametrize("recorded", [{}, {"memory": PEAK}])
+    def test_a_row_that_broke_has_no_value_for_the_claim_even_if_it_recorded_one(self, recorded):
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error", **recorded))
+        assert (verdict.status, verdict.reason) == ("not evaluated", "b has no results (b ended as error)")
 
     def test_all_checks_must_hold_and_the_worst_decides(self):
         holds = {"row": "a", "outcome": "fits"}
@@ -250,7 +251,7 @@ class TestClaim:
         ("made", "reason"),
         [
             (result("a", device=CPU), "no GPU"),
-            (result("a").model_copy(update={"predicted": True}), "the load of GPUs is not predicted"),
+            (result("a").model_copy(update={"predicted": True}), "this load of GPUs is not predicted"),
             (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
         ],
     )
