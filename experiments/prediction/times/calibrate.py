@@ -14,6 +14,7 @@ from experiments.prediction.times.replay import NotReplayable, measure
 from experiments.prediction.times.table import Machine, canonical, read_lines
 from experiments.results.wording import format_duration
 from experiments.suites.cards import card_of_device
+from experiments.system.files import write_atomically
 from provision.hardware import local
 
 PROGRESS_S = 5.0
@@ -54,14 +55,18 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
         missing = [key for key in dict.fromkeys(map(canonical, keys)) if key not in known]
         for key in _with_progress(missing, print_line):
             trying.write_text(key)
-            file.write(json.dumps(_measured(key)) + "\n")
+            try:
+                file.write(json.dumps(_measured(key)) + "\n")
+            finally:
+                trying.unlink()
             file.flush()
-            trying.unlink()
 
 
 def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
     if not table.exists() or not (lines := read_lines(table)):
         return
+    if not table.read_text().endswith("\n"):
+        write_atomically(table, "".join(json.dumps(line) + "\n" for line in lines))
     if (other := Machine.model_validate(lines[0])).gpu != machine.gpu or other.torch != machine.torch:
         raise InputError(f"{table}: measured on {other.gpu} with PyTorch {other.torch}; give another --out")
     yield from (line["key"] for line in lines[1:])

@@ -1,0 +1,96 @@
+"""A calibration: its table, how it goes on, and what it refuses. The measurement on the GPU itself is replaced."""
+
+import json
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.errors import InputError
+from experiments.prediction.times import calibrate as module
+from experiments.prediction.times.calibrate import calibrate
+from experiments.prediction.times.replay import NotReplayable, Times
+from experiments.prediction.times.table import Machine, Table, read_lines
+
+MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
+KEYS = [
+    json.dumps(["aten::relu.out", {"type": "Float", "sizes": [size]}], separators=(",", ":")) for size in (8, 16, 32)
+]
+
+
+class Gpu:
+    """Stand-in for the GPU: each operation takes 1 ms. It cannot run operations of ``refused`` elements."""
+
+    def __init__(self, refused: int = 0, killed_at: int = 0) -> None:
+        self.refused, self.killed_at, self.measured = refused, killed_at, []
+
+    def measure(self, operation) -> Times:
+        if operation.elements == self.killed_at:
+            raise KeyboardInterrupt
+        if operation.elements == self.refused:
+            raise NotReplayable("not in this PyTorch")
+        self.measured.append(operation.elements)
+        return Times(1e-3, 1e-5)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Calibrate on this stand-in; return the table's file and the printed lines."""
+
+    def go(gpu: Gpu, machine: Machine = MACHINE):
+        lines: list[str] = []
+        monkeypatch.setattr(module, "measure", gpu.measure)
+        calibrate(KEYS, tmp_path / "table.jsonl", machine, lines.append)
+        return tmp_path / "table.jsonl", lines
+
+    return go
+
+
+def test_a_table_has_its_machine_and_each_operation(run):
+    table, lines = run(Gpu())
+    assert Machine.model_validate(read_lines(table)[0]) == MACHINE
+    assert {key: times.device_s for key, times in Table.read(table).measured.items()} == dict.fromkeys(KEYS, 1e-3)
+    assert lines == ["measured 3 operations"]
+
+
+def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run):
+    table, _ = run(Gpu(refused=16))
+    assert [line.get("problem") for line in read_lines(table)[1:]] == [None, "not in this PyTorch", None]
+    again = Gpu()
+    run(again)
+    assert again.measured == []
+
+
+def test_an_interrupted_calibration_goes_on(run):
+    with pytest.raises(KeyboardInterrupt):
+        run(Gpu(killed_at=16))
+    again = Gpu()
+    table, _ = run(again)
+    assert again.measured == [16, 32]
+    assert len(Table.read(table).measured) == len(KEYS)
+
+
+def test_an_operation_during_which_the_process_died_is_not_tried_again(run, tmp_path):
+    (tmp_path / "table.trying").write_text(KEYS[1])
+    table, _ = run(Gpu())
+    problems = {line["key"]: line.get("problem") for line in read_lines(table)[1:]}
+    assert problems == {KEYS[0]: None, KEYS[1]: "the process died", KEYS[2]: None}
+
+
+def test_a_line_that_was_cut_off_is_measured_again(run):
+    table, _ = run(Gpu())
+    table.write_text(table.read_text()[:-20])
+    again = Gpu()
+    run(again)
+    assert again.measured == [32]
+    assert len(Table.read(table).measured) == len(KEYS)
+
+
+def test_the_table_of_another_gpu_is_not_extended(run):
+    run(Gpu())
+    with pytest.raises(InputError, match="measured on NVIDIA H100 with PyTorch .*; give another --out"):
+        run(Gpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
+
+
+def test_without_a_gpu_there_is_one_line(capsys):
+    assert main(["calibrate"]) == 2
+    assert "testbed calibrate measures a GPU, and this machine has none" in capsys.readouterr().err
