@@ -49,10 +49,10 @@ class CustomTraining:
     """
 
     model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
-    task: Task = option("train", "Training, or text generation by transformers' generate.")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
     seq: int = option(512, "Tokens per text; generate: per prompt.")
+    task: Task = option("train", "Training, or text generation by transformers' generate.")
     new_tokens: int | None = option(None, f"Generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}.")
     no_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")

@@ -34,7 +34,7 @@ COMMANDS = {
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
     "predict": Entry(PREDICTION, "predict", "Predict GPU memory of rows, models and scripts, without a GPU."),
     "fit": Entry(PREDICTION, "fit", "Find the largest batch that fits, and changes that save memory."),
-    "calibrate": Entry(PREDICTION, "calibrate", "Measure this GPU, so that times are predicted from it."),
+    "calibrate": Entry(PREDICTION, "calibrate", "Measure the labs' operations on this GPU, to predict times."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),
     "models": Entry(PREDICTION, "catalog", "List the language models that rows and --model know."),
     "slots": Entry(MACHINES, "lease", "Find the earliest time slots in which nodes are free."),

@@ -41,7 +41,7 @@ def recipes(tmp_path, monkeypatch):
     ("arguments", "says"),
     [
         ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
-        ([SUITE, "--versions", "as-taught"], "--versions as-taught: allowed on leased machines only (--site chameleon"),
+        ([SUITE, "--versions", "as-taught"], "--versions as-taught: allowed on leased machines (--site chameleon"),
         (["nope"], "unknown suite 'nope'; allowed: multi_gpu_litgpt, single_gpu_blip2"),
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),
