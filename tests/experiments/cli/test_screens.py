@@ -124,6 +124,7 @@ NOT_SCREENS = {
     "notebook": "one line",
     "configure": "the lines of Ansible",
     "watch": "a full-screen view",
+    "calibrate": "lines about a measurement on a GPU",
 }
 """Commands whose output is no screen of COMMAND_LINES, DEMO, MISTAKES and SEMESTER, with what it is."""
 
