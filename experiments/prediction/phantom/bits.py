@@ -1,6 +1,7 @@
 """Import bitsandbytes for the phantom device: its Python code runs unchanged, and its kernels do nothing."""
 
 import ctypes
+from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +16,9 @@ class EmptyLibrary:
 
 
 def import_bitsandbytes() -> None:
-    """Import bitsandbytes like on a machine with a GPU. torch.cuda must be replaced first."""
+    """Import bitsandbytes, if it is installed, like on a machine with a GPU. torch.cuda must be replaced first."""
+    if find_spec("bitsandbytes") is None:
+        return
     setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - the stubs have it only with CUDA
     with patch.object(ctypes.cdll, "LoadLibrary", lambda _: EmptyLibrary()):
         import bitsandbytes
