@@ -10,9 +10,7 @@ from experiments.cli.output import say
 from experiments.cli.parsing.group import Commands
 
 app = Commands()
-Suites = Annotated[
-    list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")
-]
+Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Table; default: one in the cache, by GPU.")]
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
-from experiments.results.load import PROCESSES, STEADY_UTILIZATION
+from experiments.results.load import OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run, RunFolder
@@ -117,16 +117,25 @@ def _speed(prediction: Prediction) -> Speed | None:
         train_s=time.step_s,
         gpu_idle_share=1 - time.busy_share,
         error_share=time.error_share,
+        ratio_error_share=time.ratio_error_share,
+        idle_error=time.busy_error,
     )
 
 
 def _telemetry(prediction: Prediction) -> dict[str, float]:
-    """Return the predicted load of the row's GPUs: one process on each, and the share of time in which they compute."""
+    """Return the predicted load: one process on each of the row's GPUs, the share of time in which they compute.
+
+    The row runs nothing on other GPUs.
+    """
     time = prediction.time
     if time is None or prediction.likely_outcome != "fits":
         return {}
     processes = prediction.spec.settings.world_size
-    return {f"{PROCESSES}_max": processes, STEADY_UTILIZATION: 100 * time.busy_share}
+    return {
+        f"{PROCESSES}_max": processes,
+        STEADY_UTILIZATION: 100 * time.busy_share,
+        f"{OTHER_UTILIZATION}_max": 0.0,
+    }
 
 
 def describe_outcome(prediction: Prediction) -> str:

@@ -13,6 +13,7 @@ from experiments.results.obstacles import (
 )
 from experiments.results.quantities import (
     ESTIMATED_QUANTITIES,
+    GPU_SHARES,
     LOSS_QUANTITIES,
     ROW_QUANTITIES,
     is_lower_bound,
@@ -279,13 +280,18 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of predicted times if the check may hold or not within it; "" if it can be decided."""
-    if check.quantity not in ESTIMATED_QUANTITIES:
+    """Return the error of a predicted value if the check may hold or not within it; "" if it can be decided."""
+    speeds = [one.speed for one in pair if one.predicted and one.speed]
+    if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""
-    errors = [one.speed.error_share for one in (pair if check.over_row else pair[:1]) if one.speed]
-    error = hypot(*errors)
-    verdicts = {check.accepts(value * factor) for value in compared for factor in (1 - error, 1.0, 1 + error)}
-    return f"predicted to {100 * error:.0f} %" if len(verdicts) > 1 else ""
+    if check.quantity in GPU_SHARES:
+        error = GPU_SHARES[check.quantity] * speeds[0].idle_error
+        nearby, text = [value + sign * error for value in compared for sign in (-1, 0, 1)], format_number(error)
+    else:
+        errors = [speed.ratio_error_share for speed in speeds] if check.over_row else [speeds[0].error_share]
+        share = hypot(*errors)
+        nearby, text = [value * (1 + sign * share) for value in compared for sign in (-1, 0, 1)], f"{100 * share:.0f} %"
+    return f"predicted to {text}" if len({check.accepts(value) for value in nearby}) > 1 else ""
 
 
 def _bound_or_default(bound: float | None, default: float) -> float:

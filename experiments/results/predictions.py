@@ -45,6 +45,9 @@ class StepTime(Record):
 
     step_s: float = Field(description="time of an optimizer step")
     error_share: float = Field(description="error of the time, as a share of it, in both directions")
+    ratio_error_share: float = Field(description="what this time adds to the error of a ratio on the same card")
+    busy_share: float = Field(description="share of the step in which kernels run on the GPU")
+    busy_error: float = Field(description="error of busy_share, in both directions")
     host_s: float = Field(
         description="time that the host needs to start the operations, and for an optimizer on the CPU"
     )
@@ -52,11 +55,6 @@ class StepTime(Record):
     device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
     measured_on: str = Field(description="the GPU on which the operations were measured")
-
-    @property
-    def busy_share(self) -> float:
-        """Return the share of the step in which the GPU computes."""
-        return min(1.0, sum(self.device_s.values()) / self.step_s)
 
     @property
     def limited_by(self) -> str:

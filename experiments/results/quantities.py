@@ -179,6 +179,8 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
 ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percent")
 """Quantities that are predicted with an error that is given."""
 STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
+GPU_SHARES: dict[Quantity, float] = {"gpu_idle_share": 1.0, "gpu_util_percent": 100.0}
+"""Shares of time of the GPU, with the value of the whole."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = (
     "parameters_e9",
     "trainable_parameters_e9",

@@ -121,6 +121,13 @@ class Speed(Record):
     error_share: float = Field(
         default=0.0, description="error of predicted times, as a share of them in both directions; 0 if measured"
     )
+    ratio_error_share: float = Field(
+        default=0.0,
+        description="what a predicted time adds to the error of a ratio of times on one card; 0 if measured",
+    )
+    idle_error: float = Field(
+        default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
+    )
 
 
 class StageTimestamps(Record):

@@ -61,7 +61,10 @@ def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
 def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> StepTime:
     return StepTime(
         step_s=step_s,
-        error_share=error_share,
+        error_share=2 * error_share,
+        ratio_error_share=error_share,
+        busy_share=gpu_share,
+        busy_error=0.05,
         host_s=0.1,
         link_s=0.0,
         device_s={"matrix products": gpu_share * step_s},
@@ -111,6 +114,21 @@ def test_a_predicted_step_gives_speed_and_load_of_the_gpus():
     assert QUANTITIES["gpu_util_percent"](result) == pytest.approx(90)
     assert QUANTITIES["gpu_processes"](result) == 1
     assert QUANTITIES["train_s"](result) == 2.0 * 62 / 4
+
+
+@pytest.mark.parametrize(
+    ("busy", "error", "status"), [(0.99, 0.01, "pass"), (0.99, 0.2, "not evaluated"), (0.5, 0.1, "fail")]
+)
+def test_the_load_of_a_gpu_is_evaluated_within_its_error(busy, error, status):
+    suite = suite_named("multi_gpu_litgpt")
+    row = suite_row_spec(suite, suite.row("7b-1gpu"), CARD)
+    time = step_time(1.0, gpu_share=busy).model_copy(update={"busy_error": error})
+    evaluation = predicted_evaluation(
+        suite, make_run(suite="multi_gpu_litgpt", rows=("7b-1gpu",)), [prediction(row, 60.0, time=time)]
+    )
+    found = {verdict.id: verdict for verdict in evaluation.verdicts}
+    assert found["claim/one-process-keeps-one-gpu-busy"].status == status
+    assert found["claim/other-gpus-are-idle"].status == "pass"
 
 
 def test_a_row_that_does_not_fit_has_no_time():

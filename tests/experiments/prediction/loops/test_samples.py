@@ -56,9 +56,7 @@ def test_what_a_library_cannot_train_is_one_line_after_its_traceback(monkeypatch
         raise RuntimeError("a leaf Variable\nis used")
 
     monkeypatch.setattr(jobs, "sys", SimpleNamespace(argv=["", job("bert").model_dump_json()]))
-    with pytest.raises(
-        InputError, match=r"bert: does not run with these settings \(RuntimeError: a leaf Variable\)"
-    ):
+    with pytest.raises(InputError, match=r"bert: does not run with these settings \(RuntimeError: a leaf Variable\)"):
         jobs.run_program(train)
     assert "Traceback" in capsys.readouterr().err
 
