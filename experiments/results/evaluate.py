@@ -286,12 +286,14 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
         return ""
     if check.quantity in GPU_SHARES:
         error = GPU_SHARES[check.quantity] * speeds[0].idle_error
-        nearby, text = [value + sign * error for value in compared for sign in (-1, 0, 1)], format_number(error)
+        ranges, text = [(value - error, value + error) for value in compared], format_number(error)
     else:
         errors = [speed.ratio_error_share for speed in speeds] if check.over_row else [speeds[0].error_share]
         share = hypot(*errors)
-        nearby, text = [value * (1 + sign * share) for value in compared for sign in (-1, 0, 1)], f"{100 * share:.0f} %"
-    return f"predicted to {text}" if len({check.accepts(value) for value in nearby}) > 1 else ""
+        ranges, text = [(value * (1 - share), value * (1 + share)) for value in compared], f"{100 * share:.0f} %"
+    bounds = [bound for bound in (check.low, check.high) if bound is not None]
+    undecided = any(least < bound < most for least, most in ranges for bound in bounds)
+    return f"predicted to {text}" if undecided else ""
 
 
 def _bound_or_default(bound: float | None, default: float) -> float:

@@ -117,6 +117,26 @@ def test_a_predicted_step_gives_speed_and_load_of_the_gpus():
 
 
 @pytest.mark.parametrize(
+    ("step_s", "error", "status"),
+    # the lab states 180 to 244 s for 400 steps
+    [
+        (0.5, 0.02, "pass"),
+        (0.3, 0.02, "fail"),
+        (0.3, 0.3, "fail"),
+        (0.3, 0.6, "not evaluated"),
+        (0.3, 2.0, "not evaluated"),
+    ],
+)
+def test_seconds_are_evaluated_unless_a_bound_is_within_their_error(step_s, error, status):
+    suite = suite_named("multi_gpu_litgpt")
+    row = suite_row_spec(suite, suite.row("7b-1gpu"), CARD)
+    time = step_time(step_s).model_copy(update={"error_share": error, "planned_micro_steps": 400})
+    run = make_run(suite="multi_gpu_litgpt", rows=("7b-1gpu",))
+    evaluation = predicted_evaluation(suite, run, [prediction(row, 60.0, time=time)])
+    assert {verdict.id: verdict.status for verdict in evaluation.verdicts}["7b-1gpu/train_s"] == status
+
+
+@pytest.mark.parametrize(
     ("busy", "error", "status"), [(0.99, 0.01, "pass"), (0.99, 0.2, "not evaluated"), (0.5, 0.1, "fail")]
 )
 def test_the_load_of_a_gpu_is_evaluated_within_its_error(busy, error, status):
