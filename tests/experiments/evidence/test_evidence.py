@@ -71,6 +71,16 @@ def test_without_a_gpu_all_but_times_losses_and_loads_have_a_verdict(folder: Pat
         assert any(why in verdict.reason for why in ("not predicted", "too close to call", "no GPU", "the loss"))
 
 
+def test_without_a_gpu_at_most_12_percent_of_the_statements_have_no_verdict() -> None:
+    """Of the four suites, each on its first card that has a stored run without a GPU."""
+    cards = {"single_gpu_blip2": "a100_80gb", "single_gpu_litgpt": "a100_80gb", "multi_gpu_litgpt": "a100_80gb"}
+    folders = [EVIDENCE / f"{suite}-{card}-without-gpu" for suite, card in cards.items()]
+    folders.append(EVIDENCE / "slurm_hf_trainer-v100_32gb-without-gpu")
+    verdicts = [verdict for folder in folders for verdict in reevaluate(folder)[0].evaluation.verdicts]
+    without = [verdict.id for verdict in verdicts if verdict.status == "not evaluated"]
+    assert len(without) <= 0.12 * len(verdicts), without
+
+
 @pytest.mark.parametrize(
     ("suite", "card"),
     [

@@ -20,9 +20,9 @@ from experiments.system.files import CODE_FOLDER
 from provision.configure.build_context import PROJECT
 from tests.support.needs import need
 from tests.support.processes.waiting import wait_for
+from tests.support.services.docker_here import daemon, load_image
 from tests.testbed.node.base_image import NAME as BASE
 from tests.testbed.node.base_image import base_archive
-from tests.testbed.node.docker_here import daemon, load_image
 
 SUITE = "single_gpu_litgpt"
 RUN = f"{SUITE}-a100_80gb-tiny-verdict-container"

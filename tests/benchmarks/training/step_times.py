@@ -1,6 +1,6 @@
 """Compare the predicted time of an optimizer step with the measured one.
 
-    python -m tests.benchmarks.prediction.step_times [FOLDER]
+    python -m tests.benchmarks.training.step_times [FOLDER]
 
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
 its device. Each row is traced here, for the same batches, and its step is predicted on the device's card. Writes
