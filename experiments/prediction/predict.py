@@ -174,13 +174,11 @@ def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
     Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
     """
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
-        folder, jobs = Path(scratch), []
-        for number, (spec, *_) in enumerate(_group_by_kernels(specs)):
-            (folder / f"{number}.spec.json").write_text(spec.model_dump_json())
-            place = f"{folder}/{number}"
-            jobs.append(
-                {"spec": f"{place}.spec.json", "cards": [spec.card], "out": f"{place}.json", "keys": f"{place}.keys"}
-            )
+        folder, groups = Path(scratch), _group_by_kernels(specs)
+        jobs = [
+            _write_job(folder, number, group[:1]) | {"keys": f"{folder}/{number}.keys"}
+            for number, group in enumerate(groups)
+        ]
         with (folder / "log.txt").open("w+") as log, _run_tracer(cache, os.cpu_count() or 1, jobs, log.fileno()) as run:
             _reject_failure(run.wait(), log)
         lines = (line for path in sorted(folder.glob("*.keys")) for line in path.read_text().splitlines())
@@ -203,11 +201,7 @@ def _trace_rows(
     with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
         folder, groups = Path(scratch), _group_by_kernels(missing.values())
         keys = {id(spec): key for key, spec in missing.items()}
-        jobs = []
-        for number, group in enumerate(groups):
-            (folder / f"{number}.spec.json").write_text(group[0].model_dump_json())
-            cards = [spec.card for spec in group]
-            jobs.append({"spec": f"{folder}/{number}.spec.json", "cards": cards, "out": f"{folder}/{number}.json"})
+        jobs = [_write_job(folder, number, group) for number, group in enumerate(groups)]
         with (folder / "log.txt").open("w+") as log, _run_tracer(cache, workers, jobs, log.fileno()) as tracer:
             assert tracer.stdout is not None
             for line in tracer.stdout:
@@ -215,6 +209,13 @@ def _trace_rows(
                 found = _read_answers(folder / f"{number}.json", groups[number])
                 yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
             _reject_failure(tracer.wait(), log)
+
+
+def _write_job(folder: Path, number: int, group: Sequence[RowSpec]) -> dict[str, Any]:
+    """Write the specification of rows that differ only in the card; return the job of the tracer."""
+    spec = folder / f"{number}.spec.json"
+    spec.write_text(group[0].model_dump_json())
+    return {"spec": str(spec), "cards": [one.card for one in group], "out": str(folder / f"{number}.json")}
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def note_lines(predictions: Sequence[Prediction]) -> list[Text]:
 def emulates_bf16(prediction: Prediction) -> bool:
     """Return whether the card lacks the bfloat16 arithmetic that the training uses."""
     spec = prediction.spec
-    return spec.settings.precision.startswith("bf16") and "bf16" not in card_named(spec.card).peak_tflops
+    return card_named(spec.card).emulates(spec.settings.precision)
 
 
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:

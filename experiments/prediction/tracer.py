@@ -26,7 +26,7 @@ from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.record import WorkRecorder
-from experiments.prediction.times.step import average_tokens, needed_operations, step_time
+from experiments.prediction.times.step import average_tokens, needed_operations, step_time, tables
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -233,6 +233,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     import_libraries(phantom)
+    tables()
 
     gc.freeze()
     running: dict[int, int] = {}

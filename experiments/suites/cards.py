@@ -69,6 +69,10 @@ class Card(StrictModel):
         """Return the 16-bit data types that the card has in hardware."""
         return [kind for kind in ("bf16", "fp16") if kind in self.peak_tflops]
 
+    def emulates(self, precision: str) -> bool:
+        """Return whether PyTorch computes ``precision`` in software, because the card has no bfloat16 arithmetic."""
+        return precision.startswith("bf16") and "bf16" not in self.peak_tflops
+
     def fits_into(self, total_gib: float) -> bool:
         """Return whether a device of ``total_gib`` has at least the card's memory."""
         return total_gib >= (1 - SIZE_TOLERANCE) * self.memory_gib
@@ -181,7 +185,7 @@ def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
     old = [f"{card.name}: {note}"] if (note := _card_note(str(name), card)) else []
     capability = f"compute capability {card.compute_capability}, needed: 8.0"
     slow = [f"{card.name} computes bfloat16 in software, which is slow ({capability})"]
-    return old + (slow if bf16 and "bf16" not in card.peak_tflops else [])
+    return old + (slow if bf16 and card.emulates("bf16") else [])
 
 
 def have_same_chip(a: str | None, b: str | None) -> bool:

@@ -91,7 +91,7 @@ class Operation(NamedTuple):
     @property
     def elements(self) -> int:
         """Return the elements of the first tensor."""
-        return math.prod(next(self.tensors)["sizes"])
+        return _elements(next(self.tensors))
 
     @property
     def total_bytes(self) -> int:
@@ -132,8 +132,11 @@ def parse(key: str) -> Operation:
 
 def tensor_bytes(tensor: dict[str, Any]) -> int:
     """Return the bytes of a tensor, or of a long list of tensors."""
-    elements = tensor["elements"] if "elements" in tensor else math.prod(tensor["sizes"])
-    return int(elements * BYTES.get(tensor["type"], 1))
+    return _elements(tensor) * BYTES.get(tensor["type"], 1)
+
+
+def _elements(tensor: dict[str, Any]) -> int:
+    return int(tensor["elements"]) if "elements" in tensor else math.prod(tensor["sizes"])
 
 
 def _tensors(value: Any) -> Iterator[dict[str, Any]]:

@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.prediction.times.operations import ATTENTION, Operation, tensor_bytes
+from experiments.prediction.times.table import Measured
 
 TYPES = {
     "Double": torch.float64,
@@ -24,31 +25,20 @@ TYPES = {
 }
 LIST_BYTES = 2**30
 """Most bytes of all lists of an operation. Longer lists are measured in part; their time grows with their elements."""
-MOST_ON_CPU = 2**27
-"""Most parameters of a measured step of the CPU's optimizer."""
 AHEAD_CYCLES = 3_000_000
 """Clock cycles for which the GPU is kept busy, so that the host starts all runs before the first begins."""
 WARM_UP, DEVICE_S, MOST = 2, 0.004, 20
-
-
-class Times(NamedTuple):
-    """Seconds of one execution: on the device, and until the host can go on."""
-
-    device_s: float
-    host_s: float
 
 
 class NotReplayable(Exception):
     """The operation cannot be run by itself, for example because it belongs to another device."""
 
 
-def measure(operation: Operation) -> Times:
+def measure(operation: Operation) -> Measured:
     """Run the operation on random values on the current GPU and return its times.
 
     Raises NotReplayable if it cannot be run.
     """
-    if operation.name == "host::adam":
-        return Times(0.0, _cpu_adam_s(operation.arguments[0]["sizes"][0]))
     run, share = _runnable(operation)
     try:
         for _ in range(WARM_UP):
@@ -59,7 +49,7 @@ def measure(operation: Operation) -> Times:
         device_s, host_s = _timed_s(run, repeats)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise NotReplayable(f"{operation.name}: {error}") from error
-    return Times(device_s / share, host_s)
+    return Measured(device_s / share, host_s)
 
 
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
@@ -95,22 +85,6 @@ def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
     end.record()
     torch.cuda.synchronize()
     return begin.elapsed_time(end) / 1000 / repeats, host_s / repeats
-
-
-def _cpu_adam_s(parameters: int) -> float:
-    """Return the seconds of a step of DeepSpeed's CPU Adam."""
-    try:
-        from deepspeed.ops.adam import DeepSpeedCPUAdam
-    except ImportError as error:
-        raise NotReplayable(str(error)) from error
-    measured = min(parameters, MOST_ON_CPU)
-    weights = torch.nn.Parameter(torch.zeros(measured))
-    weights.grad = torch.ones(measured)
-    optimizer = DeepSpeedCPUAdam([weights])
-    optimizer.step()
-    started = time.perf_counter()
-    optimizer.step()
-    return (time.perf_counter() - started) * parameters / measured
 
 
 def _function(operation: Operation) -> Any:

@@ -10,7 +10,7 @@ from experiments.prediction.times.operations import Family, Operation, parse
 from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import StepTime
 from experiments.results.schema import Phase
-from experiments.suites.cards import Card, card_named, have_same_chip
+from experiments.suites.cards import Card, card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
@@ -83,7 +83,7 @@ def step_time(
     full-length training.
     """
     table, on = nearest_table(card), card_named(card)
-    if not _has_step(works) or _emulates_type(spec.settings, on):
+    if not _has_step(works) or on.emulates(spec.settings.precision):
         return None
     phases = _phases_of_step(works, spec.settings.accumulate, tokens, table, on)
     error = _error_share(table, card, spec.settings)
@@ -115,11 +115,13 @@ def _phases_of_step(
     works: Sequence[Work], accumulate: int, tokens: float | None, table: Table, card: Card
 ) -> list[PhaseTime]:
     """Return the phases of a step with batches of ``tokens``."""
-    found = []
-    for own, longest in _parts_of_step(works, accumulate):
-        time = phase_time(own, table, card)
+    parts, found = _parts_of_step(works, accumulate), []
+    distinct = {id(work): work for part in parts for work in part}
+    times = {number: phase_time(work, table, card) for number, work in distinct.items()}
+    for own, longest in parts:
+        time = times[id(own)]
         if tokens is not None and own.phase != "optimizer step":
-            time = time.at(tokens, own.tokens, phase_time(longest, table, card), longest.tokens)
+            time = time.at(tokens, own.tokens, times[id(longest)], longest.tokens)
         found.append(time)
     return found
 
@@ -183,15 +185,14 @@ def seconds(phases: Sequence[PhaseTime]) -> float:
 
 
 @functools.cache
-def _tables() -> tuple[Table, ...]:
+def tables() -> tuple[Table, ...]:
+    """Return all tables; they are read once in a process."""
     return tuple(map(Table.read, table_files()))
 
 
 def nearest_table(card: str) -> Table:
     """Return the times that were measured on the card or its chip, or else those that the package brings."""
-    tables = _tables()
-    same = (table for table in tables if table.machine.card == card or have_same_chip(table.machine.card, card))
-    return next(same, tables[-1])
+    return next((table for table in tables() if table.is_of(card)), tables()[-1])
 
 
 def needed_operations(works: Sequence[Work], accumulate: int) -> set[str]:
@@ -212,16 +213,11 @@ def busy_share(phases: Sequence[PhaseTime]) -> float:
 
 
 def _error_share(table: Table, card: str, settings: Settings) -> float:
-    same = table.machine.card == card or have_same_chip(table.machine.card, card)
-    return (ERROR if same else OTHER_CHIP_ERROR) + _shared_error(settings)
+    return (ERROR if table.is_of(card) else OTHER_CHIP_ERROR) + _shared_error(settings)
 
 
 def _shared_error(settings: Settings) -> float:
     return SHARED_ERROR if settings.world_size > 1 or "offload" in settings.strategy else 0.0
-
-
-def _emulates_type(settings: Settings, card: Card) -> bool:
-    return settings.precision.startswith("bf16") and "bf16" not in card.peak_tflops
 
 
 def average_tokens(lengths: Sequence[int]) -> float | None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from experiments.prediction.times.operations import Operation, parse
 from experiments.results.schema import Record
-from experiments.suites.cards import Card, card_named
+from experiments.suites.cards import Card, card_named, have_same_chip
 from experiments.system.files import cache_folder
 
 TABLES = Path(__file__).parent / "tables"
@@ -71,6 +71,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+class Known(NamedTuple):
+    """A measured operation: the logarithms of its floating-point operations and bytes, its shortest time, its times."""
+
+    sizes: tuple[float, float]
+    bound_s: float
+    times: Measured
+
+
 class Table:
     """Times of operations on one GPU. An operation that was not measured is as efficient as the most similar one.
 
@@ -81,12 +89,13 @@ class Table:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
-        self._similar: dict[tuple[str, ...], list[tuple[Operation, Measured]]] = defaultdict(list)
+        self._similar: dict[tuple[str, ...], list[Known]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
+            known = Known(_log_sizes(operation), bound_s(operation, self.card), times)
             for group in _groups(operation):
-                self._similar[group].append((operation, times))
-        self._host_s = {group: median(times.host_s for _, times in found) for group, found in self._similar.items()}
+                self._similar[group].append(known)
+        self._host_s = {group: median(known.times.host_s for known in found) for group, found in self._similar.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -102,21 +111,28 @@ class Table:
         """
         key = canonical(key)
         operation = parse(key)
+        own_bound_s = bound_s(operation, self.card)
         if found := self.measured.get(key):
             device_s, host_s = found
         else:
-            near, times = self._most_similar(operation)
-            device_s = times.device_s * bound_s(operation, self.card) / bound_s(near, self.card)
-            host_s = times.host_s
+            near = self._most_similar(operation)
+            device_s = near.times.device_s * own_bound_s / near.bound_s
+            host_s = near.times.host_s
         usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
         host_s = min(host_s, usual_s)
-        return Measured(device_s * bound_s(operation, card) / bound_s(operation, self.card), host_s)
+        return Measured(device_s * bound_s(operation, card) / own_bound_s, host_s)
 
-    def _most_similar(self, operation: Operation) -> tuple[Operation, Measured]:
+    def _most_similar(self, operation: Operation) -> Known:
+        flop, size = _log_sizes(operation)
         for group in _groups(operation):
             if found := self._similar.get(group):
-                return min(found, key=lambda one: _distance(one[0], operation))
-        return operation, Measured(2 * bound_s(operation, self.card), 1e-5)
+                return min(found, key=lambda one: abs(one.sizes[0] - flop) + abs(one.sizes[1] - size))
+        least_s = bound_s(operation, self.card)
+        return Known((flop, size), least_s, Measured(2 * least_s, 1e-5))
+
+    def is_of(self, card: str) -> bool:
+        """Return whether the table was measured on the card, or on another card with its chip."""
+        return self.machine.card == card or have_same_chip(self.machine.card, card)
 
 
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
@@ -125,10 +141,8 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     return (family, data_type, operation.name.partition(".")[0]), (family, data_type), (family,)
 
 
-def _distance(first: Operation, second: Operation) -> float:
-    return sum(
-        abs(math.log((getattr(first, size) + 1) / (getattr(second, size) + 1))) for size in ("flop", "total_bytes")
-    )
+def _log_sizes(operation: Operation) -> tuple[float, float]:
+    return math.log(operation.flop + 1), math.log(operation.total_bytes + 1)
 
 
 def bound_s(operation: Operation, card: Card) -> float:

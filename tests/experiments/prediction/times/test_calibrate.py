@@ -8,8 +8,8 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.prediction.times import calibrate as module
 from experiments.prediction.times.calibrate import calibrate
-from experiments.prediction.times.replay import NotReplayable, Times
-from experiments.prediction.times.table import Machine, Table, read_lines
+from experiments.prediction.times.replay import NotReplayable
+from experiments.prediction.times.table import Machine, Measured, Table, read_lines
 
 MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
 KEYS = [
@@ -23,13 +23,13 @@ class Gpu:
     def __init__(self, refused: int = 0, killed_at: int = 0) -> None:
         self.refused, self.killed_at, self.measured = refused, killed_at, []
 
-    def measure(self, operation) -> Times:
+    def measure(self, operation) -> Measured:
         if operation.elements == self.killed_at:
             raise KeyboardInterrupt
         if operation.elements == self.refused:
             raise NotReplayable("not in this PyTorch")
         self.measured.append(operation.elements)
-        return Times(1e-3, 1e-5)
+        return Measured(1e-3, 1e-5)
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_h
 
 
 def test_every_time_of_the_stored_tables_is_positive_and_its_machine_is_named():
-    for table in step._tables():
+    for table in step.tables():
         assert table.machine.card
         assert table.machine.torch
         assert all(times.device_s > 0 and times.host_s > 0 for times in table.measured.values())
