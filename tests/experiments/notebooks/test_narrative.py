@@ -240,11 +240,11 @@ def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown):
 
 @pytest.mark.usefixtures("no_command")
 def test_a_run_of_predictions_shows_them_in_place_of_results(shown):
-    lab = Lab(NAME, run="single_gpu_blip2-a100_80gb-without-gpu")
+    lab = Lab("single_gpu_litgpt", run="single_gpu_litgpt-a100_80gb-without-gpu")
     lab.introduce()
-    lab.show("baseline")
-    lab.compare("baseline", "reduced-batch")
+    lab.show("tiny-baseline")
+    lab.compare("tiny-baseline", "tiny-reduced-batch")
     assert "compare the text with what is predicted at full size" in shown[0]
-    assert shown[1].startswith("### Baseline: out of GPU memory, predicted at full size\n\nPredicted at full size on ")
+    assert re.match(r"### .*: out of GPU memory, predicted at full size\n\nPredicted at full size on ", shown[1])
     assert shown[3].startswith("**Memory predicted at full size**")
-    assert "| Reduced batch size | fits |" in shown[3]
+    assert "| fits |" in shown[3]
