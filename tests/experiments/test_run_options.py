@@ -13,7 +13,8 @@ import pytest
 from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.errors import InputError
-from experiments.report import compare, write_report
+from experiments.report.compare import compare
+from experiments.report.write import write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.run_options import (
     IDENTITY_OPTIONS,

@@ -16,7 +16,7 @@ from experiments.cli.parsing.commands import COMMANDS
 from experiments.cli.tables.verdicts import show_runs
 from experiments.pipeline import FinishedRun
 from experiments.prediction import service
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
 from experiments.runners import monitor, targets

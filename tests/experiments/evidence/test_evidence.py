@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import reevaluate
+from experiments.report.write import reevaluate
 from experiments.results.quantities import LOAD_QUANTITIES, LOSS_QUANTITIES, STEP_QUANTITIES, TIME_QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named

@@ -13,7 +13,7 @@ from aiosmtpd.controller import Controller
 from experiments.cli.app import main
 from experiments.notify.messages import lease_messages, run_message
 from experiments.notify.send import Notifier, hide_addresses
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.runners import targets
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner

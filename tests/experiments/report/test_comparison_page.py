@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import InputError
-from experiments.report import compare, write_comparison
-from experiments.report.pages.comparison import differences, row_changes
+from experiments.report.compare import compare
+from experiments.report.pages.comparison import differences, row_changes, write_comparison
 from experiments.results.run_folder import RunFolder
 from tests.support.results.evidence import EVIDENCE
 from tests.support.results.handwritten import h200_run, tiny_run, worse_run

@@ -18,8 +18,11 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
-from experiments.report import compare, write_comparison, write_index, write_report
+from experiments.report.compare import compare
+from experiments.report.pages.comparison import write_comparison
+from experiments.report.pages.index import write_index
 from experiments.report.pages.script import write_script_page
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.parts import Part
