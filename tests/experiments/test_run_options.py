@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def other_value(name: str):
     allowed = [one for one in getattr(kind.type, "__args__", ()) if one is not type(None)]
     if allowed and isinstance(allowed[0], str):
         return next(one for one in reversed(allowed) if one not in (kind.default, "auto"))
-    plain = allowed[0] if allowed else kind.type
+    plain: Any = allowed[0] if allowed else kind.type
     return {str: "another", int: 3, Path: Path("another"), bool: not kind.default, float: 3.0}[plain]
 
 

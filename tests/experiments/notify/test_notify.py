@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -26,7 +27,7 @@ class Mailbox:
     """Stores each message of an SMTP server."""
 
     def __init__(self) -> None:
-        self.messages = []
+        self.messages: list[Any] = []
 
     async def handle_DATA(self, server, session, envelope):  # noqa: N802 - a method of aiosmtpd
         self.messages.append(message_from_bytes(envelope.content, policy=policy.default))
