@@ -13,7 +13,8 @@ from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.inputs.known_archive import known_archives, locate_archive
 from experiments.prediction.service import predict_rows
-from experiments.report import write_index, write_report
+from experiments.report.pages.index import write_index
+from experiments.report.write import write_report
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.verdicts import Evaluation

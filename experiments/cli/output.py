@@ -56,6 +56,10 @@ def console(*, stderr: bool = False) -> "Console":
 
 def say(text: str, *, stderr: bool = False) -> None:
     """Print plain lines, wrapped at words on a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    if not (stream.isatty() or "FORCE_COLOR" in os.environ):
+        print(text, file=stream)
+        return
     from experiments.system.tables import print_lines
 
     print_lines(console(stderr=stderr), text)

@@ -1,7 +1,8 @@
 """`testbed evaluate | report | compare | list | schema`: stored results, and the contents of suites."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +34,7 @@ def evaluate(
     cannot be read.
     """
     from experiments.cli.tables.evaluations import print_evaluations, write_csv
-    from experiments.report import reevaluate, reevaluate_together
+    from experiments.report.write import reevaluate, reevaluate_together
 
     problems: list[InputError] = []
     folder = folders[0]
@@ -64,7 +65,9 @@ def report(
     the last report are shown.
     """
     from experiments.cli.tables.verdicts import changes_table
-    from experiments.report import write_archive, write_index, write_report
+    from experiments.report.archive import write_archive
+    from experiments.report.pages.index import write_index
+    from experiments.report.write import write_report
     from experiments.results.run_folder import RUN_FILE, RunFolder
 
     single = (folder / RUN_FILE).is_file()
@@ -103,8 +106,8 @@ def compare(
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_figures
-    from experiments.report import compare as compare_runs
-    from experiments.report import write_comparison
+    from experiments.report.compare import compare as compare_runs
+    from experiments.report.pages.comparison import write_comparison
     from experiments.results.run_folder import RunFolder
 
     comparison = compare_runs(RunFolder(a), RunFolder(b), recorded_figures(database, RunFolder(a)))
@@ -149,20 +152,18 @@ def schema(
 
     An editor completes the keys of your own suite with: testbed schema suite > suite.schema.json
     """
-    from pydantic import BaseModel
-
     from experiments.results.run_folder import Predictions, Run
     from experiments.results.schema import Result
     from experiments.results.verdicts import Evaluation
     from experiments.suites.schema import suite_json_schema
 
-    models: dict[str, type[BaseModel]] = {
-        "result": Result,
-        "run": Run,
-        "verdict": Evaluation,
-        "predictions": Predictions,
+    schemas: dict[str, Callable[[], dict[str, Any]]] = {
+        "suite": suite_json_schema,
+        "result": Result.model_json_schema,
+        "run": Run.model_json_schema,
+        "verdict": Evaluation.model_json_schema,
+        "predictions": Predictions.model_json_schema,
     }
-    schemas = {"suite": suite_json_schema()} | {key: model.model_json_schema() for key, model in models.items()}
     if name is not None and name not in schemas:
         raise unknown_name("schema", name, schemas)
-    print_json(schemas if name is None else schemas[name])
+    print_json({key: schema() for key, schema in schemas.items()} if name is None else schemas[name]())

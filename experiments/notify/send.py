@@ -1,6 +1,5 @@
 """Send messages by mail, chat or webhook to the user's addresses, with apprise. Addresses are secrets."""
 
-import logging
 import os
 import re
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ class Notifier:
         if not self._addresses:
             return
         require_packages("apprise")
+        import logging
+
         import apprise
 
         logging.getLogger("apprise").disabled = True

@@ -13,16 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import IO
-
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-)
+from typing import IO, TYPE_CHECKING
 
 from provision.errors import CommandFailed, ConnectionDropped, LoginRejected, TimedOut
 from provision.ssh.process import CHUNK_BYTES, InputChunks, stream_process
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 TIMEOUT_S = 60.0
 ATTEMPTS = 3
@@ -74,12 +71,9 @@ class Shell(ABC):
         repeatable: run it again if the connection drops. Raises CommandFailed for an exit code other than 0 if
         ``check``, TimedOut, and ConnectionDropped if the command's outcome is unknown.
         """
-        attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS if repeatable else 1),
-            retry=retry_if_exception_type(ConnectionDropped),
-            reraise=True,
-        )
-        return attempts(self._run, command, input, timeout_s, check)
+        if not repeatable:
+            return self._run(command, input, timeout_s, check)
+        return _attempts()(self._run, command, input, timeout_s, check)
 
     def stream(self, command: str, sink: OutputSink, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> None:
         """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input."""
@@ -114,10 +108,7 @@ class Shell(ABC):
         folder = shlex.quote(str(PurePosixPath(remote).parent))
         check = f"printf '%s  %s\\n' {digest.hexdigest()} {part} | sha256sum --check --status"
         command = f"mkdir -p {folder} && cat > {part} && {check} && mv {part} {path}"
-        attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS), retry=retry_if_exception_type(ConnectionDropped), reraise=True
-        )
-        for attempt in attempts:
+        for attempt in _attempts():
             with attempt:
                 self.stream(command, lambda chunk: None, source=_chunks(data), timeout_s=timeout_s)
 
@@ -215,6 +206,13 @@ class _OutputFilter:
     def greeting(self) -> str:
         """The begin of the login shell's own output, for messages."""
         return repr(_shortened(self._head.decode(errors="replace"))) if self._head else "nothing"
+
+
+def _attempts() -> "Retrying":
+    """Return the attempts of an operation that is repeated when the connection drops."""
+    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
+    return Retrying(stop=stop_after_attempt(ATTEMPTS), retry=retry_if_exception_type(ConnectionDropped), reraise=True)
 
 
 def _with_time_limit(command: str, timeout_s: float) -> str:

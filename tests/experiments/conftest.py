@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
@@ -31,9 +32,9 @@ def machine(monkeypatch):
 
 
 @pytest.fixture
-def webhook() -> Iterator[tuple[str, list[dict]]]:
+def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The address of a webhook on this machine, with a password, and what it received."""
-    received: list[dict] = []
+    received: list[dict[str, Any]] = []
 
     class Hook(BaseHTTPRequestHandler):
         def do_POST(self):

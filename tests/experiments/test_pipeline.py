@@ -1,7 +1,7 @@
 """Options, plan and report together, with a fake runner."""
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -246,7 +246,7 @@ def test_nothing_is_written_for_bad_input(machine, tmp_path):
 class FakeSlurmRunner(FakeRunner):
     """The same for a cluster; records the data to upload, and the specs of the rows."""
 
-    brought: ClassVar[list] = []
+    brought: ClassVar[list[Any]] = []
 
     def __init__(self, folder, *_, data):
         super().__init__(folder)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -18,32 +19,19 @@ from provision.checks import Check
 from provision.clock import Clock
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
+from provision.leasing import lease as leasing
 from provision.leasing.journal import Journal
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
-from provision.models import Credential, Host, Lease, Requirements
+from provision.models import Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
+from tests.support.leasing.fake_site import FakeSite
 from tests.support.services.sshd import new_key
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
-
-
-class Site:
-    """Fake testbed with one free node."""
-
-    name = "CHI@UC"
-
-    def hosts(self):
-        return [HOST]
-
-    def bookings(self):
-        return []
-
-    def credential(self):
-        return Credential()
 
 
 class Said(View):
@@ -78,7 +66,7 @@ def stubs(monkeypatch, happened, reconciler):
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
     monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", "ok", "cc")])
-    monkeypatch.setattr(chain.leasing, "lease", lease)
+    monkeypatch.setattr(leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
     monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: happened.append("run") or runs)
     monkeypatch.setattr(chain, "_release", release)
@@ -90,14 +78,15 @@ def wanted(tmp_path):
         options = RunOptions("single_gpu_blip2", ("reduced-batch",), site="chameleon", results=tmp_path, predict=False)
         requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie")
         lease_request = LeaseRequest("llm_cc", "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"))
-        return Reproduction((options,), lease_request, Site(), Setup(), **more)
+        return Reproduction((options,), lease_request, FakeSite([HOST]), Setup(), **more)
 
     return make
 
 
 def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
-    asked = []
-    (prepared,) = reproduce(wanted(), reconciler, Said(), asked.append)
+    asked: list[Any] = []
+    runs: list[Any] = reproduce(wanted(), reconciler, Said(), asked.append)
+    (prepared,) = runs
     assert happened == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
     assert (prepared.run.card, prepared.run.size) == ("a100_80gb", "full")
@@ -120,14 +109,14 @@ def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted,
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
-    monkeypatch.setattr(chain.leasing, "lease", refused)
+    monkeypatch.setattr(leasing, "lease", refused)
     with pytest.raises(type(problem)):
         reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert "release" not in happened
 
 
 def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, reconciler, happened):
-    asked = []
+    asked: list[Any] = []
     reproduce(wanted(keep=True), reconciler, Said(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
     reproduce(wanted(keep=True), reconciler, Said(), asked.append)
@@ -137,7 +126,7 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
 
 def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
-        chain.leasing,
+        leasing,
         "planned_calls",
         lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )

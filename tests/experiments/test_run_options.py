@@ -7,13 +7,15 @@ import xml.etree.ElementTree as ET
 from dataclasses import MISSING, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.cli.reproduce import reproduce_command
 from experiments.cli.run import run
 from experiments.errors import InputError
-from experiments.report import compare, write_report
+from experiments.report.compare import compare
+from experiments.report.write import write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.run_options import (
     IDENTITY_OPTIONS,
@@ -42,7 +44,7 @@ def other_value(name: str):
     allowed = [one for one in getattr(kind.type, "__args__", ()) if one is not type(None)]
     if allowed and isinstance(allowed[0], str):
         return next(one for one in reversed(allowed) if one not in (kind.default, "auto"))
-    plain = allowed[0] if allowed else kind.type
+    plain: Any = allowed[0] if allowed else kind.type
     return {str: "another", int: 3, Path: Path("another"), bool: not kind.default, float: 3.0}[plain]
 
 

@@ -19,7 +19,7 @@ LOCKED = re.compile(r"^(?P<version>[\w.-]+==[\w.!+]+) \\\n(?:    --hash=sha256:[
 
 
 def create(folder: Path, *locks: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, CONTAINERS / "environment.py", folder, *locks]
+    command = [sys.executable, *map(str, (CONTAINERS / "environment.py", folder, *locks))]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.system.files import CODE_FOLDER
 from tests.support.results.evidence import EVIDENCE

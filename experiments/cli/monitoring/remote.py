@@ -43,7 +43,6 @@ def logs(
     """Print a row's log, also from the machine where the row runs."""
     from experiments.results.run_folder import RunFolder, row_path
     from experiments.results.schema import RESULT_FILE
-    from experiments.runners.targets import monitor_target
     from provision.ssh.shell import LocalShell
 
     folder = RunFolder(run)
@@ -54,6 +53,8 @@ def logs(
     if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
         return
+    from experiments.runners.targets import monitor_target
+
     with closing(monitor_target(stored.site, stored.profile)) as monitored:
         _print_log(monitored.shell, f"{monitored.folder}/{stored.run_id}/{path}", follow)
 

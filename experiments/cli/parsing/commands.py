@@ -52,5 +52,6 @@ COMMANDS = {
 
 def load_command(name: str) -> Any:
     """Import the module of a command; return the command."""
-    module = import_module(f"experiments.cli.{COMMANDS[name].module}")
-    return typer.main.get_group(module.app).commands[name]
+    registered = import_module(f"experiments.cli.{COMMANDS[name].module}").app.registered_commands
+    (info,) = (one for one in registered if name == (one.name or one.callback.__name__))
+    return typer.main.get_command_from_info(info, pretty_exceptions_short=False, rich_markup_mode=None)

@@ -1,6 +1,5 @@
 """Examples of each command, from examples.toml."""
 
-import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -10,4 +9,6 @@ FILE = Path(__file__).with_suffix(".toml")
 @cache
 def examples() -> dict[str, list[str]]:
     """Return two or more command lines for each command."""
+    import tomllib
+
     return tomllib.loads(FILE.read_text())

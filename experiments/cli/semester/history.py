@@ -47,7 +47,6 @@ def history(
     from experiments.cli.tables.history import changes_as_data, history_tables, write_csv
     from experiments.history.changes import run_changes
     from experiments.history.database import open_history
-    from experiments.history.page import write_history_page
     from experiments.history.series import read_series
 
     suite, _, row = words[0].partition("/") if words else ("", "", "")
@@ -57,6 +56,8 @@ def history(
     if csv:
         write_csv(csv, several)
     if page:
+        from experiments.history.page import write_history_page
+
         say(str(write_history_page(page, found)), stderr=True)
     if as_json:
         print_json([changes_as_data(series, changed) for series, changed in found])

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 from experiments.cli.tables.verdicts import changes_table, status_count, verdict_table
-from experiments.report import Reevaluation
 from experiments.report.words import STATUSES
+from experiments.report.write import Reevaluation
 from experiments.system.tables import Column, Table, print_lines
 
 CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATUSES, "files_changed")

@@ -32,7 +32,7 @@ def cells() -> list[dict[str, Any]]:
     for spec in specs:
         expect = suite_named(spec.suite).row(spec.row).expect
         prediction = by_spec.get(spec.fingerprint)
-        cell = {"suite": spec.suite, "row": spec.row, "card": spec.card, "stated": expect.outcome}
+        cell: dict[str, Any] = {"suite": spec.suite, "row": spec.row, "card": spec.card, "stated": expect.outcome}
         if prediction is None:
             made.append(cell | {"problem": failed[spec.fingerprint]})
             continue

@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.results.memory_parts import StepPoint
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory
@@ -27,7 +28,7 @@ ROWS = {
     "multi_gpu_litgpt-v100_32gb-full-verdict": ("1b-4gpu-ddp", "1b-4gpu-fsdp", "3b-4gpu-fsdp"),
 }
 FORK = multiprocessing.get_context("fork")
-POINTS = ("after backward", "after optimizer step")
+POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
 
 
 def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from time import process_time
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import Phase, seed, settings
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     at_once(pytest.MonkeyPatch())
-    facts: dict[str, object] = {
+    facts: dict[str, Any] = {
         "command": f"{COMMAND} --histories {options.histories} --seed {options.seed}",
         "git_commit": git_commit(),
         "planted": {},

@@ -13,7 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
@@ -50,14 +52,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=20, help="that a row sleeps")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    sleeping = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
+    sleeping: dict[str, Any] = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
     with started((4,)) as cluster:
         with bed_of(cluster) as bed:
             once_s = startup_s(bed)
             together_s = timed(lambda: bed.run(ROWS, **sleeping))
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
         with bed_of(cluster) as bed:
-            sequential_s = [timed(lambda row=row: bed.run(row, **sleeping)) for row in ROWS]
+            sequential_s = [timed(partial(bed.run, row, **sleeping)) for row in ROWS]
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {
         "command": f"python -m tests.benchmarks.tool_speed.overlap --seconds {options.seconds}",

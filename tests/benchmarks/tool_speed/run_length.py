@@ -32,11 +32,11 @@ def main() -> None:
     taught = RunFolder(Path(sys.argv[2])).results() if len(sys.argv) > 2 else {}
     both = [(verdict[row].gpu_s or 0, taught[row].gpu_s or 0) for row in taught if row in verdict]
     if both:
-        short, long = map(sum, zip(*both, strict=True))
-        print(compared(f"measured, {len(both)} rows", long, short))
+        verdict_s, taught_s = map(sum, zip(*both, strict=True))
+        print(compared(f"measured, {len(both)} rows", taught_s, verdict_s))
     shortened = {row: result for row, result in verdict.items() if result.spec.settings.max_steps < 0}
     for name, rows in (("all rows", verdict), ("rows without a limit of steps", shortened)):
-        short, long = sum(one.gpu_s or 0 for one in rows.values()), sum(map(taught_gpu_s, rows.values()))
+        short, long = sum(one.gpu_s or 0.0 for one in rows.values()), sum(map(taught_gpu_s, rows.values()))
         print(compared(f"computed, {name}", long, short))
 
 

@@ -101,7 +101,7 @@ def micro_step_s(
     return seconds
 
 
-def raw_loader(spec: RowSpec, captions: CaptionDataset) -> DataLoader:
+def raw_loader(spec: RowSpec, captions: Any) -> DataLoader[Any]:
     """Return a loader of unprepared images and captions, with the same number of workers."""
     batches = SeededBatchSampler(captions.texts, spec.settings.batch_size, spec.settings.seed, None)
     return DataLoader(captions, batch_sampler=batches, num_workers=spec.settings.workers, collate_fn=list)

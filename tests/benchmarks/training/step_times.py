@@ -164,7 +164,7 @@ def main() -> None:
         ]
         for one in found
     ]
-    data = {
+    data: dict[str, Any] = {
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),

@@ -40,5 +40,5 @@ class FaultyProbe(Probe):
 
 
 if __name__ == "__main__":
-    rank.Probe = FaultyProbe  # type: ignore[misc]
+    rank.Probe = FaultyProbe  # type: ignore[attr-defined]
     sys.exit(rank.main(*sys.argv[1:]))

@@ -51,7 +51,7 @@ def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
     predictions = predictions_for(EVIDENCE / f"{LAB}-full-verdict")
     trained = [row for row, result in Forger(genuine).results.items() if result["speed"]]
     alice = check_bundle(genuine, predictions)
-    passed = Counter()
+    passed: Counter[str] = Counter()
     for number, (forge, row) in zip(range(FORGED), cycle_of(trained), strict=False):
         forger = Forger(genuine)
         forge(forger, row)

@@ -1,6 +1,7 @@
 """`testbed predict -- COMMAND`: exit codes and messages; the trace itself is in tests/experiments/prediction/script."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
 @pytest.fixture
 def traced(monkeypatch):
     """What the command asked to be traced; the answer needs 40 GiB."""
-    asked: list = []
+    asked: list[Any] = []
 
     def trace_script(words, cards, say, options, smallest):
         asked.append((words, cards, options))

@@ -8,8 +8,9 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.cli.tables.verdicts import REASONS
-from experiments.report import compare, reevaluate
+from experiments.report.compare import compare
 from experiments.report.words import STATUSES
+from experiments.report.write import reevaluate
 from tests.support.results.handwritten import SUITE, h200_run, make_results, make_run, tiny_run, write_run
 
 

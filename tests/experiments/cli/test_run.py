@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from experiments.results.schema import Outcome
 from experiments.suites import suite
 from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
@@ -137,7 +138,7 @@ def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
 
 
 def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
-    outcomes = {SUITE: "fits", SLURM: "error"}
+    outcomes: dict[str, Outcome] = {SUITE: "fits", SLURM: "error"}
     made = fake_worker.fake_result
     monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, outcomes[spec.suite]))
     rows = ("--row", "reduced-batch", "--row", "neo-1gpu")

@@ -6,6 +6,7 @@ TESTBED_RENEW=1 python -m pytest tests/experiments/cli/test_screens.py writes th
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from experiments.cli.parsing.commands import COMMANDS
 from experiments.cli.tables.verdicts import show_runs
 from experiments.pipeline import FinishedRun
 from experiments.prediction import service
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory, Progress
 from experiments.runners import monitor, targets
@@ -223,12 +224,16 @@ def _shown(run: Callable[[], object], width: int) -> str:
     return screen_text(terminal_output(run, width), width)
 
 
+def _main_and_code(words: list[str]) -> None:
+    print(f"exit code {main(words)}")
+
+
 def _session(lines: Iterable[str], width: int, places: Mapping[str, str]) -> str:
     """Return the screen after several command lines, each shown as typed, with its exit code unless that is 0."""
     shown = []
     for line in lines:
         words = [places.get(word, word) for word in line.split()]
-        text = _shown(lambda words=words: print(f"exit code {main(words)}"), width)
+        text = _shown(partial(_main_and_code, words), width)
         shown += [f"$ testbed {line}", text.removesuffix("exit code 0\n")]
     return "\n".join(shown)
 
@@ -291,7 +296,7 @@ def test_every_command_has_a_screen():
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_help_shows_the_stored_screen(width):
-    shown = [_shown(lambda line=COMMAND_LINES[name]: main(line.split()), width) for name in HELP]
+    shown = [_shown(partial(main, COMMAND_LINES[name].split()), width) for name in HELP]
     _check("help", width, "\n".join(shown))
     assert max(map(len, "\n".join(shown).splitlines())) <= width
 

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from experiments.prediction.as_result import evaluate_run
 from experiments.report import write
 from tests.support.results.evidence import EVIDENCE
 from tests.support.runners.fake_runner import SUITE
@@ -89,8 +90,7 @@ def test_a_report_evaluates_its_run_once_and_shows_what_changed(testbed, made, m
     verdicts = made / "verdict.json"
     verdicts.write_text(verdicts.read_text().replace('"status": "not evaluated"', '"status": "fail"', 1))
     counted = []
-    once = write.evaluate_run
-    monkeypatch.setattr(write, "evaluate_run", lambda *given: counted.append(given) or once(*given))
+    monkeypatch.setattr(write, "evaluate_run", lambda *given: counted.append(given) or evaluate_run(*given))
     code, out, err = testbed("report", made)
     assert (code, out, len(counted)) == (0, f"{made}/report.html\n", 1)
     assert "not evaluated" in err

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import reevaluate
+from experiments.report.write import reevaluate
 from experiments.results.quantities import LOAD_QUANTITIES, LOSS_QUANTITIES, STEP_QUANTITIES, TIME_QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
@@ -67,7 +67,9 @@ def test_without_a_gpu_all_but_times_losses_and_loads_have_a_verdict(folder: Pat
     assert {verdict.grade for verdict in verdicts} <= {"predicted", "miniature", None}
     open_ = [verdict for verdict in verdicts if verdict.status == "not evaluated"]
     suite = suite_named(RunFolder(folder).read_run().suite)
-    checks = {f"claim/{claim.id}": {check.quantity for check in claim.checks} for claim in suite.claims}
+    checks: dict[str, set[str]] = {
+        f"claim/{claim.id}": {check.quantity for check in claim.checks} for claim in suite.claims
+    }
     for verdict in open_:
         quantities = checks.get(verdict.id) or {verdict.id.rpartition("/")[2]}
         assert quantities <= {*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *STEP_QUANTITIES}, verdict.id

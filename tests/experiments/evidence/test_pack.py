@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.evidence.pack import main, pack, unpack
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder, row_path
 from tests.support.results.evidence import EVIDENCE, RUNS
 from tests.support.results.handwritten import h200_run

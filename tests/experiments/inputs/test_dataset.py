@@ -16,8 +16,10 @@ from experiments.errors import InputError
 from experiments.inputs import dataset as data_set
 from experiments.inputs import fetch_dataset, known_archive
 from experiments.inputs.archive import archive_suffix
-from experiments.inputs.dataset import CAPTIONS_DATASET, HUB, SYNTHETIC, folder_sha256
+from experiments.inputs.dataset import folder_sha256
+from experiments.inputs.requirements import CAPTIONS_DATASET
 from experiments.runners.slurm.staging import as_archive
+from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.suite import suites_in_group
 
 RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
@@ -46,6 +48,18 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class Web(HTTPServer):
+    """A server of one file."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.content = packed("tar")
+        self.breaks = 0
+        self.ranges: list[str | None] = []
+        self.resumes = True
+        self.url = f"http://127.0.0.1:{self.server_port}/set.tar.gz"
+
+
 @pytest.fixture
 def server():
     """Serves .content at .url; the first .breaks responses end in the middle; .ranges has the requested ranges."""
@@ -70,9 +84,7 @@ def server():
         def log_message(self, *_):
             pass
 
-    web = HTTPServer(("127.0.0.1", 0), Handler)
-    web.content, web.breaks, web.ranges, web.resumes = packed("tar"), 0, [], True
-    web.url = f"http://127.0.0.1:{web.server_port}/set.tar.gz"
+    web = Web(("127.0.0.1", 0), Handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     yield web
     web.shutdown()

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -52,7 +53,7 @@ def calls(notebook, method):
 
 def labs(notebook):
     """The labs that the first cell makes, by their names there."""
-    names = {}
+    names: dict[str, Any] = {}
     exec(code_of(notebook)[0].source, names)
     return {key: value for key, value in names.items() if isinstance(value, narrative.Lab)}
 
@@ -68,7 +69,7 @@ def of_results_in(place, notebook):
 
 
 def run_through(notebook):
-    names = {}
+    names: dict[str, Any] = {}
     for cell in code_of(notebook):
         exec(cell.source, names)
 
@@ -76,7 +77,7 @@ def run_through(notebook):
 @pytest.fixture
 def shown(monkeypatch):
     """The output of the cells; a cell that would run a row fails."""
-    blocks = []
+    blocks: list[Any] = []
     monkeypatch.setattr(narrative, "display", blocks.append)
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
     return blocks
@@ -96,7 +97,8 @@ def test_each_cell_of_a_notebook_is_explained(name):
 
 @pytest.mark.parametrize("name", NARRATED)
 def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(name, shown):
-    notebook, names = notebook_of(name), {}
+    notebook = notebook_of(name)
+    names: dict[str, Any] = {}
     for cell in code_of(notebook):
         shown.clear()
         exec(cell.source, names)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import nbformat
 import papermill
@@ -33,7 +34,7 @@ def parameters_cell(notebook):
 @pytest.fixture(scope="module")
 def stated():
     """The values of the parameters cell as it comes."""
-    values = {}
+    values: dict[str, Any] = {}
     exec(parameters_cell(nbformat.read(ROW_NOTEBOOK, as_version=4)), values)
     return {name: value for name, value in values.items() if name != "__builtins__"}
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -35,7 +36,7 @@ def shown(monkeypatch):
     monkeypatch.setattr(
         "experiments.prediction.service.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size)
     )
-    displayed = []
+    displayed: list[Any] = []
     monkeypatch.setattr(sizing, "display", displayed.append)
     return displayed
 
@@ -46,7 +47,7 @@ def labels(chart):
 
 def parts(chart):
     """The sizes that are drawn, from the first bar to the last, by name."""
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for name, size in re.findall(r"<title>([a-z ]+) ([\d.]+) GiB</title>", chart.data):
         sizes.setdefault(name, []).append(float(size))
     return sizes

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_bytes, policy
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -13,7 +14,7 @@ from aiosmtpd.controller import Controller
 from experiments.cli.app import main
 from experiments.notify.messages import lease_messages, run_message
 from experiments.notify.send import Notifier, hide_addresses
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.runners import targets
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
@@ -26,7 +27,7 @@ class Mailbox:
     """Stores each message of an SMTP server."""
 
     def __init__(self) -> None:
-        self.messages = []
+        self.messages: list[Any] = []
 
     async def handle_DATA(self, server, session, envelope):  # noqa: N802 - a method of aiosmtpd
         self.messages.append(message_from_bytes(envelope.content, policy=policy.default))

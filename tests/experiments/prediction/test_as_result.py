@@ -38,9 +38,9 @@ def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
 
 
 def test_a_table_of_predicted_verdicts_never_says_measured():
-    console = Console(width=200, file=StringIO())
-    console.print(verdict_table(evaluated()[0]))
-    shown = console.file.getvalue()
+    text = StringIO()
+    Console(width=200, file=text).print(verdict_table(evaluated()[0]))
+    shown = text.getvalue()
     assert "predicted" in shown
     assert "measured" not in shown
 

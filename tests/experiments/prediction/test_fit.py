@@ -83,7 +83,7 @@ def test_the_smaller_batch_takes_as_many_samples_to_a_step():
 
 def test_a_change_that_cannot_be_is_listed_with_the_reason():
     class Refusing(Predictor):
-        def __call__(self, specs, cache=None, watch=None):
+        def __call__(self, specs, cache=None, watch=None, failed=None):
             if any(spec.settings.strategy == "fsdp" for spec in specs):
                 raise InputError("no FSDP here")
             return super().__call__(specs)

@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -67,7 +68,7 @@ def test_a_mistake_with_a_loop_is_one_line(command, arguments, message, capsys):
 @pytest.fixture
 def traced(monkeypatch):
     """The jobs that are traced: a batch needs 10 GiB each, half of it in bf16; adapters cannot be traced."""
-    jobs: list[dict] = []
+    jobs: list[dict[str, Any]] = []
 
     def trace_script(words, cards, say, options, name):
         jobs.append(json.loads(words[-1]))

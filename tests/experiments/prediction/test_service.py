@@ -270,7 +270,7 @@ def test_fit_needs_one_row(testbed, arguments):
 
 def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
     specs = service.select_rows(SUITE, CARD)[:3]
-    said = []
+    said: list[str] = []
     progress = service.TraceProgress(3, said.append)
     one, two, three = Predictor(stated)(specs)
     progress(specs[0], one, True)

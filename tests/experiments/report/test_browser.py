@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import write_report
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import h200_run, ranks_run, tiny_run, with_predictions
 from tests.support.services.chromium import Page, chromium_path

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from experiments.cli.tables.comparison import comparison_tables
 from experiments.errors import InputError
-from experiments.report import Comparison, compare
+from experiments.report.compare import Comparison, compare
 from experiments.results.changes.facts import figures_of
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import (

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import InputError
-from experiments.report import compare, write_comparison
-from experiments.report.pages.comparison import differences, row_changes
+from experiments.report.compare import compare
+from experiments.report.pages.comparison import differences, row_changes, write_comparison
 from experiments.results.run_folder import RunFolder
 from tests.support.results.evidence import EVIDENCE
 from tests.support.results.handwritten import h200_run, tiny_run, worse_run
@@ -34,8 +34,8 @@ def test_differences_are_shown_by_kind(comparison):
 
 
 def test_settings_that_rows_have_differ_by_row():
-    kept = (RunFolder(EVIDENCE / f"single_gpu_blip2-{card}-full-verdict") for card in ("a100_80gb", "h100_94gb"))
-    found = {one.what: (one.a, one.b) for one in differences(compare(*kept))["Settings"]}
+    a, b = (RunFolder(EVIDENCE / f"single_gpu_blip2-{card}-full-verdict") for card in ("a100_80gb", "h100_94gb"))
+    found = {one.what: (one.a, one.b) for one in differences(compare(a, b))["Settings"]}
     assert found["baseline: batch_size"] == ("32", "64")
 
 

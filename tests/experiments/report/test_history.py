@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import Report, write_index, write_report
+from experiments.report.content import Report
+from experiments.report.pages.index import write_index
+from experiments.report.write import write_report
 from experiments.results.run_folder import VERDICT_FILE, RunFolder, row_path
 from experiments.results.schema import LOG_FILE
 from tests.support.results.handwritten import (

@@ -18,12 +18,16 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
-from experiments.report import compare, write_comparison, write_index, write_report
+from experiments.report.compare import compare
+from experiments.report.pages.comparison import write_comparison
+from experiments.report.pages.index import write_index
 from experiments.report.pages.script import write_script_page
+from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.parts import Part
 from experiments.semester.state import Check, Done
+from experiments.semester.versions import SETS
 from experiments.semester.written import write_page as write_semester_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
@@ -77,8 +81,7 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
     done = {parts[0].name: Done(took_s=600.0), parts[1].name: Done(took_s=9.0, problem="torch 9.9 is not found")}
     versions = {"current": {"torch": "2.13.0", "transformers": "5.17.0"}}
     names = tuple(part.name for part in parts)
-    sets = ("as-taught", "current", "newest")
-    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, sets=sets, done=done)
+    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, sets=SETS, done=done)
     place = folder / "2026-11-28T030000"
     shutil.copytree(run.path, place / parts[0].name / run.path.name)
     found = outcome_of(place, check.model_copy(update={"installed": versions}), parts)

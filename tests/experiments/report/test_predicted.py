@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import Report, write_report
-from experiments.report.content import Statement
+from experiments.report.content import Report, Statement
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import format_percent, predicted_headline
+from experiments.report.write import write_report
 from experiments.results.memory_parts import PARTS_AT_PEAK
 from experiments.results.predictions import StepTime
 from experiments.results.verdicts import Evaluation

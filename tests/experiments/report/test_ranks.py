@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from experiments.report import Report, write_report
+from experiments.report.content import Report
 from experiments.report.pages.figures import report_charts
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
+from experiments.report.write import write_report
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import (
     H200,

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from experiments.report.telemetry import MAX_SAMPLES, read_telemetry
+from experiments.report.telemetry import MAX_SAMPLES, Telemetry, read_telemetry
 from tests.support.results.handwritten import telemetry_csv
 
 
-def read(tmp_path: Path, text: str) -> object:
+def read(tmp_path: Path, text: str) -> Telemetry:
     path = tmp_path / "telemetry.csv"
     path.write_text(text)
     return read_telemetry(path)

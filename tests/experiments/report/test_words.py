@@ -1,5 +1,7 @@
 """The sentences at the head of a report."""
 
+from typing import Any
+
 import pytest
 
 from experiments.report.words import (
@@ -12,20 +14,21 @@ from experiments.report.words import (
     setting_sentence,
 )
 from experiments.results.schema import StageTimes
-from experiments.results.verdicts import Contradiction, Evaluation, Verdict
+from experiments.results.verdicts import Contradiction, Evaluation, Grade, Status, Verdict
 from experiments.results.wording import GRADE_NAMES
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
 
 
-def verdict(number: int, status: str, grade: str | None = None) -> Verdict:
+def verdict(number: int, status: Status, grade: Grade | None = None) -> Verdict:
     return Verdict(id=str(number), kind="claim", says="", rows=(), status=status, grade=grade, expected="", value="")
 
 
 def evaluation(**counts: int) -> Evaluation:
     """So many verdicts of each status, or of each grade, all of which hold."""
     names = [name.replace("_", " ") for name, count in counts.items() for _ in range(count)]
-    verdicts = [verdict(n, "pass", name) if name in GRADE_NAMES else verdict(n, name) for n, name in enumerate(names)]
+    kinds: list[tuple[Any, Any]] = [("pass", name) if name in GRADE_NAMES else (name, None) for name in names]
+    verdicts = [verdict(number, *kind) for number, kind in enumerate(kinds)]
     return Evaluation(run=make_run(), verdicts=tuple(verdicts))
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from experiments.errors import InputError
-from experiments.report import Report, reevaluate, write_report
+from experiments.report.content import Report
 from experiments.report.junit import render_junit
 from experiments.report.pages.figures import report_charts
+from experiments.report.write import reevaluate, write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes
-from experiments.results.verdicts import Evaluation
+from experiments.results.verdicts import Evaluation, Status
 from tests.support.results.handwritten import (
     H200,
     STAND_IN,
@@ -148,7 +149,8 @@ def test_junit_has_one_case_a_verdict(written: Path) -> None:
         found = [child for child in cases[one.id] if child.tag not in ("system-out", "properties")]
         assert [child.tag for child in found] == ([elements[one.status]] if elements[one.status] else [])
         assert all(child.get("message") for child in found)
-    for attribute, status in (("failures", "fail"), ("errors", "error"), ("skipped", "not evaluated")):
+    attributes: dict[str, Status] = {"failures": "fail", "errors": "error", "skipped": "not evaluated"}
+    for attribute, status in attributes.items():
         assert suite.get(attribute) == str(report.counts[status])
     assert suite.get("tests") == str(len(report.statements))
     assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")

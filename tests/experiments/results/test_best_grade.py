@@ -1,9 +1,11 @@
 """Each statement with the best evidence that can answer it, and predictions that contradict a measurement."""
 
+from typing import Any
+
 import pytest
 
 from experiments.results.best_grade import combine_evidence
-from experiments.results.verdicts import GRADES, Evaluation, Verdict
+from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
 from tests.support.results.in_memory import run
 
 
@@ -11,8 +13,8 @@ def evaluation(*verdicts: Verdict) -> Evaluation:
     return Evaluation(run=run(), verdicts=verdicts)
 
 
-def verdict(status: str, grade: str | None = None) -> Verdict:
-    stated = {"kind": "outcome", "says": "A fits.", "rows": ("a",), "expected": "fits"}
+def verdict(status: Status, grade: Grade | None = None) -> Verdict:
+    stated: dict[str, Any] = {"kind": "outcome", "says": "A fits.", "rows": ("a",), "expected": "fits"}
     return Verdict(id="a/outcome", status=status, grade=grade, value=grade or "", **stated)
 
 
@@ -24,7 +26,7 @@ def best(measured: Verdict, predicted: Verdict) -> Verdict:
     ("grade", "chosen"),
     [("measured", "measured"), ("emulated", "emulated"), ("miniature", "predicted"), (None, "predicted")],
 )
-def test_a_prediction_counts_where_nothing_better_does(grade: str | None, chosen: str) -> None:
+def test_a_prediction_counts_where_nothing_better_does(grade: Grade | None, chosen: str) -> None:
     measured = verdict("pass" if grade else "not evaluated", grade)
     assert best(measured, verdict("pass", "predicted")).grade == chosen
 
@@ -46,7 +48,7 @@ def test_an_error_stays_an_error() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [("pass", 0), ("fail", 1)])
-def test_the_exit_code_is_that_of_the_best_grade(status: str, code: int) -> None:
+def test_the_exit_code_is_that_of_the_best_grade(status: Status, code: int) -> None:
     predicted = verdict("pass" if status == "fail" else "fail", "predicted")
     assert combine_evidence(evaluation(verdict(status, "measured")), evaluation(predicted)).exit_code == code
     assert (
@@ -57,8 +59,8 @@ def test_the_exit_code_is_that_of_the_best_grade(status: str, code: int) -> None
 
 @pytest.mark.parametrize("grade", ["measured", "emulated", "miniature"])
 @pytest.mark.parametrize("status", ["pass", "fail"])
-def test_a_prediction_that_contradicts_a_measurement_is_a_finding(grade: str, status: str) -> None:
-    other = "fail" if status == "pass" else "pass"
+def test_a_prediction_that_contradicts_a_measurement_is_a_finding(grade: Grade, status: Status) -> None:
+    other: Status = "fail" if status == "pass" else "pass"
     measured, predicted = verdict(status, grade), verdict(other, "predicted")
     (found,) = combine_evidence(evaluation(measured), evaluation(predicted)).contradictions
     assert (found.measured, found.predicted) == (measured, predicted)
@@ -66,7 +68,7 @@ def test_a_prediction_that_contradicts_a_measurement_is_a_finding(grade: str, st
 
 
 def test_grades_are_counted_best_first() -> None:
-    grades = ("miniature", "predicted", "predicted", "measured")
+    grades: tuple[Grade, ...] = ("miniature", "predicted", "predicted", "measured")
     found = evaluation(*(verdict("pass", grade) for grade in grades), verdict("fail", "emulated"))
     assert list(found.passed_by_grade().items()) == [("measured", 1), ("predicted", 2), ("miniature", 1)]
     assert GRADES == ("measured", "emulated", "predicted", "miniature")

@@ -1,12 +1,13 @@
 import ast
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 
 from experiments.results import evaluate as evaluating
 from experiments.results.evaluate import evaluate
 from experiments.results.quantities import QUANTITIES
+from experiments.results.schema import Outcome
 from experiments.results.verdicts import Evaluation
 from experiments.results.wording import QUANTITY_LABELS
 from experiments.suites.settings import Settings
@@ -117,7 +118,7 @@ class TestRanks:
 
 
 SCALED = "ran on 2 of the 4 ranks that the row states"
-FOUR = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
+FOUR: dict[str, Any] = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
 def on_two(row="a", **changes):
@@ -188,7 +189,7 @@ class TestGrade:
 
 
 class TestExitCode:
-    OUTCOMES: ClassVar = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
+    OUTCOMES: ClassVar[dict[str, Outcome]] = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
 
     @pytest.mark.parametrize(
         ("rows", "code"),

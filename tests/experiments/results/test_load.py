@@ -48,7 +48,10 @@ def idle_cpu(samples: list[dict[str, float | str]]) -> list[dict[str, float | st
 
 
 def every_other_sample_waits(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
-    load = {"gpu_util_percent": 0.0, "host_cpu_percent": 90.0}, {"gpu_util_percent": 45.0, "host_cpu_percent": 6.0}
+    load: tuple[dict[str, float | str], ...] = (
+        {"gpu_util_percent": 0.0, "host_cpu_percent": 90.0},
+        {"gpu_util_percent": 45.0, "host_cpu_percent": 6.0},
+    )
     return [sample | load[number % 2] for number, sample in enumerate(samples)]
 
 

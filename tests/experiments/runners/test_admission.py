@@ -1,6 +1,7 @@
 """Rows and runs that are rejected before they start."""
 
 import shutil
+import sysconfig
 from types import SimpleNamespace
 
 import pytest
@@ -89,7 +90,7 @@ def test_offload_needs_host_memory_by_the_models_size():
 
 def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
     row = spec(size="tiny", **OFFLOAD)
-    monkeypatch.setattr(admission.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: "/nowhere")
     assert rejection_reason(row, node(), 8).endswith("finds no Python.h (package python3-dev)")
     assert rejection_reason(spec(size="tiny"), node(), 8) == ""
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -50,7 +51,7 @@ def jupyterlab(tmp_path, monkeypatch):
     return package
 
 
-def started(folder: Path) -> dict:
+def started(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "started.json").read_text())
 
 

@@ -1,11 +1,13 @@
 """Reasons to run a row again, and folders that are rejected."""
 
+from typing import Any
+
 import pytest
 
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import RESULT_FILE, Device
+from experiments.results.schema import RESULT_FILE, Device, Outcome
 from experiments.runners import plan as planning
 from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
@@ -19,7 +21,7 @@ ROW = {"id": "a", "settings": {"batch_size": 16}}
 def made(tmp_path):
     """A folder in which row a has a result of the current code."""
 
-    def make(outcome: str = "fits", **changes: object) -> RunFolder:
+    def make(outcome: Outcome = "fits", **changes: Any) -> RunFolder:
         folder = house.folder(tmp_path / "run", "a")
         spec = in_memory.run("a").spec(in_memory.suite([ROW]), "a")
         result = in_memory.result("a", outcome).model_copy(
@@ -32,7 +34,7 @@ def made(tmp_path):
     return make
 
 
-def planned(folder: RunFolder, row: dict = ROW, **options: object):
+def planned(folder: RunFolder, row: dict[str, Any] = ROW, **options: Any):
     return plan(in_memory.suite([row]), in_memory.run("a"), folder, **options)[0]
 
 
@@ -123,11 +125,21 @@ def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
 
 
 VERSIONS = {"torch": "2.11.0+cu130", "litgpt": "0.5.13", "papermill": "2.6.0"}
-GPU = {"kind": "cuda", "name": "NVIDIA H200", "driver": "570.1", "host_cpus": 8, "host_memory_gib": 64.0}
+GPU: dict[str, Any] = {
+    "kind": "cuda",
+    "name": "NVIDIA H200",
+    "driver": "570.1",
+    "host_cpus": 8,
+    "host_memory_gib": 64.0,
+}
 
 
-def now(**changes: object) -> Software:
-    given = {"versions": {"torch": "2.11.0", "papermill": "2.7.0"}, "gpus": {"NVIDIA H200"}, "driver": "570.1"}
+def now(**changes: Any) -> Software:
+    given: dict[str, Any] = {
+        "versions": {"torch": "2.11.0", "papermill": "2.7.0"},
+        "gpus": {"NVIDIA H200"},
+        "driver": "570.1",
+    }
     return Software(**{**given, **changes})
 
 

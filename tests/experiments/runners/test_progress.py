@@ -22,9 +22,9 @@ PROGRESS = Progress(
 
 
 def drawn(thing) -> str:
-    console = Console(file=StringIO(), width=100)
-    console.print(thing)
-    return console.file.getvalue()
+    text = StringIO()
+    Console(file=text, width=100).print(thing)
+    return text.getvalue()
 
 
 def test_a_running_row_shows_its_position():
@@ -52,11 +52,11 @@ def test_steps_are_not_counted_before_they_are_planned():
 
 
 def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
-    console = Console(file=StringIO(), width=200)
-    view, row = View(console), spec("b").model_copy(update={"size": "tiny"})
+    text = StringIO()
+    view, row = View(Console(file=text, width=200)), spec("b").model_copy(update={"size": "tiny"})
     view.predicts("", {"b": "out of GPU memory, as the lab states"})
     view.ends(row, in_memory.result("b", size="tiny", memory={"peak_gib": 0.005629}))
-    assert console.file.getvalue().strip() == (
+    assert text.getvalue().strip() == (
         f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as the lab states"
     )
 
@@ -67,13 +67,13 @@ def test_a_terminal_gets_the_table_and_a_file_gets_lines():
 
 
 def test_the_table_is_drawn_while_rows_run():
-    console = Console(file=StringIO(), force_terminal=True, width=100)
-    view = view_on(console)
+    text = StringIO()
+    view = view_on(Console(file=text, force_terminal=True, width=100))
     with view.live():
         view.shows([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None)
         view.ends(spec("b"), in_memory.result("b", memory={"peak_gib": 2.0}))
-    assert "9 of 24" in console.file.getvalue()
-    assert "b: fits, peak 2 GiB" in console.file.getvalue()
+    assert "9 of 24" in text.getvalue()
+    assert "b: fits, peak 2 GiB" in text.getvalue()
 
 
 def test_times_are_shown_in_hours_minutes_and_seconds():

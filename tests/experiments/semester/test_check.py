@@ -11,6 +11,7 @@ import pytest
 
 from experiments.semester import check
 from experiments.semester.parts import Lease, Part, command, parts_of
+from experiments.semester.process import SILENT_S, run_logged
 from experiments.semester.state import STATE_FILE, Check, checks_in
 from experiments.semester.versions import SETS, NotInstalled
 from experiments.system.lock import lock_folder
@@ -82,7 +83,7 @@ def test_a_part_that_breaks_is_a_finding_and_the_others_run(semester, checks):
 
 
 def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatch):
-    known = check.python_of
+    known = vars(check)["python_of"]
 
     def python_of(name, *more):
         if name == "newest":
@@ -97,8 +98,6 @@ def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatc
 
 
 def test_an_interrupted_check_goes_on_where_it_was(semester, checks, monkeypatch):
-    run_logged = check.run_logged
-
     def interrupted(words, *more):
         if "--predict-only" in words:
             raise KeyboardInterrupt
@@ -180,7 +179,7 @@ def test_silence_is_told_once(tmp_path):
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert told == []
-    silent = time.time() - check.SILENT_S
+    silent = time.time() - SILENT_S
     os.utime(tmp_path / "log.txt", (silent, silent))
     look()
     look()

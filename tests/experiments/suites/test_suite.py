@@ -1,17 +1,18 @@
 from copy import deepcopy
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from experiments.errors import InputError
 from experiments.suites.cards import cards
+from experiments.suites.choices import Optimizer, Strategy
 from experiments.suites.models import models
-from experiments.suites.settings import Optimizer, Settings, Strategy
+from experiments.suites.settings import Settings
 from experiments.suites.suite import Check, Quantity, ReferenceValue, Row, Suite, read_suite, suite_named, suite_names
 from tests.support.results.in_memory import CARD, COMMON
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "suite": "lab",
     "version": 1,
     "title": "Lab",
@@ -42,7 +43,7 @@ def edited(path, value):
     """GOOD with the value at ``path``, a sequence of keys, changed."""
     data = deepcopy(GOOD)
     *parents, last = path
-    inner = data
+    inner: Any = data
     for key in parents:
         inner = inner[key]
     inner[last] = value

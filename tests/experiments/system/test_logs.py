@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ Current thread 0x00007f02 (most recent call first):
 
 def own(source):
     """Return the function ``called`` of a module that seems to be one of this project."""
-    names: dict = {}
+    names: dict[str, Any] = {}
     exec(compile(source, OURS, "exec"), names)
     return names["called"]
 
@@ -53,9 +54,9 @@ def test_the_place_of_an_error_is_our_own_code_and_the_library_that_it_called():
     assert location_of_error(caught.value).startswith(
         "experiments/training/engines/own.py:3 in called, which called json/"
     )
-    with pytest.raises(ZeroDivisionError) as caught:
+    with pytest.raises(ZeroDivisionError) as divided:
         own("def called():\n    1 / 0\n")()
-    assert location_of_error(caught.value) == "experiments/training/engines/own.py:2 in called"
+    assert location_of_error(divided.value) == "experiments/training/engines/own.py:2 in called"
 
 
 def test_the_place_of_a_hang_is_that_of_the_thread_with_our_own_code():

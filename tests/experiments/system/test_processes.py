@@ -5,9 +5,9 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from experiments.system import processes
 from experiments.system.processes import find_tagged, kill_tagged
 
 SPAWN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
@@ -39,7 +39,7 @@ def test_tagged_processes_are_found_and_killed_together(two):
 
 
 def test_processes_that_survive_are_named(two, monkeypatch):
-    monkeypatch.setattr(processes.psutil.Process, "kill", lambda process: None)
+    monkeypatch.setattr(psutil.Process, "kill", lambda process: None)
     left = kill_tagged("TESTBED_TEST", two, 0.1)
     monkeypatch.undo()
     assert sorted(left) == sorted(process.pid for process in find_tagged("TESTBED_TEST", two))

@@ -22,9 +22,9 @@ def tables(draw):
 
 
 def drawn(table: Table, width: int) -> list[str]:
-    console = Console(file=StringIO(), width=width)
-    console.print(table)
-    return console.file.getvalue().splitlines()
+    text = StringIO()
+    Console(file=text, width=width).print(table)
+    return text.getvalue().splitlines()
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,9 +77,10 @@ def test_optional_columns_are_left_out_first_and_named():
 
 def test_lines_are_wrapped_at_words_on_a_terminal_only():
     for terminal in (True, False):
-        console = Console(file=StringIO(), width=30, force_terminal=terminal, color_system=None)
+        text = StringIO()
+        console = Console(file=text, width=30, force_terminal=terminal, color_system=None)
         path = "/a/long/path/that/is/never/broken/into/two"
         print_lines(console, f"the report of the run is at {path}")
-        lines = console.file.getvalue().splitlines()
+        lines = text.getvalue().splitlines()
         assert path in [line.strip() for line in lines] or not terminal
         assert (len(lines) == 1) is not terminal

@@ -1,5 +1,6 @@
 import platform
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,7 @@ def test_a_rank_uses_the_gpu_of_its_local_rank(monkeypatch, rank, number):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    selected = []
+    selected: list[Any] = []
 
     def properties(index):
         return SimpleNamespace(name=f"GPU {index}", total_memory=80 * GIB, major=9, minor=0)

@@ -4,6 +4,7 @@ import faulthandler
 import signal
 from functools import cache
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.support.results.in_memory import CPU
 from tests.support.training.tiny_rows import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
 
 POINTS = ("before forward", "after forward", "after backward")
-TEXT = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_steps": 2}
+TEXT: dict[str, Any] = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_steps": 2}
 OWN = Model(
     family="transformers",
     architecture={
@@ -201,7 +202,7 @@ def test_progress_is_written_from_the_start(trained):
 @pytest.fixture(scope="module")
 def lengths(tmp_path_factory):
     """One row at full length, and at verdict length with loader workers that prefetch."""
-    row = {"batch_size": 1, "train_samples": 20, "precision": "bf16-true"}
+    row: dict[str, Any] = {"batch_size": 1, "train_samples": 20, "precision": "bf16-true"}
     full = rank.run_rank(spec(**row), tmp_path_factory.mktemp("full"))
     return full, rank.run_rank(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ OLD = [pin for pin in PINS if pin.partition("==")[0] in NAMES]
 LITGPT = {"model": LLAMA, "engine": "litgpt", "dataset": "constant", "warmup_steps": 1}
 LORA_LITGPT = LORA | {"targets": ["query", "value"]}
 TEXTS = {"model": GPT_NEO, "engine": "hf_trainer", "dataset": "constant"}
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "blip2-opt": {"model": OPT, "input": "with-image", "activation_checkpointing": True},
     "blip2-t5": {"model": T5, "lora": LORA_T5},
     "blip2-t5-4bit": {"model": T5, "lora": LORA_T5, "quantization": NF4},
@@ -56,7 +57,7 @@ def libraries():
     with locked(folder):
         if not folder.exists():
             partial = folder.with_name(f"{folder.name}.part")
-            install = [*PIP, "install", "--upgrade", "--no-deps", "--no-compile", "--target", partial]
+            install = [*PIP, "install", "--upgrade", "--no-deps", "--no-compile", "--target", str(partial)]
             subprocess.run([*install, *OLD], check=True)
             partial.rename(folder)
     return folder

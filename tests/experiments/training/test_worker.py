@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
-from experiments.results.schema import Measured, Memory, Progress, StageTimes, StageTimestamps, read_result
+from experiments.results.schema import Measured, Memory, Phase, Progress, StageTimes, StageTimestamps, read_result
 from experiments.suites.row_spec import RowSpec
 from experiments.training import worker
 from experiments.training.distributed import local_node
@@ -150,16 +152,17 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp
 
 
 def test_telemetry_has_the_phase_also_within_a_micro_step(monkeypatch, tmp_path):
-    seen, telemetry = [], SimpleNamespace(phase="load")
-    phases = iter(["forward", "backward", "optimizer step"])
+    seen: list[str] = []
+    telemetry: Any = SimpleNamespace(phase="load")
+    phases: Iterator[Phase] = iter(("forward", "backward", "optimizer step"))
 
     def progress(*_):
         seen.append(telemetry.phase)
         return Progress(phase=next(phases), step=0, micro_steps=7, planned_micro_steps=9, allocated_gib=1.0)
 
     monkeypatch.setattr(worker, "_read_row_progress", progress)
-    monkeypatch.setattr(worker.time, "sleep", lambda _: None)
-    ranks = SimpleNamespace(ended=lambda: len(seen) == 3, failed=lambda: False)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    ranks: Any = SimpleNamespace(ended=lambda: len(seen) == 3, failed=lambda: False)
     worker._wait_for_ranks(ranks, tmp_path, 60.0, telemetry)
     assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 

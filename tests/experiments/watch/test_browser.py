@@ -63,7 +63,9 @@ def test_the_token_gives_a_cookie_that_scripts_cannot_read(served):
 
 def test_only_the_loopback_interface_answers(served):
     port = urlsplit(served).port
-    others = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {"127.0.0.1"}
+    others = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {
+        "127.0.0.1"
+    }
     for other in (address for address in others if not address.startswith("127.")):
         with pytest.raises(ConnectionRefusedError), socket.create_connection((other, port), timeout=2):
             pass

@@ -3,6 +3,7 @@
 import pytest
 
 from experiments.errors import InputError
+from experiments.prediction.as_result import evaluate_run
 from experiments.system.lock import lock_folder
 from experiments.watch import state
 from experiments.watch.state import RunWatcher
@@ -28,8 +29,7 @@ def test_each_row_has_the_state_of_its_files(folder):
 
 def test_a_result_changes_the_verdicts_and_nothing_else_reads_them_again(folder, monkeypatch):
     evaluations = []
-    real = state.evaluate_run
-    monkeypatch.setattr(state, "evaluate_run", lambda *given: evaluations.append(given) or real(*given))
+    monkeypatch.setattr(state, "evaluate_run", lambda *given: evaluations.append(given) or evaluate_run(*given))
     watcher = RunWatcher(folder.path)
     before = {one.id: one for one in watcher.read().verdicts}
     watcher.read()

@@ -17,9 +17,9 @@ DAY = (MONDAY, at(24))
 
 
 def lines(renderable):
-    console = Console(width=140, file=StringIO())
-    console.print(renderable)
-    return console.file.getvalue().splitlines()
+    text = StringIO()
+    Console(width=140, file=text).print(renderable)
+    return text.getvalue().splitlines()
 
 
 def signs(bookings, window, slots=()):

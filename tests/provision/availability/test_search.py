@@ -1,6 +1,8 @@
 """The rules of the search for time slots, one by one; test_search_oracle.py compares them with a simple search."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -81,8 +83,9 @@ def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
 
 @pytest.mark.parametrize("field", ["start", "not_before"])
 def test_a_time_without_a_zone_is_rejected(field):
+    without_zone: dict[str, Any] = {field: datetime(2026, 11, 23, 14)}
     with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no zone; allowed: '2026-11-23 14:00Z'"):
-        starts([ONE], [], Requirements(HOUR, **{field: datetime(2026, 11, 23, 14)}))
+        starts([ONE], [], replace(Requirements(HOUR), **without_zone))
 
 
 def test_a_search_begins_at_the_next_minute_and_not_before_what_is_wanted():
@@ -139,7 +142,7 @@ def test_a_node_without_a_gpu_is_left_out_of_its_type():
 
 
 def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
-    h100 = {"gpu_model": "NVIDIA H100 SXM5", "gpu_memory_gib": 94.0, "interconnect": "NVLink"}
+    h100: dict[str, Any] = {"gpu_model": "NVIDIA H100 SXM5", "gpu_memory_gib": 94.0, "interconnect": "NVLink"}
     node = Host("h1", "h1", "CHI@TACC", "gpu_h100", gpus=4, **h100)
     places = [Host(f"f{n}", f"f{n}", "KVM@TACC", "g1.h100.pci.1", gpus=1, flavor=True, **h100) for n in (1, 2)]
     hosts = [ONE, node, *places]

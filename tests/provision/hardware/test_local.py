@@ -6,6 +6,7 @@ import pytest
 
 from provision.errors import UnknownDevices
 from provision.hardware import local
+from provision.hardware.gpus import installed
 from provision.models import Gpu
 
 GPUS = (Gpu(0, "NVIDIA A", 80.0, "GPU-aa1"), Gpu(1, "NVIDIA A", 80.0, "GPU-bb2"), Gpu(2, "NVIDIA B", 40.0, "GPU-cc3"))
@@ -26,7 +27,7 @@ def test_without_a_driver_no_gpu_is_found(monkeypatch):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
-    assert local.installed() == ()
+    assert installed() == ()
     assert "no GPU" in local.this_machine().description
 
 
@@ -41,7 +42,7 @@ def test_a_gpus_memory_is_what_the_driver_leaves(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: "NVIDIA A")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: "GPU-aa1")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle, version=None: Memory)
-    assert local.installed() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
+    assert installed() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,12 @@ def test_a_record_without_account_is_not_closed_before_its_end_where_its_lease_i
 
 def test_the_entry_that_made_a_lease_is_preferred_for_it(leased, reconciler, monkeypatch):
     asked = []
-    monkeypatch.setattr(accounts, "connect_to", lambda *names: (asked.append(names), leased[0])[1])
+
+    def connect_to(*names):
+        asked.append(names)
+        return leased[0]
+
+    monkeypatch.setattr(accounts, "connect_to", connect_to)
     assert connect_to_lease(reconciler, leased[1]) is leased[0]
     assert asked == [("CHI@UC", "uc")]
 

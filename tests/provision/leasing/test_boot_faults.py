@@ -154,7 +154,7 @@ def test_an_extension_during_the_boot_is_kept_on_other_nodes(reconciler, lease_r
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_start_that_was_moved_is_waited_for(reconciler, lease_request):
+def test_a_start_that_was_moved_is_waited_for(reconciler, lease_request, monkeypatch):
     site = FakeSite(lease_status="PENDING")
     begin, moved = NOW + HOUR, NOW + 3 * HOUR
 
@@ -163,6 +163,6 @@ def test_a_start_that_was_moved_is_waited_for(reconciler, lease_request):
         changed = [replace(one, start=moved if now > begin else one.start) for one in site.held]
         return [replace(one, status="ACTIVE" if now > moved + timedelta(minutes=1) else "PENDING") for one in changed]
 
-    site.leases = leases
+    monkeypatch.setattr(site, "leases", leases)
     leased = lease(site, reconciler, replace(lease_request(start=begin), at_once=False))
     assert (leased.lease.status, leased.lease.start) == ("ACTIVE", moved)

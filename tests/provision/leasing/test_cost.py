@@ -107,7 +107,8 @@ def test_what_cannot_be_deleted_stops_nothing_else(reconciler, lease_request, co
 
 
 def test_the_lease_goes_first(reconciler, lease_request):
-    site, order = priced(), []
+    site = priced()
+    order: list[str] = []
     lease(site, reconciler, lease_request())
     site.before = order.append
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))

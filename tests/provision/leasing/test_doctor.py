@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from keystoneauth1 import exceptions as keystone_errors
@@ -30,7 +31,7 @@ class FakeSite:
     name = "CHI@UC"
 
     def __init__(self) -> None:
-        self.answers = {
+        self.answers: dict[str, Any] = {
             "identity": IDENTITY,
             "credential": Credential(),
             "hosts": ["a node"],

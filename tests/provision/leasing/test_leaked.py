@@ -10,7 +10,7 @@ from tests.support.leasing.fake_site import FakeSite
 TAGS = [f"llm-testbed-00000000000{number}" for number in range(3)]
 
 
-def test_what_cannot_be_deleted_stops_no_other(reconciler):
+def test_what_cannot_be_deleted_stops_no_other(reconciler, monkeypatch):
     site = FakeSite()
     site.uploaded = [TaggedResource(tag, "key", tag, site.user_id()) for tag in TAGS]
     delete = site.delete_key
@@ -20,7 +20,7 @@ def test_what_cannot_be_deleted_stops_no_other(reconciler):
             raise RequestRejected("nova: locked")
         delete(key)
 
-    site.delete_key = delete_key
+    monkeypatch.setattr(site, "delete_key", delete_key)
     with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: key {TAGS[0]} \(nova: locked\)"):
         delete_leaked(site, reconciler, leaked_resources(site, reconciler))
     assert [key.id for key in site.uploaded] == TAGS[:1]

@@ -6,7 +6,7 @@ from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NotE
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import release
-from provision.models import Address, Server
+from provision.models import Address, Host, Server
 from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
@@ -30,7 +30,8 @@ def test_a_lease_that_does_not_start_is_a_failure(reconciler, lease_request):
 
 
 def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, said):
-    site, others = FakeSite(), []
+    site = FakeSite()
+    others: list[Host] = []
 
     def before(operation):
         if operation == "create lease" and not others:

@@ -87,12 +87,12 @@ class Killed(Exception):
     """Exception that represents the death of the program."""
 
 
-def killed(reconciler, site, active_lease, event, by=HOUR):
+def killed(reconciler, site, active_lease, fatal, by=HOUR):
     """Extend with a program that dies instead of writing this event."""
 
     class Deadly(Journal):
-        def write(self, what, *args, **data):
-            super().write(what, *args, **data) if what != event else self.die()
+        def write(self, event, *args, **data):
+            super().write(event, *args, **data) if event != fatal else self.die()
 
         def die(self):
             raise Killed

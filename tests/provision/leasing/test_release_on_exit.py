@@ -71,9 +71,9 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
     ]
 
 
-def test_an_incomplete_release_names_what_remains(reconciler, lease_request, said):
+def test_an_incomplete_release_names_what_remains(reconciler, lease_request, said, monkeypatch):
     site = FakeSite()
-    site.delete_lease = lambda lease: None
+    monkeypatch.setattr(site, "delete_lease", lambda lease: None)
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
         run(site, reconciler, lease_request())
     assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in said

@@ -1,6 +1,5 @@
 """Choosing among several sites, which are fakes with nothing but a calendar."""
 
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 import pytest
@@ -8,19 +7,17 @@ import pytest
 from provision.errors import NoCredentials, NoSuchHost, NotEnoughHosts, RequestRejected, Unreachable
 from provision.leasing.reserve import choose_slots_among, site_with_earliest_slot
 from provision.models import Booking, Host, Requirements
-from tests.support.leasing.fake_site import HOUR, NOW
+from tests.support.leasing.fake_site import HOUR, NOW, FakeSite
 
 UNREACHABLE = Unreachable("blazar does not answer")
 
 
-@dataclass
-class FakeCalendar:
+class FakeCalendar(FakeSite):
     """A site with one host, which has the same id at every site."""
 
-    name: str
-    booked: list[Booking] = field(default_factory=list)
-    node_type: str = "gpu"
-    problem: Exception | None = None
+    def __init__(self, name, booked=(), node_type="gpu", problem=None):
+        super().__init__(name=name)
+        self.booked, self.node_type, self.problem = booked, node_type, problem
 
     def hosts(self):
         if self.problem:
@@ -28,7 +25,7 @@ class FakeCalendar:
         return [Host("1", f"{self.name}-1", self.name, self.node_type, gpus=4)]
 
     def bookings(self):
-        return self.booked
+        return list(self.booked)
 
 
 def taken(hours):

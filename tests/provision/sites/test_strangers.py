@@ -1,6 +1,7 @@
 """Records of others that cannot be read harm nobody, and one of ours is never passed over. The clients are fakes."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,7 +10,7 @@ from provision.sites.bare_metal import BareMetal
 from provision.sites.kvm import Kvm
 
 TAG = "llm-testbed-000000000000"
-GOOD = {
+GOOD: dict[str, Any] = {
     "id": "1",
     "name": "llm_cc",
     "status": "ACTIVE",
@@ -19,7 +20,7 @@ GOOD = {
     "created_at": "2026-11-21 11:59:00",
     "reservations": [{"id": "r", "resource_type": "physical:host", "hypervisor_properties": f'["!=", "$x", "{TAG}"]'}],
 }
-STRANGE = {
+STRANGE: dict[str, Any] = {
     "no reservations": {"reservations": []},
     "no list of reservations": {"reservations": None},
     "a reservation without an id": {"reservations": [{"resource_type": "network"}]},

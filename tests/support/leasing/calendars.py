@@ -1,6 +1,7 @@
 """Hosts and bookings for tests."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from provision.models import Booking, Host
 
@@ -9,15 +10,15 @@ HOUR = timedelta(hours=1)
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-def a100(name: str, **other: object) -> Host:
+def a100(name: str, **other: Any) -> Host:
     """Return a node with 4 x A100 80GB."""
-    facts = {"site": "CHI@UC", "node_type": "gpu_a100_pcie", "gpu_model": "NVIDIA A100", "gpus": 4}
+    facts: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu_a100_pcie", "gpu_model": "NVIDIA A100", "gpus": 4}
     return Host(name, name, **{**facts, "gpu_memory_gib": 80.0, "interconnect": "PCIe", "su_per_hour": 16.0, **other})
 
 
-def gigaio(name: str, gpus: int = 1, **other: object) -> Host:
+def gigaio(name: str, gpus: int = 1, **other: Any) -> Host:
     """Return a node of type compute_gigaio, whose nodes differ in GPUs."""
-    model = {"gpu_model": "NVIDIA A100", "gpu_memory_gib": 80.0} if gpus else {}
+    model: dict[str, Any] = {"gpu_model": "NVIDIA A100", "gpu_memory_gib": 80.0} if gpus else {}
     return Host(name, name, "CHI@UC", "compute_gigaio", gpus=gpus, **{"su_per_hour": 4.0, **model, **other})
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from typing import Any
 
 from provision.clock import Clock
 from provision.models import Address, Booking, Credential, Host, Identity, Lease, Server, TaggedResource
@@ -31,7 +32,7 @@ class FakeClock(Clock):
 
 
 def hosts_of(number: int, **more: object) -> list[Host]:
-    kind = {"site": "CHI@UC", "node_type": "gpu", "gpus": 4, **more}
+    kind: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu", "gpus": 4, **more}
     return [Host(str(n), f"node-{n}", **kind) for n in range(1, number + 1)]
 
 
@@ -54,8 +55,15 @@ class FakeSite:
     limits: Credential = CREDENTIAL
 
     def __post_init__(self):
-        self.held, self.booted, self.uploaded, self.taken = [], [], [], []
-        self.attempts, self._numbers = [], count(1)
+        self.held: list[Lease] = []
+        self.booted: list[Server] = []
+        self.uploaded: list[TaggedResource] = []
+        self.taken: list[Address] = []
+        self.attempts: list[tuple[str, str]] = []
+        self._numbers = count(1)
+
+    def user(self):
+        return self.account.user
 
     def user_id(self):
         return self.account.user_id
@@ -65,6 +73,21 @@ class FakeSite:
 
     def credential(self):
         return self.limits
+
+    def skew(self):
+        return timedelta(0)
+
+    def quota(self):
+        return f"{len(self.booted)} of 10 servers are used"
+
+    def service_units(self):
+        return "not reported by the site's services"
+
+    def addresses_left(self):
+        return None
+
+    def public_keys(self):
+        return []
 
     def hosts(self):
         return self.machines
@@ -89,6 +112,10 @@ class FakeSite:
         more = {"hosts": ids, "tag": tag, "created": f"{number:03}", "fault": self.fault}
         self.held.append(Lease(f"lease-{number}", name, self.lease_status, slot.start, slot.end, resources, **more))
         return self.held[-1]
+
+    def extend_lease(self, lease, slot):
+        self.held = [replace(one, end=slot.end) if one.id == lease.id else one for one in self.held]
+        return next(one for one in self.held if one.id == lease.id)
 
     def delete_lease(self, lease):
         self.before("delete lease")

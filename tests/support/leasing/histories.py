@@ -61,10 +61,6 @@ class UnreliableSite(FakeSite):
         self.booted = [one for one in self.booted if one.tag in going or not one.tag]
         return super().servers()
 
-    def extend_lease(self, lease, slot):
-        self.held = [replace(one, end=slot.end) if one.id == lease.id else one for one in self.held]
-        return next(one for one in self.held if one.id == lease.id)
-
     def _fated(self, change):
         def happens(*arguments):
             fate = self.plan.pop(0) if self.plan else "done"
@@ -97,9 +93,11 @@ class Leasing(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.site = UnreliableSite(hosts_of(4, su_per_hour=16.0), clock=self.clock)
         theirs = Lease("theirs", "their lease", "ACTIVE", NOW, NOW + timedelta(days=6), ("r",), ("4",), owner="2")
-        self.others = [theirs, Server("theirs", "node", "ACTIVE", owner="2"), Address("theirs", "192.0.2.99")]
-        self.site.held, self.site.booted, self.site.taken = [[one] for one in self.others]
-        self.said, self.ended = [], ""
+        server, address = Server("theirs", "node", "ACTIVE", owner="2"), Address("theirs", "192.0.2.99")
+        self.others = [theirs, server, address]
+        self.site.held, self.site.booted, self.site.taken = [theirs], [server], [address]
+        self.said: list[str] = []
+        self.ended = ""
 
     def reconciler(self):
         return Reconciler(Journal(Path(self.folder.name), self.clock.now), self.clock, self.said.append)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.prediction.predict import suite_row_spec
+from experiments.results.memory_parts import StepPoint
 from experiments.results.run_folder import Run, RunFolder
-from experiments.results.schema import Device, Failure, Measured, Memory, Result, Snapshot, Speed, read_result
+from experiments.results.schema import Device, Failure, Measured, Memory, Phase, Result, Snapshot, Speed, read_result
 from experiments.suites.suite import suite_named
 from tests.support.runners.fake_predictions import Predictor
 
@@ -103,7 +104,7 @@ def make_memory(
     shots = []
     for step in range(steps):
         state = optimizer if step else 0.0
-        points = (
+        points: tuple[tuple[StepPoint, float, float, float], ...] = (
             ("before forward", 0.0, state, 0.0),
             ("after forward", 0.0, state, activations),
             ("after backward", grads, state, 0.01 * activations),
@@ -125,7 +126,12 @@ def make_memory(
                     reserved_gib=reserved,
                 )
             )
-    phases = {"load": params, "forward": peak * 0.9, "backward": peak, "optimizer step": peak * 0.97}
+    phases: dict[Phase, float] = {
+        "load": params,
+        "forward": peak * 0.9,
+        "backward": peak,
+        "optimizer step": peak * 0.97,
+    }
     return Memory(
         snapshots=tuple(shots), peak_gib=peak, peak_by_phase_gib=phases, reserved_gib=reserved, host_peak_gib=6.2
     )
@@ -305,7 +311,7 @@ def tiny_run(path: Path) -> RunFolder:
     results = {}
     for row in run.rows:
         _, peak, _, params, grads, optimizer, activations, speed = MEASURED.get(row, MEASURED["xxl-adam-8bit"])
-        small = [value / 2000 for value in (params, grads, optimizer, activations)]
+        small = (params / 2000, grads / 2000, optimizer / 2000, activations / 2000)
         memory = make_memory(peak / 2000, None, *small)
         results[row] = make_result(run, row, "fits", PROCESSOR, memory=memory, speed=make_speed(speed or 20.0))
     return write_run(path, run, results)
@@ -332,7 +338,8 @@ class Page(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.text, self.tags, self._hidden = "", [], False
+        self.text, self._hidden = "", False
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.source = path.read_text()
         self.feed(self.source)
 

@@ -10,6 +10,6 @@ from tests.support.runners import fake_worker
 from tests.support.runners.fake_predictions import Predictor, stated
 
 if __name__ == "__main__":
-    service.predict = Predictor(stated)
+    service.predict = Predictor(stated)  # type: ignore[attr-defined, assignment]
     pipeline.run_suites = partial(pipeline.run_suites, worker=fake_worker.MODULE)
     sys.exit(app.main(sys.argv[1:]))

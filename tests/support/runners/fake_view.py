@@ -1,6 +1,7 @@
 """A view that records what it shows."""
 
 from io import StringIO
+from typing import Any
 
 from rich.console import Console
 
@@ -13,7 +14,7 @@ class RecordingView(View):
     def __init__(self) -> None:
         self.text = StringIO()
         super().__init__(Console(file=self.text))
-        self.shown: list = []
+        self.shown: list[tuple[Any, ...]] = []
 
     def shows(self, states, done, total, left_s):
         self.shown.append((states, done, total, left_s))

@@ -76,5 +76,5 @@ def train(spec, probe, out):
 
 
 if __name__ == "__main__":
-    sys.modules["experiments.training.engines.lightning"] = SimpleNamespace(train=train)
+    sys.modules["experiments.training.engines.lightning"] = SimpleNamespace(train=train)  # type: ignore[assignment]
     sys.exit(rank.main(*sys.argv[1:]))

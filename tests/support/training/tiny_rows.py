@@ -46,4 +46,10 @@ def shots(memory: Memory, point: str, field: str) -> list[int]:
     return [in_bytes(getattr(shot, field)) for shot in memory.snapshots if shot.point == point]
 
 
-TEXT = {"engine": "hf_trainer", "model": GPT_NEO, "dataset": "constant", "max_length": 16, "train_samples": None}
+TEXT: dict[str, Any] = {
+    "engine": "hf_trainer",
+    "model": GPT_NEO,
+    "dataset": "constant",
+    "max_length": 16,
+    "train_samples": None,
+}

@@ -4,7 +4,9 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +134,7 @@ def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
     """Make a request of three hours on a node from now on; arguments are further requirements."""
 
     def make(name: str = "llm_cc", **requirements: object) -> LeaseRequest:
-        fields = {"length": timedelta(hours=3), "node_type": A100, **requirements}
+        fields: dict[str, Any] = {"length": timedelta(hours=3), "node_type": A100, **requirements}
         return LeaseRequest(name, "node-llm-cc", Requirements(**fields), key, at_once="start" not in requirements)
 
     return make
@@ -144,23 +146,24 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "try_login", lambda login: None)
 
 
-def empty(site: object) -> None:
+def empty(site: Testbed) -> None:
     """Delete all resources of the project at the site."""
     reconciler = Reconciler(None, FakeClock(), lambda line: None)
-    for listed, delete in (
+    kinds: tuple[tuple[Any, Any], ...] = (
         (site.servers, site.delete_server),
         *([(site.volumes, site.delete_volume)] if isinstance(site, Kvm) else []),
         (site.addresses, site.release_address),
         (site.keys, site.delete_key),
         *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
-    ):
+    )
+    for listed, delete in kinds:
         for resource in reconciler.query(listed):
-            reconciler.query(lambda delete=delete, resource=resource: delete(resource))
+            reconciler.query(partial(delete, resource))
     reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
 
 
-def left_at(site: object) -> list[object]:
+def left_at(site: Testbed) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
-    of_kvm = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
+    of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
     return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.leases()]

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import openstack
 import pytest
@@ -18,7 +19,7 @@ OTHER_PROJECT = "CHI-000002"
 @pytest.fixture(scope="module")
 def other_project(box):
     """Create a second project with the same user as a member."""
-    keystone = openstack.connect(
+    keystone: Any = openstack.connect(
         load_envvars=False,
         load_yaml_config=False,
         auth_url=f"http://{box.place.outer}:{PORTS['keystone']}/v3",

@@ -91,7 +91,7 @@ def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, rea
 def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     testbed, site, box, lease_flags, monkeypatch
 ):
-    told = []
+    told: list[signal.Signals] = []
 
     class Impatient(FakeClock):
         def sleep(self, seconds):

@@ -53,7 +53,9 @@ class FaultInjector:
     """
 
     def __init__(self, box, site) -> None:
-        self.box, self.site, self.service, self.met = box, site, None, []
+        self.box, self.site = box, site
+        self.service: str | None = None
+        self.met: list[tuple[str, str]] = []
         self.patience_s = site.session.timeout
 
     def inject(self, fault, service):
@@ -81,7 +83,8 @@ class InterceptedJournal(Journal):
 
     def __init__(self, folder, happens) -> None:
         super().__init__(folder)
-        self.happens, self.attempts = happens, Counter()
+        self.happens = happens
+        self.attempts: Counter[Operation] = Counter()
 
     def write(self, event, active_lease, operation=None, **data):
         super().write(event, active_lease, operation, **data)
@@ -205,7 +208,8 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
             box.behave()
 
     box.behave(hypervisor={"fail": "no such volume"})
-    reconciler = Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report)
+    journal = InterceptedJournal(tmp_path / "state", happens)
+    reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
     one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.security_groups())
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
@@ -214,8 +218,8 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     box.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
-    assert set(reconciler.journal.attempts) == set(Operation)
-    assert len(injector.met) == sum(min(number, 2) for number in reconciler.journal.attempts.values())
+    assert set(journal.attempts) == set(Operation)
+    assert len(injector.met) == sum(min(number, 2) for number in journal.attempts.values())
     for service, line in injector.met:
         assert re.match(f"{'.*' if service == 'keystone' else service}{MESSAGES[fault]}", line), (service, line)
 

@@ -1,12 +1,12 @@
 """What is told before a lease costs anything, and what a release goes past, against the box."""
 
 import pytest
+from chi import context
 
 from provision.choices import IMAGE
 from provision.errors import NotReleased, RequestRejected
 from provision.leasing import release
 from provision.leasing.lease import lease
-from provision.sites import openstack
 from tests.testbed.chameleon.conftest import left_at
 
 MORE = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
@@ -50,7 +50,7 @@ def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(test
 
 
 def test_a_network_that_the_site_lacks_is_told_before_anything_costs(site, reconciler, lease_request, monkeypatch):
-    monkeypatch.setattr(openstack.context, "DEFAULT_NETWORK", "sharednet9")
+    monkeypatch.setattr(context, "DEFAULT_NETWORK", "sharednet9")
     with pytest.raises(RequestRejected, match="network sharednet9 does not exist at CHI@UC"):
         lease(site, reconciler, lease_request())
     assert left_at(site) == []

@@ -65,7 +65,7 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
         extra: Mapping[str, Any] = {},
         **setup: Any,
     ) -> ConfiguredNode:
-        options = {"source": "load", "archive": archive, "cdi_spec": spec} | setup
+        options: dict[str, Any] = {"source": "load", "archive": archive, "cdi_spec": spec} | setup
         machines = [Machine(node.name, login(node)) for node in nodes]
         with pytest.MonkeyPatch.context() as patch:
             if roles:

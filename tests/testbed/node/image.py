@@ -83,7 +83,7 @@ def archive_key(scratch: Path) -> bytes:
     folder, home = scratch / "extracted", scratch / "gnupg"
     home.mkdir(mode=0o700)
     _run("mmdebstrap", "--quiet", "--variant=extract", *options, "--include=ubuntu-keyring", SUITE, folder)
-    gpg = ["gpg", "--quiet", "--homedir", home]
+    gpg = ["gpg", "--quiet", "--homedir", str(home)]
     _run(*gpg, "--import", folder / "usr/share/keyrings/ubuntu-archive-keyring.gpg")
     key = subprocess.run([*gpg, "--export", ARCHIVE_KEY], check=True, capture_output=True).stdout
     assert key, f"the archive's keyring has no key {ARCHIVE_KEY}"

@@ -55,8 +55,9 @@ def start(results: Path, *rows: str) -> subprocess.Popen[str]:
     options = ["--no-predict", "--in-container", "--results", str(results)]
     command = [sys.executable, "-m", "experiments", "run", SUITE, *(f"--row={row}" for row in rows), *options]
     environment = os.environ | {"PYTHONPATH": str(CODE_FOLDER)}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, cwd=results.parent, **output)
+    return subprocess.Popen(
+        command, env=environment, cwd=results.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_a_row_trains_in_a_container_of_the_image(docker: DockerClient, tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_nvtop_is_installed_where_a_repository_offers_it(node: Node, set_up: Set
 
 
 def test_ansible_lint_passes() -> None:
-    lint = [sys.executable, "-m", "ansiblelint", "--offline", "--profile", "production", "--nocolor", ANSIBLE]
+    lint = [sys.executable, "-m", "ansiblelint", "--offline", "--profile", "production", "--nocolor", str(ANSIBLE)]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(lint, capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stdout + done.stderr

@@ -105,7 +105,7 @@ class Box:
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of this folder's programs in the services' environment."""
-        command = [self._python, HERE / program, *arguments]
+        command = [str(self._python), str(HERE / program), *arguments]
         done = subprocess.run(command, env=_quiet_environment(), capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{program} {arguments[0]} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")

@@ -23,7 +23,7 @@ def environment() -> Path:
     folder = cache() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
     with locked(folder):
         if not (folder / ".made").exists():
-            command = [sys.executable, PROJECT / "containers" / "environment.py", folder, LOCK]
+            command = [sys.executable, *map(str, (PROJECT / "containers" / "environment.py", folder, LOCK))]
             subprocess.run(command, stdout=sys.__stderr__, check=True)
     return folder
 

@@ -14,7 +14,7 @@ from nova.virt import fake
 FOLDER = Path()
 
 
-class Driver(fake.FakeDriver):
+class Driver(fake.FakeDriver):  # type: ignore[misc] # nova is not in this environment
     """A driver whose node names are UUIDs, like Ironic's, so that a restarted service recognizes its nodes."""
 
     vcpus, memory_mb, local_gb = 160, 524_288, 2_000

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import openstack
 from keystoneauth1 import session
@@ -29,7 +30,7 @@ RESERVATION = {hardware.BARE_METAL: "blazar", hardware.KVM: "blazar_kvm"}
 
 def identity(place: Place, passwords: dict[str, str]) -> None:
     """Create users and the catalog. Clients use the services' outer address, services each other's inner one."""
-    keystone = _admin(place, passwords).identity
+    keystone: Any = _admin(place, passwords).identity
     service_project = keystone.create_project(name="service", domain_id="default")
     account = keystone.create_user(name="svc", password=passwords["svc"], domain_id="default")
     service_role = keystone.find_role("service") or keystone.create_role(name="service")
@@ -51,7 +52,7 @@ def identity(place: Place, passwords: dict[str, str]) -> None:
     _add_endpoints(keystone, services["identity"], hardware.KVM, place, f":{PORTS['keystone']}/v3")
 
 
-def _add_endpoints(keystone: object, service: str, region: str, place: Place, path: str) -> None:
+def _add_endpoints(keystone: Any, service: str, region: str, place: Place, path: str) -> None:
     for interface, address in (("public", place.outer), ("internal", place.inner), ("admin", place.inner)):
         url = f"http://{address}{path}"
         keystone.create_endpoint(service_id=service, interface=interface, region_id=region, url=url)
@@ -78,7 +79,7 @@ def cloud(place: Place, passwords: dict[str, str]) -> None:
     _enrol(_blazar(place, passwords))
 
 
-def _networks(neutron: object, place: Place) -> None:
+def _networks(neutron: Any, place: Place) -> None:
     public = neutron.create_network(
         name="public",
         is_router_external=True,
@@ -107,7 +108,7 @@ def _networks(neutron: object, place: Place) -> None:
     neutron.add_interface_to_router(router, subnet_id=subnet.id)
 
 
-def _wait_for_hypervisors(nova: object, number: int) -> None:
+def _wait_for_hypervisors(nova: Any, number: int) -> None:
     for _ in range(9000):
         if len(list(nova.hypervisors())) >= number:
             return

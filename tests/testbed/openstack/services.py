@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SERVICE, FOLDER, ADDRESS, PORT = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 HERE = FOLDER / SERVICE
@@ -118,7 +119,7 @@ def _compute(node: str) -> object:
     return running
 
 
-def _started(service: object, **names: str) -> object:
+def _started(service: Any, **names: str) -> object:
     made = service.Service.create(**names)
     made.start()
     return made
@@ -145,9 +146,10 @@ def blazar() -> Wsgi:
 
     service.EVENT_INTERVAL = 1
     notifier.init()
-    blazar.manager = service.ManagerService()
+    manager = service.ManagerService()
+    blazar.manager = manager  # type: ignore[attr-defined] # it lives as long as the process
     _move_clock_of("blazar.")
-    blazar.manager.start()
+    manager.start()
     return app
 
 
@@ -178,7 +180,7 @@ def _move_clock_of(package: str) -> None:
 
     for module in list(sys.modules.values()):
         if module.__name__.startswith(package) and getattr(module, "timeutils", None) is timeutils:
-            module.timeutils = Clock()
+            vars(module)["timeutils"] = Clock()
 
 
 def queue_writers() -> None:

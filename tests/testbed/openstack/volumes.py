@@ -7,11 +7,12 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 VERSIONS = {
     "versions": [{"id": "v3.0", "status": "CURRENT", "version": "3.70", "min_version": "3.0", "links": []}],
 }
-Answer = tuple[int, dict[str, object]]
+Answer = tuple[int, dict[str, Any]]
 
 
 class Volumes:
@@ -19,11 +20,11 @@ class Volumes:
 
     def __init__(self, stuck: Path) -> None:
         self._stuck = stuck
-        self._volumes: dict[str, dict[str, object]] = {}
-        self._attachments: dict[str, dict[str, object]] = {}
+        self._volumes: dict[str, dict[str, Any]] = {}
+        self._attachments: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, environ: dict[str, object], start_response: Callable[..., object]) -> list[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         body = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)) or b"{}")
         path = re.sub(r"^/v3/[^/]+", "", str(environ["PATH_INFO"])).strip("/")
         with self._lock:
@@ -31,7 +32,7 @@ class Volumes:
         start_response(f"{status} OK", [("Content-Type", "application/json")])
         return [json.dumps(answer).encode()]
 
-    def _answer(self, method: str, path: list[str], body: dict[str, dict[str, object]]) -> Answer:
+    def _answer(self, method: str, path: list[str], body: dict[str, dict[str, Any]]) -> Answer:
         match method, path:
             case "GET", [""] | ["v3"]:
                 return 300, VERSIONS
@@ -57,7 +58,7 @@ class Volumes:
                 return 202, {}
         return 404, {}
 
-    def _create(self, wanted: dict[str, object]) -> dict[str, object]:
+    def _create(self, wanted: dict[str, Any]) -> dict[str, Any]:
         volume = {
             "id": str(uuid.uuid4()),
             "status": "available",
@@ -78,7 +79,7 @@ class Volumes:
         self._volumes[volume["id"]] = volume
         return volume
 
-    def _attach(self, wanted: dict[str, object]) -> dict[str, object]:
+    def _attach(self, wanted: dict[str, Any]) -> dict[str, Any]:
         attachment = {
             "id": str(uuid.uuid4()),
             "status": "attached",

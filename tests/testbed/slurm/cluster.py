@@ -97,9 +97,9 @@ class Cluster:
         for folder in (self.state, self.state / "munge"):
             folder.chmod(0o755)
         if os.getuid() == 0:
-            folder = ["--create-home", "--home-dir", self.state / "home", "--shell", "/bin/bash"]
+            home = ["--create-home", "--home-dir", str(self.state / "home"), "--shell", "/bin/bash"]
             with locked(cache() / "useradd"):
-                subprocess.run(["useradd", *folder, "--password", "*", self.user], check=True)
+                subprocess.run(["useradd", *home, "--password", "*", self.user], check=True)
         self._configure()
         munge = self.state / "munge"
         files = [
@@ -209,7 +209,7 @@ class Cluster:
 
 @contextmanager
 def started(
-    gpus: Sequence[int], prepared: Callable[[Path], AbstractContextManager[None]] = nullcontext
+    gpus: Sequence[int], prepared: Callable[[Path], AbstractContextManager[object]] = nullcontext
 ) -> Iterator[Cluster]:
     """Run a cluster while the body runs; ``gpus`` is the number of GPUs of each node.
 

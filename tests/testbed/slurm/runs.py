@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -81,7 +81,7 @@ class SlurmBed(Bed):
         super().__init__(path)
         self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), connect_limit_s=2)
         self._profile = profile
-        self.options: dict[str, object] = {}
+        self.options: dict[str, Any] = {}
 
     @property
     def journal(self) -> Path:

@@ -1,5 +1,7 @@
 """The contract of every runner: for rows on this machine, and for rows as jobs of a real Slurm over a real sshd."""
 
+from typing import Any
+
 import pytest
 
 from experiments.results.schema import NOTEBOOK_FILE
@@ -8,7 +10,7 @@ from tests.support.processes.waiting import wait_for
 from tests.support.results import in_memory
 from tests.testbed.slurm.runs import HANG_S, LocalBed, SlurmBed
 
-BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
+BEHAVIOR: dict[str, Any] = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die", "g": "hang"}
 
 
 @pytest.fixture(scope="module", params=["local", "slurm"])

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import tarfile
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ class Bed(SlurmBed):
         own = {"FAKE": told, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
-        options = {**self.options, "data": self.data}
+        options: dict[str, Any] = {**self.options, "data": self.data}
         return SlurmRunner(self.folder, Rows(self.shell, profile), self.view, worker, GRACE_S, **options)
 
     def specs(self, rows, **changes):
@@ -53,7 +54,7 @@ class Bed(SlurmBed):
             own = {"weights": weights, "data": "synthetic", **changes}
             yield house.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
 
-    def run(self, rows, needy="", **behavior) -> None:
+    def run(self, rows, limit_s=60, needy="", **behavior) -> None:
         self.needy = needy
         self.runner(behavior).run(house.rows_to_run(*self.specs(rows)))
 
@@ -213,7 +214,13 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
     (texts := tmp_path / "set").mkdir()
     (texts / "train.jsonl").write_text("".join(json.dumps({"text": "good " * 20}) + "\n" for _ in range(20)))
     web.repos |= {f"models/{REPO}": tmp_path / "model", "datasets/stanfordnlp/imdb": texts}
-    settings = {"engine": "hf_trainer", "model": MODEL, "dataset": "imdb", "max_length": 16, "max_steps": 2}
+    settings: dict[str, Any] = {
+        "engine": "hf_trainer",
+        "model": MODEL,
+        "dataset": "imdb",
+        "max_length": 16,
+        "max_steps": 2,
+    }
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
     bed.runner({}).run(house.rows_to_run(row))
     web.error_status = REFUSED

@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -23,7 +24,7 @@ from tests.support.training import tiny_rows as house
 from tests.testbed.slurm.conftest import profile_of
 
 SUITE = "slurm_hf_trainer"
-SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp"}
+SETTINGS: dict[str, Any] = {"nodes": 2, "devices": 1, "strategy": "ddp"}
 GRACE_S = 30.0
 
 

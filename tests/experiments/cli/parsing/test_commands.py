@@ -11,7 +11,10 @@ from experiments.cli.app import main
 from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.system.files import CODE_FOLDER
 
-SMALL = ("pydantic", "rich", "plotly", "fabric", "yaml", "importlib.metadata")
+SMALL = ("pydantic", "rich", "plotly", "fabric", "yaml", "importlib.metadata", "logging")
+PAGES = ("jinja2", "markdown_it", "experiments.charts", "experiments.report.write", "plotly")
+NETWORK = ("fabric", "paramiko", "urllib.request", "asyncio")
+RESULTS = ("experiments.results.schema", "provision.models")
 NARROW = 80
 
 
@@ -49,8 +52,29 @@ def test_only_the_module_of_the_chosen_command_is_imported():
     assert _modules_after("run --help") & others == set()
 
 
-def test_listing_suites_imports_neither_results_nor_the_network():
-    assert _modules_after("list") & {"experiments.results.schema", "provision.models", "fabric", "plotly"} == set()
+@pytest.mark.parametrize("arguments", ["nope", "run --nope", "run nope --size huge"])
+def test_a_wrong_command_line_imports_no_large_library(arguments):
+    assert _modules_after(arguments) & {*SMALL} == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unneeded"),
+    [
+        ("list", (*PAGES, *NETWORK, *RESULTS)),
+        ("list single_gpu_blip2", (*PAGES, *NETWORK, *RESULTS)),
+        ("list --json", (*PAGES, *NETWORK, *RESULTS)),
+        ("cards", (*PAGES, *NETWORK, *RESULTS, "experiments.suites.settings")),
+        ("models", (*PAGES, *NETWORK, *RESULTS, "experiments.suites.settings")),
+        ("cards --json", (*PAGES, *NETWORK, *RESULTS, "rich")),
+        ("schema", (*PAGES, *NETWORK, "rich")),
+        ("check --template", (*PAGES, *NETWORK, *RESULTS, "rich")),
+        ("check experiments/suites/labs/single_gpu_blip2.yaml", (*PAGES, *NETWORK, *RESULTS, "rich")),
+        ("history --database nothing.db", (*PAGES, *NETWORK)),
+        ("logs row nothing", (*PAGES, *NETWORK, "rich")),
+    ],
+)
+def test_a_command_imports_only_what_it_needs(arguments, unneeded):
+    assert _modules_after(arguments) & {*unneeded} == set()
 
 
 def test_commands_and_options_and_choices_are_completed():

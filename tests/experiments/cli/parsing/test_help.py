@@ -44,7 +44,7 @@ def test_help_ends_with_two_examples(shown, name):
 @pytest.mark.parametrize("line", [line for lines in examples().values() for line in lines])
 def test_an_example_is_understood_by_its_command(line):
     program, name, *arguments = shlex.split(line.partition(" | ")[0])
-    group = typer.main.get_command(app)
+    group = typer.main.get_group(app)
     parent = group.make_context(program, [name])
     chosen, command, rest = group.resolve_command(parent, [name, *arguments])
     given = command.make_context(chosen, rest, parent=parent, obj=line).params

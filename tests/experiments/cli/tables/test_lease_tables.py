@@ -3,6 +3,7 @@
 from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,9 +19,9 @@ HELSINKI = ZoneInfo("Europe/Helsinki")
 
 
 def lines(renderable, width=140):
-    console = Console(width=width, file=StringIO())
-    console.print(renderable)
-    return console.file.getvalue().splitlines()
+    text = StringIO()
+    Console(width=width, file=text).print(renderable)
+    return text.getvalue().splitlines()
 
 
 def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
@@ -37,7 +38,8 @@ def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
 
 
 LEASE = Lease("l", "llm_cc", "ACTIVE", at(12), at(15), ())
-STATE = State(SimpleNamespace(name="llm_cc", site="CHI@UC"), LEASE, (), (), (NODE,), 16.0, 48.0)
+NAMED: Any = SimpleNamespace(name="llm_cc", site="CHI@UC")
+STATE = State(NAMED, LEASE, (), (), (NODE,), 16.0, 48.0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from importlib.util import find_spec
 from shutil import which
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,13 @@ def generate(tmp_path, capfd):
     """Return the predictions of each GPU for the tiny model, with these options of `testbed predict`."""
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(CONFIG))
-    options = {"batch": BATCH, "seq": PROMPT, "new_tokens": NEW, "precision": "16-true", "card": "a100_80gb"}
+    options: dict[str, Any] = {
+        "batch": BATCH,
+        "seq": PROMPT,
+        "new_tokens": NEW,
+        "precision": "16-true",
+        "card": "a100_80gb",
+    }
 
     def trace(**changes):
         asked = CustomTraining(str(path), task="generate", **options | changes)

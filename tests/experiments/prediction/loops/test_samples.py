@@ -1,6 +1,7 @@
 """Samples for models of all kinds: each is trained for a step on the CPU with the sample that is made for it."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ SOUND = {
     "num_conv_pos_embedding_groups": 2,
 }
 EXPERTS = {"num_key_value_heads": 1, "num_local_experts": 2, "head_dim": 8}
-MODELS = {
+MODELS: dict[str, Any] = {
     "wav2vec2": SOUND,
     "hubert": SOUND,
     "speech_to_text": {**PAIR, "max_source_positions": 1000, "num_conv_layers": 1, "conv_kernel_sizes": [5]},

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def added(phantom: Any, make: Callable[[], Any]) -> tuple[int, int]:
 
 def sizes(phantom: Any) -> Any:
     asked = (0, 1, 512, 513, MIB, MIB + 1, 10 * MIB - 512, 10 * MIB, 10 * MIB + 1, 11 * MIB, 13 * MIB - 512)
-    return {size: added(phantom, lambda size=size: block(size)) for size in asked}
+    return {size: added(phantom, partial(block, size)) for size in asked}
 
 
 def split_and_merged(phantom: Any) -> Any:
@@ -84,7 +85,7 @@ def streams(phantom: Any) -> Any:
         with torch.cuda.stream(side):
             return block(512)
 
-    found = [added(phantom, lambda stream=stream: two(stream))[1] for stream in (None, torch.cuda.Stream())]
+    found = [added(phantom, partial(two, stream))[1] for stream in (None, torch.cuda.Stream())]
     return [*found, torch.cuda.current_stream().stream_id]
 
 

@@ -89,7 +89,9 @@ def test_launchers_are_read_by_their_own_parsers(line, ranks, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("ACCELERATE", "FSDP"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    program, found = parse_launch(parse_command(line.split()))
+    command = parse_command(line.split())
+    assert isinstance(command, LaunchCommand)
+    program, found = parse_launch(command)
     assert (program, tuple(found)) == (Program("file", "train.py", ("a",)), ranks)
 
 

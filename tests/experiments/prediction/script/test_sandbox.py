@@ -40,7 +40,8 @@ def test_a_script_writes_forks_and_connects_in_its_sandbox_alone(tmp_path, libra
     monkeypatch.chdir(work)
     (work / "data.txt").write_text("given")
     (work / "train.py").write_text(SCRIPT)
-    mark, said = f"{os.getpid()}77", []
+    mark = f"{os.getpid()}77"
+    said: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         words = ["python", str(work / "train.py"), str(work) + "/.", mark, port]

@@ -10,8 +10,9 @@ from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction, smallest_card
-from experiments.prediction.script.trace import ScriptFailed, group_by_kernels, trace_script
+from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.predictions import PeakParts
+from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named, parse_card_list
 
 MIB = 2**20
@@ -385,7 +386,7 @@ def test_the_smallest_card_is_found_without_tracing_cards_that_cannot_be_it(monk
         return [ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)]
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
-    said = []
+    said: list[str] = []
     found = trace_script(["python", "train.py"], list(GROUPS), said.append, ScriptOptions(), smallest=True)
     assert set(traced) == set(GROUPS) - {"v100_16gb"}
     assert smallest_card(found) == "mi210_64gb"

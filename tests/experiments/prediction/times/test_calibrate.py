@@ -1,6 +1,7 @@
 """A calibration: its table, how it goes on, and what it refuses. The measurement on the GPU itself is replaced."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,8 @@ class Gpu:
     """Stand-in for the GPU: each operation takes 1 ms. It cannot run operations of ``refused`` elements."""
 
     def __init__(self, refused: int = 0, killed_at: int = 0) -> None:
-        self.refused, self.killed_at, self.measured = refused, killed_at, []
+        self.refused, self.killed_at = refused, killed_at
+        self.measured: list[Any] = []
 
     def measure(self, operation) -> Measured:
         if operation.elements == self.killed_at:

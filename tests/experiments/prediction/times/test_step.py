@@ -1,6 +1,7 @@
 """The time of a step from the times of its phases, and the phases' times from a table."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def product(rows: int) -> str:
     return json.dumps(["aten::mm.out", *({"type": "BFloat16", "sizes": size} for size in sizes)], separators=(",", ":"))
 
 
-def phase(host_s: float, device_s: float, **more: object) -> PhaseTime:
+def phase(host_s: float, device_s: float, **more: Any) -> PhaseTime:
     return PhaseTime(host_s, {"matrix products": device_s}, **more)
 
 

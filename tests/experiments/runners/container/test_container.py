@@ -4,6 +4,7 @@ import hashlib
 import os
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.support.runners import rows as house
 from tests.support.runners.fake_view import RecordingView
 
 CDI = {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}
-TOOLKIT = {"Runtimes": {"nvidia": {}, "runc": {}}}
+TOOLKIT: dict[str, Any] = {"Runtimes": {"nvidia": {}, "runc": {}}}
 SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
 
 
@@ -100,7 +101,7 @@ def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(t
 
 def test_the_image_is_that_of_the_role_on_nodes(tmp_path):
     write_atomically(tmp_path / "context", "made up")
-    assert image.role_variables("vars")["images_name"] == image.image_of("{{ images_variant }}")
+    assert image.role_variables("vars")["images_name"] == image.image_of("{{ images_variant }}")  # type: ignore[arg-type] # a template
     assert image.role_variables("vars")["images_label"] == "llm-testbed.made-from"
     sha1 = hashlib.sha1(b"made up").hexdigest()
     assert origin("as-taught", tmp_path / "context") == f"pytorch/pytorch:2.5.1-cuda12.4-cudnn9-devel {sha1}"

@@ -5,10 +5,12 @@ import shutil
 import socket
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from experiments.runners.local import preflight
 from experiments.system.files import GIB
+from experiments.system.packages import EXTRAS
 from provision.checks import abilities_in_words, summary_in_words
 from provision.models import Node
 from tests.support.runners import rows as made
@@ -56,16 +58,16 @@ def test_a_missing_compiler_fails_with_its_package(check, monkeypatch):
 
 
 def test_all_missing_packages_are_named_at_once(check, monkeypatch):
-    monkeypatch.setitem(preflight.EXTRAS, "train", ("json", "nosuch", "other"))
+    monkeypatch.setitem(EXTRAS, "train", ("json", "nosuch", "other"))
     assert check("training packages").text == "nosuch, other missing; make env, or pip install 'llm-testbed[train]'"
-    monkeypatch.setitem(preflight.EXTRAS, "chameleon", ("nosuch",))
+    monkeypatch.setitem(EXTRAS, "chameleon", ("nosuch",))
     assert check("leasing packages").status == "warning"
 
 
 def test_a_full_disk_and_a_full_memory_fail(check, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
     assert check("disk").status == "failed"
-    monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
     assert check("memory").text == "1.0 of 8.0 GiB available, a tiny row needs 1.5 GiB; end other programs"
 
 
@@ -111,7 +113,7 @@ def test_rows_in_containers_need_the_package_and_buildx(check, docker, monkeypat
     )
     docker({"ServerVersion": "29.0"})
     assert check("container tools").text == "all 1 installed, docker buildx"
-    monkeypatch.setitem(preflight.EXTRAS, "container", ("nosuch",))
+    monkeypatch.setitem(EXTRAS, "container", ("nosuch",))
     assert "pip install 'llm-testbed[container]'" in check("container tools").text
 
 
@@ -126,7 +128,7 @@ def test_a_loopback_that_answers_nobody_fails(check, monkeypatch):
 def test_the_summary_says_what_to_begin_with_and_what_the_machine_can_run(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
     machine_with(monkeypatch)
-    monkeypatch.setitem(preflight.EXTRAS, "train", ("nosuch",))
+    monkeypatch.setitem(EXTRAS, "train", ("nosuch",))
     checks = preflight.check_this_machine(tmp_path)
     assert summary_in_words(checks) == "1 of 12 failed; begin with training packages"
     can = abilities_in_words(checks)

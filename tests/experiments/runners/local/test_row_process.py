@@ -13,6 +13,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local import row_process
+from experiments.system.files import CODE_FOLDER
 from experiments.system.lock import lock_folder
 from tests.support.processes.waiting import enable_interrupts, wait_for
 from tests.support.runners import fake_testbed
@@ -39,7 +40,7 @@ class Bed:
                 "FAKE_JOURNAL": str(self.path / "journal"),
                 "CUDA_VISIBLE_DEVICES": "",
             },
-            cwd=row_process.CODE_FOLDER,
+            cwd=CODE_FOLDER,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

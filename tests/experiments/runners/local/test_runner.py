@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -28,8 +29,9 @@ BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
 class Made:
     """What one run of the runner left behind."""
 
-    def __init__(self, path: Path, specs, node, view=None, **options) -> None:
-        self.path, self.view = path, view or RecordingView()
+    def __init__(self, path: Path, specs, node, view: Any = None, **options) -> None:
+        self.path = path
+        self.view: Any = view or RecordingView()
         self.folder = house.folder(path / "run", *(spec.row for spec in specs))
         self.runner = LocalRunner(self.folder, node, 64.0, self.view, fake_worker.MODULE, **options)
         self.specs = specs

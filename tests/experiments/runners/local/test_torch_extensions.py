@@ -40,7 +40,7 @@ def test_a_lock_stays_only_while_a_row_lives(monkeypatch, tmp_path, alive):
 
 def compiled(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
     """Compile with a program in place of DeepSpeed; return the lines that were said."""
-    said = []
+    said: list[str] = []
     monkeypatch.setattr(torch_extensions, "COMPILE", program)
     compile_extensions(specs, folder, said.append, stopped)
     return said

@@ -14,6 +14,7 @@ from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.warm import COLD_START_VARIABLE, WORKER_MODULE, WarmProcess, modules_to_import
 from experiments.runners.local.warm_kernel import WarmKernelManager
 from experiments.system.environment import pad_environment
+from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
 from experiments.system.warm_process import READY_SUFFIX
 from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
@@ -102,7 +103,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "row = one.start_process(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1);"
         "time.sleep(600)"
     )
-    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(row_process.CODE_FOLDER)}
+    environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(CODE_FOLDER)}
     runner = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=tmp_path)
     wait_for((tmp_path / "child.json").exists)
     assert len(find_tagged(TAG, str(tmp_path))) == 3

@@ -8,7 +8,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners import targets
 from experiments.runners.slurm.cluster import code_archive
-from experiments.runners.targets import leased_profile, monitor_target, target_named
+from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
 from provision.leasing.journal import Journal, Operation
 from tests.support.runners import rows as made
 
@@ -67,6 +67,7 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
     monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)
     monkeypatch.setattr(targets, "remote_node", lambda shell: made.node(made.GPU))
     target = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
+    assert isinstance(target, ClusterTarget)
     assert target.cluster.profile.environment == "llm-testbed:as-taught"
 
 

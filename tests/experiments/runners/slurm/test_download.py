@@ -154,7 +154,7 @@ def test_a_full_local_disk_is_an_error(remote, tmp_path):
 
 
 def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
-    reported = []
+    reported: list[TransferProgress] = []
     download_folder(LocalShell(), str(remote), tmp_path / "here", reported.append)
     assert [progress.files for progress in reported] == [1, 2, 3, 4]
     assert (reported[-1].bytes, reported[-1].of_bytes) == (sum(map(len, FILES.values())),) * 2

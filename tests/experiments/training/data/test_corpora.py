@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -88,7 +89,7 @@ def decoded(ids):
 @pytest.mark.parametrize("keep", [lines, array, table, parquet, saved, saved_by_split])
 def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
     keep(folder, RECORDS)
-    texts = open_texts(row(folder, "alpaca2k"), BYTES)
+    texts: Any = open_texts(row(folder, "alpaca2k"), BYTES)
     style = PromptStyle.from_name("alpaca")
     prompts = [style.apply(record["instruction"], input=record["input"]) + record["output"] for record in RECORDS]
     assert [decoded(text[:-1]) for text in texts] == prompts
@@ -100,7 +101,7 @@ def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
 @pytest.mark.usefixtures("whole_texts")
 def test_records_are_cut_and_split_as_litgpt_does(folder):
     lines(folder, RECORDS)
-    texts = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
+    texts: Any = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
     split = datasets.Dataset.from_list(RECORDS).train_test_split(test_size=0.5, seed=42)["train"]
     assert len(texts) == 20
     assert max(texts.lengths) == 130
@@ -118,7 +119,7 @@ def test_texts_for_tiny_models_are_short(folder):
 @pytest.mark.parametrize("keep", [lines, table, parquet])
 def test_a_review_is_split_into_samples_without_losing_tokens(folder, keep):
     keep(folder, REVIEWS)
-    texts = open_texts(row(folder, "imdb", max_length=16), BYTES)
+    texts: Any = open_texts(row(folder, "imdb", max_length=16), BYTES)
     assert max(texts.lengths) == 16
     assert sum(texts.lengths) == sum(len(review["text"].encode()) for review in REVIEWS)
     assert len(open_texts(row(folder, "imdb", max_length=16, validation=7), BYTES)) == len(texts) - 7
@@ -175,7 +176,7 @@ def at_full_size(tmp_path, folder, dataset):
 
 def test_a_full_size_row_uses_the_model_s_tokenizer(tmp_path, folder):
     lines(folder, [{"text": "good one good"}])
-    texts = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
+    texts: Any = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
     assert [text.tolist() for text in texts] == [[3, 2, 3]]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from litgpt import config as litgpt_config
+from litgpt.scripts.convert_hf_checkpoint import convert_hf_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from experiments.errors import InputError
@@ -108,11 +109,10 @@ def test_a_converted_checkpoint_is_used_without_the_hub(base_model, web, tmp_pat
 
 def test_weights_are_converted_once_and_again_after_a_change(base_model, monkeypatch, tmp_path):
     converted = []
-    convert = litgpt_checkpoint.convert_hf_checkpoint
     monkeypatch.setattr(
         litgpt_checkpoint,
         "convert_hf_checkpoint",
-        lambda *given, **named: converted.append(1) or convert(*given, **named),
+        lambda *given, **named: converted.append(1) or convert_hf_checkpoint(*given, **named),
     )
     first, again = (litgpt_checkpoint.litgpt_checkpoint(base_model) for _ in range(2))
     assert (first, len(converted)) == (again, 1)

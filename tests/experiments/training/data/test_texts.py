@@ -1,5 +1,6 @@
 from itertools import chain
 from statistics import mean, median, quantiles
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,13 @@ VOCABULARY = 100
 
 
 def row(**changes):
-    settings = {"dataset": "alpaca2k", "train_samples": None, "max_length": 512, "batch_size": 4, "size": "full"}
+    settings: dict[str, Any] = {
+        "dataset": "alpaca2k",
+        "train_samples": None,
+        "max_length": 512,
+        "batch_size": 4,
+        "size": "full",
+    }
     return spec(**settings | changes)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -18,12 +19,13 @@ from experiments.results.schema import LOG_FILE
 from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
 from experiments.training.distributed.ranks import find_interface
+from experiments.training.distributed.remote_node import NodeAssignment
 from experiments.training.worker import run_row
 from tests.support.training.tiny_rows import spec
 
 FAKE = "tests.support.training.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
-SETTINGS = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
+SETTINGS: dict[str, Any] = {"nodes": 2, "devices": 1, "strategy": "ddp", "time_limit_s": 120}
 
 
 class SecondNode:
@@ -70,12 +72,13 @@ def row(monkeypatch, tmp_path):
         second = SecondNode(folder, *([command] if command else []))
         threading.Thread(target=meanwhile, args=(second,), daemon=True).start()
         result = run_row(spec(**SETTINGS | settings), tmp_path / "row", "the command")
-        run.code = second.end()
+        made.code = second.end()
         assert find_tagged("TESTBED_TEST", str(tmp_path)) == []
         assert {path.name for path in (tmp_path / "row").iterdir()} == NAMES
         return result
 
-    return run
+    made: Any = run
+    return made
 
 
 def wait_for_both_ranks(out) -> None:
@@ -93,7 +96,7 @@ def test_remote_ranks_are_part_of_the_result_and_the_log(row, tmp_path):
 
 
 def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch):
-    assignment = ranks.NodeAssignment
+    assignment = NodeAssignment
     monkeypatch.setattr(ranks, "NodeAssignment", lambda **fields: assignment(**fields | {"out": "/not shared"}))
     result = row("killed")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)

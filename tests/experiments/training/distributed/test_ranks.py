@@ -5,6 +5,7 @@ import random
 import re
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def run_with_fault(monkeypatch, out, fault=None, **settings):
     monkeypatch.setenv("TESTBED_TEST", str(out))
     if fault:
         monkeypatch.setenv("FAULT", fault)
-    choices = {"devices": 2, "strategy": "ddp", "time_limit_s": 120} | settings
+    choices: dict[str, Any] = {"devices": 2, "strategy": "ddp", "time_limit_s": 120} | settings
     try:
         return run_row(spec(**choices), out, "the command")
     finally:

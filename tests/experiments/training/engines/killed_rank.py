@@ -25,5 +25,5 @@ def after_batch_and_die(probe: Probe) -> bool:
     return may_end
 
 
-Probe.after_batch = after_batch_and_die  # type: ignore[method-assign]
+Probe.after_batch = after_batch_and_die  # type: ignore[method-assign, assignment]
 rank.run_rank(RowSpec.model_validate_json(Path(spec_path).read_bytes()), Path(out))

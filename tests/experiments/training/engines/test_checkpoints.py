@@ -1,5 +1,6 @@
 """A killed row resumes from its last checkpoint (transformers' Trainer, tiny models)."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def test_a_killed_row_resumes_and_ends_with_the_same_losses(killed_row, tmp_path
 @pytest.mark.parametrize("changes", [{"lora": LORA}, {"lora": LORA, "quantization": NF4, "precision": "bf16-true"}])
 def test_adapters_are_saved_and_loaded(monkeypatch, tmp_path, changes):
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_STEPS", 3)
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda folder, ignore_errors: None)
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, ignore_errors: None)
     uninterrupted = train(tmp_path, **changes)
     measured = train(tmp_path, **changes)
     assert measured.resumed_at_step == 6

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.support.training.tiny_rows import LORA, NF4, in_bytes, shots
 from tests.support.training.tiny_rows import spec as any_spec
 
 ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
-ROWS = {
+ROWS: dict[str, Any] = {
     "plain": {},
     "accumulated": {"accumulate": 2, "train_samples": 16},
     "mixed": {"precision": "bf16-mixed"},
@@ -31,7 +32,7 @@ ROWS = {
 
 
 def spec(**changes):
-    common = {"engine": "litgpt", "model": "tiny-llama-1.1b", "dataset": "constant", "max_length": 32}
+    common: dict[str, Any] = {"engine": "litgpt", "model": "tiny-llama-1.1b", "dataset": "constant", "max_length": 32}
     return any_spec(**common | {"warmup_steps": 1, "train_samples": 6} | changes)
 
 
@@ -39,7 +40,9 @@ class ProbeCalls:
     """The calls of the probe in order, and the model that it watches."""
 
     def __init__(self, monkeypatch):
-        self.points, self.forwards, self.model = [], [], None
+        self.points: list[Any] = []
+        self.forwards: list[Any] = []
+        self.model: Any = None
         for name in ("before_forward", "after_forward", "before_backward", "after_backward", "before_optimizer_step"):
             self._follow(monkeypatch, name)
         self._follow(monkeypatch, "after_batch")

@@ -1,6 +1,7 @@
 """Tiny LitGPT models in Lightning's Trainer: in this process, and on two ranks with gloo."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,12 @@ ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 
 
 def spec(**changes):
-    common = {"engine": "litgpt_trainer", "model": "open-llama-7b", "dataset": "constant", "max_length": 32}
+    common: dict[str, Any] = {
+        "engine": "litgpt_trainer",
+        "model": "open-llama-7b",
+        "dataset": "constant",
+        "max_length": 32,
+    }
     return any_spec(**common | changes)
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from bitsandbytes.nn import Params4bit
@@ -155,14 +157,13 @@ def test_the_copies_of_a_wrapping_optimizer_count_too(name):
 
 @pytest.mark.parametrize(("nested", "scales"), [(False, 4 * 64 + 4 * 16), (True, 64 + 4 * 16 + 4 * 1 + 4 * 256 + 4)])
 def test_the_scales_of_a_4_bit_weight_count_as_the_weight(nested, scales):
-    weight = Params4bit(torch.randn(64, 64), requires_grad=False, quant_type="nf4", compress_statistics=nested).to(
-        "cpu"
-    )
+    plain: Any = Params4bit(torch.randn(64, 64), requires_grad=False, quant_type="nf4", compress_statistics=nested)
+    weight = plain.to("cpu")
     assert storage_bytes(parameter_tensors(weight)) == 64 * 64 // 2 + scales
 
 
 def test_a_rank_s_partition_of_a_sharded_parameter_counts_as_the_parameter():
-    parameter = nn.Parameter(torch.empty(0))
+    parameter: Any = nn.Parameter(torch.empty(0))
     assert storage_bytes(parameter_tensors(parameter)) == 0
     parameter.ds_tensor = torch.ones(100)
     assert storage_bytes(parameter_tensors(parameter)) == 400
@@ -170,7 +171,7 @@ def test_a_rank_s_partition_of_a_sharded_parameter_counts_as_the_parameter():
 
 def test_the_memory_of_a_process_is_the_sum_of_its_gpus(monkeypatch):
     """Fake CUDA counters: GPU 1 has 10 bytes allocated, GPU 2 has 20, and so on."""
-    began = []
+    began: list[Any] = []
     for name, factor in (("memory_allocated", 10), ("max_memory_allocated", 100), ("max_memory_reserved", 1000)):
         monkeypatch.setattr(torch.cuda, name, lambda gpu, factor=factor: factor * gpu)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", began.append)

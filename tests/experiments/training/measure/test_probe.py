@@ -1,9 +1,11 @@
+import time
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from experiments.results.schema import Device, Progress
+from experiments.results.schema import Device, Phase, Progress
 from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
@@ -38,6 +40,12 @@ class FakeMeter:
 
     def track(self, kind, tensors):
         self.watched[kind] = self.watched.get(kind, []) + list(tensors)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
     def hold(self, gib):
         self.now = round(gib * GIB)
@@ -155,7 +163,13 @@ def test_memory_besides_parameters_gradients_and_state_is_activations(tmp_path):
 def test_the_peak_of_each_phase_is_recorded(tmp_path):
     meter = FakeMeter()
     probe = Probe(spec(), CPU, meter, tmp_path)
-    for phase, most, left in (("forward", 5, 2), ("backward", 9, 3), ("optimizer step", 4, 1), ("forward", 3, 1)):
+    phases: tuple[tuple[Phase, int, int], ...] = (
+        ("forward", 5, 2),
+        ("backward", 9, 3),
+        ("optimizer step", 4, 1),
+        ("forward", 3, 1),
+    )
+    for phase, most, left in phases:
         probe.enter_phase(phase)
         meter.hold(most)
         meter.hold(left)
@@ -199,7 +213,7 @@ def test_progress_has_the_position_of_the_training(tmp_path):
 
 def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     probe = Probe(spec(), CPU, FakeMeter(), tmp_path)
     written = []
     monkeypatch.setattr(probing, "write_atomically", lambda path, text: written.append(now[0]))
@@ -213,7 +227,7 @@ def test_progress_is_written_at_most_twice_a_second(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("phase_s", "written"), [(0.3, ["forward", "backward", "optimizer step"]), (0.05, [])])
 def test_each_phase_of_a_long_micro_step_is_written(tmp_path, monkeypatch, phase_s, written):
     now, phases = [100.0], []
-    monkeypatch.setattr(probing.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     training = probe_of(spec(batch_size=1, train_samples=10), tmp_path)
     probe = training[0]
     begin = probe._recorder.begin

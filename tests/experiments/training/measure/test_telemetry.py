@@ -205,7 +205,7 @@ def test_sampling_continues_after_the_trainer_has_ended(tmp_path, monkeypatch, n
     ],
 )
 def test_training_ends_when_the_gpu_worked_last(utilization, training):
-    samples = [{"phase": "load", "gpu_util_percent": 50}, {"phase": "forward"}]
+    samples: list[dict[str, float | str]] = [{"phase": "load", "gpu_util_percent": 50}, {"phase": "forward"}]
     samples += [{"phase": "optimizer step", "gpu_util_percent": value} for value in utilization]
     assert training_utilization(samples) == training
 

@@ -1,5 +1,7 @@
 """Placement of a model across several GPUs, tested without GPUs, and the weights of its parts."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -61,11 +63,11 @@ def test_parts_get_random_weights_and_tied_weights_stay_tied():
 
 
 def test_published_weights_are_loaded_by_parts(tmp_path):
-    model = meta_model(models()[GPT_NEO], "tiny")
+    model: Any = meta_model(models()[GPT_NEO], "tiny")
     fill_randomly(model, torch.float32, {"": CPU})
     model.save_pretrained(tmp_path)
     published = models()[GPT_NEO].model_copy(update={"hub": str(tmp_path)})
-    loaded = load_pretrained(published, "tiny", torch.float32, None, parts_of(model))
+    loaded: Any = load_pretrained(published, "tiny", torch.float32, None, parts_of(model))
     assert torch.equal(loaded.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -61,7 +63,7 @@ def test_all_linear_names_every_target():
 
 def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
     model = build_litgpt(spec(precision="bf16-true", lora=ADAPTED, quantization=NF4), CPU).to(CPU)
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    linear: list[Any] = [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert {isinstance(module, Linear4bit) for module in linear} == {True}
     assert {module.weight.dtype for module in linear} == {torch.uint8}
     assert {module.weight.quant_type for module in linear} == {"nf4"}

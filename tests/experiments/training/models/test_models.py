@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -78,7 +80,7 @@ def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, s
 
 def test_the_same_layers_are_quantized_as_by_transformers():
     opt = linear_layers(tiny(OPT, quantization=Quantization(kind="nf4")))
-    t5 = linear_layers(tiny(T5, quantization=Quantization(kind="nf4")))
+    t5: Any = linear_layers(tiny(T5, quantization=Quantization(kind="nf4")))
     for layers in (opt, t5):
         assert layers["vision_model.encoder.layers.0.mlp.fc1"] == layers["language_projection"] == "Linear4bit"
         assert layers["language_model.lm_head"] == "Linear"
@@ -166,7 +168,7 @@ def test_missing_weights_are_rejected_in_one_line(tmp_path, made):
         load_pretrained(models()[OPT].model_copy(update={"hub": str(folder)}), "tiny", torch.float32, None, CPU)
 
 
-BLIP2_CUSTOM = {
+BLIP2_CUSTOM: dict[str, Any] = {
     "model_type": "blip-2",
     "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4},
     "qformer_config": {
@@ -215,7 +217,7 @@ def custom(architecture):
 
 @pytest.mark.parametrize("kind", CUSTOM)
 def test_a_custom_model_is_built_as_transformers_trains_it(kind):
-    model = build_model(custom(CUSTOM[kind]), CPU)
+    model: Any = build_model(custom(CUSTOM[kind]), CPU)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert type(model).__name__ == kind
     assert (head is embedding) == (kind in SHARED_HEAD)
@@ -225,10 +227,10 @@ def test_a_custom_model_is_built_as_transformers_trains_it(kind):
 
 
 def test_an_untied_t5_head_leaves_the_embeddings_shared():
-    model = build_model(custom(CUSTOM["MT5ForConditionalGeneration"]), CPU)
+    model: Any = build_model(custom(CUSTOM["MT5ForConditionalGeneration"]), CPU)
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
     text = BLIP2_CUSTOM["text_config"] | {"tie_word_embeddings": False}
-    t5 = build_model(custom(BLIP2_CUSTOM | {"text_config": text}), CPU).language_model
+    t5: Any = build_model(custom(BLIP2_CUSTOM | {"text_config": text}), CPU).language_model
     assert t5.lm_head.weight is not t5.shared.weight
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
 
@@ -285,7 +287,7 @@ LINEAR = {
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
 def test_unquantized_weights_are_32_bit_and_checkpointed_as_peft_requires(name):
-    model = build_model(spec(model=name, precision="bf16-true", lora=LORA, quantization=NF4), CPU)
+    model: Any = build_model(spec(model=name, precision="bf16-true", lora=LORA, quantization=NF4), CPU)
     plain = [parameter for parameter in model.parameters() if type(parameter).__name__ != "Params4bit"]
     assert {parameter.dtype for parameter in plain} == {torch.float32}
     assert model.base_model.model.is_gradient_checkpointing
