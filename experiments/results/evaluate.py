@@ -227,7 +227,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
     if too_close := _error_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
-        return CheckResult("pass", text)
+        return CheckResult("pass", text + _name_of_plain_number(check))
     return CheckResult("fail", text, f"{text}, expected {_expected_text(check)}", _distance_to_bound(check, compared))
 
 
@@ -324,6 +324,12 @@ def _describe_values(check: Check, values: list[float], over: float | None, comp
         )
     pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(over)} {its}".rstrip()
     return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
+
+
+def _name_of_plain_number(check: Check) -> str:
+    """Return what a number without a unit is, in parentheses; "" for a value with a unit and for a ratio."""
+    assert check.quantity is not None
+    return "" if check.relative or quantity_unit(check.quantity) else f" ({quantity_label(check.quantity)})"
 
 
 def _in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:

@@ -12,6 +12,7 @@ from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Table
+from provision.words import counted
 
 END_DESCRIPTIONS = {
     "stopped": "stopped after",
@@ -68,7 +69,7 @@ def _summary_lines(one: ScriptPrediction) -> list[str]:
     )
     return [
         f"{rank}{model}; {optimizers}",
-        f"{END_DESCRIPTIONS[one.ended]} {one.steps} optimizer step(s), {one.elapsed_s:.0f} s",
+        f"{END_DESCRIPTIONS[one.ended]} {counted(one.steps, 'optimizer step')}, {one.elapsed_s:.0f} s",
         f"peak {one.peak_gib:.2f} GiB in {one.peak_phase}, step {one.peak_step}: {shares}",
         f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
     ]

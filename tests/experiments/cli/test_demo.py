@@ -68,15 +68,15 @@ def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
     assert (code, out.splitlines()[-1], err) == (0, "none of 14 failed", BANNER)
     code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")
     assert (code, err) == (0, BANNER)
-    assert "slurm on llm_you: run 15 row(s) of single_gpu_blip2" in out
+    assert "slurm on llm_you: run 15 rows of single_gpu_blip2" in out
 
 
 def test_status_since_a_day_sums_what_past_leases_have_cost(testbed):
-    assert testbed("status", "--since", "2020-01-01") == (0, "0 lease(s): 0.0 service units\n", "")
+    assert testbed("status", "--since", "2020-01-01") == (0, "0 leases: 0.0 service units\n", "")
     assert testbed("lease", "--site", "demo", "--yes")[0] == 0
     code, out, _ = testbed("status", "--since", "2020-01-01")
     assert (code, out.splitlines()[0].startswith("llm_you at DEMO@nowhere, 20")) == (0, True)
-    assert out.splitlines()[1].startswith("1 lease(s): ")
+    assert out.splitlines()[1].startswith("1 lease: ")
     code, _, err = testbed("status", "--since", "autumn")
     assert (code, err.splitlines()[-1]) == (2, "testbed: --since autumn: allowed: a day such as 2026-09-01")
-    assert testbed("status", "--since", "2999-01-01")[1] == "0 lease(s): 0.0 service units\n"
+    assert testbed("status", "--since", "2999-01-01")[1] == "0 leases: 0.0 service units\n"

@@ -215,7 +215,7 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     code, out, _ = testbed("reproduce", *flags, "--weights", "pretrained", "--gpus-per-node", "1")
     assert code == 0
     lines = out.splitlines()
-    assert "slurm on llm_single_c: run 1 row(s) of single_gpu_blip2, download the results" in lines
+    assert "slurm on llm_single_c: run 1 row of single_gpu_blip2, download the results" in lines
     assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
     assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
@@ -231,7 +231,7 @@ def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_p
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     row = ["single_gpu_blip2", "--row", "reduced-batch", "--results", str(tmp_path / "results")]
     code, out, _ = testbed("reproduce", *row, "--key", "KEY", "--dry-run", *flags)
-    assert (code, "run 1 row(s) of single_gpu_blip2" in out) == (0, True)
+    assert (code, "run 1 row of single_gpu_blip2" in out) == (0, True)
     ((options,),) = [one.suites for one in planned]
     assert {name: getattr(options, name) for name in given} == given
 

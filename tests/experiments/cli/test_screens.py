@@ -301,7 +301,7 @@ def _run(folder: RunFolder) -> None:
     output = console()
     view = view_on(output)
     run, suite = folder.read_run(), suite_named(SUITE)
-    view.says(f"{folder.path}: {suite.title}, {len(run.rows)} row(s), size tiny for a100_80gb, on 2 x AMD EPYC 7763")
+    view.says(f"{folder.path}: {suite.title}, {len(run.rows)} rows, size tiny for a100_80gb, on 2 x AMD EPYC 7763")
     service.predict_rows(suite, run, RunFolder(folder.path), view)
     results = list(folder.results().values())
     for result in results[:3]:

@@ -30,7 +30,7 @@ def test_the_longest_measured_time_of_each_row_counts(results):
 def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
     found = expected(NAME, ["baseline", "xxl"], "full", "verdict", results)
     assert (found.seconds, found.measured) == (200.0, 1)
-    assert in_words({NAME: found}).endswith(f"{NAME} 4 min without 1 row(s) never measured")
+    assert in_words({NAME: found}).endswith(f"{NAME} 4 min (1 of 2 rows never measured)")
     assert "none of these rows was measured" in in_words({NAME: expected(NAME, ["xxl"], "full", "as-taught", results)})
 
 
