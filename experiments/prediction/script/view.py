@@ -11,7 +11,7 @@ from experiments.prediction.script.record import LineShare, ModuleShare, ScriptP
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_notes
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column, Line, Table
 from provision.words import counted
 
 END_DESCRIPTIONS = {
@@ -52,7 +52,7 @@ def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
         parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
     notes |= dict.fromkeys(card_notes(card.card for one in predictions for card in one.cards))
-    return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
+    return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 
 
 def _summary_lines(one: ScriptPrediction) -> list[str]:

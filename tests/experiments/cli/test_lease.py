@@ -82,9 +82,10 @@ def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
     flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
     code, out, _ = testbed("lease", *flags)
     assert code == 0
-    assert out.splitlines()[:3] == [
-        f"llm_c is PENDING until {start + 2 * HOUR:%Y-%m-%d %H:%M} UTC",
+    assert out.splitlines()[:4] == [
+        "llm_c is PENDING",
         f"start: {start:%Y-%m-%d %H:%M} UTC",
+        f"end: {start + 2 * HOUR:%Y-%m-%d %H:%M} UTC",
         "node: node-1 gpu at CHI@UC",
     ]
     _, out, _ = testbed("status")

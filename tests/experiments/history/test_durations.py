@@ -34,6 +34,13 @@ def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results)
     assert "none of these rows was measured" in in_words({NAME: expected(NAME, ["xxl"], "full", "as-taught", results)})
 
 
+def test_times_of_tiny_models_say_so_and_a_suite_without_times_has_no_number(results):
+    tiny = expected(NAME, ["xxl"], "tiny", "verdict", results)
+    none = expected(NAME, ["baseline"], "tiny", "verdict", results)
+    assert tiny.devices[0].endswith(", tiny models")
+    assert in_words({NAME: tiny, "other": none}).endswith(", other never measured")
+
+
 def test_a_run_that_cannot_be_read_is_left_out(results):
     (results / "one" / RUN_FILE).write_text("{")
     assert expected(NAME, ["baseline"], "full", "verdict", results).seconds == 100.0
