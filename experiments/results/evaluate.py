@@ -22,7 +22,7 @@ from experiments.results.quantities import (
 )
 from experiments.results.run_folder import Run
 from experiments.results.schema import ERROR_OUTCOMES, Result
-from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
+from experiments.results.verdicts import GRADES, NOT_RUN, Evaluation, Grade, Status, Verdict
 from experiments.results.wording import (
     OUTCOME_NAMES,
     choose_memory_unit,
@@ -125,7 +125,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
     """Return the status of a stated outcome, and the reason."""
     result = evidence.results.get(row)
     if result is None:
-        return "not evaluated", "the row has not run"
+        return "not evaluated", f"the row {NOT_RUN}"
     if result.outcome in ERROR_OUTCOMES:
         return "error", result.reason
     if obstacle := next(outcome_obstacles(result, evidence), None):
@@ -185,7 +185,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
 def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
-        return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
+        return CheckResult("not evaluated", "", f"{', '.join(missing)} {NOT_RUN}")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
         if status == "pass" and check.phase:

@@ -43,7 +43,7 @@ def _headline(evaluation: Evaluation) -> Line:
 def _folded(evaluation: Evaluation) -> Table:
     """Return why statements were not evaluated, with the number of statements for each reason."""
     left = [verdict for verdict in evaluation.verdicts if verdict.status == "not evaluated"]
-    reasons = Counter("rows have not run" if _waits_for_rows(verdict) else verdict.reason for verdict in left)
+    reasons = Counter(verdict.kind_of_reason for verdict in left)
     table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
     common = reasons.most_common(REASONS)
     for reason, count in common:
@@ -51,10 +51,6 @@ def _folded(evaluation: Evaluation) -> Table:
     if others := reasons.total() - sum(count for _, count in common):
         table.add(str(others), Text("for other reasons", "dim"))
     return table
-
-
-def _waits_for_rows(verdict: Verdict) -> bool:
-    return any(part.endswith("not run") for part in verdict.reason.split("; "))
 
 
 def contradictions(evaluation: Evaluation) -> list[Line]:
