@@ -228,7 +228,12 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
         return CheckResult("pass", text + _name_of_plain_number(check))
-    return CheckResult("fail", text, f"{text}, expected {_expected_text(check)}", _distance_to_bound(check, compared))
+    return CheckResult(
+        "fail",
+        text + _name_of_plain_number(check),
+        f"{text}, expected {_expected_text(check)}",
+        _distance_to_bound(check, compared),
+    )
 
 
 def _distance_to_bound(check: Check, compared: list[float]) -> str:
