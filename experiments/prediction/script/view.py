@@ -40,13 +40,18 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[
     }
 
 
+INTERPRETER = "<"
+"""First character of the file names of code without a file, such as <frozen runpy>: lines of no script."""
+
+
 def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
     """Return the view for the terminal: the traced training, each card, and the largest allocations at the peak."""
     worst = max(predictions, key=lambda one: one.reserved_gib)
     parts: list[Any] = [Text(line) for line in _summary_lines(worst)]
     parts += [_cards_table(predictions), _modules_table(worst.modules)]
-    if any(one.line for one in worst.lines):
-        parts.append(_lines_table(worst.lines))
+    lines = [one for one in worst.lines if not one.line.startswith(INTERPRETER)]
+    if any(one.line for one in lines):
+        parts.append(_lines_table(lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
         parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
