@@ -32,6 +32,7 @@ from experiments.suites.cards import card_of_device, card_warnings
 from experiments.suites.suite import Suite, suite_named
 from experiments.system.files import cache_folder, point_link
 from experiments.system.lock import lock_folder
+from provision.words import counted
 
 
 def _ignore_progress(done: int, total: int | None) -> None:
@@ -262,7 +263,8 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
 
 def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
-    summary = f"{prepared.suite.title}, {len(run.rows)} row(s), size {run.size} for {run.card}, on {node.description}"
+    rows = counted(len(run.rows), "row")
+    summary = f"{prepared.suite.title}, {rows}, size {run.size} for {run.card}, on {node.description}"
     view.says(f"{prepared.folder.path}: {summary}")
     for line in _gpu_warnings(prepared):
         view.says(f"warning: {line}")

@@ -35,6 +35,7 @@ from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
 from provision.models import Gpu, Node
 from provision.sites.base import SimulatedServers, Testbed
+from provision.words import counted
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 """The stages in order. The stage "run" also evaluates and reports each suite."""
@@ -158,7 +159,10 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     return [
         *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
-        *(f"slurm on {name}: run {len(rows)} row(s) of {run.suite.suite}, download the results" for run, rows in left),
+        *(
+            f"slurm on {name}: run {counted(len(rows), 'row')} of {run.suite.suite}, download the results"
+            for run, rows in left
+        ),
         *([in_words({run.suite.suite: _expected(run, rows) for run, rows in left})] if left else []),
         *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
     ]

@@ -369,7 +369,7 @@ def _show_leased(leased: "Leased") -> None:
     from provision.availability.times import local_zone, time_in_words
 
     start, end = (time_in_words(time, local_zone()) for time in (leased.lease.start, leased.lease.end))
-    say(f"{leased.lease.name} is {leased.lease.status} until {end}\nstart: {start}")
+    say(f"{leased.lease.name} is {leased.lease.status}\nstart: {start}\nend: {end}")
     for host in leased.hosts:
         say(f"node: {host_in_words(host)}")
     for machine in leased.machines:

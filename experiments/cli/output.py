@@ -35,14 +35,14 @@ def show_checks(checks: "Sequence[Check]", *more: str) -> None:
     """Print checks, their summary, and the lines ``more``; colored on a terminal."""
     from rich.text import Text
 
-    from experiments.system.tables import print_lines
+    from experiments.system.tables import Line, print_lines
     from provision.checks import summary_in_words
 
     output = console()
     for check in checks:
         label, rest = check.line[:4], check.line[4:]
         line = Text(label, CHECK_STYLES[check.status]).append(rest, "default")
-        output.print(line, soft_wrap=not output.is_terminal)
+        output.print(Line(line) if output.is_terminal else line, soft_wrap=not output.is_terminal)
     print_lines(output, "\n".join([summary_in_words(checks), *more]), "bold")
 
 

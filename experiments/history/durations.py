@@ -35,7 +35,9 @@ def in_words(times: Mapping[str, Expected]) -> str:
 
 def _minutes(time: Expected) -> str:
     missing = time.rows - time.measured
-    return f"{ceil(time.seconds / 60)} min" + (f" without {missing} row(s) never measured" if missing else "")
+    if not time.measured:
+        return "never measured"
+    return f"{ceil(time.seconds / 60)} min" + (f" ({missing} of {time.rows} rows never measured)" if missing else "")
 
 
 def expected(suite: str, rows: Sequence[str], size: Size, length: Length, results: Path) -> Expected:
@@ -48,7 +50,8 @@ def expected(suite: str, rows: Sequence[str], size: Size, length: Length, result
         for row, result in _results(folder, (suite, size, length)).items():
             if row in rows and (row not in longest or longest[row].elapsed_s < result.elapsed_s):
                 longest[row] = result
-    devices = tuple(sorted({result.device.name for result in longest.values()}))
+    models = ", tiny models" if size == "tiny" else ""
+    devices = tuple(sorted({result.device.name + models for result in longest.values()}))
     return Expected(sum(result.elapsed_s for result in longest.values()), len(longest), len(rows), devices)
 
 

@@ -138,13 +138,10 @@ class Lab:
         return tables.settings(sets)
 
     def _evaluated(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
-        if folder is None:
-            return "\n".join(f"- {claim.says}" for claim in claims)
-        return tables.verdicts(
-            one
-            for one in evaluate_run(self._suite, folder).best.verdicts
-            if one.id in {f"claim/{claim.id}" for claim in claims}
-        )
+        known = {} if folder is None else {one.id: one for one in evaluate_run(self._suite, folder).best.verdicts}
+        own = {claim: known.get(f"claim/{claim.id}") for claim in claims}
+        without = [f"- {claim.says}" for claim, verdict in own.items() if verdict is None]
+        return "\n".join(filter(None, (tables.verdicts(filter(None, own.values())), *without)))
 
 
 def folder_named(name: str, place: Path) -> RunFolder:
@@ -188,17 +185,18 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     suite, result = folder.suite(), folder.results().get(row)
     title, foreseen = suite.row(row).title, predicted(folder, [row])
     full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in foreseen]
+    points = [points_at_full_size(one) for one in foreseen if one.memory.snapshots]
     measured = one_row.measured(result) if result else []
     if result is None:
         outcome = (
             f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
         )
-        lines = full_size
+        lines = [*full_size, *points]
     elif result.spec.size == "tiny" and foreseen:
         outcome = (
             f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         )
-        lines = [*full_size, "**In miniature**", *measured]
+        lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
     blocks = [
@@ -207,6 +205,12 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def points_at_full_size(prediction: Prediction) -> str:
+    """Return the predicted memory at the four points of the last step as a table, with a caption."""
+    limit = "" if prediction.likely_outcome == "fits" else ", if the card had enough memory"
+    return f"Memory at four points of a step{limit}:\n\n{tables.at_points(prediction.memory.snapshots)}"
 
 
 def compares(claim: Claim, rows: Collection[str]) -> bool:

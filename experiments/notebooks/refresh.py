@@ -1,9 +1,11 @@
 """Write the labs' notebooks with the outputs of stored runs.
 
-As a program, write the outputs of every lab's notebook of this folder anew, each with the runs that it names.
+As a program, write the outputs of every lab's notebook of this folder anew, each with the runs that it names, and how
+to open each notebook.
 """
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,13 @@ from nbclient import NotebookClient
 from experiments.errors import InputError
 from experiments.notebooks.narrative import EVIDENCE, folder_named
 from experiments.suites.suite import suite_names
+from experiments.system.files import CODE_FOLDER
 
 NOTEBOOKS = Path(__file__).parent
+WITHOUT_LAB = ("sizing",)
+"""Notebooks that need no stored run, and are kept without outputs."""
+OPENING_TAG = "how-to-open"
+GITHUB, COLAB = "https://github.com/", "https://colab.research.google.com/"
 RUNS = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
 CELL_TIMEOUT_S = 120
 
@@ -45,11 +52,46 @@ def execute(document: Any) -> None:
     document.metadata = metadata
 
 
+def repository() -> str:
+    """Return the public address of the project, Repository of [project.urls] in pyproject.toml; "" if it has none."""
+    project = tomllib.loads((CODE_FOLDER / "pyproject.toml").read_text())["project"]
+    return str(project.get("urls", {}).get("Repository", "")).removesuffix("/").removesuffix(".git")
+
+
+def opening(notebook: str, address: str) -> str:
+    """Return how to open a notebook, in Markdown: on this computer, on a leased node, and in Colab.
+
+    address: of the project's repository; only one on GitHub has a link to Colab.
+    """
+    command = f"testbed notebook --narrative {notebook}"
+    text = f"**Open this notebook** on your computer: `{command} --site local`. On a leased node: `{command}`."
+    if not address.startswith(GITHUB):
+        return f"{text} Google Colab can use the node as its local runtime."
+    path = (NOTEBOOKS / f"{notebook}.ipynb").relative_to(CODE_FOLDER)
+    badge = (
+        f"[![Open in Colab]({COLAB}assets/colab-badge.svg)]({COLAB}github/{address[len(GITHUB) :]}/blob/main/{path})"
+    )
+    return f"{badge}\n\n{text} In Colab, first run `!git clone {address} testbed` and `%cd testbed` in a cell."
+
+
+def write_opening(document: Any, notebook: str) -> None:
+    """Write how to open the notebook into its tagged cell, or add this cell as the second one."""
+    tagged = [cell for cell in document.cells if OPENING_TAG in cell.metadata.get("tags", ())]
+    if not tagged:
+        cell = nbformat.v4.new_markdown_cell(metadata={"tags": [OPENING_TAG]}, id=OPENING_TAG)  # type: ignore[no-untyped-call]
+        document.cells.insert(1, cell)
+        tagged = [cell]
+    tagged[0].source = opening(notebook, repository())
+
+
 def main() -> None:
-    """Write the outputs of each lab's notebook anew."""
-    for path in (NOTEBOOKS / f"{suite}.ipynb" for suite in suite_names()):
+    """Write the outputs of each lab's notebook anew, and how to open each notebook."""
+    for name in (*suite_names(), *WITHOUT_LAB):
+        path = NOTEBOOKS / f"{name}.ipynb"
         document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-        execute(document)
+        write_opening(document, name)
+        if name not in WITHOUT_LAB:
+            execute(document)
         nbformat.write(document, path)  # type: ignore[no-untyped-call]
         print(path)
 

@@ -14,7 +14,7 @@ from experiments.notebooks import tables
 from experiments.notebooks.parameters import parameters_in, spec_of
 from experiments.results.evaluate import evaluate_row
 from experiments.results.schema import RESULT_FILE, SPEC_FILE, Failure, Result, read_result
-from experiments.results.wording import OUTCOME_NAMES, format_number
+from experiments.results.wording import OUTCOME_NAMES, format_number, format_size
 from experiments.runners.local import row_process
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.suites.row_spec import DERIVED, RowSpec
@@ -127,7 +127,7 @@ def verdict(result: Result) -> str:
 def measured(result: Result) -> list[str]:
     """Return a row's measurements as blocks of Markdown: outcome, memory at four points, ranks, speed."""
     blocks = [
-        result.reason,
+        outcome(result),
         device(result),
         failure(result.failure) if result.failure else "",
         tables.at_points(result.memory.snapshots) if result.memory.snapshots else "",
@@ -135,6 +135,12 @@ def measured(result: Result) -> list[str]:
         tables.speed(result.speed) if result.speed else "",
     ]
     return [block for block in blocks if block]
+
+
+def outcome(result: Result) -> str:
+    """Return how a row ended; for one that fits with its peak, in the unit that suits it."""
+    peak = result.memory.peak_gib
+    return f"fits, {format_size(peak)} at the peak" if result.outcome == "fits" and peak else result.reason
 
 
 def device(result: Result) -> str:

@@ -7,11 +7,11 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.prediction.answers import answer_cells, answers_table, format_gib
-from experiments.prediction.tables import PARTS_LEGEND, format_part, note_lines, prediction_as_data
+from experiments.prediction.tables import UNIT, format_part, note_lines, part_columns, prediction_as_data
 from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.predictions import Prediction
 from experiments.results.wording import format_parameter_count
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column, Legend, Table
 
 
 def describe_custom_training(prediction: Prediction) -> str:
@@ -57,7 +57,8 @@ def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
     """
     one_card = len({one.spec.card for one in predictions}) == 1
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
-    found = [_parts_table(ordered), Text(f"{PARTS_LEGEND}.", "dim")] if one_card else _smallest_card_lines(ordered)
+    parts = _parts_table(ordered)
+    found = [parts, Legend(UNIT, parts)] if one_card else _smallest_card_lines(ordered)
     return Group(
         Text(describe_custom_training(ordered[0]), "bold"), _answers_table(ordered), *found, *note_lines(ordered)
     )
@@ -81,9 +82,11 @@ def _answers_table(predictions: Iterable[Prediction]) -> Table:
 
 
 def _parts_table(predictions: Iterable[Prediction]) -> Table:
-    heads = ("batch", *(part.short for part in PART_COLUMNS), "peak", "reserved")
     table = Table(
-        *(Column(head, number=True) for head in heads),
+        Column("batch", number=True),
+        *part_columns(),
+        Column("peak", number=True),
+        Column("reserved", number=True),
         Column("peak in", optional=1),
     )
     for one in predictions:

@@ -16,6 +16,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, cards_of_suites, suite_named, suite_names
 from experiments.system.files import cache_folder
 from experiments.system.packages import require_packages
+from provision.words import counted
 
 PrintLine = Callable[[str], None]
 
@@ -61,7 +62,7 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     Rows that cannot be predicted are reported; they do not stop the run.
     """
     specs = [suite_row_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
-    view.says(f"predicting {len(specs)} row(s) at full size on {run.card}; cached predictions are reused")
+    view.says(f"predicting {counted(len(specs), 'row')} at full size on {run.card}; cached predictions are reused")
     try:
         predictions = trace_rows(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
     except (InputError, RuntimeError) as problem:

@@ -16,7 +16,7 @@ from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named, card_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column, Legend, Line, Table
 
 SMALLEST_SHOWN_GIB = 0.005
 SINGLE_CHANGES_TITLE = "single changes, cheapest first, GiB on one GPU"
@@ -31,16 +31,20 @@ OMITTED_FIELDS = {
     "versions",
     "elapsed_s",
 }
-PARTS_LEGEND = (
-    f"GiB on one GPU. {PARAMETERS.short} to {BUFFERS.short}: the parts of the peak;"
-    f" {ACTIVATIONS.short}: activations and temporaries; {OPTIMIZER_CPU.short}:"
-    " optimizer state in host memory"
-)
-LEGEND = (
-    f"{PARTS_LEGEND}; margin: free memory of the card, negative if memory is missing;"
-    f" {RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model;"
-    " step: time of an optimizer step, from operations measured on one GPU."
-)
+UNIT = "GiB on one GPU"
+MARGIN = "margin: free memory of the card, negative if memory is missing"
+STEP = "step: time of an optimizer step, from operations measured on one GPU"
+RULE_OF_THUMB = f"{RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
+MEANINGS = {
+    PARAMETERS: f"{PARAMETERS.short} to {BUFFERS.short}: the parts of the peak",
+    ACTIVATIONS: f"{ACTIVATIONS.short}: activations and temporaries",
+    OPTIMIZER_CPU: f"{OPTIMIZER_CPU.short}: optimizer state in host memory",
+}
+
+
+def part_columns(optional: int = 0) -> list[Column]:
+    """Return a column for each part of the peak, with its meaning."""
+    return [Column(part.short, number=True, optional=optional, meaning=MEANINGS.get(part, "")) for part in PART_COLUMNS]
 
 
 def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
@@ -70,13 +74,13 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def note_lines(predictions: Sequence[Prediction]) -> list[Text]:
+def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
     """Return notes about the cards, each note once: missing bf16 arithmetic, and notes of cards.yaml."""
     emulating = [*dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))]
     has = "has" if len(emulating) == 1 else "have"
     slow = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
     lines = [*([slow] if emulating else []), *card_notes(one.spec.card for one in predictions)]
-    return [Text(f"note: {line}", "yellow") for line in lines]
+    return [Line(f"note: {line}", "yellow") for line in lines]
 
 
 def emulates_bf16(prediction: Prediction) -> bool:
@@ -89,21 +93,21 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     """Return a table for each suite and card, and a legend of the columns."""
     places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
     tables = [_suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
-    return Group(*tables, *note_lines(predictions), Text(LEGEND, "dim"))
+    return Group(*tables, *note_lines(predictions), Legend(UNIT, *tables))
 
 
 def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
     table = Table(
         "row",
         Column("peak", number=True),
-        Column("margin", number=True),
+        Column("margin", number=True, meaning=MARGIN),
         "outcome",
         "stated",
-        Column("step", number=True, optional=1),
+        Column("step", number=True, optional=1, meaning=STEP),
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
-        *(Column(part.short, number=True, optional=3) for part in PART_COLUMNS),
-        Column(f"{RULE_OF_THUMB_FACTOR} x", number=True, optional=4),
+        *part_columns(optional=3),
+        Column(f"{RULE_OF_THUMB_FACTOR} x", number=True, optional=4, meaning=RULE_OF_THUMB),
         title=title,
     )
     for one in predictions:

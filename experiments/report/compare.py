@@ -153,7 +153,8 @@ def _changed_facts(a: Results, b: Results) -> list[Changed]:
 
 
 def _in_words(one: Changed) -> Difference:
-    return Difference(what=f"{one.row}: {one.what}", a=one.before, b=one.now)
+    before, now = one.values_in_words
+    return Difference(what=f"{one.row}: {one.what}", a=before, b=now)
 
 
 def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from experiments.results.quantities import (
 )
 from experiments.results.run_folder import Run
 from experiments.results.schema import ERROR_OUTCOMES, Result
-from experiments.results.verdicts import GRADES, Evaluation, Grade, Status, Verdict
+from experiments.results.verdicts import GRADES, NOT_RUN, Evaluation, Grade, Status, Verdict
 from experiments.results.wording import (
     OUTCOME_NAMES,
     choose_memory_unit,
@@ -125,7 +125,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
     """Return the status of a stated outcome, and the reason."""
     result = evidence.results.get(row)
     if result is None:
-        return "not evaluated", "the row has not run"
+        return "not evaluated", f"the row {NOT_RUN}"
     if result.outcome in ERROR_OUTCOMES:
         return "error", result.reason
     if obstacle := next(outcome_obstacles(result, evidence), None):
@@ -185,7 +185,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
 def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
-        return CheckResult("not evaluated", "", f"{', '.join(missing)} has not run")
+        return CheckResult("not evaluated", "", f"{', '.join(missing)} {NOT_RUN}")
     if check.outcome:
         status, reason = _outcome_status(check.row, check.outcome, evidence)
         if status == "pass" and check.phase:
@@ -227,8 +227,13 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
     if too_close := _error_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
-        return CheckResult("pass", text)
-    return CheckResult("fail", text, f"{text}, expected {_expected_text(check)}", _distance_to_bound(check, compared))
+        return CheckResult("pass", text + _name_of_plain_number(check))
+    return CheckResult(
+        "fail",
+        text + _name_of_plain_number(check),
+        f"{text}, expected {_expected_text(check)}",
+        _distance_to_bound(check, compared),
+    )
 
 
 def _distance_to_bound(check: Check, compared: list[float]) -> str:
@@ -324,6 +329,12 @@ def _describe_values(check: Check, values: list[float], over: float | None, comp
         )
     pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(over)} {its}".rstrip()
     return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
+
+
+def _name_of_plain_number(check: Check) -> str:
+    """Return what a number without a unit is, in parentheses; "" for a value with a unit and for a ratio."""
+    assert check.quantity is not None
+    return "" if check.relative or quantity_unit(check.quantity) else f" ({quantity_label(check.quantity)})"
 
 
 def _in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:

@@ -18,6 +18,10 @@ GRADES: tuple[Grade, ...] = get_args(Grade)
 """Best first: measured on the card itself, on a GPU that emulates it, predicted at full size, on a tiny model."""
 
 
+NOT_RUN = "has not run"
+"""The end of the reason of a statement about a row that has no result."""
+
+
 class Verdict(Record):
     """One statement with its status."""
 
@@ -34,6 +38,12 @@ class Verdict(Record):
     missed: str = Field(default="", description="by how much a failed value is outside of its bounds; else empty")
     reason: str = Field(default="", description="reason for a failure or a missing evaluation, or the error")
     known_failure: str = Field(default="", description="cause of a failure that the suite knows; else empty")
+
+    @property
+    def kind_of_reason(self) -> str:
+        """Return the reason, without the names of rows that have not run: 'rows have not run'."""
+        waits = any(part.endswith(NOT_RUN) for part in self.reason.split("; "))
+        return "rows have not run" if waits else self.reason
 
 
 class Contradiction(Record):

@@ -125,10 +125,11 @@ def monitor_table(observation: Observation) -> Group:
         busy, temperature = _format_optional(gpu.utilization, ".0f", " %"), _format_optional(gpu.celsius, ".0f", " °C")
         gpus.add(f"{gpu.node} {gpu.index} {gpu.name}", busy, memory, temperature, "\n".join(gpu.users))
     numbers = (Column(name, number=True) for name in ("micro-steps", "peak", "left"))
-    rows = Table("row", Column("state", prose=True), "phase", *numbers)
+    rows = Table("row", Column("state", prose=True), "phase", *numbers, Column("run", optional=1))
     for row in observation.rows:
         state = f"{row.state.lower()} ({row.reason})" if row.reason else row.state.lower()
-        rows.add(row.name, state, *_progress_cells(row.progress))
+        run, _, name = row.name.partition("/")
+        rows.add(name, state, *_progress_cells(row.progress), run)
     return Group(gpus, "", rows if observation.rows else "no rows", *observation.unreachable)
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.yaml_schema import StrictModel
+from provision.words import counted
 
 Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
@@ -98,20 +99,21 @@ class Settings(StrictModel):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{key} = {value!r}: allowed: a whole number above 0")
         world = 1 if data.get("task") == "generate" else data.get("devices", 1) * data.get("nodes", 1)
+        devices = counted(world, "device")
         batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
         if batch is None and total is None:
             raise ValueError("the row needs batch_size or global_batch_size")
         if batch is not None and total is not None:
-            accumulate = accumulate or _exact_quotient(total, batch * world, f"batch_size {batch} on {world} device(s)")
+            accumulate = accumulate or _exact_quotient(total, batch * world, f"batch_size {batch} on {devices}")
         elif total is not None:
             accumulate = accumulate or 1
-            batch = _exact_quotient(total, accumulate * world, f"accumulate {accumulate} on {world} device(s)")
+            batch = _exact_quotient(total, accumulate * world, f"accumulate {accumulate} on {devices}")
         elif batch is not None:
             accumulate = accumulate or 1
             total = batch * accumulate * world
         if batch and accumulate and total != batch * accumulate * world:
             raise ValueError(
-                f"global_batch_size = {total}: must be batch_size {batch} x accumulate {accumulate} x {world} device(s)"
+                f"global_batch_size = {total}: must be batch_size {batch} x accumulate {accumulate} x {devices}"
             )
         return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
 

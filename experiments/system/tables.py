@@ -24,13 +24,14 @@ class Column:
     """A column of a table. ``name`` is its header.
 
     number: align it to the right. prose: its text may be wrapped. optional: the order in which columns of a table that
-    is too wide are hidden, the highest value first; 0: never.
+    is too wide are hidden, the highest value first; 0: never. meaning: its explanation in a Legend.
     """
 
     name: str
     number: bool = False
     prose: bool = False
     optional: int = 0
+    meaning: str = ""
 
 
 class Table:
@@ -51,7 +52,7 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self._title:
             yield Text.assemble(self._title, style="bold")
-        filled_columns = [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
+        filled_columns = self._filled_columns()
         shown_columns = self._fitting_columns(filled_columns, options.max_width)
         if shown_columns is None:
             yield from self._blocks(filled_columns)
@@ -59,6 +60,15 @@ class Table:
         yield self._grid(shown_columns, options.max_width)
         if hidden := [self._columns[i].name for i in filled_columns if i not in shown_columns]:
             yield Text(f"not shown at this width: {', '.join(hidden)}", "dim")
+
+    def meanings(self, width: int) -> list[str]:
+        """Return the meanings of the columns that are shown at this width."""
+        filled_columns = self._filled_columns()
+        shown_columns = self._fitting_columns(filled_columns, width) or filled_columns
+        return [self._columns[i].meaning for i in shown_columns if self._columns[i].meaning]
+
+    def _filled_columns(self) -> list[int]:
+        return [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
 
     def _fitting_columns(self, filled_columns: list[int], width: int) -> list[int] | None:
         """Return the columns to show, without optional ones that do not fit; None if the others do not fit either."""
@@ -125,6 +135,32 @@ class Table:
                     block.add_row(self._columns[i].name, row[i])
             parts: list[RenderableType] = [*([Text(", ").join(named)] if named else []), block]
             yield from (Padding(part, (0, 0, 0, COLUMN_GAP)) for part in parts)
+
+
+class Legend:
+    """The meanings of the columns that tables show at the width of the terminal, after a sentence about all values."""
+
+    def __init__(self, first: str, *tables: Table) -> None:
+        self._first, self._tables = first, tables
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = dict.fromkeys(text for table in self._tables for text in table.meanings(options.max_width))
+        yield Line(f"{self._first}. {'; '.join(shown)}.".replace(" .", ""), "dim")
+
+
+class Line:
+    """A line of text, wrapped at words; its continuation lines are indented."""
+
+    def __init__(self, text: str | Text, style: str = "") -> None:
+        self._text = Text(text, style) if isinstance(text, str) else text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        first, *more = self._text.wrap(console, options.max_width)
+        yield first
+        if more:
+            rest = self._text[len(first) :]
+            rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
+            yield Padding(rest, (0, 0, 0, COLUMN_GAP))
 
 
 def print_lines(console: Console, text: str, style: str = "") -> None:

@@ -19,6 +19,8 @@ READ_EVERY_S = 1.0
 COST_EVERY_S = 60.0
 SAMPLES = 240
 """Newest samples that a line shows: two minutes."""
+NARROW_BELOW = 80
+"""Columns of the terminal below which load and log are above each other."""
 COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
 VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 
@@ -29,15 +31,19 @@ class WatchApp(App[None]):
     TITLE = "testbed watch"
     BINDINGS = [("q", "quit", "Quit")]  # noqa: RUF012 - as Textual declares it
     ENABLE_COMMAND_PALETTE = False
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012 - as Textual declares it
     CSS = """
-    #headline { padding: 0 1; text-style: bold; }
-    #cost { padding: 0 1; }
+    #headline { width: 100%; padding: 0 1; text-style: bold; }
+    #cost { width: 100%; padding: 0 1; }
     #rows { height: 1fr; }
     #below { height: 1fr; }
     #load { width: 2fr; padding: 0 1; }
     #load Sparkline { height: 2; }
-    #log { width: 3fr; border: round $secondary; }
-    #verdicts { height: 25%; border: round $secondary; }
+    #log { width: 3fr; border: round $secondary; border-title-color: $foreground; }
+    #verdicts { height: 25%; border: round $secondary; border-title-color: $foreground; }
+    .-narrow #below { layout: vertical; }
+    .-narrow #load { width: 100%; height: auto; }
+    .-narrow #log { width: 100%; height: 1fr; }
     """
 
     def __init__(self, watcher: RunWatcher, cost: Callable[[], str]) -> None:
@@ -105,8 +111,8 @@ class WatchApp(App[None]):
             return
         row = str(self._table.coordinate_to_cell_key(self._table.cursor_coordinate).row_key.value)
         self._show_load(self._watcher.lines(row))
-        self._log_view.border_title = f"log of {row}"
         lines = self._watcher.log(row)
+        self._log_view.border_title = f"log of {row}" + ("" if lines else ": nothing yet")
         if lines != self._log_lines:
             self._log_view.clear()
             for line in lines:
@@ -120,6 +126,10 @@ class WatchApp(App[None]):
                 newest, highest = (format_number(value) for value in (line.values[-1], max(line.values)))
                 name.update(f"{line.name}: {newest} {line.unit}, highest {highest}")
                 chart.data = line.values[-SAMPLES:]
+        if not lines:
+            name = self._charts[0][0]
+            name.display = True
+            name.update("load of this row: not measured yet")
 
     def _show_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         graded = {one.id: (one.status, one.grade) for one in verdicts}
@@ -135,6 +145,8 @@ def headline(now: RunNow) -> str:
     running = sum(row.running for row in now.rows)
     if running and now.active:
         parts.append(f"{running} running")
+    elif now.active and now.done < len(now.rows):
+        parts.append("preparing: rows are predicted and libraries compiled first")
     for status in ("pass", "fail", "error"):
         if count := sum(verdict.status == status for verdict in now.verdicts):
             parts.append(f"{count} {status}")
@@ -173,9 +185,8 @@ def _style(row: RowNow) -> str:
 
 
 def verdict_line(verdict: Verdict) -> Text:
-    """Return a verdict in a line, with the value that it rests on and the reason of a failure."""
+    """Return a verdict in a line, with the value that it rests on, or the reason of a failure."""
     grade = f" ({verdict.grade})" if verdict.grade else ""
-    found = f"; found: {verdict.value}" if verdict.value else ""
-    reason = f"; {verdict.reason}" if verdict.reason and verdict.status != "pass" else ""
+    basis = verdict.value if verdict.status == "pass" else verdict.reason or verdict.value
     status = Text(f"{verdict.status}{grade}", style=VERDICT_STYLES.get(verdict.status, ""))
-    return Text.assemble(status, f" {verdict.says}{found}{reason}")
+    return Text.assemble(status, f" {verdict.says}", f" ({basis})" if basis else "")

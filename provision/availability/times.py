@@ -80,6 +80,11 @@ def length_in_words(length: timedelta) -> str:
     return (f"{hours}h" if hours else "") + (f"{minutes}m" if minutes or not hours else "")
 
 
+def start_in_words(start: datetime, now: datetime) -> str:
+    """Return how long it is until ``start``: 'starts in 2h50m'."""
+    return f"starts in {length_in_words(start - now)}" if now < start else "is about to start"
+
+
 def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
     """Return a time in UTC and in ``zone``, with the local date if it differs."""
     local_time, utc = moment.astimezone(zone), moment.astimezone(UTC)

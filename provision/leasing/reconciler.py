@@ -92,15 +92,31 @@ class Reconciler:
         self._retrying()(once)
 
     def wait(
-        self, what: str, question: Callable[[], T], done: Callable[[T], bool], limit_s: float, every_s: float = 10
+        self,
+        what: str,
+        question: Callable[[], T],
+        done: Callable[[T], bool],
+        limit_s: float,
+        *,
+        every_s: float = 10,
+        remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Return the first answer that is ``done``, or None after limit_s; report the time waited so far."""
+        """Return the first answer that is ``done``, or None after limit_s.
+
+        Each new status is reported, and the same one again after an eighth of limit_s, at least a minute. ``remaining``
+        returns how long an answer is expected to take, in words; without it, the time waited so far is reported.
+        """
         began = self.clock.passed_s()
+        shown, shown_s = "", 0.0
         while not done(answer := self.query(question)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None
-            self.report(f"{what}: {_status(answer)}, for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes")
+            status = _status(answer)
+            if status != shown or passed - shown_s >= max(limit_s / 8, 60):
+                shown, shown_s = status, passed
+                waited = f"for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes"
+                self.report(f"{what}: {status}, {remaining(answer) if remaining else waited}")
             self.clock.sleep(every_s)
         return answer
 

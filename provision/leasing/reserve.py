@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from provision.availability import search
 from provision.availability.matching import groups_of_equal_hosts, hardware_in_words, matching_hosts
-from provision.availability.times import MINUTE, local_zone, time_in_words
+from provision.availability.times import MINUTE, local_zone, start_in_words, time_in_words
 from provision.errors import (
     ForeignLease,
     LeaseFailed,
@@ -202,6 +202,7 @@ def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
         lambda: current_lease(task, lease),
         lambda now: now.status == "ACTIVE" or now.status in ENDED_STATUSES,
         limit_s,
+        remaining=lambda now: start_in_words(now.start, task.reconciler.clock.now()),
     )
     if found is None:
         moved = task.reconciler.query(lambda: current_lease(task, lease))

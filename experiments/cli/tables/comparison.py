@@ -8,7 +8,7 @@ from rich.text import Text
 from experiments.report.compare import Change, Comparison, Difference, RowComparison
 from experiments.results.verdict_changes import VerdictChange
 from experiments.results.wording import OUTCOME_NAMES, choose_memory_unit, format_number
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column, Line, Table
 
 WORSE, BETTER = "red", "green"
 
@@ -38,11 +38,11 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
     return first, second
 
 
-def _warnings(comparison: Comparison) -> list[Text]:
+def _warnings(comparison: Comparison) -> list[Line]:
     lines = [f"{one.what} differs: {one.a} and {one.b}" for one in comparison.unlike]
     if comparison.a.size != comparison.b.size:
         lines.append("a miniature does not compare with full size: no ratios")
-    return [Text(f"warning: {line}", "yellow") for line in lines]
+    return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
 def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
@@ -82,7 +82,7 @@ def _rows(comparison: Comparison) -> Table:
             Text(row.row, style),
             _outcomes(row),
             _sizes(row.peak_gib),
-            _change(row.samples_per_s),
+            _numbers(row.samples_per_s),
             _sizes(row.reserved_gib),
             _settings(row),
         )
@@ -99,19 +99,27 @@ def _settings(row: RowComparison) -> str:
 
 
 def _sizes(change: Change) -> str:
-    """Return a change of memory in the unit that suits the larger size."""
-    unit, per_gib = choose_memory_unit(max(change.a or 0.0, change.b or 0.0))
-    return _change(change, per_gib, f" {unit}")
+    """Return a change of memory, each size in the unit that suits it; a common unit only once."""
+    units = [None if size is None else choose_memory_unit(size) for size in (change.a, change.b)]
+    common = units[0] if units[0] == units[1] else None
+    a, b = (
+        "–" if size is None or unit is None else format_number(size * unit[1]) + ("" if common else f" {unit[0]}")
+        for size, unit in zip((change.a, change.b), units, strict=True)
+    )
+    return _change(change, a, b, f" {common[0]}" if common else "")
 
 
-def _change(change: Change, scale: float = 1.0, unit: str = "") -> str:
+def _numbers(change: Change) -> str:
+    a, b = ("–" if value is None else format_number(value) for value in (change.a, change.b))
+    return _change(change, a, b)
+
+
+def _change(change: Change, a: str, b: str, unit: str = "") -> str:
     if change.a is None and change.b is None:
         return ""
-    a, b = ("–" if value is None else format_number(value * scale) for value in (change.a, change.b))
-    same = a == b and change.ratio is not None
-    return (
-        f"{a}{unit}" if same else f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")
-    )
+    if a == b and change.ratio is not None:
+        return f"{a}{unit}"
+    return f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")
 
 
 def _emulated(comparison: Comparison) -> list[Text]:

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
-from provision.availability.times import length_in_words, local_zone, time_in_words
+from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import State
 from provision.models import Host, HostBooking, Lease, TimeSlot
 
@@ -69,7 +69,7 @@ def _type(host: Host) -> str:
 
 def _left(lease: Lease, now: datetime) -> str:
     if now < lease.start:
-        return f"starts in {length_in_words(lease.start - now)}"
+        return start_in_words(lease.start, now)
     return f"{length_in_words(lease.end - now)} left" if now < lease.end else "over"
 
 

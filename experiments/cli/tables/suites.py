@@ -95,8 +95,8 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
 def _own(suite: Suite, settings: Settings) -> list[str]:
     """Return the names of the settings that differ from the suite's common ones and from defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
-    hidden = ("model", "global_batch_size")
-    return [key for key, value in plain.items() if value != suite.common.get(key) and key not in hidden]
+    hidden, common = ("model", "global_batch_size"), {"accumulate": 1, **suite.common}
+    return [key for key, value in plain.items() if value != common.get(key) and key not in hidden]
 
 
 def _compact(value: Any) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 from experiments.report.words import STATUSES, headline
 from experiments.results.verdict_changes import VerdictChange
 from experiments.results.verdicts import Evaluation, Status, Verdict
-from experiments.system.tables import Column, Table, print_lines
+from experiments.system.tables import Column, Line, Table, print_lines
 
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
@@ -35,14 +35,15 @@ def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
     return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
 
 
-def _headline(evaluation: Evaluation) -> Text:
+def _headline(evaluation: Evaluation) -> Line:
     failed = evaluation.exit_code or evaluation.contradictions
-    return Text(headline(evaluation), "bold red" if failed else "bold")
+    return Line(headline(evaluation), "bold red" if failed else "bold")
 
 
 def _folded(evaluation: Evaluation) -> Table:
     """Return why statements were not evaluated, with the number of statements for each reason."""
-    reasons = Counter(verdict.reason for verdict in evaluation.verdicts if verdict.status == "not evaluated")
+    left = [verdict for verdict in evaluation.verdicts if verdict.status == "not evaluated"]
+    reasons = Counter(verdict.kind_of_reason for verdict in left)
     table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
     common = reasons.most_common(REASONS)
     for reason, count in common:
@@ -52,13 +53,15 @@ def _folded(evaluation: Evaluation) -> Table:
     return table
 
 
-def contradictions(evaluation: Evaluation) -> list[Text]:
+def contradictions(evaluation: Evaluation) -> list[Line]:
     """Return a line for each prediction that contradicts a measurement, with both values."""
     return [
-        Text.assemble(
-            ("prediction contradicts measurement", "yellow"),
-            f": {one.says} {one.predicted.status}, predicted: {one.predicted.value};"
-            f" {one.measured.status}, {one.measured.grade}: {one.measured.value}",
+        Line(
+            Text.assemble(
+                ("prediction contradicts measurement", "yellow"),
+                f": {one.says} {one.predicted.status}, predicted: {one.predicted.value};"
+                f" {one.measured.status}, {one.measured.grade}: {one.measured.value}",
+            )
         )
         for one in evaluation.contradictions
     ]
@@ -78,18 +81,20 @@ def status_count(status: Status, count: int) -> Text:
     return Text(str(count), STYLES[status] if count else "dim")
 
 
-def problems(evaluations: Sequence[Evaluation]) -> Text:
+def problems(evaluations: Sequence[Evaluation]) -> Group | None:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
     found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
-        Text.assemble(
-            f"{suite}: ",
-            (verdict.status, STYLES[verdict.status]),
-            f"{_graded(verdict)}: {verdict.says} ({_basis(verdict)})",
+        Line(
+            Text.assemble(
+                f"{suite}: ",
+                (verdict.status, STYLES[verdict.status]),
+                f"{_graded(verdict)}: {verdict.says} ({_basis(verdict)})",
+            )
         )
         for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
     ]
-    return Text("\n").join(lines)
+    return Group(*lines) if lines else None
 
 
 def _graded(verdict: Verdict) -> str:

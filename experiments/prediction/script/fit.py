@@ -12,7 +12,7 @@ from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
 from experiments.prediction.script.record import CardAnswer, ScriptPrediction
 from experiments.results.predictions import BORDERLINE_SHARE
 from experiments.suites.cards import card_notes
-from experiments.system.tables import Column
+from experiments.system.tables import Column, Line
 
 FIRST_BATCH = 8
 """The batch that is tried first if the command does not name one."""
@@ -119,7 +119,7 @@ def fit_view(fit: ScriptFit, flag: str) -> Group:
     notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
     notes |= dict.fromkeys(card_notes(one.card.card for one in fit.predictions.values()))
     return Group(
-        Text(_describe_largest_batch(fit, flag), "bold"), table, *(Text(f"note: {note}", "yellow") for note in notes)
+        Text(_describe_largest_batch(fit, flag), "bold"), table, *(Line(f"note: {note}", "yellow") for note in notes)
     )
 
 

@@ -11,7 +11,8 @@ from experiments.prediction.script.record import LineShare, ModuleShare, ScriptP
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_notes
-from experiments.system.tables import Column, Table
+from experiments.system.tables import Column, Line, Table
+from provision.words import counted
 
 END_DESCRIPTIONS = {
     "stopped": "stopped after",
@@ -39,19 +40,24 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[
     }
 
 
+INTERPRETER = "<"
+"""First character of the file names of code without a file, such as <frozen runpy>: lines of no script."""
+
+
 def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
     """Return the view for the terminal: the traced training, each card, and the largest allocations at the peak."""
     worst = max(predictions, key=lambda one: one.reserved_gib)
     parts: list[Any] = [Text(line) for line in _summary_lines(worst)]
     parts += [_cards_table(predictions), _modules_table(worst.modules)]
-    if any(one.line for one in worst.lines):
-        parts.append(_lines_table(worst.lines))
+    lines = [one for one in worst.lines if not one.line.startswith(INTERPRETER)]
+    if any(one.line for one in lines):
+        parts.append(_lines_table(lines))
     if len({card.card for one in predictions for card in one.cards}) > 1:
         smallest = smallest_card(predictions)
         parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
     notes |= dict.fromkeys(card_notes(card.card for one in predictions for card in one.cards))
-    return Group(*parts, *(Text(f"note: {note}", "yellow") for note in notes))
+    return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 
 
 def _summary_lines(one: ScriptPrediction) -> list[str]:
@@ -68,7 +74,7 @@ def _summary_lines(one: ScriptPrediction) -> list[str]:
     )
     return [
         f"{rank}{model}; {optimizers}",
-        f"{END_DESCRIPTIONS[one.ended]} {one.steps} optimizer step(s), {one.elapsed_s:.0f} s",
+        f"{END_DESCRIPTIONS[one.ended]} {counted(one.steps, 'optimizer step')}, {one.elapsed_s:.0f} s",
         f"peak {one.peak_gib:.2f} GiB in {one.peak_phase}, step {one.peak_step}: {shares}",
         f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
     ]

@@ -27,8 +27,16 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
+SHOWN_FAILURES = 6
+"""Statements that fail at the top of a report; the others follow below."""
 TEMPLATES.filters |= {function.__name__: function for function in FILTERS}
-TEMPLATES.globals |= {"icons": ICONS, "outcomes": OUTCOME_NAMES, "chart_style": STYLE, "chart_script": SCRIPT}
+TEMPLATES.globals |= {
+    "icons": ICONS,
+    "shown_failures": SHOWN_FAILURES,
+    "outcomes": OUTCOME_NAMES,
+    "chart_style": STYLE,
+    "chart_script": SCRIPT,
+}
 
 
 def render_template(template: str, **values: Any) -> str:

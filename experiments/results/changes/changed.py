@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from experiments.results.changes.facts import Figure
-from experiments.results.wording import format_number, quantity_label, quantity_unit
+from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
 Key = tuple[str, str]
 """A row and the name of its figure or fact."""
@@ -22,11 +22,17 @@ class Changed(NamedTuple):
     ratio: float | None = None
 
     @property
+    def values_in_words(self) -> tuple[str, str]:
+        """Return both values; an outcome by its name, such as 'out of GPU memory'."""
+        return OUTCOME_NAMES.get(self.before, self.before), OUTCOME_NAMES.get(self.now, self.now)
+
+    @property
     def sentence(self) -> str:
         """Return the change in a line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
         place = f"{self.row}: " if self.row else ""
+        before, now = self.values_in_words
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
-        return f"{place}{self.what} {self.before or 'none'} → {self.now or 'none'}{percent}"
+        return f"{place}{self.what} {before or 'none'} → {now or 'none'}{percent}"
 
 
 def changed_figure(key: Key, before: float, now: float) -> Changed:

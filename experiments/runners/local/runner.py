@@ -35,6 +35,7 @@ from experiments.system.files import write_atomically
 from experiments.system.warm_start import Process
 from provision.hardware import gpus
 from provision.models import Node
+from provision.words import counted
 
 GRACE_S = 120.0
 TICK_S = 0.25
@@ -107,7 +108,7 @@ class LocalRunner:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
-                        raise NoFreeGpu(f"no free GPU is left: {len(waiting)} row(s) were not run")
+                        raise NoFreeGpu(f"no free GPU is left for {counted(len(waiting), 'row')}")
                     self._show(len(rows), len(waiting))
                     time.sleep(TICK_S)
                     if received:

@@ -30,6 +30,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import write_atomically
 from provision.errors import CommandFailed
+from provision.words import counted
 
 TICK_S = 0.25
 LEASE_RESERVE_S = 600.0
@@ -110,8 +111,8 @@ class SlurmRunner:
     def _explain_return(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
         self._view.says(
-            f"{len(tracker.rows)} job(s) continue at {self._shell.where}: {names}; "
-            "run the command again to track them, or with --cancel to cancel them"
+            f"{counted(len(tracker.rows), 'job')} left to run at {self._shell.where}: {names}; "
+            "the same command tracks them again, and cancels them with --cancel"
         )
 
     def _begin(self, planned: Planned, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:

@@ -82,9 +82,10 @@ def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
     flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
     code, out, _ = testbed("lease", *flags)
     assert code == 0
-    assert out.splitlines()[:3] == [
-        f"llm_c is PENDING until {start + 2 * HOUR:%Y-%m-%d %H:%M} UTC",
+    assert out.splitlines()[:4] == [
+        "llm_c is PENDING",
         f"start: {start:%Y-%m-%d %H:%M} UTC",
+        f"end: {start + 2 * HOUR:%Y-%m-%d %H:%M} UTC",
         "node: node-1 gpu at CHI@UC",
     ]
     _, out, _ = testbed("status")
@@ -215,7 +216,7 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     code, out, _ = testbed("reproduce", *flags, "--weights", "pretrained", "--gpus-per-node", "1")
     assert code == 0
     lines = out.splitlines()
-    assert "slurm on llm_single_c: run 1 row(s) of single_gpu_blip2, download the results" in lines
+    assert "slurm on llm_single_c: run 1 row of single_gpu_blip2, download the results" in lines
     assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
     assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
@@ -231,7 +232,7 @@ def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_p
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     row = ["single_gpu_blip2", "--row", "reduced-batch", "--results", str(tmp_path / "results")]
     code, out, _ = testbed("reproduce", *row, "--key", "KEY", "--dry-run", *flags)
-    assert (code, "run 1 row(s) of single_gpu_blip2" in out) == (0, True)
+    assert (code, "run 1 row of single_gpu_blip2" in out) == (0, True)
     ((options,),) = [one.suites for one in planned]
     assert {name: getattr(options, name) for name in given} == given
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from experiments.cli.app import main
+from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardAnswer, PeakBlock, ScriptPrediction
+from experiments.prediction.script.record import CardAnswer, LineShare, PeakBlock, ScriptPrediction
+from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
 
@@ -49,6 +51,17 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         versions={},
         elapsed_s=1.0,
     )
+
+
+def test_lines_of_the_interpreter_are_not_shown_as_lines_of_a_script(capsys):
+    inner = LineShare(line="<frozen runpy>:88", category="params", size_gib=1.0)
+    own = LineShare(line="train.py:3", category="params", size_gib=1.0)
+    console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner,)})]))
+    assert "line of the script" not in capsys.readouterr().out
+    console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner, own)})]))
+    out = capsys.readouterr().out
+    assert "train.py:3" in out
+    assert "runpy" not in out
 
 
 @pytest.fixture

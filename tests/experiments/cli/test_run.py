@@ -61,7 +61,7 @@ def recipes(tmp_path, monkeypatch):
             "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer would have 1 rank, but ddp needs more;"
             " allowed: 2 and more",
         ),
-        ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 device(s)"),
+        ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 devices"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):

@@ -86,6 +86,9 @@ DEMO = (
     "slots --site demo --hours 3 --limit 3 --calendar 2",
     "lease --site demo --dry-run",
     "reproduce --site demo --dry-run",
+    "lease --site demo --no-wait --yes",
+    "status",
+    "release --yes",
     "lease --site demo --yes",
     "status",
     "extend --by 1h --yes",
@@ -306,7 +309,7 @@ def _run(folder: RunFolder) -> None:
     output = console()
     view = view_on(output)
     run, suite = folder.read_run(), suite_named(SUITE)
-    view.says(f"{folder.path}: {suite.title}, {len(run.rows)} row(s), size tiny for a100_80gb, on 2 x AMD EPYC 7763")
+    view.says(f"{folder.path}: {suite.title}, {len(run.rows)} rows, size tiny for a100_80gb, on 2 x AMD EPYC 7763")
     service.predict_rows(suite, run, RunFolder(folder.path), view)
     results = list(folder.results().values())
     for result in results[:3]:

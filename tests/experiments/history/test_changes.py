@@ -106,7 +106,7 @@ PLANTED: dict[str, tuple[Callable[[Result], None], str]] = {
     "frozen layers": (of_row(frozen), f"{ROW}: number of trainable parameters"),
     "longer texts": (of_row(longer_texts), f"{ROW}: longest text"),
     "another loss": (of_row(other_loss), f"{ROW}: loss of the last"),
-    "out of memory": (of_row(out_of_memory), f"{ROW}: outcome fits → oom"),
+    "out of memory": (of_row(out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
     "gradients twice": (of_row(snapshots("grads_gib", 2)), f"{ROW}: gradients"),
     "activations kept": (of_row(snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
     "more allocated": (of_row(snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),

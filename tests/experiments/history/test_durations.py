@@ -30,8 +30,15 @@ def test_the_longest_measured_time_of_each_row_counts(results):
 def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
     found = expected(NAME, ["baseline", "xxl"], "full", "verdict", results)
     assert (found.seconds, found.measured) == (200.0, 1)
-    assert in_words({NAME: found}).endswith(f"{NAME} 4 min without 1 row(s) never measured")
+    assert in_words({NAME: found}).endswith(f"{NAME} 4 min (1 of 2 rows never measured)")
     assert "none of these rows was measured" in in_words({NAME: expected(NAME, ["xxl"], "full", "as-taught", results)})
+
+
+def test_times_of_tiny_models_say_so_and_a_suite_without_times_has_no_number(results):
+    tiny = expected(NAME, ["xxl"], "tiny", "verdict", results)
+    none = expected(NAME, ["baseline"], "tiny", "verdict", results)
+    assert tiny.devices[0].endswith(", tiny models")
+    assert in_words({NAME: tiny, "other": none}).endswith(", other never measured")
 
 
 def test_a_run_that_cannot_be_read_is_left_out(results):

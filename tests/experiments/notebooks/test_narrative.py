@@ -235,7 +235,20 @@ def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown):
     folder.write_predictions([prediction(spec, 90.0)])
     Lab(NAME, results=str(tmp_path)).show("reduced-batch")
     assert shown[0].startswith("### Reduced batch size: out of GPU memory at full size; miniature: fits")
-    assert shown[0].index("Predicted at full size") < shown[0].index("**In miniature**") < shown[0].index("| MiB |")
+    parts = ("Predicted at full size", "if the card had enough memory:", "| GiB |", "**In miniature**", "| MiB |")
+    places = [shown[0].index(part) for part in parts]
+    assert places == sorted(places)
+    assert "\n\nfits, " in shown[0]
+    assert "GiB at the peak" not in shown[0]
+
+
+@pytest.mark.usefixtures("no_command")
+def test_statements_about_rows_that_a_run_leaves_out_are_listed_without_a_verdict(tmp_path, shown):
+    stored_run(tmp_path, NAME, CARD, "baseline", size="tiny")
+    lab = Lab(NAME, results=str(tmp_path))
+    lab.show("baseline")
+    lab.compare("grad-accumulation", "reduced-precision", "mixed-precision")
+    assert shown[-1].startswith("**Statements of the lab**\n\n- bfloat16 needs much less memory than 32 bit.\n")
 
 
 @pytest.mark.usefixtures("no_command")

@@ -4,8 +4,8 @@ import nbformat
 import pytest
 
 from experiments.cli.app import main
-from experiments.notebooks.refresh import refresh
-from experiments.suites.suite import suite_named
+from experiments.notebooks.refresh import OPENING_TAG, WITHOUT_LAB, opening, refresh, repository
+from experiments.suites.suite import suite_named, suite_names
 from experiments.system.files import CODE_FOLDER
 
 RUN = "multi_gpu_litgpt-v100_32gb-full-verdict"
@@ -41,6 +41,25 @@ def test_runs_that_a_notebook_does_not_show_are_refused(narrative, run, named, c
     assert main(["notebook", "--narrative", narrative, "--from", run]) == 2
     error = capsys.readouterr().err
     assert all(" ".join(words.split()) in " ".join(error.split()) for words in named)
+
+
+@pytest.mark.parametrize("name", [*suite_names(), *WITHOUT_LAB])
+def test_a_notebook_says_how_to_open_it(name):
+    cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
+    assert OPENING_TAG in cells[1].metadata.tags
+    assert cells[1].source == opening(name, repository())
+    assert f"`testbed notebook --narrative {name} --site local`" in cells[1].source
+
+
+def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
+    for address in ("", "https://git.example.org/course/testbed"):
+        assert "colab.research" not in opening("sizing", address)
+    text = opening("sizing", "https://github.com/course/testbed")
+    link = text.partition("](")[2].partition("](")[2].partition(")")[0]
+    place, _, path = link.partition("/blob/main/")
+    assert place == "https://colab.research.google.com/github/course/testbed"
+    assert (CODE_FOLDER / path).is_file()
+    assert "git clone https://github.com/course/testbed testbed" in text
 
 
 def test_outputs_need_a_notebook(capsys):

@@ -167,3 +167,29 @@ def test_a_notebook_shows_its_outputs_and_runs_nothing_of_them(browser, pages):
     assert "out</pre><script>alert(1)</script>" in text
     assert "alert(2)" not in source
     assert browser.evaluate("document.querySelectorAll('table td').length") == 1
+
+
+FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().bottom"
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
+def test_what_fails_and_why_is_on_the_first_screen(browser: Page, pages: dict[str, Path], width: int, height: int):
+    browser.look(width, "light")
+    browser.call("Page.navigate", url=pages["h200"].as_uri())
+    browser.until("document.readyState === 'complete'")
+    assert 0 < browser.evaluate(FIRST_FAILURE) < height
+    shown = browser.evaluate("[...document.querySelectorAll('.failures li')].map((one) => one.innerText)")
+    assert len(shown) == 6
+    claim = next(one for one in shown if "A smaller batch needs substantially less memory for activations." in one)
+    assert "0.987 times baseline (14.9 vs. 15.1 GiB), 41 % above 0.7 times" in claim
+    target = browser.evaluate("document.querySelector(document.querySelector('.failures a').hash).className")
+    assert target == "statement fail"
+
+
+def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
+    folder = h200_run(tmp_path / "run")
+    for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):
+        shutil.rmtree(folder.path / SUITE / row)
+    page = write_report(folder).page.read_text()
+    assert page.count("rows have not run <span") == 1
+    assert "<summary>xxl-sgd has not run" not in page

@@ -89,6 +89,14 @@ class TestClaim:
         assert verdict.status == "fail"
         assert verdict.reason == "a: 10 GiB, expected peak memory of a at most 1 GiB"
 
+    def test_a_number_without_unit_says_what_it_is(self):
+        share = {"row": "a", "quantity": "peak_share", "low": 0.1}
+        assert claim_verdict([share], result("a", memory=PEAK)).value.endswith(
+            " (share of the card that the peak takes)"
+        )
+        size = {"row": "a", "quantity": "peak_gib", "low": 0.1}
+        assert claim_verdict([size], result("a", memory=PEAK)).value == "a: 10 GiB"
+
     def test_a_claim_about_rows_that_were_not_asked_for_is_left_out(self):
         claims = [{"id": "b-fits", "says": "B fits.", "checks": [{"row": "b", "outcome": "fits"}]}]
         assert evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()

@@ -155,18 +155,18 @@ BAD = {
         ("rows", 0, "settings"),
         {"global_batch_size": 10, "accumulate": 4},
         "lab.yaml: row 'small' on a100_80gb: global_batch_size = 10: "
-        "cannot be divided by accumulate 4 on 1 device(s); allowed: multiples of 4",
+        "cannot be divided by accumulate 4 on 1 device; allowed: multiples of 4",
     ),
     "global batch that the devices cannot divide": (
         ("rows", 0, "settings"),
         {"global_batch_size": 10, "batch_size": 2, "devices": 2, "nodes": 2},
         "lab.yaml: row 'small' on a100_80gb: global_batch_size = 10: "
-        "cannot be divided by batch_size 2 on 4 device(s); allowed: multiples of 8",
+        "cannot be divided by batch_size 2 on 4 devices; allowed: multiples of 8",
     ),
     "global batch that is another": (
         ("rows", 0, "settings"),
         {"global_batch_size": 16, "batch_size": 2, "accumulate": 4},
-        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: must be batch_size 2 x accumulate 4 x 1 device(s)",
+        "lab.yaml: row 'small' on a100_80gb: global_batch_size = 16: must be batch_size 2 x accumulate 4 x 1 device",
     ),
     "model": (
         ("rows", 0, "settings", "model"),

@@ -4,9 +4,9 @@ from io import StringIO
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from experiments.system.tables import Column, Table, print_lines
+from experiments.system.tables import Column, Legend, Line, Table, print_lines
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_/.äλ", min_size=1, max_size=36)
 PROSE = st.lists(WORD, max_size=12).map(" ".join)
@@ -21,7 +21,7 @@ def tables(draw):
     return columns, draw(st.lists(rows, min_size=1, max_size=4))
 
 
-def drawn(table: Table, width: int) -> list[str]:
+def drawn(table: RenderableType, width: int) -> list[str]:
     text = StringIO()
     Console(file=text, width=width).print(table)
     return text.getvalue().splitlines()
@@ -73,6 +73,23 @@ def test_optional_columns_are_left_out_first_and_named():
     table.add("a", "x" * 20, "y" * 20, "z" * 20)
     assert "not shown at this width: y" in drawn(table, 60)
     assert "not shown at this width: x, y" in drawn(table, 40)
+
+
+def test_a_legend_explains_the_columns_that_are_shown_and_no_others():
+    table = Table(
+        "row", Column("margin", meaning="margin: what is left"), Column("x" * 40, optional=1, meaning="x: hid")
+    )
+    table.add("one", "3", "y")
+    assert drawn(Legend("GiB", table), 80) == ["GiB. margin: what is left; x: hid."]
+    assert drawn(Legend("GiB", table), 40) == ["GiB. margin: what is left."]
+
+
+@given(PROSE, st.sampled_from([40, 80]))
+def test_a_line_keeps_its_words_and_indents_its_continuation(text, width):
+    lines = drawn(Line(text), width)
+    assert " ".join(lines).split() == text.split()
+    assert max(map(len, lines), default=0) <= width
+    assert all(line.startswith("  ") for line in lines[1:])
 
 
 def test_lines_are_wrapped_at_words_on_a_terminal_only():

@@ -1,6 +1,7 @@
 """The live view in a terminal."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from textual.widgets import DataTable, Label, RichLog, Static
@@ -106,3 +107,24 @@ def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
 def test_a_cell(folder, row, column, text):
     (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
     assert cells(found)[COLUMNS.index(column)].plain == text
+
+
+def test_a_run_that_has_started_no_row_yet_says_what_it_does(folder):
+    now = RunWatcher(folder.path).read()
+    waiting = tuple(replace(row, elapsed_s=None) for row in now.rows if row.result is None)
+    assert "preparing: rows are predicted" in headline(replace(now, rows=waiting, active=True))
+    assert "preparing" not in headline(replace(now, active=True))
+
+
+@pytest.mark.parametrize(("width", "beside"), [(60, False), (120, True)])
+def test_load_and_log_are_beside_each_other_where_there_is_room(folder, width, beside):
+    async def use(app, pilot):
+        await pilot.resize_terminal(width, 50)
+        await pilot.pause()
+        regions = app.query_one("#load").region, app.query_one("#log").region
+        return app.query_one("#log", RichLog).border_title, [(one.x, one.right) for one in regions]
+
+    title, (load, log) = shown(folder, use)
+    assert (log[0] >= load[1]) is beside
+    assert log[1] <= width
+    assert title in (f"log of {row}{more}" for row in folder.read_run().rows for more in ("", ": nothing yet"))

@@ -61,4 +61,4 @@ def test_several_leases_are_summed_and_those_without_price_counted(made):
     made.lease("2", "other", cost_su=None)
     made.lease("3", "third", hours=1, cost_su=16.0)
     leases = past_leases(made.journal.entries(), NOW + 9 * HOUR)
-    assert sum_in_words(leases) == "3 lease(s): 64.0 service units, and 1 of unknown price"
+    assert sum_in_words(leases) == "3 leases: 64.0 service units, and 1 of unknown price"

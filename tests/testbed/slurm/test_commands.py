@@ -155,7 +155,7 @@ def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130
-    assert "job(s) continue at super" in said
+    assert "left to run at super" in said
     assert f"{RUN_ID}/{SUITE}/reduced-batch" in person.queue()
     cancelling = person.types("--cancel")
     assert "reduced-batch" in cancelling.communicate(timeout=60)[0]

@@ -1,0 +1,6 @@
+"""Words for numbers of things."""
+
+
+def counted(number: int, thing: str) -> str:
+    """Return a number with the name of what it counts, in the plural unless it is 1: '1 row', '15 rows'."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
