@@ -19,7 +19,7 @@ from provision.leasing.account import connect_to_lease, verify_account
 from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import ENDED_STATUSES, find_lease, journal_time, lease_data
+from provision.leasing.request import ENDED_STATUSES, find_lease, how_it_ended, idle_end_of, journal_time, lease_data
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import Testbed
@@ -96,6 +96,16 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     except ProvisionError:
         return True
     return lease is not None and lease.status not in ENDED_STATUSES
+
+
+def ended_itself(reconciler: Reconciler, active_lease: ActiveLease) -> str:
+    """Return in words that the lease has ended itself, where its results are, and how to go on; '' for other leases."""
+    ended = how_it_ended(active_lease)
+    if not ended or is_leased(reconciler, active_lease):
+        return ""
+    idle_end = idle_end_of(active_lease)
+    fetch = f"to fetch them: rsync -a {idle_end.results_to}/ results/; " if idle_end and idle_end.results_to else ""
+    return f"{ended}; {fetch}then run the command again for the rows that are left"
 
 
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:

@@ -8,7 +8,7 @@ from provision.errors import ProvisionError
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Resource
-from provision.sites.base import BootVolumes, SecurityGroups, Testbed
+from provision.sites.base import BootVolumes, LeaseCredentials, SecurityGroups, Testbed
 
 DELETE_LIMIT_S = 10 * 60
 ResourceQuery = Callable[[], Sequence[Resource]]
@@ -43,6 +43,7 @@ def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
         ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address, site.user_id),
         ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key, site.user_id),
         *_security_groups(site),
+        *_credentials(site),
     )
 
 
@@ -100,3 +101,10 @@ def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
     return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)
+
+
+def _credentials(site: Testbed) -> tuple[ResourceKind, ...]:
+    if not isinstance(site, LeaseCredentials):
+        return ()
+    operations = site.lease_credentials, site.delete_lease_credential, site.user_id
+    return (ResourceKind("credential", Operation.DELETE_CREDENTIAL, *operations),)
