@@ -154,6 +154,7 @@ def empty(site: object) -> None:
         (site.keys, site.delete_key),
         *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
+        (site.lease_credentials, site.delete_lease_credential),
     ):
         for resource in reconciler.query(listed):
             reconciler.query(lambda delete=delete, resource=resource: delete(resource))
@@ -163,4 +164,4 @@ def empty(site: object) -> None:
 def left_at(site: object) -> list[object]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
-    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.leases()]
+    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.lease_credentials(), *site.leases()]

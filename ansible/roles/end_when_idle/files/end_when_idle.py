@@ -258,7 +258,7 @@ class Lease:
 
     def status(self) -> str | None:
         """Return the lease's status; None if it no longer exists. Raises Doubt."""
-        code, answer = self._request("GET", self._settings.lease_url, {"X-Auth-Token": self._token()})
+        code, answer = self._request("GET")
         if code == 404:
             return None
         try:
@@ -268,7 +268,7 @@ class Lease:
 
     def delete(self) -> None:
         """Delete the lease. Raises Doubt."""
-        self._request("DELETE", self._settings.lease_url, {"X-Auth-Token": self._token()})
+        self._request("DELETE")
 
     def _token(self) -> str:
         secret = {"id": self._settings.credential_id, "secret": self._settings.secret}
@@ -286,8 +286,10 @@ class Lease:
         except OSError as problem:
             raise Doubt(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
-    def _request(self, method: str, url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        request = urllib.request.Request(url, headers=headers, method=method)
+    def _request(self, method: str) -> tuple[int, bytes]:
+        """Return status and text of Blazar's answer, which needs the header Accept. Raises Doubt."""
+        headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
+        request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=COMMAND_S) as answer:
                 return answer.status, answer.read()
