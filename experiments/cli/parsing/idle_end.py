@@ -13,7 +13,7 @@ from experiments.system.options import option
 if TYPE_CHECKING:
     from provision.leasing.request import IdleEnd
 
-TARGET_PATTERN = re.compile(r"[\w.-]+@[\w.-]+:[\w./~-]+")
+TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
 """USER@HOST:PATH of rsync, without characters that a shell changes."""
 SHORTEST = timedelta(minutes=5)
 
