@@ -130,9 +130,11 @@ def test_results_go_to_the_target_by_ssh_and_only_to_its_known_host_key(node, se
     key = new_key(tmp_path / "results")
     authorized = node.root / f"home/{USER}/.ssh/authorized_keys"
     before = authorized.read_text()
-    authorized.write_text(before + key.with_name(f"{key.name}.pub").read_text())
+    only_rsync = f'restrict,command="rrsync /home/{USER}/saved" '
+    authorized.write_text(before + only_rsync + key.with_name(f"{key.name}.pub").read_text())
+    node.run("install", "--directory", "--owner", USER, f"/home/{USER}/saved")
     host_key = (node.root / "etc/ssh/ssh_host_ed25519_key.pub").read_text()
-    target = {"results_to": f"{USER}@{node.address}:/home/{USER}/saved", "results_key": key.read_text()}
+    target = {"results_to": f"{USER}@{node.address}:.", "results_key": key.read_text()}
     with pytest.raises(ConfigureFailed, match="rsync ended with"):
         set_up(
             **target,
