@@ -47,6 +47,13 @@ def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
     )
 
 
+def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
+    """Return the kinds that the lease may have. Keystone need not answer for a lease that never had a credential."""
+    recorded = {*active_lease.intents, *active_lease.operations}
+    none = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
+    return [kind for kind in kinds if not (none and kind.deletion == Operation.DELETE_CREDENTIAL)]
+
+
 def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources that make up a server, in the order of their deletion."""
     servers = ResourceKind(
@@ -77,12 +84,18 @@ def delete_tagged(
 
 def list_once(site: Testbed, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
-    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, _query_once)]
+    return [
+        line for kind in kinds_of(active_lease, all_kinds(site)) for line in _in_words(kind, active_lease, _query_once)
+    ]
 
 
 def list_remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service until it answers."""
-    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, reconciler.query)]
+    return [
+        line
+        for kind in kinds_of(active_lease, all_kinds(site))
+        for line in _in_words(kind, active_lease, reconciler.query)
+    ]
 
 
 def _query_once(question: ResourceQuery) -> Sequence[Resource]:

@@ -182,7 +182,7 @@ def test_a_lease_that_ended_itself_is_an_end_that_tells_where_its_results_are(
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
     ended = idle_end_data(IdleEnd(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
-    monkeypatch.setattr("provision.leasing.release.is_leased", lambda *_: False)
+    monkeypatch.setattr("provision.leasing.release.connect_to_lease", lambda *_: SimpleNamespace(leases=lambda: []))
     with pytest.raises(
         LeaseEnded, match="its results are at me@host:there; to fetch them: rsync -a me@host:there/ res"
     ):
