@@ -22,6 +22,7 @@ from experiments.runners.progress import View
 from experiments.runners.targets import expected_target
 from provision.availability.matching import matching_hosts
 from provision.availability.times import length_in_words
+from provision.configure.idle_end import end_when_idle
 from provision.configure.playbook import Setup, configure
 from provision.errors import UNTOUCHED_LEASE_ERRORS
 from provision.leasing import lease as leasing
@@ -31,6 +32,7 @@ from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_c
 from provision.leasing.doctor import examine
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
+from provision.leasing.release import ended_itself
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
 from provision.models import Gpu, Node
@@ -47,6 +49,10 @@ class PreflightFailed(InputError):
 
 class LeaseTooLong(InputError):
     """The requested lease is longer than the budget."""
+
+
+class LeaseEnded(InputError):
+    """The lease of an earlier command has ended itself. The message tells where its results are and how to go on."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,10 @@ def reproduce(
         _run_preflight_checks(reproduction, reconciler, view)
     runs = _prepare_runs(reproduction, reconciler)
     active = reconciler.journal.active_lease(lease_request.name)
+    if active and (ended := ended_itself(reconciler, active)):
+        with stages.stage("release"):
+            _release(site, reconciler, lease_request.name, view)
+        raise LeaseEnded(f"lease {lease_request.name} {ended}")
     if not any(run.rows_left() for run in runs):
         view.says("every row already has a result; --rerun runs them again")
         if active and not reproduction.keep:
@@ -129,6 +139,8 @@ def _run_on_lease(
         with stages.stage("lease"):
             machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
         with stages.stage("configure"):
+            if lease_request.idle_end:
+                end_when_idle(site, reconciler, lease_request.name, lease_request.idle_end)
             _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
             return _run_on_machines(runs, view)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -164,6 +164,16 @@ class Credential:
 
     restricted: bool = False
     ends: datetime | None = None
+
+
+@dataclass(frozen=True)
+class LeaseCredential:
+    """An application credential that may only read and delete one lease. lease_url: of the lease at Blazar."""
+
+    id: str
+    secret: str = field(repr=False)
+    auth_url: str
+    lease_url: str
 
 
 @dataclass(frozen=True)

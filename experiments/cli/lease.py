@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from experiments.cli.lease_options import (
 )
 from experiments.cli.output import console, print_json, say, show_checks, show_plan
 from experiments.cli.parsing.group import Commands
+from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
@@ -95,6 +97,7 @@ def slots(
 @expand_options
 def lease(
     options: LeaseOptions,
+    idle: IdleEndOptions,
     site: SiteOrAny = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
@@ -115,6 +118,7 @@ def lease(
     """
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.matching import matching_hosts
+    from provision.configure.idle_end import end_when_idle
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
@@ -128,16 +132,17 @@ def lease(
         raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
     key = key_for(site, key)
     options.check(name)
+    idle_end = idle.idle_end(options.count, wait)
     try:
         sites, reconciler = connect_ready(site, key), new_reconciler(site)
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
-        unnamed = options.request_of("USER", name, KeyPair(key, ""), image)
+        unnamed = replace(options.request_of("USER", name, KeyPair(key, ""), image), idle_end=idle_end)
         show_plan(leasing.planned_calls_without_account(site, unnamed), as_json)
         say(f"not ready: {problem}", stderr=True)
         return
-    lease_request = options.request(sites[0], name, key, image)
+    lease_request = replace(options.request(sites[0], name, key, image), idle_end=idle_end)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY_SITE:
@@ -159,6 +164,8 @@ def lease(
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
     with report_cost_on_exit(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
+        if idle_end:
+            end_when_idle(connected, reconciler, lease_request.name, idle_end)
         if as_json:
             print_json(leased)
         else:
@@ -235,8 +242,10 @@ def extend(
 ) -> None:
     """Extend a lease, within the site's rules."""
     from provision.availability.times import local_zone, parse_length, time_in_words
+    from provision.configure.idle_end import end_when_idle
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
+    from provision.leasing.request import idle_end_of
 
     longer, reconciler = parse_length(by), reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
@@ -250,6 +259,8 @@ def extend(
         return
     confirm(yes, f"extend {active_lease.name} by {by}")
     extended = releasing.extend(connected, reconciler, active_lease, longer)
+    if (idle_end := idle_end_of(active_lease)) and active_lease.machines:
+        end_when_idle(connected, reconciler, active_lease.name, idle_end)
     if as_json:
         print_json(extended)
     else:

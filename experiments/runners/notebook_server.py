@@ -19,6 +19,8 @@ from provision.ssh.shell import Shell
 
 CONTAINER = "testbed-notebook"
 NOTEBOOK_FOLDER = "llm-testbed/notebooks"
+NOTEBOOKS_FETCHED = "llm-testbed/notebooks-fetched"
+"""A file that is newer than all notebooks if they are on the user's computer too."""
 CACHE_FOLDER = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
 START_TIMEOUT_S = 60.0

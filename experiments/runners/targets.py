@@ -29,12 +29,12 @@ from experiments.system.packages import require_packages
 from provision.availability.times import local_zone, time_in_words
 from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
 from provision.clock import Clock
-from provision.errors import UnknownSite
+from provision.errors import NotReached, UnknownSite
 from provision.hardware import local
 from provision.hardware.remote import remote_node
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import current_end, is_leased
+from provision.leasing.release import current_end, ended_itself, is_leased
 from provision.models import Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
@@ -289,9 +289,16 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
     """Return the first machine of the only lease at ``site`` as a cluster; the other machines are its other nodes."""
     active_lease = _only_active_lease(site, journal)
     shell = _ssh_shell(active_lease.machines[0].login)
-    node = remote_node(shell)
-    cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
     query = Reconciler(journal, Clock(), lambda _: None), active_lease
+    try:
+        node = remote_node(shell)
+    except NotReached:
+        if ended := ended_itself(*query):
+            raise InputError(
+                f"lease {active_lease.name} {ended}; `testbed release {active_lease.name}` ends it"
+            ) from None
+        raise
+    cluster = Cluster(shell, leased_profile(node, len(active_lease.machines), image_variant))
     return ClusterTarget(node, cluster, partial(current_end, *query), partial(is_leased, *query))
 
 

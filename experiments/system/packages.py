@@ -9,6 +9,7 @@ EXTRAS = {
     "chameleon": ("ansible_runner", "blazarclient", "chi", "keystoneauth1", "openstack", "requests"),
     "container": ("docker",),
     "history": ("ruptures",),
+    "mlflow": ("alembic", "mlflow", "sqlalchemy"),
     "notify": ("apprise",),
     "watch": ("textual", "textual_serve"),
     "train": (

@@ -28,6 +28,7 @@ from provision.ssh.ssh_shell import SshShell
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
+IDLE_END_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
 SOCKET_FOLDER = "/tmp"
 """Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
@@ -93,6 +94,32 @@ def configure(
     Raises ConfigureFailed if a task fails, NotReached if a machine does not answer, and KeyboardInterrupt after SIGINT
     or SIGTERM.
     """
+    changed, log = _play(PLAYBOOK, machines, partial(_role_variables, setup), report, check, logs)
+    return ConfiguredNode({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
+
+
+def set_up_idle_end(
+    machine: Machine, variables: Mapping[str, Any], report: Report, logs: Path | None = None
+) -> tuple[str, ...]:
+    """Let a machine end its lease when it is idle; return what changed. variables: of the role, with secrets.
+
+    Raises as ``configure``.
+    """
+    return _play(IDLE_END_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
+
+
+def _play(
+    playbook: Path,
+    machines: Sequence[Machine],
+    variables: Callable[[Path], dict[str, Any]],
+    report: Report,
+    check: bool,
+    logs: Path | None,
+) -> tuple[tuple[str, ...], Path]:
+    """Run a playbook; return what changed, and the log. variables: returns those of the roles, for a folder of files.
+
+    Raises as ``configure``.
+    """
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -100,24 +127,23 @@ def configure(
         tempfile.TemporaryDirectory(prefix="testbed-", dir=SOCKET_FOLDER) as sockets,
         log.open("w") as output,
     ):
-        events = _Events(report, output.write)
+        events = _Events(report, output.write, playbook)
         play = partial(_run_playbook, Path(scratch), sockets, machines)
-        status = play(_role_variables(setup, Path(scratch)), events, check)
+        status = play(variables(Path(scratch)), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
         raise events.problem(log)
-    return ConfiguredNode(
-        {machine.server: _read_facts(machine.login) for machine in machines}, tuple(events.changed), log
-    )
+    return tuple(events.changed), log
 
 
 class _Events:
     """Handles Ansible's events: reports progress, collects changes and the first failure."""
 
-    def __init__(self, report: Report, write: Callable[[str], object]) -> None:
+    def __init__(self, report: Report, write: Callable[[str], object], playbook: Path) -> None:
         self._report, self._write = report, write
-        self._roles = _role_names()
+        self.playbook = playbook
+        self._roles = _role_names(playbook)
         self.changed: list[str] = []
         self._failure: ConfigureFailed | NotReached | None = None
 
@@ -169,7 +195,7 @@ def _run_playbook(
     extra.write_text(json.dumps(variables))
     result = ansible_runner.run(
         private_data_dir=str(scratch),
-        playbook=str(PLAYBOOK),
+        playbook=str(events.playbook),
         inventory=str(inventory),
         cmdline=f"--extra-vars @{extra}{' --check' if check else ''}",
         envvars={
@@ -231,9 +257,9 @@ def _read_facts(login: Login) -> dict[str, Any]:
     return json.loads(result.out) if result.code == 0 else {}
 
 
-def _role_names() -> list[str]:
+def _role_names(playbook: Path) -> list[str]:
     """Return the playbook's roles in order."""
-    return [role["role"] for play in yaml.safe_load(PLAYBOOK.read_text()) for role in play["roles"]]
+    return [role["role"] for play in yaml.safe_load(playbook.read_text()) for role in play["roles"]]
 
 
 def _task_output(result: dict[str, Any]) -> str:

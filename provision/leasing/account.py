@@ -6,12 +6,12 @@ The site does not list the leases of another project. So a lease that is missing
 from datetime import datetime
 
 from provision.availability.times import local_zone, time_in_words
-from provision.errors import NoCredentials, OtherAccount
+from provision.errors import NoCredentials, OtherAccount, RequestRejected
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import find_lease
 from provision.models import Identity, Requirements
-from provision.sites.base import Testbed, connect_to
+from provision.sites.base import LeaseCredentials, Testbed, connect_to
 
 
 def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> Testbed:
@@ -48,6 +48,13 @@ def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: 
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
         raise NoCredentials(f"credentials: {credential_ends(ends, end)}; log in again, or make a shorter lease")
+
+
+def require_lease_credentials(site: Testbed, reconciler: Reconciler) -> None:
+    """Raise RequestRejected if the site has no credentials that may only end one lease."""
+    if not isinstance(site, LeaseCredentials):
+        raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
+    reconciler.query(site.try_lease_credential)
 
 
 def credential_ends(ends: datetime, lease_end: datetime) -> str:

@@ -202,7 +202,7 @@ def _require_server(task: LeaseTask, server: Server) -> None:
     """Raise LeaseGone or BootFailed if the server no longer exists."""
     if task.reconciler.query(lambda: task.find_server(server.name)) is None:
         if task.reconciler.query(task.find_lease) is None:
-            raise lease_gone_error(task.lease_request.name)
+            raise lease_gone_error(task)
         raise BootFailed(f"server {server.name} was deleted by somebody else; run the same command to boot it again")
 
 

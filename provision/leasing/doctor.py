@@ -11,10 +11,10 @@ from pathlib import Path
 from provision.availability.times import local_zone, time_in_words
 from provision.checks import Check, run_check, skip_checks
 from provision.choices import IMAGE
-from provision.errors import CheckFailed
+from provision.errors import CheckFailed, RequestRejected
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
-from provision.sites.base import Testbed, connect_to
+from provision.sites.base import LeaseCredentials, Testbed, connect_to
 from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
@@ -129,6 +129,17 @@ def _check_clock(site: Testbed) -> str:
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
+def _check_idle_end(site: Testbed) -> str:
+    """Return whether a lease can end itself. It need not, so a site that cannot passes."""
+    if not isinstance(site, LeaseCredentials):
+        return "not possible: the site has no credentials that may only end one lease"
+    try:
+        site.try_lease_credential()
+    except RequestRejected as problem:
+        return f"not possible: {problem}"
+    return "possible: testbed lease --end-when-idle 30m"
+
+
 SITE_CHECKS: dict[str, Callable[[_Planned], str]] = {
     "credential": lambda planned: _check_credential(planned.site, planned.reconciler),
     "reservations": lambda planned: f"{len(planned.site.hosts())} reservable nodes at {planned.site.name}",
@@ -138,6 +149,7 @@ SITE_CHECKS: dict[str, Callable[[_Planned], str]] = {
     "floating IPs": lambda planned: _check_addresses(planned.site),
     "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
     "service units": lambda planned: planned.site.service_units(),
+    "idle end": lambda planned: _check_idle_end(planned.site),
     "clock": lambda planned: _check_clock(planned.site),
 }
 """The checks that need an account, by name."""

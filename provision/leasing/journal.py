@@ -41,11 +41,13 @@ class Operation(StrEnum):
     ALLOCATE_ADDRESS = "allocate address"
     ATTACH_ADDRESS = "attach address"
     EXTEND_LEASE = "extend lease"
+    CREATE_CREDENTIAL = "create credential"
     DELETE_SERVER = "delete server"
     DELETE_VOLUME = "delete volume"
     RELEASE_ADDRESS = "release address"
     DELETE_KEY = "delete key"
     CLOSE_SSH = "close SSH"
+    DELETE_CREDENTIAL = "delete credential"
     DELETE_LEASE = "delete lease"
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from provision.errors import ForeignLease, ProvisionError
-from provision.leasing.account import credential_ends, require_unrestricted, verify_account
+from provision.leasing.account import credential_ends, require_lease_credentials, require_unrestricted, verify_account
 from provision.leasing.boot import bring_up
 from provision.leasing.cost import leased_hosts
 from provision.leasing.journal import ActiveLease, Machine
@@ -57,6 +57,7 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
         f"nova: create server {servers} with image {image}",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
+        *(["keystone: create a credential that may only end this lease"] if lease_request.idle_end else []),
     ]
 
 
@@ -94,6 +95,8 @@ def _check_boot_requirements(task: LeaseTask) -> None:
     try:
         task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
         task.reconciler.query(task.site.boot_requirements)
+        if task.lease_request.idle_end:
+            require_lease_credentials(task.site, task.reconciler)
     except ProvisionError:
         task.reconciler.journal.write("closed", task.opened)
         raise

@@ -19,8 +19,8 @@ from provision.leasing.account import connect_to_lease, verify_account
 from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import ENDED_STATUSES, find_lease, journal_time, lease_data
-from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, list_once, list_remaining
+from provision.leasing.request import ENDED_STATUSES, find_lease, how_it_ended, idle_end_of, journal_time, lease_data
+from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import Testbed
 from provision.ssh.login import forget_host_key
@@ -96,6 +96,22 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     except ProvisionError:
         return True
     return lease is not None and lease.status not in ENDED_STATUSES
+
+
+def ended_itself(reconciler: Reconciler, active_lease: ActiveLease) -> str:
+    """Return in words that the lease has ended itself, where its results are, and how to go on; '' for other leases."""
+    idle_end = idle_end_of(active_lease)
+    if idle_end is None or not _is_deleted(reconciler, active_lease):
+        return ""
+    fetch = f"to fetch them: rsync -a {idle_end.results_to}/ results/; " if idle_end.results_to else ""
+    return f"{how_it_ended(active_lease)}; {fetch}then run the command again for the rows that are left"
+
+
+def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
+    """Return whether the site no longer lists the lease; it lists one that reached its end. False if it is silent."""
+    with suppress(ProvisionError):
+        return find_lease(connect_to_lease(reconciler, active_lease), active_lease) is None
+    return False
 
 
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
@@ -198,7 +214,7 @@ def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: Active
     A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased
     with the remaining resources and the reasons.
     """
-    failures = _delete_kinds(reconciler, active_lease, all_kinds(site))
+    failures = _delete_kinds(reconciler, active_lease, kinds_of(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
     if left := list_remaining(site, reconciler, active_lease):
         _record_undeleted(reconciler, active_lease, left)

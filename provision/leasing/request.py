@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from provision.availability.matching import gpus_in_words
@@ -20,10 +21,28 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class IdleEnd:
+    """When and how a lease ends itself: after that time without work, with its results saved.
+
+    results_to: rsync target of the results, reached with the SSH key of that file; '': this computer fetches them.
+    """
+
+    after: timedelta
+    results_to: str = ""
+    key: Path | None = None
+
+    @property
+    def in_words(self) -> str:
+        """When the lease ends itself, and where its results are then."""
+        where = f"its results are copied to {self.results_to}" if self.results_to else "if all results are fetched"
+        return f"ends after {length_in_words(self.after)} without work; {where}"
+
+
+@dataclass(frozen=True)
 class LeaseRequest:
     """A request for a lease: names, requirements, SSH key and disk image.
 
-    at_once: start at the moment of the reservation.
+    at_once: start at the moment of the reservation. idle_end: None: the lease does not end itself.
     """
 
     name: str
@@ -32,6 +51,7 @@ class LeaseRequest:
     key: KeyPair
     at_once: bool = False
     image: str = IMAGE
+    idle_end: IdleEnd | None = None
 
     @property
     def server_names(self) -> list[str]:
@@ -141,3 +161,27 @@ def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
     else:
         start = time_in_words(requirements.start, local_zone()) if requirements.start else "as early as possible"
     return f"{nodes} with {gpus_in_words(requirements)}, for {length_in_words(requirements.length)}, start: {start}"
+
+
+def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
+    """Return the data of an idle end for the journal."""
+    key = str(idle_end.key) if idle_end.key else ""
+    return {"after_s": idle_end.after.total_seconds(), "results_to": idle_end.results_to, "key": key}
+
+
+def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
+    """Return how the lease ends itself, None if it does not."""
+    data = active_lease.operations.get(Operation.CREATE_CREDENTIAL)
+    if data is None:
+        return None
+    key = Path(data["key"]) if data["key"] else None
+    return IdleEnd(timedelta(seconds=data["after_s"]), data["results_to"], key)
+
+
+def how_it_ended(active_lease: ActiveLease) -> str:
+    """Return in words that a lease which is gone has ended itself, and where its results are; '' for other leases."""
+    idle_end = idle_end_of(active_lease)
+    if idle_end is None:
+        return ""
+    where = f"are at {idle_end.results_to}" if idle_end.results_to else "were fetched before"
+    return f"ended itself after {length_in_words(idle_end.after)} without work; its results {where}"

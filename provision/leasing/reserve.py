@@ -21,7 +21,15 @@ from provision.errors import (
 )
 from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import ENDED_STATUSES, LeaseTask, lease_data, same_hardware, slot_data, slot_in_words
+from provision.leasing.request import (
+    ENDED_STATUSES,
+    LeaseTask,
+    how_it_ended,
+    lease_data,
+    same_hardware,
+    slot_data,
+    slot_in_words,
+)
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import HostBooking, Lease, Requirements, TimeSlot
 from provision.sites.base import Testbed
@@ -140,7 +148,7 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
             task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(existing))
             return existing
         if Operation.CREATE_LEASE in task.active_lease.operations:
-            raise lease_gone_error(task.lease_request.name)
+            raise lease_gone_error(task)
         slot = _wait_for_slot(task) if watch else _choose_slot(task)
         try:
             return _create_lease(task, slot)
@@ -219,7 +227,7 @@ def current_lease(task: LeaseTask, lease: Lease) -> Lease:
     """Return the lease's current state. Raises LeaseGone if it no longer exists."""
     found = next((one for one in task.site.leases() if one.id == lease.id), None)
     if found is None:
-        raise lease_gone_error(lease.name)
+        raise lease_gone_error(task)
     return found
 
 
@@ -231,7 +239,7 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     """
     now = task.reconciler.query(lambda: current_lease(task, lease))
     if now.status in ENDED_STATUSES:
-        raise lease_gone_error(lease.name)
+        raise lease_gone_error(task)
     slot = _slot_on_other_hosts(task, replace(lease, end=now.end))
     if slot is None:
         return lease
@@ -337,6 +345,8 @@ def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
     )
 
 
-def lease_gone_error(name: str) -> LeaseGone:
+def lease_gone_error(task: LeaseTask) -> LeaseGone:
     """Return the error for a lease that has ended, or that the site no longer lists."""
-    return LeaseGone(f"lease {name} is gone: deleted by somebody else, or over; release it here and lease again")
+    name, ended = task.lease_request.name, how_it_ended(task.active_lease)
+    what = ended or "is gone: deleted by somebody else, or over"
+    return LeaseGone(f"lease {name} {what}; release it here and lease again")

@@ -8,7 +8,7 @@ from provision.errors import ProvisionError
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Resource
-from provision.sites.base import BootVolumes, SecurityGroups, Testbed
+from provision.sites.base import BootVolumes, LeaseCredentials, SecurityGroups, Testbed
 
 DELETE_LIMIT_S = 10 * 60
 ResourceQuery = Callable[[], Sequence[Resource]]
@@ -43,7 +43,15 @@ def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
         ResourceKind("address", Operation.RELEASE_ADDRESS, site.addresses, site.release_address, site.user_id),
         ResourceKind("key", Operation.DELETE_KEY, site.keys, site.delete_key, site.user_id),
         *_security_groups(site),
+        *_credentials(site),
     )
+
+
+def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
+    """Return the kinds that the lease may have. Keystone need not answer for a lease that never had a credential."""
+    recorded = {*active_lease.intents, *active_lease.operations}
+    none = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
+    return [kind for kind in kinds if not (none and kind.deletion == Operation.DELETE_CREDENTIAL)]
 
 
 def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
@@ -76,12 +84,18 @@ def delete_tagged(
 
 def list_once(site: Testbed, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
-    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, _query_once)]
+    return [
+        line for kind in kinds_of(active_lease, all_kinds(site)) for line in _in_words(kind, active_lease, _query_once)
+    ]
 
 
 def list_remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service until it answers."""
-    return [line for kind in all_kinds(site) for line in _in_words(kind, active_lease, reconciler.query)]
+    return [
+        line
+        for kind in kinds_of(active_lease, all_kinds(site))
+        for line in _in_words(kind, active_lease, reconciler.query)
+    ]
 
 
 def _query_once(question: ResourceQuery) -> Sequence[Resource]:
@@ -100,3 +114,10 @@ def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
     return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)
+
+
+def _credentials(site: Testbed) -> tuple[ResourceKind, ...]:
+    if not isinstance(site, LeaseCredentials):
+        return ()
+    operations = site.lease_credentials, site.delete_lease_credential, site.user_id
+    return (ResourceKind("credential", Operation.DELETE_CREDENTIAL, *operations),)

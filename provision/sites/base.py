@@ -18,6 +18,7 @@ from provision.models import (
     Host,
     Identity,
     Lease,
+    LeaseCredential,
     Server,
     TaggedResource,
     TimeSlot,
@@ -194,6 +195,27 @@ class BootVolumes(Protocol):
 
     def delete_volume(self, volume: Volume) -> None:
         """Delete the volume."""
+        ...
+
+
+@runtime_checkable
+class LeaseCredentials(Protocol):
+    """A site with credentials that may only read and delete one lease."""
+
+    def lease_credentials(self) -> list[TaggedResource]:
+        """Return the user's credentials that are named by a tag."""
+        ...
+
+    def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
+        """Create the credential of a lease, named by the tag; it expires with the lease. It replaces an earlier one."""
+        ...
+
+    def delete_lease_credential(self, credential: TaggedResource) -> None:
+        """Delete the credential."""
+        ...
+
+    def try_lease_credential(self) -> None:
+        """Create such a credential, use it and delete it. Raises RequestRejected if the site does not support it."""
         ...
 
 

@@ -43,6 +43,7 @@ from provision.models import (
     TaggedResource,
     TimeSlot,
 )
+from provision.sites.credentials import RestrictedCredentials
 from provision.sites.faults import translate_errors
 from provision.sites.records import (
     CONVERSION_ERRORS,
@@ -72,7 +73,7 @@ MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
 INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
 
 
-class Cloud(ABC):
+class Cloud(RestrictedCredentials, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float

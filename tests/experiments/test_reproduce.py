@@ -1,5 +1,6 @@
 """The order of the stages, and the release of the lease. Fakes: the site, Ansible, and the run itself."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from experiments import reproduce as chain
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
 from experiments.pipeline import PreparedRun
-from experiments.reproduce import LeaseTooLong, Reproduction, reproduce
+from experiments.reproduce import LeaseEnded, LeaseTooLong, Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
 from experiments.system import signals
@@ -20,11 +21,11 @@ from provision.clock import Clock
 from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
 from provision.leasing import lease as leasing
-from provision.leasing.journal import Journal
+from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest
-from provision.models import Host, Lease, Requirements
+from provision.leasing.request import IdleEnd, LeaseRequest, idle_end_data
+from provision.models import Credential, Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
 from tests.support.leasing.fake_site import FakeSite
@@ -162,6 +163,31 @@ def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, reconci
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
     assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["reported"]
     assert happened == ["doctor"]
+
+
+def test_a_lease_that_ended_itself_is_an_end_that_tells_where_its_results_are(
+    stubs, wanted, reconciler, happened, monkeypatch
+):
+    opened = reconciler.journal.open("llm_cc", "CHI@UC")
+    ended = idle_end_data(IdleEnd(timedelta(minutes=30), "me@host:there"))
+    reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
+    monkeypatch.setattr("provision.leasing.release.connect_to_lease", lambda *_: SimpleNamespace(leases=lambda: []))
+    with pytest.raises(
+        LeaseEnded, match="its results are at me@host:there; to fetch them: rsync -a me@host:there/ res"
+    ):
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor", "release"]
+    reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened[2:] == ["doctor", "lease", "configure", "run", "release"]
+
+
+def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, wanted, reconciler, happened, monkeypatch):
+    monkeypatch.setattr(chain, "end_when_idle", lambda *given: happened.append(given[-1]))
+    asked = wanted()
+    idle_end = IdleEnd(timedelta(minutes=30))
+    asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
+    reproduce(asked, reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
 def test_what_is_not_confirmed_is_not_leased(stubs, wanted, reconciler, happened):

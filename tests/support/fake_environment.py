@@ -38,7 +38,7 @@ def main(torch: str, words: list[str]) -> int:
     if results.name == _setting(settings / "BROKEN.txt"):
         print("testbed: the driver is missing")
         return 3
-    card = words[words.index("--card") + 1]
+    card = words[words.index("--card") + 1] if "--card" in words else STORED.read_run().card
     run = STORED.read_run().model_copy(
         update={"card": card, "size": "tiny", "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
     )

@@ -116,7 +116,7 @@ def notebook(
     if site == "local":
         _serve_locally(into, narrative)
         return
-    from experiments.runners.notebook_server import NOTEBOOK_FOLDER, serve_notebooks
+    from experiments.runners.notebook_server import NOTEBOOK_FOLDER, NOTEBOOKS_FETCHED, serve_notebooks
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target
 
@@ -128,6 +128,7 @@ def notebook(
             print(f"open in a browser, or as a local runtime of Colab: {address}\npress Ctrl-C to stop", flush=True)
             signal.pause()
         print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
+        monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
 
 
 def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:

@@ -24,6 +24,10 @@ def history(
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Also write every figure of every run to this CSV file.")] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(metavar="DIR_OR_URI", help="Also add every run to MLflow: its server, database, or a folder."),
+    ] = None,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Exit with code 1 if the newest run of a series changed.")
     ] = False,
@@ -55,6 +59,10 @@ def history(
     found = [(series, run_changes(series)) for series in several]
     if csv:
         write_csv(csv, several)
+    if mlflow:
+        from experiments.history.mlflow_export import export_to_mlflow
+
+        say(f"{export_to_mlflow(mlflow, several)} runs added to MLflow", stderr=True)
     if page:
         from experiments.history.page import write_history_page
 

@@ -1,7 +1,9 @@
 """Messages of commands: of each finished run, and of leases."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from experiments.notify.send import Notifier
 
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
+    from provision.leasing.journal import Journal
     from provision.leasing.release import State
 
 SOON = timedelta(hours=1)
@@ -40,35 +43,66 @@ def notify_of_leases(
 
 
 class LeaseWatch:
-    """Sends each message about the active leases once; asks their sites every five minutes.
+    """Sends each message about the active leases once, when it becomes true.
 
-    above_su: bound of the cost of a lease. A site that does not answer is asked again later.
+    Sites are asked every five minutes, and when the journal gets another lease or another end of one; in between, the
+    time alone decides. above_su: bound of the cost of a lease. A site that does not answer is asked again.
     """
 
     def __init__(self, told: Callable[[str, str], None], above_su: float | None) -> None:
         self._told, self._above_su = told, above_su
-        self._sent: set[str] = set()
+        self._sent: set[tuple[str, str]] = set()
         self._asked_s = -inf
+        self._recorded: object = None
+        self._states: list[State] = []
 
     def __call__(self) -> None:
-        """Ask, unless it is too early."""
+        """Ask if it is time, and send what is new. No problem of a site or of the journal ends the caller's work."""
         from experiments.notify.messages import lease_messages
+        from provision.errors import ProvisionError
 
-        if time.monotonic() - self._asked_s < ASK_EVERY_S:
+        with suppress(ProvisionError):
+            self._ask_if_due()
+        now = datetime.now(UTC)
+        for state in self._states:
+            tag = state.active_lease.tag
+            for message in lease_messages([_at(state, now)], now, SOON, self._above_su):
+                if (tag, message.text) not in self._sent:
+                    self._sent.add((tag, message.text))
+                    self._told(*message)
+
+    def _ask_if_due(self) -> None:
+        from provision.leasing.journal import Journal
+
+        journal = Journal()
+        recorded = [(one.tag, journal.start(one), journal.last_end(one)) for one in journal.active_leases().values()]
+        if recorded == self._recorded and time.monotonic() - self._asked_s < ASK_EVERY_S:
             return
-        self._asked_s = time.monotonic()
-        for message in lease_messages(_active(), datetime.now(UTC), SOON, self._above_su):
-            if message.text not in self._sent:
-                self._sent.add(message.text)
-                self._told(*message)
+        self._recorded, self._asked_s = recorded, time.monotonic()
+        self._states = _active(journal, self._states)
 
 
-def _active() -> "list[State]":
-    """Return the active leases as their sites report them, without those whose site does not answer."""
-    from experiments.cli.lease_options import reconciler_of
+def _active(journal: "Journal", before: "Sequence[State]") -> "list[State]":
+    """Return the active leases as their sites report them; as ``before`` if a site does not answer at once."""
+    from provision.clock import ImpatientClock
+    from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import State, active_lease_states
 
-    return [state for _, state in active_lease_states(reconciler_of(None)) if isinstance(state, State)]
+    reconciler = Reconciler(journal, ImpatientClock(), lambda line: None)
+    known = {state.active_lease.tag: state for state in before}
+    found = (
+        state if isinstance(state, State) else known.get(one.tag) for one, state in active_lease_states(reconciler)
+    )
+    return [state for state in found if state]
+
+
+def _at(state: "State", now: datetime) -> "State":
+    """Return a state with the cost at that time."""
+    lease, total = state.lease, state.total_su
+    if lease is None or total is None:
+        return state
+    share = (now - lease.start) / (lease.end - lease.start)
+    return replace(state, used_su=total * min(max(share, 0.0), 1.0))
 
 
 def send(notifier: Notifier, title: str, text: str) -> None:

@@ -8,6 +8,7 @@ from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import State
+from provision.leasing.request import how_it_ended, idle_end_of
 from provision.models import Host, HostBooking, Lease, TimeSlot
 
 
@@ -31,7 +32,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
         lease = state.lease
         table.add(
             state.active_lease.name,
-            lease.status if lease else "gone",
+            _status(state),
             *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
             _left(lease, now) if lease else "",
             ", ".join(map(host_in_words, state.hosts)),
@@ -61,6 +62,14 @@ def bookings_table(bookings: Sequence[HostBooking], zone: ZoneInfo) -> Table:
 def host_in_words(host: Host) -> str:
     """Return a node's name, type and site."""
     return f"{host.name} {_type(host)}"
+
+
+def _status(state: State) -> str:
+    """Return a lease's status, with the end that it gives itself."""
+    if state.lease is None:
+        return how_it_ended(state.active_lease) or "gone"
+    idle_end = idle_end_of(state.active_lease)
+    return f"{state.lease.status}, {idle_end.in_words}" if idle_end else state.lease.status
 
 
 def _type(host: Host) -> str:

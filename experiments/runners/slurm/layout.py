@@ -3,7 +3,8 @@
 FOLDER/RUN_ID/                a run, laid out as on this machine: run.json, SUITE/ROW/
 FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/
                               the job of a row: its script, its output (out.txt), and the files that it writes: started,
-                              and at its end the file ended, which has its exit code
+                              and at its end the file ended, which has its exit code;
+                              this machine writes the file fetched when it has the row's results
 FOLDER/code/SHA256/           the project's code, unless it is part of an image
 FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the hub
 FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, its output, and paths.txt, the list of
@@ -13,7 +14,7 @@ FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, i
 from dataclasses import dataclass
 
 JOBS = ".jobs"
-STARTED, ENDED, OUT, SPEC, SCRIPT = "started", "ended", "out.txt", "spec.json", "job.sh"
+STARTED, ENDED, FETCHED, OUT, SPEC, SCRIPT = "started", "ended", "fetched", "out.txt", "spec.json", "job.sh"
 PATHS_FILE = "paths.txt"
 
 

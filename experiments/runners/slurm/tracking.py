@@ -25,7 +25,7 @@ from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.download import download_folder, download_growing
 from experiments.runners.slurm.job_script import JobSpec
-from experiments.runners.slurm.layout import ENDED, OUT, STARTED
+from experiments.runners.slurm.layout import ENDED, FETCHED, OUT, STARTED
 from experiments.runners.slurm.staging import Staging
 from experiments.runners.slurm.submission import SUBMISSION_FILE
 from experiments.suites.row_spec import RowSpec
@@ -206,10 +206,17 @@ class JobTracker:
         if row.started:
             remote = f"{self._remote}/{row.job_spec.row_folder}"
             download_folder(self._shell, remote, local, lambda transfer: self._view.downloading(spec, transfer))
+            self._record_fetched(row)
         result = self._result(row, local)
         (local / SUBMISSION_FILE).unlink(missing_ok=True)
         self.rows.remove(row)
         self._view.ends(spec, result)
+
+    def _record_fetched(self, row: TrackedRow) -> None:
+        """Record on the cluster, in the folders of all jobs of the row, that its results are here."""
+        jobs = row.job_spec.folder.removesuffix(row.job_spec.attempt) + "?" * len(row.job_spec.attempt)
+        mark = f'for job in {jobs}; do : > "$job/{FETCHED}"; done'
+        self._shell.run(f"cd {self._remote} && {mark}", check=False, repeatable=True)
 
     def _result(self, row: TrackedRow, local: Path) -> Result:
         if (local / RESULT_FILE).exists():

@@ -37,7 +37,7 @@ def test_files_may_be_named_from_this_folder_or_from_home(tmp_path, monkeypatch)
 
 def test_a_warning_of_a_role_is_reported():
     reported: list[str] = []
-    events = playbook._Events(reported.append, lambda text: None)
+    events = playbook._Events(reported.append, lambda text: None, playbook.PLAYBOOK)
     data = {"host": "node", "role": "precheck", "task_action": "ansible.builtin.debug", "res": {"msg": "slow mirror"}}
     events.event({"event": "runner_on_ok", "event_data": data})
     assert reported == ["warning: node: slow mirror"]

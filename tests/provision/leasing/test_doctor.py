@@ -43,6 +43,7 @@ class FakeSite:
             "public_keys": [],
             "service_units": "not reported by the site's services",
             "skew": timedelta(seconds=1),
+            "try_lease_credential": None,
         }
 
     def __getattr__(self, name):
@@ -92,7 +93,7 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
     assert names == [
         *("local tools", "SSH key", "time zone", "journal", "account"),
         *("credential", "reservations", "image", "boot", "quota", "floating IPs"),
-        *("SSH key at the site", "service units", "clock"),
+        *("SSH key at the site", "service units", "idle end", "clock"),
     ]
 
 
@@ -330,3 +331,16 @@ def test_the_site_clock_is_read_from_keystone():
     answer = SimpleNamespace(headers={"Date": f"{ahead:%a, %d %b %Y %H:%M:%S} GMT"})
     session = SimpleNamespace(get_endpoint=lambda **_: "http://keystone", get=lambda url, authenticated: answer)
     assert cloud(session=session).skew() == pytest.approx(timedelta(minutes=7), abs=timedelta(seconds=30))
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (None, "possible: testbed lease --end-when-idle 30m"),
+        (RequestRejected("blazar answers 401"), "not possible: blazar answers 401"),
+    ],
+)
+def test_doctor_tells_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
+    site.answers["try_lease_credential"] = answer
+    (one,) = [one for one in doctor.examine("chameleon", key, reconciler) if one.name == "idle end"]
+    assert (one.status, one.text) == ("ok", text)

@@ -156,6 +156,7 @@ def empty(site: Testbed) -> None:
         (site.keys, site.delete_key),
         *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
+        (site.lease_credentials, site.delete_lease_credential),
     )
     for listed, delete in kinds:
         for resource in reconciler.query(listed):
@@ -166,4 +167,4 @@ def empty(site: Testbed) -> None:
 def left_at(site: Testbed) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
-    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.leases()]
+    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.lease_credentials(), *site.leases()]

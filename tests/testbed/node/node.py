@@ -197,7 +197,8 @@ class Node:
         """Remove what this node, or a killed one of the same name, left behind."""
         for group in (self._cgroup(), CGROUPS / "systemd" / self._cgroup().name):
             for process in {pid for file in group.rglob("cgroup.procs") for pid in file.read_text().split()}:
-                os.kill(int(process), signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
             for folder in sorted([group, *(path for path in group.rglob("*") if path.is_dir())], reverse=True):
                 _remove_cgroup(folder)
         shutil.rmtree(self.root, ignore_errors=True)

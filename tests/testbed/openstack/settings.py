@@ -98,8 +98,13 @@ def _files(place: Place, password: str) -> dict[str, dict[str, Ini]]:
         "glance": {"glance-api.conf": _glance(place) | guarded},
         "neutron": {"neutron.conf": _neutron(place, account) | guarded},
         "nova": {"nova.conf": _nova(place, account) | guarded},
-        **{blazar: {"blazar.conf": _blazar(place, password, blazar) | guarded} for blazar in POOLS},
+        **{blazar: {"blazar.conf": _with_access_rules(_blazar(place, password, blazar) | guarded)} for blazar in POOLS},
     }
+
+
+def _with_access_rules(blazar: Ini) -> Ini:
+    """Let Blazar honor the access rules of application credentials; without its own type it rejects them."""
+    return blazar | {"keystone_authtoken": {**blazar["keystone_authtoken"], "service_type": "reservation"}}
 
 
 def _keystone(place: Place) -> Ini:

@@ -103,6 +103,8 @@ def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
     assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
     assert sum("download job" in line for line in bed.view.lines) == 1
     assert f"the weights of {REPO}: downloaded" in bed.view.lines
+    jobs = sorted(bed.cache.parent.glob("*/.jobs/*"))
+    assert [(job.name[:2], (job / "fetched").exists()) for job in jobs] == [("a-", True), ("b-", True), ("c-", True)]
 
 
 def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):

@@ -2,15 +2,15 @@
 
 from dataclasses import replace
 from io import StringIO
-from types import SimpleNamespace
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from rich.console import Console
 
 from experiments.cli.tables.leases import slots_table, states_table
+from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.release import State
+from provision.leasing.request import IdleEnd, idle_end_data
 from provision.models import Lease, Server, TimeSlot
 from tests.support.leasing.calendars import HOUR, a100, at
 
@@ -38,8 +38,7 @@ def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
 
 
 LEASE = Lease("l", "llm_cc", "ACTIVE", at(12), at(15), ())
-NAMED: Any = SimpleNamespace(name="llm_cc", site="CHI@UC")
-STATE = State(NAMED, LEASE, (), (), (NODE,), 16.0, 48.0)
+STATE = State(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,), 16.0, 48.0)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +56,22 @@ def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypa
 def test_a_lease_that_is_gone_says_so():
     gone = replace(STATE, lease=None, hosts=(), used_su=None, total_su=None)
     assert lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
+
+
+@pytest.mark.parametrize(
+    ("target", "active", "gone"),
+    [
+        ("", "ACTIVE, ends after 30m without work; if all results are fetched", "its results were fetched before"),
+        ("me@host:there", "its results are copied to me@host:there", "its results are at me@host:there"),
+    ],
+)
+def test_a_lease_that_ends_itself_says_when_and_where_its_results_are(target, active, gone):
+    armed = {Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))}}
+    state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
+    assert active in " ".join(lines(states_table([state], at(13)), 300)[2].split())
+    ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)
+    text = " ".join(lines(states_table([ended], at(13)), 300)[2].split())
+    assert f"ended itself after 30m without work; {gone}" in text
 
 
 def test_a_lease_shows_its_time_and_cost_before_all_else(monkeypatch):

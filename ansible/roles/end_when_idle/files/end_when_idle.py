@@ -1,0 +1,396 @@
+#!/usr/bin/env python3
+"""End this node's lease when the node has had nothing to do for a set time.
+
+A timer runs this program once a minute as root. The node is busy while Slurm has a job, a process uses a GPU, somebody
+is logged in by SSH, or a Jupyter kernel computes. It ends the lease only if it has been idle in every check for the set
+time and all results are saved. Anything that cannot be read counts as busy. The log contains no secret.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+SETTINGS = Path("/etc/llm-testbed/end-when-idle.json")
+STATE = Path("/var/lib/llm-testbed/end-when-idle.json")
+COMMAND_S = 60
+"""Longest time of a query, seconds."""
+SAVE_S = 3000
+"""Longest time of one attempt to copy the results, seconds."""
+LONGEST_GAP_S = 300
+"""With a longer time between two checks, the time before it does not count as idle, seconds."""
+CLOCK_STEP_S = 60
+"""With a larger step of the clock between two checks, the time before it does not count as idle, seconds."""
+JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
+"""Folder of the jobs in a run, and files in the folder of a job; see experiments/runners/slurm/layout.py."""
+NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
+NOT_RESULTS = ("/cache", "/code", "*.part", "trainer")
+SERVERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
+"""Folders with the addresses of Jupyter servers, relative to a home folder."""
+
+Run = Callable[[Sequence[str], float], str]
+"""Runs a command with a time limit in seconds; returns its output. Raises Doubt if it fails."""
+
+
+class Doubt(Exception):
+    """Something cannot be read or reached. The message has no secret."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `testbed lease --end-when-idle` asked for.
+
+    idle_s: seconds without work after which the lease ends. home: the user's home folder. results_to: rsync target of
+    the results; '': they stay on the disk, and the lease ends only when the user's computer has fetched all of them.
+    """
+
+    idle_s: float
+    home: str
+    auth_url: str
+    lease_url: str
+    credential_id: str
+    secret: str = field(repr=False)
+    results_to: str = ""
+    key: str = "/etc/llm-testbed/results_key"
+    known_hosts: str = "/etc/llm-testbed/results_known_hosts"
+
+    @property
+    def results(self) -> Path:
+        """The folder of all runs and notebooks."""
+        return Path(self.home) / "llm-testbed"
+
+
+@dataclass(frozen=True)
+class Now:
+    """The time: of the clock, and since the boot of that id; seconds."""
+
+    wall_s: float
+    passed_s: float
+    boot: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last check found. idle_since_s: in seconds since the boot; None if the node was busy.
+
+    marks: times of files that work changes even if it begins and ends between two checks.
+    """
+
+    wall_s: float
+    passed_s: float
+    boot: str
+    idle_since_s: float | None
+    marks: dict[str, float]
+
+
+def clock() -> Now:
+    """Return the time now."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
+
+
+def run(command: Sequence[str], limit_s: float) -> str:
+    """Run a command; return its output. Raises Doubt if it is missing, fails or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as problem:
+        raise Doubt(f"{command[0]}: {type(problem).__name__}") from None
+    if done.returncode:
+        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise Doubt(f"{command[0]} ended with {done.returncode}: {' '.join(last)[:200]}")
+    return done.stdout
+
+
+class Node:
+    """This node. root: replaced by tests."""
+
+    def __init__(self, settings: Settings, run: Run = run, root: Path = Path("/")) -> None:
+        self._settings, self._run, self._root = settings, run, root
+
+    def work(self) -> list[str]:
+        """Return what the node does, in words; [] if it is idle. Raises Doubt."""
+        return [*self._jobs(), *self._gpu_processes(), *self._logins(), *self._kernels()]
+
+    def marks(self) -> dict[str, float]:
+        """Return the time of the last change of each place that work changes."""
+        places = {"logins": [self._root / "var/log/wtmp"]}
+        places["jobs"] = [file for job in self._job_folders() for file in (job, job / STARTED, job / "ended")]
+        places["notebooks"] = self._notebooks()
+        return {name: _newest(files) for name, files in places.items()}
+
+    def unfetched(self) -> list[str]:
+        """Return the results that the user's computer has not fetched."""
+        started = [job for job in self._job_folders() if (job / STARTED).exists()]
+        rows = [f"{job.parents[1].name}/{job.name}" for job in started if not (job / FETCHED).exists()]
+        marker = self._settings.results / NOTEBOOKS_FETCHED
+        at = marker.stat().st_mtime if marker.exists() else 0.0
+        return rows + [one.name for one in self._notebooks() if one.stat().st_mtime > at]
+
+    def save(self) -> None:
+        """Copy the results to the target and verify the copy; without a target, check that all are fetched.
+
+        Raises Doubt.
+        """
+        settings = self._settings
+        if not settings.results_to:
+            if left := self.unfetched():
+                raise Doubt(f"{len(left)} results are on this disk only, in {settings.results}: {', '.join(left[:5])}")
+            return
+        if settings.results.is_dir():
+            self._run(rsync(settings), SAVE_S)
+            if differing := self._run(rsync(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_S).strip():
+                raise Doubt(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
+
+    def _jobs(self) -> list[str]:
+        if not self._has_program("squeue"):
+            return []
+        jobs = self._run(["squeue", "--noheader", "--format=%T"], COMMAND_S).split()
+        return [f"{len(jobs)} jobs"] if jobs else []
+
+    def _gpu_processes(self) -> list[str]:
+        found = []
+        if self._has_program("nvidia-smi"):
+            listed = self._run(["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], COMMAND_S).split()
+            found += [f"{len(listed)} GPU processes"] if listed else []
+        elif list(self._root.glob("dev/nvidia[0-9]*")):
+            raise Doubt("the node has an NVIDIA GPU but no nvidia-smi")
+        if (self._root / "dev/kfd").exists() and (users := self._processes_with_open("/dev/kfd")):
+            found.append(f"{len(users)} GPU processes")
+        return found
+
+    def _processes_with_open(self, device: str) -> list[str]:
+        """Return the processes that have a file open."""
+        found = []
+        for folder in self._root.glob("proc/[0-9]*/fd"):
+            try:
+                targets = [os.readlink(one) for one in folder.iterdir()]
+            except FileNotFoundError:  # the process has ended
+                continue
+            except OSError as problem:
+                raise Doubt(f"{folder}: {type(problem).__name__}") from None
+            found += [folder.parent.name] if device in targets else []
+        return found
+
+    def _logins(self) -> list[str]:
+        """Return the sessions of SSH: sshd names its process of a session `sshd: USER@TERMINAL`."""
+        users = []
+        for file in self._root.glob("proc/[0-9]*/cmdline"):
+            try:
+                title = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            program, _, rest = title.partition(": ")
+            if program in ("sshd", "sshd-session") and "@" in rest.split(" ")[0]:
+                users.append(rest.split(" ")[0])
+        return [f"logged in: {', '.join(sorted(users))}"] if users else []
+
+    def _kernels(self) -> list[str]:
+        busy = []
+        for server in self._jupyter_servers():
+            for kernel in _kernels_of(server):
+                busy += [kernel.get("name", "kernel")] if kernel.get("execution_state") != "idle" else []
+        return [f"{len(busy)} busy Jupyter kernels"] if busy else []
+
+    def _jupyter_servers(self) -> Iterator[dict[str, object]]:
+        for folder in SERVERS:
+            for file in self._root.glob(f"home/*/{folder}/jpserver-*.json"):
+                try:
+                    yield json.loads(file.read_text())
+                except (OSError, ValueError) as problem:
+                    raise Doubt(f"{file}: {type(problem).__name__}") from None
+
+    def _job_folders(self) -> list[Path]:
+        return sorted(self._settings.results.glob(f"*/{JOBS}/*"))
+
+    def _notebooks(self) -> list[Path]:
+        return [one for one in (self._settings.results / NOTEBOOKS).rglob("*") if one.is_file()]
+
+    def _has_program(self, name: str) -> bool:
+        folders = ("usr/bin", "usr/local/bin", "usr/sbin", "opt/slurm/bin")
+        return any((self._root / folder / name).exists() for folder in folders)
+
+
+def _newest(files: Sequence[Path]) -> float:
+    return max((one.stat().st_mtime for one in files if one.exists()), default=0.0)
+
+
+def rsync(settings: Settings, *options: str) -> list[str]:
+    """Return the command that copies the results to the target, with more options of rsync."""
+    ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} -o StrictHostKeyChecking=yes"
+    excluded = [f"--exclude={pattern}" for pattern in NOT_RESULTS]
+    command = ["rsync", "--archive", "--no-owner", "--no-group", "--omit-dir-times", *excluded, *options]
+    shell = f"{ssh} -o BatchMode=yes -o IdentitiesOnly=yes -o ConnectTimeout=30"
+    return [*command, f"--rsh={shell}", f"{settings.results}/", settings.results_to]
+
+
+def _kernels_of(server: dict[str, object]) -> list[dict[str, str]]:
+    """Return the kernels of a Jupyter server; [] if it has ended. Raises Doubt if it does not answer."""
+    url = f"http://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
+    request = urllib.request.Request(url, headers={"Authorization": f"token {server.get('token')}"})
+    try:
+        with _OPENER.open(request, timeout=COMMAND_S) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as problem:
+        raise Doubt(f"Jupyter at port {server.get('port')} answers {problem.code}") from None
+    except urllib.error.URLError as problem:
+        if isinstance(problem.reason, ConnectionRefusedError):
+            return []
+        raise Doubt(f"Jupyter at port {server.get('port')}: {problem.reason}") from None
+    except (OSError, ValueError) as problem:
+        raise Doubt(f"Jupyter at port {server.get('port')}: {type(problem).__name__}") from None
+
+
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Reaches servers of this node without the proxy that the environment may set."""
+
+
+class Lease:
+    """The lease at the site, with a credential that may only read and delete it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def status(self) -> str | None:
+        """Return the lease's status; None if it no longer exists. Raises Doubt."""
+        code, answer = self._request("GET")
+        if code == 404:
+            return None
+        try:
+            return str(json.loads(answer)["lease"]["status"])
+        except (KeyError, TypeError, ValueError):
+            raise Doubt("blazar: no lease in the answer") from None
+
+    def delete(self) -> None:
+        """Delete the lease. Raises Doubt."""
+        self._request("DELETE")
+
+    def _token(self) -> str:
+        secret = {"id": self._settings.credential_id, "secret": self._settings.secret}
+        identity = {"methods": ["application_credential"], "application_credential": secret}
+        request = urllib.request.Request(
+            f"{self._settings.auth_url.rstrip('/')}/auth/tokens",
+            json.dumps({"auth": {"identity": identity}}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=COMMAND_S) as answer:
+                return answer.headers["X-Subject-Token"]
+        except urllib.error.HTTPError as problem:
+            raise Doubt(f"keystone answers {problem.code}") from None
+        except OSError as problem:
+            raise Doubt(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
+
+    def _request(self, method: str) -> tuple[int, bytes]:
+        """Return status and text of Blazar's answer, which needs the header Accept. Raises Doubt."""
+        headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
+        request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=COMMAND_S) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as problem:
+            if problem.code == 404:
+                return 404, b""
+            raise Doubt(f"blazar answers {problem.code} to {method}") from None
+        except OSError as problem:
+            raise Doubt(f"blazar: {getattr(problem, 'reason', type(problem).__name__)}") from None
+
+
+def next_state(before: State | None, now: Now, work: Sequence[str], marks: dict[str, float]) -> State:
+    """Return what is known after a check. The idle time begins again after work, a reboot, a gap or a clock step."""
+    since: float | None = now.passed_s
+    if work:
+        since = None
+    elif before and before.idle_since_s is not None and before.marks == marks and _continues(before, now):
+        since = before.idle_since_s
+    return State(now.wall_s, now.passed_s, now.boot, since, marks)
+
+
+def _continues(before: State, now: Now) -> bool:
+    passed = now.passed_s - before.passed_s
+    steady = abs(now.wall_s - before.wall_s - passed) <= CLOCK_STEP_S
+    return before.boot == now.boot and 0 <= passed <= LONGEST_GAP_S and steady
+
+
+def check(settings: Settings, node: Node, lease: Lease, before: State | None, now: Now) -> tuple[State, str]:
+    """Check once; end the lease if it is due. Return the new state and a line for the log."""
+    try:
+        work, marks = node.work(), node.marks()
+    except Doubt as problem:
+        return next_state(before, now, ["in doubt"], {}), f"in doubt, counts as busy: {problem}"
+    state = next_state(before, now, work, marks)
+    if state.idle_since_s is None:
+        return state, f"busy: {', '.join(work)}"
+    idle_s = now.passed_s - state.idle_since_s
+    if idle_s < settings.idle_s:
+        return state, f"idle for {idle_s:.0f} of {settings.idle_s:.0f} s"
+    try:
+        return state, _end(node, lease, marks)
+    except Doubt as problem:
+        return state, f"idle for {idle_s:.0f} s, but the lease does not end yet: {problem}"
+
+
+def _end(node: Node, lease: Lease, marks: dict[str, float]) -> str:
+    """Save the results and end the lease, unless there is work again. Raises Doubt."""
+    status = lease.status()
+    if status != "ACTIVE":
+        raise Doubt(f"its status is {status or 'gone'}")
+    node.save()
+    if node.work() or node.marks() != marks:
+        raise Doubt("there was work while the results were saved")
+    lease.delete()
+    return "the results are saved and the lease is ended"
+
+
+def read_state(file: Path) -> State | None:
+    """Return the state of the last check; None if there is none or it cannot be read."""
+    try:
+        return State(**json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def write_state(file: Path, state: State) -> None:
+    """Write the state atomically."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps(asdict(state)))
+    fresh.replace(file)
+
+
+def try_out(settings: Settings, node: Node, lease: Lease) -> str:
+    """Show that the lease can be read and the target reached. Raises Doubt."""
+    status = lease.status()
+    if status is None:
+        raise Doubt("blazar does not have this lease")
+    if settings.results_to:
+        settings.results.mkdir(parents=True, exist_ok=True)
+        run(rsync(settings, "--dry-run"), SAVE_S)
+    node.marks()
+    return f"the lease is {status} and can be ended from this node"
+
+
+def main(words: Sequence[str]) -> int:
+    """Check once; with --try-out, only show that an end is possible."""
+    settings = Settings(**json.loads(SETTINGS.read_text()))
+    node, lease = Node(settings), Lease(settings)
+    if "--try-out" in words:
+        try:
+            print(try_out(settings, node, lease))
+        except Doubt as problem:
+            print(problem, file=sys.stderr)
+            return 1
+        return 0
+    state, line = check(settings, node, lease, read_state(STATE), clock())
+    write_state(STATE, state)
+    print(line)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

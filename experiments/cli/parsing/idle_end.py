@@ -1,0 +1,62 @@
+"""Options of a lease that ends itself when its node is idle."""
+# ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.errors import InputError
+from experiments.system.options import option
+
+if TYPE_CHECKING:
+    from provision.leasing.request import IdleEnd
+
+TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
+"""USER@HOST:PATH of rsync, without characters that a shell changes."""
+SHORTEST = timedelta(minutes=5)
+
+
+@dataclass(frozen=True)
+class IdleEndOptions:
+    """When a lease ends itself, and where its results go."""
+
+    end_when_idle: str | None = option(
+        None, "The lease ends itself after this time without work, such as 30m.", metavar="TIME"
+    )
+    results_to: str | None = option(
+        None, "With --end-when-idle: the node copies its results there first.", metavar="USER@HOST:PATH"
+    )
+    results_key: Path | None = option(
+        None, "With --results-to: private SSH key without a passphrase; the node gets it to log in there."
+    )
+
+    def idle_end(self, count: int, wait: bool = True) -> "IdleEnd | None":
+        """Return how a lease of ``count`` nodes ends itself, None if it does not. wait: whether its nodes are booted.
+
+        Raises InputError for options that contradict each other, and BadTime.
+        """
+        from experiments.system.packages import require_packages
+        from provision.availability.times import parse_length
+        from provision.leasing.request import IdleEnd
+
+        after, target, key = self.end_when_idle, self.results_to, self.results_key
+        if bool(target) != bool(key):
+            raise InputError(f"--results-to {target}, --results-key {key}: each needs the other")
+        if after is None:
+            if target:
+                raise InputError(f"--results-to {target}: allowed with --end-when-idle only")
+            return None
+        if not wait:
+            raise InputError(f"--end-when-idle {after}: not with --no-wait; give it to the command that boots the node")
+        if count != 1:
+            raise InputError(f"--end-when-idle {after}: allowed with one node; --count is {count}")
+        if target and not TARGET_PATTERN.fullmatch(target):
+            raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
+        if key and not key.expanduser().is_file():
+            raise InputError(f"--results-key {key}: no such file")
+        if (length := parse_length(after)) < SHORTEST:
+            raise InputError(f"--end-when-idle {after}: allowed: 5m or longer")
+        require_packages("ansible_runner")
+        return IdleEnd(length, target or "", key.expanduser().absolute() if key else None)

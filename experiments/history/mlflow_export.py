@@ -1,0 +1,133 @@
+"""Export the history to MLflow: a run for each recorded run, and below it one for each of its rows.
+
+Only this module imports mlflow. A folder gets MLflow's database mlflow.db: MLflow no longer supports its store of plain
+files without an explicit consent.
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from experiments.errors import InputError
+from experiments.history.series import RecordedRun, Series
+from experiments.system.packages import require_packages
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+"""Settings that the user can replace: nothing is sent to MLflow's makers, and a server that is gone is told soon."""
+KEY, PARENT, COMMIT = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
+BATCH = 100
+NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
+"""Characters that MLflow does not allow in names."""
+LONGEST_VALUE = 5000
+
+
+def export_to_mlflow(target: str, several: Sequence[Series]) -> int:
+    """Add each run of the series that MLflow at ``target`` lacks; return how many.
+
+    target: URI of a tracking server or of a database, or a folder. Raises MissingPackage, and InputError if the target
+    cannot be used.
+    """
+    require_packages("mlflow", "alembic", "sqlalchemy")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    uri, artifacts = _addresses(target)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        return sum(_export(client, series, artifacts) for series in several)
+    except MlflowException as problem:
+        text = str(problem).replace(target, _without_password(target)).splitlines()[0][:300]
+        raise InputError(f"--mlflow {_without_password(target)}: {text}") from None
+
+
+def _addresses(target: str) -> tuple[str, str | None]:
+    """Return the URI of the tracking store, and that of artifacts for a folder."""
+    if "://" in target:
+        return target, None
+    folder = Path(target).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(f"--mlflow {target}: cannot be used as a folder ({problem.strerror})") from None
+    return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
+
+
+def _without_password(target: str) -> str:
+    parts = urlsplit(target)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else target
+
+
+def _export(client: "MlflowClient", series: Series, artifacts: str | None) -> int:
+    name = f"llm-testbed/{series.suite}"
+    known = client.get_experiment_by_name(name)
+    experiment = known.experiment_id if known else client.create_experiment(name, artifacts)
+    return sum(_export_run(client, experiment, series, run) for run in series.runs)
+
+
+def _export_run(client: "MlflowClient", experiment: str, series: Series, run: RecordedRun) -> bool:
+    """Add a run and its rows; return False if MLflow has it. An export that was interrupted is done again."""
+    key = f"{run.run_id} {run.started_at}"
+    found = client.search_runs([experiment], f"tags.`{KEY}` = '{key}'")
+    if any(one.info.status == "FINISHED" for one in found):
+        return False
+    for one in found:
+        for child in client.search_runs([experiment], f"tags.`{PARENT}` = '{one.info.run_id}'"):
+            client.delete_run(child.info.run_id)
+        client.delete_run(one.info.run_id)
+    settings = {"suite": series.suite, "card": series.card, "size": series.size, "length": series.length}
+    begun = int(datetime.fromisoformat(run.started_at).timestamp() * 1000)
+    tags = {KEY: key, COMMIT: run.commit, **{f"statement/{id_}": one.status for id_, one in run.verdicts.items()}}
+    counts = Counter(one.status for one in run.verdicts.values())
+    parent = client.create_run(experiment, begun, run_name=run.run_id)
+    _log(client, parent.info.run_id, begun, tags, settings, {f"statements {name}": n for name, n in counts.items()})
+    for row in dict.fromkeys(row for row, _ in (*run.facts, *run.figures)):
+        child = client.create_run(experiment, begun, run_name=f"{run.run_id}/{row}")
+        about = {PARENT: parent.info.run_id, COMMIT: run.commit, **_of_row(run.causes, row)}
+        figures = {name: figure.value for name, figure in _of_row(run.figures, row).items()}
+        _log(client, child.info.run_id, begun, about, settings | {"row": row} | _of_row(run.facts, row), figures)
+        client.set_terminated(child.info.run_id, end_time=begun)
+    client.set_terminated(parent.info.run_id, end_time=begun)
+    return True
+
+
+def _of_row(values: Mapping[tuple[str, str], Any], row: str) -> dict[str, Any]:
+    return {name: value for (of, name), value in values.items() if of == row}
+
+
+def _log(
+    client: "MlflowClient",
+    run: str,
+    at_ms: int,
+    tags: Mapping[str, str],
+    params: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> None:
+    """Log the values of a run in batches that MLflow accepts."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    for tag in _batches([RunTag(_name(name), str(value)[:LONGEST_VALUE]) for name, value in tags.items()]):
+        client.log_batch(run, tags=tag)
+    for param in _batches([Param(_name(name), str(value)[:LONGEST_VALUE]) for name, value in params.items()]):
+        client.log_batch(run, params=param)
+    for metric in _batches([Metric(_name(name), value, at_ms, 0) for name, value in metrics.items()]):
+        client.log_batch(run, metrics=metric)
+
+
+def _batches(values: list[Any]) -> Iterator[list[Any]]:
+    return (values[begin : begin + BATCH] for begin in range(0, len(values), BATCH))
+
+
+def _name(text: str) -> str:
+    return NOT_IN_NAMES.sub("_", text)

@@ -1,0 +1,64 @@
+"""A lease that ends itself: its credential, and the setup of its node, which watches whether it is idle."""
+
+from provision.configure.playbook import set_up_idle_end
+from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
+from provision.leasing.journal import Operation
+from provision.leasing.reconciler import Reconciler
+from provision.leasing.release import get_active_lease
+from provision.leasing.request import IdleEnd, find_lease, idle_end_data
+from provision.models import LeaseCredential
+from provision.sites.base import LeaseCredentials, Testbed
+from provision.ssh.known_hosts import pinned_lines
+
+ROLE = "end_when_idle"
+
+
+def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
+    """Let the node of the active lease with that name end the lease when it is idle.
+
+    Its credential is new: keystone tells its secret only once, and only the node keeps it. Raises ConfigureFailed if
+    the node cannot read the lease with it or reach the target of the results, and LeaseGone for a lease that is over.
+    """
+    if not isinstance(site, LeaseCredentials):
+        raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
+    active_lease = get_active_lease(reconciler, name)
+    if len(active_lease.machines) != 1:
+        raise NotReached(f"lease {name}: an idle end needs one node that has answered")
+    lease = reconciler.query(lambda: find_lease(site, active_lease))
+    if lease is None:
+        raise LeaseGone(f"lease {name} is gone")
+    target = _target_variables(idle_end)
+    with reconciler.journal.exclusive(name):
+        credential = reconciler.find_or_create(
+            active_lease,
+            Operation.CREATE_CREDENTIAL,
+            lambda: None,
+            lambda: site.create_lease_credential(active_lease.tag, lease),
+            lambda made: {"id": made.id, **idle_end_data(idle_end)},
+        )
+    set_up_idle_end(active_lease.machines[0], _variables(credential, idle_end) | target, reconciler.report)
+    reconciler.report(f"lease {name} {idle_end.in_words}")
+
+
+def _variables(credential: LeaseCredential, idle_end: IdleEnd) -> dict[str, object]:
+    return {
+        f"{ROLE}_after_s": idle_end.after.total_seconds(),
+        f"{ROLE}_auth_url": credential.auth_url,
+        f"{ROLE}_lease_url": credential.lease_url,
+        f"{ROLE}_credential_id": credential.id,
+        f"{ROLE}_secret": credential.secret,
+    }
+
+
+def _target_variables(idle_end: IdleEnd) -> dict[str, object]:
+    """Return the variables of the results' target. Raises BadKey without its key, NotReached without its host key."""
+    if not idle_end.results_to:
+        return {}
+    if idle_end.key is None or not idle_end.key.is_file():
+        raise BadKey(f"results key {idle_end.key}: no such file; the node needs it to copy the results")
+    host = idle_end.results_to.rpartition(":")[0].rpartition("@")[2]
+    return {
+        f"{ROLE}_results_to": idle_end.results_to,
+        f"{ROLE}_results_key": idle_end.key.read_text(),
+        f"{ROLE}_results_known_hosts": pinned_lines(host),
+    }

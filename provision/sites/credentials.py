@@ -1,0 +1,102 @@
+"""Application credentials that may only read and delete one lease, by the access rules of keystone.
+
+A service whose configuration does not name its own type rejects every credential with access rules. So the support of a
+site can only be found by a try.
+"""
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import requests
+
+from provision.errors import RequestRejected
+from provision.models import TAG, Lease, LeaseCredential, TaggedResource
+from provision.sites.faults import translate_errors
+
+SERVICE = "reservation"
+METHODS = ("GET", "DELETE")
+TRY_LENGTH = timedelta(minutes=2)
+REQUEST_S = 60
+
+
+class RestrictedCredentials:
+    """Credentials of leases. sdk, session: connections with the user's own credential."""
+
+    name: str
+    sdk: Any
+    session: Any
+    user_id: Callable[[], str]
+
+    def lease_credentials(self) -> list[TaggedResource]:
+        """Return the user's credentials that are named by a tag; none if keystone lets nobody list them."""
+        try:
+            with translate_errors("keystone"):
+                listed = list(self.sdk.identity.application_credentials(self.user_id()))
+        except RequestRejected:
+            return []
+        return [
+            TaggedResource(one.id, "credential", one.name, self.user_id()) for one in listed if TAG.fullmatch(one.name)
+        ]
+
+    def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
+        """Create the credential of a lease, named by the tag; it expires with the lease. It replaces an earlier one."""
+        for earlier in self.lease_credentials():
+            if earlier.tag == tag:
+                self.delete_lease_credential(earlier)
+        return self._create(tag, lease.id, lease.end)
+
+    def delete_lease_credential(self, credential: TaggedResource) -> None:
+        """Delete the credential."""
+        with translate_errors("keystone", ignore_missing_resource=True):
+            self.sdk.identity.delete_application_credential(self.user_id(), credential.id, ignore_missing=True)
+
+    def try_lease_credential(self) -> None:
+        """Create a credential of a lease that does not exist, use it and delete it.
+
+        Raises RequestRejected if the site does not support it.
+        """
+        tag = f"llm-testbed-{secrets.token_hex(6)}"
+        credential = self._create(tag, str(uuid4()), datetime.now(UTC) + TRY_LENGTH)
+        try:
+            status = self._status_of_lease(credential)
+        finally:
+            self.delete_lease_credential(TaggedResource(credential.id, "credential", tag))
+        if status not in (200, 404):
+            raise RequestRejected(
+                f"{self.name}: blazar answers {status} to a credential with access rules; "
+                "its operator has to set service_type in [keystone_authtoken]"
+            )
+
+    def _create(self, tag: str, lease_id: str, ends: datetime) -> LeaseCredential:
+        with translate_errors("keystone"):
+            lease_url = f"{self._endpoint()}/leases/{lease_id}"
+            path = urlsplit(lease_url).path
+            made = self.sdk.identity.create_application_credential(
+                self.user_id(),
+                tag,
+                description="ends one idle lease",
+                unrestricted=False,
+                access_rules=[{"service": SERVICE, "method": method, "path": path} for method in METHODS],
+                expires_at=f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+            )
+        return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
+
+    def _endpoint(self) -> str:
+        found = self.session.get_endpoint(service_type=SERVICE, interface="public", region_name=self.name)
+        return str(found).rstrip("/")
+
+    def _status_of_lease(self, credential: LeaseCredential) -> int:
+        """Return the status of Blazar's answer to a query of the credential's lease."""
+        own = {"id": credential.id, "secret": credential.secret}
+        identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": own}
+        send: dict[str, Any] = {"timeout": REQUEST_S, "verify": self.session.verify}
+        with translate_errors("keystone or blazar"):
+            answer = requests.post(f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send)
+            if answer.status_code != 201:
+                raise RequestRejected(f"{self.name}: keystone answers {answer.status_code} to a restricted credential")
+            token = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
+            return requests.get(credential.lease_url, headers=token, **send).status_code

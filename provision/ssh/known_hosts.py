@@ -1,0 +1,23 @@
+"""Host keys that the user has accepted, for a machine that has to reach the same host."""
+
+import subprocess
+from pathlib import Path
+
+from provision.errors import BadHostKey
+
+FILES = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
+
+
+def pinned_lines(host: str) -> str:
+    """Return the lines of the user's and the system's known_hosts with the keys of a host.
+
+    Raises BadHostKey if there is none.
+    """
+    found = ""
+    for file in (Path(name).expanduser() for name in FILES):
+        if file.is_file():
+            searched = subprocess.run(["ssh-keygen", "-F", host, "-f", file], capture_output=True, text=True)
+            found += "".join(f"{line}\n" for line in searched.stdout.splitlines() if not line.startswith("#"))
+    if not found:
+        raise BadHostKey(f"{host}: its host key is not in {FILES[0]}; log in there once by `ssh {host}`")
+    return found

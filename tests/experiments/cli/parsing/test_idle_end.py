@@ -1,0 +1,51 @@
+"""Options of a lease that ends itself: what they mean, and one line for those that contradict each other."""
+
+from datetime import timedelta
+
+import pytest
+
+from experiments.cli.parsing.idle_end import IdleEndOptions
+from experiments.errors import InputError
+from provision.errors import BadTime
+from provision.leasing.request import IdleEnd
+
+
+@pytest.fixture
+def key(tmp_path):
+    (tmp_path / "key").write_text("a key")
+    return tmp_path / "key"
+
+
+def test_without_the_option_a_lease_does_not_end_itself():
+    assert IdleEndOptions().idle_end(1) is None
+
+
+def test_a_lease_ends_itself_with_or_without_a_target(key):
+    assert IdleEndOptions("30m").idle_end(1) == IdleEnd(timedelta(minutes=30))
+    with_target = IdleEndOptions("1h", "me@host.edu:~/results", key).idle_end(1)
+    assert with_target == IdleEnd(timedelta(hours=1), "me@host.edu:~/results", key)
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "wait", "message"),
+    [
+        (("4m",), 1, True, "--end-when-idle 4m: allowed: 5m or longer"),
+        (("30m",), 2, True, "--end-when-idle 30m: allowed with one node; --count is 2"),
+        (("30m",), 1, False, "--end-when-idle 30m: not with --no-wait"),
+        (("30m", "me@host:there"), 1, True, "each needs the other"),
+        (("30m", "there", "KEY"), 1, True, "--results-to there: allowed: USER@HOST:PATH"),
+        (("30m", "me@host:a; reboot", "KEY"), 1, True, "allowed: USER@HOST:PATH"),
+        (("30m", "-oProxyCommand=x@host:a", "KEY"), 1, True, "allowed: USER@HOST:PATH"),
+        ((None, "me@host:there", "KEY"), 1, True, "allowed with --end-when-idle only"),
+        (("soon",), 1, True, "soon"),
+    ],
+)
+def test_a_wrong_option_is_one_line(words, count, wait, message, key):
+    given = [key if word == "KEY" else word for word in words]
+    with pytest.raises((InputError, BadTime), match=message.replace("(", r"\(")):
+        IdleEndOptions(*given).idle_end(count, wait)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        IdleEndOptions("30m", "me@host:there", tmp_path / "missing").idle_end(1)

@@ -1,0 +1,166 @@
+"""Messages of leases while a check of a semester runs. Fakes: site, clock, environments of the check."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.cli.semester import notices
+from experiments.cli.semester.notices import LeaseWatch
+from experiments.notify.send import Notifier
+from experiments.semester import check
+from experiments.semester.process import LOOK_S
+from provision.errors import RequestRejected, Unreachable
+from provision.leasing import account
+from provision.leasing.journal import Journal, Operation
+from provision.leasing.request import lease_data
+from provision.models import Lease
+from tests.support import fake_environment
+from tests.support.leasing.fake_site import FakeSite, hosts_of
+
+HOUR = timedelta(hours=1)
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+class Moment(datetime):
+    """The time of a fake clock, which ``at`` sets."""
+
+    at = NOW
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls.at
+
+
+@pytest.fixture
+def site(monkeypatch):
+    """A fake site with one lease of sixteen service units an hour, and the journal that has it."""
+    site = FakeSite(hosts_of(1, su_per_hour=16.0))
+    monkeypatch.setattr(account, "connect_to", lambda name, entry="": site)
+    return site
+
+
+@pytest.fixture
+def watched(site, monkeypatch, tmp_path, webhook):
+    """A watch with a bound of 20 service units, its clock, and what the webhook received."""
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
+    monkeypatch.setattr(notices, "datetime", Moment)
+    monkeypatch.setattr("provision.clock.datetime", Moment)
+    monkeypatch.setattr(notices.time, "monotonic", lambda: Moment.at.timestamp())
+    Moment.at = NOW
+    url, received = webhook
+    watch = LeaseWatch(partial(notices.send, Notifier([url])), 20.0)
+
+    def look(after: timedelta = timedelta()) -> list[str]:
+        """Look after that time; the titles of the new messages."""
+        Moment.at += after
+        before = len(received)
+        watch()
+        return [one["title"] for one in received[before:]]
+
+    return look
+
+
+def leased(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
+    journal = Journal()
+    opened = journal.open(name, site.name, site.account)
+    number = len(site.held) + 1
+    lease = Lease(f"lease-{number}", name, "ACTIVE", NOW + begins, NOW + ends, ("r",), ("1",), opened.tag)
+    site.held.append(lease)
+    journal.write("done", opened, Operation.CREATE_LEASE, **lease_data(lease))
+    return opened
+
+
+def test_a_lease_is_told_when_it_begins_and_ends_soon_and_when_it_costs_too_much(site, watched):
+    leased(site)
+    assert watched() == []
+    assert watched(HOUR - timedelta(seconds=1)) == []
+    assert watched(timedelta(seconds=1)) == ["testbed: lease llm_cc begins in 1h"]
+    assert watched(timedelta(seconds=5)) == []
+    assert watched(HOUR + timedelta(hours=1, minutes=14, seconds=55)) == []
+    assert watched(timedelta(seconds=10)) == ["testbed: lease llm_cc cost 20.0 of 20 service units"]
+    assert watched(HOUR) == ["testbed: lease llm_cc ends in 44m"]
+    assert watched(HOUR) == []
+
+
+def test_a_message_comes_with_the_first_look_and_a_look_every_ten_seconds_or_sooner(site, watched):
+    leased(site, begins=HOUR + timedelta(seconds=7))
+    asked = []
+    leases = site.leases
+    site.leases = lambda: asked.append(1) or leases()
+    assert [watched(timedelta(seconds=LOOK_S)) for _ in range(3)] == [[], ["testbed: lease llm_cc begins in 59m"], []]
+    assert LOOK_S <= 10
+    assert len(asked) == 1, "the time decides, without a question to the site"
+
+
+def test_a_new_lease_is_told_at_once_and_a_second_one_of_the_same_name_too(site, watched):
+    assert watched() == []
+    first = leased(site, begins=-2 * HOUR)
+    assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+    Journal().write("closed", first)
+    site.held.clear()
+    leased(site, begins=-2 * HOUR)
+    assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+
+
+def test_an_extended_lease_is_told_again_before_its_new_end(site, watched):
+    leased(site, begins=-HOUR / 60, ends=HOUR / 2)
+    assert watched() == ["testbed: lease llm_cc ends in 30m"]
+    site.held = [replace(one, end=one.end + HOUR) for one in site.held]
+    assert watched(timedelta(minutes=5)) == []
+    assert watched(timedelta(minutes=26)) == ["testbed: lease llm_cc ends in 59m"]
+
+
+@pytest.mark.parametrize("problem", [Unreachable("blazar does not answer"), RequestRejected("no")])
+def test_a_site_that_does_not_answer_is_asked_again_without_waiting_and_its_lease_is_still_told(
+    site, watched, problem, monkeypatch
+):
+    leased(site)
+    assert watched() == []
+    asked = []
+
+    def down():
+        asked.append(1)
+        raise problem
+
+    leases = site.leases
+    site.leases = down
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits"))
+    assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
+    assert watched(timedelta(minutes=6)) == []
+    assert len(asked) == 2
+    site.leases = leases
+    assert watched(timedelta(minutes=6)) == []
+
+
+def test_a_damaged_journal_does_not_end_the_check(site, watched):
+    leased(site)
+    ledger = Journal().folder / "ledger.jsonl"
+    whole = ledger.read_text()
+    ledger.write_text(whole.replace("llm_cc", "llm_xx", 1))
+    assert watched() == []
+    ledger.write_text(whole)
+    assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
+
+
+def test_a_check_with_a_lease_tells_of_it_and_goes_on(site, monkeypatch, tmp_path, webhook, capsys):
+    """`testbed semester --lease`: the lease is in the journal while `reproduce`, a fake, runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
+    monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))
+    monkeypatch.setattr(check, "run_logged", partial(check.run_logged, look_s=0.05))
+    leased(site, begins=-2 * HOUR, ends=HOUR / 2)
+    url, received = webhook
+    lease = ["--lease", "gpu_a100_pcie", "--max-hours", "3", "--above", "20"]
+    code = main(["semester", fake_environment.SUITE, "--versions", "current", *lease, "--notify", url])
+    out, _ = capsys.readouterr()
+    assert (code, "current: lease" in out) == (0, True)
+    titles = [one["title"] for one in received]
+    assert [title for title in titles if title.startswith("testbed: lease llm_cc ends in")]
+    assert [title for title in titles if title.startswith("testbed: lease llm_cc cost 32")]
+    assert titles[-1].startswith("testbed: semester check finished")
+    assert len(titles) == 3
+    called = (tmp_path / "results/semester/CALLS.txt").read_text().split()
+    assert called[-1] == "current-lease"

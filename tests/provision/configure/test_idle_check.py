@@ -1,0 +1,325 @@
+"""When the program on a node ends its lease: only after an idle time without a doubt, with saved results.
+
+Fakes: the clock, the commands' output, the lease, and the root folder with /proc and /dev.
+"""
+
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.support.leasing import idle_check
+from tests.support.needs import need
+
+check = idle_check.load()
+IDLE_S = 1800
+MINUTE = 60
+
+
+class FakeLease:
+    def __init__(self):
+        self.status_now, self.problem, self.deleted = "ACTIVE", "", 0
+
+    def status(self):
+        if self.problem:
+            raise check.Doubt(self.problem)
+        return self.status_now
+
+    def delete(self):
+        self.status()
+        self.deleted += 1
+        self.status_now = None
+
+
+class World:
+    """A node, its lease and a clock that tests move. answers: output of commands, or an error."""
+
+    def __init__(self, folder):
+        self.root, self.home = folder / "root", folder / "root/home/cc"
+        (self.home / "llm-testbed").mkdir(parents=True)
+        self.answers = {"squeue": "", "nvidia-smi": ""}
+        self.program("usr/bin/squeue")
+        self.program("usr/bin/nvidia-smi")
+        self.settings = check.Settings(IDLE_S, str(self.home), "http://k", "http://b/leases/1", "id", "not-to-be-seen")
+        self.lease, self.state, self.now = FakeLease(), None, check.Now(1_000_000.0, 500.0, "boot")
+
+    def program(self, path):
+        (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / path).touch()
+
+    def run(self, command, limit_s):
+        answer = self.answers[command[0]]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def process(self, number, title):
+        (self.root / f"proc/{number}").mkdir(parents=True, exist_ok=True)
+        (self.root / f"proc/{number}/cmdline").write_bytes(title.encode())
+
+    @property
+    def node(self):
+        return check.Node(self.settings, self.run, self.root)
+
+    def pass_time(self, seconds, wall_s=None):
+        wall = self.now.wall_s + (seconds if wall_s is None else wall_s)
+        self.now = replace(self.now, wall_s=wall, passed_s=self.now.passed_s + seconds)
+
+    def check(self):
+        self.state, line = check.check(self.settings, self.node, self.lease, self.state, self.now)
+        return line
+
+    def idle_minutes(self, minutes):
+        """Check once a minute; return the last line."""
+        for _ in range(minutes):
+            self.pass_time(MINUTE)
+            line = self.check()
+        return line
+
+
+@pytest.fixture
+def world(tmp_path):
+    made = World(tmp_path)
+    made.check()
+    return made
+
+
+def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(world):
+    assert world.idle_minutes(29) == "idle for 1740 of 1800 s"
+    assert world.lease.deleted == 0
+    assert world.idle_minutes(1) == "the results are saved and the lease is ended"
+    assert world.lease.deleted == 1
+    assert "its status is gone" in world.idle_minutes(1)
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "words"),
+    [("squeue", "RUNNING\nPENDING\n", "2 jobs"), ("nvidia-smi", "4242\n", "1 GPU processes")],
+)
+def test_a_job_or_a_gpu_process_is_work(world, command, output, words):
+    world.idle_minutes(25)
+    world.answers[command] = output
+    assert world.idle_minutes(60) == f"busy: {words}"
+    world.answers[command] = ""
+    world.idle_minutes(30)
+    assert world.lease.deleted == 0
+    world.idle_minutes(1)
+    assert world.lease.deleted == 1
+
+
+@pytest.mark.parametrize(
+    ("title", "busy"),
+    [
+        ("sshd: cc@pts/0\0", True),
+        ("sshd: cc@notty\0", True),
+        ("sshd-session: cc@pts/3\0", True),
+        ("sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups\0", False),
+        ("sshd: root [priv]\0", False),
+        ("sshd: unknown [net]\0", False),
+        ("bash\0", False),
+        ("ssh\0cc@elsewhere\0", False),
+    ],
+)
+def test_only_a_session_of_somebody_who_is_logged_in_is_work(world, title, busy):
+    world.process(77, title)
+    world.idle_minutes(40)
+    assert world.lease.deleted == int(not busy)
+
+
+def test_a_login_between_two_checks_counts(world):
+    world.idle_minutes(25)
+    logins = world.root / "var/log/wtmp"
+    logins.parent.mkdir(parents=True)
+    logins.touch()
+    world.idle_minutes(30)
+    assert world.lease.deleted == 0
+    world.idle_minutes(1)
+    assert world.lease.deleted == 1
+
+
+def test_an_open_amd_gpu_is_work(world):
+    (world.root / "dev").mkdir()
+    (world.root / "dev/kfd").touch()
+    (world.root / "proc/5/fd").mkdir(parents=True)
+    (world.root / "proc/5/fd/3").symlink_to("/dev/kfd")
+    assert world.idle_minutes(40) == "busy: 1 GPU processes"
+    assert world.lease.deleted == 0
+
+
+@pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
+def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(world, command):
+    world.answers[command] = check.Doubt(f"{command} ended with 9: no communication")
+    assert world.idle_minutes(60) == f"in doubt, counts as busy: {command} ended with 9: no communication"
+    world.answers[command] = ""
+    world.idle_minutes(30)
+    assert world.lease.deleted == 0
+    world.idle_minutes(1)
+    assert world.lease.deleted == 1
+
+
+def test_a_gpu_without_its_driver_is_a_doubt_and_a_node_without_a_gpu_is_none(world):
+    (world.root / "usr/bin/nvidia-smi").unlink()
+    (world.root / "dev").mkdir()
+    (world.root / "dev/nvidia0").touch()
+    assert "no nvidia-smi" in world.idle_minutes(40)
+    (world.root / "dev/nvidia0").unlink()
+    world.idle_minutes(31)
+    assert world.lease.deleted == 1
+
+
+@pytest.mark.parametrize("step_s", [-7200, 7200, 120])
+def test_a_step_of_the_clock_begins_the_idle_time_again(world, step_s):
+    world.idle_minutes(29)
+    world.pass_time(MINUTE, wall_s=MINUTE + step_s)
+    world.check()
+    world.idle_minutes(29)
+    assert world.lease.deleted == 0
+    world.idle_minutes(1)
+    assert world.lease.deleted == 1
+
+
+def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(world):
+    world.idle_minutes(20)
+    world.pass_time(3600)
+    assert world.check() == "idle for 0 of 1800 s"
+    world.idle_minutes(29)
+    world.pass_time(MINUTE)
+    world.now = replace(world.now, boot="another")
+    assert world.check() == "idle for 0 of 1800 s"
+    assert world.lease.deleted == 0
+
+
+def test_a_lease_that_cannot_be_asked_for_is_kept_and_ends_when_blazar_answers(world):
+    world.lease.problem = "blazar: timed out"
+    assert "does not end yet: blazar: timed out" in world.idle_minutes(40)
+    world.lease.problem = ""
+    assert "ended" in world.idle_minutes(1)
+
+
+def job(world, name="row-12345678", **files):
+    folder = world.home / "llm-testbed/run-1/.jobs" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in ("started", "ended"):
+        (folder / file).write_text("0")
+    return folder
+
+
+def test_results_that_are_only_on_the_disk_keep_the_lease(world):
+    folder = job(world)
+    line = world.idle_minutes(60)
+    assert f"1 results are on this disk only, in {world.home}/llm-testbed: run-1/row-12345678" in line
+    assert world.lease.deleted == 0
+    (folder / "fetched").touch()
+    world.idle_minutes(32)
+    assert world.lease.deleted == 1
+
+
+def test_a_notebook_that_was_not_fetched_keeps_the_lease(world):
+    notebook = world.home / "llm-testbed/notebooks/lab.ipynb"
+    notebook.parent.mkdir()
+    notebook.touch()
+    assert "lab.ipynb" in world.idle_minutes(60)
+    (world.home / "llm-testbed/notebooks-fetched").touch()
+    assert "ended" in world.idle_minutes(1)
+
+
+def copying(world, target):
+    """Let the results be copied to a folder by the real rsync."""
+    need(("rsync",), "rsync")
+    world.settings = replace(world.settings, results_to=str(target))
+    world.run = lambda command, limit_s: (
+        check.run(command, limit_s) if command[0] == "rsync" else world.answers[command[0]]
+    )
+
+
+def test_results_are_copied_whole_before_the_lease_ends(world, tmp_path):
+    job(world)
+    row = world.home / "llm-testbed/run-1/lab/row"
+    for path in (row / "result.json", row / "trainer/weights.bin", world.home / "llm-testbed/cache/model.bin"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    copying(world, tmp_path / "saved")
+    assert "ended" in world.idle_minutes(31)
+    saved = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert {"run-1/lab/row/result.json", "run-1/.jobs/row-12345678/ended"} <= saved
+    assert not [path for path in saved if "weights" in path or "model" in path]
+
+
+def test_a_target_that_fails_keeps_the_lease_until_it_works(world, tmp_path):
+    job(world)
+    (tmp_path / "saved").write_text("a file, not a folder")
+    copying(world, tmp_path / "saved")
+    assert "does not end yet: rsync ended with" in world.idle_minutes(60)
+    assert world.lease.deleted == 0
+    (tmp_path / "saved").unlink()
+    assert "ended" in world.idle_minutes(1)
+
+
+def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(world):
+    def save(self):
+        world.process(9, "sshd: cc@pts/1\0")
+
+    node = type("Busy", (check.Node,), {"save": save})(world.settings, world.run, world.root)
+    world.idle_minutes(29)
+    world.pass_time(MINUTE)
+    line = check.check(world.settings, node, world.lease, world.state, world.now)[1]
+    assert "there was work while the results were saved" in line
+    assert world.lease.deleted == 0
+
+
+@pytest.fixture
+def jupyter(world):
+    """A Jupyter server's API with one kernel; its state and the tokens that it got."""
+    told = {"state": "busy", "code": 200, "tokens": []}
+
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self):
+            told["tokens"].append(self.headers["Authorization"])
+            self.send_response(told["code"])
+            self.end_headers()
+            self.wfile.write(json.dumps([{"name": "python3", "execution_state": told["state"]}]).encode())
+
+        def log_message(self, *_):
+            """Be quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Api)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    file = world.home / "llm-testbed/cache/.local/share/jupyter/runtime/jpserver-7.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"port": server.server_port, "base_url": "/", "token": "a-token"}))
+    yield told
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_busy_kernel_is_work_and_an_idle_one_is_not(world, jupyter):
+    assert world.idle_minutes(40) == "busy: 1 busy Jupyter kernels"
+    assert set(jupyter["tokens"]) == {"token a-token"}
+    jupyter["state"] = "idle"
+    world.idle_minutes(31)
+    assert world.lease.deleted == 1
+
+
+def test_a_server_that_refuses_is_a_doubt_and_one_that_is_gone_is_none(world, jupyter):
+    jupyter["code"] = 403
+    assert "answers 403" in world.idle_minutes(1)
+    for file in world.home.rglob("jpserver-7.json"):
+        file.write_text(json.dumps({"port": 9, "base_url": "/", "token": "a-token"}))
+    world.idle_minutes(31)
+    assert world.lease.deleted == 1
+
+
+def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(world, tmp_path):
+    file = tmp_path / "state/idle.json"
+    check.write_state(file, world.state)
+    assert check.read_state(file) == world.state
+    file.write_text(file.read_text()[:-5])
+    assert check.read_state(file) is None
+
+
+def test_no_secret_is_in_the_log(world):
+    world.lease.problem = "keystone answers 401"
+    lines = [world.idle_minutes(1) for _ in range(40)]
+    assert "not-to-be-seen" not in "".join([*lines, repr(world.settings)])

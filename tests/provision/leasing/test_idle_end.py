@@ -1,0 +1,127 @@
+"""A lease that ends itself: its credential goes with it, and its end is told from other ends. The site is a fake."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from provision.errors import NotReleased, RequestRejected, Unreachable
+from provision.leasing import account
+from provision.leasing.account import require_lease_credentials
+from provision.leasing.journal import Operation
+from provision.leasing.release import ended_itself, release
+from provision.leasing.request import IdleEnd, idle_end_data, idle_end_of, lease_data
+from provision.models import Lease, TaggedResource
+from tests.support.leasing.fake_site import HOUR, NOW, FakeSite
+
+IDLE_END = IdleEnd(timedelta(minutes=30))
+
+
+class FakeCredentialSite(FakeSite):
+    """A fake site with credentials of leases."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.credentials = []
+
+    def lease_credentials(self):
+        self.before("list credentials")
+        return list(self.credentials)
+
+    def create_lease_credential(self, tag, lease):
+        raise AssertionError("release creates nothing")
+
+    def delete_lease_credential(self, credential):
+        self.before("delete credential")
+        self.credentials.remove(credential)
+
+    def try_lease_credential(self):
+        self.before("try")
+
+
+@pytest.fixture
+def site(monkeypatch):
+    site = FakeCredentialSite()
+    monkeypatch.setattr(account, "connect_to", lambda *_: site)
+    return site
+
+
+@pytest.fixture
+def leased(site, reconciler):
+    """An active lease in the journal, as its record is now."""
+    opened = reconciler.journal.open("llm_cc", site.name, site.account)
+    site.held = [Lease("1", "llm_cc", "ACTIVE", NOW - HOUR, NOW + HOUR, ("r",), ("1",), opened.tag)]
+    reconciler.journal.write("done", opened, Operation.CREATE_LEASE, **lease_data(site.held[0]))
+    return lambda: reconciler.journal.active_lease("llm_cc")
+
+
+def arm(site, reconciler, record, idle_end=IDLE_END):
+    site.credentials = [TaggedResource("c", "credential", record.tag, site.user_id())]
+    reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(idle_end))
+
+
+def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, leased, tmp_path):
+    assert idle_end_of(leased()) is None
+    idle_end = IdleEnd(HOUR, "me@host:there", tmp_path / "key")
+    arm(site, reconciler, leased(), idle_end)
+    assert idle_end_of(leased()) == idle_end
+
+
+def test_only_a_lease_that_the_site_no_longer_lists_has_ended_itself(site, reconciler, leased):
+    arm(site, reconciler, leased())
+    assert ended_itself(reconciler, leased()) == ""
+    held = site.held
+    site.held = [replace(held[0], status="TERMINATED")]
+    assert ended_itself(reconciler, leased()) == ""
+    site.held = []
+    assert ended_itself(reconciler, leased()).startswith(
+        "ended itself after 30m without work; its results were fetched"
+    )
+
+
+def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, leased):
+    site.held = []
+    assert ended_itself(reconciler, leased()) == ""
+
+
+def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
+    def silent():
+        raise Unreachable("blazar does not answer")
+
+    arm(site, reconciler, leased())
+    monkeypatch.setattr(site, "leases", silent)
+    assert ended_itself(reconciler, leased()) == ""
+
+
+def test_a_release_deletes_the_credential(site, reconciler, leased):
+    arm(site, reconciler, leased())
+    release(site, reconciler, leased())
+    assert (site.credentials, site.left()) == ([], [])
+
+
+def test_a_credential_that_stays_is_named(site, reconciler, leased):
+    def refuse(operation):
+        if operation == "delete credential":
+            raise RequestRejected("keystone: no")
+
+    arm(site, reconciler, leased())
+    site.before = refuse
+    with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
+        release(site, reconciler, leased())
+    assert site.held == []
+
+
+def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, reconciler, leased):
+    def silent(operation):
+        if operation == "list credentials":
+            raise Unreachable("keystone does not answer")
+
+    site.before = silent
+    release(site, reconciler, leased())
+    assert site.left() == []
+
+
+def test_a_site_without_such_credentials_is_named_before_anything_is_leased(site, reconciler):
+    require_lease_credentials(site, reconciler)
+    with pytest.raises(RequestRejected, match="CHI@UC has no credentials that may only end one lease"):
+        require_lease_credentials(FakeSite(), reconciler)

@@ -1,0 +1,206 @@
+"""A lease that ends itself: what its credential may do at the real services, and what the client makes of the end.
+
+Fake: the setup of the node, which the tests of nodes have.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import openstack
+import pytest
+from openstack.exceptions import HttpException
+
+from experiments.runners.targets import target_named
+from provision.configure import idle_end as module
+from provision.configure.idle_end import end_when_idle
+from provision.errors import NotReached
+from provision.leasing import boot, release
+from provision.leasing.lease import lease
+from provision.leasing.request import IdleEnd
+from tests.support.leasing import idle_check
+from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.openstack.settings import PORTS
+
+check = idle_check.load()
+HALF_HOUR = timedelta(minutes=30)
+IDLE_END = IdleEnd(HALF_HOUR)
+
+
+class IdleNode:
+    """A fake node that is idle and whose results are saved."""
+
+    def work(self):
+        return []
+
+    def marks(self):
+        return {}
+
+    def save(self):
+        """Save nothing."""
+
+
+@pytest.fixture
+def variables(monkeypatch, reachable):
+    """The variables with which the node is set up."""
+    given = []
+    monkeypatch.setattr(module, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
+    return given
+
+
+@pytest.fixture
+def settings(site, reconciler, lease_request, variables, tmp_path):
+    """Lease a node that ends its lease; the settings of its check."""
+    lease(site, reconciler, lease_request())
+    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    return settings_of(variables[-1], tmp_path)
+
+
+def settings_of(variables, home):
+    values = {name.removeprefix("end_when_idle_"): value for name, value in variables.items()}
+    return check.Settings(idle_s=values.pop("after_s"), home=str(home), **values)
+
+
+@pytest.fixture
+def restricted(settings):
+    """A connection with the credential that the node gets."""
+    return openstack.connect(
+        load_envvars=False,
+        load_yaml_config=False,
+        auth_type="v3applicationcredential",
+        auth_url=settings.auth_url,
+        application_credential_id=settings.credential_id,
+        application_credential_secret=settings.secret,
+        region_name="CHI@UC",
+    )
+
+
+def status(session, method, url, **body):
+    return session.request(url, method, raise_exc=False, endpoint_filter=None, **body).status_code
+
+
+def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(site, settings, restricted, box):
+    session, leases = restricted.session, settings.lease_url.rpartition("/")[0]
+    (held,) = site.leases()
+    services = {name: f"http://{box.place.outer}:{PORTS[name]}" for name in ("nova", "neutron", "glance", "keystone")}
+    new = {"name": "new", "start_date": "now", "end_date": "2030-01-01 00:00", "reservations": [], "events": []}
+    me = site.user_id()
+    for method, url, body in (
+        ("GET", leases, {}),
+        ("POST", leases, {"json": new}),
+        ("PUT", settings.lease_url, {"json": {"name": "renamed"}}),
+        ("GET", leases.replace("leases", "os-hosts"), {}),
+        ("GET", f"{services['nova']}/v2.1/servers", {}),
+        ("GET", f"{services['neutron']}/v2.0/networks", {}),
+        ("GET", f"{services['glance']}/v2/images", {}),
+        ("GET", f"{services['keystone']}/v3/users/{me}/application_credentials", {}),
+        ("DELETE", f"{services['keystone']}/v3/users/{me}/application_credentials/{settings.credential_id}", {}),
+        ("GET", f"{services['keystone']}/v3/auth/projects", {}),
+    ):
+        assert status(session, method, url, **body) in (401, 403), (method, url)
+    with pytest.raises(HttpException):
+        restricted.identity.create_application_credential(me, name="more", unrestricted=True)
+    assert site.leases() == [held]
+    assert status(session, "GET", settings.lease_url) == 200
+    assert status(session, "DELETE", settings.lease_url) == 204
+    assert site.leases() == []
+
+
+def test_the_credential_reads_no_other_lease(site, reconciler, lease_request, settings, restricted):
+    start = datetime.now(UTC) + timedelta(hours=24)
+    other = lease(site, reconciler, lease_request("llm_other", start=start), wait=False).lease
+    url = settings.lease_url.replace(settings.lease_url.rpartition("/")[2], other.id)
+    for method in ("GET", "DELETE"):
+        assert status(restricted.session, method, url) == 401
+    assert other.id in {one.id for one in site.leases()}
+
+
+def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings):
+    (held,) = site.leases()
+    (made,) = site.sdk.identity.application_credentials(site.user_id())
+    assert (made.name, made.unrestricted) == (held.tag, False)
+    assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
+
+
+def test_the_check_of_the_node_ends_the_lease_and_the_client_takes_it_as_an_end(
+    testbed, site, reconciler, settings, monkeypatch
+):
+    def unreachable(shell):
+        raise NotReached("no route to host")
+
+    assert "ACTIVE, ends after 30m" in " ".join(testbed("status")[1].split())
+    now = check.clock()
+    idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
+    line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)[1]
+    assert line == "the results are saved and the lease is ended"
+    assert site.leases() == []
+    reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
+    monkeypatch.setattr("experiments.runners.targets.remote_node", unreachable)
+    with pytest.raises(Exception, match="lease llm_cc ended itself after 30m without work; its results were fetched"):
+        target_named("chameleon", None, None, reconciler.journal)
+    assert "ended itself after 30m without work" in " ".join(testbed("status")[1].split())
+    assert check.Lease(settings).status() is None
+    assert testbed("release", "--yes")[0] == 0
+    assert left_at(site) == []
+
+
+@pytest.mark.parametrize("service", ["keystone", "blazar"])
+@pytest.mark.parametrize("fault", ["500", "gone"])
+def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(site, settings, box, service, fault):
+    now = check.clock()
+    idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
+    box.gates[service].shut(fault)
+    state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
+    box.mend()
+    assert f"does not end yet: {service}" in line
+    assert len(site.leases()) == 1
+    assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
+    assert site.leases() == []
+
+
+def test_no_secret_is_in_the_journal_or_in_what_is_said(settings, reconciler, said, capsys):
+    written = b"".join(path.read_bytes() for path in reconciler.journal.folder.rglob("*") if path.is_file())
+    assert settings.credential_id.encode() in written
+    assert settings.secret.encode() not in written
+    assert settings.secret not in "".join([*said, *capsys.readouterr(), repr(settings)])
+
+
+def test_a_second_command_replaces_the_credential(site, reconciler, settings, variables, tmp_path):
+    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    (only,) = site.lease_credentials()
+    newer = settings_of(variables[-1], tmp_path)
+    assert (only.id, newer.secret != settings.secret) == (newer.credential_id, True)
+    with pytest.raises(check.Doubt, match="keystone answers"):
+        check.Lease(settings).status()
+    assert check.Lease(newer).status() == "ACTIVE"
+
+
+def test_an_extended_lease_gets_a_credential_that_lasts_as_long(testbed, site, settings, variables):
+    assert testbed("extend", "--by", "1h", "--yes")[0] == 0
+    (held,) = site.leases()
+    (made,) = site.sdk.identity.application_credentials(site.user_id())
+    assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
+    assert len(variables) == 2
+
+
+def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, settings):
+    active_lease = release.get_active_lease(reconciler, "llm_cc")
+    reconciler.journal.write("closed", active_lease)
+    orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
+    assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["there"]
+    assert testbed("orphans", "--clean", "--yes")[0] == 0
+    assert left_at(site) == []
+
+
+def test_doctor_shows_that_an_idle_end_is_possible_and_leaves_no_credential(testbed, site, key):
+    out = testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
+    assert "idle end: possible" in " ".join(out.split())
+    assert site.lease_credentials() == []
+
+
+def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site, key, variables, monkeypatch):
+    flags = ("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--hours", "2", "--key", str(key.file), "--yes")
+    monkeypatch.setattr(boot, "try_login", lambda login: None)
+    monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)
+    code, _, err = testbed(*flags, "--end-when-idle", "30m")
+    assert (code, "blazar answers 401 to a credential with access rules" in err) == (3, True)
+    assert left_at(site) == []
