@@ -8,6 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from provision.files import printable_value
+
 CHARTS_FOLDER = Path(__file__).parent
 STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())
 """Style sheet of charts: colors as CSS variables, for light and dark."""
@@ -22,6 +24,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=printable_value,
 )
 
 

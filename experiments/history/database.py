@@ -23,8 +23,11 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
     """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
     if not create and not path.is_file():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"--database {path}: cannot be opened ({error})") from None
     connection.row_factory = sqlite3.Row
     try:
         connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA_FILE.read_text()}")

@@ -38,6 +38,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, read_suite, suite_named, suite_names, user_suite_file
 from experiments.suites.yaml_schema import error_message
 from experiments.system.files import write_atomically
+from provision.files import read_bytes, read_text
 
 RUN_FILE = "run.json"
 SUITE_FILE = "suite.yaml"
@@ -122,9 +123,11 @@ class RunFolder:
         """Read run.json. Raises InputError when it is missing or of another schema version."""
         path = self.path / RUN_FILE
         try:
-            return Run.model_validate_json(path.read_bytes())
-        except OSError:
+            return Run.model_validate_json(read_bytes(path))
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
             raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
@@ -133,7 +136,7 @@ class RunFolder:
         """Write run.json, and a copy of a suite that is not one of this package."""
         self.path.mkdir(parents=True, exist_ok=True)
         if file := user_suite_file(run.suite):
-            write_atomically(self.path / SUITE_FILE, file.read_text())
+            write_atomically(self.path / SUITE_FILE, read_text(file))
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
 
     def suite(self) -> Suite:
@@ -156,7 +159,9 @@ class RunFolder:
         if not path.is_file():
             return ()
         try:
-            return Predictions.model_validate_json(path.read_bytes()).predictions
+            return Predictions.model_validate_json(read_bytes(path)).predictions
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
             remedy = "remove the file, or run again"
