@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 STORED = EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict"
 CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 100, "n_positions": 64}
 READERS = ("evaluate RUN", "report RUN", "bundle RUN", "compare STORED RUN", "history record RUN --database h.db")
+BLAME = "blame single_gpu_blip2/xxl --good @ --bad current"
 REFUSED_FILES = ("run.json", "results.jsonl", "single_gpu_blip2/xxl/result.json")
 IGNORED_FILES = ("SHA256SUMS", "report.html", "report.html.part", "single_gpu_blip2/xxl/telemetry.csv")
 
@@ -66,7 +67,7 @@ def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(run):
     assert main(["report", str(run)]) == 0
 
 
-@pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", "blame single_gpu_blip2/xxl --good @ --bad current"])
+@pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", BLAME])
 def test_a_fifo_in_the_command_line_is_refused(run, capsys, line):
     os.mkfifo("fifo.zip")
     assert main(line.replace("@", "fifo.zip").split()) in (1, 2)
