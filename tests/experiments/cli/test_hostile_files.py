@@ -17,6 +17,7 @@ from provision import files
 from provision.errors import BadJournal
 from provision.leasing.journal import Journal
 from tests.support.results.evidence import EVIDENCE
+from tests.support.services.terminal import terminal_output
 
 pytestmark = pytest.mark.timeout(120)
 STORED = EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict"
@@ -160,6 +161,29 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(r
     assert main(["report", str(run)]) == 0
     shown = "".join(capsys.readouterr()) + (run / "report.html").read_text()
     assert character not in shown
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_log_that_is_no_plain_file_is_not_printed(run, capsys, kind):
+    _replace(run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    assert main(["logs", "xxl", str(run)]) == 2
+    assert "no log.txt" in capsys.readouterr().err
+
+
+def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(run):
+    log = run / "single_gpu_blip2" / "xxl" / "log.txt"
+    log.parent.mkdir(parents=True)
+    content = b"one\x1b]0;title\x07\x1b[2J\n\x1b[31mred\x1b[0m\r50%\r100%\n\xff"
+    log.write_bytes(content)
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    shown = terminal_output(lambda: main(["logs", "xxl", str(run)]), 80)
+    assert "\x1b" not in shown
+    assert "\\x1b]0;title\\x07\\x1b[2J" in shown
+    assert [line.strip() for line in shown.splitlines()][1:4] == ["red", "50%", "100%"]
+    assert _command("logs", "xxl", str(run), stdout=subprocess.PIPE).stdout == content
 
 
 def _command(*words: str, **options: object) -> "subprocess.CompletedProcess[bytes]":
