@@ -16,7 +16,7 @@ results/<run-id>/
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, ValidationError
 
@@ -35,6 +35,7 @@ from experiments.results.schema import (
 )
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.schema import ID_PATTERN, NAME_PATTERN
 from experiments.suites.suite import Suite, read_suite, suite_named, suite_names, user_suite_file
 from experiments.suites.yaml_schema import error_message
 from experiments.system.files import write_atomically
@@ -49,6 +50,7 @@ JUNIT_FILE = "junit.xml"
 CHECKSUMS_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
+MAX_ROWS = 1000
 
 
 def row_path(suite: str, row: str) -> str:
@@ -61,9 +63,11 @@ class Run(Record):
 
     schema_version: Literal[1] = Field(default=RUN_SCHEMA_VERSION, description="version of this schema")
     run_id: str = Field(description="name of the run's folder")
-    suite: str = Field(description="name of the suite")
-    recipe_version: int = Field(description="version of the suite")
-    rows: tuple[str, ...] = Field(description="the requested rows, in the suite's order")
+    suite: str = Field(pattern=NAME_PATTERN, description="name of the suite")
+    recipe_version: int = Field(ge=0, le=10**9, description="version of the suite")
+    rows: tuple[Annotated[str, Field(pattern=ID_PATTERN)], ...] = Field(
+        max_length=MAX_ROWS, description="the requested rows, in the suite's order"
+    )
     site: str = Field(description="where the rows run: local, slurm, or a site that leases nodes")
     profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
     card: str = Field(description="GPU model that the rows target")
@@ -77,7 +81,7 @@ class Run(Record):
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the models; with-image: captioning models also receive the image")
     gpus_per_node: int | None = Field(
-        default=None, description="rows that need more GPUs per node are scaled down to it"
+        default=None, ge=1, le=10**6, description="rows that need more GPUs per node are scaled down to it"
     )
     in_container: bool = Field(default=False, description="with site local: rows run in the project's image")
     image_variant: str = Field(

@@ -163,6 +163,32 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(r
     assert character not in shown
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": ["../../../secret"]},
+        {"rows": ["/etc"]},
+        {"rows": ["a\0b"]},
+        {"rows": ["xxl"] * 100_000},
+        {"suite": "../.."},
+        {"suite": "a/b"},
+        {"recipe_version": 10**400},
+        {"gpus_per_node": 10**30},
+        {"gpus_per_node": -1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
+def test_a_run_names_no_file_outside_and_has_a_bound(run, capsys, line, change):
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, **change}))
+    assert main(line.replace("RUN", str(run)).split()) == 2
+    error = capsys.readouterr().err
+    assert f"{run / 'run.json'}: not a run of schema version 1" in error
+    assert error.count("\n") == 1
+    assert len(error) < 1000
+
+
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 def test_a_log_that_is_no_plain_file_is_not_printed(run, capsys, kind):
     _replace(run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
