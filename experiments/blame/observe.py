@@ -20,6 +20,7 @@ from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.suites.suite import user_suite_file
 from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
+from provision.files import read_bytes
 
 Means = Literal["prediction", "miniature", "gpu"]
 SIZES = {"miniature": "tiny", "gpu": "full"}
@@ -45,7 +46,7 @@ def observe(question: Question, means: Means, environment: Environment) -> Obser
     """
     kept = _place(question, means, environment)
     try:
-        return Observation.model_validate_json(kept.read_bytes())
+        return Observation.model_validate_json(read_bytes(kept))
     except (OSError, ValidationError):
         pass
     found = _predicted(question, environment) if means == "prediction" else _run(question, means, environment)

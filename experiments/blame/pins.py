@@ -10,6 +10,7 @@ from experiments.blame.uv import resolve
 from experiments.errors import InputError
 from experiments.results.run_folder import RUN_FILE, RunFolder
 from experiments.runners.software import LOCKS, lock_files
+from provision.files import read_text
 
 PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
 """A pin with its options; a comment if the file of the package depends on the machine, as that of PyTorch does."""
@@ -43,11 +44,12 @@ def pins_of(word: str, flag: str) -> Pins:
     path = Path(word)
     if (path / RUN_FILE).is_file():
         return _of_run(RunFolder(path), flag)
-    if not path.is_file():
-        raise InputError(
-            f"{flag} {word}: allowed: {', '.join(LOCKS)}, the folder of a run, or a file of exact versions"
-        )
-    return read_pins(path.read_text(), f"{flag} {word}")
+    try:
+        text = read_text(path)
+    except (OSError, UnicodeDecodeError):
+        allowed = f"{', '.join(LOCKS)}, the folder of a run, or a file of exact versions"
+        raise InputError(f"{flag} {word}: allowed: {allowed}") from None
+    return read_pins(text, f"{flag} {word}")
 
 
 def read_pins(text: str, where: str) -> Pins:

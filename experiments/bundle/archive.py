@@ -18,13 +18,15 @@ from experiments.results.run_folder import (
     RunFolder,
 )
 from experiments.results.schema import RESULTS_FILE, TELEMETRY_FOLDER
+from experiments.system.secrets import NOTIFY_OPTION, hide_secrets
+from provision.files import open_file, read_bytes
 
 BUNDLE_FILES = (RUN_FILE, SUITE_FILE, PREDICTIONS_FILE, VERDICT_FILE, RESULTS_FILE)
 TELEMETRY_NAME = re.compile(rf"{TELEMETRY_FOLDER}/[\w.-]+\.csv")
 MAX_BYTES = 64 << 20
 """Limit of all files of a bundle together. The largest stored run has less than 2 MiB."""
 MAX_FILES = 1000
-SECRET = re.compile(r"(--notify[= ]\S+)|(\w+://)[^\s/@]+@")
+NOTIFY = re.compile(rf"{NOTIFY_OPTION}[= ]\S+")
 FIELDS_WITH_SECRETS = ("command", "reason", "message", "where", "log")
 
 
@@ -42,13 +44,13 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
     run, results = folder.read_run(), folder.results()
     if not results:
         raise InputError(f"{folder.path}: no row has a result; `testbed run {run.suite}` runs them")
-    contents = {name: (folder.path / name).read_bytes() for name in BUNDLE_FILES if (folder.path / name).is_file()}
+    contents = {name: read_bytes(folder.path / name) for name in BUNDLE_FILES if (folder.path / name).is_file()}
     contents[RUN_FILE] = _remove_secrets(run.model_dump_json())
     lines = [_remove_secrets(result.model_dump_json()) for result in results.values()]
     contents[RESULTS_FILE] = b"".join(line + b"\n" for line in lines)
     for row in results:
         if path := folder.telemetry(row):
-            contents[f"{TELEMETRY_FOLDER}/{row}.csv"] = path.read_bytes()
+            contents[f"{TELEMETRY_FOLDER}/{row}.csv"] = read_bytes(path)
     place = folder.path.resolve()
     return write_zip(target or place.with_name(f"{place.name}.bundle.zip"), contents)
 
@@ -63,7 +65,7 @@ def _clean(value: object, key: str = "") -> object:
     if isinstance(value, list):
         return [_clean(one, key) for one in value]
     if isinstance(value, str) and key in FIELDS_WITH_SECRETS:
-        return SECRET.sub(lambda found: f"{found[2] or '--notify '}***", value).replace(str(Path.home()), "~")
+        return hide_secrets(NOTIFY.sub(f"{NOTIFY_OPTION} ***", value)).replace(str(Path.home()), "~")
     return value
 
 
@@ -74,7 +76,7 @@ def read_bundle(path: Path) -> dict[str, bytes]:
     than MAX_FILES or MAX_BYTES, and content that differs from its checksum.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as opened, zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > MAX_BYTES:
                 raise BadBundle(f"{path}: too large for a bundle; allowed: {MAX_FILES} files, {MAX_BYTES >> 20} MiB")

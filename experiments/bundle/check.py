@@ -18,6 +18,7 @@ from experiments.results.schema import ERROR_OUTCOMES, RESULTS_FILE, Result
 from experiments.results.verdict_changes import verdict_changes
 from experiments.results.verdicts import Evaluation
 from experiments.suites.suite import Suite, suite_named
+from provision.files import read_bytes
 
 
 class BundleCheck(NamedTuple):
@@ -88,7 +89,7 @@ def _check_files(
 
 
 def _row_problems(run: Run, suite: Suite, results: Mapping[str, Result], folder: RunFolder) -> Iterator[str]:
-    lines = len((folder.path / RESULTS_FILE).read_bytes().splitlines())
+    lines = len(read_bytes(folder.path / RESULTS_FILE).splitlines())
     if lines != len(results):
         yield f"the bundle has {lines} results, but only {len(results)} of them are of different rows of the run"
     for row in {*run.rows} - {row.id for row in suite.rows}:

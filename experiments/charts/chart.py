@@ -8,10 +8,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from provision.files import printable_value
+
 CHARTS_FOLDER = Path(__file__).parent
-STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())
+STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())  # noqa: S704 - a file of this package
 """Style sheet of charts: colors as CSS variables, for light and dark."""
-SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())
+SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())  # noqa: S704 - a file of this package
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
 EDGE_SHARE = 0.96
@@ -22,6 +24,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=printable_value,
 )
 
 
@@ -41,7 +44,7 @@ class Chart:
     @property
     def html(self) -> Markup:
         """Return a figure: the legend, and the chart as inline SVG."""
-        return Markup(TEMPLATES.get_template("figure.html").render(chart=self))
+        return Markup(TEMPLATES.get_template("figure.html").render(chart=self))  # noqa: S704 - the template escapes
 
     def standalone(self, width: int = WIDTH_PX) -> str:
         """Return an SVG document with its own styles and legend, ``width`` px wide."""
@@ -50,7 +53,7 @@ class Chart:
 
 def render_template(template: str, **values: Any) -> Markup:
     """Return the SVG content of a chart, rendered from its template."""
-    return Markup(TEMPLATES.get_template(template).render(**values))
+    return Markup(TEMPLATES.get_template(template).render(**values))  # noqa: S704 - the template escapes
 
 
 def format_percent(value: float, whole: float) -> str:

@@ -4,26 +4,48 @@ Exit codes: 0 all evaluated statements pass, 1 a statement fails, 2 user error (
 130 interrupted.
 """
 
+import errno
 import os
 import shlex
 import sys
 import traceback
 from collections.abc import Sequence
-from errno import ENAMETOOLONG
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from experiments.cli.output import discard_output, open_standard_streams, say
 from experiments.cli.parsing.group import Group
 from experiments.errors import InputError, Interrupted
-from experiments.notify.send import hide_addresses
 from experiments.system.packages import missing_package_error
+from experiments.system.secrets import hide_in_command, hide_secrets
 from provision.errors import ProvisionError, SiteError
+from provision.files import printable
 
 EXIT_INTERRUPTED = 130
 EXIT_OTHER_ERROR = 3
 EXIT_BAD_INPUT = 2
 EXIT_ABORTED = 1
+EXIT_CLOSED_OUTPUT = 141
+"""As of a program that SIGPIPE ended."""
+BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+MACHINE_REFUSES = (
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EINVAL,
+    errno.EIO,
+    errno.EISDIR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+)
+"""Errors of files whose cause is the machine, or what lies in a folder, and no bug of the program."""
 
 app = typer.Typer(
     name="testbed",
@@ -59,11 +81,15 @@ def _testbed(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    open_standard_streams()
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins reads every installed package
     try:
-        command_line = shlex.join(["testbed", *hide_addresses(arguments)])
+        command_line = shlex.join(["testbed", *hide_in_command(arguments)])
         code = app(args=list(arguments) or ["--help"], obj=command_line, prog_name="testbed", standalone_mode=False)
+        sys.stdout.flush()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which click answers with exit code 1
+            return _fail_on_file(end.__context__, arguments)
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except typer.Abort:
         return _fail("aborted; nothing was changed", EXIT_ABORTED)
@@ -77,16 +103,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return EXIT_OTHER_ERROR
     except OSError as problem:
-        if problem.errno == ENAMETOOLONG or _was_chosen(problem.filename, arguments):
-            return _fail(f"{problem.filename}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
-        traceback.print_exc()
-        return EXIT_OTHER_ERROR
+        return _fail_on_file(problem, arguments)
     except (Interrupted, KeyboardInterrupt):
         return _fail("interrupted; finished rows are stored; run the same command again to resume", EXIT_INTERRUPTED)
+    except MemoryError:
+        return _fail("this machine's memory, or the limit of it, is exhausted", EXIT_OTHER_ERROR)
     except Exception:
         traceback.print_exc()
         return EXIT_OTHER_ERROR
     return code or 0
+
+
+def _fail_on_file(problem: OSError, arguments: Sequence[str]) -> int:
+    """Print one line if the user chose the file, or if this machine refuses it; else the traceback of a bug."""
+    file = problem.filename
+    if isinstance(problem, BrokenPipeError):
+        discard_output()
+        return EXIT_CLOSED_OUTPUT
+    if problem.errno in BAD_PATH or _was_chosen(file, arguments):
+        return _fail(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
+    if problem.errno in MACHINE_REFUSES:
+        if file is None:
+            discard_output()  # it may be the output that cannot be written
+        return _fail(f"{file or 'the output or a file'}: {problem.strerror}", EXIT_OTHER_ERROR)
+    traceback.print_exc()
+    return EXIT_OTHER_ERROR
 
 
 def _was_chosen(file: object, arguments: Sequence[str]) -> bool:
@@ -101,7 +142,6 @@ def _was_chosen(file: object, arguments: Sequence[str]) -> bool:
 
 
 def _fail(problem: object, code: int) -> int:
-    from experiments.cli.output import say
-
-    say(f"testbed: {' '.join(str(problem).splitlines())}", stderr=True)
+    with suppress(OSError):
+        say(f"testbed: {' '.join(printable(hide_secrets(str(problem))).splitlines())}", stderr=True)
     return code

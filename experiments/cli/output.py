@@ -4,10 +4,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from provision.files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
 
 CHECK_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 PIPE_WIDTH = 160
+
+
+def open_standard_streams() -> None:
+    """Replace closed standard streams by the null device; write characters that an encoding lacks as escapes."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+
+
+def discard_output() -> None:
+    """Send what is left of stdout to the null device, so that the interpreter's end writes nothing."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(data: Any) -> None:
@@ -48,10 +66,10 @@ def show_checks(checks: "Sequence[Check]", *more: str) -> None:
 
 def console(*, stderr: bool = False) -> "Console":
     """Return a console on stdout or stderr. Without a terminal, its width is COLUMNS, or else PIPE_WIDTH."""
-    from rich.console import Console
+    from experiments.system.terminal import SafeConsole
 
-    output = Console(stderr=stderr)
-    return output if output.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=PIPE_WIDTH)
+    output = SafeConsole(stderr=stderr)
+    return output if output.is_terminal or "COLUMNS" in os.environ else SafeConsole(stderr=stderr, width=PIPE_WIDTH)
 
 
 def say(text: str, *, stderr: bool = False) -> None:
@@ -70,7 +88,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     """Show progress on stderr: in one changing line on a terminal, else line by line."""
     output = console(stderr=True)
     if not output.is_terminal:
-        yield lambda line: print(line, file=sys.stderr, flush=True)
+        yield lambda line: print(printable(line), file=sys.stderr, flush=True)
         return
     with output.status("predicting") as status:
         yield status.update

@@ -3,7 +3,7 @@
 import hashlib
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from experiments.errors import InputError
@@ -23,17 +23,35 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
     """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
     if not create and not path.is_file():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path)
+    except (OSError, sqlite3.Error) as error:
+        raise InputError(f"--database {path}: cannot be opened ({error})") from None
     connection.row_factory = sqlite3.Row
     try:
         connection.executescript(f"PRAGMA foreign_keys = ON; {SCHEMA_FILE.read_text()}")
+        _check_values(connection)
         with connection:
             yield connection
     except sqlite3.DatabaseError as error:
         raise InputError(f"--database {path}: not a history ({error})") from None
     finally:
         connection.close()
+
+
+def _check_values(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError for a value that is not of its column's type, which SQLite itself allows."""
+    with closing(sqlite3.connect(":memory:")) as empty:
+        empty.executescript(SCHEMA_FILE.read_text())
+        columns = empty.execute(
+            "SELECT one.name, two.name, two.type FROM sqlite_schema AS one JOIN pragma_table_info(one.name) AS two"
+            " WHERE one.type = 'table'"
+        ).fetchall()
+    for table, column, kind in columns:
+        wrong = f"SELECT {column} FROM {table} WHERE typeof({column}) NOT IN ('null', ?, 'integer') LIMIT 1"  # noqa: S608 - names of the schema
+        if found := connection.execute(wrong, [kind.lower()]).fetchone():
+            raise sqlite3.DatabaseError(f"{table}.{column} has the value {found[0]!r}, allowed: {kind}")
 
 
 def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:

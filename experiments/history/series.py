@@ -117,8 +117,8 @@ def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
 def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -> RecordedRun:
     chosen = [one["run"], row, row]
     where = "WHERE run = ? AND (? IS NULL OR row = ?)"
-    figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)
-    facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()
+    figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
+    facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()  # noqa: S608 - constants
     verdicts = database.execute(
         "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
     )

@@ -1,14 +1,32 @@
 """Recognize and unpack archives. Unpacking cannot write outside the target folder."""
 
+import lzma
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.formats import find_data_folder
 
+MAX_FILES = 5_000_000
+MAX_RATIO = 200
+"""Limit of the unpacked size relative to the archive's. Texts have about 10; a bomb has 1000 or more."""
+MIN_UNPACKED_BYTES, MIN_FREE_BYTES = 1 << 28, 1 << 28
+TOO_LARGE = f"unpacked, it has more than {MAX_FILES} files, is {MAX_RATIO} times as large, or fills the disk"
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+    RuntimeError,
+)
+"""Errors of the standard library for archives that are damaged, encrypted or of an unknown method."""
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 
 
@@ -23,7 +41,8 @@ def archive_suffix(name: str) -> str:
 def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
     """Unpack ``archive`` into ``folder``, which appears only when it is complete; return the folder.
 
-    Raises InputError for a file that is not an archive, has no data for ``dataset``, or would write outside the folder.
+    Raises InputError for a file that is not an archive, has no data for ``dataset``, would
+    write outside the folder, or is too large.
     """
     archive_suffix(archive.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -36,19 +55,31 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
         find_data_folder(partial, dataset)
         partial.chmod(0o755)
         partial.rename(folder)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except InputError:
+        raise
+    except DAMAGED as error:
         if folder.exists():
             return folder
-        raise InputError(f"--data {archive}: cannot be unpacked ({error})") from None
+        raise InputError(f"--data {archive}: cannot be unpacked ({' '.join(str(error).split())})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
+def _max_unpacked(archive: Path, folder: Path) -> int:
+    """Return the bytes that the files of an archive may have together: what the disk has, at most MAX_RATIO."""
+    disk = shutil.disk_usage(folder).free - MIN_FREE_BYTES
+    return min(disk, max(MIN_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size))
+
+
 def _untar(archive: Path, folder: Path) -> None:
     """Unpack only files, folders and links. The filter of extractall does the same, but only since Python 3.11.4."""
+    free = _max_unpacked(archive, folder)
     with tarfile.open(archive) as packed:
-        for member in packed:
+        for number, member in enumerate(packed):
+            free -= member.size if member.isfile() else 0
+            if free < 0 or number >= MAX_FILES:
+                raise tarfile.ReadError(TOO_LARGE)
             target = Path(member.name).parent / member.linkname if member.issym() else Path(member.linkname)
             if _is_outside(folder, member.name) or _is_outside(folder, target):
                 raise tarfile.ReadError(f"{member.name!r} would be written outside the folder")
@@ -58,10 +89,13 @@ def _untar(archive: Path, folder: Path) -> None:
 
 def _unzip(archive: Path, folder: Path) -> None:
     with zipfile.ZipFile(archive) as packed:
+        entries = packed.infolist()
+        if len(entries) > MAX_FILES or sum(entry.file_size for entry in entries) > _max_unpacked(archive, folder):
+            raise zipfile.BadZipFile(TOO_LARGE)
         for name in packed.namelist():
             if _is_outside(folder, name):
                 raise zipfile.BadZipFile(f"{name!r} would be written outside the folder")
-        packed.extractall(folder)
+        packed.extractall(folder)  # noqa: S202 - all members are checked above
 
 
 def _is_outside(folder: Path, name: str | Path) -> bool:

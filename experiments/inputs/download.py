@@ -1,10 +1,12 @@
 """Download archives, resume interrupted downloads, and verify the SHA-256."""
 
+import base64
 import fcntl
 import http.client
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.inputs.archive import archive_suffix
 from experiments.system.files import file_sha256
+from experiments.system.secrets import hide_secrets
 
 CHUNK_BYTES = 1 << 20
 MAX_ATTEMPTS = 4
@@ -82,7 +85,7 @@ def _download_verified(url: str, sha256: str, path: Path, on_progress: DownloadC
     partial = path.with_name(path.name + ".part")
     _download(url, partial, on_progress)
     try:
-        file_checksum(partial, sha256, url)
+        file_checksum(partial, sha256, hide_secrets(url))
     except InputError:
         partial.unlink()
         raise
@@ -95,19 +98,32 @@ def _download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
             _resume_download(url, partial, on_progress)
             break
         except urllib.error.HTTPError as error:
-            raise InputError(f"--data {url}: the server answers {error.code} {error.reason}") from None
-        except (OSError, http.client.HTTPException) as error:
+            raise InputError(f"--data {hide_secrets(url)}: the server answers {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
             if not tries_left:
-                raise InputError(f"--data {url}: cannot be downloaded ({error})") from None
+                raise InputError(f"--data {hide_secrets(url)}: cannot be downloaded ({error})") from None
             time.sleep(0.5)
+
+
+def _request(url: str) -> urllib.request.Request:
+    """Return the request of a URL. Its login is sent as a header, and not to another host that the server names."""
+    parts = urllib.parse.urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))  # noqa: S310 - is_url
+    if login:
+        encoded = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    return request
 
 
 def _resume_download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
     """Append the missing bytes of the file to ``partial``; download all if the server ignores the range."""
     done = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    request = _request(url)
+    if done:
+        request.add_header("Range", f"bytes={done}-")
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310 - is_url allows HTTP and HTTPS
     except urllib.error.HTTPError as error:
         if error.code != 416 or not done:
             raise

@@ -21,6 +21,7 @@ from experiments.suites.row_spec import DERIVED, RowSpec
 from experiments.suites.suite import suite_named
 from experiments.system import warm_start
 from experiments.system.signals import die_with_parent
+from provision.files import read_bytes
 
 LAST_LINES_WITHIN_S = 2.0
 MANUAL_RUNS = "manual-runs"
@@ -54,7 +55,7 @@ class Experiment:
         shell = get_ipython()
         try:
             parameters = parameters_in(variables, shell.user_ns_hidden if shell else {})
-            base = RowSpec.model_validate_json((Path(folder) / SPEC_FILE).read_bytes()) if folder else None
+            base = RowSpec.model_validate_json(read_bytes(Path(folder) / SPEC_FILE)) if folder else None
             self.spec = spec_of(parameters, base)
         except InputError as problem:
             raise NotAllowed(str(problem)) from None

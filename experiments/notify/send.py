@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from experiments.errors import InputError
 from experiments.system.packages import require_packages
+from experiments.system.secrets import NOTIFY_OPTION
 
 NOTIFY_VARIABLE = "TESTBED_NOTIFY"
-NOTIFY_OPTION = "--notify"
 ADDRESSES_HELP = "https://appriseit.com/services has the form of addresses"
 
 
@@ -55,9 +55,3 @@ def _try_to_send(service: object, title: str, text: str) -> bool:
         return bool(service.notify(body=text, title=title))  # type: ignore[attr-defined]
     except Exception:
         return False
-
-
-def hide_addresses(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with the values of --notify replaced, so that it can be stored."""
-    shown = [f"{NOTIFY_OPTION}=***" if word.startswith(f"{NOTIFY_OPTION}=") else word for word in words]
-    return ["***" if before == NOTIFY_OPTION else word for before, word in zip(["", *shown], shown, strict=False)]

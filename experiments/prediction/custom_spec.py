@@ -14,6 +14,7 @@ from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 from experiments.suites.yaml_schema import validate
+from provision.files import read_text
 
 OPTIMIZER_STEPS = 2
 LORA_DROPOUT = 0.05
@@ -21,6 +22,7 @@ ALL_LINEAR: Literal["all-linear"] = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
+CONFIG_BYTES = 16 << 20
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -162,7 +164,7 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
 
 def _read_text(path: Path, option_text: str) -> str:
     try:
-        return path.read_text()
+        return read_text(path, CONFIG_BYTES)
     except UnicodeDecodeError:
         raise InputError(f"{option_text}: not a JSON file: its content is not text") from None
     except OSError as error:
@@ -172,7 +174,7 @@ def _read_text(path: Path, option_text: str) -> str:
 def _parse_config(text: str, option_text: str) -> Model:
     try:
         config: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")

@@ -28,6 +28,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Row, Suite
 from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
+from provision.files import read_bytes
 
 PREDICTION_FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
@@ -163,7 +164,7 @@ def _library_versions() -> tuple[str, ...]:
 def _read_cached(path: Path) -> Prediction | None:
     """Return the cached prediction; None if the file is missing or cannot be read."""
     try:
-        return Prediction.model_validate_json(path.read_bytes())
+        return Prediction.model_validate_json(read_bytes(path))
     except (OSError, ValidationError):
         return None
 

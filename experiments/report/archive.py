@@ -16,6 +16,7 @@ from experiments.results.run_folder import (
     RunFolder,
     row_path,
 )
+from provision.files import read_bytes
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -30,7 +31,7 @@ def write_archive(folder: RunFolder) -> Path:
     names = [PAGE_FILE, REPORT_FILE, VERDICT_FILE, JUNIT_FILE, RUN_FILE]
     names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(ROW_FILES.values())]
     paths = {name: folder.path / name for name in names}
-    contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}
+    contents = {name: read_bytes(path) for name, path in paths.items() if path.is_file() and not path.is_symlink()}
     place = folder.path.resolve()
     return write_zip(place.with_name(f"{place.name}.zip"), contents, f"{place.name}/")
 

@@ -10,6 +10,7 @@ from experiments.results.run_folder import VERDICT_FILE, Run
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import format_number
+from provision.files import read_bytes
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
@@ -65,7 +66,7 @@ def find_previous_run(folder: Path, run: Run) -> Previous | None:
     found = []
     for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
         try:
-            one = Evaluation.model_validate_json(path.read_bytes())
+            one = Evaluation.model_validate_json(read_bytes(path))
         except (OSError, ValidationError):
             continue
         if one.run.started_at < run.started_at and all(

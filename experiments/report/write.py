@@ -1,5 +1,6 @@
 """Write the verdicts and reports of a run into its folder; evaluate stored runs again."""
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from experiments.results.verdict_changes import VerdictChange, verdict_changes
 from experiments.results.verdicts import VERDICT_SCHEMA_VERSION, Evaluation
 from experiments.suites.yaml_schema import error_message
 from experiments.system.files import file_sha256, write_atomically
+from provision.files import read_bytes, read_text
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, render_junit(report))
     write_atomically(folder.path / PAGE_FILE, render_report(report))
-    write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path))
+    write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path), errors="surrogateescape")
     return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
 
@@ -141,16 +143,37 @@ def stored_evaluation(path: Path) -> Evaluation | None:
     if not path.is_file():
         return None
     try:
-        return Evaluation.model_validate_json(path.read_bytes())
+        return Evaluation.model_validate_json(read_bytes(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         problem = error_message(error.errors()[0])
         raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
 
 
 def checksums(folder: Path) -> str:
-    """Return the SHA-256 of every file under ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``."""
+    """Return the SHA-256 of every file in ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``.
+
+    A link out of the folder is left out.
+    """
+    place = folder.resolve()
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / CHECKSUMS_FILE)
-    return "".join(f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in paths)
+    inside = [path for path in paths if path.resolve().is_relative_to(place)]
+    return "".join(_checksum_line(file_sha256(path), path.relative_to(folder).as_posix()) for path in inside)
+
+
+def _checksum_line(checksum: str, name: str) -> str:
+    """Return a line of sha256sum, which marks a line with a backslash if its name has escapes."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{checksum}  {escaped}\n"
+
+
+def _checksum_and_name(line: str) -> tuple[str, str]:
+    checksum, _, name = line.partition("  ")
+    if not checksum.startswith("\\"):
+        return checksum, name
+    unescaped = re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r"}.get(found[1], found[1]), name)
+    return checksum[1:], unescaped
 
 
 def files_changed(folder: Path) -> tuple[str, ...] | None:
@@ -162,12 +185,19 @@ def files_changed(folder: Path) -> tuple[str, ...] | None:
     if not path.is_file():
         return None
     stated = {}
-    for line in path.read_text(errors="replace").splitlines():
-        checksum, _, name = line.partition("  ")
+    for line in filter(None, _checksum_text(path).split("\n")):
+        checksum, name = _checksum_and_name(line)
         if not name or not (folder / name).resolve().is_relative_to(folder.resolve()):
             raise InputError(f"{path}: {line!r}: not a line of sha256sum for a file in this folder")
         stated[name] = checksum
     return tuple(name for name, checksum in stated.items() if _sha256(folder / name) != checksum)
+
+
+def _checksum_text(path: Path) -> str:
+    try:
+        return read_text(path, errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _sha256(path: Path) -> str:

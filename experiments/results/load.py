@@ -2,12 +2,14 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
 
 from experiments.results.schema import Speed
+from provision.files import read_text
 
 Sample = Mapping[str, float | str]
 
@@ -76,14 +78,12 @@ def training_utilization(samples: Sequence[Sample]) -> list[float]:
 
 
 def read_samples(path: Path) -> list[dict[str, float | str]]:
-    """Read the samples of a telemetry.csv, without empty and invalid values; return an empty list without the file."""
-    if not path.is_file():
+    """Read the samples of a telemetry.csv, without empty and invalid values; none if it is missing or no such file."""
+    try:
+        rows = list(csv.DictReader(StringIO(read_text(path, errors="replace"), newline="")))
+    except (OSError, csv.Error):
         return []
-    with path.open(newline="", errors="replace") as file:
-        lines = [
-            {key: value for key, text in row.items() if (value := _value(key, text)) is not None}
-            for row in csv.DictReader(file)
-        ]
+    lines = [{key: value for key, text in row.items() if (value := _value(key, text)) is not None} for row in rows]
     return [sample for sample in lines if "t_s" in sample]
 
 

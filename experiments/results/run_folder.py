@@ -16,7 +16,7 @@ results/<run-id>/
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, ValidationError
 
@@ -35,9 +35,11 @@ from experiments.results.schema import (
 )
 from experiments.suites.choices import Input, Length, Size, Weights
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.schema import ID_PATTERN, NAME_PATTERN
 from experiments.suites.suite import Suite, read_suite, suite_named, suite_names, user_suite_file
 from experiments.suites.yaml_schema import error_message
 from experiments.system.files import write_atomically
+from provision.files import read_bytes, read_text
 
 RUN_FILE = "run.json"
 SUITE_FILE = "suite.yaml"
@@ -48,6 +50,7 @@ JUNIT_FILE = "junit.xml"
 CHECKSUMS_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
+MAX_ROWS = 1000
 
 
 def row_path(suite: str, row: str) -> str:
@@ -60,9 +63,11 @@ class Run(Record):
 
     schema_version: Literal[1] = Field(default=RUN_SCHEMA_VERSION, description="version of this schema")
     run_id: str = Field(description="name of the run's folder")
-    suite: str = Field(description="name of the suite")
-    recipe_version: int = Field(description="version of the suite")
-    rows: tuple[str, ...] = Field(description="the requested rows, in the suite's order")
+    suite: str = Field(pattern=NAME_PATTERN, description="name of the suite")
+    recipe_version: int = Field(ge=0, le=10**9, description="version of the suite")
+    rows: tuple[Annotated[str, Field(pattern=ID_PATTERN)], ...] = Field(
+        max_length=MAX_ROWS, description="the requested rows, in the suite's order"
+    )
     site: str = Field(description="where the rows run: local, slurm, or a site that leases nodes")
     profile: str | None = Field(default=None, description="with site slurm: name or file of the cluster's profile")
     card: str = Field(description="GPU model that the rows target")
@@ -76,7 +81,7 @@ class Run(Record):
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the models; with-image: captioning models also receive the image")
     gpus_per_node: int | None = Field(
-        default=None, description="rows that need more GPUs per node are scaled down to it"
+        default=None, ge=1, le=10**6, description="rows that need more GPUs per node are scaled down to it"
     )
     in_container: bool = Field(default=False, description="with site local: rows run in the project's image")
     image_variant: str = Field(
@@ -122,9 +127,11 @@ class RunFolder:
         """Read run.json. Raises InputError when it is missing or of another schema version."""
         path = self.path / RUN_FILE
         try:
-            return Run.model_validate_json(path.read_bytes())
-        except OSError:
+            return Run.model_validate_json(read_bytes(path))
+        except (FileNotFoundError, NotADirectoryError):
             raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
             raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
@@ -133,7 +140,7 @@ class RunFolder:
         """Write run.json, and a copy of a suite that is not one of this package."""
         self.path.mkdir(parents=True, exist_ok=True)
         if file := user_suite_file(run.suite):
-            write_atomically(self.path / SUITE_FILE, file.read_text())
+            write_atomically(self.path / SUITE_FILE, read_text(file))
         write_atomically(self.path / RUN_FILE, run.model_dump_json(indent=2))
 
     def suite(self) -> Suite:
@@ -156,7 +163,9 @@ class RunFolder:
         if not path.is_file():
             return ()
         try:
-            return Predictions.model_validate_json(path.read_bytes()).predictions
+            return Predictions.model_validate_json(read_bytes(path)).predictions
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
             remedy = "remove the file, or run again"

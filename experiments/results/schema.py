@@ -9,6 +9,7 @@ from experiments.errors import InputError
 from experiments.results.memory_parts import StepPoint
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.yaml_schema import error_message
+from provision.files import read_bytes
 
 SCHEMA_VERSION: Literal[1] = 1
 RESULT_FILE = "result.json"
@@ -250,7 +251,7 @@ def read_results(path: Path) -> dict[str, Result]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -268,6 +269,6 @@ def _validated(text: bytes, where: str) -> Result:
 def read_progress(row_folder: Path) -> Progress | None:
     """Return the progress of the row; None if it has not reported any yet."""
     try:
-        return Progress.model_validate_json((row_folder / PROGRESS_FILE).read_bytes())
+        return Progress.model_validate_json(read_bytes(row_folder / PROGRESS_FILE))
     except (OSError, ValidationError):
         return None

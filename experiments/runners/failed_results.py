@@ -21,6 +21,7 @@ from experiments.suites.cards import card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.logs import error_line, last_lines, location_in_log
+from provision.files import read_text
 from provision.models import Gpu, Node
 
 
@@ -71,7 +72,7 @@ def most_informative_line(row_folder: Path) -> str:
 
 def _log_text(row_folder: Path) -> str:
     paths = [row_folder / name for name in (LOG_FILE, NOTEBOOK_LOG)]
-    printed = (path.read_text(errors="replace") for path in paths if path.exists())
+    printed = (read_text(path, errors="replace") for path in paths if path.exists())
     return next((text for text in printed if text.strip()), "")
 
 

@@ -13,6 +13,7 @@ from experiments.results.verdicts import Evaluation, Status, Verdict
 from experiments.semester.parts import Kind, Part
 from experiments.semester.state import Check, checks_in, database_of
 from experiments.semester.versions import Versions
+from provision.files import read_bytes
 
 STATUSES: tuple[Status, ...] = ("pass", "fail", "error", "not evaluated")
 
@@ -122,7 +123,7 @@ def _runs(place: Path, part: Part) -> Iterator[Found]:
     for path in sorted((place / part.name).glob(f"*/{VERDICT_FILE}")):
         if path.parent.is_symlink():
             continue
-        evaluation = Evaluation.model_validate_json(path.read_bytes())
+        evaluation = Evaluation.model_validate_json(read_bytes(path))
         link = path.with_name(PAGE_FILE).relative_to(place).as_posix()
         yield Found(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from experiments.results.schema import Record
 from experiments.semester.versions import Versions
 from experiments.system.files import write_atomically
+from provision.files import read_bytes
 
 STATE_FILE = "check.json"
 GOES_ON_FOR = timedelta(days=7)
@@ -51,7 +52,7 @@ def checks_in(folder: Path) -> list[tuple[Path, Check]]:
     found = []
     for path in folder.glob(f"*/{STATE_FILE}"):
         try:
-            found.append((path.parent, Check.model_validate_json(path.read_bytes())))
+            found.append((path.parent, Check.model_validate_json(read_bytes(path))))
         except ValidationError:
             continue
     return sorted((one for one in found if not one[0].is_symlink()), key=lambda one: one[1].begun_at)

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from experiments.errors import InputError
+from provision.files import read_bytes
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """LibYAML's loader, which is seven times as fast, if PyYAML was built with it."""
@@ -71,14 +72,11 @@ def _find_child(node: yaml.Node | None, part: int | str) -> tuple[int, yaml.Node
 def read_document(path: Path) -> Document:
     """Read the YAML file in ``path``. Raises InputError if it is missing, too large or not YAML."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_bytes(path, MAX_BYTES)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: is larger than {MAX_BYTES // 1024} KiB")
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
         _reject_oversized(text, path)
         return _parse_document(text, path)
     except UnicodeDecodeError:

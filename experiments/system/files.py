@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
+
+from provision.files import open_file
 
 GIB = 1024**3
 CODE_FOLDER = Path(__file__).resolve().parents[2]
@@ -16,16 +19,26 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as a hexadecimal string."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a plain file as a hexadecimal string. Raises OSError."""
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that the file is never incomplete, even if this process is killed."""
+def write_atomically(path: Path, text: str, errors: str = "strict") -> None:
+    """Write ``text`` in UTF-8 so that the file is never incomplete, even if this process is killed.
+
+    A link, FIFO or device with the name of the partial file is replaced, not written to. Raises OSError with the path.
+    """
     partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    partial.replace(path)
+    try:
+        if partial.is_symlink() or not partial.is_file():
+            partial.unlink(missing_ok=True)
+        partial.write_text(text, encoding="utf-8", errors=errors)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def point_link(link: Path, name: str) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from provision.files import open_file, printable
+
 LOG_BYTES = 1 << 16
 CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 MAX_LOG_LINES = 10
 """Maximum number of log lines in a result."""
 FRAME_LINE = re.compile(r'^\s*File "(?P<path>[^"]+)", line (?P<line>\d+),? in (?P<function>.+)$', re.MULTILINE)
@@ -98,9 +101,15 @@ def error_message(error: BaseException) -> str:
 
 def end_of_log(path: Path) -> str:
     """Return the last LOG_BYTES of a log, without characters that would change a terminal or a page."""
-    with path.open("rb") as log:
+    with open_file(path) as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
-        return CONTROL_CHARACTERS.sub("", log.read().decode(errors="replace"))
+        return CONTROL_CHARACTERS.sub("", log.read(LOG_BYTES).decode(errors="replace"))
+
+
+def lines_for_terminal(text: str) -> str:
+    """Return a part of a log for a terminal: without its colors, progress bars line by line, other codes as escapes."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return printable(COLOR.sub("", lines))
 
 
 def last_lines(text: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from experiments.results.verdicts import Grade, Status, Verdict
 from experiments.results.wording import format_duration, format_number, format_size
 from experiments.runners.progress import OUTCOME_STYLES, is_miniature_that_ran, steps_in_words
 from experiments.watch.state import SERIES, Line, RowNow, RunNow, RunWatcher
+from provision.files import printable
 
 READ_EVERY_S = 1.0
 COST_EVERY_S = 60.0
@@ -154,7 +155,7 @@ def headline(now: RunNow) -> str:
         parts.append(f"{format_number(now.gpu_hours)} GPU-hours")
     if not now.active and now.done < len(now.rows):
         parts.append("not running now: `testbed run` with the same options resumes it")
-    return " · ".join(parts)
+    return printable(" · ".join(parts))
 
 
 def cells(row: RowNow) -> tuple[Text, ...]:
@@ -171,10 +172,10 @@ def cells(row: RowNow) -> tuple[Text, ...]:
         "" if left_s is None else format_duration(left_s),
     )
     return (
-        Text(row.row),
-        Text(row.state, style=_style(row)),
+        Text(printable(row.row)),
+        Text(printable(row.state), style=_style(row)),
         *(Text(text, justify="right") for text in texts),
-        Text(row.predicted),
+        Text(printable(row.predicted)),
     )
 
 
@@ -189,4 +190,4 @@ def verdict_line(verdict: Verdict) -> Text:
     grade = f" ({verdict.grade})" if verdict.grade else ""
     basis = verdict.value if verdict.status == "pass" else verdict.reason or verdict.value
     status = Text(f"{verdict.status}{grade}", style=VERDICT_STYLES.get(verdict.status, ""))
-    return Text.assemble(status, f" {verdict.says}", f" ({basis})" if basis else "")
+    return Text.assemble(status, printable(f" {verdict.says}" + (f" ({basis})" if basis else "")))

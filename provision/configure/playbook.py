@@ -30,7 +30,7 @@ ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 IDLE_END_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
-SOCKET_FOLDER = "/tmp"
+SOCKET_FOLDER = "/tmp"  # noqa: S108 - a new folder in it
 """Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from provision.errors import BadJournal
+from provision.files import read_bytes, read_text
 from provision.folders import default_folder
 from provision.models import Identity
 from provision.ssh.login import Login
@@ -132,7 +133,7 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._locked(self.folder / "ledger.lock"), self._file.open("ab+") as file:
             os.fchmod(file.fileno(), 0o600)
-            incomplete = file.tell() and not self._file.read_bytes().endswith(b"\n")
+            incomplete = file.tell() and not read_bytes(self._file).endswith(b"\n")
             fields = _fields_on_disk(entry)
             line = json.dumps({CHECKSUM_KEY: _checksum(fields), **fields}, default=str)
             file.write((b"\n" if incomplete else b"") + line.encode() + b"\n")
@@ -154,7 +155,10 @@ class Journal:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise BadJournal(f"{self.folder}: not a folder; set TESTBED_LEDGER to the folder of the journal")
-        lines = self._file.read_text(errors="replace").split("\n") if self._file.exists() else []
+        try:
+            lines = read_text(self._file, errors="replace").split("\n") if self._file.exists() else []
+        except OSError as error:
+            raise BadJournal(f"{self._file}: cannot be read ({error.strerror})") from None
         return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
 
     def active_leases(self) -> dict[str, ActiveLease]:
@@ -205,6 +209,8 @@ class Journal:
         damaged = BadJournal(f"{self._file}: line {number} is damaged; restore the file, or correct the line")
         try:
             fields = json.loads(line)
+        except RecursionError:
+            raise damaged from None
         except json.JSONDecodeError as problem:
             if _is_incomplete(line, problem):
                 return None
@@ -225,7 +231,7 @@ class Journal:
     @contextmanager
     def _locked(self, file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with file.open("w") as lock:
+        with file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

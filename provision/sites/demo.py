@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from provision.clock import Clock
-from provision.errors import ExtensionRejected
+from provision.errors import BadJournal, ExtensionRejected
+from provision.files import read_bytes
 from provision.folders import demo_folder
 from provision.models import (
     Address,
@@ -109,7 +110,10 @@ class _Store:
 
     def read(self) -> _State:
         if self._file.exists():
-            return _FORMAT.validate_json(self._file.read_bytes())
+            try:
+                return _FORMAT.validate_json(read_bytes(self._file))
+            except (OSError, ValidationError):
+                raise BadJournal(f"{self._file}: damaged; remove the file, the demonstration begins anew") from None
         return _State(Clock().now().replace(minute=0, second=0, microsecond=0))
 
     @contextmanager

@@ -10,6 +10,7 @@ from paramiko import AuthenticationException, PKey, SSHException, Transport, Unk
 from paramiko.agent import AgentSSH
 from paramiko.auth_strategy import AuthSource, AuthStrategy, InMemoryPrivateKey
 
+from provision.files import read_text
 from provision.ssh.ssh_config import agent_socket
 
 AGENT_S = 60.0
@@ -69,7 +70,7 @@ def _public_key(file: Path) -> str:
     """Return the encoded public key of a private or public key's file, or '' if it cannot be read."""
     for public in (file.with_name(f"{file.name}.pub"), file):
         with suppress(OSError, ValueError):
-            fields = public.read_text().split()
+            fields = read_text(public).split()
             if len(fields) > 1 and not fields[0].startswith("-----"):
                 return fields[1]
     key = _private_key(file)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from provision.errors import BadHostKey, BadKey, LoginRejected, NotReached
+from provision.files import read_text
 from provision.ssh.process import last_line
 from provision.ssh.ssh_config import AGENT_VARIABLE, agent_for_nodes
 
@@ -89,7 +90,10 @@ def key_pair(file: Path) -> KeyPair:
     for needed in (file, public):
         if not needed.is_file():
             raise BadKey(f"SSH key {needed} does not exist; create one: ssh-keygen -t ed25519 -f {file}")
-    text = public.read_text().strip()
+    try:
+        text = read_text(public).strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
     if not text.startswith(PUBLIC_KEY_PREFIXES) or len(text.split()) < 2 or len(text.splitlines()) > 1:
         raise BadKey(f"SSH key {public} is not a public key; create one: ssh-keygen -y -f {file} > {public}")
     return KeyPair(file, text)

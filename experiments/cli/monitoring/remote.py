@@ -17,6 +17,7 @@ from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown_name
 from experiments.system.files import CODE_FOLDER
+from experiments.system.logs import lines_for_terminal
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
 
@@ -185,6 +186,15 @@ def _show_live(view: "Callable[[], RenderableType]") -> None:
             time.sleep(REFRESH_S)
 
 
+def _write(text: bytes) -> None:
+    """Write a part of a log: its bytes to a file or a program, on a terminal without what would change it."""
+    if sys.stdout.isatty():
+        sys.stdout.write(lines_for_terminal(text.decode(errors="replace")))
+    else:
+        sys.stdout.buffer.write(text)
+    sys.stdout.flush()
+
+
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     """Print the log in ``folder`` from its start. Raises InputError if there is no log yet and ``follow`` is False."""
     from experiments.results.schema import LOG_FILE, RESULT_FILE
@@ -192,13 +202,12 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
     begin = 0
     while True:
-        command = f"test -e {result} && echo ended || echo goes on; test ! -e {log} || tail -c +{begin + 1} {log}"
+        command = f"test -e {result} && echo ended || echo goes on; test ! -f {log} || tail -c +{begin + 1} {log}"
         more = bytearray()
         with suppress(ConnectionDropped):
             shell.stream(f"{command} | head -c {CHUNK_BYTES}", more.extend)
         state, _, text = bytes(more).partition(b"\n")
-        sys.stdout.buffer.write(text)
-        sys.stdout.flush()
+        _write(text)
         begin += len(text)
         if len(text) == CHUNK_BYTES:
             continue

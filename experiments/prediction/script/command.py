@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from experiments.errors import InputError
+from provision.files import open_file
 
 ProgramKind = Literal["file", "module", "notebook"]
 Launcher = Literal["torchrun", "accelerate", "deepspeed"]
@@ -86,8 +87,11 @@ def _parse_file(name: str, rest: Sequence[str]) -> Program:
         path = Path(found)
     if path.suffix == ".ipynb":
         return Program("notebook", str(path), tuple(rest))
-    with path.open("rb") as file:
-        start = file.read(200)
+    try:
+        with open_file(path) as file:
+            start = file.read(200)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     if path.suffix != ".py" and not SHEBANG.match(start):
         raise InputError(f"{name}: not a Python program; allowed: {ALLOWED_COMMANDS}")
     return Program("file", str(path), tuple(rest))

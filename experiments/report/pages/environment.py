@@ -9,6 +9,8 @@ from experiments.charts import SCRIPT, STYLE
 from experiments.errors import InputError
 from experiments.report.words import ICONS, format_gib, format_percent, format_share, format_stages, lower_first
 from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
+from experiments.system.files import write_atomically
+from provision.files import printable_value
 
 FILTERS = (
     format_gib,
@@ -26,6 +28,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    finalize=printable_value,
 )
 SHOWN_FAILURES = 6
 """Statements that fail at the top of a report; the others follow below."""
@@ -47,6 +50,6 @@ def render_template(template: str, **values: Any) -> str:
 def save_page(path: Path, page: str) -> None:
     """Write a page to the path of --page. Raises InputError if it cannot be written."""
     try:
-        path.write_text(page)
+        write_atomically(path, page)
     except OSError as error:
         raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None

@@ -11,6 +11,7 @@ from experiments.report.pages.environment import render_template
 from experiments.report.words import STATUSES
 from experiments.results.run_folder import PAGE_FILE, RUN_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status
+from provision.files import read_bytes
 
 INDEX_FILE = "index.html"
 
@@ -41,7 +42,7 @@ def write_index(folder: Path) -> Path:
 
 def _run_entry(run_folder: Path, folder: Path) -> RunEntry | None:
     try:
-        run = Run.model_validate_json((run_folder / RUN_FILE).read_bytes())
+        run = Run.model_validate_json(read_bytes(run_folder / RUN_FILE))
     except (OSError, ValidationError):
         return None
     page = run_folder / PAGE_FILE
@@ -51,7 +52,7 @@ def _run_entry(run_folder: Path, folder: Path) -> RunEntry | None:
 
 def _counts(run_folder: Path) -> dict[Status, int] | None:
     try:
-        evaluation = Evaluation.model_validate_json((run_folder / VERDICT_FILE).read_bytes())
+        evaluation = Evaluation.model_validate_json(read_bytes(run_folder / VERDICT_FILE))
     except (OSError, ValidationError):
         return None
     return {status: evaluation.count(status) for status in STATUSES}

@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from experiments.report.content import NOTEBOOK_PAGE
 from experiments.report.pages.environment import render_template
 from experiments.system.files import write_atomically
+from provision.files import read_text
 
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -33,9 +34,9 @@ class Part(NamedTuple):
 def write_notebook_page(notebook: Path) -> None:
     """Write notebook.html next to ``notebook``; a file that is no notebook gives a page that says so."""
     try:
-        cells = json.loads(notebook.read_text(errors="replace"))["cells"]
+        cells = json.loads(read_text(notebook, errors="replace"))["cells"]
         parts = [part for cell in cells for part in _cell(cell)]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         parts = [Part("error", f"{notebook.name} cannot be read as a notebook.")]
     title = f"{notebook.parent.name}: executed notebook"
     write_atomically(notebook.with_name(NOTEBOOK_PAGE), render_template("notebook.html", title=title, parts=parts))

@@ -8,8 +8,6 @@ NODES is the number of nodes of the job; this process is on the first of them.
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.errors import Interrupted
 from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import rejection_reason
@@ -18,6 +16,7 @@ from experiments.runners.local.runner import LocalRunner, clear_row_folder
 from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.suites.row_spec import RowSpec
+from experiments.system.terminal import SafeConsole
 from provision.hardware.local import this_machine
 
 STOPPED = 130
@@ -30,7 +29,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
     """
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = this_machine()
-    view = View(Console(width=200))
+    view = View(SafeConsole(width=200))
     view.says(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
     if why := rejection_reason(spec, node, memory_gib, nodes=int(nodes)):

@@ -8,6 +8,7 @@ from experiments.results.schema import Record
 from experiments.runners.slurm import queue
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
+from provision.files import read_bytes
 
 SUBMISSION_FILE = "job.json"
 
@@ -30,7 +31,7 @@ def write_submission(row_folder: Path, spec: RowSpec, attempt: str, job: str | N
 def read_submission(row_folder: Path, spec: RowSpec) -> Submission | None:
     """Return the row's submission if it has the settings of ``spec``; None otherwise."""
     try:
-        submission = Submission.model_validate_json((row_folder / SUBMISSION_FILE).read_bytes())
+        submission = Submission.model_validate_json(read_bytes(row_folder / SUBMISSION_FILE))
     except (OSError, ValidationError):
         return None
     return submission if submission.fingerprint == spec.fingerprint else None

@@ -131,7 +131,7 @@ class RemoteNodeRanks:
 def open_rendezvous(assignment: NodeAssignment, nodes: Sequence[RemoteNodeRanks], folder: Path) -> None:
     """Accept the connections of ``nodes`` in a background thread; write address and key into a file in ``folder``."""
     key = secrets.token_bytes(32)
-    listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)
+    listener = Listener(("0.0.0.0", 0), backlog=len(nodes), authkey=key)  # noqa: S104 - authenticated by the key
     Thread(target=_accept_nodes, args=(listener, assignment, nodes), daemon=True).start()
     partial = folder / f"{RENDEZVOUS_FILE}.part"
     partial.touch(mode=0o600)

@@ -13,9 +13,10 @@ from aiosmtpd.controller import Controller
 
 from experiments.cli.app import main
 from experiments.notify.messages import lease_messages, run_message
-from experiments.notify.send import Notifier, hide_addresses
+from experiments.notify.send import Notifier
 from experiments.report.write import write_report
 from experiments.runners import targets
+from experiments.system.secrets import hide_in_command
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
 
@@ -124,4 +125,4 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_told(one, above, titl
 
 def test_no_address_is_in_a_command_line_that_is_stored():
     words = ["run", "--notify", "a://b", "--row", "x", "--notify=c://d"]
-    assert hide_addresses(words) == ["run", "--notify", "***", "--row", "x", "--notify=***"]
+    assert hide_in_command(words) == ["run", "--notify", "***", "--row", "x", "--notify=***"]

@@ -1,0 +1,250 @@
+"""Files of others: no command waits for a FIFO, reads a device without end, or shows what would change a terminal."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.cli.app import main
+from experiments.report.write import checksums, files_changed
+from experiments.results.load import read_samples
+from experiments.system.files import CODE_FOLDER, write_atomically
+from provision import files
+from provision.errors import BadJournal
+from provision.leasing.journal import Journal
+from tests.support.results.evidence import EVIDENCE
+from tests.support.services.terminal import terminal_output
+
+pytestmark = pytest.mark.timeout(120)
+STORED = EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict"
+CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 100, "n_positions": 64}
+READERS = ("evaluate RUN", "report RUN", "bundle RUN", "compare STORED RUN", "history record RUN --database h.db")
+BLAME = "blame single_gpu_blip2/xxl --good @ --bad current"
+REFUSED_FILES = ("run.json", "results.jsonl", "single_gpu_blip2/xxl/result.json")
+IGNORED_FILES = ("SHA256SUMS", "report.html", "report.html.part", "single_gpu_blip2/xxl/telemetry.csv")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, machine):
+    """The folder of a run as somebody else hands it over; the current folder has it."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(STORED, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def _replace(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("name", REFUSED_FILES)
+@pytest.mark.parametrize("line", READERS)
+def test_a_fifo_or_device_in_a_run_is_refused_in_one_line(run, capsys, line, name, kind):
+    _replace(run / name, kind)
+    words = [word.replace("RUN", str(run)).replace("STORED", str(STORED)) for word in line.split()]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"{run / name}: cannot be read (Not a plain file)" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("name", IGNORED_FILES)
+def test_a_report_is_written_beside_a_fifo_or_device(run, capsys, name, kind):
+    _replace(run / name, kind)
+    assert main(["report", str(run)]) == 0, capsys.readouterr().err
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(run):
+    shutil.copytree(run, run.with_name("other"))
+    _replace(run.with_name("other") / "verdict.json", "fifo")
+    assert main(["report", str(run)]) == 0
+
+
+@pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", BLAME])
+def test_a_fifo_in_the_command_line_is_refused(run, capsys, line):
+    os.mkfifo("fifo.zip")
+    assert main(line.replace("@", "fifo.zip").split()) in (1, 2)
+    assert "fifo.zip" in "".join(capsys.readouterr())
+
+
+def test_a_report_does_not_write_through_a_link_to_a_file_outside(run, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (run / "report.html.part").symlink_to(tmp_path / "mine.txt")
+    assert main(["report", str(run)]) == 0
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not (run / "report.html").is_symlink()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match="folder"):
+        write_atomically(tmp_path / "folder", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"caf\xe9.txt"), "sp ace.txt"])
+def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(run, name):
+    (run / name).write_text("text")
+    write_atomically(run / "SHA256SUMS", checksums(run), errors="surrogateescape")
+    assert files_changed(run) == ()
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run, check=True)
+    (run / name).write_text("other")
+    assert files_changed(run) == (name,)
+
+
+def test_checksums_follow_no_link_out_of_the_folder(run, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    (run / "link").symlink_to(tmp_path / "secret")
+    assert "link" not in checksums(run)
+
+
+def test_a_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "config.json"
+    path.touch()
+    os.truncate(path, 1 << 40)
+    with pytest.raises(OSError, match="Larger than 256 MiB"):
+        files.read_bytes(path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 300_000, b'{"model_type":' + b"[" * 300_000])
+def test_a_deeply_nested_config_is_refused_in_one_line(tmp_path, capsys, content):
+    (tmp_path / "config.json").write_bytes(content)
+    code = main(["predict", "--model", str(tmp_path / "config.json"), "--card", "a100_80gb", "--loop", "lightning"])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) == (2, 1)
+    assert "not a JSON file" in error
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8-sig")
+    assert json.loads(files.read_text(tmp_path / "config.json")) == CONFIG
+
+
+@pytest.mark.parametrize("text", [f't_s,phase\n1.0,"{"x" * 200_000}"\n', "t_s\n\0\n", ""])
+def test_telemetry_that_is_no_table_gives_no_samples(tmp_path, text):
+    (tmp_path / "telemetry.csv").write_text(text)
+    assert read_samples(tmp_path / "telemetry.csv") == []
+
+
+def test_a_journal_that_is_a_fifo_or_nested_without_end_is_named(tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    os.mkfifo(file)
+    with pytest.raises(BadJournal, match="Not a plain file"):
+        Journal(tmp_path).entries()
+    file.unlink()
+    file.write_text("[" * 300_000)
+    with pytest.raises(BadJournal, match="line 1 is damaged"):
+        Journal(tmp_path).entries()
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07", os.fsdecode(b"\xff")])
+def test_characters_that_change_a_terminal_are_shown_as_escapes(run, capsys, character):
+    assert main(["evaluate", f"no{character}such"]) == 2
+    error = capsys.readouterr().err
+    assert character not in error
+    assert f"no{files.printable(character)}such" in error
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07"])
+def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(run, capsys, character):
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, "host": f"{character}]0;title", "command": character}))
+    assert main(["evaluate", str(run), "--all"]) == 0
+    assert main(["report", str(run)]) == 0
+    shown = "".join(capsys.readouterr()) + (run / "report.html").read_text()
+    assert character not in shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": ["../../../secret"]},
+        {"rows": ["/etc"]},
+        {"rows": ["a\0b"]},
+        {"rows": ["xxl"] * 100_000},
+        {"suite": "../.."},
+        {"suite": "a/b"},
+        {"recipe_version": 10**400},
+        {"gpus_per_node": 10**30},
+        {"gpus_per_node": -1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+@pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
+def test_a_run_names_no_file_outside_and_has_a_bound(run, capsys, line, change):
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, **change}))
+    assert main(line.replace("RUN", str(run)).split()) == 2
+    error = capsys.readouterr().err
+    assert f"{run / 'run.json'}: not a run of schema version 1" in error
+    assert error.count("\n") == 1
+    assert len(error) < 1000
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_a_log_that_is_no_plain_file_is_not_printed(run, capsys, kind):
+    _replace(run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    assert main(["logs", "xxl", str(run)]) == 2
+    assert "no log.txt" in capsys.readouterr().err
+
+
+def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(run):
+    log = run / "single_gpu_blip2" / "xxl" / "log.txt"
+    log.parent.mkdir(parents=True)
+    content = b"one\x1b]0;title\x07\x1b[2J\n\x1b[31mred\x1b[0m\r50%\r100%\n\xff"
+    log.write_bytes(content)
+    stored = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    shown = terminal_output(lambda: main(["logs", "xxl", str(run)]), 80)
+    assert "\x1b" not in shown
+    assert "\\x1b]0;title\\x07\\x1b[2J" in shown
+    assert [line.strip() for line in shown.splitlines()][1:4] == ["red", "50%", "100%"]
+    assert _command("logs", "xxl", str(run), stdout=subprocess.PIPE).stdout == content
+
+
+def _command(*words: str, **options: object) -> "subprocess.CompletedProcess[bytes]":
+    environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER), **options.pop("env", {})}
+    line = [sys.executable, "-m", "experiments", *words]
+    return subprocess.run(line, env=environment, stderr=subprocess.PIPE, timeout=100, **options)
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize("line", ["compare RUN RUN", "report RUN", "list single_gpu_blip2"])
+def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(run, line):
+    done = _command(*line.replace("RUN", "run").split(), env=ASCII, cwd=run.parent, stdout=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+
+
+@pytest.mark.parametrize("line", ["list", "list --json", "schema"])
+def test_output_that_cannot_be_written_is_one_line(line):
+    with open("/dev/full", "wb") as full:
+        done = _command(*line.split(), stdout=full)
+    assert done.returncode == 3
+    assert done.stderr == b"testbed: the output or a file: No space left on device\n"
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = _command("schema", stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_closed_streams_are_no_error():
+    words = [sys.executable, "-m", "experiments", "list"]
+    line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]
+    assert subprocess.run(line, env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)}, timeout=100).returncode == 0

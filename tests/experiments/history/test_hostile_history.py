@@ -1,0 +1,48 @@
+"""A history that somebody else hands over: it is a database, but not with what this program writes."""
+
+import os
+import sqlite3
+
+import pytest
+
+from experiments.cli.app import main
+from tests.support.results.evidence import EVIDENCE
+
+RUN = str(EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict")
+COMPARE = "compare RUN RUN --database @"
+
+
+@pytest.fixture
+def database(tmp_path, capsys):
+    path = tmp_path / "history.db"
+    assert main(["history", "record", RUN, "--database", str(path)]) == 0
+    capsys.readouterr()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("UPDATE figures SET value = 'abc'", "figures.value has the value 'abc', allowed: REAL"),
+        ("UPDATE runs SET started_at = x'ff'", "runs.started_at has the value"),
+        ("DROP TABLE figures; CREATE TABLE figures (a)", "no such column"),
+        ("UPDATE verdicts SET status = x'00'", "verdicts.status"),
+    ],
+)
+@pytest.mark.parametrize(
+    "line", ["history --database @", "history record RUN --database @", "compare RUN RUN --database @"]
+)
+def test_values_of_another_type_are_named_in_one_line(database, capsys, line, change, says):
+    with sqlite3.connect(database) as connection:
+        connection.executescript(change)
+    assert main([word.replace("@", str(database)).replace("RUN", RUN) for word in line.split()]) == 2
+    error = capsys.readouterr().err
+    assert f"--database {database}: not a history (" in error
+    assert says in error
+    assert error.count("\n") == 1
+
+
+def test_a_truncated_database_is_named_in_one_line(database, capsys):
+    os.truncate(database, 5000)
+    assert main(["history", "--database", str(database)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
