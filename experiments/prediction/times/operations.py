@@ -61,13 +61,6 @@ class Operation(NamedTuple):
         return self.name.startswith("aten::copy_") and len(sides) == 2
 
     @property
-    def waits_for_the_gpu(self) -> bool:
-        """Return whether the host waits for the result, because it reads a value."""
-        first = next(self.tensors, None)
-        to_host = self.crosses_the_bus and first is not None and bool(first.get("host"))
-        return to_host or self.name.startswith(("aten::_local_scalar_dense", "aten::equal", "aten::nonzero"))
-
-    @property
     def family(self) -> Family:
         if self.crosses_the_bus:
             return "host transfers"

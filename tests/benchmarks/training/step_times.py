@@ -3,23 +3,35 @@
     python -m tests.benchmarks.training.step_times [FOLDER]
 
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
-its device. Each row is traced here, for the same batches, and its step is predicted on the device's card. Writes
-step_times.md and step_times.json into the folder. Beside each prediction: the time at the card's peak rate.
-Errors are relative to the measurement; negative: the prediction is too low.
+its device. Each row is traced here, and its step is predicted on the device's card, for a batch of the median length,
+because the measured time is a median. Writes step_times.md and step_times.json into the folder. Beside each prediction:
+the error with factors of the host's time that were fitted to the other suites only, and the time at the card's peak
+rate. Errors are relative to the measurement; negative: the prediction is too low.
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from statistics import fmean, median
+from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.results.predictions import Prediction
-from experiments.results.schema import Speed
+from experiments.prediction.times.step import (
+    HOST_FACTORS,
+    PhaseTime,
+    Work,
+    nearest_table,
+    phases_of_step,
+    seconds,
+    step_time,
+)
+from experiments.results.predictions import StepTime
+from experiments.results.schema import Phase, Speed
 from experiments.suites.cards import card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
@@ -27,31 +39,71 @@ from experiments.training.measure.schedule import WARM_UP_STEPS
 from tests.benchmarks.prediction.tables import EVIDENCE, error, markdown, percent, summary, write
 
 FORK = multiprocessing.get_context("fork")
-HEAD = ["row", "card of the row", "limited by", "predicted, s", "measured, s", "error", "spread", "peak rate, s"]
+HEAD = [
+    "row",
+    "card of the row",
+    "limited by",
+    "predicted, s",
+    "measured, s",
+    "error",
+    "error, suite held out",
+    "spread",
+    "peak rate, s",
+]
+FACTORS: list[Mapping[Phase, float]] = [
+    {"forward": forward / 4, "backward": backward / 4, "optimizer step": forward / 4}
+    for forward, backward in itertools.product(range(8, 33), range(3, 13))
+]
+"""Factors of the host's time among which a fit chooses."""
 
 
-def predicted(row: dict[str, Any], phantom: Phantom) -> Prediction:
-    """Return the prediction of a measured row, traced in a separate process."""
+class Traced(NamedTuple):
+    """A measured row, the card that measured it, its predicted time, and the phases of its step."""
+
+    spec: RowSpec
+    card: str
+    speed: Speed
+    time: StepTime
+    phases: list[PhaseTime]
+
+    def error(self, factors: Mapping[Phase, float]) -> float:
+        """Return the relative error of the time that follows with other factors of the host's time."""
+        names: list[Phase] = [*["forward", "backward"] * self.spec.settings.accumulate, "optimizer step"]
+        phases = [
+            phase._replace(host_s=phase.host_s / HOST_FACTORS[name] * factors[name])
+            for name, phase in zip(names, self.phases, strict=True)
+        ]
+        return error(seconds(phases), self.speed.step_s)
+
+
+def traced(row: dict[str, Any], phantom: Phantom) -> Traced:
+    """Trace a measured row in a separate process."""
     here, there = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_trace, args=(row, phantom, there))
     process.start()
     there.close()
-    found: Prediction = here.recv()
+    found: Traced = here.recv()
     process.join()
     return found
 
 
 def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
-    from experiments.training.data import texts
+    from experiments.training.data.texts import batch_lengths
 
-    spec, speed = RowSpec.model_validate(row["spec"]), Speed.model_validate(row["speed"])
-    first = WARM_UP_STEPS * spec.settings.accumulate
-    whole_epoch = texts.batch_lengths
-    setattr(  # noqa: B010 - a function of a module
-        texts, "batch_lengths", lambda spec: whole_epoch(spec)[first : first + speed.measured_micro_steps]
-    )
-    traced = spec.model_copy(update={"length": "peak"})
-    out.send(tracer.trace(traced, [spec.card, card_of(row)], phantom)[1])
+    spec, speed, card = RowSpec.model_validate(row["spec"]), Speed.model_validate(row["speed"]), card_of(row)
+    first, accumulate = WARM_UP_STEPS * spec.settings.accumulate, spec.settings.accumulate
+    lengths = batch_lengths(spec)[first : first + speed.measured_micro_steps]
+    tokens = median(lengths) if lengths else None
+
+    def keep(works: Sequence[Work], one: RowSpec, name: str, planned: int, average: float | None) -> StepTime | None:
+        time = step_time(works, one, name, planned, tokens)
+        if name == card and time:
+            phases = phases_of_step(works, accumulate, tokens, nearest_table(card), card_named(card))
+            out.send(Traced(spec, card, speed, time, phases))
+        return time
+
+    setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
+    tracer.trace(spec.model_copy(update={"length": "peak"}), [spec.card, card], phantom)
 
 
 def card_of(row: dict[str, Any]) -> str:
@@ -61,21 +113,26 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def compared(row: dict[str, Any], prediction: Prediction) -> dict[str, Any]:
+def fitted(rows: Sequence[Traced]) -> Mapping[Phase, float]:
+    """Return the factors with the smallest mean error over the rows."""
+    return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
+
+
+def compared(row: Traced, held_out: Mapping[Phase, float]) -> dict[str, Any]:
     """Return the predicted and the measured step of a row, and that at the card's peak rate."""
-    spec, speed, time = prediction.spec, Speed.model_validate(row["speed"]), prediction.time
-    assert time, f"{spec.row}: no time"
+    spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
     return {
         "row": f"{spec.suite}/{spec.row}",
-        "card": row["spec"]["card"],
+        "card": spec.card,
         "limited_by": time.limited_by,
         "predicted_s": time.step_s,
         "measured_s": speed.step_s,
         "error": error(time.step_s, speed.step_s),
+        "held_out_error": row.error(held_out),
         "spread": speed.spread,
-        "peak_rate_s": tflop / card_named(spec.card).peak_tflops[data_type],
+        "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
     }
 
 
@@ -87,8 +144,11 @@ def main() -> None:
     rows = [json.loads(line) for line in (folder / "step_times.jsonl").read_text().splitlines()]
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
-    found = [compared(row, predicted(row, phantom)) for row in rows]
-    errors = [one["error"] for one in found]
+    known = [traced(row, phantom) for row in rows]
+    suites = sorted({row.spec.suite for row in known})
+    factors = {suite: fitted([row for row in known if row.spec.suite != suite]) for suite in suites}
+    found = [compared(row, factors[row.spec.suite]) for row in known]
+    errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     peak_errors = [error(one["peak_rate_s"], one["measured_s"]) for one in found]
     lines = [
         [
@@ -98,6 +158,7 @@ def main() -> None:
             f"{one['predicted_s']:.3f}",
             f"{one['measured_s']:.3f}",
             percent(one["error"]),
+            percent(one["held_out_error"]),
             f"{one['spread']:.2f}",
             f"{one['peak_rate_s']:.3f}",
         ]
@@ -107,11 +168,16 @@ def main() -> None:
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),
+        "fitted_factors": fitted(known),
+        "held_out_mean_error": fmean(map(abs, held_out_errors)),
+        "held_out_errors": summary(held_out_errors),
         "peak_rate_errors": summary(peak_errors),
     }
     text = markdown(HEAD, lines) + (
-        f"\nError: mean {data['mean_error']:.1%}, worst {data['errors']['worst']:.1%}; of the time at the peak rate:"
-        f" median {data['peak_rate_errors']['median']:.1%}, worst {data['peak_rate_errors']['worst']:.1%}\n"
+        f"\nError: mean {data['mean_error']:.1%}, worst {data['errors']['worst']:.1%}; with factors fitted to the"
+        f" other suites: mean {data['held_out_mean_error']:.1%}, worst {data['held_out_errors']['worst']:.1%};"
+        f" of the time at the peak rate: median {data['peak_rate_errors']['median']:.1%},"
+        f" worst {data['peak_rate_errors']['worst']:.1%}\n"
     )
     write(folder, "step_times", text, data)
 

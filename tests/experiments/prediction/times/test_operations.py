@@ -64,19 +64,6 @@ def test_each_operation_has_a_family(name, arguments, family):
     assert operation(name, *arguments).family == family
 
 
-@pytest.mark.parametrize(
-    ("name", "arguments", "waits"),
-    [
-        ("aten::_local_scalar_dense.default", (tensor(1),), True),
-        ("aten::copy_.default", (tensor(8, host=1), tensor(8)), True),
-        ("aten::copy_.default", (tensor(8), tensor(8, host=1)), False),
-        ("aten::mm.out", (tensor(8, 16), tensor(16, 4), tensor(8, 4)), False),
-    ],
-)
-def test_the_host_waits_only_for_values(name, arguments, waits):
-    assert operation(name, *arguments).waits_for_the_gpu is waits
-
-
 def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
     listed = {"type": "Float", "tensors": 100, "elements": 1000}
     assert operation("aten::_foreach_mul_.Scalar", listed, 0.9).total_bytes == 4000

@@ -1,0 +1,56 @@
+"""Make the predictions of the stored runs again, and evaluate all stored runs again, after a change of either.
+
+    python -m experiments.evidence.renew [NAME...]
+
+NAME: the folder of a stored run; default: all. A run that has predictions gets new ones for all rows of its suite; if
+it has no results, it is then as if it had been made now. The verdicts of every named run are written anew.
+"""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.prediction.service import predict_rows
+from experiments.report import reevaluate
+from experiments.results.provenance import git_commit
+from experiments.results.run_folder import PREDICTIONS_FILE, VERDICT_FILE, RunFolder, run_folders
+from experiments.runners.progress import View
+from experiments.system.files import write_atomically
+
+EVIDENCE = Path(__file__).parent
+
+
+def predict_again(folder: RunFolder, view: View) -> None:
+    """Replace the predictions of a stored run by those of today's code."""
+    run, suite = folder.read_run(), folder.suite()
+    if not folder.results():
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = tuple(row.id for row in suite.rows_for(run.card))
+        run = run.model_copy(update={"rows": rows, "started_at": now, "git_commit": git_commit()})
+        folder.write_run(run)
+    predict_rows(suite, run, folder, view)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    known = {folder.path.name: folder for folder in run_folders(EVIDENCE)}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="folder of a stored run; default: all")
+    names = parser.parse_args(arguments).names or list(known)
+    if unknown := sorted(set(names) - known.keys()):
+        parser.error(f"unknown run: {', '.join(unknown)}; stored: {', '.join(known)}")
+    view = View(Console(highlight=False))
+    for name in names:
+        folder = known[name]
+        if (folder.path / PREDICTIONS_FILE).is_file():
+            predict_again(folder, view)
+        (found,) = reevaluate(folder.path)
+        write_atomically(folder.path / VERDICT_FILE, found.evaluation.model_dump_json(indent=2))
+        view.says(f"{name}: {len(found.changes)} changed verdict(s)")
+
+
+if __name__ == "__main__":
+    main()

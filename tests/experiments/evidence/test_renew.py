@@ -1,0 +1,47 @@
+"""The stored runs can be predicted and evaluated again by a command."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments.evidence import renew
+from experiments.results.run_folder import RunFolder
+from experiments.suites.suite import suite_named
+from tests.support.results.evidence import EVIDENCE
+
+NAME = "slurm_hf_trainer-v100_32gb-without-gpu"
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A copy of a stored run that has predictions only, of one row, and an old verdict."""
+    shutil.copytree(EVIDENCE / NAME, tmp_path / NAME)
+    folder = RunFolder(tmp_path / NAME)
+    folder.write_run(folder.read_run().model_copy(update={"rows": ("neo-1gpu",), "started_at": "2026-01-01T00:00:00Z"}))
+    monkeypatch.setattr(renew, "EVIDENCE", tmp_path)
+    return folder
+
+
+def test_a_run_without_results_becomes_one_of_today_with_all_rows(
+    stored: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predicted: list[tuple[str, ...]] = []
+    monkeypatch.setattr(renew, "predict_rows", lambda suite, run, folder, view: predicted.append(run.rows))
+    (stored.path / "verdict.json").unlink()
+    renew.main([NAME])
+    run = stored.read_run()
+    assert run.rows == tuple(row.id for row in suite_named(run.suite).rows_for(run.card)) == predicted[0]
+    assert run.started_at > "2026-11"
+    written, kept = (
+        json.loads((place / NAME / "verdict.json").read_bytes()) for place in (stored.path.parent, EVIDENCE)
+    )
+    assert written["verdicts"] == kept["verdicts"]
+    assert capsys.readouterr().out == f"{NAME}: 0 changed verdict(s)\n"
+
+
+def test_an_unknown_run_is_rejected_with_the_stored_ones(stored: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        renew.main(["another"])
+    assert capsys.readouterr().err.endswith(f"error: unknown run: another; stored: {NAME}\n")
