@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.prediction.service import predict_rows
-from experiments.report import reevaluate
+from experiments.report.write import reevaluate
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import PREDICTIONS_FILE, VERDICT_FILE, RunFolder, run_folders
 from experiments.runners.progress import View

@@ -68,7 +68,8 @@ class Traced(NamedTuple):
 
     def error(self, factors: Mapping[Phase, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
-        names: list[Phase] = [*["forward", "backward"] * self.spec.settings.accumulate, "optimizer step"]
+        micro_step: tuple[Phase, ...] = ("forward", "backward")
+        names: tuple[Phase, ...] = (*micro_step * self.spec.settings.accumulate, "optimizer step")
         phases = [
             phase._replace(host_s=phase.host_s / HOST_FACTORS[name] * factors[name])
             for name, phase in zip(names, self.phases, strict=True)
