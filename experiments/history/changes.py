@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
-from experiments.results.changes.changed import Changed, Key, changed_figure, differing
+from experiments.results.changes.changed import Changed, Key, changed_figure, differing, sentences
 from experiments.results.changes.noise import starts
 
 
@@ -19,6 +19,11 @@ class RunChanges(NamedTuple):
     changed: list[Changed]
     borderline: list[Changed]
     causes: list[Changed]
+
+    @property
+    def sentences(self) -> list[str]:
+        """Return what changed, a line each; what changed alike in many rows is one line."""
+        return sentences(self.changed)
 
 
 def run_changes(series: Series) -> list[RunChanges]:

@@ -168,7 +168,7 @@ def _mend(check: Check, lines: tuple[Line, ...]) -> Iterator[str]:
     for line in lines:
         today, newest = (line.verdicts.get(name) for name in ("current", "newest"))
         if today and today.status == "fail" and not today.known_failure:
-            yield f"{line.suite} on {line.card}: {line.says} {today.reason or today.value}"
+            yield f"{line.suite} on {line.card}: {line.says} ({today.reason or today.value})"
         elif today and today.status == "pass" and newest and newest.status in ("fail", "error"):
             changed = ", ".join(differing(check.installed["current"], check.installed["newest"]))
-            yield f"{line.suite} on {line.card}, with the newest versions: {line.says} {newest.reason} ({changed})"
+            yield f"{line.suite} on {line.card}, with the newest versions: {line.says} ({newest.reason}; {changed})"

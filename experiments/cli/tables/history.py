@@ -47,7 +47,7 @@ def _changes(series: Series, changed: Sequence[RunChanges]) -> list[RenderableTy
     lines: list[RenderableType] = []
     for one in reversed(changed):
         lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:12] or 'unknown'}", "yellow"))
-        lines += [_indented(change.sentence) for change in one.changed]
+        lines += [_indented(sentence) for sentence in one.sentences]
         lines += [_indented(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
         causes = "; ".join(cause.sentence for cause in one.causes) or "no version, device, code or data"
         lines.append(_indented(f"what else differs: {causes}", "dim"))

@@ -1,11 +1,13 @@
 """One thing that changed between runs, and the facts that differ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from experiments.results.changes.facts import Figure
 from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
+ROWS_NAMED = 3
+"""Rows that changed alike and are named one by one."""
 Key = tuple[str, str]
 """A row and the name of its figure or fact."""
 Figures = Mapping[Key, Figure]
@@ -33,6 +35,20 @@ class Changed(NamedTuple):
         before, now = self.values_in_words
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
         return f"{place}{self.what} {before or 'none'} → {now or 'none'}{percent}"
+
+
+def sentences(changed: Iterable[Changed]) -> list[str]:
+    """Return the changes, a line each. A fact that changed alike in more than ROWS_NAMED rows has one line for all."""
+    alike: dict[tuple[str, str, str, bool], list[Changed]] = {}
+    for one in changed:
+        alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
+    found: list[str] = []
+    for (*_, of_row), group in alike.items():
+        if of_row and len(group) > ROWS_NAMED:
+            found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
+        else:
+            found += [one.sentence for one in group]
+    return found
 
 
 def changed_figure(key: Key, before: float, now: float) -> Changed:

@@ -9,6 +9,8 @@ import pytest
 from experiments.history.changes import RunChanges, run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
+from experiments.results.changes.changed import Changed, sentences
+from experiments.results.changes.changed import Changed, sentences
 from experiments.results.changes.noise import segment_starts
 from tests.support.results.terms import repeat_run, slow_down
 
@@ -182,3 +184,15 @@ def test_a_version_that_changes_nothing_is_no_alarm(tmp_path):
 def test_a_segment_starts_where_values_move_beyond_their_noise():
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 12.0], 0.1, 100) == [4]
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []
+
+
+def test_what_changed_alike_in_many_rows_is_one_line() -> None:
+    seeds = [Changed(f"row-{number}", "seed", "42", "43") for number in range(4)]
+    verdicts = [Changed("", f"Statement {number}.", "pass", "fail") for number in range(4)]
+    found = sentences([seeds[0], *verdicts, *seeds[1:], Changed("row-0", "outcome", "fits", "oom")])
+    assert found == [
+        "4 rows: seed 42 → 43",
+        *(f"Statement {number}. pass → fail" for number in range(4)),
+        "row-0: outcome fits → out of GPU memory",
+    ]
+    assert sentences(seeds[:3]) == [f"row-{number}: seed 42 → 43" for number in range(3)]

@@ -169,6 +169,7 @@ def test_a_notebook_shows_its_outputs_and_runs_nothing_of_them(browser, pages):
     assert browser.evaluate("document.querySelectorAll('table td').length") == 1
 
 
+COLUMN_ENDS = "[...document.querySelectorAll('thead th')].map((one) => one.getBoundingClientRect().right)"
 FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().bottom"
 
 
@@ -181,7 +182,7 @@ def test_what_fails_and_why_is_on_the_first_screen(browser: Page, pages: dict[st
     shown = browser.evaluate("[...document.querySelectorAll('.failures li')].map((one) => one.innerText)")
     assert len(shown) == 6
     claim = next(one for one in shown if "A smaller batch needs substantially less memory for activations." in one)
-    assert "0.987 times baseline (14.9 vs. 15.1 GiB), 41 % above 0.7 times" in claim
+    assert "0.987 times baseline (14.9 vs. 15.1 GiB), 41\xa0% above 0.7 times" in claim
     target = browser.evaluate("document.querySelector(document.querySelector('.failures a').hash).className")
     assert target == "statement fail"
 
@@ -193,3 +194,15 @@ def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
     page = write_report(folder).page.read_text()
     assert page.count("rows have not run <span") == 1
     assert "<summary>xxl-sgd has not run" not in page
+
+
+@pytest.mark.parametrize(("width", "runs"), [(390, 1), (820, 4)])
+def test_verdicts_over_time_are_beside_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
+    browser.look(width, "light")
+    browser.call("Page.navigate", url=pages["history"].as_uri())
+    browser.until("document.readyState === 'complete'")
+    ends = browser.evaluate(
+        "[...document.querySelectorAll('thead th')].map((one) => one.getBoundingClientRect().right)"
+    )
+    assert len(ends) == 5
+    assert ends[runs] <= width
