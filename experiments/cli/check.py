@@ -60,7 +60,8 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
         first, *others = [where for where in wheres if where] or [""]
         more = f" and {len(others)} more" if others else ""
         hint = f"; did you mean {near}?" if near else ""
-        found.append(f"{path}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
+        file = str(path).replace("\n", "\\n")
+        found.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")
     return found
 
 

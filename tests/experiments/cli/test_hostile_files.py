@@ -68,6 +68,12 @@ def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(run):
     assert main(["report", str(run)]) == 0
 
 
+def test_a_line_break_in_a_file_name_makes_no_second_line(run, capsys):
+    Path("a\nb.yaml").write_text("suite: a")
+    assert main(["check", "a\nb.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("a\\nb.yaml:1: ")
+
+
 @pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", BLAME])
 def test_a_fifo_in_the_command_line_is_refused(run, capsys, line):
     os.mkfifo("fifo.zip")
@@ -90,7 +96,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-@pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"caf\xe9.txt"), "sp ace.txt"])
+@pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"tab\xe9.txt"), "sp ace.txt"])
 def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(run, name):
     (run / name).write_text("text")
     write_atomically(run / "SHA256SUMS", checksums(run), errors="surrogateescape")

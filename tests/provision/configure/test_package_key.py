@@ -29,7 +29,7 @@ def keys(tmp_path_factory) -> dict[str, Path]:
 
 def _fingerprint(key: Path) -> str:
     shown = subprocess.run(["gpg", "--show-keys", "--with-colons", str(key)], capture_output=True, text=True).stdout
-    return next(line.split(":")[9] for line in shown.splitlines() if line.startswith("fpr"))
+    return next(line.split(":")[9] for line in shown.splitlines() if line.startswith("fpr:"))
 
 
 @pytest.mark.parametrize(("offered", "accepted"), [("vendor", True), ("stranger", False), ("both", False)])
