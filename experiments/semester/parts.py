@@ -44,7 +44,7 @@ class Lease(NamedTuple):
 
 
 def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
-    """Return the parts: environments, miniatures and predictions for each card, times and real sizes on a lease.
+    """Return the parts: environments, miniatures and predictions for each card, and full-size runs on a lease.
 
     Miniatures run for the first card of a suite; those of other cards are the same models. Predictions need the
     versions of ``current`` or newer. Raises InputError if the leases would be longer than the budget.

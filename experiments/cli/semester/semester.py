@@ -42,10 +42,10 @@ def semester(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Check all suites before a term: what flipped, what to mend.
+    """Check all suites before a term: what flipped, what to fix.
 
     Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
-    current, and the newest releases that resolve. An interrupted check goes on. Exit code 1: something flipped since
+    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: something flipped since
     the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
@@ -91,5 +91,5 @@ def semester(
         print_json({"page": page, "headline": outcome.headline, **as_data(outcome)})
     else:
         flips = [f"flipped: {flip.line}" for flip in outcome.flips]
-        say("\n".join([outcome.headline, *flips, *(f"to mend: {one}" for one in outcome.mend), f"page: {page}"]))
+        say("\n".join([outcome.headline, *flips, *(f"to fix: {one}" for one in outcome.to_fix), f"page: {page}"]))
     raise typer.Exit(int(bool(outcome.flips)))

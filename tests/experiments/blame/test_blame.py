@@ -119,15 +119,15 @@ def test_environments_are_created_once(index, monkeypatch):
     wheel(index, "pack09", "2.0", "1")
     blamed(Observer())
     monkeypatch.setattr(subprocess, "run", None)
-    environment = module.created(pins(OLD))
+    environment = module.create_environment(pins(OLD))
     assert environment.python.exists()
 
 
 def test_an_interrupted_environment_is_created_again(index):
-    folder = module.created(pins(OLD)).folder
+    folder = module.create_environment(pins(OLD)).folder
     (folder / ".made").unlink()
     (folder / "bin" / "python").unlink()
-    assert module.created(pins(OLD)).python.exists()
+    assert module.create_environment(pins(OLD)).python.exists()
 
 
 def test_ends_without_a_difference_are_an_error_with_the_reason(index):
