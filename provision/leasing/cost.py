@@ -28,7 +28,7 @@ def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
 
 
 def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the price of a lease that may still cost, its end, and the command that releases it; '' if there is none.
+    """Return price and end of a lease that may still be charged, and the command that releases it; '' if there is none.
 
     Reads only the journal, because the site may not answer.
     """

@@ -32,9 +32,9 @@ class Reconciler:
     clock: Clock
     report: Report
 
-    def query(self, question: Callable[[], T]) -> T:
-        """Return the answer; retry a bounded number of times while a service is Unreachable."""
-        return self._retrying()(question)
+    def query(self, request: Callable[[], T]) -> T:
+        """Return the answer to a request; retry a bounded number of times while a service is Unreachable."""
+        return self._retrying()(request)
 
     def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
         """Carry out an operation once, with its intent and failure in the journal; the caller records its outcome."""
@@ -92,11 +92,11 @@ class Reconciler:
         self._retrying()(once)
 
     def wait(
-        self, what: str, question: Callable[[], T], done: Callable[[T], bool], limit_s: float, every_s: float = 10
+        self, what: str, request: Callable[[], T], done: Callable[[T], bool], limit_s: float, every_s: float = 10
     ) -> T | None:
         """Return the first answer that is ``done``, or None after limit_s; report the time waited so far."""
         began = self.clock.passed_s()
-        while not done(answer := self.query(question)):
+        while not done(answer := self.query(request)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None

@@ -63,7 +63,7 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
     _make_host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
     _make_host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
 }
-"""The hosts, and the hours in which each is booked, counted from the begin of the demonstration."""
+"""The hosts, and the hours in which each is booked, counted from the start of the demonstration."""
 
 
 @dataclass

@@ -132,7 +132,7 @@ class Cloud(ABC):
         return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
-        """Return the limits of the credential. An application credential has its own end; a token ends by itself."""
+        """Return the limits of the credential. An application credential may have an end; a token always has one."""
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:

@@ -213,7 +213,7 @@ class _OutputFilter:
 
     @property
     def greeting(self) -> str:
-        """The begin of the login shell's own output, for messages."""
+        """The beginning of the login shell's own output, for messages."""
         return repr(_shortened(self._head.decode(errors="replace"))) if self._head else "nothing"
 
 
