@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from experiments.results.changes.changed import changed_figure
 from experiments.results.changes.facts import Figure, row_figures
-from experiments.results.changes.noise import starts
+from experiments.results.changes.noise import change_points
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation
@@ -99,7 +99,7 @@ def find_difference(good: Observation, bad: Observation, statement: str | None) 
         if good.outcomes[row] != bad.outcomes[row]:
             return Difference("outcome", (row, "outcome"), good, bad)
     before, now = ({(row, name): Figure(value, None) for row, name, value in _flat(one)} for one in (good, bad))
-    begin = starts([before, now])
+    begin = change_points([before, now])
     changed = [key for key, places in begin.items() if places and (not statement or f"{key[0]}/{key[1]}" == statement)]
     return Difference("figure", changed[0], good, bad) if changed else None
 

@@ -15,7 +15,7 @@ from experiments.results.verdicts import Evaluation
 
 SCHEMA_FILE = Path(__file__).with_name("schema.sql")
 CAUSE_PREFIX = "cause: "
-"""Prefix of facts that may explain a change, such as versions, but are no change of the experiment itself."""
+"""Prefix of facts that may explain a change, such as versions, but do not change the experiment itself."""
 
 
 @contextmanager

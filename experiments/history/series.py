@@ -101,7 +101,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
 
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
-    """Return the figures of all recorded runs that compare with the one in ``folder``; none without a database.
+    """Return the figures of all recorded runs that are comparable with the run in ``folder``; [] without a database.
 
     Raises InputError if the folder is not that of a run, or the file not a history.
     """

@@ -99,7 +99,7 @@ class Report(Record):
     suite_version: int
     headline: str
     identity: tuple[Fact, ...] = Field(description="when, where, versions, time and cost")
-    previous: Previous | None = Field(default=None, description="the run before with the same options")
+    previous: Previous | None = Field(default=None, description="the previous run with the same options")
     setting: str
     remarks: tuple[str, ...]
     counts: dict[Status, int]

@@ -15,7 +15,7 @@ MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", 
 
 
 class RankReport(Record):
-    """One rank of a row. Memory in GiB; samples_per_s is that of all ranks, by this one's clock."""
+    """One rank of a row. Memory in GiB; samples_per_s counts all ranks, timed by this one."""
 
     measured: Measured = Field(description="without the snapshots, which the row's result has")
     ended: str

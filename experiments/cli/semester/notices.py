@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from provision.leasing.release import State
 
 SOON = timedelta(hours=1)
-ASK_EVERY_S = 300.0
+QUERY_EVERY_S = 300.0
 
 
 def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
@@ -40,27 +40,27 @@ def notify_of_leases(
 
 
 class LeaseWatch:
-    """Sends each message about the active leases once; asks their sites every five minutes.
+    """Sends each message about the active leases once; queries their sites at most every QUERY_EVERY_S seconds.
 
-    above_su: bound of the cost of a lease. A site that does not answer is asked again later.
+    above_su: bound of the cost of a lease. A site that does not answer is queried again later.
     """
 
-    def __init__(self, told: Callable[[str, str], None], above_su: float | None) -> None:
-        self._told, self._above_su = told, above_su
+    def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
+        self._send_message, self._above_su = send_message, above_su
         self._sent: set[str] = set()
-        self._asked_s = -inf
+        self._queried_s = -inf
 
     def __call__(self) -> None:
-        """Ask, unless it is too early."""
+        """Query the sites and send new messages, unless the last query is too recent."""
         from experiments.notify.messages import lease_messages
 
-        if time.monotonic() - self._asked_s < ASK_EVERY_S:
+        if time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
-        self._asked_s = time.monotonic()
+        self._queried_s = time.monotonic()
         for message in lease_messages(_active(), datetime.now(UTC), SOON, self._above_su):
             if message.text not in self._sent:
                 self._sent.add(message.text)
-                self._told(*message)
+                self._send_message(*message)
 
 
 def _active() -> "list[State]":
@@ -72,6 +72,6 @@ def _active() -> "list[State]":
 
 
 def send(notifier: Notifier, title: str, text: str) -> None:
-    """Send a message; say which addresses were not reached."""
+    """Send a message; print how many addresses were not reached."""
     if problem := notifier.send(title, text):
         say(problem, stderr=True)

@@ -41,7 +41,7 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 def _warnings(comparison: Comparison) -> list[Text]:
     lines = [f"{one.what} differs: {one.a} and {one.b}" for one in comparison.unlike]
     if comparison.a.size != comparison.b.size:
-        lines.append("a miniature does not compare with full size: no ratios")
+        lines.append("the sizes differ (miniature and full size), so no ratios are shown")
     return [Text(f"warning: {line}", "yellow") for line in lines]
 
 
@@ -134,5 +134,5 @@ def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str]
 
 def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.differences:
-        return Text("Both runs made the same choices, with the same versions.")
+        return Text("Both runs have the same options and versions.")
     return _side_by_side("option or version", comparison.differences, heads, "what else differs")

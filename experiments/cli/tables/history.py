@@ -20,7 +20,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
 STATUSES = ("error", "fail", "pass")
 RECENT = 12
-"""Runs whose values are drawn: the newest."""
+"""Number of newest runs whose values are drawn."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
 MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
@@ -68,8 +68,8 @@ def _verdicts(series: Series) -> Table:
 
 def _counts(series: Series) -> Text:
     counts = Counter(statuses[-1] for _, statuses in series.grid)
-    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    return Text(f"statements in the newest run: {told or 'none'}; --all shows each, and every figure", "dim")
+    shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every figure", "dim")
 
 
 def _rows(series: Series) -> Table:
