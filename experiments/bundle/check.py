@@ -1,4 +1,4 @@
-"""Check bundles: the requested rows, the lab's settings, consistent values, no copies. A rejection has its reasons."""
+"""Check bundles for requested rows, the lab's settings, consistent values and copies. Rejections state reasons."""
 
 import hashlib
 import tempfile
@@ -66,7 +66,7 @@ def _check_files(
         (folder.path / SUITE_FILE).unlink()  # the lab's suite applies, not a copy that a student may have edited
     suite = suite_named(run.suite)
     results = folder.results()
-    problems = [] if card in (None, run.card) else [f"the run is of {run.card}, requested: {card}"]
+    problems = [] if card in (None, run.card) else [f"the run is for {run.card}; requested: {card}"]
     problems += _row_problems(run, suite, results, folder)
     trusted = {one.spec.row: one for one in predictions if (one.spec.suite, one.spec.card) == (run.suite, run.card)}
     for row, result in results.items():

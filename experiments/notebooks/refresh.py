@@ -38,7 +38,7 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
 
 
 def execute(document: Any) -> None:
-    """Execute a notebook's document in place. Its metadata, which would name this machine's Python, stays."""
+    """Execute a notebook's document in place. Keep its metadata, which would otherwise name this machine's Python."""
     metadata = document.metadata.copy()
     place = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()

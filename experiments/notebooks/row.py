@@ -61,7 +61,7 @@ class Experiment:
         self.folder = Path(folder) if folder else Path(MANUAL_RUNS, self.spec.suite, self.spec.row).resolve()
 
     def run(self) -> None:
-        """Print what the row is run with, run it in its own process, and print its output while it runs.
+        """Print the row's parameters, run it in its own process, and print its output while it runs.
 
         Does not wait for processes that the worker leaves behind and that keep its output open.
         """

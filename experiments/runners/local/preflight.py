@@ -51,7 +51,7 @@ def check_this_machine(results: Path) -> list[Check]:
         _optional(run_check("Docker", _docker, (IMAGES, CONTAINERS))),
         _optional(run_check("container tools", _container_tools, (CONTAINERS,))),
         run_check("ports", _ports, EVERY_RUN),
-        _optional(run_check("git", lambda: _tool("git", "results name no commit; apt install git"))),
+        _optional(run_check("git", lambda: _tool("git", "results do not record the commit; apt install git"))),
         _optional(run_check("SSH client", _ssh, (LEASES, CLUSTERS))),
     ]
 
@@ -148,8 +148,8 @@ def _docker() -> str:
     except subprocess.TimeoutExpired:
         raise CheckFailed(f"the daemon does not answer within {ANSWER_S:.0f} s; systemctl restart docker") from None
     if answer.returncode or not (info := _json(answer.stdout)).get("ServerVersion"):
-        told = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
-        raise CheckFailed(f"{told}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
+        message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
+        raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
     if nvidia_device() and not _gives_gpus(info):
         raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
