@@ -99,8 +99,8 @@ def find_difference(good: Observation, bad: Observation, statement: str | None) 
         if good.outcomes[row] != bad.outcomes[row]:
             return Difference("outcome", (row, "outcome"), good, bad)
     before, now = ({(row, name): Figure(value, None) for row, name, value in _flat(one)} for one in (good, bad))
-    begin = change_points([before, now])
-    changed = [key for key, places in begin.items() if places and (not statement or f"{key[0]}/{key[1]}" == statement)]
+    points = change_points([before, now])
+    changed = [key for key, starts in points.items() if starts and (not statement or f"{key[0]}/{key[1]}" == statement)]
     return Difference("figure", changed[0], good, bad) if changed else None
 
 

@@ -43,7 +43,7 @@ class BundleCheck(NamedTuple):
 def check_bundle(
     path: Path, predictions: Sequence[Prediction] = (), rows: Sequence[str] = (), card: str | None = None
 ) -> BundleCheck:
-    """Check one bundle. predictions: trusted predictions of its rows. rows: requested rows; default: those of its run.
+    """Check one bundle. predictions: trusted predictions of its rows. rows: requested rows; default: those of the run.
 
     card: requested GPU model; None: any. Does not raise for a bad bundle: the result has the reasons.
     """

@@ -38,4 +38,4 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
     calibrate(keys, table, machine, say)
-    say(f"times of {machine.gpu}: {table}")
+    say(f"measured times of {machine.gpu} are in {table}")

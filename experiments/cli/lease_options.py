@@ -43,7 +43,7 @@ class LeaseOptions:
     )
     node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
     node: str | None = option(None, "Name of one node.")
-    gpu: str = option("", "Words of the GPU's model, such as A100.")
+    gpu: str = option("", "Words in the name of the GPU model, such as A100.")
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")

@@ -39,7 +39,7 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
 def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
     """Record a run; return False if the database already has it unchanged.
 
-    A run without any result is recorded with its verdicts. Raises InputError if the folder is not that of a run, or
+    A run without any result is recorded with its verdicts. Raises InputError if ``folder`` is not a run's folder, or
     if one of its files cannot be read.
     """
     run, results = folder.read_run(), folder.results()

@@ -61,5 +61,5 @@ def _results(folder: RunFolder, wanted: tuple[str, Size, Length]) -> dict[str, R
     return {}
 
 
-def _runs(places: Iterable[Path]) -> list[RunFolder]:
-    return [RunFolder(path.parent) for place in places for path in sorted(place.glob(f"*/{RUN_FILE}"))]
+def _runs(folders: Iterable[Path]) -> list[RunFolder]:
+    return [RunFolder(path.parent) for folder in folders for path in sorted(folder.glob(f"*/{RUN_FILE}"))]

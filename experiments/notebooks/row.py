@@ -45,7 +45,7 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    Started by a runner, it uses the row's folder, and takes from its spec.json what is no parameter. Otherwise it uses
+    If started by a runner, it uses the row's folder, and other values from its spec.json. Otherwise it uses
     manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a parameter that is not allowed.
     """
 
@@ -107,7 +107,7 @@ class Experiment:
 
 
 def verdict(result: Result) -> str:
-    """Return the verdicts on what the lab states about this row alone, as Markdown.
+    """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
     None apply if settings differ from the lab's, or if this machine does not have the lab.
     """

@@ -31,8 +31,8 @@ def write_archive(folder: RunFolder) -> Path:
     names += [f"{row_path(run.suite, row)}/{name}" for row in run.rows for name in sorted(ROW_FILES.values())]
     paths = {name: folder.path / name for name in names}
     contents = {name: path.read_bytes() for name, path in paths.items() if path.is_file() and not path.is_symlink()}
-    place = folder.path.resolve()
-    return write_zip(place.with_name(f"{place.name}.zip"), contents, f"{place.name}/")
+    resolved = folder.path.resolve()
+    return write_zip(resolved.with_name(f"{resolved.name}.zip"), contents, f"{resolved.name}/")
 
 
 def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> Path:
@@ -40,10 +40,10 @@ def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> 
 
     folder: a name with a slash at its end, or empty. The same files give the same archive.
     """
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    checksums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     partial = target.with_name(f"{target.name}.part")
     with zipfile.ZipFile(partial, "w") as archive:
-        for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
+        for name, content in {**contents, CHECKSUMS_FILE: checksums.encode()}.items():
             entry = zipfile.ZipInfo(f"{folder}{name}", FIRST_DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)

@@ -39,7 +39,7 @@ class StatedTimes(Record):
 class Scaling(Record):
     """The speedup of a row with several ranks over ``base``, the most similar row on one device.
 
-    times: samples per second, divided by those of base. efficiency: times divided by the number of ranks. speed: None
+    times: samples per second relative to base. efficiency: times divided by the number of ranks. speed: None
     if the row does not fit.
     """
 

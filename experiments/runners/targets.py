@@ -296,7 +296,7 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
 
 
 def leases_hint(site: str, journal: Journal | None = None) -> str:
-    """Return how to run on the nodes of active leases, for a run on this machine; '' without them or elsewhere."""
+    """Return a hint to run on active leases, for a run on this machine; '' for other sites and without a lease."""
     active = (journal or Journal()).active_leases().values() if site == LOCAL else ()
     if not active:
         return ""

@@ -104,8 +104,8 @@ def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
 
 def _time_since_begin(hours: Hours, moment: datetime) -> timedelta:
     """Return the local time that has passed since the last start of ``hours``."""
-    clock = moment.astimezone(hours.zone)
-    return (clock.hour * 60 + clock.minute - hours.begin) % DAY_MINUTES * MINUTE
+    local = moment.astimezone(hours.zone)
+    return (local.hour * 60 + local.minute - hours.begin) % DAY_MINUTES * MINUTE
 
 
 def _utc_offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:

@@ -43,16 +43,16 @@ class Kvm(Cloud):
         """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
         hosts, allocations = self.hosts(), self.allocations()
         sizes = {host.node_type: host.gpus for host in hosts}
-        most = max(sizes.values(), default=0)
-        known = {id: number * sizes.get(flavor, most) for id, (flavor, number) in self._reserved().items()}
+        largest = max(sizes.values(), default=0)
+        known = {id: number * sizes.get(flavor, largest) for id, (flavor, number) in self._reserved().items()}
         taken = defaultdict(list)
         for hypervisor, booked in allocations:
             period = parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
-            taken[hypervisor].append((*period, known.get(booked["id"], most)))
+            taken[hypervisor].append((*period, known.get(booked["id"], largest)))
         return [
             Booking(host.id, begin, end)
             for host in hosts
-            for begin, end in periods_above(most - host.gpus, taken[host.id.partition("@")[2]])
+            for begin, end in periods_above(largest - host.gpus, taken[host.id.partition("@")[2]])
         ]
 
     def lease_name(self, name: str, tag: str) -> str:

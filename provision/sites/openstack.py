@@ -161,12 +161,12 @@ class Cloud(ABC):
         """Return the project's used and allowed servers in words. Raises RequestRejected if none is left."""
         with translate_errors("nova"):
             limits = self.sdk.compute.get_limits().absolute
-        used, most = limits.instances_used or 0, limits.instances
-        if most is not None and 0 <= most <= used:
+        used, maximum = limits.instances_used or 0, limits.instances
+        if maximum is not None and 0 <= maximum <= used:
             raise RequestRejected(
-                f"nova: the project has {used} of {most} servers; delete one, or ask the site's help desk"
+                f"nova: the project has {used} of {maximum} servers; delete one, or ask the site's help desk"
             )
-        return f"{used} of {most} servers are used"
+        return f"{used} of {maximum} servers are used"
 
     def service_units(self) -> str:
         """Return a note on where to find the balance, because OpenStack does not store it."""

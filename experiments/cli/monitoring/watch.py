@@ -48,7 +48,7 @@ def watch(
         from experiments.watch.browser import WatchServer
 
         server = WatchServer(watcher.folder.path, port)
-        say(f"open {server.address} (Ctrl-C ends)")
+        say(f"open {server.address} (press Ctrl-C to stop)")
         server.serve()
         return
     if not (sys.stdout.isatty() or SERVED in os.environ):

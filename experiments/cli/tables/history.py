@@ -141,12 +141,12 @@ def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, 
     }
 
 
-def write_csv(path: Path, several: Sequence[Series]) -> None:
+def write_csv(path: Path, all_series: Sequence[Series]) -> None:
     """Write one line for each figure of each run."""
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(CSV_COLUMNS)
-        for series in several:
+        for series in all_series:
             for run in series.runs:
                 head = (*series[:4], run.run_id, run.started_at, run.commit)
                 lines.writerows((*head, *key, figure.value) for key, figure in run.figures.items())

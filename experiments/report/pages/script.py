@@ -39,11 +39,13 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
 def _timeline_chart(one: ScriptPrediction) -> Chart:
     """Return the chart of allocated memory over the allocation log, from 0 (start) to 1 (end), shaded by phase."""
     sizes = one.timeline_gib
-    begins = [*(phase.at for phase in one.phases), 1.0]
-    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, begins[1:], strict=True)]
+    starts = [*(phase.at for phase in one.phases), 1.0]
+    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, starts[1:], strict=True)]
     panel = Panel("allocated memory", "GiB", [Line("", (*sizes, sizes[-1]))])
-    at = [place / len(sizes) for place in range(len(sizes) + 1)]
-    return line_chart([panel], at, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX)
+    positions = [index / len(sizes) for index in range(len(sizes) + 1)]
+    return line_chart(
+        [panel], positions, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX
+    )
 
 
 def _peak_chart(one: ScriptPrediction) -> Chart:

@@ -96,7 +96,7 @@ def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess 
 
 
 def modules_to_import(specs: Sequence[RowSpec], worker: str) -> list[str]:
-    """Return what the processes of rows import, in the order in which they are started."""
+    """Return the modules that the processes of rows import, in the order in which the processes start."""
     modules = [*NOTEBOOK_MODULES, worker]
     if worker != WORKER_MODULE:
         return modules

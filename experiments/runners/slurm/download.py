@@ -78,10 +78,10 @@ def download_folder(
     damaged: set[str] | None = None
     for _ in range(TRIES):
         remote = [file for file in _list(shell, folder) if damaged is None or file.path in damaged]
-        wanted = remote if damaged else [file for file in remote if not _local_copy(into, file)]
-        expected, actual = _download_and_sum(shell, folder, into, remote, wanted, on_progress)
+        missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
+        expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
-        downloaded |= {file.path for file in wanted} - damaged
+        downloaded |= {file.path for file in missing} - damaged
         _finish_parts(into, [file for file in remote if file.path != RESULT_FILE], damaged)
         if not damaged:
             _finish_parts(into, [RemoteFile(RESULT_FILE, 0)], damaged)
