@@ -90,7 +90,7 @@ def _check_files(
 def _row_problems(run: Run, suite: Suite, results: Mapping[str, Result], folder: RunFolder) -> Iterator[str]:
     lines = len((folder.path / RESULTS_FILE).read_bytes().splitlines())
     if lines != len(results):
-        yield f"the bundle has {lines} results, but only {len(results)} of them are of different rows of the run"
+        yield f"the bundle has {lines} results, but for only {len(results)} rows of the run"
     for row in {*run.rows} - {row.id for row in suite.rows}:
         yield f"{row}: not a row of {suite.suite}"
 

@@ -15,7 +15,7 @@ from experiments.notebooks.narrative import EVIDENCE, folder_named
 from experiments.suites.suite import suite_names
 
 NOTEBOOKS = Path(__file__).parent
-RUNS = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
+RUN_LINES = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
 CELL_TIMEOUT_S = 120
 
 
@@ -30,7 +30,7 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
         raise InputError(f"--from {run}: a run of {suite}; allowed for {notebook.name}: a run of {notebook.stem}")
     document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     setup = next(cell for cell in document.cells if cell.cell_type == "code")
-    setup.source, found = RUNS.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
+    setup.source, found = RUN_LINES.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
     assert found
     execute(document)
     target.parent.mkdir(parents=True, exist_ok=True)

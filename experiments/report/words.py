@@ -130,7 +130,7 @@ def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
 
 
 def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> tuple[str, ...]:
-    """Return remarks on options of the run that the reader of its numbers must know."""
+    """Return remarks on options that affect the meaning of the run's numbers."""
     found = []
     if missing := len(run.rows) - len(results):
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")

@@ -150,7 +150,7 @@ def extension(
 def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
-    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which stays as it is.
+    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
     """
     with reconciler.journal.exclusive(active_lease.name):
         verify_account(site, reconciler, active_lease)

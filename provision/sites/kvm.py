@@ -126,7 +126,7 @@ class Kvm(Cloud):
         return tuple(f"{_flavor_name(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
     def _reserved(self) -> dict[str, tuple[str, int]]:
-        """Return flavor and amount of each of the project's reservations, by the reservation's id."""
+        """Return flavor and amount of each flavor reservation of the project, by reservation id."""
         with translate_errors("blazar"):
             leases = self.blazar.lease.list()
         per_lease = self.read("blazar", leases, _flavors_in)
@@ -163,12 +163,12 @@ def periods_above(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -
 
 
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the lease's reservations of flavors."""
+    """Return the flavor reservations of a lease."""
     return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
 
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return flavor and amount of each of a lease's reservations of flavors, by the reservation's id."""
+    """Return flavor and amount of each flavor reservation of a lease, by reservation id."""
     return {one["id"]: (_flavor_name(one), one["amount"]) for one in _reservations_of(lease)}
 
 

@@ -158,7 +158,7 @@ class Shell(ABC):
         result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
         if not output.begun and not code:
-            raise LoginRejected(f"{self.where}: its login shell runs no commands; it prints: {output.greeting}")
+            raise LoginRejected(f"{self.where}: its login shell runs no commands; it printed: {output.greeting}")
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
@@ -209,7 +209,7 @@ class _OutputFilter:
         if mark and own:
             self._sink(bytes(own))
         if not mark and len(self._head) > MAX_GREETING_BYTES:
-            raise LoginRejected(f"{self._where}: its login shell prints without an end; it prints: {self.greeting}")
+            raise LoginRejected(f"{self._where}: its login shell does not stop printing: {self.greeting}")
 
     @property
     def greeting(self) -> str:

@@ -42,14 +42,14 @@ def change_points(
     tested = sum(len(run) for run in runs)
     found = {}
     for key in keys:
-        places = [place for place, run in enumerate(runs) if key in run]
-        values = [runs[place][key].value for place in places]
-        spread = median(runs[place][key].spread or 0.0 for place in places)
+        indices = [index for index, run in enumerate(runs) if key in run]
+        values = [runs[index][key].value for index in indices]
+        spread = median(runs[index][key].spread or 0.0 for index in indices)
         between = max(_deviation_between_runs(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
         if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
             between = (steps or {}).get(key, inf)
         noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        found[key] = {places[start] for start in segment_starts(values, noise, tested)}
+        found[key] = {indices[start] for start in segment_starts(values, noise, tested)}
     return found
 
 
@@ -81,7 +81,7 @@ def _between_runs(runs: Sequence[Figures]) -> dict[str, float]:
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
         steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
-    return {name: _deviation(changes) for name, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
+    return {quantity: _deviation(changes) for quantity, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
 
 
 def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
