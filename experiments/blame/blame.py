@@ -101,7 +101,7 @@ def _find_difference(
 ) -> tuple[Difference, Means]:
     problems = []
     for one in means:
-        say(f"observing both ends by {one}")
+        say(f"observing both environments by {one}")
         try:
             good, bad = (observe(one, end) for end in ends)
         except InputError as problem:

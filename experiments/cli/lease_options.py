@@ -118,7 +118,7 @@ class LeaseOptions:
 def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
     """Return the hours and the number of GPUs of a lease for all labs of a group.
 
-    The number of GPUs is that of the largest lab; the hours are the labs' GPU-hours divided by it, rounded up.
+    The number of GPUs is what the largest lab needs; the hours are the labs' GPU-hours divided by it, rounded up.
     """
     from experiments.suites.suite import suites_in_group
 

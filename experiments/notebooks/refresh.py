@@ -22,7 +22,7 @@ CELL_TIMEOUT_S = 120
 def refresh(notebook: Path, run: str, target: Path) -> None:
     """Execute ``notebook`` with every cell showing ``run``, and write it with its outputs to ``target``.
 
-    run: the name of a run that is kept with this project. Rows that the run lacks are shown without a result; nothing
+    run: the name of a run that is stored in this project. Rows that the run lacks are shown without a result; nothing
     is run. Raises InputError for an unknown run, and for one of another suite than the notebook's.
     """
     suite = folder_named(run, EVIDENCE).read_run().suite

@@ -1,7 +1,7 @@
 """The site ``demo``: a fixed calendar and simulated leases, to try the commands without an account.
 
 Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock hardly waits: it moves
-ahead, and the file stores by how much. When the last lease is released, the demonstration begins again.
+ahead, and the file stores by how much. When the last lease is released, the demonstration is reset.
 """
 
 import subprocess

@@ -28,7 +28,7 @@ def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool
 
 def _warn_of_files(one: Reevaluation, console: Console) -> None:
     if one.files_changed:
-        print_lines(console, f"differs from SHA256SUMS of the run: {', '.join(one.files_changed)}", "bold red")
+        print_lines(console, f"files that differ from the run's SHA256SUMS: {', '.join(one.files_changed)}", "bold red")
 
 
 def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
