@@ -13,7 +13,7 @@ from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
-from experiments.results.wording import OUTCOME_NAMES, format_number
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named, card_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Table
@@ -157,7 +157,7 @@ def _step_cell(prediction: Prediction) -> str:
     time = prediction.time
     if time is None or prediction.likely_outcome != "fits":
         return ""
-    return f"{format_number(time.step_s)} s ±{100 * time.error_share:.0f} %"
+    return time.words
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from experiments.results.schema import Failure, Memory, Phase, Record
+from experiments.results.wording import format_number
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import ExpectedOutcome
 
@@ -55,6 +56,11 @@ class StepTime(Record):
     device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
     measured_on: str = Field(description="the GPU on which the operations were measured")
+
+    @property
+    def words(self) -> str:
+        """Return the time with its error: '0.93 s ±15 %'."""
+        return f"{format_number(self.step_s)} s ±{100 * self.error_share:.0f} %"
 
     @property
     def limited_by(self) -> str:

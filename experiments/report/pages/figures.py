@@ -20,18 +20,30 @@ PANELS = (
     ("GPU temperature", "°C", {"gpu_temperature_c": ""}),
     ("processes on the GPU", "", {"gpu_processes": ""}),
 )
+STEP_PARTS = {
+    "matrix products": ("matrix products",),
+    "attention": ("attention",),
+    "optimizer": ("optimizer",),
+    "kernels limited by memory bandwidth": ("element-wise", "reductions", "indexing", "copies", "quantization"),
+    "transfers between host and GPU": ("host transfers",),
+}
+"""The parts of a step that the chart shows, and the families of operations that each adds up."""
+WAITING = "waiting for the host or for other GPUs"
 PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
 MAX_GPUS = 16
 
 
 def report_charts(report: Report) -> dict[str, Chart]:
-    """Return the charts with data, by name: predicted, memory, memory-<row>, telemetry-<row>."""
+    """Return the charts with data, by name: predicted, step, memory, memory-<row>, telemetry-<row>."""
     found: dict[str, Chart] = {}
     limit = _limit(report.usable_gib, report.run.card)
     if report.predicted:
         bars = [_predicted_bar(row) for row in report.predicted.rows]
         alt = "Predicted memory of each row at its peak, by kind; the same numbers are in the table below"
         found["predicted"] = bar_chart(bars, "GiB", alt, _limit(report.predicted.usable_gib, report.run.card))
+        if bars := [bar for row in report.predicted.rows if (bar := _step_bar(row))]:
+            alt = "Shares of an optimizer step of each row that fits, by what the GPU does, as predicted"
+            found["step"] = bar_chart(bars, "% of the step", alt)
     if bars := [bar for row in report.rows if (bar := _peak_bar(row))]:
         alt = "Peak memory of each row, by kind; the same numbers are in the table of rows"
         found["memory"] = bar_chart(bars, "GiB", alt, limit)
@@ -99,6 +111,19 @@ def _predicted_bar(row: PredictedRow) -> Bar:
     return Bar(
         row.row, parts, marks, format_gib(prediction.peak_gib), " ".join(notes), tones[prediction.predicted_outcome]
     )
+
+
+def _step_bar(row: PredictedRow) -> Bar | None:
+    """Return the bar of a step: shares of its time, in percent; None without a time, or if the row does not fit."""
+    time = row.prediction.time
+    if time is None or row.prediction.likely_outcome != "fits":
+        return None
+    parts = {name: sum(time.device_s.get(one, 0.0) for one in families) for name, families in STEP_PARTS.items()}
+    parts[WAITING] = max(0.0, time.step_s - sum(parts.values()))
+    percent = {name: 100 * part_s / time.step_s for name, part_s in parts.items()}
+    marks = [Mark("work of the host", 100 * time.host_s / time.step_s)]
+    note = "" if time.limited_by.startswith("GPU") else f"limited by the {time.limited_by}"
+    return Bar(row.row, percent, marks, time.words, note)
 
 
 def _point_bar(shot: Snapshot) -> Bar:

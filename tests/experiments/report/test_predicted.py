@@ -11,6 +11,7 @@ from experiments.report.content import Statement
 from experiments.report.predicted import PredictedReport
 from experiments.report.words import format_percent, predicted_headline
 from experiments.results.memory_parts import PARTS_AT_PEAK
+from experiments.results.predictions import StepTime
 from experiments.results.verdicts import Evaluation
 from tests.support.results.handwritten import MEASURED, Page, h200_run, tiny_run, with_predictions
 
@@ -191,3 +192,27 @@ def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
 @pytest.mark.parametrize(("error", "words"), [(0.0042, "+0.4 %"), (-0.12, "-12.0 %"), (-0.0001, "0.0 %")])
 def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -> None:
     assert format_percent(error) == words
+
+
+def test_the_step_of_each_row_that_fits_is_shown_by_shares_of_its_time(tmp_path: Path) -> None:
+    folder = with_predictions(tiny_run(tmp_path))
+    time = StepTime(
+        step_s=2.0,
+        error_share=0.15,
+        ratio_error_share=0.15,
+        busy_share=0.8,
+        busy_error=0.1,
+        host_s=2.0,
+        link_s=0.0,
+        device_s={"matrix products": 1.0, "copies": 0.4, "indexing": 0.2},
+        planned_micro_steps=62,
+        measured_on="NVIDIA H100 80GB HBM3",
+    )
+    folder.write_predictions([one.model_copy(update={"time": time}) for one in folder.predictions()])
+    chart = re.search(r'data-figure="step">.*?</div>', write_report(folder).page.read_text(), re.S)
+    assert chart is not None
+    fitting = [one.spec.row for one in folder.predictions() if one.likely_outcome == "fits"]
+    assert re.findall(r'<tspan class="name">(.*?)</tspan>', chart[0]) == fitting
+    assert chart[0].count("limited by the host") == chart[0].count("2 s ±15 %") == len(fitting)
+    for part in ("matrix products 50 %", "kernels limited by memory bandwidth 30 %", "other GPUs 20 %", "host 100 %"):
+        assert chart[0].count(f"{part} of the step") == len(fitting), part
