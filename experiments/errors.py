@@ -20,10 +20,10 @@ class Interrupted(Exception):
 
 def unknown_name(what: str, value: object, allowed: Iterable[object], where: str = "") -> InputError:
     """Return the InputError for a name that is not in ``allowed``. Its message suggests the most similar names."""
-    place, names = f"{where}: " if where else "", [str(name) for name in allowed]
-    near = similar_names(str(value), names)
-    meant = f"; did you mean {near}?" if near else ""
-    return InputError(f"{place}unknown {what} {value!r}; allowed: {', '.join(names)}{meant}")
+    location, names = f"{where}: " if where else "", [str(name) for name in allowed]
+    similar = similar_names(str(value), names)
+    suggestion = f"; did you mean {similar}?" if similar else ""
+    return InputError(f"{location}unknown {what} {value!r}; allowed: {', '.join(names)}{suggestion}")
 
 
 def similar_names(name: str, allowed: Iterable[object]) -> str:

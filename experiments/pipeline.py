@@ -172,8 +172,8 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
     known = {name: [row.id for row in suite_named(name).rows] for name in names}
     for row in options.rows:
         if not any(row in rows for rows in known.values()):
-            near = ", ".join(get_close_matches(row, [row for rows in known.values() for row in rows]))
-            remedy = f"similar: {near}" if near else "`testbed list SUITE` shows the rows"
+            similar = ", ".join(get_close_matches(row, [row for rows in known.values() for row in rows]))
+            remedy = f"similar: {similar}" if similar else "`testbed list SUITE` shows the rows"
             raise InputError(f"--row {row}: none of the suites {', '.join(names)} has this row; {remedy}")
     requested = {name: tuple(row for row in options.rows if row in known[name]) for name in names}
     return [replace(options, suite=name, rows=requested[name]) for name in names if requested[name] or not options.rows]

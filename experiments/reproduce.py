@@ -82,11 +82,11 @@ class Stages:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         self.view.says(f"[{STAGES.index(name) + 1}/{len(STAGES)}] {name}")
-        begun = time.monotonic()
+        started = time.monotonic()
         try:
             yield
         finally:
-            self.seconds_by_stage[name] = time.monotonic() - begun
+            self.seconds_by_stage[name] = time.monotonic() - started
 
     def summary(self) -> str:
         return ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds_by_stage.items())

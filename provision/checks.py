@@ -35,10 +35,10 @@ class Check:
         return f"{LABELS[self.status]}  {self.name}: {self.text}{lacking}"
 
 
-def run_check(name: str, question: Callable[[], str], needed_for: tuple[str, ...] = ()) -> Check:
-    """Run a check: ``question`` returns the finding, or raises a ProvisionError if the check fails."""
+def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] = ()) -> Check:
+    """Run a check: ``check`` returns the finding, or raises a ProvisionError if the check fails."""
     try:
-        return Check(name, "ok", question(), needed_for)
+        return Check(name, "ok", check(), needed_for)
     except Unreachable as problem:
         return Check(name, "failed", f"{problem}; {RETRY_FIX}", needed_for)
     except ProvisionError as problem:

@@ -1,1 +1,1 @@
-"""Which package did it: a bisection of the pins between two environments, each step predicted or run."""
+"""Find the package whose new version changed a result: bisect the versions between two environments."""

@@ -1,14 +1,14 @@
-"""Find the package that did it: create the ends, see what differs between them, bisect the packages that differ."""
+"""Find the package that caused a change: create and compare two environments, bisect the packages that differ."""
 
 from collections.abc import Callable, Sequence
 
 from experiments.blame.change_log import line_of_change_log
-from experiments.blame.environment import CannotCreate, Environment, created
-from experiments.blame.observation import Difference, Observation, difference
+from experiments.blame.environment import CannotCreate, Environment, create_environment
+from experiments.blame.observation import Difference, Observation, find_difference
 from experiments.blame.observe import Means
 from experiments.blame.pins import Pins
 from experiments.blame.search import Side, search
-from experiments.blame.units import likely_units, mixed, moved, units
+from experiments.blame.units import count_likely_units, differing_packages, find_units, mix_pins
 from experiments.errors import InputError
 from experiments.results.provenance import LIBRARIES
 from experiments.results.schema import Record
@@ -18,7 +18,11 @@ Say = Callable[[str], None]
 
 
 class Step(Record):
-    """One step: the packages that were moved, and what was seen. like: good or bad; None: neither, or not testable."""
+    """One step of the bisection.
+
+    moved: packages with new versions. value: the result. like: the environment with the same result; None: neither, or
+    not testable.
+    """
 
     moved: tuple[str, ...]
     value: str
@@ -26,7 +30,7 @@ class Step(Record):
 
 
 class Culprit(Record):
-    """A package that did it. before, now: its versions; empty where it is not installed."""
+    """A package that caused the change. before, now: its versions; empty where it is not installed."""
 
     package: str
     before: str
@@ -35,7 +39,10 @@ class Culprit(Record):
 
 
 class Blame(Record):
-    """What differs, the packages without any of which it does not, and the steps that showed it."""
+    """The difference between two environments, the packages that cause it, and the steps that found them.
+
+    sure: False if only some of ``culprits`` may be the cause.
+    """
 
     differs: str
     means: Means
@@ -47,33 +54,35 @@ class Blame(Record):
 
 
 def blame(good: Pins, bad: Pins, observe: Observe, means: Sequence[Means], statement: str | None, say: Say) -> Blame:
-    """Return which packages made the change between two environments. ``means`` are tried in their order.
+    """Return the packages that cause the change from ``good`` to ``bad``.
 
-    Raises InputError if nothing differs, or if an end cannot be created or observed.
+    means: ways to observe rows, tried in this order.
+
+    Raises InputError if nothing differs, or if an environment cannot be created or observed.
     """
-    names = moved(good, bad)
+    names = differing_packages(good, bad)
     if not names:
         raise InputError("--good and --bad: have the same versions of all packages")
     say(f"{len(names)} packages differ; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
-    found, used = _difference(ends, observe, means, statement, say)
-    several = units(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
-    say(f"{found.sentence} (by {used}); {len(several)} groups of packages can move by themselves")
+    difference, used = _find_difference(ends, observe, means, statement, say)
+    units = find_units(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
+    say(f"{difference.sentence} (by {used}); {len(units)} groups of packages can change independently")
     steps: list[Step] = []
 
     def test(chosen: frozenset[str], left: int) -> Side:
-        step = _step(mixed(good, bad, chosen), chosen, observe, used, found)
+        step = _step(mix_pins(good, bad, chosen), chosen, observe, used, difference)
         steps.append(step)
         like = f"like {step.like}" if step.like else "like neither"
-        say(f"step {len(steps)}, at most {left} more: {len(chosen)} of {len(names)} moved: {step.value}, {like}")
+        say(f"step {len(steps)}, at most {left} more: {len(chosen)} of {len(names)} packages new: {step.value}, {like}")
         return step.like
 
-    result = search(several, likely_units(several, LIBRARIES), test)
+    result = search(units, count_likely_units(units, LIBRARIES), test)
     return Blame(
-        differs=found.sentence,
+        differs=difference.sentence,
         means=used,
         packages_moved=len(names),
-        units=len(several),
+        units=len(units),
         culprits=tuple(_culprit(name, ends) for name in sorted(result.names)),
         sure=result.sure,
         steps=tuple(steps),
@@ -82,34 +91,34 @@ def blame(good: Pins, bad: Pins, observe: Observe, means: Sequence[Means], state
 
 def _end(pins: Pins, flag: str) -> Environment:
     try:
-        return created(pins)
+        return create_environment(pins)
     except CannotCreate as error:
         raise InputError(f"{flag}: cannot be installed: {error}") from None
 
 
-def _difference(
+def _find_difference(
     ends: Sequence[Environment], observe: Observe, means: Sequence[Means], statement: str | None, say: Say
 ) -> tuple[Difference, Means]:
     problems = []
     for one in means:
-        say(f"observing both ends by {one}")
+        say(f"observing both environments by {one}")
         try:
             good, bad = (observe(one, end) for end in ends)
         except InputError as problem:
             problems.append(f"{one}: {problem}")
             continue
-        if found := difference(good, bad, statement):
-            return found, one
+        if difference := find_difference(good, bad, statement):
+            return difference, one
         problems.append(f"{one}: nothing differs")
     raise InputError("; ".join(problems))
 
 
-def _step(pins: Pins, chosen: frozenset[str], observe: Observe, means: Means, found: Difference) -> Step:
+def _step(pins: Pins, chosen: frozenset[str], observe: Observe, means: Means, difference: Difference) -> Step:
     try:
-        seen = observe(means, created(pins))
+        observed = observe(means, create_environment(pins))
     except (CannotCreate, InputError) as problem:
         return Step(moved=tuple(sorted(chosen)), value=f"not testable ({problem})", like=None)
-    return Step(moved=tuple(sorted(chosen)), value=found.value(seen), like=found.side(seen))
+    return Step(moved=tuple(sorted(chosen)), value=difference.value(observed), like=difference.side(observed))
 
 
 def _culprit(name: str, ends: Sequence[Environment]) -> Culprit:

@@ -1,4 +1,4 @@
-"""What the change log of an installed package says about a version."""
+"""Find what the change log of an installed package says about a version."""
 
 import re
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ UNDERLINE = re.compile(r"[-=~^*#\s]*")
 
 
 def line_of_change_log(package: Distribution, version: str) -> str:
-    """Return the first line about ``version`` in the change log that the package ships; else the log's address.
+    """Return the first line about ``version`` in the package's own change log, else the URL of the change log.
 
-    Empty if the package names neither.
+    Return an empty text if the package has neither.
     """
     for text in _logs(package):
         if line := _first_line(text, version):
@@ -29,7 +29,7 @@ def _logs(package: Distribution) -> Iterator[str]:
 
 
 def _first_line(text: str, version: str) -> str:
-    """Return the first line of text below the heading that has the version."""
+    """Return the first line of text below the heading that contains the version."""
     heading = re.compile(rf"(?<![\w.])v?{re.escape(version)}(?![\w.]*\d)")
     lines = iter(text.splitlines())
     for line in lines:

@@ -1,4 +1,4 @@
-"""Environments of exact versions, each created once, and what their packages need of each other."""
+"""Create environments of exact versions, each once, and read the requirements of their packages."""
 
 import hashlib
 import platform
@@ -16,11 +16,12 @@ from experiments.system.lock import lock_folder
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-MADE = ".made"
+COMPLETE_MARKER = ".made"
+"""File in an environment that shows that it is complete."""
 
 
 class CannotCreate(Exception):
-    """uv cannot create the environment; the message has its reason in one line."""
+    """uv cannot create the environment; the message states the reason in one line."""
 
 
 class Environment:
@@ -43,21 +44,21 @@ class Environment:
         return {normalized(one.metadata["Name"]): one for one in distributions(path=[str(site)])}
 
     def needs(self) -> Mapping[str, "list[Requirement]"]:
-        """Return what each installed package needs on this machine, without its extras."""
-        return {name: list(_requirements(one)) for name, one in self.packages().items()}
+        """Return the requirements of each installed package on this machine, without those of extras."""
+        return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
 
 def blame_folder() -> Path:
-    """Return the folder of environments and of finished steps, in the cache folder."""
+    """Return the folder of environments and finished steps, inside the cache folder."""
     return cache_folder() / "blame"
 
 
-def created(pins: Pins) -> Environment:
-    """Return the environment of ``pins``; create it if it does not exist. Raises CannotCreate, InputError if locked."""
+def create_environment(pins: Pins) -> Environment:
+    """Return the environment of ``pins``, created if missing. Raises CannotCreate, or InputError if it is locked."""
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
     folder = blame_folder() / f"env-{digest}"
-    if not (folder / MADE).exists():
+    if not (folder / COMPLETE_MARKER).exists():
         with lock_folder(folder):
             requirements = folder.with_suffix(".txt")
             requirements.write_text(text)
@@ -65,14 +66,14 @@ def created(pins: Pins) -> Environment:
                 create(folder, requirements)
             except subprocess.CalledProcessError as error:
                 raise CannotCreate(" ".join(error.stderr.split())) from None
-            (folder / MADE).touch()
+            (folder / COMPLETE_MARKER).touch()
     return Environment(folder, pins)
 
 
-def _requirements(one: Distribution) -> "Iterator[Requirement]":
+def _requirements(package: Distribution) -> "Iterator[Requirement]":
     from packaging.requirements import Requirement
 
-    for text in one.requires or ():
+    for text in package.requires or ():
         needed = Requirement(text)
         if needed.marker is None or needed.marker.evaluate({"extra": ""}):
             yield needed

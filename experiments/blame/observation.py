@@ -1,4 +1,4 @@
-"""What a step shows of the rows: outcomes, figures, statements; and on which side of a difference it is."""
+"""Observations of rows in an environment (outcomes, figures, statements), and differences between two of them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from experiments.results.changes.changed import changed_figure
 from experiments.results.changes.facts import Figure, row_figures
-from experiments.results.changes.noise import starts
+from experiments.results.changes.noise import change_points
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation
@@ -14,7 +14,7 @@ from experiments.results.wording import format_number, quantity_unit
 
 
 class Observation(Record):
-    """The rows in one environment."""
+    """The observed rows in one environment: outcomes, reasons and figures by row, statuses by statement."""
 
     outcomes: dict[str, str]
     reasons: dict[str, str]
@@ -23,7 +23,7 @@ class Observation(Record):
 
 
 class Difference(NamedTuple):
-    """What differs between the two ends. key: the statement, or row and quantity."""
+    """What differs between the good and the bad environment. key: the statement, or row and quantity."""
 
     kind: Literal["statement", "outcome", "figure"]
     key: tuple[str, str]
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Return the difference in a line."""
+        """Return the difference as one line."""
         row, what = self.key
         if self.kind == "figure":
             return changed_figure(self.key, *(one.figures[row][what] for one in (self.good, self.bad))).sentence
@@ -40,7 +40,7 @@ class Difference(NamedTuple):
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
     def value(self, one: Observation) -> str:
-        """Return what ``one`` shows, in words."""
+        """Return the value of the differing statement, outcome or figure in ``one``, in words."""
         row, what = self.key
         if self.kind == "figure":
             found = one.figures.get(row, {}).get(what)
@@ -52,7 +52,7 @@ class Difference(NamedTuple):
         return one.statuses.get(row, "none") if self.kind == "statement" else one.outcomes.get(row, "none")
 
     def side(self, one: Observation) -> Literal["good", "bad"] | None:
-        """Return which end ``one`` is like; a figure is like the end whose value is nearer."""
+        """Return the environment whose result ``one`` has; for a figure, the one with the nearer value."""
         row, what = self.key
         if self.kind == "figure":
             good, bad, found = (end.figures.get(row, {}).get(what) for end in (self.good, self.bad, one))
@@ -64,13 +64,15 @@ class Difference(NamedTuple):
         return "bad" if self._state(one) == self._state(self.bad) else None
 
     def _state(self, one: Observation) -> tuple[str, str]:
-        """Return the value, and for an outcome its reason without numbers: another error is not the same change."""
+        """Return the value, and for an outcome its reason without numbers, because another error is another change."""
         reason = one.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
         return self.value(one), re.sub(r"\d+", "", reason)
 
 
-def of_results(results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}) -> Observation:
-    """Return what results of rows show; ``errors``: messages of rows that have none. Times on a CPU are left out."""
+def observation_of(
+    results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}
+) -> Observation:
+    """Return the observation of results; ``errors``: messages of rows without a result. Times on a CPU are left out."""
     return Observation(
         outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
@@ -86,10 +88,10 @@ def rejected(rows: Sequence[str], reason: str) -> Observation:
     )
 
 
-def difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
-    """Return what differs: the status of the statement, else an outcome, else the first figure that changed; else None.
+def find_difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
+    """Return the first difference: the status of ``statement``, an outcome, or a figure; None if there is none.
 
-    For a statement about one value of a row, ROW/QUANTITY, it is that value.
+    If ``statement`` is ROW/QUANTITY, only this figure counts.
     """
     if statement and good.statuses.get(statement) != bad.statuses.get(statement):
         return Difference("statement", (statement, "status"), good, bad)
@@ -97,8 +99,8 @@ def difference(good: Observation, bad: Observation, statement: str | None) -> Di
         if good.outcomes[row] != bad.outcomes[row]:
             return Difference("outcome", (row, "outcome"), good, bad)
     before, now = ({(row, name): Figure(value, None) for row, name, value in _flat(one)} for one in (good, bad))
-    begin = starts([before, now])
-    changed = [key for key, places in begin.items() if places and (not statement or f"{key[0]}/{key[1]}" == statement)]
+    points = change_points([before, now])
+    changed = [key for key, starts in points.items() if starts and (not statement or f"{key[0]}/{key[1]}" == statement)]
     return Difference("figure", changed[0], good, bad) if changed else None
 
 

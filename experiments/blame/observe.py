@@ -1,4 +1,4 @@
-"""Observe rows in an environment: by prediction, with tiny models, or at full size on a GPU. Observations are kept."""
+"""Observe rows in an environment by prediction, with tiny models, or at full size on a GPU; store observations."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from experiments.blame.environment import Environment, blame_folder
-from experiments.blame.observation import Observation, of_results, rejected
+from experiments.blame.observation import Observation, observation_of, rejected
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.results.provenance import code_sha256
@@ -31,7 +31,7 @@ REJECTED = 2
 
 
 class Question(NamedTuple):
-    """The rows that are observed, and the statement about them that is followed; None: anything of the rows."""
+    """The rows to observe, and the statement to compare; None: outcomes and figures of the rows."""
 
     suite: str
     rows: tuple[str, ...]
@@ -40,22 +40,22 @@ class Question(NamedTuple):
 
 
 def observe(question: Question, means: Means, environment: Environment) -> Observation:
-    """Return what the rows show in ``environment``; from an earlier step if nothing has changed since.
+    """Return the observation of the rows in ``environment``; a stored one if nothing has changed since.
 
-    Raises InputError if they cannot be observed there.
+    Raises InputError if the rows cannot be observed there.
     """
-    kept = _place(question, means, environment)
+    stored = _stored_observation(question, means, environment)
     try:
         return Observation.model_validate_json(read_bytes(kept))
     except (OSError, ValidationError):
         pass
     found = _predicted(question, environment) if means == "prediction" else _run(question, means, environment)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(kept, found.model_dump_json(indent=2))
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(stored, found.model_dump_json(indent=2))
     return found
 
 
-def _place(question: Question, means: Means, environment: Environment) -> Path:
+def _stored_observation(question: Question, means: Means, environment: Environment) -> Path:
     parts = [environment.name, means, question.suite, *question.rows, question.card, code_sha256()]
     if file := user_suite_file(question.suite):
         parts.append(file.read_text())
@@ -63,11 +63,11 @@ def _place(question: Question, means: Means, environment: Environment) -> Path:
 
 
 def _predicted(question: Question, environment: Environment) -> Observation:
-    asked = {"suite_name": question.suite, "rows": question.rows, "card": question.card}
-    code, said = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(asked)])
+    arguments = {"suite_name": question.suite, "rows": question.rows, "card": question.card}
+    code, last_line = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:
-        raise InputError(f"{environment.folder}: {said}")
-    return Observation.model_validate_json(said)
+        raise InputError(f"{environment.folder}: {last_line}")
+    return Observation.model_validate_json(last_line)
 
 
 def _run(question: Question, means: Means, environment: Environment) -> Observation:
@@ -77,23 +77,23 @@ def _run(question: Question, means: Means, environment: Environment) -> Observat
     words = ["-m", "experiments", "run", question.suite, *(word for row in question.rows for word in ("--row", row))]
     words += ["--card", question.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
     try:
-        code, said = _output(environment, [*words, "--run-id", "step"])
+        code, last_line = _output(environment, [*words, "--run-id", "step"])
         run = RunFolder(folder / "step")
         if code == REJECTED:
-            return rejected(question.rows, said)
+            return rejected(question.rows, last_line)
         if not (run.path / RUN_FILE).exists():
-            raise InputError(f"{environment.folder}: {said}")
-        return of_results(run.results(), evaluate_run(run.suite(), run).best)
+            raise InputError(f"{environment.folder}: {last_line}")
+        return observation_of(run.results(), evaluate_run(run.suite(), run).best)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _output(environment: Environment, words: Sequence[str]) -> tuple[int, str]:
-    """Run Python in the environment; return its exit code and last line. Its whole group ends with this process."""
+    """Run Python in the environment; return exit code and last line of output. Its processes end with this process."""
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": ONE_LINE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with process_group([str(environment.python), *words], cwd=CODE_FOLDER, env=variables, **pipes) as process:
         out, err = process.communicate()
-    said = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
-    return process.returncode, said.splitlines()[-1]
+    text = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
+    return process.returncode, text.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""The exact versions of an environment: of a list, of a lock with hashes, or of a recorded run."""
+"""Read the exact versions of an environment from a list, a lock file with hashes, or a recorded run."""
 
 import re
 import subprocess
@@ -13,8 +13,8 @@ from experiments.runners.software import LOCKS, lock_files
 from provision.files import read_text
 
 PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
-"""A pin with its options; a comment if the file of the package depends on the machine, as that of PyTorch does."""
-CONTINUED = re.compile(r"\\\s*\n\s*")
+"""A pin with its options. It may be a comment, as for PyTorch, whose package file depends on the machine."""
+CONTINUATION = re.compile(r"\\\s*\n\s*")
 OPTION = re.compile(r"--hash=\S+")
 
 
@@ -30,18 +30,18 @@ Pins = Mapping[str, Pin]
 
 
 def normalized(name: str) -> str:
-    """Return the name of a package as indexes spell it."""
+    """Return a package name as package indexes spell it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def pins_of(word: str, flag: str) -> Pins:
-    """Return the pins that ``word`` means: current, as-taught, the folder of a run, or a file.
+def pins_of(source: str, flag: str) -> Pins:
+    """Return the pins of ``source``: current, as-taught, the folder of a run, or a file.
 
-    Raises InputError if it is none of them, and if uv cannot resolve what the versions of a run need.
+    Raises InputError for any other text, and if uv cannot resolve the dependencies of a run's versions.
     """
-    if word in LOCKS:
-        return _of_locks(word)
-    path = Path(word)
+    if source in LOCKS:
+        return _of_locks(source)
+    path = Path(source)
     if (path / RUN_FILE).is_file():
         return _of_run(RunFolder(path), flag)
     try:
@@ -53,14 +53,14 @@ def pins_of(word: str, flag: str) -> Pins:
 
 
 def read_pins(text: str, where: str) -> Pins:
-    """Return the pins of a list or a lock. Raises InputError for a line that is no exact version."""
+    """Return the pins of a list or a lock file. Raises InputError for a line that is not an exact version."""
     found = {}
-    for line in CONTINUED.sub(" ", text).splitlines():
+    for line in CONTINUATION.sub(" ", text).splitlines():
         if pin := PIN.fullmatch(line.strip()):
             name, version, options = pin.groups()
             found[normalized(name)] = Pin(version, tuple(OPTION.findall(options)))
         elif line.strip() and not line.strip().startswith("#"):
-            raise InputError(f"{where}: {line.strip()!r} is no exact version; allowed: NAME==VERSION")
+            raise InputError(f"{where}: {line.strip()!r} is not an exact version; allowed: NAME==VERSION")
     if not found:
         raise InputError(f"{where}: has no exact version; allowed: lines NAME==VERSION")
     return found
@@ -71,7 +71,7 @@ def _of_locks(variant: str) -> Pins:
 
 
 def _of_run(folder: RunFolder, flag: str) -> Pins:
-    """Return the pins of the run's image variant, with the versions that its results recorded and what these need."""
+    """Return the pins of the run's image variant, changed to the recorded versions and their dependencies."""
     recorded = {
         normalized(name): version.partition("+")[0]
         for result in folder.results().values()

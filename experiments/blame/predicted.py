@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.blame.observation import of_results
+from experiments.blame.observation import observation_of
 from experiments.prediction.as_result import convert_to_result
 from experiments.prediction.predict import predict, suite_row_spec
 from experiments.results.evaluate import evaluate
@@ -18,7 +18,7 @@ from experiments.system.files import cache_folder
 
 
 def main(suite_name: str, rows: list[str], card: str) -> None:
-    """Predict the rows at full size and print what was found."""
+    """Predict the rows at full size and print the observation."""
     suite = suite_named(suite_name)
     errors: dict[str, str] = {}
     specs = [suite_row_spec(suite, suite.row(row), card) for row in rows]
@@ -28,7 +28,7 @@ def main(suite_name: str, rows: list[str], card: str) -> None:
 
     predictions = predict(specs, cache_folder(), on_failure=record_error, store=Path(sys.prefix) / "predictions")
     results = {one.spec.row: convert_to_result(one) for one in predictions}
-    print(of_results(results, evaluate(suite, _run(specs), results), errors).model_dump_json())
+    print(observation_of(results, evaluate(suite, _run(specs), results), errors).model_dump_json())
 
 
 def _run(specs: list[RowSpec]) -> Run:

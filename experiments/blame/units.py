@@ -1,7 +1,8 @@
-"""What has to move together: the packages that differ between two environments, in units.
+"""Group the packages that differ between two environments into units, which change their versions together.
 
-A package that moves takes along what its new version needs, and what breaks with it. Only needs that each environment
-meets by itself count: the project installs exact versions, which do not all agree with what packages declare.
+A new version of a package requires new versions of other packages: those that it needs, and those that fail with it.
+Only requirements that each environment meets by itself count: the project installs exact versions, which do not all
+agree with what packages declare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,50 +17,53 @@ if TYPE_CHECKING:
 
 
 class Unit(NamedTuple):
-    """Packages that move together. along: all that moves if they do, these and what they take along."""
+    """Packages that change together. closure: these and all packages whose new versions they require."""
 
     names: frozenset[str]
-    along: frozenset[str]
+    closure: frozenset[str]
 
 
-def moved(good: Pins, bad: Pins) -> list[str]:
+def differing_packages(good: Pins, bad: Pins) -> list[str]:
     """Return the packages whose versions differ, or that only one environment has."""
     return sorted(name for name in good.keys() | bad.keys() if _version(good, name) != _version(bad, name))
 
 
-def units(good: Pins, bad: Pins, needs_of_good: "Needs", needs_of_bad: "Needs", first: Sequence[str]) -> list[Unit]:
-    """Return the units in an order in which each follows those that it takes along.
+def find_units(
+    good: Pins, bad: Pins, needs_of_good: "Needs", needs_of_bad: "Needs", first: Sequence[str]
+) -> list[Unit]:
+    """Return the units in an order in which each follows the units that it requires.
 
-    first: packages that are more likely to be the cause; they and what they take along are at the beginning.
+    first: packages that are more likely to be the cause; they and the units that they require come first.
     """
-    names = moved(good, bad)
-    takes: dict[str, set[str]] = {name: set() for name in names}
+    names = differing_packages(good, bad)
+    required: dict[str, set[str]] = {name: set() for name in names}
     for name in names:
         for other in names:
             if _breaks(needs_of_bad.get(name, []), other, bad, good):
-                takes[name].add(other)
+                required[name].add(other)
             if _breaks(needs_of_good.get(other, []), name, good, bad):
-                takes[name].add(other)
-    along = {name: _reached(name, takes) for name in names}
-    found = {Unit(frozenset(one for one in along[name] if along[one] == along[name]), along[name]) for name in names}
-    likely = frozenset().union(*(along[name] for name in names if name in first))
-    return sorted(found, key=lambda unit: (not unit.names <= likely, len(unit.along), sorted(unit.names)))
+                required[name].add(other)
+    closures = {name: _closure(name, required) for name in names}
+    groups = {frozenset(one for one in names if closures[one] == closures[name]): closures[name] for name in names}
+    found = [Unit(group, closure) for group, closure in groups.items()]
+    likely = frozenset().union(*(closures[name] for name in names if name in first))
+    return sorted(found, key=lambda unit: (not unit.names <= likely, len(unit.closure), sorted(unit.names)))
 
 
-def likely_units(found: Sequence[Unit], first: Sequence[str]) -> int:
-    """Return how many units at the beginning have a package of ``first``, or are taken along by one."""
-    places = [place for place, unit in enumerate(found, 1) if unit.names & set(first)]
+def count_likely_units(units: Sequence[Unit], first: Sequence[str]) -> int:
+    """Return the number of leading units that contain a package of ``first``, or that such a package requires."""
+    places = [place for place, unit in enumerate(units, 1) if unit.names & set(first)]
     return max(places, default=0)
 
 
-def mixed(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
-    """Return the pins of ``good`` with ``names`` as in ``bad``."""
-    kept = {name: pin for name, pin in good.items() if name not in names}
-    return kept | {name: bad[name] for name in names if name in bad}
+def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
+    """Return the pins of ``good``, with those of ``names`` from ``bad``."""
+    unchanged = {name: pin for name, pin in good.items() if name not in names}
+    return unchanged | {name: bad[name] for name in names if name in bad}
 
 
 def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether the version of ``name`` in ``own`` meets all ``needs`` of it, and that in ``other`` does not."""
+    """Return whether ``own`` has a version of ``name`` that meets all ``needs``, and ``other`` does not."""
     of_name = [need for need in needs if normalized(need.name) == name]
     return bool(of_name) and _met(of_name, own.get(name)) and not _met(of_name, other.get(name))
 
@@ -68,13 +72,13 @@ def _met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
     return pin is not None and all(need.specifier.contains(pin.version, prereleases=True) for need in needs)
 
 
-def _reached(name: str, takes: Mapping[str, set[str]]) -> frozenset[str]:
-    found, open_ = {name}, [name]
-    while open_:
-        new = takes[open_.pop()] - found
-        found |= new
-        open_ += new
-    return frozenset(found)
+def _closure(name: str, required: Mapping[str, set[str]]) -> frozenset[str]:
+    reached, pending = {name}, [name]
+    while pending:
+        new = required[pending.pop()] - reached
+        reached |= new
+        pending += new
+    return frozenset(reached)
 
 
 def _version(pins: Pins, name: str) -> str:

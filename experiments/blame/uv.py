@@ -1,4 +1,4 @@
-"""uv: resolve versions, create environments. It takes pip's folder of files, too."""
+"""Resolve versions and create environments with uv, which also reads the package folder set for pip."""
 
 import os
 import subprocess
@@ -22,15 +22,15 @@ def run_uv(*words: str | Path) -> str:
 
 
 def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
-    """Return the list of ``wanted`` versions and all that they need; the ``preferred`` versions where these fit.
+    """Return the list of ``wanted`` versions and their dependencies, in ``preferred`` versions where possible.
 
-    Raises CalledProcessError if no versions go together.
+    Raises CalledProcessError if no compatible versions exist.
     """
     with tempfile.TemporaryDirectory() as folder:
-        asked, found = Path(folder) / "asked.in", Path(folder) / "found.txt"
-        asked.write_text(lines(wanted))
+        wanted_file, found = Path(folder) / "wanted.in", Path(folder) / "found.txt"
+        wanted_file.write_text(lines(wanted))
         found.write_text(lines({**preferred, **wanted}))
-        run_uv("pip", "compile", asked, "--output-file", found, "--no-header", "--no-annotate", *_python())
+        run_uv("pip", "compile", wanted_file, "--output-file", found, "--no-header", "--no-annotate", *_python())
         return found.read_text()
 
 
@@ -50,7 +50,7 @@ def _python() -> Sequence[str]:
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of uv. Without a folder of files it chooses the build of PyTorch for this machine."""
+    """Return the environment of uv. Without a package folder, uv chooses the PyTorch build for this machine."""
     environment = dict(os.environ)
     for name, of_pip in {"UV_FIND_LINKS": "PIP_FIND_LINKS", "SSL_CERT_FILE": "PIP_CERT"}.items():
         if of_pip in environment:

@@ -1,4 +1,4 @@
-"""Check bundles: the requested rows, the lab's settings, consistent values, no copies. A rejection has its reasons."""
+"""Check bundles for requested rows, the lab's settings, consistent values and copies. Rejections state reasons."""
 
 import hashlib
 import tempfile
@@ -44,7 +44,7 @@ class BundleCheck(NamedTuple):
 def check_bundle(
     path: Path, predictions: Sequence[Prediction] = (), rows: Sequence[str] = (), card: str | None = None
 ) -> BundleCheck:
-    """Check one bundle. predictions: trusted predictions of its rows. rows: requested rows; default: those of its run.
+    """Check one bundle. predictions: trusted predictions of its rows. rows: requested rows; default: those of the run.
 
     card: requested GPU model; None: any. Does not raise for a bad bundle: the result has the reasons.
     """
@@ -67,7 +67,7 @@ def _check_files(
         (folder.path / SUITE_FILE).unlink()  # the lab's suite applies, not a copy that a student may have edited
     suite = suite_named(run.suite)
     results = folder.results()
-    problems = [] if card in (None, run.card) else [f"the run is of {run.card}, requested: {card}"]
+    problems = [] if card in (None, run.card) else [f"the run is for {run.card}; requested: {card}"]
     problems += _row_problems(run, suite, results, folder)
     trusted = {one.spec.row: one for one in predictions if (one.spec.suite, one.spec.card) == (run.suite, run.card)}
     for row, result in results.items():
@@ -91,7 +91,7 @@ def _check_files(
 def _row_problems(run: Run, suite: Suite, results: Mapping[str, Result], folder: RunFolder) -> Iterator[str]:
     lines = len(read_bytes(folder.path / RESULTS_FILE).splitlines())
     if lines != len(results):
-        yield f"the bundle has {lines} results, but only {len(results)} of them are of different rows of the run"
+        yield f"the bundle has {lines} results, but for only {len(results)} rows of the run"
     for row in {*run.rows} - {row.id for row in suite.rows}:
         yield f"{row}: not a row of {suite.suite}"
 

@@ -46,7 +46,7 @@ def bar_chart(bars: Sequence[Bar], unit: str, alt: str, limit: Limit | None = No
     bottom = top + len(bars) * BAR_PX
     content = render_template(
         "bars.svg",
-        bars=[_bar_values(bar, top + place * BAR_PX, highest, unit) for place, bar in enumerate(bars)],
+        bars=[_bar_values(bar, top + index * BAR_PX, highest, unit) for index, bar in enumerate(bars)],
         ticks=axis_ticks(highest, MAX_TICKS),
         limit=limit
         and {"x": format_percent(limit.value, highest), "label": limit.label, "end": limit.value > highest / 2},
@@ -60,13 +60,13 @@ def bar_chart(bars: Sequence[Bar], unit: str, alt: str, limit: Limit | None = No
 
 
 def _bar_values(bar: Bar, y: int, highest: float, unit: str) -> dict[str, object]:
-    at, parts = 0.0, []
+    start, parts = 0.0, []
     for name, size in bar.parts.items():
         tip = f"{name} {format_number(size)} {unit}"
         if size > 0:
-            box = {"x": format_percent(at, highest), "width": format_percent(size, highest)}
+            box = {"x": format_percent(start, highest), "width": format_percent(size, highest)}
             parts.append({**box, "tip": tip, "class": series_class(name)})
-        at += size
+        start += size
     marks = [
         {"x": format_percent(mark.value, highest), "tip": f"{mark.name} {format_number(mark.value)} {unit}", "is": mark}
         for mark in bar.marks

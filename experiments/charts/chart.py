@@ -56,9 +56,9 @@ def render_template(template: str, **values: Any) -> Markup:
     return Markup(TEMPLATES.get_template(template).render(**values))  # noqa: S704 - the template escapes
 
 
-def format_percent(value: float, whole: float) -> str:
-    """Return ``value`` as a percentage of ``whole`` in the format of SVG: '12.5%'."""
-    return f"{100 * value / whole:.5g}%"
+def format_percent(value: float, total: float) -> str:
+    """Return ``value`` as a percentage of ``total`` in the format of SVG: '12.5%'."""
+    return f"{100 * value / total:.5g}%"
 
 
 def round_ticks(highest: float, max_count: int) -> list[float]:

@@ -89,15 +89,15 @@ def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height:
 def line_path(x: Sequence[float], values: Sequence[float | None], last: float, highest: float) -> str:
     """Return the SVG path of a line in units of 1/PANEL_UNITS of the panel, without points inside horizontal parts."""
     found, previous = "", None
-    points = [(round(PANEL_UNITS * at / last), value) for at, value in zip(x, values, strict=True)]
-    for place, (across, value) in enumerate(points):
+    points = [(round(PANEL_UNITS * position / last), value) for position, value in zip(x, values, strict=True)]
+    for index, (across, value) in enumerate(points):
         if value is None:
             previous = None
             continue
         down = round(PANEL_UNITS * (1 - value / highest))
         if previous is None:
             found += f"M{across} {down}"
-        elif any(one[1] != value for one in points[place - 1 : place + 2]) or place == len(points) - 1:
+        elif any(one[1] != value for one in points[index - 1 : index + 2]) or index == len(points) - 1:
             found += f"l{across - previous[0]} {down - previous[1]}"
         else:
             continue

@@ -72,14 +72,14 @@ def _worst_ratio(row: Sequence[float], side: float) -> float:
 
 def _place_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
     """Return a row of boxes with these areas along the shorter side of ``box``, and the rest of ``box``."""
-    thickness, at, placed = sum(areas) / min(box.width, box.height), 0.0, []
+    thickness, offset, placed = sum(areas) / min(box.width, box.height), 0.0, []
     for area in areas:
         length = area / thickness
         if box.width >= box.height:
-            placed.append(Box(box.x, box.y + at, thickness, length))
+            placed.append(Box(box.x, box.y + offset, thickness, length))
         else:
-            placed.append(Box(box.x + at, box.y, length, thickness))
-        at += length
+            placed.append(Box(box.x + offset, box.y, length, thickness))
+        offset += length
     if box.width >= box.height:
         return placed, Box(box.x + thickness, box.y, box.width - thickness, box.height)
     return placed, Box(box.x, box.y + thickness, box.width, box.height - thickness)

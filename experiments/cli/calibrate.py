@@ -11,14 +11,16 @@ from experiments.cli.parsing.group import Commands
 
 app = Commands()
 Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Table; default: one in the cache, by GPU.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Table to write; default: one per GPU in the cache.")
+]
 
 
 @app.command("calibrate")
 def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     """Measure the labs' operations on this GPU, to predict times.
 
-    Takes minutes, and goes on where it was interrupted. Predictions of cards with this chip then use the table.
+    Takes minutes, and resumes after an interruption. Predictions for cards with this chip then use the table.
     """
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows
@@ -36,4 +38,4 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
     calibrate(keys, table, machine, say)
-    say(f"times of {machine.gpu}: {table}")
+    say(f"measured times of {machine.gpu} are in {table}")

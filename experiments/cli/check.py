@@ -56,7 +56,7 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     for one in sorted(mistakes):
         places.setdefault((one.line, one.says, one.near), []).append(one.where)
     found = []
-    for (line, says, near), wheres in places.items():
+    for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
         more = f" and {len(others)} more" if others else ""
         hint = f"; did you mean {near}?" if near else ""

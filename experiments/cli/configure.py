@@ -35,7 +35,7 @@ def configure_command(
     archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
     base_image: Annotated[str, typer.Option(help="With build: base image; default: PyTorch's of that variant.")] = "",
     base_archive: Annotated[
-        Path | None, typer.Option(help="With build: archive made by docker save that has the base image.")
+        Path | None, typer.Option(help="With build: archive of the base image, made by docker save.")
     ] = None,
     pip_index: Annotated[
         str,
@@ -73,11 +73,9 @@ def configure_command(
         _show(done, check)
 
 
-def _check_image_option(option: str, source: ImageSource, required_source: ImageSource, given: bool) -> None:
-    if (source == required_source) != given:
-        raise InputError(
-            f"{option}: allowed and required only with --image-source {source}, which is {required_source}"
-        )
+def _check_image_option(option: str, source: ImageSource, current_source: ImageSource, is_set: bool) -> None:
+    if (source == current_source) != is_set:
+        raise InputError(f"{option}: allowed and required only with --image-source {source}; it is {current_source}")
 
 
 def _progress(verbose: bool) -> Callable[[str], None]:

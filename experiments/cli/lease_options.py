@@ -43,7 +43,7 @@ class LeaseOptions:
     )
     node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
     node: str | None = option(None, "Name of one node.")
-    gpu: str = option("", "Words of the GPU's model, such as A100.")
+    gpu: str = option("", "Words in the name of the GPU model, such as A100.")
     gpu_memory: float = option(0.0, "Minimum memory of each GPU, in GiB.", minimum=0)
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
@@ -118,7 +118,7 @@ class LeaseOptions:
 def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
     """Return the hours and the number of GPUs of a lease for all labs of a group.
 
-    The number of GPUs is that of the largest lab; the hours are the labs' GPU-hours divided by it, rounded up.
+    The number of GPUs is what the largest lab needs; the hours are the labs' GPU-hours divided by it, rounded up.
     """
     from experiments.suites.suite import suites_in_group
 
@@ -128,7 +128,7 @@ def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
 
 
 class NotReady(InputError):
-    """What a lease needs and this computer lacks, all in one line. bad_key: whether the SSH key is part of it."""
+    """Requirements of a lease are missing; the message lists all. bad_key: whether the SSH key is one of them."""
 
     def __init__(self, text: str, bad_key: bool) -> None:
         super().__init__(text)
@@ -138,7 +138,7 @@ class NotReady(InputError):
 def connect_ready(site: str, key: Path) -> "list[Testbed]":
     """Return the connections to the site, or to all sites.
 
-    Raises NotReady with everything that a lease needs and that is missing: a usable SSH key, an account.
+    Raises NotReady with all missing requirements of a lease: a usable SSH key, an account.
     """
     from provision.errors import BadKey, NoCredentials
     from provision.sites.base import connect_to, connect_to_all
@@ -244,7 +244,7 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
     if name is None and len(active_leases) == 1:
         return next(iter(active_leases.values()))
     if name is None and active_leases:
-        raise BadName(f"LEASE_NAME_PATTERN is required: active leases are {', '.join(sorted(active_leases))}")
+        raise BadName(f"NAME is required; active leases: {', '.join(sorted(active_leases))}")
     if name is None:
         raise BadName("no active lease; create one with `testbed lease`")
     return release.get_active_lease(reconciler, name)
@@ -258,5 +258,5 @@ def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError(f"{what}: needs --yes without a terminal for the confirmation")
+        raise InputError(f"{what}: without a terminal for the confirmation, --yes is required")
     typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)

@@ -89,7 +89,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     database: Annotated[
-        Path, typer.Option(help="The database of the history, whose runs show the noise; need not exist.")
+        Path, typer.Option(help="Database of the history, whose runs show the noise; may be missing.")
     ] = HISTORY,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Exit with code 1 if a statement, an outcome or a value changed.")
@@ -101,8 +101,8 @@ def compare(
 ) -> None:
     """Compare two runs of one suite.
 
-    Shown are the statements whose status differs, the rows, what changed beyond its noise, and the options, settings
-    and versions that differ; what got worse is first. The noise is that of the runs in the database of the history.
+    Shows the statements whose status differs, the rows, the values that changed beyond their noise, and the options,
+    settings and versions that differ, worse ones first. The noise is measured on the runs in the history's database.
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_figures

@@ -1,4 +1,4 @@
-"""What changed in a run against those before it: facts, verdicts, and figures that moved beyond their noise."""
+"""Find the changes of a run since earlier runs: facts, verdicts, and figures that changed beyond their noise."""
 
 from itertools import pairwise
 from typing import NamedTuple
@@ -29,9 +29,9 @@ class RunChanges(NamedTuple):
 def run_changes(series: Series) -> list[RunChanges]:
     """Return the runs in which something changed, oldest first, with what else differs from the run before each.
 
-    A run with nothing but borderline statements is not among them.
+    A run with borderline statements only is left out.
     """
-    begin = starts([run.figures for run in series.runs])
+    begin = change_points([run.figures for run in series.runs])
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
         moved = [_moved(key, series, place) for key, places in begin.items() if place in places]
@@ -43,9 +43,9 @@ def run_changes(series: Series) -> list[RunChanges]:
 
 
 def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
-    """Return the statements that flipped: those with other bounds or about ``rows``, which changed, and all others.
+    """Return flipped statements as two lists: those with changed bounds or about the changed ``rows``, and all others.
 
-    A prediction has no noise, so each statement that flipped from one prediction to another is among the first.
+    Predictions have no noise, so statements that flipped between two predictions belong to the first list.
     """
     flipped: list[Changed] = []
     borderline: list[Changed] = []

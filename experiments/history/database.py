@@ -15,7 +15,7 @@ from experiments.results.verdicts import Evaluation
 
 SCHEMA_FILE = Path(__file__).with_name("schema.sql")
 CAUSE_PREFIX = "cause: "
-"""Prefix of facts that may explain a change, such as versions, but are no change of the experiment itself."""
+"""Prefix of facts that may explain a change, such as versions, but do not change the experiment itself."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _check_values(connection: sqlite3.Connection) -> None:
 def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
     """Record a run; return False if the database already has it unchanged.
 
-    A run without any result is recorded with its verdicts. Raises InputError if the folder is not that of a run, or
+    A run without any result is recorded with its verdicts. Raises InputError if ``folder`` is not a run's folder, or
     if one of its files cannot be read.
     """
     run, results = folder.read_run(), folder.results()

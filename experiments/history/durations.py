@@ -1,4 +1,4 @@
-"""How long rows are expected to take, from stored results of the same rows."""
+"""Estimate how long rows take, from stored results of the same rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +16,7 @@ EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 
 
 class Expected(NamedTuple):
-    """The seconds that rows took, one after another, of ``rows`` rows; those without a measured time are left out."""
+    """The total time of rows, in seconds: of the ``measured`` ones among ``rows`` rows, run one after another."""
 
     seconds: float
     measured: int
@@ -41,7 +41,7 @@ def _minutes(time: Expected) -> str:
 
 
 def expected(suite: str, rows: Sequence[str], size: Size, length: Length, results: Path) -> Expected:
-    """Return how long ``rows`` took, start included: the longest of their results under ``results`` and those stored.
+    """Return how long ``rows`` take, start included: for each row, its longest time in stored runs or ``results``.
 
     Only results of the same size and length count. A run that cannot be read is left out.
     """
@@ -56,13 +56,13 @@ def expected(suite: str, rows: Sequence[str], size: Size, length: Length, result
 
 
 def _results(folder: RunFolder, wanted: tuple[str, Size, Length]) -> dict[str, Result]:
-    """Return the results of a run with the wanted suite, size and length; nothing of another or a broken run."""
+    """Return the results of a run with this suite, size and length; {} for another run and an unreadable one."""
     with suppress(InputError):
-        made = folder.read_run()
-        if (made.suite, made.size, made.length) == wanted:
+        run = folder.read_run()
+        if (run.suite, run.size, run.length) == wanted:
             return folder.results()
     return {}
 
 
-def _runs(places: Iterable[Path]) -> list[RunFolder]:
-    return [RunFolder(path.parent) for place in places for path in sorted(place.glob(f"*/{RUN_FILE}"))]
+def _runs(folders: Iterable[Path]) -> list[RunFolder]:
+    return [RunFolder(path.parent) for folder in folders for path in sorted(folder.glob(f"*/{RUN_FILE}"))]

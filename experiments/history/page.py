@@ -37,6 +37,8 @@ def _trend(series: Series, row: str) -> Chart | None:
     ]
     if len(series.runs) < 2 or not panels:
         return None
-    at = [datetime.fromisoformat(run.started_at).timestamp() / DAY_S for run in series.runs]
+    days = [datetime.fromisoformat(run.started_at).timestamp() / DAY_S for run in series.runs]
     names = ", ".join(panel.title for panel in panels)
-    return line_chart(panels, [one - at[0] for one in at], "days since the first run", f"{names} of {row} over time")
+    return line_chart(
+        panels, [one - days[0] for one in days], "days since the first run", f"{names} of {row} over time"
+    )

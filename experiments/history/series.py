@@ -101,17 +101,17 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
 
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
-    """Return the figures of all recorded runs that compare with the one in ``folder``; none without a database.
+    """Return the figures of all recorded runs that are comparable with the run in ``folder``; [] without a database.
 
-    Raises InputError if the folder is not that of a run, or the file not a history.
+    Raises InputError if ``folder`` is not a run's folder, or the file is not a history.
     """
     if not path.is_file():
         return []
     run = folder.read_run()
     with open_history(path) as database:
-        several = read_series(database)
+        all_series = read_series(database)
     alike = (run.suite, run.card, run.size, run.length, run.gpus_per_node)
-    return [one.figures for series in several if series[:5] == alike for one in series.runs]
+    return [one.figures for series in all_series if series[:5] == alike for one in series.runs]
 
 
 def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -> RecordedRun:

@@ -38,7 +38,7 @@ ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 class Lab:
     """Shows rows of a suite from one run: a stored one, or one of your own.
 
-    run: the name of a run that is kept with this project, or under ``results``; nothing is run. "": your own newest run
+    run: the name of a run that is stored in this project, or under ``results``; nothing is run. "": your own newest run
     under ``results`` with the same choices; rows without a result are run, into the same run.
     choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
 
@@ -69,7 +69,7 @@ class Lab:
         display(Markdown(text))
 
     def show(self, row: str) -> None:
-        """Show one row by its id: its recipe and its result. Your own run makes a result that it lacks."""
+        """Show one row by its id: its recipe and its result. In your own run, a row without a result is run first."""
         stated = self._suite.row(row)
         folder = self._choose_run([row])
         if not (folder and row in folder.results()) and not self._kept:
@@ -119,9 +119,9 @@ class Lab:
         """Return the newest of the runs with these options and the most of ``rows``; None if there is none."""
         folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
         runs = {folder: record for folder in folders if self._matches_options(record := folder.read_run())}
-        there = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
-        having = [folder for folder, count in there.items() if count]
-        return max(having, key=lambda folder: (there[folder], runs[folder].started_at), default=None)
+        counts = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
+        candidates = [folder for folder, count in counts.items() if count]
+        return max(candidates, key=lambda folder: (counts[folder], runs[folder].started_at), default=None)
 
     def _matches_options(self, record: Run) -> bool:
         wanted = {"suite": self._suite.suite, **self.choices}
@@ -129,11 +129,11 @@ class Lab:
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
         """Return the settings that differ between the rows: from their results, or for the suite's first card."""
-        asked = self.choices.get("card", AUTO)
+        chosen_card = self.choices.get("card", AUTO)
         sets = {}
         for row_id, title in titles.items():
             row = self._suite.row(row_id)
-            card = asked if asked != AUTO else (row.cards or self._suite.cards)[0]
+            card = chosen_card if chosen_card != AUTO else (row.cards or self._suite.cards)[0]
             sets[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
         return tables.settings(sets)
 

@@ -29,7 +29,7 @@ CELL_TIMEOUT_S = 120
 def refresh(notebook: Path, run: str, target: Path) -> None:
     """Execute ``notebook`` with every cell showing ``run``, and write it with its outputs to ``target``.
 
-    run: the name of a run that is kept with this project. Rows that the run lacks are shown without a result; nothing
+    run: the name of a run that is stored in this project. Rows that the run lacks are shown without a result; nothing
     is run. Raises InputError for an unknown run, and for one of another suite than the notebook's.
     """
     suite = folder_named(run, EVIDENCE).read_run().suite
@@ -37,7 +37,7 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
         raise InputError(f"--from {run}: a run of {suite}; allowed for {notebook.name}: a run of {notebook.stem}")
     document = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     setup = next(cell for cell in document.cells if cell.cell_type == "code")
-    setup.source, found = RUNS.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
+    setup.source, found = RUN_LINES.subn(rf'\1 = "{run}"  # kept with the project', setup.source)
     assert found
     execute(document)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
 
 
 def execute(document: Any) -> None:
-    """Execute a notebook's document in place. Its metadata, which would name this machine's Python, stays."""
+    """Execute a notebook's document in place. Keep its metadata, which would otherwise name this machine's Python."""
     metadata = document.metadata.copy()
     place = {"metadata": {"path": str(NOTEBOOKS)}}
     NotebookClient(document, timeout=CELL_TIMEOUT_S, record_timing=False, resources=place).execute()

@@ -46,7 +46,7 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    Started by a runner, it uses the row's folder, and takes from its spec.json what is no parameter. Otherwise it uses
+    If started by a runner, it uses the row's folder, and other values from its spec.json. Otherwise it uses
     manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a parameter that is not allowed.
     """
 
@@ -62,7 +62,7 @@ class Experiment:
         self.folder = Path(folder) if folder else Path(MANUAL_RUNS, self.spec.suite, self.spec.row).resolve()
 
     def run(self) -> None:
-        """Print what the row is run with, run it in its own process, and print its output while it runs.
+        """Print the row's parameters, run it in its own process, and print its output while it runs.
 
         Does not wait for processes that the worker leaves behind and that keep its output open.
         """
@@ -108,7 +108,7 @@ class Experiment:
 
 
 def verdict(result: Result) -> str:
-    """Return the verdicts on what the lab states about this row alone, as Markdown.
+    """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
     None apply if settings differ from the lab's, or if this machine does not have the lab.
     """

@@ -69,7 +69,7 @@ def build_job(training: CustomTraining) -> LoopJob:
 
 
 def describe_training(training: CustomTraining) -> str:
-    """Describe what is predicted in one line: loop, batch, precision, optimizer and more."""
+    """Describe the predicted training in one line: loop, batch, precision, optimizer and more."""
     if training.task == "generate":
         return _describe_generation(training)
     loop = LOOP_DESCRIPTIONS[training.loop]
@@ -84,7 +84,7 @@ def describe_training(training: CustomTraining) -> str:
 
 
 def training_as_data(training: CustomTraining) -> dict[str, str]:
-    """Return what is predicted as a JSON-compatible object."""
+    """Return the predicted training as a JSON-compatible object."""
     loop = {"loop": training.loop} if training.task == "train" else {}
     return {"task": training.task, "assumed": describe_training(training), **loop}
 

@@ -25,7 +25,7 @@ UNLIMITED = 2**62
 
 
 class MemoryTags:
-    """Begins of the phases of a training in the log, and tags that give tensors a category.
+    """Starts of the phases of a training in the log, and tags that give tensors a category.
 
     last_tagged_event: the last event at which tensors were tagged, after the last optimizer step. Memory that is still
     allocated at this event and is not a weight, gradient or optimizer state counts as a buffer.
@@ -65,8 +65,8 @@ class MemoryTags:
 
     def position_at(self, event: int) -> tuple[Phase, int, int]:
         """Return the phase, optimizer step and micro-step of an event; steps are counted from 0."""
-        place = bisect_right(self.phases, event, key=lambda begun: begun[0]) - 1
-        before = [phase for _, phase in self.phases[: place + 1]]
+        index = bisect_right(self.phases, event, key=lambda start: start[0]) - 1
+        before = [phase for _, phase in self.phases[: index + 1]]
         steps = before[:-1].count("optimizer step")
         since = len(before) - 1 - before[-2::-1].index("optimizer step") if steps else 0
         return before[-1], steps, max(0, before[since:].count("forward") - 1)

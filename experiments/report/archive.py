@@ -41,10 +41,10 @@ def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> 
 
     folder: a name with a slash at its end, or empty. The same files give the same archive.
     """
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
+    checksums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     partial = target.with_name(f"{target.name}.part")
     with zipfile.ZipFile(partial, "w") as archive:
-        for name, content in {**contents, CHECKSUMS_FILE: sums.encode()}.items():
+        for name, content in {**contents, CHECKSUMS_FILE: checksums.encode()}.items():
             entry = zipfile.ZipInfo(f"{folder}{name}", FIRST_DATE)
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content, zipfile.ZIP_DEFLATED)

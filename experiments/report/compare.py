@@ -10,7 +10,7 @@ from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import ran_on
 from experiments.results.changes.changed import Changed, Figures, Key, changed_figure, differing
 from experiments.results.changes.facts import cause_facts, figures_of, outcome_facts, step_deviations
-from experiments.results.changes.noise import starts
+from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
@@ -24,14 +24,14 @@ COMPARISON_SCHEMA_VERSION: Literal[4] = 4
 ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 WARNED_OPTIONS = ("size", "card")
-"""Options that a reader must know to be the same, or not, before any value."""
+"""Options whose difference is shown as a warning, before all values."""
 Results = Mapping[str, Result]
 RUN_FIELDS = frozenset(Run.model_fields)
 OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
 FIGURES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
-"""The figures that a comparison shows also where they did not change."""
-TOLD_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
-"""Causes of a change that the options and origins of the runs name."""
+"""The figures that a comparison always shows, even if they did not change."""
+SHOWN_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
+"""Possible causes of a change that are shown among the options and origins of the runs."""
 
 
 class Change(Record):
@@ -89,19 +89,21 @@ class Comparison(Record):
     schema_version: Literal[4] = COMPARISON_SCHEMA_VERSION
     a: Run
     b: Run
-    names: tuple[str, str] = Field(description="what tells the runs apart: name and date, with the folder if needed")
-    unlike: tuple[Difference, ...] = Field(description="size and card, if they differ: values then compare with care")
+    names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
+    unlike: tuple[Difference, ...] = Field(
+        description="size and card, if they differ: values are then hardly comparable"
+    )
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
     rows: tuple[RowComparison, ...]
     changed: tuple[Difference, ...] = Field(
         description="outcomes, facts and figures of rows that changed; none if the sizes of the runs differ"
     )
-    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, what got worse first")
+    verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, worse ones first")
 
     @property
     def rows_worse_first(self) -> list[RowComparison]:
-        """Return the rows in the order of how much worse they are in the second run; those in one run only last."""
+        """Return the rows, those that got most worse in the second run first, those in one run only last."""
         return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
 
 
@@ -112,7 +114,9 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     """
     run_a, run_b = a.read_run(), b.read_run()
     if run_a.suite != run_b.suite:
-        raise InputError(f"{b.path}: suite = {run_b.suite!r}: only runs of one suite compare; allowed: {run_a.suite!r}")
+        raise InputError(
+            f"{b.path}: suite = {run_b.suite!r}: only runs of one suite can be compared; allowed: {run_a.suite!r}"
+        )
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
     unlike = tuple(_differences(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
@@ -139,7 +143,7 @@ def _moved(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, Cha
     """Return the figures that moved beyond their noise, by row and quantity."""
     before, now = (figures_of(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
-    begin = starts([before, now], recorded, steps)
+    begin = change_points([before, now], recorded, steps)
     return {key: changed_figure(key, before[key].value, now[key].value) for key, places in begin.items() if places}
 
 
@@ -211,6 +215,6 @@ def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))
         for name, value in cause_facts(run, result).items():
-            if name not in TOLD_ELSEWHERE:
+            if name not in SHOWN_ELSEWHERE:
                 seen.setdefault(name, set()).add(value)
     return facts | {what: ", ".join(sorted(filter(None, values))) for what, values in seen.items()}

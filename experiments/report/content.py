@@ -99,7 +99,7 @@ class Report(Record):
     suite_version: int
     headline: str
     identity: tuple[Fact, ...] = Field(description="when, where, versions, time and cost")
-    previous: Previous | None = Field(default=None, description="the run before with the same options")
+    previous: Previous | None = Field(default=None, description="the previous run with the same options")
     setting: str
     remarks: tuple[str, ...]
     counts: dict[Status, int]
@@ -202,8 +202,8 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     return tuple(line[:MAX_LINE_CHARACTERS] for line in last_lines(end_of_log(path)))
 
 
-def _scaling_note(stated: Settings, ran: Settings) -> str:
-    return "" if ran.world_size == stated.world_size else f"{ran.world_size} of {stated.world_size} ranks"
+def _scaling_note(stated: Settings, actual: Settings) -> str:
+    return "" if actual.world_size == stated.world_size else f"{actual.world_size} of {stated.world_size} ranks"
 
 
 def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:

@@ -13,14 +13,14 @@ _ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 def render_junit(report: Report) -> str:
     """Return the report as JUnit XML; a statement that was not evaluated, or is known to fail, is skipped."""
-    known = sum(bool(statement.known_failure) for statement in report.statements)
+    known_failures = sum(bool(statement.known_failure) for statement in report.statements)
     suite = ET.Element(
         "testsuite",
         name=report.run.suite,
         tests=str(len(report.statements)),
-        failures=str(report.counts["fail"] - known),
+        failures=str(report.counts["fail"] - known_failures),
         errors=str(report.counts["error"]),
-        skipped=str(report.counts["not evaluated"] + known),
+        skipped=str(report.counts["not evaluated"] + known_failures),
         timestamp=without_controls(report.run.started_at),
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )

@@ -19,7 +19,7 @@ from experiments.suites.suite import Suite
 class PredictedRow(Record):
     """One row with its prediction, GiB on one GPU, and its measurements if the row ran at full size as predicted.
 
-    ErrorSummary are relative to the measured values.
+    Errors are relative to the measured values.
     """
 
     stated: str

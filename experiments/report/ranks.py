@@ -15,7 +15,7 @@ MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", 
 
 
 class RankReport(Record):
-    """One rank of a row. Memory in GiB; samples_per_s is that of all ranks, by this one's clock."""
+    """One rank of a row. Memory in GiB; samples_per_s counts all ranks, timed by this one."""
 
     measured: Measured = Field(description="without the snapshots, which the row's result has")
     ended: str
@@ -39,7 +39,7 @@ class StatedTimes(Record):
 class Scaling(Record):
     """The speedup of a row with several ranks over ``base``, the most similar row on one device.
 
-    times: samples per second, divided by those of base. efficiency: times divided by the number of ranks. speed: None
+    times: samples per second relative to base. efficiency: times divided by the number of ranks. speed: None
     if the row does not fit.
     """
 

@@ -11,7 +11,7 @@ MAX_SAMPLES = 400
 class Telemetry(Record):
     """Samples over time. Each column is as long as t_s (seconds); None if a sample lacks the value.
 
-    every: one of so many samples is in the report; telemetry.csv has all.
+    every: the report has every n-th sample, with n = ``every``; telemetry.csv has all.
     """
 
     every: int

@@ -130,7 +130,7 @@ def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
 
 
 def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str, Result]) -> tuple[str, ...]:
-    """Return remarks on the run's options that affect how its numbers are to be read."""
+    """Return remarks on options that affect the meaning of the run's numbers."""
     found = []
     if missing := len(run.rows) - len(results):
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
@@ -145,7 +145,7 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
             "evaluated, seconds are not."
         )
     if run.weights == "random" or run.data == "synthetic":
-        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses are those of such a training.")
+        found.append(f"{run.weights.capitalize()} weights, data: {run.data}. Losses depend on both.")
     if run.length == "verdict":
         found.append("Each row ran only as many steps as its verdict needs.")
     if run.input == "with-image":

@@ -179,7 +179,7 @@ def _checksum_and_name(line: str) -> tuple[str, str]:
 def files_changed(folder: Path) -> tuple[str, ...] | None:
     """Return the files of SHA256SUMS under ``folder`` that are missing or have other content; None without the file.
 
-    Raises InputError if a line is not one of ``sha256sum``, or names a file outside of ``folder``.
+    Raises InputError if a line does not have the format of ``sha256sum``, or names a file outside of ``folder``.
     """
     path = folder / CHECKSUMS_FILE
     if not path.is_file():

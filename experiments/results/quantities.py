@@ -177,10 +177,10 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
 )
 """Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
 ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percent")
-"""Quantities that are predicted with an error that is given."""
+"""Quantities that are predicted with a stated error."""
 STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
 GPU_SHARES: dict[Quantity, float] = {"gpu_idle_share": 1.0, "gpu_util_percent": 100.0}
-"""Shares of time of the GPU, with the value of the whole."""
+"""Quantities that are shares of GPU time, with the value that means all of the time."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = (
     "parameters_e9",
     "trainable_parameters_e9",

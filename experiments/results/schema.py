@@ -25,7 +25,7 @@ NOTEBOOK_FILE = "notebook.ipynb"
 RANK_FOLDER = "rank-{}"
 CHECKPOINTS_FOLDER = "trainer"
 EARLIER_FOLDER = "earlier"
-"""Folder of a row's results from before it ran again."""
+"""Folder of a row's earlier results, after a rerun."""
 
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]

@@ -98,8 +98,10 @@ class Evaluation(Record):
 
 def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
     """Convert the data of schema version 1 to version 2."""
-    kept = {key: value for key, value in data.items() if key != "grounds"}
-    return _change_verdicts({**kept, "schema_version": 2, "basis": data.get("grounds", "measured")}, _rename_version_1)
+    unchanged = {key: value for key, value in data.items() if key != "grounds"}
+    return _change_verdicts(
+        {**unchanged, "schema_version": 2, "basis": data.get("grounds", "measured")}, _rename_version_1
+    )
 
 
 def _rename_version_1(verdict: dict[str, Any]) -> dict[str, Any]:
@@ -115,11 +117,11 @@ def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
     grade = "predicted" if basis == "predicted" else "miniature" if tiny else None
 
     def graded(verdict: dict[str, Any]) -> dict[str, Any]:
-        kept = {("value" if key == "measured" else key): value for key, value in verdict.items()}
-        return {**kept, "grade": grade if verdict.get("status") in ("pass", "fail") else None}
+        renamed = {("value" if key == "measured" else key): value for key, value in verdict.items()}
+        return {**renamed, "grade": grade if verdict.get("status") in ("pass", "fail") else None}
 
-    kept = {key: value for key, value in data.items() if key != "basis"}
-    return _change_verdicts({**kept, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
+    unchanged = {key: value for key, value in data.items() if key != "basis"}
+    return _change_verdicts({**unchanged, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
 
 
 def _change_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def write_failed_result(
 
 
 def most_informative_line(row_folder: Path) -> str:
-    """Return the line that tells most of what the row, or else its notebook, printed; 'no output' if there is none."""
+    """Return the most informative line that the row, or else its notebook, printed; 'no output' if there is none."""
     return error_line(_log_text(row_folder), "no output")
 
 

@@ -27,13 +27,13 @@ OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 class RowState:
     """A row that has not ended, its time so far and its progress report.
 
-    instead: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while it trains.
+    status: shown in place of the progress report, such as 'queued (Resources)' or 'ending'; empty while it trains.
     """
 
     spec: RowSpec
     elapsed_s: float
     progress: Progress | None
-    instead: str = ""
+    status: str = ""
 
 
 class View:
@@ -72,9 +72,9 @@ class View:
         words = ", ".join([outcome_in_words(result), *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
-        beside = f"; at full size on {spec.card}: {predicted}" if predicted else ""
+        full_size = f"; at full size on {spec.card}: {predicted}" if predicted else ""
         style = "" if miniature else OUTCOME_STYLES.get(result.outcome, "red")
-        self._print(f"{spec.row}: {words}{reason}{beside}", style)
+        self._print(f"{spec.row}: {words}{reason}{full_size}", style)
 
     def says(self, text: str) -> None:
         """Print a message."""
@@ -164,8 +164,8 @@ def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
 
 def _progress_cells(state: RowState) -> tuple[str, str, str, str]:
     progress = state.progress
-    if progress is None or state.instead:
-        return state.instead or "starting", "", "", ""
+    if progress is None or state.status:
+        return state.status or "starting", "", "", ""
     return progress.phase, steps_in_words(progress), _size(progress.allocated_gib), _size(progress.memory.peak_gib)
 
 

@@ -239,7 +239,7 @@ class MonitorTarget:
     nodes: tuple[tuple[str, Shell], ...] = ()
 
     def close(self) -> None:
-        for shell in (self.shell, *(one for _, one in self.nodes)):
+        for shell in (self.shell, *(node_shell for _, node_shell in self.nodes)):
             shell.close()
 
 
@@ -303,7 +303,7 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
 
 
 def leases_hint(site: str, journal: Journal | None = None) -> str:
-    """Return how to run on the nodes of active leases, for a run on this machine; '' for others and without a lease."""
+    """Return a hint to run on active leases, for a run on this machine; '' for other sites and without a lease."""
     active = (journal or Journal()).active_leases().values() if site == LOCAL else ()
     if not active:
         return ""

@@ -14,7 +14,7 @@ from experiments.results.run_folder import VERDICT_FILE, run_folders
 from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
-from experiments.semester.process import SILENT_S, Silence, last_change_s, last_line, run_logged
+from experiments.semester.process import STALL_S, StallDetector, last_change_s, last_line, run_logged
 from experiments.semester.state import Check, Done, checks_in, database_of, interrupted, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
@@ -31,7 +31,7 @@ Python = Callable[[Versions, Path], Path]
 
 @dataclass(frozen=True)
 class Request:
-    """What a check is asked for. folder: of all checks and their history."""
+    """A request for a check. folder: folder of all checks and their history."""
 
     folder: Path
     sets: tuple[Versions, ...]
@@ -52,7 +52,7 @@ class Installed(NamedTuple):
 
 @dataclass(frozen=True)
 class Tools:
-    """What a check uses of the world. on_lease: called every few seconds while a lease is under way."""
+    """Functions that a check calls. on_lease: called every few seconds while a lease is active."""
 
     say: Callable[[str], None]
     send: Send
@@ -63,15 +63,15 @@ class Tools:
 def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
     """Run all parts that have not ended yet; return the folder and the state of the check.
 
-    An interrupted check with the same parts goes on. A part that fails is a finding; the others run. Raises InputError
-    if another check in the folder is under way, and names its process.
+    An interrupted check with the same parts is resumed. A failure of a part is recorded, and the other parts run.
+    Raises InputError, which names the process, if another check in the folder is running.
     """
     parts = request.parts()
     with lock_folder(request.folder):
-        place, check = _begun(request, tuple(part.name for part in parts))
+        folder, check = _begin(request, tuple(part.name for part in parts))
         earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
         installed: dict[Versions, Installed] = {}
-        told: set[Flip] = set()
+        reported: set[Flip] = set()
         for number, part in enumerate(parts, 1):
             if part.name in check.done and part.kind != "environment":
                 continue
@@ -79,40 +79,40 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
             tools.say(f"[{number}/{len(parts)}] {part.words}; {format_duration(check.seconds())} so far{left}")
             begun = time.monotonic()
             try:
-                problem = _run(part, request, place, installed, tools)
+                problem = _run(part, request, folder, installed, tools)
             except NotInstalled as error:
                 problem = str(error)
             took_s = time.monotonic() - begun + (check.done[part.name].took_s if part.name in check.done else 0)
             tools.say(f"  {problem or 'done'} ({format_duration(took_s)})")
-            check = _with(check, part, Done(took_s=took_s, problem=problem), installed)
-            write_check(place, check)
+            check = _with_done(check, part, Done(took_s=took_s, problem=problem), installed)
+            write_check(folder, check)
             if earlier:
-                told |= _tell_flips(part, request, check, told, tools)
+                reported |= _report_flips(part, request, check, reported, tools)
         check = check.model_copy(update={"ended_at": datetime.now(UTC)})
-        write_check(place, check)
-        point_link(request.folder / LATEST, place.name)
-    return place, check
+        write_check(folder, check)
+        point_link(request.folder / LATEST, folder.name)
+    return folder, check
 
 
-def _begun(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
+def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
     if found := interrupted(request.folder, plan, now):
         return found
     check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
-    place = request.folder / f"{now:%Y-%m-%dT%H%M%S}"
-    write_check(place, check)
-    return place, check
+    folder = request.folder / f"{now:%Y-%m-%dT%H%M%S}"
+    write_check(folder, check)
+    return folder, check
 
 
-def _run(part: Part, request: Request, place: Path, installed: dict[Versions, Installed], tools: Tools) -> str:
+def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versions, Installed], tools: Tools) -> str:
     """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
     if part.kind == "environment":
-        python = tools.python(part.versions, place)
+        python = tools.python(part.versions, check_folder)
         installed[part.versions] = Installed(python, versions_in(python))
         return ""
     if part.versions not in installed:
         return f"not run: the versions of {part.versions} are not installed"
-    folder = place / part.name
+    folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
     words = command(part, installed[part.versions].python, folder, request.suites, request.lease)
     watch = _watch(part, folder, tools)
@@ -126,9 +126,9 @@ def _run(part: Part, request: Request, place: Path, installed: dict[Versions, In
     return f"exit code {code}: {last_line(folder / LOG)}" if part.kind == "lease" and code > 1 else ""
 
 
-def _tell_flips(part: Part, request: Request, check: Check, told: set[Flip], tools: Tools) -> set[Flip]:
-    """Send a message of what flipped in a part and was not told yet; return it."""
-    new = set(run_flips(request.folder, check, part.versions)) - told
+def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip], tools: Tools) -> set[Flip]:
+    """Print and send the new flips of a part, those that are not in ``reported``; return them."""
+    new = set(run_flips(request.folder, check, part.versions)) - reported
     if new:
         lines = sorted(flip.line for flip in new)
         tools.say("\n".join(f"  flipped: {line}" for line in lines))
@@ -137,33 +137,33 @@ def _tell_flips(part: Part, request: Request, check: Check, told: set[Flip], too
 
 
 def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
-    """Return what is done every few seconds while a part runs: messages of its lease and of its silence."""
-    silence = Silence()
+    """Return a function to call every few seconds while a part runs. It reports on the lease and on stalls."""
+    stalls = StallDetector()
 
     def look() -> None:
         if part.kind == "lease":
             tools.on_lease()
-        if silence.newly(last_change_s(folder), time.time()):
-            text = f"{part.words}: nothing has happened for {format_duration(SILENT_S)}; see {folder / LOG}"
+        if stalls.is_new_stall(last_change_s(folder), time.time()):
+            text = f"{part.words}: no progress for {format_duration(STALL_S)}; see {folder / LOG}"
             tools.say(f"  {text}")
-            tools.send("testbed: nothing happens", text)
+            tools.send("testbed: no progress", text)
 
     return look
 
 
 def _environment() -> dict[str, str]:
     """Return the environment of parts: they send no messages themselves and use this code."""
-    kept = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
-    return kept | {"PYTHONPATH": str(CODE_FOLDER)}
+    variables = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
+    return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:
+def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 
 
 def _left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
-    """Return how long the parts will take by the last check that had each of them, and by the mean of this one."""
+    """Return the estimated time of the parts: as long as in the last check, else the mean of this check's parts."""
     ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
     mean = sum(ended) / len(ended) if ended else None
     known = {name: done.took_s for one in earlier for name, done in one.done.items()}

@@ -1,4 +1,4 @@
-"""What a check found: which statements hold with which versions, what flipped since the last check, what to mend."""
+"""Results of a check: which statements hold with which versions, what flipped since the last check, what to fix."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ STATUSES: tuple[Status, ...] = ("pass", "fail", "error", "not evaluated")
 
 
 @dataclass(frozen=True)
-class Found:
+class PartRun:
     """The evaluated run of one part. link: its report, relative to the check's folder."""
 
     versions: Versions
@@ -33,7 +33,7 @@ class Found:
 
 
 class Flip(NamedTuple):
-    """Something that is different from the last check, and the packages and other things that differ."""
+    """A change since the last check, and other differences that may have caused it, such as versions."""
 
     where: str
     what: str
@@ -41,11 +41,11 @@ class Flip(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Return it in a line."""
+        """Return the flip as one line."""
         return f"{self.where}: {self.what} ({'; '.join(self.causes) or 'nothing else differs'})"
 
 
-class Line(NamedTuple):
+class StatementLine(NamedTuple):
     """A statement that fails, or has another status with other versions; its verdict by set of versions."""
 
     suite: str
@@ -56,18 +56,18 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found. before: the last check; None if this is the first. mend: what to do, a sentence each."""
+    """The results of a check. before: the last check; None if this is the first. to_fix: one sentence each."""
 
     check: Check
     before: Check | None
-    runs: tuple[Found, ...]
+    runs: tuple[PartRun, ...]
     flips: tuple[Flip, ...]
-    lines: tuple[Line, ...]
-    mend: tuple[str, ...]
+    lines: tuple[StatementLine, ...]
+    to_fix: tuple[str, ...]
 
     @property
     def problems(self) -> dict[str, str]:
-        """Return the parts without a result, and why."""
+        """Return the reason for each part without a result."""
         return {name: one.problem for name, one in self.check.done.items() if one.problem}
 
     def count(self, versions: Versions, status: Status) -> int:
@@ -84,25 +84,25 @@ class Outcome:
         return f"{len(self.flips)} flipped since {self.before.begun_at:%d %B %Y}."
 
 
-def outcome_of(place: Path, check: Check, parts: list[Part]) -> Outcome:
-    """Return what the check in the folder ``place`` found."""
-    earlier = [one for _, one in checks_in(place.parent) if one.begun_at < check.begun_at and one.ended_at]
+def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
+    """Return the results of the check in ``folder``."""
+    earlier = [one for _, one in checks_in(folder.parent) if one.begun_at < check.begun_at and one.ended_at]
     before = earlier[-1] if earlier else None
-    runs = tuple(found for part in parts for found in _runs(place, part))
+    runs = tuple(found for part in parts for found in _runs(folder, part))
     lines = tuple(_lines(runs))
-    of_runs = (flip for versions in check.sets for flip in run_flips(place.parent, check, versions))
+    of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_part_flips(check, before), *of_runs) if before else ()
-    return Outcome(check, before, runs, flips, lines, tuple(_mend(check, lines)))
+    return Outcome(check, before, runs, flips, lines, tuple(_to_fix(check, lines)))
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
-    """Yield what changed in the newest runs with these versions, by their history."""
+    """Yield the changes of the newest runs with these versions, from their history."""
     path = database_of(folder, versions)
     if not path.is_file():
         return
     with open_history(path) as database:
-        several = read_series(database)
-    for series in several:
+        all_series = read_series(database)
+    for series in all_series:
         found = run_changes(series)
         newest = series.runs[-1]
         if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
@@ -119,8 +119,8 @@ def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...
     )
 
 
-def _runs(place: Path, part: Part) -> Iterator[Found]:
-    for path in sorted((place / part.name).glob(f"*/{VERDICT_FILE}")):
+def _runs(folder: Path, part: Part) -> Iterator[PartRun]:
+    for path in sorted((folder / part.name).glob(f"*/{VERDICT_FILE}")):
         if path.parent.is_symlink():
             continue
         evaluation = Evaluation.model_validate_json(read_bytes(path))
@@ -128,7 +128,7 @@ def _runs(place: Path, part: Part) -> Iterator[Found]:
         yield Found(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 
 
-def _lines(runs: tuple[Found, ...]) -> Iterator[Line]:
+def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
     """Yield statements that fail with any versions, or whose evaluated status differs between them."""
     for place in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
         same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == place]
@@ -137,11 +137,11 @@ def _lines(runs: tuple[Found, ...]) -> Iterator[Line]:
             verdicts = {one.versions: verdict for one in same for verdict in one.verdicts if verdict.id == id_}
             evaluated = {one.status for one in verdicts.values()} - {"not evaluated"}
             if evaluated - {"pass"}:
-                yield Line(place[0], place[1], text, verdicts)
+                yield StatementLine(place[0], place[1], text, verdicts)
 
 
 def _part_flips(check: Check, before: Check) -> Iterator[Flip]:
-    """Yield the parts that have a result and had none, or the other way round."""
+    """Yield the parts that gained or lost their result since the last check."""
     for name, done in check.done.items():
         then = before.done.get(name)
         if then and bool(then.problem) != bool(done.problem):
@@ -160,8 +160,8 @@ def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
         yield Flip(where, one.sentence, causes)
 
 
-def _mend(check: Check, lines: tuple[Line, ...]) -> Iterator[str]:
-    """Yield what to mend in the material: what fails with the versions of today, and what will with newer ones."""
+def _to_fix(check: Check, lines: tuple[StatementLine, ...]) -> Iterator[str]:
+    """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:
             yield f"{name} has no result: {done.problem}"

@@ -24,7 +24,7 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return the name of the part, which is that of its folder, too."""
+        """Return the name of the part and of its folder."""
         return "-".join(filter(None, (self.versions, self.kind, self.suite, self.card)))
 
     @property
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """The lease of a check: where, on which nodes, how long for each set of versions, how long in all (budget)."""
+    """The lease of a check: site, node type, hours for each set of versions, and maximum hours in total."""
 
     site: str
     node_type: str
@@ -44,9 +44,9 @@ class Lease(NamedTuple):
 
 
 def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
-    """Return the parts: environments, miniatures and predictions for each card, times and real sizes on a lease.
+    """Return the parts: environments, miniatures and predictions for each card, and full-size runs on a lease.
 
-    Miniatures run for the first card of a suite; those of other cards are the same models. Predictions need the
+    Miniatures run for the first card of a suite; miniatures for other cards would be the same. Predictions need the
     versions of ``current`` or newer. Raises InputError if the leases would be longer than the budget.
     """
     parts = []

@@ -1,4 +1,4 @@
-"""The process of a part: its log, its end together with this process, and silence that somebody should know of."""
+"""Run the process of a part: write its log, end it together with this process, and detect when it stalls."""
 
 import signal
 import subprocess
@@ -9,21 +9,21 @@ from pathlib import Path
 
 from experiments.system.signals import die_with_parent
 
-SILENT_S = 600.0
-LOOK_S = 5.0
+STALL_S = 600.0
+POLL_S = 5.0
 
 
-class Silence:
-    """Says once that nothing happens, until something happens again. seconds: how long nothing may happen."""
+class StallDetector:
+    """Detector of a lack of progress, which reports each stall once. seconds: longest time without progress."""
 
-    def __init__(self, seconds: float = SILENT_S) -> None:
+    def __init__(self, seconds: float = STALL_S) -> None:
         self._seconds = seconds
-        self._said = False
+        self._stalled = False
 
-    def newly(self, last_s: float, now_s: float) -> bool:
-        """Return whether the time since the last change has become too long."""
-        silent = now_s - last_s >= self._seconds
-        new, self._said = silent and not self._said, silent
+    def is_new_stall(self, last_s: float, now_s: float) -> bool:
+        """Return whether the time since the last change has exceeded the limit, and was within it at the last call."""
+        stalled = now_s - last_s >= self._seconds
+        new, self._stalled = stalled and not self._stalled, stalled
         return new
 
 
@@ -31,15 +31,15 @@ def run_logged(
     command: Sequence[str],
     log: Path,
     environment: Mapping[str, str],
-    look: Callable[[], None],
+    poll: Callable[[], None],
     patience_s: float | None = None,
-    look_s: float = LOOK_S,
+    poll_s: float = POLL_S,
 ) -> int:
-    """Run a command with its output in ``log``; call ``look`` every ``look_s`` seconds; return its exit code.
+    """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
     The command has a session of its own, so Ctrl-C does not reach it twice. If this process is interrupted or killed,
-    it gets SIGTERM, on which a lease is released; an interrupted call waits until it has ended, and kills it after
-    ``patience_s`` seconds if they are given.
+    the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
+    kills it after ``patience_s`` seconds; None: never.
     """
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -54,9 +54,9 @@ def run_logged(
     try:
         while True:
             try:
-                return process.wait(look_s)
+                return process.wait(poll_s)
             except subprocess.TimeoutExpired:
-                look()
+                poll()
     except BaseException:
         process.terminate()
         try:
@@ -73,12 +73,12 @@ def last_change_s(folder: Path) -> float:
     for path in folder.rglob("*"):
         try:
             times.append(path.stat().st_mtime)
-        except OSError:  # a row's files come and go
+        except OSError:  # files of a row may be deleted meanwhile
             continue
     return max(times, default=time.time())
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log that has a letter."""
+    """Return the last line with a letter in a log."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if any(map(str.isalpha, line))), "no output")

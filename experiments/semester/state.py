@@ -1,4 +1,4 @@
-"""The state of a check on disk, from which it goes on after an interruption."""
+"""The state of a check on disk, from which an interrupted check is resumed."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,8 +12,8 @@ from experiments.system.files import write_atomically
 from provision.files import read_bytes
 
 STATE_FILE = "check.json"
-GOES_ON_FOR = timedelta(days=7)
-"""An interrupted check that is older does not go on: its versions are no longer the newest."""
+MAX_AGE = timedelta(days=7)
+"""An older interrupted check is not resumed, because its versions are no longer the newest."""
 
 
 class Done(Record):
@@ -43,7 +43,7 @@ class Check(Record):
 
 
 def database_of(folder: Path, versions: Versions) -> Path:
-    """Return the history of one set of versions. Runs with other versions are no change of it."""
+    """Return the database with the history of one set of versions."""
     return folder / f"history-{versions}.db"
 
 
@@ -64,8 +64,8 @@ def interrupted(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Pat
     if not checks:
         return None
     _, check = checks[-1]
-    goes_on = check.ended_at is None and check.plan == plan and now - check.begun_at < GOES_ON_FOR
-    return checks[-1] if goes_on else None
+    resumable = check.ended_at is None and check.plan == plan and now - check.begun_at < MAX_AGE
+    return checks[-1] if resumable else None
 
 
 def write_check(folder: Path, check: Check) -> None:

@@ -18,23 +18,23 @@ from provision.configure.build_context import data_folder
 Versions = Literal["as-taught", "current", "newest"]
 SETS: tuple[Versions, ...] = get_args(Versions)
 NEWEST_FILE = "newest.txt"
-APART = ("litgpt",)
-"""Packages that the lists install although they forbid versions of others there; each is resolved alone."""
+CONFLICTING = ("litgpt",)
+"""Packages whose requirements conflict with the lists; each is resolved alone."""
 OF_TORCH = re.compile(r"nvidia-|cuda-|triton\b")
-"""Names of packages that PyTorch brings, depending on the machine."""
+"""Names of PyTorch's dependencies, which differ between machines."""
 BLOCK = re.compile(r"^(?=\S)", re.MULTILINE)
 LINES_OF_ERROR = 3
 
 
 class NotInstalled(InputError):
-    """A set of versions does not resolve, or cannot be installed; the message is the end of uv's."""
+    """A set of versions does not resolve, or cannot be installed; the message has the last lines of uv's output."""
 
 
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
-    """Return the Python of an environment with these versions, after it was made if it is missing.
+    """Return the Python of an environment with these versions, created if it is missing.
 
-    current: this environment. newest: the list is resolved once a day, and kept in ``folder``, so that a check that
-    goes on has the same. Raises NotInstalled.
+    current: this environment. newest: the list is resolved once a day, and kept in ``folder``, so that a resumed
+    check uses the same list. Raises NotInstalled.
     """
     if versions == "current":
         return Path(sys.executable)
@@ -47,15 +47,15 @@ def python_of(versions: Versions, folder: Path, today: date) -> Path:
 
 
 def newest_lock(today: date) -> Path:
-    """Return the list of the newest releases that resolve, of the packages of the current list; cached for a day.
+    """Return a list of the newest compatible releases of the packages in the current list; cached for a day.
 
     Raises NotInstalled.
     """
     path = cache_folder() / f"newest-{today.isoformat()}.txt"
     if not path.exists():
         names = [name for name, _ in PIN.findall((data_folder("containers") / "current.txt").read_text())]
-        together = _resolve([name for name in names if name not in APART])
-        text = lock_text(together + _resolve([name for name in names if name in APART], "--no-deps"))
+        together = _resolve([name for name in names if name not in CONFLICTING])
+        text = lock_text(together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"))
         for old in cache_folder().glob("newest-*.txt"):
             old.unlink()
         write_atomically(path, text)
@@ -63,7 +63,7 @@ def newest_lock(today: date) -> Path:
 
 
 def lock_text(resolved: str) -> str:
-    """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without what it brings."""
+    """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without its dependencies."""
     blocks = [block for block in BLOCK.split(resolved) if block.strip() and not OF_TORCH.match(block)]
     torch = [f"# {block.split()[0]}\n" for block in blocks if block.startswith("torch==")]
     return "".join([*torch, *(block for block in blocks if not block.startswith("torch=="))])

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.report.identity import duration_in_words, format_date
 from experiments.report.junit import as_xml, without_controls
 from experiments.report.pages.environment import render_template, save_page
-from experiments.semester.outcome import STATUSES, Found, Outcome
+from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
 PAGE = "semester.html"
 ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
@@ -42,7 +42,7 @@ def markdown(outcome: Outcome) -> str:
         f"|---|{'---:|' * len(STATUSES)}",
         *counts,
         *_section("Flipped", [f"- {flip.line}" for flip in outcome.flips]),
-        *_section("To mend in the material", [f"- {one}" for one in outcome.mend]),
+        *_section("To fix in the material", [f"- {one}" for one in outcome.to_fix]),
     ]
     return "\n".join(lines) + "\n"
 
@@ -54,7 +54,7 @@ def message(outcome: Outcome) -> tuple[str, str]:
         for versions in outcome.check.sets
     ]
     flips = [f"flipped: {flip.line}" for flip in outcome.flips]
-    return f"testbed: semester check finished. {outcome.headline}", "\n".join([*counts, *flips, *outcome.mend])
+    return f"testbed: semester check finished. {outcome.headline}", "\n".join([*counts, *flips, *outcome.to_fix])
 
 
 def as_data(outcome: Outcome) -> dict[str, object]:
@@ -62,7 +62,7 @@ def as_data(outcome: Outcome) -> dict[str, object]:
     sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.sets}
     flips = [flip._asdict() for flip in outcome.flips]
     check = outcome.check.model_dump(mode="json")
-    return {"statements": sets, "flips": flips, "mend": outcome.mend, "check": check}
+    return {"statements": sets, "flips": flips, "mend": outcome.to_fix, "check": check}
 
 
 def junit(outcome: Outcome) -> str:
@@ -81,7 +81,7 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
         yield from ("", f"### {title}", "", *lines)
 
 
-def _cases(run: Found) -> Iterator[tuple[str, str, str]]:
+def _cases(run: PartRun) -> Iterator[tuple[str, str, str]]:
     for one in run.verdicts:
         yield one.id, "skipped" if one.known_failure else ELEMENTS.get(one.status, ""), one.reason or one.value
 

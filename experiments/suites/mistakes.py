@@ -103,17 +103,22 @@ def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
     for number, row in enumerate(_list_at(data, "rows")):
         if isinstance(row, dict):
             where = f"row {_entry_name(row, number)}"
-            yield from ((("rows", number, "cards", n), where, c) for n, c in enumerate(_list_at(row, "cards")))
-            own = row.get("per_card")
-            yield from ((("rows", number, "per_card", c), where, c) for c in (own if isinstance(own, dict) else ()))
+            yield from (
+                (("rows", number, "cards", index), where, card) for index, card in enumerate(_list_at(row, "cards"))
+            )
+            per_card = row.get("per_card")
+            yield from (
+                (("rows", number, "per_card", card), where, card)
+                for card in (per_card if isinstance(per_card, dict) else ())
+            )
 
 
 def _rows_of_claims(document: Document) -> Iterator[NamePlace]:
     for number, claim in _valid_entries(document, "claims", Claim):
-        for n, check in enumerate(claim.checks):
+        for index, check in enumerate(claim.checks):
             for key in ("row", "over_row"):
                 if row := getattr(check, key):
-                    yield ("claims", number, "checks", n, key), f"claim {claim.id!r}", row
+                    yield ("claims", number, "checks", index, key), f"claim {claim.id!r}", row
 
 
 def _unknown_names(

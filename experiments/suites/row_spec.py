@@ -14,7 +14,7 @@ from experiments.suites.yaml_schema import StrictModel
 
 SPEC_VERSION: Literal[1] = 1
 CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
-"""What a row is run with in addition to its settings."""
+"""Options with which a row is run, in addition to its settings."""
 DERIVED = "global_batch_size"
 """The setting that follows from others: batch_size, accumulate and the number of ranks."""
 
@@ -54,7 +54,7 @@ class RowSpec(StrictModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return what the row is run with, by name, as plain values: CHOICES, and all settings except DERIVED."""
+        """Return the parameters of the row by name, as plain values: CHOICES, and all settings except DERIVED."""
         choices = {name: getattr(self, name) for name in CHOICES}
         return choices | self.settings.model_dump(mode="json", exclude={DERIVED})
 

@@ -98,7 +98,7 @@ def start_process(
 def start_in_warm_process(
     command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]
 ) -> WarmStartedProcess:
-    """Start the module in the warm process, as soon as its imports are complete. Raises NoWarmProcess."""
+    """Start the module in the warm process, as soon as its imports are complete. Raises WarmProcessUnavailable."""
     request = {
         "command": list(command),
         "environment": dict(environment),

@@ -1,4 +1,4 @@
-"""The live view in a browser: the terminal's view, on the loopback interface only, for whoever has the token."""
+"""The live view in a browser: the terminal's view, on the loopback interface only, for anyone who has the token."""
 
 import hmac
 import logging
@@ -15,13 +15,13 @@ LOOPBACK = "127.0.0.1"
 COOKIE = "testbed-watch"
 TOKEN = "token"
 TEMPLATES = Path(__file__).parent / "templates"
-"""In place of textual-serve's own, which loads a font from elsewhere."""
+"""Replace textual-serve's templates, which load a font from another server."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WatchServer(Server):
-    """Serves the view of the run in ``folder``. Who opens ``address`` gets a cookie; without it, nothing is served."""
+    """Serves the view of the run in ``folder``. Opening ``address`` sets a cookie, which all requests need."""
 
     def __init__(self, folder: Path, port: int) -> None:
         command = shlex.join([sys.executable, "-m", "experiments", "watch", str(folder)])
@@ -55,5 +55,5 @@ class WatchServer(Server):
             raise answer
         raise web.HTTPForbidden(text="the address with the token is in the terminal of `testbed watch --browser`")
 
-    def _is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self._token.encode())
+    def _is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode(), self._token.encode())

@@ -70,7 +70,7 @@ class WatchApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show the run, and do so again every READ_EVERY_S seconds."""
+        """Show the run now and every READ_EVERY_S seconds."""
         for name in COLUMNS:
             self._table.add_column(name, key=name)
         self.show()
@@ -92,7 +92,7 @@ class WatchApp(App[None]):
 
     @work(thread=True, exclusive=True)
     def show_cost(self) -> None:
-        """Ask for the cost of the lease and show it."""
+        """Query the cost of the lease and show it."""
         self.call_from_thread(self._cost.update, self._ask_cost())
 
     def on_data_table_row_highlighted(self) -> None:
@@ -141,7 +141,7 @@ class WatchApp(App[None]):
 
 
 def headline(now: RunNow) -> str:
-    """Return the run in a line: its name, how far it is, its verdicts so far, and whether it still goes on."""
+    """Return the run as one line: its name, its progress, its verdicts so far, and whether it still runs."""
     parts = [now.run.run_id, f"{now.done} of {len(now.rows)} rows done"]
     running = sum(row.running for row in now.rows)
     if running and now.active:

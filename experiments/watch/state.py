@@ -1,7 +1,7 @@
 """The state of a run at this moment, read from its folder, whether or not the command that started it still runs.
 
 While rows run on other machines, the command that started them copies their progress, telemetry and logs into the
-folder. So the folder is all that has to be read.
+folder. So only the folder has to be read.
 """
 
 import time
@@ -90,7 +90,7 @@ class RunNow:
 
 
 class RunWatcher:
-    """Reads the state of the run in ``path`` again and again.
+    """Repeatedly reads the state of the run in ``path``.
 
     Raises InputError if there is no run, or if its suite is unknown.
     """

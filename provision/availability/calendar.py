@@ -88,7 +88,7 @@ def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
 
 
 def _make_axis(begin: datetime, end: datetime) -> _Axis:
-    """Return the axis with the shortest step that shows the window in about CELLS symbols."""
+    """Return the axis with the shortest step that shows the window in about SYMBOLS_PER_LINE symbols."""
     length = (end - begin) // MINUTE
     days = -(-length // (SYMBOLS_PER_LINE * DAY_MINUTES)) * DAY_MINUTES
     step = next((step for step in MINUTES_PER_SYMBOL if step * SYMBOLS_PER_LINE >= length), days)
@@ -97,7 +97,7 @@ def _make_axis(begin: datetime, end: datetime) -> _Axis:
 
 
 def _tick_labels(axis: _Axis, zone: ZoneInfo) -> str:
-    """Return the dates and times at which every TICK-th symbol begins."""
+    """Return the dates and times at which every SYMBOLS_PER_TICK-th symbol begins."""
     times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, SYMBOLS_PER_TICK))
     return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(SYMBOLS_PER_TICK) for time in times)
 

@@ -113,7 +113,7 @@ def _slots_of_group(
 
 
 def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
-    """Yield ranges of indices into ``starts`` whose slots overlap neither a host's ``periods`` nor their cleaning."""
+    """Yield ranges of indices into ``starts`` whose slots do not overlap a host's ``periods`` or their cleaning."""
     cleaning = CLEANING // MINUTE
     opens = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):

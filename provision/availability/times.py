@@ -99,7 +99,7 @@ def window_length(hours: Hours) -> timedelta:
 
 
 def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
-    """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most width(hours)."""
+    """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most window_length."""
     if _utc_offset(start, hours.zone) == _utc_offset(start + length - MINUTE, hours.zone):
         return _time_since_begin(hours, start) + length <= window_length(hours)
     return all(
@@ -108,9 +108,9 @@ def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
 
 
 def _time_since_begin(hours: Hours, moment: datetime) -> timedelta:
-    """Return the local time that has passed since the last begin of ``hours``."""
-    clock = moment.astimezone(hours.zone)
-    return (clock.hour * 60 + clock.minute - hours.begin) % DAY_MINUTES * MINUTE
+    """Return the local time that has passed since the last start of ``hours``."""
+    local = moment.astimezone(hours.zone)
+    return (local.hour * 60 + local.minute - hours.begin) % DAY_MINUTES * MINUTE
 
 
 def _utc_offset(moment: datetime, zone: ZoneInfo) -> timedelta | None:

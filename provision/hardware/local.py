@@ -21,7 +21,7 @@ def this_machine() -> Node:
 
 
 def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
-    """Return the GPUs that ``devices`` (a value of CUDA_VISIBLE_DEVICES; None: all) names, in its order.
+    """Return the GPUs that ``devices`` names, in its order: a value of CUDA_VISIBLE_DEVICES, None for all.
 
     Raises UnknownDevices for a name that no GPU has.
     """

@@ -28,7 +28,7 @@ def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
 
 
 def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the price of a lease that may still cost, its end, and the command that releases it; '' if there is none.
+    """Return price and end of a lease that may still be charged, and the command that releases it; '' if there is none.
 
     Reads only the journal, because the site may not answer.
     """
@@ -48,15 +48,15 @@ def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
 
 def _undeleted_leases(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     """Return the last recorded data of each lease that was created and not deleted, by its id."""
-    made: dict[str, dict[str, Any]] = {}
+    created: dict[str, dict[str, Any]] = {}
     deleted: set[str] = set()
     for entry in entries:
         id = entry.data.get("id", "")
         if entry.event == "done" and entry.operation in (Operation.CREATE_LEASE, Operation.EXTEND_LEASE):
-            made[id] = entry.data
+            created[id] = entry.data
         elif entry.operation == Operation.DELETE_LEASE:
             (deleted.add if entry.event == "done" else deleted.discard)(id)
-    return {id: data for id, data in made.items() if id not in deleted}
+    return {id: data for id, data in created.items() if id not in deleted}
 
 
 def _last_requested_slot(entries: Sequence[Entry]) -> dict[str, Any]:

@@ -32,9 +32,9 @@ class Reconciler:
     clock: Clock
     report: Report
 
-    def query(self, question: Callable[[], T]) -> T:
-        """Return the answer; retry a bounded number of times while a service is Unreachable."""
-        return self._retrying()(question)
+    def query(self, request: Callable[[], T]) -> T:
+        """Return the answer to a request; retry a bounded number of times while a service is Unreachable."""
+        return self._retrying()(request)
 
     def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
         """Carry out an operation once, with its intent and failure in the journal; the caller records its outcome."""

@@ -166,7 +166,7 @@ def extension(
 def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
-    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which stays as it is.
+    Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
     """
     with reconciler.journal.exclusive(active_lease.name):
         verify_account(site, reconciler, active_lease)
@@ -209,7 +209,7 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
 
 
 def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete everything at the site that carries the lease's tag; the lease first, as only it costs.
+    """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
 
     A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased
     with the remaining resources and the reasons.
@@ -223,7 +223,7 @@ def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: Active
 
 
 def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
-    """Record leases that are still listed although the site accepted their deletion: they may cost."""
+    """Record leases that are still listed although the site accepted their deletion: they may be charged."""
     for kind, _, id in (line.partition(" ") for line in left):
         if kind == "lease":
             reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")

@@ -111,9 +111,9 @@ def first_with_tag(resources: list[T], tag: str) -> T | None:
     return next((resource for resource in resources if getattr(resource, "tag", "") == tag), None)
 
 
-def same_hardware(one: Host, other: Host) -> bool:
+def same_hardware(host: Host, other: Host) -> bool:
     """Return whether two hosts differ only in id and name."""
-    return replace(one, id="", name="") == replace(other, id="", name="")
+    return replace(host, id="", name="") == replace(other, id="", name="")
 
 
 def lease_data(lease: Lease) -> dict[str, Any]:

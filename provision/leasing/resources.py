@@ -36,7 +36,7 @@ class ResourceKind:
 
 
 def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
-    """Return the kinds of resources that the site has, in the order of deletion: first the lease, as only it costs."""
+    """Return the kinds of resources at the site, in the order of deletion: first the lease, as only it is charged."""
     return (
         ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
         *server_kinds(site),
@@ -98,8 +98,8 @@ def list_remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLe
     ]
 
 
-def _query_once(question: ResourceQuery) -> Sequence[Resource]:
-    return question()
+def _query_once(query: ResourceQuery) -> Sequence[Resource]:
+    return query()
 
 
 def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:

@@ -1,7 +1,7 @@
 """The site ``demo``: a fixed calendar and simulated leases, to try the commands without an account.
 
 Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock hardly waits: it moves
-ahead, and the file stores by how much. When the last lease is released, the demonstration begins again.
+ahead, and the file stores by how much. When the last lease is released, the demonstration is reset.
 """
 
 import subprocess
@@ -64,7 +64,7 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
     _make_host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
     _make_host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
 }
-"""The hosts, and the hours in which each is booked, counted from the begin of the demonstration."""
+"""The hosts, and the hours in which each is booked, counted from the start of the demonstration."""
 
 
 @dataclass

@@ -43,16 +43,16 @@ class Kvm(Cloud):
         """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
         hosts, allocations = self.hosts(), self.allocations()
         sizes = {host.node_type: host.gpus for host in hosts}
-        most = max(sizes.values(), default=0)
-        known = {id: number * sizes.get(flavor, most) for id, (flavor, number) in self._reserved().items()}
+        largest = max(sizes.values(), default=0)
+        known = {id: number * sizes.get(flavor, largest) for id, (flavor, number) in self._reserved().items()}
         taken = defaultdict(list)
         for hypervisor, booked in allocations:
             period = parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
-            taken[hypervisor].append((*period, known.get(booked["id"], most)))
+            taken[hypervisor].append((*period, known.get(booked["id"], largest)))
         return [
             Booking(host.id, begin, end)
             for host in hosts
-            for begin, end in periods_above(most - host.gpus, taken[host.id.partition("@")[2]])
+            for begin, end in periods_above(largest - host.gpus, taken[host.id.partition("@")[2]])
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
@@ -126,7 +126,7 @@ class Kvm(Cloud):
         return tuple(f"{_flavor_name(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
     def _reserved(self) -> dict[str, tuple[str, int]]:
-        """Return flavor and amount of each of the project's reservations, by the reservation's id."""
+        """Return flavor and amount of each flavor reservation of the project, by reservation id."""
         with translate_errors("blazar"):
             leases = self.blazar.lease.list()
         per_lease = self.read("blazar", leases, _flavors_in)
@@ -163,12 +163,12 @@ def periods_above(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -
 
 
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the lease's reservations of flavors."""
+    """Return the flavor reservations of a lease."""
     return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
 
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:
-    """Return flavor and amount of each of a lease's reservations of flavors, by the reservation's id."""
+    """Return flavor and amount of each flavor reservation of a lease, by reservation id."""
     return {one["id"]: (_flavor_name(one), one["amount"]) for one in _reservations_of(lease)}
 
 

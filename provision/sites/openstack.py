@@ -133,7 +133,7 @@ class Cloud(RestrictedCredentials, ABC):
         return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
-        """Return the limits of the credential. An application credential has its own end; a token ends by itself."""
+        """Return the limits of the credential. An application credential may have an end; a token always has one."""
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:
@@ -162,12 +162,12 @@ class Cloud(RestrictedCredentials, ABC):
         """Return the project's used and allowed servers in words. Raises RequestRejected if none is left."""
         with translate_errors("nova"):
             limits = self.sdk.compute.get_limits().absolute
-        used, most = limits.instances_used or 0, limits.instances
-        if most is not None and 0 <= most <= used:
+        used, maximum = limits.instances_used or 0, limits.instances
+        if maximum is not None and 0 <= maximum <= used:
             raise RequestRejected(
-                f"nova: the project has {used} of {most} servers; delete one, or ask the site's help desk"
+                f"nova: the project has {used} of {maximum} servers; delete one, or ask the site's help desk"
             )
-        return f"{used} of {most} servers are used"
+        return f"{used} of {maximum} servers are used"
 
     def service_units(self) -> str:
         """Return a note on where to find the balance, because OpenStack does not store it."""

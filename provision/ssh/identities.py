@@ -1,4 +1,4 @@
-"""The keys that are offered at a login, in OpenSSH's order: configured keys in the agent, its others, then files."""
+"""Keys to offer at a login, in OpenSSH's order: configured keys in the agent, its other keys, then key files."""
 
 import socket
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ AGENT_S = 60.0
 class Identities(AuthStrategy):  # type: ignore[misc]
     """Offers keys as ``ssh`` does with the host's IdentityFile, IdentityAgent and IdentitiesOnly.
 
-    A key file that is missing or needs a passphrase is passed over: the agent may have its key.
+    A key file that is missing or needs a passphrase is skipped: the agent may have its key.
     """
 
     def __init__(self, ssh_config: dict[str, Any], username: str, **_: object) -> None:

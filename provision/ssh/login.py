@@ -100,7 +100,7 @@ def key_pair(file: Path) -> KeyPair:
 
 
 def check_key(pair: KeyPair) -> None:
-    """Raise BadKey unless the private key can be used without a prompt and is that of the public key.
+    """Raise BadKey unless the private key can be used without a prompt and belongs to the public key.
 
     A key with a passphrase is usable if the agent has it.
     """

@@ -149,7 +149,7 @@ class Shell(ABC):
         result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
         if not output.begun and not code:
-            raise LoginRejected(f"{self.where}: its login shell runs no commands; it prints: {output.greeting}")
+            raise LoginRejected(f"{self.where}: its login shell runs no commands; it printed: {output.greeting}")
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:
@@ -200,11 +200,11 @@ class _OutputFilter:
         if mark and own:
             self._sink(bytes(own))
         if not mark and len(self._head) > MAX_GREETING_BYTES:
-            raise LoginRejected(f"{self._where}: its login shell prints without an end; it prints: {self.greeting}")
+            raise LoginRejected(f"{self._where}: its login shell does not stop printing: {self.greeting}")
 
     @property
     def greeting(self) -> str:
-        """The begin of the login shell's own output, for messages."""
+        """The beginning of the login shell's own output, for messages."""
         return repr(_shortened(self._head.decode(errors="replace"))) if self._head else "nothing"
 
 

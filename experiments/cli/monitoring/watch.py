@@ -32,8 +32,8 @@ def watch(
 ) -> None:
     """Show a run live: rows, GPU load, logs, verdicts, cost.
 
-    Nothing is changed or written; close the view whenever you like. Rows on leased nodes and clusters are shown as far
-    as the command that started them copies their files. With --json, the state is printed once.
+    Nothing is changed or written; close the view whenever you like. For rows on leased nodes and
+    clusters, it shows the files that the command that started them has copied. With --json, the state is printed once.
     """
     from pydantic import TypeAdapter
 
@@ -48,7 +48,7 @@ def watch(
         from experiments.watch.browser import WatchServer
 
         server = WatchServer(watcher.folder.path, port)
-        say(f"open {server.address} (Ctrl-C ends)")
+        say(f"open {server.address} (press Ctrl-C to stop)")
         server.serve()
         return
     if not (sys.stdout.isatty() or SERVED in os.environ):

@@ -36,15 +36,15 @@ BatchList = Annotated[
 
 
 def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
-    """Return whether a custom training is a small program to trace, rather than a row; check what both need."""
+    """Return whether a custom training is traced as a small program, not as a row; check their common options."""
     from experiments.prediction.loop import ROW_LOOPS
 
-    given = options_given(context)
-    if "model" not in given:
+    options_set = options_given(context)
+    if "model" not in options_set:
         return False
     if rows is not None:
         raise InputError(f"--model {training.model}: allowed without {rows!r} only")
-    if "card" not in given:
+    if "card" not in options_set:
         from experiments.suites.cards import SIZE_HELP, cards
 
         raise InputError(f"--model {training.model}: needs --card, one of {', '.join(cards())}, {SIZE_HELP}, or all")
@@ -53,7 +53,7 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
 
 @contextmanager
 def exit_code_of_script() -> Iterator[None]:
-    """End with the exit code of a script that fails."""
+    """Exit with the code of a script that fails."""
     from experiments.prediction.script.trace import ScriptFailed
 
     try:
@@ -65,8 +65,8 @@ def exit_code_of_script() -> Iterator[None]:
 
 def reject_options_of_scripts(context: typer.Context) -> None:
     """Raise InputError if an option of scripts is set."""
-    if own := options_given(context, ScriptOptions):
-        raise InputError(f"--{_flag_name(min(own))}: needs a script's command after --")
+    if options_set := options_given(context, ScriptOptions):
+        raise InputError(f"--{_flag_name(min(options_set))}: needs a script's command after --")
 
 
 def reject_options_of_models(context: typer.Context) -> None:
@@ -103,12 +103,12 @@ def specs_to_predict(
     from experiments.suites.cards import parse_card_list
     from experiments.suites.suite import user_suites
 
-    if "model" not in (given := options_given(context)):
-        if own := given - {"card"}:
-            raise InputError(f"--{min(own).replace('_', '-')}: needs --model; a row has its own settings")
+    if "model" not in (options_set := options_given(context)):
+        if other := options_set - {"card"}:
+            raise InputError(f"--{min(other).replace('_', '-')}: needs --model; a row has its own settings")
         chosen = parse_card_list(card) if card not in ("", "all") else [None]
-        asked = user_suites() if rows is None and context.params["suite_file"] else [rows]
-        return [spec for target in asked for one in chosen for spec in select_rows(target, one)]
+        targets = user_suites() if rows is None and context.params["suite_file"] else [rows]
+        return [spec for target in targets for one in chosen for spec in select_rows(target, one)]
     batches = parse_batches(batch)
     return [replace(training, card=name, batch=size).spec for name in parse_card_list(card) for size in batches]
 

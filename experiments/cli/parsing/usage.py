@@ -32,8 +32,8 @@ def _usage_message(problem: Any, context: Any) -> str:
 
 def _wrong_option(option: str, params: dict[str, Any]) -> str:
     if option not in params:
-        near = similar_names(option, params)
-        return f"unknown option {option}" + (f"; did you mean {near}?" if near else "")
+        similar = similar_names(option, params)
+        return f"unknown option {option}" + (f"; did you mean {similar}?" if similar else "")
     if params[option].is_flag:
         return f"{option} takes no value"
     allowed = describe_allowed_values(params[option])

@@ -57,10 +57,10 @@ def _parse_value(value: Any, param: Any) -> Any:
     return found
 
 
-def _invalid_value(value: Any, param: Any, near: str = "") -> InputError:
-    suggestion = f"; did you mean {near}?" if near else ""
-    given = value or "''"
-    return InputError(f"{displayed_name(param)} {given}: allowed: {describe_allowed_values(param)}{suggestion}")
+def _invalid_value(value: Any, param: Any, similar: str = "") -> InputError:
+    suggestion = f"; did you mean {similar}?" if similar else ""
+    shown = value or "''"
+    return InputError(f"{displayed_name(param)} {shown}: allowed: {describe_allowed_values(param)}{suggestion}")
 
 
 def _finite_number(text: str) -> float:

@@ -24,7 +24,7 @@ def blame(
         str, typer.Argument(metavar="SUITE/ROW_OR_STATEMENT", help="A row, or the id of a statement about rows.")
     ],
     good: Annotated[str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS}.", metavar="WHERE")],
-    bad: Annotated[str, typer.Option(help="The environment after it: the same values.", metavar="WHERE")],
+    bad: Annotated[str, typer.Option(help="The environment after the change: a value as for --good.", metavar="WHERE")],
     card: Annotated[str | None, typer.Option(help="GPU model of the rows; default: the suite's first.")] = None,
     by: Annotated[
         Literal["auto", "prediction", "miniature", "gpu"],
@@ -56,7 +56,7 @@ def blame(
 
 
 def _question(target: str, card: str | None) -> "Question":
-    """Return the rows that the target means, and its statement. Raises InputError for unknown names."""
+    """Return the rows of the target, and its statement. Raises InputError for unknown names."""
     from experiments.blame.observe import Question
     from experiments.results.evaluate import claim_rows
     from experiments.suites.suite import suite_named
@@ -75,20 +75,20 @@ def _question(target: str, card: str | None) -> "Question":
 
 
 def _means(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:
-    """Return how to observe, in order. Raises InputError for a GPU that this machine does not have."""
+    """Return the ways to observe rows, in order. Raises InputError for a GPU that this machine does not have."""
     from provision.hardware import gpus
 
     here = bool(gpus.driver_version())
     if by == "gpu" and not here:
         raise InputError("--by gpu: this machine has no GPU; allowed: prediction, miniature")
-    every: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
-    return tuple(one for one in every if by in ("auto", one) and (one != "gpu" or here))
+    all_means: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
+    return tuple(one for one in all_means if by in ("auto", one) and (one != "gpu" or here))
 
 
 def _lines(found: "Blame") -> list[str]:
-    """Return the answer in lines."""
+    """Return the result as lines."""
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in found.culprits]
     together = " together" if len(packages) > 1 else ""
-    verb = "changed it" if found.sure else "or some of them changed it: no environment between can be tested"
+    verb = "changed it" if found.sure else "or some of them changed it: no environment in between can be tested"
     lines = [f"{found.differs}", f"{', '.join(packages)}{together} {verb} ({len(found.steps)} steps)"]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in found.culprits if one.change_log]

@@ -38,7 +38,7 @@ def history(
 ) -> None:
     """Record runs; show what changed between them, by which versions.
 
-    testbed history record RUN_FOLDER... adds runs to the database; one that it has already is not added again. Without
+    testbed history record RUN_FOLDER... adds runs to the database, each only once. Without
     record, every run is shown in which a verdict flipped, a setting changed or a figure moved beyond its noise, with
     all versions, devices and data that differ. Then one line shows each row's memory and time, newest last. One row, or
     --all, shows every statement and figure over time.

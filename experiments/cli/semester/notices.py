@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from provision.leasing.release import State
 
 SOON = timedelta(hours=1)
-ASK_EVERY_S = 300.0
+QUERY_EVERY_S = 300.0
 
 
 def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
@@ -106,6 +106,6 @@ def _at(state: "State", now: datetime) -> "State":
 
 
 def send(notifier: Notifier, title: str, text: str) -> None:
-    """Send a message; say which addresses were not reached."""
+    """Send a message; print how many addresses were not reached."""
     if problem := notifier.send(title, text):
         say(problem, stderr=True)

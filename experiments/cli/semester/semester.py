@@ -26,13 +26,14 @@ def semester(
     ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")] = CHECKS,
     lease: Annotated[
-        str | None, typer.Option(metavar="NODE_TYPE", help="Also run real sizes, on leased nodes of this type.")
+        str | None, typer.Option(metavar="NODE_TYPE", help="Also run at full size, on leased nodes of this type.")
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
     hours: Annotated[float, typer.Option(min=0.5, help="With --lease: length of the lease of each set.")] = 3.0,
     max_hours: Annotated[float | None, typer.Option(help="With --lease, required: budget for all leases.")] = None,
     above: Annotated[
-        float | None, typer.Option(metavar="SU", help="With --lease: a message when a lease has cost more so far.")
+        float | None,
+        typer.Option(metavar="SU", help="With --lease: send a message if a lease has cost more than this."),
     ] = None,
     summary: Annotated[
         Path | None, typer.Option(help="Append a summary in Markdown to this file, such as $GITHUB_STEP_SUMMARY.")
@@ -42,10 +43,10 @@ def semester(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Check all suites before a term: what flipped, what to mend.
+    """Check all suites before a term: what flipped, what to fix.
 
     Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
-    current, and the newest releases that resolve. An interrupted check goes on. Exit code 1: something flipped since
+    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: something flipped since
     the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
@@ -69,27 +70,28 @@ def semester(
         if one not in SETS:
             raise unknown_name("set of versions", one, SETS, "--versions")
     chosen = tuple(one for one in SETS if one in (versions or SETS))
-    asked = Lease(site, lease, hours, max_hours) if lease and max_hours is not None else None
-    request = Request(results, chosen, tuple(names), asked, context.obj)
+    requested_lease = Lease(site, lease, hours, max_hours) if lease and max_hours is not None else None
+    request = Request(results, chosen, tuple(names), requested_lease, context.obj)
     if dry_run:
         show_plan([part.words for part in request.parts()], as_json)
         return
     notifier = Notifier(notify or ())
     interrupt_on_stop_signals()
-    told = partial(send, notifier)
-    tools = Tools(partial(say, stderr=as_json), told, LeaseWatch(told, above) if asked else Tools.on_lease)
-    place, check = run_check(request, tools)
-    outcome = outcome_of(place, check, request.parts())
-    page = write_page(place, outcome)
+    send_message = partial(send, notifier)
+    on_lease = LeaseWatch(send_message, above) if requested_lease else Tools.on_lease
+    tools = Tools(partial(say, stderr=as_json), send_message, on_lease)
+    folder, check = run_check(request, tools)
+    outcome = outcome_of(folder, check, request.parts())
+    page = write_page(folder, outcome)
     if summary:
         with summary.open("a") as file:
             file.write(markdown(outcome))
     if junit:
         write_atomically(junit, as_junit(outcome))
-    told(*message(outcome))
+    send_message(*message(outcome))
     if as_json:
         print_json({"page": page, "headline": outcome.headline, **as_data(outcome)})
     else:
         flips = [f"flipped: {flip.line}" for flip in outcome.flips]
-        say("\n".join([outcome.headline, *flips, *(f"to mend: {one}" for one in outcome.mend), f"page: {page}"]))
+        say("\n".join([outcome.headline, *flips, *(f"to fix: {one}" for one in outcome.to_fix), f"page: {page}"]))
     raise typer.Exit(int(bool(outcome.flips)))

@@ -142,5 +142,5 @@ def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str]
 
 def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.differences:
-        return Text("Both runs made the same choices, with the same versions.")
+        return Text("Both runs have the same options and versions.")
     return _side_by_side("option or version", comparison.differences, heads, "what else differs")

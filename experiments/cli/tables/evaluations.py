@@ -1,4 +1,4 @@
-"""Evaluations of stored runs: of one with all its statements, of several with one line for each; CSV of all."""
+"""Tables of evaluated runs: all statements of a single run, or one line for each of several runs; CSV files."""
 
 import csv
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATU
 
 
 def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
-    """Print each run with its statements; of several runs only one line each, unless ``every``."""
+    """Print a single run with its statements; several runs as one line each, or with their statements if ``every``."""
     for one in evaluated if every or len(evaluated) == 1 else ():
         console.print(verdict_table(one.evaluation, every))
         if one.changes:
@@ -28,7 +28,7 @@ def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool
 
 def _warn_of_files(one: Reevaluation, console: Console) -> None:
     if one.files_changed:
-        print_lines(console, f"changed since the run, by SHA256SUMS: {', '.join(one.files_changed)}", "bold red")
+        print_lines(console, f"files that differ from the run's SHA256SUMS: {', '.join(one.files_changed)}", "bold red")
 
 
 def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:

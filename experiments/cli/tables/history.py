@@ -20,7 +20,7 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 SHOWN = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
 STATUSES = ("error", "fail", "pass")
 RECENT = 12
-"""Runs whose values are drawn: the newest."""
+"""Number of newest runs whose values are drawn."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
 MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
@@ -68,8 +68,8 @@ def _verdicts(series: Series) -> Table:
 
 def _counts(series: Series) -> Text:
     counts = Counter(statuses[-1] for _, statuses in series.grid)
-    told = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    return Text(f"statements in the newest run: {told or 'none'}; --all shows each, and every figure", "dim")
+    shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every figure", "dim")
 
 
 def _rows(series: Series) -> Table:
@@ -141,12 +141,12 @@ def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, 
     }
 
 
-def write_csv(path: Path, several: Sequence[Series]) -> None:
+def write_csv(path: Path, all_series: Sequence[Series]) -> None:
     """Write one line for each figure of each run."""
     with path.open("w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(CSV_COLUMNS)
-        for series in several:
+        for series in all_series:
             for run in series.runs:
                 head = (*series[:4], run.run_id, run.started_at, run.commit)
                 lines.writerows((*head, *key, figure.value) for key, figure in run.figures.items())

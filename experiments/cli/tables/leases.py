@@ -25,7 +25,7 @@ def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
 
 
 def states_table(states: Sequence[State], now: datetime) -> Table:
-    """Return a table of active leases: when they start and end, the time left, nodes, and cost so far and in all."""
+    """Return a table of active leases: when they start and end, the time left, nodes, and cost so far and in total."""
     nodes, servers = Column("nodes", prose=True), Column("servers", prose=True)
     table = Table("lease", "status", "start", "end", "time", nodes, "cost", servers, Column("addresses", prose=True))
     for state in states:
@@ -44,7 +44,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
 
 
 def lease_line(state: State, now: datetime) -> str:
-    """Return an active lease in a line: its name, the time left, and the cost so far and in all."""
+    """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
     facts = (state.active_lease.name, _left(state.lease, now) if state.lease else "gone", _cost(state))
     return "lease " + ", ".join(filter(None, facts))
 

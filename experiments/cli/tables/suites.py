@@ -65,7 +65,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 def rows_table(name: str, card: str | None) -> Group:
     """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones.
 
-    Below it stands what each of these settings means.
+    A list below it explains these settings.
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
@@ -73,7 +73,7 @@ def rows_table(name: str, card: str | None) -> Group:
     named: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)
-        own = _own(suite, settings)
+        own = _own_settings(suite, settings)
         named |= dict.fromkeys(own)
         words = ", ".join(f"{key} {_compact(getattr(settings, key))}" for key in own)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
@@ -92,7 +92,7 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
     return suite, card or suite.cards[0]
 
 
-def _own(suite: Suite, settings: Settings) -> list[str]:
+def _own_settings(suite: Suite, settings: Settings) -> list[str]:
     """Return the names of the settings that differ from the suite's common ones and from defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
     hidden, common = ("model", "global_batch_size"), {"accumulate": 1, **suite.common}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROBLEMS = ("error", "fail")
 REASONS = 6
-"""Reasons why statements were not evaluated that are shown."""
+"""Maximum number of shown reasons why statements were not evaluated."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
 

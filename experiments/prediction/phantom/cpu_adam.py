@@ -13,8 +13,8 @@ def skip_cpu_adam(log: Callable[[str], None]) -> None:
     """Replace DeepSpeed's CPU Adam with an optimizer that allocates the same state, computes nothing, and is logged."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
-    def adam_update(*given: Any) -> None:
-        parameters = given[FIRST_TENSOR]
+    def adam_update(*arguments: Any) -> None:
+        parameters = arguments[FIRST_TENSOR]
         log(json.dumps(["host::adam", {"type": "Float", "sizes": [parameters.numel()], "host": 1}]))
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(

@@ -22,7 +22,7 @@ reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_
 
 
 HOST_WAITS = '["aten::_local_scalar_dense'
-"""Begin of the keys of operations for whose result the host waits."""
+"""Prefix of the keys of operations whose result the host waits for."""
 OUTSIDE_BACKWARD = -1
 """PyTorch's id of the graph task outside of backward passes."""
 
@@ -62,30 +62,30 @@ class SimulatedGroup(c10d.ProcessGroup):
             self._shelf += tensors
             self._shelved_at = self._phantom.executed()
 
-    def clear_if_seen(self) -> None:
+    def free_if_host_waited(self) -> None:
         """Free the kept tensors if the host has waited for the GPU since they were kept."""
         if self._shelf and any(
             key.startswith(HOST_WAITS) for key in self._phantom.operations(self._shelved_at, self._phantom.executed())
         ):
             self._shelf.clear()
 
-    def log(self, name: str, *given: Any) -> None:
+    def log(self, name: str, *arguments: Any) -> None:
         """Log a collective operation with the size of its largest argument, in bytes."""
-        size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in given), default=0)
+        size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in arguments), default=0)
         self._phantom.log_operation(
             json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size])
         )
 
     def allgather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
         self.log("allgather", outputs)
-        for row, given in zip(outputs, inputs, strict=True):
+        for row, tensor in zip(outputs, inputs, strict=True):
             for output in row:
-                output.copy_(given)
+                output.copy_(tensor)
         return _clear_and_complete(self, outputs)
 
-    def all_gather_single(self, output: Any, given: Any, options: Any = None) -> Any:
+    def all_gather_single(self, output: Any, tensor: Any, options: Any = None) -> Any:
         self.log("allgather", output)
-        output.view(self._size, -1).copy_(given.view(1, -1))
+        output.view(self._size, -1).copy_(tensor.view(1, -1))
         return _clear_and_complete(self, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]
@@ -99,15 +99,15 @@ class SimulatedGroup(c10d.ProcessGroup):
         return self.pg_name
 
 
-def _complete(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
+def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
     done: Future[Any] = Future(devices=[torch.device("cuda", 0)])
-    done.set_result(given[0] if given else None)
+    done.set_result(arguments[0] if arguments else None)
     return _create_work(done)
 
 
-def _clear_and_complete(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
+def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
     group.shelve([])
-    return _complete(group, *given)
+    return _complete(group, *arguments)
 
 
 def _flat(value: Any) -> list[torch.Tensor]:
@@ -117,16 +117,16 @@ def _flat(value: Any) -> list[torch.Tensor]:
 
 
 def _logged(name: str) -> Callable[..., Any]:
-    def collective(group: SimulatedGroup, *given: Any, **_: Any) -> Any:
-        group.log(name, *given)
-        return _clear_and_complete(group, *given)
+    def collective(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
+        group.log(name, *arguments)
+        return _clear_and_complete(group, *arguments)
 
     return collective
 
 
 def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("broadcast", tensors)
-    group.clear_if_seen()
+    group.free_if_host_waited()
     return _complete(group, tensors)
 
 

@@ -145,7 +145,7 @@ def _telemetry(telemetry: Telemetry) -> Chart:
         Panel(title, unit, [Line(name, columns[column]) for column, name in lines.items()])
         for title, unit, lines in _panels(columns)
     ]
-    seconds = [at or 0.0 for at in columns["t_s"]]
+    seconds = [time or 0.0 for time in columns["t_s"]]
     alt = "Load of the machine over time; telemetry.csv has the numbers"
     return line_chart(panels, seconds, "seconds since the start of the row", alt)
 
@@ -156,9 +156,9 @@ def _panels(columns: Iterable[str]) -> list[tuple[str, str, dict[str, str]]]:
         (title, unit, {f"gpu{number}_{field}": f"GPU {number}" for number in range(MAX_GPUS)})
         for title, unit, field in PANELS_BY_GPU
     ]
-    there = set(columns) - ({"gpu_util_percent", "gpu_memory_gib"} if "gpu1_util_percent" in columns else set())
+    available = set(columns) - ({"gpu_util_percent", "gpu_memory_gib"} if "gpu1_util_percent" in columns else set())
     shown = [
-        (title, unit, {name: words for name, words in lines.items() if name in there})
+        (title, unit, {name: words for name, words in lines.items() if name in available})
         for title, unit, lines in (*each, *PANELS)
     ]
     return [panel for panel in shown if panel[2]]

@@ -24,6 +24,6 @@ def render_report(report: Report) -> str:
 
 
 def _worst_first(rows: Iterable[RowReport]) -> list[RowReport]:
-    """Return the rows in the order of STATUSES; those of one status in the suite's order, those without one last."""
+    """Return the rows in the order of STATUSES, then in the suite's order; rows without a status last."""
     order = [*STATUSES, None]
     return sorted(rows, key=lambda row: order.index(row.status))

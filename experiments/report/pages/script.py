@@ -37,13 +37,15 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
 
 
 def _timeline_chart(one: ScriptPrediction) -> Chart:
-    """Return the chart of allocated memory over the allocation log, from 0 (begin) to 1 (end), shaded by phase."""
+    """Return the chart of allocated memory over the allocation log, from 0 (start) to 1 (end), shaded by phase."""
     sizes = one.timeline_gib
-    begins = [*(phase.at for phase in one.phases), 1.0]
-    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, begins[1:], strict=True)]
+    starts = [*(phase.at for phase in one.phases), 1.0]
+    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, starts[1:], strict=True)]
     panel = Panel("allocated memory", "GiB", [Line("", (*sizes, sizes[-1]))])
-    at = [place / len(sizes) for place in range(len(sizes) + 1)]
-    return line_chart([panel], at, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX)
+    positions = [index / len(sizes) for index in range(len(sizes) + 1)]
+    return line_chart(
+        [panel], positions, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX
+    )
 
 
 def _peak_chart(one: ScriptPrediction) -> Chart:
@@ -60,7 +62,7 @@ def _short_module_name(module: str) -> str:
 def _block_treemap(one: ScriptPrediction) -> Chart:
     """Return the memory at the peak as tiles by part, module and line.
 
-    Blocks smaller than MIN_TILE_SHARE of the peak are combined to one tile per part.
+    Blocks smaller than MIN_TILE_SHARE of the peak are combined into one tile per part.
     """
     names = {part.key: part.name for part in PARTS_OF_SCRIPT}
     groups: dict[str, list[Tile]] = {part.name: [] for part in PARTS_OF_SCRIPT}
@@ -74,4 +76,4 @@ def _block_treemap(one: ScriptPrediction) -> Chart:
             groups[name].append(Tile(module, _short_module_name(module), block.line, block.size_gib))
     for name, size in small.items():
         groups[name].append(Tile("smaller ones", "smaller ones", "", size))
-    return treemap(groups, "GiB", f"What lives at the peak, {one.peak_gib:.2f} GiB, by part, module and line")
+    return treemap(groups, "GiB", f"Memory allocated at the peak, {one.peak_gib:.2f} GiB, by part, module and line")

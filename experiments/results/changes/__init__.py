@@ -1,1 +1,1 @@
-"""What a change between runs is: the facts and figures of a row, and figures that moved beyond their noise."""
+"""Changes between runs: facts and figures of rows, and figures that changed beyond their noise."""

@@ -1,4 +1,4 @@
-"""One thing that changed between runs, and the facts that differ."""
+"""A change between runs, and the facts that differ."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Figures = Mapping[Key, Figure]
 
 
 class Changed(NamedTuple):
-    """One thing that changed. row: empty for a verdict. ratio: of a figure, now over before."""
+    """One change between runs. row: empty for a verdict. ratio: new value of a figure divided by the old one."""
 
     row: str
     what: str
@@ -30,7 +30,7 @@ class Changed(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Return the change in a line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
+        """Return the change as one line: 'xxl-sgd: peak memory 61.9 GiB → 63.1 GiB (+2.0 %)'."""
         place = f"{self.row}: " if self.row else ""
         before, now = self.values_in_words
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
@@ -59,7 +59,7 @@ def changed_figure(key: Key, before: float, now: float) -> Changed:
 
 
 def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[Changed]:
-    """Return the facts that differ, of rows that both runs have."""
+    """Return the facts that differ, for rows that both runs have."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
     return [

@@ -29,9 +29,9 @@ RECORDED_QUANTITIES: tuple[Quantity, ...] = (
 NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
-"""Standard error of a median over that of a mean, of a normal distribution: the root of pi/2."""
-LEAST_MEASURED = 3
-"""Steps without which their spread says nothing."""
+"""Standard error of the median divided by that of the mean, for a normal distribution: the square root of pi/2."""
+MIN_MEASURED_STEPS = 3
+"""Minimum number of steps for a meaningful spread."""
 
 
 class Figure(NamedTuple):
@@ -59,7 +59,7 @@ def figures_of(results: Mapping[str, Result]) -> dict[tuple[str, str], Figure]:
 def step_deviations(result: Result) -> dict[str, float]:
     """Return the standard deviation of one step by quantity, in its unit; empty if too few steps were measured."""
     speed = result.speed
-    if speed is None or speed.measured_micro_steps < LEAST_MEASURED:
+    if speed is None or speed.measured_micro_steps < MIN_MEASURED_STEPS:
         return {}
     values = {quantity: value_of(quantity, result) for quantity in ABSOLUTE_TIME_QUANTITIES}
     return {name: value * speed.spread / NORMAL_IQR for name, value in values.items() if value is not None}

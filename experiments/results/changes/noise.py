@@ -1,4 +1,4 @@
-"""Figures that moved beyond their noise, in runs one after the other.
+"""Find figures that changed beyond their noise in consecutive runs.
 
 A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
 squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
@@ -20,21 +20,21 @@ MAD_OF_A_NORMAL = 0.6745
 ALLOCATOR_BLOCK_GIB = 2 / 1024
 """PyTorch's allocator reserves memory in blocks of 2 MiB."""
 BF16_ROUNDING = 2**-8
-"""Relative rounding of a bfloat16, in which losses are computed."""
+"""Relative rounding error of a bfloat16, in which losses are computed."""
 FLOAT_ROUNDING = 2**-24
-"""Relative rounding of a 32-bit number."""
-LEAST_STEPS = 3
-"""Differences without which a median of them says nothing."""
+"""Relative rounding error of a 32-bit number."""
+MIN_DIFFERENCES = 3
+"""Minimum number of differences for a meaningful median."""
 
 
-def starts(
+def change_points(
     runs: Sequence[Figures], recorded: Sequence[Figures] = (), steps: Mapping[Key, float] | None = None
 ) -> dict[Key, set[int]]:
-    """Return the places in ``runs``, oldest first, at which each figure starts to have other values.
+    """Return the indices in ``runs``, oldest first, at which each figure changes.
 
-    The noise between runs is that of ``recorded``; without them, that of ``runs`` but the newest, which may be the
-    change that is looked for. If these are too few, the noise of a time is that between the rows of the newest two
-    runs, else that of a single step. steps: deviation of a step by row and quantity, in its unit.
+    The noise between runs is measured on ``recorded``, else on ``runs`` without the newest, which may have the change.
+    If these are too few, the noise of a time is measured between the rows of the newest two runs, else between steps.
+    steps: standard deviation of a step by row and quantity, in the unit of the quantity.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
     noisy = recorded or runs[:-1]
@@ -42,14 +42,14 @@ def starts(
     tested = sum(len(run) for run in runs)
     found = {}
     for key in keys:
-        places = [place for place, run in enumerate(runs) if key in run]
-        values = [runs[place][key].value for place in places]
-        spread = median(runs[place][key].spread or 0.0 for place in places)
-        between = max(_own(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
+        indices = [index for index, run in enumerate(runs) if key in run]
+        values = [runs[index][key].value for index in indices]
+        spread = median(runs[index][key].spread or 0.0 for index in indices)
+        between = max(_deviation_between_runs(key, noisy), shared.get(key[1], 0.0) * abs(median(values)))
         if key[1] in ABSOLUTE_TIME_QUANTITIES and not between and key[1] not in shared:
             between = (steps or {}).get(key, inf)
         noise = max(between, spread, _rounding(key[1], abs(median(values))))
-        found[key] = {places[start] for start in segment_starts(values, noise, tested)}
+        found[key] = {indices[start] for start in segment_starts(values, noise, tested)}
     return found
 
 
@@ -69,7 +69,7 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
-def _own(key: Key, runs: Sequence[Figures]) -> float:
+def _deviation_between_runs(key: Key, runs: Sequence[Figures]) -> float:
     """Return the standard deviation of a figure between runs; 0 if it is not known."""
     values = [run[key].value for run in runs if key in run]
     return _deviation([later - earlier for earlier, later in pairwise(values)])
@@ -81,13 +81,13 @@ def _between_runs(runs: Sequence[Figures]) -> dict[str, float]:
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
         steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
-    return {name: _deviation(several) for name, several in steps.items() if len(several) >= LEAST_STEPS}
+    return {quantity: _deviation(changes) for quantity, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
 
 
 def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
     """Return the relative standard deviation of each time over the rows of the newest two runs, where it is known.
 
-    What all rows have in common is not noise.
+    A change that all rows have in common is not noise.
     """
     ratios: dict[str, list[float]] = {}
     for before, now in [*pairwise(runs)][-1:]:
@@ -95,18 +95,18 @@ def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
             if key[1] in ABSOLUTE_TIME_QUANTITIES:
                 ratios.setdefault(key[1], []).append(now[key].value / before[key].value)
     return {
-        name: _deviation([ratio - median(several) for ratio in several])
-        for name, several in ratios.items()
-        if len(several) >= LEAST_STEPS
+        name: _deviation([ratio - median(of_rows) for ratio in of_rows])
+        for name, of_rows in ratios.items()
+        if len(of_rows) >= MIN_DIFFERENCES
     }
 
 
 def _deviation(steps: Sequence[float]) -> float:
-    """Return the standard deviation of one value from the differences of consecutive ones; 0 for less than three.
+    """Return the standard deviation of one value from the differences of consecutive values; 0 for fewer than three.
 
-    Of the differences, the median counts, so that a change among them does not widen it.
+    Uses the median of the differences, so that a single change among them does not increase it.
     """
-    if len(steps) < LEAST_STEPS:
+    if len(steps) < MIN_DIFFERENCES:
         return 0.0
     return median(map(abs, steps)) / MAD_OF_A_NORMAL / sqrt(2)
 

@@ -25,8 +25,10 @@ PIP_INDEX_VARIABLE = "TESTBED_PIP_INDEX"
 BUILDX_MISSING = "docker buildx builds the image and is not installed; apt install docker-buildx"
 STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
 """A line with which BuildKit begins a step of the Dockerfile."""
-NOT_TELLING = re.compile(r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+")
-"""The beginning of a line about a failure that names no cause."""
+UNINFORMATIVE_PREFIX = re.compile(
+    r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+"
+)
+"""Beginning of an error line before the cause."""
 FAILED_STEP, RULE = " > [", "------"
 
 
@@ -51,7 +53,7 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, says: Callable[[
             image = client.images.get(name)
             if image.labels.get(label) == made_from:
                 return str(image.id)
-            says(f"building {name}, because this code is not the image's")
+            says(f"building {name}, because the image has different code")
         except ImageNotFound:
             says(f"building {name}: the first time, this downloads some gigabytes")
         _build(context, build_options(variant, f"{label}={made_from}", Path(scratch)), says)
@@ -121,4 +123,4 @@ def failure_in(lines: list[str]) -> str:
     after = lines[starts[-1] + 1 :] if starts else []
     output = after[: after.index(RULE)] if RULE in after else []
     found = [line for line in (output or lines) if line.strip()]
-    return NOT_TELLING.sub("", found[-1]) if found else "no output"
+    return UNINFORMATIVE_PREFIX.sub("", found[-1]) if found else "no output"

@@ -51,7 +51,7 @@ def check_this_machine(results: Path) -> list[Check]:
         _optional(run_check("Docker", _docker, (IMAGES, CONTAINERS))),
         _optional(run_check("container tools", _container_tools, (CONTAINERS,))),
         run_check("ports", _ports, EVERY_RUN),
-        _optional(run_check("git", lambda: _tool("git", "results name no commit; apt install git"))),
+        _optional(run_check("git", lambda: _tool("git", "results do not record the commit; apt install git"))),
         _optional(run_check("SSH client", _ssh, (LEASES, CLUSTERS))),
     ]
 
@@ -86,10 +86,10 @@ def _compiler() -> str:
 def _disk(results: Path) -> str:
     needed_gib = SPARE_DISK_GIB + DISK_PER_ROW_GIB * sum(len(suite.rows) for suite in suites_in_group("both"))
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
-    said = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
+    finding = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:
-        raise CheckFailed(f"{said}, {needed_gib:.1f} GiB are needed; free some, or set --results and TESTBED_CACHE")
-    return said
+        raise CheckFailed(f"{finding}, {needed_gib:.1f} GiB are needed; free some, or set --results and TESTBED_CACHE")
+    return finding
 
 
 def _free_gib(folder: Path) -> float:
@@ -100,10 +100,10 @@ def _free_gib(folder: Path) -> float:
 def _memory() -> str:
     memory = psutil.virtual_memory()
     available_gib = memory.available / GIB
-    said = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
+    finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
     if available_gib < HOST_MEMORY_PER_RANK_GIB["tiny"]:
-        raise CheckFailed(f"{said}, a tiny row needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
-    return said
+        raise CheckFailed(f"{finding}, a tiny row needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
+    return finding
 
 
 def _gpu() -> Check:
@@ -148,8 +148,8 @@ def _docker() -> str:
     except subprocess.TimeoutExpired:
         raise CheckFailed(f"the daemon does not answer within {ANSWER_S:.0f} s; systemctl restart docker") from None
     if answer.returncode or not (info := _json(answer.stdout)).get("ServerVersion"):
-        told = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
-        raise CheckFailed(f"{told}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
+        message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
+        raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
     if nvidia_device() and not _gives_gpus(info):
         raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
@@ -183,7 +183,7 @@ def _ports() -> str:
             socket.create_connection(("localhost", port), timeout=ANSWER_S).close()
     except OSError as problem:
         raise CheckFailed(f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall") from None
-    return "any free one on localhost"
+    return "any free port on localhost"
 
 
 def _tool(name: str, remedy: str) -> str:

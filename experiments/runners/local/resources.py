@@ -53,7 +53,7 @@ class ResourcePool:
         self._free = sorted([*self._free, *allocation.numbers])
 
     def retire(self, allocation: Allocation) -> None:
-        """Take the resources of a row that has ended out of use."""
+        """Withdraw the resources of a row that has ended from further use."""
         del self._used[allocation]
         self.size -= len(allocation.numbers)
 

@@ -66,7 +66,7 @@ class RunningRow:
 class LocalRunner:
     """Runs rows on ``node`` into ``folder``.
 
-    worker: module that runs one row. grace_s: time after its own limit when a row is killed. nodes: number of machines
+    worker: module that runs one row. grace_s: seconds from a row's limit to its kill. nodes: number of machines
     that a row's ranks run on; this is the first of them.
     """
 
@@ -162,12 +162,12 @@ class LocalRunner:
         }
 
     def _lost(self) -> list[RunningRow]:
-        """Return the rows that have ended only because the warm process has, which had started them."""
+        """Return the rows that have ended only because the warm process that started them has ended."""
         if self._warm is None or (why := self._warm.ended()) is None:
             return []
-        served, self._warm = self._warm.served, None
+        was_ready, self._warm = self._warm.ready, None
         self._view.says(f"rows start cold from now on: the warm process has ended ({why})")
-        return [row for row in self._running if served and not _has_measured(row)]
+        return [row for row in self._running if was_ready and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
         """End a row as if it had not started; return it."""
@@ -266,7 +266,7 @@ def clear_row_folder(folder: Path) -> Path:
     """Remove an earlier run's files from the row's folder, except checkpoints of an interrupted run; return the folder.
 
     A run without a result was interrupted. The result is moved to the folder of earlier ones first, so that it is never
-    taken for that of the new run.
+    mistaken for the result of the new run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     interrupted = not (folder / RESULT_FILE).exists()

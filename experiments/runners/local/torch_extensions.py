@@ -47,8 +47,8 @@ def compile_extensions(
 ) -> None:
     """Compile what the rows' libraries would compile at their first use, unless ``folder`` has it.
 
-    says: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Does not fail: a row
-    that needs what cannot be compiled fails with the reason.
+    says: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Raises no error:
+    a row that needs an extension that was not compiled fails with the reason.
     """
     if (folder / BUILT_MARKER).exists() or not any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs):
         return

@@ -64,12 +64,12 @@ class WarmProcess:
             )
 
     @property
-    def served(self) -> bool:
-        """Whether the process has started rows, or could have."""
+    def ready(self) -> bool:
+        """Whether the process has completed its imports, so that rows could start from it."""
         return is_ready(self.environment)
 
     def ended(self) -> str | None:
-        """Return what the process printed last if it has ended, else None."""
+        """Return the last line that the process printed if it has ended, else None."""
         if self._process.poll() is None:
             return None
         lines = (self._folder / LOG_FILE).read_text(errors="replace").split("\n")
@@ -84,7 +84,7 @@ class WarmProcess:
 
 @contextmanager
 def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
-    """Start the warm process of rows and end it afterwards; yield None if rows are to start cold."""
+    """Start the warm process of rows and end it afterwards; yield None if rows must start cold."""
     if os.environ.get(COLD_START_VARIABLE):
         yield None
         return
@@ -96,7 +96,7 @@ def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess 
 
 
 def modules_to_import(specs: Sequence[RowSpec], worker: str) -> list[str]:
-    """Return what the processes of rows import, in the order in which they are started."""
+    """Return the modules that the processes of rows import, in the order in which the processes start."""
     modules = [*NOTEBOOK_MODULES, worker]
     if worker != WORKER_MODULE:
         return modules

@@ -41,7 +41,7 @@ class ChecksumMismatch(NotReached):
 
 
 class BadListing(ChecksumMismatch):
-    """The remote folder's list of files has one that is not in the folder, or is no list."""
+    """The list of a remote folder's files is malformed, or has a file outside of the folder."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ def download_folder(
     damaged: set[str] | None = None
     for _ in range(TRIES):
         remote = [file for file in _list(shell, folder) if damaged is None or file.path in damaged]
-        wanted = remote if damaged else [file for file in remote if not _local_copy(into, file)]
-        expected, actual = _download_and_sum(shell, folder, into, remote, wanted, on_progress)
+        missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
+        expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
-        downloaded |= {file.path for file in wanted} - damaged
-        _settle(into, [file for file in remote if file.path != RESULT_FILE], damaged)
+        downloaded |= {file.path for file in missing} - damaged
+        _finish_parts(into, [file for file in remote if file.path != RESULT_FILE], damaged)
         if not damaged:
-            _settle(into, [RemoteFile(RESULT_FILE, 0)], damaged)
+            _finish_parts(into, [RemoteFile(RESULT_FILE, 0)], damaged)
             return len(downloaded)
     raise ChecksumMismatch(f"{shell.where}: checksum mismatch in each download of {min(damaged or '?')} from {folder}")
 
@@ -116,7 +116,7 @@ def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
     entries = [entry.partition(" ") for entry in listing.split("\0") if entry]
     for size, _, path in entries:
         if not (size.isdecimal() and path) or path.startswith("/") or ".." in path.split("/"):
-            raise BadListing(f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is no file in it")
+            raise BadListing(f"{shell.where}: {folder} lists {f'{size} {path}'[:100]!r}, which is not a file in it")
     return [RemoteFile(path, int(size)) for size, _, path in entries]
 
 
@@ -183,7 +183,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     return file_sha256(part)
 
 
-def _settle(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
+def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
     """Rename the parts of intact files, and remove those of damaged ones."""
     for file in files:
         part = _part(into / file.path)

@@ -35,16 +35,16 @@ from provision.words import counted
 TICK_S = 0.25
 LEASE_RESERVE_S = 600.0
 """Time before the end of a lease that is reserved for downloads."""
-LEASE_ASKED_S = 60.0
-"""Time between two questions for the end of a lease."""
+LEASE_QUERY_S = 60.0
+"""Minimum time between two queries of the end of a lease."""
 
 
 class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: asks for the end of the lease of the nodes, at most once in LEASE_ASKED_S, because it may be extended by
-    anyone; rows that may not finish before it are not started. is_leased: whether the
-    nodes are still leased; called when they do not answer. data: the run's data, if it must be staged on the cluster.
+    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in LEASE_QUERY_S. Rows
+    that may not finish before it are not started. is_leased: whether the nodes are still leased; called when they do
+    not answer. data: the run's data, if it must be staged on the cluster.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class SlurmRunner:
     def _lease_ends_within(self, seconds: float) -> bool:
         """Return whether the lease ends before that time has passed."""
         now = self._now()
-        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_ASKED_S):
+        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_S):
             self._known_end = now, self._ends_at()
         end = self._known_end[1]
         return end is not None and now + timedelta(seconds=seconds) > end

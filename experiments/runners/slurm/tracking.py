@@ -77,10 +77,10 @@ class TrackedRow:
     @property
     def state(self) -> RowState:
         """Return the state of the row for the view."""
-        instead = ""
+        status = ""
         if self.job and self.waiting:
-            instead = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
-        return RowState(self.spec, self.elapsed_s, self.progress, instead)
+            status = f"queued ({': '.join(filter(None, (self.job.reason, self.downloads)))})"
+        return RowState(self.spec, self.elapsed_s, self.progress, status)
 
 
 class JobTracker:

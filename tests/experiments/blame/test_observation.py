@@ -1,11 +1,11 @@
 """What differs between two ends, and which end a step is like."""
 
-from experiments.blame.observation import difference, rejected
+from experiments.blame.observation import find_difference, rejected
 from tests.support.results.fake_index import seen
 
 
 def test_a_step_belongs_to_the_end_whose_figure_is_nearer():
-    found = difference(seen(10.0), seen(12.0), None)
+    found = find_difference(seen(10.0), seen(12.0), None)
     assert found
     assert found.sentence == "row: peak memory 10 GiB → 12 GiB (+20 %)"
     assert [found.side(seen(value)) for value in (10.4, 11.6)] == ["good", "bad"]
@@ -13,11 +13,11 @@ def test_a_step_belongs_to_the_end_whose_figure_is_nearer():
 
 
 def test_a_difference_within_rounding_is_none():
-    assert difference(seen(10.0), seen(10.0005), None) is None
+    assert find_difference(seen(10.0), seen(10.0005), None) is None
 
 
 def test_a_row_that_is_rejected_differs_from_one_that_fits():
-    found = difference(seen(10.0), rejected(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
+    found = find_difference(seen(10.0), rejected(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
     assert found
     assert found.sentence == "row: outcome fits → refused (bitsandbytes 0.44.1 needs a GPU)"
     assert found.side(rejected(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
@@ -26,7 +26,7 @@ def test_a_row_that_is_rejected_differs_from_one_that_fits():
 
 def test_the_status_of_a_statement_counts_first_and_a_value_alone_is_followed():
     failed = seen(12.0).model_copy(update={"statuses": {"row/peak_gib": "fail"}})
-    flipped = difference(seen(10.0), failed, "row/peak_gib")
+    flipped = find_difference(seen(10.0), failed, "row/peak_gib")
     assert flipped
     assert (flipped.kind, flipped.side(failed)) == ("statement", "bad")
-    assert difference(seen(10.0), seen(12.0), "row/reserved_gib") is None
+    assert find_difference(seen(10.0), seen(12.0), "row/reserved_gib") is None

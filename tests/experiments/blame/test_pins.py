@@ -24,7 +24,7 @@ def test_a_lock_has_hashes_and_the_build_of_pytorch_is_left_to_the_machine():
 def test_names_are_normalized_and_other_lines_are_rejected(tmp_path):
     assert read_pins("Py_YAML==6.0\n# comment\n", "a.txt") == {"py-yaml": Pin("6.0")}
     (tmp_path / "loose.txt").write_text("torch>=2\n")
-    with pytest.raises(InputError, match=r"'torch>=2' is no exact version"):
+    with pytest.raises(InputError, match=r"'torch>=2' is not an exact version"):
         pins_of(str(tmp_path / "loose.txt"), "--good")
     with pytest.raises(InputError, match="--good nowhere: allowed: current"):
         pins_of("nowhere", "--good")

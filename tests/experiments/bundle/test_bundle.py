@@ -93,7 +93,7 @@ def test_a_requested_row_that_is_missing_gives_no_point(genuine, tmp_path, capsy
 
 
 def test_a_run_of_another_card_is_refused(genuine):
-    assert check_bundle(genuine, card="h100_94gb").problems == ("the run is of a100_80gb, requested: h100_94gb",)
+    assert check_bundle(genuine, card="h100_94gb").problems == ("the run is for a100_80gb; requested: h100_94gb",)
 
 
 def test_a_copy_of_a_known_run_is_refused(genuine, capsys):

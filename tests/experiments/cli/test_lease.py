@@ -154,7 +154,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
     [
         (["lease", "--run", "true", "--no-wait"], "--run: not with --no-wait, which leaves the nodes unbooted"),
         (["lease", "--key", "KEY", "--name", "a b"], "--name 'a b': allowed: letters, digits, _ . -, at most 55"),
-        (["lease", "--key", "KEY"], "needs --yes without a terminal for the confirmation"),
+        (["lease", "--key", "KEY"], "without a terminal for the confirmation, --yes is required"),
         (["lease", "--key", "nowhere"], "nowhere"),
         (["slots", "--hours", "soon"], "soon"),
         (["slots", "--gpu", "H100"], "H100"),

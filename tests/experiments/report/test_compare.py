@@ -103,7 +103,7 @@ def test_a_run_is_the_same_as_itself(tmp_path: Path) -> None:
     folder = h200_run(tmp_path)
     comparison = compare(folder, folder)
     assert comparison.differences == comparison.verdicts == ()
-    assert "Both runs made the same choices" in text_of(comparison)
+    assert "Both runs have the same options and versions" in text_of(comparison)
 
 
 def test_a_comparison_survives_its_json(comparison: Comparison) -> None:

@@ -61,7 +61,7 @@ def test_a_changed_verdict_is_marked_with_both_statuses(comparison, tmp_path):
 
 def test_a_tiny_model_and_full_size_have_no_change_and_no_chart(tmp_path):
     text = written(tmp_path / "page.html", compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")))
-    assert "does not compare with full size" in text
+    assert "cannot be compared with full size" in text
     assert "<svg" not in text
 
 

@@ -75,7 +75,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def semester_page(folder: Path, run: RunFolder) -> Path:
-    """The page of a check with runs, flips, problems and what to mend."""
+    """The page of a check with runs, flips, problems and what to fix."""
     parts = [Part("current", "miniatures", SUITE, "a100_80gb"), Part("newest", "environment")]
     begun = datetime(2026, 11, 28, 3, tzinfo=UTC)
     done = {parts[0].name: Done(took_s=600.0), parts[1].name: Done(took_s=9.0, problem="torch 9.9 is not found")}

@@ -93,7 +93,7 @@ def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatc
     monkeypatch.setattr(check, "python_of", python_of)
     code, out, _ = semester("--versions", "newest", *CURRENT)
     assert code == 0
-    assert "to mend: newest-environment has no result: a needs b<2 and c needs b>=2" in out
+    assert "to fix: newest-environment has no result: a needs b<2 and c needs b>=2" in out
     assert calls(checks) == [MINIATURES, PREDICTIONS]
 
 
@@ -184,4 +184,4 @@ def test_silence_is_told_once(tmp_path):
     look()
     look()
     assert len(told) == 1
-    assert "nothing has happened for 10:00" in told[0]
+    assert "no progress for 10:00" in told[0]

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-from experiments.semester.process import Silence, last_line, run_logged
+from experiments.semester.process import StallDetector, last_line, run_logged
 from experiments.system.files import CODE_FOLDER
 from tests.support.processes.waiting import wait_for
 
@@ -29,7 +29,7 @@ def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_pa
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_logged(["sh", "-c", PART], log, os.environ, look, look_s=0.05)
+        run_logged(["sh", "-c", PART], log, os.environ, look, poll_s=0.05)
     assert log.read_text().splitlines() == ["started", "released"]
 
 
@@ -61,10 +61,10 @@ def test_a_part_gets_no_terminal_and_its_exit_code_is_returned(tmp_path):
     assert (code, (tmp_path / "log.txt").read_text()) == (3, "done\n")
 
 
-def test_silence_is_new_once_until_something_happens():
-    silence = Silence(10)
-    assert [silence.newly(0, now) for now in (9, 10, 11)] == [False, True, False]
-    assert [silence.newly(last, 30) for last in (25, 20)] == [False, True]
+def test_a_stall_is_reported_once_until_there_is_progress():
+    stalls = StallDetector(10)
+    assert [stalls.is_new_stall(0, now) for now in (9, 10, 11)] == [False, True, False]
+    assert [stalls.is_new_stall(last, 30) for last in (25, 20)] == [False, True]
 
 
 def test_the_last_line_of_a_log_has_a_letter(tmp_path):

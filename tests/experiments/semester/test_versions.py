@@ -8,7 +8,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from experiments.semester import versions
-from experiments.semester.versions import APART, NotInstalled, lock_text, newest_lock, python_of, versions_in
+from experiments.semester.versions import CONFLICTING, NotInstalled, lock_text, newest_lock, python_of, versions_in
 
 TODAY = date(2026, 11, 28)
 RESOLVED = """numpy==2.4.6 \\
@@ -40,7 +40,7 @@ def test_the_packages_that_stand_apart_forbid_versions_of_the_current_list():
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if applies and other and not requirement.specifier.contains(other.version, prereleases=True):
                 wrong.add(name)
-    assert wrong == {*APART}
+    assert wrong == {*CONFLICTING}
 
 
 def test_a_resolved_list_has_pytorch_in_a_comment_and_nothing_that_it_brings():
@@ -61,7 +61,7 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
     (together, names), (alone, apart) = asked
     assert "--no-deps" in alone
     assert "--no-deps" not in together
-    assert apart == [*APART]
+    assert apart == [*CONFLICTING]
     assert {"torch", "transformers", "peft"} <= {*names}
     assert not [name for name in names if "=" in name]
     assert [path.name for path in cache.glob("newest-*")] == [first.name]

@@ -157,7 +157,7 @@ def test_an_image_of_other_code_is_built_again(docker: DockerClient, dockerfile:
     first = image.ensure_image(docker, "as-taught", says.append)
     dockerfile[0] = SMALL.replace("/made", "/again")
     assert image.ensure_image(docker, "as-taught", says.append) != first
-    assert "building llm-testbed:as-taught, because this code is not the image's" in says
+    assert "building llm-testbed:as-taught, because the image has different code" in says
 
 
 def test_a_failed_build_is_one_line(docker: DockerClient, dockerfile: list[str]) -> None:

@@ -65,7 +65,7 @@ class Bed(SlurmBed):
         return self.folder.results()[row].reason
 
     def waited(self, row) -> set[str]:
-        return {state.instead for states, *_ in self.view.shown for state in states if state.spec.row == row}
+        return {state.status for states, *_ in self.view.shown for state in states if state.spec.row == row}
 
     @property
     def cache(self):

@@ -48,11 +48,11 @@ class LineTracker:
         self._file_names: dict[CodeType, str] = {}
 
     def start(self) -> None:
-        """Start to track lines."""
+        """Start tracking lines."""
         self._phantom.on_large_allocation(self._on_allocation)
 
     def stop(self) -> None:
-        """Stop to track lines."""
+        """Stop tracking lines."""
         self._phantom.on_large_allocation(None)
 
     def _on_allocation(self) -> None:

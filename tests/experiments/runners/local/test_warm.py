@@ -99,7 +99,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
         "from experiments.system import warm_start as one;"
         "warm = WarmProcess(['json']);"
         "environment = {**os.environ, **warm.environment};"
-        "[time.sleep(0.05) for _ in iter(lambda: warm.served, True)];"
+        "[time.sleep(0.05) for _ in iter(lambda: warm.ready, True)];"
         "row = one.start_process(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1);"
         "time.sleep(600)"
     )
@@ -149,7 +149,7 @@ def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     process = WarmProcess(["json"])
     assert process.ended() is None
-    wait_for(lambda: process.served)
+    wait_for(lambda: process.ready)
     process.close()
     assert list(tmp_path.iterdir()) == []
     assert not psutil.pid_exists(process._process.pid)

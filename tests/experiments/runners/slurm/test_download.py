@@ -79,7 +79,7 @@ def test_a_list_with_a_file_outside_of_the_folder_downloads_nothing(remote, tmp_
         lambda: download_folder(Hostile(entry), str(remote), tmp_path / "here"),
         lambda: download_growing(Hostile(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
     ):
-        with pytest.raises(BadListing, match=r"which is no file in it"):
+        with pytest.raises(BadListing, match=r"which is not a file in it"):
             download()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 

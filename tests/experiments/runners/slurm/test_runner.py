@@ -45,5 +45,5 @@ def test_a_submission_is_read_only_for_the_same_settings(tmp_path):
 def test_a_queued_row_shows_slurms_reason_and_what_it_waits_for():
     job = JobSpec(rows.spec("a"), "abc", "some.worker", 120.0)
     row = TrackedRow(job, Job("7", "PENDING", "Dependency", "run/lab/a", ""), downloads="the weights of x 1 GiB")
-    assert row.state.instead == "queued (Dependency: the weights of x 1 GiB)"
-    assert TrackedRow(job, Job("7", "RUNNING", "None", "run/lab/a", "")).state.instead == ""
+    assert row.state.status == "queued (Dependency: the weights of x 1 GiB)"
+    assert TrackedRow(job, Job("7", "RUNNING", "None", "run/lab/a", "")).state.status == ""
