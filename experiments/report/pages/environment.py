@@ -9,7 +9,6 @@ from experiments.charts import SCRIPT, STYLE
 from experiments.errors import InputError
 from experiments.report.words import ICONS, format_gib, format_percent, format_share, format_stages, lower_first
 from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
-from experiments.system.files import write_atomically
 from provision.files import printable_value
 
 FILTERS = (
@@ -50,6 +49,6 @@ def render_template(template: str, **values: Any) -> str:
 def save_page(path: Path, page: str) -> None:
     """Write a page to the path of --page. Raises InputError if it cannot be written."""
     try:
-        write_atomically(path, page)
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
