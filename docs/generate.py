@@ -294,7 +294,7 @@ def _type_name(annotation: Any) -> str:
     if origin is not None and arguments:
         return _type_name(arguments[0])
     names = {str: "text", int: "whole number", float: "number", bool: "true / false", Any: "any value"}
-    name = names.get(annotation) or getattr(annotation, "__name__", str(annotation))
+    name = names.get(annotation) or str(getattr(annotation, "__name__", annotation))
     return f"[{name}](#{name.lower()})" if _models_of_type(annotation) else name
 
 

@@ -46,7 +46,7 @@ def observe(question: Question, means: Means, environment: Environment) -> Obser
     """
     stored = _stored_observation(question, means, environment)
     try:
-        return Observation.model_validate_json(read_bytes(kept))
+        return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
     found = _predicted(question, environment) if means == "prediction" else _run(question, means, environment)

@@ -48,8 +48,8 @@ def pins_of(source: str, flag: str) -> Pins:
         text = read_text(path)
     except (OSError, UnicodeDecodeError):
         allowed = f"{', '.join(LOCKS)}, the folder of a run, or a file of exact versions"
-        raise InputError(f"{flag} {word}: allowed: {allowed}") from None
-    return read_pins(text, f"{flag} {word}")
+        raise InputError(f"{flag} {source}: allowed: {allowed}") from None
+    return read_pins(text, f"{flag} {source}")
 
 
 def read_pins(text: str, where: str) -> Pins:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
 from experiments.results.changes.changed import Changed, Key, changed_figure, differing, sentences
-from experiments.results.changes.noise import starts
+from experiments.results.changes.noise import change_points
 
 
 class RunChanges(NamedTuple):

@@ -22,7 +22,7 @@ WITHOUT_LAB = ("sizing",)
 """Notebooks that need no stored run, and are kept without outputs."""
 OPENING_TAG = "how-to-open"
 GITHUB, COLAB = "https://github.com/", "https://colab.research.google.com/"
-RUNS = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
+RUN_LINES = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
 CELL_TIMEOUT_S = 120
 
 

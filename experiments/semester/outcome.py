@@ -124,8 +124,8 @@ def _runs(folder: Path, part: Part) -> Iterator[PartRun]:
         if path.parent.is_symlink():
             continue
         evaluation = Evaluation.model_validate_json(read_bytes(path))
-        link = path.with_name(PAGE_FILE).relative_to(place).as_posix()
-        yield Found(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
+        link = path.with_name(PAGE_FILE).relative_to(folder).as_posix()
+        yield PartRun(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 
 
 def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:

@@ -95,8 +95,10 @@ class RestrictedCredentials:
         identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": own}
         send: dict[str, Any] = {"timeout": REQUEST_S, "verify": self.session.verify}
         with translate_errors("keystone or blazar"):
-            answer = requests.post(f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send)
+            answer = requests.post(  # noqa: S113 - `send` has a time limit
+                f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send
+            )
             if answer.status_code != 201:
                 raise RequestRejected(f"{self.name}: keystone answers {answer.status_code} to a restricted credential")
             token = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
-            return requests.get(credential.lease_url, headers=token, **send).status_code
+            return requests.get(credential.lease_url, headers=token, **send).status_code  # noqa: S113

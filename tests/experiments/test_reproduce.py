@@ -25,7 +25,7 @@ from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import Leased
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import IdleEnd, LeaseRequest, idle_end_data
-from provision.models import Credential, Host, Lease, Requirements
+from provision.models import Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
 from tests.support.leasing.fake_site import FakeSite

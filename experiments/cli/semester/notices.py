@@ -45,40 +45,40 @@ def notify_of_leases(
 class LeaseWatch:
     """Sends each message about the active leases once, when it becomes true.
 
-    Sites are asked every five minutes, and when the journal gets another lease or another end of one; in between, the
-    time alone decides. above_su: bound of the cost of a lease. A site that does not answer is asked again.
+    Sites are queried every five minutes, and when the journal gets another lease or another end of one; in between, the
+    time alone decides. above_su: bound of the cost of a lease. A site that does not answer is queried again.
     """
 
-    def __init__(self, told: Callable[[str, str], None], above_su: float | None) -> None:
-        self._told, self._above_su = told, above_su
+    def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
+        self._send_message, self._above_su = send_message, above_su
         self._sent: set[tuple[str, str]] = set()
-        self._asked_s = -inf
+        self._queried_s = -inf
         self._recorded: object = None
         self._states: list[State] = []
 
     def __call__(self) -> None:
-        """Ask if it is time, and send what is new. No problem of a site or of the journal ends the caller's work."""
+        """Query the sites if it is time, and send new messages. Problems of a site or of the journal raise nothing."""
         from experiments.notify.messages import lease_messages
         from provision.errors import ProvisionError
 
         with suppress(ProvisionError):
-            self._ask_if_due()
+            self._query_if_due()
         now = datetime.now(UTC)
         for state in self._states:
             tag = state.active_lease.tag
             for message in lease_messages([_at(state, now)], now, SOON, self._above_su):
                 if (tag, message.text) not in self._sent:
                     self._sent.add((tag, message.text))
-                    self._told(*message)
+                    self._send_message(*message)
 
-    def _ask_if_due(self) -> None:
+    def _query_if_due(self) -> None:
         from provision.leasing.journal import Journal
 
         journal = Journal()
         recorded = [(one.tag, journal.start(one), journal.last_end(one)) for one in journal.active_leases().values()]
-        if recorded == self._recorded and time.monotonic() - self._asked_s < ASK_EVERY_S:
+        if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
-        self._recorded, self._asked_s = recorded, time.monotonic()
+        self._recorded, self._queried_s = recorded, time.monotonic()
         self._states = _active(journal, self._states)
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from experiments.blame.blame import blame
-from experiments.blame.environment import Environment, created
+from experiments.blame.environment import Environment, create_environment
 from experiments.errors import InputError
 from tests.support.results.fake_index import pins, seen, values, wheel
 
@@ -118,15 +118,15 @@ def test_environments_are_created_once(index, monkeypatch):
     wheel(index, "pack09", "2.0", "1")
     blamed(Observer())
     monkeypatch.setattr(subprocess, "run", None)
-    environment = created(pins(OLD))
+    environment = create_environment(pins(OLD))
     assert environment.python.exists()
 
 
 def test_an_interrupted_environment_is_created_again(index):
-    folder = created(pins(OLD)).folder
+    folder = create_environment(pins(OLD)).folder
     (folder / ".made").unlink()
     (folder / "bin" / "python").unlink()
-    assert created(pins(OLD)).python.exists()
+    assert create_environment(pins(OLD)).python.exists()
 
 
 def test_ends_without_a_difference_are_an_error_with_the_reason(index):

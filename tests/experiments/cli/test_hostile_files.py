@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,7 +219,7 @@ def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(run):
     assert _command("logs", "xxl", str(run), stdout=subprocess.PIPE).stdout == content
 
 
-def _command(*words: str, **options: object) -> "subprocess.CompletedProcess[bytes]":
+def _command(*words: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
     environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER), **options.pop("env", {})}
     line = [sys.executable, "-m", "experiments", *words]
     return subprocess.run(line, env=environment, stderr=subprocess.PIPE, timeout=100, **options)

@@ -10,7 +10,6 @@ from experiments.history.changes import RunChanges, run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
 from experiments.results.changes.changed import Changed, sentences
-from experiments.results.changes.changed import Changed, sentences
 from experiments.results.changes.noise import segment_starts
 from tests.support.results.terms import repeat_run, slow_down
 

@@ -121,7 +121,7 @@ def server():
             seen.append((host, login))
             if self.path.startswith("/moved"):
                 self.send_response(302)
-                self.send_header("Location", f"http://localhost:{self.server.server_port}/set.tar.gz")
+                self.send_header("Location", f"http://localhost:{web.server_port}/set.tar.gz")
                 self.end_headers()
                 return
             good = host == "localhost" or login == f"Basic {base64.b64encode(b'user:s3cret/1').decode()}"
@@ -133,9 +133,9 @@ def server():
         def log_message(self, *_):
             pass
 
-    seen = []
+    seen: list[tuple[str, str | None]] = []
     with HTTPServer(("127.0.0.1", 0), Answers) as web:
-        web.seen = seen
+        setattr(web, "seen", seen)  # noqa: B010 - for the tests
         threading.Thread(target=web.serve_forever, daemon=True).start()
         yield web
         web.shutdown()

@@ -11,7 +11,7 @@ from experiments.cli.semester import notices
 from experiments.cli.semester.notices import LeaseWatch
 from experiments.notify.send import Notifier
 from experiments.semester import check
-from experiments.semester.process import LOOK_S
+from experiments.semester.process import POLL_S, run_logged
 from provision.errors import RequestRejected, Unreachable
 from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
@@ -48,7 +48,7 @@ def watched(site, monkeypatch, tmp_path, webhook):
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
     monkeypatch.setattr(notices, "datetime", Moment)
     monkeypatch.setattr("provision.clock.datetime", Moment)
-    monkeypatch.setattr(notices.time, "monotonic", lambda: Moment.at.timestamp())
+    monkeypatch.setattr("experiments.cli.semester.notices.time.monotonic", lambda: Moment.at.timestamp())
     Moment.at = NOW
     url, received = webhook
     watch = LeaseWatch(partial(notices.send, Notifier([url])), 20.0)
@@ -90,8 +90,8 @@ def test_a_message_comes_with_the_first_look_and_a_look_every_ten_seconds_or_soo
     asked = []
     leases = site.leases
     site.leases = lambda: asked.append(1) or leases()
-    assert [watched(timedelta(seconds=LOOK_S)) for _ in range(3)] == [[], ["testbed: lease llm_cc begins in 59m"], []]
-    assert LOOK_S <= 10
+    assert [watched(timedelta(seconds=POLL_S)) for _ in range(3)] == [[], ["testbed: lease llm_cc begins in 59m"], []]
+    assert POLL_S <= 10
     assert len(asked) == 1, "the time decides, without a question to the site"
 
 
@@ -150,7 +150,7 @@ def test_a_check_with_a_lease_tells_of_it_and_goes_on(site, monkeypatch, tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
     monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))
-    monkeypatch.setattr(check, "run_logged", partial(check.run_logged, look_s=0.05))
+    monkeypatch.setattr(check, "run_logged", partial(run_logged, poll_s=0.05))
     leased(site, begins=-2 * HOUR, ends=HOUR / 2)
     url, received = webhook
     lease = ["--lease", "gpu_a100_pcie", "--max-hours", "3", "--above", "20"]

@@ -11,7 +11,7 @@ import pytest
 
 from experiments.semester import check
 from experiments.semester.parts import Lease, Part, command, parts_of
-from experiments.semester.process import SILENT_S, run_logged
+from experiments.semester.process import STALL_S, run_logged
 from experiments.semester.state import STATE_FILE, Check, checks_in
 from experiments.semester.versions import SETS, NotInstalled
 from experiments.system.lock import lock_folder
@@ -179,7 +179,7 @@ def test_silence_is_told_once(tmp_path):
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert told == []
-    silent = time.time() - SILENT_S
+    silent = time.time() - STALL_S
     os.utime(tmp_path / "log.txt", (silent, silent))
     look()
     look()

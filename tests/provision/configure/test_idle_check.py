@@ -7,6 +7,7 @@ import json
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import pytest
 
@@ -272,7 +273,7 @@ def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(world):
 @pytest.fixture
 def jupyter(world):
     """A Jupyter server's API with one kernel; its state and the tokens that it got."""
-    told = {"state": "busy", "code": 200, "tokens": []}
+    told: dict[str, Any] = {"state": "busy", "code": 200, "tokens": []}
 
     class Api(BaseHTTPRequestHandler):
         def do_GET(self):

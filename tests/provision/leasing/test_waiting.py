@@ -11,7 +11,8 @@ from tests.support.leasing.fake_site import HOUR, NOW, FakeClock
 
 def waited(tmp_path, statuses, limit_s, remaining=None):
     """Wait for ACTIVE with a fake clock, one status each minute; return the reported lines."""
-    said, left = [], [SimpleNamespace(status=status, start=NOW + 3 * HOUR) for status in statuses]
+    said: list[str] = []
+    left = [SimpleNamespace(status=status, start=NOW + 3 * HOUR) for status in statuses]
     reconciler = Reconciler(Journal(tmp_path), FakeClock(), said.append)
     reconciler.wait(
         "it",

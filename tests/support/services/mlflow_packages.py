@@ -18,7 +18,18 @@ def mlflow_folder() -> Path:
             pins = CODE_FOLDER / "containers/current.txt"
             known = folder.with_suffix(".constraints")
             known.write_text("\n".join(line for line in pins.read_text().splitlines() if "==" in line))
-            install = [sys.executable, "-m", "uv", "pip", "install", "--quiet", "--target", folder, "-c", known]
+            install = [
+                sys.executable,
+                "-m",
+                "uv",
+                "pip",
+                "install",
+                "--quiet",
+                "--target",
+                str(folder),
+                "-c",
+                str(known),
+            ]
             subprocess.run([*install, *PACKAGES], check=True, stdout=sys.__stderr__)
             known.unlink()
             (folder / ".made").touch()

@@ -17,7 +17,7 @@ from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
-from provision.sites.base import Testbed, connect_to
+from provision.sites.base import LeaseCredentials, Testbed, connect_to
 from provision.sites.kvm import Kvm
 from provision.ssh.login import KeyPair
 from tests.support.needs import need
@@ -156,7 +156,7 @@ def empty(site: Testbed) -> None:
         (site.keys, site.delete_key),
         *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
-        (site.lease_credentials, site.delete_lease_credential),
+        *([(site.lease_credentials, site.delete_lease_credential)] if isinstance(site, LeaseCredentials) else []),
     )
     for listed, delete in kinds:
         for resource in reconciler.query(listed):
@@ -167,4 +167,5 @@ def empty(site: Testbed) -> None:
 def left_at(site: Testbed) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
-    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *site.lease_credentials(), *site.leases()]
+    credentials = site.lease_credentials() if isinstance(site, LeaseCredentials) else []
+    return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *credentials, *site.leases()]

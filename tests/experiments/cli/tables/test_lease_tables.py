@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from io import StringIO
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -66,7 +67,9 @@ def test_a_lease_that_is_gone_says_so():
     ],
 )
 def test_a_lease_that_ends_itself_says_when_and_where_its_results_are(target, active, gone):
-    armed = {Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))}}
+    armed: dict[str, dict[str, Any]] = {
+        Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))}
+    }
     state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
     assert active in " ".join(lines(states_table([state], at(13)), 300)[2].split())
     ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)

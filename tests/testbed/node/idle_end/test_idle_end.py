@@ -28,7 +28,8 @@ SERVICE = "llm-testbed-end-when-idle.service"
 class FakeCloud(ThreadingHTTPServer):
     """Fake keystone and Blazar with one lease. deleted: how often it was deleted."""
 
-    deleted, secrets = 0, ()
+    deleted = 0
+    secrets: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:
