@@ -1,9 +1,9 @@
 """Make the predictions of the stored runs again, and evaluate all stored runs again, after a change of either.
 
-    python -m experiments.evidence.renew [NAME...]
+    python -m experiments.evidence.renew [--keep-predictions] [NAME...]
 
-NAME: the folder of a stored run; default: all. A run that has predictions gets new ones for all rows of its suite; if
-it has no results, it is then as if it had been made now. The verdicts of every named run are written anew.
+NAME: the folder of a stored run; default: all. A run that has predictions gets new ones for all rows of its suite. If
+it has no results, it also gets today's date and commit. The verdicts of every named run are written again.
 """
 
 import argparse
@@ -39,13 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {folder.path.name: folder for folder in run_folders(EVIDENCE)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="folder of a stored run; default: all")
-    names = parser.parse_args(arguments).names or list(known)
+    parser.add_argument("--keep-predictions", action="store_true", help="only evaluate again")
+    options = parser.parse_args(arguments)
+    names = options.names or list(known)
     if unknown := sorted(set(names) - known.keys()):
         parser.error(f"unknown run: {', '.join(unknown)}; stored: {', '.join(known)}")
     view = View(Console(highlight=False))
     for name in names:
         folder = known[name]
-        if (folder.path / PREDICTIONS_FILE).is_file():
+        if not options.keep_predictions and (folder.path / PREDICTIONS_FILE).is_file():
             predict_again(folder, view)
         (found,) = reevaluate(folder.path)
         write_atomically(folder.path / VERDICT_FILE, found.evaluation.model_dump_json(indent=2))

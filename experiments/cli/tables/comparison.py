@@ -41,7 +41,7 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 def _warnings(comparison: Comparison) -> list[Line]:
     lines = [f"{one.what} differs: {one.a} and {one.b}" for one in comparison.unlike]
     if comparison.a.size != comparison.b.size:
-        lines.append("a miniature does not compare with full size: no ratios")
+        lines.append("the sizes differ (miniature and full size), so no ratios are shown")
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 

@@ -45,3 +45,12 @@ def test_an_unknown_run_is_rejected_with_the_stored_ones(stored: RunFolder, caps
     with pytest.raises(SystemExit):
         renew.main(["another"])
     assert capsys.readouterr().err.endswith(f"error: unknown run: another; stored: {NAME}\n")
+
+
+def test_predictions_can_be_kept(stored: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renew, "predict_rows", None)
+    before = (stored.path / "predictions.json").read_bytes()
+    (stored.path / "verdict.json").unlink()
+    renew.main(["--keep-predictions", NAME])
+    assert (stored.path / "predictions.json").read_bytes() == before
+    assert (stored.path / "verdict.json").is_file()
