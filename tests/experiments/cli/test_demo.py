@@ -65,7 +65,7 @@ def test_real_leases_come_first_and_the_demonstration_keeps_its_own(testbed, tmp
 
 def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
     code, out, err = testbed("doctor", "--site", "demo")
-    assert (code, out.splitlines()[-1], err) == (0, "none of 14 failed", BANNER)
+    assert (code, out.splitlines()[-1], err) == (0, "none of 15 failed", BANNER)
     code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")
     assert (code, err) == (0, BANNER)
     assert "slurm on llm_you: run 15 rows of single_gpu_blip2" in out
