@@ -99,7 +99,7 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo, seen: dict[str, bytes]) -> 
     name = entry.filename
     mode = entry.external_attr >> 16
     if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
-        raise BadBundle(f"{path}: {name!r} is not a plain file")
+        raise BadBundle(f"{path}: {name!r} is not a regular file")
     if entry.flag_bits & 1:
         raise BadBundle(f"{path}: {name!r} is encrypted")
     known = name in (*BUNDLE_FILES, CHECKSUMS_FILE) or TELEMETRY_NAME.fullmatch(name)

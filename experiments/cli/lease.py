@@ -129,7 +129,7 @@ def lease(
     from provision.ssh.login import KeyPair
 
     if run and not wait:
-        raise InputError("--run: not with --no-wait, which leaves the nodes unbooted")
+        raise InputError("--run: not allowed with --no-wait, which does not boot the nodes")
     key = key_for(site, key)
     options.check(name)
     idle_end = idle.idle_end(options.count, wait)

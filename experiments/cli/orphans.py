@@ -49,14 +49,14 @@ def orphans_command(
         delete_leaked(connected, reconciler, chosen)
     names = [orphan.active_lease.tag for orphan in chosen]
     if as_json:
-        data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.opened_here} for one in found}
+        data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.in_journal} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
         say("\n".join([*map(_line, found), _summary(names, dry_run)]) if found else "no leaked resources")
 
 
 def _line(leaked: "LeakedResources") -> str:
-    origin = "" if leaked.opened_here else f" ({ELSEWHERE_NOTE})"
+    origin = "" if leaked.in_journal else f" ({ELSEWHERE_NOTE})"
     return f"{leaked.active_lease.tag}: {', '.join(leaked.resources)}{origin}"
 
 

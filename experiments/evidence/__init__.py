@@ -1,1 +1,1 @@
-"""Stored results of runs on GPUs, and the tool that writes them. The package and the image contain neither."""
+"""Stored results of runs on GPUs, and the tools that write them. Neither the package nor the image contains them."""

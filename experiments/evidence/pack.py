@@ -4,8 +4,8 @@
                                                                           telemetry/ROW.csv
     python -m experiments.evidence.pack --unpack EVIDENCE_FOLDER TARGET   a folder for each row, with its result.json
 
-predictions.json is included if there is one. A line of results.jsonl is one row's result.json without spaces; no number
-changes. Logs, notebooks and the report are omitted: `testbed report` writes the report from either form.
+predictions.json is copied if it exists. Each line of results.jsonl is the result.json of one row, without spaces. Logs,
+notebooks and the report are omitted. `testbed report` can write the report from both forms.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COPIED = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is not a run's."""
+    """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is no run."""
     run = RunFolder(folder).read_run()
     found = [path for row in run.rows if (path := folder / run.suite / row / RESULT_FILE).exists()]
     _copy(folder, target)
@@ -33,7 +33,7 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def unpack(folder: Path, target: Path) -> None:
-    """Write a run's folder with a folder for each row to ``target``. Raises InputError if ``folder`` is not a run's."""
+    """Write a compact run to ``target``, with a folder for each row. Raises InputError if ``folder`` is no run."""
     suite = RunFolder(folder).read_run().suite
     _copy(folder, target)
     for line in (folder / RESULTS_FILE).read_text().splitlines():
@@ -50,7 +50,7 @@ def _copy(folder: Path, target: Path) -> None:
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    """Copy a file if there is one."""
+    """Copy a file if it exists."""
     if source.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)

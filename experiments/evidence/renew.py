@@ -1,9 +1,9 @@
-"""Make the predictions of the stored runs again, and evaluate all stored runs again, after a change of either.
+"""Predict and evaluate the stored runs again, after the code of predictions or evaluation has changed.
 
     python -m experiments.evidence.renew [--keep-predictions] [NAME...]
 
-NAME: the folder of a stored run; default: all. A run that has predictions gets new ones for all rows of its suite. If
-it has no results, it also gets today's date and commit. The verdicts of every named run are written again.
+NAME: the folder of a stored run; default: all. A run with predictions gets new ones for all rows of its suite. If
+it has no results, it also gets today's date and commit. Each of the runs gets new verdicts.
 """
 
 import argparse
@@ -24,7 +24,7 @@ EVIDENCE = Path(__file__).parent
 
 
 def predict_again(folder: RunFolder, view: View) -> None:
-    """Replace the predictions of a stored run by those of today's code."""
+    """Replace the predictions of a stored run with those of the current code."""
     run, suite = folder.read_run(), folder.suite()
     if not folder.results():
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {folder.path.name: folder for folder in run_folders(EVIDENCE)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="folder of a stored run; default: all")
-    parser.add_argument("--keep-predictions", action="store_true", help="only evaluate again")
+    parser.add_argument("--keep-predictions", action="store_true", help="evaluate without new predictions")
     options = parser.parse_args(arguments)
     names = options.names or list(known)
     if unknown := sorted(set(names) - known.keys()):

@@ -87,18 +87,18 @@ def _export_run(client: "MlflowClient", experiment: str, series: Series, run: Re
             client.delete_run(child.info.run_id)
         client.delete_run(one.info.run_id)
     settings = {"suite": series.suite, "card": series.card, "size": series.size, "length": series.length}
-    begun = int(datetime.fromisoformat(run.started_at).timestamp() * 1000)
+    start_ms = int(datetime.fromisoformat(run.started_at).timestamp() * 1000)
     tags = {KEY: key, COMMIT: run.commit, **{f"statement/{id_}": one.status for id_, one in run.verdicts.items()}}
     counts = Counter(one.status for one in run.verdicts.values())
-    parent = client.create_run(experiment, begun, run_name=run.run_id)
-    _log(client, parent.info.run_id, begun, tags, settings, {f"statements {name}": n for name, n in counts.items()})
+    parent = client.create_run(experiment, start_ms, run_name=run.run_id)
+    _log(client, parent.info.run_id, start_ms, tags, settings, {f"statements {name}": n for name, n in counts.items()})
     for row in dict.fromkeys(row for row, _ in (*run.facts, *run.figures)):
-        child = client.create_run(experiment, begun, run_name=f"{run.run_id}/{row}")
+        child = client.create_run(experiment, start_ms, run_name=f"{run.run_id}/{row}")
         about = {PARENT: parent.info.run_id, COMMIT: run.commit, **_of_row(run.causes, row)}
         figures = {name: figure.value for name, figure in _of_row(run.figures, row).items()}
-        _log(client, child.info.run_id, begun, about, settings | {"row": row} | _of_row(run.facts, row), figures)
-        client.set_terminated(child.info.run_id, end_time=begun)
-    client.set_terminated(parent.info.run_id, end_time=begun)
+        _log(client, child.info.run_id, start_ms, about, settings | {"row": row} | _of_row(run.facts, row), figures)
+        client.set_terminated(child.info.run_id, end_time=start_ms)
+    client.set_terminated(parent.info.run_id, end_time=start_ms)
     return True
 
 

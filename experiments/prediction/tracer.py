@@ -65,7 +65,7 @@ class PhantomMeter:
         tensors = list(tensors)
         self.tags.tag_tensors(kind, tensors)
         if kind == BATCH:
-            self.work.see_batch(tensors)
+            self.work.record_batch(tensors)
 
     def __enter__(self) -> "PhantomMeter":
         return self
@@ -96,7 +96,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     If ``keys`` is not None, the keys of the operations that the time of a step needs are written to it.
     Raises InputError for a user error, RuntimeError if the training fails.
     """
-    begun = time.perf_counter()
+    started_s = time.perf_counter()
     card = card_named(spec.card)
     phantom.install(kernels_of(card))
     import torch
@@ -137,7 +137,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     if keys:
         write_atomically(keys, "\n".join(needed_operations(works, spec.settings.accumulate)))
     planned = measured.speed.planned_micro_steps if measured.speed else 0
-    elapsed_s = time.perf_counter() - begun
+    elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
     found = [
         _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(

@@ -77,12 +77,12 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
                 continue
             left = _left(parts[number - 1 :], check, earlier)
             tools.say(f"[{number}/{len(parts)}] {part.words}; {format_duration(check.seconds())} so far{left}")
-            begun = time.monotonic()
+            started_s = time.monotonic()
             try:
                 problem = _run(part, request, folder, installed, tools)
             except NotInstalled as error:
                 problem = str(error)
-            took_s = time.monotonic() - begun + (check.done[part.name].took_s if part.name in check.done else 0)
+            took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
             tools.say(f"  {problem or 'done'} ({format_duration(took_s)})")
             check = _with_done(check, part, Done(took_s=took_s, problem=problem), installed)
             write_check(folder, check)

@@ -19,7 +19,7 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a plain file as a hexadecimal string. Raises OSError."""
+    """Return the SHA-256 of a regular file as a hexadecimal string. Raises OSError."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

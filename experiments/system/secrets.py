@@ -1,4 +1,4 @@
-"""Hide secrets in texts that are shown or stored: passwords and signatures in URLs, addresses of notifications."""
+"""Hide secrets in texts before they are shown or stored: passwords and signatures in URLs, notification addresses."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A console for names and texts of others, which may contain control characters."""
+"""A console that can safely print texts of other people, which may contain control characters."""
 
 from collections.abc import Iterable
 
@@ -9,10 +9,10 @@ from provision.files import printable
 
 
 class SafeConsole(Console):
-    """A console that shows escapes in place of control characters and of characters that reverse text."""
+    """A console that replaces control characters, and characters that reverse text, by escapes."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield the segments of ``renderable``; only segments of rich itself control the terminal."""
+        """Yield the segments of ``renderable``; only rich's own segments can control the terminal."""
         for segment in super().render(renderable, options):
             text = segment.text if segment.control else printable(segment.text)
             yield segment if text == segment.text else Segment(text, segment.style)

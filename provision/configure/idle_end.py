@@ -51,7 +51,7 @@ def _variables(credential: LeaseCredential, idle_end: IdleEnd) -> dict[str, obje
 
 
 def _target_variables(idle_end: IdleEnd) -> dict[str, object]:
-    """Return the variables of the results' target. Raises BadKey without its key, NotReached without its host key."""
+    """Return the variables of the rsync target. Raises BadKey without a key, NotReached without a host key."""
     if not idle_end.results_to:
         return {}
     if idle_end.key is None or not idle_end.key.is_file():

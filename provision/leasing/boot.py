@@ -186,8 +186,8 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
             return _LoginAttempt(str(problem), rejected and rejections[-1] - rejections[0] > KEY_LIMIT_S)
         return _LoginAttempt()
 
-    what = f"SSH to {server.name}"
-    ended = task.reconciler.wait(what, try_once, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
+    label = f"SSH to {server.name}"
+    ended = task.reconciler.wait(label, try_once, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
     if ended is None:
         error = try_once().status
         raise NotReached(f"{server.name} runs, but SSH does not answer ({error}); see its console log")

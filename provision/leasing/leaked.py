@@ -17,31 +17,31 @@ from provision.sites.base import Testbed
 
 @dataclass(frozen=True)
 class LeakedResources:
-    """The leaked resources of one tag, in words, and a record by which they can be deleted.
+    """The leaked resources of one tag, as text, and the lease record with which they can be deleted.
 
-    opened_here: whether the local journal created the tag. Otherwise another journal of the same user did, which is
-    lost or on another computer, where the lease may be in use.
+    in_journal: whether the local journal created the tag. Otherwise it is from a journal of the same user that is lost
+    or on another computer, where the lease may be in use.
     """
 
     active_lease: ActiveLease
     resources: tuple[str, ...]
-    opened_here: bool
+    in_journal: bool
 
 
 def leaked_resources(site: Testbed, reconciler: Reconciler) -> list[LeakedResources]:
-    """Return the user's leaked resources by tag. Resources of other or unknown owners are left out."""
+    """Return the user's leaked resources by tag. Omits resources of other or unknown owners."""
     active = {active_lease.tag for active_lease in reconciler.journal.active_leases().values()}
     by_tag: dict[str, list[tuple[str, Resource]]] = {}
     for kind in all_kinds(site):
         for resource in reconciler.query(kind.list):
             if resource.tag and resource.tag not in active:
                 by_tag.setdefault(resource.tag, []).append((kind.name, resource))
-    owner, opened = reconciler.query(site.user_id), reconciler.journal.tags()
+    owner, journal_tags = reconciler.query(site.user_id), reconciler.journal.tags()
     return [
         LeakedResources(
             ActiveLease("", tag, site.name, ""),
             tuple(f"{kind} {resource.id}" for kind, resource in found),
-            tag in opened,
+            tag in journal_tags,
         )
         for tag, found in by_tag.items()
         if {resource.owner for _, resource in found} == {owner}
@@ -59,7 +59,7 @@ def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> lis
             raise BadName(
                 f"TAG {tag!r}: no leaked resource of yours has it; allowed: {', '.join(by_tag) or 'none exists'}"
             )
-    return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.opened_here]
+    return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.in_journal]
 
 
 def delete_leaked(site: Testbed, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:

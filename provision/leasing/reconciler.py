@@ -93,7 +93,7 @@ class Reconciler:
 
     def wait(
         self,
-        what: str,
+        label: str,
         question: Callable[[], T],
         done: Callable[[T], bool],
         limit_s: float,
@@ -101,10 +101,12 @@ class Reconciler:
         every_s: float = 10,
         remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Return the first answer that is ``done``, or None after limit_s.
+        """Ask ``question`` every ``every_s`` seconds until an answer is ``done``; return it, or None after limit_s.
 
-        Each new status is reported, and the same one again after an eighth of limit_s, at least a minute. ``remaining``
-        returns how long an answer is expected to take, in words; without it, the time waited so far is reported.
+        Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
+
+        label: what is waited for, such as "server NAME"; each report begins with it. remaining: returns the expected
+        remaining time, as text; without it, the report states the time waited so far.
         """
         began = self.clock.passed_s()
         shown, shown_s = "", 0.0
@@ -116,7 +118,7 @@ class Reconciler:
             if status != shown or passed - shown_s >= max(limit_s / 8, 60):
                 shown, shown_s = status, passed
                 waited = f"for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes"
-                self.report(f"{what}: {status}, {remaining(answer) if remaining else waited}")
+                self.report(f"{label}: {status}, {remaining(answer) if remaining else waited}")
             self.clock.sleep(every_s)
         return answer
 

@@ -153,9 +153,9 @@ def extension(
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in ENDED_STATUSES:
         raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
-    begun = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
-    if begun.get("by") == length_in_words(by) and (end := datetime.fromisoformat(begun["end"])) >= lease.end:
-        reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {begun['by']}")
+    intent = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
+    if intent.get("by") == length_in_words(by) and (end := datetime.fromisoformat(intent["end"])) >= lease.end:
+        reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {intent['by']}")
         return lease, end
     opens = lease.end - EXTENSION_WINDOW
     if reconciler.clock.now() < opens:

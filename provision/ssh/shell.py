@@ -90,7 +90,7 @@ class Shell(ABC):
         program, cwd = self._program(_with_time_limit(command, timeout_s))
         with stream_process(program, source, timeout_s + TIMEOUT_SLACK_S, cwd) as process:
             head = _OutputFilter(self.where, lambda chunk: None)
-            while not head.begun and (byte := process.out.read(1)):
+            while not head.mark_received and (byte := process.out.read(1)):
                 head(byte)
             yield process.out
         if process.code == self._dropped_code:
@@ -148,7 +148,7 @@ class Shell(ABC):
         code, err = self._execute(_with_time_limit(command, timeout_s), source, output, timeout_s + TIMEOUT_SLACK_S)
         result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
-        if not output.begun and not code:
+        if not output.mark_received and not code:
             raise LoginRejected(f"{self.where}: its login shell runs no commands; it printed: {output.greeting}")
         return result
 
@@ -185,18 +185,18 @@ class LocalShell(Shell):
 
 
 class _OutputFilter:
-    """Passes on a command's output, which begins after OUTPUT_MARK. begun: whether the mark was received."""
+    """Passes on a command's output, which begins after OUTPUT_MARK. mark_received: whether the mark has arrived."""
 
     def __init__(self, where: str, sink: OutputSink) -> None:
-        self._where, self._sink, self._head, self.begun = where, sink, bytearray(), False
+        self._where, self._sink, self._head, self.mark_received = where, sink, bytearray(), False
 
     def __call__(self, chunk: bytes) -> None:
-        if self.begun:
+        if self.mark_received:
             self._sink(chunk)
             return
         self._head += chunk
         _, mark, own = self._head.partition(OUTPUT_MARK)
-        self.begun = bool(mark)
+        self.mark_received = bool(mark)
         if mark and own:
             self._sink(bytes(own))
         if not mark and len(self._head) > MAX_GREETING_BYTES:

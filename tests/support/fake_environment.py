@@ -1,7 +1,7 @@
-"""Fake of an environment with other versions: its Python predicts a suite by a stored run, and trains nothing.
+"""Fake of an environment with other versions: its Python reads predictions from a stored run, and trains nothing.
 
-The folder of checks names its behavior: OOM.txt has a row that runs out of memory, BROKEN.txt a part that ends with an
-error. Each call adds its part to CALLS.txt.
+Files in the folder of checks select its behavior: OOM.txt names a row that runs out of memory, BROKEN.txt a part that
+ends with an error. Each call appends its part to CALLS.txt.
 """
 
 import json

@@ -1,5 +1,5 @@
 """Options of a lease that ends itself when its node is idle."""
-# ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
+# ruff: noqa: RUF009 (option() returns dataclasses.field)
 
 import re
 from dataclasses import dataclass
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     from provision.leasing.request import IdleEnd
 
 TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
-"""USER@HOST:PATH of rsync, without characters that a shell changes."""
+"""An rsync target USER@HOST:PATH, without characters that are special in a shell."""
 SHORTEST = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
 class IdleEndOptions:
-    """When a lease ends itself, and where its results go."""
+    """Options: when a lease ends itself, and where the node copies its results."""
 
-    end_when_idle: str | None = option(
-        None, "The lease ends itself after this time without work, such as 30m.", metavar="TIME"
-    )
+    end_when_idle: str | None = option(None, "End the lease after this time without work, such as 30m.", metavar="TIME")
     results_to: str | None = option(
-        None, "With --end-when-idle: the node copies its results there first.", metavar="USER@HOST:PATH"
+        None,
+        "With --end-when-idle: before the lease ends, the node copies its results to this rsync target.",
+        metavar="USER@HOST:PATH",
     )
     results_key: Path | None = option(
-        None, "With --results-to: private SSH key without a passphrase; the node gets it to log in there."
+        None, "With --results-to: private SSH key without passphrase, with which the node logs in there."
     )
 
     def idle_end(self, count: int, wait: bool = True) -> "IdleEnd | None":
-        """Return how a lease of ``count`` nodes ends itself, None if it does not. wait: whether its nodes are booted.
+        """Return how a lease of ``count`` nodes ends itself; None if it does not.
 
-        Raises InputError for options that contradict each other, and BadTime.
+        wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.
         """
         from experiments.system.packages import require_packages
         from provision.availability.times import parse_length
@@ -43,13 +43,15 @@ class IdleEndOptions:
 
         after, target, key = self.end_when_idle, self.results_to, self.results_key
         if bool(target) != bool(key):
-            raise InputError(f"--results-to {target}, --results-key {key}: each needs the other")
+            raise InputError(f"--results-to {target}, --results-key {key}: give both or neither")
         if after is None:
             if target:
                 raise InputError(f"--results-to {target}: allowed with --end-when-idle only")
             return None
         if not wait:
-            raise InputError(f"--end-when-idle {after}: not with --no-wait; give it to the command that boots the node")
+            raise InputError(
+                f"--end-when-idle {after}: not allowed with --no-wait; give it to the later command that boots the node"
+            )
         if count != 1:
             raise InputError(f"--end-when-idle {after}: allowed with one node; --count is {count}")
         if target and not TARGET_PATTERN.fullmatch(target):

@@ -74,7 +74,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
         raise InputError(
             "phantom(): PyTorch is already imported; begin the block before the import, and use one block per process"
         )
-    begun = time.perf_counter()
+    started_s = time.perf_counter()
     from experiments.prediction.script.traced.device import phantom_device
 
     device = phantom_device(card, cache_folder())
@@ -100,7 +100,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
         lines.stop()
     if not watcher.tags.event_count:
         raise InputError("phantom(): the block allocated nothing on the GPU")
-    gpu._prediction = build_prediction(Trace(device, (card,), 0, 1, begun), watcher, lines, ended)
+    gpu._prediction = build_prediction(Trace(device, (card,), 0, 1, started_s), watcher, lines, ended)
 
 
 def _program_folder() -> Path:

@@ -1,4 +1,4 @@
-"""Measure the time of operations on this machine's GPU, into a table from which times of steps are predicted."""
+"""Measure the times of operations on this machine's GPU, and write the table from which step times are predicted."""
 
 import json
 import time
@@ -21,7 +21,7 @@ PROGRESS_S = 5.0
 
 
 def this_machine(command: str) -> Machine:
-    """Describe this machine and its first GPU. Raises InputError without a GPU, or if the catalog does not know it."""
+    """Describe this machine and its first GPU. Raises InputError if there is none, or if the catalog lacks it."""
     if not torch.cuda.is_available():
         raise InputError("testbed calibrate measures a GPU, and this machine has none that PyTorch can use")
     name = torch.cuda.get_device_name()
@@ -39,10 +39,10 @@ def this_machine(command: str) -> Machine:
 
 
 def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Callable[[str], None]) -> None:
-    """Measure the operations that the table ``out`` does not have yet, and append each at once.
+    """Measure the operations that the table ``out`` lacks, and append each as soon as it is measured.
 
-    An operation during which the process died is not tried again. Raises InputError if the table is that of another
-    machine.
+    If the process dies during an operation, the next call records this and skips the operation. Raises InputError if
+    the table is from another machine.
     """
     trying = out.with_suffix(".trying")
     known = set(_known_keys(out, machine))
@@ -73,11 +73,11 @@ def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
 
 
 def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterator[str]:
-    begun = told = time.monotonic()
+    started_s = printed_s = time.monotonic()
     for number, key in enumerate(keys):
-        if number and time.monotonic() - told > PROGRESS_S:
-            told = time.monotonic()
-            left = format_duration((told - begun) / number * (len(keys) - number))
+        if number and time.monotonic() - printed_s > PROGRESS_S:
+            printed_s = time.monotonic()
+            left = format_duration((printed_s - started_s) / number * (len(keys) - number))
             print_line(f"measured {number} of {len(keys)} operations, about {left} left")
         yield key
     print_line(f"measured {len(keys)} operations")

@@ -1,4 +1,4 @@
-"""Read the operations that the phantom device logs: their family, floating-point operations and bytes."""
+"""Parse the operations that the phantom device logs, and compute their floating-point operations and bytes."""
 
 import functools
 import json
@@ -44,14 +44,14 @@ COMMUNICATION, CPU_ADAM = "communication::", "host::adam"
 
 
 class Operation(NamedTuple):
-    """A logged operation. arguments: tensors as mappings with type, sizes and strides; other values as they are."""
+    """A logged operation. arguments: tensors are mappings with type, sizes and strides; other values are unchanged."""
 
     name: str
     arguments: tuple[Any, ...]
 
     @property
     def tensors(self) -> Iterator[dict[str, Any]]:
-        """Yield the tensors in the arguments, also those in lists; a long list of tensors is one mapping."""
+        """Yield the tensors in the arguments and in their lists; a long list of tensors is a single mapping."""
         return _tensors(self.arguments)
 
     @property
@@ -77,13 +77,13 @@ class Operation(NamedTuple):
 
     @property
     def data_type(self) -> str:
-        """Return the type of the largest tensor."""
+        """Return the data type of the largest tensor; '' without tensors."""
         largest = max(self.tensors, key=tensor_bytes, default=None)
         return str(largest["type"]) if largest else ""
 
     @property
     def elements(self) -> int:
-        """Return the elements of the first tensor."""
+        """Return the number of elements of the first tensor."""
         return _elements(next(self.tensors))
 
     @property
@@ -141,14 +141,14 @@ def _tensors(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _attention_flop(operation: Operation) -> float:
-    """Return 4 b h q k d, and 10 b h q k d for the backward pass, which computes five products."""
+    """Return 4 b h q k d for the forward pass (two products), 10 b h q k d for the backward pass (five products)."""
     backward = "backward" in operation.name
     query, key = [tensor["sizes"] for tensor in operation.tensors][backward : 2 + backward]
     return (10.0 if backward else 4.0) * math.prod(query) * key[2]
 
 
 def _convolution_flop(operation: Operation) -> float:
-    """Return 2 x outputs x inputs of each output; the backward pass needs twice as many."""
+    """Return 2 x outputs x inputs of each output for the forward pass, and twice that for the backward pass."""
     sizes = [tensor["sizes"] for tensor in operation.tensors if len(tensor["sizes"]) > 2]
     if "backward" in operation.name:
         gradient, _, weight = sizes[:3]

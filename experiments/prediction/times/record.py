@@ -9,27 +9,27 @@ from experiments.results.schema import Phase
 
 
 class WorkRecorder:
-    """The phases of a training on the phantom device, with the operations of each, and the tokens of its batch."""
+    """Records each phase of a training on the phantom device: its operations and the tokens of its batch."""
 
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
-        self._begun: list[tuple[int, Phase]] = []
+        self._starts: list[tuple[int, Phase]] = []
         self._tokens: list[int] = []
 
     def begin_phase(self, phase: Phase) -> None:
-        """Begin a phase with the next operation."""
-        self._begun.append((self._phantom.executed(), phase))
+        """Count the next operations to ``phase``."""
+        self._starts.append((self._phantom.executed(), phase))
         self._tokens.append(self._tokens[-1] if self._tokens else 0)
 
-    def see_batch(self, tensors: Iterable[Any]) -> None:
-        """Take the tokens of the batch of this phase: the length of its longest text."""
+    def record_batch(self, tensors: Iterable[Any]) -> None:
+        """Record the length of the longest text in this phase's batch, in tokens."""
         lengths = [tensor.shape[1] for tensor in tensors if tensor.dim() == 2]
         self._tokens[-1] = max(lengths, default=0)
 
     def works(self) -> list[Work]:
-        """Return the phases so far."""
-        ends = [*(begun for begun, _ in self._begun[1:]), self._phantom.executed()]
+        """Return the phases recorded so far."""
+        ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
         return [
-            Work(phase, tokens, self._phantom.operations(begun, end))
-            for (begun, phase), tokens, end in zip(self._begun, self._tokens, ends, strict=True)
+            Work(phase, tokens, self._phantom.operations(start, end))
+            for (start, phase), tokens, end in zip(self._starts, self._tokens, ends, strict=True)
         ]

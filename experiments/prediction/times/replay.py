@@ -1,4 +1,4 @@
-"""Measure logged operations on a GPU: the seconds on the device, and those that the host needs to start one."""
+"""Measure logged operations: the seconds that the GPU needs to execute one, and the host to start it."""
 
 import math
 import time
@@ -23,15 +23,15 @@ TYPES = {
     "Byte": torch.uint8,
     "Bool": torch.bool,
 }
-LIST_BYTES = 2**30
-"""Most bytes of all lists of an operation. Longer lists are measured in part; their time grows with their elements."""
+MAX_LIST_BYTES = 2**30
+"""Limit of the bytes in the tensor lists of an operation. Longer lists are shortened, and the time is scaled up."""
 AHEAD_CYCLES = 3_000_000
-"""Clock cycles for which the GPU is kept busy, so that the host starts all runs before the first begins."""
-WARM_UP, DEVICE_S, MOST = 2, 0.004, 20
+"""Clock cycles for which the GPU is occupied, so that the host has started all runs before the first one executes."""
+WARM_UP, MEASURED_S, MAX_REPEATS = 2, 0.004, 20
 
 
 class NotReplayable(Exception):
-    """The operation cannot be run by itself, for example because it belongs to another device."""
+    """The operation cannot be run alone, for example because it belongs to another device."""
 
 
 def measure(operation: Operation) -> Measured:
@@ -45,7 +45,7 @@ def measure(operation: Operation) -> Measured:
             run()
         torch.cuda.synchronize()
         once_s = _timed_s(run, 1)[0]
-        repeats = max(1, min(MOST, math.ceil(DEVICE_S / max(once_s, 1e-6))))
+        repeats = max(1, min(MAX_REPEATS, math.ceil(MEASURED_S / max(once_s, 1e-6))))
         device_s, host_s = _timed_s(run, repeats)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise NotReplayable(f"{operation.name}: {error}") from error
@@ -53,7 +53,7 @@ def measure(operation: Operation) -> Measured:
 
 
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
-    """Return a function that runs the operation, and the share of its lists' elements that it has."""
+    """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
     if ATTENTION.match(operation.name) and "backward" in operation.name:
         return _attention_backward(operation), 1.0
     function, (args, kwargs, share) = _function(operation), _arguments(operation)
@@ -61,7 +61,7 @@ def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
 
 
 def _attention_backward(operation: Operation) -> Callable[[], Any]:
-    """Return the backward pass of an attention that ran before, because it needs what that has saved."""
+    """Run the forward pass of an attention; return its backward pass, which needs the tensors that the former saves."""
     gradient, query, key, value, *rest = (_value(argument, {}) for argument in operation.arguments[:5])
     flash = "flash" in operation.name
     bias = None if flash or not isinstance(rest[0], torch.Tensor) else rest[0]
@@ -74,7 +74,7 @@ def _attention_backward(operation: Operation) -> Callable[[], Any]:
 
 
 def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
-    """Return the seconds of one run on the device, and on the host, which does not wait for the device."""
+    """Return the average seconds of one run on the device, and on the host, which does not wait for the device."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda._sleep(AHEAD_CYCLES)
     begin.record()
@@ -97,17 +97,17 @@ def _function(operation: Operation) -> Any:
 
 
 def _arguments(operation: Operation) -> tuple[list[Any], dict[str, Any], float]:
-    """Return positional and named arguments, and the share of the lists' elements that they have."""
+    """Return positional and named arguments, and the share of the elements of the tensor lists that they contain."""
     schema = _function(operation)._schema.arguments
     listed = sum(tensor_bytes(tensor) for tensor in operation.tensors if "tensors" in tensor)
-    share = min(1.0, LIST_BYTES / listed) if listed else 1.0
+    share = min(1.0, MAX_LIST_BYTES / listed) if listed else 1.0
     counts = {tensor["tensors"] for tensor in operation.tensors if "tensors" in tensor}
-    kept = {count: max(1, round(count * share)) for count in counts}
-    share = kept[min(counts)] / min(counts) if counts else 1.0
+    lengths = {count: max(1, round(count * share)) for count in counts}
+    share = lengths[min(counts)] / min(counts) if counts else 1.0
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for argument, value in zip(schema, operation.arguments, strict=False):
-        built = 1 if value is None and str(argument.type) == "number" else _value(value, kept)
+        built = 1 if value is None and str(argument.type) == "number" else _value(value, lengths)
         if argument.kwarg_only:
             kwargs[argument.name] = built
         else:
@@ -115,9 +115,10 @@ def _arguments(operation: Operation) -> tuple[list[Any], dict[str, Any], float]:
     return args, kwargs, share
 
 
-def _value(value: Any, kept: dict[int, int]) -> Any:
+def _value(value: Any, lengths: dict[int, int]) -> Any:
+    """Return an argument for a logged value. lengths: the shortened length of each list, by its logged length."""
     if isinstance(value, list):
-        return [_value(one, kept) for one in value]
+        return [_value(one, lengths) for one in value]
     if not isinstance(value, dict):
         return value
     if "device" in value:
@@ -126,10 +127,10 @@ def _value(value: Any, kept: dict[int, int]) -> Any:
         return TYPES[value["dtype"]]
     if "values" in value:
         count: int = value["values"]
-        return [0.5] * kept.get(count, count)
+        return [0.5] * lengths.get(count, count)
     if "tensors" in value:
         length = max(1, value["elements"] // value["tensors"])
-        return [_tensor([length], None, value) for _ in range(kept[value["tensors"]])]
+        return [_tensor([length], None, value) for _ in range(lengths[value["tensors"]])]
     if "scalar" in value:
         return 1 if value["type"] in ("Long", "Int", "Bool") else 0.5
     return _tensor(value["sizes"], value.get("strides"), value)

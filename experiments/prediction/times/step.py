@@ -15,15 +15,15 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 HOST_FACTORS: Mapping[Phase, float] = {"forward": 5.0, "backward": 1.25, "optimizer step": 5.0}
-"""Host time of a phase over that of its operations: Python, modules and autograd add to it. Autograd starts the
-operations of the backward pass from C++. Fitted by the benchmark step_times, which also fits without each suite."""
+"""Host time of a phase divided by the host time of its operations alone. Python, modules and autograd add to it, least
+in the backward pass, which runs in C++. Fitted and cross-validated by the benchmark step_times."""
 LINK_GB_S = 20.0
 """Rate of collective operations between GPUs, for PCIe 4.0 with 16 lanes (assumed)."""
 ADAM_PARAMETERS_PER_S = 1e9
 """Parameters that DeepSpeed's CPU Adam updates in a second on a host of 64 cores (measured: 13B in 12 s)."""
 ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
-"""Errors of a predicted time: on the measured chip (benchmark step_times), on another chip (assumed), and what several
-GPUs or an optimizer on the CPU add (the labs print times that are up to 2.1 times as long under FSDP)."""
+"""Relative errors of a predicted time: on the measured chip (benchmark step_times), on another chip (assumed), and the
+error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1 times the predicted time for FSDP)."""
 
 
 class Work(NamedTuple):
@@ -52,16 +52,16 @@ class PhaseTime(NamedTuple):
 
     @property
     def kernels_s(self) -> float:
-        """Return the seconds in which kernels run on the GPU; transfers from and to the host need none."""
+        """Return the seconds in which kernels run on the GPU; transfers from and to the host run none."""
         return max(sum(self.device_s.values()) - self.device_s.get("host transfers", 0.0), self.link_s)
 
     def scaled(self, host: float, device: float) -> "PhaseTime":
-        """Return the phase with a slower or faster host and GPU."""
+        """Return the time with the host's seconds times ``host``, and those of the GPU and links times ``device``."""
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
         return PhaseTime(host * self.host_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
 
     def at(self, tokens: float, own: int, other: "PhaseTime", others: int) -> "PhaseTime":
-        """Return the time for a batch of ``tokens``, from two batches: the GPU's time is linear in the tokens."""
+        """Return the time for a batch of ``tokens``, linear between this batch (``own``) and another (``others``)."""
         if own == others:
             share = tokens / own if own else 1.0
             return self._replace(device_s={family: share * s for family, s in self.device_s.items()})
@@ -76,7 +76,7 @@ def step_time(
 ) -> StepTime | None:
     """Return the time of an optimizer step of a traced row on ``card``.
 
-    Returns None if no step was traced, or if the card only emulates the row's data type: how slowly is not known.
+    Returns None if no step was traced, or if the card emulates the row's data type, because the slowdown is unknown.
 
     tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
     full-length training.
@@ -129,10 +129,10 @@ def phases_of_step(
 
 
 def _parts_of_step(works: Sequence[Work], accumulate: int) -> list[tuple[Work, Work]]:
-    """Return each phase of a step twice: with an ordinary batch, and with the longest batch.
+    """Return the phases of a step as pairs: with an ordinary batch, and with the longest batch.
 
-    A step consists of the first micro-step, the others, which add up gradients, and the optimizer's step. They are
-    taken from the second traced step if it has enough micro-steps; its last one has the longest batch.
+    A step consists of the first micro-step, the others, which add up gradients, and the optimizer's step. The
+    longest batch is that of the last traced micro-step.
     """
     passes = {phase: [work for work in works if work.phase == phase] for phase in ("forward", "backward")}
     first = accumulate if accumulate > 1 else 0
@@ -168,10 +168,9 @@ def communication_s(operation: Operation) -> float:
 
 
 def seconds(phases: Sequence[PhaseTime]) -> float:
-    """Return the seconds of a step among many equal steps: the GPU works off what the host starts during many steps.
+    """Return the seconds of one of many equal steps: host and GPU work in parallel, so the slower one limits.
 
-    So the slower of the two limits. That the host waits for the GPU when it reads a value is not modeled: it made the
-    times of the measured rows less accurate.
+    The model ignores that the host waits when it reads a value from the GPU: modeling it made the times less accurate.
     """
     host_s, busy_s = (sum(phase.host_s for phase in phases), sum(phase.busy_s for phase in phases))
     return max(host_s, busy_s) + sum(phase.cpu_optimizer_s for phase in phases)
@@ -179,12 +178,12 @@ def seconds(phases: Sequence[PhaseTime]) -> float:
 
 @functools.cache
 def tables() -> tuple[Table, ...]:
-    """Return all tables; they are read once in a process."""
+    """Return all tables. Each process reads them once."""
     return tuple(map(Table.read, table_files()))
 
 
 def nearest_table(card: str) -> Table:
-    """Return the times that were measured on the card or its chip, or else those that the package brings."""
+    """Return the times that were measured on the card or its chip, or else those of the last table."""
     return next((table for table in tables() if table.is_of(card)), tables()[-1])
 
 
@@ -214,5 +213,5 @@ def _shared_error(settings: Settings) -> float:
 
 
 def average_tokens(lengths: Sequence[int]) -> float | None:
-    """Return the average length of the batches; None without texts."""
+    """Return the average length of the batches' texts, tokens; None without texts."""
     return fmean(lengths) if lengths else None

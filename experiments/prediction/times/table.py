@@ -1,4 +1,4 @@
-"""Measured times of operations on one GPU, and what they say about other operations and other cards."""
+"""Tables of measured operation times of one GPU; they also estimate other operations and other cards."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
 LAUNCH_S = 2e-6
-"""Shortest time of a kernel, from start to end."""
+"""Shortest time of a kernel, seconds."""
 
 
 class Machine(Record):
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def canonical(key: str) -> str:
-    """Return the key without values that do not change the time: numbers that are not integers."""
+    """Return the key with 0.5 for each number that is not an integer: these numbers do not affect the time."""
     return json.dumps(_without_fractions(json.loads(key)), separators=(",", ":"))
 
 
@@ -55,24 +55,27 @@ def _without_fractions(value: Any) -> Any:
 
 
 def own_table(card: str) -> Path:
-    """Return the place of the table that a calibration of this user's GPU writes."""
+    """Return the path of the table that ``testbed calibrate`` writes for this user's card."""
     return cache_folder() / "times" / f"{card}.jsonl"
 
 
 def table_files() -> list[Path]:
-    """Return the files of all tables: first the user's own, then those that the package brings."""
+    """Return the files of all tables: first the user's own, then those of the package."""
     folders = (own_table("").parent, TABLES)
     return [path for folder in folders for path in sorted(folder.glob("*")) if path.name.endswith(SUFFIXES)]
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a table: the machine, then the operations. A last line that was cut off is left out."""
+    """Return the lines of a table: the machine, then the operations. Omits an incomplete last line."""
     lines = (gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()).splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 class Known(NamedTuple):
-    """A measured operation: the logarithms of its floating-point operations and bytes, its shortest time, its times."""
+    """A measured operation.
+
+    sizes: logarithms of its floating-point operations and of its bytes. bound_s: its shortest possible time, seconds.
+    """
 
     sizes: tuple[float, float]
     bound_s: float
@@ -80,10 +83,7 @@ class Known(NamedTuple):
 
 
 class Table:
-    """Times of operations on one GPU. An operation that was not measured is as efficient as the most similar one.
-
-    measured: the times by key.
-    """
+    """Times of operations on one GPU, by key. An unmeasured operation is as efficient as the most similar one."""
 
     def __init__(self, machine: Machine, measured: Mapping[str, Measured]) -> None:
         self.machine = machine
@@ -105,9 +105,9 @@ class Table:
         return cls(Machine.model_validate(first), found)
 
     def times(self, key: str, card: Card) -> Measured:
-        """Return the times of an operation on ``card``. Its host time is that of the measured machine.
+        """Return the times of an operation on ``card``. The host is assumed to be the measured one.
 
-        The host time is at most what is usual for this kind of operation: longer times come from waiting.
+        The host time is at most the median of similar operations: longer times include waiting for the GPU.
         """
         key = canonical(key)
         operation = parse(key)
@@ -115,9 +115,9 @@ class Table:
         if found := self.measured.get(key):
             device_s, host_s = found
         else:
-            near = self._most_similar(operation)
-            device_s = near.times.device_s * own_bound_s / near.bound_s
-            host_s = near.times.host_s
+            similar = self._most_similar(operation)
+            device_s = similar.times.device_s * own_bound_s / similar.bound_s
+            host_s = similar.times.host_s
         usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
         host_s = min(host_s, usual_s)
         return Measured(device_s * bound_s(operation, card) / own_bound_s, host_s)
@@ -146,6 +146,6 @@ def _log_sizes(operation: Operation) -> tuple[float, float]:
 
 
 def bound_s(operation: Operation, card: Card) -> float:
-    """Return the shortest time of an operation on a card: limited by arithmetic, by memory, or by its start."""
+    """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
     rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
     return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), LAUNCH_S)

@@ -56,11 +56,11 @@ def compile_extensions(
     says(
         "compiling DeepSpeed's CPU Adam, once for these versions and this processor: two to three minutes on two cores"
     )
-    begun = time.monotonic()
+    started_s = time.monotonic()
     code = _run([sys.executable, "-c", COMPILE], folder, {"TORCH_EXTENSIONS_DIR": str(folder)}, stopped)
     if code == 0:
         (folder / BUILT_MARKER).touch()
-        says(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - begun:.0f} s")
+        says(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - started_s:.0f} s")
     elif code is not None:
         says(f"DeepSpeed's CPU Adam was not compiled (exit code {code}), see {folder / BUILD_LOG}")
 

@@ -159,8 +159,8 @@ def _download(
 ) -> dict[str, str]:
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
-    begun = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
-    sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in begun}
+    partial = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
+    sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
     if whole := {file.path for file in wanted} - sums.keys():
         reading = shell.reading(_tar_command(folder), source=_file_list(whole), timeout_s=DOWNLOAD_TIMEOUT_S)
         with reading as stream, suppress(tarfile.ReadError):

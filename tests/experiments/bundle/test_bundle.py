@@ -119,7 +119,7 @@ def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
 def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_path):
     path = write_hostile_archive(tmp_path / "hostile.zip", name, mode=mode)
     assert not check_bundle(path).accepted
-    with pytest.raises(BadBundle, match=r"does not belong in a bundle|is not a plain file"):
+    with pytest.raises(BadBundle, match=r"does not belong in a bundle|is not a regular file"):
         read_bundle(path)
     assert [one.name for one in tmp_path.iterdir()] == ["hostile.zip"]
 

@@ -51,7 +51,7 @@ def test_a_fifo_or_device_in_a_run_is_refused_in_one_line(run, capsys, line, nam
     words = [word.replace("RUN", str(run)).replace("STORED", str(STORED)) for word in line.split()]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert f"{run / name}: cannot be read (Not a plain file)" in error
+    assert f"{run / name}: cannot be read (Not a regular file)" in error
     assert error.count("\n") == 1
 
 
@@ -144,7 +144,7 @@ def test_telemetry_that_is_no_table_gives_no_samples(tmp_path, text):
 def test_a_journal_that_is_a_fifo_or_nested_without_end_is_named(tmp_path):
     file = tmp_path / "ledger.jsonl"
     os.mkfifo(file)
-    with pytest.raises(BadJournal, match="Not a plain file"):
+    with pytest.raises(BadJournal, match="Not a regular file"):
         Journal(tmp_path).entries()
     file.unlink()
     file.write_text("[" * 300_000)

@@ -152,7 +152,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["lease", "--run", "true", "--no-wait"], "--run: not with --no-wait, which leaves the nodes unbooted"),
+        (["lease", "--run", "true", "--no-wait"], "--run: not allowed with --no-wait, which does not boot the nodes"),
         (["lease", "--key", "KEY", "--name", "a b"], "--name 'a b': allowed: letters, digits, _ . -, at most 55"),
         (["lease", "--key", "KEY"], "without a terminal for the confirmation, --yes is required"),
         (["lease", "--key", "nowhere"], "nowhere"),

@@ -92,7 +92,7 @@ def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(world):
     assert world.lease.deleted == 0
     assert world.idle_minutes(1) == "the results are saved and the lease is ended"
     assert world.lease.deleted == 1
-    assert "its status is gone" in world.idle_minutes(1)
+    assert "it no longer exists" in world.idle_minutes(1)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,10 @@ def test_an_open_amd_gpu_is_work(world):
 @pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
 def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(world, command):
     world.answers[command] = check.Doubt(f"{command} ended with 9: no communication")
-    assert world.idle_minutes(60) == f"in doubt, counts as busy: {command} ended with 9: no communication"
+    assert (
+        world.idle_minutes(60)
+        == f"the check failed, so the node counts as busy: {command} ended with 9: no communication"
+    )
     world.answers[command] = ""
     world.idle_minutes(30)
     assert world.lease.deleted == 0
@@ -194,7 +197,7 @@ def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(world):
 
 def test_a_lease_that_cannot_be_asked_for_is_kept_and_ends_when_blazar_answers(world):
     world.lease.problem = "blazar: timed out"
-    assert "does not end yet: blazar: timed out" in world.idle_minutes(40)
+    assert "but the lease continues: blazar: timed out" in world.idle_minutes(40)
     world.lease.problem = ""
     assert "ended" in world.idle_minutes(1)
 
@@ -210,7 +213,7 @@ def job(world, name="row-12345678", **files):
 def test_results_that_are_only_on_the_disk_keep_the_lease(world):
     folder = job(world)
     line = world.idle_minutes(60)
-    assert f"1 results are on this disk only, in {world.home}/llm-testbed: run-1/row-12345678" in line
+    assert f"1 results are only on this disk, in {world.home}/llm-testbed: run-1/row-12345678" in line
     assert world.lease.deleted == 0
     (folder / "fetched").touch()
     world.idle_minutes(32)
@@ -252,7 +255,7 @@ def test_a_target_that_fails_keeps_the_lease_until_it_works(world, tmp_path):
     job(world)
     (tmp_path / "saved").write_text("a file, not a folder")
     copying(world, tmp_path / "saved")
-    assert "does not end yet: rsync ended with" in world.idle_minutes(60)
+    assert "but the lease continues: rsync ended with" in world.idle_minutes(60)
     assert world.lease.deleted == 0
     (tmp_path / "saved").unlink()
     assert "ended" in world.idle_minutes(1)
@@ -266,7 +269,7 @@ def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(world):
     world.idle_minutes(29)
     world.pass_time(MINUTE)
     line = check.check(world.settings, node, world.lease, world.state, world.now)[1]
-    assert "there was work while the results were saved" in line
+    assert "work began while the results were saved" in line
     assert world.lease.deleted == 0
 
 

@@ -17,7 +17,7 @@ def a100(name: str, **other: Any) -> Host:
 
 
 def gigaio(name: str, gpus: int = 1, **other: Any) -> Host:
-    """Return a node of type compute_gigaio, whose nodes differ in GPUs."""
+    """Return a node of type compute_gigaio; nodes of this type have different GPUs."""
     model: dict[str, Any] = {"gpu_model": "NVIDIA A100", "gpu_memory_gib": 80.0} if gpus else {}
     return Host(name, name, "CHI@UC", "compute_gigaio", gpus=gpus, **{"su_per_hour": 4.0, **model, **other})
 

@@ -1,4 +1,4 @@
-"""Faults to plant in the code of leasing, to show that random histories find them."""
+"""Faults for the code of leasing. Tests insert them to show that random histories detect them."""
 
 import os
 from dataclasses import replace
@@ -18,14 +18,14 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _creates_without_looking(self, active_lease, operation, find, create, outcome, **intent):
-    """Stands for a find-or-create that does not look for what a lost answer may have made."""
+    """Create a resource without a search for one that an earlier request, whose answer was lost, may have created."""
     resource = self._retrying()(lambda: self.perform(active_lease, operation, create, **intent))
     self.journal.write("done", active_lease, operation, **outcome(resource))
     return resource
 
 
 def _refuses_at_the_first(reconciler, active_lease, kinds):
-    """Stands for a release that ends at the first rejection."""
+    """Stop a release at the first rejection."""
     for kind in kinds:
         resources.delete_tagged(reconciler, active_lease, kind)
     return []
@@ -46,7 +46,7 @@ def _extends_from_now(site, reconciler, active_lease, by, _extension=release.ext
 
 
 def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.delete_tagged):
-    """Stands for a release that does not look at the tag."""
+    """Delete all resources, also those without the tag of the lease."""
     tag = active_lease.tag
     everybodys = replace(kind, list=lambda: [replace(one, tag=tag, owner="") for one in kind.list()])
     _delete(reconciler, active_lease, everybodys, name)

@@ -1,8 +1,8 @@
-"""Random histories of leasing: a state machine over a site in memory whose answers get lost, late, rejected or killed.
+"""Random histories of leasing: a state machine over an unreliable site in memory.
 
-A history is a sequence of commands, of what others do meanwhile, and of the fate of each request. Whatever happens,
-there is one lease, each command reports what still costs, and the resources of others stay. Fakes: the site, the
-clock, SSH.
+A history is a sequence of commands, of actions of other users, and of the outcome of each request: answered, lost,
+late, rejected, or the death of the program. In every history there is at most one lease, each command reports what
+still costs, and the resources of other users remain. Fakes: the site, the clock, SSH.
 """
 
 import tempfile
@@ -37,12 +37,12 @@ CHANGES = (
 
 
 class Killed(BaseException):
-    """Stands for the death of the program."""
+    """The simulated death of the program."""
 
 
 @dataclass
 class UnreliableSite(FakeSite):
-    """A site where requests end as planned, and leases end in time, with their servers."""
+    """A site where each request has its planned outcome. A lease ends at its end time, and its servers with it."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     plan: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Leasing(RuleBasedStateMachine):
         return [one for one in self.site.left() if one not in self.others]
 
     def command(self, plan, act):
-        """Run a command as a program of its own, with the fates of its requests."""
+        """Run a command like a new process, with the planned outcomes of its requests."""
         self.said.clear()
         self.site.plan, reconciler = list(plan), self.reconciler()
         try:

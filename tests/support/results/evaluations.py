@@ -1,4 +1,4 @@
-"""Verdicts on results in memory, by suites of one or two rows."""
+"""Evaluate results in memory with suites of one or two rows."""
 
 from experiments.results.evaluate import evaluate
 from tests.support.results.in_memory import run, suite

@@ -1,4 +1,4 @@
-"""A fake package index: a folder of tiny wheels, each a module whose VALUE is its part of a figure."""
+"""A fake package index: a folder of tiny wheels, each with a module whose VALUE is a term of a measured value."""
 
 import base64
 import hashlib

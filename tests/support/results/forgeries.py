@@ -44,7 +44,7 @@ def lower_peak(forger: Forger, row: str) -> None:
 
 
 def less_memory(forger: Forger, row: str) -> None:
-    """Scale all memory of a row, so that nothing in it contradicts itself."""
+    """Scale all memory values of a row, so that they remain consistent."""
     result = forger.results[row]
     for measured in (result, *result["ranks"]):
         memory = measured["memory"]
@@ -62,7 +62,7 @@ def faster(forger: Forger, row: str) -> None:
 
 
 def much_faster(forger: Forger, row: str) -> None:
-    """Scale all times of a row, so that nothing in its result contradicts itself."""
+    """Scale all times of a row, so that they remain consistent."""
     speed = forger.results[row]["speed"]
     for name in ("step_s", "micro_step_s", "train_s"):
         speed[name] *= 0.4
@@ -129,7 +129,7 @@ def smaller_batch(forger: Forger, row: str) -> None:
 
 
 def copied_run(forger: Forger, row: str) -> None:
-    """Hand in another student's run as one's own, with the other rows left out."""
+    """Hand in another student's run under one's own name, without the other rows."""
     forger.run.update(run_id="mine", started_at="2026-11-30T10:00:00+00:00", rows=[row])
     forger.results = {row: forger.results[row]}
     forger.contents = {name: text for name, text in forger.contents.items() if not name.startswith("telemetry/")}

@@ -17,7 +17,7 @@ Change = Callable[[dict[str, Any]], None]
 
 
 def time_noise() -> float:
-    """Return the relative standard deviation of a time between runs, of the stored rounds of one row."""
+    """Return the relative standard deviation of a time between the stored repetitions of one row."""
     rounds = json.loads((EVIDENCE / "taught_speed-ddp-2gpus.json").read_text())["rounds"]
     plain = [plain_s for plain_s, _ in rounds]
     return stdev(plain) / mean(plain)
@@ -50,7 +50,7 @@ def _later(moment: str, later: timedelta) -> str:
 
 
 def _make_noise(result: dict[str, Any], random: Random) -> None:
-    """Vary times as between stored runs and as between the steps of this one; losses by the rounding of bfloat16."""
+    """Add noise: to times, that between stored runs and between steps; to losses, the rounding of bfloat16."""
     speed = result["speed"]
     if speed:
         of_steps = speed["spread"] / IQR_OF_A_NORMAL / max(speed["measured_micro_steps"], 1) ** 0.5

@@ -62,13 +62,13 @@ def memory(params: float, activations: float, peak: float) -> Memory:
 
 
 def stated(spec: RowSpec) -> float:
-    """Return a memory requirement, GiB, with which the row has the outcome that its lab states."""
+    """Return the peak memory, GiB, for which the row has the outcome that its lab states."""
     expected = suite_named(spec.suite).row(spec.row).expect.outcome
     return 100.0 if expected == "oom" else min(60.0, 0.8 * card_named(spec.card).usable_gib)
 
 
 class Predictor:
-    """Fake of predict: ``needs`` returns the needed memory of a row. asked: the rows that were requested."""
+    """Fake of predict: ``needs`` returns the peak memory of a row. asked: the rows that were requested."""
 
     def __init__(self, needs: Callable[[RowSpec], float], **changes: Any) -> None:
         self._needs, self._changes = needs, changes

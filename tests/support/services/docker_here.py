@@ -1,4 +1,4 @@
-"""A real Docker on this machine, without the machine's own: a daemon of Debian's package, with a socket of its own.
+"""A real Docker daemon with a separate socket, from Debian's package, independent of any Docker on this machine.
 
 The daemon has no network and no GPUs. Its programs are extracted from packages, not installed, and cached.
 """
@@ -65,7 +65,7 @@ def _extract(scratch: Path) -> Path:
 
 @contextmanager
 def daemon(say: Say) -> Iterator[dict[str, str]]:
-    """Start a daemon with a folder of its own; yield the environment variables by which programs use it."""
+    """Start a daemon in a new folder; yield the environment variables with which programs use it."""
     found = programs(say)
     with tempfile.TemporaryDirectory(prefix="docker-", ignore_cleanup_errors=True) as scratch:
         plugins = Path(scratch) / "config" / "cli-plugins"
@@ -93,8 +93,8 @@ def _answers(variables: Mapping[str, str]) -> bool:
 def load_image(client: "DockerClient", base_archive: Path) -> str:
     """Build an image that stands in for the project's, with this environment's packages; return its ID.
 
-    Its code and label are those of the project's image, so that `testbed run` takes it. The packages are not in the
-    image, but in the cache folder, which containers of rows have.
+    Its code and label are those of the project's image, so that `testbed run` accepts it. The packages are not in
+    the image, but in the cache folder, which is mounted into the containers of rows.
     """
     with base_archive.open("rb") as archive:
         client.images.load(archive)

@@ -42,7 +42,7 @@ def in_bytes(gib: float) -> int:
 
 
 def shots(memory: Memory, point: str, field: str) -> list[int]:
-    """Return the bytes of ``field`` in every snapshot at ``point``."""
+    """Return the value of ``field``, bytes, in each snapshot at ``point``."""
     return [in_bytes(getattr(shot, field)) for shot in memory.snapshots if shot.point == point]
 
 

@@ -151,7 +151,7 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
     box.gates[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     box.mend()
-    assert f"does not end yet: {service}" in line
+    assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
     assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
     assert site.leases() == []

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""End this node's lease when the node has had nothing to do for a set time.
+"""End this node's lease after the node has had no work for a set time.
 
 A timer runs this program once a minute as root. The node is busy while Slurm has a job, a process uses a GPU, somebody
-is logged in by SSH, or a Jupyter kernel computes. It ends the lease only if it has been idle in every check for the set
-time and all results are saved. Anything that cannot be read counts as busy. The log contains no secret.
+is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check
+of the set time found the node idle, and all results are saved. The node also counts as busy if a check fails. The log
+contains no secret.
 """
 
 import json
@@ -20,15 +21,15 @@ from pathlib import Path
 SETTINGS = Path("/etc/llm-testbed/end-when-idle.json")
 STATE = Path("/var/lib/llm-testbed/end-when-idle.json")
 COMMAND_S = 60
-"""Longest time of a query, seconds."""
+"""Time limit of a query, seconds."""
 SAVE_S = 3000
-"""Longest time of one attempt to copy the results, seconds."""
+"""Time limit of one attempt to copy the results, seconds."""
 LONGEST_GAP_S = 300
-"""With a longer time between two checks, the time before it does not count as idle, seconds."""
+"""After a longer gap between two checks, the idle time starts again, seconds."""
 CLOCK_STEP_S = 60
-"""With a larger step of the clock between two checks, the time before it does not count as idle, seconds."""
+"""After a larger change of the clock between two checks, the idle time starts again, seconds."""
 JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
-"""Folder of the jobs in a run, and files in the folder of a job; see experiments/runners/slurm/layout.py."""
+"""The folder of jobs in a run's folder, and two files in a job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
 NOT_RESULTS = ("/cache", "/code", "*.part", "trainer")
 SERVERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
@@ -39,15 +40,15 @@ Run = Callable[[Sequence[str], float], str]
 
 
 class Doubt(Exception):
-    """Something cannot be read or reached. The message has no secret."""
+    """A check failed: something cannot be read or reached. The message contains no secret."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `testbed lease --end-when-idle` asked for.
+    """The settings that `testbed lease --end-when-idle` wrote.
 
     idle_s: seconds without work after which the lease ends. home: the user's home folder. results_to: rsync target of
-    the results; '': they stay on the disk, and the lease ends only when the user's computer has fetched all of them.
+    the results; '': the lease ends only after the user's computer has downloaded all results.
     """
 
     idle_s: float
@@ -62,13 +63,16 @@ class Settings:
 
     @property
     def results(self) -> Path:
-        """The folder of all runs and notebooks."""
+        """Return the folder of all runs and notebooks."""
         return Path(self.home) / "llm-testbed"
 
 
 @dataclass(frozen=True)
 class Now:
-    """The time: of the clock, and since the boot of that id; seconds."""
+    """The current time.
+
+    wall_s: seconds of the system clock. passed_s: seconds since boot. boot: the id of this boot.
+    """
 
     wall_s: float
     passed_s: float
@@ -77,9 +81,10 @@ class Now:
 
 @dataclass(frozen=True)
 class State:
-    """What the last check found. idle_since_s: in seconds since the boot; None if the node was busy.
+    """What the last check found.
 
-    marks: times of files that work changes even if it begins and ends between two checks.
+    idle_since_s: begin of the idle time, seconds since boot; None if the node was busy. marks: modification times of
+    files that work changes, which also show work between two checks.
     """
 
     wall_s: float
@@ -90,7 +95,7 @@ class State:
 
 
 def clock() -> Now:
-    """Return the time now."""
+    """Return the current time."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
 
@@ -108,24 +113,24 @@ def run(command: Sequence[str], limit_s: float) -> str:
 
 
 class Node:
-    """This node. root: replaced by tests."""
+    """This node. root: the root folder; tests replace it."""
 
     def __init__(self, settings: Settings, run: Run = run, root: Path = Path("/")) -> None:
         self._settings, self._run, self._root = settings, run, root
 
     def work(self) -> list[str]:
-        """Return what the node does, in words; [] if it is idle. Raises Doubt."""
+        """Return what the node is working on, as text; [] if it is idle. Raises Doubt."""
         return [*self._jobs(), *self._gpu_processes(), *self._logins(), *self._kernels()]
 
     def marks(self) -> dict[str, float]:
-        """Return the time of the last change of each place that work changes."""
+        """Return the last modification times of logins, jobs and notebooks."""
         places = {"logins": [self._root / "var/log/wtmp"]}
         places["jobs"] = [file for job in self._job_folders() for file in (job, job / STARTED, job / "ended")]
         places["notebooks"] = self._notebooks()
         return {name: _newest(files) for name, files in places.items()}
 
     def unfetched(self) -> list[str]:
-        """Return the results that the user's computer has not fetched."""
+        """Return the names of the results that the user's computer has not downloaded."""
         started = [job for job in self._job_folders() if (job / STARTED).exists()]
         rows = [f"{job.parents[1].name}/{job.name}" for job in started if not (job / FETCHED).exists()]
         marker = self._settings.results / NOTEBOOKS_FETCHED
@@ -133,14 +138,14 @@ class Node:
         return rows + [one.name for one in self._notebooks() if one.stat().st_mtime > at]
 
     def save(self) -> None:
-        """Copy the results to the target and verify the copy; without a target, check that all are fetched.
+        """Copy the results to the target and verify the copy; without a target, check that all are downloaded.
 
-        Raises Doubt.
+        Raises Doubt if results could be lost.
         """
         settings = self._settings
         if not settings.results_to:
             if left := self.unfetched():
-                raise Doubt(f"{len(left)} results are on this disk only, in {settings.results}: {', '.join(left[:5])}")
+                raise Doubt(f"{len(left)} results are only on this disk, in {settings.results}: {', '.join(left[:5])}")
             return
         if settings.results.is_dir():
             self._run(rsync(settings), SAVE_S)
@@ -165,7 +170,7 @@ class Node:
         return found
 
     def _processes_with_open(self, device: str) -> list[str]:
-        """Return the processes that have a file open."""
+        """Return the ids of the processes that have ``device`` open. Raises Doubt."""
         found = []
         for folder in self._root.glob("proc/[0-9]*/fd"):
             try:
@@ -178,7 +183,7 @@ class Node:
         return found
 
     def _logins(self) -> list[str]:
-        """Return the sessions of SSH: sshd names its process of a session `sshd: USER@TERMINAL`."""
+        """Return the users with an SSH session: sshd names the process of a session `sshd: USER@TERMINAL`."""
         users = []
         for file in self._root.glob("proc/[0-9]*/cmdline"):
             try:
@@ -247,11 +252,11 @@ def _kernels_of(server: dict[str, object]) -> list[dict[str, str]]:
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Reaches servers of this node without the proxy that the environment may set."""
+"""Connects to servers on this node, without a proxy."""
 
 
 class Lease:
-    """The lease at the site, with a credential that may only read and delete it."""
+    """The lease at the site. The node's credential can only read and delete it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -287,7 +292,7 @@ class Lease:
             raise Doubt(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
     def _request(self, method: str) -> tuple[int, bytes]:
-        """Return status and text of Blazar's answer, which needs the header Accept. Raises Doubt."""
+        """Return the status code and body of Blazar's answer; Blazar requires the header Accept. Raises Doubt."""
         headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
         request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)  # noqa: S310 - an address of the site
         try:
@@ -302,7 +307,7 @@ class Lease:
 
 
 def next_state(before: State | None, now: Now, work: Sequence[str], marks: dict[str, float]) -> State:
-    """Return what is known after a check. The idle time begins again after work, a reboot, a gap or a clock step."""
+    """Return the state after a check. Work, a reboot, a gap or a change of the clock starts the idle time again."""
     since: float | None = now.passed_s
     if work:
         since = None
@@ -318,11 +323,11 @@ def _continues(before: State, now: Now) -> bool:
 
 
 def check(settings: Settings, node: Node, lease: Lease, before: State | None, now: Now) -> tuple[State, str]:
-    """Check once; end the lease if it is due. Return the new state and a line for the log."""
+    """Check once, and end the lease after enough idle time. Return the new state and a line for the log."""
     try:
         work, marks = node.work(), node.marks()
     except Doubt as problem:
-        return next_state(before, now, ["in doubt"], {}), f"in doubt, counts as busy: {problem}"
+        return next_state(before, now, ["unknown"], {}), f"the check failed, so the node counts as busy: {problem}"
     state = next_state(before, now, work, marks)
     if state.idle_since_s is None:
         return state, f"busy: {', '.join(work)}"
@@ -332,17 +337,17 @@ def check(settings: Settings, node: Node, lease: Lease, before: State | None, no
     try:
         return state, _end(node, lease, marks)
     except Doubt as problem:
-        return state, f"idle for {idle_s:.0f} s, but the lease does not end yet: {problem}"
+        return state, f"idle for {idle_s:.0f} s, but the lease continues: {problem}"
 
 
 def _end(node: Node, lease: Lease, marks: dict[str, float]) -> str:
     """Save the results and end the lease, unless there is work again. Raises Doubt."""
     status = lease.status()
     if status != "ACTIVE":
-        raise Doubt(f"its status is {status or 'gone'}")
+        raise Doubt(f"its status is {status}" if status else "it no longer exists")
     node.save()
     if node.work() or node.marks() != marks:
-        raise Doubt("there was work while the results were saved")
+        raise Doubt("work began while the results were saved")
     lease.delete()
     return "the results are saved and the lease is ended"
 
@@ -364,7 +369,7 @@ def write_state(file: Path, state: State) -> None:
 
 
 def try_out(settings: Settings, node: Node, lease: Lease) -> str:
-    """Show that the lease can be read and the target reached. Raises Doubt."""
+    """Check that the lease can be read and the target reached, and return this as text. Raises Doubt."""
     status = lease.status()
     if status is None:
         raise Doubt("blazar does not have this lease")
@@ -376,7 +381,7 @@ def try_out(settings: Settings, node: Node, lease: Lease) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Check once; with --try-out, only show that an end is possible."""
+    """Check once; with --try-out, only check that this node can end the lease. Return the exit status."""
     settings = Settings(**json.loads(SETTINGS.read_text()))
     node, lease = Node(settings), Lease(settings)
     if "--try-out" in words:

@@ -41,7 +41,7 @@ class Trace(NamedTuple):
     cards: Sequence[str]
     rank: int
     ranks: int
-    begun: float
+    started_s: float
 
 
 def build_prediction(
@@ -75,13 +75,13 @@ def build_prediction(
         host_gib=phantom.host_peak() / GIB,
         cards=tuple(_card_answer(name, phantom, tags, needed) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
-        phases=tuple(PhaseStart(at=begun / max(1, events), phase=phase) for begun, phase in tags.phases),
+        phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
         modules=_module_shares(allocations, watcher),
         lines=_line_shares(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
         notes=tuple(imports.modeling_notes()),
         versions={"torch": torch.__version__, **versions()},
-        elapsed_s=time.perf_counter() - traced.begun,
+        elapsed_s=time.perf_counter() - traced.started_s,
     )
 
 

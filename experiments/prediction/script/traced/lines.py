@@ -30,7 +30,7 @@ class NamedSpans:
 
     def name_at(self, event: int) -> str:
         """Return the name of the span that contains an event."""
-        place = bisect_right(self._starts, event, key=lambda begun: begun[0]) - 1
+        place = bisect_right(self._starts, event, key=lambda start: start[0]) - 1
         return self._starts[place][1] if place >= 0 else ""
 
 

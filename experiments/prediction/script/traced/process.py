@@ -79,7 +79,7 @@ def main() -> int:
 
 def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     """Install the phantom device; return the program, and a function that writes the prediction and exits."""
-    begun = time.perf_counter()
+    started_s = time.perf_counter()
     command = parse_command(job.words)
     phantom = phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
@@ -100,7 +100,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
-        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, begun)
+        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, started_s)
         if watcher.tags.event_count:
             found = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in found]))
