@@ -78,7 +78,7 @@ def training_utilization(samples: Sequence[Sample]) -> list[float]:
 
 
 def read_samples(path: Path) -> list[dict[str, float | str]]:
-    """Read the samples of a telemetry.csv, without empty and invalid values; none if it is missing or no such file."""
+    """Read the samples of a telemetry.csv without empty and invalid values; [] if it is missing or not a CSV file."""
     try:
         rows = list(csv.DictReader(StringIO(read_text(path, errors="replace"), newline="")))
     except (OSError, csv.Error):

@@ -117,7 +117,7 @@ def start_in_warm_process(
 
 
 def module_prefix(environment: Mapping[str, str]) -> list[str]:
-    """Return the words before a module in a command that starts it: this module if the warm process is ready."""
+    """Return what precedes a module's name in its command line: this module's name if the warm process is ready."""
     return [MODULE] if is_ready(environment) else []
 
 

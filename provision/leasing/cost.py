@@ -28,7 +28,7 @@ def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
 
 
 def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return price and end of a lease that may still be charged, and the command that releases it; '' if there is none.
+    """Return the price, end and release command of a lease as text; '' if the lease costs nothing any more.
 
     Reads only the journal, because the site may not answer.
     """

@@ -208,7 +208,7 @@ class LocalRunner:
         used_gib = gpu_memory.gpus_still_in_use({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
         if alive or used_gib:
             self._pool.retire(row.allocation)
-            self._view.warns(f"{row.spec.row}: its GPUs are not used again: {_leftovers(alive, used_gib)}")
+            self._view.warns(f"{row.spec.row}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
         else:
             self._pool.release(row.allocation)
 

@@ -1,4 +1,4 @@
-"""`testbed blame`, with predictions that are the values of tiny packages."""
+"""Test `testbed blame` with tiny packages, whose values replace the predictions."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: charts drawn, no scrolling sideways, the theme followed, nothing asked of a network."""
+"""Test the page in a real browser: it draws its charts, fits the width, follows the theme and sends no requests."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -112,7 +112,7 @@ def test_one_line_for_each_start_and_end(made):
 
 
 class TimePasses(RecordingView):
-    """A view that moves the runner's clock by an hour when a row has shown its seventh micro-step."""
+    """A view that advances the runner's clock by an hour when it shows the seventh micro-step of a row."""
 
     passed_s = 0.0
 
@@ -182,7 +182,7 @@ def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks
     with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
     assert list(seen) == ["a"]
-    assert "a: its GPUs are not used again: 3.0 GiB are still in use on GPU 0" in made.view.lines
+    assert "a: later rows do not use its GPUs: 3.0 GiB are still in use on GPU 0" in made.view.lines
 
 
 def test_a_gpu_is_given_time_to_become_free(monkeypatch):

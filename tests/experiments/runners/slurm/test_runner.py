@@ -1,4 +1,4 @@
-"""The runner of a cluster, without a cluster: the order of submission, and jobs that are recognized."""
+"""Test the Slurm runner without Slurm: the order of submission, and how it recognizes its jobs."""
 
 import pytest
 
