@@ -99,7 +99,7 @@ def _check_source(source: str, sha256: str | None, datasets: Collection[str]) ->
     Raises InputError for invalid options.
     """
     if source in (SYNTHETIC, HUB) and sha256:
-        raise InputError(f"--data-sha256: data {source} has no checksum; allowed: with a folder or an archive")
+        raise InputError(f"--data-sha256: not allowed with --data {source}; allowed with a folder or an archive")
     if source == SYNTHETIC:
         return ""
     dataset = _single_real_dataset(datasets, source)

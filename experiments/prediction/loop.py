@@ -145,7 +145,7 @@ def _reject_options_of_training(training: CustomTraining) -> None:
     for name in OPTIONS_OF_TRAINING:
         if (value := getattr(training, name)) != getattr(CustomTraining, name):
             option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            raise InputError(f"{option}: not with --task generate, which trains nothing")
+            raise InputError(f"{option}: not allowed with --task generate, which trains nothing")
     if training.precision.endswith("mixed"):
         raise InputError(
             f"--precision {training.precision}: with --task generate, allowed: {', '.join(GENERATION_PRECISIONS)}"
@@ -163,4 +163,4 @@ def _reject_unsupported(training: CustomTraining) -> None:
     if training.quantization and training.lora_r is None:
         raise InputError(f"--quantization {training.quantization}: needs --lora-r; quantized weights are not trained")
     if training.quantization and training.strategy == "fsdp":
-        raise InputError(f"--quantization {training.quantization}: not with --strategy fsdp; allowed: auto, ddp")
+        raise InputError(f"--quantization {training.quantization}: allowed with --strategy auto, ddp; not fsdp")

@@ -24,7 +24,7 @@ class Fact(Record):
 
 
 class Previous(Record):
-    """The newest earlier run with the same options, among the folders next to this one."""
+    """The newest earlier run with the same options in the same folder of runs."""
 
     run_id: str
     date: str

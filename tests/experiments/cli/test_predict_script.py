@@ -129,7 +129,7 @@ def test_the_page_is_one_file_without_scripts(traced, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch", "4", "--", "python", "x.py"], "--batch: not with a script, which has its own settings"),
+        (["--batch", "4", "--", "python", "x.py"], "--batch: not allowed with a script, which has its own settings"),
         (["--max-gib", "4"], "--max-gib: needs a script's command after --"),
         (["python", "x.py"], "predict python x.py: one SUITE[/ROW] is allowed; a script's command follows --"),
         (["--card", "a100", "--", "python", "x.py"], "unknown card 'a100'"),

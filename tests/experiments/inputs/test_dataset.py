@@ -94,7 +94,7 @@ def server():
 def test_synthetic_data_needs_nothing(tmp_path):
     found = prepare("synthetic", None, tmp_path)
     assert (found.data, found.sha256) == ("synthetic", None)
-    with pytest.raises(InputError, match="data synthetic has no checksum"):
+    with pytest.raises(InputError, match="--data-sha256: not allowed with --data synthetic"):
         prepare("synthetic", "ab", tmp_path)
 
 
@@ -102,7 +102,7 @@ def test_synthetic_data_needs_nothing(tmp_path):
 def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
     found = prepare(HUB, None, tmp_path, reads=("constant", dataset))
     assert (found.data, found.sha256) == ("hub", None)
-    with pytest.raises(InputError, match="data hub has no checksum"):
+    with pytest.raises(InputError, match="--data-sha256: not allowed with --data hub"):
         prepare(HUB, "ab", tmp_path, reads=(dataset,))
 
 

@@ -31,7 +31,7 @@ def test_a_line_cut_short_and_values_that_are_none(tmp_path: Path) -> None:
     assert telemetry.columns == {"t_s": (0.0, 1.0, 2.0, 3.0), "gpu_power_w": (100.0, None, None, None)}
 
 
-def test_nothing_recorded(tmp_path: Path) -> None:
+def test_telemetry_without_samples_is_none(tmp_path: Path) -> None:
     assert read_telemetry(tmp_path / "telemetry.csv") is None
     assert read(tmp_path, "") is None
     assert read(tmp_path, "t_s,gpu_power_w\n") is None

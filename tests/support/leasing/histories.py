@@ -109,7 +109,7 @@ class Leasing(RuleBasedStateMachine):
         return [one for one in self.site.left() if one not in self.others]
 
     def command(self, plan, act):
-        """Run a command like a new process, with the planned outcomes of its requests."""
+        """Run a command as a program of its own, with the fates of its requests."""
         self.said.clear()
         self.site.plan, reconciler = list(plan), self.reconciler()
         try:

@@ -181,7 +181,7 @@ def test_nodes_that_share_no_folder_are_fetched_for_each(cluster, tmp_path, web)
     bed.close()
 
 
-def packed(folder, path):
+def pack_archive(folder, path):
     with tarfile.open(path, "w:gz") as archive:
         archive.add(folder, arcname="set")
     return path
@@ -193,7 +193,7 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
     (folder / "train.jsonl").write_text(json.dumps({"instruction": "count", "output": "one"}) + "\n")
     given, sha256 = str(folder), None
     if source != "folder":
-        archive = packed(folder, tmp_path / "set.tgz")
+        archive = pack_archive(folder, tmp_path / "set.tgz")
         given, sha256 = str(archive), hashlib.sha256(archive.read_bytes()).hexdigest()
     if source == "URL":
         (served := tmp_path / "served").mkdir()

@@ -1,4 +1,4 @@
-"""Real texts: test records with the byte tokenizer of tiny models, or with a test tokenizer."""
+"""Load text data sets: small records, tokenized by the byte tokenizer of tiny models or by a test tokenizer."""
 
 import csv
 import json
