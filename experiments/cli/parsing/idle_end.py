@@ -22,14 +22,16 @@ SHORTEST = timedelta(minutes=5)
 class IdleEndOptions:
     """Options: when a lease ends itself, and where the node copies its results."""
 
-    end_when_idle: str | None = option(None, "End the lease after this time without work, such as 30m.", metavar="TIME")
+    end_when_idle: str | None = option(
+        None, "The lease ends itself after this time without work, such as 30m.", metavar="TIME"
+    )
     results_to: str | None = option(
         None,
-        "With --end-when-idle: before the lease ends, the node copies its results to this rsync target.",
+        "With --end-when-idle: the node copies its results there first.",
         metavar="USER@HOST:PATH",
     )
     results_key: Path | None = option(
-        None, "With --results-to: private SSH key without passphrase, with which the node logs in there."
+        None, "With --results-to: private SSH key without a passphrase; the node gets it to log in there."
     )
 
     def idle_end(self, count: int, wait: bool = True) -> "IdleEnd | None":
