@@ -294,7 +294,9 @@ def test_what_a_login_shell_prints_is_no_output_of_a_command(chatty, tmp_path):
     shell.close()
 
 
-@pytest.mark.parametrize(("does", "says"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")])
+@pytest.mark.parametrize(
+    ("does", "says"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
+)
 def test_a_login_shell_that_runs_no_command_is_named(chatty, does, says):
     server, start = chatty
     start.write_text(f"#!/bin/sh\n{does}\n")
