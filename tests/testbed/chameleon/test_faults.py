@@ -218,7 +218,8 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     box.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
-    assert set(journal.attempts) == set(Operation)
+    of_idle_ends = {Operation.CREATE_CREDENTIAL, Operation.DELETE_CREDENTIAL}
+    assert set(journal.attempts) == set(Operation) - of_idle_ends
     assert len(injector.met) == sum(min(number, 2) for number in journal.attempts.values())
     for service, line in injector.met:
         assert re.match(f"{'.*' if service == 'keystone' else service}{MESSAGES[fault]}", line), (service, line)

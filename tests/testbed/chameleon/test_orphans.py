@@ -34,7 +34,7 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     code, out, _ = testbed("orphans", "--clean", "--dry-run", "--json")
     assert (code, json.loads(out)) == (0, {"orphans": told, "would delete": [active_lease.tag]})
     code, _, err = testbed("orphans", "--clean")
-    assert (code, "needs --yes" in err) == (2, True)
+    assert (code, "--yes is required" in err) == (2, True)
     assert len(site.leases()) == 1
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
     assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
