@@ -60,6 +60,12 @@ def settings_of(variables, home):
     return check.Settings(idle_s=values.pop("after_s"), home=str(home), **values)
 
 
+def credential_of(site, held):
+    """Return the only credential with the tag of the lease."""
+    (made,) = [one for one in site.sdk.identity.application_credentials(site.user_id()) if one.name == held.tag]
+    return made
+
+
 @pytest.fixture
 def restricted(settings):
     """A connection with the credential that the node gets."""
@@ -116,8 +122,8 @@ def test_the_credential_reads_no_other_lease(site, reconciler, lease_request, se
 
 def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings):
     (held,) = site.leases()
-    (made,) = site.sdk.identity.application_credentials(site.user_id())
-    assert (made.name, made.unrestricted) == (held.tag, False)
+    made = credential_of(site, held)
+    assert made.unrestricted is False
     assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
 
 
@@ -177,7 +183,7 @@ def test_a_second_command_replaces_the_credential(site, reconciler, settings, va
 def test_an_extended_lease_gets_a_credential_that_lasts_as_long(testbed, site, settings, variables):
     assert testbed("extend", "--by", "1h", "--yes")[0] == 0
     (held,) = site.leases()
-    (made,) = site.sdk.identity.application_credentials(site.user_id())
+    made = credential_of(site, held)
     assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
     assert len(variables) == 2
 
