@@ -195,7 +195,7 @@ def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, 
 def test_without_a_terminal_nothing_is_asked_and_nothing_done_without_yes(testbed, site, lease_flags):
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
     assert code == 2
-    assert "--yes is required" in err
+    assert "lease llm_cc: without a terminal for the confirmation, --yes is required" in err
     assert left_at(site) == []
 
 
