@@ -159,7 +159,7 @@ def lease(
         require_credential_for(connected, reconciler, requirements)
     if not active:
         slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
-        confirm(yes, f"lease {lease_request.name}:", None if watch else lambda: slot_in_words(slot()[0]))
+        confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(slot()[0]))
     interrupt_on_stop_signals()
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
     with report_cost_on_exit(reconciler, lease_request.name), at_end:

@@ -258,5 +258,5 @@ def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InputError(f"{what.removesuffix(':')}: without a terminal for the confirmation, --yes is required")
-    typer.confirm(f"{what} {more()}" if more else what, abort=True, err=True)
+        raise InputError(f"{what}: without a terminal for the confirmation, --yes is required")
+    typer.confirm(f"{what}: {more()}" if more else what, abort=True, err=True)

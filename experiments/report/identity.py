@@ -11,6 +11,7 @@ from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import format_number
 from provision.files import read_bytes
+from provision.words import counted
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
@@ -103,7 +104,7 @@ def _versions(results: Mapping[str, Result]) -> str:
 def _total_time(results: Mapping[str, Result]) -> str:
     if not results:
         return ""
-    rows = "1 row" if len(results) == 1 else f"{len(results)} rows"
+    rows = counted(len(results), "row")
     return f"{duration_in_words(sum(result.elapsed_s for result in results.values()))} for {rows}"
 
 

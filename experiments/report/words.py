@@ -9,6 +9,7 @@ from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import GRADE_NAMES, format_number
 from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
+from provision.words import counted
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
 ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not evaluated": "–"}
@@ -42,9 +43,9 @@ def _failed_parts(evaluation: Evaluation) -> Iterator[str]:
         verb = "fails" if failed == 1 else "fail"
         yield f"{failed} of {_statement_count(total)} {verb}{_known_failures_note(evaluation)}"
     if errors:
-        yield _count_of(errors, "error")
+        yield counted(errors, "error")
     if found := len(evaluation.contradictions):
-        yield f"{_count_of(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+        yield f"{counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
 
 
 def _passed_parts(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
@@ -88,11 +89,7 @@ def _grades_of_passed(evaluation: Evaluation) -> str:
 
 
 def _statement_count(count: int) -> str:
-    return _count_of(count, "statement")
-
-
-def _count_of(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return counted(count, "statement")
 
 
 def ran_on(result: Result) -> str:

@@ -9,11 +9,10 @@ from experiments.cli.tables.verdicts import verdict_table
 from experiments.prediction.as_result import convert_to_result, describe_outcome, mismatch_warning, predicted_evaluation
 from experiments.prediction.predict import suite_row_spec
 from experiments.prediction.tables import prediction_as_data
-from experiments.results.predictions import StepTime
 from experiments.results.quantities import LOSS_QUANTITIES, QUANTITIES, TIME_QUANTITIES
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import make_run
-from tests.support.runners.fake_predictions import Predictor, prediction, stated
+from tests.support.runners.fake_predictions import Predictor, prediction, stated, step_time
 
 SUITE = suite_named("single_gpu_blip2")
 CARD = "a100_80gb"
@@ -56,21 +55,6 @@ def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
     _, verdicts = evaluated()
     assert verdicts["claim/params-near-14-gb"].status == "pass"
     assert verdicts["claim/params-near-14-gb"].value == "baseline: 14 GiB"
-
-
-def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> StepTime:
-    return StepTime(
-        step_s=step_s,
-        error_share=2 * error_share,
-        ratio_error_share=error_share,
-        busy_share=gpu_share,
-        busy_error=0.05,
-        host_s=0.1,
-        link_s=0.0,
-        device_s={"matrix products": gpu_share * step_s},
-        planned_micro_steps=62,
-        measured_on="NVIDIA H100 80GB HBM3",
-    )
 
 
 def verdict_on_speed(reduced_s: float, full_s: float, error_share: float = 0.2):

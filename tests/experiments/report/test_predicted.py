@@ -11,9 +11,9 @@ from experiments.report.predicted import PredictedReport
 from experiments.report.words import format_percent, predicted_headline
 from experiments.report.write import write_report
 from experiments.results.memory_parts import PARTS_AT_PEAK
-from experiments.results.predictions import StepTime
 from experiments.results.verdicts import Evaluation
 from tests.support.results.handwritten import MEASURED, Page, h200_run, tiny_run, with_predictions
+from tests.support.runners.fake_predictions import step_time
 
 
 @pytest.fixture(scope="module")
@@ -196,18 +196,8 @@ def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -
 
 def test_the_step_of_each_row_that_fits_is_shown_by_shares_of_its_time(tmp_path: Path) -> None:
     folder = with_predictions(tiny_run(tmp_path))
-    time = StepTime(
-        step_s=2.0,
-        error_share=0.15,
-        ratio_error_share=0.15,
-        busy_share=0.8,
-        busy_error=0.1,
-        host_s=2.0,
-        link_s=0.0,
-        device_s={"matrix products": 1.0, "copies": 0.4, "indexing": 0.2},
-        planned_micro_steps=62,
-        measured_on="NVIDIA H100 80GB HBM3",
-    )
+    device_s = {"matrix products": 1.0, "copies": 0.4, "indexing": 0.2}
+    time = step_time(2.0).model_copy(update={"error_share": 0.15, "host_s": 2.0, "device_s": device_s})
     folder.write_predictions([one.model_copy(update={"time": time}) for one in folder.predictions()])
     chart = re.search(r'data-figure="step">.*?</div>', write_report(folder).page.read_text(), re.S)
     assert chart is not None

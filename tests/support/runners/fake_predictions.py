@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.results.predictions import PeakParts, Prediction
+from experiments.results.predictions import PeakParts, Prediction, StepTime
 from experiments.results.schema import Failure, Memory, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -84,3 +84,19 @@ class Predictor:
             if watch:
                 watch(spec, found[-1], False)
         return found
+
+
+def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> StepTime:
+    """Return a predicted time of a step; matrix products keep the GPU busy for ``gpu_share`` of it."""
+    return StepTime(
+        step_s=step_s,
+        error_share=2 * error_share,
+        ratio_error_share=error_share,
+        busy_share=gpu_share,
+        busy_error=0.05,
+        host_s=0.1,
+        link_s=0.0,
+        device_s={"matrix products": gpu_share * step_s},
+        planned_micro_steps=62,
+        measured_on="NVIDIA H100 80GB HBM3",
+    )
