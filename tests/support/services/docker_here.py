@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.runners.container.image import image_of, origin, role_variables
+from experiments.system.files import cache_folder
 from experiments.system.processes import process_group
 from provision.configure.build_context import write_build_context
 from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node.base_image import NAME as BASE
 from tests.testbed.node.image import SUITE, UNNAMED_KEYRING, Say, archive_key
-from tests.testbed.openstack.environment import cache, locked
+from tests.testbed.openstack.environment import locked
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -40,7 +41,7 @@ COPY python /usr/local/bin/python
 def programs(say: Say) -> Path:
     """Return a folder with Docker's engine and buildx, extracted now if it is not cached."""
     recipe = hashlib.sha256(repr((DEBIAN, ENGINE, SUITE, BUILDX)).encode()).hexdigest()
-    folder = cache() / f"docker-{recipe[:12]}"
+    folder = cache_folder() / f"docker-{recipe[:12]}"
     with locked(folder):
         if not folder.exists():
             say(f"extracting Docker to {folder}")

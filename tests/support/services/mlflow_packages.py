@@ -4,15 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.system.files import CODE_FOLDER
-from tests.testbed.openstack.environment import cache, locked
+from experiments.system.files import CODE_FOLDER, cache_folder
+from tests.testbed.openstack.environment import locked
 
 PACKAGES = ("alembic==1.20.1", "mlflow-skinny==3.17.2", "sqlalchemy==2.1.9")
 
 
 def mlflow_folder() -> Path:
     """Return the folder for PYTHONPATH; install the packages if it is missing (a minute of download)."""
-    folder = cache() / f"mlflow-{'-'.join(one.rpartition('=')[2] for one in PACKAGES)}"
+    folder = cache_folder() / f"mlflow-{'-'.join(one.rpartition('=')[2] for one in PACKAGES)}"
     with locked(folder):
         if not (folder / ".made").exists():
             pins = CODE_FOLDER / "containers/current.txt"

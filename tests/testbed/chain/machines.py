@@ -5,13 +5,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from experiments.system.files import cache_folder
 from provision.errors import SiteError
 from provision.models import Server
 from provision.sites.base import Testbed
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.environment import cache
 from tests.testbed.openstack.gate import Gate
 
 LOOK_S = 1.0
@@ -77,7 +77,7 @@ class Machines:
 
 def _disk(number: int) -> Path:
     """Return Docker's data folder for the node of that number, at first a copy of another one's."""
-    folder = cache() / "nodes" / f"docker-{number}"
+    folder = cache_folder() / "nodes" / f"docker-{number}"
     others = sorted(folder.parent.glob("docker-*"))
     if others and not folder.exists():
         copy_root(others[0], folder)

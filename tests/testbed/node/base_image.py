@@ -13,8 +13,9 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from experiments.system.files import cache_folder
 from tests.testbed.node.image import Say, bootstrap
-from tests.testbed.openstack.environment import cache, locked
+from tests.testbed.openstack.environment import locked
 
 NAME = "localhost/testbed-base:1"
 SUITE = "bookworm"
@@ -28,7 +29,7 @@ def base_archive(say: Say) -> Path:
     """Return the archive, created now if it is not cached."""
     torch = metadata.version("torch")
     recipe = hashlib.sha256(repr((SUITE, PACKAGES, PATH, torch)).encode()).hexdigest()
-    archive = cache() / f"base-image-{recipe[:12]}.tar"
+    archive = cache_folder() / f"base-image-{recipe[:12]}.tar"
     with locked(archive):
         if not archive.exists():
             say(f"making the base image of containers in {archive}")
@@ -40,7 +41,7 @@ def wheels(pins: Path, say: Say) -> Path:
     """Return an archive with the folder "wheels", downloaded if not cached: the list and JupyterLab, no PyTorch."""
     lines = [line for file in (pins, pins.with_name("jupyter.txt")) for line in file.read_text().splitlines()]
     listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
-    archive = cache() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"
+    archive = cache_folder() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"
     with locked(archive):
         if not archive.exists():
             say(f"fetching the wheels of {pins.name} to {archive}")

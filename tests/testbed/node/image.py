@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.system.files import cache_folder
 from provision.ssh.login import USER
-from tests.testbed.openstack.environment import cache, locked
+from tests.testbed.openstack.environment import locked
 
 SUITE = "noble"
 ARCHIVE_KEY = "F6ECB3762474EDA9D21B7022871920D1991BC93C"
@@ -50,7 +51,7 @@ class NodeImage:
     def make(cls, say: Say) -> "NodeImage":
         """Return the image of this recipe, created now if it is not cached (some minutes of download)."""
         recipe = hashlib.sha256(repr((SUITE, PACKAGES, QUIET_APT, SETUP)).encode()).hexdigest()
-        root = cache() / f"node-{SUITE}-{recipe[:12]}"
+        root = cache_folder() / f"node-{SUITE}-{recipe[:12]}"
         with locked(root):
             if not root.exists():
                 say(f"making the root file system of nodes in {root}")

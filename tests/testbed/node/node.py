@@ -16,13 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
 
+from experiments.system.files import cache_folder
 from experiments.system.signals import die_with_parent
 from provision.errors import NotReached
 from provision.ssh.login import USER, Login, try_login
 from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copy_root
-from tests.testbed.openstack.environment import cache
 
 UP_S = 90
 STOP_S = 15
@@ -61,7 +61,7 @@ class Node:
         self.name, self.address, self._image = name, address, image
         self._cards, self._shared, self._disks = tuple(cards), tuple(shared), dict(disks or {})
         self._key = authorized_key.strip()
-        self._folder = cache() / "nodes" / name
+        self._folder = cache_folder() / "nodes" / name
         self.root = self._folder / "root"
         self._lock: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None

@@ -16,7 +16,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.container import engine, image
 from experiments.runners.container.runner import ROW_LABEL
-from experiments.system.files import CODE_FOLDER
+from experiments.system.files import CODE_FOLDER, cache_folder
 from provision.configure.build_context import PROJECT
 from tests.support.needs import need
 from tests.support.processes.waiting import wait_for
@@ -35,8 +35,8 @@ FAILS = f"FROM {BASE}\nCOPY nothing /made\n"
 def docker() -> Iterator[DockerClient]:
     """Start Docker, in the environment of this process; its images are the base image and the stand-in."""
     need(("mmdebstrap", "gpg", "iptables"), "mmdebstrap gpg iptables", root=True)
-    if not any(path.startswith(os.environ["TESTBED_CACHE"]) and path.endswith("site-packages") for path in sys.path):
-        pytest.skip("needs the environment in TESTBED_CACHE, as `make test-node` has it")
+    if not any(path.startswith(str(cache_folder())) and path.endswith("site-packages") for path in sys.path):
+        pytest.skip("needs the environment in the cache folder, as `make test-node` has it")
     with daemon(print) as variables, pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)

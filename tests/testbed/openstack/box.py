@@ -24,10 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
+from experiments.system.files import cache_folder
 from experiments.system.signals import die_with_parent
 from tests.support.processes.waiting import wait_until_up
 from tests.testbed.openstack import hardware, settings
-from tests.testbed.openstack.environment import LOCK, cache, environment, locked
+from tests.testbed.openstack.environment import LOCK, environment, locked
 from tests.testbed.openstack.gate import Gate
 from tests.testbed.openstack.settings import PORTS, SERVICES, Place
 
@@ -161,7 +162,7 @@ def seeded() -> Path:
         *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
     ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
-    folder = cache() / f"openstack-seeded-{digest}"
+    folder = cache_folder() / f"openstack-seeded-{digest}"
     with locked(folder):
         if not (folder / ".made").exists():
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,24 +3,21 @@
 import contextlib
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.system.files import cache_folder
+
 PROJECT = Path(__file__).parents[3]
 LOCK = PROJECT / "containers" / "locks" / "openstack.txt"
-
-
-def cache() -> Path:
-    return Path(os.environ["TESTBED_CACHE"])
 
 
 def environment() -> Path:
     """Return the folder of the environment; create it if it is missing (minutes of download)."""
     digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    folder = cache() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
+    folder = cache_folder() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
     with locked(folder):
         if not (folder / ".made").exists():
             command = [sys.executable, *map(str, (PROJECT / "containers" / "environment.py", folder, LOCK))]

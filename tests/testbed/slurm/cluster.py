@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
+from experiments.system.files import cache_folder
 from experiments.system.processes import find_tagged, kill_tagged
 from experiments.system.signals import die_with_parent
 from provision.ssh.login import Login
 from tests.support.services.sshd import Sshd
-from tests.testbed.openstack.environment import cache, locked
+from tests.testbed.openstack.environment import locked
 
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -98,7 +99,7 @@ class Cluster:
             folder.chmod(0o755)
         if os.getuid() == 0:
             home = ["--create-home", "--home-dir", str(self.state / "home"), "--shell", "/bin/bash"]
-            with locked(cache() / "useradd"):
+            with locked(cache_folder() / "useradd"):
                 subprocess.run(["useradd", *home, "--password", "*", self.user], check=True)
         self._configure()
         munge = self.state / "munge"
@@ -133,7 +134,7 @@ class Cluster:
         self._sshd.stop()
         kill_tagged("SLURM_CONF", str(self.conf), GONE_S)
         if os.getuid() == 0:
-            with locked(cache() / "useradd"):
+            with locked(cache_folder() / "useradd"):
                 subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
 
     def login(self) -> Login:
