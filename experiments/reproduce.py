@@ -11,15 +11,16 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from experiments.errors import InputError
-from experiments.history.durations import Expected, expected, in_words
+from experiments.history.durations import StoredTimes
+from experiments.history.lease_length import MARGIN, ExpectedTimes, card_that_runs
 from experiments.pipeline import FinishedRun, PreparedRun, connect_target, prepare, report_run, run_prepared
 from experiments.prediction.service import select_rows, trace_rows
+from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE
 from experiments.results.wording import format_duration
 from experiments.run_options import RunOptions
-from experiments.runners.plan import Planned
 from experiments.runners.progress import View
-from experiments.runners.targets import expected_target
+from experiments.runners.targets import expected_node, expected_target
 from provision.availability.matching import matching_hosts
 from provision.availability.times import length_in_words
 from provision.configure.idle_end import end_when_idle
@@ -35,7 +36,6 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import ended_itself
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
-from provision.models import Gpu, Node
 from provision.sites.base import SimulatedServers, Testbed
 from provision.words import counted
 
@@ -59,8 +59,8 @@ class LeaseEnded(InputError):
 class Reproduction:
     """Suites to reproduce, the lease to run them on, and the setup of its machines.
 
-    max_length: longest allowed lease; None: no limit. keep: do not release the machines at the end. watch: wait until
-    a time slot is free.
+    max_length: longest allowed lease; None: no limit. choose_length: if possible, choose the length of the lease from
+    the expected times of the rows. keep: do not release the machines at the end. watch: wait until a time slot is free.
     """
 
     suites: tuple[RunOptions, ...]
@@ -68,6 +68,7 @@ class Reproduction:
     site: Testbed
     setup: Setup
     max_length: timedelta | None = None
+    choose_length: bool = False
     keep: bool = False
     watch: bool = False
 
@@ -101,7 +102,8 @@ def reproduce(
     exception. The lease is always released, unless ``keep`` is set or the lease was created for another purpose.
     Raises PreflightFailed, LeaseTooLong, and the errors of the stages.
     """
-    _check_budget(reproduction)
+    if not reproduction.choose_length:
+        _check_budget(reproduction)
     lease_request, stages, site = reproduction.lease_request, Stages(view), reproduction.site
     with stages.stage("doctor"):
         _run_preflight_checks(reproduction, reconciler, view)
@@ -117,11 +119,16 @@ def reproduce(
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         return [report_run(run) for run in runs]
+    predictions: list[Prediction] = []
     if any(run.options.predict for run in runs):
         with stages.stage("predict"):
-            _show_predictions(runs, view)
+            predictions = _show_predictions(runs, view)
     if not active:
         with stages.stage("slots"):
+            times = _expected_times(runs, predictions)
+            view.says(times.words)
+            reproduction = _with_length(reproduction, times, view.says)
+            lease_request = reproduction.lease_request
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.says(slot)
         require_credential_for(site, reconciler, lease_request.requirements)
@@ -165,9 +172,15 @@ def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: V
 
 def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     """Return one line for each operation that ``reproduce`` would perform, and change nothing. Raises LeaseTooLong."""
-    _check_budget(reproduction)
-    name = reproduction.lease_request.name
-    left = [(run, rows) for run in _prepare_runs(reproduction, reconciler) if (rows := run.rows_left())]
+    runs, name = _prepare_runs(reproduction, reconciler), reproduction.lease_request.name
+    left = [(run, rows) for run in runs if (rows := run.rows_left())]
+    lines: list[str] = []
+    if left and not reconciler.journal.active_lease(name):
+        times = _expected_times(runs, ())
+        lines.append(times.words)
+        reproduction = _with_length(reproduction, times, lines.append)
+    else:
+        _check_budget(reproduction)
     return [
         *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
@@ -175,14 +188,39 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
             f"slurm on {name}: run {counted(len(rows), 'row')} of {run.suite.suite}, download the results"
             for run, rows in left
         ),
-        *([in_words({run.suite.suite: _expected(run, rows) for run, rows in left})] if left else []),
         *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
+        *lines,
     ]
 
 
-def _expected(run: PreparedRun, rows: Sequence[Planned]) -> Expected:
-    names = [row.spec.row for row in rows]
-    return expected(run.suite.suite, names, run.run.size, run.run.length, run.options.results)
+def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Prediction]) -> ExpectedTimes:
+    """Return the expected times of the rows that have no result yet."""
+    stored, target = StoredTimes.read(runs[0].options.results, predictions), runs[0].target
+    left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
+    times = {
+        suite: [stored.of(spec, card_that_runs(spec, target.node)) for spec in specs]
+        for suite, specs in left.items()
+        if specs
+    }
+    return ExpectedTimes(times, target.max_nodes * len(target.node.gpus))
+
+
+def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
+    """Return the reproduction with the length of lease that the rows need, if it is to be chosen and can be.
+
+    Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for one in which the rows cannot end.
+    """
+    length = times.lease_length() if reproduction.choose_length else None
+    if length:
+        report(
+            f"length of the lease: {length_in_words(length)}, setup and rows plus {MARGIN:.0%}; --hours overrides it"
+        )
+        request = reproduction.lease_request
+        requirements = replace(request.requirements, length=length)
+        reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))
+    _check_budget(reproduction)
+    times.require(reproduction.lease_request.requirements.length)
+    return reproduction
 
 
 def _check_budget(reproduction: Reproduction) -> None:
@@ -203,14 +241,9 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
 def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
     """Prepare the runs for the node to lease, as the site describes it."""
     count = reproduction.lease_request.requirements.count
-    target = expected_target(_expected_node(reproduction, reconciler), count, reproduction.setup.image_variant)
-    return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
-
-
-def _expected_node(reproduction: Reproduction, reconciler: Reconciler) -> Node:
     host = matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
-    gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
-    return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
+    target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
+    return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
@@ -223,8 +256,9 @@ def _with_recorded_data(run: PreparedRun) -> PreparedRun:
     return replace(run, run=run.run.model_copy(update={"data": earlier.data}))
 
 
-def _show_predictions(runs: Sequence[PreparedRun], view: View) -> None:
+def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Prediction]:
     """Predict the rows before anything is leased; show the number of rows by predicted outcome."""
+    found: list[Prediction] = []
     for run in runs:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in select_rows(suite, card) if spec.row in run.run.rows]
@@ -232,6 +266,8 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> None:
         outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
         view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")
+        found += predictions
+    return found
 
 
 def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:

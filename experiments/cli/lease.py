@@ -47,7 +47,7 @@ from provision.choices import DEMO, TESTBEDS
 if TYPE_CHECKING:
     from provision.leasing.lease import Leased
     from provision.leasing.reconciler import Reconciler
-    from provision.models import TimeSlot
+    from provision.models import Host, TimeSlot
     from provision.sites.base import Testbed
 
 EXIT_FAILED = 3
@@ -90,7 +90,7 @@ def slots(
     for one in sites if days else ():
         _show_calendar(one, reconciler, options, found, days)
     console().print(slots_table(found, options.time_zone))
-    say(_expected_times(options))
+    say(_expected_times(options, found[0].hosts))
 
 
 @app.command()
@@ -148,12 +148,13 @@ def lease(
     if active and site == ANY_SITE:
         sites = [connect_to(active.site, active.account.entry if active.account else "")]
     connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
-    for line in gpu_warnings(matching_hosts(reconciler.query(connected.hosts), requirements)):
+    hosts = matching_hosts(reconciler.query(connected.hosts), requirements)
+    for line in gpu_warnings(hosts):
         say(line, stderr=True)
     if dry_run:
         show_plan(leasing.planned_calls(connected, reconciler, lease_request), as_json)
         if not as_json:
-            say(_expected_times(options))
+            say(_expected_times(options, hosts[: options.count]))
         return
     if run and not keep and not active:
         require_credential_for(connected, reconciler, requirements)
@@ -319,13 +320,12 @@ def doctor(
     raise typer.Exit(1 if any(check.status == "failed" for check in checks) else 0)
 
 
-def _expected_times(options: LeaseOptions) -> str:
-    """Return how long the labs that the lease is for are expected to take at full size, as one line."""
-    from experiments.history.durations import expected, in_words
+def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
+    """Return how long the labs that the lease is for are expected to take on ``hosts``, as one line."""
+    from experiments.history.lease_length import expected_on
     from experiments.suites.suite import suites_in_group
 
-    rows = {one.suite: [row.id for row in one.rows] for one in suites_in_group(options.for_)}
-    return in_words({suite: expected(suite, ids, "full", "verdict", Path("results")) for suite, ids in rows.items()})
+    return expected_on(hosts, suites_in_group(options.for_), Path("results")).words
 
 
 def _connect_to_sites(name: str) -> "list[Testbed]":

@@ -85,6 +85,7 @@ def reproduce_command(
         site=connected,
         setup=Setup(options.image_variant, registry_login=registry_login),
         max_length=max_length,
+        choose_length=lease.hours is None,
         keep=keep,
         watch=watch,
     )

@@ -1,67 +1,124 @@
-"""Estimate how long rows take, from stored results of the same rows."""
+"""Estimate how long rows take: from stored results of the same rows, or from the predicted times of their steps."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from math import ceil
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 from experiments.errors import InputError
-from experiments.results.run_folder import RUN_FILE, RunFolder
+from experiments.results.predictions import Prediction
+from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import Result
-from experiments.suites.choices import Length, Size
+from experiments.suites.cards import have_same_chip
+from experiments.suites.row_spec import RowSpec
 from experiments.system.files import CODE_FOLDER
+from experiments.training.measure.schedule import schedule_of
 
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
 
 
-class Expected(NamedTuple):
-    """The total time of rows, in seconds: of the ``measured`` ones among ``rows`` rows, run one after another."""
+class RowTime(NamedTuple):
+    """The expected time of a row from its start to its end, s, as an interval.
 
-    seconds: float
-    measured: int
-    rows: int
-    devices: tuple[str, ...]
-
-
-def in_words(times: Mapping[str, Expected]) -> str:
-    """Return the times of suites, in minutes, and the devices on which they were measured, as one line."""
-    devices = sorted({device for time in times.values() for device in time.devices})
-    if not devices:
-        return "time: none of these rows was measured at this size and length"
-    each = ", ".join(f"{suite} {_minutes(time)}" for suite, time in times.items())
-    return f"time, one row after another, as measured on {', '.join(devices)}: {each}"
-
-
-def _minutes(time: Expected) -> str:
-    missing = time.rows - time.measured
-    if not time.measured:
-        return "never measured"
-    return f"{ceil(time.seconds / 60)} min" + (f" ({missing} of {time.rows} rows never measured)" if missing else "")
-
-
-def expected(suite: str, rows: Sequence[str], size: Size, length: Length, results: Path) -> Expected:
-    """Return how long ``rows`` take, start included: for each row, its longest time in stored runs or ``results``.
-
-    Only results of the same size and length count. A run that cannot be read is left out.
+    gpus: number of GPUs that the row uses. source: how the time is known, such as "measured on NVIDIA H200".
+    other_chip: the time was measured on a GPU with another chip than the one that will run the row.
     """
-    longest: dict[str, Result] = {}
-    for folder in _runs((EVIDENCE, results)):
-        for row, result in _results(folder, (suite, size, length)).items():
-            if row in rows and (row not in longest or longest[row].elapsed_s < result.elapsed_s):
-                longest[row] = result
-    models = ", tiny models" if size == "tiny" else ""
-    devices = tuple(sorted({result.device.name + models for result in longest.values()}))
-    return Expected(sum(result.elapsed_s for result in longest.values()), len(longest), len(rows), devices)
+
+    low_s: float
+    high_s: float
+    gpus: int
+    source: str
+    other_chip: bool = False
 
 
-def _results(folder: RunFolder, wanted: tuple[str, Size, Length]) -> dict[str, Result]:
-    """Return the results of a run with this suite, size and length; {} for another run and an unreadable one."""
-    with suppress(InputError):
-        run = folder.read_run()
-        if (run.suite, run.size, run.length) == wanted:
-            return folder.results()
-    return {}
+@dataclass(frozen=True)
+class StoredTimes:
+    """Results and predictions of stored runs, with the run of each."""
+
+    results: tuple[tuple[Run, Result], ...]
+    predictions: tuple[Prediction, ...]
+
+    @classmethod
+    def read(cls, results: Path, predictions: Iterable[Prediction] = ()) -> "StoredTimes":
+        """Read the runs that the project keeps, and those in ``results``; leave out runs that cannot be read.
+
+        predictions: further predictions, which have precedence.
+        """
+        found: list[tuple[Run, Result]] = []
+        predicted = list(predictions)
+        for folder in _runs((EVIDENCE, results)):
+            with suppress(InputError):
+                run = folder.read_run()
+                found += [(run, result) for result in folder.results().values()]
+                predicted += folder.predictions()
+        return cls(tuple(found), tuple(predicted))
+
+    def of(self, spec: RowSpec, card: str) -> RowTime | None:
+        """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
+
+        A time that was measured on the chip of ``card`` counts first, then a prediction, then a time that was measured
+        on another device.
+        """
+        measured = [
+            result
+            for run, result in self.results
+            if (run.suite, run.size, run.length, result.spec.row) == (spec.suite, spec.size, spec.length, spec.row)
+        ]
+        own = [result for result in measured if _is_chip_of(result.device.card, card)]
+        return _measured(own, spec, card) or self._predicted(spec, card) or _measured(measured, spec, card)
+
+    def _predicted(self, spec: RowSpec, card: str) -> RowTime | None:
+        """Return the time of the row's start, as in other rows, and of its predicted steps."""
+        if spec.size != "full":
+            return None
+        for prediction in self.predictions:
+            same = prediction.spec.settings == spec.settings and _is_chip_of(prediction.spec.card, card)
+            if same and prediction.time:
+                low, high = _steps(prediction, spec)
+                step_s, error = prediction.time.step_s, prediction.time.error_share
+                start_s = self.start_s(spec.settings.ranks > 1)
+                return RowTime(
+                    start_s + low * step_s * max(0.0, 1 - error),
+                    start_s + high * step_s * (1 + error),
+                    spec.settings.gpus,
+                    f"predicted for {card}",
+                )
+        return None
+
+    def start_s(self, several_ranks: bool) -> float:
+        """Return the median time that rows at full size need besides their steps, s; 0 if none was measured."""
+        times = [
+            result.elapsed_s - result.speed.train_s
+            for run, result in self.results
+            if run.size == "full" and result.speed and (len(result.ranks) > 1) == several_ranks
+        ]
+        return median(times) if times else 0.0
+
+
+def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float]:
+    """Return the lowest and the highest number of optimizer steps that the row does before it ends."""
+    assert prediction.time, "a prediction without the time of a step"
+    accumulate = spec.settings.accumulate
+    schedule = schedule_of(spec.length, prediction.time.planned_micro_steps, accumulate)
+    if prediction.predicted_outcome != "fits":
+        return 0, min(prediction.peak_step + 1, schedule.maximum / accumulate)
+    return schedule.minimum / accumulate, schedule.maximum / accumulate
+
+
+def _measured(results: Sequence[Result], spec: RowSpec, card: str) -> RowTime | None:
+    """Return the longest measured time of a row; None without a result."""
+    if not results:
+        return None
+    longest = max(results, key=lambda result: result.elapsed_s)
+    source = f"measured on {longest.device.name}" + (", tiny models" if spec.size == "tiny" else "")
+    elapsed_s, other_chip = longest.elapsed_s, not _is_chip_of(longest.device.card, card)
+    return RowTime(elapsed_s, elapsed_s, spec.settings.gpus, source, other_chip)
+
+
+def _is_chip_of(device: str | None, card: str) -> bool:
+    return device == card or have_same_chip(device, card)
 
 
 def _runs(folders: Iterable[Path]) -> list[RunFolder]:

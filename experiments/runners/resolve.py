@@ -24,7 +24,7 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
 
     Raises InputError for options that do not match the suite or the node.
     """
-    card = _resolve_card(suite, options.card, node)
+    card = resolve_card(suite, options.card, node)
     rows = _resolve_rows(suite, options.rows, card)
     size = _resolve_size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
@@ -52,7 +52,7 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
     return datasets
 
 
-def _resolve_card(suite: Suite, requested: str, node: Node) -> str:
+def resolve_card(suite: Suite, requested: str, node: Node) -> str:
     """Return the requested card.
 
     For 'auto', return the card of the node's GPU, else the first card that the GPU can emulate, else the suite's first.

@@ -35,7 +35,7 @@ from provision.hardware.remote import remote_node
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import current_end, ended_itself, is_leased
-from provision.models import Node
+from provision.models import Gpu, Host, Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
 
@@ -190,6 +190,12 @@ class ClusterTarget(ExpectedTarget):
 
     def close(self) -> None:
         self.cluster.shell.close()
+
+
+def expected_node(host: Host) -> Node:
+    """Return the node that ``host`` becomes when it is leased, as its site describes it."""
+    gpus = tuple(Gpu(index, host.gpu_model, host.gpu_memory_gib, "") for index in range(host.gpus))
+    return Node(f"a node {host.node_type} at {host.site}", gpus, 0, 0.0, "")
 
 
 def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:

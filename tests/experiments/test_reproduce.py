@@ -11,6 +11,7 @@ import pytest
 from experiments import reproduce as chain
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
+from experiments.history.lease_length import LeaseTooShort
 from experiments.pipeline import PreparedRun
 from experiments.reproduce import LeaseEnded, LeaseTooLong, Reproduction, reproduce
 from experiments.run_options import RunOptions
@@ -136,13 +137,43 @@ def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconci
         "blazar",
         "ansible",
         "slurm on llm_cc",
-        "time, one row after another, as measured on NVIDIA H200",
         "release llm_cc",
+        "time on 4 GPUs",
     ]
-    assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
+    assert chain.plan(wanted(keep=True), reconciler) == [*lines[:3], lines[4]]
     assert happened == []
     with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
         chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
+
+
+def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wanted, reconciler, monkeypatch):
+    lengths, created = [], leasing.lease
+
+    def lease(site, reconciler, request, **options):
+        lengths.append(request.requirements.length)
+        return created(site, reconciler, request, **options)
+
+    monkeypatch.setattr(leasing, "lease", lease)
+    view = Said()
+    reproduce(wanted(choose_length=True), reconciler, view, lambda slot: None)
+    assert lengths == [timedelta(hours=1.5)]
+    assert any(line.startswith("length of the lease: 1h30m, ") for line in view.lines)
+    assert any("length of the lease: 1h30m, " in line for line in chain.plan(wanted(choose_length=True), reconciler))
+
+
+def test_a_chosen_length_above_the_budget_is_refused_before_anything_is_leased(stubs, wanted, reconciler, happened):
+    with pytest.raises(LeaseTooLong, match=r"--max-hours 1h: the lease would be 1h30m long"):
+        reproduce(wanted(choose_length=True, max_length=timedelta(hours=1)), reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor"]
+
+
+def test_a_lease_in_which_its_rows_cannot_end_is_refused(stubs, wanted, reconciler, happened):
+    short = wanted()
+    requirements = replace(short.lease_request.requirements, length=timedelta(seconds=1))
+    short = replace(short, lease_request=replace(short.lease_request, requirements=requirements))
+    with pytest.raises(LeaseTooShort, match="allowed: --hours 1h30m"):
+        reproduce(short, reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor"]
 
 
 def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):

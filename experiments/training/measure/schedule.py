@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median, quantiles
 
+from experiments.suites.choices import Length
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
@@ -93,11 +94,14 @@ class Timing:
 
 def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """Return the schedule of a row."""
-    total = full_micro_steps(spec.settings, batches_per_epoch)
-    accumulate = spec.settings.accumulate
-    if spec.length == "as-taught":
+    return schedule_of(spec.length, full_micro_steps(spec.settings, batches_per_epoch), spec.settings.accumulate)
+
+
+def schedule_of(length: Length, total: int, accumulate: int) -> Schedule:
+    """Return the schedule of a run of this length. total: micro-steps of the full-length training."""
+    if length == "as-taught":
         return Schedule(total, total, total, accumulate)
-    if spec.length == "peak":
+    if length == "peak":
         peak = min(PEAK_STEPS * accumulate, total)
         return Schedule(total, peak, peak, accumulate)
     minimum = accumulate * (WARM_UP_STEPS + ceil(STEADY_MICRO_STEPS / accumulate))

@@ -1,10 +1,12 @@
-"""How long rows are expected to take."""
+"""How long rows are expected to take: as measured, or as predicted."""
 
 import pytest
 
 from experiments.history import durations
-from experiments.history.durations import expected, in_words
+from experiments.history.durations import StoredTimes
+from experiments.prediction.predict import suite_row_spec
 from experiments.results.run_folder import RUN_FILE
+from experiments.suites.suite import suite_named
 from tests.support.results.stored_runs import stored_run, write_result
 
 NAME, CARD = "single_gpu_blip2", "a100_80gb"
@@ -21,32 +23,70 @@ def results(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_the_longest_measured_time_of_each_row_counts(results):
-    found = expected(NAME, ["baseline", "reduced-batch"], "full", "verdict", results)
-    assert (found.seconds, found.measured, found.rows) == (400.0, 2, 2)
-    assert in_words({NAME: found}) == f"time, one row after another, as measured on {found.devices[0]}: {NAME} 7 min"
+def of(stored, row, card=CARD, **choices):
+    return stored.of(spec_of(row, card=card, **choices), card)
+
+
+def spec_of(row, size="full", length="verdict", card=CARD):
+    suite = suite_named(NAME)
+    return suite_row_spec(suite, suite.row(row), card).model_copy(update={"size": size, "length": length})
+
+
+def test_the_longest_measured_time_of_a_row_counts(results):
+    time = of(StoredTimes.read(results), "baseline")
+    assert (time.low_s, time.high_s, time.gpus) == (200.0, 200.0, 1)
+    assert time.source.startswith("measured on ")
 
 
 def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
-    found = expected(NAME, ["baseline", "xxl"], "full", "verdict", results)
-    assert (found.seconds, found.measured) == (200.0, 1)
-    assert in_words({NAME: found}).endswith(f"{NAME} 4 min (1 of 2 rows never measured)")
-    assert "none of these rows was measured" in in_words({NAME: expected(NAME, ["xxl"], "full", "as-taught", results)})
-
-
-def test_times_of_tiny_models_say_so_and_a_suite_without_times_has_no_number(results):
-    tiny = expected(NAME, ["xxl"], "tiny", "verdict", results)
-    none = expected(NAME, ["baseline"], "tiny", "verdict", results)
-    assert tiny.devices[0].endswith(", tiny models")
-    assert in_words({NAME: tiny, "other": none}).endswith(", other never measured")
+    stored = StoredTimes.read(results)
+    unknown = spec_of("xxl"), spec_of("baseline", length="as-taught"), spec_of("baseline", size="tiny")
+    assert [stored.of(spec, CARD) for spec in unknown] == [None] * 3
+    assert of(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
 def test_a_run_that_cannot_be_read_is_left_out(results):
     (results / "one" / RUN_FILE).write_text("{")
-    assert expected(NAME, ["baseline"], "full", "verdict", results).seconds == 100.0
+    assert of(StoredTimes.read(results), "baseline").high_s == 100.0
 
 
-def test_the_stored_evidence_has_times_of_every_row_of_a_lab(tmp_path):
-    rows = ["baseline", "xxl-sgd", "xxl-cpu-offload"]
-    found = expected(NAME, rows, "full", "verdict", tmp_path)
-    assert (found.measured, found.devices) == (3, ("NVIDIA H200",))
+def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    time, prediction = of(stored, "reduced-batch", length="as-taught"), _prediction("reduced-batch", stored)
+    steps = prediction.time.planned_micro_steps / prediction.spec.settings.accumulate
+    low_s, high_s = (time_s - stored.start_s(several_ranks=False) for time_s in time[:2])
+    assert low_s == pytest.approx(steps * prediction.time.step_s * (1 - prediction.time.error_share))
+    assert high_s == pytest.approx(steps * prediction.time.step_s * (1 + prediction.time.error_share))
+    assert (time.source, time.other_chip) == (f"predicted for {CARD}", False)
+
+
+def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    time, prediction = of(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
+    assert time.low_s == stored.start_s(several_ranks=False)
+    longest_s = (prediction.peak_step + 1) * prediction.time.step_s * (1 + prediction.time.error_share)
+    assert time.high_s - time.low_s == pytest.approx(longest_s)
+
+
+def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_before_that_of_another_chip(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    same, other = of(stored, "reduced-batch", card="h100_94gb"), of(stored, "reduced-batch")
+    assert (same.source, same.other_chip) == ("measured on NVIDIA H200", False)
+    assert other.source == f"predicted for {CARD}"
+    without = of(StoredTimes(stored.results, ()), "reduced-batch")
+    assert (without.source, without.other_chip) == ("measured on NVIDIA H200", True)
+
+
+def test_the_card_that_runs_counts_and_not_the_one_that_it_emulates(tmp_path):
+    stored, emulated = StoredTimes.read(tmp_path), spec_of("reduced-batch")
+    assert (stored.of(emulated, "h200_141gb").other_chip, stored.of(emulated, "v100_32gb").other_chip) == (False, True)
+
+
+def test_rows_of_several_processes_need_longer_to_start(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    assert 0 < stored.start_s(several_ranks=False) < stored.start_s(several_ranks=True)
+    assert StoredTimes((), ()).start_s(several_ranks=False) == 0
+
+
+def _prediction(row, stored):
+    return next(one for one in stored.predictions if (one.spec.suite, one.spec.row, one.spec.card) == (NAME, row, CARD))
