@@ -48,7 +48,7 @@ class LeaseOptions:
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
-    hours: str | None = option(None, "Length of the lease: 3, 2h50m.")
+    hours: str | None = option(None, "Length of the lease: 3, 2h50m; default: that of the labs.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
     within: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")

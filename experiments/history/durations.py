@@ -88,11 +88,15 @@ class StoredTimes:
         return None
 
     def start_s(self, several_ranks: bool) -> float:
-        """Return the median time that rows at full size need besides their steps, s; 0 if none was measured."""
+        """Return the median time that rows at full size need besides their steps, s; 0 if none was measured.
+
+        It includes what the first steps need more than the later ones.
+        """
         times = [
-            result.elapsed_s - result.speed.train_s
+            result.elapsed_s - result.speed.optimizer_steps * result.speed.step_s
             for run, result in self.results
-            if run.size == "full" and result.speed and (len(result.ranks) > 1) == several_ranks
+            if run.size == "full" and result.outcome == "fits" and result.speed
+            if (len(result.ranks) > 1) == several_ranks
         ]
         return median(times) if times else 0.0
 

@@ -87,7 +87,10 @@ class ExpectedTimes:
 
     def _suite_words(self, suite: str) -> str:
         low_s, high_s = self.wall_s(suite)
-        return _interval((timedelta(seconds=low_s), timedelta(seconds=high_s))) if high_s else "unknown"
+        if not high_s:
+            return "unknown"
+        known = _interval((timedelta(seconds=low_s), timedelta(seconds=high_s)))
+        return known if all(self.rows[suite]) else f"more than {known}"
 
 
 def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:

@@ -33,7 +33,7 @@ def test_suites_run_one_after_another_and_the_sources_are_counted():
     times = ExpectedTimes({"a": [row(90), row(30)], "b": [row(60, 120, source="predicted for y"), None]}, 2)
     assert times.total() == (timedelta(seconds=150), timedelta(seconds=210))
     assert times.words == (
-        "time on 2 GPUs: a 2 min, b 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
+        "time on 2 GPUs: a 2 min, b more than 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
         "; setup 1h (assumed)"
     )
 
