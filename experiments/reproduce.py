@@ -212,9 +212,8 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:
-        report(
-            f"length of the lease: {length_in_words(length)}, setup and rows plus {MARGIN:.0%}; --hours overrides it"
-        )
+        words = f"{length_in_words(length)}, for setup and rows with a margin of {MARGIN:.0%}"
+        report(f"length of the lease: {words}; --hours sets another")
         request = reproduction.lease_request
         requirements = replace(request.requirements, length=length)
         reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))

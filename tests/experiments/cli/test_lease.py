@@ -217,9 +217,10 @@ def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
     assert code == 0
     lines = out.splitlines()
     assert "slurm on llm_single_c: run 1 row of single_gpu_blip2, download the results" in lines
-    assert lines[-1] == "release llm_single_c: servers, volumes, addresses, key and lease"
+    assert "release llm_single_c: servers, volumes, addresses, key and lease" in lines
+    assert lines[-1].startswith("length of the lease: 1h30m, ")
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
-    assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 2h long\n")
+    assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 1h30m long\n")
 
 
 def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
