@@ -13,7 +13,7 @@ from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
-from experiments.results.wording import OUTCOME_NAMES
+from experiments.results.wording import OUTCOME_NAMES, format_number
 from experiments.suites.cards import card_named, card_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Legend, Line, Table
@@ -64,6 +64,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "params": prediction.parameters,
         "trainable_params": prediction.trainable_parameters,
         **prediction.model_dump(mode="json", exclude=OMITTED_FIELDS),
+        "samples_per_s": prediction.samples_per_s,
         "margin_gib": prediction.margin_gib,
         "verdict": prediction.predicted_outcome,
         "expected": expected,
@@ -183,7 +184,8 @@ def _attempt_as_data(attempt: Attempt) -> dict[str, Any]:
         return {**data, "verdict": None}
     names = ("peak_gib", "reserved_gib", "needed_gib", "margin_gib", "optimizer_cpu_gib")
     sizes = {name: getattr(attempt.prediction, name) for name in names}
-    return {**data, "verdict": attempt.prediction.predicted_outcome, **sizes}
+    speed = {"samples_per_s": attempt.prediction.samples_per_s}
+    return {**data, "verdict": attempt.prediction.predicted_outcome, **sizes, **speed}
 
 
 def fit_view(fit: Fit) -> Group:
@@ -204,6 +206,7 @@ def fit_view(fit: Fit) -> Group:
     ]
     if fit.changes and not any(map(fits, (*fit.changes, *fit.pairs))):
         lines.append("no change and no pair of changes makes it fit")
+    lines += _describe_fastest((*fit.changes, *fit.pairs))
     return Group(*(Text(line) for line in lines), *tables, *note_lines([requested]))
 
 
@@ -218,17 +221,33 @@ def _describe_largest_batch(fit: Fit) -> str:
     return f"{words} (larger batches were not tried)" if _batch_size(fit.likely) == LARGEST_BATCH else words
 
 
+def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
+    """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
+    speeds = {
+        attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time.error_share)
+        for attempt in attempts
+        if fits(attempt) and attempt.prediction and attempt.prediction.samples_per_s and attempt.prediction.time
+    }
+    if len(speeds) < 2:
+        return []
+    fastest = max(speeds, key=lambda change: speeds[change][0])
+    samples_per_s, error_share = speeds[fastest]
+    return [f"fastest change that fits: {fastest}, {format_number(samples_per_s)} samples/s ±{error_share:.0%}"]
+
+
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:
-    table = answers_table(Column("change", prose=title == PAIRS_TITLE), title=title, note="cost")
+    change, speed = Column("change", prose=title == PAIRS_TITLE), Column("samples/s", number=True, optional=1)
+    table = answers_table(change, speed, title=title, note="cost")
     for one in attempts:
         found = one.prediction
         if found is None:
-            table.add(one.change, *answer_cells("not possible", one.reason))
+            table.add(one.change, "", *answer_cells("not possible", one.reason))
             continue
         host = found.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SMALLEST_SHOWN_GIB else one.cost
         sizes = answer_cells(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
-        table.add(one.change, *sizes)
+        samples_per_s = found.samples_per_s if fits(one) else None
+        table.add(one.change, "" if samples_per_s is None else format_number(samples_per_s), *sizes)
     return table
 
 

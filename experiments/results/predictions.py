@@ -105,6 +105,13 @@ class Prediction(Record):
     elapsed_s: float = Field(description="duration of the prediction")
 
     @property
+    def samples_per_s(self) -> float | None:
+        """Return the samples per second over all GPUs; None if the time of a step is not predicted."""
+        settings = self.spec.settings
+        samples = settings.batch_size * settings.accumulate * settings.world_size
+        return samples / self.time.step_s if self.time else None
+
+    @property
     def margin_gib(self) -> float:
         """Return the memory of the card that stays free, GiB; negative: the memory that is missing."""
         return self.usable_gib - self.needed_gib

@@ -13,7 +13,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.run_options import RunOptions
 from experiments.suites.cards import parse_card_list
 from experiments.suites.suite import suite_named, suite_names
-from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.runners.fake_predictions import Predictor, stated, step_time
 from tests.support.runners.fake_runner import SUITE
 from tests.support.runners.fake_view import RecordingView
 
@@ -229,6 +229,24 @@ def test_what_the_tracer_refuses_is_passed_on(testbed, monkeypatch, capsys):
     monkeypatch.setattr(service, "predict", refuse)
     assert main(["predict", *LLAMA]) == 2
     assert capsys.readouterr().err == "testbed: question/m on v100_32gb: the model has no layer 'q'\n"
+
+
+def test_fit_shows_the_speed_of_changes_that_fit_and_names_the_fastest(testbed):
+    words = (*LLAMA, "--batch", "16")
+    found = json.loads(testbed("fit", *words, "--json", needs=needs_two_for_each, time=step_time(2.0))[1])
+    speeds = {one["change"]: one["samples_per_s"] for one in found["changes"] if one["verdict"] == "fits"}
+    assert (found["samples_per_s"], speeds["batch 8, accumulated 2 times"]) == (8.0, 8.0)
+    out = testbed("fit", *words, needs=needs_two_for_each, time=step_time(2.0))[1]
+    assert "samples/s" in out
+    assert "fastest change that fits" not in testbed("fit", *words, needs=needs_two_for_each)[1]
+
+
+def test_the_fastest_change_is_the_one_with_most_samples_per_second(testbed):
+    def needs(spec) -> float:
+        return 20.0 if spec.settings.world_size > 1 or spec.settings.batch_size < 16 else 60.0
+
+    out = testbed("fit", *LLAMA, "--batch", "16", needs=needs, time=step_time(2.0))[1]
+    assert "fastest change that fits: FSDP over 8 GPUs, 64 samples/s ±40%" in out
 
 
 def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
