@@ -5,8 +5,9 @@
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
 its device. Each row is traced here, and its step is predicted on the device's card, for a batch of the median length,
 because the measured time is a median. Writes step_times.md and step_times.json into the folder. Beside each prediction:
-the error with factors of the host's time that were fitted to the other suites only, and the time at the card's peak
-rate. Errors are relative to the measurement; negative: the prediction is too low.
+the error with factors of the host's time that were fitted to the other suites only, and three simpler estimates: the
+time at the card's peak rate; the roofline, which is the shortest possible time of each operation; the roofline times
+one factor, fitted to the other suites only. Errors are relative to the measurement; negative: too low.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     HOST_FACTORS,
     PhaseTime,
@@ -30,9 +32,10 @@ from experiments.prediction.times.step import (
     seconds,
     step_time,
 )
+from experiments.prediction.times.table import Measured, Table, bound_s
 from experiments.results.predictions import StepTime
 from experiments.results.schema import Phase, Speed
-from experiments.suites.cards import card_named, card_of_device
+from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from experiments.training.measure.schedule import WARM_UP_STEPS
@@ -49,6 +52,8 @@ HEAD = [
     "error, suite held out",
     "spread",
     "peak rate, s",
+    "roofline, s",
+    "roofline times a factor",
 ]
 FACTORS: list[Mapping[Phase, float]] = [
     {"forward": forward / 4, "backward": backward / 4, "optimizer step": forward / 4}
@@ -57,14 +62,22 @@ FACTORS: list[Mapping[Phase, float]] = [
 """Factors of the host's time among which a fit chooses."""
 
 
+class Roofline(Table):
+    """Table with the shortest possible time of each operation, and a host that needs no time."""
+
+    def times(self, key: str, card: Card) -> Measured:
+        return Measured(bound_s(parse(key), card), 0.0)
+
+
 class Traced(NamedTuple):
-    """A measured row, the card that measured it, its predicted time, and the phases of its step."""
+    """A measured row, the card that measured it, its predicted time, the phases of its step, and its roofline, s."""
 
     spec: RowSpec
     card: str
     speed: Speed
     time: StepTime
     phases: list[PhaseTime]
+    roofline_s: float
 
     def error(self, factors: Mapping[Phase, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
@@ -99,8 +112,10 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
     def keep(works: Sequence[Work], one: RowSpec, name: str, planned: int, average: float | None) -> StepTime | None:
         time = step_time(works, one, name, planned, tokens)
         if name == card and time:
-            phases = phases_of_step(works, accumulate, tokens, nearest_table(card), card_named(card))
-            out.send(Traced(spec, card, speed, time, phases))
+            table, on = nearest_table(card), card_named(card)
+            phases = phases_of_step(works, accumulate, tokens, table, on)
+            shortest = phases_of_step(works, accumulate, tokens, Roofline(table.machine, {}), on)
+            out.send(Traced(spec, card, speed, time, phases, seconds(shortest)))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -119,8 +134,13 @@ def fitted(rows: Sequence[Traced]) -> Mapping[Phase, float]:
     return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
 
 
-def compared(row: Traced, held_out: Mapping[Phase, float]) -> dict[str, Any]:
-    """Return the predicted and the measured step of a row, and that at the card's peak rate."""
+def fitted_factor(rows: Sequence[Traced]) -> float:
+    """Return the median ratio of the measured time to the roofline."""
+    return median(row.speed.step_s / row.roofline_s for row in rows)
+
+
+def compared(row: Traced, others: Sequence[Traced]) -> dict[str, Any]:
+    """Return the predicted and the measured step of a row, and simpler estimates. others: rows of the other suites."""
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
@@ -131,9 +151,11 @@ def compared(row: Traced, held_out: Mapping[Phase, float]) -> dict[str, Any]:
         "predicted_s": time.step_s,
         "measured_s": speed.step_s,
         "error": error(time.step_s, speed.step_s),
-        "held_out_error": row.error(held_out),
+        "held_out_error": row.error(fitted(others)),
         "spread": speed.spread,
         "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
+        "roofline_s": row.roofline_s,
+        "factor_error": error(fitted_factor(others) * row.roofline_s, speed.step_s),
     }
 
 
@@ -146,11 +168,13 @@ def main() -> None:
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
     known = [traced(row, phantom) for row in rows]
-    suites = sorted({row.spec.suite for row in known})
-    factors = {suite: fitted([row for row in known if row.spec.suite != suite]) for suite in suites}
-    found = [compared(row, factors[row.spec.suite]) for row in known]
+    found = [compared(row, [one for one in known if one.spec.suite != row.spec.suite]) for row in known]
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
-    peak_errors = [error(one["peak_rate_s"], one["measured_s"]) for one in found]
+    simpler = {
+        "peak_rate_errors": [error(one["peak_rate_s"], one["measured_s"]) for one in found],
+        "roofline_errors": [error(one["roofline_s"], one["measured_s"]) for one in found],
+        "factor_errors": [one["factor_error"] for one in found],
+    }
     lines = [
         [
             one["row"],
@@ -162,6 +186,8 @@ def main() -> None:
             percent(one["held_out_error"]),
             f"{one['spread']:.2f}",
             f"{one['peak_rate_s']:.3f}",
+            f"{one['roofline_s']:.3f}",
+            percent(one["factor_error"]),
         ]
         for one in found
     ]
@@ -172,13 +198,14 @@ def main() -> None:
         "fitted_factors": fitted(known),
         "held_out_mean_error": fmean(map(abs, held_out_errors)),
         "held_out_errors": summary(held_out_errors),
-        "peak_rate_errors": summary(peak_errors),
+        **{name: {"mean": fmean(map(abs, each))} | summary(each) for name, each in simpler.items()},
     }
     text = markdown(HEAD, lines) + (
         f"\nError: mean {data['mean_error']:.1%}, worst {data['errors']['worst']:.1%}; with factors fitted to the"
         f" other suites: mean {data['held_out_mean_error']:.1%}, worst {data['held_out_errors']['worst']:.1%};"
-        f" of the time at the peak rate: median {data['peak_rate_errors']['median']:.1%},"
-        f" worst {data['peak_rate_errors']['worst']:.1%}\n"
+        f" of the time at the peak rate: mean {data['peak_rate_errors']['mean']:.1%};"
+        f" of the roofline: mean {data['roofline_errors']['mean']:.1%};"
+        f" of the roofline times a factor: mean {data['factor_errors']['mean']:.1%}\n"
     )
     write(folder, "step_times", text, data)
 
