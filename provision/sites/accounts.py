@@ -75,9 +75,7 @@ def _entries() -> list[_Entry]:
             )  # if other OS_* variables are set, openstacksdk also treats OS_CLOUD as a vendor profile
             settings = config.OpenStackConfig(load_envvars=True)
             clouds = settings.get_all()
-    except UnicodeDecodeError:
-        raise NoCredentials("credentials: clouds.yaml, or a file beside it, is not text in UTF-8") from None
-    except (sdk_errors.ConfigException, keystone_errors.ClientException, OSError) as problem:
+    except (sdk_errors.ConfigException, keystone_errors.ClientException) as problem:
         raise NoCredentials(f"credentials: {first_line(problem)}") from None
     usable = [_Entry(str(cloud.name), cloud.region_name or "", "", cloud) for cloud in clouds]
     names = {entry.name for entry in usable}

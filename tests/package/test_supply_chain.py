@@ -29,5 +29,29 @@ def test_actions_are_pinned_by_commit_and_keep_no_credentials(workflow):
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def test_the_image_installs_packages_by_hash_only():
+    recipe = re.sub(r"\\\n\s*", "", (CODE_FOLDER / "containers" / "Dockerfile").read_text())
+    installs = re.findall(r"pip install ([^&\n]*)", recipe)
+    own = [one for one in installs if "--editable ." in one]
+    assert len(own) == 1
+    assert "--no-index" in own[0]
+    assert len(installs) == 3
+    assert all("--require-hashes" in one for one in installs if one not in own)
+
+
+def test_every_lock_that_can_be_raised_is_looked_up_for_vulnerabilities():
+    (line,) = re.findall(r"^AUDITED *:= (.*)$", (CODE_FOLDER / "Makefile").read_text(), re.MULTILINE)
+    assert {lock.stem for lock in LOCKS} - set(line.split()) == {"as-taught", "openstack"}
+    steps = yaml.safe_load((CODE_FOLDER / ".github" / "workflows" / "audit.yml").read_text())["jobs"]["audit"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make audit", "make lint-ansible"]
+
+
+def test_keys_of_package_repositories_are_checked_by_fingerprint_before_their_use():
+    for tasks in (CODE_FOLDER / "ansible" / "roles").glob("*/tasks/*.yml"):
+        text = tasks.read_text()
+        if "get_url" in text:
+            assert "fingerprint" in text or "checksum: sha" in text, tasks
+
+
 def test_a_release_is_built_without_a_cache_that_a_branch_could_write():
     assert "actions/cache" not in (CODE_FOLDER / ".github" / "workflows" / "release.yml").read_text()

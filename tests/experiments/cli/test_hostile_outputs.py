@@ -18,14 +18,14 @@ STORED = EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict"
 WRITERS = (
     "evaluate run --csv @",
     "compare run run --page @",
-    "history show --database h.db --csv @",
-    "history show --database h.db --page @",
+    "history --database h.db --csv @",
+    "history --database h.db --page @",
 )
 REASONS = {
     "fifo": "No such device or address",
     "folder": "Is a directory",
     "/dev/full": "No space left on device",
-    "none/x": "No such file or directory",
+    "h.db/x": "Not a directory",
 }
 
 
@@ -50,7 +50,7 @@ def test_an_output_that_cannot_be_written_is_one_line(run, capsys, line, target)
 
 
 @pytest.mark.parametrize("target", ["fifo", "folder", "/dev/full"])
-@pytest.mark.parametrize("line", ["history record run --database @", "history show --database @"])
+@pytest.mark.parametrize("line", ["history record run --database @", "history --database @"])
 def test_a_database_that_is_no_plain_file_is_refused(run, capsys, line, target):
     capsys.readouterr()
     assert main(line.replace("@", target).split()) == 2

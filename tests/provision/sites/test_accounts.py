@@ -135,10 +135,3 @@ def test_a_file_of_accounts_that_is_no_plain_file_is_refused(tmp_path, monkeypat
     monkeypatch.setenv(variable, str(path))
     with pytest.raises(NoCredentials, match=f"credentials: {path}: not a regular file"):
         account_regions()
-
-
-def test_a_clouds_yaml_that_is_not_utf_8_is_refused_in_one_line(tmp_path, monkeypatch):
-    (tmp_path / "clouds.yaml").write_bytes(b"clouds:\n  caf\xe9: {}\n")
-    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
-    with pytest.raises(NoCredentials, match=r"credentials: .*clouds\.yaml"):
-        account_regions()
