@@ -15,7 +15,9 @@ LIMITS = (
     _Sizes(re.compile(r"num_(hidden_)?layers|n_layers?"), 1, 1_000),
     _Sizes(re.compile(r"num_(en|de)coder_layers|(en|de)coder_layers"), 0, 1_000),
     _Sizes(re.compile(r"(num|n|(en|de)coder)_((attention|key_value|kv)_)?heads?"), 1, 10_000),
-    _Sizes(re.compile(r"hidden_size|intermediate_size|head_dim|d_model|d_ff|d_kv|ffn_dim|n_embd|n_inner"), 1, 1_000_000),
+    _Sizes(
+        re.compile(r"hidden_size|intermediate_size|head_dim|d_model|d_ff|d_kv|ffn_dim|n_embd|n_inner"), 1, 1_000_000
+    ),
     _Sizes(re.compile(r"vocab_size"), 1, 10_000_000),
     _Sizes(re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len"), 1, 100_000_000),
 )

@@ -118,5 +118,7 @@ def parse_batches(text: str) -> list[int]:
     """Return the batch sizes of --batch, each once. Raises InputError for anything but whole numbers from 1."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS and int(word) for word in words):
-        raise InputError(f"--batch {text:.40}: allowed: whole numbers from 1 to {10**MAX_DIGITS - 1}, such as 4 or 1,2,4")
+        raise InputError(
+            f"--batch {text:.40}: allowed: whole numbers from 1 to {10**MAX_DIGITS - 1}, such as 4 or 1,2,4"
+        )
     return list(dict.fromkeys(map(int, words)))

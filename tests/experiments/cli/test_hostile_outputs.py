@@ -77,9 +77,10 @@ def test_an_output_is_appended_or_replaced(tmp_path):
         with open_output(tmp_path / "out", append=append) as file:
             file.write("x")
     assert (tmp_path / "out").read_text() == "xxx"
-    with pytest.raises(InputError, match="--summary /dev/full: cannot be written"), open_output(
-        Path("/dev/full"), "--summary", append=True
-    ) as file:
+    with (
+        pytest.raises(InputError, match="--summary /dev/full: cannot be written"),
+        open_output(Path("/dev/full"), "--summary", append=True) as file,
+    ):
         file.write("x")
 
 
