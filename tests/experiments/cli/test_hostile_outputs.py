@@ -68,8 +68,8 @@ def test_a_fifo_that_somebody_reads_gets_the_output(tmp_path):
 
 def test_names_that_are_not_utf_8_are_written_as_they_are(tmp_path):
     with open_output(tmp_path / "out.csv") as file:
-        file.write(os.fsdecode(b"caf\xe9"))
-    assert (tmp_path / "out.csv").read_bytes() == b"caf\xe9"
+        file.write(os.fsdecode(b"x\xe9"))
+    assert (tmp_path / "out.csv").read_bytes() == b"x\xe9"
 
 
 def test_an_output_is_appended_or_replaced(tmp_path):

@@ -181,7 +181,7 @@ def test_marks_are_remembered_when_their_page_is_closed(journal):
 def test_a_line_of_an_older_version_or_of_none_is_rejected(journal, line):
     journal.open("llm_cc", "CHI@UC")
     (journal.folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
-    with pytest.raises(BadJournal, match="line 1: version .*; allowed: 1"):
+    with pytest.raises(BadJournal, match=r"line 1: version .*; allowed: 1"):
         journal.active_leases()
 
 

@@ -2,9 +2,9 @@
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if the command
-cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does not run. If
-the script fails, it prints its traceback, and this process ends with its exit code.
+JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if
+the command cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does
+not run. If the script fails, it prints its traceback, and this process ends with its exit code.
 """
 
 import json
