@@ -26,6 +26,9 @@ ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run resu
 GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
+SPECIAL := ; & | < > ` " ' \ $$
+UNSAFE  := $(strip $(foreach name,$(filter-out args CACHE PYTHON,$(GIVEN)),$(if $(strip $(foreach one,$(SPECIAL),$(findstring $(one),$($(name))))),$(name))))
+$(if $(UNSAFE),$(error $(firstword $(UNSAFE)) has a character that the shell would interpret; allowed: none of $(SPECIAL); `testbed` takes any value in quotes))
 
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint

@@ -1,6 +1,7 @@
 """What the project takes from others is fixed: packages by hash, actions by commit, package keys by fingerprint."""
 
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -55,3 +56,22 @@ def test_keys_of_package_repositories_are_checked_by_fingerprint_before_their_us
 
 def test_a_release_is_built_without_a_cache_that_a_branch_could_write():
     assert "actions/cache" not in (CODE_FOLDER / ".github" / "workflows" / "release.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    "value", ["x; echo Y", "x$$(echo Y)", "x`echo Y`", "a|b", "a&b", "a>b", 'a" ; echo Y; "', "it's"]
+)
+@pytest.mark.parametrize("variable", ["suite", "row", "results", "start", "data"])
+def test_make_gives_the_shell_nothing_to_run_from_a_variable(variable, value):
+    done = subprocess.run(
+        ["make", "-n", "list", f"{variable}={value}"], cwd=CODE_FOLDER, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"{variable} has a character that the shell would interpret" in done.stderr
+    assert done.stdout == ""
+
+
+def test_make_takes_values_with_spaces_and_options_in_quotes():
+    words = ["row=xxl xxl-sgd", "card=a100_80gb", "results=my-runs", 'args=--notify "json://a?b&c"']
+    done = subprocess.run(["make", "-n", "run-single", *words], cwd=CODE_FOLDER, capture_output=True, text=True)
+    assert "--row xxl --row xxl-sgd --results my-runs" in done.stdout, done.stderr
