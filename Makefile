@@ -26,6 +26,9 @@ ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run resu
 GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
+SPECIAL := ; & | < > ` " ' \ $$
+UNSAFE  := $(strip $(foreach name,$(filter-out args CACHE PYTHON,$(GIVEN)),$(if $(strip $(foreach one,$(SPECIAL),$(findstring $(one),$($(name))))),$(name))))
+$(if $(UNSAFE),$(error $(firstword $(UNSAFE)) has a character that the shell would interpret; allowed: none of $(SPECIAL); `testbed` takes any value in quotes))
 
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
@@ -137,6 +140,24 @@ lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+
+CHECKS    := $(CACHE)/checks-$(shell cat containers/locks/checks.txt | sha256sum | cut -c1-12)-py$(VERSION)
+AUDITED   := current jupyter uv docs checks
+PIP_AUDIT := $(CHECKS)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off
+.PHONY: audit lint-ansible
+
+audit: $(CHECKS)/.made ## look up the locked packages in PyPI's database of known vulnerabilities (needs network)
+	@for lock in $(AUDITED); do \
+	  echo "containers/locks/$$lock.txt:"; \
+	  sed 's/^# \(torch==\)/\1/; s/ *\\$$//; /--hash=/d' containers/locks/$$lock.txt > "$(CHECKS)/audited.txt"; \
+	  $(PIP_AUDIT) --requirement "$(CHECKS)/audited.txt" || failed=1; \
+	done; exit $${failed:-0}
+
+lint-ansible: $(CHECKS)/.made ## check ansible/ with ansible-lint's profile for production (a minute)
+	cd ansible && PATH="$(CHECKS)/bin:$$PATH" ansible-lint --offline --profile production --nocolor -q .
+
+$(CHECKS)/.made: containers/locks/checks.txt | python
+	@flock $(CHECKS).lock $(PYTHON) containers/environment.py $(CHECKS) $<
 
 wheel: env ## build the package in dist/
 	$(BIN)/python -m pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist .

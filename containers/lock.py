@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent
 LISTS = {
-    **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
+    **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv", "checks")},
     "docs": PROJECT / "docs" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
 }

@@ -21,8 +21,10 @@ CAUSE_PREFIX = "cause: "
 @contextmanager
 def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
     """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
-    if not create and not path.is_file():
+    if not create and not path.exists():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
+    if path.exists() and not path.is_file():
+        raise InputError(f"--database {path}: not a regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path)

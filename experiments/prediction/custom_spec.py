@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -10,6 +12,7 @@ from experiments.prediction.custom import DEFAULT_NEW_TOKENS, MODEL_HELP, Custom
 from experiments.prediction.predict import CUSTOM_SUITE, peak_spec
 from experiments.suites.cards import supported_card
 from experiments.suites.choices import Optimizer, Precision, Strategy
+from experiments.suites.model_limits import impossible_size
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
@@ -23,6 +26,9 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": (
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
 CONFIG_BYTES = 16 << 20
+MAX_SAMPLES = 1 << 24
+MAX_TOKENS = 1 << 26
+MAX_LORA_RANK = 1 << 16
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -46,9 +52,10 @@ def find_model(model: str) -> tuple[Model, str]:
 
 
 def reject_invalid_numbers(training: CustomTraining, base_model: Model, name: str) -> None:
-    """Raise InputError for a number below 1, texts longer than the model allows, or adapter targets without a rank."""
+    """Raise InputError for a number that is too small or too large, or for adapter targets without a rank."""
     for field in ("batch", "seq", "new_tokens", "accumulate", "devices", "lora_r", "target_seq"):
         _reject_below_1(field, getattr(training, field))
+    _reject_large_steps(training)
     _reject_long_texts(training, base_model, name)
     if training.lora_r is None and training.lora_targets is not None:
         raise InputError(f"--lora-targets {training.lora_targets}: needs --lora-r, the rank of the adapters")
@@ -135,6 +142,21 @@ def _reject_below_1(flag: str, value: int | None) -> None:
         raise InputError(f"--{flag.replace('_', '-')} {value}: a whole number above 0 is needed")
 
 
+def _reject_large_steps(training: CustomTraining) -> None:
+    """Raise InputError if the data of a step would fill the memory of this machine."""
+    _reject_above(MAX_SAMPLES, "samples of an optimizer step", training, ("batch", "accumulate", "devices"))
+    for length in ("seq", "new_tokens", "target_seq"):
+        _reject_above(MAX_TOKENS, "tokens of a micro-step", training, ("batch", length))
+    _reject_above(MAX_LORA_RANK, "rank of the adapters", training, ("lora_r",))
+
+
+def _reject_above(limit: int, what: str, training: CustomTraining, fields: Sequence[str]) -> None:
+    values = {field: getattr(training, field) or 1 for field in fields}
+    if (product := prod(values.values())) > limit:
+        options = " ".join(f"--{field.replace('_', '-')} {value}" for field, value in values.items())
+        raise InputError(f"{options}: {product} {what}; allowed: at most {limit}")
+
+
 def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -> None:
     """Raise InputError if a text has more tokens than the model has positions. T5 has no limit (relative positions)."""
     if _language_model(base_model) == "t5":
@@ -173,12 +195,23 @@ def _read_text(path: Path, option_text: str) -> str:
 
 def _parse_config(text: str, option_text: str) -> Model:
     try:
-        config: Any = json.loads(text)
+        config: Any = json.loads(text, object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{option_text}: not a JSON file ({error})") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise InputError(f"{option_text}: not the config.json of a model: the key 'model_type' is missing")
+    if problem := impossible_size(config):
+        raise InputError(f"{option_text}: {problem}")
     return Model(family="transformers", architecture=config)
+
+
+def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r:.40} occurs twice")
+        found[key] = value
+    return found
 
 
 def _download_config(name: str) -> str:

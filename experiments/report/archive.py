@@ -43,7 +43,8 @@ def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> 
     """
     checksums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     partial = target.with_name(f"{target.name}.part")
-    with zipfile.ZipFile(partial, "w") as archive:
+    partial.unlink(missing_ok=True)  # it may be a link, or a FIFO
+    with zipfile.ZipFile(partial, "x") as archive:
         for name, content in {**contents, CHECKSUMS_FILE: checksums.encode()}.items():
             entry = zipfile.ZipInfo(f"{folder}{name}", FIRST_DATE)
             entry.external_attr = 0o644 << 16

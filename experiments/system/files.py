@@ -2,9 +2,12 @@
 
 import hashlib
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
+from experiments.errors import InputError
 from provision.files import open_file
 
 GIB = 1024**3
@@ -22,6 +25,22 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a regular file as a hexadecimal string. Raises OSError."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterator[TextIO]:
+    """Open the file that the value of an option names for writing in UTF-8; ``append`` keeps what it has.
+
+    The file may be a device, or a FIFO that somebody reads. Raises InputError if it cannot be opened or written.
+    """
+    how = os.O_APPEND if append else os.O_TRUNC
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | how, 0o666)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            yield file
+    except OSError as error:
+        raise InputError(f"{option} {path}: cannot be written ({error.strerror})".strip()) from None
 
 
 def write_atomically(path: Path, text: str, errors: str = "strict") -> None:

@@ -114,12 +114,15 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
 
 
 def stage_times(moments: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
-    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970."""
+    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970.
+
+    A clock that was set back during a stage gives it no negative duration.
+    """
     return StageTimes(
-        start_s=moments.started_at - began,
-        build_s=moments.began_at - moments.started_at,
-        train_s=moments.ended_at - moments.began_at,
-        end_s=began + elapsed_s - moments.ended_at,
+        start_s=max(0.0, moments.started_at - began),
+        build_s=max(0.0, moments.began_at - moments.started_at),
+        train_s=max(0.0, moments.ended_at - moments.began_at),
+        end_s=max(0.0, began + elapsed_s - moments.ended_at),
     )
 
 

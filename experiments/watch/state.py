@@ -140,7 +140,7 @@ class RunWatcher:
         progress = read_progress(folder)
         devices = progress.device.count if progress and progress.device else 1
         state = progress.phase if progress else "starting"
-        return RowNow(row, title, state, predicted, progress, None, time.time() - started, devices)
+        return RowNow(row, title, state, predicted, progress, None, max(0.0, time.time() - started), devices)
 
     def _evaluate(self, run: Run) -> "_Evaluated":
         """Return results, predictions and verdicts; they are read again only if a file has changed."""

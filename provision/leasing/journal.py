@@ -230,7 +230,8 @@ class Journal:
 
     @contextmanager
     def _locked(self, file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (self.folder, file.parent):  # `mode` does not hold for the parents that mkdir makes
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

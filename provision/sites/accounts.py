@@ -10,6 +10,7 @@ from keystoneauth1 import exceptions as keystone_errors
 from keystoneauth1 import loading
 from openstack import config
 from openstack import exceptions as sdk_errors
+from openstack.config import loader
 from openstack.config.cloud_region import CloudRegion
 
 from provision.errors import NoCredentials
@@ -19,6 +20,8 @@ CLOUD_VARIABLE = "OS_CLOUD"
 """The variable that names the entry to use, as in every OpenStack client."""
 VARIABLES_ENTRY = "envvars"
 """The entry of the OS_* variables in openstacksdk."""
+FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
+"""Variables that name files to read in place of clouds.yaml, secure.yaml and clouds-public.yaml."""
 PLUGIN_FIXES = {
     "v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"
 }
@@ -64,6 +67,7 @@ def account_regions() -> list[str]:
 
 
 def _entries() -> list[_Entry]:
+    _reject_special_files()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -81,6 +85,14 @@ def _entries() -> list[_Entry]:
         if name not in names
         for region in _regions_of(raw)
     ]
+
+
+def _reject_special_files() -> None:
+    """Raise NoCredentials if openstacksdk would wait for a FIFO or read a device without end."""
+    named = [os.environ.get(variable) for variable in FILE_VARIABLES]
+    for name in (*filter(None, named), *loader.CONFIG_FILES, *loader.SECURE_FILES, *loader.VENDOR_FILES):
+        if os.path.exists(name) and not os.path.isfile(name):
+            raise NoCredentials(f"credentials: {name}: not a regular file")
 
 
 def _regions_of(raw: dict[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from provision.errors import BadSshConfig
 from provision.ssh.process import last_line
@@ -16,6 +17,7 @@ KEY_SETTINGS = ("identityfile", "identityagent", "identitiesonly")
 HOST_SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias", *KEY_SETTINGS, *PROXY_SETTINGS)
 """Settings that are used for a host of the configuration."""
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
+ANSWER_S = 20
 UNKNOWN_NODE = "192.0.2.1"
 """An address from the range for documentation: a node whose own address is not known yet."""
 
@@ -57,9 +59,15 @@ def _config_block(name: str, arguments: Sequence[str], settings: Sequence[str]) 
 
 
 def _query_openssh(arguments: Sequence[str]) -> list[str]:
-    result = subprocess.run(
-        ["ssh", "-G", *arguments], capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL
-    )
+    command = ["ssh", "-G", *arguments]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "stdin": subprocess.DEVNULL}
+    try:
+        result = subprocess.run(command, timeout=ANSWER_S, **options)
+    except subprocess.TimeoutExpired:
+        problem = f"`ssh -G` does not end within {ANSWER_S} s"
+        raise BadSshConfig(
+            f"ssh configuration: {problem}; ~/.ssh/config, its Include files and its Match commands must not wait"
+        ) from None
     if result.returncode:
         raise BadSshConfig(f"ssh configuration: {last_line(result.stderr)}; correct ~/.ssh/config")
     return result.stdout.splitlines()

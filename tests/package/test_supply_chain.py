@@ -1,6 +1,7 @@
 """What the project takes from others is fixed: packages by hash, actions by commit, package keys by fingerprint."""
 
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -29,5 +30,48 @@ def test_actions_are_pinned_by_commit_and_keep_no_credentials(workflow):
     assert all(step["with"]["persist-credentials"] is False for step in checkouts)
 
 
+def test_the_image_installs_packages_by_hash_only():
+    recipe = re.sub(r"\\\n\s*", "", (CODE_FOLDER / "containers" / "Dockerfile").read_text())
+    installs = re.findall(r"pip install ([^&\n]*)", recipe)
+    own = [one for one in installs if "--editable ." in one]
+    assert len(own) == 1
+    assert "--no-index" in own[0]
+    assert len(installs) == 3
+    assert all("--require-hashes" in one for one in installs if one not in own)
+
+
+def test_every_lock_that_can_be_raised_is_looked_up_for_vulnerabilities():
+    (line,) = re.findall(r"^AUDITED *:= (.*)$", (CODE_FOLDER / "Makefile").read_text(), re.MULTILINE)
+    assert {lock.stem for lock in LOCKS} - set(line.split()) == {"as-taught", "openstack"}
+    steps = yaml.safe_load((CODE_FOLDER / ".github" / "workflows" / "audit.yml").read_text())["jobs"]["audit"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == ["make audit", "make lint-ansible"]
+
+
+def test_keys_of_package_repositories_are_checked_by_fingerprint_before_their_use():
+    for tasks in (CODE_FOLDER / "ansible" / "roles").glob("*/tasks/*.yml"):
+        text = tasks.read_text()
+        if "get_url" in text:
+            assert "fingerprint" in text or "checksum: sha" in text, tasks
+
+
 def test_a_release_is_built_without_a_cache_that_a_branch_could_write():
     assert "actions/cache" not in (CODE_FOLDER / ".github" / "workflows" / "release.yml").read_text()
+
+
+@pytest.mark.parametrize(
+    "value", ["x; echo Y", "x$$(echo Y)", "x`echo Y`", "a|b", "a&b", "a>b", 'a" ; echo Y; "', "it's"]
+)
+@pytest.mark.parametrize("variable", ["suite", "row", "results", "start", "data"])
+def test_make_gives_the_shell_nothing_to_run_from_a_variable(variable, value):
+    done = subprocess.run(
+        ["make", "-n", "list", f"{variable}={value}"], cwd=CODE_FOLDER, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert f"{variable} has a character that the shell would interpret" in done.stderr
+    assert done.stdout == ""
+
+
+def test_make_takes_values_with_spaces_and_options_in_quotes():
+    words = ["row=xxl xxl-sgd", "card=a100_80gb", "results=my-runs", 'args=--notify "json://a?b&c"']
+    done = subprocess.run(["make", "-n", "run-single", *words], cwd=CODE_FOLDER, capture_output=True, text=True)
+    assert "--row xxl --row xxl-sgd --results my-runs" in done.stdout, done.stderr

@@ -18,6 +18,7 @@ from experiments.system.options import fields_with_options
 if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
+MAX_DIGITS = 9
 RowsOrCommand = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
@@ -116,6 +117,8 @@ def specs_to_predict(
 def parse_batches(text: str) -> list[int]:
     """Return the batch sizes of --batch, each once. Raises InputError for anything but whole numbers from 1."""
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
-        raise InputError(f"--batch {text}: allowed: whole numbers from 1, such as 4 or 1,2,4")
+    if not all(word.isascii() and word.isdigit() and len(word) <= MAX_DIGITS and int(word) for word in words):
+        raise InputError(
+            f"--batch {text:.40}: allowed: whole numbers from 1 to {10**MAX_DIGITS - 1}, such as 4 or 1,2,4"
+        )
     return list(dict.fromkeys(map(int, words)))

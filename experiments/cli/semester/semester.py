@@ -58,7 +58,7 @@ def semester(
     from experiments.semester.written import as_data, markdown, message, write_page
     from experiments.semester.written import junit as as_junit
     from experiments.suites.suite import suites_in_group, user_suites
-    from experiments.system.files import write_atomically
+    from experiments.system.files import open_output, write_atomically
     from experiments.system.packages import require_packages
     from experiments.system.signals import interrupt_on_stop_signals
 
@@ -84,7 +84,7 @@ def semester(
     outcome = outcome_of(folder, check, request.parts())
     page = write_page(folder, outcome)
     if summary:
-        with summary.open("a") as file:
+        with open_output(summary, "--summary", append=True) as file:
             file.write(markdown(outcome))
     if junit:
         write_atomically(junit, as_junit(outcome))

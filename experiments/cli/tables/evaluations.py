@@ -10,6 +10,7 @@ from rich.text import Text
 from experiments.cli.tables.verdicts import changes_table, status_count, verdict_table
 from experiments.report.words import STATUSES
 from experiments.report.write import Reevaluation
+from experiments.system.files import open_output
 from experiments.system.tables import Column, Table, print_lines
 
 CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATUSES, "files_changed")
@@ -62,9 +63,9 @@ def _files(one: Reevaluation) -> Text:
 def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None:
     """Write one line for each run: its folder, options, numbers of statements by status, and changed files.
 
-    files_changed is empty if none has changed, and 'unknown' without SHA256SUMS. Raises OSError.
+    files_changed is empty if none has changed, and 'unknown' without SHA256SUMS. Raises InputError.
     """
-    with path.open("w", newline="") as file:
+    with open_output(path, "--csv") as file:
         writer = csv.writer(file)
         writer.writerow(CSV_COLUMNS)
         for one in evaluated:

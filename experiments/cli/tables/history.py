@@ -14,6 +14,7 @@ from experiments.history.changes import RunChanges
 from experiments.history.series import Series
 from experiments.report.words import ICONS
 from experiments.results.wording import format_number, format_size, quantity_label, quantity_unit
+from experiments.system.files import open_output
 from experiments.system.tables import Column, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -142,8 +143,8 @@ def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, 
 
 
 def write_csv(path: Path, all_series: Sequence[Series]) -> None:
-    """Write one line for each figure of each run."""
-    with path.open("w", newline="") as file:
+    """Write one line for each figure of each run. Raises InputError if the file cannot be written."""
+    with open_output(path, "--csv") as file:
         lines = csv.writer(file)
         lines.writerow(CSV_COLUMNS)
         for series in all_series:

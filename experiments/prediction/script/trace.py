@@ -102,9 +102,10 @@ def _card_list(group: Sequence[str]) -> str:
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of a rank."""
     with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
-        out = Path(folder) / "prediction.json"
+        job_file, out = Path(folder) / "job.json", Path(folder) / "prediction.json"
+        job_file.write_text(json.dumps(job), encoding="utf-8")
         with process_group(
-            [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, json.dumps(job), str(out)],
+            [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],
             cwd=place.folder,
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),

@@ -44,6 +44,8 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     If the process dies during an operation, the next call records this and skips the operation. Raises InputError if
     the table is from another machine.
     """
+    if out.exists() and not out.is_file():
+        raise InputError(f"--out {out}: not a regular file")
     trying = out.with_suffix(".trying")
     known = set(_known_keys(out, machine))
     with out.open("a") as file:

@@ -6,9 +6,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.charts import SCRIPT, STYLE
-from experiments.errors import InputError
 from experiments.report.words import ICONS, format_gib, format_percent, format_share, format_stages, lower_first
 from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
+from experiments.system.files import open_output
 from provision.files import printable_value
 
 FILTERS = (
@@ -48,7 +48,5 @@ def render_template(template: str, **values: Any) -> str:
 
 def save_page(path: Path, page: str) -> None:
     """Write a page to the path of --page. Raises InputError if it cannot be written."""
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--page {path}: cannot be written ({error.strerror})") from None
+    with open_output(path, "--page") as file:
+        file.write(page)

@@ -186,7 +186,7 @@ class JobTracker:
         row.started = row.started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
         row.downloads = self._staging.pending(row.spec) if row.waiting else ""
-        row.exit_code = int(exit_code) if exit_code else None
+        row.exit_code = int(exit_code) if exit_code.isascii() and exit_code.isdigit() else None
         if row.began is None and row.job and not row.job.waiting:
             row.began = time.monotonic()
         try:

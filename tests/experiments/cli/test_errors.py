@@ -129,7 +129,10 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
             "--precision bf16: allowed: 32-true, bf16-true, 16-true, bf16-mixed, 16-mixed;"
             " did you mean bf16-true or bf16-mixed?",
         ),
-        ("predict --batch abc --model x --card all", "--batch abc: allowed: whole numbers from 1, such as 4 or 1,2,4"),
+        (
+            "predict --batch abc --model x --card all",
+            "--batch abc: allowed: whole numbers from 1 to 999999999, such as 4 or 1,2,4",
+        ),
         ("predict --max-gib nan", "--max-gib nan: allowed: numbers"),
         ("run --siz tiny", "unknown option --siz; did you mean --size?; see testbed run --help"),
         ("run --rerun=yes", "--rerun takes no value; see testbed run --help"),

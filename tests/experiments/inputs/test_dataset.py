@@ -6,6 +6,7 @@ import io
 import shutil
 import tarfile
 import threading
+import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from experiments.inputs import dataset as data_set
 from experiments.inputs import fetch_dataset, known_archive
 from experiments.inputs.archive import archive_suffix
 from experiments.inputs.dataset import folder_sha256
+from experiments.inputs.download import download
 from experiments.inputs.requirements import CAPTIONS_DATASET
 from experiments.runners.slurm.staging import as_archive
 from experiments.suites.choices import HUB, SYNTHETIC
@@ -374,3 +376,18 @@ def test_the_labs_archives_are_those_of_data_sets_of_rows():
     rows = [suite.settings(row, suite.cards[0]) for suite in suites_in_group("single") for row in suite.rows]
     assert set(known_archive.known_archives()) <= {settings.dataset for settings in rows}
     assert all(archive_suffix(one.address) for one in known_archive.known_archives().values())
+
+
+def test_two_downloads_at_once_ask_the_server_once(tmp_path, server):
+    checksum, found = sha256(server.content), []
+
+    def fetch():
+        found.append(download(server.url, checksum, tmp_path, lambda *_: time.sleep(0.2)))
+
+    both = [threading.Thread(target=fetch) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join(60)
+    assert server.ranges == [None]
+    assert found == [tmp_path / f"{checksum}.tar.gz"] * 2

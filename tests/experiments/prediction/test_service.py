@@ -194,7 +194,7 @@ def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed, monkeyp
         ([f"{SUITE}/xxl", "--batch", "8"], "--batch: needs --model; a row has its own settings"),
         ([f"{SUITE}/xxl", *LLAMA], "--model tiny-llama-1.1b: allowed without 'single_gpu_blip2/xxl' only"),
         (["--model", "tiny-llama-1.1b"], "--model tiny-llama-1.1b: needs --card, one of a100_80gb, "),
-        ([*LLAMA, "--batch", "0"], "--batch 0: allowed: whole numbers from 1, such as 4 or 1,2,4"),
+        ([*LLAMA, "--batch", "0"], "--batch 0: allowed: whole numbers from 1 to 999999999, such as 4 or 1,2,4"),
         ([*LLAMA, "--seq", "-5"], "--seq -5: a whole number above 0 is needed"),
         ([*LLAMA, "--seq", "4096"], "--seq 4096: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
         (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),

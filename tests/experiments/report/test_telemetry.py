@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from experiments.report.telemetry import MAX_SAMPLES, Telemetry, read_telemetry
 from tests.support.results.handwritten import telemetry_csv
 
@@ -35,3 +37,9 @@ def test_telemetry_without_samples_is_none(tmp_path: Path) -> None:
     assert read_telemetry(tmp_path / "telemetry.csv") is None
     assert read(tmp_path, "") is None
     assert read(tmp_path, "t_s,gpu_power_w\n") is None
+
+
+@pytest.mark.parametrize("samples", [MAX_SAMPLES, MAX_SAMPLES + 1, 2 * MAX_SAMPLES - 1, 2 * MAX_SAMPLES + 1])
+def test_no_recording_has_more_samples_than_a_page_holds(tmp_path: Path, samples: int) -> None:
+    telemetry = read(tmp_path, telemetry_csv(gpus=0, samples=samples))
+    assert MAX_SAMPLES / 2 <= len(telemetry.columns["t_s"]) <= MAX_SAMPLES

@@ -68,3 +68,8 @@ def test_gpus_and_rows_are_shown_as_tables(machine):
     output = captured.get()
     for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
         assert words in output
+
+
+def test_a_gpu_that_two_queries_show_is_counted_once(machine):
+    twice = MonitorTarget(machine.shell, machine.folder, machine.nodes * 2)
+    assert len(observe(twice).gpus) == 2

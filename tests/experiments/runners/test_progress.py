@@ -78,3 +78,4 @@ def test_the_table_is_drawn_while_rows_run():
 
 def test_times_are_shown_in_hours_minutes_and_seconds():
     assert [format_duration(seconds) for seconds in (7, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+    assert [format_duration(seconds) for seconds in (6.6, 59.6, 3599.7)] == ["0:07", "1:00", "1:00:00"]

@@ -310,3 +310,9 @@ def test_a_real_row_leaves_no_intermediate_files(finished):
     names = {path.name for path in finished[0].iterdir()}
     assert {"result.json", "spec.json", "log.txt", "telemetry.csv"} <= names
     assert not names & {"measured.json", "progress.json", "checkpoints", "lightning_logs"}
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_stage():
+    moments = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
+    times = worker.stage_times(moments, 990.0, 120.0)
+    assert times == StageTimes(start_s=10.0, build_s=0.0, train_s=100.0, end_s=610.0)

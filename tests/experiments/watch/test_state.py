@@ -87,3 +87,8 @@ def test_a_log_cannot_change_the_terminal(folder):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(InputError, match="not a run's folder"):
         RunWatcher(tmp_path)
+
+
+def test_a_row_whose_start_lies_in_the_future_of_the_clock_has_run_for_no_time(folder, monkeypatch):
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert rows_of(RunWatcher(folder.path).read())[STARTING].elapsed_s == 0.0

@@ -225,3 +225,10 @@ def test_each_kind_of_node_offers_consecutive_slots():
         ("p3-01", at(3, 50)),
         ("g", at(5, 50)),
     ]
+
+
+def test_every_word_of_a_gpu_model_has_to_be_there():
+    hosts = [a100("a", gpu_model="NVIDIA A100-PCIE-40GB")]
+    assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="NVIDIA A100"), MONDAY)
+    with pytest.raises(NoSuchHost):
+        earliest_slots(hosts, [], Requirements(HOUR, gpu_model="NVIDIA H100"), MONDAY)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
-from provision.leasing.cost import report_cost_on_exit, running_cost
+from provision.leasing.cost import report_cost_on_exit, running_cost, used_time
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
 from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
@@ -158,3 +158,11 @@ def test_a_service_that_is_down_keeps_no_lease(reconciler, lease_request, listin
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert site.held == []
     assert reconciler.journal.active_lease("llm_cc")
+
+
+def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
+    site = priced()
+    made = lease(site, reconciler, lease_request()).lease
+    assert used_time(reconciler, replace(made, start=made.start + HOUR)) == 0 * HOUR
+    reconciler.clock.sleep(10 * 3600)
+    assert used_time(reconciler, made) == made.end - made.start

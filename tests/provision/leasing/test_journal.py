@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -174,3 +175,38 @@ def test_marks_are_remembered_when_their_page_is_closed(journal):
     active_leases = [journal.open(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
     journal.write("closed", active_leases[0])
     assert journal.tags() == {active_lease.tag for active_lease in active_leases}
+
+
+@pytest.mark.parametrize("line", [{"version": 0}, {"version": None}, {"version": "1"}, {}, {"event": "opened"}])
+def test_a_line_of_an_older_version_or_of_none_is_rejected(journal, line):
+    journal.open("llm_cc", "CHI@UC")
+    (journal.folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(BadJournal, match=r"line 1: version .*; allowed: 1"):
+        journal.active_leases()
+
+
+def test_an_operation_that_another_lease_began_is_not_this_ones(journal):
+    mine, other = journal.open("mine", "CHI@UC"), journal.open("other", "CHI@UC")
+    journal.write("intent", other, Operation.EXTEND_LEASE, end="soon")
+    assert journal.pending_intent(mine, Operation.EXTEND_LEASE) == {}
+    assert journal.pending_intent(other, Operation.EXTEND_LEASE) == {"end": "soon"}
+
+
+@pytest.mark.parametrize("lock_first", [True, False])
+def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
+    umask = os.umask(0)
+    try:
+        if lock_first:
+            with journal.exclusive("llm_cc"):
+                pass
+        journal.open("llm_cc", "CHI@UC")
+    finally:
+        os.umask(umask)
+    assert journal.folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_line_is_on_the_disk_before_the_program_goes_on(journal, monkeypatch):
+    on_disk = []
+    monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(os.pread(file, 1000, 0)))
+    journal.open("llm_cc", "CHI@UC")
+    assert b'"opened"' in on_disk[-1]

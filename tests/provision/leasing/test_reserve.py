@@ -1,12 +1,16 @@
 """Choosing among several sites, which are fakes with nothing but a calendar."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from provision.errors import NoCredentials, NoSuchHost, NotEnoughHosts, RequestRejected, Unreachable
-from provision.leasing.reserve import choose_slots_among, site_with_earliest_slot
-from provision.models import Booking, Host, Requirements
+from provision.errors import ForeignLease, NoCredentials, NoSuchHost, NotEnoughHosts, RequestRejected, Unreachable
+from provision.leasing.journal import ActiveLease
+from provision.leasing.lease import lease
+from provision.leasing.request import find_lease
+from provision.leasing.reserve import START_GRACE_S, choose_slots_among, site_with_earliest_slot
+from provision.models import Booking, Host, Lease, Requirements
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite
 
 UNREACHABLE = Unreachable("blazar does not answer")
@@ -85,3 +89,74 @@ def test_rejected_credentials_end_watching(reconciler):
     sites = [FakeCalendar(name, problem=NoCredentials("keystone rejects them")) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NoCredentials):
         site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True)
+
+
+def _twin(site, name="llm_cc", **changes):
+    """Add a lease of the same name as another program makes it."""
+    site.held.append(
+        Lease("twin", name, "ACTIVE", NOW, NOW + 3 * HOUR, ("r",), hosts=("2",), tag="other", created="999")
+    )
+    site.held[-1] = replace(site.held[-1], **changes)
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_past_lease_of_that_name_does_not_block_it(reconciler, lease_request):
+    site = FakeSite()
+    _twin(site, status="TERMINATED", end=NOW - HOUR, start=NOW - 2 * HOUR)
+    assert lease(site, reconciler, lease_request()).lease.id != "twin"
+
+
+@pytest.mark.usefixtures("reachable")
+@pytest.mark.parametrize("created", ["000", "999"])
+def test_of_two_leases_of_a_name_only_the_older_is_kept(reconciler, lease_request, monkeypatch, created):
+    site = FakeSite()
+    create = site.create_lease
+
+    def create_at_once(*arguments):
+        _twin(site, created=created)
+        return create(*arguments)
+
+    monkeypatch.setattr(site, "create_lease", create_at_once)
+    if created == "999":
+        assert lease(site, reconciler, lease_request()).lease.id != "twin"
+        assert len(site.held) == 2
+    else:
+        with pytest.raises(ForeignLease, match="twin"):
+            lease(site, reconciler, lease_request())
+        assert [one.id for one in site.held] == ["twin"]
+
+
+@pytest.mark.usefixtures("reachable")
+def test_of_two_own_leases_the_younger_is_deleted(reconciler, lease_request, monkeypatch):
+    site = FakeSite()
+    create = site.create_lease
+
+    def create_twice(name, tag, slot):
+        create(name, tag, replace(slot, hosts=slot.hosts))
+        return create(name, tag, slot)
+
+    monkeypatch.setattr(site, "create_lease", create_twice)
+    kept = lease(site, reconciler, lease_request()).lease
+    assert [one.id for one in site.held] == [kept.id]
+    assert kept.created == "001"
+
+
+def test_a_lease_that_is_over_does_not_hide_the_living_one():
+    site, record = FakeSite(), ActiveLease("llm_cc", "other", "CHI@UC", "")
+    _twin(site, id="over", status="TERMINATED", created="001")
+    _twin(site, id="alive", created="002")
+    assert find_lease(site, record).id == "alive"
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_lease_may_start_some_minutes_late(reconciler, lease_request, monkeypatch):
+    site = FakeSite(lease_status="PENDING")
+    sleep = reconciler.clock.sleep
+
+    def start_late(seconds):
+        sleep(seconds)
+        if reconciler.clock.passed_s() > START_GRACE_S / 2:
+            site.held = [replace(one, status="ACTIVE") for one in site.held]
+
+    monkeypatch.setattr(reconciler.clock, "sleep", start_late)
+    assert lease(site, reconciler, lease_request()).lease.status == "ACTIVE"

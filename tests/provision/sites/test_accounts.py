@@ -124,3 +124,14 @@ def test_no_message_has_a_secret(clouds):
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
     assert "secret" not in str(several.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("variable", ["OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_a_file_of_accounts_that_is_no_plain_file_is_refused(tmp_path, monkeypatch, variable, kind):
+    path = tmp_path / "clouds.yaml"
+    {"fifo": os.mkfifo, "device": lambda one: one.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
+    monkeypatch.setenv(variable, str(path))
+    with pytest.raises(NoCredentials, match=f"credentials: {path}: not a regular file"):
+        account_regions()

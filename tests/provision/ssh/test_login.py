@@ -82,9 +82,10 @@ def test_a_private_key_that_is_damaged_or_open_to_others_is_rejected(pair):
     pair.file.write_text(pair.file.read_text().replace("KEY", "KEI"))
     with pytest.raises(BadKey, match="cannot be used without a prompt"):
         check_key(pair)
-    pair.file.chmod(0o644)
-    with pytest.raises(BadKey, match=f"readable by other users; run: chmod 600 {pair.file}"):
-        check_key(pair)
+    for mode in (0o644, 0o640, 0o604):
+        pair.file.chmod(mode)
+        with pytest.raises(BadKey, match=f"readable by other users; run: chmod 600 {pair.file}"):
+            check_key(pair)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")

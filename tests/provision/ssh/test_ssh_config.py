@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BadHostKey, BadSshConfig
+from provision.ssh import ssh_config
 from provision.ssh.login import SshConfigHost, try_login
 from provision.ssh.ssh_shell import SshShell
 from tests.support.services.sshd import PROGRAM
@@ -74,3 +75,11 @@ def test_a_leased_machine_behind_a_jump_host_is_reached_by_every_way(home, sshd)
     with shell.reading("echo in") as stream:
         assert stream.read() == b"in\n"
     shell.close()
+
+
+@pytest.mark.timeout(60)
+def test_an_ssh_configuration_that_waits_is_refused(home, monkeypatch):
+    monkeypatch.setattr(ssh_config, "ANSWER_S", 1)
+    (home / ".ssh" / "config").write_text('Match exec "sleep 100"\n  Port 1\n')
+    with pytest.raises(BadSshConfig, match="`ssh -G` does not end within 1 s"):
+        SshShell(SshConfigHost("super")).run("true")

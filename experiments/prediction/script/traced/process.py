@@ -2,9 +2,9 @@
 
     python -m experiments.prediction.script.traced.process JOB OUT
 
-JOB is the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if the command
-cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does not run. If
-the script fails, it prints its traceback, and this process ends with its exit code.
+JOB is a file with the JSON of a TraceJob. OUT gets a list with a ScriptPrediction for each GPU, or {"error": LINE} if
+the command cannot run. The process ends as soon as the training has taken enough steps; the rest of the script does
+not run. If the script fails, it prints its traceback, and this process ends with its exit code.
 """
 
 import json
@@ -53,7 +53,7 @@ class TraceJob(BaseModel):
 
 def main() -> int:
     """Run the command line; return the script's exit code."""
-    job, out = TraceJob.model_validate_json(sys.argv[1]), Path(sys.argv[2])
+    job, out = TraceJob.model_validate_json(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
     die_with_parent()
     try:
         program, finish = _install_phantom(job, out)

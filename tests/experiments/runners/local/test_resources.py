@@ -75,3 +75,12 @@ def test_rows_that_need_much_memory_start_first():
     assert [row.row for row in most_memory_first(rows)] == ["b", "a", "c"]
     small = [row.model_copy(update={"size": "tiny"}) for row in rows]
     assert [row.row for row in most_memory_first(small)] == ["b", "a", "c"]
+
+
+def test_gpus_are_given_out_in_their_order_whatever_came_back_first():
+    gpus = [GPU.__class__(number, GPU.name, GPU.memory_gib, f"GPU-{number}") for number in range(3)]
+    pool = ResourcePool(node(*gpus), 64)
+    taken = [pool.allocate(spec()) for _ in gpus]
+    for allocation in reversed(taken):
+        pool.release(allocation)
+    assert [gpu.index for gpu in pool.allocate(spec(devices=2)).gpus] == [0, 1]

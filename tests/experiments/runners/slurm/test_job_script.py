@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 from importlib.util import find_spec
 
@@ -174,3 +175,18 @@ def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
     waits = {"--dependency=afterok:7:8", "--kill-on-invalid-dep=yes"}
     assert waits <= set(options(script(rows.spec("a"), "/shared", after=("7", "8"))))
     assert "dependency" not in script()
+
+
+@pytest.mark.parametrize("run", ["my run", "$(touch x)", "a;b", "it's"])
+def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
+    job = JobSpec(rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, ())
+    (line,) = [line for line in scripts().row(job, run, "name", "comment").splitlines() if line.startswith("row=")]
+    assert shlex.split(line) == [f"row={scripts().layout.run(run)}/{job.row_folder}"]
+
+
+@pytest.mark.parametrize("limit_s", [901, 959, 960])
+def test_slurm_gives_a_row_all_of_its_time(limit_s):
+    job = JobSpec(rows.spec("a", time_limit_s=limit_s), "abc", "some.worker", 120.0, ())
+    text = scripts().row(job, "run", "name", "comment")
+    (minutes,) = [int(one.removeprefix("--time=")) for one in options(text) if one.startswith("--time=")]
+    assert job.limit_s <= 60 * minutes < job.limit_s + 60

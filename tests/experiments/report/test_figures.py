@@ -1,0 +1,39 @@
+"""Parts of bars: measured values that do not add up give no negative part."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from experiments.report.content import RowReport
+from experiments.report.pages.figures import BETWEEN_POINTS, STEP_PARTS, WAITING, _parts, _peak_bar, _step_bar
+from experiments.report.predicted import PredictedRow
+from experiments.results.schema import Snapshot
+from tests.support.results.in_memory import result
+
+
+def shot(**sizes: float) -> Snapshot:
+    values = {name: 0.0 for name in Snapshot.model_fields if name.endswith("_gib")}
+    return Snapshot.model_validate({"step": 0, "micro_step": 0, "point": "after forward", **values, **sizes})
+
+
+def test_a_part_below_zero_is_drawn_as_nothing() -> None:
+    assert min(_parts(shot(params_gib=2.0, activations_gib=-0.5)).values()) == 0.0
+
+
+@pytest.mark.parametrize(("peak_gib", "between_gib"), [(4.0, 0.0), (5.0, 0.0), (6.5, 1.5)])
+def test_the_part_between_two_points_is_what_the_parts_at_a_point_leave(peak_gib: float, between_gib: float) -> None:
+    measured = result("a", memory={"peak_gib": peak_gib}, shots=(shot(params_gib=5.0, allocated_gib=5.0),))
+    bar = _peak_bar(RowReport.model_construct(row="a", result=measured, scaled="", measured="fits"))
+    assert bar is not None
+    assert bar.parts[BETWEEN_POINTS] == between_gib
+
+
+@pytest.mark.parametrize(("step_s", "waiting_percent"), [(1.0, 0.0), (2.0, 25.0)])
+def test_a_step_that_is_shorter_than_its_operations_has_no_negative_wait(step_s: float, waiting_percent: float) -> None:
+    family = next(iter(STEP_PARTS.values()))[0]
+    time = SimpleNamespace(device_s={family: 1.5}, step_s=step_s, host_s=0.1, limited_by="GPU", words="1 s")
+    row = SimpleNamespace(row="a", prediction=SimpleNamespace(time=time, likely_outcome="fits"))
+    bar = _step_bar(cast(PredictedRow, row))
+    assert bar is not None
+    assert bar.parts[WAITING] == waiting_percent
