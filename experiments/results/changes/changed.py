@@ -37,7 +37,7 @@ class Changed(NamedTuple):
         place = f"{self.row}: " if self.row else ""
         before, now = self.values_in_words
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
-        what = f"{self.what.removesuffix('.')}:" if self.now in STATUSES else self.what
+        what = f"{self.what.removesuffix('.')}:" if self.now in STATUSES and not self.row else self.what
         return f"{place}{what} {before or 'none'} → {now or 'none'}{percent}"
 
 
