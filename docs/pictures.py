@@ -29,7 +29,7 @@ COMMANDS = {
 }
 REDRAWN_COMMANDS = ("run",)
 """Commands that redraw their lines on a terminal. Their picture shows the output to a pipe, with STATUS_COLORS."""
-STATUS_COLORS = {r"^ pass\b": "green", r"^ fail\b": "red", r"^ error\b": "red", r"^ not evaluated\b": "dim"}
+STATUS_COLORS = {r"^pass\b": "green", r"^fail\b": "red", r"^error\b": "red", r"^not evaluated\b": "dim"}
 STORED_RUN = ROOT / "experiments" / "evidence" / "single_gpu_blip2-a100_80gb-full-verdict"
 REPORT_WIDTH = 1000
 REPORT_SCALE = 0.825

@@ -1,5 +1,6 @@
 """`testbed configure`: install driver, Docker, the GPU toolkit, Slurm and the image on leased machines."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +15,7 @@ from experiments.errors import InputError
 from experiments.system.packages import require_packages
 from provision.choices import ImageVariant
 from provision.errors import NotReached
+from provision.words import counted
 
 if TYPE_CHECKING:
     from provision.configure.playbook import ConfiguredNode
@@ -92,10 +94,11 @@ def _progress(verbose: bool) -> Callable[[str], None]:
 
 
 def _show(done: "ConfiguredNode", check: bool) -> None:
-    changed = f"{len(done.changed)} tasks {'would change' if check else 'changed'} something"
+    changed = f"{counted(len(done.changed), 'task')} {'would change' if check else 'changed'} something"
     say("\n".join([*(done.changed if check else ()), changed]))
     for server, facts in done.facts.items():
-        gpus = ", ".join(gpu["name"] for gpu in facts.get("gpus", [])) or "no GPU"
+        counts = Counter(gpu["name"] for gpu in facts.get("gpus", []))
+        gpus = ", ".join(f"{count} x {name}" for name, count in counts.items()) or "no GPU"
         images = ", ".join(f"{name} {digest[:19]}" for name, digest in facts.get("images", {}).items()) or "no image"
         say(f"{server}: {gpus}; {images}")
     say(f"log: {done.log}")

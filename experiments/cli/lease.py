@@ -24,7 +24,7 @@ from experiments.cli.lease_options import (
     new_reconciler,
     reconciler_of,
 )
-from experiments.cli.output import console, print_json, say, show_checks, show_plan
+from experiments.cli.output import console, print_json, say, say_command, show_checks, show_plan
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.parsing.options import (
@@ -384,7 +384,7 @@ def _show_leased(leased: "Leased") -> None:
     for host in leased.hosts:
         say(f"node: {host_in_words(host)}")
     for machine in leased.machines:
-        say(f"{machine.server}: {machine.login.command}")
+        say_command(machine.server, machine.login.command)
 
 
 def _run_command(command: str, leased: "Leased") -> int:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CHECK_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 PIPE_WIDTH = 160
+CONTINUED = " \\"
 
 
 def open_standard_streams() -> None:
@@ -81,6 +83,17 @@ def say(text: str, *, stderr: bool = False) -> None:
     from experiments.system.tables import print_lines
 
     print_lines(console(stderr=stderr), text)
+
+
+def say_command(label: str, command: str) -> None:
+    """Print a shell command after a label. On a terminal, its lines end in a backslash, so that it can be copied."""
+    text = f"{label}: {command}"
+    if sys.stdout.isatty():
+        width = console().width - len(CONTINUED)
+        text = f"{CONTINUED}\n".join(
+            textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        )
+    print(text)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ OMITTED_FIELDS = {
 UNIT = "GiB on one GPU"
 MARGIN = "margin: free memory of the card, negative if memory is missing"
 STEP = "step: time of an optimizer step, from operations measured on one GPU"
-RULE_OF_THUMB = f"{RULE_OF_THUMB_FACTOR} x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
+RULE_OF_THUMB = f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
 MEANINGS = {
     PARAMETERS: f"{PARAMETERS.short} to {BUFFERS.short}: the parts of the peak",
     ACTIVATIONS: f"{ACTIVATIONS.short}: activations and temporaries",
@@ -108,7 +108,7 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
         *part_columns(optional=3),
-        Column(f"{RULE_OF_THUMB_FACTOR} x", number=True, optional=4, meaning=RULE_OF_THUMB),
+        Column(f"{RULE_OF_THUMB_FACTOR}x", number=True, optional=4, meaning=RULE_OF_THUMB),
         title=title,
     )
     for one in predictions:

@@ -15,6 +15,7 @@ from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Outcome, Record, Result
 from experiments.results.verdict_changes import VerdictChange, verdict_changes
+from experiments.results.wording import COMMIT_DIGITS
 from experiments.run_options import SHOWN_OPTIONS
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
@@ -211,6 +212,7 @@ def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Differe
 def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
     facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()}
+    facts["git commit"] = facts["git commit"][:COMMIT_DIGITS]
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(ran_on(result))

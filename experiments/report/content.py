@@ -25,7 +25,7 @@ from experiments.results.schema import (
     Result,
 )
 from experiments.results.verdicts import Contradiction, Grade, Status, Verdict
-from experiments.results.wording import OUTCOME_NAMES
+from experiments.results.wording import OUTCOME_NAMES, outcome_in_words
 from experiments.suites.cards import cards
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
@@ -171,7 +171,7 @@ def _row(
         note=row.note,
         settings=settings,
         expected=OUTCOME_NAMES[row.expect.outcome] if row.expect.outcome else "",
-        measured=OUTCOME_NAMES[result.outcome] if result else "",
+        measured=outcome_in_words(result.outcome, result.spec.size) if result else "",
         status=outcome.status if outcome else None,
         grade=outcome.grade if outcome else None,
         reason=result.reason if result else "the row was not run",

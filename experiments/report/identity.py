@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from experiments.results.run_folder import VERDICT_FILE, Run
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import format_number
+from experiments.results.wording import COMMIT_DIGITS, format_number
 from provision.files import read_bytes
 from provision.words import counted
 
@@ -41,7 +41,7 @@ def identity_facts(run: Run, results: Mapping[str, Result]) -> tuple[Fact, ...]:
         "versions": _versions(results),
         "time": _total_time(results),
         "cost": _gpu_hours(results),
-        "commit": (run.git_commit or "")[:12],
+        "commit": (run.git_commit or "")[:COMMIT_DIGITS],
     }
     return tuple(Fact(name=name, value=value) for name, value in facts.items() if value)
 

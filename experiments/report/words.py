@@ -6,7 +6,7 @@ from experiments.results.evaluate import scaled_down
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
-from experiments.results.wording import GRADE_NAMES, format_number
+from experiments.results.wording import GRADE_NAMES, choose_memory_unit, format_number
 from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
 from provision.words import counted
@@ -162,8 +162,15 @@ def _limits_of_a_miniature(evaluation: Evaluation) -> str:
 
 
 def format_gib(value: float) -> str:
-    """Format GiB with two decimals, or with three significant digits below 1 GiB: '78.60 GiB', '0.0123 GiB'."""
-    return f"{value:.2f} GiB" if abs(value) >= 1 else f"{value:.3g} GiB"
+    """Format GiB with two decimals; below half of one, in a smaller unit: '78.60 GiB', '38.1 MiB'."""
+    unit, per_gib = choose_memory_unit(value)
+    return f"{format_memory(value, per_gib)} {unit}"
+
+
+def format_memory(gib: float, per_gib: int = 1) -> str:
+    """Format GiB as a number of a unit of which a GiB has ``per_gib``, for columns that name the unit."""
+    size = gib * per_gib
+    return f"{size:.2f}" if abs(size) >= 1 and per_gib == 1 else f"{size:.3g}"
 
 
 def format_share(value: float) -> str:

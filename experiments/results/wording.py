@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from experiments.results.memory_parts import ACTIVATIONS, GRADIENTS, OPTIMIZER, PARAMETERS
 
 if TYPE_CHECKING:
+    from experiments.results.schema import Outcome, Result
     from experiments.results.verdicts import Grade
+    from experiments.suites.choices import Size
     from experiments.suites.suite import Quantity
 
 OUTCOME_NAMES = {
@@ -19,6 +21,16 @@ OUTCOME_NAMES = {
 }
 
 
+def is_miniature_that_ran(result: "Result") -> bool:
+    """Return whether the row ran to its end in miniature, which does not show that it fits the card."""
+    return result.spec.size == "tiny" and result.outcome == "fits"
+
+
+def outcome_in_words(outcome: "Outcome", size: "Size") -> str:
+    """Return the outcome of a row: 'out of GPU memory'; 'ran (miniature)' in place of 'fits' for a miniature."""
+    return "ran (miniature)" if (size, outcome) == ("tiny", "fits") else OUTCOME_NAMES[outcome]
+
+
 GRADE_NAMES: "dict[Grade, str]" = {
     "measured": "measured",
     "emulated": "measured on a GPU that emulates the card",
@@ -27,6 +39,8 @@ GRADE_NAMES: "dict[Grade, str]" = {
 }
 
 
+COMMIT_DIGITS = 12
+"""Digits of a commit that are shown."""
 MEMORY_UNITS = (("GiB", 1), ("MiB", 2**10), ("KiB", 2**20))
 """Units of memory, and the number of each in a GiB."""
 

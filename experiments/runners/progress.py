@@ -10,7 +10,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from experiments.results.schema import Progress, Result
-from experiments.results.wording import OUTCOME_NAMES, format_duration, format_size
+from experiments.results.wording import format_duration, format_size, is_miniature_that_ran, outcome_in_words
 from experiments.runners.plan import Planned
 from experiments.suites.row_spec import RowSpec
 from experiments.system.tables import Column, Table, print_lines
@@ -69,7 +69,7 @@ class View:
         peak = result.memory.peak_gib
         measured = [f"peak {format_size(peak)}"] if peak is not None else []
         measured += [f"{result.elapsed_s:.0f} s"] if result.elapsed_s else []
-        words = ", ".join([outcome_in_words(result), *measured])
+        words = ", ".join([outcome_in_words(result.outcome, result.spec.size), *measured])
         reason = f": {result.reason}" if result.outcome != "fits" else ""
         predicted = self._at_full_size.get(spec.row) if miniature else None
         full_size = f"; at full size on {spec.card}: {predicted}" if predicted else ""
@@ -114,16 +114,6 @@ class LiveView(View):
         if time.monotonic() - self._shown > REFRESH_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
-
-
-def is_miniature_that_ran(result: Result) -> bool:
-    """Return whether the row ran to its end in miniature, which does not show that it fits the card."""
-    return result.spec.size == "tiny" and result.outcome == "fits"
-
-
-def outcome_in_words(result: Result) -> str:
-    """Return the outcome of a row: 'out of GPU memory'; 'ran (miniature)' in place of 'fits' for a miniature."""
-    return "ran (miniature)" if is_miniature_that_ran(result) else OUTCOME_NAMES[result.outcome]
 
 
 def view_on(console: Console) -> View:

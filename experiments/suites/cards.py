@@ -173,8 +173,8 @@ def _card_note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed, as of {REFERENCE_CARD}"
     if card.build == "CUDA 12.6":
-        return f"too old for the course's image, PyTorch for CUDA {IMAGE_CUDA}; only PyTorch for CUDA 12.6 runs on it"
-    return "only PyTorch for ROCm runs on it; the course's image is for NVIDIA" if card.build == "ROCm" else ""
+        return f"too old for the course's image, PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed"
+    return "PyTorch for ROCm is needed; the course's image is for NVIDIA" if card.build == "ROCm" else ""
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:

@@ -11,8 +11,8 @@ from textual.widgets import DataTable, Footer, Label, RichLog, Sparkline, Static
 
 from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
-from experiments.results.wording import format_duration, format_number, format_size
-from experiments.runners.progress import OUTCOME_STYLES, is_miniature_that_ran, steps_in_words
+from experiments.results.wording import format_duration, format_number, format_size, is_miniature_that_ran
+from experiments.runners.progress import OUTCOME_STYLES, steps_in_words
 from experiments.watch.state import SERIES, Line, RowNow, RunNow, RunWatcher
 from provision.files import printable
 
@@ -148,7 +148,7 @@ def headline(now: RunNow) -> str:
         parts.append(f"{running} running")
     elif now.active and now.done < len(now.rows):
         parts.append("preparing: rows are predicted and libraries compiled first")
-    for status in ("pass", "fail", "error"):
+    for status in ("fail", "error", "pass"):
         if count := sum(verdict.status == status for verdict in now.verdicts):
             parts.append(f"{count} {status}")
     if now.gpu_hours:

@@ -23,7 +23,7 @@ from experiments.results.schema import (
     read_progress,
 )
 from experiments.results.verdicts import Verdict
-from experiments.runners.progress import outcome_in_words
+from experiments.results.wording import outcome_in_words
 from experiments.system.lock import is_locked
 from experiments.system.logs import end_of_log
 
@@ -132,7 +132,7 @@ class RunWatcher:
         row = folder.name
         title = self._suite.row(row).title
         if result:
-            devices, state = result.device.count, outcome_in_words(result)
+            devices, state = result.device.count, outcome_in_words(result.outcome, result.spec.size)
             return RowNow(row, title, state, predicted, None, result, result.elapsed_s, devices)
         started = _modified(folder / SPEC_FILE)
         if started is None:

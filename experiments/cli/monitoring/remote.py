@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments.cli.output import console, print_json
+from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown_name
@@ -126,7 +126,7 @@ def notebook(
         if opened:
             _upload_notebook(monitored.shell, opened, f"{NOTEBOOK_FOLDER}/{opened}")
         with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, opened, image_variant) as address:
-            print(f"open in a browser, or as a local runtime of Colab: {address}\npress Ctrl-C to stop", flush=True)
+            _show_address("open in a browser, or as a local runtime of Colab", address)
             signal.pause()
         print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
         monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
@@ -153,8 +153,13 @@ def _serve_locally(folder: Path, narrative: str | None) -> None:
     if opened and not (folder / opened).exists():
         shutil.copy(_find_notebook(opened), folder)
     with suppress(KeyboardInterrupt), serve_local_notebooks(folder, opened) as (address, jupyter):
-        print(f"open in a browser: {address}\npress Ctrl-C to stop", flush=True)
+        _show_address("open in a browser", address)
         jupyter.wait()
+
+
+def _show_address(what: str, address: str) -> None:
+    say(f"{what}:\n{address}\npress Ctrl-C to stop")
+    sys.stdout.flush()
 
 
 def _find_notebook(name: str) -> Path:

@@ -1,6 +1,7 @@
 """The group of all commands, and the class of each command. Only the module of the chosen command is imported."""
 
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from itertools import groupby
 from typing import Any
 
@@ -15,9 +16,32 @@ from experiments.cli.parsing.values import PlainValue
 from experiments.errors import unknown_name
 
 NAME_WIDTH = max(map(len, COMMANDS))
+UNBROKEN_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 
 
-class Command(TyperCommand):
+class WholeWords:
+    """Help whose lines are broken at spaces only, so that options and values with hyphens stay whole."""
+
+    help: str | None
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help."""
+        text: str = super().get_help(ctx)  # type: ignore[misc]
+        return text.replace(UNBROKEN_HYPHEN, "-")
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as of TyperCommand
+        """Write the description."""
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(unbroken(cleandoc(self.help or "")))
+
+
+def unbroken(text: str) -> str:
+    """Return the text with hyphens at which no line is broken."""
+    return text.replace("-", UNBROKEN_HYPHEN)
+
+
+class Command(WholeWords, TyperCommand):
     """A command that parses its values with PlainValue and raises InputError for usage errors."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -51,7 +75,7 @@ class Commands(typer.Typer):
         return super().command(name, cls=Command, **more)
 
 
-class Group(TyperGroup):
+class Group(WholeWords, TyperGroup):
     """The group of all commands. Names and help come from the table COMMANDS; a module is imported once chosen."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -95,7 +119,7 @@ def write_records(command: Any, context: Any, formatter: Any) -> None:
     for kind in ("argument", "option"):
         if found := help_records(command, context, kind):
             with formatter.section(f"{kind.title()}s"):
-                formatter.write_dl(found)
+                formatter.write_dl([(name, unbroken(meaning)) for name, meaning in found])
 
 
 def use_plain_values(params: Sequence[Any]) -> None:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from experiments.report.compare import Change, Comparison, Difference, RowComparison
 from experiments.results.verdict_changes import VerdictChange
-from experiments.results.wording import OUTCOME_NAMES, choose_memory_unit, format_number
+from experiments.results.wording import choose_memory_unit, format_number, outcome_in_words
 from experiments.system.tables import Column, Line, Table
 
 WORSE, BETTER = "red", "green"
@@ -39,9 +39,8 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 
 
 def _warnings(comparison: Comparison) -> list[Line]:
-    lines = [f"{one.what} differs: {one.a} and {one.b}" for one in comparison.unlike]
-    if comparison.a.size != comparison.b.size:
-        lines.append("the sizes differ (miniature and full size), so no ratios are shown")
+    notes = {"size": "; a miniature has no ratios to full size"}
+    lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.unlike]
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
@@ -80,7 +79,7 @@ def _rows(comparison: Comparison) -> Table:
         style = WORSE if row.badness > 0 else BETTER if row.badness < 0 else ""
         table.add(
             Text(row.row, style),
-            _outcomes(row),
+            _outcomes(row, comparison),
             _sizes(row.peak_gib),
             _numbers(row.samples_per_s),
             _sizes(row.reserved_gib),
@@ -89,8 +88,9 @@ def _rows(comparison: Comparison) -> Table:
     return table
 
 
-def _outcomes(row: RowComparison) -> Text:
-    a, b = (OUTCOME_NAMES[outcome] if outcome else "not run" for outcome in (row.outcome_a, row.outcome_b))
+def _outcomes(row: RowComparison, comparison: Comparison) -> Text:
+    outcomes = ((row.outcome_a, comparison.a.size), (row.outcome_b, comparison.b.size))
+    a, b = (outcome_in_words(outcome, size) if outcome else "not run" for outcome, size in outcomes)
     return Text(a) if a == b else Text(f"{a} → {b}", "bold")
 
 

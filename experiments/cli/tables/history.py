@@ -13,7 +13,7 @@ from rich.text import Text
 from experiments.history.changes import RunChanges
 from experiments.history.series import Series
 from experiments.report.words import ICONS
-from experiments.results.wording import format_number, format_size, quantity_label, quantity_unit
+from experiments.results.wording import COMMIT_DIGITS, format_number, format_size, quantity_label, quantity_unit
 from experiments.system.files import open_output
 from experiments.system.tables import Column, Table
 
@@ -25,6 +25,8 @@ RECENT = 12
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
 MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
+LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in MARKS.items()), "dim")
+MISSING = "·"
 
 
 def history_tables(found: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
@@ -37,7 +39,7 @@ def history_tables(found: Sequence[tuple[Series, list[RunChanges]]], details: bo
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
         runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
         parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]
-        parts += [_verdicts(series), Text(), _figures(series)] if details else [_rows(series), _counts(series)]
+        parts += [_verdicts(series), LEGEND, Text(), _figures(series)] if details else [_rows(series), _counts(series)]
         parts.append(Text())
     return Group(*parts)
 
@@ -47,7 +49,7 @@ def _changes(series: Series, changed: Sequence[RunChanges]) -> list[RenderableTy
         return [Text("nothing changed" if len(series.runs) > 1 else "no earlier run to compare with")]
     lines: list[RenderableType] = []
     for one in reversed(changed):
-        lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:12] or 'unknown'}", "yellow"))
+        lines.append(Text(f"changed in {one.run.name}, commit {one.run.commit[:COMMIT_DIGITS] or 'unknown'}", "yellow"))
         lines += [_indented(sentence) for sentence in one.sentences]
         lines += [_indented(f"flipped within noise: {flip.sentence}", "dim") for flip in one.borderline]
         causes = "; ".join(cause.sentence for cause in one.causes) or "no version, device, code or data"
@@ -113,12 +115,14 @@ def _text(values: Sequence[float | None], form: Callable[[float], str]) -> str:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return one character for each recent value, from the lowest to the highest; a space where there is none."""
+    """Return one character for each recent value, from the lowest to the highest, a dot where there is none."""
     recent = values[-RECENT:]
     known = [value for value in recent if value is not None]
-    low, span = min(known, default=0.0), max(known, default=0.0) - min(known, default=0.0)
+    if not known:
+        return ""
+    low, span = min(known), max(known) - min(known)
     steps = [None if one is None else (one - low) / span if span else 0.0 for one in recent]
-    return "".join(" " if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps).rstrip()
+    return "".join(MISSING if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
 
 
 def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, Any]:

@@ -6,15 +6,25 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.charts import SCRIPT, STYLE
-from experiments.report.words import ICONS, format_gib, format_percent, format_share, format_stages, lower_first
-from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
+from experiments.report.words import (
+    ICONS,
+    format_gib,
+    format_memory,
+    format_percent,
+    format_share,
+    format_stages,
+    lower_first,
+)
+from experiments.results.wording import format_number, format_size, outcome_in_words, quantity_label, quantity_unit
 from experiments.system.files import open_output
 from provision.files import printable_value
 
 FILTERS = (
     format_gib,
+    format_memory,
     format_number,
     format_share,
+    format_size,
     quantity_label,
     quantity_unit,
     format_percent,
@@ -35,7 +45,7 @@ TEMPLATES.filters |= {function.__name__: function for function in FILTERS}
 TEMPLATES.globals |= {
     "icons": ICONS,
     "shown_failures": SHOWN_FAILURES,
-    "outcomes": OUTCOME_NAMES,
+    "outcome_in_words": outcome_in_words,
     "chart_style": STYLE,
     "chart_script": SCRIPT,
 }

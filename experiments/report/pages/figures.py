@@ -1,6 +1,6 @@
 """The charts of a report."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from experiments.charts import Bar, Chart, Limit, Line, Mark, NoteTone, Panel, bar_chart, line_chart
 from experiments.report.content import Report, RowReport
@@ -9,6 +9,7 @@ from experiments.report.telemetry import Telemetry
 from experiments.report.words import format_gib
 from experiments.results.memory_parts import BUFFERS, PARTS_AT_POINT, STEP_POINTS
 from experiments.results.schema import Memory, Snapshot
+from experiments.results.wording import choose_memory_unit
 
 BETWEEN_POINTS = "peak between the points"
 BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
@@ -40,21 +41,32 @@ def report_charts(report: Report) -> dict[str, Chart]:
     if report.predicted:
         bars = [_predicted_bar(row) for row in report.predicted.rows]
         alt = "Predicted memory of each row at its peak, by kind; the same numbers are in the table below"
-        found["predicted"] = bar_chart(bars, "GiB", alt, _limit(report.predicted.usable_gib, report.run.card))
+        found["predicted"] = _memory_chart(bars, alt, _limit(report.predicted.usable_gib, report.run.card))
         if bars := [bar for row in report.predicted.rows if (bar := _step_bar(row))]:
             alt = "Shares of an optimizer step of each row that fits, by what the GPU does, as predicted"
             found["step"] = bar_chart(bars, "% of the step", alt)
     if bars := [bar for row in report.rows if (bar := _peak_bar(row))]:
         alt = "Peak memory of each row, by kind; the same numbers are in the table of rows"
-        found["memory"] = bar_chart(bars, "GiB", alt, limit)
+        found["memory"] = _memory_chart(bars, alt, limit)
     for row in report.rows:
         if row.result and row.result.memory.snapshots:
             points = [_point_bar(shot) for shot in snapshots_to_show(row.result.memory)]
             alt = "Memory at the points of a step; the same numbers are in the table below"
-            found[f"memory-{row.row}"] = bar_chart(points, "GiB", alt, limit)
+            found[f"memory-{row.row}"] = _memory_chart(points, alt, limit)
         if row.telemetry and row.telemetry.columns.keys() - {"t_s"}:
             found[f"telemetry-{row.row}"] = _telemetry(row.telemetry)
     return found
+
+
+def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
+    """Draw bars of GiB, in the unit that suits the largest one; in GiB with a limit."""
+    unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
+    return bar_chart([_scaled(bar, per_gib) for bar in bars], unit, alt, limit)
+
+
+def _scaled(bar: Bar, factor: int) -> Bar:
+    parts = {name: size * factor for name, size in bar.parts.items()}
+    return bar._replace(parts=parts, marks=[mark._replace(value=mark.value * factor) for mark in bar.marks])
 
 
 def highest_snapshot(memory: Memory) -> Snapshot | None:

@@ -7,7 +7,7 @@ from experiments.report.pages.environment import render_template
 from experiments.report.pages.figures import report_charts
 from experiments.report.words import STATUSES
 from experiments.results.memory_parts import BUFFERS, PART_COLUMNS
-from experiments.results.wording import GRADE_NAMES
+from experiments.results.wording import GRADE_NAMES, choose_memory_unit
 
 
 def render_report(report: Report) -> str:
@@ -17,6 +17,7 @@ def render_report(report: Report) -> str:
         report=report,
         rows=_worst_first(report.rows),
         figures=report_charts(report),
+        unit=choose_memory_unit(max((row.quantities["peak_gib"] or 0.0 for row in report.rows), default=0.0)),
         grades=GRADE_NAMES,
         memory_columns=PART_COLUMNS,
         snapshot_parts=[part for part in PART_COLUMNS if part != BUFFERS],

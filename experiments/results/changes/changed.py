@@ -1,11 +1,13 @@
 """A change between runs, and the facts that differ."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from experiments.results.changes.facts import Figure
-from experiments.results.wording import OUTCOME_NAMES, format_number, quantity_label, quantity_unit
+from experiments.results.verdicts import Status
+from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
+STATUSES = get_args(Status)
 ROWS_NAMED = 3
 """Rows that changed alike and are named one by one."""
 Key = tuple[str, str]
@@ -25,8 +27,9 @@ class Changed(NamedTuple):
 
     @property
     def values_in_words(self) -> tuple[str, str]:
-        """Return both values; an outcome by its name, such as 'out of GPU memory'."""
-        return OUTCOME_NAMES.get(self.before, self.before), OUTCOME_NAMES.get(self.now, self.now)
+        """Return both values; an outcome by its name, such as 'out of GPU memory', a commit by its first digits."""
+        before, now = (OUTCOME_NAMES.get(value, value) for value in (self.before, self.now))
+        return (before[:COMMIT_DIGITS], now[:COMMIT_DIGITS]) if self.what == "commit" else (before, now)
 
     @property
     def sentence(self) -> str:
@@ -34,7 +37,8 @@ class Changed(NamedTuple):
         place = f"{self.row}: " if self.row else ""
         before, now = self.values_in_words
         percent = f" ({100 * (self.ratio - 1):+.2g} %)" if self.ratio else ""
-        return f"{place}{self.what} {before or 'none'} → {now or 'none'}{percent}"
+        what = f"{self.what.removesuffix('.')}:" if self.now in STATUSES and not self.row else self.what
+        return f"{place}{what} {before or 'none'} → {now or 'none'}{percent}"
 
 
 def sentences(changed: Iterable[Changed]) -> list[str]:

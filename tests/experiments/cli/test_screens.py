@@ -1,11 +1,10 @@
 """What people see: the commands on real terminals of several widths, compared with the stored screens.
 
-TESTBED_RENEW=1 python -m pytest tests/experiments/cli/test_screens.py writes them again. Fakes: predictions, the site.
+TESTBED_RENEW=1 python -m pytest tests/experiments/cli/test_screens.py writes them again; machines/ has the screens of
+commands that need a node, a GPU or a package index. Fakes: predictions, the site.
 """
 
-import os
 import re
-from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from provision.checks import Check
 from provision.leasing import account
 from provision.sites import base, demo
 from provision.ssh.shell import LocalShell
+from tests.experiments.cli.machines.test_machine_screens import MACHINE_LINES
 from tests.support.leasing.fake_site import HOUR, NOW, FakeClock, FakeSite, hosts_of
 from tests.support.results.evidence import EVIDENCE
 from tests.support.results.handwritten import (
@@ -43,11 +43,10 @@ from tests.support.results.handwritten import (
     write_run,
 )
 from tests.support.runners.fake_predictions import Predictor, stated
+from tests.support.services.screens import SCREENS, WIDTHS, check_screen, session, shown
 from tests.support.services.sshd import new_key
-from tests.support.services.terminal import screen_text, terminal_output
+from tests.support.services.terminal import terminal_output
 
-SCREENS = Path(__file__).parent / "screens"
-WIDTHS = (80, 120, 160)
 COMMAND_LINES = {
     "list": "list",
     "list-suite": f"list {SUITE}",
@@ -74,6 +73,7 @@ COMMAND_LINES = {
     "semester-dry-run": "semester --dry-run",
     "logs": "logs xxl-sgd TINY",
     "top": "top --once",
+    "schema": "schema run",
     "status": "status",
     "slots": "slots --start 2026-11-22T10:00Z --limit 2",
     "lease-dry-run": "lease --key KEY --name another --start 2026-11-23T10:00Z --dry-run",
@@ -122,15 +122,8 @@ SEMESTER = (
     "bundle H200 --output bob.zip",
     "grade bob.zip",
 )
-NOT_SCREENS = {
-    "schema": "JSON",
-    "run": "_run",
-    "notebook": "one line",
-    "configure": "the lines of Ansible",
-    "watch": "a full-screen view",
-    "calibrate": "lines about a measurement on a GPU",
-}
-"""Commands whose output is no screen of COMMAND_LINES, DEMO, MISTAKES and SEMESTER, with what it is."""
+NOT_SCREENS = {"run": "test_a_run_shows_the_stored_screen has its events, without the time that rows take"}
+"""Commands whose screen has no command line here, and why."""
 
 
 AT = Progress(
@@ -215,32 +208,6 @@ def machine(monkeypatch, tmp_path):
     return tmp_path
 
 
-def _check(name: str, width: int, text: str) -> None:
-    path = SCREENS / f"{name}.{width}.txt"
-    if os.environ.get("TESTBED_RENEW"):
-        SCREENS.mkdir(exist_ok=True)
-        path.write_text(text)
-    assert text == path.read_text()
-
-
-def _shown(run: Callable[[], object], width: int) -> str:
-    return screen_text(terminal_output(run, width), width)
-
-
-def _main_and_code(words: list[str]) -> None:
-    print(f"exit code {main(words)}")
-
-
-def _session(lines: Iterable[str], width: int, places: Mapping[str, str]) -> str:
-    """Return the screen after several command lines, each shown as typed, with its exit code unless that is 0."""
-    shown = []
-    for line in lines:
-        words = [places.get(word, word) for word in line.split()]
-        text = _shown(partial(_main_and_code, words), width)
-        shown += [f"$ testbed {line}", text.removesuffix("exit code 0\n")]
-    return "\n".join(shown)
-
-
 def needed(spec: RowSpec) -> float:
     """Return a needed memory that grows with model and batch, and that each change of a training lowers."""
     own = spec.settings
@@ -264,7 +231,7 @@ def test_a_command_shows_the_stored_screen(name, width, places, machine, monkeyp
             flags = ["--key", str(tmp_path / "key"), "--hours", "3", "--no-wait", "--yes"]
             assert main(["lease", "--name", lease, "--start", start, *flags]) == 0
         monkeypatch.setattr(FakeClock, "now", lambda _: NOW + 2.5 * HOUR)
-    _check(name, width, _shown(lambda: main(words), width))
+    check_screen(name, width, shown(lambda: main(words), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -275,33 +242,33 @@ def test_the_demonstration_shows_the_stored_screen(width, monkeypatch, tmp_path)
     monkeypatch.setenv("TESTBED_LEDGER", "journal")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TZ", "Europe/Helsinki")
-    shown = _session(DEMO, width, {})
-    _check("demo", width, re.sub("llm-testbed-[0-9a-f]{12}", "llm-testbed-0123456789ab", shown))
+    text = session(DEMO, width, {})
+    check_screen("demo", width, re.sub("llm-testbed-[0-9a-f]{12}", "llm-testbed-0123456789ab", text))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_mistakes_show_the_stored_screen(width, places, machine, monkeypatch):
     monkeypatch.chdir(machine)
-    _check("mistakes", width, _session(MISTAKES, width, places))
+    check_screen("mistakes", width, session(MISTAKES, width, places))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_history_and_grading_show_the_stored_screen(width, places, machine, monkeypatch):
     monkeypatch.chdir(machine)
-    _check("semester", width, _session(SEMESTER, width, places))
+    check_screen("semester", width, session(SEMESTER, width, places))
 
 
 def test_every_command_has_a_screen():
-    lines = (*COMMAND_LINES.values(), *DEMO, *MISTAKES, *SEMESTER)
-    shown = {line.split()[0] for line in lines if not line.endswith("--help")}
-    assert [name for name in COMMANDS if name not in shown and name not in NOT_SCREENS] == []
+    lines = (*COMMAND_LINES.values(), *DEMO, *SEMESTER, *MACHINE_LINES)
+    commands = {line.split()[0] for line in lines if not line.endswith("--help")}
+    assert [name for name in COMMANDS if name not in commands and name not in NOT_SCREENS] == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_every_help_shows_the_stored_screen(width):
-    shown = [_shown(partial(main, COMMAND_LINES[name].split()), width) for name in HELP]
-    _check("help", width, "\n".join(shown))
-    assert max(map(len, "\n".join(shown).splitlines())) <= width
+    text = "\n".join(shown(partial(main, COMMAND_LINES[name].split()), width) for name in HELP)
+    check_screen("help", width, text)
+    assert max(map(len, text.splitlines())) <= width
 
 
 def _run(folder: RunFolder) -> None:
@@ -323,7 +290,7 @@ def _run(folder: RunFolder) -> None:
 def test_a_run_shows_the_stored_screen(width, machine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = with_predictions(tiny_run(Path("results/tiny")))
-    _check("run", width, _shown(lambda: _run(folder), width))
+    check_screen("run", width, shown(lambda: _run(folder), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -336,7 +303,7 @@ def test_running_rows_show_the_stored_screen(width):
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]
-    _check("progress", width, _shown(lambda: console().print(progress_table(states, 3, 15, 600.0)), width))
+    check_screen("progress", width, shown(lambda: console().print(progress_table(states, 3, 15, 600.0)), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -346,7 +313,7 @@ def test_checks_show_the_stored_screen(width):
         Check("compiler", "failed", "no C++ compiler; install it (apt install g++)", ("testbed predict",)),
         Check("GPU", "warning", "no GPU: rows run with tiny models, and predictions are for full size", ("full size",)),
     ]
-    _check("doctor", width, _shown(lambda: show_checks(checks), width))
+    check_screen("doctor", width, shown(lambda: show_checks(checks), width))
 
 
 @pytest.mark.parametrize("path", sorted(SCREENS.glob("*.txt")), ids=lambda path: path.stem)

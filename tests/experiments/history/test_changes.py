@@ -191,7 +191,7 @@ def test_what_changed_alike_in_many_rows_is_one_line() -> None:
     found = sentences([seeds[0], *verdicts, *seeds[1:], Changed("row-0", "outcome", "fits", "oom")])
     assert found == [
         "4 rows: seed 42 → 43",
-        *(f"Statement {number}. pass → fail" for number in range(4)),
+        *(f"Statement {number}: pass → fail" for number in range(4)),
         "row-0: outcome fits → out of GPU memory",
     ]
     assert sentences(seeds[:3]) == [f"row-{number}: seed 42 → 43" for number in range(3)]

@@ -158,7 +158,7 @@ def test_a_file_that_is_not_a_database_is_named(testbed, tmp_path):
 
 
 def test_a_sparkline_has_a_character_for_each_value():
-    assert sparkline([1.0, None, 2.0, 3.0]) == "▁ ▅█"
+    assert sparkline([1.0, None, 2.0, 3.0]) == "▁·▅█"
     assert sparkline([2.0, 2.0]) == "▁▁"
     assert sparkline([]) == ""
     assert sparkline([1.0] * 30 + [2.0]) == "▁" * 11 + "█"

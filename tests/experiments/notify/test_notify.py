@@ -98,7 +98,7 @@ def test_a_message_names_what_flipped_and_what_fails(tmp_path: Path):
     failing = next(one for one in evaluation.verdicts if one.status == "fail")
     message = run_message(evaluation, {failing.id: "pass"})
     assert message.title.endswith(", 1 flipped")
-    assert f"flipped: {failing.says} pass → fail" in message.text.splitlines()
+    assert f"flipped: {failing.says.removesuffix('.')}: pass → fail" in message.text.splitlines()
     assert f"fail: {failing.says} {failing.reason}" in message.text.splitlines()
 
 

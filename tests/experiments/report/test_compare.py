@@ -88,7 +88,7 @@ def test_verdicts_that_changed(comparison: Comparison) -> None:
 def test_what_differed_in_the_choices(comparison: Comparison) -> None:
     differences = {one.what: (one.a, one.b) for one in comparison.differences}
     assert differences["site"] == ("local", "chameleon")
-    assert differences["git commit"][1] == "feed" * 10
+    assert differences["git commit"][1] == "feed" * 3
     assert differences["device"] == (STAND_IN, "NVIDIA A100 80GB PCIe")
     assert differences["torch"] == ("2.11.0+cu130", "2.11.0+cu130, 2.12.0")
     assert not {"card", "size", "length", "transformers"} & set(differences)

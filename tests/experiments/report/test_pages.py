@@ -187,6 +187,27 @@ def test_what_fails_and_why_is_on_the_first_screen(browser: Page, pages: dict[st
     assert target == "statement fail"
 
 
+PAPER = (1032, 703)
+"""Width and height of A4 landscape without its margins of 12 mm, in px."""
+RIGHT_ENDS = "[...document.querySelectorAll('table, .chart')].map((one) => one.getBoundingClientRect().right)"
+CHART_HEIGHTS = "[...document.querySelectorAll('.chart')].map((one) => one.getBoundingClientRect().height)"
+OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.getBoundingClientRect().height)"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str):
+    """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
+    opened(browser, pages[name], PAPER[0], "light")
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    ends, charts, headings = map(browser.evaluate, (RIGHT_ENDS, CHART_HEIGHTS, OPENED))
+    browser.call("Emulation.setEmulatedMedia", media="")
+    assert max(ends, default=0) <= PAPER[0]
+    assert max(charts, default=0) <= PAPER[1]
+    assert all(height > 0 for height in headings)
+    assert charts or name not in ("h200", "tiny", "comparison", "history")
+    assert headings or name != "h200"
+
+
 def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
     folder = h200_run(tmp_path / "run")
     for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):

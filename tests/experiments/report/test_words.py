@@ -131,7 +131,7 @@ def test_a_miniature_states_what_it_can_evaluate() -> None:
 
 
 def test_numbers() -> None:
-    assert [format_gib(78.6), format_gib(0.012345)] == ["78.60 GiB", "0.0123 GiB"]
+    assert [format_gib(78.6), format_gib(0.012345)] == ["78.60 GiB", "12.6 MiB"]
     assert [format_share(0.4567), format_share(0.0213)] == ["46 %", "2.1 %"]
 
 

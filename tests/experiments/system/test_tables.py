@@ -1,11 +1,13 @@
 """Tables and plain lines at any width."""
 
 from io import StringIO
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from experiments.system.files import CODE_FOLDER
 from experiments.system.tables import Column, Legend, Line, Table, print_lines
 
 WORD = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_/.äλ", min_size=1, max_size=36)
@@ -101,3 +103,10 @@ def test_lines_are_wrapped_at_words_on_a_terminal_only():
         lines = text.getvalue().splitlines()
         assert path in [line.strip() for line in lines] or not terminal
         assert (len(lines) == 1) is not terminal
+
+
+def test_no_other_module_draws_tables():
+    """Tables of rich cut their cells. Only the printer here is allowed to use them."""
+    sources = [path for package in ("experiments", "provision") for path in (CODE_FOLDER / package).rglob("*.py")]
+    users = [path.relative_to(CODE_FOLDER) for path in sources if "rich.table" in path.read_text()]
+    assert users == [Path("experiments/system/tables.py")]

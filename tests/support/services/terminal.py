@@ -3,18 +3,29 @@
 import os
 import pty
 import re
+import select
 import sys
 import termios
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-PARTS = re.compile(r"\x1b\[(?P<arguments>[0-9;?]*)(?P<command>[A-Za-z])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)")
+PARTS = re.compile(
+    r"\x1b\[(?P<arguments>[0-9;?<=>]*)[ -/]*(?P<command>[@-~])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)"
+)
 ROWS = 50
+QUIET_S = 2.0
+"""Time without output after which keys are typed."""
+END_OF_FULL_SCREEN = "\x1b[?1049l"
 TERMINAL_VARIABLES = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE")
 
 
-def terminal_output(run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None) -> str:
-    """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text."""
+def terminal_output(
+    run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None, keys: str = ""
+) -> str:
+    """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text.
+
+    keys: typed once after the process has written something and then nothing for QUIET_S.
+    """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, width))
     child = os.fork()
@@ -23,7 +34,11 @@ def terminal_output(run: Callable[[], object], width: int, environment: Mapping[
     os.close(slave)
     written = bytearray()
     with suppress(OSError):  # EIO: the terminal is closed
-        while chunk := os.read(master, 1 << 16):
+        while True:
+            if keys and written and not select.select([master], [], [], QUIET_S)[0]:
+                keys = keys[os.write(master, keys.encode()) :]
+            if not (chunk := os.read(master, 1 << 16)):
+                break
             written += chunk
     os.close(master)
     os.waitpid(child, 0)
@@ -58,6 +73,9 @@ def screen_text(text: str, width: int) -> str:
             lines += [[]] if row == len(lines) else []
         elif part["command"] == "A":
             row -= int(part["arguments"] or 1)
+        elif part["command"] == "H":
+            row, column = (int(number or 1) - 1 for number in (*part["arguments"].split(";"), "", "")[:2])
+            lines += [[] for _ in range(row + 1 - len(lines))]
         elif part["command"] == "K":
             lines[row] = [] if part["arguments"] == "2" else lines[row][:column]
         for character in part["text"] or "":
@@ -69,3 +87,8 @@ def screen_text(text: str, width: int) -> str:
             line[column] = character
             column += 1
     return "\n".join("".join(line).rstrip() for line in lines).rstrip() + "\n"
+
+
+def full_screen(text: str, width: int) -> str:
+    """Return what a program that takes the whole screen shows before it ends."""
+    return screen_text(text.rpartition(END_OF_FULL_SCREEN)[0], width)
