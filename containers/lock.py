@@ -10,6 +10,7 @@ LISTS = {
     **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
     "docs": PROJECT / "docs" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
+    "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
 COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "-"]
 

@@ -14,6 +14,7 @@ LISTS = {
     **{name: CONTAINERS / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
     "docs": PROJECT / "docs" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
+    "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
 LOCKED = re.compile(r"^(?P<version>[\w.-]+==[\w.!+]+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", re.MULTILINE)
 

@@ -35,8 +35,6 @@ from tests.testbed.openstack.settings import PORTS, SERVICES, Place
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SEEDED_PREFIX = "127.42"
-SEEDING = ("databases", "hardware", "pretend", "reference_api", "seed", "services", "settings")
-"""The modules that the seeded databases depend on."""
 PREFIXES = [f"127.{second}" for second in range(43, 250)]
 
 
@@ -170,7 +168,7 @@ def seeded() -> Path:
     """Return the cached folder with databases as an operator leaves them; create it if it is missing."""
     sources = [
         LOCK,
-        *(HERE / f"{name}.py" for name in SEEDING),
+        *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
     ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / f"openstack-seeded-{digest}"
