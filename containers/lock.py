@@ -9,6 +9,7 @@ PROJECT = FOLDER.parent
 LISTS = {
     **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
     "docs": PROJECT / "docs" / "requirements.txt",
+    "mutants": PROJECT / "tests" / "benchmarks" / "mutants" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
     "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }

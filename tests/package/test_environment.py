@@ -13,6 +13,7 @@ CONTAINERS = PROJECT / "containers"
 LISTS = {
     **{name: CONTAINERS / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
     "docs": PROJECT / "docs" / "requirements.txt",
+    "mutants": PROJECT / "tests" / "benchmarks" / "mutants" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
     "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
