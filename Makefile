@@ -31,7 +31,7 @@ UNSAFE  := $(strip $(foreach name,$(filter-out args CACHE PYTHON,$(GIVEN)),$(if 
 $(if $(UNSAFE),$(error $(firstword $(UNSAFE)) has a character that the shell would interpret; allowed: none of $(SPECIAL); `testbed` takes any value in quotes))
 
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
-.PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught lint
+.PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught mutants lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
@@ -130,6 +130,9 @@ test-chain: env testbed-env ## test all steps of reproduce together, and their f
 
 test-as-taught: ## run all rows with tiny models and the labs' own library versions (builds an environment of 8 GB)
 	$(MAKE) --keep-going run-single run-multi PINS="containers/as-taught.txt containers/jupyter.txt" size=tiny results=$(results)/as-taught-versions
+
+mutants: env ## measure how many planted faults the tests find (args="--sample 150 --at-most 20 --again"; hours)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.benchmarks.mutants --out tests/benchmarks/mutants/results.json $(args)
 
 lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/ruff check

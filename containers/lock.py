@@ -9,7 +9,9 @@ PROJECT = FOLDER.parent
 LISTS = {
     **{name: FOLDER / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv", "checks")},
     "docs": PROJECT / "docs" / "requirements.txt",
+    "mutants": PROJECT / "tests" / "benchmarks" / "mutants" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
+    "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
 COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-header", "--no-annotate", "-"]
 

@@ -10,7 +10,8 @@ from provision.models import Host, Requirements
 
 def hardware_in_words(host: Host) -> str:
     """Return a host's type, site and GPUs in words, which are equal for interchangeable hosts."""
-    gpus = f"{host.gpus} x {host.gpu_model} {host.gpu_memory_gib:g} GiB {host.interconnect}".rstrip()
+    memory = f"{host.gpu_memory_gib:g} GiB" if host.gpu_memory_gib else "of unknown memory"
+    gpus = " ".join(filter(None, (f"{host.gpus} x", host.gpu_model, memory, host.interconnect)))
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
 
 

@@ -12,9 +12,11 @@ from provision.errors import RequestRejected
 from provision.models import Host, TimeSlot
 from provision.sites.accounts import find_account
 from provision.sites.faults import translate_errors
-from provision.sites.openstack import Cloud, gpu_fields, reference_items
+from provision.sites.openstack import Cloud
+from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, text_field
 
 FLAVOR = "baremetal"
+SITE = "the site's"
 
 
 class BareMetal(Cloud):
@@ -24,14 +26,13 @@ class BareMetal(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
-        described = dict(self.read("the reference API", self._described(), lambda node: (node["uid"], node)))
+        described = dict(self.read(SERVICE, self._described(), lambda node: (text_field(node, "uid"), node), SITE))
         with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
         known = [host for host in reservable if host.get("hypervisor_hostname") in described]
-        return self.read(
-            "blazar", known, lambda host: _make_host(self.name, host, described[host["hypervisor_hostname"]])
-        )
+        pairs = [(host, described[host["hypervisor_hostname"]]) for host in known]
+        return self.read(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), SITE)
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Reserve exactly these nodes.
@@ -65,10 +66,11 @@ class BareMetal(Cloud):
         return str(flavor.id)
 
     def _described(self) -> list[dict[str, Any]]:
-        uid = next((site["uid"] for site in reference_items("sites") if site["name"] == self.name), None)
-        if uid is None:
-            raise RequestRejected(f"the reference API does not list site {self.name}")
-        return reference_items(f"sites/{uid}/clusters/chameleon/nodes")
+        listed = reference_items("sites")
+        uids = dict(self.read(SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE))
+        if self.name not in uids:
+            raise RequestRejected(f"{SERVICE} does not list site {self.name}")
+        return reference_items(f"sites/{uids[self.name]}/clusters/chameleon/nodes")
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
@@ -80,9 +82,9 @@ def _make_host(site: str, host: dict[str, Any], node: dict[str, Any]) -> Host:
     price = host.get("su_factor")
     return Host(
         id=str(host["id"]),
-        name=node["node_name"],
+        name=text_field(node, "node_name"),
         site=site,
-        node_type=node["node_type"],
+        node_type=text_field(node, "node_type"),
         su_per_hour=float(price) if price is not None else None,
         **gpu_fields(node, node["node_type"]),
     )

@@ -43,6 +43,8 @@ def translate_errors(service: str, ignore_missing_resource: bool = False) -> Ite
     except (BlazarClientException, keystone_errors.ClientException, sdk_errors.SDKException) as problem:
         if not (ignore_missing_resource and _http_status(problem) == NOT_FOUND):
             raise _translated_error(service, problem) from None
+    except requests.HTTPError as problem:
+        raise _translated_error(service, problem) from None
     except requests.RequestException as problem:
         raise Unreachable(f"{service} does not answer: {type(problem).__name__}") from None
 
@@ -78,7 +80,8 @@ def _retry_after_s(problem: Exception) -> float:
 
 def _http_status(problem: Exception) -> int | None:
     code = getattr(problem, "status_code", None) or getattr(problem, "http_status", None)
-    return code or getattr(problem, "kwargs", {}).get("code")
+    answered = getattr(getattr(problem, "response", None), "status_code", None)
+    return code or getattr(problem, "kwargs", {}).get("code") or answered
 
 
 def first_line(problem: Exception) -> str:

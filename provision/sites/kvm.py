@@ -9,14 +9,16 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 from provision.models import Booking, Host, TaggedResource, TimeSlot, Volume
 from provision.sites.accounts import find_account
 from provision.sites.faults import translate_errors
-from provision.sites.openstack import Cloud, gpu_fields, reference_items
+from provision.sites.openstack import Cloud
 from provision.sites.records import find_owner, find_tag, parse_blazar_time, sorted_by_id
+from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, text_field
 
 VOLUME_GIB = 200
 """The flavors' own disks (40 GB) are too small for models and containers."""
@@ -31,13 +33,12 @@ class Kvm(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return a host for each pair of a flavor with GPUs and a reservable hypervisor."""
-        described = reference_items("sites/kvm/flavors")
-        return [
-            _make_host(self.name, flavor, hypervisor)
-            for flavor in described
-            if flavor["name"] in self._flavors() and (flavor.get("gpu") or {}).get("gpu")
+        described, flavors = reference_items("sites/kvm/flavors"), self._flavors()
+        hosts = [
+            self.read(SERVICE, described, partial(_make_host, self.name, hypervisor), "the site's")
             for hypervisor in self._hypervisors()
         ]
+        return [host for of_one in hosts for host in of_one if host.gpus and host.node_type in flavors]
 
     def bookings(self) -> list[Booking]:
         """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
@@ -182,14 +183,14 @@ def _security_group(group: Any, tag: str) -> TaggedResource:
     return TaggedResource(group.id, "security group", tag, find_owner(group.description), complete)
 
 
-def _make_host(site: str, flavor: dict[str, Any], hypervisor: str) -> Host:
-    price = flavor.get("su_cost_per_hour")
+def _make_host(site: str, hypervisor: str, flavor: dict[str, Any]) -> Host:
+    price, name = flavor.get("su_cost_per_hour"), text_field(flavor, "uid")
     return Host(
-        id=f"{flavor['name']}@{hypervisor}",
-        name=f"{flavor['name']}@{hypervisor}",
+        id=f"{name}@{hypervisor}",
+        name=f"{name}@{hypervisor}",
         site=site,
-        node_type=flavor["name"],
+        node_type=name,
         su_per_hour=float(price) if price is not None else None,
         flavor=True,
-        **gpu_fields(flavor, flavor["name"]),
+        **gpu_fields(flavor, name),
     )

@@ -6,7 +6,6 @@ clouds.yaml, including application credentials; python-chi reads only the variab
 """
 
 import logging
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import openstack
-import requests
 from blazarclient.client import Client as Blazar
 from chi import clients, context
 from openstack.config.cloud_region import CloudRegion
@@ -31,7 +29,6 @@ from provision.errors import (
     Unreachable,
 )
 from provision.models import (
-    GIB,
     TAG,
     Address,
     Booking,
@@ -69,9 +66,6 @@ REQUEST_S = 60
 """Timeout of a request, seconds."""
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 
-MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
-INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
-
 
 class Cloud(RestrictedCredentials, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
@@ -88,14 +82,16 @@ class Cloud(RestrictedCredentials, ABC):
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session
 
-    def read(self, service: str, records: Iterable[Any], convert: Callable[[Any], T]) -> list[T]:
-        """Convert the records. Skip an unreadable record of somebody else, and log each once.
+    def read(
+        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], whose: str = "somebody else's"
+    ) -> list[T]:
+        """Convert the records. Skip an unreadable record of somebody else, and log each once with its owner.
 
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._read_one(service, record, convert)]
+        return [one for record in records for one in self._read_one(service, record, convert, whose)]
 
-    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T]) -> list[T]:
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
         try:
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
@@ -103,7 +99,7 @@ class Cloud(RestrictedCredentials, ABC):
         if may_be_own(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
-            log.warning("%s; skipped, because it is somebody else's", fault)
+            log.warning("%s; skipped, because it is %s", fault, whose)
         self._logged_faults.add(fault)
         return []
 
@@ -353,39 +349,3 @@ class Cloud(RestrictedCredentials, ABC):
 
 def _booked_period(booked: dict[str, Any]) -> tuple[datetime, datetime]:
     return parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
-
-
-def reference_items(path: str) -> list[dict[str, Any]]:
-    """Return the items at a path of Chameleon's reference API."""
-    with translate_errors("the reference API"):
-        answer = requests.get(f"{context.RESOURCE_API_URL}/{path}.json", timeout=REQUEST_S)
-        answer.raise_for_status()
-        return answer.json()["items"]
-
-
-def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the fields of Host that describe GPUs, from a reference API entry; kind: the node type or flavor."""
-    gpu = described.get("gpu") or {}
-    gpu = gpu[0] if isinstance(gpu, list) else gpu
-    if not gpu.get("gpu"):
-        return {}
-    model = str(gpu.get("gpu_model") or "")
-    return {
-        "gpu_model": model,
-        "gpus": int(gpu.get("gpu_count") or 1),
-        "gpu_memory_gib": _memory_gib(gpu, model),
-        "interconnect": _interconnect(f"{model} {kind}"),
-    }
-
-
-def _memory_gib(gpu: dict[str, Any], model: str) -> float:
-    """Return the memory that the site reports, else the memory in the model's name, else 0."""
-    if reported := gpu.get("gpu_memory"):
-        return float(reported / GIB)
-    named = MEMORY.search(model)
-    return float(named[1]) if named else 0.0
-
-
-def _interconnect(words: str) -> str:
-    """Return the interconnect that the GPU model or the node type names, or ''."""
-    return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")

@@ -8,7 +8,7 @@ from provision.models import TAG, Address, Lease, Server
 
 CREATING = "CREATING"
 """Blazar's status of a lease whose reservations are not all in its records yet."""
-CONVERSION_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+CONVERSION_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """Errors that the conversions below raise for a record with missing or malformed fields."""
 OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
 
@@ -74,9 +74,13 @@ def may_be_own(record: Any, user_id: str) -> bool:
 
 
 def record_name(record: Any) -> str:
-    """Return a record's name, else its id, for messages."""
+    """Return a record's name, else its id, for messages; of a tuple, that of its last part."""
+    if isinstance(record, tuple):
+        return record_name(record[-1])
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}
-    return str(fields.get("name") or fields.get("id") or "without a name")
+    named = (fields.get(name) for name in ("name", "node_name", "id", "uid"))
+    found = next((str(name) for name in named if name), "without a name")
+    return found if found.isprintable() else repr(found)
 
 
 def find_tag(text: str | None) -> str:

@@ -13,7 +13,9 @@ CONTAINERS = PROJECT / "containers"
 LISTS = {
     **{name: CONTAINERS / f"{name}.txt" for name in ("current", "as-taught", "jupyter", "uv")},
     "docs": PROJECT / "docs" / "requirements.txt",
+    "mutants": PROJECT / "tests" / "benchmarks" / "mutants" / "requirements.txt",
     "openstack": PROJECT / "tests" / "testbed" / "openstack" / "requirements.txt",
+    "tempest": PROJECT / "tests" / "testbed" / "openstack" / "tempest" / "requirements.txt",
 }
 LOCKED = re.compile(r"^(?P<version>[\w.-]+==[\w.!+]+) \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", re.MULTILINE)
 

@@ -9,6 +9,7 @@ from experiments.report.words import (
     format_share,
     format_stages,
     headline,
+    lower_first,
     ran_on,
     remarks,
     setting_sentence,
@@ -140,3 +141,7 @@ def test_stages_of_a_row() -> None:
         format_stages(StageTimes(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06))
         == "3.2 start, 1.1 build, 95.0 train, 0.1 end"
     )
+
+
+def test_only_the_first_letter_of_a_sentence_becomes_small():
+    assert [lower_first("The GPU is an A100"), lower_first("")] == ["the GPU is an A100", ""]

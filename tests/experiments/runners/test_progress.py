@@ -35,6 +35,12 @@ def test_a_running_row_shows_its_position():
     ]
 
 
+def test_times_of_different_length_end_below_each_other():
+    states = [RowState(spec("a"), seconds, PROGRESS) for seconds in (7.0, 3723.0)]
+    short, long = drawn(progress_table(states, 0, 2, None)).splitlines()[-2:]
+    assert short.index(" 0:07") + len(" 0:07") == long.index(" 1:02:03") + len(" 1:02:03")
+
+
 def test_a_row_without_a_progress_report_is_starting():
     text = drawn(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]

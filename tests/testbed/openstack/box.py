@@ -1,7 +1,7 @@
 """The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
 
-Fakes: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
-nova serves both regions; each region has its own Blazar. Databases are created and seeded once, cached, and copied for
+Fakes: the hardware (nova's fake driver), the network's data plane, volumes, the reference API. One nova
+serves both regions; each region has its own Blazar. Databases are created and seeded once, cached, and copied for
 each run to free addresses.
 """
 
@@ -85,7 +85,12 @@ class Box:
         """End all faults: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
-        for knob in ("nova/behavior.json", "volumes/stuck", *(f"{blazar}/clock" for blazar in settings.POOLS)):
+        for knob in (
+            "nova/behavior.json",
+            "refapi/answer.json",
+            "volumes/stuck",
+            *(f"{blazar}/clock" for blazar in settings.POOLS),
+        ):
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
@@ -94,6 +99,10 @@ class Box:
         uids["hypervisor"] = hardware.HYPERVISOR
         behavior = {uids[name]: how for name, how in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
+
+    def answer_of_reference_api(self, **answer: object) -> None:
+        """Replace every answer of the reference API; see reference_api.py."""
+        _write_whole(self.place.folder / "refapi" / "answer.json", json.dumps(answer))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
         """Set the reservation services' clocks ahead of the others'."""

@@ -1,4 +1,4 @@
-"""The Python environment of the services: created once for each set of pins and cached."""
+"""The Python environments of the services, and of tools that test them: created once for each lock and cached."""
 
 import contextlib
 import fcntl
@@ -11,16 +11,18 @@ from pathlib import Path
 from experiments.system.files import cache_folder
 
 PROJECT = Path(__file__).parents[3]
-LOCK = PROJECT / "containers" / "locks" / "openstack.txt"
+LOCKS = PROJECT / "containers" / "locks"
+LOCK = LOCKS / "openstack.txt"
 
 
-def environment() -> Path:
-    """Return the folder of the environment; create it if it is missing (minutes of download)."""
-    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    folder = cache_folder() / f"openstack-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
+def environment(name: str = "openstack") -> Path:
+    """Return the folder of the environment with the lock of that name; create it if it is missing (takes minutes)."""
+    lock = LOCKS / f"{name}.txt"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:12]
+    folder = cache_folder() / f"{name}-{digest}-py{sys.version_info.major}.{sys.version_info.minor}"
     with locked(folder):
         if not (folder / ".made").exists():
-            command = [sys.executable, *map(str, (PROJECT / "containers" / "environment.py", folder, LOCK))]
+            command = [sys.executable, *map(str, (PROJECT / "containers" / "environment.py", folder, lock))]
             subprocess.run(command, stdout=sys.__stderr__, check=True)
     return folder
 

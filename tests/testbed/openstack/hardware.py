@@ -38,35 +38,64 @@ NODES = [*(machine.uid for machine in MACHINES), HYPERVISOR]
 
 
 def reference_data(address: str) -> dict[str, object]:
-    """Return the content of the reference API by path."""
-    sites = [{"name": BARE_METAL, "uid": "uc", "site_class": "baremetal", "web": f"http://{address}"}]
+    """Return the files of the reference API by path, with the fields of Chameleon's own."""
+    uc, kvm = "sites/uc", "sites/kvm"
     return {
-        "sites.json": {"items": sites},
-        "sites/uc/clusters/chameleon/nodes.json": {"items": [_node(machine) for machine in MACHINES]},
-        "sites/kvm/flavors.json": {"items": [_flavor(name, gpus) for name, gpus in FLAVORS.items()]},
+        f"{uc}/uc.json": _site(BARE_METAL, "uc", "baremetal", address),
+        f"{uc}/clusters/chameleon/chameleon.json": {"type": "cluster", "uid": "chameleon", "queues": []},
+        **{f"{uc}/clusters/chameleon/nodes/{machine.uid}.json": _node(machine) for machine in MACHINES},
+        f"{kvm}/kvm.json": _site(KVM, "kvm", "kvm", address),
+        f"{kvm}/flavors/m1.large.json": _flavor("m1.large", {"gpu": False}, 0.25),
+        **{
+            f"{kvm}/flavors/{name}.json": _flavor(name, _passed_through(gpus), 0.5 * gpus)
+            for name, gpus in FLAVORS.items()
+        },
     }
 
 
-def _flavor(name: str, gpus: int) -> dict[str, object]:
+def _site(name: str, uid: str, site_class: str, address: str) -> dict[str, object]:
+    return {"type": "site", "uid": uid, "name": name, "site_class": site_class, "web": f"http://{address}"}
+
+
+def _passed_through(gpus: int) -> dict[str, object]:
+    """Return what the site says of a flavor's GPUs: neither their model nor their memory."""
+    return {"gpu": True, "gpu_count": gpus, "gpu_allocation": "pcie_passthrough"}
+
+
+def _flavor(name: str, gpu: dict[str, object], price: float) -> dict[str, object]:
     return {
         "type": "vm_flavor",
         "uid": name,
         "name": name,
         "vcpus": 48,
-        "gpu": {"gpu": True, "gpu_count": gpus, "gpu_model": "NVIDIA H100 94GB"},
-        "su_cost_per_hour": 0.5 * gpus,
+        "ram_size": 262_144_000_000,
+        "humanized_ram_size": "~244 GiB",
+        "gpu": gpu,
+        "su_cost_per_hour": price,
     }
 
 
 def _node(machine: Machine) -> dict[str, object]:
     gpu: dict[str, object] = {"gpu": machine.gpus > 0}
     if machine.gpus:
-        gpu |= {"gpu_count": machine.gpus, "gpu_model": machine.gpu_model}
+        gpu |= {"gpu_count": machine.gpus, "gpu_model": machine.gpu_model, "gpu_vendor": "NVIDIA"}
     return {
+        "type": "node",
         "uid": machine.uid,
         "node_name": machine.name,
         "node_type": machine.node_type,
         "architecture": {"platform_type": "x86_64", "smp_size": 2, "smt_size": 160},
         "gpu": gpu,
+        "infiniband": False,
         "main_memory": {"humanized_ram_size": "512 GiB", "ram_size": 512 * 1024**3},
+        "placement": {"node": None, "rack": None},
+        "processor": {
+            "clock_speed": 2_300_000_000,
+            "instruction_set": "x86_64",
+            "model": "Intel Xeon",
+            "vendor": "Intel",
+        },
+        "network_adapters": [],
+        "storage_devices": [],
+        "supported_job_types": {"besteffort": False, "deploy": True, "virtual": "ivt"},
     }

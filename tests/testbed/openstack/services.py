@@ -2,7 +2,7 @@
 
 A project's RPC stays in this process (nova's scheduler, conductor and computes; Blazar's manager), so oslo.messaging's
 in-memory transport suffices and no broker is needed. Fakes: the hardware (pretend.py), the network's data plane (agents
-that are rows in a table), volumes (volumes.py). The reference API is a folder of JSON.
+that are rows in a table), volumes (volumes.py), the reference API (reference_api.py).
 """
 
 import ctypes
@@ -23,13 +23,9 @@ Wsgi = Callable[..., object]
 
 
 def refapi() -> Wsgi:
-    def serve(environ, start_response):
-        file = (HERE / environ["PATH_INFO"].lstrip("/")).resolve()
-        there = file.is_relative_to(HERE.resolve()) and file.is_file()
-        start_response("200 OK" if there else "404 Not Found", [("Content-Type", "application/json")])
-        return [file.read_bytes() if there else b"{}"]
+    from tests.testbed.openstack.reference_api import ReferenceApi
 
-    return serve
+    return ReferenceApi(HERE)
 
 
 def keystone() -> Wsgi:

@@ -1,0 +1,124 @@
+"""Chameleon's reference API, which describes the hardware of nodes and flavors. It needs no login.
+
+https://chameleoncloud.readthedocs.io/en/latest/technical/discovery.html. An answer lists at most 500 items; ``total``
+says how many there are.
+"""
+
+import json
+import re
+import time
+from typing import Any
+
+import requests
+import urllib3
+from chi import context
+
+from provision.errors import Unreachable
+from provision.models import GIB
+from provision.sites.faults import translate_errors
+
+SERVICE = "the reference API"
+REQUEST_S = 60
+"""Timeout of a request, seconds."""
+ANSWER_MIB = 64
+"""Largest answer. 500 nodes take about 2 MiB."""
+MOST_ITEMS = 20_000
+MOST_GPUS = 64
+CHUNK = 65536
+
+MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
+MIG_MEMORY = re.compile(r"\.(\d+)gb\b")
+FLAVOR_MODEL = re.compile(r"g\d+\.(\w+)\.")
+"""The GPU in the name of a flavor, as in g1.h100.pci.1; the reference API does not report it elsewhere."""
+INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PCIe"}
+
+
+def reference_items(path: str) -> list[Any]:
+    """Return all items of a list of the reference API.
+
+    Raises Unreachable if the service fails, or its answer is no list of items, too long or endless.
+    """
+    items: list[Any] = []
+    while True:
+        listed, total = _read_page(path, len(items))
+        items += listed
+        if not listed or len(items) >= total:
+            return items
+        if len(items) > MOST_ITEMS:
+            raise Unreachable(f"{SERVICE} lists more than {MOST_ITEMS} items of {path}")
+
+
+def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
+    """Return the items from the offset on, and how many there are in all."""
+    url, query = f"{context.RESOURCE_API_URL}/{path}.json", {"offset": offset} if offset else {}
+    with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_S, stream=True) as answer:
+        if not answer.ok:
+            raise requests.HTTPError(answer.reason or "no reason given", response=answer)
+        body = _read_body(answer)
+    try:
+        page = json.loads(body)
+        items, total = page["items"], int(page.get("total", 0))
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
+        items, total = None, 0
+    if not isinstance(items, list):
+        kind = answer.headers.get("Content-Type", "without a type")
+        raise Unreachable(f"{SERVICE}: {path} is no list of items, but {kind!r} that begins with {body[:60]!r}")
+    return items, total
+
+
+def _read_body(answer: requests.Response) -> bytes:
+    """Return an answer's body. Raises Unreachable if it is longer, or takes longer, than allowed, or breaks off."""
+    body, end = bytearray(), time.monotonic() + REQUEST_S
+    try:
+        while chunk := answer.raw.read1(CHUNK, decode_content=True):
+            body += chunk
+            if len(body) > ANSWER_MIB * 2**20:
+                raise Unreachable(f"{SERVICE}: the answer is longer than {ANSWER_MIB} MiB")
+            if time.monotonic() > end:
+                raise Unreachable(f"{SERVICE}: the answer does not end within {REQUEST_S} s")
+    except urllib3.exceptions.HTTPError as problem:
+        raise Unreachable(f"{SERVICE}: the answer breaks off: {type(problem).__name__}") from None
+    return bytes(body)
+
+
+def text_field(described: dict[str, Any], name: str) -> str:
+    """Return a field that is a printable text. Raises ValueError: the service fills missing fields with null."""
+    value = described.get(name)
+    if not (isinstance(value, str) and value and value.isprintable()):
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
+def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the fields of Host that describe GPUs; kind: the node type or flavor, whose name may say more.
+
+    Raises ValueError for an impossible number of GPUs.
+    """
+    gpu = described.get("gpu") or {}
+    gpu = gpu[0] if isinstance(gpu, list) else gpu
+    if not gpu.get("gpu"):
+        return {}
+    named = FLAVOR_MODEL.match(kind)
+    model = str(gpu.get("gpu_model") or (named[1].upper() if named else ""))
+    count = int(gpu.get("gpu_count") or 1)
+    if not 1 <= count <= MOST_GPUS:
+        raise ValueError(f"gpu_count is {count}")
+    return {
+        "gpu_model": model,
+        "gpus": count,
+        "gpu_memory_gib": _memory_gib(gpu, model),
+        "interconnect": _interconnect(f"{model} {kind}"),
+    }
+
+
+def _memory_gib(gpu: dict[str, Any], model: str) -> float:
+    """Return the memory that the site reports, else that in the slice's or the model's name, else 0."""
+    if reported := gpu.get("gpu_memory"):
+        return float(reported / GIB)
+    named = MIG_MEMORY.search(str(gpu.get("gpu_mig_profile") or "")) or MEMORY.search(model)
+    return float(named[1]) if named else 0.0
+
+
+def _interconnect(words: str) -> str:
+    """Return the interconnect that the GPU model or the node type names, or ''."""
+    return next((name for word, name in INTERCONNECTS.items() if word in words.lower()), "")

@@ -1,0 +1,40 @@
+"""Commands while the reference API fails or describes nodes oddly; tests/provision/sites has every kind of answer."""
+
+import json
+
+import pytest
+
+from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.openstack import hardware
+
+NODES = "refapi/sites/uc/clusters/chameleon/nodes"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        ({"status": 503, "body": "busy"}, "the reference API has an error (503)"),
+        ({"body": "<html>Sign in", "type": "text/html"}, "the reference API: sites is no list of items"),
+        ({"status": 404, "body": "{}"}, "the reference API rejects the request (404)"),
+    ],
+)
+def test_a_broken_answer_ends_a_lease_before_it_costs(answer, says, testbed, site, box, key):
+    box.answer_of_reference_api(**answer)
+    code, _, err = testbed("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
+    assert code
+    assert says in err
+    assert "Traceback" not in err
+    box.mend()
+    assert left_at(site) == []
+
+
+def test_a_node_that_cannot_be_read_is_not_offered(site, box, caplog):
+    first, *others = hardware.MACHINES
+    file = box.place.folder / NODES / f"{first.uid}.json"
+    before = file.read_text()
+    file.write_text(json.dumps({**json.loads(before), "node_name": None}))
+    try:
+        assert {host.name for host in site.hosts()} == {machine.name for machine in others}
+    finally:
+        file.write_text(before)
+    assert "node_name is None" in caplog.text
