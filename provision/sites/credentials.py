@@ -12,11 +12,10 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import requests
-from openstack.exceptions import ConflictException
 
 from provision.errors import RequestRejected, Unreachable
 from provision.models import TAG, Lease, LeaseCredential, TaggedResource
-from provision.sites.faults import translate_errors
+from provision.sites.faults import Conflict, translate_errors
 
 SERVICE = "reservation"
 METHODS = ("GET", "DELETE")
@@ -103,7 +102,7 @@ class RestrictedCredentials:
                 access_rules=[{"service": SERVICE, "method": method, "path": path} for method in METHODS],
                 expires_at=f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
             )
-        except ConflictException:
+        except Conflict:
             raise Unreachable(f"keystone has carried out an earlier request late: {name} exists") from None
 
     def _endpoint(self) -> str:
