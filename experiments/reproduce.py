@@ -33,7 +33,7 @@ from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_c
 from provision.leasing.doctor import examine
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import ended_itself
+from provision.leasing.release import deleted_lease
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
 from provision.sites.base import SimulatedServers, Testbed
@@ -52,7 +52,7 @@ class LeaseTooLong(InputError):
 
 
 class LeaseEnded(InputError):
-    """The lease of an earlier command has ended itself. The message tells where its results are and how to go on."""
+    """The lease of an earlier command ended itself or was deleted. The message tells where its results are."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def reproduce(
         _run_preflight_checks(reproduction, reconciler, view)
     runs = _prepare_runs(reproduction, reconciler)
     active = reconciler.journal.active_lease(lease_request.name)
-    if active and (ended := ended_itself(reconciler, active)):
+    if active and (why := deleted_lease(reconciler, active)):
         with stages.stage("release"):
             _release(site, reconciler, lease_request.name, view)
-        raise LeaseEnded(f"lease {lease_request.name} {ended}")
+        raise LeaseEnded(f"lease {lease_request.name} {why}")
     if not any(run.rows_left() for run in runs):
         view.says("every row already has a result; --rerun runs them again")
         if active and not reproduction.keep:

@@ -246,7 +246,7 @@ def extend(
     from provision.configure.idle_end import end_when_idle
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
-    from provision.leasing.request import idle_end_of
+    from provision.leasing.request import requested_idle_end
 
     longer, reconciler = parse_length(by), reconciler_of(name)
     active_lease = active_lease_named(reconciler, name)
@@ -260,7 +260,7 @@ def extend(
         return
     confirm(yes, f"extend {active_lease.name} by {by}")
     extended = releasing.extend(connected, reconciler, active_lease, longer)
-    if (idle_end := idle_end_of(active_lease)) and active_lease.machines:
+    if (idle_end := requested_idle_end(active_lease)) and active_lease.machines:
         end_when_idle(connected, reconciler, active_lease.name, idle_end)
     if as_json:
         print_json(extended)

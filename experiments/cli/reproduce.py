@@ -56,11 +56,11 @@ def reproduce_command(
     """
     from dataclasses import replace
 
-    from experiments.cli.semester.notices import notifying
+    from experiments.cli.semester.notices import notifying, send
     from experiments.cli.tables.verdicts import show_runs
     from experiments.notify.send import Notifier
     from experiments.pipeline import options_per_suite
-    from experiments.reproduce import Reproduction, plan, reproduce
+    from experiments.reproduce import LeaseEnded, Reproduction, plan, reproduce
     from experiments.runners.progress import view_on
     from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.signals import interrupt_on_stop_signals
@@ -94,6 +94,10 @@ def reproduce_command(
         return
     output = console()
     interrupt_on_stop_signals()
-    runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
+    try:
+        runs = reproduce(reproduction, reconciler, view_on(output), lambda slot: confirm(yes, f"lease {slot}"))
+    except LeaseEnded as ended:
+        send(notifier, "testbed: a lease ended itself or was deleted", str(ended))
+        raise
     finished = show_runs(notifying(runs, notifier), output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from experiments.results.verdicts import Evaluation, Status
 from provision.availability.times import length_in_words
 from provision.leasing.release import State
+from provision.leasing.request import why_deleted
 
 
 class Message(NamedTuple):
@@ -37,10 +38,16 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
 def lease_messages(
     states: Iterable[State], now: datetime, within: timedelta, above_su: float | None
 ) -> Iterator[Message]:
-    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than a bound."""
+    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than a bound.
+
+    A lease with an idle end that the site no longer lists also has a message.
+    """
     for state in states:
         lease, name = state.lease, state.active_lease.name
         if lease is None:
+            if why := why_deleted(state.active_lease):
+                text = f"lease {name} {why}; testbed release {name} deletes what is left at {state.active_lease.site}"
+                yield Message(f"testbed: lease {name} ended itself or was deleted", text)
             continue
         for verb, time in (("begins", lease.start), ("ends", lease.end)):
             if now < time <= now + within:

@@ -35,12 +35,16 @@ class Part(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """The lease of a check: site, node type, hours for each set of versions, and maximum hours in total."""
+    """The lease of a check: site, node type, hours for each set of versions, and maximum hours in total.
+
+    idle_end: options of `testbed reproduce` that let the lease end itself.
+    """
 
     site: str
     node_type: str
     hours: float
     max_hours: float
+    idle_end: tuple[str, ...] = ()
 
 
 def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
@@ -74,7 +78,7 @@ def command(part: Part, python: Path, results: Path, suites: Sequence[str], leas
         where = ["--site", lease.site, "--node-type", lease.node_type]
         how_long = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
         of = ["--versions", part.versions, "--results", str(results)]
-        return [*testbed, "reproduce", *suites, *where, *how_long, *of]
+        return [*testbed, "reproduce", *suites, *where, *how_long, *lease.idle_end, *of]
     what = ["--predict-only"] if part.kind == "predictions" else []
     without = ["--no-predict"] if part.versions == "as-taught" else []
     run = ["run", part.suite, "--card", part.card, "--size", "tiny", "--results", str(results)]

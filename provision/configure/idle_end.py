@@ -17,13 +17,16 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
     """Let the node of the active lease with that name end the lease when it is idle.
 
     Its credential is new: keystone tells its secret only once, and only the node keeps it. Raises ConfigureFailed if
-    the node cannot read the lease with it or reach the target of the results, and LeaseGone for a lease that is over.
+    the node cannot read the lease with it or reach the target of the results, RequestRejected for a lease of several
+    nodes, and LeaseGone for a lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
         raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
     active_lease = get_active_lease(reconciler, name)
-    if len(active_lease.machines) != 1:
-        raise NotReached(f"lease {name}: an idle end needs one node that has answered")
+    if (count := len(active_lease.machines)) > 1:
+        raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")
+    if not count:
+        raise NotReached(f"lease {name}: no node has answered, so none can end the lease when it is idle")
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
         raise LeaseGone(f"lease {name} is gone")
@@ -34,9 +37,12 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
             Operation.CREATE_CREDENTIAL,
             lambda: None,
             lambda: site.create_lease_credential(active_lease.tag, lease),
-            lambda made: {"id": made.id, **idle_end_data(idle_end)},
+            lambda made: {"id": made.id},
+            **idle_end_data(idle_end),
         )
-    set_up_idle_end(active_lease.machines[0], _variables(credential, idle_end) | target, reconciler.report)
+        set_up_idle_end(active_lease.machines[0], _variables(credential, idle_end) | target, reconciler.report)
+        outcome = {"id": credential.id, **idle_end_data(idle_end)}
+        reconciler.journal.write("done", active_lease, Operation.CREATE_CREDENTIAL, **outcome)
     reconciler.report(f"lease {name} {idle_end.in_words}")
 
 

@@ -1,6 +1,6 @@
 """A lease request, and the task of carrying it out at one site."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -170,18 +170,31 @@ def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
 
 
 def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
-    """Return how the lease ends itself, None if it does not."""
-    data = active_lease.operations.get(Operation.CREATE_CREDENTIAL)
-    if data is None:
+    """Return how the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
+    return _idle_end_in(active_lease.operations)
+
+
+def requested_idle_end(active_lease: ActiveLease) -> IdleEnd | None:
+    """Return how the lease shall end itself, also if the setup of its node was interrupted; None if it shall not."""
+    return _idle_end_in(active_lease.intents) or idle_end_of(active_lease)
+
+
+def _idle_end_in(records: Mapping[str, Mapping[str, Any]]) -> IdleEnd | None:
+    data = records.get(Operation.CREATE_CREDENTIAL, {})
+    if "after_s" not in data:
         return None
     key = Path(data["key"]) if data["key"] else None
     return IdleEnd(timedelta(seconds=data["after_s"]), data["results_to"], key)
 
 
-def how_it_ended(active_lease: ActiveLease) -> str:
-    """Return in words that a lease which is gone has ended itself, and where its results are; '' for other leases."""
+def why_deleted(active_lease: ActiveLease) -> str:
+    """Return in words why the site may no longer list a lease that ends itself; '' for other leases.
+
+    The site does not tell whether the node or a person has deleted the lease.
+    """
     idle_end = idle_end_of(active_lease)
-    if idle_end is None:
+    if idle_end is None or Operation.CREATE_LEASE not in active_lease.operations:
         return ""
-    where = f"are at {idle_end.results_to}" if idle_end.results_to else "were fetched before"
-    return f"ended itself after {length_in_words(idle_end.after)} without work; its results {where}"
+    where = f"are then at {idle_end.results_to}" if idle_end.results_to else "were fetched before"
+    after = length_in_words(idle_end.after)
+    return f"was deleted: it ended itself after {after} without work, and its results {where}, or somebody deleted it"

@@ -13,13 +13,15 @@ from uuid import uuid4
 
 import requests
 
-from provision.errors import RequestRejected
+from provision.errors import RequestRejected, Unreachable
 from provision.models import TAG, Lease, LeaseCredential, TaggedResource
-from provision.sites.faults import translate_errors
+from provision.sites.faults import Conflict, translate_errors
 
 SERVICE = "reservation"
 METHODS = ("GET", "DELETE")
 TRY_LENGTH = timedelta(minutes=2)
+TRY_NAME = "llm-testbed-try-"
+"""Beginning of the names of credentials that were only tried. It is no tag, so they belong to no lease."""
 REQUEST_S = 60
 
 
@@ -33,13 +35,10 @@ class RestrictedCredentials:
 
     def lease_credentials(self) -> list[TaggedResource]:
         """Return the user's credentials that are named by a tag; none if keystone lets nobody list them."""
-        try:
-            with translate_errors("keystone"):
-                listed = list(self.sdk.identity.application_credentials(self.user_id()))
-        except RequestRejected:
-            return []
         return [
-            TaggedResource(one.id, "credential", one.name, self.user_id()) for one in listed if TAG.fullmatch(one.name)
+            TaggedResource(one.id, "credential", one.name, self.user_id())
+            for one in self._listed()
+            if TAG.fullmatch(one.name)
         ]
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
@@ -59,31 +58,52 @@ class RestrictedCredentials:
 
         Raises RequestRejected if the site does not support it.
         """
-        tag = f"llm-testbed-{secrets.token_hex(6)}"
-        credential = self._create(tag, str(uuid4()), datetime.now(UTC) + TRY_LENGTH)
+        self._delete_expired_tries()
+        name = f"{TRY_NAME}{secrets.token_hex(6)}"
+        credential = self._create(name, str(uuid4()), datetime.now(UTC) + TRY_LENGTH)
         try:
             status = self._status_of_lease(credential)
         finally:
-            self.delete_lease_credential(TaggedResource(credential.id, "credential", tag))
+            self.delete_lease_credential(TaggedResource(credential.id, "credential", name))
         if status not in (200, 404):
             raise RequestRejected(
                 f"{self.name}: blazar answers {status} to a credential with access rules; "
                 "its operator has to set service_type in [keystone_authtoken]"
             )
 
-    def _create(self, tag: str, lease_id: str, ends: datetime) -> LeaseCredential:
+    def _listed(self) -> list[Any]:
+        """Return all credentials of the user; none if keystone lets nobody list them."""
+        try:
+            with translate_errors("keystone"):
+                return list(self.sdk.identity.application_credentials(self.user_id()))
+        except RequestRejected:
+            return []
+
+    def _delete_expired_tries(self) -> None:
+        """Delete the tried credentials that killed programs left."""
+        for one in self._listed():
+            if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):
+                self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))
+
+    def _create(self, name: str, lease_id: str, ends: datetime) -> LeaseCredential:
         with translate_errors("keystone"):
             lease_url = f"{self._endpoint()}/leases/{lease_id}"
-            path = urlsplit(lease_url).path
-            made = self.sdk.identity.create_application_credential(
+            made = self._created(name, urlsplit(lease_url).path, ends)
+        return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
+
+    def _created(self, name: str, path: str, ends: datetime) -> Any:
+        """Create a credential for ``path``. Raises Unreachable if one of that name exists, from a request of before."""
+        try:
+            return self.sdk.identity.create_application_credential(
                 self.user_id(),
-                tag,
+                name,
                 description="ends one idle lease",
                 unrestricted=False,
                 access_rules=[{"service": SERVICE, "method": method, "path": path} for method in METHODS],
                 expires_at=f"{ends.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}",
             )
-        return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
+        except Conflict:
+            raise Unreachable(f"keystone has carried out an earlier request late: {name} exists") from None
 
     def _endpoint(self) -> str:
         found = self.session.get_endpoint(service_type=SERVICE, interface="public", region_name=self.name)
@@ -102,3 +122,8 @@ class RestrictedCredentials:
                 raise RequestRejected(f"{self.name}: keystone answers {answer.status_code} to a restricted credential")
             token = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
             return requests.get(credential.lease_url, headers=token, **send).status_code  # noqa: S113
+
+
+def _is_past(moment: str) -> bool:
+    """Return whether a time of keystone, which is UTC without an offset, is over."""
+    return datetime.fromisoformat(moment).replace(tzinfo=UTC) < datetime.now(UTC)

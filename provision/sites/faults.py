@@ -18,6 +18,8 @@ LOST_CREDENTIAL = "application credential"
 """Text in keystone's answer if an application credential was deleted or has expired."""
 FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
+Conflict = sdk_errors.ConflictException
+"""A service rejects a request because a resource of that name exists."""
 PERMANENT = (
     keystone_errors.CatalogException,
     sdk_errors.DuplicateResource,

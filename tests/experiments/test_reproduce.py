@@ -196,15 +196,16 @@ def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, reconci
     assert happened == ["doctor"]
 
 
-def test_a_lease_that_ended_itself_is_an_end_that_tells_where_its_results_are(
+def test_a_lease_that_ended_itself_or_was_deleted_is_an_end_that_tells_where_its_results_are(
     stubs, wanted, reconciler, happened, monkeypatch
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
+    reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
     ended = idle_end_data(IdleEnd(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
     monkeypatch.setattr("provision.leasing.release.connect_to_lease", lambda *_: SimpleNamespace(leases=lambda: []))
     with pytest.raises(
-        LeaseEnded, match="its results are at me@host:there; to fetch them: rsync -a me@host:there/ res"
+        LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
     ):
         reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert happened == ["doctor", "release"]

@@ -34,6 +34,14 @@ class IdleEndOptions:
         None, "With --results-to: private SSH key without a passphrase; the node gets it to log in there."
     )
 
+    def words(self) -> list[str]:
+        """Return the options as another command of this program takes them. Raises as ``idle_end`` for one node."""
+        idle_end = self.idle_end(1)
+        if idle_end is None:
+            return []
+        target = ["--results-to", idle_end.results_to, "--results-key", str(idle_end.key)] if idle_end.key else []
+        return ["--end-when-idle", str(self.end_when_idle), *target]
+
     def idle_end(self, count: int, wait: bool = True) -> "IdleEnd | None":
         """Return how a lease of ``count`` nodes ends itself; None if it does not.
 

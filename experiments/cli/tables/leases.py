@@ -8,8 +8,10 @@ from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import State
-from provision.leasing.request import how_it_ended, idle_end_of
+from provision.leasing.request import idle_end_of, requested_idle_end, why_deleted
 from provision.models import Host, HostBooking, Lease, TimeSlot
+
+NO_IDLE_END = "does not end itself: its setup did not finish; `testbed lease` with the same options resumes it"
 
 
 def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
@@ -45,7 +47,8 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
 
 def lease_line(state: State, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
-    facts = (state.active_lease.name, _left(state.lease, now) if state.lease else "gone", _cost(state))
+    left = _left(state.lease, now) if state.lease else why_deleted(state.active_lease) or "gone"
+    facts = (state.active_lease.name, left, _cost(state))
     return "lease " + ", ".join(filter(None, facts))
 
 
@@ -67,9 +70,11 @@ def host_in_words(host: Host) -> str:
 def _status(state: State) -> str:
     """Return a lease's status, with the end that it gives itself."""
     if state.lease is None:
-        return how_it_ended(state.active_lease) or "gone"
-    idle_end = idle_end_of(state.active_lease)
-    return f"{state.lease.status}, {idle_end.in_words}" if idle_end else state.lease.status
+        return why_deleted(state.active_lease) or "gone"
+    if idle_end := idle_end_of(state.active_lease):
+        return f"{state.lease.status}, {idle_end.in_words}"
+    interrupted = requested_idle_end(state.active_lease) is not None
+    return f"{state.lease.status}, {NO_IDLE_END}" if interrupted else state.lease.status
 
 
 def _type(host: Host) -> str:

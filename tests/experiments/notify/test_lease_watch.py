@@ -15,7 +15,7 @@ from experiments.semester.process import POLL_S, run_logged
 from provision.errors import RequestRejected, Unreachable
 from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
-from provision.leasing.request import lease_data
+from provision.leasing.request import IdleEnd, idle_end_data, lease_data
 from provision.models import Lease
 from tests.support import fake_environment
 from tests.support.leasing.fake_site import FakeSite, hosts_of
@@ -111,6 +111,15 @@ def test_an_extended_lease_is_told_again_before_its_new_end(site, watched):
     site.held = [replace(one, end=one.end + HOUR) for one in site.held]
     assert watched(timedelta(minutes=5)) == []
     assert watched(timedelta(minutes=26)) == ["testbed: lease llm_cc ends in 59m"]
+
+
+def test_a_lease_that_ended_itself_is_told_once(site, watched):
+    opened = leased(site, begins=-HOUR / 60)
+    Journal().write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(IdleEnd(HOUR / 2)))
+    assert watched() == []
+    site.held.clear()
+    assert watched(timedelta(minutes=5)) == ["testbed: lease llm_cc ended itself or was deleted"]
+    assert watched(timedelta(minutes=5)) == []
 
 
 @pytest.mark.parametrize("problem", [Unreachable("blazar does not answer"), RequestRejected("no")])

@@ -15,8 +15,12 @@ from experiments.cli.app import main
 from experiments.notify.messages import lease_messages, run_message
 from experiments.notify.send import Notifier
 from experiments.report.write import write_report
+from experiments.reproduce import LeaseEnded
 from experiments.runners import targets
 from experiments.system.secrets import hide_in_command
+from provision.leasing.journal import ActiveLease, Operation
+from provision.leasing.release import State
+from provision.leasing.request import IdleEnd, idle_end_data
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
 
@@ -121,6 +125,37 @@ def state(begins: timedelta, ends: timedelta, used_su: float | None = None):
 )
 def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_told(one, above, titles):
     assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
+
+
+def gone(*records: str) -> State:
+    operations = dict.fromkeys(records, idle_end_data(IdleEnd(HOUR / 2)))
+    return State(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
+
+
+def test_a_lease_with_an_idle_end_that_is_gone_is_told():
+    ended = gone(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
+    (message,) = lease_messages([ended], NOW, HOUR, None)
+    assert message.title == "testbed: lease lab ended itself or was deleted"
+    assert "it ended itself after 30m without work, and its results were fetched before, or somebody" in message.text
+    assert message.text.endswith("testbed release lab deletes what is left at CHI@UC")
+
+
+def test_a_reproduction_whose_lease_is_gone_tells_it(webhook, monkeypatch, tmp_path, capfd):
+    def gone_since(*_):
+        raise LeaseEnded("lease lab was deleted: it ended itself, or somebody deleted it")
+
+    url, received = webhook
+    monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path))
+    monkeypatch.setattr("experiments.reproduce.reproduce", gone_since)
+    assert main(["reproduce", SUITE, "--site", "demo", "--yes", "--results", str(tmp_path), "--notify", url]) == 2
+    (message,) = received
+    assert message["title"] == "testbed: a lease ended itself or was deleted"
+    assert "lease lab was deleted" in message["message"]
+
+
+@pytest.mark.parametrize("records", [(Operation.CREATE_LEASE,), (Operation.CREATE_CREDENTIAL,)])
+def test_a_lease_without_an_idle_end_or_that_is_being_released_is_not_told(records):
+    assert list(lease_messages([gone(*records)], NOW, HOUR, None)) == []
 
 
 def test_no_address_is_in_a_command_line_that_is_stored():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.cli.app import main
 from experiments.semester import check
 from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.process import STALL_S, run_logged
@@ -17,6 +18,7 @@ from experiments.semester.versions import SETS, NotInstalled
 from experiments.system.lock import lock_folder
 from tests.support.fake_environment import SUITE
 
+LEASE = ("--lease", "gpu_a100_pcie", "--max-hours", "6")
 CURRENT = ("--versions", "current")
 MINIATURES, PREDICTIONS = f"current-miniatures-{SUITE}-a100_80gb", f"current-predictions-{SUITE}-h100_94gb"
 
@@ -151,6 +153,8 @@ def test_the_time_left_is_that_of_the_last_check(semester, checks):
     [
         (["--lease", "gpu_a100_pcie"], "--lease gpu_a100_pcie: needs --max-hours"),
         (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours are longer"),
+        (["--end-when-idle", "30m"], "--end-when-idle 30m: allowed with --lease only"),
+        ([*LEASE, "--end-when-idle", "4m"], "--end-when-idle 4m: allowed: 5m or longer"),
         (["--versions", "newer"], "--versions: unknown set of versions 'newer'; allowed: as-taught, current, newest"),
     ],
 )
@@ -170,6 +174,38 @@ def test_a_lease_is_made_by_reproduce_within_the_budget():
     assert " ".join(words).endswith(
         "--node-type gpu_a100_pcie --hours 3 --max-hours 3 --yes --versions as-taught --results runs"
     )
+
+
+@pytest.fixture
+def reproduced(monkeypatch):
+    """The words of each `testbed reproduce`, which prints its plan at the site demo instead."""
+    calls = []
+
+    def run(words, *more):
+        if words[3] != "reproduce":
+            return run_logged(words, *more)
+        calls.append(words)
+        return main([*words[3:], "--site", "demo", "--dry-run"])
+
+    monkeypatch.setattr(check, "run_logged", run)
+    return calls
+
+
+def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, reproduced):
+    (tmp_path / "key").write_text("a key")
+    idle_end = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
+    out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
+    (words,) = reproduced
+    assert words[words.index("--end-when-idle") :][:6] == [*idle_end, str(tmp_path / "key")]
+    assert "keystone: create a credential that may only end this lease" in out
+
+
+def test_a_lease_of_a_check_does_not_end_itself_unless_asked(semester, checks, reproduced):
+    out = semester(*CURRENT, *LEASE)[1]
+    (words,) = reproduced
+    assert not [word for word in words if word.startswith(("--end-when-idle", "--results-to", "--results-key"))]
+    assert "create lease" in out
+    assert "credential" not in out
 
 
 def test_silence_is_told_once(tmp_path):

@@ -2,35 +2,22 @@
 
 import asyncio
 import contextlib
-import os
-import re
 import socket
-import subprocess
-import sys
 from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 
-from experiments.system.files import CODE_FOLDER
+from tests.experiments.watch.page import serving
 from tests.support.results.handwritten import h200_run
 from tests.support.services.chromium import Page, chromium_path
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """The address of a view that is served, with its token, and the process."""
-    folder = h200_run(tmp_path_factory.mktemp("watch") / "run")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "experiments", "watch", str(folder.path), "--browser", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE_FOLDER), *sys.path])}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", process.stdout.readline())
-        assert found
-        yield found[0]
-        process.terminate()
+    """The address of a view that is served, with its token."""
+    with serving(h200_run(tmp_path_factory.mktemp("watch") / "run").path) as address:
+        yield address
 
 
 async def answer(address, token="", tries=100):

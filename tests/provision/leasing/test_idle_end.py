@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential goes with it, and its end is told from other ends. The site is a fake."""
+"""A lease that ends itself: its credential goes with it, and what is known about its end. The site is a fake."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -9,8 +9,8 @@ from provision.errors import NotReleased, RequestRejected, Unreachable
 from provision.leasing import account
 from provision.leasing.account import require_lease_credentials
 from provision.leasing.journal import Operation
-from provision.leasing.release import ended_itself, release
-from provision.leasing.request import IdleEnd, idle_end_data, idle_end_of, lease_data
+from provision.leasing.release import deleted_lease, release
+from provision.leasing.request import IdleEnd, idle_end_data, idle_end_of, lease_data, requested_idle_end
 from provision.models import Lease, TaggedResource
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite
 
@@ -67,21 +67,34 @@ def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, lea
     assert idle_end_of(leased()) == idle_end
 
 
-def test_only_a_lease_that_the_site_no_longer_lists_has_ended_itself(site, reconciler, leased):
+def test_a_setup_that_did_not_finish_is_no_idle_end_but_is_still_requested(reconciler, leased):
+    reconciler.journal.write("intent", leased(), Operation.CREATE_CREDENTIAL, **idle_end_data(IDLE_END))
+    reconciler.journal.write("done", leased(), Operation.CREATE_CREDENTIAL, id="c")
+    assert (idle_end_of(leased()), requested_idle_end(leased())) == (None, IDLE_END)
+
+
+def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(site, reconciler, leased):
     arm(site, reconciler, leased())
-    assert ended_itself(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, leased()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
-    assert ended_itself(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, leased()) == ""
     site.held = []
-    assert ended_itself(reconciler, leased()).startswith(
-        "ended itself after 30m without work; its results were fetched"
+    assert deleted_lease(reconciler, leased()).startswith(
+        "was deleted: it ended itself after 30m without work, and its results were fetched before, or somebody deleted"
     )
+
+
+def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, leased):
+    arm(site, reconciler, leased())
+    reconciler.journal.write("intent", leased(), Operation.DELETE_LEASE, id="1")
+    site.held = []
+    assert deleted_lease(reconciler, leased()) == ""
 
 
 def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, leased):
     site.held = []
-    assert ended_itself(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, leased()) == ""
 
 
 def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
@@ -90,7 +103,7 @@ def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
 
     arm(site, reconciler, leased())
     monkeypatch.setattr(site, "leases", silent)
-    assert ended_itself(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, leased()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, leased):

@@ -1,6 +1,7 @@
 """`testbed reproduce` against the testbed in a box, with the image built from the cache.
 
 python -m tests.testbed.chain.client KEY RESULTS [--keep] [--nodes N] [--gpus-per-node N] [--row ROW ...]
+    [--end-when-idle TIME [--results-to USER@HOST:PATH --results-key FILE]]
 """
 
 import argparse
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.tables.verdicts import show_runs
+from experiments.errors import InputError
 from experiments.pipeline import options_per_suite
 from experiments.reproduce import Reproduction, reproduce
 from experiments.run_options import RunOptions
@@ -44,6 +47,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus-per-node", type=int)
     parser.add_argument("--row", action="append")
+    parser.add_argument("--end-when-idle")
+    parser.add_argument("--results-to")
+    parser.add_argument("--results-key", type=Path)
     return parser.parse_args()
 
 
@@ -73,9 +79,11 @@ def main() -> int:
         extra=IN_A_BOX,
     )
     requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
+    idle_end = IdleEndOptions(asked.end_when_idle, asked.results_to, asked.results_key).idle_end(asked.nodes)
+    key = key_pair(asked.key)
     wanted = Reproduction(
         suites=tuple(options_per_suite(SUITES, options)),
-        lease_request=LeaseRequest("llm_cc", "node-llm-cc", requirements, key_pair(asked.key), at_once=True),
+        lease_request=LeaseRequest("llm_cc", "node-llm-cc", requirements, key, at_once=True, idle_end=idle_end),
         site=connect_to("chameleon"),
         setup=setup,
         keep=asked.keep,
@@ -87,5 +95,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ProvisionError as problem:
+    except (InputError, ProvisionError) as problem:
         sys.exit(f"testbed: {problem}")

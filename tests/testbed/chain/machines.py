@@ -9,6 +9,7 @@ from experiments.system.files import cache_folder
 from provision.errors import SiteError
 from provision.models import Server
 from provision.sites.base import Testbed
+from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.node.node import Node
@@ -24,14 +25,21 @@ class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
     gates: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
-    cloud-init would install nova's key. shared: see Node. Docker's data is cached from one node to the next, which
-    saves rebuilding images.
+    cloud-init would install nova's key. shared: see Node. services: answer on each node before it can be reached.
+    Docker's data is cached from one node to the next, which saves rebuilding images.
     """
 
     def __init__(
-        self, site: Testbed, image: NodeImage, authorized_key: str, cards: Sequence[str], shared: Sequence[Path]
+        self,
+        site: Testbed,
+        image: NodeImage,
+        authorized_key: str,
+        cards: Sequence[str],
+        shared: Sequence[Path],
+        services: ServicesForNodes,
     ) -> None:
         self._site, self._image, self._key, self._cards, self._shared = site, image, authorized_key, cards, shared
+        self._services = services
         self.nodes: dict[str, Node] = {}
         self.gates: dict[str, Gate] = {}
         self._over = threading.Event()
@@ -64,7 +72,9 @@ class Machines:
         for id in servers.keys() - self.nodes.keys():
             self.nodes[id] = self._booted()
         for ip in addresses.keys() - self.gates.keys():
-            self.gates[ip] = Gate((ip, SSH), (self.nodes[addresses[ip]].address, SSH))
+            node = self.nodes[addresses[ip]]
+            if self._services.connect(node):
+                self.gates[ip] = Gate((ip, SSH), (node.address, SSH))
 
     def _booted(self) -> Node:
         taken = {node.address for node in self.nodes.values()}

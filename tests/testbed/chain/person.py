@@ -6,7 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.targets import REMOTE_FOLDER
@@ -54,6 +57,14 @@ class Command:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+
+    def kill_all(self) -> None:
+        """Kill the command together with all processes that it has started."""
+        started = psutil.Process(self._process.pid).children(recursive=True)
+        self.kill()
+        for process in started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def interrupt(self) -> None:
         self._process.send_signal(signal.SIGINT)

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from experiments.results.wording import format_duration
+from experiments.system.files import cache_folder
 from provision.leasing.doctor import TOOLS
 from provision.sites.base import Testbed, connect_to
 from provision.ssh.login import key_pair
@@ -27,6 +28,7 @@ from tests.support.needs import missing
 from tests.support.services.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
+from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
@@ -50,7 +52,10 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(folder: Path) -> Iterator[Stage]:
-    """Start everything in an empty folder; meanwhile this process's environment has OS_* and the journal's folder."""
+    """Start everything in an empty folder, the user's home; meanwhile this process's environment is that user's.
+
+    The cache folder stays the same.
+    """
     with ThreadPoolExecutor() as pool:
         making = pool.submit(NodeImage.make, print)
         archives = [pool.submit(base_image.base_archive, print), pool.submit(base_image.wheels, PINS, print)]
@@ -58,13 +63,15 @@ def stage(folder: Path) -> Iterator[Stage]:
     (folder / "openstack").mkdir()
     box = open_box(folder / "openstack")
     before = dict(os.environ)
-    os.environ.update(box.environment(), HOME=str(folder), TESTBED_LEDGER=str(folder / "ledger"))
+    cache = str(cache_folder())
+    os.environ.update(box.environment(), HOME=str(folder), TESTBED_CACHE=cache, TESTBED_LEDGER=str(folder / "ledger"))
     try:
         key = new_key(folder / "id")
         site = connect_to("chameleon")
-        machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared)
-        with machines.following():
-            yield Stage(site, machines, key, folder)
+        with contextlib.closing(ServicesForNodes(box.place.outer)) as services:
+            machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared, services)
+            with machines.following():
+                yield Stage(site, machines, key, folder)
     finally:
         os.environ.clear()
         os.environ.update(before)

@@ -8,11 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from provision.configure import idle_end
+from provision.configure.idle_end import end_when_idle
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
+from provision.leasing.request import IdleEnd
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FakeClock, left_at
@@ -28,11 +31,13 @@ SERVICE = {
     Operation.ALLOCATE_ADDRESS: "neutron",
     Operation.ATTACH_ADDRESS: "neutron",
     Operation.EXTEND_LEASE: "blazar",
+    Operation.CREATE_CREDENTIAL: "keystone",
     Operation.DELETE_SERVER: "nova",
     Operation.DELETE_VOLUME: "cinder",
     Operation.RELEASE_ADDRESS: "neutron",
     Operation.DELETE_KEY: "nova",
     Operation.CLOSE_SSH: "neutron",
+    Operation.DELETE_CREDENTIAL: "keystone",
     Operation.DELETE_LEASE: "blazar",
 }
 """The service that carries out an operation."""
@@ -195,6 +200,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     fault, connected, lease_request, box, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
+    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
     site = connected("kvm")
     injector, wanted = FaultInjector(box, site), lease_request(node_type=None)
 
@@ -211,15 +217,16 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     journal = InterceptedJournal(tmp_path / "state", happens)
     reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
-    one_of_each = (site.leases(), site.servers(), site.volumes(), site.addresses(), site.keys(), site.security_groups())
+    end_when_idle(site, reconciler, wanted.name, IdleEnd(timedelta(minutes=30)))
+    of_access = (site.addresses(), site.keys(), site.security_groups(), site.lease_credentials())
+    one_of_each = (site.leases(), site.servers(), site.volumes(), *of_access)
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
     ends = release.extend(site, reconciler, release.get_active_lease(reconciler, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
-    of_idle_ends = {Operation.CREATE_CREDENTIAL, Operation.DELETE_CREDENTIAL}
-    assert set(journal.attempts) == set(Operation) - of_idle_ends
+    assert set(journal.attempts) == set(Operation)
     assert len(injector.met) == sum(min(number, 2) for number in journal.attempts.values())
     for service, line in injector.met:
         assert re.match(f"{'.*' if service == 'keystone' else service}{MESSAGES[fault]}", line), (service, line)

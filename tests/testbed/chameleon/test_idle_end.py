@@ -141,9 +141,9 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_takes_it_as_an_end(
     assert site.leases() == []
     reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
     monkeypatch.setattr("experiments.runners.targets.remote_node", unreachable)
-    with pytest.raises(Exception, match="lease llm_cc ended itself after 30m without work; its results were fetched"):
+    with pytest.raises(Exception, match="lease llm_cc was deleted: it ended itself after 30m without work, and its"):
         target_named("chameleon", None, None, reconciler.journal)
-    assert "ended itself after 30m without work" in " ".join(testbed("status")[1].split())
+    assert "it ended itself after 30m without work" in " ".join(testbed("status")[1].split())
     assert check.Lease(settings).status() is None
     assert testbed("release", "--yes")[0] == 0
     assert left_at(site) == []

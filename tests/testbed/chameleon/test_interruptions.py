@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 from provision.choices import TESTBEDS
+from provision.configure import idle_end
+from provision.configure.idle_end import end_when_idle
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
+from provision.leasing.request import IdleEnd
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Operation.OPEN_SSH, Operation.CLOSE_SSH, Operation.CREATE_VOLUME, Operation.DELETE_VOLUME}
 """Operations only of a site with security groups and volumes."""
-OF_IDLE_END = {Operation.CREATE_CREDENTIAL, Operation.DELETE_CREDENTIAL}
-"""Operations only of a lease that ends itself."""
+IDLE_END = IdleEnd(timedelta(minutes=30))
 
 
 class KillingJournal(Journal):
@@ -39,6 +41,8 @@ class KillingJournal(Journal):
 def everything(site, reconciler, lease_request, stage: Path) -> None:
     stage.write_text("lease")
     lease(site, reconciler, lease_request)
+    stage.write_text("idle end")
+    end_when_idle(site, reconciler, lease_request.name, IDLE_END)
     stage.write_text("extend")
     release.extend(site, reconciler, release.get_active_lease(reconciler, lease_request.name), timedelta(hours=1))
     stage.write_text("release")
@@ -53,10 +57,11 @@ def first_end(reconciler) -> str:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("operation", [one for one in Operation if one not in OF_IDLE_END])
+@pytest.mark.parametrize("operation", list(Operation))
 def test_a_run_killed_after_an_operation_resumes(
-    operation, connected, box, reconciler, lease_request, reachable, tmp_path
+    operation, connected, box, reconciler, lease_request, reachable, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
     site = connected("kvm" if operation in OF_KVM else "chameleon")
     if operation == Operation.DELETE_VOLUME:
         box.fail_to_delete_a_volume()
@@ -72,6 +77,8 @@ def test_a_run_killed_after_an_operation_resumes(
 
     if stage.read_text() != "release":
         lease(site, reconciler, wanted)
+        end_when_idle(site, reconciler, wanted.name, IDLE_END)
+        assert len(site.lease_credentials()) == 1
         end = datetime.fromisoformat(first_end(reconciler))
         if stage.read_text() == "extend":
             release.extend(site, reconciler, release.get_active_lease(reconciler, wanted.name), timedelta(hours=1))

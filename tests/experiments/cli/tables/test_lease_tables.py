@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.console import Console
 
-from experiments.cli.tables.leases import slots_table, states_table
+from experiments.cli.tables.leases import lease_line, slots_table, states_table
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.release import State
 from provision.leasing.request import IdleEnd, idle_end_data
@@ -62,19 +62,32 @@ def test_a_lease_that_is_gone_says_so():
 @pytest.mark.parametrize(
     ("target", "active", "gone"),
     [
-        ("", "ACTIVE, ends after 30m without work; if all results are fetched", "its results were fetched before"),
-        ("me@host:there", "its results are copied to me@host:there", "its results are at me@host:there"),
+        (
+            "",
+            "ACTIVE, ends after 30m without work; if all results are fetched",
+            "its results were fetched before, or",
+        ),
+        ("me@host:there", "its results are copied to me@host:there", "its results are then at me@host:there, or"),
     ],
 )
 def test_a_lease_that_ends_itself_says_when_and_where_its_results_are(target, active, gone):
     armed: dict[str, dict[str, Any]] = {
-        Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))}
+        Operation.CREATE_LEASE: {},
+        Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))},
     }
     state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
     assert active in " ".join(lines(states_table([state], at(13)), 300)[2].split())
     ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)
     text = " ".join(lines(states_table([ended], at(13)), 300)[2].split())
-    assert f"ended itself after 30m without work; {gone}" in text
+    assert f"was deleted: it ended itself after 30m without work, and {gone}" in text
+    assert f"and {gone}" in lease_line(ended, at(13))
+
+
+def test_a_lease_whose_idle_end_was_not_set_up_says_so():
+    wanted: dict[str, dict[str, Any]] = {Operation.CREATE_CREDENTIAL: idle_end_data(IdleEnd(HOUR / 2))}
+    state = replace(STATE, active_lease=replace(STATE.active_lease, intents=wanted))
+    text = " ".join(lines(states_table([state], at(13)), 300)[2].split())
+    assert "ACTIVE, does not end itself: its setup did not finish" in text
 
 
 def test_a_lease_shows_its_time_and_cost_before_all_else(monkeypatch):

@@ -1,0 +1,40 @@
+"""Keystone and Blazar as a node reaches them: at their own loopback addresses, which lead to this machine."""
+
+from contextlib import suppress
+
+from tests.support.services.sshd import free_port
+from tests.testbed.node import network
+from tests.testbed.node.node import Node
+from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.settings import PORTS
+
+SERVICES = ("keystone", "blazar")
+PROXY = "/usr/lib/systemd/systemd-socket-proxyd"
+
+
+class ServicesForNodes:
+    """Gates in the network of the nodes, each to the service at ``address`` with the same port there."""
+
+    def __init__(self, address: str) -> None:
+        network.up()
+        self._address = address
+        self._ports = {PORTS[name]: free_port() for name in SERVICES}
+        self._gates = [Gate((network.GATEWAY, own), (address, port)) for port, own in self._ports.items()]
+
+    def connect(self, node: Node) -> bool:
+        """Let the services answer on the node; return whether the node has booted far enough for it."""
+        commands = [
+            f"systemctl --quiet is-active testbed-{port}.socket || systemd-run --quiet --unit=testbed-{port}"
+            f" --socket-property=ListenStream={self._address}:{port} {PROXY} {network.GATEWAY}:{own}"
+            for port, own in self._ports.items()
+        ]
+        with suppress(RuntimeError):
+            node.run("sh", "-ec", "\n".join(commands))
+            return True
+        return False
+
+    def close(self) -> None:
+        """Close the gates."""
+        for gate in self._gates:
+            gate.close()
+        network.down()

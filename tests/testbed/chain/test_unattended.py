@@ -1,0 +1,76 @@
+"""A lease whose client has ended for good: its node finishes the row, copies the results and ends the lease."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes.waiting import wait_for
+from tests.support.services.sshd import Sshd
+from tests.testbed.chain.person import SUITE, THERE, Command, Person
+from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.node import network
+
+ROW = "reduced-batch"
+IDLE, IDLE_S = "5m", 300.0
+LATE_S = 120.0
+SSH = 22
+ROW_S = 1200.0
+
+pytestmark = pytest.mark.timeout(3600)
+
+
+@pytest.fixture
+def target(person: Person, tmp_path: Path) -> Iterator[Path]:
+    """The folder at the other end of --results-to: this machine, as the nodes reach it by SSH."""
+    server = Sshd(tmp_path / "sshd", addresses=[network.GATEWAY], port=SSH).start()
+    known_hosts = person.stage.folder / ".ssh" / "known_hosts"
+    known_hosts.parent.mkdir(exist_ok=True)
+    known_hosts.write_text(f"{network.GATEWAY} {(tmp_path / 'sshd' / 'host.pub').read_text()}")
+    yield tmp_path / "saved"
+    server.stop()
+
+
+def reproduces(person: Person, target: Path) -> Command:
+    to = f"root@{network.GATEWAY}:{target}"
+    key = target.with_name("sshd") / "key"
+    return person.reproduces("--row", ROW, "--end-when-idle", IDLE, "--results-to", to, "--results-key", str(key))
+
+
+def words_of(command: Command) -> str:
+    command.end()
+    return " ".join(command.said.split())
+
+
+def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(person: Person, target: Path) -> None:
+    client = reproduces(person, target)
+    client.until(f"{ROW}: starts")
+    wait_for(lambda: len(person.containers()) == 1)
+    node, site = person.node, person.stage.site
+    client.kill_all()
+
+    jobs = node.root / THERE.removeprefix("/")
+    wait_for(lambda: list(jobs.glob(f"*/.jobs/{ROW}*/ended")), ROW_S)
+    (ended,) = jobs.glob(f"*/.jobs/{ROW}*/ended")
+    ended_s = ended.stat().st_mtime
+    wait_for(lambda: not site.leases(), IDLE_S + LATE_S)
+    assert IDLE_S <= time.time() - ended_s <= IDLE_S + LATE_S
+
+    (result,) = target.glob(f"*/{SUITE}/{ROW}/result.json")
+    assert json.loads(result.read_text())["outcome"] == "fits"
+    wait_for(lambda: not person.stage.machines.nodes)
+    assert f"ended itself after {IDLE} without work" in words_of(person.types("status"))
+    assert words_of(person.types("orphans")) == "no leaked resources"
+
+    again = words_of(reproduces(person, target))
+    assert f"rsync -a root@{network.GATEWAY}:{target}/ results/" in again
+    assert left_at(site) == []
+
+    subprocess.run(["rsync", "-a", f"{target}/", f"{person.results}/"], check=True)
+    evaluated = words_of(reproduces(person, target))
+    assert "every row already has a result" in evaluated
+    assert "slots" not in evaluated
+    assert left_at(site) == []

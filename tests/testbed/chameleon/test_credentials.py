@@ -1,0 +1,171 @@
+"""Faults while the credential of an idle end is created or deleted: one remains, or none, and the next command resumes.
+
+Fake: the setup of the node, which the tests of nodes have.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from openstack.exceptions import ForbiddenException
+
+from provision.configure import idle_end
+from provision.configure.idle_end import end_when_idle
+from provision.errors import RequestRejected, Unreachable
+from provision.leasing import release
+from provision.leasing.journal import Operation
+from provision.leasing.lease import lease
+from provision.leasing.reconciler import Reconciler
+from provision.leasing.request import IdleEnd
+from provision.models import TaggedResource
+from provision.sites.credentials import TRY_NAME
+from tests.testbed.chameleon.conftest import FakeClock, left_at
+from tests.testbed.chameleon.test_faults import InterceptedJournal
+
+IDLE_END = IdleEnd(timedelta(minutes=30))
+NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
+
+
+@pytest.fixture(autouse=True)
+def set_up(monkeypatch, reachable):
+    """The credentials with which the node was set up."""
+    given = []
+    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
+    return given
+
+
+@pytest.fixture
+def leased(site, reconciler, lease_request):
+    lease(site, reconciler, lease_request())
+    return release.get_active_lease(reconciler, "llm_cc")
+
+
+@pytest.fixture
+def deaf(site, box, tmp_path):
+    """Lose keystone's answer to the first try of an operation; what it lists when the loss is reported."""
+
+    def losing(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
+        keystone, listed = box.gates["keystone"], []
+
+        def happens(operation, attempt):
+            if (operation, attempt) == (lost, 1):
+                keystone.shut("deaf")
+
+        def report(line):
+            if "attempt" in line:
+                assert "keystone does not answer" in line
+                keystone.mend()
+                listed.append(site.lease_credentials())
+
+        return Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report), listed
+
+    return losing
+
+
+def status(testbed) -> str:
+    return " ".join(testbed("status")[1].split())
+
+
+def give_back(site, reconciler) -> None:
+    release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
+    assert left_at(site) == []
+
+
+def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(site, reconciler, leased, deaf, set_up):
+    losing, listed = deaf(Operation.CREATE_CREDENTIAL)
+    end_when_idle(site, losing, "llm_cc", IDLE_END)
+    (((lost,),), (only,)) = listed, site.lease_credentials()
+    assert lost.id != only.id == set_up[-1]["end_when_idle_credential_id"]
+    give_back(site, reconciler)
+
+
+def test_a_credential_that_an_earlier_request_creates_late_is_replaced(site, reconciler, leased, monkeypatch, set_up):
+    list_now, (held,) = site.lease_credentials, site.leases()
+    late: list[str] = []
+
+    def listed_before_the_late_one():
+        found = list_now()
+        if not late:
+            late.append(site._create(leased.tag, held.id, held.end).id)
+        return found
+
+    monkeypatch.setattr(site, "lease_credentials", listed_before_the_late_one)
+    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    (only,) = list_now()
+    assert late[0] != only.id == set_up[-1]["end_when_idle_credential_id"]
+
+
+def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, deaf):
+    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    losing, listed = deaf(Operation.DELETE_CREDENTIAL)
+    give_back(site, losing)
+    assert listed == [[]]
+
+
+def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, reconciler, leased, monkeypatch):
+    def forbidden(*_, **__):
+        raise ForbiddenException("policy does not allow it", http_status=403)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site.sdk.identity, "create_application_credential", forbidden)
+        with pytest.raises(RequestRejected, match=r"^keystone rejects the request \(403\): policy does not allow it"):
+            end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    assert (len(site.leases()), site.lease_credentials(), NOT_SET_UP in status(testbed)) == (1, [], True)
+    give_back(site, reconciler)
+
+
+def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
+    testbed, site, reconciler, leased, box
+):
+    box.gates["keystone"].shut("500")
+    with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
+        end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    box.mend()
+    assert NOT_SET_UP in status(testbed)
+    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    assert "ACTIVE, ends after 30m without work" in status(testbed)
+    assert len(site.lease_credentials()) == 1
+
+
+@pytest.mark.parametrize("next_command", [("extend", "--by", "1h", "--yes"), ("release", "--yes")])
+def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_next(
+    testbed, site, reconciler, leased, monkeypatch, next_command
+):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(idle_end, "set_up_idle_end", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    (orphan,) = site.lease_credentials()
+    assert NOT_SET_UP in status(testbed)
+    assert testbed("orphans")[1] == "no leaked resources\n"
+    assert testbed(*next_command)[0] == 0
+    assert orphan.id not in {one.id for one in site.lease_credentials()}
+    if next_command[0] == "extend":
+        assert "ACTIVE, ends after 30m without work" in status(testbed)
+        give_back(site, reconciler)
+    assert left_at(site) == []
+
+
+def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_try(site):
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    left, others = (
+        site._create(f"{TRY_NAME}{name}", str(uuid4()), end).id
+        for name, end in (("killed", ends), ("running", ends + timedelta(minutes=2)))
+    )
+    assert site.lease_credentials() == []
+    time.sleep(max(0.0, (ends - datetime.now(UTC)).total_seconds()))
+    site.try_lease_credential()
+    listed = {one.id for one in site.sdk.identity.application_credentials(site.user_id())}
+    assert (left in listed, others in listed) == (False, True)
+    site.sdk.identity.delete_application_credential(site.user_id(), others)
+
+
+def test_a_lease_of_two_nodes_is_refused_before_a_credential_exists(site, reconciler, lease_request):
+    lease(site, reconciler, lease_request(count=2))
+    with pytest.raises(RequestRejected, match=r"^lease llm_cc has 2 nodes; --end-when-idle is allowed with one node$"):
+        end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    assert site.lease_credentials() == []
