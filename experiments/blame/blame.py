@@ -103,7 +103,7 @@ def _find_difference(
     for one in means:
         say(f"observing both environments by {one}")
         try:
-            good, bad = (_observed(end, ends, observe, one) for end in ends)
+            good, bad = (observe(one, end) for end in ends)
         except InputError as problem:
             problems.append(f"{one}: {problem}")
             continue
@@ -111,12 +111,6 @@ def _find_difference(
             return difference, one
         problems.append(f"{one}: nothing differs")
     raise InputError("; ".join(problems))
-
-
-def _observed(environment: Environment, ends: Sequence[Environment], observe: Observe, means: Means) -> Observation:
-    for end in ends:
-        environment.reuse_bytecode(end)
-    return observe(means, environment)
 
 
 def _step(
@@ -128,7 +122,7 @@ def _step(
     difference: Difference,
 ) -> Step:
     try:
-        observed = _observed(create_environment(pins), ends, observe, means)
+        observed = observe(means, create_environment(pins, ends))
     except (CannotCreate, InputError) as problem:
         return Step(moved=tuple(sorted(chosen)), value=f"not testable ({problem})", like=None)
     return Step(moved=tuple(sorted(chosen)), value=difference.value(observed), like=difference.side(observed))

@@ -77,11 +77,15 @@ def blame_folder() -> Path:
     return cache_folder() / "blame"
 
 
-def create_environment(pins: Pins) -> Environment:
-    """Return the environment of ``pins``, created if missing. Raises CannotCreate, or InputError if it is locked."""
+def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
+    """Return the environment of ``pins``, created if missing; a new one reuses the compiled files of those in ``like``.
+
+    Raises CannotCreate, or InputError if it is locked.
+    """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
     folder = blame_folder() / f"env-{digest}"
+    environment = Environment(folder, pins)
     if not (folder / COMPLETE_MARKER).exists():
         with lock_folder(folder):
             requirements = folder.with_suffix(".txt")
@@ -94,8 +98,10 @@ def create_environment(pins: Pins) -> Environment:
                     )
             except subprocess.CalledProcessError as error:
                 raise CannotCreate(" ".join(error.stderr.split())) from None
+            for other in like:
+                environment.reuse_bytecode(other)
             (folder / COMPLETE_MARKER).touch()
-    return Environment(folder, pins)
+    return environment
 
 
 def _requirements(package: Distribution) -> "Iterator[Requirement]":

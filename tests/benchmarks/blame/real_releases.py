@@ -15,10 +15,11 @@ from typing import Any
 
 from experiments.blame.environment import create_environment
 from experiments.blame.observation import find_difference
-from experiments.blame.observe import Question, observe
+from experiments.blame.observe import Means, Question, observe
 from experiments.blame.pins import Pin, Pins, pins_of
 from experiments.blame.uv import lines
 from experiments.results.provenance import git_commit
+from experiments.suites.suite import suite_named
 
 RECORD = Path(__file__).with_suffix(".json")
 EARLIER = {
@@ -39,13 +40,16 @@ EARLIER = {
     "tqdm": "4.70.0",
 }
 """Releases that do not change the rows of the cases."""
-CASES: dict[str, tuple[str, dict[str, str]]] = {
-    "peft": ("slurm_hf_trainer/neo-1gpu-peft/grads_gib", {"peft": "0.11.1"}),
-    "lightning": ("single_gpu_blip2/reduced-batch", {"lightning": "2.3.3"}),
-    "transformers": ("single_gpu_blip2/reduced-batch", {"transformers": "5.0.0", "tokenizers": "0.22.2"}),
+CASES: dict[str, tuple[str, Means, dict[str, str]]] = {
+    "peft": ("slurm_hf_trainer/neo-1gpu-peft/grads_gib", "prediction", {"peft": "0.11.1"}),
+    "lightning": ("single_gpu_blip2/reduced-batch", "miniature", {"lightning": "2.3.3"}),
+    "transformers": (
+        "single_gpu_blip2/reduced-batch",
+        "miniature",
+        {"transformers": "5.0.0", "tokenizers": "0.22.2"},
+    ),
 }
-"""Target and the releases that change it."""
-CARDS = {"slurm_hf_trainer": "v100_32gb", "single_gpu_blip2": "a100_80gb"}
+"""Target, how it is observed, and the releases that change it."""
 
 
 def main(names: Iterable[str]) -> None:
@@ -56,13 +60,13 @@ def main(names: Iterable[str]) -> None:
         RECORD.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _case(name: str, target: str, changing: dict[str, str]) -> dict[str, Any]:
+def _case(name: str, target: str, means: Means, changing: dict[str, str]) -> dict[str, Any]:
     """Return the record of a case: how it was made, the answer of ``testbed blame``, and its confirmation."""
     current, earlier = pins_of("current", "--bad"), EARLIER | changing
     moved = {**current, **{package: Pin(version) for package, version in earlier.items()}}
     file = Path(f"{name}-earlier.txt")
     file.write_text(lines({package: pin.version for package, pin in moved.items()}))
-    words = ["blame", target, "--good", str(file), "--bad", "current", "--by", "prediction", "--json"]
+    words = ["blame", target, "--good", str(file), "--bad", "current", "--by", means, "--json"]
     try:
         done = subprocess.run([sys.executable, "-m", "experiments", *words], check=True, stdout=subprocess.PIPE)
     finally:
@@ -77,18 +81,19 @@ def _case(name: str, target: str, changing: dict[str, str]) -> dict[str, Any]:
         "earlier": earlier,
         "changed": sorted(changing),
         "right": culprits == set(changing),
-        "only_the_culprits_moved_changes_it": _changes(target, current, moved, culprits),
-        "all_others_moved_changes_it": _changes(target, current, moved, earlier.keys() - culprits),
+        "only_the_culprits_moved_changes_it": _changes(target, means, current, moved, culprits),
+        "all_others_moved_changes_it": _changes(target, means, current, moved, earlier.keys() - culprits),
         "found": found,
     }
 
 
-def _changes(target: str, current: Pins, moved: Pins, names: Iterable[str]) -> bool:
+def _changes(target: str, means: Means, current: Pins, moved: Pins, names: Iterable[str]) -> bool:
     """Return whether the target differs between the current environment and one with ``names`` moved."""
     suite, row, *quantity = target.split("/")
-    question = Question(suite, (row,), CARDS[suite], "/".join([row, *quantity]) if quantity else None)
+    card = suite_named(suite).cards[0]
+    question = Question(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)
     pins = {**current, **{name: moved[name] for name in names}}
-    before, now = (observe(question, "prediction", create_environment(one)) for one in (pins, current))
+    before, now = (observe(question, means, create_environment(one)) for one in (pins, current))
     return find_difference(before, now, question.statement) is not None
 
 
