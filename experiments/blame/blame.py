@@ -71,7 +71,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, means: Sequence[Means], state
     steps: list[Step] = []
 
     def test(chosen: frozenset[str], left: int) -> Side:
-        step = _step(mix_pins(good, bad, chosen), chosen, observe, used, difference)
+        step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
         like = f"like {step.like}" if step.like else "like neither"
         say(f"step {len(steps)}, at most {left} more: {len(chosen)} of {len(names)} packages new: {step.value}, {like}")
@@ -113,9 +113,16 @@ def _find_difference(
     raise InputError("; ".join(problems))
 
 
-def _step(pins: Pins, chosen: frozenset[str], observe: Observe, means: Means, difference: Difference) -> Step:
+def _step(
+    pins: Pins,
+    chosen: frozenset[str],
+    ends: Sequence[Environment],
+    observe: Observe,
+    means: Means,
+    difference: Difference,
+) -> Step:
     try:
-        observed = observe(means, create_environment(pins))
+        observed = observe(means, create_environment(pins, ends))
     except (CannotCreate, InputError) as problem:
         return Step(moved=tuple(sorted(chosen)), value=f"not testable ({problem})", like=None)
     return Step(moved=tuple(sorted(chosen)), value=difference.value(observed), like=difference.side(observed))

@@ -1,15 +1,17 @@
 """Create environments of exact versions, each once, and read the requirements of their packages."""
 
 import hashlib
+import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.blame.pins import Pins, normalized
-from experiments.blame.uv import create
+from experiments.blame.uv import add_dependencies, create
 from experiments.system.files import cache_folder
 from experiments.system.lock import lock_folder
 
@@ -38,14 +40,36 @@ class Environment:
     def name(self) -> str:
         return self.folder.name
 
+    @property
+    def site(self) -> Path:
+        """Return the folder of its packages."""
+        (site,) = self.folder.glob("lib/python*/site-packages")
+        return site
+
     def packages(self) -> dict[str, Distribution]:
         """Return the installed packages by normalized name."""
-        (site,) = self.folder.glob("lib/python*/site-packages")
-        return {normalized(one.metadata["Name"]): one for one in distributions(path=[str(site)])}
+        return {normalized(one.metadata["Name"]): one for one in distributions(path=[str(self.site)])}
 
     def needs(self) -> Mapping[str, "list[Requirement]"]:
         """Return the requirements of each installed package on this machine, without those of extras."""
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
+
+    def reuse_bytecode(self, other: "Environment") -> None:
+        """Link the compiled files of ``other`` whose sources are the same files in both environments.
+
+        A new environment has no compiled files; compiling the imported libraries takes longer than most rows.
+        """
+        for folder, _, names in os.walk(other.site):
+            if Path(folder).name == "__pycache__":
+                self._link_bytecode(self.site / Path(folder).relative_to(other.site), Path(folder), names)
+
+    def _link_bytecode(self, target: Path, compiled: Path, names: Sequence[str]) -> None:
+        for name in names:
+            source = f"{name.partition('.')[0]}.py"
+            with suppress(FileNotFoundError, FileExistsError):
+                if (target.parent / source).samefile(compiled.parent / source):
+                    target.mkdir(exist_ok=True)
+                    (target / name).hardlink_to(compiled / name)
 
 
 def blame_folder() -> Path:
@@ -53,21 +77,31 @@ def blame_folder() -> Path:
     return cache_folder() / "blame"
 
 
-def create_environment(pins: Pins) -> Environment:
-    """Return the environment of ``pins``, created if missing. Raises CannotCreate, or InputError if it is locked."""
+def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
+    """Return the environment of ``pins``, created if missing; a new one reuses the compiled files of those in ``like``.
+
+    Raises CannotCreate, or InputError if it is locked.
+    """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
     folder = blame_folder() / f"env-{digest}"
+    environment = Environment(folder, pins)
     if not (folder / COMPLETE_MARKER).exists():
         with lock_folder(folder):
             requirements = folder.with_suffix(".txt")
             requirements.write_text(text)
             try:
                 create(folder, requirements)
+                if torch := pins.get("torch"):
+                    add_dependencies(
+                        folder, f"torch=={torch.version}", {name: pin.version for name, pin in pins.items()}
+                    )
             except subprocess.CalledProcessError as error:
                 raise CannotCreate(" ".join(error.stderr.split())) from None
+            for other in like:
+                environment.reuse_bytecode(other)
             (folder / COMPLETE_MARKER).touch()
-    return Environment(folder, pins)
+    return environment
 
 
 def _requirements(package: Distribution) -> "Iterator[Requirement]":

@@ -40,6 +40,17 @@ def create(folder: Path, requirements: Path) -> None:
     run_uv("pip", "install", "--no-deps", "--python", folder, "--requirement", requirements)
 
 
+def add_dependencies(folder: Path, package: str, kept: Mapping[str, str]) -> None:
+    """Install what an installed package needs, such as CUDA's libraries; packages in ``kept`` keep their versions.
+
+    Raises CalledProcessError.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        overrides = Path(temporary) / "overrides.txt"
+        overrides.write_text(lines(kept))
+        run_uv("pip", "install", "--python", folder, "--overrides", overrides, package)
+
+
 def lines(versions: Mapping[str, str]) -> str:
     """Return a list of exact versions as text."""
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))

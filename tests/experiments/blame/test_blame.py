@@ -122,6 +122,27 @@ def test_environments_are_created_once(index, monkeypatch):
     assert environment.python.exists()
 
 
+def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(index, monkeypatch):
+    old = create_environment(pins({"pack00": "1.0", "pack01": "1.0"}))
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    subprocess.run([old.python, "-c", "import pack00, pack01"], check=True)
+    new = create_environment(pins({"pack00": "1.0", "pack01": "2.0"}), [old])
+    (compiled,) = new.site.glob("__pycache__/*.pyc")
+    assert compiled.name.startswith("pack00.")
+    assert compiled.samefile(old.site / "__pycache__" / compiled.name)
+
+
+def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(index):
+    wheel(index, "torch", "2.0", needs=["fake-cuda==12.4", "pack00>=2"])
+    wheel(index, "fake_cuda", "12.4")
+    found = create_environment(pins({"torch": "2.0", "pack00": "1.0"})).packages()
+    assert {name: package.version for name, package in found.items()} == {
+        "torch": "2.0",
+        "pack00": "1.0",
+        "fake-cuda": "12.4",
+    }
+
+
 def test_an_interrupted_environment_is_created_again(index):
     folder = create_environment(pins(OLD)).folder
     (folder / ".made").unlink()

@@ -41,8 +41,7 @@ def seen(peak_gib: float, outcome: str = "fits") -> Observation:
 
 def values(environment: Environment) -> dict[str, float]:
     """Return the VALUE of each installed module."""
-    (site,) = environment.folder.glob("lib/python*/site-packages")
-    return {name: runpy.run_path(str(site / f"{name}.py"))["VALUE"] for name in environment.pins}
+    return {name: runpy.run_path(str(environment.site / f"{name}.py"))["VALUE"] for name in environment.pins}
 
 
 def _digest(text: str) -> str:
