@@ -149,6 +149,14 @@ class Leasing(RuleBasedStateMachine):
             if self.ended == "done":
                 assert self.ours() == [], "what is released is gone"
 
+    @rule(place=strategies.integers(0, 5))
+    def release_with_one_rejected_request(self, place):
+        """A rejection stops nothing else, and the request is sent once more after the others."""
+        if active := self.active():
+            plan = ["done"] * place + ["rejected"]
+            self.command(plan, lambda reconciler: release(self.site, reconciler, active))
+            assert (self.ended, self.ours()) == ("done", [])
+
     @rule(plan=PLANS, hours=strategies.integers(1, 2))
     def extend(self, plan, hours):
         if active := self.active():
