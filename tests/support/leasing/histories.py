@@ -29,7 +29,7 @@ PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
 FATES = strategies.sampled_from(
     ["done"] * 6 + ["not sent", "answer lost", "busy", "rejected", "killed before", "killed after", "down"]
 )
-PLANS = strategies.lists(FATES, max_size=12)
+PLANS = strategies.just([]) | strategies.lists(FATES, max_size=12)
 CHANGES = (
     *("create_lease", "delete_lease", "extend_lease", "create_server", "delete_server"),
     *("upload_key", "delete_key", "allocate_address", "attach_address", "release_address"),
@@ -149,8 +149,18 @@ class Leasing(RuleBasedStateMachine):
             if self.ended == "done":
                 assert self.ours() == [], "what is released is gone"
 
+    @rule(place=strategies.integers(0, 5))
+    def release_with_one_rejected_request(self, place):
+        """A rejection stops nothing else, and the request is sent once more after the others."""
+        if active := self.active():
+            plan = ["done"] * place + ["rejected"]
+            self.command(plan, lambda reconciler: release(self.site, reconciler, active))
+            assert (self.ended, self.ours()) == ("done", [])
+
     @rule(plan=PLANS, hours=strategies.integers(1, 2))
     def extend(self, plan, hours):
+        if not self.active():
+            self.lease([])
         if active := self.active():
             before = [one.end for one in self.site.held if one.tag]
             self.command(plan, lambda reconciler: extend(self.site, reconciler, active, hours * HOUR))
