@@ -157,7 +157,7 @@ class Leasing(RuleBasedStateMachine):
             self.command(plan, lambda reconciler: release(self.site, reconciler, active))
             assert (self.ended, self.ours()) == ("done", [])
 
-    @rule(plan=PLANS, hours=strategies.integers(1, 2))
+    @rule(plan=PLANS, hours=strategies.integers(1, 4))
     def extend(self, plan, hours):
         if not self.active():
             self.lease([])
