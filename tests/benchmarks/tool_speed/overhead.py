@@ -41,7 +41,7 @@ WARM_UP_ROWS = 2
 LEASED_ROW = "reduced-batch"
 
 
-def added_s(bed: Bed, once_s: float = 0.0) -> float:
+def row_overhead_s(bed: Bed, once_s: float = 0.0) -> float:
     """Return the overhead of one row, seconds."""
     passed_s = timed(lambda: bed.run(ROW))
     assert bed.outcomes() == {ROW: "fits"}
@@ -49,12 +49,12 @@ def added_s(bed: Bed, once_s: float = 0.0) -> float:
     return passed_s - (ended - begun) - once_s
 
 
-def here_s() -> float:
+def local_overhead_s() -> float:
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        return added_s(LocalBed(Path(path), patch))
+        return row_overhead_s(LocalBed(Path(path), patch))
 
 
-def between_s(cold: bool) -> list[float]:
+def between_rows_s(cold: bool) -> list[float]:
     """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv(COLD_START_VARIABLE, "1" * cold)
@@ -67,15 +67,15 @@ def between_s(cold: bool) -> list[float]:
     return gaps[WARM_UP_ROWS:]
 
 
-def leased_s(rounds: int) -> list[float]:
+def leased_overhead_s(rounds: int) -> list[float]:
     """Return the overhead of a row in a container for each round, seconds."""
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
         person = Person(on)
         assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
-        return [alone_s(person, f"round-{number}") for number in range(rounds)]
+        return [leased_row_overhead_s(person, f"round-{number}") for number in range(rounds)]
 
 
-def alone_s(person: Person, run_id: str) -> float:
+def leased_row_overhead_s(person: Person, run_id: str) -> float:
     passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
     folder = RunFolder(person.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
@@ -93,19 +93,19 @@ def main() -> None:
     parser.add_argument("--leased", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    here = [here_s() for _ in range(options.rounds)]
+    here = [local_overhead_s() for _ in range(options.rounds)]
     cold, warm = [], []
     for _ in range(options.rounds):
-        cold += between_s(cold=True)
-        warm += between_s(cold=False)
+        cold += between_rows_s(cold=True)
+        warm += between_rows_s(cold=False)
     there, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
             with bed_of(cluster) as bed:
                 startup_s(bed)
                 once.append(startup_s(bed))
-                there.append(added_s(bed, once[-1]))
-    leased = leased_s(options.rounds) if options.leased else []
+                there.append(row_overhead_s(bed, once[-1]))
+    leased = leased_overhead_s(options.rounds) if options.leased else []
     found = {
         "command": f"{COMMAND} --rounds {options.rounds}{' --leased' * options.leased}",
         "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a fake",

@@ -1,4 +1,4 @@
-"""How long rows are expected to take."""
+"""The expected durations of rows, from stored runs."""
 
 import pytest
 

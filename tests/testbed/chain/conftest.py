@@ -36,9 +36,9 @@ def person() -> Iterator[Person]:
 def last(person: Person) -> Command:
     """Return the last client, which was not killed."""
     for strike in STRIKES:
-        struck = person.reproduces("--keep")
-        struck.until(strike)
-        struck.kill()
+        killed_client = person.reproduces("--keep")
+        killed_client.until(strike)
+        killed_client.kill()
     client = person.reproduces("--keep")
     assert client.end() in (0, 1), client.said
     return client

@@ -46,9 +46,9 @@ def test_every_result_names_its_image(person: Person, last: Command) -> None:
 
 
 def test_a_release_that_was_killed_resumes_until_nothing_is_left(person: Person, last: Command) -> None:
-    struck = person.reproduces()
-    struck.until(r"\[7/7\] release")
-    struck.kill()
+    killed_client = person.reproduces()
+    killed_client.until(r"\[7/7\] release")
+    killed_client.kill()
     client = person.reproduces()
     assert client.end() in (0, 1), client.said
     assert "configure" not in client.said

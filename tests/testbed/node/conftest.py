@@ -12,10 +12,10 @@ from provision.leasing.journal import Machine
 from provision.ssh.login import KeyPair, Login, forget_host_key
 from tests.support.needs import need
 from tests.testbed.node import gpus
+from tests.testbed.node.fake_image import fake_image
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import IN_A_BOX, Node
-from tests.testbed.node.small_image import small_image
 
 HERE = Path(__file__).parent
 NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
@@ -38,7 +38,7 @@ def login(key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Callable[[N
 @pytest.fixture(scope="session")
 def archive(node_image: NodeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an archive of the fake image."""
-    return small_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
+    return fake_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,10 @@ from provision.ssh.login import Login
 from tests.support.services.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
+from tests.testbed.node.fake_image import fake_image
+from tests.testbed.node.fake_registry import serve_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import CA_BUNDLE, Node
-from tests.testbed.node.small_image import small_image
-from tests.testbed.node.small_registry import registry
 
 LoginTo = Callable[[Node], Login]
 PULLING = ["nvidia_driver", "docker", "images"]
@@ -231,7 +231,7 @@ def test_a_build_leaves_the_password_of_the_index_nowhere(
         [node],
         source="build",
         base_image=BASE,
-        base_archive=small_image(node_image.root, BASE, tmp_path / "base.tar"),
+        base_archive=fake_image(node_image.root, BASE, tmp_path / "base.tar"),
         pip_index=f"https://reader:{PASSWORD}@index.invalid/simple",
         ca_bundle=CA_BUNDLE,
         extra={"images_save": "/var/lib/llm-testbed/kept.tar"},
@@ -278,7 +278,7 @@ def pulling(reference: str, **options: Any) -> dict[str, Any]:
 def test_an_image_is_pulled_from_a_registry(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
 ) -> None:
-    with registry(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
+    with serve_image(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
         wanted = pulling(reference)
         assert "images: Pull the image" in " ".join(set_up([node], **wanted).changed)
         assert reference in node.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
@@ -290,7 +290,7 @@ def test_an_image_is_pulled_from_a_registry(
 def test_a_registrys_limit_is_named_with_its_fix(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
 ) -> None:
-    with registry(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
+    with serve_image(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
         said = failed(set_up, node, **pulling(reference))
     assert "rate limit" in said
     assert "--registry-login" in said
@@ -300,7 +300,7 @@ def test_a_registrys_login_is_used_and_left_nowhere(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path, tmp_path: Path
 ) -> None:
     login, secret = f"reader:{PASSWORD}", base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
-    with registry(network.GATEWAY, archive, "group/private:1", login) as reference:
+    with serve_image(network.GATEWAY, archive, "group/private:1", login) as reference:
         assert "log in to the registry" in failed(set_up, node, **pulling(reference))
         file = tmp_path / "config.json"
         file.write_text(json.dumps({"auths": {reference.partition("/")[0]: {"auth": secret}}}))

@@ -97,8 +97,8 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
-    struck_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
-    assert time.time() - struck_at < 15
+    fault_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
+    assert time.time() - fault_at < 15
     assert bed.left() == []
 
 

@@ -13,7 +13,7 @@ from tests.support.runners import rows
 
 
 def test_rows_that_most_statements_need_go_first():
-    """The lab's rate of the larger batch is in few statements, the baseline in many."""
+    """Few statements need the row with the larger batch, and many need the baseline."""
     suite = suite_named("single_gpu_blip2")
     planned = rows.rows_to_run(
         *(in_memory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("grad-accumulation-lr4", "baseline"))
