@@ -20,7 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from tests.provision.leasing.test_histories import SETTINGS
-from tests.support.leasing.faults import PLANTED, Fault, at_once
+from tests.support.leasing.faults import INJECTED, Fault, without_delays
 from tests.support.leasing.histories import Leasing
 
 COMMAND = "python -m tests.benchmarks.tool_speed.leasing_histories"
@@ -71,13 +71,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    at_once(pytest.MonkeyPatch())
+    without_delays(pytest.MonkeyPatch())
     facts: dict[str, Any] = {
         "command": f"{COMMAND} --histories {options.histories} --seed {options.seed}",
         "git_commit": git_commit(),
         "planted": {},
     }
-    for name, fault in PLANTED.items():
+    for name, fault in INJECTED.items():
         facts["planted"][name] = histories_until_found(fault, options.seed)
         print(f"{name}: {facts['planted'][name]}", flush=True)
     facts["without faults"] = histories(options.histories, options.seed)

@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential goes with it, and its end is told from other ends. The site is a fake."""
+"""A lease that ends itself: its credential is deleted with it, and its end is recognized. The site is a fake."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -48,14 +48,14 @@ def site(monkeypatch):
 
 @pytest.fixture
 def leased(site, reconciler):
-    """An active lease in the journal, as its record is now."""
+    """Return the record of an active lease in the journal."""
     opened = reconciler.journal.open("llm_cc", site.name, site.account)
     site.held = [Lease("1", "llm_cc", "ACTIVE", NOW - HOUR, NOW + HOUR, ("r",), ("1",), opened.tag)]
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, **lease_data(site.held[0]))
     return lambda: reconciler.journal.active_lease("llm_cc")
 
 
-def arm(site, reconciler, record, idle_end=IDLE_END):
+def enable_idle_end(site, reconciler, record, idle_end=IDLE_END):
     site.credentials = [TaggedResource("c", "credential", record.tag, site.user_id())]
     reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(idle_end))
 
@@ -63,12 +63,12 @@ def arm(site, reconciler, record, idle_end=IDLE_END):
 def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, leased, tmp_path):
     assert idle_end_of(leased()) is None
     idle_end = IdleEnd(HOUR, "me@host:there", tmp_path / "key")
-    arm(site, reconciler, leased(), idle_end)
+    enable_idle_end(site, reconciler, leased(), idle_end)
     assert idle_end_of(leased()) == idle_end
 
 
 def test_only_a_lease_that_the_site_no_longer_lists_has_ended_itself(site, reconciler, leased):
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     assert ended_itself(reconciler, leased()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
@@ -88,13 +88,13 @@ def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
     def silent():
         raise Unreachable("blazar does not answer")
 
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     monkeypatch.setattr(site, "leases", silent)
     assert ended_itself(reconciler, leased()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, leased):
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     release(site, reconciler, leased())
     assert (site.credentials, site.left()) == ([], [])
 
@@ -104,7 +104,7 @@ def test_a_credential_that_stays_is_named(site, reconciler, leased):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
 
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     site.before = refuse
     with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
         release(site, reconciler, leased())
