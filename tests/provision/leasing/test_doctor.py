@@ -228,9 +228,9 @@ def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
     assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
 
 
-def test_a_fingerprint_is_what_ssh_keygen_shows(key_pair):
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", key_pair], capture_output=True, text=True, check=True).stdout
-    assert shown.split()[1] == fingerprint(key_pair(key_pair).public)
+def test_a_fingerprint_is_what_ssh_keygen_shows(generated_key):
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", generated_key], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] == fingerprint(key_pair(generated_key).public)
 
 
 def cloud(**clients):
