@@ -190,7 +190,7 @@ def new_reconciler(site: str = "") -> "Reconciler":
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
 
 
-def reconciler_of(name: str | None) -> "Reconciler":
+def reconciler_of_lease(name: str | None) -> "Reconciler":
     """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it."""
     from provision.choices import DEMO
     from provision.folders import demo_folder

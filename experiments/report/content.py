@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.prediction.as_result import RunEvaluations
+from experiments.prediction.as_result import EvaluationsByEvidence
 from experiments.report.identity import Fact, Previous, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
@@ -118,7 +118,7 @@ class Report(Record):
 def build_report(
     folder: RunFolder,
     suite: Suite,
-    graded: RunEvaluations,
+    graded: EvaluationsByEvidence,
     results: Mapping[str, Result],
     before: Previous | None = None,
 ) -> Report:

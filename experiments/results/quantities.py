@@ -110,7 +110,7 @@ def _final_loss(measured: Measured) -> float | None:
 
 
 def _loss_fall(measured: Measured) -> float | None:
-    """Return the share by which the mean loss falls from the first epoch to the last; None below two epochs."""
+    """Return the relative decrease of the mean loss from the first to the last epoch; None for less than two epochs."""
     epochs, losses = _epochs(measured), measured.losses
     length = len(losses) // epochs
     if epochs < 2 or not length:

@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential, and the setup of its node, which watches whether it is idle."""
+"""Set up a leased node so that it ends its lease when it is idle, with a credential for this lease only."""
 
 from provision.configure.playbook import set_up_idle_end
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -16,11 +16,12 @@ ROLE = "end_when_idle"
 def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
     """Let the node of the active lease with that name end the lease when it is idle.
 
-    Its credential is new: keystone tells its secret only once, and only the node keeps it. Raises ConfigureFailed if
-    the node cannot read the lease with it or reach the target of the results, and LeaseGone for a lease that is over.
+    Each call creates a new credential, because keystone shows a secret only once, and only the node stores it. Raises
+    ConfigureFailed if the node cannot read the lease with it or reach the target of the results, and LeaseGone for a
+    lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
+        raise RequestRejected(f"{site.name} cannot limit a credential to one lease")
     active_lease = get_active_lease(reconciler, name)
     if len(active_lease.machines) != 1:
         raise NotReached(f"lease {name}: an idle end needs one node that has answered")

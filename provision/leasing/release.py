@@ -99,7 +99,7 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 
 
 def ended_itself(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return in words that the lease has ended itself, where its results are, and how to go on; '' for other leases."""
+    """Return a text on a lease that has ended itself: its results, and how to continue; '' for other leases."""
     idle_end = idle_end_of(active_lease)
     if idle_end is None or not _is_deleted(reconciler, active_lease):
         return ""

@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class IdleEnd:
-    """When and how a lease ends itself: after that time without work, with its results saved.
+    """How a lease ends itself: when its node was idle for ``after`` and its results are saved.
 
-    results_to: rsync target of the results, reached with the SSH key of that file; '': this computer fetches them.
+    results_to: rsync target for the results; ``key`` is the SSH key for it. '': this computer downloads them.
     """
 
     after: timedelta
@@ -170,7 +170,7 @@ def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
 
 
 def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
-    """Return how the lease ends itself, None if it does not."""
+    """Return how the lease ends itself; None if it does not."""
     data = active_lease.operations.get(Operation.CREATE_CREDENTIAL)
     if data is None:
         return None
@@ -179,7 +179,7 @@ def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
 
 
 def how_it_ended(active_lease: ActiveLease) -> str:
-    """Return in words that a lease which is gone has ended itself, and where its results are; '' for other leases."""
+    """Return a text on a deleted lease that has ended itself, with the place of its results; '' for other leases."""
     idle_end = idle_end_of(active_lease)
     if idle_end is None:
         return ""

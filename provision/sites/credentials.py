@@ -1,7 +1,7 @@
 """Application credentials that may only read and delete one lease, by the access rules of keystone.
 
-A service whose configuration does not name its own type rejects every credential with access rules. So the support of a
-site can only be found by a try.
+A service whose configuration does not name its own type rejects every credential with access rules. So only a test
+request shows whether a site supports them.
 """
 
 import secrets
@@ -32,7 +32,7 @@ class RestrictedCredentials:
     user_id: Callable[[], str]
 
     def lease_credentials(self) -> list[TaggedResource]:
-        """Return the user's credentials that are named by a tag; none if keystone lets nobody list them."""
+        """Return the user's credentials that are named by a tag; empty if keystone allows nobody to list them."""
         try:
             with translate_errors("keystone"):
                 listed = list(self.sdk.identity.application_credentials(self.user_id()))

@@ -1,4 +1,4 @@
-"""The runner that runs each row in a container of its own, with the program that a leased node's job runs."""
+"""The runner that runs each row in a separate container, with the same program as a job on a leased node."""
 
 import os
 import signal

@@ -123,5 +123,5 @@ def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, 
 
 def test_a_site_without_such_credentials_is_named_before_anything_is_leased(site, reconciler):
     require_lease_credentials(site, reconciler)
-    with pytest.raises(RequestRejected, match="CHI@UC has no credentials that may only end one lease"):
+    with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
         require_lease_credentials(FakeSite(), reconciler)
