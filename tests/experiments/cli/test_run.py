@@ -12,7 +12,7 @@ from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
 from provision.hardware import local
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_runner import SLURM, SUITE, FakeRunner
 
 
@@ -99,7 +99,7 @@ def test_results_of_another_recipe_version_are_rejected_with_a_fix(testbed, edit
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
-    monkeypatch.setattr(local, "this_machine", lambda: house.node(house.T4))
+    monkeypatch.setattr(local, "this_machine", lambda: sample_rows.node(sample_rows.T4))
     code, _, err = testbed("run", SUITE, "--size", "full", "--results", tmp_path)
     assert (code, err) == (2, "testbed: device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB\n")
 

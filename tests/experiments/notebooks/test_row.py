@@ -21,7 +21,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import suite_named
 from experiments.system.files import CODE_FOLDER
 from tests.support.results import in_memory
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 
 SUITE, CARD = "single_gpu_blip2", "a100_80gb"
 
@@ -41,7 +41,7 @@ def default_parameters():
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(parameters, "this_machine", house.node)
+    monkeypatch.setattr(parameters, "this_machine", sample_rows.node)
 
 
 def test_every_parameter_is_in_the_parameters_cell_with_its_description():
@@ -72,7 +72,7 @@ def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
         spec = run.spec(suite, one.id)
         assert spec.parameters.keys() == {*PARAMETERS}
         assert spec_of(json.loads(json.dumps(spec.parameters))) == spec
-        assert spec_of(spec.parameters, house.spec()).settings == spec.settings
+        assert spec_of(spec.parameters, sample_rows.spec()).settings == spec.settings
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_no_statement_applies_to_changed_settings_or_to_a_lab_that_is_not_here(d
     assert row.verdict(result_of(spec)) == (
         "Settings differ from the lab's, so its statements do not apply: batch_size 16 -> 4, global_batch_size 16 -> 4."
     )
-    assert "unknown suite 'lab'" in row.verdict(result_of(house.spec()))
+    assert "unknown suite 'lab'" in row.verdict(result_of(sample_rows.spec()))
 
 
 def run_papermill(folder, *options):
@@ -172,7 +172,9 @@ def test_an_executed_notebook_runs_again_with_other_values(tmp_path):
     from experiments.runners.local.row_notebook import make_parameters_default
 
     executed, again = tmp_path / "notebook.ipynb", tmp_path / "again.ipynb"
-    papermill.execute_notebook(ROW_NOTEBOOK, executed, house.spec().parameters, prepare_only=True, progress_bar=False)
+    papermill.execute_notebook(
+        ROW_NOTEBOOK, executed, sample_rows.spec().parameters, prepare_only=True, progress_bar=False
+    )
     make_parameters_default(executed)
     papermill.execute_notebook(executed, again, {"batch_size": 64}, prepare_only=True, progress_bar=False)
     cells = [cell.source for cell in nbformat.read(again, as_version=4).cells if cell.cell_type == "code"]

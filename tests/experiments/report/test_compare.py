@@ -16,7 +16,7 @@ from experiments.results.changes.facts import figures_of
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import (
     A100,
-    STAND_IN,
+    EMULATING_GPU_NAME,
     h200_run,
     make_memory,
     make_result,
@@ -66,7 +66,7 @@ def test_every_row_of_both_runs_is_compared(comparison: Comparison) -> None:
     assert (rows["baseline"].outcome_a, rows["baseline"].outcome_b) == ("oom", "fits")
     assert (rows["xxl"].outcome_a, rows["xxl"].outcome_b) == ("oom", None)
     assert (rows["xxl-qlora"].outcome_a, rows["xxl-qlora"].outcome_b) == (None, None)
-    assert rows["baseline"].ran_on_a == STAND_IN
+    assert rows["baseline"].ran_on_a == EMULATING_GPU_NAME
 
 
 def test_values_are_shown_with_their_ratio(comparison: Comparison) -> None:
@@ -89,7 +89,7 @@ def test_different_options_are_listed(comparison: Comparison) -> None:
     differences = {one.what: (one.a, one.b) for one in comparison.differences}
     assert differences["site"] == ("local", "chameleon")
     assert differences["git commit"][1] == "feed" * 10
-    assert differences["device"] == (STAND_IN, "NVIDIA A100 80GB PCIe")
+    assert differences["device"] == (EMULATING_GPU_NAME, "NVIDIA A100 80GB PCIe")
     assert differences["torch"] == ("2.11.0+cu130", "2.11.0+cu130, 2.12.0")
     assert not {"card", "size", "length", "transformers"} & set(differences)
 
@@ -114,7 +114,7 @@ def test_the_table_for_the_terminal(comparison: Comparison) -> None:
     text = text_of(comparison)
     assert "17.6 → 8.8 (x 0.50)" in text
     assert "out of GPU memory → fits" in text
-    assert STAND_IN in text
+    assert EMULATING_GPU_NAME in text
     assert "chameleon" in text
 
 

@@ -17,7 +17,7 @@ from experiments.results.schema import StageTimes
 from experiments.results.verdicts import Contradiction, Evaluation, Grade, Status, Verdict
 from experiments.results.wording import GRADE_NAMES
 from experiments.suites.suite import suite_named
-from tests.support.results.handwritten import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
+from tests.support.results.handwritten import A100, EMULATING_GPU_NAME, H200, PROCESSOR, make_result, make_run
 
 
 def verdict(number: int, status: Status, grade: Grade | None = None) -> Verdict:
@@ -80,7 +80,7 @@ def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -
 
 
 def test_a_gpu_that_emulates_a_card_is_named() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=H200)) == STAND_IN
+    assert ran_on(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
 
 
 def test_an_emulating_gpu_without_a_memory_cap_is_named() -> None:

@@ -17,8 +17,8 @@ from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
 from tests.support.results.handwritten import (
+    EMULATING_GPU_NAME,
     H200,
-    STAND_IN,
     SUITE,
     Page,
     h200_run,
@@ -58,7 +58,7 @@ def test_report_json_has_the_table_of_rows(written: Path) -> None:
     assert list(rows) == list(make_run().rows)
     assert rows["baseline"]["expected"] == rows["baseline"]["measured"] == "out of GPU memory"
     assert rows["reduced-batch"]["quantities"]["peak_gib"] == 76.72
-    assert rows["reduced-batch"]["ran_on"] == STAND_IN
+    assert rows["reduced-batch"]["ran_on"] == EMULATING_GPU_NAME
     assert rows["xxl-qlora"]["measured"] == ""
     assert rows["xxl-qlora"]["settings"]["batch_size"] == 64
 
@@ -74,7 +74,7 @@ def test_every_result_shows_that_a_larger_gpu_emulated_the_card(written: Path) -
     measured = Report.model_validate_json((written / "report.json").read_bytes())
     shown = [one for one in measured.statements if one.value]
     rows = [row for row in measured.rows if row.result]
-    assert text.count(STAND_IN) >= len(shown) + 2 * len(rows)
+    assert text.count(EMULATING_GPU_NAME) >= len(shown) + 2 * len(rows)
 
 
 def test_links_have_existing_targets_inside_the_folder(written: Path) -> None:
@@ -153,7 +153,7 @@ def test_junit_has_one_case_per_verdict(written: Path) -> None:
     for attribute, status in attributes.items():
         assert suite.get(attribute) == str(report.counts[status])
     assert suite.get("tests") == str(len(report.statements))
-    assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")
+    assert EMULATING_GPU_NAME in cases["claim/accumulation-keeps-memory"].findtext("system-out")
 
 
 def test_junit_skips_a_known_failure(written: Path) -> None:

@@ -3,7 +3,7 @@ import pytest
 from experiments.results.evaluate import evaluate
 from experiments.results.schema import Failure
 from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, reference_verdict
-from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
+from tests.support.results.in_memory import CPU, EMULATING_GPU, GPU, result, run, shot, suite
 
 TWO_EPOCHS = result("a").spec.settings.model_copy(update={"max_epochs": 2})
 
@@ -127,7 +127,7 @@ class TestClaim:
     def test_ratios_of_times_are_evaluated_on_any_gpu_that_ran_both_rows(self, quantity):
         check = {**RATIO, "quantity": quantity}
         speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
-        for device, grade in ((GPU, "measured"), (STAND_IN, "emulated")):
+        for device, grade in ((GPU, "measured"), (EMULATING_GPU, "emulated")):
             verdict = claim_verdict(
                 check, result("a", speed=speed, device=device), result("b", speed=speed, device=device)
             )
@@ -137,7 +137,7 @@ class TestClaim:
         ("device", "reason"),
         [
             (CPU, "no GPU: times on a CPU are not evaluated"),
-            (STAND_IN, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
+            (EMULATING_GPU, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
         ],
     )
     def test_times_of_different_devices_are_not_compared(self, device, reason):
@@ -149,8 +149,8 @@ class TestClaim:
     @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
     def test_a_share_of_a_step_time_is_evaluated_on_any_gpu(self, quantity):
         check = {"row": "a", "quantity": quantity, "low": 0.1}
-        assert claim_verdict(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
-        assert claim_verdict(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
+        assert claim_verdict(check, result("a", speed={quantity: 0.2}, device=EMULATING_GPU)).status == "pass"
+        assert claim_verdict(check, result("a", speed={quantity: 0.05}, device=EMULATING_GPU)).status == "fail"
 
     @pytest.mark.parametrize(
         ("change", "label"),
@@ -222,7 +222,7 @@ class TestClaim:
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
     def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
         load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
-        made = result("a", device=STAND_IN).model_copy(update={"telemetry": load})
+        made = result("a", device=EMULATING_GPU).model_copy(update={"telemetry": load})
         checks = [
             {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
             {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
@@ -246,7 +246,7 @@ class TestClaim:
             "steady_gpu_util_percent": steady,
             "other_gpu_util_percent_max": others,
         }
-        device = STAND_IN.model_copy(update={"count": 4})
+        device = EMULATING_GPU.model_copy(update={"count": 4})
         made = result("a", device=device).model_copy(update={"telemetry": load})
         checks = [
             {"row": "a", "quantity": "gpu_processes", "low": 4, "high": 4},
@@ -269,7 +269,7 @@ class TestClaim:
 
 
 class TestOutOfMemory:
-    """Claims about a row that ran out of memory. It needed more memory than its measured peak."""
+    """Claims about a row that ran out of memory, whose need is higher than its measured peak."""
 
     @pytest.mark.parametrize(
         ("outcome", "phase", "status"),
@@ -282,7 +282,7 @@ class TestOutOfMemory:
     )
     def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
         failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
-        made = result("a", outcome, device=STAND_IN).model_copy(update={"failure": failure})
+        made = result("a", outcome, device=EMULATING_GPU).model_copy(update={"failure": failure})
         verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
         assert verdict.status == status
         assert verdict.expected == "a: out of GPU memory in the optimizer step phase"

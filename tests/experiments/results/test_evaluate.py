@@ -21,7 +21,7 @@ from tests.support.results.evaluations import (
     outcome_verdict,
     reference_verdict,
 )
-from tests.support.results.in_memory import COMMON, CPU, STAND_IN, ranks, result, run, suite
+from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, ranks, result, run, suite
 
 
 class TestOutcome:
@@ -41,7 +41,7 @@ class TestOutcome:
         assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")
 
     def test_a_capped_larger_gpu_is_evaluated(self):
-        assert outcome_verdict("oom", result("a", "oom", device=STAND_IN)).status == "pass"
+        assert outcome_verdict("oom", result("a", "oom", device=EMULATING_GPU)).status == "pass"
 
     @pytest.mark.parametrize(
         ("got", "reason"),
@@ -94,7 +94,7 @@ class TestReferenceValue:
     def test_a_time_is_evaluated_only_on_the_card_itself(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
         assert reference_verdict(result("a", speed={}), **time).status == "pass"
-        verdict = reference_verdict(result("a", speed={}, device=STAND_IN), **time)
+        verdict = reference_verdict(result("a", speed={}, device=EMULATING_GPU), **time)
         assert verdict.status == "not evaluated"
         assert verdict.reason == "seconds on NVIDIA H200 are not those of a100_80gb"
 
@@ -170,7 +170,7 @@ class TestGrade:
         ("made", "grade"),
         [
             (result("a", memory=PEAK), "measured"),
-            (result("a", memory=PEAK, device=STAND_IN), "emulated"),
+            (result("a", memory=PEAK, device=EMULATING_GPU), "emulated"),
             (result("a", memory=PEAK, device=CPU, size="tiny"), "miniature"),
             (result("a", memory=PEAK).model_copy(update={"predicted": True}), "predicted"),
         ],
@@ -180,7 +180,7 @@ class TestGrade:
         assert (verdict.status, verdict.grade) == ("pass", grade)
 
     def test_a_claim_has_the_grade_of_its_worst_row(self):
-        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=STAND_IN))
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=EMULATING_GPU))
         assert verdict.grade == "emulated"
 
     @pytest.mark.parametrize("outcome", ["error", "refused"])

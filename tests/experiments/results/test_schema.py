@@ -9,7 +9,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory, read_result
 from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from tests.support.results.in_memory import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
+from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, GPU, ranks, result, run, shot
 
 UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
@@ -60,7 +60,7 @@ def test_an_incomplete_result_is_rejected(tmp_path):
 def test_only_another_gpu_emulates_the_card():
     assert not result("a").emulated
     assert not result("a", device=CPU).emulated
-    assert result("a", device=STAND_IN).emulated
+    assert result("a", device=EMULATING_GPU).emulated
 
 
 SHOTS = (
@@ -97,7 +97,7 @@ def test_a_quantity_is_read_at_its_point_of_the_step(quantity, value):
     assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
 
 
-@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (STAND_IN, 78.6), (UNKNOWN, 79.0)])
+@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (EMULATING_GPU, 78.6), (UNKNOWN, 79.0)])
 def test_a_share_of_the_card_is_relative_to_the_memory_that_the_row_may_use(device, whole):
     one = result("a", memory={"peak_gib": 30.0, "reserved_gib": 60.0}, device=device)
     assert QUANTITIES["peak_share"](one) == pytest.approx(30.0 / whole)

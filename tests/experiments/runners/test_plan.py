@@ -12,7 +12,7 @@ from experiments.runners import plan as planning
 from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
 from tests.support.results import in_memory
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 
 ROW = {"id": "a", "settings": {"batch_size": 16}}
 
@@ -22,7 +22,7 @@ def folder_with_result(tmp_path):
     """Return a run folder in which row a has a result of the current code."""
 
     def make(outcome: Outcome = "fits", **changes: Any) -> RunFolder:
-        folder = house.folder(tmp_path / "run", "a")
+        folder = sample_rows.folder(tmp_path / "run", "a")
         spec = in_memory.run("a").spec(in_memory.suite([ROW]), "a")
         result = in_memory.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
@@ -50,11 +50,11 @@ def test_a_finished_row_runs_again_on_request(folder_with_result):
 
 
 def test_a_row_without_result_runs(tmp_path):
-    assert planned(house.folder(tmp_path, "a")).why == "no result yet"
+    assert planned(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 
 
 def test_an_interrupted_row_runs_again(tmp_path):
-    folder = house.folder(tmp_path, "a")
+    folder = sample_rows.folder(tmp_path, "a")
     folder.row_named("a").mkdir(parents=True)
     (folder.row_named("a") / "spec.json").write_text("{}")
     assert planned(folder).why == "the last run was interrupted"
@@ -91,7 +91,7 @@ def test_a_result_of_another_schema_is_rejected(folder_with_result):
 
 
 def test_rows_that_were_requested_earlier_stay_in_the_run(tmp_path):
-    folder = house.folder(tmp_path, "b", started_at="then")
+    folder = sample_rows.folder(tmp_path, "b", started_at="then")
     run = continue_run(folder, in_memory.run("a"), in_memory.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
@@ -119,7 +119,7 @@ def test_a_new_folder_continues_no_run(tmp_path):
     ],
 )
 def test_a_folder_of_a_run_with_other_options_is_rejected(tmp_path, changes, says):
-    folder = house.folder(tmp_path, "a")
+    folder = sample_rows.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
         continue_run(folder, in_memory.run("a", **changes), in_memory.suite())
 

@@ -163,7 +163,7 @@ def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(fake_node, comman
     assert fake_node.lease.deleted == 1
 
 
-def test_a_gpu_without_its_driver_is_a_doubt_and_a_node_without_a_gpu_is_none(fake_node):
+def test_a_gpu_without_its_driver_counts_as_busy_and_a_node_without_a_gpu_does_not(fake_node):
     (fake_node.root / "usr/bin/nvidia-smi").unlink()
     (fake_node.root / "dev").mkdir()
     (fake_node.root / "dev/nvidia0").touch()
@@ -195,7 +195,7 @@ def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(fake_node)
     assert fake_node.lease.deleted == 0
 
 
-def test_a_lease_that_cannot_be_asked_for_is_kept_and_ends_when_blazar_answers(fake_node):
+def test_a_lease_is_not_ended_until_blazar_answers(fake_node):
     fake_node.lease.problem = "blazar: timed out"
     assert "but the lease continues: blazar: timed out" in fake_node.idle_minutes(40)
     fake_node.lease.problem = ""
@@ -306,7 +306,7 @@ def test_a_busy_kernel_is_work_and_an_idle_one_is_not(fake_node, jupyter):
     assert fake_node.lease.deleted == 1
 
 
-def test_a_server_that_refuses_is_a_doubt_and_one_that_is_gone_is_none(fake_node, jupyter):
+def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one_does_not(fake_node, jupyter):
     jupyter["code"] = 403
     assert "answers 403" in fake_node.idle_minutes(1)
     for file in fake_node.home.rglob("jpserver-7.json"):

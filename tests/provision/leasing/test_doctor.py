@@ -340,7 +340,7 @@ def test_the_site_clock_is_read_from_keystone():
         (RequestRejected("blazar answers 401"), "not possible: blazar answers 401"),
     ],
 )
-def test_doctor_tells_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
+def test_doctor_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
     site.answers["try_lease_credential"] = answer
     (one,) = [one for one in doctor.examine("chameleon", key, reconciler) if one.name == "idle end"]
     assert (one.status, one.text) == ("ok", text)

@@ -30,7 +30,7 @@ A100 = H200.model_copy(
     update={"name": "NVIDIA A100 80GB PCIe", "memory_gib": 79.15, "card": "a100_80gb", "cap_gib": None}
 )
 PROCESSOR = Device(kind="cpu", name="AMD EPYC 7763", host_cpus=2, host_memory_gib=15.6)
-STAND_IN = "NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb"
+EMULATING_GPU_NAME = "NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb"
 
 # row: outcome, peak, reserved, parameters, gradients, optimizer, activations (GiB), samples/s
 MEASURED = {

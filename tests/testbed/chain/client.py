@@ -27,7 +27,7 @@ from provision.models import Requirements
 from provision.sites.base import connect_to
 from provision.ssh.login import key_pair
 from tests.testbed.node import base_image, gpus
-from tests.testbed.node.node import IN_A_BOX
+from tests.testbed.node.node import TEST_NODE_VARIABLES
 
 SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
 ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
@@ -70,7 +70,7 @@ def main() -> int:
         wheels=base_image.wheels(PINS, view.says),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
-        extra=IN_A_BOX,
+        extra=TEST_NODE_VARIABLES,
     )
     requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
     wanted = Reproduction(

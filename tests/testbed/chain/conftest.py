@@ -1,4 +1,4 @@
-"""One lease for all tests of this folder, by a single reproduction whose client is killed again and again."""
+"""All tests in this folder use one lease. It comes from one `testbed reproduce`, which is killed at many stages."""
 
 import tempfile
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ from tests.support.needs import missing
 from tests.support.services.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
-from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.chameleon.conftest import remaining_resources
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box
@@ -84,7 +84,7 @@ def main() -> int:
         if client.poll() is None:
             client.send_signal(signal.SIGINT)
         code = client.wait()
-        left = left_at(on.site)
+        left = remaining_resources(on.site)
         if code:
             shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
     print(f"rehearsed in {format_duration(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")

@@ -1,4 +1,4 @@
-"""Whose lease it is, against the box: two projects of a user, and limited credentials."""
+"""The account of a lease, with real OpenStack services: two projects of a user, and limited credentials."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from provision.leasing.release import EXTENSION_WINDOW
 from provision.sites.base import connect_to
-from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.chameleon.conftest import remaining_resources
 from tests.testbed.openstack.settings import PORTS
 
 OTHER_PROJECT = "CHI-000002"
@@ -45,7 +45,7 @@ def lease_flags(key):
     return [*flags, "--key", str(key.file), "--yes"]
 
 
-def test_a_lease_of_another_project_is_neither_gone_nor_released(
+def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
     testbed, site, lease_flags, other_project, monkeypatch
 ):
     assert testbed("lease", *lease_flags)[0] == 0
@@ -67,7 +67,7 @@ def test_a_lease_of_another_project_is_neither_gone_nor_released(
     monkeypatch.setenv("OS_PROJECT_NAME", "CHI-000001")
     assert "PENDING" in testbed("status")[1]
     assert testbed("release", "--yes")[0] == 0
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, sit
     assert "FAIL  credential: credentials: this application credential is restricted" in out
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "restricted" in err) == (2, True)
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
     assert testbed("status")[1] == "no active lease\n"
 
 
@@ -109,12 +109,12 @@ def test_a_credential_that_ends_before_the_lease_is_reported_or_refused(testbed,
     assert (limits.restricted, limits.ends.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--no-wait"], "--run", "true")
     assert (code, "before the lease does" in err) == (2, True)
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "the credential ends" in err) == (0, True)
 
 
-def test_a_credential_that_was_removed_is_told_as_such(testbed, site, lease_flags, credential):
+def test_a_removed_credential_is_reported_as_removed(testbed, site, lease_flags, credential):
     made = credential(unrestricted=True)
     assert testbed("lease", *lease_flags)[0] == 0
     site.sdk.identity.delete_application_credential(site.session.get_user_id(), made.id)

@@ -15,7 +15,7 @@ from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
-from tests.testbed.chameleon.conftest import FakeClock, left_at
+from tests.testbed.chameleon.conftest import FakeClock, remaining_resources
 from tests.testbed.openstack.hardware import KVM
 from tests.testbed.openstack.settings import FLOATING_IPS
 
@@ -121,7 +121,7 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, reconciler, lease_request, box, reachable):
+def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(site, reconciler, lease_request, box, reachable):
     box.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request(count=2))
     names = {host.id: host.name for host in site.hosts()}
@@ -140,10 +140,10 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
         lease(site, reconciler, lease_request(node_type=None, node="P2-GPU-001"))
     assert site.servers() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
 
 
-def test_a_boot_beyond_the_clients_own_limit_of_twenty_minutes_is_waited_for(
+def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
     site, reconciler, lease_request, box, reachable, said
 ):
     box.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
@@ -174,7 +174,7 @@ def test_an_idle_address_of_the_project_is_somebodys_and_not_used(site, reconcil
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
-def test_a_classmates_lease_without_reservations_stops_nobody(site, connected, reconciler, lease_request, caplog):
+def test_a_classmate_s_lease_without_reservations_is_no_error(site, connected, reconciler, lease_request, caplog):
     theirs = connected("chameleon", "classmate")
     by_hand = theirs.blazar.lease.create(
         "by-hand", "now", f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%d %H:%M}", [], []
@@ -217,7 +217,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
     of_idle_ends = {Operation.CREATE_CREDENTIAL, Operation.DELETE_CREDENTIAL}
     assert set(journal.attempts) == set(Operation) - of_idle_ends
     assert len(injector.met) == sum(min(number, 2) for number in journal.attempts.values())
@@ -275,7 +275,7 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
 
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
-def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(
+def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
     service, site, reconciler, lease_request, box, said
 ):
     box.gates[service].shut("gone")
@@ -299,7 +299,7 @@ def test_rejected_credentials_are_not_shown(box, account, monkeypatch):
     assert "wrong-secret" not in str(refused.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, reconciler, lease_request, box, reachable):
+def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(site, reconciler, lease_request, box, reachable):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, reconciler, wanted, wait=False).lease
     with without_aggregate(box, made.resources[0]):
@@ -308,7 +308,7 @@ def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, reco
             lease(site, reconciler, wanted)
     assert site.servers() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
 
 
 @contextmanager
@@ -345,4 +345,4 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
         lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))
     assert site.leases() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert left_at(site) == []
+    assert remaining_resources(site) == []

@@ -1,4 +1,4 @@
-"""A lease that ends itself: what its credential may do at the real services, and what the client makes of the end.
+"""A lease that ends itself, at real services: the rights of its credential, and the client's report of the end.
 
 Fake: the setup of the node, which the tests of nodes have.
 """
@@ -18,7 +18,7 @@ from provision.leasing import boot, release
 from provision.leasing.lease import lease
 from provision.leasing.request import IdleEnd
 from tests.support.leasing import idle_check
-from tests.testbed.chameleon.conftest import left_at
+from tests.testbed.chameleon.conftest import remaining_resources
 from tests.testbed.openstack.settings import PORTS
 
 check = idle_check.load()
@@ -41,7 +41,7 @@ class IdleNode:
 
 @pytest.fixture
 def variables(monkeypatch, reachable):
-    """The variables with which the node is set up."""
+    """Record the variables with which the node is set up."""
     given = []
     monkeypatch.setattr(module, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
     return given
@@ -49,7 +49,7 @@ def variables(monkeypatch, reachable):
 
 @pytest.fixture
 def settings(site, reconciler, lease_request, variables, tmp_path):
-    """Lease a node that ends its lease; the settings of its check."""
+    """Lease a node that ends its lease; return the settings of its check."""
     lease(site, reconciler, lease_request())
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     return settings_of(variables[-1], tmp_path)
@@ -68,7 +68,7 @@ def credential_of(site, held):
 
 @pytest.fixture
 def restricted(settings):
-    """A connection with the credential that the node gets."""
+    """Return a connection with the credential that the node gets."""
     return openstack.connect(
         load_envvars=False,
         load_yaml_config=False,
@@ -127,7 +127,7 @@ def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings)
     assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
 
 
-def test_the_check_of_the_node_ends_the_lease_and_the_client_takes_it_as_an_end(
+def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
     testbed, site, reconciler, settings, monkeypatch
 ):
     def unreachable(shell):
@@ -146,7 +146,7 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_takes_it_as_an_end(
     assert "ended itself after 30m without work" in " ".join(testbed("status")[1].split())
     assert check.Lease(settings).status() is None
     assert testbed("release", "--yes")[0] == 0
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
 
 
 @pytest.mark.parametrize("service", ["keystone", "blazar"])
@@ -156,14 +156,14 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
     idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     box.gates[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
-    box.mend()
+    box.end_faults()
     assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
     assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
     assert site.leases() == []
 
 
-def test_no_secret_is_in_the_journal_or_in_what_is_said(settings, reconciler, said, capsys):
+def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, said, capsys):
     written = b"".join(path.read_bytes() for path in reconciler.journal.folder.rglob("*") if path.is_file())
     assert settings.credential_id.encode() in written
     assert settings.secret.encode() not in written
@@ -194,7 +194,7 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
     assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["there"]
     assert testbed("orphans", "--clean", "--yes")[0] == 0
-    assert left_at(site) == []
+    assert remaining_resources(site) == []
 
 
 def test_doctor_shows_that_an_idle_end_is_possible_and_leaves_no_credential(testbed, site, key):
@@ -209,4 +209,4 @@ def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site
     monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)
     code, _, err = testbed(*flags, "--end-when-idle", "30m")
     assert (code, "blazar answers 401 to a credential with access rules" in err) == (3, True)
-    assert left_at(site) == []
+    assert remaining_resources(site) == []

@@ -1,4 +1,4 @@
-"""The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
+"""An OpenStack cloud on this machine: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
 
 Fakes: the hardware (nova's fake driver), the network's data plane, volumes, the reference API (JSON over HTTP). One
 nova serves both regions; each region has its own Blazar. Databases are created and seeded once, cached, and copied for
@@ -81,7 +81,7 @@ class Box:
             "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
         }
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         """End all faults: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()

@@ -17,12 +17,12 @@ from experiments.runners.targets import target_named
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from provision.configure.build_context import PROJECT
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 
 CDI = {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}
 TOOLKIT: dict[str, Any] = {"Runtimes": {"nvidia": {}, "runc": {}}}
-SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
+SECOND = sample_rows.GPU.__class__(1, sample_rows.GPU.name, sample_rows.GPU.memory_gib, "GPU-b")
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_other_containers_with_gpus_are_named_with_the_command_that_stops_them()
 
 def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
     """Return the options of a row's container; the row is the first on a machine with these GPUs."""
-    folder = house.folder(tmp_path / "run", spec.row)
+    folder = sample_rows.folder(tmp_path / "run", spec.row)
     client = SimpleNamespace(info=lambda: CDI)
-    machine = house.node(*gpus, cpus=cpus), 64.0, RecordingView()
+    machine = sample_rows.node(*gpus, cpus=cpus), 64.0, RecordingView()
     runner = ContainerRunner(client, "sha256:1", folder, *machine, grace_s=1.0)
     place = folder.row(spec)
     place.mkdir(parents=True)
@@ -81,7 +81,7 @@ def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
 
 def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
-    made, place = options(tmp_path, house.spec(weights="random", data="synthetic"), house.GPU, SECOND)
+    made, place = options(tmp_path, sample_rows.spec(weights="random", data="synthetic"), sample_rows.GPU, SECOND)
     assert [dict(request)["DeviceIDs"] for request in made["device_requests"]] == [["nvidia.com/gpu=0"]]
     run = str(place.parent.parent)
     folders = [str(tmp_path / "cache"), run]
@@ -94,7 +94,7 @@ def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_
 def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     (data := tmp_path / "captions").mkdir()
-    made, _ = options(tmp_path, house.spec(weights="pretrained", data=str(data)))
+    made, _ = options(tmp_path, sample_rows.spec(weights="pretrained", data=str(data)))
     assert made["volumes"][str(data)] == {"bind": str(data), "mode": "ro"}
     assert (made["network_mode"], made["environment"]["HF_HUB_OFFLINE"], made["device_requests"]) == ("bridge", "0", [])
 

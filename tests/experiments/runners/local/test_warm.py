@@ -20,7 +20,7 @@ from experiments.system.warm_process import READY_SUFFIX
 from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 from tests.testbed.slurm.runs import meanwhile
 
@@ -38,11 +38,11 @@ class FinishedRun:
         monkeypatch.setenv("FAKE", behavior)
         monkeypatch.setenv("FAKE_JOURNAL", str(path / "journal"))
         self.journal, self.view, self.rows = path / "journal", RecordingView(), rows
-        self.folder = house.folder(path / "run", *rows)
-        self.runner = LocalRunner(self.folder, house.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
+        self.folder = sample_rows.folder(path / "run", *rows)
+        self.runner = LocalRunner(self.folder, sample_rows.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
 
     def run(self) -> "FinishedRun":
-        self.runner.run(house.rows_to_run(*(house.spec(row, size="tiny") for row in self.rows)))
+        self.runner.run(sample_rows.rows_to_run(*(sample_rows.spec(row, size="tiny") for row in self.rows)))
         assert not any(row_process.tagged_processes(self.folder.row_named(row)) for row in self.rows)
         return self
 
@@ -114,7 +114,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
 
 def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
     """The process has one thread, and has not imported modules that initialize CUDA."""
-    specs = [house.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
+    specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
     modules = modules_to_import(specs, WORKER_MODULE)
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
@@ -128,11 +128,14 @@ def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
 
 
 def test_only_modules_that_rows_need_are_imported():
-    one = modules_to_import([house.spec("a", engine="lightning")], WORKER_MODULE)
+    one = modules_to_import([sample_rows.spec("a", engine="lightning")], WORKER_MODULE)
     assert warm.ENGINE_MODULE.format("lightning") in one
     assert warm.ENGINE_MODULE.format("litgpt") not in one
     assert warm.LAUNCHER_MODULE not in one
-    assert modules_to_import([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+    assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == [
+        *warm.NOTEBOOK_MODULES,
+        "some.other.worker",
+    ]
 
 
 @pytest.mark.parametrize("ready", [True, False])
