@@ -6,7 +6,7 @@ its file depends on the machine: without an NVIDIA GPU, uv installs the build fo
 index. uv does not compile Python files, so the last step compiles the packages that every start of testbed imports.
 
 The environment is complete when FOLDER/.made exists. An incomplete environment is created again; uv caches the
-downloads. This file needs only Python's standard library.
+downloads. environment.py needs only Python's standard library.
 """
 
 import os

@@ -172,7 +172,8 @@ def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
 def new_reconciler(site: str = "") -> "Reconciler":
     """Return a reconciler with the user's journal that reports its progress on stderr.
 
-    The demonstration has its own journal and a clock that does not wait. Its progress lines begin with "demonstration".
+    The demonstration has its own journal and a clock that does not wait. The demonstration's progress lines begin with
+    "demonstration".
     """
     from provision.clock import Clock
     from provision.leasing import reconciler

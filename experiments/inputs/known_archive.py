@@ -28,8 +28,9 @@ def locate_archive(
 ) -> tuple[str, str | None]:
     """Return the URL and the SHA-256 of a known archive; other sources as they are.
 
-    The lab states no checksum. So the first use downloads the archive and records its checksum in the cache, and later
-    uses require the same. A given ``sha256`` is required from the start. Raises InputError if the download fails.
+    The lab states no checksum. The first use downloads the archive and records its checksum in the cache. Later uses
+    require the recorded checksum. A given ``sha256`` is required from the start. Raises InputError if the download
+    fails.
     """
     archive = None if is_url(source) else known_archives().get(source)
     if archive is None:

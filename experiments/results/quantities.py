@@ -195,7 +195,7 @@ ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOA
 def is_lower_bound(quantity: Quantity, result: Result) -> bool:
     """Return whether the value is only a lower bound of the row's need, because the row ran out of memory.
 
-    This applies to reserved memory, which is always limited by the card, and to measured peaks. Predicted peaks are
+    Lower bounds are reserved memory, which is always limited by the card, and measured peaks. Predicted peaks are
     computed with unlimited capacity.
     """
     reserved = ("reserved_gib", "reserved_share")

@@ -92,7 +92,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Speed of the measured micro-steps, which begin after the first two optimizer steps. It covers all ranks."""
+    """Speed of the measured micro-steps, which begin after the first two optimizer steps, over all ranks."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
@@ -144,7 +144,7 @@ class StageTimestamps(Record):
 
 
 class StageTimes(Record):
-    """Durations of the stages of a row, in seconds. They add up to elapsed_s."""
+    """Durations of the stages of a row, in seconds. The durations add up to elapsed_s."""
 
     start_s: float = Field(description="processes, imports, device")
     build_s: float = Field(description="model and data")
@@ -211,7 +211,8 @@ class Result(Measured):
     """The result of one row (result.json).
 
     For several ranks, ``ranks`` has the measurements of each. The row's memory is that of the rank with the highest
-    peak, and its speed that of the slowest rank. Its losses are means over the ranks. Its failure is the first failure.
+    peak, and its speed that of the slowest rank. The row's losses are means over the ranks. The row's failure is the
+    first failure.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of this schema")

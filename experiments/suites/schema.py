@@ -160,7 +160,7 @@ class Check(StrictModel):
 
 
 class Claim(StrictModel):
-    """A statement of the lab that compares rows. It passes if all its checks pass."""
+    """A statement of the lab that compares rows. A claim passes if all its checks pass."""
 
     id: str = Field(pattern=ID_PATTERN, description="name in verdicts")
     says: str = Field(description="the statement in a sentence")

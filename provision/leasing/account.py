@@ -1,6 +1,6 @@
 """The account of a lease: the journal records it, and only this account queries or changes the lease.
 
-The site does not list the leases of another project. So a lease that is missing from a list may still exist.
+The site does not list the leases of another project. Therefore, a lease that is missing from a list may still exist.
 """
 
 from datetime import datetime

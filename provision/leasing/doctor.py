@@ -1,4 +1,4 @@
-"""Preflight checks for a lease. Each passes or names its fix; no message contains a secret."""
+"""Preflight checks for a lease. Each failed check names its fix; no message contains a secret."""
 
 import os
 import shutil

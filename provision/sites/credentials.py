@@ -1,7 +1,7 @@
 """Application credentials that may only read and delete one lease, by the access rules of keystone.
 
-A service whose configuration does not name its own type rejects every credential with access rules. So only a test
-request shows whether a site supports them.
+A service whose configuration does not name its own type rejects every credential with access rules. Therefore, only a
+test request shows whether a site supports such credentials.
 """
 
 import secrets

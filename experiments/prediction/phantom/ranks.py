@@ -30,7 +30,7 @@ OUTSIDE_BACKWARD = -1
 class SimulatedGroup(c10d.ProcessGroup):
     """A process group that consists of one process, whose collective operations change nothing.
 
-    A gather returns this rank's input for every rank. So checks that all ranks agree pass.
+    A gather returns this rank's input for every rank. Therefore, checks that all ranks have equal values pass.
     """
 
     def __init__(self, rank: int, size: int, phantom: Phantom) -> None:

@@ -63,7 +63,7 @@ class ContainerProcess:
 
 
 class ContainerRunner(LocalRunner):
-    """Runs rows in containers of ``image`` (its ID). Each program enforces its row's time limit itself."""
+    """Runs rows in containers of ``image`` (its ID). The program in each container enforces the row's time limit."""
 
     def __init__(self, client: "DockerClient", image: str, folder: RunFolder, *local: Any, **options: Any) -> None:
         super().__init__(folder, *local, **options)

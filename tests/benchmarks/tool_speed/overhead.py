@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.tool_speed.overhead [--rounds 3] [--leased] [--out FILE]
 
-The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and
-less the time of the work that a run does once before its first row. It is measured on this machine, and on a real,
-idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch.
-For rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker
-and the start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node
-that is leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this
-case the overhead is the time of a command that runs the row, less the time of the same command when all rows have
-results, and less the time of the checks before the first row.
+The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and less
+the time of the work that a run does once before its first row. The overhead is measured on this machine, and on a real,
+idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch. For
+rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker and the
+start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node that is
+leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this case the
+overhead is the time of a command that runs the row, less the time of the same command when all rows have results, and
+less the time of the checks before the first row.
 """
 
 import argparse

@@ -5,9 +5,9 @@
 
 --suite, --row and --without may be given several times. Each round runs the rows of each suite twice, into folders of
 their own: once with TESTBED_COLD_START=1, once without. The time of a row is the time between its start and its end in
-the runner. It includes the notebook and the check that the GPU is free. The time of its training steps is train_s in
-result.json. The medians include the first row of a warm run, which waits for the warm process. Peaks and outcomes are
-compared.
+the runner. This time includes the notebook and the check that the GPU is free. The time of its training steps is
+train_s in result.json. The medians include the first row of a warm run, which waits for the warm process. Peaks and
+outcomes are compared.
 """
 
 import argparse

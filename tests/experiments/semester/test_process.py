@@ -1,4 +1,4 @@
-"""The process of a part ends with its check. It gets a signal that makes it release its lease."""
+"""The process of a part ends with its check, by a signal that makes the process release its lease."""
 
 import os
 import signal
