@@ -1,9 +1,10 @@
-"""The accuracy of predictions that the documentation states is that of the stored tables."""
+"""The figures in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
 
 import re
 from typing import NamedTuple
 
 from tests.docs.blocks import ROOT
+from tests.support.results.terms import time_noise
 
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
@@ -18,9 +19,9 @@ class Summary(NamedTuple):
     cases: str
 
 
-def page() -> str:
-    """Return the page on predictions, with single spaces between words."""
-    return " ".join((ROOT / "docs" / "concepts" / "prediction.md").read_text().split())
+def page(name: str = "concepts/prediction.md") -> str:
+    """Return a page of the documentation, with single spaces between words."""
+    return " ".join((ROOT / "docs" / name).read_text().split())
 
 
 def summaries(table: str) -> list[Summary]:
@@ -62,3 +63,7 @@ def test_errors_of_step_times_are_the_stored_ones() -> None:
         f"Compared with {rows} measured steps on an H100, the mean error is {mean} % and the largest {largest} %."
         in page()
     )
+
+
+def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:
+    assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")

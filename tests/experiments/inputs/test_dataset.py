@@ -48,7 +48,7 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Web(HTTPServer):
+class FakeWebServer(HTTPServer):
     """A server of one file."""
 
     def __init__(self, *arguments):
@@ -84,7 +84,7 @@ def server():
         def log_message(self, *_):
             pass
 
-    web = Web(("127.0.0.1", 0), Handler)
+    web = FakeWebServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     yield web
     web.shutdown()
