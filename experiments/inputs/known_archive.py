@@ -13,7 +13,7 @@ class KnownArchive(StrictModel):
     """An archive that a lab names."""
 
     address: str = Field(pattern="^https://", description="URL of the archive")
-    source: str = Field(description="where the lab names it")
+    source: str = Field(description="where the lab names the archive")
 
 
 @cache

@@ -64,7 +64,7 @@ class RowReport(Record):
     reason: str
     ran_on: str
     emulated: bool
-    scaled: str = Field(description="'2 of 4 ranks' if it ran on fewer than it states; else empty")
+    scaled: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]

@@ -68,7 +68,7 @@ class ReferenceValue(StrictModel):
     low: float = Field(description="smallest stated value")
     high: float = Field(description="largest stated value")
     tolerance: float = Field(default=0.0, ge=0, description="share by which both bounds are widened; 0.05: 5 %")
-    source: str = Field(description="where the lab states it")
+    source: str = Field(description="where the lab states the value")
     known_failure: str = Field(
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
@@ -183,7 +183,9 @@ class Suite(StrictModel):
     """The content of one suite file: the rows of one lab or guide, for the cards it was written for."""
 
     suite: str = Field(pattern=NAME_PATTERN, description="the file's name without .yaml; name in commands")
-    version: PositiveInt = Field(description="raise it with each change that makes earlier results incomparable")
+    version: PositiveInt = Field(
+        description="version; raise it with each change that makes earlier results incomparable"
+    )
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
     group: Group = Field(default="single", description="single: one GPU is enough; multi: several are needed")
