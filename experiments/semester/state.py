@@ -58,7 +58,7 @@ def checks_in(folder: Path) -> list[tuple[Path, Check]]:
     return sorted((one for one in found if not one[0].is_symlink()), key=lambda one: one[1].begun_at)
 
 
-def interrupted(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
+def find_interrupted_check(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
     """Return the newest check if it was interrupted, has the same parts and is not too old."""
     checks = checks_in(folder)
     if not checks:

@@ -73,7 +73,7 @@ class ReferenceValue(StrictModel):
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
 
-    def check_of(self, row: str) -> "Check":
+    def as_check(self, row: str) -> "Check":
         """Return the reference value as a check of ``row``, with its bounds widened by the tolerance."""
         low, high = self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
         return Check(row=row, quantity=self.quantity, low=low, high=high)

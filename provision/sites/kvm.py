@@ -68,7 +68,7 @@ class Kvm(Cloud):
         ]
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
-        """Boot from the volume, behind the tag's security group."""
+        """Return the options of a server that boots from the volume, with the security group of the tag."""
         volume = {
             "boot_index": 0,
             "source_type": "volume",

@@ -28,7 +28,7 @@ from experiments.results.schema import RESULT_FILE, read_result
 from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.overlap import bed_of, startup_s, timed
+from tests.benchmarks.tool_speed.overlap import new_run, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
 from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started
@@ -101,7 +101,7 @@ def main() -> None:
     there, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
-            with bed_of(cluster) as bed:
+            with new_run(cluster) as bed:
                 startup_s(bed)
                 once.append(startup_s(bed))
                 there.append(row_overhead_s(bed, once[-1]))

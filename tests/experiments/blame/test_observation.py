@@ -1,6 +1,6 @@
 """How the two environments of a search differ, and which of them a later one resembles."""
 
-from experiments.blame.observation import find_difference, rejected
+from experiments.blame.observation import find_difference, rejection_of
 from tests.support.results.fake_index import seen
 
 
@@ -17,11 +17,11 @@ def test_a_difference_within_rounding_does_not_count():
 
 
 def test_a_row_that_is_rejected_differs_from_one_that_fits():
-    found = find_difference(seen(10.0), rejected(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
+    found = find_difference(seen(10.0), rejection_of(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
     assert found
     assert found.sentence == "row: outcome fits → refused (bitsandbytes 0.44.1 needs a GPU)"
-    assert found.side(rejected(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
-    assert found.side(rejected(["row"], "package torch is missing")) is None
+    assert found.side(rejection_of(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
+    assert found.side(rejection_of(["row"], "package torch is missing")) is None
 
 
 def test_the_status_of_a_statement_decides_before_its_value():

@@ -320,6 +320,6 @@ def test_reference_values_are_read_under_the_current_and_the_earlier_key(read, k
 
 def test_a_reference_value_is_widened_by_its_tolerance():
     reference = ReferenceValue(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
-    check = reference.check_of("small")
+    check = reference.as_check("small")
     assert (check.row, check.quantity) == ("small", "reserved_gib")
     assert (check.low, check.high) == pytest.approx((45, 66))
