@@ -183,19 +183,19 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
     suite, result = folder.suite(), folder.results().get(row)
-    title, predictions_of_row = suite.row(row).title, stored_predictions(folder, [row])
-    full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in predictions_of_row]
-    points = [points_at_full_size(one) for one in predictions_of_row if one.memory.snapshots]
+    title, predictions = suite.row(row).title, stored_predictions(folder, [row])
+    full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in predictions]
+    points = [points_at_full_size(one) for one in predictions if one.memory.snapshots]
     measured = one_row.measured(result) if result else []
     if result is None:
         outcome = (
-            f"{OUTCOME_NAMES[predictions_of_row[0].predicted_outcome]}, predicted at full size"
-            if predictions_of_row
+            f"{OUTCOME_NAMES[predictions[0].predicted_outcome]}, predicted at full size"
+            if predictions
             else "not in this run"
         )
         lines = [*full_size, *points]
-    elif result.spec.size == "tiny" and predictions_of_row:
-        outcome = f"{OUTCOME_NAMES[predictions_of_row[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+    elif result.spec.size == "tiny" and predictions:
+        outcome = f"{OUTCOME_NAMES[predictions[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
@@ -230,12 +230,12 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
     """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
     first = next(iter(results.values()))
-    predictions_of_row = predicted_memory(folder, titles)
+    predicted_table = predicted_memory(folder, titles)
     blocks = [
         f"**Memory**, {one_row.device(first)}",
         tables.memory(results),
-        f"**Memory predicted at full size** on {first.spec.card}" if predictions_of_row else "",
-        predictions_of_row,
+        f"**Memory predicted at full size** on {first.spec.card}" if predicted_table else "",
+        predicted_table,
         f"**Speed**\n\n{speeds}" if (speeds := tables.scaling(results)) else "",
         f"No result yet: {', '.join(lacking)}."
         if (lacking := [one for one in titles.values() if one not in results])
