@@ -195,7 +195,8 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         )
         lines = [*full_size, *points]
     elif result.spec.size == "tiny" and predictions:
-        outcome = f"{OUTCOME_NAMES[predictions[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+        full_size_outcome = OUTCOME_NAMES[predictions[0].predicted_outcome]
+        outcome = f"{full_size_outcome} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]

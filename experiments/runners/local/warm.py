@@ -1,4 +1,5 @@
-"""The warm process of a run: started with it, ended with it. Rows start from it as soon as it has done its imports.
+"""The warm process of a run: started with it, ended with it. Rows start from the warm process as soon as it has done
+its imports.
 
 With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do so if the warm process has ended.
 """
