@@ -1,5 +1,4 @@
-"""The warm process of a run: started with it, ended with it. Rows start from the warm process as soon as it has done
-its imports.
+"""The warm process of a run, from which rows start as soon as it has imported the libraries.
 
 With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do so if the warm process has ended.
 """
