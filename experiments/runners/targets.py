@@ -52,7 +52,7 @@ MEMORY_SHARE = 0.94
 
 
 class LocalTarget(Target):
-    """This machine."""
+    """The target that runs rows on this machine."""
 
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
@@ -76,7 +76,10 @@ class LocalTarget(Target):
 
 
 class ContainerTarget(LocalTarget):
-    """This machine, with each row in a container of the project's image. ``image_variant``: its library versions."""
+    """Target that runs each row on this machine in a container of the project's image.
+
+    ``image_variant``: library versions of the image.
+    """
 
     def __init__(self, node: Node, image_variant: ImageVariant) -> None:
         super().__init__(node)

@@ -1,7 +1,7 @@
 """Configuration of reachable machines by the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
 The playbook is idempotent: a second run resumes and changes only what is not configured yet. Ansible's complete output
-goes to a log. Neither the log nor errors and results contain secrets.
+goes to a log. Log, errors and results contain no secrets.
 """
 
 import json

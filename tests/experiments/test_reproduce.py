@@ -35,7 +35,7 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
 
 
-class RecordingView(View):
+class Said(View):
     def __init__(self):
         self.lines = []
 
@@ -44,7 +44,7 @@ class RecordingView(View):
 
 
 @pytest.fixture
-def stages():
+def happened():
     return []
 
 
@@ -54,27 +54,27 @@ def reconciler(tmp_path):
 
 
 @pytest.fixture
-def stubs(monkeypatch, stages, reconciler):
+def stubs(monkeypatch, happened, reconciler):
     """Record each stage; the fake lease stage creates an active lease, and the fake release stage ends it."""
 
     def lease(site, reconciler, lease_request, watch):
-        stages.append("lease")
+        happened.append("lease")
         reconciler.journal.active_lease(lease_request.name) or reconciler.journal.open(lease_request.name, site.name)
         return Leased(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
     def release(site, reconciler, name, view):
-        stages.append("release")
+        happened.append("release")
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
-    monkeypatch.setattr(chain, "examine", lambda *_: stages.append("doctor") or [Check("account", "ok", "cc")])
+    monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(leasing, "lease", lease)
-    monkeypatch.setattr(chain, "configure", lambda *_: stages.append("configure"))
-    monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: stages.append("run") or runs)
+    monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
+    monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: happened.append("run") or runs)
     monkeypatch.setattr(chain, "_release", release)
 
 
 @pytest.fixture
-def lease_request(tmp_path):
+def wanted(tmp_path):
     def make(**more):
         options = RunOptions("single_gpu_blip2", ("reduced-batch",), site="chameleon", results=tmp_path, predict=False)
         requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie")
@@ -84,56 +84,54 @@ def lease_request(tmp_path):
     return make
 
 
-def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, lease_request, reconciler, stages):
+def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
     asked: list[Any] = []
-    runs: list[Any] = reproduce(lease_request(), reconciler, RecordingView(), asked.append)
+    runs: list[Any] = reproduce(wanted(), reconciler, Said(), asked.append)
     (prepared,) = runs
-    assert stages == ["doctor", "lease", "configure", "run", "release"]
+    assert happened == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
     assert (prepared.run.card, prepared.run.size) == ("a100_80gb", "full")
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_the_lease_is_released_however_a_stage_ends(problem, stubs, lease_request, reconciler, stages, monkeypatch):
+def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def fail(*_):
         raise problem
 
     monkeypatch.setattr(chain, "configure", fail)
     with pytest.raises(type(problem)):
-        reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None)
-    assert stages == ["doctor", "lease", "release"]
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor", "lease", "release"]
 
 
 @pytest.mark.parametrize("problem", [LeaseMismatch("held with node-2"), ForeignLease("somebody's")])
-def test_an_unrelated_lease_of_the_same_name_is_not_released(
-    problem, stubs, lease_request, reconciler, stages, monkeypatch
-):
+def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def refused(*_, **__):
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
     monkeypatch.setattr(leasing, "lease", refused)
     with pytest.raises(type(problem)):
-        reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None)
-    assert "release" not in stages
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert "release" not in happened
 
 
-def test_with_keep_the_lease_stays_and_the_next_run_uses_it(stubs, lease_request, reconciler, stages):
+def test_with_keep_the_lease_stays_and_the_next_run_uses_it(stubs, wanted, reconciler, happened):
     asked: list[Any] = []
-    reproduce(lease_request(keep=True), reconciler, RecordingView(), asked.append)
+    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
-    reproduce(lease_request(keep=True), reconciler, RecordingView(), asked.append)
-    assert stages == ["doctor", "lease", "configure", "run"] * 2
+    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
+    assert happened == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
 
 
-def test_a_plan_lists_the_stages_and_runs_none(stubs, lease_request, reconciler, stages, monkeypatch):
+def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
         leasing,
         "planned_calls",
         lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )
-    lines = chain.plan(lease_request(), reconciler)
+    lines = chain.plan(wanted(), reconciler)
     assert [line.partition(":")[0] for line in lines] == [
         "blazar",
         "ansible",
@@ -141,34 +139,34 @@ def test_a_plan_lists_the_stages_and_runs_none(stubs, lease_request, reconciler,
         "time, one row after another, as measured on NVIDIA H200",
         "release llm_cc",
     ]
-    assert chain.plan(lease_request(keep=True), reconciler) == lines[:-1]
-    assert stages == []
+    assert chain.plan(wanted(keep=True), reconciler) == lines[:-1]
+    assert happened == []
     with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
-        chain.plan(lease_request(max_length=timedelta(hours=1)), reconciler)
+        chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
 
 
-def test_a_lease_longer_than_the_budget_is_rejected_before_the_question(stubs, lease_request, reconciler, stages):
+def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
-        reproduce(lease_request(max_length=timedelta(hours=2)), reconciler, RecordingView(), lambda slot: None)
-    assert stages == []
+        reproduce(wanted(max_length=timedelta(hours=2)), reconciler, Said(), lambda slot: None)
+    assert happened == []
 
 
-def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, lease_request, reconciler, stages, monkeypatch):
+def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
-        reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None)
-    assert stages == []
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened == []
 
 
-def test_nothing_is_leased_if_every_row_has_its_result(stubs, lease_request, reconciler, stages, monkeypatch):
+def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
-    assert reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None) == ["reported"]
-    assert stages == ["doctor"]
+    assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["reported"]
+    assert happened == ["doctor"]
 
 
 def test_a_lease_that_ended_itself_ends_the_command_with_the_place_of_its_results(
-    stubs, lease_request, reconciler, stages, monkeypatch
+    stubs, wanted, reconciler, happened, monkeypatch
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
     ended = idle_end_data(IdleEnd(timedelta(minutes=30), "me@host:there"))
@@ -177,38 +175,36 @@ def test_a_lease_that_ended_itself_ends_the_command_with_the_place_of_its_result
     with pytest.raises(
         LeaseEnded, match="its results are at me@host:there; to fetch them: rsync -a me@host:there/ res"
     ):
-        reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None)
-    assert stages == ["doctor", "release"]
-    reproduce(lease_request(), reconciler, RecordingView(), lambda slot: None)
-    assert stages[2:] == ["doctor", "lease", "configure", "run", "release"]
+        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor", "release"]
+    reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    assert happened[2:] == ["doctor", "lease", "configure", "run", "release"]
 
 
-def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(
-    stubs, lease_request, reconciler, stages, monkeypatch
-):
-    monkeypatch.setattr(chain, "end_when_idle", lambda *given: stages.append(given[-1]))
-    asked = lease_request()
+def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, wanted, reconciler, happened, monkeypatch):
+    monkeypatch.setattr(chain, "end_when_idle", lambda *given: happened.append(given[-1]))
+    asked = wanted()
     idle_end = IdleEnd(timedelta(minutes=30))
     asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
-    reproduce(asked, reconciler, RecordingView(), lambda slot: None)
-    assert stages == ["doctor", "lease", idle_end, "configure", "run", "release"]
+    reproduce(asked, reconciler, Said(), lambda slot: None)
+    assert happened == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
-def test_without_confirmation_nothing_is_leased(stubs, lease_request, reconciler, stages):
+def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, happened):
     def refuse(slot):
         raise InputError("needs --yes")
 
     with pytest.raises(InputError):
-        reproduce(lease_request(), reconciler, RecordingView(), refuse)
-    assert stages == ["doctor"]
+        reproduce(wanted(), reconciler, Said(), refuse)
+    assert happened == ["doctor"]
 
 
 def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):
     """Fakes: the site, and the reproduction itself."""
     asked = []
 
-    def noted(lease_request, *_):
-        asked.append(lease_request)
+    def noted(wanted, *_):
+        asked.append(wanted)
         raise InputError("seen")
 
     site = SimpleNamespace(name="CHI@UC", user=lambda: "cc")
@@ -218,6 +214,6 @@ def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch)
     monkeypatch.setattr(chain, "reproduce", noted)
     new_key(tmp_path / "key")
     assert main(["reproduce", "--versions", "as-taught", "--key", str(tmp_path / "key"), "--for", "single"]) == 2
-    (lease_request,) = asked
-    assert lease_request.setup.image_variant == "as-taught"
-    assert [options.image_variant for options in lease_request.suites] == ["as-taught", "as-taught"]
+    (wanted,) = asked
+    assert wanted.setup.image_variant == "as-taught"
+    assert [options.image_variant for options in wanted.suites] == ["as-taught", "as-taught"]

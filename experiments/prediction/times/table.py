@@ -30,7 +30,7 @@ class Machine(Record):
     gpu: str = Field(description="name of the GPU that its driver reports")
     host: str = Field(description="processor and number of cores")
     torch: str = Field(description="version of PyTorch")
-    command: str = Field(description="the command that measured")
+    command: str = Field(description="command that measured the times")
     date: str = Field(description="day of the measurement")
 
 

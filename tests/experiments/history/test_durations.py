@@ -1,4 +1,4 @@
-"""The expected durations of rows, from stored runs."""
+"""How long rows are expected to take."""
 
 import pytest
 

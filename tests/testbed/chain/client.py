@@ -1,4 +1,4 @@
-"""`testbed reproduce` against the testbed in a box, with the image built from the cache.
+"""Run `testbed reproduce` at the local OpenStack cloud, with the image built from the cache.
 
 python -m tests.testbed.chain.client KEY RESULTS [--keep] [--nodes N] [--gpus-per-node N] [--row ROW ...]
 """

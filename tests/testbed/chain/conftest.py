@@ -1,4 +1,4 @@
-"""All tests in this folder use one lease. It comes from one `testbed reproduce`, which is killed at many stages."""
+"""All tests in this folder use one lease. One `testbed reproduce` creates the lease; it is killed at many stages."""
 
 import tempfile
 from collections.abc import Iterator

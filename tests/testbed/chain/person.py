@@ -1,4 +1,4 @@
-"""A user of the testbed in a box, whose commands are processes that can be killed."""
+"""A user of the local OpenStack cloud, whose commands are processes that can be killed."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The whole chain against the testbed in a box: reserve, boot, configure, run, evaluate, report, release.
+"""Run all stages at the local OpenStack cloud: reserve, boot, configure, run, evaluate, report, release.
 
 python -m tests.testbed.chain.rehearse [RESULTS]
 
@@ -27,7 +27,7 @@ from tests.support.needs import missing
 from tests.support.services.sshd import new_key
 from tests.testbed.chain.client import CARD, GPUS, PINS
 from tests.testbed.chain.machines import Machines
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.openstack.box import open_box
@@ -38,7 +38,7 @@ LEFT = 3
 
 
 class Stage:
-    """The testbed in a box, and real machines that follow its servers."""
+    """The local OpenStack cloud, and a real node for each of its servers."""
 
     def __init__(self, site: Testbed, machines: Machines, key: Path, folder: Path) -> None:
         self.site, self.machines, self.key, self.folder = site, machines, key, folder
@@ -84,7 +84,7 @@ def main() -> int:
         if client.poll() is None:
             client.send_signal(signal.SIGINT)
         code = client.wait()
-        left = remaining_resources(on.site)
+        left = left_at(on.site)
         if code:
             shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
     print(f"rehearsed in {format_duration(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")

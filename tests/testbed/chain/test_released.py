@@ -8,7 +8,7 @@ import pytest
 from provision.ssh.login import USER
 from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import REMOTE_RUNS, Command, Person
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -52,5 +52,5 @@ def test_a_release_that_was_killed_resumes_until_nothing_is_left(person: Person,
     client = person.reproduces()
     assert client.end() in (0, 1), client.said
     assert "configure" not in client.said
-    assert remaining_resources(person.stage.site) == []
+    assert left_at(person.stage.site) == []
     wait_for(lambda: not person.stage.machines.nodes)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.processes.waiting import wait_for
 from tests.testbed.chain.person import Command, Person
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 
 ROWS = ("neo-8gpu-ddp", "neo-8gpu-fsdp")
 SUITE = "slurm_hf_trainer"
@@ -26,4 +26,4 @@ def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(person: 
     for row in ROWS:
         result = json.loads((person.results / run / SUITE / row / "result.json").read_text())
         assert len(result["ranks"]) == 2
-    assert remaining_resources(person.stage.site) == []
+    assert left_at(person.stage.site) == []

@@ -92,7 +92,7 @@ def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Itera
         return connections[-1]
 
     yield connect
-    box.end_faults()
+    box.mend()
     for one in connections:
         empty(one)
 
@@ -164,7 +164,7 @@ def empty(site: Testbed) -> None:
     reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
 
 
-def remaining_resources(site: Testbed) -> list[Any]:
+def left_at(site: Testbed) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
     credentials = site.lease_credentials() if isinstance(site, LeaseCredentials) else []

@@ -10,7 +10,7 @@ import pytest
 
 from provision.leasing.release import EXTENSION_WINDOW
 from provision.sites.base import connect_to
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 OTHER_PROJECT = "CHI-000002"
@@ -67,7 +67,7 @@ def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
     monkeypatch.setenv("OS_PROJECT_NAME", "CHI-000001")
     assert "PENDING" in testbed("status")[1]
     assert testbed("release", "--yes")[0] == 0
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, sit
     assert "FAIL  credential: credentials: this application credential is restricted" in out
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "restricted" in err) == (2, True)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("status")[1] == "no active lease\n"
 
 
@@ -109,7 +109,7 @@ def test_a_credential_that_ends_before_the_lease_is_reported_or_refused(testbed,
     assert (limits.restricted, limits.ends.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--no-wait"], "--run", "true")
     assert (code, "before the lease does" in err) == (2, True)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "the credential ends" in err) == (0, True)
 

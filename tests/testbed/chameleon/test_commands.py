@@ -13,7 +13,7 @@ from experiments.cli import lease as machines_cli
 from experiments.system.signals import STOP_SIGNALS
 from provision.leasing import boot
 from provision.sites.base import connect_to
-from tests.testbed.chameleon.conftest import REGIONS, FakeClock, remaining_resources
+from tests.testbed.chameleon.conftest import REGIONS, FakeClock, left_at
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags
     assert json.loads(out)[0]["used_su"] >= 0
     assert testbed("extend", "--by", "1h", "--yes")[0] == 0
     assert testbed("release", "--yes")[0] == 0
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("status")[1] == "no active lease\n"
 
 
@@ -58,7 +58,7 @@ def test_extend_and_release_report_plans_and_results_as_json(testbed, site, leas
     assert len(site.leases()) == 1
     code, out, _ = testbed("release", "--yes", "--json")
     assert (code, json.loads(out)) == (0, {"released": [f"lease {held.id}"]})
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("release", "--yes")[::2] == (2, "testbed: no active lease; create one with `testbed lease`\n")
 
 
@@ -79,7 +79,7 @@ def test_a_lease_is_released_when_its_command_is_over(testbed, site, lease_flags
     code, _, _ = testbed("lease", *lease_flags, "--run", f"echo $TESTBED_NODES > {tmp_path}/nodes; false")
     assert code == machines_cli.EXIT_FAILED
     assert (tmp_path / "nodes").read_text().startswith("127.")
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, reachable):
@@ -109,7 +109,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     assert code == app.EXIT_INTERRUPTED
     assert "received SIGTERM; releasing llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 @pytest.mark.parametrize(("part", "node"), [("single", "gigaio-compute-02"), ("multi", "P3-GPU-001")])
@@ -128,7 +128,7 @@ def test_a_dry_run_lists_its_requests_and_sends_none(testbed, site, lease_flags)
     *calls, time = [line.partition(":")[0] for line in out.splitlines()]
     assert calls == ["blazar", "nova", "nova", "neutron", "ssh"]
     assert time.startswith("time, one row after another")
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("status")[1] == "no active lease\n"
 
 
@@ -189,14 +189,14 @@ def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, 
     assert (code, out) == (2, "")
     assert line in err
     assert len(err.splitlines()) == 1
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_without_a_terminal_and_without_yes_nothing_is_done(testbed, site, lease_flags):
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
     assert code == 2
     assert "lease llm_cc: without a terminal for the confirmation, --yes is required" in err
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_doctor_passes_a_valid_account_and_names_fixes(testbed, key, monkeypatch):

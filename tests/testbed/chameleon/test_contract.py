@@ -14,7 +14,7 @@ from provision.leasing import boot, release
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.resources import list_once
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 HOUR = timedelta(hours=1)
@@ -51,7 +51,7 @@ def test_a_lease_becomes_a_machine_is_extended_and_leaves_no_resources(any_site,
     assert release.extend(any_site, reconciler, state.active_lease, HOUR).end == leased.lease.end + HOUR
     assert any_site.leases()[0].end == leased.lease.end + HOUR
     release.release(any_site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert remaining_resources(any_site) == []
+    assert left_at(any_site) == []
 
 
 def test_deleting_a_deleted_resource_is_no_error(any_site, reconciler, lease_request):
@@ -95,7 +95,7 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
     release.release(site, reconciler, active_lease)
     assert Operation.DELETE_VOLUME not in {entry.operation for entry in reconciler.journal.entries()}
     assert volumes(box) == []
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)

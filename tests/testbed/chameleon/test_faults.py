@@ -15,7 +15,7 @@ from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
-from tests.testbed.chameleon.conftest import FakeClock, remaining_resources
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 from tests.testbed.openstack.settings import FLOATING_IPS
 
@@ -140,7 +140,7 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
         lease(site, reconciler, lease_request(node_type=None, node="P2-GPU-001"))
     assert site.servers() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
@@ -217,7 +217,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     assert [one.end for one in site.leases()] == [ends]
     box.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     of_idle_ends = {Operation.CREATE_CREDENTIAL, Operation.DELETE_CREDENTIAL}
     assert set(journal.attempts) == set(Operation) - of_idle_ends
     assert len(injector.met) == sum(min(number, 2) for number in journal.attempts.values())
@@ -308,7 +308,7 @@ def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(site, reconci
             lease(site, reconciler, wanted)
     assert site.servers() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 @contextmanager
@@ -345,4 +345,4 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
         lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))
     assert site.leases() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
-    assert remaining_resources(site) == []
+    assert left_at(site) == []

@@ -18,7 +18,7 @@ from provision.leasing import boot, release
 from provision.leasing.lease import lease
 from provision.leasing.request import IdleEnd
 from tests.support.leasing import idle_check
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 check = idle_check.load()
@@ -146,7 +146,7 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
     assert "ended itself after 30m without work" in " ".join(testbed("status")[1].split())
     assert check.Lease(settings).status() is None
     assert testbed("release", "--yes")[0] == 0
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 @pytest.mark.parametrize("service", ["keystone", "blazar"])
@@ -156,7 +156,7 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
     idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     box.gates[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
-    box.end_faults()
+    box.mend()
     assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
     assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
@@ -194,7 +194,7 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
     assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["there"]
     assert testbed("orphans", "--clean", "--yes")[0] == 0
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_doctor_shows_that_an_idle_end_is_possible_and_leaves_no_credential(testbed, site, key):
@@ -209,4 +209,4 @@ def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site
     monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)
     code, _, err = testbed(*flags, "--end-when-idle", "30m")
     assert (code, "blazar answers 401 to a credential with access rules" in err) == (3, True)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []

@@ -14,7 +14,7 @@ from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from tests.testbed.chameleon.conftest import FakeClock, remaining_resources
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Operation.OPEN_SSH, Operation.CLOSE_SSH, Operation.CREATE_VOLUME, Operation.DELETE_VOLUME}
@@ -80,7 +80,7 @@ def test_a_run_killed_after_an_operation_resumes(
         assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
         assert site.addresses()[0].server == site.servers()[0].id
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_a_security_group_without_its_rule_is_completed(connected, reconciler, lease_request, reachable, monkeypatch):

@@ -10,7 +10,7 @@ from provision.errors import ExtensionRejected, ForeignLease, LeaseMismatch, NoS
 from provision.leasing import release
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 
 HOUR = timedelta(hours=1)
 
@@ -28,9 +28,9 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     assert [server.name for server in state.servers] == ["node-llm-cc"]
     assert state.ips == (machine.login.host,)
     assert active_lease.machines == (machine,)
-    assert all(resource.tag == active_lease.tag for resource in remaining_resources(site))
+    assert all(resource.tag == active_lease.tag for resource in left_at(site))
     release.release(site, reconciler, active_lease)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert reconciler.journal.active_leases() == {}
 
 
@@ -158,4 +158,4 @@ def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, box, re
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0
     release.release(site, reconciler, active_lease)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []

@@ -10,7 +10,7 @@ from provision.leasing.journal import Journal
 from provision.leasing.leaked import leaked_resources
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from tests.testbed.chameleon.conftest import FakeClock, remaining_resources
+from tests.testbed.chameleon.conftest import FakeClock, left_at
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     assert len(site.leases()) == 1
     code, out, _ = testbed("orphans", "--clean", "--yes", "--json")
     assert (code, json.loads(out)["deleted"]) == (0, [active_lease.tag])
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("orphans")[:2] == (0, "no leaked resources\n")
 
 
@@ -61,7 +61,7 @@ def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, 
         f"{held.tag}: lease {held.id} (not created from this computer; deleted only if you name its tag)\n"
         f"deleted: {held.tag}\n",
     )
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 TAG = "llm-testbed-000000000000"
@@ -71,10 +71,10 @@ def test_a_classmates_resources_are_never_listed(testbed, connected, lease_reque
     theirs, mine = connected("chameleon", "classmate"), connected("chameleon")
     lease(theirs, elsewhere(tmp_path), lease_request())
     theirs.allocate_address(TAG)
-    before = [one.id for one in remaining_resources(mine)]
+    before = [one.id for one in left_at(mine)]
     assert len(before) == 4
     assert testbed("orphans", "--clean", "--yes")[:2] == (0, "no leaked resources\n")
-    assert [one.id for one in remaining_resources(mine)] == before
+    assert [one.id for one in left_at(mine)] == before
 
 
 def test_security_groups_record_their_owner(testbed, connected):

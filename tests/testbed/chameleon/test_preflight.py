@@ -7,7 +7,7 @@ from provision.choices import IMAGE
 from provision.errors import NotReleased, RequestRejected
 from provision.leasing import release
 from provision.leasing.lease import lease
-from tests.testbed.chameleon.conftest import remaining_resources
+from tests.testbed.chameleon.conftest import left_at
 
 IMAGE_FIELDS = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
 
@@ -45,7 +45,7 @@ def test_ambiguous_and_inactive_images_are_rejected_before_leasing(testbed, site
     site.sdk.image.delete_image(first.id)
     code, _, err = testbed("lease", *flags)
     assert (code, "does not exist" in err) == (3, True)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
     assert testbed("status")[1] == "no active lease\n"
 
 
@@ -53,7 +53,7 @@ def test_a_missing_network_is_reported_before_leasing(site, reconciler, lease_re
     monkeypatch.setattr(context, "DEFAULT_NETWORK", "sharednet9")
     with pytest.raises(RequestRejected, match="network sharednet9 does not exist at CHI@UC"):
         lease(site, reconciler, lease_request())
-    assert remaining_resources(site) == []
+    assert left_at(site) == []
 
 
 def test_all_other_resources_are_deleted_if_a_security_group_is_in_use(
@@ -67,7 +67,7 @@ def test_all_other_resources_are_deleted_if_a_security_group_is_in_use(
     port = site.sdk.network.create_port(network_id=network.id, security_groups=[group.id])
     with pytest.raises(NotReleased, match=rf"still at KVM@TACC after release: security group {group.id} \(neutron"):
         release.release(site, reconciler, active_lease)
-    assert remaining_resources(site) == [group]
+    assert left_at(site) == [group]
     site.sdk.network.delete_port(port.id)
     release.release(site, reconciler, active_lease)
-    assert remaining_resources(site) == []
+    assert left_at(site) == []

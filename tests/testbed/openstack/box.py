@@ -81,7 +81,7 @@ class Box:
             "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
         }
 
-    def end_faults(self) -> None:
+    def mend(self) -> None:
         """End all faults: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
             gate.mend()
@@ -96,7 +96,7 @@ class Box:
         _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
-        """Set the reservation services' clocks ahead of the others'."""
+        """Set the clocks of the reservation services ahead of those of the other services."""
         for blazar in settings.POOLS:
             _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
 
