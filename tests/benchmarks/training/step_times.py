@@ -4,9 +4,9 @@
 
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
 its device. Each row is traced here, and its step is predicted on the device's card, for a batch of the median length,
-because the measured time is a median. Writes step_times.md and step_times.json into the folder. Next to each
-prediction: the error with factors of the host's time that were fitted to the other suites only; and the time at the
-card's peak rate. Errors are relative to the measurement; negative: the prediction is too low.
+because the measured time is a median. Writes step_times.md and step_times.json into the folder. Beside each prediction:
+the error with factors of the host's time that were fitted to the other suites only, and the time at the card's peak
+rate. Errors are relative to the measurement; negative: the prediction is too low.
 """
 
 import argparse
@@ -114,12 +114,12 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def fit_host_factors(rows: Sequence[Traced]) -> Mapping[Phase, float]:
+def fitted(rows: Sequence[Traced]) -> Mapping[Phase, float]:
     """Return the factors with the smallest mean error over the rows."""
     return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
 
 
-def compare_step(row: Traced, held_out: Mapping[Phase, float]) -> dict[str, Any]:
+def compared(row: Traced, held_out: Mapping[Phase, float]) -> dict[str, Any]:
     """Return the predicted and the measured step of a row, and that at the card's peak rate."""
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
@@ -147,8 +147,8 @@ def main() -> None:
     tracer.import_libraries(phantom)
     known = [traced(row, phantom) for row in rows]
     suites = sorted({row.spec.suite for row in known})
-    factors = {suite: fit_host_factors([row for row in known if row.spec.suite != suite]) for suite in suites}
-    found = [compare_step(row, factors[row.spec.suite]) for row in known]
+    factors = {suite: fitted([row for row in known if row.spec.suite != suite]) for suite in suites}
+    found = [compared(row, factors[row.spec.suite]) for row in known]
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     peak_errors = [error(one["peak_rate_s"], one["measured_s"]) for one in found]
     lines = [
@@ -169,7 +169,7 @@ def main() -> None:
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),
-        "fitted_factors": fit_host_factors(known),
+        "fitted_factors": fitted(known),
         "held_out_mean_error": fmean(map(abs, held_out_errors)),
         "held_out_errors": summary(held_out_errors),
         "peak_rate_errors": summary(peak_errors),
