@@ -116,7 +116,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
         (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
         (
             ("imdb", CAPTIONS_DATASET),
-            r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$",
+            r"^--data hub: these rows read gourmetgram-captions and imdb; with --row, choose rows that read one$",
         ),
     ],
 )
