@@ -6,7 +6,7 @@ its file depends on the machine: without an NVIDIA GPU, uv installs the build fo
 index. uv does not compile Python files, so the last step compiles the packages that every start of testbed imports.
 
 The environment is complete when FOLDER/.made exists. An incomplete environment is created again; uv caches the
-downloads. This file needs only Python's standard library.
+downloads. environment.py needs only Python's standard library.
 """
 
 import os
@@ -50,14 +50,14 @@ def main(folder: Path, locks: Sequence[Path]) -> None:
 
 def _run_step(title: str, command: Sequence[str]) -> None:
     """Run a command. In a terminal it shows its own progress; otherwise its output is printed only if it fails."""
-    begun = time.monotonic()
+    started_s = time.monotonic()
     print(f"  {title}", flush=True)
     output = None if sys.stderr.isatty() else subprocess.PIPE
     done = subprocess.run(command, env=_step_variables(), stdout=output, stderr=output and subprocess.STDOUT, text=True)
     if done.returncode:
         last = (done.stdout or "").splitlines()[-ERROR_LINES:]
         sys.exit("\n".join([*last, f"{title}: exit code {done.returncode}; run the same command to try again"]))
-    print(f"  {title}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"  {title}: {time.monotonic() - started_s:.0f} s", flush=True)
 
 
 def _step_variables() -> dict[str, str]:

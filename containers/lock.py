@@ -1,4 +1,4 @@
-"""Write locks/: the lists of exact versions, with the hash of each file. `make lock` runs it."""
+"""Write locks/: the lists of exact versions, with the hash of each file. `make lock` runs this program."""
 
 import subprocess
 import sys

@@ -19,7 +19,7 @@ class Interrupted(Exception):
 
 
 def unknown_name(what: str, value: object, allowed: Iterable[object], where: str = "") -> InputError:
-    """Return the InputError for a name that is not in ``allowed``. Its message suggests the most similar names."""
+    """Return the InputError for a name that is not in ``allowed``. The message suggests the most similar names."""
     location, names = f"{where}: " if where else "", [str(name) for name in allowed]
     similar = similar_names(str(value), names)
     suggestion = f"; did you mean {similar}?" if similar else ""

@@ -1,8 +1,8 @@
 """The options of a run, declared once.
 
-Each field of RunOptions states its default and its command-line option. Its Choice states where the value is used: in
-run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these uses reads the
-lists in this module. A test compares run.json and the Makefile with the lists.
+Each field of RunOptions states its default and its command-line option. The Choice of an option states where its value
+is used: in run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these uses
+reads the lists in this module. A test compares run.json and the Makefile with the lists.
 """
 # ruff: noqa: RUF009 (the fields are declared by functions that return dataclasses.field)
 

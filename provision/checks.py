@@ -15,7 +15,7 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: the abilities of the machine that need the check to be ok. status ``warning``: only these are missing.
+    needed_for: what the machine can do only if the check is ok. status ``warning``: everything else works.
     """
 
     name: str

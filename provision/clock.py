@@ -1,4 +1,4 @@
-"""The time."""
+"""The clock of the program."""
 
 import time
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from provision.errors import Unreachable
 
 
 class Clock:
-    """The time; tests replace it by one that moves without waiting."""
+    """A clock; tests replace it by one that advances without waiting."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
@@ -22,9 +22,9 @@ class Clock:
         time.sleep(seconds)
 
 
-class ImpatientClock(Clock):
-    """A clock for questions that must not wait: the first attempt decides."""
+class NoWaitClock(Clock):
+    """A clock that never waits, so that a query is sent only once."""
 
     def sleep(self, seconds: float) -> None:
-        """Raise Unreachable, because the answer did not come at once."""
+        """Raise Unreachable instead of waiting for another attempt."""
         raise Unreachable(f"no answer at once; the next attempt would be in {seconds:.0f} s")

@@ -83,7 +83,7 @@ class ForeignLease(ProvisionError):
 
 
 class OtherAccount(ProvisionError):
-    """The active lease of that name was made with another account; only that account sees it. It is not changed."""
+    """The active lease of that name was made with another account, and is not changed. Only that account sees it."""
 
 
 class LeaseMismatch(ProvisionError):

@@ -1,4 +1,4 @@
-"""Words for numbers of things."""
+"""Texts for numbers of items."""
 
 
 def counted(number: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""The same terminal for every test, whatever the caller's shell or an earlier test has set."""
+"""Remove the variables that describe a terminal, so that every test has the same output."""
 
 import pytest
 

@@ -81,7 +81,7 @@ def observation_of(
     )
 
 
-def rejected(rows: Sequence[str], reason: str) -> Observation:
+def rejection_of(rows: Sequence[str], reason: str) -> Observation:
     """Return the observation of rows that cannot run with this software."""
     return Observation(
         outcomes=dict.fromkeys(rows, "refused"), reasons=dict.fromkeys(rows, reason), figures={}, statuses={}

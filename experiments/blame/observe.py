@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from experiments.blame.environment import Environment, blame_folder
-from experiments.blame.observation import Observation, observation_of, rejected
+from experiments.blame.observation import Observation, observation_of, rejection_of
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.results.provenance import code_sha256
@@ -80,7 +80,7 @@ def _run(question: Question, means: Means, environment: Environment) -> Observat
         code, last_line = _output(environment, [*words, "--run-id", "step"])
         run = RunFolder(folder / "step")
         if code == REJECTED:
-            return rejected(question.rows, last_line)
+            return rejection_of(question.rows, last_line)
         if not (run.path / RUN_FILE).exists():
             raise InputError(f"{environment.folder}: {last_line}")
         return observation_of(run.results(), evaluate_run(run.suite(), run).best)

@@ -1,1 +1,1 @@
-"""Write a run as one archive to hand in, and check such archives: complete, consistent, not copied."""
+"""Write a run as one archive to hand in, and check that archives are complete, consistent and not copied."""

@@ -37,9 +37,10 @@ class BadBundle(InputError):
 def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
     """Write the results of a run to one archive and return its path, by default <run's folder>.bundle.zip.
 
-    The archive has run.json, each row's result and telemetry, predictions, verdicts and their checksums. It has no
-    weights, logs or notebooks. Passwords in URLs, notification addresses and the home folder are removed from the
-    texts. The same run gives the same archive. Raises InputError if ``folder`` is not a run's folder or has no result.
+    The archive has run.json, each row's result and telemetry, predictions, verdicts and their checksums. The archive
+    has no weights, logs or notebooks. Passwords in URLs, notification addresses and the home folder are removed from
+    the texts. The same run gives the same archive. Raises InputError if ``folder`` is not a run's folder or has no
+    result.
     """
     run, results = folder.read_run(), folder.results()
     if not results:

@@ -1,4 +1,4 @@
-"""Draw charts as SVG for pages and notebooks. They need neither JavaScript nor a network.
+"""Draw charts as SVG for pages and notebooks. The charts need neither JavaScript nor a network.
 
 In a page: include ``STYLE`` once, and optionally ``SCRIPT`` for tooltips; ``chart.html`` is a figure with its legend.
 In a notebook: ``display(SVG(chart.standalone()))``.

@@ -22,7 +22,7 @@ from experiments.cli.lease_options import (
     gpu_warnings,
     key_for,
     new_reconciler,
-    reconciler_of,
+    reconciler_of_lease,
 )
 from experiments.cli.output import console, print_json, say, say_command, show_checks, show_plan
 from experiments.cli.parsing.group import Commands
@@ -138,8 +138,10 @@ def lease(
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
-        unnamed = replace(options.request_of("USER", name, KeyPair(key, ""), image), idle_end=idle_end)
-        show_plan(leasing.planned_calls_without_account(site, unnamed), as_json)
+        request_without_account = replace(
+            options.request_of("USER", name, KeyPair(file=key, public=""), image), idle_end=idle_end
+        )
+        show_plan(leasing.planned_calls_without_account(site, request_without_account), as_json)
         say(f"not ready: {problem}", stderr=True)
         return
     lease_request = replace(options.request(sites[0], name, key, image), idle_end=idle_end)
@@ -204,7 +206,7 @@ def status(
     from provision.leasing.account import connect_to_lease
 
     soon, notifier = parse_length(within), Notifier(notify or ())
-    reconciler = reconciler_of(name)
+    reconciler = reconciler_of_lease(name)
     if since:
         _show_past(reconciler, name, since, as_json)
         return
@@ -248,7 +250,7 @@ def extend(
     from provision.leasing.account import connect_to_lease
     from provision.leasing.request import requested_idle_end
 
-    longer, reconciler = parse_length(by), reconciler_of(name)
+    longer, reconciler = parse_length(by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     if dry_run:
@@ -276,7 +278,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.resources import list_once
 
-    reconciler = reconciler_of(name)
+    reconciler = reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     resources = list_once(connected, active_lease)

@@ -172,7 +172,8 @@ def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
 def new_reconciler(site: str = "") -> "Reconciler":
     """Return a reconciler with the user's journal that reports its progress on stderr.
 
-    The demonstration has its own journal and a clock that does not wait. Its progress lines begin with "demonstration".
+    The demonstration has its own journal and a clock that does not wait. The demonstration's progress lines begin with
+    "demonstration".
     """
     from provision.clock import Clock
     from provision.leasing import reconciler
@@ -190,7 +191,7 @@ def new_reconciler(site: str = "") -> "Reconciler":
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
 
 
-def reconciler_of(name: str | None) -> "Reconciler":
+def reconciler_of_lease(name: str | None) -> "Reconciler":
     """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it."""
     from provision.choices import DEMO
     from provision.folders import demo_folder

@@ -1,1 +1,1 @@
-"""Stored results of runs on GPUs, and the tools that write them. Neither the package nor the image contains them."""
+"""Stored results of runs on GPUs, and the tools that write them. The package and the image do not contain them."""

@@ -116,7 +116,9 @@ def _single_real_dataset(datasets: Collection[str], source: str) -> str:
     if not real:
         raise InputError(f"--data {source}: these rows read synthetic texts only; allowed: synthetic")
     if len(real) > 1:
-        raise InputError(f"--data {source}: these rows read {' and '.join(real)}; choose rows of one of them by --row")
+        raise InputError(
+            f"--data {source}: these rows read {' and '.join(real)}; with --row, choose rows that read one"
+        )
     return real[0]
 
 

@@ -40,7 +40,7 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
 
 
 def download_first(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
-    """Download an archive of unknown checksum to where ``download`` finds it; return its SHA-256.
+    """Download an archive of unknown checksum to the path that ``download`` uses; return its SHA-256.
 
     ``name`` names the unfinished download. Raises InputError if the download fails.
     """

@@ -13,7 +13,7 @@ class KnownArchive(StrictModel):
     """An archive that a lab names."""
 
     address: str = Field(pattern="^https://", description="URL of the archive")
-    source: str = Field(description="where the lab names it")
+    source: str = Field(description="where the lab names the archive")
 
 
 @cache
@@ -28,8 +28,9 @@ def locate_archive(
 ) -> tuple[str, str | None]:
     """Return the URL and the SHA-256 of a known archive; other sources as they are.
 
-    The lab states no checksum. So the first use downloads the archive and records its checksum in the cache, and later
-    uses require the same. A given ``sha256`` is required from the start. Raises InputError if the download fails.
+    The lab states no checksum. The first use downloads the archive and records its checksum in the cache. Later uses
+    require the recorded checksum. A given ``sha256`` is required from the start. Raises InputError if the download
+    fails.
     """
     archive = None if is_url(source) else known_archives().get(source)
     if archive is None:

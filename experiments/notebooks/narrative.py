@@ -92,7 +92,7 @@ class Lab:
         named = {titles[row]: results[row] for row in rows if row in results}
         if differing := self._settings(titles, results):
             display(Markdown(f"**What differs**\n\n{differing}"))
-        if folder and not results and predicted(folder, rows):
+        if folder and not results and stored_predictions(folder, rows):
             display(Markdown(f"**Memory predicted at full size**\n\n{predicted_memory(folder, titles)}"))
         elif not folder or not results:
             display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
@@ -183,19 +183,20 @@ def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
 def row_in_markdown(folder: RunFolder, row: str) -> str:
     """Return a row's result in Markdown: outcome, device, memory, speed, prediction, and its own statements."""
     suite, result = folder.suite(), folder.results().get(row)
-    title, foreseen = suite.row(row).title, predicted(folder, [row])
-    full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in foreseen]
-    points = [points_at_full_size(one) for one in foreseen if one.memory.snapshots]
+    title, predictions = suite.row(row).title, stored_predictions(folder, [row])
+    full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in predictions]
+    points = [points_at_full_size(one) for one in predictions if one.memory.snapshots]
     measured = one_row.measured(result) if result else []
     if result is None:
         outcome = (
-            f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]}, predicted at full size" if foreseen else "not in this run"
+            f"{OUTCOME_NAMES[predictions[0].predicted_outcome]}, predicted at full size"
+            if predictions
+            else "not in this run"
         )
         lines = [*full_size, *points]
-    elif result.spec.size == "tiny" and foreseen:
-        outcome = (
-            f"{OUTCOME_NAMES[foreseen[0].predicted_outcome]} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
-        )
+    elif result.spec.size == "tiny" and predictions:
+        full_size_outcome = OUTCOME_NAMES[predictions[0].predicted_outcome]
+        outcome = f"{full_size_outcome} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
@@ -230,12 +231,12 @@ def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
 def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mapping[str, str]) -> list[str]:
     """Return tables of rows by title, in blocks of Markdown: memory, predicted memory, speed, missing results."""
     first = next(iter(results.values()))
-    foreseen = predicted_memory(folder, titles)
+    predicted_table = predicted_memory(folder, titles)
     blocks = [
         f"**Memory**, {one_row.device(first)}",
         tables.memory(results),
-        f"**Memory predicted at full size** on {first.spec.card}" if foreseen else "",
-        foreseen,
+        f"**Memory predicted at full size** on {first.spec.card}" if predicted_table else "",
+        predicted_table,
         f"**Speed**\n\n{speeds}" if (speeds := tables.scaling(results)) else "",
         f"No result yet: {', '.join(lacking)}."
         if (lacking := [one for one in titles.values() if one not in results])
@@ -246,10 +247,10 @@ def side_by_side(folder: RunFolder, results: Mapping[str, Result], titles: Mappi
 
 def predicted_memory(folder: RunFolder, titles: Mapping[str, str]) -> str:
     """Return a table of the predicted memory of rows, by title; empty if nothing is predicted."""
-    found = {titles[one.spec.row]: convert_to_result(one) for one in predicted(folder, titles)}
+    found = {titles[one.spec.row]: convert_to_result(one) for one in stored_predictions(folder, titles)}
     return tables.memory(found) if found else ""
 
 
-def predicted(folder: RunFolder, rows: Collection[str]) -> list[Prediction]:
+def stored_predictions(folder: RunFolder, rows: Collection[str]) -> list[Prediction]:
     """Return the stored predictions of ``rows`` in ``folder``."""
     return [one for one in folder.predictions() if one.spec.row in rows]

@@ -1,4 +1,4 @@
-"""The parameters of row.ipynb, with which a row is run. Each is a plain value; AS_STATED means as the lab states it."""
+"""The parameters of row.ipynb, with which a row is run. Each is a plain value; AS_STATED stands for the lab's value."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,7 @@
 """Write the labs' notebooks with the outputs of stored runs.
 
-As a program, write the outputs of every lab's notebook of this folder anew, each with the runs that it names, and how
-to open each notebook.
+As a program, write the outputs of every lab's notebook in this folder again, from the runs that it names, and the cell
+on how to open it.
 """
 
 import re
@@ -85,7 +85,7 @@ def write_opening(document: Any, notebook: str) -> None:
 
 
 def main() -> None:
-    """Write the outputs of each lab's notebook anew, and how to open each notebook."""
+    """Write the outputs of each lab's notebook again, and the cell on how to open it."""
     for name in (*suite_names(), *WITHOUT_LAB):
         path = NOTEBOOKS / f"{name}.ipynb"
         document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]

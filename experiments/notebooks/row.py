@@ -29,7 +29,7 @@ MANUAL_RUNS = "manual-runs"
 
 
 class Stopped(Exception):
-    """The notebook stops here. Its output shows the message in one line, without a traceback."""
+    """The notebook stops here. The notebook shows the message in one line, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
@@ -46,7 +46,7 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    If started by a runner, it uses the row's folder, and other values from its spec.json. Otherwise it uses
+    If started by a runner, it uses the row's folder, and other values from its spec.json. Without a runner, it uses
     manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a parameter that is not allowed.
     """
 

@@ -16,7 +16,7 @@ from experiments.suites.cards import card_named
 from experiments.suites.suite import ExpectedOutcome, Suite
 
 
-class RunEvaluations(NamedTuple):
+class EvaluationsByEvidence(NamedTuple):
     """Evaluations of a run: of its results, of its predictions (None if there are none), and the best of both."""
 
     measured: Evaluation
@@ -24,7 +24,7 @@ class RunEvaluations(NamedTuple):
     best: Evaluation
 
 
-def evaluate_run(suite: Suite, folder: RunFolder) -> RunEvaluations:
+def evaluate_run(suite: Suite, folder: RunFolder) -> EvaluationsByEvidence:
     """Evaluate the stored results and predictions of a run of ``suite``.
 
     Raises InputError if ``folder`` is not the folder of a run, if one of its rows is unknown, or if a result or the
@@ -33,7 +33,7 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> RunEvaluations:
     return _evaluate_all(suite, folder.read_run(), folder.results(), folder.predictions())
 
 
-def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> RunEvaluations:
+def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> EvaluationsByEvidence:
     """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
 
     If several runs have the same row, the row of the first run counts. Raises what ``evaluate_run`` raises.
@@ -52,12 +52,12 @@ def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> RunEvaluati
 
 def _evaluate_all(
     suite: Suite, run: Run, results: dict[str, Result], predictions: tuple[Prediction, ...]
-) -> RunEvaluations:
+) -> EvaluationsByEvidence:
     measured = evaluate(suite, run, results)
     if not predictions:
-        return RunEvaluations(measured, None, measured)
+        return EvaluationsByEvidence(measured, None, measured)
     predicted = predicted_evaluation(suite, run, predictions)
-    return RunEvaluations(measured, predicted, combine_evidence(measured, predicted))
+    return EvaluationsByEvidence(measured, predicted, combine_evidence(measured, predicted))
 
 
 def predicted_evaluation(suite: Suite, run: Run, predictions: Iterable[Prediction]) -> Evaluation:

@@ -51,9 +51,10 @@ class BatchSearch(Generic[PredictionT]):
 
         It is where a line through the two margins nearest to 0 crosses 0. After MAX_INTERPOLATIONS it is the middle.
         """
-        (near, margin), (far, other) = sorted(margins.items(), key=lambda item: abs(item[1]))[:2]
-        slope = (other - margin) / (far - near)
-        guess = int(near - margin / slope) if slope < 0 else MAX_GROWTH * max(low, 1)
+        by_distance = sorted(margins.items(), key=lambda item: abs(item[1]))
+        (closest_batch, margin), (second_batch, second_margin) = by_distance[:2]
+        slope = (second_margin - margin) / (second_batch - closest_batch)
+        guess = int(closest_batch - margin / slope) if slope < 0 else MAX_GROWTH * max(low, 1)
         if len(margins) > MAX_INTERPOLATIONS:
             guess = (low + high) // 2
         return min(max(guess, low + 1), high - 1, MAX_GROWTH * max(margins))

@@ -1,4 +1,4 @@
-"""Custom trainings and text generations: any model with any settings, as `testbed predict` and `testbed fit` ask."""
+"""Custom trainings and text generations: the options of `testbed predict` and `testbed fit` for any model."""
 # ruff: noqa: RUF009 (the fields are declared by a function that returns dataclasses.field)
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Build the row of a custom training. Its model comes from models.yaml, a config.json or the hub."""
+"""Build the row of a custom training. The model comes from models.yaml, a config.json or the hub."""
 
 import json
 import re

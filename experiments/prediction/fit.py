@@ -46,7 +46,8 @@ class Fit(Record):
     """The batches and changes of a row that fit its card.
 
     requested: the unchanged row. largest: the row with the largest batch that fits. likely: the row with the largest
-    batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096 are not tried.
+    batch that fits or is borderline. ``largest`` and ``likely`` are None if even a batch of 1 is too large. Batches
+    above 4096 are not tried.
     """
 
     requested: Prediction

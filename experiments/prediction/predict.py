@@ -91,8 +91,8 @@ def predict(
     row, card, code, libraries. Rows that differ only in the card are traced once if the cards have the same kernels. At
     most ``workers`` rows (None: the number of CPUs) are traced at a time, each with less than 6 GiB of host memory. For
     a row that cannot be traced, ``on_failure`` is called with the reason and the row is omitted. Without
-    ``on_failure``, the first such row raises InputError (user error) or RuntimeError. Raises InputError if no row can
-    be traced on this machine.
+    ``on_failure``, the first row that cannot be traced raises InputError (user error) or RuntimeError. Raises
+    InputError if no row can be traced on this machine.
     """
     folder = store or cache / "predictions"
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.prediction.as_result import RunEvaluations
+from experiments.prediction.as_result import EvaluationsByEvidence
 from experiments.report.identity import Fact, Previous, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
@@ -64,7 +64,7 @@ class RowReport(Record):
     reason: str
     ran_on: str
     emulated: bool
-    scaled: str = Field(description="'2 of 4 ranks' if it ran on fewer than it states; else empty")
+    scaled: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
@@ -118,7 +118,7 @@ class Report(Record):
 def build_report(
     folder: RunFolder,
     suite: Suite,
-    graded: RunEvaluations,
+    graded: EvaluationsByEvidence,
     results: Mapping[str, Result],
     before: Previous | None = None,
 ) -> Report:

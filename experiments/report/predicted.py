@@ -5,7 +5,7 @@ from statistics import median
 
 from pydantic import Field
 
-from experiments.prediction.as_result import RunEvaluations, describe_outcome
+from experiments.prediction.as_result import EvaluationsByEvidence, describe_outcome
 from experiments.report.words import STATUSES, predicted_headline
 from experiments.results.evaluate import scaled_down
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
@@ -83,7 +83,7 @@ class PredictedReport(Record):
 
 
 def predicted_report(
-    suite: Suite, graded: RunEvaluations, predictions: Sequence[Prediction], results: Mapping[str, Result]
+    suite: Suite, graded: EvaluationsByEvidence, predictions: Sequence[Prediction], results: Mapping[str, Result]
 ) -> PredictedReport | None:
     """Compare a run's predictions with its verdicts and results; None if nothing was predicted."""
     predicted = graded.predicted

@@ -19,7 +19,7 @@ class RankReport(Record):
 
     measured: Measured = Field(description="without the snapshots, which the row's result has")
     ended: str
-    failed_first: bool = Field(description="its failure is the row's")
+    failed_first: bool = Field(description="this rank's failure is the failure of the row")
     quantities: dict[Quantity, float | None]
 
 

@@ -101,8 +101,8 @@ def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = Non
 def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
     """Evaluate several runs of one suite on one card as one run with the rows of all; write nothing.
 
-    So statements that compare rows of several runs have a verdict. Raises InputError if suite or card differ, and what
-    ``write_report`` raises for one of the runs.
+    Statements that compare rows of several runs then have a verdict. Raises InputError if suite or card differ, and
+    what ``write_report`` raises for one of the runs.
     """
     runs = [RunFolder(folder) for folder in folders]
     first = runs[0].read_run()

@@ -136,7 +136,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 
 
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
-    check = reference.check_of(row.id)
+    check = reference.as_check(row.id)
     expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
     found = _evaluate_check(check, evidence, ClaimScope(full_size=True))
     return Verdict(

@@ -45,7 +45,7 @@ class StepTime(Record):
     """
 
     step_s: float = Field(description="time of an optimizer step")
-    error_share: float = Field(description="error of the time, as a share of it, in both directions")
+    error_share: float = Field(description="error of the time in both directions, as a share of the time")
     ratio_error_share: float = Field(description="what this time adds to the error of a ratio on the same card")
     busy_share: float = Field(description="share of the step in which kernels run on the GPU")
     busy_error: float = Field(description="error of busy_share, in both directions")
@@ -77,7 +77,7 @@ class Prediction(Record):
     """The predicted memory of one row on one card, per GPU, in GiB (bytes / 1024**3).
 
     A dry run is replayed with unlimited capacity, then with the card's. The allocator frees its cache and tries again
-    before it fails. So a training can complete with less memory than it would reserve without a limit.
+    before it fails. Therefore, a training can complete with less memory than it would reserve without a limit.
     """
 
     prediction_version: Literal[1] = Field(default=PREDICTION_VERSION, description="version of this schema")
@@ -130,6 +130,6 @@ class Prediction(Record):
     def rule_of_thumb_gib(self) -> float:
         """Return five times the size of the parameters, GiB, the rule of the Slurm guide.
 
-        It counts parameters, gradients, the optimizer's two moments and activations once each.
+        The rule counts parameters, gradients, the optimizer's two moments and activations once each.
         """
         return RULE_OF_THUMB_FACTOR * self.memory.snapshots[0].params_gib

@@ -110,7 +110,7 @@ def _final_loss(measured: Measured) -> float | None:
 
 
 def _loss_fall(measured: Measured) -> float | None:
-    """Return the share by which the mean loss falls from the first epoch to the last; None below two epochs."""
+    """Return the relative decrease of the mean loss from the first to the last epoch; None for less than two epochs."""
     epochs, losses = _epochs(measured), measured.losses
     length = len(losses) // epochs
     if epochs < 2 or not length:
@@ -195,7 +195,7 @@ ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOA
 def is_lower_bound(quantity: Quantity, result: Result) -> bool:
     """Return whether the value is only a lower bound of the row's need, because the row ran out of memory.
 
-    This applies to reserved memory, which is always limited by the card, and to measured peaks. Predicted peaks are
+    Lower bounds are reserved memory, which is always limited by the card, and measured peaks. Predicted peaks are
     computed with unlimited capacity.
     """
     reserved = ("reserved_gib", "reserved_share")

@@ -81,7 +81,7 @@ class Run(Record):
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the models; with-image: captioning models also receive the image")
     gpus_per_node: int | None = Field(
-        default=None, ge=1, le=10**6, description="rows that need more GPUs per node are scaled down to it"
+        default=None, ge=1, le=10**6, description="rows that need more GPUs per node are scaled down to this number"
     )
     in_container: bool = Field(default=False, description="with site local: rows run in the project's image")
     image_variant: str = Field(

@@ -92,7 +92,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Speed of the measured micro-steps, which begin after the first two optimizer steps. It covers all ranks."""
+    """Speed of the measured micro-steps, which begin after the first two optimizer steps, over all ranks."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
@@ -120,7 +120,7 @@ class Speed(Record):
         default=None, description="share of the step time in which no kernel runs on the GPU"
     )
     error_share: float = Field(
-        default=0.0, description="error of predicted times, as a share of them in both directions; 0 if measured"
+        default=0.0, description="error of predicted times in both directions, as a share of the times; 0 if measured"
     )
     ratio_error_share: float = Field(
         default=0.0,
@@ -144,7 +144,7 @@ class StageTimestamps(Record):
 
 
 class StageTimes(Record):
-    """Durations of the stages of a row, in seconds. They add up to elapsed_s."""
+    """Durations of the stages of a row, in seconds. The durations add up to elapsed_s."""
 
     start_s: float = Field(description="processes, imports, device")
     build_s: float = Field(description="model and data")
@@ -173,7 +173,7 @@ class Progress(Record):
 class Failure(Record):
     """Where and how a row failed."""
 
-    phase: Phase = Field(description="phase in which it failed")
+    phase: Phase = Field(description="phase in which the row failed")
     step: int | None = Field(default=None, description="optimizer step, from 0; None: before the first")
     micro_step: int | None = Field(default=None, description="micro-step within the optimizer step, from 0")
     rank: int = Field(default=0, description="rank that failed first")
@@ -197,8 +197,12 @@ class Measured(Record):
     losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
-    weights_commit: str | None = Field(default=None, description="version of the weights on the hub; None: not from it")
-    data_commit: str | None = Field(default=None, description="version of the data set on the hub; None: not from it")
+    weights_commit: str | None = Field(
+        default=None, description="version of the weights on the hub; None: not from the hub"
+    )
+    data_commit: str | None = Field(
+        default=None, description="version of the data set on the hub; None: not from the hub"
+    )
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps before the last restart; later steps are counted from here"
@@ -211,7 +215,8 @@ class Result(Measured):
     """The result of one row (result.json).
 
     For several ranks, ``ranks`` has the measurements of each. The row's memory is that of the rank with the highest
-    peak, and its speed that of the slowest rank. Its losses are means over the ranks. Its failure is the first failure.
+    peak, and its speed that of the slowest rank. The row's losses are means over the ranks. The row's failure is the
+    first failure.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA_VERSION, description="version of this schema")
@@ -220,7 +225,7 @@ class Result(Measured):
     code: str = Field(description="SHA-256 of the training code, hexadecimal")
     versions: dict[str, str] = Field(default={}, description="versions of the packages that were used")
     git_commit: str | None = Field(default=None, description="commit of the checkout; None outside one")
-    image: str | None = Field(default=None, description="id of the container image that it ran in")
+    image: str | None = Field(default=None, description="id of the container image that the row ran in")
     command: str = Field(default="", description="command line of the run")
     started_at: str = Field(default="", description="UTC, ISO 8601")
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")

@@ -28,7 +28,7 @@ class Verdict(Record):
     id: str = Field(description="id of the claim, or of the row and its quantity")
     kind: Literal["outcome", "reference value", "claim"] = Field(description="kind of the statement")
     says: str = Field(description="the statement in a sentence")
-    rows: tuple[str, ...] = Field(description="ids of its rows")
+    rows: tuple[str, ...] = Field(description="ids of the statement's rows")
     status: Status = Field(description="whether the statement passes")
     grade: Grade | None = Field(
         default=None, description="grade of evidence; None: no pass or fail, or not recorded in schema version 1 or 2"

@@ -39,7 +39,7 @@ class RunnerOptions:
 
 
 class Target(ABC):
-    """Where rows run: a machine like ``node``, or a cluster of such nodes."""
+    """Where rows run: a machine like ``node``, or a cluster of nodes like it."""
 
     max_nodes: int = 1
     """Nodes that one row may use."""

@@ -122,7 +122,7 @@ def view_on(console: Console) -> View:
 
 
 def progress_table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
-    """Return a table of the rows that have not ended. Its title has the numbers of done and of waiting rows."""
+    """Return a table of the rows that have not ended. The title has the numbers of done and of waiting rows."""
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
     left = f", about {format_duration(max(1.0, left_s))} left" if left_s is not None else ""

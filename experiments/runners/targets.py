@@ -19,7 +19,7 @@ from experiments.runners.plan import Planned
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
-from experiments.runners.slurm.runner import SlurmRunner, by_claims_covered
+from experiments.runners.slurm.runner import SlurmRunner, most_needed_rows_first
 from experiments.runners.software import Software, local_software, software_of_image
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
@@ -52,7 +52,7 @@ MEMORY_SHARE = 0.94
 
 
 class LocalTarget(Target):
-    """This machine."""
+    """The target that runs rows on this machine."""
 
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
@@ -76,7 +76,10 @@ class LocalTarget(Target):
 
 
 class ContainerTarget(LocalTarget):
-    """This machine, with each row in a container of the project's image. ``image_variant``: its library versions."""
+    """Target that runs each row on this machine in a container of the project's image.
+
+    ``image_variant``: library versions of the image.
+    """
 
     def __init__(self, node: Node, image_variant: ImageVariant) -> None:
         super().__init__(node)
@@ -183,7 +186,7 @@ class ClusterTarget(ExpectedTarget):
         return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
 
     def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
-        return by_claims_covered(rows, suite)
+        return most_needed_rows_first(rows, suite)
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:
         return SlurmRunner(folder, self.cluster, view).cancel()

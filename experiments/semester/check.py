@@ -15,7 +15,7 @@ from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
 from experiments.semester.process import STALL_S, StallDetector, last_change_s, last_line, run_logged
-from experiments.semester.state import Check, Done, checks_in, database_of, interrupted, write_check
+from experiments.semester.state import Check, Done, checks_in, database_of, find_interrupted_check, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
 from experiments.system.lock import lock_folder
@@ -96,7 +96,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
 
 def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
-    if found := interrupted(request.folder, plan, now):
+    if found := find_interrupted_check(request.folder, plan, now):
         return found
     check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
     folder = request.folder / f"{now:%Y-%m-%dT%H%M%S}"

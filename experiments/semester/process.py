@@ -37,8 +37,8 @@ def run_logged(
 ) -> int:
     """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
-    The command has a session of its own, so Ctrl-C does not reach it twice. If this process is interrupted or killed,
-    the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
+    The command has a separate session, so Ctrl-C does not reach it twice. If this process is interrupted or killed, the
+    command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
     kills it after ``patience_s`` seconds; None: never.
     """
     with log.open("a") as file:

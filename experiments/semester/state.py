@@ -20,7 +20,7 @@ class Done(Record):
     """A part that has ended."""
 
     took_s: float = Field(description="duration in seconds")
-    problem: str = Field(default="", description="why the part has no result; empty if it has one")
+    problem: str = Field(default="", description="why the part has no result; empty if the part has a result")
 
 
 class Check(Record):
@@ -28,9 +28,9 @@ class Check(Record):
 
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
     begun_at: datetime = Field(description="start, UTC")
-    ended_at: datetime | None = Field(default=None, description="end, UTC; None while it runs or is interrupted")
-    command: str = Field(description="command line that started it")
-    plan: tuple[str, ...] = Field(description="names of its parts in their order")
+    ended_at: datetime | None = Field(default=None, description="end, UTC; None while the check runs or is interrupted")
+    command: str = Field(description="command line that started the check")
+    plan: tuple[str, ...] = Field(description="names of the check's parts, in their order")
     sets: tuple[Versions, ...] = Field(description="sets of versions")
     done: dict[str, Done] = Field(default={}, description="ended parts by name")
     installed: dict[Versions, dict[str, str]] = Field(
@@ -58,7 +58,7 @@ def checks_in(folder: Path) -> list[tuple[Path, Check]]:
     return sorted((one for one in found if not one[0].is_symlink()), key=lambda one: one[1].begun_at)
 
 
-def interrupted(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
+def find_interrupted_check(folder: Path, plan: tuple[str, ...], now: datetime) -> tuple[Path, Check] | None:
     """Return the newest check if it was interrupted, has the same parts and is not too old."""
     checks = checks_in(folder)
     if not checks:

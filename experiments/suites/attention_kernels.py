@@ -41,7 +41,8 @@ def kernels_of(card: Card) -> Kernels:
     - aten/src/ATen/cuda/CublasHandlePool.cpp: workspaces of 32 MiB on 9.x, 10.x and 12.x (pytorch/pytorch#175344),
       else 8 MiB + 128 KiB. On AMD, 128 MiB on gfx94x, else 32 MiB.
 
-    Not modeled: on 8.6, 8.9 and 12.x, flash attention cannot train heads of 193 to 224 values.
+    Not modeled: on GPUs of compute capability 8.6, 8.9 and 12.x, flash attention cannot train heads of 193 to 224
+    values.
     """
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS

@@ -83,8 +83,8 @@ class Card(StrictModel):
 
     def is_device(self, device_name: str, total_gib: float | None) -> bool:
         """Return whether a device of this name and memory is this card. ``total_gib`` None or 0: unknown."""
-        near = not total_gib or abs(total_gib - self.memory_gib) <= NAMED_CARD_TOLERANCE * self.memory_gib
-        return near and re.search(self.matches, device_name) is not None
+        has_memory_of_name = not total_gib or abs(total_gib - self.memory_gib) <= NAMED_CARD_TOLERANCE * self.memory_gib
+        return has_memory_of_name and re.search(self.matches, device_name) is not None
 
 
 @cache

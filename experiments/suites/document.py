@@ -31,7 +31,7 @@ class Document:
     def line(self, place: Sequence[int | str]) -> int:
         """Return the line of the value at ``place``: keys and list indices from the top.
 
-        If there is no such value, the line of the nearest enclosing value is returned.
+        Without a value at this place, the line of the nearest enclosing value is returned.
         """
         line, node = 1, self.node
         for part in place:

@@ -68,12 +68,12 @@ class ReferenceValue(StrictModel):
     low: float = Field(description="smallest stated value")
     high: float = Field(description="largest stated value")
     tolerance: float = Field(default=0.0, ge=0, description="share by which both bounds are widened; 0.05: 5 %")
-    source: str = Field(description="where the lab states it")
+    source: str = Field(description="where the lab states the value")
     known_failure: str = Field(
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
 
-    def check_of(self, row: str) -> "Check":
+    def as_check(self, row: str) -> "Check":
         """Return the reference value as a check of ``row``, with its bounds widened by the tolerance."""
         low, high = self.low * (1 - self.tolerance), self.high * (1 + self.tolerance)
         return Check(row=row, quantity=self.quantity, low=low, high=high)
@@ -160,7 +160,7 @@ class Check(StrictModel):
 
 
 class Claim(StrictModel):
-    """A statement of the lab that compares rows. It passes if all its checks pass."""
+    """A statement of the lab that compares rows. A claim passes if all its checks pass."""
 
     id: str = Field(pattern=ID_PATTERN, description="name in verdicts")
     says: str = Field(description="the statement in a sentence")
@@ -183,7 +183,9 @@ class Suite(StrictModel):
     """The content of one suite file: the rows of one lab or guide, for the cards it was written for."""
 
     suite: str = Field(pattern=NAME_PATTERN, description="the file's name without .yaml; name in commands")
-    version: PositiveInt = Field(description="raise it with each change that makes earlier results incomparable")
+    version: PositiveInt = Field(
+        description="version; raise it with each change that makes earlier results incomparable"
+    )
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
     group: Group = Field(default="single", description="single: one GPU is enough; multi: several are needed")

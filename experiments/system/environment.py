@@ -1,7 +1,8 @@
 """Replace the environment of a process, also where other processes read it (/proc/PID/environ; Linux only).
 
 /proc/PID/environ shows the memory that the kernel filled when the program started, even in a forked process. This
-module overwrites this memory. So other programs find a forked process by its new environment (see processes).
+module overwrites the memory of the environment. Other programs can then find a forked process by its new environment
+(see processes).
 """
 
 import ctypes

@@ -16,7 +16,7 @@ CODE_FOLDER = Path(__file__).resolve().parents[2]
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: TESTBED_CACHE, else llm-testbed in the user's cache folder. It may not exist yet."""
+    """Return the cache folder: TESTBED_CACHE, else llm-testbed in the user's cache folder. It need not exist."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("TESTBED_CACHE") or home / "llm-testbed").absolute()
 

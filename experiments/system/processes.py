@@ -1,6 +1,6 @@
 """Start and kill processes together: those of one process group, or those with one tag.
 
-The tag is an environment variable that the processes have inherited. They are found by the tag even if they have
+The tag is an environment variable that the processes have inherited. Processes are found by the tag even if they have
 changed their session, or if another program started them.
 """
 

@@ -4,8 +4,8 @@
 
 The warm process imports each MODULE and then serves requests at SOCKET (see warm_start). Each started process is like
 one that `python -u -m` starts: it has its own session, environment, folder and output, and no signal handlers. When it
-ends, it runs exit handlers but does not free the imported modules. It is killed when the requesting process closes the
-connection, or when the warm process ends.
+ends, it runs exit handlers but does not free the imported modules. A started process is killed when the requesting
+process closes the connection, or when the warm process ends.
 
 A module that cannot be imported is skipped. After the imports, the warm process ends if it has more than one thread or
 has opened a GPU, because neither survives a fork.

@@ -3,7 +3,8 @@
     python -u -m experiments.system.warm_start MODULE ARGUMENTS...
 
 The variable TESTBED_WARM has the socket of the warm process (see warm_process). The command is for programs that start
-ranks themselves. It represents the process that it starts: it forwards signals to it, and ends with its exit code.
+ranks themselves. The command represents the process that it starts: it forwards signals, and ends with the exit code of
+the process.
 """
 
 import json

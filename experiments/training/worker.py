@@ -3,8 +3,8 @@
     python -m experiments.training.worker --spec SPEC.json --out ROW_FOLDER
 
 While the row runs, the worker writes log.txt, telemetry.csv and progress.json; at the end it writes result.json
-atomically. The exit code is 0 if result.json was written, for every outcome. It is 2 for a user error, with one line on
-stderr.
+atomically. The exit code is 0 if result.json was written, for every outcome. The exit code is 2 for a user error, with
+one line on stderr.
 """
 
 import argparse

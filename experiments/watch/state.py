@@ -1,7 +1,7 @@
 """The state of a run at this moment, read from its folder, whether or not the command that started it still runs.
 
 While rows run on other machines, the command that started them copies their progress, telemetry and logs into the
-folder. So only the folder has to be read.
+folder. Therefore, only the folder has to be read.
 """
 
 import time

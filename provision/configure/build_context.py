@@ -27,7 +27,7 @@ def write_build_context(archive: Path, project: Path = PROJECT) -> None:
 
 
 def commit(project: Path = PROJECT) -> str:
-    """Return the checkout's commit; see reproducible.commit."""
+    """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout or without git."""
     return reproducible.commit(project)
 
 

@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential, and the setup of its node, which watches whether it is idle."""
+"""Set up a leased node so that it ends its lease when it is idle, with a credential for this lease only."""
 
 from provision.configure.playbook import set_up_idle_end
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -21,7 +21,7 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
     nodes, and LeaseGone for a lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
+        raise RequestRejected(f"{site.name} cannot limit a credential to one lease")
     active_lease = get_active_lease(reconciler, name)
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")

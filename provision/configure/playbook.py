@@ -1,7 +1,7 @@
 """Configuration of reachable machines by the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
 The playbook is idempotent: a second run resumes and changes only what is not configured yet. Ansible's complete output
-goes to a log. Neither the log nor errors and results contain secrets.
+goes to a log. Log, errors and results contain no secrets.
 """
 
 import json
@@ -101,9 +101,9 @@ def configure(
 def set_up_idle_end(
     machine: Machine, variables: Mapping[str, Any], report: Report, logs: Path | None = None
 ) -> tuple[str, ...]:
-    """Let a machine end its lease when it is idle; return what changed. variables: of the role, with secrets.
+    """Let a machine end its lease when it is idle; return what changed.
 
-    Raises as ``configure``.
+    variables: those of the role, including secrets. Raises the errors of ``configure``.
     """
     return _play(IDLE_END_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 
@@ -116,9 +116,10 @@ def _play(
     check: bool,
     logs: Path | None,
 ) -> tuple[tuple[str, ...], Path]:
-    """Run a playbook; return what changed, and the log. variables: returns those of the roles, for a folder of files.
+    """Run a playbook; return what changed, and the log.
 
-    Raises as ``configure``.
+    variables: returns the variables of the roles; its argument is a folder for their files.
+    Raises the errors of ``configure``.
     """
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

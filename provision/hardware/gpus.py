@@ -57,7 +57,7 @@ def used_gib(indices: Sequence[int]) -> dict[int, float]:
 
 
 def visible_gpus() -> list[GpuHandle]:
-    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all. They stay valid until the process ends."""
+    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all; they are valid until the process ends."""
     vendor: Vendor = nvidia if nvidia.start() else amd
     number = vendor.count()
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -69,8 +69,8 @@ def visible_gpus() -> list[GpuHandle]:
 def other_gpus_load() -> Callable[[Collection[int]], float | None]:
     """Return a function that returns the highest load, in percent, of the GPUs outside CUDA_VISIBLE_DEVICES.
 
-    The function takes a row's process ids, and ignores GPUs that other programs use. It returns None if there are no
-    other GPUs, and for AMD's GPUs, whose processes are unknown.
+    The function takes a row's process ids, and ignores GPUs that other programs use. The function returns None if there
+    are no other GPUs, and for AMD's GPUs, whose processes are unknown.
     """
     if not nvidia.start():
         return lambda pids: None

@@ -1,6 +1,6 @@
 """The account of a lease: the journal records it, and only this account queries or changes the lease.
 
-The site does not list the leases of another project. So a lease that is missing from a list may still exist.
+The site does not list the leases of another project. Therefore, a lease that is missing from a list may still exist.
 """
 
 from datetime import datetime
@@ -47,18 +47,20 @@ def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: 
     ends = reconciler.query(site.credential).ends
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
-        raise NoCredentials(f"credentials: {credential_ends(ends, end)}; log in again, or make a shorter lease")
+        raise NoCredentials(
+            f"credentials: {short_credential_message(ends, end)}; log in again, or make a shorter lease"
+        )
 
 
 def require_lease_credentials(site: Testbed, reconciler: Reconciler) -> None:
-    """Raise RequestRejected if the site has no credentials that may only end one lease."""
+    """Raise RequestRejected if the site cannot limit a credential to one lease."""
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"{site.name} has no credentials that may only end one lease")
+        raise RequestRejected(f"{site.name} cannot limit a credential to one lease")
     reconciler.query(site.try_lease_credential)
 
 
-def credential_ends(ends: datetime, lease_end: datetime) -> str:
-    """Return in words that a credential ends before the lease."""
+def short_credential_message(ends: datetime, lease_end: datetime) -> str:
+    """Return the message that a credential ends before its lease."""
     moments = (time_in_words(moment, local_zone()) for moment in (ends, lease_end))
     return "the credential ends {}, before the lease does ({})".format(*moments)
 

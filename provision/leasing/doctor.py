@@ -1,4 +1,4 @@
-"""Preflight checks for a lease. Each passes or names its fix; no message contains a secret."""
+"""Preflight checks for a lease. Each failed check names its fix; no message contains a secret."""
 
 import os
 import shutil
@@ -130,9 +130,9 @@ def _check_clock(site: Testbed) -> str:
 
 
 def _check_idle_end(site: Testbed) -> str:
-    """Return whether a lease can end itself. It need not, so a site that cannot passes."""
+    """Return in words whether a lease can end itself. The check passes in both cases."""
     if not isinstance(site, LeaseCredentials):
-        return "not possible: the site has no credentials that may only end one lease"
+        return "not possible: the site cannot limit a credential to one lease"
     try:
         site.try_lease_credential()
     except RequestRejected as problem:

@@ -19,8 +19,8 @@ from provision.sites.base import Testbed
 class LeakedResources:
     """The leaked resources of one tag, as text, and the lease record with which they can be deleted.
 
-    in_journal: whether the local journal created the tag. Otherwise it is from a journal of the same user that is lost
-    or on another computer, where the lease may be in use.
+    in_journal: whether the local journal created the tag. If not, the tag is from a journal of the same user that is
+    lost or on another computer, where the lease may be in use.
     """
 
     active_lease: ActiveLease

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 
 from provision.errors import ForeignLease, ProvisionError
-from provision.leasing.account import credential_ends, require_lease_credentials, require_unrestricted, verify_account
+from provision.leasing.account import (
+    require_lease_credentials,
+    require_unrestricted,
+    short_credential_message,
+    verify_account,
+)
 from provision.leasing.boot import bring_up
 from provision.leasing.cost import leased_hosts
 from provision.leasing.journal import ActiveLease, Machine
@@ -57,7 +62,7 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
         f"nova: create server {servers} with image {image}",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
-        *(["keystone: create a credential that may only end this lease"] if lease_request.idle_end else []),
+        *(["keystone: create a credential that can only end this lease"] if lease_request.idle_end else []),
     ]
 
 
@@ -105,7 +110,9 @@ def _check_boot_requirements(task: LeaseTask) -> None:
 def _report_short_credential(task: LeaseTask, reserved: Lease) -> None:
     ends = task.reconciler.query(task.site.credential).ends
     if ends and ends < reserved.end:
-        task.reconciler.report(f"{credential_ends(ends, reserved.end)}; log in again before that, to release it")
+        task.reconciler.report(
+            f"{short_credential_message(ends, reserved.end)}; log in again before that, to release it"
+        )
 
 
 def _open_record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:

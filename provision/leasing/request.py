@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class IdleEnd:
-    """When and how a lease ends itself: after that time without work, with its results saved.
+    """How a lease ends itself: when its node was idle for ``after`` and its results are saved.
 
-    results_to: rsync target of the results, reached with the SSH key of that file; '': this computer fetches them.
+    results_to: rsync target for the results; ``key`` is the SSH key for it. '': this computer downloads them.
     """
 
     after: timedelta

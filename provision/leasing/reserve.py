@@ -75,10 +75,11 @@ def choose_slots(
 def choose_slots_among(
     sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool = False, limit: int = 1
 ) -> list[TimeSlot]:
-    """Return the earliest time slots over several sites; unreachable sites and those without such hosts are reported.
+    """Return the earliest time slots over several sites.
 
-    If no site has a slot: raises NotEnoughHosts with every site's reason if any of them is transient, else NoSuchHost
-    over all reachable sites, else the first site's error.
+    Unreachable sites, and sites without matching hosts, are reported. If no site has a slot: raises NotEnoughHosts with
+    every site's reason if any of them is transient, else NoSuchHost over all reachable sites, else the first site's
+    error.
     """
     if len(sites) == 1:
         return choose_slots(sites[0], reconciler, requirements, at_once, limit)
@@ -104,7 +105,7 @@ def choose_slots_among(
 def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> list[HostBooking]:
     """Return everybody's current and future reservations of hosts with the required hardware, the earliest first.
 
-    Raises NoSuchHost if no site has such hosts.
+    Raises NoSuchHost if no site has matching hosts.
     """
     _reject_unknown_hosts(sites, reconciler, requirements)
     found = []

@@ -42,7 +42,7 @@ class _Entry:
 def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
     """Return the account for a region with this prefix.
 
-    It is the entry that OS_CLOUD names, else the OS_* variables, else the only entry, else ``preferred`` among
+    The account is the entry that OS_CLOUD names, else the OS_* variables, else the only entry, else ``preferred`` among
     several. Raises NoCredentials if there is none, if the choice is ambiguous, or if a login plugin is missing.
     """
     entries, wanted = _entries(), os.environ.get(CLOUD_VARIABLE, "")

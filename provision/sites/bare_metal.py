@@ -46,7 +46,7 @@ class BareMetal(Cloud):
         return reserved
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
-        """Boot from the image on the reserved node."""
+        """Return the options of a server that boots from the image on the reserved node."""
         return {
             "flavor_id": self._flavor_id(),
             "image_id": source,

@@ -215,7 +215,10 @@ class LeaseCredentials(Protocol):
         ...
 
     def try_lease_credential(self) -> None:
-        """Create such a credential, use it and delete it. Raises RequestRejected if the site does not support it."""
+        """Create a credential for one lease, use it and delete it.
+
+        Raises RequestRejected if the site does not support such credentials.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """Application credentials that may only read and delete one lease, by the access rules of keystone.
 
-A service whose configuration does not name its own type rejects every credential with access rules. So the support of a
-site can only be found by a try.
+A service whose configuration does not name its own type rejects every credential with access rules. Therefore, only a
+test request shows whether a site supports such credentials.
 """
 
 import secrets

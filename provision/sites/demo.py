@@ -71,7 +71,7 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
 class _State:
     """The resources at the site, and how far its clock is ahead of the real time."""
 
-    begun: datetime
+    started_at: datetime
     ahead: timedelta = timedelta()
     leases: list[Lease] = field(default_factory=list)
     servers: dict[str, tuple[datetime, Server]] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class _Store:
             try:
                 return _FORMAT.validate_json(read_bytes(self._file))
             except (OSError, ValidationError):
-                raise BadJournal(f"{self._file}: damaged; remove the file, the demonstration begins anew") from None
+                raise BadJournal(f"{self._file}: damaged; remove the file to start the demonstration again") from None
         return _State(Clock().now().replace(minute=0, second=0, microsecond=0))
 
     @contextmanager
@@ -173,7 +173,7 @@ class Demo:
     def bookings(self) -> list[Booking]:
         state = self._store.read()
         others = [
-            Booking(host.id, state.begun + begin * HOUR, state.begun + end * HOUR)
+            Booking(host.id, state.started_at + begin * HOUR, state.started_at + end * HOUR)
             for host, hours in CALENDAR.items()
             for begin, end in hours
         ]

@@ -1,4 +1,4 @@
-"""Translates exceptions of the OpenStack clients into this package's errors, according to their cause."""
+"""Translate exceptions of the OpenStack clients into this package's errors, according to their cause."""
 
 import re
 from collections.abc import Iterator

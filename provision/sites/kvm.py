@@ -1,8 +1,8 @@
 """Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from volumes, opened by security groups.
 
 Blazar places several flavors on one hypervisor, but shows the reserved flavor only for leases of the user's own
-project. A reservation of another project counts as a reservation of the whole hypervisor. So the search may miss a free
-time slot, but never reports an occupied one.
+project. A reservation of another project counts as a reservation of the whole hypervisor. Therefore, the search may
+miss a free time slot, but never reports an occupied one.
 """
 
 import json
@@ -69,7 +69,7 @@ class Kvm(Cloud):
         ]
 
     def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
-        """Boot from the volume, behind the tag's security group."""
+        """Return the options of a server that boots from the volume, with the security group of the tag."""
         volume = {
             "boot_index": 0,
             "source_type": "volume",

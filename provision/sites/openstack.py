@@ -1,8 +1,8 @@
 """Common code of Chameleon's OpenStack sites: account, leases, servers, keys, addresses, and translation of errors.
 
-python-chi provides Chameleon's endpoints and the format of reservations. Its wait functions treat ERROR as success, so
-this module calls the underlying clients directly, in a session with timeouts. openstacksdk reads OS_* variables and
-clouds.yaml, including application credentials; python-chi reads only the variables.
+python-chi provides Chameleon's endpoints and the format of reservations. The wait functions of python-chi treat ERROR
+as success, so this module calls the underlying clients directly, in a session with timeouts. openstacksdk reads OS_*
+variables and clouds.yaml, including application credentials; python-chi reads only the variables.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Host keys that the user has accepted, for a machine that has to reach the same host."""
+"""Find the host keys that the user has accepted, so that another machine can check the same host."""
 
 import subprocess
 from pathlib import Path

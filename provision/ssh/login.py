@@ -68,7 +68,7 @@ class Login:
 class SshConfigHost:
     """A host of the user's own ~/.ssh/config.
 
-    Its host key must be in the user's known_hosts. Private keys come from the configuration, the agent and ~/.ssh.
+    The host key must be in the user's known_hosts. Private keys come from the configuration, the agent and ~/.ssh.
     """
 
     name: str

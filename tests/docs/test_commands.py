@@ -1,4 +1,4 @@
-"""Every command of README and documentation runs as written, or exists where it cannot run here."""
+"""Every command of README and documentation runs as written; of those that cannot run here, the options exist."""
 
 import os
 import re
@@ -52,7 +52,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def _case(block: Block) -> Any:
-    """Predictions run in one process of the tests, one after the other: the second one is cached."""
+    """Return a test case. Blocks with predictions share one test process, so that each prediction is traced once."""
     marks = [pytest.mark.xdist_group("predictions of the documentation")] if "testbed predict" in block.code else []
     return pytest.param(block, id=block.place, marks=marks)
 
@@ -71,7 +71,7 @@ def test_a_block_of_commands_runs_as_written(block: Block, checkout: Path, envir
     assert "Traceback" not in ran.stderr
 
 
-def test_a_block_that_does_not_run_says_why() -> None:
+def test_a_block_that_does_not_run_states_the_reason() -> None:
     unknown = {block.place: block.note for block in ALL if not block.runs and not block.note.startswith(NOT_RUN)}
     assert not unknown
 
@@ -81,7 +81,7 @@ def test_there_are_blocks_of_every_kind() -> None:
     assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
 
 
-def test_commands_that_do_not_run_here_have_the_options_they_are_given() -> None:
+def test_options_of_commands_that_do_not_run_here_exist() -> None:
     wrong = []
     for block, words in _lines():
         if words[0] == "testbed":

@@ -1,4 +1,4 @@
-"""The pages of sentences: every sentence with all its statements, and the best stored evidence of each."""
+"""The pages that list the sentences of each lab: every sentence has its statements and their best stored evidence."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_the_table_has_each_sentence_with_its_statements(suite) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.suite)
-def test_stored_runs_have_every_statement_of_the_table(suite) -> None:
+def test_every_statement_of_the_table_is_in_a_stored_run(suite) -> None:
     assert {evaluation.run.suite for _, evaluation in stored_evaluations(suite)} == {suite.suite}
     assert not [row for row in sentence_rows(suite) if row[5] == "no stored run has it"]
 
@@ -35,7 +35,7 @@ def evaluation(**verdict: str) -> Evaluation:
     return Evaluation(run=run(), verdicts=(Verdict.model_validate(stated | verdict),))
 
 
-def test_the_best_grade_is_shown_and_of_equal_ones_the_first_card() -> None:
+def test_the_best_grade_is_shown_and_of_equal_grades_that_of_the_first_card() -> None:
     predicted = evaluation(status="fail", grade="predicted", value="90 GiB")
     emulated = evaluation(status="pass", grade="emulated", value="80 GiB")
     card, best = best_verdicts([("x", predicted), ("y", emulated), ("z", emulated)])["a"]

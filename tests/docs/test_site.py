@@ -1,4 +1,4 @@
-"""The site's navigation has every page, and links between files work."""
+"""The website's navigation has every page, and links between files work."""
 
 import re
 from collections.abc import Iterator
@@ -48,8 +48,8 @@ def test_every_field_of_a_suite_is_on_its_page(generated: Path) -> None:
     assert all(f"`{name}`" in (generated / "reference/fields/suite.md").read_text() for name in Row.model_fields)
 
 
-def test_every_field_of_a_file_has_a_meaning(generated: Path) -> None:
-    """Checks the last column in the tables of fields: no field may lack a description."""
+def test_every_field_of_a_file_has_a_description(generated: Path) -> None:
+    """Every line of a table of fields ends with a description."""
     found = [page for name in ("fields", "schemas") for page in (generated / "reference" / name).glob("*.md")]
     lines = [(page.name, line) for page in found for line in page.read_text().splitlines()]
     assert sum(line.startswith("| `") for _, line in lines) > 200
@@ -61,7 +61,7 @@ def test_generated_pages_are_the_same_each_time(generated: Path, tmp_path: Path)
     assert again == {name: (generated / name).read_text() for name in again}
 
 
-def test_links_between_files_lead_somewhere(generated: Path) -> None:
+def test_links_between_files_have_existing_targets(generated: Path) -> None:
     broken = []
     for page in pages():
         for link in LINK.findall(page.read_text()):
@@ -72,7 +72,7 @@ def test_links_between_files_lead_somewhere(generated: Path) -> None:
     assert not broken
 
 
-def test_nothing_on_the_site_is_loaded_from_elsewhere() -> None:
+def test_the_site_loads_nothing_from_other_servers() -> None:
     theme = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert theme["theme"]["font"] is False
     assert "extra_javascript" not in theme

@@ -1,4 +1,4 @@
-"""A fake machine with any GPUs, rows that get their results at once, and a webhook."""
+"""Fixtures: a fake machine with chosen GPUs, whose rows get their results at once, and a webhook."""
 
 import json
 import threading
@@ -33,7 +33,7 @@ def machine(monkeypatch):
 
 @pytest.fixture
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """The address of a webhook on this machine, with a password, and what it received."""
+    """Start a webhook on this machine; return its address, which has a password, and the list of what it received."""
     received: list[dict[str, Any]] = []
 
     class Hook(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Options, plan and report together, with a fake runner."""
+"""A whole run with a fake runner: options, plan, results and report."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -31,7 +31,7 @@ H200 = Gpu(0, "NVIDIA H200", 139.8, "GPU-h")
 H100 = Gpu(0, "NVIDIA H100 NVL", 93.2, "GPU-n")
 
 
-def choices(path, **options):
+def recorded_options(path, **options):
     done = run_suite(RunOptions(SUITE, results=path, **options), RecordingView())
     run = RunFolder(done.folder).read_run()
     return run.card, run.size
@@ -49,7 +49,7 @@ def choices(path, **options):
 )
 def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
     machine(*gpus)
-    assert choices(tmp_path, rows=("reduced-batch",)) == expected
+    assert recorded_options(tmp_path, rows=("reduced-batch",)) == expected
 
 
 def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
@@ -58,19 +58,19 @@ def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
 
-def test_a_gpu_that_computes_bfloat16_in_software_is_warned_of(machine, tmp_path):
+def test_a_gpu_without_bfloat16_hardware_causes_a_warning(machine, tmp_path):
     machine(Gpu(0, "Tesla V100-SXM2-32GB", 31.74, "GPU-v"))
     for row, warned in (("reduced-batch", False), ("reduced-precision", True)):
         run_suite(RunOptions(SUITE, rows=(row,), results=tmp_path / row), view := RecordingView())
         assert ("computes bfloat16 in software" in view.text.getvalue()) == warned
 
 
-def test_choices_that_were_made_are_kept(machine, tmp_path):
+def test_explicit_options_are_not_changed(machine, tmp_path):
     machine(H200)
-    assert choices(tmp_path, rows=("xxl",), card="h100_94gb", size="tiny") == ("h100_94gb", "tiny")
+    assert recorded_options(tmp_path, rows=("xxl",), card="h100_94gb", size="tiny") == ("h100_94gb", "tiny")
 
 
-def test_the_run_id_says_what_was_chosen():
+def test_the_run_id_has_the_chosen_options():
     resolved = RunOptions(SUITE, card="a100_80gb", size="tiny")
     assert default_run_id(resolved) == f"{SUITE}-a100_80gb-tiny-verdict"
     other = replace(
@@ -100,7 +100,7 @@ def test_rows_are_scaled_down_to_the_gpus_of_a_node(machine, tmp_path):
     assert (outcome.status, outcome.grade) == ("pass", "predicted"), "a prediction is of all ranks"
 
 
-def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
+def test_a_run_of_predictions_evaluates_them_and_runs_no_row(machine, tmp_path):
     options = RunOptions(SUITE, card="h100_94gb", predict_only=True, results=tmp_path)
     done = run_suite(options, RecordingView())
     assert FakeRunner.ran == []
@@ -110,56 +110,56 @@ def test_predictions_alone_are_evaluated_and_no_row_runs(machine, tmp_path):
     assert {*FakeRunner.ran} == {*RunFolder(done.folder).read_run().rows}
 
 
-def test_a_run_goes_on_with_as_many_gpus_alone(machine, tmp_path):
+def test_a_run_continues_only_with_the_same_number_of_gpus(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-4gpu-ddp",), run_id="mine", results=tmp_path)
     run_suite(options, RecordingView())
     with pytest.raises(InputError, match="has results with gpus_per_node None, but gpus_per_node is now 2"):
         run_suite(replace(options, gpus_per_node=2), RecordingView())
 
 
-def several(*suites, view=None, **options):
+def run_two_suites(*suites, view=None, **options):
     return list(run_suites(options_per_suite(suites, RunOptions(suites[0], **options)), view or RecordingView()))
 
 
 def test_several_suites_have_a_folder_each_and_latest_is_the_last(machine, tmp_path):
-    first, second = several(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
+    first, second = run_two_suites(SUITE, SLURM, rows=("xxl", "neo-1gpu"), results=tmp_path)
     assert FakeRunner.ran == ["xxl", "neo-1gpu"]
     assert (first.evaluation.run.suite, second.evaluation.run.suite) == (SUITE, SLURM)
     assert first.report.is_file()
     assert (tmp_path / "latest").resolve() == second.folder.resolve()
 
 
-def test_a_suite_without_the_rows_asked_for_is_left_out():
+def test_a_suite_without_the_requested_rows_is_left_out():
     asked = RunOptions(SUITE, rows=("neo-1gpu", "neo-inference"))
     assert [(one.suite, one.rows) for one in options_per_suite([SUITE, SLURM, SUITE], asked)] == [(SLURM, asked.rows)]
     assert [one.suite for one in options_per_suite([SUITE, SLURM, SUITE], RunOptions(SUITE))] == [SUITE, SLURM]
 
 
 @pytest.mark.parametrize("change", [{"card": "h100_94gb"}, {"gpus_per_node": 3}, {"rows": ("nope",)}])
-def test_nothing_is_run_or_written_when_one_of_several_suites_is_wrong(machine, tmp_path, change):
+def test_nothing_is_run_or_written_if_one_of_several_suites_is_invalid(machine, tmp_path, change):
     with pytest.raises(InputError):
-        several(SUITE, SLURM, results=tmp_path / "results", **change)
+        run_two_suites(SUITE, SLURM, results=tmp_path / "results", **change)
     assert not (tmp_path / "results").exists()
 
 
-def test_no_row_runs_when_one_of_several_suites_was_made_with_other_choices(machine, tmp_path):
-    several(SLURM, rows=("neo-1gpu",), results=tmp_path)
+def test_no_row_runs_if_one_of_several_folders_has_other_options(machine, tmp_path):
+    run_two_suites(SLURM, rows=("neo-1gpu",), results=tmp_path)
     folder = RunFolder(tmp_path / f"{SLURM}-v100_32gb-tiny-verdict")
     folder.write_run(folder.read_run().model_copy(update={"size": "full"}))
     with pytest.raises(InputError, match="has results with size full, but size is now tiny"):
-        several(SUITE, SLURM, results=tmp_path)
+        run_two_suites(SUITE, SLURM, results=tmp_path)
     assert FakeRunner.ran == ["neo-1gpu"]
     assert not list(tmp_path.glob(f"{SUITE}*"))
 
 
-def test_no_row_runs_when_all_of_one_of_several_suites_are_refused(machine, tmp_path):
+def test_no_row_runs_if_all_rows_of_one_suite_are_rejected(machine, tmp_path):
     machine(made.GPU)
     with pytest.raises(InputError, match="8 GPUs are needed, there is 1"):
-        several(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
+        run_two_suites(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
     assert FakeRunner.ran == []
 
 
-def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp_path):
+def test_a_run_writes_report_and_verdicts_and_the_link_latest(machine, tmp_path):
     done = run_suite(RunOptions(SUITE, rows=("xxl", "baseline"), results=tmp_path), RecordingView())
     assert done.report.is_file()
     assert done.report.parent == done.folder
@@ -168,7 +168,7 @@ def test_a_run_ends_in_a_report_and_verdicts_and_latest_leads_to_it(machine, tmp
     assert done.evaluation.run.rows == ("baseline", "xxl")
 
 
-def test_a_cluster_is_reached_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
+def test_a_cluster_is_contacted_before_anything_is_predicted_or_written(machine, tmp_path, monkeypatch):
     done = run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), RecordingView())
     profile = profile_named("mahti").model_copy(update={"host": "nosuch.invalid", "account": "project_1"})
     cluster = Cluster(SshShell(SshConfigHost("nosuch.invalid")), profile)
@@ -192,7 +192,7 @@ def test_running_again_runs_only_what_is_missing(machine, tmp_path):
     assert FakeRunner.ran == ["xxl", "baseline", "xxl"]
 
 
-def test_a_result_of_other_versions_runs_again_and_is_not_lost(machine, tmp_path, monkeypatch):
+def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machine, tmp_path, monkeypatch):
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path)
     folder = RunFolder(run_suite(options, RecordingView()).folder)
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
@@ -206,7 +206,7 @@ def test_a_result_of_other_versions_runs_again_and_is_not_lost(machine, tmp_path
     assert read_result(earlier).outcome == "fits"
 
 
-def test_a_result_that_cannot_be_made_again_here_is_kept(machine, tmp_path, monkeypatch):
+def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_path, monkeypatch):
     machine(made.GPU)
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, card="a100_80gb", size="full")
     folder = RunFolder(run_suite(options, RecordingView()).folder)
@@ -217,7 +217,7 @@ def test_a_result_that_cannot_be_made_again_here_is_kept(machine, tmp_path, monk
     assert folder.results()["xxl"].outcome == "fits"
 
 
-def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tmp_path):
+def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine, tmp_path):
     machine(made.GPU, host_memory_gib=100)
     done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())
     results = RunFolder(done.folder).results()
@@ -228,7 +228,7 @@ def test_a_refused_row_has_a_result_that_says_why_and_the_others_run(machine, tm
     assert FakeRunner.ran == ["xxl", "xxl-cpu-offload"]
 
 
-def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so(machine, tmp_path):
+def test_a_run_with_only_rejected_rows_is_a_user_error(machine, tmp_path):
     machine(made.T4)
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
         run_suite(RunOptions(SUITE, size="full", results=tmp_path), RecordingView())
@@ -237,14 +237,14 @@ def test_a_run_of_refused_rows_alone_is_a_users_mistake_with_results_that_say_so
     assert FakeRunner.ran == []
 
 
-def test_nothing_is_written_for_bad_input(machine, tmp_path):
+def test_nothing_is_written_for_invalid_input(machine, tmp_path):
     with pytest.raises(InputError):
         run_suite(RunOptions(SUITE, rows=("nope",), results=tmp_path / "results"), View(None))
     assert not (tmp_path / "results").exists()
 
 
 class FakeSlurmRunner(FakeRunner):
-    """The same for a cluster; records the data to upload, and the specs of the rows."""
+    """A FakeRunner for a cluster; it records the data to upload and the specs of the rows."""
 
     brought: ClassVar[list[Any]] = []
 
@@ -277,7 +277,7 @@ def reviews(tmp_path):
     return folder
 
 
-def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, reviews, tmp_path):
+def test_rows_of_a_cluster_have_the_path_of_the_data_at_the_cluster(cluster, reviews, tmp_path):
     cluster()
     run_suite(
         RunOptions(SLURM, data=str(reviews), size="tiny", rows=("neo-8gpu-ddp",), results=tmp_path), RecordingView()
@@ -287,7 +287,7 @@ def test_rows_of_a_cluster_are_told_where_the_data_will_be_there(cluster, review
     assert spec.data == f"{tmp_path}/there/cache/data/{spec.data_sha256}-imdb"
 
 
-def test_nodes_that_share_no_folder_are_not_given_data_of_the_person_s(cluster, reviews, tmp_path):
+def test_data_of_the_user_is_rejected_for_nodes_without_a_shared_folder(cluster, reviews, tmp_path):
     cluster(shared=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
         run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), RecordingView())

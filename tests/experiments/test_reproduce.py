@@ -1,4 +1,4 @@
-"""The order of the stages, and the release of the lease. Fakes: the site, Ansible, and the run itself."""
+"""The order of the stages of `testbed reproduce`, and the release of the lease. Fakes: the site, Ansible, the run."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -56,7 +56,7 @@ def reconciler(tmp_path):
 
 @pytest.fixture
 def stubs(monkeypatch, happened, reconciler):
-    """Each stage is recorded; leasing creates an active lease, releasing ends it."""
+    """Record each stage; the fake lease stage creates an active lease, and the fake release stage ends it."""
 
     def lease(site, reconciler, lease_request, watch):
         happened.append("lease")
@@ -95,7 +95,7 @@ def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, r
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, reconciler, happened, monkeypatch):
+def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def fail(*_):
         raise problem
 
@@ -106,7 +106,7 @@ def test_what_was_leased_is_released_whatever_happens(problem, stubs, wanted, re
 
 
 @pytest.mark.parametrize("problem", [LeaseMismatch("held with node-2"), ForeignLease("somebody's")])
-def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
+def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
     def refused(*_, **__):
         raise problem
 
@@ -117,7 +117,7 @@ def test_what_is_held_for_something_else_is_not_released(problem, stubs, wanted,
     assert "release" not in happened
 
 
-def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stubs, wanted, reconciler, happened):
+def test_with_keep_the_lease_stays_and_the_next_run_uses_it(stubs, wanted, reconciler, happened):
     asked: list[Any] = []
     reproduce(wanted(keep=True), reconciler, Said(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
@@ -126,7 +126,7 @@ def test_a_node_is_kept_where_that_is_wanted_and_found_again_without_asking(stub
     assert len(asked) == 1
 
 
-def test_a_plan_names_what_would_be_done_and_does_nothing(stubs, wanted, reconciler, happened, monkeypatch):
+def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(
         leasing,
         "planned_calls",
@@ -182,14 +182,14 @@ def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stub
     assert happened == []
 
 
-def test_a_failed_check_of_doctor_ends_it_with_the_remedy(stubs, wanted, reconciler, happened, monkeypatch):
+def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
         reproduce(wanted(), reconciler, Said(), lambda slot: None)
     assert happened == []
 
 
-def test_nothing_is_leased_where_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
+def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
     assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["reported"]
@@ -222,7 +222,7 @@ def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, want
     assert happened == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
-def test_what_is_not_confirmed_is_not_leased(stubs, wanted, reconciler, happened):
+def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, happened):
     def refuse(slot):
         raise InputError("needs --yes")
 

@@ -1,4 +1,4 @@
-"""Options of a run: every list of them is generated from RunOptions, or compared with it here."""
+"""The options of a run: every list of options is generated from RunOptions or compared with it."""
 
 import inspect
 import re
@@ -39,7 +39,7 @@ ORIGIN = {"schema_version", "recipe_version", "started_at", "git_commit", "host"
 
 
 def other_value(name: str):
-    """A value of the option that is not its default."""
+    """Return a value of the option that is not its default."""
     kind = RunOptions.__dataclass_fields__[name]
     allowed = [one for one in getattr(kind.type, "__args__", ()) if one is not type(None)]
     if allowed and isinstance(allowed[0], str):
@@ -48,7 +48,7 @@ def other_value(name: str):
     return {str: "another", int: 3, Path: Path("another"), bool: not kind.default, float: 3.0}[plain]
 
 
-def test_every_choice_is_complete():
+def test_every_option_has_all_its_properties():
     for field in fields(RunOptions):
         assert field.default is not MISSING, field.name
         assert (field.name in OPTIONS) == (field.name not in NO_OPTION)
@@ -56,15 +56,15 @@ def test_every_choice_is_complete():
     assert OPTION_CHOICES.keys() == {field.name for field in fields(RunOptions)}
 
 
-def test_run_json_has_every_recorded_choice_and_nothing_else_that_was_chosen():
+def test_run_json_has_exactly_the_recorded_options():
     assert Run.model_fields.keys() - ORIGIN == {*RECORDED_OPTIONS}
 
 
-def test_identity_and_shown_choices_are_recorded():
+def test_options_that_identify_a_run_or_are_shown_are_recorded():
     assert {*IDENTITY_OPTIONS, *SHOWN_OPTIONS} <= {*RECORDED_OPTIONS}
 
 
-def test_a_row_s_spec_has_every_choice_that_changes_it():
+def test_a_row_s_spec_has_every_option_that_changes_it():
     shared = RowSpec.model_fields.keys() & Run.model_fields.keys()
     assert shared == {"suite", "recipe_version", "card", "size", "length", "weights", "data", "data_sha256", "input"}
 
@@ -96,7 +96,7 @@ def test_the_makefile_has_every_option_with_a_value():
         ("predict row=baseline", "row=baseline needs suite="),
     ],
 )
-def test_make_refuses_what_no_option_is_made_of(words, message):
+def test_make_rejects_values_with_special_characters(words, message):
     ran = subprocess.run(
         ["make", "--dry-run", *words.split()], cwd=CODE_FOLDER, capture_output=True, text=True, check=False
     )
@@ -121,7 +121,7 @@ def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
 
 
 def two_runs(name: str) -> tuple[Run, Run]:
-    """Two runs that differ in that choice alone."""
+    """Return two runs that differ only in this option."""
     one, value = in_memory.run("a"), "h100_94gb" if name == "card" else other_value(name)
     if value == getattr(one, name):
         value = RunOptions.__dataclass_fields__[name].default
@@ -129,7 +129,7 @@ def two_runs(name: str) -> tuple[Run, Run]:
 
 
 @pytest.mark.parametrize("name", [name for name in IDENTITY_OPTIONS if name != "suite"])
-def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
+def test_a_run_with_another_option_does_not_continue_a_folder(tmp_path, name):
     before, now = two_runs(name)
     folder = RunFolder(tmp_path)
     folder.write_run(before)
@@ -138,7 +138,7 @@ def test_a_run_with_another_choice_does_not_continue_a_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", SHOWN_OPTIONS)
-def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
+def test_comparisons_show_different_options(tmp_path, monkeypatch, name):
     monkeypatch.setattr(RunFolder, "suite", lambda folder: in_memory.suite())
     a, b = folders = [RunFolder(tmp_path / side) for side in "ab"]
     for folder, one in zip(folders, two_runs(name), strict=True):
@@ -146,25 +146,25 @@ def test_comparisons_show_a_choice_that_differs(tmp_path, monkeypatch, name):
     assert name.replace("_", " ") in [difference.what for difference in compare(a, b).differences]
 
 
-def test_junit_shows_every_shown_choice(tmp_path):
+def test_junit_has_every_option_that_is_shown(tmp_path):
     page = write_report(tiny_run(tmp_path)).page
     properties = ET.parse(page.with_name("junit.xml")).getroot().iter("property")
     assert {*SHOWN_OPTIONS} <= {one.get("name") for one in properties}
 
 
-def test_the_default_run_id_tells_choices_apart_that_are_no_file_s_contents():
+def test_the_default_run_id_differs_for_different_options():
     plain = replace(RunOptions(), suite="lab", card="a100_80gb", size="full")
     for name in IDENTITY_OPTIONS:
         if name != "data_sha256":
             assert default_run_id(replace(plain, **{name: other_value(name)})) != default_run_id(plain), name
 
 
-def test_today_s_runs_are_read(tmp_path):
+def test_current_runs_are_read(tmp_path):
     text = in_memory.run("a").model_dump_json().replace('"image_variant"', '"flavour"')
     assert Run.model_validate_json(text) == in_memory.run("a")
 
 
-def test_labs_are_named_by_no_code():
+def test_no_code_names_a_lab():
     code = [*CODE_FOLDER.glob("experiments/**/*.py"), *CODE_FOLDER.glob("provision/**/*.py"), CODE_FOLDER / "Makefile"]
     found = [(path.name, name) for path in code for name in suite_names() if name in path.read_text()]
     assert found == []
@@ -178,7 +178,7 @@ def test_every_lab_is_in_one_group_and_both_have_all():
 
 @pytest.mark.parametrize("target", ["lease", "reproduce"])
 @pytest.mark.parametrize("given", ["", "mine"])
-def test_make_passes_the_name_of_a_lease_on(target, given):
+def test_make_passes_the_name_of_a_lease_to_the_command(target, given):
     make = ["make", "--no-print-directory", "-n", target, *([f"name={given}"] if given else [])]
     planned = subprocess.run(make, cwd=CODE_FOLDER, capture_output=True, text=True, check=True).stdout
     command = planned.splitlines()[-1].split()

@@ -1,1 +1,1 @@
-"""The installed package: a wheel in an environment of its own, outside the checkout."""
+"""Tests of the installed package: a wheel in a separate environment, outside the checkout."""

@@ -1,4 +1,4 @@
-"""What the project takes from others is fixed: packages by hash, actions by commit, package keys by fingerprint."""
+"""External dependencies are pinned: packages by hash, GitHub actions by commit."""
 
 import re
 import subprocess

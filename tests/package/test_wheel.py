@@ -1,7 +1,7 @@
 """Features of an installed wheel: with only its dependencies, and with all optional packages.
 
-The wheel is installed without an index. Its plain dependencies are those of the metadata, each linked from the
-environment that runs the tests; "all" sees that environment as a whole.
+The wheel is installed without an index. The first environment has only the required dependencies, linked from the
+environment that runs the tests. The second one has all packages of that environment.
 """
 
 import json
@@ -29,14 +29,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment as `pip install llm-testbed` leaves it."""
+    """Create the environment of `pip install llm-testbed`."""
     folder = tmp_path_factory.mktemp("plain")
     return install(wheel, folder, link_dependencies(folder / "libraries"))
 
 
 @pytest.fixture(scope="module")
 def complete(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
-    """An environment with the optional parts too."""
+    """Create an environment with all optional packages."""
     return install(wheel, tmp_path_factory.mktemp("complete"), Path(sysconfig.get_path("purelib")))
 
 

@@ -1,7 +1,7 @@
-"""Fake of an environment with other versions: its Python reads predictions from a stored run, and trains nothing.
+"""A fake environment with other versions: its Python reads predictions from a stored run, and trains nothing.
 
 Files in the folder of checks select its behavior: OOM.txt names a row that runs out of memory, BROKEN.txt a part that
-ends with an error. Each call appends its part to CALLS.txt.
+ends with an error. Each call of the environment's Python appends the name of its part to CALLS.txt.
 """
 
 import json

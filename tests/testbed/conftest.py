@@ -1,4 +1,4 @@
-"""The user's SSH key, and the marker of each part of the testbed in a box."""
+"""The user's SSH key, and the marker of each group of tests that needs OpenStack, nodes or Slurm."""
 
 from pathlib import Path
 

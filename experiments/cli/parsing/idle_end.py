@@ -20,18 +20,20 @@ SHORTEST = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class IdleEndOptions:
-    """Options: when a lease ends itself, and where the node copies its results."""
+    """Options for a lease that ends itself: the idle time, and where the node copies its results."""
 
     end_when_idle: str | None = option(
-        None, "The lease ends itself after this time without work, such as 30m.", metavar="TIME"
+        None,
+        "The node ends its lease after this time without jobs, GPU processes and logins, such as 30m.",
+        metavar="TIME",
     )
     results_to: str | None = option(
         None,
-        "With --end-when-idle: the node copies its results there first.",
+        "With --end-when-idle: where the node copies its results before it ends the lease.",
         metavar="USER@HOST:PATH",
     )
     results_key: Path | None = option(
-        None, "With --results-to: private SSH key without a passphrase; the node gets it to log in there."
+        None, "With --results-to: private SSH key for this host, without a passphrase; it is copied to the node."
     )
 
     def words(self) -> list[str]:

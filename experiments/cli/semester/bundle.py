@@ -1,4 +1,4 @@
-"""`testbed bundle`, `testbed grade`: one archive of a run to hand in, and the check of such archives."""
+"""`testbed bundle`, `testbed grade`: write one archive of a run to hand in, and check archives of students."""
 
 import json
 from pathlib import Path

@@ -43,10 +43,11 @@ def notify_of_leases(
 
 
 class LeaseWatch:
-    """Sends each message about the active leases once, when it becomes true.
+    """Sends each message about the active leases once, as soon as it applies.
 
-    Sites are queried every five minutes, and when the journal gets another lease or another end of one; in between, the
-    time alone decides. above_su: bound of the cost of a lease. A site that does not answer is queried again.
+    Sites are queried every five minutes, and when the journal gets another lease or another end of one; between two
+    queries, only the clock is read. above_su: bound of the cost of a lease. A site that does not answer is queried
+    again.
     """
 
     def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
@@ -84,11 +85,11 @@ class LeaseWatch:
 
 def _active(journal: "Journal", before: "Sequence[State]") -> "list[State]":
     """Return the active leases as their sites report them; as ``before`` if a site does not answer at once."""
-    from provision.clock import ImpatientClock
+    from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import State, active_lease_states
 
-    reconciler = Reconciler(journal, ImpatientClock(), lambda line: None)
+    reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
     found = (
         state if isinstance(state, State) else known.get(one.tag) for one, state in active_lease_states(reconciler)

@@ -32,7 +32,7 @@ def semester(
         str | None, typer.Option(metavar="NODE_TYPE", help="Also run at full size, on leased nodes of this type.")
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
-    hours: Annotated[float, typer.Option(min=0.5, help="With --lease: length of the lease of each set.")] = 3.0,
+    hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
     max_hours: Annotated[float | None, typer.Option(help="With --lease, required: budget for all leases.")] = None,
     idle: IdleEndOptions,
     above: Annotated[

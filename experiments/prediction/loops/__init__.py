@@ -1,1 +1,1 @@
-"""Small training programs, one for each usual training loop. They are traced or measured like any other script."""
+"""Small training programs, one for each usual training loop, which are traced or measured like any other script."""

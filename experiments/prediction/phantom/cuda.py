@@ -84,7 +84,8 @@ class DeviceContext:
 def replace_cuda(phantom: Phantom, card: Card) -> None:
     """Make torch.cuda use the phantom device, with the name of ``card`` and unlimited capacity.
 
-    So a training that does not fit the card still runs to its end, and its needed memory can be measured.
+    With unlimited capacity, a training that does not fit the card also runs to its end, and its needed memory can be
+    measured.
     """
     major, _, minor = card.compute_capability.partition(".")
     capability = (int(major), int(minor)) if major.isdigit() else (9, 0)

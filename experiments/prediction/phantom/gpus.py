@@ -11,8 +11,8 @@ from experiments.prediction.phantom.library import Phantom
 def simulate_gpus(phantom: Phantom, count: int) -> None:
     """Show ``count`` GPUs to this process. Each part of a model allocates on the GPU that accelerate runs it on.
 
-    For PyTorch, all tensors are on the first GPU. So tensors are moved only where the GPU changes, and not again in
-    each module. Memory outside of the parts, such as memory for sampling tokens, is on the first GPU.
+    For PyTorch, all tensors are on the first GPU. Therefore, tensors are moved only between parts on different GPUs,
+    and not in each module. Memory outside of the parts, such as memory for sampling tokens, is on the first GPU.
     """
     torch.cuda.device_count = lambda: count
     enter, leave = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward

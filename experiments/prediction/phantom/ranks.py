@@ -30,7 +30,7 @@ OUTSIDE_BACKWARD = -1
 class SimulatedGroup(c10d.ProcessGroup):
     """A process group that consists of one process, whose collective operations change nothing.
 
-    A gather returns this rank's input for every rank. So checks that all ranks agree pass.
+    A gather returns this rank's input for every rank. Therefore, checks that all ranks have equal values pass.
     """
 
     def __init__(self, rank: int, size: int, phantom: Phantom) -> None:
@@ -46,7 +46,7 @@ class SimulatedGroup(c10d.ProcessGroup):
     def getBackendName(self) -> str:
         return "lone"
 
-    def shelve(self, tensors: list[Any]) -> None:
+    def keep_until_next_collective(self, tensors: list[Any]) -> None:
         """Keep the tensors of an asynchronous reduction in a backward pass until a collective operation after the pass.
 
         NCCL's group does the same: it frees them at the first collective operation after its watchdog has seen the end
@@ -106,7 +106,7 @@ def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
 
 
 def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
-    group.shelve([])
+    group.keep_until_next_collective([])
     return _complete(group, *arguments)
 
 
@@ -132,7 +132,7 @@ def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
 
 def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("allreduce", tensors)
-    group.shelve(tensors if options is not None and options.asyncOp else [])
+    group.keep_until_next_collective(tensors if options is not None and options.asyncOp else [])
     return _complete(group, tensors)
 
 

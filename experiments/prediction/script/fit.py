@@ -39,8 +39,8 @@ class BatchPrediction(NamedTuple):
 class ScriptFit(NamedTuple):
     """The result of a search for the largest batch.
 
-    largest: the largest batch that fits. likely: the largest batch that fits or is borderline. Both are 0 if a batch of
-    1 is too large. predictions: all predictions, by batch.
+    largest: the largest batch that fits. likely: the largest batch that fits or is borderline. ``largest`` and
+    ``likely`` are 0 if a batch of 1 is too large. predictions: all predictions, by batch.
     """
 
     largest: int

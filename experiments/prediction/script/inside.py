@@ -17,7 +17,7 @@ from experiments.system.files import cache_folder
 class EnoughSteps(BaseException):
     """Signal that ends the block of `with phantom(...)`.
 
-    It is a BaseException, so that a training loop that catches Exception does not catch it.
+    The signal is a BaseException, so that a training loop that catches Exception does not catch it.
     """
 
 

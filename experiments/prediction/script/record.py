@@ -44,7 +44,7 @@ class ModuleShare(Record):
     """Memory at the peak that was allocated by one module in one phase."""
 
     module: str = Field(description="name of the module in the model; empty: outside of all modules")
-    phase: Phase = Field(description="phase in which it was allocated")
+    phase: Phase = Field(description="phase in which the memory was allocated")
     category: str = Field(description="kind of memory, such as params or activations")
     size_gib: float = Field(description="bytes / 1024**3")
 

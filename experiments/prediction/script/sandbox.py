@@ -1,6 +1,6 @@
-"""Run a script on a copy of the working folder, with a temporary home, without network, in namespaces of its own.
+"""Run a script on a copy of the working folder, with a temporary home, without network, in separate namespaces.
 
-This does not protect other files: the script can still read and write absolute paths outside of the working folder.
+The sandbox does not protect other files: the script can read and write absolute paths outside of the working folder.
 """
 
 import os

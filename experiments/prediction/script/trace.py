@@ -47,8 +47,8 @@ def trace_script(
 
     smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a
     group, which needs one trace. The script runs in this working directory with this environment, and can write and
-    connect anywhere unless options.sandbox is set. Its output goes to stderr. Progress lines show ``name``, by default
-    the first words of the command and the place where it runs.
+    connect anywhere unless options.sandbox is set. The script's output goes to stderr. Progress lines show ``name``, by
+    default the first words of the command and the place where it runs.
 
     Raises InputError for a command that cannot run, and ScriptFailed if the script fails.
     """

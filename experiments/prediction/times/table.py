@@ -26,11 +26,11 @@ LAUNCH_S = 2e-6
 class Machine(Record):
     """The machine on which the times of a table were measured."""
 
-    card: str = Field(description="the card, by its name in the catalog")
-    gpu: str = Field(description="the GPU, by its name")
+    card: str = Field(description="name of the card in the catalog")
+    gpu: str = Field(description="name of the GPU that its driver reports")
     host: str = Field(description="processor and number of cores")
     torch: str = Field(description="version of PyTorch")
-    command: str = Field(description="the command that measured")
+    command: str = Field(description="command that measured the times")
     date: str = Field(description="day of the measurement")
 
 

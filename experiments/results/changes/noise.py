@@ -1,9 +1,9 @@
 """Find figures that changed beyond their noise in consecutive runs.
 
 A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
-squared distance to the segment's mean, in units of the noise. Its penalty is that of the Bayesian information criterion
-for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so that long histories
-with many figures raise no more false alarms than short ones.
+squared distance to the segment's mean, in units of the noise. The penalty for a segment is that of the Bayesian
+information criterion for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so
+that long histories with many figures raise no more false alarms than short ones.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The runner that runs each row in a container of its own, with the program that a leased node's job runs."""
+"""The runner that runs each row in a separate container, with the same program as a job on a leased node."""
 
 import os
 import signal
@@ -63,7 +63,7 @@ class ContainerProcess:
 
 
 class ContainerRunner(LocalRunner):
-    """Runs rows in containers of ``image`` (its ID). Each program enforces its row's time limit itself."""
+    """Runs rows in containers of ``image`` (its ID). The program in each container enforces the row's time limit."""
 
     def __init__(self, client: "DockerClient", image: str, folder: RunFolder, *local: Any, **options: Any) -> None:
         super().__init__(folder, *local, **options)

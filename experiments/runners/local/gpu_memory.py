@@ -1,4 +1,4 @@
-"""Whether a row has left its GPUs free."""
+"""Check that a row has freed the memory of its GPUs."""
 
 import time
 

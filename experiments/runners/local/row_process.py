@@ -1,7 +1,7 @@
 """The processes of one row: started together and killed together, whatever sessions they have moved to.
 
-Every process of a row inherits the environment variable TESTBED_ROW with the row's folder. It identifies them even to a
-later runner after this one was killed.
+Every process of a row inherits the environment variable TESTBED_ROW with the row's folder. Even a later runner, after
+this one was killed, finds the processes by this variable.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""The warm process of a run: started with it, ended with it. Rows start from it as soon as it has done its imports.
+"""The warm process of a run, from which rows start as soon as it has imported the libraries.
 
-TESTBED_COLD_START=1 starts every row by interpreters of its own instead. So do rows if the warm process ends.
+With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do so if the warm process has ended.
 """
 
 import os

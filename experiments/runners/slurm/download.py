@@ -90,7 +90,7 @@ def download_folder(
 
 
 def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: Sequence[str]) -> None:
-    """Download files with these names that have grown. They are still being written, so they are not verified."""
+    """Download files with these names that have grown. Files that are still being written are not verified."""
     for folder, into in folders:
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"

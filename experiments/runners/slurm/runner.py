@@ -186,7 +186,7 @@ class SlurmRunner:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 
-def by_claims_covered(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
+def most_needed_rows_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
     def statements(planned: Planned) -> int:

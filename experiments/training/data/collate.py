@@ -21,8 +21,8 @@ Batch = dict[str, torch.Tensor]
 def caption_tokenizer(texts: list[str], model_type: str, vocabulary: int) -> PreTrainedTokenizerFast:
     """Return a word tokenizer trained on the captions, whose special tokens have the ids of the language model.
 
-    It is for models with random weights, to which tokens have no meaning. A caption has one token per word and one
-    special token.
+    This tokenizer is for models with random weights, to which tokens have no meaning. A caption has one token per word
+    and one special token.
     """
     special = SPECIAL_TOKENS[model_type]
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))

@@ -52,7 +52,8 @@ class NodeExit(Record):
 class RemoteNodeRanks:
     """Ranks on the remote node number ``node``. See NodeRanks.
 
-    Their files are written into ``out`` and the launcher's output into ``log``. ``folder`` is the rendezvous folder.
+    The ranks' files are written into ``out``, and the launcher's output into ``log``. ``folder`` is the rendezvous
+    folder.
     """
 
     def __init__(self, node: int, ranks: Sequence[int], out: Path, log: int, folder: Path) -> None:

@@ -20,7 +20,7 @@ FINGERPRINT_FILE = "fingerprint.txt"
 class FingerprintCallback(TrainerCallback):
     """Callback that adds the row's fingerprint to each complete checkpoint.
 
-    It skips the checkpoint after the last step, which nobody reads.
+    The callback skips the checkpoint after the last step, which nobody reads.
     """
 
     def __init__(self, spec: RowSpec) -> None:

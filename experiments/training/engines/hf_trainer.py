@@ -121,7 +121,8 @@ class SamplingFinished(Exception):
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    It only counts tokens. The stopping criteria of ``generate`` would read tensor values from the device instead.
+    The criterion only counts tokens. The stopping criteria of ``generate`` would read tensor values from the device
+    instead.
     """
 
     def __init__(self, tokens: int) -> None:

@@ -1,7 +1,7 @@
 """The litgpt engine: LitGPT's own fine-tuning loop, on a checkpoint or a random model (single-GPU LitGPT lab).
 
 ``train`` performs the same steps, in the same order, as ``main`` of litgpt.finetune.full and litgpt.finetune.lora
-(0.5.13) before ``fit``, and then calls the unchanged ``fit``. It omits validation, example texts and checkpoints.
+(0.5.13) before ``fit``, and then calls the unchanged ``fit``. The loop omits validation, example texts and checkpoints.
 """
 
 import sys

@@ -31,8 +31,8 @@ class Meter(Protocol):
 class CudaMeter:
     """Sum of the caching allocator's counters over a process's GPUs.
 
-    The GPUs may reach their peaks at different times. So the sum is an upper bound of the memory that the process uses
-    at any time.
+    The GPUs may reach their peaks at different times. Therefore, the sum is an upper bound of the memory that the
+    process uses at any time.
     """
 
     def __init__(self, gpus: Sequence[int]) -> None:
@@ -64,8 +64,8 @@ class CudaMeter:
 class StorageMeter(TorchDispatchMode):
     """Dispatch mode that counts each tensor storage from its creation until its last reference is gone.
 
-    It measures the memory of tiny models on a CPU, which has no counters. Scratch memory inside kernels is not counted.
-    ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises torch.OutOfMemoryError.
+    This meter measures the memory of tiny models on a CPU, which has no counters. Scratch memory inside kernels is not
+    counted. ``capacity``, in bytes, simulates a GPU: an operation that exceeds it raises torch.OutOfMemoryError.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -129,7 +129,8 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
 def parameter_tensors(parameter: torch.nn.Parameter) -> list[torch.Tensor]:
     """Return the tensors of a parameter on a device.
 
-    These are the parameter itself, this rank's partition with DeepSpeed's stage 3, and the scales of a 4-bit weight.
+    The tensors are the parameter itself, this rank's partition with DeepSpeed's stage 3, and the scales of a 4-bit
+    weight.
     """
     scales = getattr(parameter, "quant_state", None)
     states = [state for state in (scales, getattr(scales, "state2", None)) if state is not None]

@@ -29,8 +29,8 @@ TERA = 1e12
 class Probe:
     """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
 
-    phase, step and micro_step are the current position of the training. They are available after a failure, as are
-    memory and losses. ``profile``, if not None, adds optimizer steps after the timed ones.
+    phase, step and micro_step are the current position of the training. The measurements are available after a failure,
+    as are memory and losses. ``profile``, if not None, adds optimizer steps after the timed ones.
     """
 
     def __init__(

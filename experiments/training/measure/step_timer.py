@@ -7,7 +7,7 @@ import torch
 
 
 class StepTimer:
-    """Timer that does not wait for the device. It records CUDA events, or the wall clock on a CPU."""
+    """Timer that does not wait for the device. The timer records CUDA events, or the wall clock on a CPU."""
 
     def __init__(self, cuda: bool) -> None:
         self._cuda = cuda

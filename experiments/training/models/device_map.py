@@ -53,8 +53,8 @@ def weights_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
 def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
     """Return a balanced assignment of a model's parts to GPUs that have enough memory.
 
-    Without GPUs, accelerate does not balance. So each GPU except the last gets a limit: its share plus some space,
-    because accelerate keeps the space of one part free on the first GPU.
+    Without GPUs, accelerate does not balance. Therefore, each GPU except the last gets a limit: its share plus some
+    space, because accelerate keeps the space of one part free on the first GPU.
     """
     if gpus == 1:
         return {"": 0}

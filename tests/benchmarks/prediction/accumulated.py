@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.prediction.accumulated [FOLDER]
 
-Writes accumulated.md and accumulated.json into the folder (default: experiments/evidence/prediction_h200). While
-gradients are accumulated, Lightning keeps FSDP from exchanging them, so that each GPU has the gradients of the whole
-model.
+Writes accumulated.md and accumulated.json into the folder (default: experiments/evidence/prediction_h200). While a
+training accumulates gradients, Lightning disables the exchange of gradients between the GPUs, so that each GPU has the
+gradients of the whole model.
 """
 
 from experiments.prediction.predict import peak_spec, predict

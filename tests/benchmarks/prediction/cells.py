@@ -1,4 +1,4 @@
-"""Compare the stated with the predicted values of every row of every suite on every card.
+"""Compare the values that the labs state with predicted values, for every row of every suite on every card.
 
     python -m tests.benchmarks.prediction.cells [FOLDER]
 
@@ -60,7 +60,7 @@ def _reference(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
     return {"quantity": value.quantity, "low": value.low, "high": value.high, "predicted": found, "error": off}
 
 
-def told(made: list[dict[str, Any]]) -> str:
+def tables_with_summary(made: list[dict[str, Any]]) -> str:
     """Return both tables, and the number of cells that agree."""
     rows, figures = [], []
     for cell in made:
@@ -82,7 +82,7 @@ def told(made: list[dict[str, Any]]) -> str:
 def main() -> None:
     folder = folder_of(__doc__)
     made = cells()
-    write(folder, "cells", told(made), {"cells": made})
+    write(folder, "cells", tables_with_summary(made), {"cells": made})
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[s
 
 
 def each_rank(folder: Path) -> list[Pair]:
-    """Return each rank of the rows with several ranks; the prediction of the first rank is used for all."""
+    """Return each rank of the rows with several ranks: its measurement, and the prediction of the first rank."""
     path = folder / "ranks.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     predictions = predict([RowSpec.model_validate(row["spec"]) for row in rows], cache_folder())
@@ -54,7 +54,7 @@ def each_rank(folder: Path) -> list[Pair]:
     ]
 
 
-def told(found: dict[str, Any]) -> str:
+def table_with_summary(found: dict[str, Any]) -> str:
     """Return the comparison as a table, followed by the summary."""
     rows = []
     for name, case in found["cases"].items():
@@ -73,7 +73,7 @@ def main() -> None:
     folder = folder_of(__doc__)
     one = comparison([(result.spec.row, result, prediction) for result, prediction in compared(measured(folder))])
     several = comparison(each_rank(folder))
-    text = f"One GPU:\n\n{told(one)}\nSeveral ranks, a GPU each:\n\n{told(several)}"
+    text = f"One GPU:\n\n{table_with_summary(one)}\nSeveral ranks, a GPU each:\n\n{table_with_summary(several)}"
     write(folder, "comparison", text, {"one_gpu": one, "several_ranks": several})
 
 

@@ -74,7 +74,7 @@ def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
     return {"cases": cases, "errors": {one: {"cases": len(found), **summary(found)} for one, found in said.items()}}
 
 
-def told(found: dict[str, Any]) -> str:
+def table_with_summary(found: dict[str, Any]) -> str:
     """Return the errors by case, followed by the summary."""
     cases = [
         [name, f"{case['measured_gib']:.2f}", *(percent(case["errors"][one]) for one in NAMES)]
@@ -91,7 +91,7 @@ def told(found: dict[str, Any]) -> str:
 def main() -> None:
     folder = folder_of(__doc__)
     found = comparison(compared(measured(folder)))
-    write(folder, "estimators", told(found), found)
+    write(folder, "estimators", table_with_summary(found), found)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training programs of `testbed predict --model --loop` and trainings on two GPUs: measured, and predicted.
+"""Measure and predict the training programs of `testbed predict --model --loop`, and trainings on two GPUs.
 
     python -m tests.benchmarks.prediction.loop_cases measure FILE GPUS [WORD]   on GPUs without a memory limit
     python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE         without a GPU
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, Errors, measure_one
+from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, ErrorTable, measure_one
 
 MODELS = {
     "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
@@ -67,7 +67,7 @@ OWN: dict[str, dict[str, object]] = {
 
 
 class Case(NamedTuple):
-    """A program and its arguments, as they follow `python`; gpus: with torchrun if several."""
+    """A training program. words: the command line after `python`. gpus: number of GPUs; torchrun starts several."""
 
     name: str
     words: tuple[str, ...]
@@ -116,7 +116,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         "| case | rank | peak measured | predicted | error | reserved measured | predicted | error |",
         "|---|" + "---|" * 7,
     ]
-    errors = Errors()
+    errors = ErrorTable()
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
         for one in predicted(case, card) if found else []:

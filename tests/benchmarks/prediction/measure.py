@@ -26,7 +26,7 @@ CASES = "cases"
 DONE = ("fits", "oom")
 
 
-def chosen(only: list[str]) -> list[RowSpec]:
+def selected_cases(only: list[str]) -> list[RowSpec]:
     """Return the cases with these ids, or all cases without ids. Raises InputError for an unknown id."""
     known = {case.row: case for case in cases()}
     for name in only:
@@ -35,7 +35,7 @@ def chosen(only: list[str]) -> list[RowSpec]:
     return [case for name, case in known.items() if not only or name in only]
 
 
-def kept(path: Path, case: RowSpec) -> Result | None:
+def stored_result(path: Path, case: RowSpec) -> Result | None:
     """Return the stored result of exactly this case if it ended; None otherwise."""
     result = read_result(path) if path.exists() else None
     return result if result and result.outcome in DONE and result.fingerprint == case.fingerprint else None
@@ -44,8 +44,8 @@ def kept(path: Path, case: RowSpec) -> Result | None:
 def measure(case: RowSpec, folder: Path) -> str:
     """Run a case unless it has a stored result, store the result, and return a line about it."""
     path = folder / f"{case.row}.json"
-    if before := kept(path, case):
-        return in_words(before) + " (kept)"
+    if before := stored_result(path, case):
+        return result_line(before) + " (kept)"
     with tempfile.TemporaryDirectory() as place, redirect_stdout(None):
         try:
             result = run_row(case, Path(place), shlex.join(sys.orig_argv))
@@ -54,10 +54,10 @@ def measure(case: RowSpec, folder: Path) -> str:
         if result.outcome not in DONE:
             shutil.copy(Path(place) / LOG_FILE, path.with_suffix(".log"))
     write_atomically(path, result.model_dump_json())
-    return in_words(result)
+    return result_line(result)
 
 
-def in_words(result: Result) -> str:
+def result_line(result: Result) -> str:
     """Return a line about a case: peak and reserved memory, seconds."""
     peak, reserved = (
         f"{gib:.2f}" if gib else "unknown" for gib in (result.memory.peak_gib, result.memory.reserved_gib)
@@ -74,7 +74,7 @@ def main() -> int:
     folder = options.out / CASES
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        for case in chosen(options.only):
+        for case in selected_cases(options.only):
             print(measure(case, folder), flush=True)
     except InputError as error:
         print(error, file=sys.stderr)

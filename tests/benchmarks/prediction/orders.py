@@ -1,4 +1,4 @@
-"""Predict the effect of the order of the texts on the memory of the rows of the 7B model on four GPUs.
+"""Predict how the order of the training texts affects the memory of the rows that train the 7B model on four GPUs.
 
     python -m tests.benchmarks.prediction.orders [FOLDER]
 

@@ -1,9 +1,9 @@
-"""Memory that others measured and published, against what `testbed predict` says of the same settings.
+"""Compare memory that others measured and published with the predictions of `testbed predict` for the same settings.
 
     python -m tests.benchmarks.prediction.published [WORD]   without a GPU
 
-Cases are in experiments/evidence/prediction_published/cases.yaml. Predicts the cases whose id contains WORD, keeps the
-answers in predicted.jsonl beside it, and writes published.md from all that are kept.
+Cases are in experiments/evidence/prediction_published/cases.yaml. Predicts the cases whose id contains WORD, stores the
+predictions in predicted.jsonl in the same folder, and writes published.md from all stored predictions.
 """
 
 import json
@@ -28,7 +28,7 @@ LARGE = 0.10
 
 
 class Case(BaseModel):
-    """A published figure in GiB. metric: the peak of PyTorch that it is. command: words after `testbed predict`."""
+    """A published peak of memory, GiB. command: the arguments of `testbed predict`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     id: str
@@ -42,8 +42,8 @@ class Case(BaseModel):
     why: str = ""
 
 
-class Answer(BaseModel):
-    """What was predicted of a case, in GiB; model: the class that was built; problem: its last line, if it failed."""
+class PublishedPrediction(BaseModel):
+    """The prediction of a case, GiB. problem: the last line of output if it failed."""
 
     id: str
     model: str = ""
@@ -59,7 +59,7 @@ def cases() -> list[Case]:
     return [Case.model_validate(one) for one in read_yaml(FOLDER / "cases.yaml")]
 
 
-def predicted(case: Case) -> Answer:
+def predicted(case: Case) -> PublishedPrediction:
     """Predict a case with the program's own command line."""
     options, dashes, script = case.command.partition("-- ")
     words = [*shlex.split(options), "--card", case.card, "--json"]
@@ -75,10 +75,10 @@ def predicted(case: Case) -> Answer:
         check=False,
     )
     if ran.returncode:
-        return Answer(id=case.id, problem=ran.stderr.strip().splitlines()[-1])
+        return PublishedPrediction(id=case.id, problem=ran.stderr.strip().splitlines()[-1])
     found = json.loads(ran.stdout)
     one: dict[str, Any] = found["predictions"][0]
-    return Answer(
+    return PublishedPrediction(
         id=case.id,
         model=one["model"],
         loop=found.get("loop", "script"),
@@ -88,13 +88,13 @@ def predicted(case: Case) -> Answer:
     )
 
 
-def error(case: Case, answer: Answer) -> float | None:
+def error(case: Case, answer: PublishedPrediction) -> float | None:
     """Return the prediction's relative error; None if the case could not be predicted."""
     size = answer.peak_gib if case.metric == "allocated" else answer.reserved_gib
     return None if size is None else size / case.figure_gib - 1
 
 
-def table(known: Sequence[Case], answers: dict[str, Answer]) -> str:
+def table(known: Sequence[Case], answers: dict[str, PublishedPrediction]) -> str:
     """Return a table of all cases that have an answer, the summary, the deviations and the sources."""
     own = [(case, answers[case.id]) for case in known if case.id in answers]
     lines = ["| case | setting | metric | printed | predicted | error | class built | loop |", "|---|" + "---|" * 7]
@@ -119,7 +119,7 @@ def table(known: Sequence[Case], answers: dict[str, Answer]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(case: Case, answer: Answer) -> str:
+def _row(case: Case, answer: PublishedPrediction) -> str:
     size = error(case, answer)
     numbers = f"{answer.problem} |" if size is None else f"{case.figure_gib * (1 + size):.2f} | {size:+.1%}"
     return (
@@ -128,7 +128,7 @@ def _row(case: Case, answer: Answer) -> str:
     )
 
 
-def _large(case: Case, answer: Answer) -> bool:
+def _large(case: Case, answer: PublishedPrediction) -> bool:
     size = error(case, answer)
     return size is None or abs(size) > LARGE
 
@@ -141,7 +141,7 @@ def main(word: str = "") -> None:
     """Predict the cases that contain ``word``; write predicted.jsonl and published.md."""
     file, known = FOLDER / "predicted.jsonl", cases()
     lines = file.read_text().splitlines() if file.exists() else []
-    answers = {one.id: one for one in map(Answer.model_validate_json, lines)}
+    answers = {one.id: one for one in map(PublishedPrediction.model_validate_json, lines)}
     for case in (case for case in known if word in case.id):
         answers[case.id] = predicted(case)
         print(_row(case, answers[case.id]), flush=True)

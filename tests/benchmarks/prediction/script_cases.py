@@ -1,10 +1,10 @@
-"""Unchanged training scripts: measured on a GPU, and compared with what is predicted of them.
+"""Measure unchanged training scripts on a GPU, and compare the measurements with predictions.
 
     python -m tests.benchmarks.prediction.script_cases measure FILE [WORD]  on a GPU without a memory limit
     python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
 
-WORD: measure only the cases that contain it. They are appended to FILE. Measured and predicted runs of a script stop
-at the same place: before its third optimizer step.
+WORD: measure only the cases that contain it. The command appends the measurements to FILE. Measured and predicted runs
+of a script stop at the same place: before its third optimizer step.
 """
 
 import json
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, Errors, measure_one
+from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, ErrorTable, measure_one
 
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
 CASES = (
@@ -39,7 +39,7 @@ CASES = (
 
 
 def measure(file: Path, word: str = "") -> None:
-    """Measure each case that contains ``word`` in a process of its own; append one line a case."""
+    """Measure each case that contains ``word`` in a separate process; append one line per case."""
     import torch
 
     device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
@@ -64,7 +64,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         "| case | peak measured | predicted | error | reserved measured | predicted | error |",
         "|---|" + "---|" * 6,
     ]
-    errors = Errors()
+    errors = ErrorTable()
     for line in file.read_text().splitlines():
         case = json.loads(line)
         if "error" in case:

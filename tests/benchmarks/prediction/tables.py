@@ -1,4 +1,4 @@
-"""Measured cases, errors of predictions and estimates, and the tables that both benchmarks write."""
+"""Functions of compare.py and estimators.py: read measured cases, compute errors, write tables."""
 
 import argparse
 import json
@@ -37,10 +37,7 @@ def measured(folder: Path) -> list[Result]:
 
 
 def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
-    """Return these cases and their predictions.
-
-    Each is printed as soon as it is finished, also if it cannot be predicted.
-    """
+    """Return these cases with their predictions. Prints each case as soon as its prediction ends, also if it fails."""
     found: dict[str, Prediction] = {}
 
     def watch(spec: RowSpec, prediction: Prediction, cached: bool) -> None:

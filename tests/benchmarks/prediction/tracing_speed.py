@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.prediction.tracing_speed [--rounds 3] [--batch 4] [--tokens 512]
 
-Both trace the same two steps of open-llama-7b (transformers, bfloat16, AdamW) in one run, alternating, each time in a
-new process. The times include building the model, the steps, and computing the peak; they exclude the start of Python
-and the imports. torch's tracker is MemTracker with FakeTensorMode, with fake CPU tensors: a torch without CUDA does not
+Both trackers trace the same two steps of open-llama-7b (transformers, bfloat16, AdamW), alternating, each time in a new
+process. The times include building the model, the steps, and computing the peak; they exclude the start of Python and
+the imports. torch's tracker is MemTracker with FakeTensorMode, with fake CPU tensors: a torch without CUDA does not
 support fake GPU tensors.
 """
 
@@ -62,9 +62,9 @@ def tracker(batch: int, tokens: int) -> Seconds:
     imported()
     took: Seconds = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
-        with timed(took, "build_s"):
+        with record_seconds(took, "build_s"):
             model, optimizer = build("cpu")
-        with timed(took, "steps_s"):
+        with record_seconds(took, "steps_s"):
             tracker = MemTracker()
             tracker.track_external(model, optimizer)
             with tracker:
@@ -88,9 +88,9 @@ def phantom(batch: int, tokens: int) -> Seconds:
     took: Seconds = {}
     device.install(kernels_of(card))
     replace_cuda(device, card)
-    with timed(took, "build_s"):
+    with record_seconds(took, "build_s"):
         model, optimizer = build("cuda")
-    with timed(took, "steps_s"):
+    with record_seconds(took, "steps_s"):
         train(model, optimizer, torch.zeros(batch, tokens, dtype=torch.long, device="cuda"))
         peak = device.replay(2**62).peak_allocated
     return took | {"peak_gib": peak / GIB}
@@ -104,7 +104,7 @@ def imported() -> None:
 
 
 @contextmanager
-def timed(into: Seconds, name: str) -> Iterator[None]:
+def record_seconds(into: Seconds, name: str) -> Iterator[None]:
     begun = time.perf_counter()
     yield
     into[name] = time.perf_counter() - begun

@@ -12,8 +12,8 @@ SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 2
 
 
-class NoTags:
-    """Replace the tags of the phantom device on a real GPU."""
+class FakeTags:
+    """Fake of the phantom device's tags, for runs on a real GPU."""
 
     event_count = 0
     phases = (("", ""),)
@@ -37,7 +37,7 @@ def measure_one(words: list[str]) -> None:
             torch.distributed.barrier()
         os._exit(0)
 
-    TrainingWatcher(NoTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    TrainingWatcher(FakeTags(), STEPS, enough).install()  # type: ignore[arg-type]
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
@@ -46,7 +46,7 @@ def measure_one(words: list[str]) -> None:
         runpy.run_path(words[0], run_name="__main__")
 
 
-class Errors:
+class ErrorTable:
     """Errors of predictions against measurements, as cells and lines of a table."""
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""Run random histories of leasing, and show how soon they find planted faults.
+"""Run random sequences of leasing commands, and count how many of them it takes to find an injected fault.
 
     python -m tests.benchmarks.tool_speed.leasing_histories [--histories 10000] [--seed 0] [--out FILE]
 
-Each history has up to 12 steps. A failing one is printed with a line that replays it, and ends the program. A planted
-fault has to be found within 5 minutes of CPU time.
+Each history has up to 12 steps. The program ends at the first failing history, and prints it with the command that
+repeats it. An injected fault must be found within 5 minutes of CPU time.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from hypothesis.stateful import run_state_machine_as_test
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from tests.provision.leasing.test_histories import SETTINGS
-from tests.support.leasing.faults import PLANTED, Fault, at_once
+from tests.support.leasing.faults import INJECTED, Fault, without_delays
 from tests.support.leasing.histories import Leasing
 
 COMMAND = "python -m tests.benchmarks.tool_speed.leasing_histories"
 FOUND_WITHIN_S = 5 * 60
 
 
-class Counted(Leasing):
+class CountedLeasing(Leasing):
     """Counts histories, and how their commands ended."""
 
     count: ClassVar[Counter[str]] = Counter()
@@ -43,15 +43,15 @@ class Counted(Leasing):
 
 def histories(number: int, first_seed: int) -> dict[str, object]:
     """Run histories; return their number, CPU seconds, and how the commands in them ended."""
-    Counted.count.clear()
+    CountedLeasing.count.clear()
     begun = process_time()
     chosen = settings(SETTINGS, max_examples=number, phases=[Phase.generate], derandomize=False)
-    run_state_machine_as_test(seed(first_seed)(Counted), settings=chosen)
-    return {"cpu_s": round(process_time() - begun, 1), **dict(sorted(Counted.count.items()))}
+    run_state_machine_as_test(seed(first_seed)(CountedLeasing), settings=chosen)
+    return {"cpu_s": round(process_time() - begun, 1), **dict(sorted(CountedLeasing.count.items()))}
 
 
-def found(fault: Fault, first_seed: int) -> dict[str, object]:
-    """Run histories with a planted fault until one fails; return how many it took, and what it violates."""
+def histories_until_found(fault: Fault, first_seed: int) -> dict[str, object]:
+    """Run histories with an injected fault until one fails; return their number, and the violated rule."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(*fault)
         begun = process_time()
@@ -61,7 +61,7 @@ def found(fault: Fault, first_seed: int) -> dict[str, object]:
             spent = process_time() - begun
             assert spent < FOUND_WITHIN_S, "found too late"
             reason = str(problem).partition("\n")[0] or type(problem).__name__
-            return {"histories": Counted.count["histories"], "cpu_s": round(spent, 1), "violates": reason}
+            return {"histories": CountedLeasing.count["histories"], "cpu_s": round(spent, 1), "violates": reason}
     raise AssertionError("not found")
 
 
@@ -71,14 +71,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    at_once(pytest.MonkeyPatch())
+    without_delays(pytest.MonkeyPatch())
     facts: dict[str, Any] = {
         "command": f"{COMMAND} --histories {options.histories} --seed {options.seed}",
         "git_commit": git_commit(),
         "planted": {},
     }
-    for name, fault in PLANTED.items():
-        facts["planted"][name] = found(fault, options.seed)
+    for name, fault in INJECTED.items():
+        facts["planted"][name] = histories_until_found(fault, options.seed)
         print(f"{name}: {facts['planted'][name]}", flush=True)
     facts["without faults"] = histories(options.histories, options.seed)
     print(facts["without faults"], flush=True)

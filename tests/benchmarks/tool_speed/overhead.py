@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.tool_speed.overhead [--rounds 3] [--leased] [--out FILE]
 
-The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and
-less the time of the work that a run does once before its first row. It is measured on this machine, and on a real,
-idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch.
-For rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker
-and the start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node
-that is leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this
-case the overhead is the time of a command that runs the row, less the time of the same command when all rows have
-results, and less the time of the checks before the first row.
+The overhead is the time from the start to the end of the runner, less the time in which the row's worker runs, and less
+the time of the work that a run does once before its first row. The overhead is measured on this machine, and on a real,
+idle Slurm on this machine with fake GPUs. On Slurm the worker is a fake that does nothing and does not load torch. For
+rows that follow each other in a run, started cold and warm in turns, it is the time between the end of a worker and the
+start of the next. With --leased it is also measured for a row with a tiny model in a container, on a node that is
+leased from OpenStack services on this machine and configured for it (needs root, takes some minutes). In this case the
+overhead is the time of a command that runs the row, less the time of the same command when all rows have results, and
+less the time of the checks before the first row.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from experiments.results.schema import RESULT_FILE, read_result
 from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.overlap import bed_of, startup_s, timed
+from tests.benchmarks.tool_speed.overlap import new_run, startup_s, timed
 from tests.testbed.chain.person import SUITE, Person
 from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started
@@ -41,7 +41,7 @@ WARM_UP_ROWS = 2
 LEASED_ROW = "reduced-batch"
 
 
-def added_s(bed: Bed, once_s: float = 0.0) -> float:
+def row_overhead_s(bed: Bed, once_s: float = 0.0) -> float:
     """Return the overhead of one row, seconds."""
     passed_s = timed(lambda: bed.run(ROW))
     assert bed.outcomes() == {ROW: "fits"}
@@ -49,12 +49,12 @@ def added_s(bed: Bed, once_s: float = 0.0) -> float:
     return passed_s - (ended - begun) - once_s
 
 
-def here_s() -> float:
+def local_overhead_s() -> float:
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        return added_s(LocalBed(Path(path), patch))
+        return row_overhead_s(LocalBed(Path(path), patch))
 
 
-def between_s(cold: bool) -> list[float]:
+def between_rows_s(cold: bool) -> list[float]:
     """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv(COLD_START_VARIABLE, "1" * cold)
@@ -67,15 +67,15 @@ def between_s(cold: bool) -> list[float]:
     return gaps[WARM_UP_ROWS:]
 
 
-def leased_s(rounds: int) -> list[float]:
+def leased_overhead_s(rounds: int) -> list[float]:
     """Return the overhead of a row in a container for each round, seconds."""
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
         person = Person(on)
         assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
-        return [alone_s(person, f"round-{number}") for number in range(rounds)]
+        return [leased_row_overhead_s(person, f"round-{number}") for number in range(rounds)]
 
 
-def alone_s(person: Person, run_id: str) -> float:
+def leased_row_overhead_s(person: Person, run_id: str) -> float:
     passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
     folder = RunFolder(person.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
@@ -93,19 +93,19 @@ def main() -> None:
     parser.add_argument("--leased", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    here = [here_s() for _ in range(options.rounds)]
+    here = [local_overhead_s() for _ in range(options.rounds)]
     cold, warm = [], []
     for _ in range(options.rounds):
-        cold += between_s(cold=True)
-        warm += between_s(cold=False)
+        cold += between_rows_s(cold=True)
+        warm += between_rows_s(cold=False)
     there, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
-            with bed_of(cluster) as bed:
+            with new_run(cluster) as bed:
                 startup_s(bed)
                 once.append(startup_s(bed))
-                there.append(added_s(bed, once[-1]))
-    leased = leased_s(options.rounds) if options.leased else []
+                there.append(row_overhead_s(bed, once[-1]))
+    leased = leased_overhead_s(options.rounds) if options.leased else []
     found = {
         "command": f"{COMMAND} --rounds {options.rounds}{' --leased' * options.leased}",
         "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a fake",

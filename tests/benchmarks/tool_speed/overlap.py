@@ -26,7 +26,7 @@ ROWS = "abcd"
 
 
 @contextmanager
-def bed_of(cluster: Cluster) -> Iterator[SlurmBed]:
+def new_run(cluster: Cluster) -> Iterator[SlurmBed]:
     """Yield a new run."""
     with tempfile.TemporaryDirectory(prefix="run-") as path:
         bed = SlurmBed(Path(path), cluster)
@@ -54,11 +54,11 @@ def main() -> None:
     options = parser.parse_args()
     sleeping: dict[str, Any] = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
     with started((4,)) as cluster:
-        with bed_of(cluster) as bed:
+        with new_run(cluster) as bed:
             once_s = startup_s(bed)
             together_s = timed(lambda: bed.run(ROWS, **sleeping))
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
-        with bed_of(cluster) as bed:
+        with new_run(cluster) as bed:
             sequential_s = [timed(partial(bed.run, row, **sleeping)) for row in ROWS]
             assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {

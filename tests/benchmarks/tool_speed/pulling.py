@@ -30,7 +30,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         here = Path(place)
-        make(here / "remote")
+        write_files(here / "remote")
         server = Sshd(here / "ssh").start()
         login = server.login()
         try:
@@ -56,7 +56,7 @@ def main() -> None:
         write_atomically(options.out, json.dumps(found, indent=1) + "\n")
 
 
-def make(folder: Path) -> None:
+def write_files(folder: Path) -> None:
     """Write files of many sizes, a few of them large."""
     folder.mkdir()
     weights = [1 + 99 * (number % 100 == 0) for number in range(FILES)]

@@ -13,7 +13,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 
 
-def taught_gpu_s(result: Result) -> float:
+def as_taught_gpu_s(result: Result) -> float:
     """Return the GPU seconds of the row at length as-taught; if it did not fit, those of the run."""
     assert result.gpu_s is not None
     if result.speed is None or result.outcome != "fits":
@@ -22,7 +22,7 @@ def taught_gpu_s(result: Result) -> float:
     return result.gpu_s + left_out * result.speed.step_s / result.spec.settings.accumulate
 
 
-def compared(what: str, taught_s: float, verdict_s: float) -> str:
+def comparison_line(what: str, taught_s: float, verdict_s: float) -> str:
     """Return one line of the comparison, GPU seconds."""
     return f"{what}: {taught_s:.1f} s as taught, {verdict_s:.1f} s for a verdict, ratio {taught_s / verdict_s:.2f}"
 
@@ -33,11 +33,11 @@ def main() -> None:
     both = [(verdict[row].gpu_s or 0, taught[row].gpu_s or 0) for row in taught if row in verdict]
     if both:
         verdict_s, taught_s = map(sum, zip(*both, strict=True))
-        print(compared(f"measured, {len(both)} rows", taught_s, verdict_s))
+        print(comparison_line(f"measured, {len(both)} rows", taught_s, verdict_s))
     shortened = {row: result for row, result in verdict.items() if result.spec.settings.max_steps < 0}
     for name, rows in (("all rows", verdict), ("rows without a limit of steps", shortened)):
-        short, long = sum(one.gpu_s or 0.0 for one in rows.values()), sum(map(taught_gpu_s, rows.values()))
-        print(compared(f"computed, {name}", long, short))
+        short, long = sum(one.gpu_s or 0.0 for one in rows.values()), sum(map(as_taught_gpu_s, rows.values()))
+        print(comparison_line(f"computed, {name}", long, short))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
         [--card CARD] [--size SIZE] [--out FILE]
 
 --suite, --row and --without may be given several times. Each round runs the rows of each suite twice, into folders of
-their own: once with TESTBED_COLD_START=1, once without. A row's time is that from its start to its end as the runner
-sees them, so its notebook and the check that its GPU is free are in it; its training steps are train_s of result.json.
-The first row of a warm run waits for the warm process and is in the medians, too. Peaks and outcomes are compared.
+their own: once with TESTBED_COLD_START=1, once without. The time of a row is the time between its start and its end in
+the runner. This time includes the notebook and the check that the GPU is free. The time of its training steps is
+train_s in result.json. The medians include the first row of a warm run, which waits for the warm process. Peaks and
+outcomes are compared.
 """
 
 import argparse
@@ -39,14 +40,14 @@ MODES: tuple[Mode, ...] = ("cold", "warm")
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedRow:
     """A row of one run: its result, and the seconds between its start and its end."""
 
     result: Result
     wall_s: float
 
     @property
-    def outside_s(self) -> float:
+    def outside_training_s(self) -> float:
         """Return the seconds outside the training steps."""
         return self.wall_s - (self.result.times.train_s if self.result.times else 0.0)
 
@@ -56,7 +57,7 @@ class Stopwatch(View):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.rows: dict[str, Timed] = {}
+        self.rows: dict[str, TimedRow] = {}
         self._started: dict[str, float] = {}
 
     def starts(self, spec: RowSpec, why: str) -> None:
@@ -66,10 +67,10 @@ class Stopwatch(View):
     def ends(self, spec: RowSpec, result: Result) -> None:
         super().ends(spec, result)
         if spec.row in self._started:
-            self.rows[spec.row] = Timed(result, time.monotonic() - self._started[spec.row])
+            self.rows[spec.row] = TimedRow(result, time.monotonic() - self._started[spec.row])
 
 
-def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) -> tuple[dict[str, Timed], float]:
+def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) -> tuple[dict[str, TimedRow], float]:
     """Run the rows; return them by id, and the seconds of the whole run."""
     view = Stopwatch(Console(stderr=True, width=160))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -82,7 +83,7 @@ def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) 
         return view.rows, time.monotonic() - begun
 
 
-def row_figures(runs: dict[Mode, list[Timed]]) -> dict[str, Any]:
+def row_figures(runs: dict[Mode, list[TimedRow]]) -> dict[str, Any]:
     """Return what the runs of one row were like, by mode."""
     figures: dict[str, Any] = {}
     for mode, timed in runs.items():
@@ -90,7 +91,7 @@ def row_figures(runs: dict[Mode, list[Timed]]) -> dict[str, Any]:
         figures[mode] = {
             "outcomes": sorted({one.result.outcome for one in timed}),
             "peaks_gib": [one.result.memory.peak_gib for one in timed],
-            "outside_s": [round(one.outside_s, 2) for one in timed],
+            "outside_s": [round(one.outside_training_s, 2) for one in timed],
             "wall_s": [round(one.wall_s, 2) for one in timed],
             "stages_s": {name: round(median(one[name] for one in stages), 2) for name in stages[0]} if stages else {},
         }
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--size", default="auto")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    timed: dict[str, dict[Mode, list[Timed]]] = {}
+    timed: dict[str, dict[Mode, list[TimedRow]]] = {}
     runs_s: dict[Mode, list[float]] = {mode: [] for mode in MODES}
     for _ in range(options.rounds):
         for suite in options.suite or ["single_gpu_blip2"]:

@@ -28,7 +28,7 @@ from provision.hardware.gpus import used_gib
 from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"
-ROW_VARIABLE = "TESTBED_STRUCK_ROW"
+ROW_VARIABLE = "TESTBED_FAULTY_ROW"
 TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 60}
 FREE_WITHIN_S = 5.0
 
@@ -70,7 +70,7 @@ def main() -> int:
     options = parser.parse_args()
     pynvml.nvmlInit()
     gpus = min(4, pynvml.nvmlDeviceGetCount())
-    ranks.RANK_MODULE = "tests.benchmarks.training.struck_rank"
+    ranks.RANK_MODULE = "tests.benchmarks.training.faulty_rank"
     results = []
     for strike in TIME_LIMIT_S:
         results.append(run_with_fault(strike, gpus))

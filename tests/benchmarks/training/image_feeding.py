@@ -1,11 +1,11 @@
-"""Compare the speed of a row with images prepared by the loader's workers and inside the training step.
+"""Compare the speed of a row with two ways to prepare images: in the loader's workers, and in the training step.
 
     python -m tests.benchmarks.training.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24]
         [--rounds 5] [--pixels 224] [--out FILE]
 
-The lab's method: every step turns its images and captions into tensors and reads the loss back. Both methods alternate
-in one process on the same model, with the limits and kernels of the row's card. The reported numbers are medians over
-the rounds of the median micro-step; the result is their ratio.
+In the lab's method, every step turns its images and captions into tensors, and copies the loss to the CPU. Both methods
+run in turns in one process on the same model, with the limits and kernels of the row's card. The reported numbers are
+medians over the rounds of the median micro-step; the result is their ratio.
 """
 
 import argparse
@@ -42,7 +42,7 @@ WARM_UP = 8
 Seconds = tuple[float, float]
 
 
-class InStep(L.LightningModule):
+class LabMethod(L.LightningModule):
     """The lab's method: batches are raw, and the training step prepares them."""
 
     def __init__(self, spec: RowSpec, model: torch.nn.Module, collator: CaptionCollator | None) -> None:
@@ -94,7 +94,7 @@ def micro_step_s(
     )
     in_step = method == "step"
     loader = raw_loader(spec, captions) if in_step else build_caption_loader(spec, captions, collator, None)
-    trainer.fit(InStep(spec, model, collator if in_step else None), loader)
+    trainer.fit(LabMethod(spec, model, collator if in_step else None), loader)
     seconds = median(watch.timer.intervals_s()[WARM_UP:])
     del trainer, loader
     gc.collect()

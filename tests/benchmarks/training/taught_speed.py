@@ -4,9 +4,9 @@
         [--out FILE]
 
 The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with default strategies, a progress bar with
-the loss, and a printed line on memory after each forward pass. The two alternate, each with its own ranks, with the
-same model and the same STEPS batches. The reported numbers are medians over the rounds of the median micro-step,
-without the first two and the last two.
+the loss, and a printed line on memory after each forward pass. The script and the row run in turns, each with its own
+ranks, on the same model and the same STEPS batches. The reported numbers are medians over the rounds of the median
+micro-step, without the first two and the last two.
 """
 
 import argparse

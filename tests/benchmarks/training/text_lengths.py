@@ -19,14 +19,14 @@ VOCABULARY = 1 << 20
 TENTHS = (1, 3, 5, 7, 9)
 
 
-def described(lengths: Sequence[int]) -> str:
+def length_summary(lengths: Sequence[int]) -> str:
     """Return the number of lengths, their mean, and five of their deciles."""
     deciles = quantiles(lengths, n=10)
     return f"{len(lengths):6} {mean(lengths):6.0f}  " + " ".join(f"{deciles[tenth - 1]:6.0f}" for tenth in TENTHS)
 
 
 def batch_lengths(spec: RowSpec, texts: TextDataset) -> list[int]:
-    """Return the batch_lengths length of each batch of an epoch, in tokens."""
+    """Return the padded length of each batch of an epoch, in tokens."""
     loader = build_text_loader(spec, texts, longest_batch_index=None)
     return [max(texts.lengths[index] for index in batch) for batch in loader.batch_sampler]
 
@@ -45,8 +45,8 @@ def main() -> None:
     for name, source in (("synthetic", "synthetic"), ("real", data)):
         spec = row_of(suite, source, batch_size)
         texts = open_texts(spec, VOCABULARY)
-        print(f"{name + ', texts':24} {described(texts.lengths)}")
-        print(f"{name + f', batches of {spec.settings.batch_size}':24} {described(batch_lengths(spec, texts))}")
+        print(f"{name + ', texts':24} {length_summary(texts.lengths)}")
+        print(f"{name + f', batches of {spec.settings.batch_size}':24} {length_summary(batch_lengths(spec, texts))}")
 
 
 if __name__ == "__main__":

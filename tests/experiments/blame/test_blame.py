@@ -1,4 +1,4 @@
-"""The package that did it, in real environments of tiny packages from a fake index; each test plants one change."""
+"""The search for the package that causes a change. Environments are real, with tiny packages from a fake index."""
 
 import subprocess
 
@@ -15,7 +15,7 @@ OLD, NEW = dict.fromkeys(NAMES, "1.0"), dict.fromkeys(NAMES, "2.0")
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A folder with two versions of each package that do not differ; no other index can be reached."""
+    """A package index in a folder: two versions of each package, with equal code. No other index can be reached."""
     folder = tmp_path / "index"
     folder.mkdir()
     for name in NAMES:
@@ -63,7 +63,7 @@ def test_a_package_that_breaks_a_row_is_found(index):
     assert found.differs == "row: outcome fits → error"
 
 
-def test_two_packages_that_change_it_only_together_are_both_named(index):
+def test_two_packages_that_change_a_value_only_together_are_both_named(index):
     for name in ("pack02", "pack11"):
         wheel(index, name, "2.0", "1")
     observe = Observer(lambda values: seen(10 + values["pack02"] * values["pack11"]))
@@ -85,7 +85,7 @@ def test_packages_that_need_each_other_move_together(index):
     assert all(versions["pack04"] == versions["pack05"] for versions in asked)
 
 
-def test_a_package_that_only_takes_another_along_is_blamed_alone(index):
+def test_a_package_that_changes_the_value_by_its_requirement_is_named_alone(index):
     wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
     found = blamed(Observer())
     assert [one.package for one in found.culprits] == ["pack04"]
@@ -150,7 +150,7 @@ def test_an_interrupted_environment_is_created_again(index):
     assert create_environment(pins(OLD)).python.exists()
 
 
-def test_ends_without_a_difference_are_an_error_with_the_reason(index):
+def test_two_environments_without_a_difference_are_an_error_with_the_reason(index):
     with pytest.raises(InputError, match="prediction: nothing differs"):
         blamed(Observer())
     with pytest.raises(InputError, match="the same versions"):
@@ -159,7 +159,7 @@ def test_ends_without_a_difference_are_an_error_with_the_reason(index):
         blamed(Observer(), bad={**NEW, "pack00": "9.9"})
 
 
-def test_the_next_means_is_tried_where_one_shows_nothing(index):
+def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(index):
     wheel(index, "pack09", "2.0", "1")
     observed: list[str] = []
 

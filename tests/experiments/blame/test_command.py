@@ -50,7 +50,7 @@ def test_the_answer_names_package_versions_and_steps(ends, observed, capsys):
     assert "like bad" in err
 
 
-def test_the_same_command_observes_nothing_again(ends, observed, capsys):
+def test_a_repeated_command_uses_the_stored_observations(ends, observed, capsys):
     main(["blame", TARGET, *ends])
     once = list(observed)
     assert len(set(once)) == len(once)
@@ -61,7 +61,7 @@ def test_the_same_command_observes_nothing_again(ends, observed, capsys):
     assert [one["package"] for one in found["culprits"]] == ["pack2"]
 
 
-def test_ctrl_c_keeps_what_was_observed(ends, observed, capsys, monkeypatch):
+def test_observations_before_ctrl_c_are_stored(ends, observed, capsys, monkeypatch):
     whole, stopped = module._predicted, iter([False, False, True])
 
     def interrupted(*words):
@@ -76,7 +76,7 @@ def test_ctrl_c_keeps_what_was_observed(ends, observed, capsys, monkeypatch):
     assert len(set(observed)) == len(observed)
 
 
-def test_a_gpu_that_is_missing_and_unknown_names_are_one_line(ends, capsys):
+def test_a_missing_gpu_or_an_unknown_name_is_reported_in_one_line(ends, capsys):
     assert main(["blame", "single_gpu_blip2/nosuch", *ends]) == 2
     assert "unknown row or statement 'nosuch'" in capsys.readouterr().err
     assert main(["blame", TARGET, *ends, "--by", "gpu"]) == 2

@@ -1,10 +1,10 @@
-"""What differs between two ends, and which end a step is like."""
+"""How the two environments of a search differ, and which of them a later one resembles."""
 
-from experiments.blame.observation import find_difference, rejected
+from experiments.blame.observation import find_difference, rejection_of
 from tests.support.results.fake_index import seen
 
 
-def test_a_step_belongs_to_the_end_whose_figure_is_nearer():
+def test_an_environment_resembles_the_one_with_the_nearer_value():
     found = find_difference(seen(10.0), seen(12.0), None)
     assert found
     assert found.sentence == "row: peak memory 10 GiB → 12 GiB (+20 %)"
@@ -12,19 +12,19 @@ def test_a_step_belongs_to_the_end_whose_figure_is_nearer():
     assert found.side(seen(0, "error")) is None
 
 
-def test_a_difference_within_rounding_is_none():
+def test_a_difference_within_rounding_does_not_count():
     assert find_difference(seen(10.0), seen(10.0005), None) is None
 
 
 def test_a_row_that_is_rejected_differs_from_one_that_fits():
-    found = find_difference(seen(10.0), rejected(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
+    found = find_difference(seen(10.0), rejection_of(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
     assert found
     assert found.sentence == "row: outcome fits → refused (bitsandbytes 0.44.1 needs a GPU)"
-    assert found.side(rejected(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
-    assert found.side(rejected(["row"], "package torch is missing")) is None
+    assert found.side(rejection_of(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
+    assert found.side(rejection_of(["row"], "package torch is missing")) is None
 
 
-def test_the_status_of_a_statement_counts_first_and_a_value_alone_is_followed():
+def test_the_status_of_a_statement_decides_before_its_value():
     failed = seen(12.0).model_copy(update={"statuses": {"row/peak_gib": "fail"}})
     flipped = find_difference(seen(10.0), failed, "row/peak_gib")
     assert flipped

@@ -1,4 +1,4 @@
-"""The pins that --good and --bad mean."""
+"""The package versions that --good and --bad stand for."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.support.results.fake_index import wheel
 RUN = EVIDENCE / "single_gpu_blip2-h100_94gb-full-verdict"
 
 
-def test_a_lock_has_hashes_and_the_build_of_pytorch_is_left_to_the_machine():
+def test_a_lock_has_hashes_but_no_build_of_pytorch():
     found = pins_of("current", "--bad")
     assert len(found["transformers"].hashes) >= 1
     assert found["torch"].hashes == ()
@@ -30,7 +30,7 @@ def test_names_are_normalized_and_other_lines_are_rejected(tmp_path):
         pins_of("nowhere", "--good")
 
 
-def test_a_run_has_the_versions_that_it_recorded_and_what_they_need(tmp_path, monkeypatch):
+def test_a_run_stands_for_its_recorded_versions_and_their_dependencies(tmp_path, monkeypatch):
     index, run = tmp_path / "index", tmp_path / "run"
     index.mkdir()
     wheel(index, "peft", "99.0", needs=["testbed-fake-helper>=2"])

@@ -1,4 +1,4 @@
-"""The bisection itself, on sets of packages without environments."""
+"""The bisection over sets of packages; no environment is created."""
 
 from itertools import combinations
 
@@ -42,6 +42,6 @@ def test_likely_packages_are_tested_first():
     assert run(many, {"3"}, likely=4)[1] <= 4
 
 
-def test_what_cannot_be_told_apart_is_named_as_such():
+def test_packages_that_cannot_be_tested_separately_are_named_together():
     found = search(UNITS[:4], 0, lambda moved, left: None)
     assert (found.names, found.sure) == (frozenset("abcd"), False)

@@ -1,4 +1,4 @@
-"""Genuine bundles are accepted, forged ones refused with the reason, hostile archives not read."""
+"""Bundles of runs: genuine ones are accepted, forged ones rejected with the reason, hostile ones never unpacked."""
 
 import json
 import zipfile
@@ -42,7 +42,7 @@ def test_a_genuine_run_is_accepted(run, tmp_path):
     assert checked.evaluation is not None
 
 
-def test_genuine_runs_are_no_copies_of_each_other(tmp_path):
+def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):
     bundles = [write_bundle(RunFolder(run), tmp_path / f"{run.name}.zip") for run in GENUINE]
     assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 
@@ -65,7 +65,7 @@ def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
 
 
 def cycle_of(rows):
-    """Yield each way of forging with each row in turn."""
+    """Yield pairs of a forgery and a row: every forgery in turn, each time with the next row."""
     return zip(cycle(FORGERIES), (row for row in cycle(rows)), strict=False)
 
 
@@ -78,7 +78,7 @@ def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
         read_bundle(tmp_path / "edited.zip")
 
 
-def test_a_requested_row_that_is_missing_gives_no_point(genuine, tmp_path, capsys):
+def test_a_missing_row_gives_no_point(genuine, tmp_path, capsys):
     code = main(
         ["grade", str(genuine), "--row", "13b-lora", "--row", "nothing", "--gradescope", str(tmp_path / "r.json")]
     )

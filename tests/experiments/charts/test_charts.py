@@ -1,4 +1,4 @@
-"""Charts: where bars and lines lie, and SVG that is well-formed on its own."""
+"""Charts: the positions of bars and lines, and well-formed SVG."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -49,13 +49,13 @@ def test_ticks_are_round_numbers_within_the_axis(highest, expected):
     assert round_ticks(highest, 5) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_line_has_its_values_without_level_parts_and_missing_values():
+def test_a_line_leaves_out_repeated_and_missing_values():
     assert line_path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
     assert line_path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
     assert line_path([0], [5], 1, 10) == "M0 500"
 
 
-def test_every_chart_is_a_document_of_its_own_and_text_is_escaped():
+def test_every_chart_is_a_complete_document_with_escaped_text():
     panel = Panel(EVIL, "%", [Line("GPU", [0.0, None, 90.0])])
     lines = line_chart([panel, panel], [0, 1, 2], "seconds", EVIL, [Band(EVIL, 0, 1)])
     tiles = treemap({"parameters": [Tile(EVIL, EVIL, EVIL, 1.0)]}, "GiB", EVIL)

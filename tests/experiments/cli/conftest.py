@@ -11,7 +11,7 @@ from tests.support.runners.fake_view import RecordingView
 
 @pytest.fixture
 def testbed(capsys, machine):
-    """Runs the command line on a machine without GPU; exit code, standard output and standard error."""
+    """Run the command line on a machine without a GPU; return exit code, standard output and standard error."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])

@@ -52,7 +52,7 @@ def test_schemas_are_printed(testbed):
     assert "outcome" in schemas["result"]["properties"]
 
 
-def test_help_is_quick_and_loads_nothing_heavy():
+def test_help_is_quick_and_imports_no_large_library():
     code = (
         "import sys; from experiments.cli.app import main; main(['--help']);"
         "print([name for name in ('torch', 'pydantic', 'plotly', 'IPython') if name in sys.modules])"
@@ -61,7 +61,7 @@ def test_help_is_quick_and_loads_nothing_heavy():
     assert done.stdout.endswith("[]\n")
 
 
-def test_nothing_but_the_trainer_loads_torch():
+def test_only_the_trainer_imports_torch():
     rooms = (
         "experiments.cli.app, experiments.pipeline, experiments.report, experiments.cli.tables,"
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
@@ -99,7 +99,7 @@ def test_rows_and_predictions_need_the_packages_of_training(testbed, monkeypatch
     assert testbed("predict", f"{SUITE}/xxl")[::2] == (code, err)
 
 
-def test_extras_have_the_packages_that_are_asked_for():
+def test_extras_have_the_packages_that_messages_name():
     with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     distributions = {"blazarclient": "python-blazarclient", "chi": "python-chi", "openstack": "openstacksdk"}
@@ -116,7 +116,7 @@ def test_extras_have_the_packages_that_are_asked_for():
 
 
 @pytest.mark.parametrize(("group", "expected"), [("single", (2, 1)), ("multi", (2, 4)), ("both", (3, 4))])
-def test_a_lease_is_as_long_and_as_large_as_its_labs_need(group, expected):
+def test_a_lease_has_the_length_and_nodes_that_its_labs_need(group, expected):
     requirements = LeaseOptions(for_=group).requirements()
     assert (requirements.length / timedelta(hours=1), requirements.gpus) == expected
 
@@ -142,7 +142,7 @@ def test_options_of_a_custom_training_need_a_model_even_with_their_default(testb
 
 
 def test_options_are_shared_by_commands_and_declared_once():
-    """Predict without a script, and fit, have the same options; lease and reproduce have all of slots."""
+    """`predict` and `fit` have the same options; `lease` and `reproduce` have all options of `slots`."""
     taken = {one.__name__: set(inspect.signature(one).parameters) for one in (predict, fit, slots, lease, run)}
     of_a_script = {field.name for field, _ in fields_with_options(ScriptOptions)}
     assert taken["predict"] - of_a_script - {"words"} == taken["fit"] - of_a_script - {"rows", "batch_flag"}

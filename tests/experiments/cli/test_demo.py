@@ -1,4 +1,4 @@
-"""The site demo by its commands: an account, an SSH key and a node are not needed, and real leases stay apart."""
+"""The commands at the site `demo`, which need no account, SSH key or node, and leave real leases unchanged."""
 
 import inspect
 
@@ -35,7 +35,7 @@ def test_the_demonstration_has_every_method_of_a_site(tmp_path):
     assert isinstance(site, base.SimulatedServers)
 
 
-def test_a_lease_is_pretended_from_the_calendar_to_its_release(testbed, tmp_path):
+def test_a_simulated_lease_goes_from_the_calendar_to_its_release(testbed, tmp_path):
     code, out, err = testbed("slots", "--site", "demo", "--calendar", "2")
     assert (code, "DEMO@nowhere" in out, err) == (0, True, BANNER)
     code, out, err = testbed("lease", "--site", "demo", "--yes")
@@ -54,7 +54,7 @@ def test_a_lease_that_starts_later_is_pending(testbed):
     assert (code, "llm_you is PENDING\n" in out) == (0, True)
 
 
-def test_real_leases_come_first_and_the_demonstration_keeps_its_own(testbed, tmp_path):
+def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(testbed, tmp_path):
     assert testbed("lease", "--site", "demo", "--no-wait", "--yes")[0] == 0
     Journal(tmp_path / "state").open("llm_cc", "CHI@UC")
     err = testbed("status")[2]
@@ -71,7 +71,7 @@ def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
     assert "slurm on llm_you: run 15 rows of single_gpu_blip2" in out
 
 
-def test_status_since_a_day_sums_what_past_leases_have_cost(testbed):
+def test_status_since_a_day_adds_up_the_costs_of_past_leases(testbed):
     assert testbed("status", "--since", "2020-01-01") == (0, "0 leases: 0.0 service units\n", "")
     assert testbed("lease", "--site", "demo", "--yes")[0] == 0
     code, out, _ = testbed("status", "--since", "2020-01-01")

@@ -1,4 +1,4 @@
-"""Nonsense for every option of every command: exit code 2 and one line with the value and what is allowed."""
+"""Invalid values for every option of every command: exit code 2, and one line with the value and the allowed ones."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ def _id(value: object) -> str:
 
 @pytest.fixture
 def refused(capsys):
-    """Runs a command that is refused; the line that it prints."""
+    """Run a command with an error; return the line that it prints."""
 
     def run(*arguments: str) -> str:
         code = main([*arguments])
@@ -76,8 +76,8 @@ def refused(capsys):
 
 
 @pytest.fixture
-def places(tmp_path, monkeypatch, machine):
-    """The current folder has files and folders that are no good for any command."""
+def invalid_files(tmp_path, monkeypatch, machine):
+    """Create files and folders in the current folder that are invalid for every command."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESTBED_SUITES", "")
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
@@ -89,7 +89,7 @@ def places(tmp_path, monkeypatch, machine):
 
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
-def test_nonsense_is_named_with_what_is_allowed(refused, name, param):
+def test_an_invalid_value_is_named_with_the_allowed_ones(refused, name, param):
     said = refused(name, displayed_name(param), "no-such-thing")
     assert said.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
@@ -101,7 +101,7 @@ def test_a_misspelled_choice_is_corrected(refused, name, param):
 
 
 @pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
-def test_a_number_below_the_least_is_refused_with_it(refused, name, param):
+def test_a_number_below_the_minimum_is_rejected_with_the_minimum(refused, name, param):
     assert refused(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
 
 
@@ -152,13 +152,13 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
         ("slots --count 2.5", "--count 2.5: allowed: whole numbers from 1"),
     ],
 )
-def test_a_mistake_is_said_in_own_words(refused, arguments, says):
+def test_an_error_has_no_wording_of_pydantic(refused, arguments, says):
     assert says in refused(*arguments.split())
 
 
 @pytest.mark.parametrize("bad", BAD_FILES, ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", READ)
-def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, places, line, bad):
+def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, invalid_files, line, bad):
     said = refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
     exists = line.startswith("configure") and bad.endswith(".yaml")
     assert bad in said or (exists and said.startswith("no active lease"))
@@ -166,7 +166,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, places, line, 
 
 @pytest.mark.parametrize("bad", ["file/below", "a" * 300], ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", WRITTEN)
-def test_a_place_that_cannot_be_written_is_named_in_one_line(refused, places, line, bad):
+def test_a_place_that_cannot_be_written_is_named_in_one_line(refused, invalid_files, line, bad):
     assert bad in refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
 
 
@@ -175,7 +175,7 @@ def test_an_empty_path_is_refused(refused, name, param):
     assert refused(name, displayed_name(param), "").startswith(f"{displayed_name(param)} '': allowed: a path")
 
 
-def test_an_error_of_a_file_that_nobody_named_is_a_bug_with_its_traceback(monkeypatch, capsys):
+def test_an_error_of_a_file_that_is_not_in_the_command_line_shows_a_traceback(monkeypatch, capsys):
     def broken():
         raise FileNotFoundError(2, "No such file or directory", "/somewhere/else")
 
@@ -184,7 +184,7 @@ def test_an_error_of_a_file_that_nobody_named_is_a_bug_with_its_traceback(monkey
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_value_of_several_lines_is_said_in_one(refused):
+def test_a_value_of_several_lines_is_reported_in_one(refused):
     assert refused("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
 
 
@@ -193,7 +193,7 @@ def test_the_example_of_a_time_is_in_the_future(refused):
     assert datetime.fromisoformat(f"{example}{TIME}") > datetime.now(UTC)
 
 
-def test_the_nearest_name_is_found_by_its_start_or_its_likeness():
+def test_the_nearest_name_is_found_by_its_beginning_or_by_similarity():
     assert similar_names("bf16", ["32-true", "bf16-true"]) == "bf16-true"
     assert similar_names("adamm", ["sgd", "adamw"]) == "adamw"
     assert similar_names("", ["sgd"]) == similar_names("quite different", ["sgd"]) == ""

@@ -1,4 +1,4 @@
-"""Files of others: no command waits for a FIFO, reads a device without end, or shows what would change a terminal."""
+"""Hostile files of other people: no command blocks at a FIFO, reads an endless device, or prints control characters."""
 
 import json
 import os
@@ -31,7 +31,7 @@ IGNORED_FILES = ("SHA256SUMS", "report.html", "report.html.part", "single_gpu_bl
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, machine):
-    """The folder of a run as somebody else hands it over; the current folder has it."""
+    """Copy a stored run into the current folder, as if another person had handed it in."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(STORED, tmp_path / "run")
     return tmp_path / "run"
@@ -57,7 +57,7 @@ def test_a_fifo_or_device_in_a_run_is_refused_in_one_line(run, capsys, line, nam
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 @pytest.mark.parametrize("name", IGNORED_FILES)
-def test_a_report_is_written_beside_a_fifo_or_device(run, capsys, name, kind):
+def test_a_report_is_written_although_the_folder_has_a_fifo_or_device(run, capsys, name, kind):
     _replace(run / name, kind)
     assert main(["report", str(run)]) == 0, capsys.readouterr().err
     assert (run / "report.html").stat().st_size > 10_000
@@ -136,12 +136,12 @@ def test_a_byte_order_mark_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize("text", [f't_s,phase\n1.0,"{"x" * 200_000}"\n', "t_s\n\0\n", ""])
-def test_telemetry_that_is_no_table_gives_no_samples(tmp_path, text):
+def test_invalid_telemetry_gives_no_samples(tmp_path, text):
     (tmp_path / "telemetry.csv").write_text(text)
     assert read_samples(tmp_path / "telemetry.csv") == []
 
 
-def test_a_journal_that_is_a_fifo_or_nested_without_end_is_named(tmp_path):
+def test_a_journal_that_is_a_fifo_or_too_deeply_nested_is_named(tmp_path):
     file = tmp_path / "ledger.jsonl"
     os.mkfifo(file)
     with pytest.raises(BadJournal, match="Not a regular file"):
@@ -186,7 +186,7 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(r
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_names_no_file_outside_and_has_a_bound(run, capsys, line, change):
+def test_a_run_may_not_name_files_outside_or_too_many(run, capsys, line, change):
     stored = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**stored, **change}))
     assert main(line.replace("RUN", str(run)).split()) == 2

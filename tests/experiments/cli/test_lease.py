@@ -40,7 +40,7 @@ def site():
 
 @pytest.fixture
 def testbed(monkeypatch, tmp_path, capsys, site):
-    """Runs a command line at the site; exit code, standard output and standard error."""
+    """Run a command line at the fake site; return exit code, standard output and standard error."""
     monkeypatch.setattr(base, "connect_to", lambda *_: site)
     monkeypatch.setattr(account, "connect_to", lambda *_: site)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "journal"))
@@ -76,7 +76,7 @@ def test_reservations_of_others_have_exact_times(testbed, site):
     assert (code, "node-2" in out, f"{start:%Y-%m-%d %H:%M} to" in out, "node-1" in out) == (0, True, True, False)
 
 
-def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
+def test_lease_without_waiting_shows_start_end_and_node(testbed, site):
     site.lease_status = "PENDING"
     start = (datetime.now(UTC) + 24 * HOUR).replace(minute=0, second=0, microsecond=0)
     flags = ["--key", "KEY", "--no-wait", "--yes", "--start", f"{start:%Y-%m-%dT%H:%MZ}", "--hours", "2"]
@@ -93,7 +93,7 @@ def test_a_lease_that_is_not_waited_for_shows_start_end_and_node(testbed, site):
 
 
 @pytest.mark.parametrize(("model", "capability"), [("P100", "6.0"), ("V100", "7.0")])
-def test_a_gpu_that_is_old_is_warned_of(testbed, site, model, capability):
+def test_an_old_gpu_causes_a_warning(testbed, site, model, capability):
     site.machines = hosts_of(2, gpu_model=model, gpu_memory_gib=16.0, node_type=f"gpu_{model.lower()}")
     for command in (["slots"], ["lease", "--key", "KEY", "--dry-run"]):
         _, _, err = testbed(*command, "--node-type", f"gpu_{model.lower()}")
@@ -101,7 +101,7 @@ def test_a_gpu_that_is_old_is_warned_of(testbed, site, model, capability):
         assert f"{model} 16GB computes bfloat16 in software, which is slow (compute capability {capability}, " in err
 
 
-def test_a_gpu_with_bfloat16_is_not_warned_of(testbed):
+def test_a_gpu_with_bfloat16_causes_no_warning(testbed):
     assert "warning" not in testbed("lease", "--key", "KEY", "--dry-run")[2]
 
 
@@ -115,7 +115,7 @@ def no_account(monkeypatch, testbed):
 
 @pytest.mark.usefixtures("no_account")
 @pytest.mark.parametrize("command", ["lease", "reproduce"])
-def test_all_that_is_missing_is_named_at_once(testbed, command):
+def test_everything_that_is_missing_is_named_at_once(testbed, command):
     code, out, err = testbed(command, "--key", "nowhere", "--yes")
     assert (code, out) == (2, "")
     assert all(part in err for part in ("nowhere does not exist", "no account", "testbed doctor --site chameleon"))
@@ -167,7 +167,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )
-def test_a_mistake_is_one_line(testbed, arguments, says):
+def test_an_error_is_one_line(testbed, arguments, says):
     code, out, err = testbed(*arguments)
     assert (code, out) == (2, "")
     assert says in err
@@ -184,7 +184,7 @@ def test_a_lease_of_another_account_is_named_and_kept(testbed, site):
     assert len(site.held) == 1
 
 
-def test_status_shows_other_leases_where_one_cannot_be_asked(testbed, site):
+def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, site):
     for name in ("llm_a", "llm_b"):
         assert testbed("lease", "--name", name, "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
         site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
@@ -246,7 +246,9 @@ def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_p
         (["lease", "--site", "any", "--key", "KEY"], "provision.sites.accounts", "openstack"),
     ],
 )
-def test_without_the_packages_of_a_testbed_it_says_what_to_install(testbed, monkeypatch, arguments, module, package):
+def test_without_the_optional_packages_the_message_names_what_to_install(
+    testbed, monkeypatch, arguments, module, package
+):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, module, raising=False)
     code, out, err = testbed(*arguments)

@@ -1,4 +1,4 @@
-"""A suite of one's own on the command line: checked, listed, run, and evaluated later without its file."""
+"""Commands on a user's own suite: check, list, run, and evaluate after its file was deleted."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.support.runners.fake_runner import FakeRunner
 
 @pytest.fixture
 def testbed(capsys, machine, tmp_path, monkeypatch):
-    """Runs the command line in a folder with the template as my_lab.yaml; exit code, stdout and stderr."""
+    """Run the command line in a folder that has the template as my_lab.yaml; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_lab.yaml").write_text(TEMPLATE_FILE.read_text())
 
@@ -35,7 +35,7 @@ def test_the_template_is_printed_and_checked(testbed):
     assert "claim/adapters-need-little-state" in printed
 
 
-def test_mistakes_are_lines_with_file_and_number_and_the_exit_code_is_2(testbed, tmp_path):
+def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_code_is_2(testbed, tmp_path):
     text = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "my_lab.yaml").write_text(text)
     code, out, err = testbed("check", "my_lab.yaml")
@@ -60,7 +60,7 @@ def test_check_needs_a_file_or_the_template(testbed, arguments):
     assert (code, err) == (2, "testbed: check: needs the file of a suite, or --template\n")
 
 
-def test_a_suite_s_file_is_listed_run_and_evaluated_after_it_is_gone(testbed, tmp_path):
+def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testbed, tmp_path):
     code, listed, _ = testbed("list", "--suite-file", "my_lab.yaml", "--json")
     assert [row["row"] for row in json.loads(listed)] == ["full", "sgd", "lora"]
     code, _, err = testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
@@ -76,7 +76,7 @@ def test_a_suite_s_file_is_listed_run_and_evaluated_after_it_is_gone(testbed, tm
     assert "SGD keeps no optimizer state" in (moved / "report.html").read_text()
 
 
-def test_the_file_of_today_is_used_in_place_of_the_copy(testbed, tmp_path):
+def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     path = tmp_path / "my_lab.yaml"
     path.write_text(path.read_text().replace("SGD keeps no", "SGD does without"))
@@ -96,14 +96,14 @@ def test_a_copy_that_is_broken_is_one_line(testbed, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["list", "predict", "run", "fit", "reproduce"])
-def test_a_bad_place_is_one_line(testbed, command):
+def test_an_invalid_path_is_reported_in_one_line(testbed, command):
     code, _, err = testbed(command, "--suite-file", "nowhere.yaml")
     assert code == 2
     assert err.count("\n") == 1
     assert "nowhere.yaml: no suite file found; allowed: " in err
 
 
-def test_the_schema_of_a_suite_has_the_keys_of_settings_where_they_stand(testbed):
+def test_the_schema_of_a_suite_has_the_keys_of_settings_at_their_place(testbed):
     schema = json.loads(testbed("schema", "suite")[1])
     assert schema["properties"]["common"]["$ref"] == "#/$defs/Settings"
     row = schema["$defs"]["Row"]["properties"]

@@ -53,7 +53,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
     )
 
 
-def test_lines_of_the_interpreter_are_not_shown_as_lines_of_a_script(capsys):
+def test_frames_of_the_interpreter_are_not_shown_as_lines_of_the_script(capsys):
     inner = LineShare(line="<frozen runpy>:88", category="params", size_gib=1.0)
     own = LineShare(line="train.py:3", category="params", size_gib=1.0)
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner,)})]))
@@ -66,7 +66,7 @@ def test_lines_of_the_interpreter_are_not_shown_as_lines_of_a_script(capsys):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """What the command asked to be traced; the answer needs 40 GiB."""
+    """Record the requested traces; every prediction needs 40 GiB."""
     asked: list[Any] = []
 
     def trace_script(words, cards, say, options, smallest):
@@ -77,7 +77,7 @@ def traced(monkeypatch):
     return asked
 
 
-def test_what_follows_the_dashes_is_the_command_with_all_its_options(traced, capsys):
+def test_everything_after_the_dashes_is_the_command_of_the_script(traced, capsys):
     assert (
         main(["predict", "--card", "a100_80gb,v100_32gb", "--steps", "3", "--", "python", "x.py", "--card", "y"]) == 0
     )
@@ -91,7 +91,7 @@ def test_what_follows_the_dashes_is_the_command_with_all_its_options(traced, cap
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
-def test_every_card_is_answered_for_without_the_option_and_json_has_the_smallest(traced, capsys):
+def test_without_the_option_every_card_is_predicted_and_json_has_the_smallest_that_fits(traced, capsys):
     assert main(["predict", "--json", "--", "python", "x.py"]) == 0
     assert "h200_141gb" in traced[0][1]
     data = json.loads(capsys.readouterr().out)
@@ -136,7 +136,7 @@ def test_the_page_is_one_file_without_scripts(traced, tmp_path):
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
     ],
 )
-def test_what_does_not_go_together_is_a_mistake_in_one_line(traced, capsys, arguments, message):
+def test_options_that_exclude_each_other_are_an_error_in_one_line(traced, capsys, arguments, message):
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert traced == []

@@ -1,4 +1,4 @@
-"""`testbed logs` and `top` as users type them, for runs on this machine."""
+"""`testbed logs` and `testbed top` for runs on this machine."""
 
 import threading
 import time
@@ -50,7 +50,7 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
     ],
 )
-def test_a_mistake_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, said):
+def test_an_error_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, said):
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     assert main([one.replace("RUN", str(tmp_path / "run")) for one in arguments]) == 2
     error = capfd.readouterr().err

@@ -1,4 +1,4 @@
-"""`testbed evaluate` and `compare` as users type them: the CSV of a class, changes, what is worse, what is folded."""
+"""`testbed evaluate` and `testbed compare`: the CSV of several runs, changes, and the order of the output."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from tests.support.results.handwritten import SUITE, h200_run, make_results, mak
 
 @pytest.fixture
 def testbed(capsys, monkeypatch):
-    """Runs the command line; exit code, standard output and standard error."""
+    """Run the command line; return exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "400")
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -27,7 +27,7 @@ def testbed(capsys, monkeypatch):
 
 
 @pytest.fixture
-def worse(tmp_path):
+def worse_run_folder(tmp_path):
     """A run in which the row that fit with SGD runs out of memory, and another trains at half of its speed."""
     run = make_run(run_id="later", started_at="2026-07-08T09:00:00Z")
     results = make_results(run)
@@ -62,22 +62,29 @@ def test_a_csv_that_cannot_be_written_is_one_line(testbed, tmp_path):
     assert (code, err) == (2, f"testbed: {tmp_path}: cannot be used (Is a directory)\n")
 
 
-def test_a_changed_status_is_the_exit_code_on_request_only(testbed, tmp_path, worse):
+def test_a_changed_status_sets_the_exit_code_only_on_request(testbed, tmp_path, worse_run_folder):
     first = h200_run(tmp_path / "first").path
-    assert testbed("compare", first, worse.path)[0] == 0
-    assert testbed("compare", first, worse.path, "--fail-on-change")[0] == 1
+    assert testbed("compare", first, worse_run_folder.path)[0] == 0
+    assert testbed("compare", first, worse_run_folder.path, "--fail-on-change")[0] == 1
     assert testbed("compare", first, first, "--fail-on-change")[0] == 0
 
 
-def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse):
+def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run_folder):
     first = h200_run(tmp_path / "first")
-    assert [row.row for row in compare(first, worse).rows_worse_first][:2] == ["xxl-sgd", "reduced-precision"]
-    back = [row for row in compare(worse, first).rows_worse_first if row.outcome_a and row.outcome_b]
+    assert [row.row for row in compare(first, worse_run_folder).rows_worse_first][:2] == [
+        "xxl-sgd",
+        "reduced-precision",
+    ]
+    back = [row for row in compare(worse_run_folder, first).rows_worse_first if row.outcome_a and row.outcome_b]
     assert [row.row for row in back][-2:] == ["reduced-precision", "xxl-sgd"]
-    severity = [change.worse for change in compare(first, worse).verdicts]
+    severity = [change.worse for change in compare(first, worse_run_folder).verdicts]
     assert severity == sorted(severity, reverse=True)
     assert severity[0] > 0
-    rows = testbed("compare", first.path, worse.path)[1].partition("worse first\n")[2].partition("rows, A → B")[2]
+    rows = (
+        testbed("compare", first.path, worse_run_folder.path)[1]
+        .partition("worse first\n")[2]
+        .partition("rows, A → B")[2]
+    )
     assert rows.index("xxl-sgd") < rows.index("reduced-precision") < rows.index("baseline")
 
 
@@ -104,6 +111,6 @@ def test_an_evaluation_shows_failures_and_errors_before_what_passes(testbed, tmp
     assert {"fail", "pass"} <= set(found)
 
 
-def test_json_of_a_comparison_has_its_changes(testbed, tmp_path, worse):
-    out = testbed("compare", h200_run(tmp_path / "first").path, worse.path, "--json")[1]
+def test_json_of_a_comparison_has_its_changes(testbed, tmp_path, worse_run_folder):
+    out = testbed("compare", h200_run(tmp_path / "first").path, worse_run_folder.path, "--json")[1]
     assert json.loads(out)["verdicts"]

@@ -12,12 +12,12 @@ from experiments.suites.models import models
 from experiments.suites.yaml_schema import read_yaml
 from provision.hardware import local
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_runner import SLURM, SUITE, FakeRunner
 
 
 @pytest.fixture
-def recipes(tmp_path, monkeypatch):
+def edited_labs(tmp_path, monkeypatch):
     """A copy of the labs folder in which one text of the suite is replaced by another."""
     folder = tmp_path / "recipes"
     shutil.copytree(suite.LABS, folder)
@@ -64,7 +64,7 @@ def recipes(tmp_path, monkeypatch):
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 devices"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):
     code, out, err = testbed("run", *arguments, "--results", tmp_path / "results")
     assert code == 2
     assert says in err
@@ -82,8 +82,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, say
         ("optimizer: adamw", "optimizer: adam", "optimizer = 'adam'"),
     ],
 )
-def test_a_wrong_recipe_is_refused_with_its_place(testbed, recipes, tmp_path, old, new, says):
-    recipes(old, new)
+def test_an_invalid_suite_is_rejected_with_the_place_of_its_error(testbed, edited_labs, tmp_path, old, new, says):
+    edited_labs(old, new)
     code, _, err = testbed("run", SUITE, "--results", tmp_path / "results")
     assert code == 2
     assert err.startswith(f"testbed: {SUITE}.yaml: ")
@@ -91,20 +91,20 @@ def test_a_wrong_recipe_is_refused_with_its_place(testbed, recipes, tmp_path, ol
     assert err.count("\n") == 1
 
 
-def test_results_of_another_recipe_version_are_refused_with_a_remedy(testbed, recipes, made):
-    recipes("\nversion: 1\n", "\nversion: 2\n")
+def test_results_of_another_recipe_version_are_rejected_with_a_fix(testbed, edited_labs, made):
+    edited_labs("\nversion: 1\n", "\nversion: 2\n")
     code, _, err = testbed("run", SUITE, "--results", made.parent)
     assert code == 2
     assert "has results of version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 
 
 def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
-    monkeypatch.setattr(local, "this_machine", lambda: house.node(house.T4))
+    monkeypatch.setattr(local, "this_machine", lambda: sample_rows.node(sample_rows.T4))
     code, _, err = testbed("run", SUITE, "--size", "full", "--results", tmp_path)
     assert (code, err) == (2, "testbed: device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB\n")
 
 
-def test_no_disk_space_is_refused(testbed, monkeypatch, tmp_path):
+def test_a_run_without_disk_space_is_rejected(testbed, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     code, _, err = testbed("run", SUITE, "--results", tmp_path)
     assert code == 2
@@ -146,7 +146,7 @@ def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_
     assert testbed("run", SLURM, SUITE, *rows, "--results", tmp_path)[0] == 3
 
 
-def test_what_broke_is_said_last_with_its_reason(testbed, monkeypatch, tmp_path):
+def test_errors_are_shown_last_with_their_reason(testbed, monkeypatch, tmp_path):
     made = fake_worker.fake_result
     monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, "error"))
     _, out, _ = testbed(
@@ -164,7 +164,7 @@ def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
     assert "size tiny for a100_80gb, on a machine of the tests" in err
 
 
-def test_what_breaks_exits_with_3(testbed, monkeypatch, tmp_path):
+def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
     def breaks(self, rows):
         raise RuntimeError("the floor gave way")
 

@@ -1,4 +1,4 @@
-"""What people see: the commands on real terminals of several widths, compared with the stored screens.
+"""The output of commands on real terminals of several widths, compared with stored output.
 
 TESTBED_RENEW=1 python -m pytest tests/experiments/cli/test_screens.py writes them again; machines/ has the screens of
 commands that need a node, a GPU or a package index. Fakes: predictions, the site.
@@ -158,7 +158,7 @@ class LeasedSite(FakeSite):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The runs that the screens are of, by the word in their command line."""
+    """The runs that the screens show, by the word that stands for them in a command line."""
     root = tmp_path_factory.mktemp("runs")
     h200 = h200_run(root / "class" / "alice")
     tiny = with_predictions(tiny_run(root / "class" / "bob"))
@@ -176,7 +176,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def places(folders, machine):
-    """The same runs by paths that are the same each time; the current folder is the machine's."""
+    """The same runs, under relative paths that do not change between test runs."""
     (machine / "class").symlink_to(folders["CLASS"])
     (machine / "changed").symlink_to(folders["CHANGED"])
     (machine / "evidence").symlink_to(EVIDENCE / "single_gpu_litgpt-a100_80gb-full-verdict")

@@ -14,7 +14,7 @@ from tests.support.runners.fake_runner import SUITE
 
 
 @pytest.mark.parametrize(("outcome", "expected"), [("fits", 0), ("oom", 1), ("error", 3)])
-def test_the_exit_code_tells_the_verdict(testbed, monkeypatch, made, outcome, expected):
+def test_the_exit_code_depends_on_the_verdicts(testbed, monkeypatch, made, outcome, expected):
     result = made / SUITE / "reduced-batch" / "result.json"
     data = json.loads(result.read_text())
     data["outcome"] = outcome
@@ -56,14 +56,14 @@ def test_runs_of_different_cards_are_not_evaluated_together(testbed):
     assert len(err.splitlines()) == 1
 
 
-def test_what_is_no_run_cannot_be_evaluated_reported_or_compared(testbed, tmp_path):
+def test_a_folder_without_a_run_cannot_be_evaluated_reported_or_compared(testbed, tmp_path):
     for arguments in (("evaluate", tmp_path), ("report", tmp_path), ("compare", tmp_path, tmp_path)):
         code, _, err = testbed(*arguments)
         assert code == 2
         assert "run's folder" in err
 
 
-def test_a_report_is_written_anew(testbed, made):
+def test_a_report_is_written_again(testbed, made):
     (made / "report.html").unlink()
     assert testbed("report", made) == (0, f"{made}/report.html\n", "")
     assert (made / "report.html").is_file()

@@ -1,4 +1,4 @@
-"""The stored results of GPU runs: evaluated again, they give the verdicts that are stored with them."""
+"""The stored results of GPU runs: a new evaluation gives the stored verdicts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from experiments.suites.suite import suite_named
 from tests.support.results.evidence import EVIDENCE, RUNS
 
 # The README next to them, and a note of the row, explain the known causes.
-DID_NOT_HOLD = {
+FAILED_STATEMENTS = {
     "single_gpu_blip2-a100_80gb-full-verdict": ["claim/checkpointing-is-slower", "claim/lora-fits-easily"],
     "single_gpu_blip2-h100_94gb-full-verdict": ["claim/checkpointing-is-slower", "claim/lora-fits-easily"],
     "single_gpu_blip2-a100_80gb-full-as-taught-h100": ["claim/scaled-rate-keeps-the-loss"],
@@ -53,12 +53,12 @@ PEAK_ERRORS = {"7b-qlora": 0.012}
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda path: path.name)
-def test_evaluated_anew_the_verdicts_are_the_kept_ones(folder: Path) -> None:
+def test_a_new_evaluation_gives_the_stored_verdicts(folder: Path) -> None:
     (again,) = reevaluate(folder)
     assert again.changes == ()
     assert again.evaluation.count("error") == 0
     failed = [verdict.id for verdict in again.evaluation.verdicts if verdict.status == "fail"]
-    assert failed == DID_NOT_HOLD.get(folder.name, [])
+    assert failed == FAILED_STATEMENTS.get(folder.name, [])
 
 
 @pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("*-without-gpu")), ids=lambda path: path.name)
@@ -77,7 +77,7 @@ def test_without_a_gpu_all_but_times_losses_and_loads_have_a_verdict(folder: Pat
 
 
 def test_without_a_gpu_at_most_12_percent_of_the_statements_have_no_verdict() -> None:
-    """Of the four suites, each on its first card that has a stored run without a GPU."""
+    """Counts the statements of four suites, each on its first card with a stored run without a GPU."""
     cards = {"single_gpu_blip2": "a100_80gb", "single_gpu_litgpt": "a100_80gb", "multi_gpu_litgpt": "a100_80gb"}
     folders = [EVIDENCE / f"{suite}-{card}-without-gpu" for suite, card in cards.items()]
     folders.append(EVIDENCE / "slurm_hf_trainer-v100_32gb-without-gpu")
@@ -119,7 +119,7 @@ def test_each_rank_of_a_row_was_measured_on_its_own_gpu() -> None:
 
 
 @pytest.mark.parametrize("row", ["reduced-precision", "mixed-precision", "xxl-sgd"])
-def test_a_verdict_meets_the_peak_of_the_training_as_taught(row: str) -> None:
+def test_length_verdict_reaches_the_peak_of_length_as_taught(row: str) -> None:
     short, whole = (
         RunFolder(EVIDENCE / f"single_gpu_blip2-a100_80gb-full-{length}").results()[row]
         for length in ("verdict", "as-taught")
@@ -128,8 +128,8 @@ def test_a_verdict_meets_the_peak_of_the_training_as_taught(row: str) -> None:
 
 
 @pytest.mark.parametrize("folder", sorted(EVIDENCE.glob("*-without-gpu")), ids=lambda path: path.name)
-def test_the_stored_predictions_meet_the_stored_measurements(folder: Path) -> None:
-    """The first rank of each row that fits, on a GPU limited to the card's memory, with the same settings."""
+def test_the_stored_predictions_agree_with_the_stored_measurements(folder: Path) -> None:
+    """Compares the first rank of each row that fits, on a GPU limited to the card's memory."""
     predicted = {one.spec.row: one for one in RunFolder(folder).predictions()}
     for measured in EVIDENCE.glob(folder.name.replace("without-gpu", "full-verdict*")):
         for row, result in RunFolder(measured).results().items():

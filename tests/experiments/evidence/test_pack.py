@@ -1,4 +1,4 @@
-"""A run's folder in compact form, and back."""
+"""Pack the folder of a run into its compact form, and unpack it."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_packing_keeps_each_result_and_leaves_the_rest(tmp_path: Path) -> None:
+def test_packing_keeps_every_result_and_no_other_file(tmp_path: Path) -> None:
     folder = h200_run(tmp_path / "run")
     pack(folder.path, tmp_path / "packed")
     telemetry = {f"telemetry/{row}.csv" for row in folder.results()}
@@ -34,7 +34,7 @@ def test_unpacked_and_packed_again_evidence_is_the_same(folder: Path, tmp_path: 
     assert RunFolder(tmp_path / "run").results() == RunFolder(folder).results()
 
 
-def test_a_report_is_written_of_either_form(tmp_path: Path) -> None:
+def test_a_report_can_be_written_from_both_forms(tmp_path: Path) -> None:
     folder = EVIDENCE / "single_gpu_blip2-a100_80gb-full-as-taught"
     pack_again, run = tmp_path / "compact" / "run", tmp_path / "full" / "run"
     unpack(folder, run)
@@ -48,7 +48,7 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def test_a_row_with_its_own_folder_counts_before_the_compact_form(tmp_path: Path) -> None:
+def test_a_result_in_a_row_folder_replaces_the_packed_one(tmp_path: Path) -> None:
     folder = h200_run(tmp_path / "run")
     pack(folder.path, tmp_path / "packed")
     (tmp_path / "packed" / "results.jsonl").rename(folder.path / "results.jsonl")
@@ -60,7 +60,7 @@ def test_a_row_with_its_own_folder_counts_before_the_compact_form(tmp_path: Path
     assert after == before != {}
 
 
-def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
+def test_a_line_without_a_valid_result_is_named(tmp_path: Path) -> None:
     unpack(RUNS[0], tmp_path / "run")
     pack(tmp_path / "run", tmp_path / "packed")
     with (tmp_path / "packed" / "results.jsonl").open("a") as lines:
@@ -70,7 +70,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
         RunFolder(tmp_path / "packed").results()
 
 
-def test_what_is_no_run_is_rejected_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_a_run_is_rejected_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path), str(tmp_path / "packed")])
     assert end.value.code == 2

@@ -1,4 +1,4 @@
-"""The stored runs can be predicted and evaluated again by a command."""
+"""The command that predicts and evaluates the stored runs again."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ NAME = "slurm_hf_trainer-v100_32gb-without-gpu"
 
 @pytest.fixture
 def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
-    """A copy of a stored run that has predictions only, of one row, and an old verdict."""
+    """Copy a stored run that has an old verdict and only the prediction of one row."""
     shutil.copytree(EVIDENCE / NAME, tmp_path / NAME)
     folder = RunFolder(tmp_path / NAME)
     folder.write_run(folder.read_run().model_copy(update={"rows": ("neo-1gpu",), "started_at": "2026-01-01T00:00:00Z"}))
@@ -24,7 +24,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     return folder
 
 
-def test_a_run_without_results_becomes_one_of_today_with_all_rows(
+def test_a_run_without_results_is_renewed_with_all_current_rows(
     stored: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predicted: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""Planted regressions are found in the first run after them and named; unchanged runs raise no alarm."""
+"""Injected regressions are found and named in the first run that has them; unchanged runs raise no alarm."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def of_row(change: Callable[[Result], None], row: str = ROW) -> Callable[[Result
     return lambda result: change(result) if result["spec"]["row"] == row else None
 
 
-def tied_head(result: Result) -> None:
+def with_tied_head(result: Result) -> None:
     head = 32128 * 4096
     result["parameters"] -= head
     result["trainable_parameters"] -= head
@@ -31,14 +31,14 @@ def tied_head(result: Result) -> None:
         shot["params_gib"] -= 2 * head / 2**30
 
 
-def larger(name: str, times: float) -> Callable[[Result], None]:
+def with_larger_value(name: str, times: float) -> Callable[[Result], None]:
     def change(result: Result) -> None:
         result["memory"][name] *= times
 
     return change
 
 
-def snapshots(name: str, times: float) -> Callable[[Result], None]:
+def with_larger_snapshots(name: str, times: float) -> Callable[[Result], None]:
     def change(result: Result) -> None:
         for shot in result["memory"]["snapshots"]:
             shot[name] *= times
@@ -46,75 +46,75 @@ def snapshots(name: str, times: float) -> Callable[[Result], None]:
     return change
 
 
-def setting(name: str, value: object) -> Callable[[Result], None]:
+def with_setting(name: str, value: object) -> Callable[[Result], None]:
     return lambda result: result["spec"]["settings"].update({name: value})
 
 
-def removed_argument(result: Result) -> None:
+def with_removed_argument(result: Result) -> None:
     result.update(outcome="error", reason="TypeError: unexpected keyword argument", speed=None, losses=[])
     result["failure"] = {"phase": "load", "step": None, "kind": "TypeError", "message": "unexpected keyword"}
 
 
-def out_of_memory(result: Result) -> None:
+def with_out_of_memory(result: Result) -> None:
     result.update(outcome="oom", reason="out of GPU memory", speed=None)
     result["failure"] = {"phase": "backward", "step": 1, "kind": "OutOfMemoryError", "message": "out of memory"}
 
 
-def other_order(result: Result) -> None:
+def with_other_data_order(result: Result) -> None:
     result["losses"] = result["losses"][::-1]
 
 
-def lost_cap(result: Result) -> None:
+def without_memory_cap(result: Result) -> None:
     result["device"]["cap_gib"] = None
 
 
-def frozen(result: Result) -> None:
+def with_frozen_weights(result: Result) -> None:
     result["trainable_parameters"] //= 2
 
 
-def longer_texts(result: Result) -> None:
+def with_longer_texts(result: Result) -> None:
     result["max_tokens"] = (result["max_tokens"] or 0) + 8
 
 
-def other_loss(result: Result) -> None:
+def with_other_loss(result: Result) -> None:
     result["losses"] = [loss * 1.05 for loss in result["losses"]]
 
 
-def slower(result: Result) -> None:
+def with_slower_steps(result: Result) -> None:
     if result["speed"]:
         slow_down(result, 1.1)
 
 
-def much_slower(result: Result) -> None:
+def with_much_slower_steps(result: Result) -> None:
     if result["speed"]:
         slow_down(result, 1.2)
 
 
-PLANTED: dict[str, tuple[Callable[[Result], None], str]] = {
-    "a tied head": (of_row(tied_head), f"{ROW}: number of parameters"),
-    "2 % more peak": (of_row(larger("peak_gib", 1.02)), f"{ROW}: peak memory"),
-    "2 % less peak": (of_row(larger("peak_gib", 0.98)), f"{ROW}: peak memory"),
-    "1 % more reserved": (of_row(larger("reserved_gib", 1.01)), f"{ROW}: reserved memory"),
-    "10 % slower steps of all rows": (slower, ": time of a step"),
-    "20 % slower steps of one row": (of_row(much_slower), f"{ROW}: time of a step"),
-    "a removed argument": (of_row(removed_argument), f"{ROW}: outcome fits → error"),
-    "a changed default": (of_row(setting("weight_decay", 0.01)), f"{ROW}: weight_decay"),
-    "another optimizer": (of_row(setting("optimizer", "adamw")), f"{ROW}: optimizer sgd"),
-    "another learning rate": (of_row(setting("lr", 0.001)), f"{ROW}: lr"),
-    "another seed": (of_row(setting("seed", 7)), f"{ROW}: seed"),
-    "another order of the data": (other_order, ": loss of the last batch"),
-    "a lost memory limit": (lost_cap, f"{ROW}: memory limit"),
-    "frozen layers": (of_row(frozen), f"{ROW}: number of trainable parameters"),
-    "longer texts": (of_row(longer_texts), f"{ROW}: longest text"),
-    "another loss": (of_row(other_loss), f"{ROW}: loss of the last"),
-    "out of memory": (of_row(out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
-    "gradients twice": (of_row(snapshots("grads_gib", 2)), f"{ROW}: gradients"),
-    "activations kept": (of_row(snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
-    "more allocated": (of_row(snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),
+INJECTED: dict[str, tuple[Callable[[Result], None], str]] = {
+    "a tied head": (of_row(with_tied_head), f"{ROW}: number of parameters"),
+    "2 % more peak": (of_row(with_larger_value("peak_gib", 1.02)), f"{ROW}: peak memory"),
+    "2 % less peak": (of_row(with_larger_value("peak_gib", 0.98)), f"{ROW}: peak memory"),
+    "1 % more reserved": (of_row(with_larger_value("reserved_gib", 1.01)), f"{ROW}: reserved memory"),
+    "10 % slower steps of all rows": (with_slower_steps, ": time of a step"),
+    "20 % slower steps of one row": (of_row(with_much_slower_steps), f"{ROW}: time of a step"),
+    "a removed argument": (of_row(with_removed_argument), f"{ROW}: outcome fits → error"),
+    "a changed default": (of_row(with_setting("weight_decay", 0.01)), f"{ROW}: weight_decay"),
+    "another optimizer": (of_row(with_setting("optimizer", "adamw")), f"{ROW}: optimizer sgd"),
+    "another learning rate": (of_row(with_setting("lr", 0.001)), f"{ROW}: lr"),
+    "another seed": (of_row(with_setting("seed", 7)), f"{ROW}: seed"),
+    "another order of the data": (with_other_data_order, ": loss of the last batch"),
+    "a lost memory limit": (without_memory_cap, f"{ROW}: memory limit"),
+    "frozen layers": (of_row(with_frozen_weights), f"{ROW}: number of trainable parameters"),
+    "longer texts": (of_row(with_longer_texts), f"{ROW}: longest text"),
+    "another loss": (of_row(with_other_loss), f"{ROW}: loss of the last"),
+    "out of memory": (of_row(with_out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
+    "gradients twice": (of_row(with_larger_snapshots("grads_gib", 2)), f"{ROW}: gradients"),
+    "activations kept": (of_row(with_larger_snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
+    "more allocated": (of_row(with_larger_snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),
 }
 
 
-def found_in(folder: Path, weeks: int, change: Callable[[Result], None] | None = None) -> list[RunChanges]:
+def changes_found(folder: Path, weeks: int, change: Callable[[Result], None] | None = None) -> list[RunChanges]:
     """Return the changes in a history of ``weeks`` unchanged runs, and one more with ``change``."""
     with open_history(folder / "history.db", create=True) as database:
         for week in range(weeks):
@@ -129,13 +129,13 @@ def found_in(folder: Path, weeks: int, change: Callable[[Result], None] | None =
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of BEFORE unchanged runs."""
     folder = tmp_path_factory.mktemp("unchanged")
-    found_in(folder, BEFORE)
+    changes_found(folder, BEFORE)
     return folder / "history.db"
 
 
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_regression_is_found_in_the_first_run_after_it_and_named(name, unchanged, tmp_path):
-    change, named = PLANTED[name]
+@pytest.mark.parametrize("name", INJECTED)
+def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged, tmp_path):
+    change, named = INJECTED[name]
     database = tmp_path / "history.db"
     database.write_bytes(unchanged.read_bytes())
     with open_history(database) as connection:
@@ -149,7 +149,9 @@ def test_a_planted_regression_is_found_in_the_first_run_after_it_and_named(name,
 def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
     with open_history(tmp_path / "history.db", create=True) as database:
         for week in range(10):
-            record_run(database, repeat_run(tmp_path, week, of_row(larger("peak_gib", 1.02)) if week >= 6 else None))
+            record_run(
+                database, repeat_run(tmp_path, week, of_row(with_larger_value("peak_gib", 1.02)) if week >= 6 else None)
+            )
         (series,) = read_series(database)
     (found,) = run_changes(series)
     assert found.run is series.runs[6]
@@ -171,13 +173,13 @@ def test_every_version_that_differs_is_named(tmp_path):
         if result["spec"]["row"] == ROW:
             result["memory"]["peak_gib"] *= 1.02
 
-    (found,) = found_in(tmp_path, 4, updated)
+    (found,) = changes_found(tmp_path, 4, updated)
     assert [cause.what for cause in found.causes] == ["driver", "transformers"]
     assert "transformers 5.17.0 → 5.18.0" in [cause.sentence for cause in found.causes]
 
 
 def test_a_version_that_changes_nothing_is_no_alarm(tmp_path):
-    assert found_in(tmp_path, 4, lambda result: result["versions"].update(transformers="5.18.0")) == []
+    assert changes_found(tmp_path, 4, lambda result: result["versions"].update(transformers="5.18.0")) == []
 
 
 def test_a_segment_starts_where_values_move_beyond_their_noise():
@@ -185,7 +187,7 @@ def test_a_segment_starts_where_values_move_beyond_their_noise():
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []
 
 
-def test_what_changed_alike_in_many_rows_is_one_line() -> None:
+def test_an_equal_change_in_many_rows_is_one_line() -> None:
     seeds = [Changed(f"row-{number}", "seed", "42", "43") for number in range(4)]
     verdicts = [Changed("", f"Statement {number}.", "pass", "fail") for number in range(4)]
     found = sentences([seeds[0], *verdicts, *seeds[1:], Changed("row-0", "outcome", "fits", "oom")])

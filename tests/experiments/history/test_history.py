@@ -48,7 +48,7 @@ def test_the_latest_run_is_recorded_by_its_link(testbed, tmp_path):
     assert count(tmp_path / "results/history.db")["runs"] == 1
 
 
-def test_a_run_that_went_on_replaces_itself(testbed, tmp_path):
+def test_a_resumed_run_replaces_its_earlier_record(testbed, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(RUN, run)
     lines = (run / "results.jsonl").read_text().splitlines()
@@ -62,7 +62,7 @@ def test_a_run_that_went_on_replaces_itself(testbed, tmp_path):
     assert after["figures"] > before["figures"]
 
 
-def test_a_value_over_time_is_plain_sql(testbed, tmp_path):
+def test_a_value_over_time_can_be_queried_in_sql(testbed, tmp_path):
     for week in range(3):
         testbed("history", "record", repeat_run(tmp_path, week).path)
     query = "SELECT value FROM trends WHERE row = 'xxl-sgd' AND quantity = 'peak_gib'"
@@ -134,7 +134,7 @@ def test_the_csv_has_a_line_for_each_figure(testbed, tmp_path):
         (("history", "a", "b"), "a b: allowed: one SUITE or SUITE/ROW"),
     ],
 )
-def test_bad_input_is_named(testbed, words, problem):
+def test_invalid_input_is_named(testbed, words, problem):
     code, _, err = testbed(*words)
     assert code == 2
     assert problem in " ".join(err.split())

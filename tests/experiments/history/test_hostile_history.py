@@ -1,4 +1,4 @@
-"""A history that somebody else hands over: it is a database, but not with what this program writes."""
+"""A database of another person with values that this program does not write."""
 
 import os
 import sqlite3

@@ -1,4 +1,4 @@
-"""The export of the history to MLflow, read back by MLflow's own client, in processes that have MLflow."""
+"""The export of the history to MLflow. MLflow's own client reads the result, in separate processes that have MLflow."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Data sets: folders and archives, verified, downloaded once and unpacked safely. The server is on this machine."""
+"""Data sets in folders and archives: they are verified, downloaded once, and unpacked safely. The server is local."""
 
 import gzip
 import hashlib
@@ -28,11 +28,11 @@ RECORDS = '{"file_name": "1.jpg", "text": "soup"}\n'
 
 
 def prepare(source, sha256, cache, *watch, reads=(CAPTIONS_DATASET,)):
-    """The data set for rows that read ``reads``."""
+    """Return the data set for rows that read this kind of data."""
     return data_set.prepare_dataset(source, sha256, cache, reads, *watch)
 
 
-def packed(kind: str, name: str = "set/metadata.jsonl", text: str = RECORDS) -> bytes:
+def archive_with(kind: str, name: str = "set/metadata.jsonl", text: str = RECORDS) -> bytes:
     """An archive of one file."""
     file = io.BytesIO()
     if kind == "zip":
@@ -50,12 +50,12 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class Web(HTTPServer):
+class FakeWebServer(HTTPServer):
     """A server of one file."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        self.content = packed("tar")
+        self.content = archive_with("tar")
         self.breaks = 0
         self.ranges: list[str | None] = []
         self.resumes = True
@@ -64,7 +64,7 @@ class Web(HTTPServer):
 
 @pytest.fixture
 def server():
-    """Serves .content at .url; the first .breaks responses end in the middle; .ranges has the requested ranges."""
+    """Start a server of ``content``. Its first ``breaks`` responses end early; ``ranges`` has the requested ranges."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -86,7 +86,7 @@ def server():
         def log_message(self, *_):
             pass
 
-    web = Web(("127.0.0.1", 0), Handler)
+    web = FakeWebServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=web.serve_forever, daemon=True).start()
     yield web
     web.shutdown()
@@ -118,7 +118,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
         (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
         (
             ("imdb", CAPTIONS_DATASET),
-            r"^--data hub: these rows read gourmetgram-captions and imdb; choose rows .* by --row$",
+            r"^--data hub: these rows read gourmetgram-captions and imdb; with --row, choose rows that read one$",
         ),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_run_on_real_data_reads_one_set(tmp_path, reads, says):
 
 
 @pytest.mark.parametrize("place", ["", "set"])
-def test_a_folder_of_texts_serves_the_rows_that_read_them(tmp_path, place):
+def test_a_folder_of_texts_is_used_for_rows_that_read_texts(tmp_path, place):
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / "reviews.jsonl").write_text('{"text": "good"}\n')
     assert prepare(str(tmp_path), None, tmp_path, reads=("imdb",)).data == str(tmp_path / place)
@@ -137,7 +137,7 @@ def test_a_folder_of_texts_serves_the_rows_that_read_them(tmp_path, place):
         prepare(str(tmp_path), None, tmp_path)
 
 
-def test_a_folder_of_captions_serves_no_row_that_reads_texts(tmp_path):
+def test_a_folder_of_captions_is_rejected_for_rows_that_read_texts(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(RECORDS)
     with pytest.raises(InputError, match="has no texts; a data folder for imdb has JSON, JSONL, CSV or Parquet files"):
         prepare(str(tmp_path), None, tmp_path, reads=("imdb",))
@@ -145,7 +145,7 @@ def test_a_folder_of_captions_serves_no_row_that_reads_texts(tmp_path):
 
 def test_an_archive_of_texts_is_unpacked(tmp_path):
     archive = tmp_path / "set.zip"
-    archive.write_bytes(packed("zip", "set/train.json", '{"text": "good"}'))
+    archive.write_bytes(archive_with("zip", "set/train.json", '{"text": "good"}'))
     found = prepare(str(archive), None, tmp_path / "cache", reads=("imdb",))
     assert found.data.endswith("/set")
     with pytest.raises(InputError, match="has no captions"):
@@ -187,7 +187,7 @@ def test_an_unreadable_folder_is_rejected(tmp_path, monkeypatch):
 @pytest.mark.parametrize("ending", ["tar.gz", "tgz", "zip"])
 def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
     archive = tmp_path / f"set.{ending}"
-    content = packed("zip" if ending == "zip" else "tar")
+    content = archive_with("zip" if ending == "zip" else "tar")
     archive.write_bytes(content)
     found = prepare(str(archive), sha256(content).upper(), tmp_path / "cache")
     assert found.data == str(tmp_path / "cache" / "data" / sha256(content) / "set")
@@ -197,8 +197,8 @@ def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
 
 def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
     archive = tmp_path / "set.zip"
-    archive.write_bytes(packed("zip"))
-    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(packed('zip'))[:20]}.*--data-sha256 is abc"):
+    archive.write_bytes(archive_with("zip"))
+    with pytest.raises(InputError, match=f"its SHA-256 is {sha256(archive_with('zip'))[:20]}.*--data-sha256 is abc"):
         prepare(str(archive), "abc", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -206,15 +206,15 @@ def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("kind", ["tar", "zip"])
 def test_an_archive_that_would_write_elsewhere_is_rejected(tmp_path, kind):
     archive = tmp_path / ("set.zip" if kind == "zip" else "set.tgz")
-    archive.write_bytes(packed(kind, "../metadata.jsonl"))
+    archive.write_bytes(archive_with(kind, "../metadata.jsonl"))
     with pytest.raises(InputError, match="cannot be unpacked"):
         prepare(str(archive), None, tmp_path / "cache")
     assert list((tmp_path / "cache" / "data").iterdir()) == []
 
 
-def linked(kind: bytes, name: str) -> bytes:
-    """An archive with records, and next to them a link of that kind to ``name``."""
-    made = io.BytesIO(gzip.decompress(packed("tar")))
+def archive_with_link(kind: bytes, name: str) -> bytes:
+    """Return an archive with records and a link of this kind to ``name``."""
+    made = io.BytesIO(gzip.decompress(archive_with("tar")))
     with tarfile.open(fileobj=made, mode="a") as archive:
         link = tarfile.TarInfo("set/link")
         link.type, link.linkname = kind, name
@@ -227,7 +227,7 @@ def linked(kind: bytes, name: str) -> bytes:
 )
 def test_links_within_an_archive_are_kept(tmp_path, kind, name):
     archive = tmp_path / "set.tar"
-    archive.write_bytes(linked(kind, name))
+    archive.write_bytes(archive_with_link(kind, name))
     found = prepare(str(archive), None, tmp_path / "cache")
     assert (Path(found.data) / "link").read_text() == RECORDS
 
@@ -235,14 +235,14 @@ def test_links_within_an_archive_are_kept(tmp_path, kind, name):
 @pytest.mark.parametrize(("kind", "name"), [(tarfile.LNKTYPE, "../outside"), (tarfile.SYMTYPE, "../../outside")])
 def test_links_out_of_an_archive_are_rejected(tmp_path, kind, name):
     archive = tmp_path / "set.tar"
-    archive.write_bytes(linked(kind, name))
+    archive.write_bytes(archive_with_link(kind, name))
     with pytest.raises(InputError, match=r"cannot be unpacked \('set/link' would be written outside the folder\)"):
         prepare(str(archive), None, tmp_path / "cache")
 
 
 def test_a_broken_archive_is_rejected(tmp_path):
     archive = tmp_path / "set.tgz"
-    archive.write_bytes(packed("tar")[:40])
+    archive.write_bytes(archive_with("tar")[:40])
     with pytest.raises(InputError, match="cannot be unpacked"):
         prepare(str(archive), None, tmp_path / "cache")
 
@@ -267,7 +267,7 @@ def test_an_interrupted_download_is_resumed(tmp_path, server):
     assert server.ranges == [None, f"bytes={len(server.content) // 2}-"]
 
 
-def test_a_server_without_ranges_is_asked_for_the_whole_file(tmp_path, server):
+def test_a_server_without_ranges_sends_the_whole_file(tmp_path, server):
     server.breaks, server.resumes = 1, False
     assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
 
@@ -305,7 +305,7 @@ def remote(source, cache, sha256_=None, reads=("imdb",)):
 def test_data_of_a_cluster_has_its_path_before_its_download(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     archive = tmp_path / "set.tgz"
-    archive.write_bytes(packed("tar", name, '{"text": "good"}'))
+    archive.write_bytes(archive_with("tar", name, '{"text": "good"}'))
     found = remote(str(archive), tmp_path / "cache")
     assert found.data == f"{tmp_path}/cache/data/{sha256(archive.read_bytes())}-imdb"
     assert (Path(found.data) / "reviews.jsonl").exists()
@@ -354,19 +354,19 @@ def locate(cache, sha256=None):
     return known_archive.locate_archive(CAPTIONS_DATASET, sha256, cache, lambda *_: None)
 
 
-def test_the_labs_archive_is_known_by_name_and_its_checksum_is_recorded_at_its_first_use(lab_archive, tmp_path):
+def test_the_labs_archive_has_a_name_and_its_checksum_is_recorded_at_its_first_use(lab_archive, tmp_path):
     digest = sha256(lab_archive.content)
     assert locate(tmp_path) == (lab_archive.url, digest)
     assert prepare(*locate(tmp_path), tmp_path).sha256 == digest
     assert lab_archive.ranges == [None]
     shutil.rmtree(tmp_path / "downloads")
     shutil.rmtree(tmp_path / "data" / digest)
-    lab_archive.content = packed("tar", text="other\n")
+    lab_archive.content = archive_with("tar", text="other\n")
     with pytest.raises(InputError, match=f"its SHA-256 is {sha256(lab_archive.content)}, but .* {digest}"):
         prepare(*locate(tmp_path), tmp_path)
 
 
-def test_a_given_checksum_of_the_labs_archive_counts_from_the_start(lab_archive, tmp_path):
+def test_a_given_checksum_of_the_labs_archive_is_checked_at_its_first_use(lab_archive, tmp_path):
     with pytest.raises(InputError, match="but --data-sha256 is 0000"):
         prepare(*locate(tmp_path, "0000"), tmp_path)
     assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)

@@ -1,4 +1,4 @@
-"""Archives that would fill the disk, write elsewhere or are damaged; passwords in the address of an archive."""
+"""Archives that would fill the disk, write outside their folder, or are damaged; and passwords in their addresses."""
 
 import base64
 import hashlib
@@ -113,7 +113,7 @@ def test_a_damaged_archive_is_refused_in_one_line(tmp_path, damage):
 
 @pytest.fixture
 def server():
-    """A server that asks for a login, and records what every request sends; /moved leads to another host name."""
+    """Start a server that requires a login and records every request; /moved redirects to another host name."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self):

@@ -28,7 +28,7 @@ def kinds(**changes):
         ({"data": "/user"}, ["data"]),
     ],
 )
-def test_a_row_needs_what_its_choices_read(changes, needed):
+def test_a_row_needs_the_artifacts_of_its_options(changes, needed):
     assert kinds(**changes) == needed
 
 

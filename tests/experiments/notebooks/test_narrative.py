@@ -21,8 +21,8 @@ MULTI = "multi_gpu_litgpt"
 CARD = "a100_80gb"
 
 
-def made(place, row, run_id="one", outcome="fits", asked=(), **choices):
-    """A folder of a run of ``row`` and other requested rows, with only the result of ``row``."""
+def run_with_result_of(place, row, run_id="one", outcome="fits", asked=(), **choices):
+    """Return the folder of a run that has only the result of ``row``; asked: other rows that were requested."""
     folder = stored_run(place, choices.pop("suite", NAME), CARD, row, run_id=run_id, **choices)
     folder.write_run(folder.read_run().model_copy(update={"rows": (row, *asked)}))
     write_result(
@@ -53,8 +53,8 @@ def no_command(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
-    made(tmp_path, "baseline", asked=("xxl",))
+def test_a_stored_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
+    run_with_result_of(tmp_path, "baseline", asked=("xxl",))
     Lab(NAME, results=str(tmp_path)).show("baseline")
     assert shown[0].startswith("### Baseline: fits\n")
     for part in ("emulating a100_80gb", *STEP_POINTS, "| 14.00 |"):
@@ -66,11 +66,11 @@ def test_a_kept_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_the_newest_result_under_the_choices_is_shown(tmp_path, shown):
-    made(tmp_path, "baseline", "old", outcome="oom", started_at="2026-11-20T00:00:00+00:00", size="tiny")
-    made(tmp_path, "baseline", "new", started_at="2026-11-21T00:00:00+00:00")
-    made(tmp_path, "xxl", "newest", started_at="2026-11-22T00:00:00+00:00")
-    made(
+def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown):
+    run_with_result_of(tmp_path, "baseline", "old", outcome="oom", started_at="2026-11-20T00:00:00+00:00", size="tiny")
+    run_with_result_of(tmp_path, "baseline", "new", started_at="2026-11-21T00:00:00+00:00")
+    run_with_result_of(tmp_path, "xxl", "newest", started_at="2026-11-22T00:00:00+00:00")
+    run_with_result_of(
         tmp_path,
         "tiny-baseline",
         "other",
@@ -85,7 +85,7 @@ def test_the_newest_result_under_the_choices_is_shown(tmp_path, shown):
 
 
 def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, shown, monkeypatch, capsys):
-    stored_run = made(tmp_path / "elsewhere", "xxl-sgd").path
+    stored_run = run_with_result_of(tmp_path / "elsewhere", "xxl-sgd").path
     script = tmp_path / "command.py"
     script.write_text(
         "import shutil, sys\n"
@@ -107,7 +107,7 @@ def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, mon
 
 
 @pytest.mark.usefixtures("no_command")
-def test_unknown_names_are_refused(tmp_path):
+def test_unknown_names_are_rejected(tmp_path):
     with pytest.raises(InputError, match="unknown suite 'blip2'"):
         Lab("blip2")
     with pytest.raises(InputError, match="unknown row 'base'"):
@@ -162,7 +162,7 @@ def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, sh
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_miniature_is_told_in_mib_beside_what_is_predicted_at_full_size(tmp_path, shown):
+def test_a_miniature_is_shown_in_mib_next_to_the_prediction_at_full_size(tmp_path, shown):
     folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", "grad-accumulation", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 70.0)])
@@ -179,7 +179,7 @@ def test_a_miniature_is_told_in_mib_beside_what_is_predicted_at_full_size(tmp_pa
 
 
 @pytest.mark.usefixtures("no_command")
-def test_rows_that_were_rejected_are_compared_without_a_figure(tmp_path, shown):
+def test_rejected_rows_are_compared_without_a_chart(tmp_path, shown):
     folder = RunFolder(tmp_path / "one")
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
@@ -195,8 +195,8 @@ EVIDENCE = "single_gpu_blip2-a100_80gb-full-verdict"
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_named_run_is_introduced_and_nothing_else_is_shown_or_run(tmp_path, shown):
-    made(tmp_path, "baseline", started_at="2030-01-01T00:00:00+00:00")
+def test_only_the_named_run_is_described_and_shown(tmp_path, shown):
+    run_with_result_of(tmp_path, "baseline", started_at="2030-01-01T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path), run=EVIDENCE)
     lab.introduce()
     lab.show("baseline")
@@ -210,18 +210,18 @@ def test_a_named_run_is_introduced_and_nothing_else_is_shown_or_run(tmp_path, sh
 
 
 @pytest.mark.usefixtures("no_command")
-def test_the_first_run_that_is_found_is_kept_for_all_cells(tmp_path, shown):
-    made(tmp_path, "baseline", "one", started_at="2026-11-20T00:00:00+00:00")
+def test_all_cells_use_the_run_that_was_found_first(tmp_path, shown):
+    run_with_result_of(tmp_path, "baseline", "one", started_at="2026-11-20T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path))
     lab.show("baseline")
-    made(tmp_path, "xxl", "two", started_at="2026-11-21T00:00:00+00:00")
+    run_with_result_of(tmp_path, "xxl", "two", started_at="2026-11-21T00:00:00+00:00")
     with pytest.raises(RuntimeError, match="xxl has no result"):
         lab.show("xxl")
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_row_has_its_recipe_and_the_code_that_trains_it_beside_it(tmp_path, shown):
-    made(tmp_path, "xxl-sgd")
+def test_a_row_is_shown_with_its_settings_and_its_training_code(tmp_path, shown):
+    run_with_result_of(tmp_path, "xxl-sgd")
     Lab(NAME, results=str(tmp_path)).show("xxl-sgd")
     assert "```yaml\nid: xxl-sgd\n" in shown[0]
     assert "  optimizer: sgd\n" in shown[0]

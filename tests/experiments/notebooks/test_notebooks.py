@@ -1,4 +1,4 @@
-"""The notebooks of the labs: one for each suite, complete, run with stored results of tiny and full-size models."""
+"""The notebooks of the labs: each suite has one, it is complete, and it runs with stored results."""
 
 import ast
 import re
@@ -18,8 +18,8 @@ from experiments.results.evaluate import claim_rows
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.results.stored_runs import stored_run
 
-HOUSE = Path(experiments.__file__).parent
-ROOT = HOUSE.parent
+PACKAGE = Path(experiments.__file__).parent
+ROOT = PACKAGE.parent
 NARRATED = suite_names()
 NOTHING_RUNS = f"""
 import sys
@@ -34,7 +34,7 @@ LARGEST_BYTES = 300_000
 
 
 def notebook_of(name):
-    return nbformat.read(HOUSE / "notebooks" / f"{name}.ipynb", as_version=4)
+    return nbformat.read(PACKAGE / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
 def code_of(notebook):
@@ -52,14 +52,14 @@ def calls(notebook, method):
 
 
 def labs(notebook):
-    """The labs that the first cell makes, by their names there."""
+    """Return the Lab objects that the first cell creates, by variable name."""
     names: dict[str, Any] = {}
     exec(code_of(notebook)[0].source, names)
     return {key: value for key, value in names.items() if isinstance(value, narrative.Lab)}
 
 
 def of_results_in(place, notebook):
-    """The notebook with one's own runs in another folder of results, in place of the run that is kept."""
+    """Return the notebook with another folder of results instead of the stored run."""
     setup = code_of(notebook)[0]
     setup.source, places = re.subn(r"^RESULTS = .*$", f"RESULTS = {str(place)!r}", setup.source, flags=re.M)
     setup.source, runs = re.subn(r"^(RUN\w*) = .*$", r'\1 = ""', setup.source, flags=re.M)
@@ -110,8 +110,8 @@ def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(na
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_a_notebook_is_small_and_holds_no_path_of_a_machine(name):
-    text = (HOUSE / "notebooks" / f"{name}.ipynb").read_text()
+def test_a_notebook_is_small_and_has_no_path_of_a_machine(name):
+    text = (PACKAGE / "notebooks" / f"{name}.ipynb").read_text()
     assert len(text) < LARGEST_BYTES
     assert re.findall(r"/(?:home|root|tmp|Users|mnt|work)/\S*", text) == []
     assert "image/png" not in text
@@ -119,7 +119,7 @@ def test_a_notebook_is_small_and_holds_no_path_of_a_machine(name):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_a_notebook_tells_every_row_once_and_in_order_under_its_title(name):
+def test_a_notebook_shows_every_row_once_in_order_under_its_title(name):
     notebook, suite = notebook_of(name), suite_named(name)
     assert [rows for _, rows in calls(notebook, "show")] == [[row.id] for row in suite.rows]
     headings = [cell.source.partition("\n")[0] for cell in notebook.cells if cell.source.startswith("## ")]
@@ -128,7 +128,7 @@ def test_a_notebook_tells_every_row_once_and_in_order_under_its_title(name):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_each_row_is_asked_of_a_card_that_it_is_for(name):
+def test_each_row_is_shown_for_one_of_its_cards(name):
     notebook, suite = notebook_of(name), suite_named(name)
     cards = {lab: made.choices["card"] for lab, made in labs(notebook).items()}
     for lab, rows in calls(notebook, "show") + calls(notebook, "compare"):
@@ -146,7 +146,7 @@ def test_every_claim_is_shown_with_its_row_or_with_the_rows_that_it_compares(nam
 
 
 @pytest.mark.parametrize("name", [name for name in NARRATED if name != "single_gpu_blip2"])
-def test_questions_are_numbered_through(name):
+def test_questions_are_numbered_consecutively(name):
     cells = [cell for cell in notebook_of(name).cells if cell.source.startswith("**Questions**")]
     numbers = [line.split(".")[0] for cell in cells for line in cell.source.splitlines()]
     numbers = [int(number) for number in numbers if number.isdigit()]
@@ -156,7 +156,7 @@ def test_questions_are_numbered_through(name):
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
 @pytest.mark.parametrize("name", NARRATED)
-def test_a_notebook_shows_kept_results_and_runs_nothing(name, size, tmp_path, shown):
+def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, shown):
     for card in suite_named(name).cards:
         stored_run(tmp_path, name, card, run_id=card, size=size)
     notebook = of_results_in(tmp_path, notebook_of(name))
@@ -175,7 +175,7 @@ FAILED = [
 ]
 
 
-def test_the_runs_kept_with_the_project_can_be_read_in_a_notebook(shown):
+def test_the_stored_runs_of_the_project_can_be_shown_in_a_notebook(shown):
     run_through(notebook_of("single_gpu_blip2"))
     told = "\n".join(block.data for block in shown if not isinstance(block, SVG))
     assert "emulating" in told
@@ -190,7 +190,7 @@ def test_a_notebook_runs_headless_in_a_kernel(tmp_path):
         stored_run(tmp_path, name, card, run_id=card)
     notebook = of_results_in(tmp_path, notebook_of(name))
     notebook.cells.insert(0, new_code_cell(NOTHING_RUNS))
-    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(HOUSE / "notebooks")}}).execute()
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(PACKAGE / "notebooks")}}).execute()
     outputs = [out for cell in code_of(notebook) for out in cell.outputs]
     assert {out.output_type for out in outputs} == {"display_data"}
     assert any("rank 3" in out.data.get("text/markdown", "") for out in outputs)

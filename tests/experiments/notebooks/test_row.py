@@ -21,7 +21,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import suite_named
 from experiments.system.files import CODE_FOLDER
 from tests.support.results import in_memory
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 
 SUITE, CARD = "single_gpu_blip2", "a100_80gb"
 
@@ -32,8 +32,8 @@ def parameters_cell(notebook):
 
 
 @pytest.fixture(scope="module")
-def stated():
-    """The values of the parameters cell as it comes."""
+def default_parameters():
+    """Return the default values of the parameters cell."""
     values: dict[str, Any] = {}
     exec(parameters_cell(nbformat.read(ROW_NOTEBOOK, as_version=4)), values)
     return {name: value for name, value in values.items() if name != "__builtins__"}
@@ -41,7 +41,7 @@ def stated():
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch):
-    monkeypatch.setattr(parameters, "this_machine", house.node)
+    monkeypatch.setattr(parameters, "this_machine", sample_rows.node)
 
 
 def test_every_parameter_is_in_the_parameters_cell_with_its_description():
@@ -51,28 +51,28 @@ def test_every_parameter_is_in_the_parameters_cell_with_its_description():
     assert {line.partition(" = ")[0]: line.partition("  # ")[2] for line in lines} == described
 
 
-def test_the_parameters_cell_states_a_row_of_a_lab(stated):
+def test_the_parameters_cell_states_a_row_of_a_lab(default_parameters):
     lab = suite_named(SUITE)
-    spec = spec_of(stated)
+    spec = spec_of(default_parameters)
     assert spec.settings == lab.settings(lab.row("reduced-batch"), CARD)
     assert (spec.card, spec.size, spec.data) == (CARD, "tiny", "synthetic")
 
 
-def test_parameters_change_the_lab_s_settings_and_the_global_batch_follows(stated):
+def test_parameters_change_the_lab_s_settings_and_the_global_batch_follows(default_parameters):
     given = {"card": "h100_94gb", "batch_size": 4, "accumulate": 2, "lora": None, "precision": "bf16-true"}
-    settings = spec_of(stated | {"row": "xxl-lora"} | given).settings
+    settings = spec_of(default_parameters | {"row": "xxl-lora"} | given).settings
     assert (settings.batch_size, settings.accumulate, settings.global_batch_size) == (4, 2, 8)
     assert (settings.lora, settings.precision, settings.model) == (None, "bf16-true", "blip2-flan-t5-xxl")
 
 
-def test_the_parameters_of_a_row_give_the_same_row_again(stated):
+def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
     suite = suite_named("multi_gpu_litgpt")
     for one in suite.rows_for(CARD):
         run = in_memory.run(one.id, suite=suite.suite, recipe_version=suite.version, size="tiny", weights="random")
         spec = run.spec(suite, one.id)
         assert spec.parameters.keys() == {*PARAMETERS}
         assert spec_of(json.loads(json.dumps(spec.parameters))) == spec
-        assert spec_of(spec.parameters, house.spec()).settings == spec.settings
+        assert spec_of(spec.parameters, sample_rows.spec()).settings == spec.settings
 
 
 @pytest.mark.parametrize(
@@ -92,41 +92,41 @@ def test_the_parameters_of_a_row_give_the_same_row_again(stated):
         ("lr", -1.0, "lr = -1.0: "),
     ],
 )
-def test_a_value_that_is_not_allowed_is_one_line(stated, name, value, words):
+def test_an_invalid_value_is_an_error_in_one_line(default_parameters, name, value, words):
     with pytest.raises(InputError) as caught:
-        spec_of(stated | {name: value})
+        spec_of(default_parameters | {name: value})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_misspelled_parameter_is_not_ignored(stated):
-    assert parameters_in(stated | {"os": os, "_x": 1, "In": []}, {"In": []}) == stated
+def test_a_misspelled_parameter_is_not_ignored(default_parameters):
+    assert parameters_in(default_parameters | {"os": os, "_x": 1, "In": []}, {"In": []}) == default_parameters
     with pytest.raises(InputError, match=r"^unknown parameter 'batchsize'; allowed: suite, .* mean batch_size\?$"):
-        parameters_in(stated | {"batchsize": 4}, {})
+        parameters_in(default_parameters | {"batchsize": 4}, {})
 
 
 def result_of(spec, outcome="fits"):
     return in_memory.result("a", outcome).model_copy(update={"spec": spec})
 
 
-def test_the_verdict_compares_the_outcome_with_the_expected_one(stated):
-    spec = spec_of(stated | {"card": CARD, "size": "full"})
+def test_the_verdict_compares_the_outcome_with_the_expected_one(default_parameters):
+    spec = spec_of(default_parameters | {"card": CARD, "size": "full"})
     assert "- **pass**, measured: Reduced batch size: fits (fits)" in row.verdict(result_of(spec)).splitlines()
     assert "- **fail**, measured: Reduced batch size: fits (" in row.verdict(result_of(spec, "oom"))
-    tiny = row.verdict(result_of(spec_of(stated)))
+    tiny = row.verdict(result_of(spec_of(default_parameters)))
     assert "**not evaluated**: Reduced batch size: fits (a tiny model does not show what fits the card)" in tiny
 
 
-def test_no_statement_applies_to_changed_settings_or_to_a_lab_that_is_not_here(stated):
-    spec = spec_of(stated | {"batch_size": 4})
+def test_no_statement_applies_to_changed_settings_or_to_a_lab_that_is_not_here(default_parameters):
+    spec = spec_of(default_parameters | {"batch_size": 4})
     assert row.verdict(result_of(spec)) == (
         "Settings differ from the lab's, so its statements do not apply: batch_size 16 -> 4, global_batch_size 16 -> 4."
     )
-    assert "unknown suite 'lab'" in row.verdict(result_of(house.spec()))
+    assert "unknown suite 'lab'" in row.verdict(result_of(sample_rows.spec()))
 
 
-def by_hand(folder, *options):
-    """Execute the notebook with papermill's own command; return its exit code, last line and outputs."""
+def run_papermill(folder, *options):
+    """Run the notebook with the command `papermill`; return its exit code, last line and outputs."""
     command = [sys.executable, "-m", "papermill", str(ROW_NOTEBOOK), "out.ipynb", "--no-progress-bar", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TESTBED_ROW")}
     environment |= {"PYTHONPATH": str(CODE_FOLDER), "CUDA_VISIBLE_DEVICES": ""}
@@ -143,9 +143,9 @@ def text_of(outputs):
     return "".join(output.get("text") or output.get("data", {}).get("text/markdown", "") for output in outputs)
 
 
-def test_a_person_runs_a_row_with_another_batch_size(tmp_path):
+def test_a_row_runs_with_another_batch_size(tmp_path):
     settings = ("batch_size", "2"), ("precision", "bf16-true"), ("train_samples", "8"), ("workers", "0")
-    code, _, outputs = by_hand(tmp_path, *(part for one in settings for part in ("-p", *one)))
+    code, _, outputs = run_papermill(tmp_path, *(part for one in settings for part in ("-p", *one)))
     text = text_of(outputs)
     assert code == 0
     assert {"[cfg] batch_size = 2", "[cfg] precision = bf16-true", "[cfg] lr = 5e-06"} <= {*text.splitlines()}
@@ -159,7 +159,7 @@ def test_a_person_runs_a_row_with_another_batch_size(tmp_path):
 
 
 def test_a_wrong_value_is_one_line_in_the_notebook(tmp_path):
-    code, last, outputs = by_hand(tmp_path, "-p", "optimizer", "adam")
+    code, last, outputs = run_papermill(tmp_path, "-p", "optimizer", "adam")
     allowed = "'adamw', 'sgd', 'adam_8bit' or 'deepspeed_cpu'"
     line = f"single_gpu_blip2/reduced-batch: optimizer = 'adam': allowed: {allowed}"
     (error,) = outputs
@@ -168,11 +168,13 @@ def test_a_wrong_value_is_one_line_in_the_notebook(tmp_path):
 
 
 def test_an_executed_notebook_runs_again_with_other_values(tmp_path):
-    """As the runner leaves it: papermill adds the new values after the row's own."""
+    """The notebook is one that the runner executed; papermill adds the new values after those of the row."""
     from experiments.runners.local.row_notebook import make_parameters_default
 
     executed, again = tmp_path / "notebook.ipynb", tmp_path / "again.ipynb"
-    papermill.execute_notebook(ROW_NOTEBOOK, executed, house.spec().parameters, prepare_only=True, progress_bar=False)
+    papermill.execute_notebook(
+        ROW_NOTEBOOK, executed, sample_rows.spec().parameters, prepare_only=True, progress_bar=False
+    )
     make_parameters_default(executed)
     papermill.execute_notebook(executed, again, {"batch_size": 64}, prepare_only=True, progress_bar=False)
     cells = [cell.source for cell in nbformat.read(again, as_version=4).cells if cell.cell_type == "code"]

@@ -1,4 +1,4 @@
-"""The notebook on sizing: its cells run with fake predictions, and the functions that they call."""
+"""The notebook about sizing, and the functions that its cells call. Predictions are fakes."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from tests.support.runners.fake_predictions import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
 ROOT = Path(__file__).parents[3]
-MADE_UP = """
+FAKE_PREDICTIONS = """
 from experiments.prediction import service
 from tests.support.runners.fake_predictions import Predictor
 service.predict = Predictor(lambda spec: 60.0 + spec.settings.batch_size)
@@ -32,7 +32,7 @@ def notebook():
 
 @pytest.fixture
 def shown(monkeypatch):
-    """The output of the cells with fake predictions: 60 GiB and one more for each text."""
+    """Record the output of the cells. Fake predictions: 60 GiB, and one more GiB per text."""
     monkeypatch.setattr(
         "experiments.prediction.service.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size)
     )
@@ -46,7 +46,7 @@ def labels(chart):
 
 
 def parts(chart):
-    """The sizes that are drawn, from the first bar to the last, by name."""
+    """Return the sizes of the drawn parts by name, from the first bar to the last."""
     sizes: dict[str, Any] = {}
     for name, size in re.findall(r"<title>([a-z ]+) ([\d.]+) GiB</title>", chart.data):
         sizes.setdefault(name, []).append(float(size))
@@ -59,7 +59,7 @@ def question(**changes):
 
 def test_the_notebook_runs_headless_from_top_to_bottom(notebook, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    notebook.cells.insert(0, new_code_cell(MADE_UP))
+    notebook.cells.insert(0, new_code_cell(FAKE_PREDICTIONS))
     NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
     printed = [out.text for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "stream"]
     assert any("60.00 GiB for the model and 1.00 GiB for each text" in text for text in printed)
@@ -78,7 +78,7 @@ def test_predictions_find_the_code_from_any_folder_without_pythonpath(tmp_path):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_the_notebook_is_kept_without_outputs_and_explains_each_cell(notebook):
+def test_the_notebook_is_stored_without_outputs_and_explains_each_cell(notebook):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code)
@@ -87,14 +87,14 @@ def test_the_notebook_is_kept_without_outputs_and_explains_each_cell(notebook):
     assert all(one.cell_type == "markdown" for one in before)
 
 
-def test_its_questions_are_numbered_through(notebook):
+def test_its_questions_are_numbered_consecutively(notebook):
     lines = [line for cell in notebook.cells if "uestion" in cell.source for line in cell.source.splitlines()]
     numbers = [int(line.split(".")[0]) for line in lines if line.split(".")[0].isdigit()]
     assert numbers == list(range(1, len(numbers) + 1))
     assert len(numbers) >= 10
 
 
-def test_peaks_are_drawn_with_the_reserve_and_told_by_label(shown):
+def test_peaks_are_drawn_with_the_reserve_and_labeled(shown):
     found = sizing.peaks({"one": question(), "four": question(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
     chart, table = shown
@@ -105,7 +105,7 @@ def test_peaks_are_drawn_with_the_reserve_and_told_by_label(shown):
     assert "| four | 14.00 | 14.00 | 28.00 | 8.00 | 0.00 | 64.00 | 65.00 | backward |" in table.data
 
 
-def test_a_step_is_drawn_point_by_point(shown):
+def test_each_point_of_a_step_is_drawn(shown):
     found = sizing.through_a_step(question(batch=2))
     (chart,) = shown
     assert found.peak_gib == 62.0

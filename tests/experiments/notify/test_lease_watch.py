@@ -1,4 +1,4 @@
-"""Messages of leases while a check of a semester runs. Fakes: site, clock, environments of the check."""
+"""Messages about leases during a check before a semester. Fakes: the site, the clock, the environments of the check."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,8 +24,8 @@ HOUR = timedelta(hours=1)
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
-class Moment(datetime):
-    """The time of a fake clock, which ``at`` sets."""
+class FakeDatetime(datetime):
+    """A datetime whose ``now`` is the value of ``at``."""
 
     at = NOW
 
@@ -46,16 +46,16 @@ def site(monkeypatch):
 def watched(site, monkeypatch, tmp_path, webhook):
     """A watch with a bound of 20 service units, its clock, and what the webhook received."""
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
-    monkeypatch.setattr(notices, "datetime", Moment)
-    monkeypatch.setattr("provision.clock.datetime", Moment)
-    monkeypatch.setattr("experiments.cli.semester.notices.time.monotonic", lambda: Moment.at.timestamp())
-    Moment.at = NOW
+    monkeypatch.setattr(notices, "datetime", FakeDatetime)
+    monkeypatch.setattr("provision.clock.datetime", FakeDatetime)
+    monkeypatch.setattr("experiments.cli.semester.notices.time.monotonic", lambda: FakeDatetime.at.timestamp())
+    FakeDatetime.at = NOW
     url, received = webhook
     watch = LeaseWatch(partial(notices.send, Notifier([url])), 20.0)
 
     def look(after: timedelta = timedelta()) -> list[str]:
         """Look after that time; the titles of the new messages."""
-        Moment.at += after
+        FakeDatetime.at += after
         before = len(received)
         watch()
         return [one["title"] for one in received[before:]]
@@ -73,7 +73,7 @@ def leased(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
     return opened
 
 
-def test_a_lease_is_told_when_it_begins_and_ends_soon_and_when_it_costs_too_much(site, watched):
+def test_messages_are_sent_when_a_lease_begins_or_ends_soon_or_costs_too_much(site, watched):
     leased(site)
     assert watched() == []
     assert watched(HOUR - timedelta(seconds=1)) == []
@@ -85,7 +85,7 @@ def test_a_lease_is_told_when_it_begins_and_ends_soon_and_when_it_costs_too_much
     assert watched(HOUR) == []
 
 
-def test_a_message_comes_with_the_first_look_and_a_look_every_ten_seconds_or_sooner(site, watched):
+def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart(site, watched):
     leased(site, begins=HOUR + timedelta(seconds=7))
     asked = []
     leases = site.leases
@@ -95,7 +95,7 @@ def test_a_message_comes_with_the_first_look_and_a_look_every_ten_seconds_or_soo
     assert len(asked) == 1, "the time decides, without a question to the site"
 
 
-def test_a_new_lease_is_told_at_once_and_a_second_one_of_the_same_name_too(site, watched):
+def test_a_new_lease_is_reported_at_once_also_if_its_name_was_used_before(site, watched):
     assert watched() == []
     first = leased(site, begins=-2 * HOUR)
     assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
@@ -105,7 +105,7 @@ def test_a_new_lease_is_told_at_once_and_a_second_one_of_the_same_name_too(site,
     assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
 
 
-def test_an_extended_lease_is_told_again_before_its_new_end(site, watched):
+def test_an_extended_lease_is_reported_again_before_its_new_end(site, watched):
     leased(site, begins=-HOUR / 60, ends=HOUR / 2)
     assert watched() == ["testbed: lease llm_cc ends in 30m"]
     site.held = [replace(one, end=one.end + HOUR) for one in site.held]
@@ -123,7 +123,7 @@ def test_a_lease_that_ended_itself_is_told_once(site, watched):
 
 
 @pytest.mark.parametrize("problem", [Unreachable("blazar does not answer"), RequestRejected("no")])
-def test_a_site_that_does_not_answer_is_asked_again_without_waiting_and_its_lease_is_still_told(
+def test_a_site_that_does_not_answer_is_queried_again_and_its_lease_is_still_reported(
     site, watched, problem, monkeypatch
 ):
     leased(site)
@@ -154,8 +154,8 @@ def test_a_damaged_journal_does_not_end_the_check(site, watched):
     assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
 
 
-def test_a_check_with_a_lease_tells_of_it_and_goes_on(site, monkeypatch, tmp_path, webhook, capsys):
-    """`testbed semester --lease`: the lease is in the journal while `reproduce`, a fake, runs."""
+def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, tmp_path, webhook, capsys):
+    """Runs `testbed semester --lease`. Fake: `testbed reproduce`, during which the lease is in the journal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
     monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))

@@ -1,4 +1,4 @@
-"""Messages arrive at a real SMTP server and at a webhook; no address is in any output or file."""
+"""Messages arrive at a real SMTP server and at a webhook; their addresses are in no output and no file."""
 
 import socket
 from collections.abc import Iterator
@@ -60,14 +60,14 @@ def test_a_message_arrives_by_mail_and_webhook(mail, webhook):
     assert [(one["title"], one["message"]) for one in received] == [("a title", "a text")]
 
 
-def test_the_setting_of_the_user_is_added(webhook, monkeypatch):
+def test_the_addresses_of_the_user_s_settings_are_added(webhook, monkeypatch):
     url, received = webhook
     monkeypatch.setenv("TESTBED_NOTIFY", f"{url} {url}")
     assert Notifier([]).send("title", "text") == ""
     assert len(received) == 2
 
 
-def test_an_address_that_is_not_reached_is_counted_without_its_secret(webhook, capfd):
+def test_an_unreachable_address_is_counted_and_its_secret_is_not_shown(webhook, capfd):
     url, _ = webhook
     dead = "json://user:pass-word@127.0.0.1:9/hook"
     assert Notifier([url, dead]).send("title", "text") == "notification: 1 of 2 addresses not reached"
@@ -97,7 +97,7 @@ def test_a_finished_run_sends_its_verdict_and_stores_no_address(webhook, monkeyp
     assert "pass-word" not in "".join(capfd.readouterr())
 
 
-def test_a_message_names_what_flipped_and_what_fails(tmp_path: Path):
+def test_a_message_names_changed_and_failed_statements(tmp_path: Path):
     evaluation = write_report(h200_run(tmp_path / "run")).evaluation
     failing = next(one for one in evaluation.verdicts if one.status == "fail")
     message = run_message(evaluation, {failing.id: "pass"})
@@ -123,7 +123,7 @@ def state(begins: timedelta, ends: timedelta, used_su: float | None = None):
     ],
     ids=["ends", "begins", "unknown cost", "too dear", "cheap", "over"],
 )
-def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_told(one, above, titles):
+def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, titles):
     assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
 
 

@@ -16,7 +16,7 @@ from tests.experiments.prediction.miniatures import ROWS
 
 @dataclass
 class Traced:
-    """The output of predict for the tiny rows: results by row, reasons by row, rows in the order of completion."""
+    """The output of predict for the tiny rows: predictions, errors, and the rows in the order of completion."""
 
     predictions: dict[str, Prediction]
     problems: dict[str, TraceError] = field(default_factory=dict)
@@ -39,7 +39,7 @@ def library_cache(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def traced(library_cache) -> Traced:
-    """All tiny rows, from one tracer."""
+    """Predict all tiny rows with one tracer."""
     found = Traced({})
     predictions = predict(
         list(ROWS.values()),

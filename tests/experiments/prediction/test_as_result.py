@@ -1,4 +1,4 @@
-"""Predictions evaluated like results, but only for statements about memory."""
+"""Predictions are evaluated like results, but only for statements about memory and times."""
 
 from io import StringIO
 
@@ -44,7 +44,7 @@ def test_a_table_of_predicted_verdicts_never_says_measured():
     assert "measured" not in shown
 
 
-def test_an_outcome_that_is_predicted_otherwise_does_not_hold_and_says_what_is_needed():
+def test_a_different_predicted_outcome_fails_and_shows_the_needed_memory():
     _, verdicts = evaluated(lambda spec: 70.0)
     baseline = verdicts["baseline/outcome"]
     assert (baseline.status, baseline.value) == ("fail", "fits: needs 70.00 GiB of 78.60 GiB usable")
@@ -140,7 +140,7 @@ def test_a_row_that_does_not_fit_has_no_time():
     assert (result.speed, result.telemetry) == (None, {})
 
 
-def test_a_predicted_result_is_no_measured_one():
+def test_a_predicted_result_does_not_count_as_measured():
     result = convert_to_result(prediction(spec("reduced-batch")))
     assert result.predicted
     assert result.device.name == "NVIDIA A100 80GB, predicted"
@@ -149,7 +149,7 @@ def test_a_predicted_result_is_no_measured_one():
     assert all(QUANTITIES[name](result) is None for name in (*TIME_QUANTITIES, *LOSS_QUANTITIES))
 
 
-def test_the_reserve_is_that_under_the_cards_limit():
+def test_reserved_memory_is_that_within_the_card_s_limit():
     result = convert_to_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
     assert QUANTITIES["reserved_gib"](result) == 78.5
 
@@ -163,7 +163,7 @@ def test_the_reserve_is_that_under_the_cards_limit():
         (90.0, "out of GPU memory: needs 90.00 GiB of 78.60 GiB usable"),
     ],
 )
-def test_words_name_the_verdict_and_what_it_rests_on(needed, words):
+def test_the_text_names_the_verdict_and_its_evidence(needed, words):
     assert describe_outcome(prediction(spec("xxl"), needed)) == words
 
 
@@ -179,7 +179,7 @@ def test_words_name_the_verdict_and_what_it_rests_on(needed, words):
         (60.0, None, ""),
     ],
 )
-def test_a_row_stated_otherwise_is_warned_of_and_no_other(needed, expected, warned):
+def test_only_rows_with_another_predicted_outcome_cause_a_warning(needed, expected, warned):
     line = mismatch_warning(prediction(spec("xxl"), needed), expected)
     assert line.startswith(f"xxl: {warned}") if warned else line == ""
 

@@ -1,4 +1,4 @@
-"""Conversion of options to a row, and user errors in options."""
+"""Options of a custom training are converted to a row; errors in them are one line."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ def config(path, data) -> str:
     return str(path)
 
 
-def test_flags_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
+def test_options_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
     spec = CustomTraining("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
     settings = spec.settings
     assert (spec.size, spec.length, spec.weights, spec.data, spec.model) == (
@@ -36,7 +36,7 @@ def test_flags_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
     assert (settings.precision, settings.optimizer, settings.strategy) == ("bf16-true", "adamw", "ddp")
 
 
-def test_what_is_not_given_is_plain_32_bit_adamw_on_one_gpu():
+def test_the_default_is_32_bit_adamw_on_one_gpu():
     settings = CustomTraining("gpt-neo-1.3b", CARD).spec.settings
     assert (settings.precision, settings.optimizer, settings.strategy, settings.devices) == (
         "32-true",
@@ -48,7 +48,7 @@ def test_what_is_not_given_is_plain_32_bit_adamw_on_one_gpu():
     assert not settings.activation_checkpointing
 
 
-def test_the_same_question_is_the_same_row():
+def test_equal_options_give_the_same_row():
     ask = CustomTraining("tiny-llama-1.1b", CARD, batch=3)
     assert ask.spec.fingerprint == CustomTraining("tiny-llama-1.1b", CARD, batch=3).spec.fingerprint
     assert ask.spec.fingerprint != CustomTraining("tiny-llama-1.1b", CARD, batch=4).spec.fingerprint
@@ -65,23 +65,23 @@ def test_the_same_question_is_the_same_row():
         (GPT2, "all-linear"),
     ],
 )
-def test_adapters_go_where_is_usual_for_the_model(tmp_path, model, targets):
+def test_adapters_are_on_the_usual_layers_of_the_model(tmp_path, model, targets):
     name = model if isinstance(model, str) else config(tmp_path / "m.json", model)
     lora = CustomTraining(name, CARD, lora_r=16).spec.settings.lora
     assert (lora.r, lora.alpha, lora.targets) == (16, 32, targets)
 
 
 @pytest.mark.parametrize(("given", "targets"), [("q_proj, k_proj", ("q_proj", "k_proj")), ("all-linear", "all-linear")])
-def test_adapters_go_where_they_are_asked_for(given, targets):
+def test_adapters_are_on_the_named_layers(given, targets):
     assert CustomTraining("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
 
 
-def test_offload_brings_its_optimizer():
+def test_offload_selects_its_optimizer():
     for strategy in ("deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
         assert CustomTraining("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
 
 
-def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path):
+def test_a_config_file_is_a_model_named_after_its_file_or_folder(tmp_path):
     (tmp_path / "small").mkdir()
     spec = CustomTraining(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
     assert spec.row == spec.settings.model == "small"
@@ -89,7 +89,7 @@ def test_a_config_is_a_model_of_its_own_named_after_its_file_or_folder(tmp_path)
     assert CustomTraining(config(tmp_path / "mine.json", GPT2), CARD).spec.row == "mine"
 
 
-def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
+def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
     monkeypatch.setattr(custom_spec, "_download_config", lambda name: json.dumps({**GPT2, "of": name}))
     spec = CustomTraining("org/name", CARD).spec
     assert spec.row == "org/name"
@@ -115,7 +115,7 @@ def test_a_hub_id_is_the_config_that_the_hub_has(monkeypatch):
         ({"optim": "sgd", "strategy": "deepspeed_stage_2_offload"}, "--optim sgd: allowed with --strategy"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
+def test_an_error_is_one_line_that_names_the_option(flags, says):
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
     assert says in str(caught.value)
@@ -131,14 +131,14 @@ def test_a_mistake_is_one_line_that_names_the_flag(flags, says):
         ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
     ],
 )
-def test_a_file_that_is_no_config_is_refused_by_its_name(tmp_path, data, says):
+def test_a_file_without_a_config_is_rejected_with_its_name(tmp_path, data, says):
     path = config(tmp_path / "m.json", data)
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(path, CARD).spec
     assert str(caught.value).startswith(f"--model {path}: {says}")
 
 
-def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path):
+def test_binary_files_and_folders_are_rejected(tmp_path):
     (tmp_path / "m.json").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "folder.json").mkdir()
     for path, says in ((tmp_path / "m.json", "not a JSON file"), (tmp_path / "folder.json", "cannot be read")):
@@ -146,7 +146,7 @@ def test_bytes_that_are_no_text_and_folders_are_refused(tmp_path):
             _ = CustomTraining(str(path), CARD).spec
 
 
-def test_relative_positions_have_no_end_and_others_do(tmp_path):
+def test_only_models_with_absolute_positions_limit_the_length(tmp_path):
     assert CustomTraining(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
     inner = {"model_type": "blip-2", "text_config": {"model_type": "opt", "max_position_embeddings": 64}}
     for data, positions in ((GPT2, 1024), (inner, 64)):
@@ -154,7 +154,7 @@ def test_relative_positions_have_no_end_and_others_do(tmp_path):
             _ = CustomTraining(config(tmp_path / "m.json", data), CARD, seq=positions + 1).spec
 
 
-def test_a_hub_that_is_out_of_reach_is_said_at_once(monkeypatch):
+def test_an_unreachable_hub_is_reported_at_once(monkeypatch):
     pytest.importorskip("huggingface_hub")
 
     def unreachable(*_, **__):

@@ -1,4 +1,4 @@
-"""Search for what fits: the largest batch, and the changes that help."""
+"""The search for the largest batch that fits, and for changes of the settings that save memory."""
 
 import pytest
 
@@ -18,16 +18,16 @@ def question(batch: int = 32, **flags) -> RowSpec:
     return CustomTraining("open-llama-3b", "a100_80gb", batch=batch, **flags).spec
 
 
-def linear(spec: RowSpec) -> float:
-    """40 GiB plus 2 for each sample, less the saving of a change."""
+def needs_linear(spec: RowSpec) -> float:
+    """Return a needed memory of 40 GiB plus 2 GiB per sample, minus what the changed settings save."""
     settings = spec.settings
     saved = {"sgd": 20.0, "adam_8bit": 10.0, "deepspeed_cpu": 25.0}.get(settings.optimizer, 0.0)
     each = 0.5 if settings.activation_checkpointing else 2.0
     return (40.0 - saved) / (1 if settings.precision == "32-true" else 2) + each * settings.batch_size
 
 
-def flat_then_steep(spec: RowSpec) -> float:
-    """The optimizer step determines the peak until the activations are larger."""
+def needs_constant_then_linear(spec: RowSpec) -> float:
+    """Return a needed memory that is constant until the activations exceed the optimizer step."""
     return max(60.0, 30.0 + 1.37 * spec.settings.batch_size)
 
 
@@ -35,7 +35,12 @@ def flat_then_steep(spec: RowSpec) -> float:
 @pytest.mark.parametrize(
     ("needs", "largest", "likely"),
     # 2 % of 78.6 GiB are 1.572: fits up to 77.028, more likely than not up to 78.6
-    [(linear, 18, 19), (flat_then_steep, 34, 35), (lambda spec: 100.0, 0, 0), (lambda spec: 78.0, 0, 4096)],
+    [
+        (needs_linear, 18, 19),
+        (needs_constant_then_linear, 34, 35),
+        (lambda spec: 100.0, 0, 0),
+        (lambda spec: 78.0, 0, 4096),
+    ],
 )
 def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
     found = fit_row(question(batch), Predictor(needs))
@@ -44,17 +49,17 @@ def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, lik
 
 
 def test_few_rows_are_traced():
-    predict = Predictor(linear)
+    predict = Predictor(needs_linear)
     fit_row(question(4), predict)
     assert len(predict.asked) <= 6
 
 
 def test_a_row_that_fits_needs_no_change():
-    assert fit_row(question(4), Predictor(linear)).changes == ()
+    assert fit_row(question(4), Predictor(needs_linear)).changes == ()
 
 
-def test_changes_come_cheapest_first_with_what_each_would_take():
-    found = fit_row(question(32), Predictor(linear))
+def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
+    found = fit_row(question(32), Predictor(needs_linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
         "precision bf16-mixed",
@@ -74,28 +79,28 @@ def test_changes_come_cheapest_first_with_what_each_would_take():
     assert verdicts["activation checkpointing"] == "fits"
 
 
-def test_the_smaller_batch_takes_as_many_samples_to_a_step():
-    found = fit_row(question(64, accumulate=3), Predictor(linear))
+def test_a_smaller_batch_keeps_the_samples_per_optimizer_step():
+    found = fit_row(question(64, accumulate=3), Predictor(needs_linear))
     halved = found.changes[0].prediction.spec.settings
     assert (halved.batch_size, halved.accumulate) == (16, 12)
     assert halved.global_batch_size == question(64, accumulate=3).settings.global_batch_size
 
 
-def test_a_change_that_cannot_be_is_listed_with_the_reason():
+def test_an_impossible_change_is_listed_with_the_reason():
     class Refusing(Predictor):
         def __call__(self, specs, cache=None, watch=None, failed=None):
             if any(spec.settings.strategy == "fsdp" for spec in specs):
                 raise InputError("no FSDP here")
             return super().__call__(specs)
 
-    found = fit_row(question(32), Refusing(linear))
+    found = fit_row(question(32), Refusing(needs_linear))
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }
     assert found.changes[0].prediction is not None
 
 
-def test_what_a_row_does_already_is_no_change():
+def test_settings_that_a_row_already_has_are_not_proposed():
     row = suite_row_spec(SUITE, SUITE.row("xxl-cpu-offload"), "a100_80gb")
     assert [change.name for change in single_changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
     four = question(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
@@ -103,7 +108,7 @@ def test_what_a_row_does_already_is_no_change():
 
 
 @pytest.mark.parametrize("batch", [1, 13, 64, 400])
-def test_a_recipes_row_keeps_its_other_settings_and_whole_optimizer_steps(batch):
+def test_a_row_of_a_suite_keeps_its_other_settings_and_whole_optimizer_steps(batch):
     row = suite_row_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
     other = change_settings(row, batch_size=batch).settings
     assert (other.batch_size, other.global_batch_size) == (batch, 4 * batch)
@@ -115,13 +120,13 @@ def test_a_recipes_row_keeps_its_other_settings_and_whole_optimizer_steps(batch)
 
 
 def needs_two(spec: RowSpec) -> float:
-    """Too much with any single change; enough with SGD and either 16-bit weights or checkpointing."""
+    """Return a needed memory that fits only with SGD and one of two more changes: 16-bit weights or checkpointing."""
     settings = spec.settings
     helps = [settings.precision == "bf16-true", settings.activation_checkpointing]
     return 60.0 if settings.optimizer == "sgd" and any(helps) and settings.devices == 1 else 100.0
 
 
-def test_pairs_are_offered_if_no_single_change_fits_those_with_the_cheapest_dearer_change():
+def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
     predict = Predictor(needs_two)
     found = fit_row(question(3), predict)
     assert not any(one.prediction.predicted_outcome == "fits" for one in found.changes)
@@ -132,6 +137,6 @@ def test_pairs_are_offered_if_no_single_change_fits_those_with_the_cheapest_dear
     assert not any(spec.settings.lora and spec.settings.optimizer == "sgd" for spec in predict.asked)
 
 
-def test_pairs_are_not_tried_where_one_change_is_enough_and_are_none_where_nothing_helps():
-    assert fit_row(question(32), Predictor(linear)).pairs == ()
+def test_pairs_are_tried_only_if_single_changes_save_too_little():
+    assert fit_row(question(32), Predictor(needs_linear)).pairs == ()
     assert fit_row(question(3), Predictor(lambda spec: 100.0)).pairs == ()

@@ -1,4 +1,4 @@
-"""Custom trainings in a loop: the mistakes, and the largest batch with the changes that save memory."""
+"""Custom trainings in a named training loop: errors, the largest batch, and the changes that save memory."""
 
 import json
 from types import SimpleNamespace
@@ -58,7 +58,7 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),
     ],
 )
-def test_a_mistake_with_a_loop_is_one_line(command, arguments, message, capsys):
+def test_an_error_with_a_loop_is_one_line(command, arguments, message, capsys):
     assert main([command, *arguments]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert message in said
@@ -67,7 +67,7 @@ def test_a_mistake_with_a_loop_is_one_line(command, arguments, message, capsys):
 
 @pytest.fixture
 def traced(monkeypatch):
-    """The jobs that are traced: a batch needs 10 GiB each, half of it in bf16; adapters cannot be traced."""
+    """Record the traced jobs. Each sample needs 10 GiB, in bf16 half of it; adapters cannot be traced."""
     jobs: list[dict[str, Any]] = []
 
     def trace_script(words, cards, say, options, name):

@@ -1,4 +1,4 @@
-"""Changes of a custom training in a traced program. Fake: the trace."""
+"""The search for changes that make a custom training fit, in a traced program. Fake: the trace."""
 
 import json
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
 
 @pytest.fixture
 def tried(monkeypatch):
-    """The changes that are tried with a fake trace, which needs what ``needs`` returns for the program's job."""
+    """Return the changes that are tried. ``needs`` returns the memory of a job in the fake trace, GiB."""
 
     def run(needs) -> list[loop_fit.Attempt]:
         def trace(words, cards, say, options, name):

@@ -1,4 +1,4 @@
-"""Predictions: cached by all that they depend on, traced in parallel, with failures of single rows."""
+"""Predictions are cached, are traced in parallel, and continue when single rows fail."""
 
 import json
 import time
@@ -48,13 +48,13 @@ def rows(predictions: list[Prediction]) -> list[str]:
     return [found.spec.row for found in predictions]
 
 
-def test_what_was_predicted_is_not_traced_again(tracer, tmp_path):
+def test_a_cached_prediction_is_not_traced_again(tracer, tmp_path):
     first = predict([A, B], tmp_path)
     assert predict([B, A], tmp_path) == first[::-1]
     assert tracer.asked == [["a", "b"], []]
 
 
-def test_the_same_row_twice_is_traced_once_and_told_twice(tracer, tmp_path):
+def test_the_same_row_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
     assert rows(predict([A, B, A], tmp_path)) == ["a", "b", "a"]
     assert tracer.asked == [["a", "b"]]
 
@@ -82,7 +82,7 @@ def test_other_code_libraries_or_card_are_another_prediction(tracer, tmp_path, m
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"prediction_version": 1}', '{"error": "no"}'])
-def test_a_file_in_the_cache_that_cannot_be_read_counts_as_none(tracer, tmp_path, text):
+def test_an_unreadable_cached_prediction_is_traced_again(tracer, tmp_path, text):
     first = predict([A], tmp_path)
     (file,) = (tmp_path / "predictions").iterdir()
     file.write_text(text)
@@ -91,7 +91,7 @@ def test_a_file_in_the_cache_that_cannot_be_read_counts_as_none(tracer, tmp_path
     assert Prediction.model_validate_json(file.read_bytes()) == first[0]
 
 
-def test_every_row_is_told_of_once_and_whether_it_was_kept(tracer, tmp_path):
+def test_every_row_is_reported_once_with_whether_it_was_cached(tracer, tmp_path):
     told = []
     predict([A], tmp_path)
     predict([A, B, B, A], tmp_path, lambda spec, found, cached: told.append((spec.row, found.spec.row, cached)))
@@ -108,7 +108,7 @@ def test_without_a_compiler_nothing_can_be_traced_and_one_line_says_so(tmp_path,
 
 
 @pytest.mark.xdist_group("tracer")
-def test_a_row_that_cannot_be_traced_is_told_with_its_reason_and_the_others_come(traced):
+def test_a_row_that_cannot_be_traced_has_a_reason_and_the_others_are_predicted(traced):
     assert list(traced.problems) == ["refused"]
     problem = traced.problems["refused"]
     assert isinstance(problem, InputError)
@@ -136,7 +136,7 @@ def wait_until(condition) -> None:
 
 
 @pytest.mark.xdist_group("tracer")
-def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(library_cache):
+def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
     caught, before = [], descendants()
 
     def ask():
@@ -158,7 +158,7 @@ def test_a_tracer_that_is_killed_takes_its_rows_along_and_is_told_as_broken(libr
 
 
 @pytest.mark.xdist_group("tracer")
-def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
+def test_an_interrupted_prediction_leaves_no_tracer_running(library_cache):
     before, seen = descendants(), []
 
     def leave(*_):
@@ -172,7 +172,7 @@ def test_whoever_leaves_early_leaves_no_tracer_behind(library_cache):
     assert set(alive) <= set(before)
 
 
-def test_cards_with_the_same_kernels_are_answered_by_one_trace(monkeypatch, tmp_path):
+def test_cards_with_the_same_kernels_share_one_trace(monkeypatch, tmp_path):
     jobs = []
 
     @contextmanager

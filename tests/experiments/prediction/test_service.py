@@ -1,4 +1,4 @@
-"""`testbed predict` and `testbed fit`, and predictions before a run, with fake predictions."""
+"""`testbed predict`, `testbed fit`, and the predictions before a run. Fake: the predictions."""
 
 import json
 
@@ -24,7 +24,7 @@ SIZED = ("--model", "tiny-llama-1.1b", "--loop", "lightning")
 
 @pytest.fixture
 def testbed(capsys, monkeypatch):
-    """Runs the command line with fake predictions; exit code, standard output and standard error."""
+    """Run the command line with fake predictions; return exit code, standard output and standard error."""
 
     def run(*arguments: str, needs=stated, **changes) -> tuple[int, str, str]:
         monkeypatch.setattr(service, "predict", Predictor(needs, **changes))
@@ -62,7 +62,7 @@ def test_suite_row_and_card_choose_what_is_predicted(testbed, arguments, rows, c
     assert len({one["row"] for one in found}) == rows
 
 
-def test_json_says_what_a_row_takes_and_whether_that_agrees(testbed):
+def test_json_has_the_memory_of_a_row_and_whether_it_agrees_with_the_lab(testbed):
     (one,) = json.loads(testbed("predict", f"{SUITE}/baseline", "--card", CARD, "--json", needs=lambda spec: 70.0)[1])
     assert (one["expected"], one["verdict"], one["agrees"]) == ("oom", "fits", False)
     assert one["params"] == 3744761856
@@ -72,7 +72,7 @@ def test_json_says_what_a_row_takes_and_whether_that_agrees(testbed):
     assert one["rule_of_thumb_gib"] == 5 * 14.0
 
 
-def test_a_question_is_one_object(testbed):
+def test_a_custom_training_is_one_object_of_json(testbed):
     code, out, err = testbed("predict", *LLAMA, "--batch", "8", "--json", needs=needs_two_for_each, params_gib=2.0)
     one = json.loads(out)
     assert code == 0
@@ -81,7 +81,7 @@ def test_a_question_is_one_object(testbed):
     assert err == "predicted tiny-llama-1.1b, batch 8, on v100_32gb: fits, peak 26.00 GiB (1 of 1)\n"
 
 
-def test_several_cards_and_batches_are_answered_in_one_call(testbed):
+def test_several_cards_and_batches_are_predicted_in_one_call(testbed):
     asked = (
         "predict",
         "--model",
@@ -117,7 +117,7 @@ def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
     assert out["smallest_card"] == {"1": "t4_16gb"}
 
 
-def test_a_size_is_answered_and_its_assumptions_are_said(testbed):
+def test_a_card_given_by_size_is_predicted_with_its_assumptions(testbed):
     out = testbed("predict", *SIZED, "--card", "24GiB,a100_80gb", needs=needs_two_for_each)[1]
     assert "note: 24GiB: 24.00 GiB; kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
     assert "batch 1: smallest card that fits: 24GiB" in out
@@ -125,7 +125,7 @@ def test_a_size_is_answered_and_its_assumptions_are_said(testbed):
     assert "kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
 
 
-def test_the_title_repeats_the_question(testbed):
+def test_the_title_names_the_custom_training(testbed):
     flags = ("--seq", "256", "--precision", "bf16-true", "--optim", "sgd", "--lora-r", "8", "--devices", "2")
     for command in ("predict", "fit"):
         words = " ".join(testbed(command, *LLAMA, *flags, needs=needs_two_for_each, params_gib=2.0)[1].split())
@@ -138,7 +138,7 @@ def test_the_title_repeats_the_question(testbed):
     ("card", "precision", "emulated"),
     [("v100_32gb", "bf16-true", True), ("v100_32gb", "32-true", False), ("a100_40gb", "bf16-mixed", False)],
 )
-def test_bf16_on_a_card_without_it_is_said(testbed, card, precision, emulated):
+def test_bf16_on_a_card_without_it_is_reported(testbed, card, precision, emulated):
     asked = ("predict", "--model", "tiny-llama-1.1b", "--loop", "lightning", "--card", card, "--precision", precision)
     needs = {"needs": needs_two_for_each, "params_gib": 2.0}
     assert json.loads(testbed(*asked, "--json", **needs)[1])["bf16_emulated"] is emulated
@@ -150,7 +150,7 @@ def test_rows_are_predicted_on_several_cards(testbed):
     assert [one["card"] for one in found] == ["a100_80gb", "h100_94gb"]
 
 
-def test_the_answer_fits_a_narrow_terminal(testbed, monkeypatch):
+def test_the_output_fits_a_narrow_terminal(testbed, monkeypatch):
     monkeypatch.setattr(output, "PIPE_WIDTH", 80)
     for cards_asked in ("all", "v100_32gb"):
         asked = (
@@ -169,7 +169,7 @@ def test_the_answer_fits_a_narrow_terminal(testbed, monkeypatch):
         assert "14.00" in out
 
 
-def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed, monkeypatch):
+def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testbed, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     out = testbed("predict", SUITE, "--card", CARD, needs=lambda spec: 70.0)[1]
     (line,) = [line for line in out.splitlines() if "reduced-batch" in line]
@@ -200,21 +200,21 @@ def test_a_table_shows_what_each_row_takes_and_where_it_differs(testbed, monkeyp
         (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(testbed, command, arguments, says):
+def test_an_error_is_one_line_and_exit_code_2(testbed, command, arguments, says):
     code, out, err = testbed(command, *arguments)
     assert (code, out) == (2, "")
     assert says in err
     assert err.count("\n") == 1
 
 
-def test_a_card_that_no_suite_has_is_a_mistake_without_a_suite_too(testbed):
+def test_a_card_that_no_suite_has_is_an_error_also_without_a_suite(testbed):
     for card in ("h200_141gb", "24GiB"):
         code, out, err = testbed("predict", "--card", card)
         assert (code, out) == (2, "")
         assert f"--card: unknown card of a suite '{card}'; allowed: a100_80gb, " in err
 
 
-def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_question(testbed):
+def test_a_custom_training_whose_parameters_exceed_the_card_is_an_error(testbed):
     code, out, err = testbed("predict", *LLAMA, "--json", needs=lambda spec: 170.0, params_gib=40.0)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == (
@@ -222,7 +222,7 @@ def test_parameters_that_alone_are_too_much_for_the_card_are_a_mistake_in_a_ques
     )
 
 
-def test_what_the_tracer_refuses_is_passed_on(testbed, monkeypatch, capsys):
+def test_an_error_of_the_tracer_is_reported(testbed, monkeypatch, capsys):
     def refuse(*_):
         raise InputError("question/m on v100_32gb: the model has no layer 'q'")
 
@@ -272,7 +272,7 @@ def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
         (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger batches were not tried)"),
     ],
 )
-def test_fit_says_in_words_how_large_a_batch_may_be(testbed, needs, says):
+def test_fit_prints_the_largest_batch_in_words(testbed, needs, says):
     assert says in testbed("fit", *LLAMA, needs=needs)[1]
 
 
@@ -286,7 +286,7 @@ def test_fit_needs_one_row(testbed, arguments):
     assert testbed("fit", *arguments)[::2] == (2, "testbed: fit: SUITE/ROW or --model is required\n")
 
 
-def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
+def test_progress_counts_traced_rows_and_leaves_out_cached_ones():
     specs = service.select_rows(SUITE, CARD)[:3]
     said: list[str] = []
     progress = service.TraceProgress(3, said.append)
@@ -302,14 +302,14 @@ def test_progress_counts_what_is_traced_and_is_silent_on_what_was_kept():
 
 
 class TestBeforeARun:
-    """The fixture ``machine`` predicts the stated outcomes."""
+    """Predictions before a run. The fixture ``machine`` predicts the stated outcomes."""
 
     def run(self, path, **options):
         view = RecordingView()
         done = run_suite(RunOptions(SUITE, rows=("baseline", "reduced-batch"), results=path, **options), view)
         return RunFolder(done.folder), view.lines
 
-    def test_predictions_at_full_size_are_kept_with_the_run(self, machine, tmp_path):
+    def test_predictions_at_full_size_are_stored_with_the_run(self, machine, tmp_path):
         folder, _ = self.run(tmp_path)
         assert {one.spec.row: one.likely_outcome for one in folder.predictions()} == {
             "baseline": "oom",
@@ -317,7 +317,7 @@ class TestBeforeARun:
         }
         assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
 
-    def test_a_row_that_is_predicted_otherwise_is_warned_of(self, machine, monkeypatch, tmp_path):
+    def test_a_row_with_another_predicted_outcome_causes_a_warning(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
         warned = [line for line in lines if "the lab states:" in line]
@@ -326,7 +326,7 @@ class TestBeforeARun:
             " needs 78.00 GiB of 78.60 GiB usable"
         ]
 
-    def test_what_cannot_be_predicted_holds_nothing_up(self, machine, monkeypatch, tmp_path):
+    def test_a_run_continues_without_predictions(self, machine, monkeypatch, tmp_path):
         for mistake in (InputError("no C++ compiler (package g++)"), RuntimeError("the tracer was ended")):
 
             def refuse(*_, why=mistake):
@@ -353,13 +353,13 @@ class TestBeforeARun:
         assert f"not predicted: {problem}" in lines
         assert [one.spec.row for one in folder.predictions()] == ["reduced-batch"]
 
-    def test_it_can_be_left_out(self, machine, monkeypatch, tmp_path):
+    def test_predictions_can_be_disabled(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", lambda *_: pytest.fail("nobody asked"))
         folder, _ = self.run(tmp_path, predict=False)
         assert folder.predictions() == ()
         assert main(["run", SUITE, "--row", "xxl", "--results", str(tmp_path), "--no-predict"]) == 0
 
-    def test_predictions_of_another_schema_are_refused_with_a_remedy(self, machine, tmp_path):
+    def test_predictions_of_another_schema_are_rejected_with_a_fix(self, machine, tmp_path):
         folder, _ = self.run(tmp_path)
         path = folder.path / "predictions.json"
         path.write_text(path.read_text().replace('"prediction_version": 1', '"prediction_version": 0'))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("tracer")
 
 
 def in_bytes(traced, name: str, share: str) -> int:
-    """A share of the memory at the row's peak."""
+    """Return the memory of one kind at the row's peak, bytes."""
     return round(getattr(traced.predictions[name].at_peak, f"{share}_gib") * GIB)
 
 
@@ -29,7 +29,7 @@ def test_the_peak_is_the_sum_of_its_shares_and_none_is_negative(traced, name):
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_the_need_lies_between_what_is_allocated_and_what_would_be_reserved(traced, name):
+def test_the_needed_memory_lies_between_allocated_and_reserved_memory(traced, name):
     prediction = traced.predictions[name]
     assert prediction.peak_gib <= prediction.needed_gib <= prediction.reserved_gib
 
@@ -40,15 +40,15 @@ def test_parameters_in_32_bit_take_four_bytes_each(traced, name):
 
 
 @pytest.mark.parametrize("name", ["adamw", "ddp", "fsdp", "hf_trainer", "litgpt", "litgpt_trainer"])
-def test_adam_keeps_two_numbers_for_each_parameter(traced, name):
+def test_adam_has_two_values_per_parameter(traced, name):
     assert in_bytes(traced, name, "optimizer") == 2 * in_bytes(traced, name, "params")
 
 
-def test_sgd_keeps_nothing(traced):
+def test_sgd_has_no_state(traced):
     assert in_bytes(traced, "sgd", "optimizer") == 0
 
 
-def test_adam_in_8_bit_keeps_two_bytes_for_a_parameter_of_large_tensors(traced):
+def test_8_bit_adam_has_two_bytes_per_parameter_of_large_tensors(traced):
     params = in_bytes(traced, "adam_8bit", "params")
     assert params / 2 < in_bytes(traced, "adam_8bit", "optimizer") < 2 * params
 
@@ -58,12 +58,12 @@ def test_at_the_optimizer_step_every_parameter_has_its_gradient(traced):
     assert in_bytes(traced, "adamw", "grads") == in_bytes(traced, "adamw", "params")
 
 
-def test_ddp_keeps_its_buckets_beside_the_gradients(traced):
+def test_ddp_has_buckets_in_addition_to_the_gradients(traced):
     buckets = in_bytes(traced, "ddp", "buffers") - in_bytes(traced, "adamw", "buffers")
     assert buckets == pytest.approx(in_bytes(traced, "ddp", "grads"), rel=0.02)
 
 
-def test_fsdp_on_two_ranks_keeps_half_of_everything(traced):
+def test_fsdp_on_two_ranks_has_half_of_everything_on_each(traced):
     for share in ("params", "optimizer"):
         half = in_bytes(traced, "adamw", share) / 2
         assert in_bytes(traced, "fsdp", share) == pytest.approx(half, rel=0.02)
@@ -83,7 +83,7 @@ def test_a_miniature_fits_and_peaks_in_its_second_step(traced):
 
 
 @pytest.mark.parametrize(("name", "phase"), [("too long", "backward"), ("far too long", "forward")])
-def test_a_row_that_does_not_fit_says_where_it_ends(traced, name, phase):
+def test_a_row_that_does_not_fit_has_the_step_and_phase_of_its_end(traced, name, phase):
     prediction = traced.predictions[name]
     failure = prediction.failure
     assert prediction.predicted_outcome == "oom"
@@ -93,7 +93,7 @@ def test_a_row_that_does_not_fit_says_where_it_ends(traced, name, phase):
     assert prediction.limited_reserved_gib + failure.requested_gib > prediction.usable_gib
 
 
-def test_a_row_that_does_not_fit_is_traced_to_its_end(traced):
+def test_a_row_that_does_not_fit_is_traced_completely(traced):
     prediction = traced.predictions["too long"]
     assert (prediction.peak_step, prediction.peak_phase) == (1, "backward")
     assert prediction.memory.snapshots

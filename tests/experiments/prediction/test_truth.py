@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def peak(*command):
-    """Return the output of tiny_step at the peak, bytes."""
+    """Return the memory at the peak that tiny_step prints, bytes by category."""
     line = [sys.executable, "-m", "tests.experiments.prediction.tiny_step", *command]
     return json.loads(subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
@@ -36,10 +36,10 @@ def traced():
     return peak("traced", str(cache_folder()))
 
 
-def test_the_traced_peak_is_the_real_one(real, traced):
+def test_the_traced_peak_equals_the_real_peak(real, traced):
     assert sum(traced.values()) == pytest.approx(real, rel=WITHIN)
 
 
 @pytest.mark.parametrize("category", ["others", "params", "grads"])
-def test_a_tracer_that_forgets_a_category_is_found_out(real, traced, category):
+def test_a_tracer_that_omits_a_category_is_detected(real, traced, category):
     assert sum(traced.values()) - traced[category] != pytest.approx(real, rel=WITHIN)

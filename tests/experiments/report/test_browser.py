@@ -90,7 +90,7 @@ def test_figures_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> 
     assert page.evaluate("problems") == []
 
 
-TIP = "document.querySelector('.tip')"
+TOOLTIP = "document.querySelector('.tip')"
 UNDER = """(() => { const part = document.querySelector('[data-figure=memory] svg rect[class]');
   part.scrollIntoView({block: 'center'}); const box = part.getBoundingClientRect();
   return [box.x + box.width / 2, box.y + box.height / 2, part.dataset.tip ?? part.textContent]; })()"""
@@ -101,29 +101,29 @@ def point_at(page: Page, x: float, y: float) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_part_of_a_bar_tells_its_value_under_the_pointer(page: Page, width: int, tmp_path: Path) -> None:
+def test_a_part_of_a_bar_shows_its_value_under_the_pointer(page: Page, width: int, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, width, "light")
     x, y, tip = page.evaluate(UNDER)
     assert re.fullmatch(r"parameters [\d.]+ GiB", tip)
-    assert page.evaluate(f"{TIP}.hidden")
+    assert page.evaluate(f"{TOOLTIP}.hidden")
     point_at(page, x, y)
-    page.until(f"!{TIP}.hidden")
-    assert page.evaluate(f"{TIP}.textContent") == tip
-    assert page.evaluate(f"{TIP}.getBoundingClientRect().left") >= 0
-    assert page.evaluate(f"{TIP}.getBoundingClientRect().right") <= width
+    page.until(f"!{TOOLTIP}.hidden")
+    assert page.evaluate(f"{TOOLTIP}.textContent") == tip
+    assert page.evaluate(f"{TOOLTIP}.getBoundingClientRect().left") >= 0
+    assert page.evaluate(f"{TOOLTIP}.getBoundingClientRect().right") <= width
     point_at(page, 1, 1)
-    page.until(f"{TIP}.hidden")
+    page.until(f"{TOOLTIP}.hidden")
 
 
-def test_a_line_tells_its_value_under_the_pointer(page: Page, tmp_path: Path) -> None:
+def test_a_line_shows_its_value_under_the_pointer(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     page.until(f"{DRAWN}.includes('telemetry-baseline')")
     x, y = page.evaluate("""(() => { const plot = document.querySelector('[data-figure=telemetry-baseline] .plot');
       plot.scrollIntoView({block: 'center'}); const box = plot.getBoundingClientRect();
       return [box.x + box.width / 2, box.y + box.height / 2]; })()""")
     point_at(page, x, y)
-    page.until(f"!{TIP}.hidden")
-    assert re.search(r"\d %", page.evaluate(f"{TIP}.textContent"))
+    page.until(f"!{TOOLTIP}.hidden")
+    assert re.search(r"\d %", page.evaluate(f"{TOOLTIP}.textContent"))
 
 
 def test_without_javascript_the_browser_itself_shows_the_value(page: Page, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Two runs side by side."""
+"""The comparison of two runs."""
 
 import re
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from experiments.results.changes.facts import figures_of
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import (
     A100,
-    STAND_IN,
+    EMULATING_GPU_NAME,
     h200_run,
     make_memory,
     make_result,
@@ -29,8 +29,8 @@ from tests.support.results.terms import repeat_run
 
 
 @pytest.fixture
-def a100(tmp_path: Path) -> RunFolder:
-    """Three rows on the card itself, with another library and commit; the baseline fits."""
+def run_on_a100(tmp_path: Path) -> RunFolder:
+    """Write a run of three rows on the card itself, with another library version and commit; the baseline fits."""
     run = make_run(
         run_id="on-a100", rows=("baseline", "reduced-batch", "xxl-qlora"), git_commit="feed" * 10, site="chameleon"
     )
@@ -50,8 +50,8 @@ def a100(tmp_path: Path) -> RunFolder:
 
 
 @pytest.fixture
-def comparison(tmp_path: Path, a100: RunFolder) -> Comparison:
-    return compare(h200_run(tmp_path / "h200"), a100)
+def comparison(tmp_path: Path, run_on_a100: RunFolder) -> Comparison:
+    return compare(h200_run(tmp_path / "h200"), run_on_a100)
 
 
 def text_of(comparison: Comparison) -> str:
@@ -60,16 +60,16 @@ def text_of(comparison: Comparison) -> str:
     return console.export_text()
 
 
-def test_every_row_of_either_run_is_there(comparison: Comparison) -> None:
+def test_every_row_of_both_runs_is_compared(comparison: Comparison) -> None:
     assert [row.row for row in comparison.rows] == list(make_run().rows)
     rows = {row.row: row for row in comparison.rows}
     assert (rows["baseline"].outcome_a, rows["baseline"].outcome_b) == ("oom", "fits")
     assert (rows["xxl"].outcome_a, rows["xxl"].outcome_b) == ("oom", None)
     assert (rows["xxl-qlora"].outcome_a, rows["xxl-qlora"].outcome_b) == (None, None)
-    assert rows["baseline"].ran_on_a == STAND_IN
+    assert rows["baseline"].ran_on_a == EMULATING_GPU_NAME
 
 
-def test_figures_with_their_ratio(comparison: Comparison) -> None:
+def test_values_are_shown_with_their_ratio(comparison: Comparison) -> None:
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
     assert row.samples_per_s.ratio == pytest.approx(0.5)
     assert (row.peak_gib.a, row.peak_gib.b, row.peak_gib.ratio) == (76.72, 76.72, 1.0)
@@ -78,14 +78,14 @@ def test_figures_with_their_ratio(comparison: Comparison) -> None:
     assert (missing.peak_gib.b, missing.peak_gib.ratio, missing.same_experiment) == (None, None, None)
 
 
-def test_verdicts_that_changed(comparison: Comparison) -> None:
+def test_changed_verdicts_are_listed(comparison: Comparison) -> None:
     changes = {change.id: (change.a, change.b) for change in comparison.verdicts}
     assert changes["baseline/outcome"] == ("pass", "fail")
     assert changes["xxl/outcome"] == ("pass", None)
     assert "reduced-batch/outcome" not in changes
 
 
-def test_what_differed_in_the_choices(comparison: Comparison) -> None:
+def test_different_options_are_listed(comparison: Comparison) -> None:
     differences = {one.what: (one.a, one.b) for one in comparison.differences}
     assert differences["site"] == ("local", "chameleon")
     assert differences["git commit"][1] == "feed" * 3
@@ -94,31 +94,31 @@ def test_what_differed_in_the_choices(comparison: Comparison) -> None:
     assert not {"card", "size", "length", "transformers"} & set(differences)
 
 
-def test_other_settings_are_another_experiment(tmp_path: Path) -> None:
+def test_rows_with_different_settings_are_not_compared(tmp_path: Path) -> None:
     rows = compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")).rows
     assert {row.same_experiment for row in rows if row.outcome_a and row.outcome_b} == {False}
 
 
-def test_a_run_is_the_same_as_itself(tmp_path: Path) -> None:
+def test_a_run_has_no_difference_from_itself(tmp_path: Path) -> None:
     folder = h200_run(tmp_path)
     comparison = compare(folder, folder)
     assert comparison.differences == comparison.verdicts == ()
     assert "Both runs have the same options and versions" in text_of(comparison)
 
 
-def test_a_comparison_survives_its_json(comparison: Comparison) -> None:
+def test_a_comparison_is_the_same_after_json(comparison: Comparison) -> None:
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
 
 
-def test_the_terminals_table(comparison: Comparison) -> None:
+def test_the_table_for_the_terminal(comparison: Comparison) -> None:
     text = text_of(comparison)
     assert "17.6 → 8.8 (x 0.50)" in text
     assert "out of GPU memory → fits" in text
-    assert STAND_IN in text
+    assert EMULATING_GPU_NAME in text
     assert "chameleon" in text
 
 
-def test_markup_in_a_run_stays_text(tmp_path: Path) -> None:
+def test_markup_in_a_run_is_shown_as_text(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", make_run(run_id="[bold]a[/]", host="[/]"), {})
     b = write_run(tmp_path / "b", make_run(run_id="b"), {})
     assert "[bold]a[/]" in text_of(compare(a, b))
@@ -130,7 +130,7 @@ def test_runs_of_different_suites_do_not_compare(tmp_path: Path) -> None:
         compare(tiny_run(tmp_path / "a"), other)
 
 
-def test_a_value_changed_if_the_history_says_so(tmp_path: Path) -> None:
+def test_a_value_counts_as_changed_if_it_exceeds_the_noise_in_the_history(tmp_path: Path) -> None:
     def plant(result: dict[str, Any]) -> None:
         if result["spec"]["row"] == "xxl-sgd":
             result["memory"]["peak_gib"] *= 1.005
@@ -144,7 +144,7 @@ def test_a_value_changed_if_the_history_says_so(tmp_path: Path) -> None:
     assert not row.samples_per_s.changed
 
 
-def test_recorded_runs_show_the_noise_of_a_value(tmp_path: Path) -> None:
+def test_the_noise_of_a_value_is_computed_from_recorded_runs(tmp_path: Path) -> None:
     def vary(times: float) -> Callable[[dict[str, Any]], None]:
         return lambda result: result["memory"].update(peak_gib=result["memory"]["peak_gib"] * times)
 
@@ -155,7 +155,7 @@ def test_recorded_runs_show_the_noise_of_a_value(tmp_path: Path) -> None:
     assert not any(peaks in one.what for one in compare(runs[0], runs[1], recorded).changed)
 
 
-def test_everything_that_may_be_the_cause_is_named(tmp_path: Path) -> None:
+def test_every_possible_cause_is_named(tmp_path: Path) -> None:
     def other(result: dict[str, Any]) -> None:
         result.update(image="sha256:new", code="feed", data_commit="v2", weights_commit="w2")
         result["device"].update(driver="590.1", cuda="14.0")

@@ -1,4 +1,4 @@
-"""The page on two runs."""
+"""The HTML page that compares two runs."""
 
 import re
 from pathlib import Path
@@ -18,12 +18,12 @@ def comparison(tmp_path):
     return compare(h200_run(tmp_path / "a"), worse_run(tmp_path / "b"))
 
 
-def written(path: Path, comparison) -> str:
+def page_text(path: Path, comparison) -> str:
     write_comparison(path, comparison)
     return path.read_text()
 
 
-def test_differences_are_shown_by_kind(comparison):
+def test_differences_are_grouped_by_kind(comparison):
     found = {kind: {one.what for one in own} for kind, own in differences(comparison).items()}
     assert found == {
         "Settings": set(),
@@ -39,35 +39,35 @@ def test_settings_that_rows_have_differ_by_row():
     assert found["baseline: batch_size"] == ("32", "64")
 
 
-def test_a_value_has_before_after_change_and_unit(comparison):
+def test_a_value_has_both_runs_change_and_unit(comparison):
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
     speed = next(one for one in row_changes(row) if one.name == "throughput")
     assert speed == ("throughput", "17.6", "8.8", "samples/s", "-50.0 %", "bad")
 
 
 def test_rows_are_ordered_worst_first_in_table_and_chart(comparison, tmp_path):
-    text = written(tmp_path / "page.html", comparison)
+    text = page_text(tmp_path / "page.html", comparison)
     assert re.findall(r'<tr id="row-([^"]+)"', text)[:2] == ["xxl-sgd", "reduced-batch"]
     assert re.findall(r'<tspan class="name">([^<]+)<', text)[0] == "xxl-sgd"
 
 
 def test_a_changed_verdict_is_marked_with_both_statuses(comparison, tmp_path):
-    text = written(tmp_path / "page.html", comparison)
+    text = page_text(tmp_path / "page.html", comparison)
     section = text[text.index('id="verdicts"') : text.index('id="rows"')]
     article = next(one for one in section.split("<article")[1:] if 'href="#row-xxl-sgd"' in one)
     assert re.findall(r'class="pill ([^"]+)"', article) == ["pass", "fail"]
     assert "fits → out of GPU memory" in text
 
 
-def test_a_tiny_model_and_full_size_have_no_change_and_no_chart(tmp_path):
-    text = written(tmp_path / "page.html", compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")))
+def test_a_tiny_and_a_full_size_run_are_not_compared_in_numbers(tmp_path):
+    text = page_text(tmp_path / "page.html", compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")))
     assert "cannot be compared with full size" in text
     assert "<svg" not in text
 
 
 def test_the_page_needs_no_script_and_escapes_text_of_runs(tmp_path):
     folder = h200_run(tmp_path / "a", run_id="<script>alert(1)</script>")
-    text = written(tmp_path / "page.html", compare(folder, worse_run(tmp_path / "b")))
+    text = page_text(tmp_path / "page.html", compare(folder, worse_run(tmp_path / "b")))
     assert "<script" not in text
     assert "&lt;script&gt;alert(1)" in text
 

@@ -1,4 +1,4 @@
-"""What a report page says of a failure: what held before, by how much it is missed, the end of the log; the index."""
+"""A report page on a failure: the last run that passed, the deviation, the end of the log; and the index of runs."""
 
 import re
 from pathlib import Path
@@ -34,7 +34,7 @@ def article(page: Path, identifier: str) -> str:
     return text[begin : text.index("</article>", begin)]
 
 
-def test_a_failed_statement_says_what_held_in_the_newest_run_before(tmp_path: Path) -> None:
+def test_a_failed_statement_shows_its_status_in_the_previous_run(tmp_path: Path) -> None:
     write_report(h200_run(tmp_path / "oldest", run_id="oldest", started_at="2026-06-01T09:00:00Z"))
     write_report(h200_run(tmp_path / "older"))
     write_report(h200_run(tmp_path / "other-length", length="as-taught", started_at="2026-07-20T09:00:00Z"))
@@ -48,13 +48,13 @@ def test_a_failed_statement_says_what_held_in_the_newest_run_before(tmp_path: Pa
     assert "in 2026-07-01-single-h200 of 1 July 2026, 09:00 UTC" in shown
 
 
-def test_a_first_run_has_no_run_before(tmp_path: Path) -> None:
+def test_a_first_run_has_no_previous_run(tmp_path: Path) -> None:
     page = write_report(worse_run(tmp_path / "now")).page
     assert report_of(page).previous is None
     assert "<dt>before</dt>" not in article(page, FAILED)
 
 
-def test_a_failed_value_says_by_how_much_it_is_missed_with_its_unit(tmp_path: Path) -> None:
+def test_a_failed_value_shows_its_deviation_with_the_unit(tmp_path: Path) -> None:
     page = write_report(h200_run(tmp_path)).page
     missed = [one for one in report_of(page).statements if one.missed]
     assert missed
@@ -91,7 +91,7 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_index_has_each_run_once_the_newest_first_with_its_counts(results: Path) -> None:
+def test_the_index_has_each_run_once_newest_first_with_its_counts(results: Path) -> None:
     text = write_index(results).read_text()
     rows = re.findall(r"<tr>\n<th scope=\"row\">.*?</tr>", text, flags=re.S)
     runs = [RunFolder(results / name) for name in ("begun", "h200", "tiny")]

@@ -1,4 +1,4 @@
-"""All pages in a real browser: accessible, below 500 kB, whole without JavaScript, and nothing from a network."""
+"""All pages in a real browser: accessible, below 500 kB, complete without JavaScript, and without network requests."""
 
 import importlib.util
 import json
@@ -75,7 +75,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def semester_page(folder: Path, run: RunFolder) -> Path:
-    """The page of a check with runs, flips, problems and what to fix."""
+    """Write the page of a check before a semester, with runs, changed statuses, problems and fixes."""
     parts = [Part("current", "miniatures", SUITE, "a100_80gb"), Part("newest", "environment")]
     begun = datetime(2026, 11, 28, 3, tzinfo=UTC)
     done = {parts[0].name: Done(took_s=600.0), parts[1].name: Done(took_s=9.0, problem="torch 9.9 is not found")}
@@ -135,7 +135,7 @@ def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, p
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_small_and_asks_nothing_of_a_network(browser, pages, name):
+def test_a_page_is_small_and_sends_no_request(browser, pages, name):
     before = len(browser.requests)
     opened(browser, pages[name], 1440, "light")
     assert pages[name].stat().st_size < LIMIT_BYTES
@@ -156,7 +156,7 @@ def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
     assert browser.evaluate(f"{charts}.every((one) => one.getBBox().width > 500)")
 
 
-def test_a_notebook_shows_its_outputs_and_runs_nothing_of_them(browser, pages):
+def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pages):
     opened(browser, pages["notebook"], 1440, "light")
     source = pages["notebook"].read_text()
     assert "<script" not in source
@@ -174,7 +174,9 @@ FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().b
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
-def test_what_fails_and_why_is_on_the_first_screen(browser: Page, pages: dict[str, Path], width: int, height: int):
+def test_failures_and_their_reasons_are_on_the_first_screen(
+    browser: Page, pages: dict[str, Path], width: int, height: int
+):
     browser.look(width, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")
@@ -218,7 +220,7 @@ def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("width", "runs"), [(390, 1), (820, 4)])
-def test_verdicts_over_time_are_beside_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
+def test_verdicts_over_time_are_next_to_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
     browser.look(width, "light")
     browser.call("Page.navigate", url=pages["history"].as_uri())
     browser.until("document.readyState === 'complete'")

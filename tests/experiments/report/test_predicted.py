@@ -1,4 +1,4 @@
-"""Predictions in the report: at full size beside a miniature, and beside what a GPU measured."""
+"""Predictions in the report: at full size next to tiny models, and next to measurements on a GPU."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -49,7 +49,7 @@ def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
     assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None
 
 
-def test_a_miniature_says_what_is_predicted_at_full_size(tiny: Path) -> None:
+def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny: Path) -> None:
     page, found = Page(tiny / "report.html"), predicted(tiny)
     assert "Predicted at full size" in page.text
     assert page.text.count(found.headline[1:]) == 2
@@ -63,7 +63,7 @@ def test_a_miniature_says_what_is_predicted_at_full_size(tiny: Path) -> None:
     )
 
 
-def test_a_miniature_has_the_predicted_verdict_wherever_there_is_one(tiny: Path) -> None:
+def test_a_miniature_has_every_predicted_verdict(tiny: Path) -> None:
     best = statements(tiny)
     assert {one.id: one.predicted for one in predicted(tiny).statements} == {
         id: one.status for id, one in best.items() if one.grade == "predicted"
@@ -75,7 +75,7 @@ def test_a_miniature_has_the_predicted_verdict_wherever_there_is_one(tiny: Path)
     assert Evaluation.model_validate_json((tiny / "verdict.json").read_bytes()).count("pass") > 20
 
 
-def test_the_headline_and_the_page_say_how_statements_were_evaluated(tiny: Path, full: Path) -> None:
+def test_headline_and_page_show_how_statements_were_evaluated(tiny: Path, full: Path) -> None:
     assert ", predicted; " in Page(tiny / "report.html").text or " predicted" in headline_of(tiny)
     assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full))
     assert ET.parse(full / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(full)
@@ -104,7 +104,7 @@ def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) ->
     assert "contradictions" not in Page(write_report(h200_run(tmp_path / "other")).page).values("id")
 
 
-def test_the_headline_counts_what_is_predicted_to_hold(tiny: Path) -> None:
+def test_the_headline_counts_statements_that_pass_by_prediction(tiny: Path) -> None:
     found = predicted(tiny)
     held = sum(one.predicted == "pass" for one in found.statements)
     assert 0 < held < len(found.statements)
@@ -112,7 +112,7 @@ def test_the_headline_counts_what_is_predicted_to_hold(tiny: Path) -> None:
     assert found.headline.endswith(f"are predicted to hold; {found.not_evaluated} others cannot be predicted.")
 
 
-def test_what_is_predicted_not_to_hold_comes_first_and_rows_that_differ_say_so(tiny: Path) -> None:
+def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny: Path) -> None:
     order = [one.predicted for one in predicted(tiny).statements]
     assert order == sorted(order)  # 'fail', 'pass'
     differing = [row.row for row in predicted(tiny).rows if row.agrees is False]
@@ -125,7 +125,7 @@ def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny:
     assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted(tiny).rows)
 
 
-def test_on_a_gpu_predictions_stand_beside_what_was_measured(full: Path) -> None:
+def test_on_a_gpu_predictions_are_next_to_measurements(full: Path) -> None:
     rows = {row.row: row for row in predicted(full).rows}
     ended = [row for row, (outcome, *_) in MEASURED.items() if outcome == "fits"]
     assert [row for row, one in rows.items() if one.peak_error is not None] == ended
@@ -136,7 +136,7 @@ def test_on_a_gpu_predictions_stand_beside_what_was_measured(full: Path) -> None
     assert "Predicted and measured" in Page(full / "report.html").text
 
 
-def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
+def test_median_and_largest_errors_are_shown(full: Path) -> None:
     peak, reserved, thumb = predicted(full).errors
     assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserved memory", "rule of thumb")
     assert peak.median == pytest.approx(0.01)
@@ -147,7 +147,7 @@ def test_errors_are_told_in_the_median_and_at_worst(full: Path) -> None:
     assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full / "report.html").text
 
 
-def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path, full: Path) -> None:
+def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny: Path, full: Path) -> None:
     drawn = figure(tiny)
     parts = ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
     assert re.findall(r"<li.*?></i>(.*?)</li>", drawn) == [*parts, "reserved by the allocator"]
@@ -162,7 +162,7 @@ def test_the_figure_stacks_to_the_predicted_peak_with_the_cards_limit(tiny: Path
     assert "measured peak 76.72 GiB" in measured[1]
 
 
-def test_the_rule_of_thumb_stands_in_both_with_what_it_misses(tiny: Path, full: Path) -> None:
+def test_the_rule_of_thumb_is_shown_with_its_error(tiny: Path, full: Path) -> None:
     for folder in (tiny, full):
         text = Page(folder / "report.html").text
         assert "Rule of thumb" in text
@@ -174,7 +174,7 @@ def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny: Path) ->
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
 
 
-def test_the_headline_has_words_for_all_and_for_nothing(full: Path) -> None:
+def test_the_headline_has_a_text_for_all_and_for_none(full: Path) -> None:
     class Counts:
         def __init__(self, **counts: int) -> None:
             self.counts = counts
@@ -194,7 +194,7 @@ def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -
     assert format_percent(error) == words
 
 
-def test_the_step_of_each_row_that_fits_is_shown_by_shares_of_its_time(tmp_path: Path) -> None:
+def test_each_row_that_fits_shows_how_its_step_time_is_divided(tmp_path: Path) -> None:
     folder = with_predictions(tiny_run(tmp_path))
     device_s = {"matrix products": 1.0, "copies": 0.4, "indexing": 0.2}
     time = step_time(2.0).model_copy(update={"error_share": 0.15, "host_s": 2.0, "device_s": device_s})

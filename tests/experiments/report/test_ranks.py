@@ -46,7 +46,7 @@ def test_every_rank_is_shown_and_which_failed_first(written: Path) -> None:
     assert "(first)" in Page(written / "report.html").text
 
 
-def test_scaling_is_samples_a_second_over_those_of_the_row_on_one_device(written: Path) -> None:
+def test_scaling_is_the_throughput_relative_to_one_device(written: Path) -> None:
     scaling = {one.row: one for one in report_in(written).scaling}
     assert list(scaling) == ["7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"]
     ddp = scaling["7b-4gpu-ddp"]
@@ -58,7 +58,7 @@ def test_scaling_is_samples_a_second_over_those_of_the_row_on_one_device(written
     assert (failed.times, failed.efficiency, failed.stated) == (None, None, None)
 
 
-def test_the_material_s_own_times_are_for_its_numbers_of_samples(written: Path) -> None:
+def test_times_of_the_lab_are_scaled_to_its_number_of_samples(written: Path) -> None:
     stated = next(one.stated for one in report_in(written).scaling if one.row == "7b-4gpu-ddp")
     assert stated is not None
     assert (stated.base_s, stated.row_s, stated.base_samples, stated.row_samples) == (212, 163, 1600, 1600)
@@ -77,12 +77,12 @@ def test_the_material_s_own_times_are_for_its_numbers_of_samples(written: Path) 
         ("slurm_hf_trainer", "v100_32gb", "neo-8gpu-fsdp", "neo-1gpu"),
     ],
 )
-def test_the_row_on_one_device_that_is_most_like_it_is_found(suite, card, row, base) -> None:
+def test_the_most_similar_row_on_one_device_is_found(suite, card, row, base) -> None:
     found = base_row(suite_named(suite), make_run(suite=suite, card=card), suite_named(suite).row(row))
     assert (found and found.id) == base
 
 
-def test_rows_of_one_rank_have_no_part_on_scaling(tmp_path: Path) -> None:
+def test_rows_of_one_rank_have_no_section_on_scaling(tmp_path: Path) -> None:
     page = Page(write_report(h200_run(tmp_path)).page)
     assert report_in(tmp_path).scaling == ()
     assert "scaling" not in page.values("id")
@@ -100,14 +100,14 @@ def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
     assert rows["7b-4gpu-ddp"].status == "not evaluated"
 
 
-def test_a_row_that_was_scaled_down_is_not_measured_against_its_prediction(tmp_path: Path) -> None:
+def test_a_row_that_was_scaled_down_is_not_compared_with_its_prediction(tmp_path: Path) -> None:
     write_report(with_predictions(ranks_run(tmp_path, gpus_per_node=2)))
     predicted = report_in(tmp_path).predicted
     assert predicted is not None
     assert [row.row for row in predicted.rows if row.measured_peak_gib is not None] == ["7b-1gpu"]
 
 
-def test_the_topology_is_shown_once_a_run(written: Path) -> None:
+def test_the_topology_is_shown_once_per_run(written: Path) -> None:
     assert Page(written / "report.html").text.count(H200.topology) == 1
 
 
@@ -124,7 +124,7 @@ def test_each_gpu_has_its_line_in_the_telemetry(written: Path) -> None:
     assert telemetry_csv(4).splitlines()[0].endswith("gpu3_util_percent,gpu3_memory_gib")
 
 
-def test_several_gpus_and_ranks_of_a_processor_are_counted() -> None:
+def test_several_gpus_and_ranks_on_a_cpu_are_counted() -> None:
     run = make_run(suite=SUITE.suite)
     one, four = (make_result(run, "7b-4gpu-ddp", device=H200.model_copy(update={"count": n})) for n in (1, 4))
     assert ran_on(four).startswith("4 x NVIDIA H200 capped")

@@ -28,12 +28,12 @@ def test_long_recordings_are_thinned(tmp_path: Path) -> None:
     assert telemetry.columns["t_s"][1] == 1.5
 
 
-def test_a_line_cut_short_and_values_that_are_none(tmp_path: Path) -> None:
+def test_incomplete_lines_and_missing_values_are_accepted(tmp_path: Path) -> None:
     telemetry = read(tmp_path, "t_s,gpu_power_w\n0,100\n1,nan\n2,N/A\n3")
     assert telemetry.columns == {"t_s": (0.0, 1.0, 2.0, 3.0), "gpu_power_w": (100.0, None, None, None)}
 
 
-def test_telemetry_without_samples_is_none(tmp_path: Path) -> None:
+def test_a_file_without_samples_gives_none(tmp_path: Path) -> None:
     assert read_telemetry(tmp_path / "telemetry.csv") is None
     assert read(tmp_path, "") is None
     assert read(tmp_path, "t_s,gpu_power_w\n") is None

@@ -18,7 +18,7 @@ from experiments.results.schema import StageTimes
 from experiments.results.verdicts import Contradiction, Evaluation, Grade, Status, Verdict
 from experiments.results.wording import GRADE_NAMES
 from experiments.suites.suite import suite_named
-from tests.support.results.handwritten import A100, H200, PROCESSOR, STAND_IN, make_result, make_run
+from tests.support.results.handwritten import A100, EMULATING_GPU_NAME, H200, PROCESSOR, make_result, make_run
 
 
 def verdict(number: int, status: Status, grade: Grade | None = None) -> Verdict:
@@ -26,7 +26,7 @@ def verdict(number: int, status: Status, grade: Grade | None = None) -> Verdict:
 
 
 def evaluation(**counts: int) -> Evaluation:
-    """So many verdicts of each status, or of each grade, all of which hold."""
+    """Return an evaluation with these numbers of verdicts by status, or of passed verdicts by grade."""
     names = [name.replace("_", " ") for name, count in counts.items() for _ in range(count)]
     kinds: list[tuple[Any, Any]] = [("pass", name) if name in GRADE_NAMES else (name, None) for name in names]
     verdicts = [verdict(number, *kind) for number, kind in enumerate(kinds)]
@@ -61,7 +61,7 @@ def evaluation(**counts: int) -> Evaluation:
         ({"pass": 2, "error": 1}, "1 error; 2 statements hold."),
     ],
 )
-def test_headline(counts: dict[str, int], sentence: str) -> None:
+def test_the_headline_counts_the_statuses(counts: dict[str, int], sentence: str) -> None:
     assert headline(evaluation(**counts)) == sentence
 
 
@@ -80,33 +80,33 @@ def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -
     assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 holds."
 
 
-def test_a_stand_in_is_named_as_one() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=H200)) == STAND_IN
+def test_a_gpu_that_emulates_a_card_is_named() -> None:
+    assert ran_on(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
 
 
-def test_a_stand_in_without_a_cap_is_named_too() -> None:
+def test_an_emulating_gpu_without_a_memory_cap_is_named() -> None:
     device = H200.model_copy(update={"cap_gib": None, "count": 4})
     assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
 
 
-def test_a_stand_in_of_the_same_chip_says_so() -> None:
+def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     device = H200.model_copy(update={"cap_gib": 92.55})
     result = make_result(make_run(card="h100_94gb"), "baseline", device=device)
     assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
-def test_the_card_itself_stands_in_for_nothing() -> None:
+def test_the_card_itself_emulates_nothing() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 
-def test_a_miniature_is_named_as_one() -> None:
+def test_a_run_with_tiny_models_is_named_as_such() -> None:
     run = make_run(size="tiny")
     result = make_result(run, "baseline", device=PROCESSOR)
     assert ran_on(result) == "a CPU (AMD EPYC 7763), in miniature"
     assert "This is a miniature on a CPU (AMD EPYC 7763)" in setting_sentence(run, {"baseline": result})
 
 
-def test_remarks_follow_from_the_choices() -> None:
+def test_remarks_depend_on_the_options() -> None:
     run = make_run(rows=("baseline", "xxl"), input="with-image", recipe_version=99)
     suite = suite_named(run.suite)
     text = " ".join(remarks(run, suite, evaluation(), {"baseline": make_result(run, "baseline")}))
@@ -117,13 +117,13 @@ def test_remarks_follow_from_the_choices() -> None:
     assert "received the image" in text
 
 
-def test_a_faithful_run_needs_no_remarks() -> None:
+def test_a_run_as_in_the_lab_has_no_remarks() -> None:
     run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data="/data/captions")
     results = {"baseline": make_result(run, "baseline", device=A100)}
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == ()
 
 
-def test_a_miniature_states_what_it_can_evaluate() -> None:
+def test_a_miniature_names_the_statements_that_it_can_evaluate() -> None:
     run = make_run(size="tiny", rows=("baseline",))
     results = {"baseline": make_result(run, "baseline", device=PROCESSOR)}
     text = remarks(run, suite_named(run.suite), evaluation(**{"pass": 2, "not_evaluated": 3}), results)[0]
@@ -136,7 +136,7 @@ def test_numbers() -> None:
     assert [format_share(0.4567), format_share(0.0213)] == ["46 %", "2.1 %"]
 
 
-def test_stages_of_a_row() -> None:
+def test_the_stages_of_a_row_are_named_with_their_times() -> None:
     assert (
         format_stages(StageTimes(start_s=3.21, build_s=1.1, train_s=95, end_s=0.06))
         == "3.2 start, 1.1 build, 95.0 train, 0.1 end"

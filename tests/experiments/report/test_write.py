@@ -1,4 +1,4 @@
-"""What write_report leaves in a run's folder."""
+"""The files that write_report writes into a run's folder."""
 
 import json
 import re
@@ -17,8 +17,8 @@ from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
 from tests.support.results.handwritten import (
+    EMULATING_GPU_NAME,
     H200,
-    STAND_IN,
     SUITE,
     Page,
     h200_run,
@@ -36,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(h200_run(tmp_path_factory.mktemp("h200"))).page.parent
 
 
-def a_run(path: Path, results: dict[str, Result], run: Run) -> Page:
+def handwritten_run(path: Path, results: dict[str, Result], run: Run) -> Page:
     return Page(write_report(write_run(path, run, results, telemetry=False)).page)
 
 
@@ -58,7 +58,7 @@ def test_report_json_has_the_table_of_rows(written: Path) -> None:
     assert list(rows) == list(make_run().rows)
     assert rows["baseline"]["expected"] == rows["baseline"]["measured"] == "out of GPU memory"
     assert rows["reduced-batch"]["quantities"]["peak_gib"] == 76.72
-    assert rows["reduced-batch"]["ran_on"] == STAND_IN
+    assert rows["reduced-batch"]["ran_on"] == EMULATING_GPU_NAME
     assert rows["xxl-qlora"]["measured"] == ""
     assert rows["xxl-qlora"]["settings"]["batch_size"] == 64
 
@@ -69,15 +69,15 @@ def test_the_verdict_comes_first_and_the_parts_in_order(written: Path) -> None:
     assert marks == ["h1", "statements", "rows", "memory", "each-row", "provenance"]
 
 
-def test_every_result_says_that_it_comes_from_a_stand_in(written: Path) -> None:
+def test_every_result_shows_that_a_larger_gpu_emulated_the_card(written: Path) -> None:
     text = Page(written / "report.html").text
     measured = Report.model_validate_json((written / "report.json").read_bytes())
     shown = [one for one in measured.statements if one.value]
     rows = [row for row in measured.rows if row.result]
-    assert text.count(STAND_IN) >= len(shown) + 2 * len(rows)
+    assert text.count(EMULATING_GPU_NAME) >= len(shown) + 2 * len(rows)
 
 
-def test_links_stay_inside_the_folder_and_lead_somewhere(written: Path) -> None:
+def test_links_have_existing_targets_inside_the_folder(written: Path) -> None:
     page = Page(written / "report.html")
     files = [link for link in page.values("href") if not link.startswith(("#", "data:"))]
     assert f"{SUITE}/xxl-activation-checkpointing/notebook.html" in files
@@ -99,7 +99,7 @@ def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) 
                 assert f'href="{target}"' in article[0]
 
 
-def test_the_page_asks_nothing_of_a_network(written: Path) -> None:
+def test_the_page_loads_nothing_from_a_network(written: Path) -> None:
     page = Page(written / "report.html")
     assert [attrs for tag, attrs in page.tags if tag in ("script", "img", "iframe") and "src" in attrs] == []
     assert [link for link in page.values("href") if "//" in link] == []
@@ -126,7 +126,7 @@ def test_the_usable_limit_is_drawn_but_not_for_a_miniature(written: Path, tmp_pa
     assert "This is a miniature on a CPU" in tiny.text
 
 
-def test_the_figure_shows_the_peak_by_its_parts(written: Path) -> None:
+def test_the_chart_shows_the_parts_of_the_peak(written: Path) -> None:
     memory = re.search(r'data-figure="memory">.*?(?=data-figure)', (written / "report.html").read_text(), re.S)[0]
     legend = re.findall(r"<li.*?></i>(.*?)</li>", memory)
     parts = ["parameters", "gradients", "optimizer", "activations", "peak between the points"]
@@ -138,7 +138,7 @@ def test_the_figure_shows_the_peak_by_its_parts(written: Path) -> None:
     assert sum(map(float, sizes.values())) == pytest.approx(74.34, abs=0.02)
 
 
-def test_junit_has_one_case_a_verdict(written: Path) -> None:
+def test_junit_has_one_case_per_verdict(written: Path) -> None:
     report = Report.model_validate_json((written / "report.json").read_bytes())
     suite = ET.parse(written / "junit.xml").getroot().find("testsuite")
     cases = {case.get("name"): case for case in suite.findall("testcase")}
@@ -153,7 +153,7 @@ def test_junit_has_one_case_a_verdict(written: Path) -> None:
     for attribute, status in attributes.items():
         assert suite.get(attribute) == str(report.counts[status])
     assert suite.get("tests") == str(len(report.statements))
-    assert STAND_IN in cases["claim/accumulation-keeps-memory"].findtext("system-out")
+    assert EMULATING_GPU_NAME in cases["claim/accumulation-keeps-memory"].findtext("system-out")
 
 
 def test_junit_skips_a_known_failure(written: Path) -> None:
@@ -188,7 +188,7 @@ def test_checksums_find_a_changed_file(tmp_path: Path) -> None:
     assert f"{SUITE}/xxl/log.txt: FAILED" in check.stdout
 
 
-def test_writing_twice_gives_the_same(tmp_path: Path) -> None:
+def test_a_report_written_twice_is_identical(tmp_path: Path) -> None:
     folder = tiny_run(tmp_path)
     write_report(folder)
     before = (tmp_path / "SHA256SUMS").read_text()
@@ -196,7 +196,7 @@ def test_writing_twice_gives_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "SHA256SUMS").read_text() == before
 
 
-def test_text_of_others_is_escaped(tmp_path: Path) -> None:
+def test_text_in_stored_files_is_escaped(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script> & <b>\x1b[31m"
     run = make_run(rows=("reduced-batch",), command=evil, host=evil)
     device = H200.model_copy(update={"name": evil, "topology": evil})
@@ -210,15 +210,15 @@ def test_text_of_others_is_escaped(tmp_path: Path) -> None:
         memory=make_memory(10, 11, 1, 1, 2, 3),
         versions={evil: evil},
     )
-    page = a_run(tmp_path, {"reduced-batch": result}, run)
+    page = handwritten_run(tmp_path, {"reduced-batch": result}, run)
     assert "<script>alert" not in page.source
     assert "alert(1)" in page.text
     case = ET.parse(tmp_path / "junit.xml").getroot().find(".//failure")
     assert case.get("message") == evil.replace("\x1b", "")
 
 
-def test_a_run_without_results(tmp_path: Path) -> None:
-    page = a_run(tmp_path, {}, make_run())
+def test_a_run_without_results_has_a_report(tmp_path: Path) -> None:
+    page = handwritten_run(tmp_path, {}, make_run())
     assert "None of the" in page.text
     assert "No row has a result yet" in page.text
     assert "No row has measured memory." in page.text
@@ -227,9 +227,9 @@ def test_a_run_without_results(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "refused"])
 @pytest.mark.parametrize("memory", [Memory(), Memory(peak_gib=70.0)])
-def test_a_row_with_next_to_nothing_in_it(tmp_path: Path, outcome: str, memory: Memory) -> None:
+def test_a_row_with_few_measurements_has_a_report(tmp_path: Path, outcome: str, memory: Memory) -> None:
     run = make_run(rows=("xxl", "xxl-sgd"))
-    page = a_run(tmp_path, {"xxl": make_result(run, "xxl", outcome, memory=memory)}, run)
+    page = handwritten_run(tmp_path, {"xxl": make_result(run, "xxl", outcome, memory=memory)}, run)
     assert "not run" in page.text
     assert ("memory" in page.values("data-figure")) == (memory.peak_gib is not None)
 
@@ -238,17 +238,17 @@ def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
     run = make_run(rows=("baseline", "xxl"))
     times = StageTimes(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
     results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}
-    page = a_run(tmp_path, results, run)
+    page = handwritten_run(tmp_path, results, run)
     assert page.text.count("its stages, s") == 1
     assert "0.2 start, 1.5 build, 9.0 train, 0.8 end" in page.text
 
 
-def test_what_was_not_run_may_not_link(tmp_path: Path) -> None:
-    page = a_run(tmp_path, {}, make_run(rows=("xxl",)))
+def test_rows_that_did_not_run_have_no_links(tmp_path: Path) -> None:
+    page = handwritten_run(tmp_path, {}, make_run(rows=("xxl",)))
     assert not [link for link in page.values("href") if "notebook" in link or "log.txt" in link]
 
 
-def test_no_folder_of_a_run_is_a_plain_error(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_an_error_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run's folder"):
         write_report(RunFolder(tmp_path))
 

@@ -1,4 +1,4 @@
-"""Each statement with the best evidence that can answer it, and predictions that contradict a measurement."""
+"""The best verdict for each statement (measured, predicted, miniature); predictions that contradict measurements."""
 
 from typing import Any
 
@@ -26,17 +26,17 @@ def best(measured: Verdict, predicted: Verdict) -> Verdict:
     ("grade", "chosen"),
     [("measured", "measured"), ("emulated", "emulated"), ("miniature", "predicted"), (None, "predicted")],
 )
-def test_a_prediction_counts_where_nothing_better_does(grade: Grade | None, chosen: str) -> None:
+def test_a_prediction_counts_if_there_is_no_measurement(grade: Grade | None, chosen: str) -> None:
     measured = verdict("pass" if grade else "not evaluated", grade)
     assert best(measured, verdict("pass", "predicted")).grade == chosen
 
 
-def test_what_a_prediction_cannot_tell_is_told_by_a_miniature() -> None:
+def test_a_miniature_counts_if_a_prediction_has_no_verdict() -> None:
     assert best(verdict("pass", "miniature"), verdict("not evaluated")).grade == "miniature"
 
 
 @pytest.mark.parametrize(("value", "reason"), [("2 s", "no GPU"), ("", "times are not predicted")])
-def test_what_neither_can_tell_has_the_reason_of_what_was_measured(value: str, reason: str) -> None:
+def test_without_a_verdict_the_reason_is_that_of_the_measured_run(value: str, reason: str) -> None:
     measured = verdict("not evaluated").model_copy(update={"reason": "no GPU", "value": value})
     predicted = verdict("not evaluated").model_copy(update={"reason": "times are not predicted"})
     assert best(measured, predicted).reason == reason

@@ -3,7 +3,7 @@ import pytest
 from experiments.results.evaluate import evaluate
 from experiments.results.schema import Failure
 from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, reference_verdict
-from tests.support.results.in_memory import CPU, GPU, STAND_IN, result, run, shot, suite
+from tests.support.results.in_memory import CPU, EMULATING_GPU, GPU, result, run, shot, suite
 
 TWO_EPOCHS = result("a").spec.settings.model_copy(update={"max_epochs": 2})
 
@@ -13,7 +13,7 @@ class TestClaim:
         ("peak", "status"),
         [(5.0, "pass"), (20.0, "pass"), (4.99, "fail"), (20.01, "fail")],
     )
-    def test_a_ratio_is_held_to_its_bounds(self, peak, status):
+    def test_a_ratio_passes_within_its_bounds(self, peak, status):
         verdict = claim_verdict(RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK))
         assert verdict.status == status
 
@@ -45,7 +45,7 @@ class TestClaim:
         verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}), known_failure="of that moment")
         assert (verdict.status, verdict.known_failure) == ("fail", "of that moment")
 
-    def test_a_ratio_to_nothing_is_infinite(self):
+    def test_a_ratio_to_zero_is_infinite(self):
         check = {
             "row": "a",
             "quantity": "optimizer_cpu_gib",
@@ -60,25 +60,25 @@ class TestClaim:
         )
         assert claim_verdict({**check, "low": None, "high": 10.0}, result("a", shots=(after,))).status == "fail"
 
-    def test_nothing_to_nothing_is_as_much(self):
+    def test_a_ratio_of_zero_to_zero_is_one(self):
         zero = shot("after optimizer step")
         check = {"row": "a", "quantity": "optimizer_gib", "over_row": "b", "low": 1.0, "high": 1.0}
         assert claim_verdict(check, result("a", shots=(zero,)), result("b", shots=(zero,))).status == "pass"
 
-    def test_a_row_that_has_not_run_leaves_the_claim_open(self):
+    def test_a_claim_about_a_row_that_has_not_run_is_not_evaluated(self):
         verdict = claim_verdict(RATIO, result("a", memory=PEAK))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has not run")
 
-    def test_a_row_that_broke_leaves_the_claim_open(self):
+    def test_a_claim_about_a_row_with_an_error_is_not_evaluated(self):
         verdict = claim_verdict({"row": "a", "outcome": "fits"}, result("a", "error"))
         assert (verdict.status, verdict.reason) == ("not evaluated", "a ended as error")
 
     @pytest.mark.parametrize("recorded", [{}, {"memory": PEAK}])
-    def test_a_row_that_broke_has_no_value_for_the_claim_even_if_it_recorded_one(self, recorded):
+    def test_recorded_values_of_a_row_with_an_error_do_not_count(self, recorded):
         verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error", **recorded))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has no results (b ended as error)")
 
-    def test_all_checks_must_hold_and_the_worst_decides(self):
+    def test_all_checks_must_pass_and_the_worst_decides(self):
         holds = {"row": "a", "outcome": "fits"}
         fails = {"row": "a", "quantity": "peak_gib", "high": 1.0}
         opens = {"row": "b", "outcome": "fits"}
@@ -89,7 +89,7 @@ class TestClaim:
         assert verdict.status == "fail"
         assert verdict.reason == "a: 10 GiB, expected peak memory of a at most 1 GiB"
 
-    def test_a_number_without_unit_says_what_it_is(self):
+    def test_a_number_without_unit_is_shown_with_its_quantity(self):
         share = {"row": "a", "quantity": "peak_share", "low": 0.1}
         assert claim_verdict([share], result("a", memory=PEAK)).value.endswith(
             " (share of the card that the peak takes)"
@@ -97,11 +97,11 @@ class TestClaim:
         size = {"row": "a", "quantity": "peak_gib", "low": 0.1}
         assert claim_verdict([size], result("a", memory=PEAK)).value == "a: 10 GiB"
 
-    def test_a_claim_about_rows_that_were_not_asked_for_is_left_out(self):
+    def test_a_claim_about_rows_that_were_not_requested_is_left_out(self):
         claims = [{"id": "b-fits", "says": "B fits.", "checks": [{"row": "b", "outcome": "fits"}]}]
         assert evaluate(suite([{"id": "a"}, {"id": "b"}], claims), run("a"), {}).verdicts == ()
 
-    def test_ratios_hold_in_miniature_where_the_claim_is_not_of_size(self):
+    def test_ratios_of_miniatures_are_evaluated_unless_the_claim_depends_on_size(self):
         tiny = result("a", memory=PEAK, size="tiny"), result("b", memory=PEAK, size="tiny")
         assert claim_verdict(RATIO, *tiny).status == "pass"
         verdict = claim_verdict(RATIO, *tiny, full_size=True)
@@ -110,7 +110,7 @@ class TestClaim:
             "a tiny model does not show the size of the real one",
         )
 
-    def test_an_absolute_reference_of_a_miniature_is_evaluated_only_where_it_is_zero(self):
+    def test_an_absolute_value_of_a_miniature_is_evaluated_only_against_zero(self):
         tiny = result("a", shots=(shot("after optimizer step"),), size="tiny")
         check = {"row": "a", "quantity": "optimizer_gib"}
         assert claim_verdict({**check, "high": 0.0}, tiny).status == "pass"
@@ -124,10 +124,10 @@ class TestClaim:
     @pytest.mark.parametrize(
         "quantity", ["samples_per_s", "step_s", "train_s", "communication_share", "gpu_idle_share"]
     )
-    def test_ratios_of_times_are_evaluated_on_whatever_gpu_ran_both_rows(self, quantity):
+    def test_ratios_of_times_are_evaluated_on_any_gpu_that_ran_both_rows(self, quantity):
         check = {**RATIO, "quantity": quantity}
         speed = {"communication_share": 0.4, "gpu_idle_share": 0.2}
-        for device, grade in ((GPU, "measured"), (STAND_IN, "emulated")):
+        for device, grade in ((GPU, "measured"), (EMULATING_GPU, "emulated")):
             verdict = claim_verdict(
                 check, result("a", speed=speed, device=device), result("b", speed=speed, device=device)
             )
@@ -137,20 +137,20 @@ class TestClaim:
         ("device", "reason"),
         [
             (CPU, "no GPU: times on a CPU are not evaluated"),
-            (STAND_IN, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
+            (EMULATING_GPU, "times on NVIDIA A100-SXM4-80GB and on NVIDIA H200 are not compared"),
         ],
     )
-    def test_times_of_two_kinds_of_device_are_not_compared(self, device, reason):
+    def test_times_of_different_devices_are_not_compared(self, device, reason):
         verdict = claim_verdict(
             {**RATIO, "quantity": "step_s"}, result("a", speed={}), result("b", speed={}, device=device)
         )
         assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
 
     @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
-    def test_a_share_of_a_step_is_no_absolute_time(self, quantity):
+    def test_a_share_of_a_step_time_is_evaluated_on_any_gpu(self, quantity):
         check = {"row": "a", "quantity": quantity, "low": 0.1}
-        assert claim_verdict(check, result("a", speed={quantity: 0.2}, device=STAND_IN)).status == "pass"
-        assert claim_verdict(check, result("a", speed={quantity: 0.05}, device=STAND_IN)).status == "fail"
+        assert claim_verdict(check, result("a", speed={quantity: 0.2}, device=EMULATING_GPU)).status == "pass"
+        assert claim_verdict(check, result("a", speed={quantity: 0.05}, device=EMULATING_GPU)).status == "fail"
 
     @pytest.mark.parametrize(
         ("change", "label"),
@@ -160,7 +160,7 @@ class TestClaim:
             ({"weights": "random", "data": "synthetic"}, ", with random weights and synthetic data"),
         ],
     )
-    def test_a_loss_says_what_it_was_trained_from(self, change, label):
+    def test_a_loss_is_shown_with_its_initial_weights_and_data(self, change, label):
         check = {**RATIO, "quantity": "final_loss"}
         verdict = claim_verdict(check, result("a", losses=(2.5,), **change), result("b", losses=(2.0,), **change))
         assert (verdict.status, verdict.value) == ("pass", f"1.25 times b (2.5 vs. 2){label}")
@@ -179,13 +179,13 @@ class TestClaim:
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
     @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
-    def test_what_must_differ_lies_outside_the_bounds(self, loss, status):
+    def test_a_claim_of_a_difference_passes_outside_the_bounds(self, loss, status):
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
         verdict = claim_verdict(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
         assert verdict.status == status
         assert verdict.expected == "loss of the last epoch of a outside 0.99 to 1.01 times that of b"
 
-    def test_a_miniature_has_bounds_of_its_own_where_the_check_gives_them(self):
+    def test_a_check_may_have_other_bounds_for_miniatures(self):
         check = {**RATIO, "high": 1.0, "miniature": {"high": 3.0}}
         for size, status, bounds in (("full", "fail", "0.5 to 1"), ("tiny", "pass", "at most 3")):
             pair = result("a", memory={"peak_gib": 20.0}, size=size), result("b", memory=PEAK, size=size)
@@ -201,7 +201,7 @@ class TestClaim:
             ((5.0, 4.0), (5.0, 4.999), "not evaluated", "the loss of b does not fall"),
         ],
     )
-    def test_of_miniatures_the_falls_of_the_loss_are_compared(self, losses, over, status, reason):
+    def test_claims_on_losses_of_miniatures_compare_their_decrease(self, losses, over, status, reason):
         fall = {"quantity": "loss_fall", "low": 0.9, "high": 1.2}
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.5, "high": 0.6, "miniature": fall}
         pair = [result(row, losses=of, size="tiny", settings=TWO_EPOCHS) for row, of in (("a", losses), ("b", over))]
@@ -210,7 +210,7 @@ class TestClaim:
         assert verdict.reason == reason or status == "fail"
         assert "fall of the loss from the first epoch to the last of a 0.9 to 1.2 times that of b" in verdict.expected
 
-    def test_a_miniature_that_did_not_run_to_the_end_has_no_fall_of_its_loss(self):
+    def test_an_incomplete_miniature_has_no_decrease_of_its_loss(self):
         check = {**RATIO, "quantity": "final_loss", "miniature": {"quantity": "loss_fall", "low": 0.9}}
         pair = [result(row, losses=(5.0, 4.0), size="tiny", length="verdict", settings=TWO_EPOCHS) for row in "ab"]
         verdict = claim_verdict(check, *pair)
@@ -222,7 +222,7 @@ class TestClaim:
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
     def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
         load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
-        made = result("a", device=STAND_IN).model_copy(update={"telemetry": load})
+        made = result("a", device=EMULATING_GPU).model_copy(update={"telemetry": load})
         checks = [
             {"row": "a", "quantity": "gpu_processes", "low": 1, "high": 1},
             {"row": "a", "quantity": "gpu_util_peak_percent", "low": 90},
@@ -246,7 +246,7 @@ class TestClaim:
             "steady_gpu_util_percent": steady,
             "other_gpu_util_percent_max": others,
         }
-        device = STAND_IN.model_copy(update={"count": 4})
+        device = EMULATING_GPU.model_copy(update={"count": 4})
         made = result("a", device=device).model_copy(update={"telemetry": load})
         checks = [
             {"row": "a", "quantity": "gpu_processes", "low": 4, "high": 4},
@@ -263,13 +263,13 @@ class TestClaim:
             (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
         ],
     )
-    def test_the_load_of_gpus_is_told_by_gpus_alone(self, made, reason):
+    def test_the_load_of_gpus_is_not_evaluated_without_gpus(self, made, reason):
         verdict = claim_verdict({"row": "a", "quantity": "gpu_processes", "low": 1}, made)
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
 
 class TestOutOfMemory:
-    """A row that ran out of memory needed more than it reached."""
+    """Claims about a row that ran out of memory, whose need is higher than its measured peak."""
 
     @pytest.mark.parametrize(
         ("outcome", "phase", "status"),
@@ -282,7 +282,7 @@ class TestOutOfMemory:
     )
     def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
         failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
-        made = result("a", outcome, device=STAND_IN).model_copy(update={"failure": failure})
+        made = result("a", outcome, device=EMULATING_GPU).model_copy(update={"failure": failure})
         verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
         assert verdict.status == status
         assert verdict.expected == "a: out of GPU memory in the optimizer step phase"
@@ -301,7 +301,7 @@ class TestOutOfMemory:
             (("oom", "oom"), {"low": 2.0}, "not evaluated"),
         ],
     )
-    def test_its_peak_decides_only_what_a_higher_one_would_not_change(self, ended, bounds, status):
+    def test_the_peak_decides_only_if_a_higher_one_gives_the_same_status(self, ended, bounds, status):
         a, b = ended
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
         verdict = claim_verdict(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
@@ -309,13 +309,13 @@ class TestOutOfMemory:
         if status == "not evaluated":
             assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
 
-    def test_a_predicted_peak_is_what_the_row_needs(self):
+    def test_a_predicted_peak_is_the_needed_memory(self):
         pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
         predicted = [one.model_copy(update={"predicted": True}) for one in pair]
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}
         assert [claim_verdict(check, *rows).status for rows in (pair, predicted)] == ["not evaluated", "fail"]
 
-    def test_its_parts_at_a_point_that_it_reached_are_exact(self):
+    def test_memory_at_a_point_before_the_failure_is_exact(self):
         shots = (shot("after forward", activations_gib=8.0),)
         check = {"row": "b", "quantity": "activations_gib", "over_row": "a", "high": 0.7}
         verdict = claim_verdict(check, result("a", "oom", shots=shots), result("b", shots=shots))

@@ -21,12 +21,12 @@ from tests.support.results.evaluations import (
     outcome_verdict,
     reference_verdict,
 )
-from tests.support.results.in_memory import COMMON, CPU, STAND_IN, ranks, result, run, suite
+from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, ranks, result, run, suite
 
 
 class TestOutcome:
     @pytest.mark.parametrize("outcome", ["fits", "oom"])
-    def test_as_stated_it_held(self, outcome):
+    def test_the_expected_outcome_passes(self, outcome):
         verdict = outcome_verdict(outcome, result("a", outcome))
         assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.value
@@ -40,8 +40,8 @@ class TestOutcome:
         assert verdict.status == "fail"
         assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")
 
-    def test_a_stand_in_with_a_cap_is_evaluated(self):
-        assert outcome_verdict("oom", result("a", "oom", device=STAND_IN)).status == "pass"
+    def test_a_capped_larger_gpu_is_evaluated(self):
+        assert outcome_verdict("oom", result("a", "oom", device=EMULATING_GPU)).status == "pass"
 
     @pytest.mark.parametrize(
         ("got", "reason"),
@@ -52,13 +52,13 @@ class TestOutcome:
             (None, "the row has not run"),
         ],
     )
-    def test_what_says_nothing_is_not_evaluated(self, got, reason):
+    def test_outcomes_without_information_are_not_evaluated(self, got, reason):
         verdict = outcome_verdict("oom", got)
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
     @pytest.mark.parametrize("ending", ["error", "timeout", "host_oom"])
     @pytest.mark.parametrize("expected", ["fits", "oom", None])
-    def test_a_row_that_broke_says_so_whatever_was_expected(self, ending, expected):
+    def test_a_row_with_an_error_is_an_error_whatever_was_expected(self, ending, expected):
         verdict = outcome_verdict(expected, result("a", ending))
         assert (verdict.status, verdict.reason) == ("error", f"a ended as {ending}")
 
@@ -71,12 +71,12 @@ class TestReferenceValue:
         ("reserved", "status"),
         [(66.5, "pass"), (66.49, "fail"), (75.0, "pass"), (84.0, "pass"), (84.01, "fail")],
     )
-    def test_the_tolerance_widens_the_range_and_its_edges_hold(self, reserved, status):
+    def test_the_tolerance_widens_the_range_and_its_bounds_pass(self, reserved, status):
         verdict = reference_verdict(result("a", memory={"reserved_gib": reserved}))
         assert verdict.status == status
         assert verdict.expected == "66.5 to 84 GiB"
 
-    def test_what_fails_says_what_was_measured_and_expected(self):
+    def test_a_failure_shows_the_measured_and_the_expected_value(self):
         verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}))
         assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
 
@@ -91,10 +91,10 @@ class TestReferenceValue:
         verdict = reference_verdict(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.value) == ("not evaluated", "a: 75 GiB")
 
-    def test_a_time_is_evaluated_on_the_card_itself_and_not_on_a_stand_in(self):
+    def test_a_time_is_evaluated_only_on_the_card_itself(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
         assert reference_verdict(result("a", speed={}), **time).status == "pass"
-        verdict = reference_verdict(result("a", speed={}, device=STAND_IN), **time)
+        verdict = reference_verdict(result("a", speed={}, device=EMULATING_GPU), **time)
         assert verdict.status == "not evaluated"
         assert verdict.reason == "seconds on NVIDIA H200 are not those of a100_80gb"
 
@@ -103,15 +103,15 @@ class TestRanks:
     @pytest.mark.parametrize(
         ("reserved", "status"), [([66.5, 84.0], "pass"), ([66.4, 80.0], "fail"), ([70.0, 84.1], "fail")]
     )
-    def test_a_figure_holds_when_that_of_every_rank_is_inside(self, reserved, status):
+    def test_a_reference_value_passes_if_every_rank_is_within_its_range(self, reserved, status):
         assert reference_verdict(result("a", ranks=ranks(reserved_gib=reserved))).status == status
 
-    def test_a_figure_shows_its_range_over_the_ranks(self):
+    def test_a_value_is_shown_with_its_range_over_the_ranks(self):
         verdict = reference_verdict(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
         assert verdict.value == "a: 70 to 78.4 GiB over 3 ranks"
         assert reference_verdict(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == "a: 70 GiB over 2 ranks"
 
-    def test_a_ratio_is_of_the_ranks_with_the_most(self):
+    def test_a_ratio_compares_the_ranks_with_the_highest_values(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_verdict(RATIO, several, result("b", memory=PEAK))
         assert verdict.value == "3 times b (30 vs. 10 GiB)"
@@ -122,7 +122,7 @@ FOUR: dict[str, Any] = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
 def on_two(row="a", **changes):
-    """The result of a row for four devices that ran on two."""
+    """Return the result of a row for four devices that ran on two."""
     return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
 
 
@@ -130,13 +130,13 @@ class TestScaledDown:
     """Rows that ran on fewer ranks than they need."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
-    def test_what_is_stated_of_the_row_alone_is_not_evaluated(self, expect):
+    def test_statements_about_the_row_alone_are_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = last_verdict([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
         assert verdict.value
 
-    def test_a_row_that_broke_says_so_all_the_same(self):
+    def test_a_scaled_down_row_with_an_error_is_an_error(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
         assert last_verdict([on_two(outcome="error")], rows, asked=("a",)).status == "error"
 
@@ -150,12 +150,12 @@ class TestScaledDown:
             ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "pass"),
         ],
     )
-    def test_they_are_evaluated_beside_other_rows_and_not_by_themselves(self, check, status):
+    def test_scaled_down_rows_are_evaluated_only_in_comparisons(self, check, status):
         verdict = self.claim(check)
         assert (verdict.status, verdict.reason) == (status, "" if status == "pass" else SCALED)
 
     @pytest.mark.parametrize("pair", [("a", "b"), ("b", "a")])
-    def test_a_claim_about_all_ranks_is_not_evaluated_by_fewer(self, pair):
+    def test_a_claim_about_all_ranks_is_not_evaluated_with_fewer_ranks(self, pair):
         check = dict(zip(("row", "over_row"), pair, strict=True)) | {"quantity": "peak_gib", "low": 0.5}
         verdict = self.claim(check, all_ranks=True)
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
@@ -170,21 +170,21 @@ class TestGrade:
         ("made", "grade"),
         [
             (result("a", memory=PEAK), "measured"),
-            (result("a", memory=PEAK, device=STAND_IN), "emulated"),
+            (result("a", memory=PEAK, device=EMULATING_GPU), "emulated"),
             (result("a", memory=PEAK, device=CPU, size="tiny"), "miniature"),
             (result("a", memory=PEAK).model_copy(update={"predicted": True}), "predicted"),
         ],
     )
-    def test_a_verdict_names_what_it_rests_on(self, made, grade):
+    def test_a_verdict_names_its_evidence(self, made, grade):
         verdict = claim_verdict({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
         assert (verdict.status, verdict.grade) == ("pass", grade)
 
     def test_a_claim_has_the_grade_of_its_worst_row(self):
-        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=STAND_IN))
+        verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=EMULATING_GPU))
         assert verdict.grade == "emulated"
 
     @pytest.mark.parametrize("outcome", ["error", "refused"])
-    def test_what_was_not_evaluated_has_none(self, outcome):
+    def test_a_statement_that_is_not_evaluated_has_no_grade(self, outcome):
         assert outcome_verdict("fits", result("a", outcome)).grade is None
 
 
@@ -202,7 +202,7 @@ class TestExitCode:
             (("fails", "broken", "pass", "open"), 3),
         ],
     )
-    def test_what_broke_comes_before_what_fails(self, rows, code):
+    def test_an_error_determines_the_exit_code_before_a_failure(self, rows, code):
         made = suite([{"id": row, "expect": {"outcome": "fits"}} for row in rows])
         assert evaluate(made, run(*rows), {row: result(row, self.OUTCOMES[row]) for row in rows}).exit_code == code
 
@@ -219,7 +219,7 @@ def test_every_quantity_has_a_reader_and_a_label():
 EVALUATE_IMPORTS = ("obstacles", "quantities", "run_folder", "schema", "verdicts", "wording")
 
 
-def test_evaluating_is_pure_and_short():
+def test_evaluation_imports_only_data_modules_and_is_short():
     source = Path(evaluating.__file__).read_text()
     modules = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom | ast.Import)]
     names = {node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in modules}

@@ -1,4 +1,4 @@
-"""What nvtop shows, read from samples: each fault that a person would see there is planted once."""
+"""Statements about what nvtop shows, evaluated from telemetry samples; each test changes the samples in one way."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +31,11 @@ def unchanged(samples: list[dict[str, float | str]]) -> list[dict[str, float | s
     return samples
 
 
-def idle_gpu_2(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+def with_idle_gpu_2(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
     return [sample | {"gpu2_util_percent": 0.0} for sample in samples]
 
 
-def half_idle(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+def with_gpus_idle_half_the_time(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
     return [sample | {"gpu_util_percent": 50.0} for sample in samples]
 
 
@@ -43,7 +43,7 @@ def working_while_the_cpu_works(samples: list[dict[str, float | str]]) -> list[d
     return [sample | {"gpu_util_percent": 45.0} for sample in samples]
 
 
-def idle_cpu(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
+def with_idle_cpu(samples: list[dict[str, float | str]]) -> list[dict[str, float | str]]:
     return [sample | {"host_cpu_percent": 6.0} for sample in samples]
 
 
@@ -59,20 +59,20 @@ def every_other_sample_waits(samples: list[dict[str, float | str]]) -> list[dict
     ("row", "quantity", "edit", "low", "high"),
     [
         ("7b-1gpu", "gpu_util_percent", unchanged, 90, 100),
-        ("7b-1gpu", "gpu_util_percent", half_idle, 50, 50),
+        ("7b-1gpu", "gpu_util_percent", with_gpus_idle_half_the_time, 50, 50),
         ("7b-4gpu-ddp", "gpu_util_percent", unchanged, 80, 100),
         ("7b-4gpu-fsdp", "gpu_util_percent", unchanged, 80, 100),
-        ("7b-4gpu-fsdp", "gpu_util_percent", idle_gpu_2, 0, 0),
-        ("7b-4gpu-ddp", "gpu_util_percent", idle_gpu_2, 0, 0),
+        ("7b-4gpu-fsdp", "gpu_util_percent", with_idle_gpu_2, 0, 0),
+        ("7b-4gpu-ddp", "gpu_util_percent", with_idle_gpu_2, 0, 0),
         ("13b-4gpu-zero3-offload", "cpu_wait_share", unchanged, 0.1, 0.5),
         ("13b-4gpu-zero3-offload", "cpu_wait_share", working_while_the_cpu_works, 0, 0),
-        ("13b-4gpu-zero3-offload", "cpu_wait_share", idle_cpu, 0, 0),
+        ("13b-4gpu-zero3-offload", "cpu_wait_share", with_idle_cpu, 0, 0),
         ("13b-4gpu-zero3-offload", "cpu_waits_per_step", unchanged, 0.8, 1.2),
         ("13b-4gpu-zero3-offload", "cpu_waits_per_step", every_other_sample_waits, 10, 20),
         ("7b-4gpu-fsdp", "cpu_wait_share", unchanged, 0, 0),
     ],
 )
-def test_stored_telemetry_shows_what_nvtop_does(
+def test_stored_telemetry_has_the_values_that_nvtop_shows(
     row: str, quantity: Quantity, edit: Edit, low: float, high: float
 ) -> None:
     value = value_with(row, quantity, edit)
@@ -105,14 +105,14 @@ def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Pa
 
 
 @pytest.mark.parametrize("text", ["", "t_s,phase\n", "t_s,phase,gpu_util_percent\n1.0,load,\nx,forward,9\n"])
-def test_without_samples_of_a_training_nothing_is_known(tmp_path: Path, text: str) -> None:
+def test_without_samples_of_the_training_there_is_no_value(tmp_path: Path, text: str) -> None:
     path = tmp_path / "telemetry.csv"
     assert gpu_load(read_samples(path), None) == {}
     path.write_text(text)
     assert gpu_load(read_samples(path), None) == {}
 
 
-def test_without_the_load_of_the_host_no_wait_is_known() -> None:
+def test_without_the_load_of_the_cpu_there_is_no_waiting_time() -> None:
     result, samples = stored("13b-4gpu-zero3-offload")
     bare = [{key: value for key, value in sample.items() if key != "host_cpu_percent"} for sample in samples]
     assert CPU_WAIT_SHARE not in gpu_load(bare, result.speed)

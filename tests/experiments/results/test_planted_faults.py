@@ -1,4 +1,4 @@
-"""Faults planted on a machine of four GPUs: each turns the statement of a lab red. Fake: NVML."""
+"""Faults on a machine with four GPUs: for each, a statement of a lab fails. Fake: NVML."""
 
 from types import SimpleNamespace
 
@@ -28,7 +28,7 @@ def statuses(suite, results, *claims):
 
 @pytest.fixture
 def telemetry(monkeypatch, tmp_path):
-    """Returns the summary of a row on the GPUs ``visible``: four GPUs with these loads and processes."""
+    """Return the telemetry summary of a row on the GPUs ``visible`` of four GPUs with these loads and processes."""
 
     def measure(visible, loads, processes):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
@@ -67,7 +67,7 @@ def telemetry(monkeypatch, tmp_path):
         ([97, 9, 9, 9], [ROW[:1], *([STRANGER],) * 3], ["pass", "not evaluated"]),  # no GPU is left to sample
     ],
 )
-def test_one_process_on_one_gpu(telemetry, loads, processes, expected):
+def test_a_second_process_on_the_gpu_fails(telemetry, loads, processes, expected):
     found = {"7b-1gpu": {"telemetry": telemetry("0", loads, processes)}}
     claims = ("one-process-keeps-one-gpu-busy", "other-gpus-are-idle")
     assert statuses("multi_gpu_litgpt", found, *claims) == expected
@@ -83,7 +83,7 @@ def test_one_process_on_one_gpu(telemetry, loads, processes, expected):
         ([97, 96, 60, 94], [[pid] for pid in ROW], "fail"),
     ],
 )
-def test_four_processes_on_four_gpus(telemetry, loads, processes, expected):
+def test_a_wrong_number_of_processes_on_four_gpus_fails(telemetry, loads, processes, expected):
     found = {row: {"telemetry": telemetry("0,1,2,3", loads, processes)} for row in ("7b-4gpu-ddp", "7b-4gpu-fsdp")}
     ddp, fsdp = statuses("multi_gpu_litgpt", found, "four-processes-keep-four-gpus-busy", "fsdp-keeps-the-gpus-busy")
     assert ddp == expected
@@ -91,7 +91,7 @@ def test_four_processes_on_four_gpus(telemetry, loads, processes, expected):
 
 
 def steps_of_10_s(waits):
-    """Return samples of three steps. waits: seconds of each step in which the GPUs idle and the CPU works."""
+    """Return telemetry samples of three steps. waits: seconds of each step in which only the CPU works."""
     return [
         {"t_s": 10.0 * step + second, "phase": "forward", "host_cpu_percent": 90.0 if second in waits else 10.0}
         | {f"gpu{gpu}_util_percent": 0.0 if second in waits else 95.0 for gpu in range(4)}

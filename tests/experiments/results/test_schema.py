@@ -9,12 +9,12 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory, read_result
 from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
-from tests.support.results.in_memory import COMMON, CPU, GPU, STAND_IN, ranks, result, run, shot
+from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, GPU, ranks, result, run, shot
 
 UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
 
-def test_a_result_reads_as_it_was_written(tmp_path):
+def test_a_result_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "result.json"
     written = result("a", memory={"peak_gib": 1.5}, speed={}, losses=(2.0, 1.0))
     write_atomically(path, written.model_dump_json())
@@ -22,7 +22,7 @@ def test_a_result_reads_as_it_was_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_loss_that_is_no_number_reads_as_it_was_written(tmp_path):
+def test_a_loss_that_is_not_a_number_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "result.json"
     write_atomically(path, result("a", losses=(2.0, nan, inf)).model_dump_json())
     two, none, endless = read_result(path).losses
@@ -30,7 +30,7 @@ def test_a_loss_that_is_no_number_reads_as_it_was_written(tmp_path):
     json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def test_a_missing_result_is_refused(tmp_path):
+def test_a_missing_result_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"result\.json: cannot be read \(No such file or directory\)$"):
         read_result(tmp_path / "result.json")
 
@@ -43,24 +43,24 @@ def test_a_missing_result_is_refused(tmp_path):
         ({"more": 1}, r"\(more: Extra inputs are not permitted\)"),
     ],
 )
-def test_what_is_no_result_of_this_schema_is_refused_by_its_first_fault(tmp_path, change, words):
+def test_an_invalid_result_is_rejected_with_its_first_error(tmp_path, change, words):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(json.loads(result("a").model_dump_json()) | change))
     with pytest.raises(InputError, match=r"result\.json: not a result of schema version 1 " + words):
         read_result(path)
 
 
-def test_half_a_result_is_refused(tmp_path):
+def test_an_incomplete_result_is_rejected(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(result("a").model_dump_json()[:100])
     with pytest.raises(InputError, match="not a result of schema version 1"):
         read_result(path)
 
 
-def test_only_another_gpu_stands_in():
+def test_only_another_gpu_emulates_the_card():
     assert not result("a").emulated
     assert not result("a", device=CPU).emulated
-    assert result("a", device=STAND_IN).emulated
+    assert result("a", device=EMULATING_GPU).emulated
 
 
 SHOTS = (
@@ -92,13 +92,13 @@ SHOTS = (
         ("final_loss", 2.0),
     ],
 )
-def test_a_quantity_is_read_at_its_own_point(quantity, value):
+def test_a_quantity_is_read_at_its_point_of_the_step(quantity, value):
     memory = {"peak_gib": 21.0, "reserved_gib": 22.0}
     assert QUANTITIES[quantity](result("a", memory=memory, shots=SHOTS, speed={}, losses=(3.0, 1.0))) == value
 
 
-@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (STAND_IN, 78.6), (UNKNOWN, 79.0)])
-def test_a_share_of_the_card_is_of_what_the_row_may_allocate_there(device, whole):
+@pytest.mark.parametrize(("device", "whole"), [(GPU, 79.15 - 0.55), (EMULATING_GPU, 78.6), (UNKNOWN, 79.0)])
+def test_a_share_of_the_card_is_relative_to_the_memory_that_the_row_may_use(device, whole):
     one = result("a", memory={"peak_gib": 30.0, "reserved_gib": 60.0}, device=device)
     assert QUANTITIES["peak_share"](one) == pytest.approx(30.0 / whole)
     assert QUANTITIES["reserved_share"](one) == pytest.approx(60.0 / whole)
@@ -125,7 +125,7 @@ def test_processes_are_those_on_all_gpus_of_the_row(on_a_gpu, processes):
     assert QUANTITIES["gpu_util_peak_percent"](one) == 97.0
 
 
-def test_the_step_of_a_failure_is_that_of_an_out_of_memory_alone():
+def test_only_an_out_of_memory_has_a_step_of_failure():
     failure = Failure(phase="forward", step=1, kind="OutOfMemoryError", message="")
     ended = {outcome: result("a", outcome).model_copy(update={"failure": failure}) for outcome in ("oom", "error")}
     assert {outcome: QUANTITIES["oom_step"](one) for outcome, one in ended.items()} == {"oom": 1, "error": None}
@@ -140,26 +140,26 @@ def test_the_loss_of_an_epoch_is_its_mean(changes, loss):
     assert QUANTITIES["final_loss"](result("a", losses=(7.0, 5.0, 2.0, 1.0), settings=settings)) == loss
 
 
-def test_a_training_that_was_cut_short_has_no_whole_epoch():
+def test_a_shortened_training_has_no_loss_of_an_epoch():
     settings = result("a").spec.settings.model_copy(update={"max_epochs": 2})
     assert QUANTITIES["final_loss"](result("a", losses=(3.0, 1.0), settings=settings, length="verdict")) == 2.0
 
 
 @pytest.mark.parametrize("micro_steps", [40, 400])
-def test_the_training_time_leaves_the_warm_up_out_whether_all_steps_ran_or_some(micro_steps):
+def test_the_training_time_excludes_the_warm_up(micro_steps):
     steps = {"optimizer_steps": micro_steps // 4, "micro_steps": micro_steps, "planned_micro_steps": 400}
     one = result("a", speed={**steps, "step_s": 0.5, "train_s": 99.0})
     assert QUANTITIES["train_s"](one) == 50.0
 
 
 @pytest.mark.parametrize("quantity", list(QUANTITIES))
-def test_what_was_not_measured_is_none(quantity):
+def test_a_value_that_was_not_measured_is_none(quantity):
     empty = result("a", "oom")
     assert empty.memory == Memory()
     assert (QUANTITIES[quantity](empty) is None) == (quantity != "samples_per_step")
 
 
-def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_path):
+def test_a_run_folder_returns_its_results_in_the_requested_order(tmp_path):
     folder = RunFolder(tmp_path / "results" / "one")
     folder.write_run(run("b", "a", "c"))
     for row in ("a", "b"):
@@ -169,12 +169,12 @@ def test_a_run_folder_gives_the_results_there_are_in_the_order_asked_for(tmp_pat
     assert folder.read_run() == run("b", "a", "c")
 
 
-def test_a_folder_without_a_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"not a run's folder \(it has no run\.json\)$"):
         RunFolder(tmp_path).read_run()
 
 
-def test_a_run_of_another_schema_is_refused(tmp_path):
+def test_a_run_of_another_schema_is_rejected(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
     with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(allowed: 1\)$"):
         RunFolder(tmp_path).read_run()

@@ -8,12 +8,12 @@ from experiments.results.verdicts import Evaluation
 
 
 class TestStoredVerdicts:
-    """Files of earlier schema versions, as the programs of their time wrote them."""
+    """Verdict files that earlier versions of this program wrote, with earlier schema versions."""
 
     FOLDER = Path(__file__).parent / "stored"
 
     @pytest.mark.parametrize("version", [1, 2])
-    def test_files_of_earlier_versions_are_read_with_the_words_of_today(self, version):
+    def test_files_of_earlier_versions_are_read_with_the_current_terms(self, version):
         text = (self.FOLDER / f"verdict-{version}.json").read_text()
         read = Evaluation.model_validate_json(text)
         stored = json.loads(text)

@@ -18,19 +18,19 @@ def test_full_size_needs_a_gpu():
     assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
-def test_a_device_smaller_than_the_card_is_refused_with_both_sizes():
+def test_a_device_smaller_than_the_card_is_rejected_with_both_sizes():
     assert rejection_reason(spec(), node(T4), 64) == "device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB"
     assert rejection_reason(spec(), node(GPU), 64) == ""
     assert rejection_reason(spec(size="tiny"), node(T4), 64) == ""
 
 
-def test_a_card_is_enough_for_itself_whatever_its_driver_reserves():
+def test_the_card_itself_is_accepted_whatever_its_driver_reserves():
     reserved = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
     assert rejection_reason(spec(), node(reserved), 64) == ""
 
 
 @pytest.mark.parametrize(("memory_gib", "refused"), [(79.1, False), (77.6, False), (77.5, True)])
-def test_a_device_of_another_name_may_lack_what_drivers_differ_by(memory_gib, refused):
+def test_another_device_is_accepted_if_it_is_smaller_only_by_driver_memory(memory_gib, refused):
     reserved = GPU.__class__(0, "NVIDIA H100 80GB HBM3", memory_gib, "GPU-2")
     assert bool(rejection_reason(spec(), node(reserved), 64)) == refused
 
@@ -97,13 +97,13 @@ def test_offload_needs_a_compiler_and_the_headers_of_python(monkeypatch):
     assert rejection_reason(row, node(), 8).endswith("finds no C++ compiler (package g++)")
 
 
-def test_each_rank_needs_host_memory_of_its_own():
+def test_each_rank_needs_its_own_host_memory():
     assert host_memory_needed_gib(spec(devices=4, strategy="ddp")) == 4 * host_memory_needed_gib(spec())
     alone, four = (host_memory_needed_gib(spec(**OFFLOAD, devices=devices)) for devices in (1, 4))
     assert four - alone == 3 * admission.OFFLOAD_SPARE_GIB
 
 
-def test_no_disk_space_refuses_the_run(tmp_path, monkeypatch):
+def test_a_run_without_disk_space_is_rejected(tmp_path, monkeypatch):
     check_disk(tmp_path / "not" / "yet", [spec()])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024**3))
     with pytest.raises(InputError, match=r"no disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):

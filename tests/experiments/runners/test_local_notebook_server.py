@@ -55,7 +55,7 @@ def started(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "started.json").read_text())
 
 
-def test_it_listens_on_the_loopback_interface_with_the_token_of_the_address(jupyterlab, tmp_path):
+def test_jupyter_listens_on_the_loopback_interface_with_the_token_in_its_address(jupyterlab, tmp_path):
     with serve_local_notebooks(tmp_path, "lab.ipynb") as (address, jupyter):
         made = started(tmp_path)
         assert made["options"]["ip"] == "127.0.0.1"

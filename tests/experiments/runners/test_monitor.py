@@ -29,7 +29,7 @@ class UnreachableShell(LocalShell):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Fakes of squeue and nvidia-smi, which print the texts above; one process on a GPU belongs to no row."""
+    """Put fakes of squeue and nvidia-smi on PATH, which print SQUEUE and QUERIED; one GPU process belongs to no row."""
     for name, body in (
         ("squeue", f"cat <<'E'\n{SQUEUE}\nE"),
         ("nvidia-smi", f'case "$*" in *compute*) echo "GPU-0, 1" ;; *) cat <<E\n{QUERIED}\nE\n;; esac'),
@@ -49,7 +49,7 @@ def test_gpus_have_the_values_that_the_driver_reports(machine):
     assert (second.utilization, second.celsius, second.users) == (None, None, ())
 
 
-def test_own_rows_are_listed_running_ones_first(machine):
+def test_the_user_s_rows_are_listed_running_ones_first(machine):
     running, waiting = observe(machine).rows
     assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")

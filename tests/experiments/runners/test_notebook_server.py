@@ -50,7 +50,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_answers_only_on_loopback_and_to_its_token_and_ends(home):
+def test_jupyter_answers_only_on_loopback_with_its_token_and_ends(home):
     with serve_notebooks(LocalShell(), "lab.ipynb") as address:
         assert "/lab/tree/lab.ipynb?token=" in address
         urlopen(address).close()
@@ -63,7 +63,7 @@ def test_it_answers_only_on_loopback_and_to_its_token_and_ends(home):
         urlopen(address)
 
 
-def test_its_token_is_on_no_command_line_and_in_no_file_that_others_may_read(home):
+def test_the_token_is_on_no_command_line_and_in_no_file_that_others_may_read(home):
     with serve_notebooks(LocalShell()) as address:
         token = address.partition("token=")[2]
         listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout

@@ -12,17 +12,17 @@ from experiments.runners import plan as planning
 from experiments.runners.plan import continue_run, plan
 from experiments.runners.software import Software
 from tests.support.results import in_memory
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 
 ROW = {"id": "a", "settings": {"batch_size": 16}}
 
 
 @pytest.fixture
-def made(tmp_path):
-    """A folder in which row a has a result of the current code."""
+def folder_with_result(tmp_path):
+    """Return a run folder in which row a has a result of the current code."""
 
     def make(outcome: Outcome = "fits", **changes: Any) -> RunFolder:
-        folder = house.folder(tmp_path / "run", "a")
+        folder = sample_rows.folder(tmp_path / "run", "a")
         spec = in_memory.run("a").spec(in_memory.suite([ROW]), "a")
         result = in_memory.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
@@ -39,64 +39,64 @@ def planned(folder: RunFolder, row: dict[str, Any] = ROW, **options: Any):
 
 
 @pytest.mark.parametrize("outcome", ["fits", "oom"])
-def test_a_finished_row_is_kept(made, outcome):
-    row = planned(made(outcome))
+def test_a_finished_row_does_not_run_again(folder_with_result, outcome):
+    row = planned(folder_with_result(outcome))
     assert (row.run, row.why) == (False, f"finished: {outcome}")
 
 
-def test_a_finished_row_runs_again_when_asked_for(made):
-    row = planned(made(), rerun=True)
+def test_a_finished_row_runs_again_on_request(folder_with_result):
+    row = planned(folder_with_result(), rerun=True)
     assert (row.run, row.why) == (True, "--rerun")
 
 
 def test_a_row_without_result_runs(tmp_path):
-    assert planned(house.folder(tmp_path, "a")).why == "no result yet"
+    assert planned(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 
 
-def test_a_row_that_was_cut_off_runs_again(tmp_path):
-    folder = house.folder(tmp_path, "a")
+def test_an_interrupted_row_runs_again(tmp_path):
+    folder = sample_rows.folder(tmp_path, "a")
     folder.row_named("a").mkdir(parents=True)
     (folder.row_named("a") / "spec.json").write_text("{}")
     assert planned(folder).why == "the last run was interrupted"
 
 
-def test_a_changed_setting_is_named(made):
-    folder = made()
+def test_a_changed_setting_is_named(folder_with_result):
+    folder = folder_with_result()
     row = planned(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
     assert row.run
     assert row.why == "settings changed: batch_size 16 -> 8, global_batch_size 16 -> 8, lr 0.0001 -> 0.5"
 
 
-def test_changed_training_code_runs_the_row_again(made, monkeypatch):
-    folder = made()
+def test_changed_training_code_runs_the_row_again(folder_with_result, monkeypatch):
+    folder = folder_with_result()
     monkeypatch.setattr(planning, "code_sha256", lambda: "another")
     assert planned(folder).why == "training code changed"
 
 
 @pytest.mark.parametrize("outcome", ["error", "timeout", "host_oom"])
-def test_a_broken_row_runs_again(made, outcome):
-    assert planned(made(outcome, reason="no luck")).why == "the last run failed: no luck"
+def test_a_row_with_an_error_runs_again(folder_with_result, outcome):
+    assert planned(folder_with_result(outcome, reason="no luck")).why == "the last run failed: no luck"
 
 
-def test_a_refused_row_is_tried_again(made):
-    assert planned(made("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
+def test_a_rejected_row_is_tried_again(folder_with_result):
+    assert planned(folder_with_result("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
 
 
-def test_a_result_of_another_schema_is_refused(made):
-    folder = made()
+def test_a_result_of_another_schema_is_rejected(folder_with_result):
+    folder = folder_with_result()
     path = folder.row_named("a") / RESULT_FILE
     path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":7'))
     with pytest.raises(InputError, match="not a result of schema version 1"):
         planned(folder)
 
 
-def test_rows_asked_for_before_stay_in_the_run(tmp_path):
-    folder = house.folder(tmp_path, "b", started_at="then")
+def test_rows_that_were_requested_earlier_stay_in_the_run(tmp_path):
+    folder = sample_rows.folder(tmp_path, "b", started_at="then")
     run = continue_run(folder, in_memory.run("a"), in_memory.suite())
     assert (run.rows, run.started_at) == (("a", "b"), "then")
 
 
-def test_a_fresh_folder_continues_nothing(tmp_path):
+def test_a_new_folder_continues_no_run(tmp_path):
     run = in_memory.run("a")
     assert continue_run(RunFolder(tmp_path / "new"), run, in_memory.suite()) is run
 
@@ -118,8 +118,8 @@ def test_a_fresh_folder_continues_nothing(tmp_path):
         ({"data_sha256": "ab"}, "has results with data_sha256 None, but data_sha256 is now ab"),
     ],
 )
-def test_a_folder_of_other_choices_is_refused(tmp_path, changes, says):
-    folder = house.folder(tmp_path, "a")
+def test_a_folder_of_a_run_with_other_options_is_rejected(tmp_path, changes, says):
+    folder = sample_rows.folder(tmp_path, "a")
     with pytest.raises(InputError, match=says):
         continue_run(folder, in_memory.run("a", **changes), in_memory.suite())
 
@@ -153,8 +153,8 @@ def now(**changes: Any) -> Software:
         ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
-def test_a_result_of_other_software_runs_again_with_the_reason(made, then, software, says):
-    folder = made(**{"versions": VERSIONS, "device": Device(**GPU), **then})
+def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, then, software, says):
+    folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **then})
     row = planned(folder, software=lambda: software)
     assert (row.run, row.outdated, row.why) == (True, True, f"{says}; the old result is kept in earlier/")
     row = planned(folder, software=lambda: software, keep_versions=True)
@@ -162,10 +162,10 @@ def test_a_result_of_other_software_runs_again_with_the_reason(made, then, softw
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
-def test_a_result_of_the_same_software_is_kept(made, software):
-    folder = made(versions=VERSIONS, device=Device(**GPU))
+def test_a_result_of_the_same_software_is_used_again(folder_with_result, software):
+    folder = folder_with_result(versions=VERSIONS, device=Device(**GPU))
     assert not planned(folder, software=lambda: software).run
 
 
-def test_the_target_is_asked_only_about_a_valid_result(made):
-    assert planned(made("error"), software=lambda: pytest.fail("nothing to compare")).run
+def test_the_target_is_queried_only_for_a_valid_result(folder_with_result):
+    assert planned(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).run

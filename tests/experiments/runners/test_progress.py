@@ -1,4 +1,4 @@
-"""The progress of a run, as lines and as a table."""
+"""The progress of a run, printed as lines or as a table."""
 
 from io import StringIO
 
@@ -21,14 +21,14 @@ PROGRESS = Progress(
 )
 
 
-def drawn(thing) -> str:
+def printed(thing) -> str:
     text = StringIO()
     Console(file=text, width=100).print(thing)
     return text.getvalue()
 
 
 def test_a_running_row_shows_its_position():
-    text = drawn(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
+    text = printed(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == [
         *("a", "forward", "9", "of", "24", "31.26", "GiB", "38.5", "GiB", "0:12", "1:15")
@@ -42,22 +42,22 @@ def test_times_of_different_length_end_below_each_other():
 
 
 def test_a_row_without_a_progress_report_is_starting():
-    text = drawn(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
+    text = printed(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
 
 
 def test_a_row_that_has_ended_is_not_starting():
-    text = drawn(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
+    text = printed(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
     assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
 
 
 def test_steps_are_not_counted_before_they_are_planned():
     loading = PROGRESS.model_copy(update={"phase": "load", "micro_steps": 0, "planned_micro_steps": 0})
-    assert " 0 of 0" not in drawn(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
+    assert " 0 of 0" not in printed(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
 
 
-def test_beside_a_miniature_stands_what_is_predicted_at_full_size():
+def test_next_to_a_miniature_is_the_prediction_at_full_size():
     text = StringIO()
     view, row = View(Console(file=text, width=200)), spec("b").model_copy(update={"size": "tiny"})
     view.predicts("", {"b": "out of GPU memory, as the lab states"})

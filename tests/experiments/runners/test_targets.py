@@ -1,4 +1,4 @@
-"""Targets by the names of sites."""
+"""The targets of runs that belong to names of sites."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A folder of checks whose environments are fakes."""
+"""Fixtures for checks before a semester, whose environments are fakes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support import fake_environment
 
 @pytest.fixture
 def semester(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run `testbed semester` with more words; its exit code, stdout and stderr. Fakes: the environments."""
+    """Run `testbed semester` with these arguments; return exit code, stdout and stderr. Fakes: the environments."""
     monkeypatch.chdir(tmp_path)
     versions = {"as-taught": "2.5.1", "current": "2.13.0", "newest": "2.15.0"}
 

@@ -1,4 +1,4 @@
-"""A check of a semester: what runs, what flipped and why, what goes on after an interruption, who may start."""
+"""The check before a semester: its parts, changed statuses with their causes, resumption, and the lock."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def calls(checks: Path) -> list[str]:
     return (checks / "CALLS.txt").read_text().split()
 
 
-def earlier(checks: Path) -> None:
-    """Make the newest check a week older, as far as its state tells."""
+def date_newest_check_back(checks: Path) -> None:
+    """Date the newest check a week back, in its state file."""
     ((place, state),) = checks_in(checks)
     older = state.model_copy(update={"begun_at": state.begun_at - timedelta(days=7)})
     (place / STATE_FILE).write_text(older.model_dump_json())
@@ -51,15 +51,15 @@ def test_a_first_check_has_nothing_to_compare_with(semester, checks):
 
 def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
     semester(*CURRENT)
-    earlier(checks)
+    date_newest_check_back(checks)
     code, out, _ = semester(*CURRENT)
     assert (code, "Nothing flipped since" in out) == (0, True)
 
 
-def test_a_flip_is_named_with_its_statement_and_told(semester, checks, webhook):
+def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks, webhook):
     address, received = webhook
     semester(*CURRENT)
-    earlier(checks)
+    date_newest_check_back(checks)
     (checks / "OOM.txt").write_text("reduced-batch")
     code, out, _ = semester(*CURRENT, "--summary", "summary.md", "--junit", "junit.xml", "--notify", address)
     assert code == 1
@@ -74,9 +74,9 @@ def test_a_flip_is_named_with_its_statement_and_told(semester, checks, webhook):
     assert "pass-word" not in "".join(path.read_text() for path in checks.rglob("*.json"))
 
 
-def test_a_part_that_breaks_is_a_finding_and_the_others_run(semester, checks):
+def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     semester(*CURRENT)
-    earlier(checks)
+    date_newest_check_back(checks)
     (checks / "BROKEN.txt").write_text(MINIATURES)
     code, out, _ = semester(*CURRENT)
     assert code == 1
@@ -84,7 +84,7 @@ def test_a_part_that_breaks_is_a_finding_and_the_others_run(semester, checks):
     assert calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
 
-def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatch):
+def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch):
     known = vars(check)["python_of"]
 
     def python_of(name, *more):
@@ -99,7 +99,7 @@ def test_versions_that_do_not_resolve_are_a_finding(semester, checks, monkeypatc
     assert calls(checks) == [MINIATURES, PREDICTIONS]
 
 
-def test_an_interrupted_check_goes_on_where_it_was(semester, checks, monkeypatch):
+def test_an_interrupted_check_resumes(semester, checks, monkeypatch):
     def interrupted(words, *more):
         if "--predict-only" in words:
             raise KeyboardInterrupt
@@ -115,7 +115,7 @@ def test_an_interrupted_check_goes_on_where_it_was(semester, checks, monkeypatch
 
 
 @pytest.mark.parametrize(("age", "plan"), [(timedelta(days=8), None), (timedelta(days=1), ("other",))])
-def test_an_old_or_another_interrupted_check_does_not_go_on(semester, checks, age, plan):
+def test_an_old_or_different_interrupted_check_is_not_resumed(semester, checks, age, plan):
     semester(*CURRENT)
     ((place, state),) = checks_in(checks)
     changed = state.model_copy(update={"ended_at": None, "begun_at": state.begun_at - age, "plan": plan or state.plan})
@@ -131,7 +131,7 @@ def test_a_second_start_names_the_process_that_holds_the_lock(semester, checks):
     assert "results/semester: in use by process" in err
 
 
-def test_json_has_the_flips_and_the_state(semester, checks):
+def test_json_has_the_changed_statuses_and_the_state(semester, checks):
     code, out, _ = semester(*CURRENT, "--json")
     found = json.loads(out)
     assert (code, found["flips"]) == (0, [])
@@ -139,12 +139,12 @@ def test_json_has_the_flips_and_the_state(semester, checks):
     assert found["statements"]["current"]["pass"] > 0
 
 
-def test_the_time_left_is_that_of_the_last_check(semester, checks):
+def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     semester(*CURRENT)
     ((place, state),) = checks_in(checks)
     slow = {name: one.model_copy(update={"took_s": 600.0}) for name, one in state.done.items()}
     (place / STATE_FILE).write_text(state.model_copy(update={"done": slow}).model_dump_json())
-    earlier(checks)
+    date_newest_check_back(checks)
     assert "[1/3] current: environment; 0:00 so far, about 30:00 left" in semester(*CURRENT)[1]
 
 
@@ -158,7 +158,7 @@ def test_the_time_left_is_that_of_the_last_check(semester, checks):
         (["--versions", "newer"], "--versions: unknown set of versions 'newer'; allowed: as-taught, current, newest"),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_line(semester, words, message):
+def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
     code, out, err = semester(*words)
     assert (code, out) == (2, "")
     assert message in err

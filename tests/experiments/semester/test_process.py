@@ -1,4 +1,4 @@
-"""The process of a part ends with the check, by a signal on which a lease is released."""
+"""The process of a part ends with its check, by a signal that makes the process release its lease."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The crontab, the systemd units and the workflow that the project ships run as they are.
+"""The crontab, the systemd units and the workflow that the project ships run without changes.
 
 Fake: the Python of the environment, which writes its arguments and where it runs.
 """
@@ -22,7 +22,7 @@ BARE = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "LOGNAME": "course"}
 
 @pytest.fixture
 def home(tmp_path) -> Path:
-    """A home with a checkout, and with the environment of its Makefile."""
+    """Create a home folder with a checkout and the environment that its Makefile creates."""
     checkout = tmp_path / "llm-testbed"
     checkout.mkdir()
     for path in CODE_FOLDER.iterdir():
@@ -41,7 +41,7 @@ def home(tmp_path) -> Path:
 
 
 def sh(line: str, home: Path, cwd: Path, **more: str) -> str:
-    """Run a line by sh, with a bare environment and no terminal; what the environment's Python was called with."""
+    """Run a line with sh, without a terminal and with few variables; return the arguments that Python got."""
     ran = subprocess.run(
         ["/bin/sh", "-ec", line],
         cwd=cwd,
@@ -59,7 +59,7 @@ def cron_line() -> str:
     return line
 
 
-def test_the_line_of_cron_runs_in_its_bare_environment(home):
+def test_the_crontab_runs_with_the_few_variables_of_cron(home):
     *when, command = cron_line().split(maxsplit=5)
     assert all(re.fullmatch(r"\*|\d+", field) for field in when)
     assert "%" not in command, "cron(8) ends the command there"
@@ -92,7 +92,7 @@ def test_the_commands_of_the_workflow_run(home):
     assert called == f"{checkout} -m experiments semester --results results/semester {expected}"
 
 
-def test_the_workflow_keeps_the_history_also_if_something_flipped():
+def test_the_workflow_stores_the_history_also_if_a_status_changed():
     steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["semester"]["steps"]
     saved = next(step for step in steps if "cache/save" in step.get("uses", ""))
     assert saved["if"] == "always()"
@@ -100,7 +100,7 @@ def test_the_workflow_keeps_the_history_also_if_something_flipped():
 
 
 @pytest.mark.parametrize("wrong", ["OnCalendar=Mun *-*-* 03:17"])
-def test_a_wrong_unit_is_found(wrong, tmp_path):
+def test_an_invalid_systemd_unit_is_detected(wrong, tmp_path):
     need(["systemd-analyze"], "systemd")
     for unit in UNITS:
         text = unit.read_text().replace("OnCalendar=Mon *-*-* 03:17", wrong)

@@ -1,4 +1,4 @@
-"""The sets of versions: what stands apart, how a resolved list is locked, what is said when it is not installed."""
+"""The package versions of a check: how they are resolved and locked, and errors of their installation."""
 
 import sys
 from datetime import date
@@ -30,8 +30,8 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_the_packages_that_stand_apart_forbid_versions_of_the_current_list():
-    """This environment has the current list, installed without the packages' own requirements."""
+def test_packages_installed_separately_declare_conflicts_with_the_current_list():
+    """This environment has the current list; it was installed without the requirements that the packages declare."""
     installed = {one.name.lower().replace("_", "-"): one for one in distributions() if one.name}
     wrong = set()
     for name, one in installed.items():
@@ -43,7 +43,7 @@ def test_the_packages_that_stand_apart_forbid_versions_of_the_current_list():
     assert wrong == {*CONFLICTING}
 
 
-def test_a_resolved_list_has_pytorch_in_a_comment_and_nothing_that_it_brings():
+def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies():
     assert lock_text(RESOLVED) == "# torch==2.15.0\nnumpy==2.4.6 \\\n    --hash=sha256:aa\n"
 
 
@@ -67,7 +67,7 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
     assert [path.name for path in cache.glob("newest-*")] == [first.name]
 
 
-def test_a_check_that_goes_on_keeps_its_newest_versions(monkeypatch, tmp_path):
+def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
     monkeypatch.setattr(versions, "_installed", lambda prefix, locks: locks[0].read_text())
     monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED)
     before = python_of("newest", tmp_path, TODAY)
@@ -75,8 +75,8 @@ def test_a_check_that_goes_on_keeps_its_newest_versions(monkeypatch, tmp_path):
     assert python_of("newest", tmp_path, date(2026, 11, 29)) == before
 
 
-def test_a_list_that_does_not_resolve_is_told_in_uv_s_words(monkeypatch, tmp_path):
-    """It is uv itself, without a network."""
+def test_a_list_that_does_not_resolve_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
+    """The real uv runs, without a network."""
     (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
     monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
     monkeypatch.setenv("UV_OFFLINE", "1")
@@ -84,8 +84,8 @@ def test_a_list_that_does_not_resolve_is_told_in_uv_s_words(monkeypatch, tmp_pat
         python_of("newest", tmp_path, TODAY)
 
 
-def test_an_environment_that_cannot_be_made_is_told(monkeypatch, tmp_path):
-    """Fake: the script that makes environments, which ends as that of containers/ does."""
+def test_an_environment_that_cannot_be_created_is_reported(monkeypatch, tmp_path):
+    """Fake: the script that creates environments, which fails like the one in containers/."""
     (tmp_path / "environment.py").write_text("import sys; sys.exit('a hash differs\\n3 of 4: packages: exit code 1')")
     (tmp_path / "newest.txt").write_text("numpy==2.4.6\n")
     monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)

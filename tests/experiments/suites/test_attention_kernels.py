@@ -1,4 +1,4 @@
-"""Kernels by generation, as PyTorch's sources state them: sdp_utils.cpp and CublasHandlePool.cpp."""
+"""The attention kernels of each GPU generation, as in PyTorch's sdp_utils.cpp and CublasHandlePool.cpp."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_every_card_is_of_a_generation_that_is_tested():
     assert {card.compute_capability for card in cards().values()} <= {*GENERATIONS}
 
 
-def test_few_traces_answer_for_all_cards():
+def test_few_traces_are_enough_for_all_cards():
     groups = group_by_kernels(parse_card_list("all"))
     assert len(groups) == TRACES
     assert sorted(name for group in groups for name in group) == sorted(parse_card_list("all"))
@@ -51,5 +51,5 @@ def test_the_card_that_is_traced_has_the_most_multiprocessors():
         assert all(card_named(first).multiprocessors >= card_named(name).multiprocessors for name in others)
 
 
-def test_a_size_is_traced_with_the_cards_that_it_is_like():
+def test_a_card_given_by_size_shares_the_trace_of_similar_cards():
     assert group_by_kernels(["24GiB", "h100_94gb", "a100_80gb"]) == [["24GiB", "a100_80gb"], ["h100_94gb"]]

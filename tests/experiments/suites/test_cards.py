@@ -112,13 +112,13 @@ def test_every_value_of_a_card_has_a_source(name):
 
 
 @pytest.mark.parametrize("name", [name for name in cards() if name not in PROFILES])
-def test_a_card_named_for_its_memory_has_about_that_much(name):
+def test_a_card_has_about_the_memory_in_its_name(name):
     sold_gb, card = int(re.search(r"(\d+)gb$", name)[1]), card_named(name)
     share = 0.97 * 15 / 16 if "ECC, which takes 1/16" in card.sources["memory"] else 0.97
     assert share * sold_gb < card.memory_gib <= sold_gb
 
 
-def test_the_allocator_may_take_what_the_context_leaves():
+def test_usable_memory_is_what_the_cuda_context_leaves():
     card = card_named("a100_80gb")
     assert card.usable_gib == pytest.approx(card.memory_gib - card.context_gib)
 
@@ -148,7 +148,7 @@ def test_notes_name_the_cards_that_the_image_does_not_run():
     assert f"24.00 GiB; kernels and data types are assumed, as of {REFERENCE_CARD}" in lines[2]
 
 
-def test_an_unknown_card_is_refused_with_those_there_are():
+def test_an_unknown_card_is_rejected_with_the_known_ones():
     with pytest.raises(InputError) as refused:
         card_named("a100", "lab.yaml")
     allowed = f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"
@@ -158,7 +158,7 @@ def test_an_unknown_card_is_refused_with_those_there_are():
 @pytest.mark.parametrize(
     ("text", "gib"), [("24GiB", 24), ("24GB", 24e9 / 2**30), ("11.5GiB", 11.5), ("24 gib", 24), ("1024GiB", 1024)]
 )
-def test_a_size_is_a_card_with_that_memory(text, gib):
+def test_a_size_in_gib_stands_for_a_card_with_that_memory(text, gib):
     card, like = card_named(text), card_named(REFERENCE_CARD)
     assert card.memory_gib == pytest.approx(gib)
     assert (card.compute_capability, card.types_16_bit) == (like.compute_capability, like.types_16_bit)
@@ -180,7 +180,7 @@ def test_a_size_is_a_card_with_that_memory(text, gib):
         ("k80_12gb", "--card k80_12gb: too old for PyTorch: compute capability 3.7; PyTorch 2.11 to 2.13 needs 5.0"),
     ],
 )
-def test_a_card_that_nothing_can_be_predicted_for_is_refused_in_one_line(text, says):
+def test_a_card_without_predictions_is_rejected_in_one_line(text, says):
     for ask in (parse_card_list, lambda name: supported_card(name, "--card")):
         with pytest.raises(InputError) as refused:
             ask(text)
@@ -188,16 +188,16 @@ def test_a_card_that_nothing_can_be_predicted_for_is_refused_in_one_line(text, s
         assert "\n" not in str(refused.value)
 
 
-def test_all_are_the_cards_that_pytorch_runs_on():
+def test_the_value_all_stands_for_the_cards_that_pytorch_supports():
     assert set(cards()) - set(parse_card_list("all")) == {"k80_12gb"}
 
 
-def test_a_report_of_pytorch_is_told_from_an_assumption():
+def test_memory_reported_by_pytorch_is_distinguished_from_an_assumption():
     assert not card_named("a100_80gb").memory_is_assumed
     assert card_named("l4_24gb").memory_is_assumed
 
 
-def test_the_cards_are_as_the_material_states():
+def test_the_cards_have_the_memory_that_the_labs_state():
     found = cards()
     assert {name: found[name].compute_capability for name in ("a100_80gb", "a30_24gb", "v100_32gb")} == {
         "a100_80gb": "8.0",

@@ -1,4 +1,4 @@
-"""Every file of the labs folder."""
+"""Every suite in the labs folder is complete and can be evaluated."""
 
 import pytest
 
@@ -31,7 +31,7 @@ def test_a_row_gives_settings_on_each_of_its_cards(suite, row):
 
 
 @pytest.mark.parametrize(("suite", "row"), ROWS)
-def test_a_row_says_what_should_come_of_it(suite, row):
+def test_a_row_has_an_expected_outcome(suite, row):
     assert row.expect.outcome
     assert len(row.title) < 60
     assert not row.expect.reference_values or row.expect.outcome == "fits", (
@@ -57,7 +57,7 @@ def test_a_claim_can_be_evaluated_on_one_card(suite, claim):
         assert check.outcome is None or check.outcome == expected, "claim and row state different outcomes"
 
 
-def test_every_model_is_used_but_one_for_questions():
+def test_every_model_is_used_except_one_for_custom_trainings():
     used = {
         suite.settings(row, card).model for suite in SUITES for row in suite.rows for card in row.cards or suite.cards
     }

@@ -15,7 +15,7 @@ from experiments.suites.miniature import (
 from tests.support.training.architectures import PUBLISHED
 
 
-def stated(architecture, names):
+def published_config(architecture, names):
     return [architecture[name] for name in names if name in architecture]
 
 
@@ -24,10 +24,10 @@ def test_a_miniature_is_shallow_and_narrow_and_states_the_same_keys(name):
     full, tiny = PUBLISHED[name], miniature(PUBLISHED[name])
     assert tiny.keys() == full.keys()
     assert tiny["model_type"] == full["model_type"]
-    assert set(stated(tiny, LAYER_KEYS)) == {2}
-    assert set(stated(tiny, WIDTH_KEYS)) == {TINY_WIDTH}
-    assert all(TINY_WIDTH % heads == 0 for heads in stated(tiny, HEAD_KEYS))
-    assert max(stated(tiny, ("intermediate_size", "ffn_dim", "d_ff")), default=0) <= TINY_INNER_WIDTH
+    assert set(published_config(tiny, LAYER_KEYS)) == {2}
+    assert set(published_config(tiny, WIDTH_KEYS)) == {TINY_WIDTH}
+    assert all(TINY_WIDTH % heads == 0 for heads in published_config(tiny, HEAD_KEYS))
+    assert max(published_config(tiny, ("intermediate_size", "ffn_dim", "d_ff")), default=0) <= TINY_INNER_WIDTH
     assert tiny["vocab_size"] == TINY_VOCABULARY
 
 

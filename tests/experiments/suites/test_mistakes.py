@@ -1,4 +1,4 @@
-"""All mistakes of a suite's file at once, each with its line."""
+"""All errors in the file of a suite are found at once, each with its line."""
 
 import pytest
 
@@ -12,7 +12,7 @@ GOOD = TEMPLATE_FILE.read_text()
 
 @pytest.fixture
 def mistakes(tmp_path):
-    """The mistakes of the template with some texts replaced: the line and the whole text of each."""
+    """Return the errors of the template after replacing some texts: the line and the text of each."""
 
     def found(*replaced, text=GOOD):
         for old, new in replaced:
@@ -28,12 +28,12 @@ def mistakes(tmp_path):
     return found
 
 
-def test_the_template_has_no_mistakes(mistakes):
+def test_the_template_has_no_errors(mistakes):
     assert mistakes() == set()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "says", "near"),
+    ("old", "new", "line", "says", "suggestion"),
     [
         ("title: Fine", "titel: Fine", "titel: Fine-tune GPT-2", "unknown key 'titel'; allowed: ", "title"),
         ("[a100_80gb,", "[a100_80g,", "cards: [a100_80g,", "unknown card 'a100_80g'; allowed: ", "a100_80gb"),
@@ -60,13 +60,13 @@ def test_the_template_has_no_mistakes(mistakes):
         ("engine: l", "accelerator: cpu\n  engine: l", "accelerator: cpu", "needs task: generate and 1 device", ""),
     ],
 )
-def test_a_mistake_is_told_with_its_line_its_value_and_what_is_allowed(mistakes, old, new, line, says, near):
+def test_an_error_has_its_line_its_value_and_the_allowed_values(mistakes, old, new, line, says, suggestion):
     found = mistakes((old, new))
-    told = [text for where, text in found if where.startswith(line) and says in text]
-    assert {text.partition("did you mean ")[2].rstrip("?") for text in told} == {near}
+    errors = [text for where, text in found if where.startswith(line) and says in text]
+    assert {text.partition("did you mean ")[2].rstrip("?") for text in errors} == {suggestion}
 
 
-def test_all_mistakes_are_found_at_once(mistakes):
+def test_all_errors_are_found_at_once(mistakes):
     texts = " ".join(
         text
         for _, text in mistakes(
@@ -92,12 +92,12 @@ def test_all_mistakes_are_found_at_once(mistakes):
     assert "accumulate' is missing" not in texts
 
 
-def test_a_claim_about_a_row_that_is_invalid_is_no_second_mistake(mistakes):
+def test_a_claim_about_an_invalid_row_is_not_a_second_error(mistakes):
     assert all("unknown row" not in text for _, text in mistakes(("title: Adapters", "titel: Adapters")))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "rows: 3", "rows: [1, null]\ncommon: 3\ncards: x\nmodels: [1]\nclaims: 2"])
-def test_what_is_no_suite_is_a_mistake_and_no_crash(mistakes, text):
+def test_a_file_without_a_suite_is_an_error_in_one_line(mistakes, text):
     assert mistakes(text=text + "\n") != set()
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_suite_is_a_mistake_and_no_crash(mistakes, text):
         "x" * (MAX_BYTES + 1),
     ],
 )
-def test_yaml_that_is_made_to_harm_is_refused_in_one_line(tmp_path, text):
+def test_hostile_yaml_is_rejected_in_one_line(tmp_path, text):
     path = tmp_path / "lab.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"lab\.yaml: ") as refused:
@@ -124,14 +124,14 @@ def test_yaml_that_is_made_to_harm_is_refused_in_one_line(tmp_path, text):
     assert "\n" not in str(refused.value)
 
 
-def test_what_is_not_text_is_refused(tmp_path):
+def test_a_binary_file_is_rejected(tmp_path):
     path = tmp_path / "lab.yaml"
     path.write_bytes(b"a: \xff\xfe")
     with pytest.raises(InputError, match="not UTF-8"):
         read_document(path)
 
 
-def test_keys_of_an_alias_may_be_stated_anew(tmp_path):
+def test_keys_of_an_alias_may_be_overridden(tmp_path):
     path = tmp_path / "lab.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
     document = read_document(path)

@@ -9,14 +9,14 @@ pytest.importorskip("transformers")
 
 
 def built(facts: Model):
-    """The full-size model on the meta device."""
+    """Return the full-size model, on the meta device."""
     from experiments.training.models.weights import meta_model
 
     return meta_model(facts, "full")
 
 
 @pytest.mark.parametrize("name", models())
-def test_the_parameters_of_a_model_are_as_many_as_stated(name):
+def test_a_model_has_the_stated_number_of_parameters(name):
     assert sum(parameter.numel() for parameter in built(models()[name]).parameters()) == models()[name].parameters
 
 

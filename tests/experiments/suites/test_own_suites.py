@@ -1,4 +1,4 @@
-"""Suites outside of the package, by TESTBED_SUITES."""
+"""Suites of the user, which TESTBED_SUITES adds."""
 
 import shutil
 
@@ -19,14 +19,14 @@ from experiments.suites.suite import (
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A folder with a suite, found by name."""
+    """Create a folder with a suite that TESTBED_SUITES names."""
     shutil.copy(TEMPLATE_FILE, tmp_path / "my_lab.yaml")
     monkeypatch.setenv(SUITES_VARIABLE, str(tmp_path))
     yield tmp_path
     suite_named.cache_clear()
 
 
-def test_a_suite_in_a_folder_is_one_like_the_package_s(own):
+def test_a_suite_in_a_folder_is_used_like_those_of_the_package(own):
     assert user_suites() == ["my_lab"]
     assert {path.stem for path in LABS.glob("*.yaml")} | {"my_lab"} == set(suite_names())
     assert suite_named("my_lab") in suites_in_group("single")
@@ -49,7 +49,7 @@ def test_a_name_of_the_package_cannot_be_taken(own, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["absent", "absent.yaml", "empty"])
-def test_a_place_without_a_suite_is_refused(tmp_path, monkeypatch, place):
+def test_a_path_without_a_suite_is_rejected(tmp_path, monkeypatch, place):
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv(SUITES_VARIABLE, str(tmp_path / place))
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The README of the suites against the code: every field has a line, and every file is named."""
+"""The README of the suites describes every field and every file in the code."""
 
 import re
 from pathlib import Path

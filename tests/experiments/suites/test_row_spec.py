@@ -10,7 +10,7 @@ from tests.support.results.in_memory import run
 from tests.support.results.in_memory import suite as made_suite
 
 
-def test_a_fingerprint_follows_all_that_a_row_sets():
+def test_a_fingerprint_depends_on_all_settings():
     suite = made_suite()
     spec = run().spec(suite, "a")
     assert spec.fingerprint == run(run_id="another").spec(suite, "a").fingerprint
@@ -26,13 +26,13 @@ WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidd
 
 
 def own(**changes):
-    """The spec of row a as JSON data, about a model that models.yaml does not have."""
+    """Return the spec of row a as JSON data, with a model that is not in models.yaml."""
     data = run().spec(made_suite(), "a").model_dump(mode="json")
     data["settings"]["model"] = "nobody/ever-named-it"
     return data | changes
 
 
-def test_a_row_may_bring_a_model_of_its_own():
+def test_a_row_may_define_its_own_model():
     spec = RowSpec.model_validate(own(model=WHOLE))
     assert spec.base_model == Model.model_validate(WHOLE)
     assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
@@ -45,7 +45,7 @@ def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
         RowSpec.model_validate(own())
 
 
-def test_a_fingerprint_follows_the_row_s_own_model_and_is_as_before_without_one():
+def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     spec = run().spec(made_suite(), "a")
     before = spec.model_dump(mode="json")
     del before["model"], before["settings"]["accelerator"], before["settings"]["prompt_length"]

@@ -242,7 +242,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_in_one_line_that_says_where_what_and_what_may_be(read, case):
+def test_an_error_is_one_line_with_place_value_and_allowed_values(read, case):
     path, value, message = BAD[case]
     with pytest.raises(InputError) as refused:
         read(edited(path, value))
@@ -258,41 +258,41 @@ def test_a_missing_key_is_named(read):
         read(data)
 
 
-def test_a_setting_that_nothing_gives_is_named(read):
+def test_a_missing_setting_is_named(read):
     data = deepcopy(GOOD)
     data["common"] = {key: value for key, value in COMMON.items() if key != "lr"}
     with pytest.raises(InputError, match=r"^lab\.yaml: row 'small' on a100_80gb: key 'lr' is missing$"):
         read(data)
 
 
-def test_twin_claims_are_refused(read):
+def test_two_claims_with_the_same_id_are_rejected(read):
     with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' occurs twice; each claim needs its own id$"):
         read({**GOOD, "claims": GOOD["claims"] * 2})
 
 
-def test_a_row_named_against_the_rule_is_refused(read):
+def test_an_invalid_row_id_is_rejected(read):
     with pytest.raises(InputError, match=r"^lab\.yaml: row 'Small_Row': id = 'Small_Row': String should match"):
         read(edited(("rows", 0, "id"), "Small_Row"))
 
 
-def test_what_is_not_yaml_is_refused(read):
+def test_invalid_yaml_is_rejected(read):
     with pytest.raises(InputError, match=r"lab\.yaml: not valid YAML \(.*line 2.*\)$") as refused:
         read("suite: lab\nrows: [")
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "suite: lab", "rows: 3"])
-def test_yaml_that_is_no_suite_is_refused(read, text):
+def test_yaml_without_a_suite_is_rejected(read, text):
     with pytest.raises(InputError, match=r"^lab\.yaml: a suite needs the keys suite, version, title"):
         read(text)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"absent\.yaml: cannot be read \(No such file or directory\)$"):
         read_suite(tmp_path / "absent.yaml")
 
 
-def test_an_unknown_suite_row_or_card_is_refused_with_those_there_are():
+def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
     suite = suite_named("single_gpu_blip2")
     rows = ", ".join(row.id for row in suite.rows)
     for ask, message in (
@@ -312,7 +312,7 @@ def test_an_unknown_suite_row_or_card_is_refused_with_those_there_are():
 
 
 @pytest.mark.parametrize("key", ["reference_values", "figures"])
-def test_reference_values_are_read_by_their_key_of_today_and_by_the_earlier_one(read, key):
+def test_reference_values_are_read_under_the_current_and_the_earlier_key(read, key):
     value = {"quantity": "reserved_gib", "low": 50.0, "high": 60.0, "source": "made up"}
     (found,) = read(edited(("rows", 0, "expect", key), [value])).row("small").expect.reference_values
     assert (found.quantity, found.low, found.high) == ("reserved_gib", 50.0, 60.0)
@@ -320,6 +320,6 @@ def test_reference_values_are_read_by_their_key_of_today_and_by_the_earlier_one(
 
 def test_a_reference_value_is_widened_by_its_tolerance():
     reference = ReferenceValue(quantity="reserved_gib", low=50, high=60, tolerance=0.1, source="made up")
-    check = reference.check_of("small")
+    check = reference.as_check("small")
     assert (check.row, check.quantity) == ("small", "reserved_gib")
     assert (check.low, check.high) == pytest.approx((45, 66))

@@ -1,4 +1,4 @@
-"""What is read from logs, tracebacks and signals; the logs are those of real programs."""
+"""The errors that are read from logs, tracebacks and signals. The logs are those of real programs."""
 
 import faulthandler
 import signal
@@ -42,13 +42,13 @@ Current thread 0x00007f02 (most recent call first):
 
 
 def own(source):
-    """Return the function ``called`` of a module that seems to be one of this project."""
+    """Return the function ``called`` of a module whose path is like one of this project."""
     names: dict[str, Any] = {}
     exec(compile(source, OURS, "exec"), names)
     return names["called"]
 
 
-def test_the_place_of_an_error_is_our_own_code_and_the_library_that_it_called():
+def test_the_place_of_an_error_is_in_this_project_and_in_the_called_library():
     with pytest.raises(ValueError, match="Expecting") as caught:
         own("import json\ndef called(text):\n    json.loads(text)\n")("{")
     assert location_of_error(caught.value).startswith(
@@ -59,7 +59,7 @@ def test_the_place_of_an_error_is_our_own_code_and_the_library_that_it_called():
     assert location_of_error(divided.value) == "experiments/training/engines/own.py:2 in called"
 
 
-def test_the_place_of_a_hang_is_that_of_the_thread_with_our_own_code():
+def test_the_place_of_a_hang_is_in_the_thread_that_runs_this_project():
     assert location_in_log(DUMP) == (
         "experiments/training/engines/strategies.py:88 in optimizer, "
         "which called torch/utils/cpp_extension.py:2506 in _run_ninja_build"
@@ -83,14 +83,14 @@ def test_a_real_dump_of_stacks_is_read(tmp_path):
     thread.join()
 
 
-def test_the_telling_line_is_neither_a_frame_nor_what_follows_the_error():
+def test_the_error_line_is_not_a_frame_or_a_line_after_the_error():
     assert error_line(DUMP, "nothing") == "Loading"
     told = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
     assert told.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
     assert error_line("", "nothing") == "nothing"
 
 
-def test_a_traceback_tells_by_its_last_line():
+def test_the_error_line_of_a_traceback_is_its_last():
     ran = subprocess.run([sys.executable, "-c", "import json; json.loads('{')"], capture_output=True, text=True)
     assert error_line(ran.stderr + "bye\n", "").startswith("json.decoder.JSONDecodeError: Expecting property name")
 
@@ -111,7 +111,7 @@ def test_a_signal_is_named_with_its_usual_meaning():
     assert describe_signal(99) == "killed by signal 99"
 
 
-def test_ten_lines_of_a_log_are_kept():
+def test_the_last_ten_lines_of_a_log_are_stored():
     assert last_lines("\n".join(f"line {number}\n" for number in range(30))) == tuple(
         f"line {n}" for n in range(20, 30)
     )

@@ -14,8 +14,8 @@ SPAWN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_se
 
 
 @pytest.fixture
-def two():
-    """Two tagged processes, one of them in a session of its own, and one without the tag."""
+def tagged_processes_and_another():
+    """Start two tagged processes, one of them in a separate session, and a process without the tag."""
     tag = f"{os.getpid()}-{time.monotonic_ns()}"
     other = subprocess.Popen(["sleep", "600"])
     own = subprocess.Popen([sys.executable, "-c", SPAWN], env=os.environ | {"TESTBED_TEST": tag}, stdin=subprocess.PIPE)
@@ -30,16 +30,16 @@ def two():
     own.wait()
 
 
-def test_tagged_processes_are_found_and_killed_together(two):
-    assert len(find_tagged("TESTBED_TEST", two)) == 2
+def test_tagged_processes_are_found_and_killed_together(tagged_processes_and_another):
+    assert len(find_tagged("TESTBED_TEST", tagged_processes_and_another)) == 2
     assert len(find_tagged("TESTBED_TEST")) >= 2
     assert find_tagged("TESTBED_TEST", "another") == []
-    assert kill_tagged("TESTBED_TEST", two, 20) == []
-    assert find_tagged("TESTBED_TEST", two) == []
+    assert kill_tagged("TESTBED_TEST", tagged_processes_and_another, 20) == []
+    assert find_tagged("TESTBED_TEST", tagged_processes_and_another) == []
 
 
-def test_processes_that_survive_are_named(two, monkeypatch):
+def test_processes_that_survive_are_named(tagged_processes_and_another, monkeypatch):
     monkeypatch.setattr(psutil.Process, "kill", lambda process: None)
-    left = kill_tagged("TESTBED_TEST", two, 0.1)
+    left = kill_tagged("TESTBED_TEST", tagged_processes_and_another, 0.1)
     monkeypatch.undo()
-    assert sorted(left) == sorted(process.pid for process in find_tagged("TESTBED_TEST", two))
+    assert sorted(left) == sorted(process.pid for process in find_tagged("TESTBED_TEST", tagged_processes_and_another))

@@ -1,4 +1,4 @@
-"""Processes that are forked from the warm process are like those of a new interpreter, and end as those do."""
+"""Processes that are forked from the warm process have the same properties as new ones, and end like those."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def warm(tmp_path):
 
 @pytest.fixture
 def started(warm, tmp_path, monkeypatch):
-    """Start the child from the warm process, or cold, in a folder of its own."""
+    """Start the child process in a new folder: from the warm process, or with a new interpreter."""
     monkeypatch.chdir(tmp_path)
 
     def start(*action, environment=None, cold=False):
@@ -48,7 +48,7 @@ def found(tmp_path):
     return json.loads((tmp_path / "child.json").read_text())
 
 
-def test_a_warm_process_is_what_a_cold_one_is(warm, started, tmp_path):
+def test_a_warm_process_has_the_properties_of_a_cold_one(warm, started, tmp_path):
     assert started(cold=True).wait() == 0
     cold = found(tmp_path)
     (tmp_path / "child.json").unlink()
@@ -64,7 +64,7 @@ def test_a_warm_process_is_what_a_cold_one_is(warm, started, tmp_path):
     assert (tmp_path / "output.txt").read_text() == "does \n"
 
 
-def test_the_score_for_the_oom_killer_is_that_of_the_process_that_asks(warm, tmp_path):
+def test_the_oom_score_is_that_of_the_requesting_process(warm, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
         f"warm_start.start_process(['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
@@ -89,7 +89,7 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(started, tmp_path):
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_process_ends_with_the_one_that_asked_for_it(warm, tmp_path):
+def test_a_process_ends_with_the_one_that_requested_it(warm, tmp_path):
     program = (
         "import os, time; from experiments.system import warm_start;"
         f"started = warm_start.start_process(['{CHILD}', 'child.json', 'hang'], dict(os.environ), 1); time.sleep(600)"
@@ -112,7 +112,7 @@ def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm, start
     assert after.wait() == 7
 
 
-def test_an_environment_without_room_is_started_cold(warm, started):
+def test_a_process_with_too_large_an_environment_starts_cold(warm, started):
     process = started("7", environment=warm[1] | {"LARGE": "x" * (PADDING_BYTES + 20_000)})
     assert isinstance(process, subprocess.Popen)
     assert process.wait() == 7
@@ -128,7 +128,7 @@ def test_many_processes_leave_nothing_in_the_warm_process(warm, started):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
-def test_the_command_passes_signals_on_and_ends_alike(warm, tmp_path, number, cold):
+def test_the_command_forwards_signals_and_ends_like_its_process(warm, tmp_path, number, cold):
     environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE}
     command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -152,7 +152,7 @@ def test_the_command_has_the_exit_code_of_its_process(warm, tmp_path):
         ("tests.support.processes.opens_gpu", "CUDA is initialized"),
     ],
 )
-def test_what_no_fork_survives_ends_the_warm_process(tmp_path, module, obstacle):
+def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module, obstacle):
     with warm_process(tmp_path, module) as (process, environment):
         assert process.wait() == 1
         assert not warm_start.is_ready(environment)

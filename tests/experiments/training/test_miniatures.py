@@ -16,7 +16,7 @@ from tests.support.results.in_memory import run
 SUITES = ("single_gpu_litgpt", "slurm_hf_trainer")
 
 
-def run_of(suite: str) -> Run:
+def run_of_all_rows(suite: str) -> Run:
     made = suite_named(suite)
     rows = tuple(row.id for row in made.rows)
     return run(*rows, suite=suite, card=made.cards[0], size="tiny", length="peak", weights="random", data="synthetic")
@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
 
     @cache
     def train(suite: str, row: str) -> Result:
-        spec: RowSpec = run_of(suite).spec(suite_named(suite), row)
+        spec: RowSpec = run_of_all_rows(suite).spec(suite_named(suite), row)
         measured = rank.run_rank(spec, tmp_path_factory.mktemp(row))
         return Result(**measured.model_dump(), spec=spec, fingerprint=spec.fingerprint, code="0" * 64)
 
@@ -48,6 +48,8 @@ def trained(tmp_path_factory):
 @pytest.mark.parametrize(("suite", "claim"), memory_claims())
 def test_a_memory_claim_holds_for_tiny_models(trained, suite, claim):
     results = {row: trained(suite, row) for row in claim_rows(claim)}
-    verdicts = {verdict.id: verdict for verdict in evaluate(suite_named(suite), run_of(suite), results).verdicts}
+    verdicts = {
+        verdict.id: verdict for verdict in evaluate(suite_named(suite), run_of_all_rows(suite), results).verdicts
+    }
     verdict = verdicts[f"claim/{claim.id}"]
     assert (verdict.status, verdict.reason) == ("pass", "")

@@ -201,7 +201,7 @@ def test_progress_is_written_from_the_start(trained):
 
 @pytest.fixture(scope="module")
 def lengths(tmp_path_factory):
-    """One row at full length, and at verdict length with loader workers that prefetch."""
+    """Train a row at full length, and at length `verdict` with loader workers that prefetch."""
     row: dict[str, Any] = {"batch_size": 1, "train_samples": 20, "precision": "bf16-true"}
     full = rank.run_rank(spec(**row), tmp_path_factory.mktemp("full"))
     return full, rank.run_rank(spec(length="verdict", workers=1, **row), tmp_path_factory.mktemp("verdict"))

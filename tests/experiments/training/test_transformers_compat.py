@@ -1,7 +1,7 @@
 """Training with the lab's versions of the small libraries, placed before those of this environment.
 
-They are installed from the package index once and cached (13 MB). PyTorch, bitsandbytes and all others are current;
-`make test-as-taught` runs every tiny row with the complete list.
+The libraries are installed from the package index once and cached (13 MB). PyTorch, bitsandbytes and all others are
+current; `make test-as-taught` runs every tiny row with the complete list.
 """
 
 import hashlib

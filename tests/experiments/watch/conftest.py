@@ -1,4 +1,4 @@
-"""A run under way, as its folder has it."""
+"""The folder of a run that is in progress."""
 
 import shutil
 
@@ -12,7 +12,7 @@ RUNNING, STARTING, WAITING = "xxl-sgd", "xxl-adam-8bit", "xxl"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A run with one row that trains, one that starts, one that waits; the others have ended."""
+    """Create a run with one row that trains, one that starts and one that waits; the others have ended."""
     folder = with_predictions(h200_run(tmp_path / "run"))
     for row in (RUNNING, STARTING, WAITING):
         shutil.rmtree(folder.row_named(row))

@@ -1,4 +1,4 @@
-"""The live view in a browser: on the loopback interface, for whoever has the token."""
+"""The live view in a browser: it is served on the loopback interface, and requires a token."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ def served(tmp_path_factory):
 
 
 async def answer(address, token="", tries=100):
-    """Return status and headers of a request, as soon as the server answers."""
+    """Return status and headers of the response, as soon as the server answers."""
     url = urlsplit(address)
     query = f"?{token}" if token else ""
     async with aiohttp.ClientSession() as session:
@@ -58,7 +58,7 @@ def test_only_the_loopback_interface_answers(served):
             pass
 
 
-def test_the_view_itself_arrives(served):
+def test_the_view_is_sent_to_the_browser(served):
     async def received():
         url = urlsplit(served)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:

@@ -14,7 +14,7 @@ COST = "lease llm, 2h left, 4.1 of 12.0 SU"
 
 
 def shown(folder, use):
-    """Return what ``use`` returns, called with the running app and its pilot."""
+    """Run the app and return what ``use`` returns; use: a function of the app and its pilot."""
 
     async def run():
         app = WatchApp(RunWatcher(folder.path), lambda: COST)
@@ -56,7 +56,7 @@ def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
     assert "not evaluated" not in verdicts
 
 
-def test_a_verdict_that_comes_in_is_added(folder):
+def test_a_new_verdict_is_added(folder):
     path = folder.row_named("reduced-batch") / "result.json"
     result = path.read_text()
     path.unlink()
@@ -73,7 +73,7 @@ def test_a_verdict_that_comes_in_is_added(folder):
     assert "predicted" not in added
 
 
-def test_unreadable_files_are_named_and_the_view_goes_on(folder):
+def test_unreadable_files_are_named_and_the_view_continues(folder):
     async def use(app, pilot):
         run = (folder.path / "run.json").read_text()
         (folder.path / "run.json").write_text("{")
@@ -104,12 +104,12 @@ def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
         ("baseline", "state", "out of GPU memory"),
     ],
 )
-def test_a_cell(folder, row, column, text):
+def test_the_text_of_a_cell_of_the_table(folder, row, column, text):
     (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
     assert cells(found)[COLUMNS.index(column)].plain == text
 
 
-def test_a_run_that_has_started_no_row_yet_says_what_it_does(folder):
+def test_a_run_before_its_first_row_shows_its_current_work(folder):
     now = RunWatcher(folder.path).read()
     waiting = tuple(replace(row, elapsed_s=None) for row in now.rows if row.result is None)
     assert "preparing: rows are predicted" in headline(replace(now, rows=waiting, active=True))
@@ -117,7 +117,7 @@ def test_a_run_that_has_started_no_row_yet_says_what_it_does(folder):
 
 
 @pytest.mark.parametrize(("width", "beside"), [(60, False), (120, True)])
-def test_load_and_log_are_beside_each_other_where_there_is_room(folder, width, beside):
+def test_load_and_log_are_side_by_side_on_a_wide_terminal(folder, width, beside):
     async def use(app, pilot):
         await pilot.resize_terminal(width, 50)
         await pilot.pause()

@@ -27,7 +27,7 @@ def test_each_row_has_the_state_of_its_files(folder):
     assert rows[WAITING].predicted.startswith("out of GPU memory: needs")
 
 
-def test_a_result_changes_the_verdicts_and_nothing_else_reads_them_again(folder, monkeypatch):
+def test_verdicts_are_evaluated_again_only_after_a_new_result(folder, monkeypatch):
     evaluations = []
     monkeypatch.setattr(state, "evaluate_run", lambda *given: evaluations.append(given) or evaluate_run(*given))
     watcher = RunWatcher(folder.path)
@@ -64,7 +64,7 @@ def test_gpu_hours_are_those_of_finished_and_running_rows(folder, tmp_path):
     assert RunWatcher(tiny_run(tmp_path / "tiny").path).read().gpu_hours == 0
 
 
-def test_a_miniature_that_ran_is_not_called_fitting(tmp_path):
+def test_a_finished_miniature_is_not_shown_as_fitting(tmp_path):
     assert {row.state for row in RunWatcher(tiny_run(tmp_path / "tiny").path).read().rows} == {"ran (miniature)"}
 
 

@@ -1,4 +1,4 @@
-"""The calendar as text."""
+"""The calendar of reservations, drawn as text."""
 
 from datetime import UTC, datetime
 from io import StringIO
@@ -22,7 +22,7 @@ def lines(renderable):
     return text.getvalue().splitlines()
 
 
-def signs(bookings, window, slots=()):
+def calendar_symbols(bookings, window, slots=()):
     """Return the symbols after the name of the only node."""
     return lines(draw_calendar([NODE], bookings, slots, window, UTC_ZONE))[2].removeprefix("  p3-01  ")
 
@@ -39,7 +39,7 @@ def signs(bookings, window, slots=()):
 def test_a_symbol_shows_found_before_reserved_before_cleaning(hours, expected):
     bookings = [booked(NODE, at(1), at(3)), booked(NODE, at(4, 30), at(5, 50))]
     slots = [TimeSlot((NODE,), at(6, 50), at(8, 50), None)]
-    assert signs(bookings, (MONDAY, at(hours)), slots) == expected
+    assert calendar_symbols(bookings, (MONDAY, at(hours)), slots) == expected
 
 
 def test_symbols_begin_at_round_times():
@@ -48,29 +48,29 @@ def test_symbols_begin_at_round_times():
     )
 
 
-def test_what_lies_outside_the_window_is_cut_off():
+def test_bookings_outside_the_window_are_cut_off():
     bookings = [booked(NODE, at(-30), at(-20)), booked(NODE, at(-9), at(2)), booked(NODE, at(22), at(90))]
     bookings.append(booked(NODE, at(200), at(300)))
-    assert signs(bookings, DAY) == 4 * "█" + "▒" + 38 * "·" + "▒" + 4 * "█"
+    assert calendar_symbols(bookings, DAY) == 4 * "█" + "▒" + 38 * "·" + "▒" + 4 * "█"
 
 
 @pytest.mark.parametrize(
     ("hours", "step"), [(1, "10m"), (24, "30m"), (7 * 24, "4h"), (60 * 24, "24h"), (99 * 24, "48h")]
 )
-def test_any_window_fits_the_line(hours, step):
+def test_any_window_fits_the_width(hours, step):
     window = (at(0, 7), at(hours, 7))
-    assert len(signs([], window)) <= 61
+    assert len(calendar_symbols([], window)) <= 61
     assert lines(draw_calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"one symbol is {step}")
 
 
-def test_both_clocks_stand_above_and_follow_a_change():
+def test_both_time_zones_are_above_the_calendar_and_follow_clock_changes():
     window = (datetime(2026, 10, 24, 18, tzinfo=UTC), datetime(2026, 10, 25, 18, tzinfo=UTC))
     utc, local = lines(draw_calendar([NODE], [], [], window, HELSINKI))[:2]
     assert utc.split(maxsplit=1) == ["UTC", "10-24 18:00 10-25 00:00 10-25 06:00 10-25 12:00 "]
     assert local.split(maxsplit=1) == ["Europe/Helsinki", "10-24 21:00 10-25 03:00 10-25 08:00 10-25 14:00 "]
 
 
-def test_nodes_stand_in_the_order_of_names_under_what_they_have():
+def test_nodes_are_sorted_by_name_under_their_hardware():
     hosts = [NODE, gigaio("g-2"), gigaio("g-1"), gigaio("g-0", gpus=0)]
     names = [line.partition("·")[0].rstrip() for line in lines(draw_calendar(hosts, [], [], DAY, UTC_ZONE))[1:-1]]
     assert names == [

@@ -88,7 +88,7 @@ def test_a_time_without_a_zone_is_rejected(field):
         starts([ONE], [], replace(Requirements(HOUR), **without_zone))
 
 
-def test_a_search_begins_at_the_next_minute_and_not_before_what_is_wanted():
+def test_a_search_begins_at_the_next_minute_or_the_requested_time():
     now = at(0, 50) + timedelta(seconds=1)
     assert earliest_slots([ONE], [], Requirements(THREE_HOURS), now)[0].start == at(1, 50)
     assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
@@ -192,12 +192,12 @@ def test_unknown_hardware_is_rejected_with_the_nearest(requirements, message):
 
 
 @pytest.mark.parametrize("count", [0, -1])
-def test_at_least_one_node_is_wanted(count):
+def test_a_request_for_no_node_is_rejected(count):
     with pytest.raises(NoSuchHost, match="allowed: 1 to 1"):
         earliest_slots([ONE], [], Requirements(HOUR, count=count), MONDAY)
 
 
-def test_several_nodes_are_free_at_the_same_time_and_alike():
+def test_several_nodes_are_free_at_the_same_time_and_have_equal_hardware():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
     slot = earliest_slots([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, count=2), MONDAY)[0]

@@ -34,7 +34,7 @@ CLOCK_CHANGES = [
 
 
 @pytest.fixture(autouse=True, scope="module")
-def near_horizon():
+def with_short_horizon():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "HORIZON", timedelta(days=HORIZON_DAYS))
         yield
@@ -47,14 +47,14 @@ def clock(minute, zone):
     return local.hour * 60 + local.minute
 
 
-def shown(minute, hours):
+def slot_in_words(minute, hours):
     time = clock(minute, hours.zone.key)
     if hours.begin < hours.end:
         return hours.begin <= time < hours.end
     return time >= hours.begin or time < hours.end
 
 
-def taken(host, bookings, first):
+def unavailable_minutes(host, bookings, first):
     """Return, for every minute from ``first`` on, whether a host is reserved or being cleaned."""
     minutes = bytearray((HORIZON_DAYS + 5) * DAY)
     for booking in bookings:
@@ -75,14 +75,14 @@ def oracle(bookings, requirements, now):
     searched = [minute for minute in minutes if requirements.start or (minute + length) % 60 == LAST_MINUTE]
     found = []
     for _, group in groupby(sorted(HOSTS, key=kind), key=kind):
-        hosts = [(host, taken(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
+        hosts = [(host, unavailable_minutes(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
         over = 0
         for start in searched[: HORIZON_DAYS * 24]:
             free = [host for host, busy in hosts if 1 not in busy[start - first : start - first + length]]
             if start < over or len(free) < requirements.count:
                 continue
             if requirements.hours is None or all(
-                shown(minute, requirements.hours) for minute in range(start, start + length)
+                slot_in_words(minute, requirements.hours) for minute in range(start, start + length)
             ):
                 found.append(slot(free[: requirements.count], start, length))
                 over = start + length

@@ -1,4 +1,4 @@
-"""When the program on a node ends its lease: only after an idle time without a doubt, with saved results.
+"""When the program on a node ends its lease: only if the node was idle for the set time and its results are saved.
 
 Fakes: the clock, the commands' output, the lease, and the root folder with /proc and /dev.
 """
@@ -34,8 +34,8 @@ class FakeLease:
         self.status_now = None
 
 
-class World:
-    """A node, its lease and a clock that tests move. answers: output of commands, or an error."""
+class FakeNodeAndClock:
+    """A fake node, its lease and its clock. answers: the output of each command, or its error."""
 
     def __init__(self, folder):
         self.root, self.home = folder / "root", folder / "root/home/cc"
@@ -81,33 +81,33 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    made = World(tmp_path)
+def fake_node(tmp_path):
+    made = FakeNodeAndClock(tmp_path)
     made.check()
     return made
 
 
-def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(world):
-    assert world.idle_minutes(29) == "idle for 1740 of 1800 s"
-    assert world.lease.deleted == 0
-    assert world.idle_minutes(1) == "the results are saved and the lease is ended"
-    assert world.lease.deleted == 1
-    assert "it no longer exists" in world.idle_minutes(1)
+def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(fake_node):
+    assert fake_node.idle_minutes(29) == "idle for 1740 of 1800 s"
+    assert fake_node.lease.deleted == 0
+    assert fake_node.idle_minutes(1) == "the results are saved and the lease is ended"
+    assert fake_node.lease.deleted == 1
+    assert "it no longer exists" in fake_node.idle_minutes(1)
 
 
 @pytest.mark.parametrize(
     ("command", "output", "words"),
     [("squeue", "RUNNING\nPENDING\n", "2 jobs"), ("nvidia-smi", "4242\n", "1 GPU processes")],
 )
-def test_a_job_or_a_gpu_process_is_work(world, command, output, words):
-    world.idle_minutes(25)
-    world.answers[command] = output
-    assert world.idle_minutes(60) == f"busy: {words}"
-    world.answers[command] = ""
-    world.idle_minutes(30)
-    assert world.lease.deleted == 0
-    world.idle_minutes(1)
-    assert world.lease.deleted == 1
+def test_a_job_or_a_gpu_process_is_work(fake_node, command, output, words):
+    fake_node.idle_minutes(25)
+    fake_node.answers[command] = output
+    assert fake_node.idle_minutes(60) == f"busy: {words}"
+    fake_node.answers[command] = ""
+    fake_node.idle_minutes(30)
+    assert fake_node.lease.deleted == 0
+    fake_node.idle_minutes(1)
+    assert fake_node.lease.deleted == 1
 
 
 @pytest.mark.parametrize(
@@ -123,158 +123,158 @@ def test_a_job_or_a_gpu_process_is_work(world, command, output, words):
         ("ssh\0cc@elsewhere\0", False),
     ],
 )
-def test_only_a_session_of_somebody_who_is_logged_in_is_work(world, title, busy):
-    world.process(77, title)
-    world.idle_minutes(40)
-    assert world.lease.deleted == int(not busy)
+def test_only_a_session_of_somebody_who_is_logged_in_is_work(fake_node, title, busy):
+    fake_node.process(77, title)
+    fake_node.idle_minutes(40)
+    assert fake_node.lease.deleted == int(not busy)
 
 
-def test_a_login_between_two_checks_counts(world):
-    world.idle_minutes(25)
-    logins = world.root / "var/log/wtmp"
+def test_a_login_between_two_checks_counts(fake_node):
+    fake_node.idle_minutes(25)
+    logins = fake_node.root / "var/log/wtmp"
     logins.parent.mkdir(parents=True)
     logins.touch()
-    world.idle_minutes(30)
-    assert world.lease.deleted == 0
-    world.idle_minutes(1)
-    assert world.lease.deleted == 1
+    fake_node.idle_minutes(30)
+    assert fake_node.lease.deleted == 0
+    fake_node.idle_minutes(1)
+    assert fake_node.lease.deleted == 1
 
 
-def test_an_open_amd_gpu_is_work(world):
-    (world.root / "dev").mkdir()
-    (world.root / "dev/kfd").touch()
-    (world.root / "proc/5/fd").mkdir(parents=True)
-    (world.root / "proc/5/fd/3").symlink_to("/dev/kfd")
-    assert world.idle_minutes(40) == "busy: 1 GPU processes"
-    assert world.lease.deleted == 0
+def test_an_open_amd_gpu_is_work(fake_node):
+    (fake_node.root / "dev").mkdir()
+    (fake_node.root / "dev/kfd").touch()
+    (fake_node.root / "proc/5/fd").mkdir(parents=True)
+    (fake_node.root / "proc/5/fd/3").symlink_to("/dev/kfd")
+    assert fake_node.idle_minutes(40) == "busy: 1 GPU processes"
+    assert fake_node.lease.deleted == 0
 
 
 @pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
-def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(world, command):
-    world.answers[command] = check.Doubt(f"{command} ended with 9: no communication")
+def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(fake_node, command):
+    fake_node.answers[command] = check.Doubt(f"{command} ended with 9: no communication")
     assert (
-        world.idle_minutes(60)
+        fake_node.idle_minutes(60)
         == f"the check failed, so the node counts as busy: {command} ended with 9: no communication"
     )
-    world.answers[command] = ""
-    world.idle_minutes(30)
-    assert world.lease.deleted == 0
-    world.idle_minutes(1)
-    assert world.lease.deleted == 1
+    fake_node.answers[command] = ""
+    fake_node.idle_minutes(30)
+    assert fake_node.lease.deleted == 0
+    fake_node.idle_minutes(1)
+    assert fake_node.lease.deleted == 1
 
 
-def test_a_gpu_without_its_driver_is_a_doubt_and_a_node_without_a_gpu_is_none(world):
-    (world.root / "usr/bin/nvidia-smi").unlink()
-    (world.root / "dev").mkdir()
-    (world.root / "dev/nvidia0").touch()
-    assert "no nvidia-smi" in world.idle_minutes(40)
-    (world.root / "dev/nvidia0").unlink()
-    world.idle_minutes(31)
-    assert world.lease.deleted == 1
+def test_a_gpu_without_its_driver_counts_as_busy_and_a_node_without_a_gpu_does_not(fake_node):
+    (fake_node.root / "usr/bin/nvidia-smi").unlink()
+    (fake_node.root / "dev").mkdir()
+    (fake_node.root / "dev/nvidia0").touch()
+    assert "no nvidia-smi" in fake_node.idle_minutes(40)
+    (fake_node.root / "dev/nvidia0").unlink()
+    fake_node.idle_minutes(31)
+    assert fake_node.lease.deleted == 1
 
 
 @pytest.mark.parametrize("step_s", [-7200, 7200, 120])
-def test_a_step_of_the_clock_begins_the_idle_time_again(world, step_s):
-    world.idle_minutes(29)
-    world.pass_time(MINUTE, wall_s=MINUTE + step_s)
-    world.check()
-    world.idle_minutes(29)
-    assert world.lease.deleted == 0
-    world.idle_minutes(1)
-    assert world.lease.deleted == 1
+def test_a_step_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
+    fake_node.idle_minutes(29)
+    fake_node.pass_time(MINUTE, wall_s=MINUTE + step_s)
+    fake_node.check()
+    fake_node.idle_minutes(29)
+    assert fake_node.lease.deleted == 0
+    fake_node.idle_minutes(1)
+    assert fake_node.lease.deleted == 1
 
 
-def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(world):
-    world.idle_minutes(20)
-    world.pass_time(3600)
-    assert world.check() == "idle for 0 of 1800 s"
-    world.idle_minutes(29)
-    world.pass_time(MINUTE)
-    world.now = replace(world.now, boot="another")
-    assert world.check() == "idle for 0 of 1800 s"
-    assert world.lease.deleted == 0
+def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(fake_node):
+    fake_node.idle_minutes(20)
+    fake_node.pass_time(3600)
+    assert fake_node.check() == "idle for 0 of 1800 s"
+    fake_node.idle_minutes(29)
+    fake_node.pass_time(MINUTE)
+    fake_node.now = replace(fake_node.now, boot="another")
+    assert fake_node.check() == "idle for 0 of 1800 s"
+    assert fake_node.lease.deleted == 0
 
 
-def test_a_lease_that_cannot_be_asked_for_is_kept_and_ends_when_blazar_answers(world):
-    world.lease.problem = "blazar: timed out"
-    assert "but the lease continues: blazar: timed out" in world.idle_minutes(40)
-    world.lease.problem = ""
-    assert "ended" in world.idle_minutes(1)
+def test_a_lease_is_not_ended_until_blazar_answers(fake_node):
+    fake_node.lease.problem = "blazar: timed out"
+    assert "but the lease continues: blazar: timed out" in fake_node.idle_minutes(40)
+    fake_node.lease.problem = ""
+    assert "ended" in fake_node.idle_minutes(1)
 
 
-def job(world, name="row-12345678", **files):
-    folder = world.home / "llm-testbed/run-1/.jobs" / name
+def job(fake_node, name="row-12345678", **files):
+    folder = fake_node.home / "llm-testbed/run-1/.jobs" / name
     folder.mkdir(parents=True, exist_ok=True)
     for file in ("started", "ended"):
         (folder / file).write_text("0")
     return folder
 
 
-def test_results_that_are_only_on_the_disk_keep_the_lease(world):
-    folder = job(world)
-    line = world.idle_minutes(60)
-    assert f"1 results are only on this disk, in {world.home}/llm-testbed: run-1/row-12345678" in line
-    assert world.lease.deleted == 0
+def test_results_that_are_only_on_the_disk_keep_the_lease(fake_node):
+    folder = job(fake_node)
+    line = fake_node.idle_minutes(60)
+    assert f"1 results are only on this disk, in {fake_node.home}/llm-testbed: run-1/row-12345678" in line
+    assert fake_node.lease.deleted == 0
     (folder / "fetched").touch()
-    world.idle_minutes(32)
-    assert world.lease.deleted == 1
+    fake_node.idle_minutes(32)
+    assert fake_node.lease.deleted == 1
 
 
-def test_a_notebook_that_was_not_fetched_keeps_the_lease(world):
-    notebook = world.home / "llm-testbed/notebooks/lab.ipynb"
+def test_a_notebook_that_was_not_fetched_keeps_the_lease(fake_node):
+    notebook = fake_node.home / "llm-testbed/notebooks/lab.ipynb"
     notebook.parent.mkdir()
     notebook.touch()
-    assert "lab.ipynb" in world.idle_minutes(60)
-    (world.home / "llm-testbed/notebooks-fetched").touch()
-    assert "ended" in world.idle_minutes(1)
+    assert "lab.ipynb" in fake_node.idle_minutes(60)
+    (fake_node.home / "llm-testbed/notebooks-fetched").touch()
+    assert "ended" in fake_node.idle_minutes(1)
 
 
-def copying(world, target):
+def copying(fake_node, target):
     """Let the results be copied to a folder by the real rsync."""
     need(("rsync",), "rsync")
-    world.settings = replace(world.settings, results_to=str(target))
-    world.run = lambda command, limit_s: (
-        check.run(command, limit_s) if command[0] == "rsync" else world.answers[command[0]]
+    fake_node.settings = replace(fake_node.settings, results_to=str(target))
+    fake_node.run = lambda command, limit_s: (
+        check.run(command, limit_s) if command[0] == "rsync" else fake_node.answers[command[0]]
     )
 
 
-def test_results_are_copied_whole_before_the_lease_ends(world, tmp_path):
-    job(world)
-    row = world.home / "llm-testbed/run-1/lab/row"
-    for path in (row / "result.json", row / "trainer/weights.bin", world.home / "llm-testbed/cache/model.bin"):
+def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
+    job(fake_node)
+    row = fake_node.home / "llm-testbed/run-1/lab/row"
+    for path in (row / "result.json", row / "trainer/weights.bin", fake_node.home / "llm-testbed/cache/model.bin"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    copying(world, tmp_path / "saved")
-    assert "ended" in world.idle_minutes(31)
+    copying(fake_node, tmp_path / "saved")
+    assert "ended" in fake_node.idle_minutes(31)
     saved = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
     assert {"run-1/lab/row/result.json", "run-1/.jobs/row-12345678/ended"} <= saved
     assert not [path for path in saved if "weights" in path or "model" in path]
 
 
-def test_a_target_that_fails_keeps_the_lease_until_it_works(world, tmp_path):
-    job(world)
+def test_a_target_that_fails_keeps_the_lease_until_it_works(fake_node, tmp_path):
+    job(fake_node)
     (tmp_path / "saved").write_text("a file, not a folder")
-    copying(world, tmp_path / "saved")
-    assert "but the lease continues: rsync ended with" in world.idle_minutes(60)
-    assert world.lease.deleted == 0
+    copying(fake_node, tmp_path / "saved")
+    assert "but the lease continues: rsync ended with" in fake_node.idle_minutes(60)
+    assert fake_node.lease.deleted == 0
     (tmp_path / "saved").unlink()
-    assert "ended" in world.idle_minutes(1)
+    assert "ended" in fake_node.idle_minutes(1)
 
 
-def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(world):
+def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(fake_node):
     def save(self):
-        world.process(9, "sshd: cc@pts/1\0")
+        fake_node.process(9, "sshd: cc@pts/1\0")
 
-    node = type("Busy", (check.Node,), {"save": save})(world.settings, world.run, world.root)
-    world.idle_minutes(29)
-    world.pass_time(MINUTE)
-    line = check.check(world.settings, node, world.lease, world.state, world.now)[1]
+    node = type("Busy", (check.Node,), {"save": save})(fake_node.settings, fake_node.run, fake_node.root)
+    fake_node.idle_minutes(29)
+    fake_node.pass_time(MINUTE)
+    line = check.check(fake_node.settings, node, fake_node.lease, fake_node.state, fake_node.now)[1]
     assert "work began while the results were saved" in line
-    assert world.lease.deleted == 0
+    assert fake_node.lease.deleted == 0
 
 
 @pytest.fixture
-def jupyter(world):
+def jupyter(fake_node):
     """A Jupyter server's API with one kernel; its state and the tokens that it got."""
     told: dict[str, Any] = {"state": "busy", "code": 200, "tokens": []}
 
@@ -290,7 +290,7 @@ def jupyter(world):
 
     server = HTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    file = world.home / "llm-testbed/cache/.local/share/jupyter/runtime/jpserver-7.json"
+    file = fake_node.home / "llm-testbed/cache/.local/share/jupyter/runtime/jpserver-7.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"port": server.server_port, "base_url": "/", "token": "a-token"}))
     yield told
@@ -298,32 +298,32 @@ def jupyter(world):
     server.server_close()
 
 
-def test_a_busy_kernel_is_work_and_an_idle_one_is_not(world, jupyter):
-    assert world.idle_minutes(40) == "busy: 1 busy Jupyter kernels"
+def test_a_busy_kernel_is_work_and_an_idle_one_is_not(fake_node, jupyter):
+    assert fake_node.idle_minutes(40) == "busy: 1 busy Jupyter kernels"
     assert set(jupyter["tokens"]) == {"token a-token"}
     jupyter["state"] = "idle"
-    world.idle_minutes(31)
-    assert world.lease.deleted == 1
+    fake_node.idle_minutes(31)
+    assert fake_node.lease.deleted == 1
 
 
-def test_a_server_that_refuses_is_a_doubt_and_one_that_is_gone_is_none(world, jupyter):
+def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one_does_not(fake_node, jupyter):
     jupyter["code"] = 403
-    assert "answers 403" in world.idle_minutes(1)
-    for file in world.home.rglob("jpserver-7.json"):
+    assert "answers 403" in fake_node.idle_minutes(1)
+    for file in fake_node.home.rglob("jpserver-7.json"):
         file.write_text(json.dumps({"port": 9, "base_url": "/", "token": "a-token"}))
-    world.idle_minutes(31)
-    assert world.lease.deleted == 1
+    fake_node.idle_minutes(31)
+    assert fake_node.lease.deleted == 1
 
 
-def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(world, tmp_path):
+def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(fake_node, tmp_path):
     file = tmp_path / "state/idle.json"
-    check.write_state(file, world.state)
-    assert check.read_state(file) == world.state
+    check.write_state(file, fake_node.state)
+    assert check.read_state(file) == fake_node.state
     file.write_text(file.read_text()[:-5])
     assert check.read_state(file) is None
 
 
-def test_no_secret_is_in_the_log(world):
-    world.lease.problem = "keystone answers 401"
-    lines = [world.idle_minutes(1) for _ in range(40)]
-    assert "not-to-be-seen" not in "".join([*lines, repr(world.settings)])
+def test_no_secret_is_in_the_log(fake_node):
+    fake_node.lease.problem = "keystone answers 401"
+    lines = [fake_node.idle_minutes(1) for _ in range(40)]
+    assert "not-to-be-seen" not in "".join([*lines, repr(fake_node.settings)])

@@ -1,4 +1,4 @@
-"""A package repository's key is accepted by its fingerprint alone: Ansible runs the role's tasks on this machine."""
+"""The key of a package repository is accepted only with the right fingerprint. Ansible runs the role here."""
 
 import subprocess
 import sys

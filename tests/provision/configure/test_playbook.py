@@ -1,4 +1,4 @@
-"""Ansible runs whatever this computer's locale and TMPDIR are. Real Ansible, at a machine that does not answer."""
+"""The real Ansible runs with any locale and TMPDIR of this computer. The machine to configure does not answer."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.support.services.sshd import free_port, new_key
 
 
 @pytest.mark.parametrize("locale", ["C", "de_DE.UTF-8"])
-def test_a_locale_and_a_temporary_folder_of_any_kind_are_fine(tmp_path, monkeypatch, locale):
+def test_ansible_runs_with_any_locale_and_temporary_folder(tmp_path, monkeypatch, locale):
     pytest.importorskip("ansible_runner")
     long = tmp_path / ("a" * 60) / ("b" * 60)
     long.mkdir(parents=True)

@@ -18,7 +18,7 @@ def absent():
 
 @pytest.fixture
 def dies(tmp_path, monkeypatch):
-    """Write the files of two dies, in ROCm's order, on a machine without NVML."""
+    """Write the system files of an AMD GPU with two dies, in ROCm's order, on a machine without NVML."""
     for name in ("ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", absent)

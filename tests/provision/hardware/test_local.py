@@ -1,4 +1,4 @@
-"""This machine and its GPUs."""
+"""The description of this machine and of its GPUs."""
 
 import psutil
 import pynvml

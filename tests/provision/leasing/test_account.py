@@ -1,4 +1,4 @@
-"""Whose lease it is: another account changes nothing, and what it does not list is not gone. The site is a fake."""
+"""The account of a lease: another account neither changes it nor takes it for deleted. The site is a fake."""
 
 import json
 from dataclasses import replace
@@ -25,7 +25,7 @@ OTHERS = {
 
 
 @pytest.fixture
-def leased(reconciler, lease_request):
+def lease_of_first_account(reconciler, lease_request):
     """Lease with one account; return the site and the record."""
     site = FakeSite()
     lease(site, reconciler, lease_request())
@@ -37,8 +37,8 @@ def seen_by(identity, site):
     return FakeSite(account=identity, name=site.name)
 
 
-def test_the_journal_has_the_account_of_a_lease_and_no_secret(leased, reconciler):
-    assert leased[1].account == IDENTITY
+def test_the_journal_has_the_account_of_a_lease_and_no_secret(lease_of_first_account, reconciler):
+    assert lease_of_first_account[1].account == IDENTITY
     written = json.loads((reconciler.journal.folder / "ledger.jsonl").read_text().splitlines()[0])
     assert set(written["data"]["account"]) == {
         *("user", "user_id", "project", "project_id", "endpoint", "region", "entry")
@@ -46,8 +46,8 @@ def test_the_journal_has_the_account_of_a_lease_and_no_secret(leased, reconciler
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_another_account_neither_shows_extends_nor_releases(leased, reconciler, other):
-    site, active_lease = leased
+def test_another_account_neither_shows_extends_nor_releases(lease_of_first_account, reconciler, other):
+    site, active_lease = lease_of_first_account
     theirs = seen_by(OTHERS[other], site)
     for act in (
         lambda: lease_state(theirs, reconciler, active_lease),
@@ -62,16 +62,18 @@ def test_another_account_neither_shows_extends_nor_releases(leased, reconciler, 
     assert len(site.held) == 1
 
 
-def test_another_account_leases_nothing_under_a_name_that_is_taken(leased, reconciler, lease_request):
-    theirs = seen_by(PROJECT, leased[0])
+def test_another_account_cannot_lease_under_a_used_name(lease_of_first_account, reconciler, lease_request):
+    theirs = seen_by(PROJECT, lease_of_first_account[0])
     for act in (lease, planned_calls):
         with pytest.raises(OtherAccount, match="use the account that made it: testbed --cloud uc, or OS_CLOUD=uc"):
             act(theirs, reconciler, lease_request())
     assert theirs.left() == []
 
 
-def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(leased, reconciler, lease_request):
-    theirs = seen_by(PROJECT, leased[0])
+def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(
+    lease_of_first_account, reconciler, lease_request
+):
+    theirs = seen_by(PROJECT, lease_of_first_account[0])
     with pytest.raises(OtherAccount), release_on_exit(theirs, reconciler, "llm_cc"):
         lease(theirs, reconciler, lease_request())
     assert reconciler.journal.active_lease("llm_cc")
@@ -84,8 +86,8 @@ def test_an_account_of_variables_is_named_by_its_project(reconciler):
         release(FakeSite(account=PROJECT), reconciler, active_lease)
 
 
-def test_the_same_account_by_another_entry_and_spelling_releases(leased, reconciler):
-    site, active_lease = leased
+def test_the_same_account_by_another_entry_and_spelling_releases(lease_of_first_account, reconciler):
+    site, active_lease = lease_of_first_account
     site.account = replace(IDENTITY, entry="envvars", endpoint="https://chi.uc.chameleoncloud.org:5000/v3/")
     release(site, reconciler, active_lease)
     assert site.left() == []
@@ -102,16 +104,18 @@ def without_account(reconciler):
     return reconciler.journal.active_lease("llm_cc")
 
 
-def test_a_record_without_account_gets_it_when_its_lease_is_seen(leased, reconciler):
+def test_a_record_without_account_gets_it_when_its_lease_is_seen(lease_of_first_account, reconciler):
     old = without_account(reconciler)
     assert old.account is None
-    assert old.operations == leased[1].operations
-    lease_state(leased[0], reconciler, old)
+    assert old.operations == lease_of_first_account[1].operations
+    lease_state(lease_of_first_account[0], reconciler, old)
     assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
 
 
-def test_a_record_without_account_is_not_closed_before_its_end_where_its_lease_is_not_listed(leased, reconciler):
-    old, theirs = without_account(reconciler), seen_by(PROJECT, leased[0])
+def test_a_record_without_account_stays_open_until_its_end_if_its_lease_is_not_listed(
+    lease_of_first_account, reconciler
+):
+    old, theirs = without_account(reconciler), seen_by(PROJECT, lease_of_first_account[0])
     with pytest.raises(OtherAccount, match=r"names no account.* can be released here from 2026-11-21"):
         release(theirs, reconciler, old)
     reconciler.clock.sleep(4 * 3600)
@@ -119,20 +123,20 @@ def test_a_record_without_account_is_not_closed_before_its_end_where_its_lease_i
     assert reconciler.journal.active_leases() == {}
 
 
-def test_the_entry_that_made_a_lease_is_preferred_for_it(leased, reconciler, monkeypatch):
+def test_the_account_entry_that_created_a_lease_is_preferred(lease_of_first_account, reconciler, monkeypatch):
     asked = []
 
     def connect_to(*names):
         asked.append(names)
-        return leased[0]
+        return lease_of_first_account[0]
 
     monkeypatch.setattr(accounts, "connect_to", connect_to)
-    assert connect_to_lease(reconciler, leased[1]) is leased[0]
+    assert connect_to_lease(reconciler, lease_of_first_account[1]) is lease_of_first_account[0]
     assert asked == [("CHI@UC", "uc")]
 
 
-def test_a_restricted_credential_leases_nothing_and_releases(leased, reconciler, lease_request):
-    site, active_lease = leased
+def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_account, reconciler, lease_request):
+    site, active_lease = lease_of_first_account
     site.limits = Credential(restricted=True)
     with pytest.raises(NoCredentials, match="restricted, and a lease needs an unrestricted one"):
         lease(site, reconciler, replace(lease_request(), name="llm_other"))
@@ -148,7 +152,7 @@ def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_r
 
 
 @pytest.mark.parametrize(("hours", "start", "fits"), [(4, None, True), (2, None, False), (4, NOW + 2 * HOUR, False)])
-def test_what_is_released_unattended_needs_a_credential_until_its_end(reconciler, hours, start, fits):
+def test_an_unattended_release_needs_a_credential_that_is_valid_until_then(reconciler, hours, start, fits):
     site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
     wanted = Requirements(3 * HOUR, start=start)
     if fits:

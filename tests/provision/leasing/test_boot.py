@@ -59,7 +59,7 @@ def boot(tmp_path):
     return run
 
 
-def test_a_server_boots_from_its_volume_once_it_holds_the_image(boot):
+def test_a_server_boots_from_its_volume_once_it_has_the_image(boot):
     site = FakeVolumeSite(states=["creating", "downloading", "available"])
     with pytest.raises(RequestRejected):
         boot(site)
@@ -67,7 +67,7 @@ def test_a_server_boots_from_its_volume_once_it_holds_the_image(boot):
 
 
 @pytest.mark.parametrize("states", [["creating", "error"], ["downloading"]])
-def test_a_volume_that_never_holds_the_image_is_reported_and_deleted(boot, states):
+def test_a_volume_that_never_gets_the_image_is_reported_and_deleted(boot, states):
     site = FakeVolumeSite(states=states)
     with pytest.raises(BootFailed, match="volume node was not created from image image; the site's status"):
         boot(site)

@@ -1,4 +1,4 @@
-"""Whose fault it is that a node is not up: only the host's costs one. The site is a fake; faults are nova's words."""
+"""Failed boots: a node is replaced only if its host caused the failure. The site is a fake with nova's messages."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -30,7 +30,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_cause_is_in_the_words_of_the_fault(fault):
+def test_the_cause_follows_from_the_message_of_the_fault(fault):
     assert cause_of(fault) is FAULTS[fault]
 
 
@@ -55,7 +55,7 @@ class FaultySite(FakeSite):
     ],
 )
 @pytest.mark.usefixtures("reachable")
-def test_only_a_fault_of_the_host_costs_a_node(reconciler, lease_request, words, attempts, hosts):
+def test_only_a_fault_of_the_host_excludes_a_node(reconciler, lease_request, words, attempts, hosts):
     site = FaultySite(hosts_of(4))
     site.words = words
     with pytest.raises(BootFailed) as failed:
@@ -69,7 +69,7 @@ def test_only_a_fault_of_the_host_costs_a_node(reconciler, lease_request, words,
 
 
 @pytest.mark.parametrize("question", ["image_id", "boot_requirements"])
-def test_what_a_boot_lacks_is_told_before_anything_costs(reconciler, lease_request, question, monkeypatch):
+def test_missing_requirements_of_a_boot_are_reported_before_leasing(reconciler, lease_request, question, monkeypatch):
     site = FakeSite()
     monkeypatch.setattr(site, question, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
     with pytest.raises(RequestRejected, match="2 images"):
@@ -78,8 +78,8 @@ def test_what_a_boot_lacks_is_told_before_anything_costs(reconciler, lease_reque
     assert reconciler.journal.active_leases() == {}
 
 
-def refusing(*problems):
-    """Return a login that meets these problems in turn, the last one for ever."""
+def failing_login(*problems):
+    """Return a fake login that fails with these problems in turn, then always with the last one."""
     left = list(problems)
 
     def attempt(login):
@@ -94,9 +94,9 @@ def minutes(reconciler):
     return (reconciler.clock.now() - NOW).total_seconds() / 60
 
 
-def test_a_key_that_is_not_accepted_is_told_with_what_ssh_said(reconciler, lease_request, monkeypatch):
+def test_a_rejected_key_is_reported_with_the_message_of_ssh(reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(
-        boot, "try_login", refusing(NotReached("refused"), LoginRejected("Permission denied (publickey)"))
+        boot, "try_login", failing_login(NotReached("refused"), LoginRejected("Permission denied (publickey)"))
     )
     with pytest.raises(LoginRejected, match=r"node rejects the SSH key key \(Permission denied .*--key"):
         lease(FakeSite(), reconciler, lease_request())
@@ -105,20 +105,22 @@ def test_a_key_that_is_not_accepted_is_told_with_what_ssh_said(reconciler, lease
 
 def test_a_key_may_be_rejected_until_the_node_has_installed_it(reconciler, lease_request, monkeypatch, said):
     rejected = LoginRejected("Permission denied (publickey)")
-    monkeypatch.setattr(boot, "try_login", refusing(*20 * [rejected], NotReached("refused"), *20 * [rejected], None))
+    monkeypatch.setattr(
+        boot, "try_login", failing_login(*20 * [rejected], NotReached("refused"), *20 * [rejected], None)
+    )
     assert lease(FakeSite(), reconciler, lease_request()).machines
     assert "SSH to node: Permission denied (publickey), for 0 of up to 20 minutes" in said
 
 
-def test_a_changed_host_key_is_told_at_once(reconciler, lease_request, monkeypatch):
-    monkeypatch.setattr(boot, "try_login", refusing(BadHostKey("differs; ssh-keygen -R")))
+def test_a_changed_host_key_is_reported_at_once(reconciler, lease_request, monkeypatch):
+    monkeypatch.setattr(boot, "try_login", failing_login(BadHostKey("differs; ssh-keygen -R")))
     with pytest.raises(BadHostKey, match="ssh-keygen -R"):
         lease(FakeSite(), reconciler, lease_request())
     assert minutes(reconciler) == 0
 
 
-def test_a_silent_node_is_told_with_the_last_words_of_ssh(reconciler, lease_request, monkeypatch):
-    monkeypatch.setattr(boot, "try_login", refusing(NotReached("192.0.2.1: No route to host")))
+def test_a_silent_node_is_reported_with_the_last_message_of_ssh(reconciler, lease_request, monkeypatch):
+    monkeypatch.setattr(boot, "try_login", failing_login(NotReached("192.0.2.1: No route to host")))
     with pytest.raises(NotReached, match=r"SSH does not answer .*No route to host"):
         lease(FakeSite(), reconciler, lease_request())
     assert 20 <= minutes(reconciler) < 21

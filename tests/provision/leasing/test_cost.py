@@ -1,4 +1,4 @@
-"""What goes on costing is said at every end, from the journal alone; a release goes past what it cannot delete."""
+"""Every end of a command reports what still costs, from the journal; a release continues after a failed deletion."""
 
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, co
     assert cost() == LINE.format("16:00")
 
 
-def test_what_may_have_been_made_may_cost(reconciler, lease_request, cost):
+def test_a_lease_that_was_possibly_created_may_cost(reconciler, lease_request, cost):
     def killed(operation):
         raise KeyboardInterrupt
 
@@ -63,7 +63,7 @@ def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
     assert cost() == ""
 
 
-def test_a_failed_boot_says_what_goes_on_costing(reconciler, lease_request, said):
+def test_a_failed_boot_reports_the_continuing_cost(reconciler, lease_request, said):
     site = priced(broken={"1", "2"})
     with pytest.raises(BootFailed), report_cost_on_exit(reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
@@ -76,7 +76,7 @@ def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request
     assert cost() == LINE.format("15:00")
 
 
-def test_a_released_lease_says_nothing(reconciler, lease_request, said):
+def test_a_released_lease_reports_no_cost(reconciler, lease_request, said):
     site = priced()
     with report_cost_on_exit(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
@@ -88,7 +88,7 @@ KINDS = ["lease", "server", "address", "key"]
 
 @pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("down")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_cannot_be_deleted_stops_nothing_else(reconciler, lease_request, cost, kind, problem):
+def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, cost, kind, problem):
     site = priced()
     lease(site, reconciler, lease_request())
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_deleted_stops_nothing_else(reconciler, lease_request, co
     assert site.left() == []
 
 
-def test_the_lease_goes_first(reconciler, lease_request):
+def test_the_lease_is_deleted_first(reconciler, lease_request):
     site = priced()
     order: list[str] = []
     lease(site, reconciler, lease_request())
@@ -115,7 +115,7 @@ def test_the_lease_goes_first(reconciler, lease_request):
     assert order == ["delete lease", "delete server", "release address", "delete key"]
 
 
-def test_what_is_in_use_until_the_rest_is_gone_is_deleted_in_the_end(reconciler, lease_request, said):
+def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_request, said):
     site = priced()
     lease(site, reconciler, lease_request())
 
@@ -129,7 +129,7 @@ def test_what_is_in_use_until_the_rest_is_gone_is_deleted_in_the_end(reconciler,
     assert "neutron: in use; releasing the rest first" in said
 
 
-def test_of_several_servers_one_that_cannot_be_deleted_keeps_no_other(reconciler, lease_request):
+def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):
     site = priced()
     lease(site, reconciler, lease_request(count=2))
     first, delete = site.booted[0].id, site.delete_server
@@ -146,7 +146,7 @@ def test_of_several_servers_one_that_cannot_be_deleted_keeps_no_other(reconciler
 
 
 @pytest.mark.parametrize("listing", ["servers", "addresses", "keys"])
-def test_a_service_that_is_down_keeps_no_lease(reconciler, lease_request, listing):
+def test_a_lease_is_deleted_although_another_service_is_down(reconciler, lease_request, listing):
     site = priced()
     lease(site, reconciler, lease_request())
 

@@ -68,15 +68,15 @@ def reconciler(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def generated_key(tmp_path_factory):
     file = tmp_path_factory.mktemp("ssh") / "id_ed25519"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file], check=True)
     return file
 
 
 @pytest.fixture
-def key(made, tmp_path):
-    return shutil.copytree(made.parent, tmp_path / "ssh") / made.name
+def key(generated_key, tmp_path):
+    return shutil.copytree(generated_key.parent, tmp_path / "ssh") / generated_key.name
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
         (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 hours; log in again"),
     ],
 )
-def test_a_credential_that_is_none_for_a_lease_fails(site, failed, limits, says):
+def test_a_credential_that_may_not_lease_fails(site, failed, limits, says):
     site.answers["credential"] = limits
     assert says in failed()["credential"]
 
@@ -195,7 +195,7 @@ def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, va
     assert fix in found[check]
 
 
-def test_an_idle_address_of_somebody_is_named_and_not_enough(site, failed):
+def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed):
     site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
     assert failed()["floating IPs"].endswith("unattached addresses: 192.0.2.1")
 
@@ -228,9 +228,9 @@ def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
     assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
 
 
-def test_a_fingerprint_is_what_ssh_keygen_shows(made):
-    shown = subprocess.run(["ssh-keygen", "-l", "-f", made], capture_output=True, text=True, check=True).stdout
-    assert shown.split()[1] == fingerprint(key_pair(made).public)
+def test_a_fingerprint_is_what_ssh_keygen_shows(generated_key):
+    shown = subprocess.run(["ssh-keygen", "-l", "-f", generated_key], capture_output=True, text=True, check=True).stdout
+    assert shown.split()[1] == fingerprint(key_pair(generated_key).public)
 
 
 def cloud(**clients):
@@ -283,11 +283,11 @@ PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
 
 
 @pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
-def test_the_public_image_is_the_one_that_is_meant(found):
+def test_the_public_image_is_preferred(found):
     assert images(*found).image_id(IMAGE) == "1"
 
 
-def test_an_own_image_is_used_where_there_is_no_other():
+def test_a_private_image_is_used_if_there_is_no_public_one():
     assert images(MINE).image_id(IMAGE) == "2"
 
 
@@ -299,13 +299,13 @@ def test_an_own_image_is_used_where_there_is_no_other():
         ((("3", "public", "deactivated"),), "is not active: 3 .public, deactivated."),
     ],
 )
-def test_an_image_that_cannot_be_told_or_booted_is_rejected(found, says):
+def test_an_ambiguous_or_inactive_image_is_rejected(found, says):
     with pytest.raises(RequestRejected, match=says):
         images(*found).image_id(IMAGE)
 
 
 @pytest.mark.parametrize("missing", ["sharednet1", "public", "baremetal"])
-def test_what_a_boot_needs_and_the_site_lacks_is_named(missing):
+def test_missing_requirements_of_a_boot_are_named(missing):
     def find(name):
         return None if name == missing else SimpleNamespace(id="1")
 
@@ -340,7 +340,7 @@ def test_the_site_clock_is_read_from_keystone():
         (RequestRejected("blazar answers 401"), "not possible: blazar answers 401"),
     ],
 )
-def test_doctor_tells_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
+def test_doctor_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
     site.answers["try_lease_credential"] = answer
     (one,) = [one for one in doctor.examine("chameleon", key, reconciler) if one.name == "idle end"]
     assert (one.status, one.text) == ("ok", text)

@@ -1,4 +1,4 @@
-"""300 random histories of leasing; TESTBED_HISTORIES sets another number. A failing one is printed, and replays."""
+"""Random sequences of leasing commands and faults: 300, or TESTBED_HISTORIES. A failing one is printed."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.support.leasing.faults import PLANTED, at_once
+from tests.support.leasing.faults import INJECTED, without_delays
 from tests.support.leasing.histories import Leasing
 
 HISTORIES = int(os.environ.get("TESTBED_HISTORIES", "300"))
@@ -23,12 +23,12 @@ SETTINGS = settings(
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    at_once(monkeypatch)
+def fast_waits(monkeypatch):
+    without_delays(monkeypatch)
 
 
 @pytest.mark.timeout(0)
-def test_whatever_happens_there_is_one_lease_and_nothing_costs_unsaid():
+def test_there_is_at_most_one_lease_and_every_cost_is_reported():
     run_state_machine_as_test(Leasing, settings=SETTINGS)
 
 

@@ -48,14 +48,14 @@ def site(monkeypatch):
 
 @pytest.fixture
 def leased(site, reconciler):
-    """An active lease in the journal, as its record is now."""
+    """Return the record of an active lease in the journal."""
     opened = reconciler.journal.open("llm_cc", site.name, site.account)
     site.held = [Lease("1", "llm_cc", "ACTIVE", NOW - HOUR, NOW + HOUR, ("r",), ("1",), opened.tag)]
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, **lease_data(site.held[0]))
     return lambda: reconciler.journal.active_lease("llm_cc")
 
 
-def arm(site, reconciler, record, idle_end=IDLE_END):
+def enable_idle_end(site, reconciler, record, idle_end=IDLE_END):
     site.credentials = [TaggedResource("c", "credential", record.tag, site.user_id())]
     reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(idle_end))
 
@@ -63,7 +63,7 @@ def arm(site, reconciler, record, idle_end=IDLE_END):
 def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, leased, tmp_path):
     assert idle_end_of(leased()) is None
     idle_end = IdleEnd(HOUR, "me@host:there", tmp_path / "key")
-    arm(site, reconciler, leased(), idle_end)
+    enable_idle_end(site, reconciler, leased(), idle_end)
     assert idle_end_of(leased()) == idle_end
 
 
@@ -101,13 +101,13 @@ def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
     def silent():
         raise Unreachable("blazar does not answer")
 
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     monkeypatch.setattr(site, "leases", silent)
     assert deleted_lease(reconciler, leased()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, leased):
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     release(site, reconciler, leased())
     assert (site.credentials, site.left()) == ([], [])
 
@@ -117,7 +117,7 @@ def test_a_credential_that_stays_is_named(site, reconciler, leased):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
 
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     site.before = refuse
     with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
         release(site, reconciler, leased())
@@ -136,5 +136,5 @@ def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, 
 
 def test_a_site_without_such_credentials_is_named_before_anything_is_leased(site, reconciler):
     require_lease_credentials(site, reconciler)
-    with pytest.raises(RequestRejected, match="CHI@UC has no credentials that may only end one lease"):
+    with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
         require_lease_credentials(FakeSite(), reconciler)

@@ -1,4 +1,4 @@
-"""The journal: active leases by intents and outcomes, whatever killed the writer."""
+"""The journal of leases: it is complete after every operation, even if a program is killed while it writes."""
 
 import json
 import multiprocessing
@@ -29,7 +29,7 @@ def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal
     assert journal.active_leases() == {}
 
 
-def test_a_lease_that_is_to_be_deleted_is_not_missed(journal):
+def test_a_lease_whose_deletion_has_begun_may_be_missing(journal):
     active_lease = journal.open("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
@@ -153,7 +153,7 @@ def _wait_alone(journal):
         pass
 
 
-def test_the_ledger_is_where_the_person_says(monkeypatch, tmp_path):
+def test_the_folder_of_the_journal_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.delenv("TESTBED_LEDGER", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "llm-testbed"
@@ -161,7 +161,7 @@ def test_the_ledger_is_where_the_person_says(monkeypatch, tmp_path):
     assert default_folder() == tmp_path / "mine"
 
 
-def test_an_act_is_begun_until_its_outcome_is_written(journal):
+def test_an_operation_is_unfinished_until_its_outcome_is_written(journal):
     active_lease = journal.open("llm_cc", "CHI@UC")
     for outcome in ("done", "failed"):
         journal.write("intent", active_lease, Operation.EXTEND_LEASE, by="1h")
@@ -171,7 +171,7 @@ def test_an_act_is_begun_until_its_outcome_is_written(journal):
         assert journal.pending_intent(active_lease, Operation.EXTEND_LEASE) == {}
 
 
-def test_marks_are_remembered_when_their_page_is_closed(journal):
+def test_tags_stay_known_after_their_record_is_closed(journal):
     active_leases = [journal.open(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
     journal.write("closed", active_leases[0])
     assert journal.tags() == {active_lease.tag for active_lease in active_leases}

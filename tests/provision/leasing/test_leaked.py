@@ -1,4 +1,4 @@
-"""Leaked resources go one by one: what cannot be deleted stops no other. The site is a fake."""
+"""Leaked resources are deleted one by one, also after a failed deletion. The site is a fake."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.leasing.fake_site import FakeSite
 TAGS = [f"llm-testbed-00000000000{number}" for number in range(3)]
 
 
-def test_what_cannot_be_deleted_stops_no_other(reconciler, monkeypatch):
+def test_a_failed_deletion_does_not_stop_the_others(reconciler, monkeypatch):
     site = FakeSite()
     site.uploaded = [TaggedResource(tag, "key", tag, site.user_id()) for tag in TAGS]
     delete = site.delete_key

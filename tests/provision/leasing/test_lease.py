@@ -126,7 +126,7 @@ def test_failed_nodes_are_retried_if_no_others_of_their_type_exist(reconciler, l
     assert site.held[0].end - site.held[0].start == 3 * HOUR
 
 
-def test_an_idle_address_of_somebody_is_not_used(reconciler, lease_request):
+def test_an_unattached_address_of_the_project_is_not_used(reconciler, lease_request):
     site = FakeSite()
     site.taken = [Address("theirs", "192.0.2.99")]
     (machine,) = lease(site, reconciler, lease_request()).machines
@@ -135,7 +135,7 @@ def test_an_idle_address_of_somebody_is_not_used(reconciler, lease_request):
     assert site.taken == [Address("theirs", "192.0.2.99")]
 
 
-def test_without_an_address_the_idle_ones_are_named_and_left(reconciler, lease_request, monkeypatch):
+def test_without_a_free_address_the_unattached_ones_are_named_but_not_used(reconciler, lease_request, monkeypatch):
     site = FakeSite()
     site.taken = [Address("theirs", "192.0.2.99")]
     monkeypatch.setattr(

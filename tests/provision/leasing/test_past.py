@@ -1,4 +1,4 @@
-"""What past leases have cost, from the journal: of those that were deleted, extended, ended, or have no price."""
+"""The cost of past leases, computed from the journal: deleted, extended and ended ones, and some without a price."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +11,7 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 
 
-class Made:
+class DatedJournal:
     """A journal whose entries are dated by ``at``."""
 
     def __init__(self, folder):
@@ -30,35 +30,35 @@ class Made:
 
 
 @pytest.fixture
-def made(tmp_path):
-    return Made(tmp_path)
+def dated_journal(tmp_path):
+    return DatedJournal(tmp_path)
 
 
-def test_a_lease_costs_until_it_is_deleted_or_ends_or_until_now(made):
-    active_lease, _ = made.lease("1")
-    assert made.costs(NOW + HOUR) == {"1": 16}
-    assert made.costs(NOW + 9 * HOUR) == {"1": 48}
-    made.at += 2 * HOUR
-    made.journal.write("done", active_lease, Operation.DELETE_LEASE, id="1")
-    made.journal.write("closed", active_lease)
-    assert made.costs(NOW + 9 * HOUR) == {"1": 32}
+def test_a_lease_costs_until_it_is_deleted_or_ends_or_until_now(dated_journal):
+    active_lease, _ = dated_journal.lease("1")
+    assert dated_journal.costs(NOW + HOUR) == {"1": 16}
+    assert dated_journal.costs(NOW + 9 * HOUR) == {"1": 48}
+    dated_journal.at += 2 * HOUR
+    dated_journal.journal.write("done", active_lease, Operation.DELETE_LEASE, id="1")
+    dated_journal.journal.write("closed", active_lease)
+    assert dated_journal.costs(NOW + 9 * HOUR) == {"1": 32}
 
 
-def test_a_lease_that_has_not_begun_costs_nothing(made):
-    made.lease("1")
-    assert made.costs(NOW - HOUR) == {"1": 0}
+def test_a_lease_that_has_not_begun_costs_nothing(dated_journal):
+    dated_journal.lease("1")
+    assert dated_journal.costs(NOW - HOUR) == {"1": 0}
 
 
-def test_an_extension_costs_at_the_same_price(made):
-    active_lease, slot = made.lease("1")
+def test_an_extension_costs_at_the_same_price(dated_journal):
+    active_lease, slot = dated_journal.lease("1")
     longer = {**slot, "end": (NOW + 5 * HOUR).isoformat()}
-    made.journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", **longer)
-    assert made.costs(NOW + 9 * HOUR) == {"1": 80}
+    dated_journal.journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", **longer)
+    assert dated_journal.costs(NOW + 9 * HOUR) == {"1": 80}
 
 
-def test_several_leases_are_summed_and_those_without_price_counted(made):
-    made.lease("1")
-    made.lease("2", "other", cost_su=None)
-    made.lease("3", "third", hours=1, cost_su=16.0)
-    leases = past_leases(made.journal.entries(), NOW + 9 * HOUR)
+def test_several_leases_are_summed_and_those_without_price_counted(dated_journal):
+    dated_journal.lease("1")
+    dated_journal.lease("2", "other", cost_su=None)
+    dated_journal.lease("3", "third", hours=1, cost_su=16.0)
+    leases = past_leases(dated_journal.journal.entries(), NOW + 9 * HOUR)
     assert sum_in_words(leases) == "3 leases: 64.0 service units, and 1 of unknown price"

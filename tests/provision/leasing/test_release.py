@@ -87,7 +87,7 @@ class Killed(Exception):
     """Exception that represents the death of the program."""
 
 
-def killed(reconciler, site, active_lease, fatal, by=HOUR):
+def extend_and_kill(reconciler, site, active_lease, fatal, by=HOUR):
     """Extend with a program that dies instead of writing this event."""
 
     class Deadly(Journal):
@@ -103,7 +103,7 @@ def killed(reconciler, site, active_lease, fatal, by=HOUR):
 
 def test_an_extension_killed_after_the_request_is_not_repeated(reconciler, site, active_lease):
     end = site.lease.end + HOUR
-    killed(reconciler, site, active_lease, "done")
+    extend_and_kill(reconciler, site, active_lease, "done")
     assert site.lease.end == end
     assert extend(site, reconciler, active_lease, HOUR).end == end
     assert extend(site, reconciler, active_lease, HOUR).end == end + HOUR
@@ -120,12 +120,12 @@ def test_an_extension_killed_before_the_request_is_repeated(reconciler, site, ac
 
 def test_an_interrupted_extension_is_resumed_even_if_a_new_one_would_be_rejected(reconciler, site, active_lease):
     week = timedelta(days=7)
-    killed(reconciler, site, active_lease, "done", by=week)
+    extend_and_kill(reconciler, site, active_lease, "done", by=week)
     assert extend(site, reconciler, active_lease, week).end == NOW + 2 * HOUR + week
 
 
 def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
-    killed(reconciler, site, active_lease, "done")
+    extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR
     site.rejects = True
     with pytest.raises(ExtensionRejected, match="blazar rejects"):
@@ -199,7 +199,7 @@ def connected(site, monkeypatch):
     return site
 
 
-def test_the_end_is_the_sites_whoever_extended_it(reconciler, connected, active_lease):
+def test_the_end_of_a_lease_is_that_at_the_site(reconciler, connected, active_lease):
     assert current_end(reconciler, active_lease) == NOW + 2 * HOUR
     connected.lease = replace(connected.lease, end=NOW + 5 * HOUR)
     assert current_end(reconciler, active_lease) == NOW + 5 * HOUR
@@ -209,7 +209,7 @@ def unreachable():
     raise Unreachable("blazar does not answer")
 
 
-def test_without_an_answer_the_end_is_the_last_in_the_journal(reconciler, connected, active_lease):
+def test_without_an_answer_of_the_site_the_end_is_that_in_the_journal(reconciler, connected, active_lease):
     for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
         data = lease_data(replace(connected.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)
@@ -218,7 +218,7 @@ def test_without_an_answer_the_end_is_the_last_in_the_journal(reconciler, connec
 
 
 @pytest.mark.parametrize("other", [replace(IDENTITY, project_id="p2"), None])
-def test_a_lease_that_cannot_be_seen_is_taken_to_go_on(reconciler, connected, active_lease, other):
+def test_a_lease_that_cannot_be_queried_counts_as_active(reconciler, connected, active_lease, other):
     assert is_leased(reconciler, active_lease)
     reconciler.journal.record_account(active_lease, IDENTITY)
     recorded = reconciler.journal.active_lease(NAME)
@@ -231,6 +231,6 @@ def test_a_lease_that_cannot_be_seen_is_taken_to_go_on(reconciler, connected, ac
     assert is_leased(reconciler, recorded)
 
 
-def test_a_lease_that_is_over_does_not_go_on(reconciler, connected, active_lease):
+def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connected, active_lease):
     connected.lease = replace(connected.lease, status="TERMINATED")
     assert not is_leased(reconciler, active_lease)

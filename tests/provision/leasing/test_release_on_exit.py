@@ -11,7 +11,7 @@ from tests.support.leasing.fake_site import FakeSite
 pytestmark = pytest.mark.usefixtures("reachable")
 
 
-def run(site, reconciler, lease_request, what=lambda: None):
+def run_with_lease(site, reconciler, lease_request, what=lambda: None):
     with release_on_exit(site, reconciler, lease_request.name):
         lease(site, reconciler, lease_request)
         what()
@@ -23,7 +23,7 @@ def interrupt(*_):
 
 def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, said):
     site = FakeSite()
-    run(site, reconciler, lease_request())
+    run_with_lease(site, reconciler, lease_request())
     assert site.left() == []
     assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
@@ -31,7 +31,7 @@ def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, sai
 def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request, said):
     site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
-        run(site, reconciler, lease_request())
+        run_with_lease(site, reconciler, lease_request())
     assert site.left() == []
     assert any("no power" in line and line.endswith("releasing llm_cc") for line in said)
 
@@ -43,7 +43,7 @@ def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, m
     monkeypatch.setattr(boot, "try_login", silent)
     site = FakeSite()
     with pytest.raises(NotReached, match=r"node runs, but SSH does not answer \(no route to host\)"):
-        run(site, reconciler, lease_request())
+        run_with_lease(site, reconciler, lease_request())
     assert site.left() == []
 
 
@@ -52,7 +52,7 @@ def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler
     site = FakeSite()
     site.before = lambda now: interrupt() if now == operation else None
     with pytest.raises(KeyboardInterrupt):
-        run(site, reconciler, lease_request(), interrupt)
+        run_with_lease(site, reconciler, lease_request(), interrupt)
     assert site.left() == []
     assert "interrupted; releasing llm_cc" in said
     assert reconciler.journal.active_leases() == {}
@@ -62,7 +62,7 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
     site = FakeSite()
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
-        run(site, reconciler, lease_request(), interrupt)
+        run_with_lease(site, reconciler, lease_request(), interrupt)
     assert site.held == []
     (key,) = site.uploaded
     assert said[-2:] == [
@@ -75,7 +75,7 @@ def test_an_incomplete_release_names_what_remains(reconciler, lease_request, sai
     site = FakeSite()
     monkeypatch.setattr(site, "delete_lease", lambda lease: None)
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
-        run(site, reconciler, lease_request())
+        run_with_lease(site, reconciler, lease_request())
     assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in said
     assert said[-1].startswith("lease llm_cc at CHI@UC costs service units until ")
     assert reconciler.journal.active_lease("llm_cc")
@@ -85,5 +85,5 @@ def test_a_lease_that_does_not_match_the_request_is_not_released(reconciler, lea
     site = FakeSite()
     lease(site, reconciler, lease_request())
     with pytest.raises(LeaseMismatch):
-        run(site, reconciler, lease_request(count=2))
+        run_with_lease(site, reconciler, lease_request(count=2))
     assert len(site.held) == 1

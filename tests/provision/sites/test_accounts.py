@@ -1,4 +1,4 @@
-"""Which account is used: real openstacksdk, files of a person, no service."""
+"""Which account is used: the files of a user, read by the real openstacksdk, without services."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def test_the_only_entry_for_a_region_is_used(clouds):
     assert account_regions() == ["CHI@UC", "KVM@TACC"]
 
 
-def test_of_several_entries_none_is_taken_unasked(clouds):
+def test_of_several_entries_none_is_used_by_default(clouds):
     clouds(uc_course=entry(), uc_research=entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
@@ -45,7 +45,7 @@ def test_of_several_entries_none_is_taken_unasked(clouds):
 
 
 @pytest.mark.parametrize("name", ["uc_course", "uc_research"])
-def test_the_entry_of_os_cloud_is_used_even_beside_an_rc_file(clouds, monkeypatch, name, recwarn):
+def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(clouds, monkeypatch, name, recwarn):
     clouds(uc_course=entry(), uc_research=entry())
     monkeypatch.setenv("OS_CLOUD", name)
     assert find_account("CHI@").name == name
@@ -55,14 +55,14 @@ def test_the_entry_of_os_cloud_is_used_even_beside_an_rc_file(clouds, monkeypatc
     assert list(recwarn) == []
 
 
-def test_an_entry_that_os_cloud_misspells_is_named_with_those_there_are(clouds, monkeypatch):
+def test_a_misspelled_entry_in_os_cloud_is_named_with_the_existing_ones(clouds, monkeypatch):
     clouds(uc=entry())
     monkeypatch.setenv("OS_CLOUD", "cu")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is not an entry of clouds\.yaml; allowed: uc"):
         find_account("CHI@")
 
 
-def test_an_entry_of_another_region_is_not_replaced_by_one_of_this(clouds, monkeypatch):
+def test_an_entry_of_another_region_is_rejected(clouds, monkeypatch):
     clouds(uc=entry(), kvm=entry("KVM@TACC"))
     monkeypatch.setenv("OS_CLOUD", "kvm")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD kvm has the region KVM@TACC, not CHI@\.\.\."):
@@ -70,7 +70,7 @@ def test_an_entry_of_another_region_is_not_replaced_by_one_of_this(clouds, monke
     assert account_regions() == ["KVM@TACC"]
 
 
-def test_an_rc_file_that_was_sourced_is_what_is_asked_for(clouds, monkeypatch):
+def test_a_sourced_rc_file_decides_the_account(clouds, monkeypatch):
     clouds(uc_course=entry(), uc_research=entry())
     for variable, value in {
         "AUTH_URL": "http://k/v3",
@@ -82,7 +82,7 @@ def test_an_rc_file_that_was_sourced_is_what_is_asked_for(clouds, monkeypatch):
     assert find_account("CHI@", "uc_course").name == "envvars"
 
 
-def test_a_preferred_entry_decides_between_several_only(clouds, monkeypatch):
+def test_a_preferred_entry_counts_only_among_several(clouds, monkeypatch):
     clouds(uc_course=entry(), uc_research=entry(), kvm=entry("KVM@TACC"))
     assert find_account("CHI@", "uc_research").name == "uc_research"
     assert find_account("KVM@", "uc_research").name == "kvm"
@@ -97,7 +97,7 @@ def test_an_entry_of_several_regions_needs_the_region(clouds):
     assert (find_account("CHI@TACC").region_name, find_account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
 
 
-def test_a_missing_login_plugin_is_named_with_how_to_get_it(clouds, capfd):
+def test_a_missing_login_plugin_is_named_with_its_installation(clouds, capfd):
     clouds(chameleon=entry(kind="v3chameleonoidc"))
     with pytest.raises(NoCredentials, match=r"needs the login plugin v3chameleonoidc, .*pip install ccauth"):
         find_account("CHI@")

@@ -1,4 +1,4 @@
-"""What only some sites have: boot volumes and security groups."""
+"""Boot volumes and security groups, which only some sites have."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The clients' exceptions, as they raise them, told by their cause."""
+"""Exceptions of the OpenStack clients are converted to errors by their cause."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -41,7 +41,7 @@ def answer(status, **headers):
         (keystone_errors.ConnectFailure("no"), Unreachable, "does not answer"),
     ],
 )
-def test_a_fault_is_told_by_its_cause(problem, kind, says):
+def test_an_exception_is_converted_by_its_cause(problem, kind, says):
     with pytest.raises(kind, match=says), translate_errors("nova"):
         raise problem
 
@@ -57,7 +57,7 @@ def test_a_fault_is_told_by_its_cause(problem, kind, says):
         ("", 0, 0),
     ],
 )
-def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
+def test_the_requested_waiting_time_is_read_from_the_answer(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     said = answer(code, Retry_After=asked)
@@ -67,7 +67,7 @@ def test_an_answer_says_how_long_it_asks_to_wait(code, asked, least, most):
 
 
 @pytest.mark.parametrize(("asked", "least", "most"), [(0, 1, 2), (90, 90, 90), (1e9, *2 * [LONGEST_REQUESTED_PAUSE_S])])
-def test_what_an_answer_asks_to_wait_is_waited(reconciler, asked, least, most):
+def test_the_requested_waiting_time_is_respected(reconciler, asked, least, most):
     answers = [Unreachable("busy", asked)]
 
     def question():
@@ -79,7 +79,7 @@ def test_what_an_answer_asks_to_wait_is_waited(reconciler, asked, least, most):
     assert least <= (reconciler.clock.now() - NOW).total_seconds() <= most
 
 
-def test_a_service_that_always_asks_to_wait_is_given_up(reconciler):
+def test_a_service_that_always_requests_waiting_is_reported(reconciler):
     asked = []
 
     def question():

@@ -27,29 +27,29 @@ class FakeKvm(Kvm):
         return {n: (flavor, self.amount) for n, (flavor, *_) in enumerate(self.reserved) if flavor}
 
 
-def taken(site, flavor):
+def busy_periods(site, flavor):
     return [(one.start, one.end) for one in site.bookings() if one.host_id == f"{flavor}@1"]
 
 
 def test_a_small_flavor_leaves_space_for_another_but_not_for_a_whole_hypervisor():
     site = FakeKvm(("g1", 9, 12))
-    assert taken(site, "g1") == []
-    assert taken(site, "g4") == [(at(9), at(12))]
+    assert busy_periods(site, "g1") == []
+    assert busy_periods(site, "g4") == [(at(9), at(12))]
 
 
 def test_a_flavor_is_booked_while_others_take_all_gpus():
     site = FakeKvm(("g1", 8, 12), ("g1", 8, 12), ("g1", 9, 12), ("g1", 10, 14))
-    assert taken(site, "g1") == [(at(10), at(12))]
-    assert taken(FakeKvm(("g4", 9, 12)), "g1") == [(at(9), at(12))]
+    assert busy_periods(site, "g1") == [(at(10), at(12))]
+    assert busy_periods(FakeKvm(("g4", 9, 12)), "g1") == [(at(9), at(12))]
 
 
 def test_a_flavor_that_is_reserved_several_times_counts_as_often():
-    assert taken(FakeKvm(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
-    assert taken(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
+    assert busy_periods(FakeKvm(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
+    assert busy_periods(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
 
 
 def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
-    assert taken(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
+    assert busy_periods(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
 
 
 @pytest.mark.parametrize(("limit", "over"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])

@@ -1,4 +1,4 @@
-"""Records of others that cannot be read harm nobody, and one of ours is never passed over. The clients are fakes."""
+"""Invalid records of other users are skipped, and records of this program never. The clients are fakes."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ def site_of(kind, *leases, hosts=(), **clients):
 @pytest.mark.parametrize("kind", [BareMetal, Kvm])
 @pytest.mark.parametrize("strange", STRANGE)
 @pytest.mark.parametrize("owner", ["classmate", "me"])
-def test_a_lease_by_hand_that_cannot_be_read_is_passed_over_and_mentioned_once(kind, strange, owner, caplog):
+def test_an_invalid_lease_of_another_user_is_skipped_and_reported_once(kind, strange, owner, caplog):
     theirs = {**GOOD, "id": "2", "name": "by-hand", "user_id": owner, "reservations": [], **STRANGE[strange]}
     site = site_of(kind, theirs, GOOD)
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_a_lease_by_hand_that_cannot_be_read_is_passed_over_and_mentioned_once(k
 @pytest.mark.parametrize(
     "more", [{"status": "CREATING", "reservations": []}, {"end_date": None}, {"reservations": None}]
 )
-def test_a_lease_of_ours_is_never_passed_over(more):
+def test_an_invalid_lease_of_this_program_is_never_skipped(more):
     ours = {**GOOD, "name": f"llm_cc {TAG}", **more}
     with pytest.raises(Unreachable, match="the site may still be creating it"):
         site_of(BareMetal, ours).leases()

@@ -1,4 +1,4 @@
-"""A real SSH server, and a home folder whose ssh configuration leads to it."""
+"""A real SSH server, and a home folder whose SSH configuration names it."""
 
 import os
 

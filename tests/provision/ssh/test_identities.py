@@ -1,4 +1,4 @@
-"""Which keys are offered: IdentityFile, IdentityAgent and IdentitiesOnly hold for commands and streams alike."""
+"""Which keys are offered: IdentityFile, IdentityAgent and IdentitiesOnly apply to commands and to streams."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def logs_in(login):
 
 
 def configured(home, settings, key="/nowhere"):
-    """Put settings before all others, and another key in place of the server's."""
+    """Write these settings at the top of the SSH configuration, and configure another key than the server's."""
     config = home / ".ssh" / "config"
     lines = [line for line in config.read_text().split("\n") if "IdentityFile" not in line]
     config.write_text(f"Match all\n  {settings}\n  IdentityFile {key}\n" + "\n".join(lines))
@@ -88,12 +88,12 @@ def test_keys_of_the_agent_that_are_not_configured_are_offered_unless_it_says_no
     assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
 
 
-def test_a_configured_key_in_the_agent_may_be_a_public_file_alone(home, agent, sshd):
+def test_for_a_key_in_the_agent_the_public_file_is_enough(home, agent, sshd):
     configured(home, f"IdentityAgent {agent}\n  IdentitiesOnly yes", key=sshd.key.with_name("key.pub"))
     assert logs_in(SshConfigHost("super"))
 
 
-def test_a_leased_machines_locked_key_is_used_through_the_configured_agent(home, agent, locked, sshd):
+def test_a_locked_key_of_a_leased_node_is_used_through_the_configured_agent(home, agent, locked, sshd):
     login = replace(sshd.login(alias="leased"), key=locked)
     assert not logs_in(login)
     configured(home, f"IdentityAgent {agent}")
@@ -101,7 +101,7 @@ def test_a_leased_machines_locked_key_is_used_through_the_configured_agent(home,
     check_key(key_pair(locked))
 
 
-def test_an_agent_that_does_not_answer_is_passed_over(home, sshd):
+def test_an_agent_that_does_not_answer_is_skipped(home, sshd):
     (home / "agent").write_text("no socket")
     configured(home, f"IdentityAgent {home}/agent", key=sshd.key)
     assert logs_in(SshConfigHost("super"))

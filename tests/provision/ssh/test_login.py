@@ -89,7 +89,7 @@ def test_a_private_key_that_is_damaged_or_open_to_others_is_rejected(pair):
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
-def test_an_attempt_to_log_in_says_what_ssh_said(tmp_path):
+def test_a_failed_login_is_reported_with_the_message_of_ssh(tmp_path):
     sshd = Sshd(tmp_path / "sshd").start()
     try:
         login = sshd.login()

@@ -1,4 +1,4 @@
-"""Shells: one contract for this machine and a real sshd; then faults of a connection."""
+"""Shells on this machine and over a real sshd behave equally; and faults of the connection."""
 
 import os
 import subprocess
@@ -28,23 +28,23 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (p
 
 
 @pytest.fixture
-def over(sshd):
+def ssh_shell(sshd):
     shell = SshShell(sshd.login())
     yield shell
     shell.close()
 
 
-@pytest.fixture(params=["here", "over"])
+@pytest.fixture(params=["local", "ssh_shell"])
 def shell(request):
-    return LocalShell() if request.param == "here" else request.getfixturevalue("over")
+    return LocalShell() if request.param == "local" else request.getfixturevalue("ssh_shell")
 
 
-def test_a_command_says_what_it_printed_and_how_it_ended(shell):
+def test_a_command_returns_its_output_and_exit_code(shell):
     done = shell.run("echo out; echo err >&2; exit 3", check=False)
     assert (done.code, done.out, done.err) == (3, "out\n", "err\n")
 
 
-def test_a_command_that_ends_badly_is_one_line_with_its_code_and_its_last_words(shell):
+def test_a_failed_command_is_one_line_with_its_exit_code_and_last_output(shell):
     with pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo first") as failed:
         shell.run("echo first >&2; echo no such thing >&2; exit 4\n# more")
     assert failed.value.code == 4
@@ -56,7 +56,7 @@ def test_a_command_begins_in_the_home_folder_and_reads_its_input(shell):
     assert shell.run("pwd").out == shell.run("cd && pwd").out
 
 
-def test_input_that_is_not_read_does_no_harm(shell):
+def test_input_that_is_not_read_is_no_error(shell):
     assert shell.run("true", input=b"x" * 10_000_000).code == 0
 
 
@@ -75,7 +75,7 @@ def test_a_command_beyond_its_time_limit_is_killed_on_the_machine(shell, tmp_pat
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
-def test_a_file_is_put_and_got_byte_by_byte(shell, tmp_path, size):
+def test_uploaded_and_downloaded_files_are_identical(shell, tmp_path, size):
     data = os.urandom(size)
     remote = str(tmp_path / "some folder" / "it's a file")
     (tmp_path / "own").write_bytes(data)
@@ -90,7 +90,7 @@ def test_reading_a_missing_file_fails(shell, tmp_path):
         shell.get(str(tmp_path / "nothing"))
 
 
-def test_a_put_on_a_full_disk_keeps_the_old_file(shell, tmp_path):
+def test_an_upload_to_a_full_disk_keeps_the_old_file(shell, tmp_path):
     with pytest.raises(CommandFailed, match="full"):
         shell.put(b"x" * 100_000, "/dev/full/../full")
     shell.put(b"old", str(tmp_path / "file"))
@@ -100,13 +100,13 @@ def test_a_put_on_a_full_disk_keeps_the_old_file(shell, tmp_path):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_a_stream_comes_in_pieces_as_it_is_printed(shell):
+def test_a_stream_arrives_while_the_command_prints(shell):
     times = []
     shell.stream("echo a; sleep 0.5; echo b", lambda chunk: times.append(time.monotonic()))
     assert times[-1] - times[0] > 0.3
 
 
-def test_much_is_read_as_it_is_printed_and_input_is_given(shell):
+def test_large_output_is_read_while_input_is_sent(shell):
     with shell.reading("cat; sleep 0.5; head -c 3000000 /dev/zero", source=(b"a" * 10,)) as stream:
         assert stream.read(10) == b"a" * 10
         began = time.monotonic()
@@ -122,7 +122,7 @@ def test_reading_from_a_failing_command_raises(shell):
         assert stream.read() == b"a\n"
 
 
-def test_a_command_that_is_read_and_does_not_end_is_ended(shell):
+def test_a_command_that_does_not_end_is_killed_after_its_output_was_read(shell):
     with (
         pytest.raises(TimedOut, match=r"timed out after 1 s: sleep 301"),
         shell.reading("sleep 301; true", timeout_s=1),
@@ -130,7 +130,7 @@ def test_a_command_that_is_read_and_does_not_end_is_ended(shell):
         pass
 
 
-def test_a_command_whose_reader_gives_up_is_ended(shell):
+def test_a_command_is_killed_when_its_reader_stops(shell):
     def give_up(stream) -> None:
         stream.read(1000)
         raise OSError("no room")
@@ -141,7 +141,7 @@ def test_a_command_whose_reader_gives_up_is_ended(shell):
     assert time.monotonic() - began < 5
 
 
-def test_a_port_of_the_machines_loopback_is_here(shell):
+def test_a_port_of_the_remote_loopback_is_forwarded(shell):
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
@@ -158,10 +158,10 @@ def test_a_port_of_the_machines_loopback_is_here(shell):
         server.shutdown()
 
 
-def test_a_tunnel_leads_to_what_begins_to_listen_later(over):
+def test_a_tunnel_connects_to_a_server_that_starts_later(ssh_shell):
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler, bind_and_activate=False)
     server.server_bind()
-    with over.forward(server.server_address[1]) as port:
+    with ssh_shell.forward(server.server_address[1]) as port:
         with pytest.raises(OSError, match=r"reset|closed|refused"):
             urlopen(f"http://127.0.0.1:{port}", timeout=5)
         server.server_activate()
@@ -181,33 +181,36 @@ def drop_connections_after(file, sshd) -> None:
     threading.Thread(target=drop, daemon=True).start()
 
 
-def test_a_command_whose_connection_drops_is_not_repeated(sshd, over, tmp_path):
+def test_a_command_whose_connection_drops_is_not_repeated(sshd, ssh_shell, tmp_path):
     drop_connections_after(tmp_path / "journal", sshd)
     with pytest.raises(ConnectionDropped, match="the connection dropped"):
-        over.run(f"echo once >> {tmp_path}/journal; sleep 30")
-    assert over.run(f"cat {tmp_path}/journal").out == "once\n"
+        ssh_shell.run(f"echo once >> {tmp_path}/journal; sleep 30")
+    assert ssh_shell.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
-def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, over):
+def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, ssh_shell):
     came = []
-    with pytest.raises(ConnectionDropped, match="the connection dropped"), over.reading("echo a; sleep 30") as stream:
+    with (
+        pytest.raises(ConnectionDropped, match="the connection dropped"),
+        ssh_shell.reading("echo a; sleep 30") as stream,
+    ):
         came += [stream.read(2), sshd.drop_connections(), stream.read()]
     assert came == [b"a\n", None, b""]
 
 
-def test_a_repeatable_command_is(sshd, over, tmp_path):
+def test_a_repeatable_command_is_repeated_after_a_dropped_connection(sshd, ssh_shell, tmp_path):
     journal = tmp_path / "journal"
     drop_connections_after(journal, sshd)
     command = f"[ -e {journal} ] && again=1; echo once >> {journal}; [ $again ] || sleep 30; echo done"
-    assert over.run(command, repeatable=True).out == "done\n"
+    assert ssh_shell.run(command, repeatable=True).out == "done\n"
     assert journal.read_text() == "once\nonce\n"
 
 
-def test_a_connection_that_dropped_between_commands_is_reopened(sshd, over):
-    over.run("true")
+def test_a_connection_that_dropped_between_commands_is_reopened(sshd, ssh_shell):
+    ssh_shell.run("true")
     sshd.drop_connections()
     time.sleep(0.2)
-    assert over.run("echo again").out == "again\n"
+    assert ssh_shell.run("echo again").out == "again\n"
 
 
 def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
@@ -228,11 +231,11 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
     assert not target.exists()
 
 
-def test_a_machine_that_comes_back_is_waited_for(sshd, over):
-    over.run("true")
+def test_a_machine_that_comes_back_is_waited_for(sshd, ssh_shell):
+    ssh_shell.run("true")
     sshd.stop()
     said = []
-    asking = threading.Thread(target=lambda: said.append(over.run("echo back").out))
+    asking = threading.Thread(target=lambda: said.append(ssh_shell.run("echo back").out))
     asking.start()
     time.sleep(1.5)
     sshd.start()
@@ -254,7 +257,7 @@ def test_another_host_key_is_rejected_at_once(sshd):
         SshShell(login).run("true")
 
 
-def test_only_the_key_under_the_alias_counts(sshd):
+def test_only_the_host_key_under_the_alias_counts(sshd):
     login = sshd.login()
     login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
     with pytest.raises(BadHostKey, match="host key is unknown"):

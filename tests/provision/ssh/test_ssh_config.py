@@ -64,8 +64,8 @@ def test_a_configuration_that_openssh_rejects_is_one_line(home):
     assert "\n" not in str(rejected.value)
 
 
-def test_a_leased_machine_behind_a_jump_host_is_reached_by_every_way(home, sshd):
-    """The machine's address leads nowhere here: only by the jump host is it found."""
+def test_a_leased_node_behind_a_jump_host_is_reached_by_commands_and_streams(home, sshd):
+    """The machine's address is reachable only through the jump host."""
     login = replace(sshd.login(alias="leased"), host="node.invalid")
     config = home / ".ssh" / "config"
     config.write_text(f"Host node.invalid\n  ProxyCommand ssh -W 127.0.0.1:{sshd.port} super\n{config.read_text()}")

@@ -11,7 +11,7 @@ Fault = tuple[object, str, object]
 """A module or class, the name of one of its attributes, and what is put in its place."""
 
 
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every server answer SSH, and the disk be fast."""
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
@@ -52,8 +52,8 @@ def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.de
     _delete(reconciler, active_lease, everybodys, name)
 
 
-PLANTED: dict[str, Fault] = {
-    "a lost answer is asked again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
+INJECTED: dict[str, Fault] = {
+    "a lost answer is requested again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
     "any account may release": (release, "verify_account", lambda *_: None),
     "what remains is not asked": (release, "list_remaining", lambda *_: []),
     "a rejection ends the release": (release, "_delete_kinds", _refuses_at_the_first),

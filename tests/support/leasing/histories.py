@@ -26,7 +26,7 @@ from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeClock, Fake
 
 NAME = "llm_cc"
 PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
-FATES = strategies.sampled_from(
+REQUEST_OUTCOMES = strategies.sampled_from(
     ["done"] * 6 + ["not sent", "answer lost", "busy", "rejected", "killed before", "killed after", "down"]
 )
 PLANS = strategies.just([]) | strategies.lists(FATES, max_size=12)
@@ -50,7 +50,7 @@ class UnreliableSite(FakeSite):
     def __post_init__(self):
         super().__post_init__()
         for name in CHANGES:
-            setattr(self, name, self._fated(getattr(self, name)))
+            setattr(self, name, self._request_with_planned_outcome(getattr(self, name)))
 
     def leases(self):
         over = [one.id for one in self.held if one.end <= self.clock.now()]
@@ -61,7 +61,7 @@ class UnreliableSite(FakeSite):
         self.booted = [one for one in self.booted if one.tag in going or not one.tag]
         return super().servers()
 
-    def _fated(self, change):
+    def _request_with_planned_outcome(self, change):
         def happens(*arguments):
             fate = self.plan.pop(0) if self.plan else "done"
             if fate == "down":
@@ -105,11 +105,11 @@ class Leasing(RuleBasedStateMachine):
     def active(self):
         return self.reconciler().journal.active_lease(NAME)
 
-    def ours(self):
+    def tagged_resources(self):
         return [one for one in self.site.left() if one not in self.others]
 
     def command(self, plan, act):
-        """Run a command as a program of its own, with the fates of its requests."""
+        """Run a command as a separate program, with these outcomes of its requests."""
         self.said.clear()
         self.site.plan, reconciler = list(plan), self.reconciler()
         try:
@@ -126,13 +126,13 @@ class Leasing(RuleBasedStateMachine):
         requirements = Requirements(3 * HOUR)
         return LeaseRequest(NAME, "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"), at_once=True)
 
-    @rule(plan=PLANS)
+    @rule(plan=OUTCOME_LISTS)
     def lease(self, plan):
         self.command(plan, lambda reconciler: lease(self.site, reconciler, self.request()))
         if self.ended == "done":
             assert len(self.site.servers()) == 2, "a lease that is done has its server"
 
-    @rule(plan=PLANS)
+    @rule(plan=OUTCOME_LISTS)
     def lease_and_release(self, plan):
         def act(reconciler):
             with release_on_exit(self.site, reconciler, NAME):
@@ -140,14 +140,14 @@ class Leasing(RuleBasedStateMachine):
 
         self.command(plan, act)
         if self.ended == "done":
-            assert self.ours() == []
+            assert self.tagged_resources() == []
 
-    @rule(plan=PLANS)
+    @rule(plan=OUTCOME_LISTS)
     def release(self, plan):
         if active := self.active():
             self.command(plan, lambda reconciler: release(self.site, reconciler, active))
             if self.ended == "done":
-                assert self.ours() == [], "what is released is gone"
+                assert self.tagged_resources() == [], "what is released is gone"
 
     @rule(place=strategies.integers(0, 5))
     def release_with_one_rejected_request(self, place):
@@ -197,7 +197,7 @@ class Leasing(RuleBasedStateMachine):
         assert [one for one in self.site.left() if one in self.others] == self.others
 
     @invariant()
-    def nothing_costs_unsaid(self):
+    def every_cost_is_reported(self):
         for one in self.site.leases():
             if one.tag and one.status == "ACTIVE":
                 active = self.active()
@@ -207,7 +207,7 @@ class Leasing(RuleBasedStateMachine):
                 assert line, "a lease goes on, and the journal does not say that it costs"
 
     @invariant()
-    def an_end_that_leaves_something_costing_says_so(self):
+    def a_command_that_leaves_a_cost_reports_it(self):
         going = [one for one in self.site.leases() if one.tag and one.status == "ACTIVE"]
         if self.ended not in ("", "killed") and self.said and going:
             assert any("testbed release" in line for line in self.said)
@@ -217,5 +217,5 @@ class Leasing(RuleBasedStateMachine):
         if active := self.active():
             self.command([], lambda reconciler: release(self.site, reconciler, active))
             assert self.ended == "done"
-        assert self.ours() == []
+        assert self.tagged_resources() == []
         self.folder.cleanup()

@@ -14,7 +14,7 @@ TAIL = 3000
 def enable_interrupts() -> None:
     """Handle Ctrl-C as in a terminal.
 
-    Otherwise it is ignored: a shell's background processes and their children ignore it.
+    Without this, Ctrl-C is ignored by a shell's background processes and their children.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

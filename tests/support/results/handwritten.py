@@ -30,7 +30,7 @@ A100 = H200.model_copy(
     update={"name": "NVIDIA A100 80GB PCIe", "memory_gib": 79.15, "card": "a100_80gb", "cap_gib": None}
 )
 PROCESSOR = Device(kind="cpu", name="AMD EPYC 7763", host_cpus=2, host_memory_gib=15.6)
-STAND_IN = "NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb"
+EMULATING_GPU_NAME = "NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb"
 
 # row: outcome, peak, reserved, parameters, gradients, optimizer, activations (GiB), samples/s
 MEASURED = {
@@ -230,8 +230,12 @@ def _several(run: Run, row: str) -> Result:
         return make_result(run, row, "fits", device, memory=memories[0], ranks=several, **fields)
     failure = make_failure().model_copy(update={"rank": 1})
     ranks = [one.model_copy(update={"outcome": "error", "reason": "ended with its group"}) for one in ranks]
-    struck = {"outcome": "oom", "reason": "out of GPU memory in the backward pass of step 1", "failure": failure}
-    ranks[1] = ranks[1].model_copy(update=struck)
+    failed_in_backward = {
+        "outcome": "oom",
+        "reason": "out of GPU memory in the backward pass of step 1",
+        "failure": failure,
+    }
+    ranks[1] = ranks[1].model_copy(update=failed_in_backward)
     reason = f"rank 1: {ranks[1].reason}"
     return make_result(
         run, row, "oom", device, memory=memories[1], ranks=tuple(ranks), failure=failure, reason=reason, **fields

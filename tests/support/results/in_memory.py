@@ -20,7 +20,9 @@ COMMON: dict[str, Any] = {
     "time_limit_s": 60,
 }
 GPU = Device(kind="cuda", name="NVIDIA A100-SXM4-80GB", memory_gib=79.15, card=CARD, host_cpus=8, host_memory_gib=64.0)
-STAND_IN = GPU.model_copy(update={"name": "NVIDIA H200", "memory_gib": 139.8, "card": "h200_141gb", "cap_gib": 78.6})
+EMULATING_GPU = GPU.model_copy(
+    update={"name": "NVIDIA H200", "memory_gib": 139.8, "card": "h200_141gb", "cap_gib": 78.6}
+)
 CPU = Device(kind="cpu", name="processor", host_cpus=2, host_memory_gib=8.0)
 
 

@@ -8,7 +8,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, Device, Measured, Memory, Outcome, Result, Speed
 from experiments.suites.choices import Size
 from experiments.suites.suite import suite_named
-from tests.support.results.in_memory import CPU, SPEED, STAND_IN, run, shot
+from tests.support.results.in_memory import CPU, EMULATING_GPU, SPEED, run, shot
 
 MINIATURE = 1 / 1024
 WAITS = {"communication_share": 0.4, "exposed_communication_share": 0.15, "gpu_idle_share": 0.05}
@@ -43,7 +43,7 @@ def write_result(folder: RunFolder, result: Result) -> None:
 
 def _measured(rank: int, outcome: Outcome, size: Size) -> Measured:
     """Return memory with 14 GiB of parameters, 14 of gradients, 28 of state, and 10 + ``rank`` of activations."""
-    device: Device = STAND_IN if size == "full" else CPU
+    device: Device = EMULATING_GPU if size == "full" else CPU
     scale = 1.0 if size == "full" else MINIATURE
     held = {"params_gib": 14.0 * scale, "grads_gib": 14.0 * scale, "optimizer_gib": 28.0 * scale}
     peak = (66.0 + rank) * scale

@@ -2,8 +2,8 @@
 
 warm-hang hangs if the process was forked by the warm process; else it fits.
 
-Like the worker, it ends when its parent ends. It appends every start to the file that FAKE_JOURNAL names, as 'row
-start-time pid', and every end as 'row end-time'.
+Like the worker, the fake ends when its parent ends. The fake appends every start to the file that FAKE_JOURNAL names,
+as 'row start-time pid', and every end as 'row end-time'.
 """
 
 import argparse

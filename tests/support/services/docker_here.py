@@ -1,6 +1,6 @@
 """A real Docker daemon with a separate socket, from Debian's package, independent of any Docker on this machine.
 
-The daemon has no network and no GPUs. Its programs are extracted from packages, not installed, and cached.
+The daemon has no network and no GPUs. Docker's programs are extracted from packages, not installed, and cached.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ def _answers(variables: Mapping[str, str]) -> bool:
 def load_image(client: "DockerClient", base_archive: Path) -> str:
     """Build an image that stands in for the project's, with this environment's packages; return its ID.
 
-    Its code and label are those of the project's image, so that `testbed run` accepts it. The packages are not in
+    The image has the code and label of the project's image, so that `testbed run` accepts it. The packages are not in
     the image, but in the cache folder, which is mounted into the containers of rows.
     """
     with base_archive.open("rb") as archive:

@@ -1,4 +1,4 @@
-"""`testbed reproduce` against the testbed in a box, with the image built from the cache.
+"""Run `testbed reproduce` at the local OpenStack cloud, with the image built from the cache.
 
 python -m tests.testbed.chain.client KEY RESULTS [--keep] [--nodes N] [--gpus-per-node N] [--row ROW ...]
     [--end-when-idle TIME [--results-to USER@HOST:PATH --results-key FILE]]
@@ -30,7 +30,7 @@ from provision.models import Requirements
 from provision.sites.base import connect_to
 from provision.ssh.login import key_pair
 from tests.testbed.node import base_image, gpus
-from tests.testbed.node.node import IN_A_BOX
+from tests.testbed.node.node import TEST_NODE_VARIABLES
 
 SUITES = ("single_gpu_blip2", "slurm_hf_trainer")
 ROWS = ("reduced-batch", "reduced-precision", "neo-1gpu", "neo-4gpu-ddp")
@@ -76,7 +76,7 @@ def main() -> int:
         wheels=base_image.wheels(PINS, view.says),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
-        extra=IN_A_BOX,
+        extra=TEST_NODE_VARIABLES,
     )
     requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
     idle_end = IdleEndOptions(asked.end_when_idle, asked.results_to, asked.results_key).idle_end(asked.nodes)

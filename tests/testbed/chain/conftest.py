@@ -1,4 +1,4 @@
-"""One lease for all tests of this folder, by a single reproduction whose client is killed again and again."""
+"""All tests in this folder use one lease. One `testbed reproduce` creates the lease; it is killed at many stages."""
 
 import tempfile
 from collections.abc import Iterator
@@ -36,9 +36,9 @@ def person() -> Iterator[Person]:
 def last(person: Person) -> Command:
     """Return the last client, which was not killed."""
     for strike in STRIKES:
-        struck = person.reproduces("--keep")
-        struck.until(strike)
-        struck.kill()
+        killed_client = person.reproduces("--keep")
+        killed_client.until(strike)
+        killed_client.kill()
     client = person.reproduces("--keep")
     assert client.end() in (0, 1), client.said
     return client

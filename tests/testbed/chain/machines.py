@@ -1,4 +1,4 @@
-"""Real machines for the testbed's fake hardware: each ACTIVE server boots as an Ubuntu node until it is deleted."""
+"""Real nodes for the local OpenStack cloud: for each ACTIVE server, an Ubuntu node runs until the server is deleted."""
 
 import contextlib
 import threading

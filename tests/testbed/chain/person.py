@@ -1,4 +1,4 @@
-"""A user of the testbed in a box, whose commands are processes that can be killed."""
+"""A user of the local OpenStack cloud, whose commands are processes that can be killed."""
 
 import json
 import re
@@ -20,9 +20,9 @@ from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate
 
 SUITE = "single_gpu_blip2"
-THERE = f"/home/{USER}/{REMOTE_FOLDER}"
-HOUSE = Path(__file__).resolve().parents[3]
-SAID_S = 1500.0
+REMOTE_RUNS = f"/home/{USER}/{REMOTE_FOLDER}"
+REPOSITORY = Path(__file__).resolve().parents[3]
+OUTPUT_TIMEOUT_S = 1500.0
 LOOK_S = 0.1
 
 
@@ -34,7 +34,7 @@ class Command:
         with log.open("wb") as out:
             self._process = subprocess.Popen(
                 command,
-                cwd=HOUSE,
+                cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -47,7 +47,7 @@ class Command:
 
     def until(self, pattern: str) -> str:
         """Wait until the output matches; return the match."""
-        ends = time.monotonic() + SAID_S
+        ends = time.monotonic() + OUTPUT_TIMEOUT_S
         while not (found := re.search(pattern, self.said)):
             assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.said}"
             assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.said}"
@@ -71,7 +71,7 @@ class Command:
 
     def end(self) -> int:
         """Wait for the end and return the exit code."""
-        return self._process.wait(SAID_S)
+        return self._process.wait(OUTPUT_TIMEOUT_S)
 
 
 class Person:
@@ -88,7 +88,7 @@ class Person:
 
     @property
     def line(self) -> Gate:
-        """The gate through which the node is reached."""
+        """Return the proxy through which the node is reached."""
         (gate,) = self.stage.machines.gates.values()
         return gate
 
@@ -110,7 +110,7 @@ class Person:
 
     def starts(self, run_id: str) -> list[str]:
         """Return the row of every job that started on the node for that run."""
-        tags = self.node.run("sh", "-c", f"ls -d {THERE}/{run_id}/.jobs/*/started 2> /dev/null || true")
+        tags = self.node.run("sh", "-c", f"ls -d {REMOTE_RUNS}/{run_id}/.jobs/*/started 2> /dev/null || true")
         return sorted(Path(tag).parent.name.rpartition("-")[0] for tag in tags.split())
 
     def containers(self, node: Node | None = None) -> list[str]:

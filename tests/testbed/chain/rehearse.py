@@ -1,4 +1,4 @@
-"""The whole chain against the testbed in a box: reserve, boot, configure, run, evaluate, report, release.
+"""Run all stages at the local OpenStack cloud: reserve, boot, configure, run, evaluate, report, release.
 
 python -m tests.testbed.chain.rehearse [RESULTS]
 
@@ -40,7 +40,7 @@ LEFT = 3
 
 
 class Stage:
-    """The testbed in a box, and real machines that follow its servers."""
+    """The local OpenStack cloud, and a real node for each of its servers."""
 
     def __init__(self, site: Testbed, machines: Machines, key: Path, folder: Path) -> None:
         self.site, self.machines, self.key, self.folder = site, machines, key, folder

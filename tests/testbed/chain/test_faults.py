@@ -9,11 +9,11 @@ import pytest
 
 from provision.ssh.login import USER
 from tests.support.processes.waiting import wait_for
-from tests.testbed.chain.person import THERE, Command, Person
+from tests.testbed.chain.person import REMOTE_RUNS, Command, Person
 from tests.testbed.node.node import Node
 
-CUT_S = 60
-BROKE = 3
+OUTAGE_S = 60
+EXIT_ERROR = 3
 ROWS = ("reduced-batch",)
 
 pytestmark = pytest.mark.timeout(3600)
@@ -37,7 +37,7 @@ def running(person: Person, run_id: str) -> Command:
 
 
 def rebooted(node: Node) -> None:
-    """Reboot and tell Slurm, which looks at the kernel's uptime: that is this machine's, which does not reboot."""
+    """Reboot the node, and report it to Slurm: Slurm reads the kernel's uptime, which is that of this machine."""
 
     def is_up() -> str:
         with suppress(RuntimeError):
@@ -53,17 +53,17 @@ def all_fit(person: Person, run_id: str) -> bool:
     return person.outcomes(run_id) == dict.fromkeys(ROWS, "fits")
 
 
-def test_a_minute_without_a_connection_costs_no_row(person: Person, last: Command) -> None:
+def test_a_minute_without_a_connection_loses_no_row(person: Person, last: Command) -> None:
     command = running(person, "cut")
     person.line.shut("gone")
-    time.sleep(CUT_S)
+    time.sleep(OUTAGE_S)
     person.line.mend()
     assert command.end() in (0, 1), command.said
     assert all_fit(person, "cut"), command.said
     assert person.starts("cut") == sorted(ROWS)
 
 
-def test_a_slow_connection_only_takes_longer(person: Person, last: Command) -> None:
+def test_a_slow_connection_causes_no_error(person: Person, last: Command) -> None:
     person.line.shut("slow")
     try:
         command = running(person, "slow")
@@ -73,10 +73,12 @@ def test_a_slow_connection_only_takes_longer(person: Person, last: Command) -> N
     assert all_fit(person, "slow"), command.said
 
 
-def test_a_reboot_under_a_row_is_an_error_that_says_so_and_it_is_run_again(person: Person, last: Command) -> None:
+def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_again(
+    person: Person, last: Command
+) -> None:
     command = running(person, "reboot")
     rebooted(person.node)
-    assert command.end() == BROKE, command.said
+    assert command.end() == EXIT_ERROR, command.said
     assert person.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.said
     assert re.search(r"reduced-batch: error.*job ended as", command.said)
     again = person.runs("reboot", *ROWS)
@@ -85,10 +87,10 @@ def test_a_reboot_under_a_row_is_an_error_that_says_so_and_it_is_run_again(perso
     assert person.starts("reboot") == sorted(2 * ROWS)
 
 
-def test_docker_that_stops_under_rows_is_an_error_until_it_runs_again(person: Person, last: Command) -> None:
+def test_rows_fail_while_docker_is_stopped_and_run_again_afterwards(person: Person, last: Command) -> None:
     command = running(person, "docker")
     person.node.run("systemctl", "stop", "docker.socket", "docker")
-    assert command.end() == BROKE, command.said
+    assert command.end() == EXIT_ERROR, command.said
     assert person.outcomes("docker") == dict.fromkeys(ROWS, "error"), command.said
     refused = person.runs("docker", *ROWS)
     assert refused.end() == 2
@@ -102,7 +104,7 @@ def test_docker_that_stops_under_rows_is_an_error_until_it_runs_again(person: Pe
 @pytest.fixture
 def small_disk(person: Person) -> Iterator[str]:
     """Mount a file system of 16 MiB as the folder of the run "full" on the node."""
-    folder = f"{THERE}/full"
+    folder = f"{REMOTE_RUNS}/full"
     person.node.run("install", "-d", "-o", USER, "-g", USER, folder)
     person.node.run("mount", "-t", "tmpfs", "-o", f"size=16m,uid={USER},gid={USER}", "tmpfs", folder)
     yield folder
@@ -112,7 +114,7 @@ def small_disk(person: Person) -> Iterator[str]:
 def test_a_full_disk_is_an_error_until_space_is_freed(person: Person, last: Command, small_disk: str) -> None:
     command = running(person, "full")
     person.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
-    assert command.end() == BROKE, command.said
+    assert command.end() == EXIT_ERROR, command.said
     assert "error" in person.outcomes("full").values(), command.said
     person.node.run("rm", f"{small_disk}/filler")
     again = person.runs("full", *ROWS)

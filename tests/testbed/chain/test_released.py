@@ -7,7 +7,7 @@ import pytest
 
 from provision.ssh.login import USER
 from tests.support.processes.waiting import wait_for
-from tests.testbed.chain.person import THERE, Command, Person
+from tests.testbed.chain.person import REMOTE_RUNS, Command, Person
 from tests.testbed.chameleon.conftest import left_at
 
 pytestmark = pytest.mark.timeout(3600)
@@ -36,7 +36,7 @@ def test_no_secret_is_on_the_node_or_in_its_image(person: Person, last: Command)
 
 
 def test_files_of_rows_belong_to_their_user(person: Person, last: Command) -> None:
-    assert person.node.run("find", THERE, "!", "-user", USER) == ""
+    assert person.node.run("find", REMOTE_RUNS, "!", "-user", USER) == ""
 
 
 def test_every_result_names_its_image(person: Person, last: Command) -> None:
@@ -46,9 +46,9 @@ def test_every_result_names_its_image(person: Person, last: Command) -> None:
 
 
 def test_a_release_that_was_killed_resumes_until_nothing_is_left(person: Person, last: Command) -> None:
-    struck = person.reproduces()
-    struck.until(r"\[7/7\] release")
-    struck.kill()
+    killed_client = person.reproduces()
+    killed_client.until(r"\[7/7\] release")
+    killed_client.kill()
     client = person.reproduces()
     assert client.end() in (0, 1), client.said
     assert "configure" not in client.said

@@ -1,4 +1,4 @@
-"""Whose lease it is, against the box: two projects of a user, and limited credentials."""
+"""The account of a lease, with real OpenStack services: two projects of a user, and limited credentials."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def lease_flags(key):
     return [*flags, "--key", str(key.file), "--yes"]
 
 
-def test_a_lease_of_another_project_is_neither_gone_nor_released(
+def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
     testbed, site, lease_flags, other_project, monkeypatch
 ):
     assert testbed("lease", *lease_flags)[0] == 0
@@ -114,7 +114,7 @@ def test_a_credential_that_ends_before_the_lease_is_reported_or_refused(testbed,
     assert (code, "the credential ends" in err) == (0, True)
 
 
-def test_a_credential_that_was_removed_is_told_as_such(testbed, site, lease_flags, credential):
+def test_a_removed_credential_is_reported_as_removed(testbed, site, lease_flags, credential):
     made = credential(unrestricted=True)
     assert testbed("lease", *lease_flags)[0] == 0
     site.sdk.identity.delete_application_credential(site.session.get_user_id(), made.id)

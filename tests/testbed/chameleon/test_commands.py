@@ -122,7 +122,7 @@ def test_each_lab_alone_has_a_lease_with_its_own_name_and_length(part, node, tes
     assert [hosts[id] for id in held.hosts] == [node]
 
 
-def test_a_dry_run_says_what_it_would_ask_and_asks_nothing(testbed, site, lease_flags):
+def test_a_dry_run_lists_its_requests_and_sends_none(testbed, site, lease_flags):
     code, out, _ = testbed("lease", *lease_flags, "--dry-run")
     assert code == 0
     *calls, time = [line.partition(":")[0] for line in out.splitlines()]
@@ -192,7 +192,7 @@ def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, 
     assert left_at(site) == []
 
 
-def test_without_a_terminal_nothing_is_asked_and_nothing_done_without_yes(testbed, site, lease_flags):
+def test_without_a_terminal_and_without_yes_nothing_is_done(testbed, site, lease_flags):
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
     assert code == 2
     assert "lease llm_cc: without a terminal for the confirmation, --yes is required" in err

@@ -1,4 +1,4 @@
-"""The contract of a site, checked against each of them: bare metal and KVM."""
+"""The behavior that all sites share, tested at bare metal and KVM."""
 
 import json
 import urllib.request
@@ -79,7 +79,9 @@ def test_every_site_has_a_machine_that_describes_itself(name, connected, reconci
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_goes_with_it(any_site, box, reconciler, lease_request, sshd):
+def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
+    any_site, box, reconciler, lease_request, sshd
+):
     site = any_site
     lease(site, reconciler, lease_request(node_type="g1.h100.pci.4"))
     (volume,) = volumes(box)

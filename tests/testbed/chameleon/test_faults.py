@@ -126,7 +126,7 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_of_two_nodes_both_are_changed_where_one_does_not_boot(site, reconciler, lease_request, box, reachable):
+def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(site, reconciler, lease_request, box, reachable):
     box.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request(count=2))
     names = {host.id: host.name for host in site.hosts()}
@@ -148,7 +148,7 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
     assert left_at(site) == []
 
 
-def test_a_boot_beyond_the_clients_own_limit_of_twenty_minutes_is_waited_for(
+def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
     site, reconciler, lease_request, box, reachable, said
 ):
     box.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
@@ -179,7 +179,7 @@ def test_an_idle_address_of_the_project_is_somebodys_and_not_used(site, reconcil
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
-def test_a_classmates_lease_without_reservations_stops_nobody(site, connected, reconciler, lease_request, caplog):
+def test_a_classmate_s_lease_without_reservations_is_no_error(site, connected, reconciler, lease_request, caplog):
     theirs = connected("chameleon", "classmate")
     by_hand = theirs.blazar.lease.create(
         "by-hand", "now", f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%d %H:%M}", [], []
@@ -282,7 +282,7 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
 
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
-def test_a_service_that_stays_away_is_named_after_a_bounded_number_of_attempts(
+def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
     service, site, reconciler, lease_request, box, said
 ):
     box.gates[service].shut("gone")
@@ -306,7 +306,7 @@ def test_rejected_credentials_are_not_shown(box, account, monkeypatch):
     assert "wrong-secret" not in str(refused.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_what_the_site_tells_of_it(site, reconciler, lease_request, box, reachable):
+def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(site, reconciler, lease_request, box, reachable):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, reconciler, wanted, wait=False).lease
     with without_aggregate(box, made.resources[0]):

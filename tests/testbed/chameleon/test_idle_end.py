@@ -1,4 +1,4 @@
-"""A lease that ends itself: what its credential may do at the real services, and what the client makes of the end.
+"""A lease that ends itself, at real services: the rights of its credential, and the client's report of the end.
 
 Fake: the setup of the node, which the tests of nodes have.
 """
@@ -41,7 +41,7 @@ class IdleNode:
 
 @pytest.fixture
 def variables(monkeypatch, reachable):
-    """The variables with which the node is set up."""
+    """Record the variables with which the node is set up."""
     given = []
     monkeypatch.setattr(module, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
     return given
@@ -49,7 +49,7 @@ def variables(monkeypatch, reachable):
 
 @pytest.fixture
 def settings(site, reconciler, lease_request, variables, tmp_path):
-    """Lease a node that ends its lease; the settings of its check."""
+    """Lease a node that ends its lease; return the settings of its check."""
     lease(site, reconciler, lease_request())
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     return settings_of(variables[-1], tmp_path)
@@ -68,7 +68,7 @@ def credential_of(site, held):
 
 @pytest.fixture
 def restricted(settings):
-    """A connection with the credential that the node gets."""
+    """Return a connection with the credential that the node gets."""
     return openstack.connect(
         load_envvars=False,
         load_yaml_config=False,
@@ -127,7 +127,7 @@ def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings)
     assert datetime.fromisoformat(made.expires_at).replace(tzinfo=UTC) == held.end
 
 
-def test_the_check_of_the_node_ends_the_lease_and_the_client_takes_it_as_an_end(
+def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
     testbed, site, reconciler, settings, monkeypatch
 ):
     def unreachable(shell):
@@ -163,7 +163,7 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
     assert site.leases() == []
 
 
-def test_no_secret_is_in_the_journal_or_in_what_is_said(settings, reconciler, said, capsys):
+def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, said, capsys):
     written = b"".join(path.read_bytes() for path in reconciler.journal.folder.rglob("*") if path.is_file())
     assert settings.credential_id.encode() in written
     assert settings.secret.encode() not in written

@@ -91,7 +91,7 @@ def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_re
     assert len([line for line in said if "not enough nodes are free at" in line]) == 1
 
 
-def test_both_labs_apart_are_two_leases(site, reconciler, lease_request):
+def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):
     start = datetime.now(UTC) + 24 * HOUR
     single = lease_request("llm_single_cc", node_type="compute_gigaio", length=2 * HOUR, start=start)
     multi = lease_request("llm_multi_cc", length=2 * HOUR, gpus=4, start=start)
@@ -132,7 +132,7 @@ def test_an_unknown_type_is_reported_with_the_nearest(site, reconciler, lease_re
         lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 
 
-def test_a_lease_is_extended_but_not_into_somebody_elses(site, reconciler, lease_request):
+def test_a_lease_cannot_be_extended_into_another_reservation(site, reconciler, lease_request):
     soon = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
     leased = lease(site, reconciler, lease_request(node="P3-GPU-001", start=soon, length=HOUR), wait=False).lease
     active_lease = release.get_active_lease(reconciler, "llm_cc")
@@ -143,7 +143,7 @@ def test_a_lease_is_extended_but_not_into_somebody_elses(site, reconciler, lease
     assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_seen(site, reconciler, lease_request, box, reachable):
+def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, box, reachable):
     lease(site, reconciler, lease_request())
     box.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")

@@ -1,4 +1,4 @@
-"""What is told before a lease costs anything, and what a release goes past, against the box."""
+"""Problems that are reported before a lease costs anything, and failed deletions, with real OpenStack services."""
 
 import pytest
 from chi import context
@@ -9,7 +9,7 @@ from provision.leasing import release
 from provision.leasing.lease import lease
 from tests.testbed.chameleon.conftest import left_at
 
-MORE = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
+IMAGE_FIELDS = {"disk_format": "raw", "container_format": "bare", "data": b"\0" * 1024, "validate_checksum": False}
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def private_images(site):
     made = []
 
     def create(name):
-        made.append(site.sdk.image.create_image(name=name, visibility="private", **MORE))
+        made.append(site.sdk.image.create_image(name=name, visibility="private", **IMAGE_FIELDS))
         return made[-1]
 
     yield create
@@ -32,7 +32,7 @@ def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
     assert site.image_id(IMAGE) == public
 
 
-def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(testbed, site, key, private_images):
+def test_ambiguous_and_inactive_images_are_rejected_before_leasing(testbed, site, key, private_images):
     image = ("--key", str(key.file), "--image", "my-image")
     flags = ("--node-type", "gpu_a100_pcie", "--start", "now", "--yes", *image)
     first = private_images("my-image")
@@ -49,14 +49,16 @@ def test_images_that_cannot_be_told_apart_and_those_not_active_cost_nothing(test
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_a_network_that_the_site_lacks_is_told_before_anything_costs(site, reconciler, lease_request, monkeypatch):
+def test_a_missing_network_is_reported_before_leasing(site, reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(context, "DEFAULT_NETWORK", "sharednet9")
     with pytest.raises(RequestRejected, match="network sharednet9 does not exist at CHI@UC"):
         lease(site, reconciler, lease_request())
     assert left_at(site) == []
 
 
-def test_a_security_group_in_use_keeps_nothing_else(connected, reconciler, lease_request, reachable, said):
+def test_all_other_resources_are_deleted_if_a_security_group_is_in_use(
+    connected, reconciler, lease_request, reachable, said
+):
     site = connected("kvm")
     lease(site, reconciler, lease_request(node_type=None))
     active_lease = release.get_active_lease(reconciler, "llm_cc")

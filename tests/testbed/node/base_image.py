@@ -1,6 +1,6 @@
 """A base image without a registry: Debian's Python 3.11 with this environment's PyTorch.
 
-It replaces PyTorch's own image. It is created once as an archive for `docker load`, and cached.
+The image replaces PyTorch's own. It is created once, as an archive for `docker load`, and cached.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Nodes, their logins and their configuration."""
+"""Fixtures for test nodes: their images, logins and configuration."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,12 @@ from provision.leasing.journal import Machine
 from provision.ssh.login import KeyPair, Login, forget_host_key
 from tests.support.needs import need
 from tests.testbed.node import gpus
+from tests.testbed.node.fake_image import fake_image
 from tests.testbed.node.gpus import A100
 from tests.testbed.node.image import NodeImage
-from tests.testbed.node.node import IN_A_BOX, Node
-from tests.testbed.node.small_image import small_image
+from tests.testbed.node.node import TEST_NODE_VARIABLES, Node
 
-HERE = Path(__file__).parent
+NODE_FOLDER = Path(__file__).parent
 NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
 PACKAGES = "mmdebstrap gpg systemd-container iptables iproute2 openssh-client"
 SetUp = Callable[..., ConfiguredNode]
@@ -38,7 +38,7 @@ def login(key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Callable[[N
 @pytest.fixture(scope="session")
 def archive(node_image: NodeImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return an archive of the fake image."""
-    return small_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
+    return fake_image(node_image.root, "llm-testbed:current", tmp_path_factory.mktemp("image") / "small.tar")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
                 patch.setattr("provision.configure.playbook.PLAYBOOK", playbook := logs / "site.yml")
                 listed = [{"role": role} for role in roles]
                 playbook.write_text(json.dumps([{"hosts": "nodes", "become": True, "roles": listed}]))
-            return configure(machines, Setup(**options, extra=IN_A_BOX | dict(extra)), say, check, logs)
+            return configure(machines, Setup(**options, extra=TEST_NODE_VARIABLES | dict(extra)), say, check, logs)
 
     return operation
 
@@ -80,4 +80,4 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
 @pytest.fixture
 def killed_holder() -> Path:
     """Return a program that boots the node named by its arguments and is killed before it stops it."""
-    return HERE / "killed_holder.py"
+    return NODE_FOLDER / "killed_holder.py"

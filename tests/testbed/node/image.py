@@ -1,6 +1,6 @@
 """The root file system of a node: Ubuntu from its repository, created once and cached.
 
-It has firewalld as it comes, as Chameleon's images do: only SSH is admitted.
+The image has firewalld with its default settings, like Chameleon's images: only SSH is admitted.
 
 Needs root, mmdebstrap and gpg. Debian has no keyring of Ubuntu: it is downloaded from the repository, and only the key
 with the pinned fingerprint is used.

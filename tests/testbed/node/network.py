@@ -1,4 +1,4 @@
-"""A network of nodes on this machine: a bridge with NAT to the outside. It is removed together with the last node."""
+"""A network of nodes on this machine: a bridge with NAT to the outside, removed together with the last node."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ RULES = (
 )
 
 
-def up() -> None:
+def create_network() -> None:
     """Create the bridge and its rules if they are missing. The bridge's alias stores the former forwarding setting."""
     if not Path("/sys/class/net", BRIDGE).exists():
         _ip("link", "add", "name", BRIDGE, "type", "bridge")
@@ -32,7 +32,7 @@ def up() -> None:
             _iptables("-I", rule, check=True)
 
 
-def down() -> None:
+def remove_network() -> None:
     """Remove the network, unless a node still uses it."""
     bridge = Path("/sys/class/net", BRIDGE)
     if not bridge.exists() or any((bridge / "brif").iterdir()):

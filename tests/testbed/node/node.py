@@ -24,10 +24,10 @@ from tests.support.processes.waiting import wait_until_up
 from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copy_root
 
-UP_S = 90
+BOOT_LIMIT_S = 90
 STOP_S = 15
 REBOOTED = 133
-IN_A_BOX = {
+TEST_NODE_VARIABLES = {
     "precheck_disk_gib": 12,
     "precheck_memory_gib": 4,
     "slurm_cgroup_plugin": "cgroup/v1",
@@ -36,7 +36,7 @@ IN_A_BOX = {
 """Variables of the roles for such a node: small images, this machine's cgroups, no pause before a second download."""
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 CGROUPS = Path("/sys/fs/cgroup")
-APART = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
+ISOLATED = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 SUPERVISOR = f'while "$@"; [ $? = {REBOOTED} ]; do :; done'
 
 
@@ -83,9 +83,9 @@ class Node:
         self._furnish()
         for folder in self._disks.values():
             folder.mkdir(parents=True, exist_ok=True)
-        network.up()
+        network.create_network()
         self._process = subprocess.Popen(
-            [*APART, "sh", "-c", SUPERVISOR, "-", *self._nspawn()],
+            [*ISOLATED, "sh", "-c", SUPERVISOR, "-", *self._nspawn()],
             stdin=subprocess.DEVNULL,
             stdout=(self._folder / "console.log").open("wb"),
             stderr=subprocess.STDOUT,
@@ -109,7 +109,7 @@ class Node:
         """Reboot; return when the old boot has ended, before the new one answers."""
         before = self._leader()
         self.run("systemctl", "reboot")
-        ends = time.monotonic() + UP_S
+        ends = time.monotonic() + BOOT_LIMIT_S
         while self._leader() == before:
             assert time.monotonic() < ends, f"{self.name} does not shut down"
             time.sleep(0.05)
@@ -130,7 +130,7 @@ class Node:
             self._process.wait()
             self._process = None
         self._clear()
-        network.down()
+        network.remove_network()
         if self._lock:
             self._lock.close()
 
@@ -205,7 +205,7 @@ class Node:
 
 
 def _remove_cgroup(folder: Path) -> None:
-    ends = time.monotonic() + UP_S
+    ends = time.monotonic() + BOOT_LIMIT_S
     while folder.exists():
         try:
             folder.rmdir()

@@ -25,7 +25,7 @@ BASE = "pytorch/pytorch:2.13.0-cuda{}-cudnn9-devel"
 OLD_DRIVER = "560.35.03"
 
 
-def wanting(package: str, wanted: str = "true", cuda: str = "13.0") -> dict[str, object]:
+def role_variables(package: str, wanted: str = "true", cuda: str = "13.0") -> dict[str, object]:
     base = {"images_base": BASE.format(cuda)}
     return {**ROLE, "extra": {"nvidia_driver_wanted": wanted, "nvidia_driver_packages": [package], **base}}
 
@@ -61,7 +61,7 @@ def machine(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login])
 
 
 @pytest.fixture
-def having(machine: Node) -> "Having":
+def driver_in_state(machine: Node) -> "DriverInState":
     """Bring the machine's driver into a state; return the id of the current boot."""
 
     def operation(mode: gpus.Mode, driver: str = gpus.DRIVER) -> str:
@@ -76,74 +76,78 @@ def boot(node: Node) -> str:
     return node.run("cat", "/proc/sys/kernel/random/boot_id")
 
 
-Having = Callable[..., str]
+DriverInState = Callable[..., str]
 
 
-def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, having: Having) -> None:
-    before = having("fine")
-    assert set_up([machine], **wanting("good-driver")).changed == ()
+def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, driver_in_state: DriverInState) -> None:
+    before = driver_in_state("fine")
+    assert set_up([machine], **role_variables("good-driver")).changed == ()
     assert boot(machine) == before
 
 
 @pytest.mark.parametrize("mode", ["missing", "broken"])
 def test_a_driver_that_does_not_work_is_installed_and_booted_into(
-    mode: gpus.Mode, machine: Node, set_up: SetUp, having: Having
+    mode: gpus.Mode, machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
-    before = having(mode)
-    changed = " ".join(set_up([machine], **wanting("good-driver")).changed)
+    before = driver_in_state(mode)
+    changed = " ".join(set_up([machine], **role_variables("good-driver")).changed)
     assert "Install the driver" in changed
     assert "Reboot into the driver" in changed
     assert boot(machine) != before
     assert machine.run("nvidia-smi", "-L").count("A100") == 2
-    assert set_up([machine], **wanting("good-driver")).changed == ()
+    assert set_up([machine], **role_variables("good-driver")).changed == ()
 
 
 def test_a_driver_that_works_but_is_too_old_for_the_image_is_replaced(
-    machine: Node, set_up: SetUp, having: Having
+    machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
-    before = having("fine", OLD_DRIVER)
-    assert set_up([machine], **wanting("good-driver", cuda="12.4")).changed == ()
-    assert "Install the driver" in " ".join(set_up([machine], **wanting("good-driver")).changed)
+    before = driver_in_state("fine", OLD_DRIVER)
+    assert set_up([machine], **role_variables("good-driver", cuda="12.4")).changed == ()
+    assert "Install the driver" in " ".join(set_up([machine], **role_variables("good-driver")).changed)
     assert boot(machine) != before
-    assert set_up([machine], **wanting("good-driver")).changed == ()
+    assert set_up([machine], **role_variables("good-driver")).changed == ()
 
 
 def test_a_driver_that_stays_too_old_is_named_with_what_the_image_needs(
-    machine: Node, set_up: SetUp, having: Having
+    machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
-    having("fine", OLD_DRIVER)
+    driver_in_state("fine", OLD_DRIVER)
     with pytest.raises(ConfigureFailed, match=rf"the driver is {OLD_DRIVER}; .*cuda13.0.* needs 580.*--base-image"):
-        set_up([machine], **wanting("bad-driver", "false"))
+        set_up([machine], **role_variables("bad-driver", "false"))
 
 
-def test_a_driver_newer_than_the_loaded_one_needs_only_a_reboot(machine: Node, set_up: SetUp, having: Having) -> None:
-    before = having("broken")
+def test_a_driver_newer_than_the_loaded_one_needs_only_a_reboot(
+    machine: Node, set_up: SetUp, driver_in_state: DriverInState
+) -> None:
+    before = driver_in_state("broken")
     machine.run("apt-get", "install", "--yes", "good-driver")
     with pytest.raises(RuntimeError, match="Driver/library version mismatch"):
         machine.run("nvidia-smi")
-    changed = " ".join(set_up([machine], **wanting("good-driver")).changed)
+    changed = " ".join(set_up([machine], **role_variables("good-driver")).changed)
     assert "Install the driver" not in changed
     assert boot(machine) != before
     assert machine.run("nvidia-smi", "-L").count("A100") == 2
 
 
-def test_a_driver_that_still_fails_is_reported_with_a_fix(machine: Node, set_up: SetUp, having: Having) -> None:
-    having("broken")
+def test_a_driver_that_still_fails_is_reported_with_a_fix(
+    machine: Node, set_up: SetUp, driver_in_state: DriverInState
+) -> None:
+    driver_in_state("broken")
     with pytest.raises(ConfigureFailed, match=r"Check that the driver works .*couldn't communicate .*dmesg"):
-        set_up([machine], **wanting("bad-driver"))
+        set_up([machine], **role_variables("bad-driver"))
 
 
 def test_a_check_says_that_a_driver_would_be_installed_and_does_not_reboot(
-    machine: Node, set_up: SetUp, having: Having
+    machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
-    before = having("missing")
-    assert "Install the driver" in " ".join(set_up([machine], check=True, **wanting("good-driver")).changed)
+    before = driver_in_state("missing")
+    assert "Install the driver" in " ".join(set_up([machine], check=True, **role_variables("good-driver")).changed)
     assert boot(machine) == before
 
 
 @pytest.mark.parametrize("wanted", ["false", "auto"])
 def test_no_driver_is_brought_to_a_machine_that_has_no_gpu_or_shall_not_have_one(
-    wanted: str, machine: Node, set_up: SetUp, having: Having
+    wanted: str, machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
-    having("missing")
-    assert set_up([machine], **wanting("good-driver", wanted)).changed == ()
+    driver_in_state("missing")
+    assert set_up([machine], **role_variables("good-driver", wanted)).changed == ()

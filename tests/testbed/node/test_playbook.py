@@ -21,10 +21,10 @@ from provision.ssh.login import Login
 from tests.support.services.sshd import new_key
 from tests.testbed.node import network
 from tests.testbed.node.conftest import SetUp
+from tests.testbed.node.fake_image import fake_image
+from tests.testbed.node.fake_registry import serve_image
 from tests.testbed.node.image import NodeImage
 from tests.testbed.node.node import CA_BUNDLE, Node
-from tests.testbed.node.small_image import small_image
-from tests.testbed.node.small_registry import registry
 
 LoginTo = Callable[[Node], Login]
 PULLING = ["nvidia_driver", "docker", "images"]
@@ -64,7 +64,7 @@ def test_a_check_of_a_finished_node_finds_nothing_to_change(
     assert set_up([node], check=True).changed == ()
 
 
-def test_docker_is_started_where_it_was_stopped(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
     node.run("systemctl", "stop", "docker.socket", "docker")
     changed = set_up([node], roles=["docker"]).changed
     assert [one.split(" (")[0] for one in changed] == ["docker: Start and enable Docker"]
@@ -109,9 +109,7 @@ def settings(node: Node, finished: ConfiguredNode) -> Iterator[Path]:
         copy.unlink()
 
 
-def test_settings_of_docker_that_were_there_stay_and_the_old_file_is_kept(
-    node: Node, set_up: SetUp, settings: Path
-) -> None:
+def test_existing_settings_of_docker_stay_and_the_old_file_is_saved(node: Node, set_up: SetUp, settings: Path) -> None:
     own = {"registry-mirrors": ["https://mirror.invalid"], "features": {"other": True}, "log-driver": "syslog"}
     settings.write_text(json.dumps(own))
     assert "docker: Write the daemon's settings" in " ".join(set_up([node], roles=["docker"]).changed)
@@ -124,7 +122,7 @@ def test_settings_of_docker_that_were_there_stay_and_the_old_file_is_kept(
     assert set_up([node], roles=["docker"]).changed == ()
 
 
-def test_settings_of_docker_that_cannot_be_read_are_named_and_left(node: Node, set_up: SetUp, settings: Path) -> None:
+def test_unreadable_settings_of_docker_are_reported_and_not_changed(node: Node, set_up: SetUp, settings: Path) -> None:
     settings.write_text("{")
     assert f"Parse the settings in {SETTINGS}" in failed(set_up, node, roles=["docker"])
     assert settings.read_text() == "{"
@@ -164,7 +162,7 @@ def test_too_little_disk_space_is_reported_before_any_change(
 
 
 @pytest.fixture
-def full(node: Node) -> Iterator[str]:
+def full_disk(node: Node) -> Iterator[str]:
     """Create a tiny file system on the node."""
     node.run("mkdir", "-p", "/var/full")
     node.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/var/full")
@@ -173,9 +171,9 @@ def full(node: Node) -> Iterator[str]:
 
 
 def test_a_disk_that_fills_up_is_named_with_its_fix(
-    node: Node, set_up: SetUp, finished: ConfiguredNode, full: str
+    node: Node, set_up: SetUp, finished: ConfiguredNode, full_disk: str
 ) -> None:
-    said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full}/image.tar"})
+    said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full_disk}/image.tar"})
     assert "images: Save the image to an archive" in said
     assert "docker system prune" in said
 
@@ -224,14 +222,14 @@ def test_an_interruption_ends_ansible_and_the_next_run_resumes(
     assert set_up([node], roles=["docker"]).changed == ()
 
 
-def test_a_build_leaves_the_password_of_the_index_nowhere(
+def test_a_build_stores_the_password_of_the_index_nowhere(
     node: Node, node_image: NodeImage, set_up: SetUp, finished: ConfiguredNode, tmp_path: Path
 ) -> None:
     built = set_up(
         [node],
         source="build",
         base_image=BASE,
-        base_archive=small_image(node_image.root, BASE, tmp_path / "base.tar"),
+        base_archive=fake_image(node_image.root, BASE, tmp_path / "base.tar"),
         pip_index=f"https://reader:{PASSWORD}@index.invalid/simple",
         ca_bundle=CA_BUNDLE,
         extra={"images_save": "/var/lib/llm-testbed/kept.tar"},
@@ -278,7 +276,7 @@ def pulling(reference: str, **options: Any) -> dict[str, Any]:
 def test_an_image_is_pulled_from_a_registry(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
 ) -> None:
-    with registry(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
+    with serve_image(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
         wanted = pulling(reference)
         assert "images: Pull the image" in " ".join(set_up([node], **wanted).changed)
         assert reference in node.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
@@ -290,17 +288,17 @@ def test_an_image_is_pulled_from_a_registry(
 def test_a_registrys_limit_is_named_with_its_fix(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
 ) -> None:
-    with registry(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
+    with serve_image(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
         said = failed(set_up, node, **pulling(reference))
     assert "rate limit" in said
     assert "--registry-login" in said
 
 
-def test_a_registrys_login_is_used_and_left_nowhere(
+def test_a_registry_s_login_is_used_and_stored_nowhere(
     node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path, tmp_path: Path
 ) -> None:
     login, secret = f"reader:{PASSWORD}", base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
-    with registry(network.GATEWAY, archive, "group/private:1", login) as reference:
+    with serve_image(network.GATEWAY, archive, "group/private:1", login) as reference:
         assert "log in to the registry" in failed(set_up, node, **pulling(reference))
         file = tmp_path / "config.json"
         file.write_text(json.dumps({"auths": {reference.partition("/")[0]: {"auth": secret}}}))

@@ -1,4 +1,4 @@
-"""Create the services' environment and their seeded databases in the cache."""
+"""Create the environment and the databases of the OpenStack services in the cache."""
 
 from tests.testbed.openstack.box import seeded
 

@@ -1,4 +1,4 @@
-"""The testbed in a box: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
+"""An OpenStack cloud on this machine: real keystone, placement, glance, neutron, nova and blazar on loopback addresses.
 
 Fakes: the hardware (nova's fake driver), the network's data plane, volumes, the reference API. One nova
 serves both regions; each region has its own Blazar. Databases are created and seeded once, cached, and copied for
@@ -105,7 +105,7 @@ class Box:
         _write_whole(self.place.folder / "refapi" / "answer.json", json.dumps(answer))
 
     def move_clock(self, ahead: datetime.timedelta) -> None:
-        """Set the reservation services' clocks ahead of the others'."""
+        """Set the clocks of the reservation services ahead of those of the other services."""
         for blazar in settings.POOLS:
             _write_whole(self.place.folder / blazar / "clock", str(ahead.total_seconds()))
 

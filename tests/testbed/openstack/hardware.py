@@ -1,4 +1,4 @@
-"""The hardware of the testbed in a box: Chameleon's node types and flavors of KVM@TACC."""
+"""The hardware of the local OpenStack cloud: Chameleon's node types and flavors of KVM@TACC."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """The fake hardware: nova's fake driver, with the boot times and failures of behavior.json.
 
-Its name in nova is pretend_ironic, because nova treats drivers with "ironic" in their name as bare metal.
+The name of the driver in nova is pretend_ironic, because nova treats drivers with "ironic" in their name as bare metal.
 """
 
 import json

@@ -37,7 +37,7 @@ Ini = dict[str, dict[str, object]]
 
 @dataclass(frozen=True)
 class Place:
-    """A box's folder and the first two numbers of its loopback addresses."""
+    """The folder of a local OpenStack cloud, and the first two numbers of its loopback addresses."""
 
     folder: Path
     prefix: str

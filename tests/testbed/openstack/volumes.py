@@ -1,4 +1,4 @@
-"""A fake volume service: as much of Cinder's API as nova needs to boot from a volume. It stores no data."""
+"""A fake volume service without data: the part of Cinder's API that nova needs to boot from a volume."""
 
 import json
 import re

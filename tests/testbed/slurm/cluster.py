@@ -1,7 +1,7 @@
-"""A Slurm cluster for tests. Its GPUs are links to /dev/null: Slurm assigns them, nothing can compute on them.
+"""A Slurm cluster for tests. The GPUs are links to /dev/null: Slurm assigns them, but nothing can compute on them.
 
-As root it creates an ordinary user, who is removed with it; else the current user submits. Needs the packages
-slurm-wlm, munge and openssh-server; their own services are neither needed nor touched.
+If root runs the tests, a temporary user submits the jobs; otherwise the current user. Needs the packages slurm-wlm,
+munge and openssh-server; their own services are neither needed nor touched.
 """
 
 import getpass
@@ -27,7 +27,7 @@ from tests.testbed.openstack.environment import locked
 NEEDS = ("slurmctld", "slurmd", "munged", "sshd")
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "slurm-wlm munge openssh-server"
-HOUSE = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[3]
 CPUS, MEMORY_MIB = 8, 8192
 UP_S = 600.0
 GONE_S = 15.0
@@ -149,7 +149,7 @@ class Cluster:
         self._run(node, [*self._seeing(), "slurmd", "-D", "-N", node])
 
     def kill_node(self, node: str) -> None:
-        """Kill the daemon and its jobs, as if the power were cut."""
+        """Kill the daemon and its jobs, like a power failure."""
         self._started[node].kill()
         self._started[node].wait()
         above = {one for task in find_tagged("SLURMD_NODENAME", node) for one in task.parents()}
@@ -162,7 +162,7 @@ class Cluster:
         return self.query("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
 
     def query(self, *command: str, check: bool = True) -> str:
-        """What a command of Slurm prints."""
+        """Return the output of a Slurm command."""
         return subprocess.run(command, env=self._environment, capture_output=True, text=True, check=check).stdout
 
     def _configure(self) -> None:
@@ -188,7 +188,7 @@ class Cluster:
         if os.getuid() != 0:
             return []
         home = Path.home().resolve()
-        wanted = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, HOUSE)}
+        wanted = {Path(path).resolve() for path in (sys.prefix, sys.base_prefix, REPOSITORY)}
         kept = [
             (path, self.state / "seen" / str(number))
             for number, path in enumerate(sorted(wanted))

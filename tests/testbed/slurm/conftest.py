@@ -11,14 +11,14 @@ import pytest
 from experiments.runners.slurm.profile import Profile
 from provision.ssh.ssh_shell import SshShell
 from tests.support.needs import need
-from tests.testbed.slurm.cluster import CPUS, HOUSE, MEMORY_MIB, NEEDS, PACKAGES, Cluster, started
+from tests.testbed.slurm.cluster import CPUS, MEMORY_MIB, NEEDS, PACKAGES, REPOSITORY, Cluster, started
 
 SMALL, SMALL_MIB = "small", 16
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of four GPUs each."""
+    """Start a cluster of two nodes with four GPUs each."""
     need(NEEDS, PACKAGES, root=True)
     with started((4, 4), small_disk) as made:
         yield made
@@ -51,8 +51,8 @@ def profile(cluster: Cluster) -> Profile:
 
 
 def profile_of(cluster: Cluster, **environment: str) -> Profile:
-    """The cluster as a profile; ``environment`` is set for its jobs. The GPUs that Slurm assigns are not used."""
-    exports = {"PYTHONPATH": str(HOUSE), "CUDA_VISIBLE_DEVICES": "", **environment}
+    """Return the profile of the cluster; jobs get the variables ``environment``, and ignore the assigned GPUs."""
+    exports = {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": "", **environment}
     return Profile(
         name="testbed",
         title="a cluster of the tests",

@@ -1,4 +1,4 @@
-"""Runs of rows with the fake worker, on this machine and on the cluster, by one interface."""
+"""Runs of rows with the fake worker, on this machine or on the cluster, with the same interface."""
 
 import threading
 from pathlib import Path
@@ -47,7 +47,7 @@ class Bed:
         return {row: result.outcome for row, result in self.folder.results().items()}
 
     def run(self, rows: str, limit_s: int = 60, **behavior: str) -> None:
-        """Run rows; row g has a limit of its own."""
+        """Run rows; row g has a shorter time limit."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
         specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
         self.runner(behavior).run(made.rows_to_run(*specs))
@@ -56,7 +56,7 @@ class Bed:
         raise NotImplementedError
 
     def left(self) -> list[psutil.Process]:
-        """Processes of rows."""
+        """Return the processes of rows that still run."""
         raise NotImplementedError
 
 

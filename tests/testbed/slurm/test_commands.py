@@ -16,7 +16,7 @@ from tests.support.processes.waiting import enable_interrupts, wait_for
 from tests.support.runners import fake_testbed
 from tests.support.runners.fake_worker import LARGE_BYTES
 from tests.support.services.sshd import write_ssh_client
-from tests.testbed.slurm.cluster import HOUSE
+from tests.testbed.slurm.cluster import REPOSITORY
 from tests.testbed.slurm.conftest import profile_of
 
 ROWS = ("baseline", "reduced-batch")
@@ -56,7 +56,7 @@ class Person:
         return subprocess.Popen(
             [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],
             env=self.environment,
-            cwd=HOUSE,
+            cwd=REPOSITORY,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -66,7 +66,7 @@ class Person:
     def asks(self, *arguments: str) -> str:
         """Return the output of a read-only command."""
         command = [sys.executable, "-m", "experiments", *arguments]
-        return subprocess.run(command, env=self.environment, cwd=HOUSE, stdout=subprocess.PIPE, text=True).stdout
+        return subprocess.run(command, env=self.environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True).stdout
 
     def starts(self, row: str) -> int:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
@@ -87,7 +87,7 @@ def person(cluster, tmp_path):
     wait_for(lambda: not made.queue())
 
 
-def test_real_rows_run_there_and_are_evaluated_here(person):
+def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(person):
     running = person.types("--no-predict", program="experiments")
     said = running.communicate(timeout=200)[0]
     assert running.returncode in (0, 1), said
@@ -97,7 +97,7 @@ def test_real_rows_run_there_and_are_evaluated_here(person):
         assert (person.rows / "baseline" / name).stat().st_size > 0
 
 
-def test_a_killed_command_returns_to_its_jobs(person):
+def test_after_a_killed_command_the_next_one_follows_its_jobs(person):
     first = person.types(reduced_batch="slow")
     wait_for(lambda: person.starts("baseline") and person.starts("reduced-batch"))
     first.kill()
@@ -108,7 +108,7 @@ def test_a_killed_command_returns_to_its_jobs(person):
     assert [person.starts(row) for row in ROWS] == [1, 1]
 
 
-def test_a_command_that_is_killed_while_it_submits_submits_nothing_twice(person):
+def test_a_command_killed_during_a_submission_submits_no_job_twice(person):
     first = person.types()
     wait_for(lambda: (person.rows / "baseline" / SUBMISSION_FILE).exists())
     first.kill()
@@ -119,7 +119,7 @@ def test_a_command_that_is_killed_while_it_submits_submits_nothing_twice(person)
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut"])
-def test_what_was_coming_home_comes_home_whole(person, fault):
+def test_an_interrupted_download_is_completed(person, fault):
     running = person.types(baseline="large")
     part = person.rows / "baseline" / "large.part"
     wait_for(lambda: part.exists() and part.stat().st_size > 0)
@@ -137,7 +137,7 @@ def test_what_was_coming_home_comes_home_whole(person, fault):
     assert not part.exists()
 
 
-def test_rows_that_run_there_are_watched_from_here(person):
+def test_rows_on_the_cluster_are_monitored_from_this_machine(person):
     running = person.types(reduced_batch="hang")
     wait_for(lambda: person.starts("reduced-batch"))
     run = str(person.path / "results" / RUN_ID)
@@ -149,7 +149,7 @@ def test_rows_that_run_there_are_watched_from_here(person):
     running.communicate(timeout=60)
 
 
-def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):
+def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(person):
     running = person.types(reduced_batch="hang")
     wait_for(lambda: person.starts("reduced-batch"))
     running.send_signal(signal.SIGINT)
@@ -162,7 +162,7 @@ def test_ctrl_c_says_that_jobs_go_on_and_how_to_end_them(person):
     wait_for(lambda: not person.queue())
 
 
-def test_a_line_that_is_cut_for_a_while_costs_nothing(person):
+def test_a_dropped_connection_loses_no_row(person):
     running = person.types(reduced_batch="slow")
     wait_for(lambda: person.starts("reduced-batch"))
     person.cluster.sshd.stop()
@@ -173,7 +173,7 @@ def test_a_line_that_is_cut_for_a_while_costs_nothing(person):
     assert [person.starts(row) for row in ROWS] == [1, 1]
 
 
-def test_a_profile_with_a_mistake_is_refused_in_one_line(person):
+def test_an_invalid_profile_is_rejected_in_one_line(person):
     running = person.types()
     running.kill()
     running.wait()
@@ -183,7 +183,7 @@ def test_a_profile_with_a_mistake_is_refused_in_one_line(person):
         [sys.executable, "-m", "experiments", "run", SUITE, "--site", "slurm", "--profile", str(file)],
         capture_output=True,
         text=True,
-        cwd=HOUSE,
+        cwd=REPOSITORY,
     )
     assert refused.returncode == 2
     assert "unknown key 'gpu_per_node'; allowed: account, apptainer, cpu_partition" in refused.stderr

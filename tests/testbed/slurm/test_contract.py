@@ -1,4 +1,4 @@
-"""The contract of every runner: for rows on this machine, and for rows as jobs of a real Slurm over a real sshd."""
+"""The behavior that all runners share, for rows on this machine and for rows as jobs of a real Slurm."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ BEHAVIOR: dict[str, Any] = {"a": "oom", "b": "child", "c": "silent", "d": "garbl
 
 @pytest.fixture(scope="module", params=["local", "slurm"])
 def bed(request, cluster, tmp_path_factory):
-    """Seven rows, one for each way to end."""
+    """Run seven rows that end in seven different ways."""
     path = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         made = LocalBed(path, patch) if request.param == "local" else SlurmBed(path, cluster)
@@ -23,12 +23,12 @@ def bed(request, cluster, tmp_path_factory):
         yield made
 
 
-def test_every_row_ends_with_a_result_whatever_its_worker_did(bed):
+def test_every_row_ends_with_a_result_however_its_worker_ended(bed):
     ended = {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits", "g": "timeout"}
     assert bed.outcomes() == ended
 
 
-def test_reasons_are_of_the_row_and_not_of_the_machinery(bed):
+def test_reasons_name_the_row_s_error_and_not_the_runner_s(bed):
     reasons = {row: result.reason for row, result in bed.folder.results().items()}
     assert reasons["a"] == "fake worker: oom"
     assert reasons["c"] == "ended without a result: last line of c"
@@ -36,12 +36,12 @@ def test_reasons_are_of_the_row_and_not_of_the_machinery(bed):
     assert reasons["g"].endswith("the time limit is 20 s")
 
 
-def test_a_hang_keeps_how_far_it_had_come(bed):
+def test_a_hanging_row_has_its_last_progress(bed):
     result = bed.folder.results()["g"]
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
 
 
-def test_each_row_is_told_of_once_at_its_start_and_at_its_end(bed):
+def test_each_row_is_reported_once_at_its_start_and_once_at_its_end(bed):
     for row in "abcdefg":
         lines = [line for line in bed.view.lines if line.startswith(f"{row}: ")]
         assert len(lines) == 2, lines
@@ -53,16 +53,16 @@ def test_rows_run_side_by_side_and_each_once(bed):
     assert max(len([state for state in states if state.elapsed_s]) for states, *_ in bed.view.shown) > 1
 
 
-def test_a_rows_notebook_and_log_are_here(bed):
+def test_the_notebook_and_log_of_a_row_are_on_this_machine(bed):
     assert (bed.folder.row_named("f") / NOTEBOOK_FILE).stat().st_size > 1000
     assert "last line of f" in (bed.folder.row_named("f") / "log.txt").read_text()
 
 
-def test_nothing_of_a_row_is_left_not_even_what_it_detached(bed):
+def test_no_process_of_a_row_is_left_not_even_detached_ones(bed):
     wait_for(lambda: not bed.left(), 10)
 
 
-def test_what_has_finished_is_kept_and_the_rest_is_run_again(bed):
+def test_finished_rows_keep_their_results_and_the_others_run_again(bed):
     limits = {**dict.fromkeys("abcdef", 60), "g": HANG_S}
     suite = in_memory.suite([{"id": row, "settings": {"batch_size": 2, "time_limit_s": limits[row]}} for row in limits])
     run = bed.folder.read_run().model_copy(update={"size": "tiny"})

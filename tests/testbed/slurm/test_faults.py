@@ -25,7 +25,7 @@ def bed(cluster, tmp_path):
     wait_for(lambda: not made.queue())
 
 
-def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path):
+def test_a_job_whose_submission_got_no_answer_is_not_submitted_twice(cluster, tmp_path):
     bed = SlurmBed(tmp_path, cluster, DropsAfterSubmit(cluster.login()))
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
@@ -33,7 +33,7 @@ def test_a_submission_whose_answer_was_lost_is_not_made_twice(cluster, tmp_path)
     bed.close()
 
 
-def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
+def test_a_job_whose_record_is_lost_is_found_by_its_name(bed):
     first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
@@ -44,7 +44,7 @@ def test_a_job_whose_note_is_lost_is_found_by_its_name_and_followed(bed):
     assert bed.starts("a") == 1
 
 
-def test_a_job_that_ended_while_nobody_looked_is_brought_home(bed):
+def test_results_of_a_job_that_ended_unobserved_are_downloaded(bed):
     first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
@@ -55,7 +55,7 @@ def test_a_job_that_ended_while_nobody_looked_is_brought_home(bed):
     assert bed.starts("a") == 1
 
 
-def test_a_job_of_other_settings_is_ended_before_the_row_starts_anew(bed):
+def test_a_job_with_other_settings_is_cancelled_before_the_row_starts_again(bed):
     first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="hang")
@@ -65,7 +65,7 @@ def test_a_job_of_other_settings_is_ended_before_the_row_starts_anew(bed):
     assert bed.starts("a") == 2
 
 
-def test_a_job_that_others_cancel_is_an_error_that_says_so(bed):
+def test_a_job_cancelled_by_others_is_an_error_with_this_reason(bed):
     meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.query("scancel", bed.queue()["a"]))
     bed.run("a", a="hang")
     (result,) = bed.folder.results().values()
@@ -75,7 +75,7 @@ def test_a_job_that_others_cancel_is_an_error_that_says_so(bed):
     wait_for(lambda: not bed.left(), 15)
 
 
-def test_a_node_that_dies_is_an_error_that_says_so(bed):
+def test_a_node_that_fails_is_an_error_with_this_reason(bed):
     lost = bed.cluster.nodes[0]
     killing = meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.kill_node(lost))
     bed.run("a", a="hang")
@@ -87,7 +87,7 @@ def test_a_node_that_dies_is_an_error_that_says_so(bed):
     wait_for(lambda: bed.cluster.states() == ["idle"] * 2, 60)
 
 
-def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
+def test_a_row_that_cannot_finish_before_the_lease_ends_is_not_started(bed):
     end = datetime.now(UTC) + timedelta(minutes=14)
     bed.options = {"ends_at": lambda: end}
     bed.run("a", limit_s=60)
@@ -97,7 +97,7 @@ def test_what_cannot_end_before_the_machines_are_given_back_is_not_begun(bed):
     assert "b: not started, it may not finish before the lease ends" in bed.view.lines
 
 
-def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_cancelled(bed):
+def test_before_the_lease_ends_results_are_downloaded_and_other_jobs_cancelled(bed):
     clock = [datetime.now(UTC)]
     end = clock[0] + timedelta(hours=3)
     bed.options = {"ends_at": lambda: end, "now": lambda: clock[0]}
@@ -113,7 +113,7 @@ def test_before_the_machines_are_given_back_all_is_brought_home_and_the_rest_can
     wait_for(lambda: not bed.queue())
 
 
-def test_an_extension_from_anywhere_is_followed_by_a_run_under_way(bed):
+def test_a_run_uses_an_extension_of_its_lease_by_anybody(bed):
     clock = [datetime.now(UTC)]
     end = [clock[0] + timedelta(hours=3)]
     bed.options = {"ends_at": lambda: end[0], "now": lambda: clock[0]}
@@ -128,7 +128,7 @@ def test_an_extension_from_anywhere_is_followed_by_a_run_under_way(bed):
     assert not any("the lease ends" in line for line in bed.view.lines)
 
 
-def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
+def test_a_run_does_not_wait_for_nodes_whose_lease_has_ended(bed):
     bed.options = {"is_leased": lambda: False}
     stopping = meanwhile(lambda: bed.starts("a"), bed.cluster.sshd.stop)
     try:
@@ -140,29 +140,29 @@ def test_machines_that_are_gone_with_their_lease_are_not_waited_for(bed):
     assert "a: not finished, the lease is over or was deleted" in bed.view.lines
 
 
-def test_a_job_that_finds_no_gpu_of_its_profile_refuses_the_row(bed):
+def test_a_job_without_the_gpu_of_its_profile_rejects_the_row(bed):
     bed.runner({}).run(rows_to_run(spec("a", size="full", weights="random")))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
     assert bed.starts("a") == 0
 
 
-def test_a_profile_that_slurm_refuses_is_a_mistake_in_one_line(cluster, tmp_path):
+def test_a_profile_that_slurm_rejects_is_an_error_in_one_line(cluster, tmp_path):
     bed = SlurmBed(tmp_path, cluster, partition="nowhere")
     with pytest.raises(InputError, match=r"row a: .*Invalid partition name specified"):
         bed.run("a")
     bed.close()
 
 
-def test_a_python_that_is_not_there_is_a_mistake_in_one_line(cluster, tmp_path):
+def test_a_missing_python_is_an_error_in_one_line(cluster, tmp_path):
     bed = SlurmBed(tmp_path, cluster, environment="/nowhere")
     with pytest.raises(InputError, match=r"profile testbed: venv /nowhere: its Python cannot run rows: .*No such file"):
         bed.run("a")
     bed.close()
 
 
-class Full:
-    """A run in a folder there whose file system is filled by ``fill``."""
+class FullDiskRun:
+    """A run in a folder on the cluster whose file system ``fill`` fills."""
 
     def __init__(self, cluster, path) -> None:
         self.place = cluster.state / SMALL
@@ -182,22 +182,22 @@ class Full:
 
 
 @pytest.fixture
-def full(cluster, tmp_path):
-    made = Full(cluster, tmp_path)
+def full_disk_run(cluster, tmp_path):
+    made = FullDiskRun(cluster, tmp_path)
     yield made
     made.clear()
 
 
-def test_no_room_there_is_said_before_anything_is_submitted(full):
-    full.fill()
+def test_too_little_disk_space_is_reported_before_any_submission(full_disk_run):
+    full_disk_run.fill()
     with pytest.raises(CommandFailed, match="No space left on device"):
-        full.bed.run("a")
-    assert not full.bed.queue()
+        full_disk_run.bed.run("a")
+    assert not full_disk_run.bed.queue()
 
 
-def test_a_row_whose_disk_is_full_there_is_an_error_and_never_a_result(full):
-    filling = meanwhile(lambda: full.bed.starts("a"), full.fill)
-    full.bed.run("a", a="slow")
+def test_a_row_on_a_full_disk_is_an_error(full_disk_run):
+    filling = meanwhile(lambda: full_disk_run.bed.starts("a"), full_disk_run.fill)
+    full_disk_run.bed.run("a", a="slow")
     filling.join()
-    (result,) = full.bed.folder.results().values()
+    (result,) = full_disk_run.bed.folder.results().values()
     assert result.outcome == "error"

@@ -1,4 +1,4 @@
-"""Artifacts of rows are downloaded by jobs that the rows wait for: a real Slurm and huggingface_hub; a fake hub."""
+"""Downloads of artifacts by jobs that the rows wait for. Slurm and huggingface_hub are real; the hub is a fake."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from experiments.suites.models import models
 from experiments.training.models.weights import build_random
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.services.fake_hub import COMMIT, FakeHub
 from tests.support.training import tiny_rows as training
 from tests.testbed.slurm.conftest import profile_of
@@ -33,7 +33,7 @@ REFUSED = 403
 
 
 class Bed(SlurmBed):
-    """Rows with a cache of their own on the cluster. Those in ``needy`` read pretrained weights."""
+    """Rows with a separate cache on the cluster. The rows in ``needy`` read pretrained weights."""
 
     def __init__(self, path, cluster, web, shell=None, **profile) -> None:
         super().__init__(path, cluster, shell, **{"folder": f"testbed-{path.name}", **profile})
@@ -52,11 +52,11 @@ class Bed(SlurmBed):
         for row in rows:
             weights = "pretrained" if row in self.needy else "random"
             own = {"weights": weights, "data": "synthetic", **changes}
-            yield house.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
+            yield sample_rows.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
 
     def run(self, rows, limit_s=60, needy="", **behavior) -> None:
         self.needy = needy
-        self.runner(behavior).run(house.rows_to_run(*self.specs(rows)))
+        self.runner(behavior).run(sample_rows.rows_to_run(*self.specs(rows)))
 
     def begun_at(self, row) -> float:
         return next(float(line.split()[1]) for line in self.journal.read_text().splitlines() if line[0] == row)
@@ -94,7 +94,7 @@ def bed(cluster, tmp_path, web):
     wait_for(lambda: not made.queue())
 
 
-def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
+def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(bed, web):
     web.slow_s = SLOW_S
     bed.run("abc", needy="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
@@ -107,7 +107,7 @@ def test_rows_wait_for_what_they_need_once_while_others_run(bed, web):
     assert [(job.name[:2], (job / "fetched").exists()) for job in jobs] == [("a-", True), ("b-", True), ("c-", True)]
 
 
-def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
+def test_a_later_run_does_not_download_complete_artifacts_again(bed, web):
     bed.run("a", needy="a")
     asked, jobs = web.requests, len(bed.fetches())
     bed.run("b", needy="b")
@@ -119,7 +119,7 @@ def test_what_is_there_is_not_fetched_by_a_later_run_nor_asked_for(bed, web):
     assert len(bed.fetches()) == jobs + 1
 
 
-def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed, web):
+def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(bed, web):
     web.error_status = REFUSED
     bed.run("abc", needy="ab")
     assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
@@ -134,14 +134,14 @@ def test_what_cannot_be_fetched_is_the_reason_of_the_rows_that_need_it_alone(bed
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
 
-def test_a_fetch_that_meets_its_time_limit_is_the_reason(bed, monkeypatch):
+def test_a_download_that_reaches_its_time_limit_is_the_reason(bed, monkeypatch):
     bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
     monkeypatch.setattr(job_script, "STAGING_LIMIT_MIN", 1)
     bed.run("a", needy="a")
     assert bed.reason("a").endswith("could not be downloaded: did not end within 1 min")
 
 
-def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
+def test_a_resumed_run_follows_its_running_download(bed, web):
     web.slow_s = SLOW_S
     interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
@@ -153,14 +153,14 @@ def test_a_run_that_was_interrupted_returns_to_the_fetch_that_goes_on(bed, web):
     assert len(bed.fetches()) == 1
 
 
-def test_a_fetch_whose_submission_was_not_heard_is_not_begun_twice(cluster, tmp_path, web):
+def test_a_download_whose_submission_got_no_answer_is_not_started_twice(cluster, tmp_path, web):
     bed = Bed(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
     bed.run("a", needy="a")
     assert (bed.outcomes(), len(bed.fetches())) == ({"a": "fits"}, 1)
     bed.close()
 
 
-def test_cancelling_a_run_ends_the_fetch_that_no_other_waits_for(bed, web):
+def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(bed, web):
     web.slow_s = 60
     bed.needy = "a"
     interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -171,7 +171,7 @@ def test_cancelling_a_run_ends_the_fetch_that_no_other_waits_for(bed, web):
     wait_for(lambda: not bed.cluster.query("squeue", "--noheader"), 30)
 
 
-def test_nodes_that_share_no_folder_are_fetched_for_each(cluster, tmp_path, web):
+def test_each_node_without_a_shared_folder_downloads_its_own_copy(cluster, tmp_path, web):
     bed = Bed(tmp_path, cluster, web, shared=False)
     bed.run("a", needy="a")
     assert bed.outcomes() == {"a": "fits"}
@@ -188,7 +188,7 @@ def pack_archive(folder, path):
 
 
 @pytest.mark.parametrize("source", ["folder", "archive", "URL"])
-def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, tmp_path, source):
+def test_data_is_uploaded_or_downloaded_once_and_named_by_its_checksum(bed, web, tmp_path, source):
     (folder := tmp_path / "texts").mkdir()
     (folder / "train.jsonl").write_text(json.dumps({"instruction": "count", "output": "one"}) + "\n")
     given, sha256 = str(folder), None
@@ -203,14 +203,14 @@ def test_data_is_put_or_fetched_there_once_and_named_by_its_checksum(bed, web, t
     cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
     bed.data = dataset.prepare_remote_dataset(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
-        bed.runner({}).run(house.rows_to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
+        bed.runner({}).run(sample_rows.rows_to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
     assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
     assert bed.data.sha256 == (sha256 or dataset.folder_sha256(folder))
     assert len(bed.fetches()) == 1
 
 
-def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web, tmp_path):
+def test_a_real_row_trains_on_downloaded_artifacts_without_the_hub(bed, web, tmp_path):
     facts = models()[MODEL]
     build_random(facts, "tiny", torch.float32, None, torch.device("cpu")).save_pretrained(tmp_path / "model")
     (texts := tmp_path / "set").mkdir()
@@ -224,9 +224,9 @@ def test_a_real_row_trains_from_what_was_fetched_while_the_hub_is_gone(bed, web,
         "max_steps": 2,
     }
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
-    bed.runner({}).run(house.rows_to_run(row))
+    bed.runner({}).run(sample_rows.rows_to_run(row))
     web.error_status = REFUSED
-    bed.runner({}, WORKER_MODULE).run(house.rows_to_run(row))
+    bed.runner({}, WORKER_MODULE).run(sample_rows.rows_to_run(row))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
     assert len(bed.fetches()) == 2

@@ -19,8 +19,7 @@ from tests.support.processes.waiting import wait_for
 from tests.support.results import in_memory
 from tests.support.runners.fake_view import RecordingView
 from tests.support.runners.rows import rows_to_run
-from tests.support.training import fake_rank_worker
-from tests.support.training import tiny_rows as house
+from tests.support.training import fake_rank_worker, tiny_rows
 from tests.testbed.slurm.conftest import profile_of
 
 SUITE = "slurm_hf_trainer"
@@ -29,7 +28,7 @@ GRACE_S = 30.0
 
 
 class Bed:
-    """Runs of rows on both nodes; their processes have ``mark`` in their environment."""
+    """Runs of rows on both nodes; all their processes have the variable ``mark``."""
 
     def __init__(self, path, cluster, shell) -> None:
         self.path, self.cluster, self._shell = path, cluster, shell
@@ -38,7 +37,7 @@ class Bed:
 
     def fake_ranks(self, fault="", **settings) -> Result:
         """Run a row of fake ranks, the second of which gets the fault."""
-        spec = house.spec(**SETTINGS | {"time_limit_s": 150} | settings)
+        spec = tiny_rows.spec(**SETTINGS | {"time_limit_s": 150} | settings)
         told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(in_memory.run("a", run_id=self.mark))
         self._runner(folder, told, fake_rank_worker.MODULE).run(rows_to_run(spec))
@@ -97,12 +96,12 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
-    struck_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
-    assert time.time() - struck_at < 15
+    fault_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
+    assert time.time() - fault_at < 15
     assert bed.left() == []
 
 
-def test_a_hang_meets_the_time_limit_and_leaves_the_stacks_of_both_nodes(bed):
+def test_a_hanging_row_ends_at_its_time_limit_with_the_stacks_of_both_nodes(bed):
     result = bed.fake_ranks("hang", time_limit_s=60)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")

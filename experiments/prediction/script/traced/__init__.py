@@ -1,1 +1,1 @@
-"""Code that runs in the process of a traced script, with PyTorch. No other code imports it."""
+"""Code that runs in the process of a traced script, with PyTorch. Only traced processes import this code."""

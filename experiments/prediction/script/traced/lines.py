@@ -37,8 +37,8 @@ class NamedSpans:
 class LineTracker:
     """Tracker of the lines of code in ``folder`` that make allocations of 1 MiB or more.
 
-    Allocations of a library count for the line that called the library. Those of the backward pass count for the line
-    that started it, because autograd allocates in its own threads while the main thread waits at this line. Smaller
+    Allocations of a library count for the line that called the library. Allocations of the backward pass count for the
+    line that started the pass: autograd allocates in its own threads while the main thread waits at this line. Smaller
     allocations count for the line of the last larger one.
     """
 

@@ -6,7 +6,7 @@ from typing import Any
 def replace_missing_weights() -> None:
     """Replace transformers' from_pretrained, so that a model without weights is created from its configuration.
 
-    The model has the shapes and data types of the published model, but no values. Its configuration must be available.
+    The model has the shapes and data types of the published model, but no values. The configuration must be available.
     """
     import torch
     from transformers import PreTrainedModel

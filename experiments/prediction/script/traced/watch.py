@@ -1,8 +1,8 @@
 """Find the phases, modules and categories of tensors of an unchanged training.
 
 Global hooks of PyTorch report when the forward pass of a module and the step of an optimizer begin and end. The
-function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since the last one. So an
-optimizer that steps once per parameter or per shard counts once.
+function `backward` is replaced. A step of an optimizer counts only if a backward pass ran since the last one.
+Therefore, an optimizer that steps once per parameter or per shard counts once.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A loop with accelerate: its own mixed precision and accumulation."""
+"""A training loop with Accelerate, which handles the mixed precision and the accumulation of gradients."""
 
 import models
 import torch

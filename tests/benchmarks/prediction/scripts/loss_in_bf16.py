@@ -1,4 +1,4 @@
-"""transformers' Trainer on a model whose loss is that of its bf16 logits, as transformers 4 had it for GPTBigCode."""
+"""Train in transformers' Trainer with a loss from bf16 logits, as transformers 4 did for GPTBigCode."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""A GPT in plain PyTorch, with its own attention, in the manner of teaching code."""
+"""A GPT in plain PyTorch that computes attention itself, like the code of tutorials."""
 
 import torch
 from torch import nn

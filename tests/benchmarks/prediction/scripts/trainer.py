@@ -1,4 +1,4 @@
-"""The Trainer of transformers."""
+"""Train a model with the Trainer of transformers."""
 
 import argparse
 import tempfile

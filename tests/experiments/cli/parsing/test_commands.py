@@ -1,4 +1,4 @@
-"""The table of commands: it agrees with their modules, and only the chosen command's module is imported."""
+"""The table of commands agrees with their modules, and a command line imports only the module of its command."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The help of each command: complete on a narrow terminal, with examples that are real."""
+"""The help of each command is complete on a narrow terminal, and its examples are valid command lines."""
 
 import shlex
 
@@ -17,7 +17,7 @@ NARROW = 80
 
 @pytest.fixture
 def shown(capsys, monkeypatch):
-    """Prints the help of a command on a narrow terminal; its lines."""
+    """Print the help of a command on a narrow terminal; return its lines."""
     monkeypatch.setenv("COLUMNS", str(NARROW))
 
     def show(*arguments: str) -> list[str]:
@@ -42,7 +42,7 @@ def test_help_ends_with_two_examples(shown, name):
 
 
 @pytest.mark.parametrize("line", [line for lines in examples().values() for line in lines])
-def test_an_example_is_understood_by_its_command(line):
+def test_an_example_is_parsed_by_its_command(line):
     program, name, *arguments = shlex.split(line.partition(" | ")[0])
     group = typer.main.get_group(app)
     parent = group.make_context(program, [name])

@@ -1,4 +1,4 @@
-"""Options of a lease that ends itself: what they mean, and one line for those that contradict each other."""
+"""The options of a lease that ends itself, and the error in one line for options that contradict each other."""
 
 from datetime import timedelta
 

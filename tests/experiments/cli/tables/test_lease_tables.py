@@ -54,7 +54,7 @@ def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypa
         assert part in text
 
 
-def test_a_lease_that_is_gone_says_so():
+def test_a_lease_that_no_longer_exists_is_shown_as_such():
     gone = replace(STATE, lease=None, hosts=(), used_su=None, total_su=None)
     assert lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
 
@@ -70,7 +70,7 @@ def test_a_lease_that_is_gone_says_so():
         ("me@host:there", "its results are copied to me@host:there", "its results are then at me@host:there, or"),
     ],
 )
-def test_a_lease_that_ends_itself_says_when_and_where_its_results_are(target, active, gone):
+def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for_results(target, active, gone):
     armed: dict[str, dict[str, Any]] = {
         Operation.CREATE_LEASE: {},
         Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))},
@@ -90,7 +90,7 @@ def test_a_lease_whose_idle_end_was_not_set_up_says_so():
     assert "ACTIVE, does not end itself: its setup did not finish" in text
 
 
-def test_a_lease_shows_its_time_and_cost_before_all_else(monkeypatch):
+def test_a_lease_shows_its_time_and_cost_first(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
     header = lines(states_table([state], at(13)), 300)[0].split()

@@ -1,4 +1,4 @@
-"""Text generation on the phantom device: weights, key-value cache, several GPUs, the sentence of the Slurm guide."""
+"""Text generation on the phantom device: weights, key-value cache, several GPUs, and a claim of the Slurm guide."""
 
 import json
 from importlib.util import find_spec

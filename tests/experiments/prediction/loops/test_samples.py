@@ -1,4 +1,4 @@
-"""Samples for models of all kinds: each is trained for a step on the CPU with the sample that is made for it."""
+"""Training samples for models of all kinds: each model is trained on its sample for a step, on the CPU."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +52,7 @@ def test_a_model_of_any_kind_is_trained_on_its_sample(name):
     assert any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_what_a_library_cannot_train_is_one_line_after_its_traceback(monkeypatch, capsys):
+def test_an_error_of_a_library_is_one_line_after_its_traceback(monkeypatch, capsys):
     def train(_):
         raise RuntimeError("a leaf Variable\nis used")
 

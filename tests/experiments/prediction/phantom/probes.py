@@ -1,4 +1,4 @@
-"""Probes of the phantom device; prints {probe: answer} as JSON.
+"""Programs that run on the phantom device; print {name of the program: its result} as JSON.
 
     python -m tests.experiments.prediction.phantom.probes CACHE
 

@@ -1,4 +1,4 @@
-"""The phantom device: its allocator, known and unknown values, and the choice of shapes and kernels."""
+"""The phantom device: its allocator, the values of tensors, and the shapes and kernels of operations."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.xdist_group("tracer")
 
 @pytest.fixture(scope="module")
 def found(library_cache):
-    """The answer of every probe; None for one that failed, with its traceback in the captured output."""
+    """Return the result of every program in probes.py; None for one that failed, whose traceback is in the output."""
     command = [sys.executable, "-m", "tests.experiments.prediction.phantom.probes", str(library_cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     print(done.stderr)
@@ -41,7 +41,7 @@ def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(found, asked, allo
     assert found["sizes"][str(asked)] == [allocated, segment]
 
 
-def test_a_large_blocks_rest_is_split_off_above_1_mib_only(found):
+def test_the_rest_of_a_large_block_is_split_off_only_above_1_mib(found):
     assert found["sizes"][str(11 * MIB)] == [12 * MIB, 12 * MIB]
     assert found["sizes"][str(13 * MIB - 512)] == [13 * MIB - 512, 14 * MIB]
 
@@ -64,7 +64,7 @@ def test_segments_are_shared_and_used_again(found, held, reserved):
 
 # The log: allocate 4 MiB, allocate and free 20 MiB, allocate 24 MiB. Segments: 20, 20 and 24 MiB.
 @pytest.mark.parametrize("capacity", [1000, 64])
-def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
+def test_freed_memory_stays_cached_while_the_card_has_space(found, capacity):
     assert found["replayed"][str(capacity)] == {
         "peak_allocated": 28 * MIB,
         "peak_reserved": 64 * MIB,
@@ -76,14 +76,14 @@ def test_what_was_given_back_is_kept_where_there_is_room(found, capacity):
 
 
 @pytest.mark.parametrize("capacity", [63, 44])
-def test_a_full_card_gives_free_segments_back_and_tries_again(found, capacity):
+def test_on_a_full_card_free_segments_are_released_and_the_allocation_is_repeated(found, capacity):
     replay = found["replayed"][str(capacity)]
     assert (replay["retries"], replay["peak_reserved"]) == (1, 44 * MIB)
     assert (replay["failed_event"], replay["peak_allocated"]) == (None, 28 * MIB)
 
 
 @pytest.mark.parametrize(("capacity", "event", "requested"), [(43, 3, 24), (39, 1, 20), (19, 0, 4)])
-def test_what_does_not_fit_after_a_retry_is_out_of_memory_at_its_event(found, capacity, event, requested):
+def test_an_allocation_that_fails_twice_is_out_of_memory(found, capacity, event, requested):
     replay = found["replayed"][str(capacity)]
     assert (replay["failed_event"], replay["requested"]) == (event, requested * MIB)
     assert (replay["retries"], replay["peak_reserved"] <= capacity * MIB) == (1, True)
@@ -93,20 +93,20 @@ def test_a_stream_has_a_pool_of_its_own(found):
     assert found["streams"] == [2 * MIB, 4 * MIB, 0]
 
 
-def test_a_storage_that_is_resized_gives_back_and_takes_memory(found):
+def test_resizing_a_storage_frees_and_allocates_memory(found):
     allocated, sizes, events = zip(*found["resized"], strict=True)
     assert allocated == sizes == (0, 4 * MIB, 4 * MIB, 8 * MIB)
     assert events[1] == events[2]
 
 
-def test_a_cublas_workspace_is_taken_once_by_each_thread_and_stream(found):
+def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(found):
     _, *forwards, backward, again, on_a_stream = found["workspaces"]
     assert forwards == [32, 32]
     assert (backward, again) == (64, 64)
     assert on_a_stream == 96
 
 
-def test_large_tensors_on_a_watched_host_are_counted_and_take_no_memory(found):
+def test_large_host_tensors_are_counted_but_not_allocated(found):
     host = found["host"]
     assert host["peak"] == 9 * 1024 * MIB
     assert host["taken"] < 64 * MIB
@@ -133,20 +133,20 @@ def test_large_tensors_on_a_watched_host_are_counted_and_take_no_memory(found):
         ("from host and back", [1, 2]),
     ],
 )
-def test_whole_numbers_have_values(found, what, value):
+def test_integer_tensors_have_values(found, what, value):
     assert found["values"][what] == value
 
 
-def test_floating_point_numbers_read_as_zero(found):
+def test_floating_point_tensors_read_as_zero(found):
     assert found["values"]["floats"] == [[0, 0, 0], [0, 0, 0]]
     assert found["values"]["float item"] == 0
 
 
-def test_a_mask_chooses_as_many_floats_as_it_has_true_elements(found):
+def test_a_mask_selects_as_many_floats_as_it_has_true_elements(found):
     assert found["values"]["floats indexed"] == found["values"]["floats selected"] == [3]
 
 
-def test_outputs_and_gradients_have_the_shapes_strides_and_types_of_the_processors(found):
+def test_outputs_and_gradients_have_the_same_shapes_strides_and_types_as_on_a_cpu(found):
     phantom, processor = found["shapes"]["phantom"], found["shapes"]["processor"]
     assert len(phantom) == 20
     assert phantom == processor
@@ -160,7 +160,7 @@ def test_outputs_and_gradients_have_the_shapes_strides_and_types_of_the_processo
         ("relu", 2 * MIB),
     ],
 )
-def test_an_operation_keeps_what_its_cuda_kernel_keeps_for_backward(found, operation, kept):
+def test_an_operation_saves_the_same_memory_for_backward_as_its_cuda_kernel(found, operation, kept):
     assert found["kept_for_backward"][operation] == kept
 
 
@@ -187,6 +187,6 @@ def test_an_operation_keeps_what_its_cuda_kernel_keeps_for_backward(found, opera
         ("32 bit on AMD without kernels", None),
     ],
 )
-def test_attention_takes_the_kernel_that_the_card_has_for_it(found, call, kernel):
+def test_attention_uses_a_kernel_that_the_card_supports(found, call, kernel):
     name = found["attention"][call]
     assert name == kernel if kernel else not name.startswith("ScaledDotProduct")

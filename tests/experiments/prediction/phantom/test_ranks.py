@@ -1,4 +1,4 @@
-"""The simulated group keeps reduced buckets as long as NCCL's group does."""
+"""The simulated process group frees reduced gradient buckets at the same time as NCCL's process group."""
 
 import weakref
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a command line of a training script runs."""
+"""How the command line of a training script is parsed: file or module, arguments, launcher."""
 
 import os
 
@@ -45,11 +45,11 @@ def folder(tmp_path, monkeypatch):
         ("deepspeed --num_gpus 2 train.py", LaunchCommand("deepspeed", ("--num_gpus", "2", "train.py"))),
     ],
 )
-def test_a_command_says_what_runs(line, program):
+def test_a_command_line_is_split_into_program_and_arguments(line, program):
     assert parse_command(line.split()) == program
 
 
-def test_an_installed_command_is_a_file_of_python(folder):
+def test_an_installed_command_is_run_as_a_python_file(folder):
     assert parse_command(["tune", "run"]) == Program("file", str(folder / "bin" / "tune"), ("run",))
 
 
@@ -65,7 +65,7 @@ def test_an_installed_command_is_a_file_of_python(folder):
         ("binary", "binary: not a Python program; allowed: python FILE"),
     ],
 )
-def test_a_command_that_is_not_a_training_is_a_mistake_in_one_line(line, message):
+def test_a_command_that_runs_no_python_is_an_error_in_one_line(line, message):
     with pytest.raises(InputError) as caught:
         parse_command(line.split())
     assert message in str(caught.value)
@@ -96,6 +96,6 @@ def test_launchers_are_read_by_their_own_parsers(line, ranks, monkeypatch):
 
 
 @pytest.mark.parametrize("count", ["gpu", "auto", "0"])
-def test_a_number_of_gpus_that_is_counted_at_run_time_is_a_mistake(count):
+def test_a_number_of_gpus_that_is_known_only_at_run_time_is_an_error(count):
     with pytest.raises(InputError, match=f"--nproc-per-node {count}: not a number"):
         parse_launch(LaunchCommand("torchrun", (f"--nproc-per-node={count}", "train.py")))

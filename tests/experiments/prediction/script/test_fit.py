@@ -1,4 +1,4 @@
-"""The largest batch of a script: its command with other batches, and the search."""
+"""The search for the largest batch size of a script, and the command lines with other batch sizes."""
 
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ def test_the_batch_is_read_and_changed_where_the_command_has_it(words, batch, ch
 
 
 @pytest.mark.parametrize("value", ["0", "x", "", "4097"])
-def test_a_batch_that_is_no_number_is_a_mistake(value):
+def test_a_batch_size_that_is_not_a_number_is_an_error(value):
     with pytest.raises(InputError, match=f"--batch {value}: not a batch size; allowed: 1 to 4096"):
         read_batch(["python", "x.py", f"--batch={value}"], FLAG)
 

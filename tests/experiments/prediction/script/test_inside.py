@@ -1,4 +1,4 @@
-"""Predictions inside a program: the example of the documentation, and mistakes."""
+"""Predictions that a program starts in its own code: the example of the documentation, and errors."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ def run(program, tmp_path, library_cache):
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_example_of_the_documentation_is_left_after_two_steps_and_says_what_it_needs(tmp_path, library_cache):
+def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_memory(tmp_path, library_cache):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     ran = run(f"{example}\nprint(step, {{one.line for one in gpu.prediction.lines}})", tmp_path, library_cache)
     assert ran.returncode == 0, ran.stderr
@@ -27,7 +27,7 @@ def test_the_example_of_the_documentation_is_left_after_two_steps_and_says_what_
     assert "program.py:6" in lines  # the model
 
 
-def test_a_block_after_torch_or_without_memory_is_a_mistake(tmp_path, library_cache):
+def test_a_block_after_the_import_of_torch_or_without_gpu_memory_is_an_error(tmp_path, library_cache):
     start = "from experiments.prediction.script.inside import phantom\n"
     ran = run(f"import torch\n{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
     assert "InputError: phantom(): PyTorch is already imported" in ran.stderr

@@ -1,4 +1,4 @@
-"""A script that writes, forks and connects, on a copy of its folder."""
+"""The sandbox of a traced script: a copy of its folder, in which it may write and start processes."""
 
 import os
 import socket
@@ -58,7 +58,7 @@ def test_a_script_writes_forks_and_connects_in_its_sandbox_alone(tmp_path, libra
         assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
 
-def test_without_the_option_nothing_is_moved_and_the_output_says_so(tmp_path, library_cache, monkeypatch):
+def test_without_the_option_nothing_is_copied_and_the_output_says_so(tmp_path, library_cache, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("import torch\ntorch.zeros(9, device='cuda')\nopen('made.txt', 'w')\n")

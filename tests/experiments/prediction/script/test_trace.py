@@ -1,4 +1,4 @@
-"""Training scripts that know nothing of this program, on the phantom device."""
+"""Unchanged training scripts on the phantom device."""
 
 import sys
 import textwrap
@@ -41,7 +41,7 @@ for step in range(1000):
 
 @pytest.fixture
 def trace(tmp_path, library_cache, monkeypatch):
-    """A function that traces a script with the words after it, and returns the predictions."""
+    """Return a function that traces a script with these arguments, and returns the predictions."""
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     monkeypatch.chdir(tmp_path)
 
@@ -62,7 +62,7 @@ def traced(trace):
     return traced
 
 
-def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_told_apart(traced, capfd):
+def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_divided_by_kind(traced, capfd):
     one = traced(LOOP)
     assert (one.ended, one.steps, one.optimizers, one.model) == ("stopped", 2, ("Adam",), "Sequential")
     assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")] == ["step 0", "step 1"]
@@ -144,7 +144,7 @@ def test_a_script_that_fails_has_its_own_traceback_and_exit_code(trace, capfd):
         trace("import os\nos.kill(os.getpid(), 9)")
 
 
-def test_a_script_that_uses_no_gpu_is_a_mistake_in_one_line(trace):
+def test_a_script_that_uses_no_gpu_is_an_error_in_one_line(trace):
     with pytest.raises(InputError, match="allocated nothing on the GPU"):
         trace("import torch\ntorch.zeros(4)")
 
@@ -223,7 +223,7 @@ def test_graphs_that_a_script_retains_are_found_at_their_line_and_grow_with_its_
     assert sum(one.size_gib for one in four.lines if one.line == f"train.py:{line}") > 4 * graph
 
 
-def test_ctc_loss_has_the_table_of_its_paths_and_another_in_the_backward_pass(traced):
+def test_ctc_loss_allocates_its_table_of_paths_in_both_passes(traced):
     one = traced("""
         import torch
         from torch import nn
@@ -241,7 +241,7 @@ def test_ctc_loss_has_the_table_of_its_paths_and_another_in_the_backward_pass(tr
     assert 2 * table < one.at_peak.activations_gib < 2 * table + 6 * scores
 
 
-def test_cards_with_the_same_kernels_are_answered_by_one_trace(trace):
+def test_cards_with_the_same_kernels_share_one_trace(trace):
     found = trace(LOOP, cards=["h100_94gb", "a100_80gb", "a100_40gb"])
     assert sorted([card.card for card in one.cards] for one in found) == [["a100_80gb", "a100_40gb"], ["h100_94gb"]]
     assert [card.outcome for one in found for card in one.cards] == ["fits"] * 3
@@ -274,7 +274,7 @@ large.cuda()
     assert one.host_gib >= 16
 
 
-def test_weights_that_are_missing_are_made_from_the_configuration_on_request(trace):
+def test_missing_weights_are_replaced_by_random_ones_on_request(trace):
     source = """
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config
@@ -293,12 +293,12 @@ while True:
     assert one.at_peak.params_gib == pytest.approx(2 * one.parameters / GIB, rel=0.01)
 
 
-def test_python_of_this_test_is_the_python_of_the_script(traced, capfd):
+def test_the_script_runs_in_the_python_of_this_test(traced, capfd):
     traced(START + "print(sys.executable, file=sys.stderr)")
     assert sys.executable in capfd.readouterr().err
 
 
-def test_memory_at_the_peak_is_told_apart_by_line_also_for_the_backward_pass(traced):
+def test_memory_at_the_peak_is_divided_by_line_also_in_the_backward_pass(traced):
     one = traced(
         LOOP.replace(
             "model(batch).square().mean().backward()", "loss = model(batch).square().mean()\n    loss.backward()"
@@ -313,7 +313,7 @@ def test_memory_at_the_peak_is_told_apart_by_line_also_for_the_backward_pass(tra
     assert sum(share.size_gib for share in one.lines) == pytest.approx(one.peak_gib, abs=0.001)
 
 
-def test_bitsandbytes_that_a_script_imports_itself_is_whole(traced):
+def test_a_script_may_import_bitsandbytes(traced):
     one = traced(
         START
         + """
@@ -367,8 +367,8 @@ GROUPS = {
 }
 
 
-def test_the_smallest_card_is_found_without_tracing_cards_that_cannot_be_it(monkeypatch, tmp_path):
-    """Cards larger than one that fits, and ones with less memory than the parameters take, are not traced."""
+def test_the_smallest_card_is_found_with_few_traces(monkeypatch, tmp_path):
+    """Not traced: cards that are larger than one that fits, and cards with less memory than the parameters."""
     (tmp_path / "train.py").touch()
     monkeypatch.chdir(tmp_path)
     traced = []

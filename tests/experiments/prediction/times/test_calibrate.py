@@ -1,4 +1,4 @@
-"""A calibration: its table, how it goes on, and what it refuses. The measurement on the GPU itself is replaced."""
+"""Calibration of operation times: its table, how it resumes, and its errors. Fake: the GPU."""
 
 import json
 from typing import Any
@@ -18,8 +18,8 @@ KEYS = [
 ]
 
 
-class Gpu:
-    """Stand-in for the GPU: each operation takes 1 ms. It cannot run operations of ``refused`` elements."""
+class FakeGpu:
+    """A fake GPU: each operation takes 1 ms, except those of ``refused`` elements, which fail."""
 
     def __init__(self, refused: int = 0, killed_at: int = 0) -> None:
         self.refused, self.killed_at = refused, killed_at
@@ -36,9 +36,9 @@ class Gpu:
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Calibrate on this stand-in; return the table's file and the printed lines."""
+    """Calibrate on the fake GPU; return the table's file and the printed lines."""
 
-    def go(gpu: Gpu, machine: Machine = MACHINE):
+    def go(gpu: FakeGpu, machine: Machine = MACHINE):
         lines: list[str] = []
         monkeypatch.setattr(module, "measure", gpu.measure)
         calibrate(KEYS, tmp_path / "table.jsonl", machine, lines.append)
@@ -48,24 +48,24 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_table_has_its_machine_and_each_operation(run):
-    table, lines = run(Gpu())
+    table, lines = run(FakeGpu())
     assert Machine.model_validate(read_lines(table)[0]) == MACHINE
     assert {key: times.device_s for key, times in Table.read(table).measured.items()} == dict.fromkeys(KEYS, 1e-3)
     assert lines == ["measured 3 operations"]
 
 
 def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run):
-    table, _ = run(Gpu(refused=16))
+    table, _ = run(FakeGpu(refused=16))
     assert [line.get("problem") for line in read_lines(table)[1:]] == [None, "not in this PyTorch", None]
-    again = Gpu()
+    again = FakeGpu()
     run(again)
     assert again.measured == []
 
 
-def test_an_interrupted_calibration_goes_on(run):
+def test_an_interrupted_calibration_resumes(run):
     with pytest.raises(KeyboardInterrupt):
-        run(Gpu(killed_at=16))
-    again = Gpu()
+        run(FakeGpu(killed_at=16))
+    again = FakeGpu()
     table, _ = run(again)
     assert again.measured == [16, 32]
     assert len(Table.read(table).measured) == len(KEYS)
@@ -73,24 +73,24 @@ def test_an_interrupted_calibration_goes_on(run):
 
 def test_an_operation_during_which_the_process_died_is_not_tried_again(run, tmp_path):
     (tmp_path / "table.trying").write_text(KEYS[1])
-    table, _ = run(Gpu())
+    table, _ = run(FakeGpu())
     problems = {line["key"]: line.get("problem") for line in read_lines(table)[1:]}
     assert problems == {KEYS[0]: None, KEYS[1]: "the process died", KEYS[2]: None}
 
 
 def test_a_line_that_was_cut_off_is_measured_again(run):
-    table, _ = run(Gpu())
+    table, _ = run(FakeGpu())
     table.write_text(table.read_text()[:-20])
-    again = Gpu()
+    again = FakeGpu()
     run(again)
     assert again.measured == [32]
     assert len(Table.read(table).measured) == len(KEYS)
 
 
 def test_the_table_of_another_gpu_is_not_extended(run):
-    run(Gpu())
+    run(FakeGpu())
     with pytest.raises(InputError, match="measured on NVIDIA H100 with PyTorch"):
-        run(Gpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
+        run(FakeGpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
 
 
 def test_without_a_gpu_there_is_one_line(capsys):

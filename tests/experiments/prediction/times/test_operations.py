@@ -1,4 +1,4 @@
-"""What an operation is, from its key: family, bytes, arithmetic."""
+"""The properties of an operation that follow from its key: family, bytes, arithmetic operations."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
     assert operation("aten::add.out", tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)).total_bytes == 3 * 8 * 16 * 2
 
 
-def test_keys_that_differ_in_numbers_without_effect_on_the_time_are_one():
+def test_keys_that_differ_only_in_numbers_without_effect_on_the_time_are_merged():
     first, second = (json.dumps(["aten::lerp.Scalar_out", tensor(8), tensor(8), weight]) for weight in (0.1, 0.25))
     assert canonical(first) == canonical(second)
     assert canonical(json.dumps(["aten::sum.IntList_out", [0]])) != canonical(

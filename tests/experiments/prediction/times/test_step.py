@@ -1,4 +1,4 @@
-"""The time of a step from the times of its phases, and the phases' times from a table."""
+"""The time of a step is computed from its phases, and their times from a table of operations."""
 
 import json
 from typing import Any
@@ -59,7 +59,7 @@ def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_
     assert table.times(asked, H100).device_s == pytest.approx(2 * bound_s(parse(asked), H100))
 
 
-def test_the_host_time_of_an_operation_is_at_most_the_usual_of_its_kind():
+def test_the_host_time_of_an_operation_is_at_most_the_typical_time_of_its_family():
     times = {product(rows): Measured(1e-4, host_s) for rows, host_s in ((64, 1e-5), (128, 1e-5), (256, 1.0))}
     assert Table(MACHINE, times).times(product(256), H100).host_s == 1e-5
 

@@ -1,4 +1,4 @@
-"""Rows in containers, without Docker: what is asked of it. tests/testbed/node/test_containers.py has a real Docker."""
+"""The requests that rows in containers send to a fake Docker. tests/testbed/node/test_containers.py uses a real one."""
 
 import hashlib
 import os
@@ -17,12 +17,12 @@ from experiments.runners.targets import target_named
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from provision.configure.build_context import PROJECT
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 
 CDI = {"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}
 TOOLKIT: dict[str, Any] = {"Runtimes": {"nvidia": {}, "runc": {}}}
-SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
+SECOND = sample_rows.GPU.__class__(1, sample_rows.GPU.name, sample_rows.GPU.memory_gib, "GPU-b")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_gpus_are_requested_by_cdi_else_from_the_runtime(info, driver, ids, capa
     assert engine.has_gpus({"DeviceRequests": [dict(request)]})
 
 
-def test_a_docker_without_gpus_is_named_with_the_remedy():
+def test_a_docker_without_gpus_is_an_error_with_the_fix():
     with pytest.raises(InputError, match="gives containers no GPU; install the package nvidia-container-toolkit"):
         engine.gpu_requests({"Runtimes": {"runc": {}}, "DiscoveredDevices": None}, [0])
 
@@ -69,10 +69,10 @@ def test_other_containers_with_gpus_are_named_with_the_command_that_stops_them()
 
 
 def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
-    """The options of the container of a row, the first on a machine with these GPUs."""
-    folder = house.folder(tmp_path / "run", spec.row)
+    """Return the options of a row's container; the row is the first on a machine with these GPUs."""
+    folder = sample_rows.folder(tmp_path / "run", spec.row)
     client = SimpleNamespace(info=lambda: CDI)
-    machine = house.node(*gpus, cpus=cpus), 64.0, RecordingView()
+    machine = sample_rows.node(*gpus, cpus=cpus), 64.0, RecordingView()
     runner = ContainerRunner(client, "sha256:1", folder, *machine, grace_s=1.0)
     place = folder.row(spec)
     place.mkdir(parents=True)
@@ -81,7 +81,7 @@ def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
 
 def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
-    made, place = options(tmp_path, house.spec(weights="random", data="synthetic"), house.GPU, SECOND)
+    made, place = options(tmp_path, sample_rows.spec(weights="random", data="synthetic"), sample_rows.GPU, SECOND)
     assert [dict(request)["DeviceIDs"] for request in made["device_requests"]] == [["nvidia.com/gpu=0"]]
     run = str(place.parent.parent)
     folders = [str(tmp_path / "cache"), run]
@@ -94,12 +94,12 @@ def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_
 def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     (data := tmp_path / "captions").mkdir()
-    made, _ = options(tmp_path, house.spec(weights="pretrained", data=str(data)))
+    made, _ = options(tmp_path, sample_rows.spec(weights="pretrained", data=str(data)))
     assert made["volumes"][str(data)] == {"bind": str(data), "mode": "ro"}
     assert (made["network_mode"], made["environment"]["HF_HUB_OFFLINE"], made["device_requests"]) == ("bridge", "0", [])
 
 
-def test_the_image_is_that_of_the_role_on_nodes(tmp_path):
+def test_rows_use_the_same_image_as_nodes(tmp_path):
     write_atomically(tmp_path / "context", "made up")
     assert image.role_variables("vars")["images_name"] == image.image_of("{{ images_variant }}")  # type: ignore[arg-type] # a template
     assert image.role_variables("vars")["images_label"] == "llm-testbed.made-from"
@@ -145,17 +145,17 @@ ERROR: failed to build: failed to solve: pytorch/pytorch:2: failed to resolve so
         ("", "no output"),
     ],
 )
-def test_a_failed_build_is_told_by_its_most_informative_line(output, line):
+def test_a_failed_build_is_reported_with_its_most_informative_line(output, line):
     assert failure_in(output.splitlines()) == line
 
 
-def test_without_docker_there_is_one_line(monkeypatch, tmp_path):
+def test_without_docker_there_is_an_error_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with pytest.raises(InputError, match=r"^--in-container: Docker does not run here; install it .*systemctl start"):
         engine.connect()
 
 
-def test_containers_are_for_this_machine():
+def test_containers_are_only_for_this_machine():
     with pytest.raises(InputError, match="--in-container: allowed with --site local only"):
         target_named("chameleon", None, None, in_container=True)
     with pytest.raises(InputError, match=r"--versions as-taught: allowed on leased machines .* or with --in-container"):

@@ -1,4 +1,4 @@
-"""Checks of this machine: each missing thing is named with its remedy and with what needs it."""
+"""The checks of this machine: each missing dependency is named with its fix, and with the commands that need it."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def machine_with(monkeypatch, *gpus):
 
 @pytest.fixture
 def docker(tmp_path, monkeypatch):
-    """Put a docker on PATH that answers with this information, or fails with this error."""
+    """Put a fake `docker` on PATH that prints this information, or fails with this error."""
 
     def install(info=None, error=""):
         program = tmp_path / "bin" / "docker"
@@ -117,7 +117,7 @@ def test_rows_in_containers_need_the_package_and_buildx(check, docker, monkeypat
     assert "pip install 'llm-testbed[container]'" in check("container tools").text
 
 
-def test_a_loopback_that_answers_nobody_fails(check, monkeypatch):
+def test_a_loopback_interface_without_connections_fails(check, monkeypatch):
     def refuse(*_, **__):
         raise ConnectionRefusedError("refused")
 
@@ -125,7 +125,7 @@ def test_a_loopback_that_answers_nobody_fails(check, monkeypatch):
     assert check("ports").status == "failed"
 
 
-def test_the_summary_says_what_to_begin_with_and_what_the_machine_can_run(tmp_path, monkeypatch):
+def test_the_summary_names_a_first_command_and_the_rows_that_the_machine_can_run(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
     machine_with(monkeypatch)
     monkeypatch.setitem(EXTRAS, "train", ("nosuch",))

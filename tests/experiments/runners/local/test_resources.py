@@ -17,7 +17,7 @@ def test_a_row_has_its_gpu_to_itself():
     assert pool.allocate(spec()).gpus == (GPU,)
 
 
-def test_rows_on_the_cpu_leave_the_gpus_to_the_others():
+def test_rows_on_the_cpu_use_no_gpu():
     pool = ResourcePool(node(GPU, cpus=8), 64)
     row = spec(size="tiny", task="generate", engine="hf_trainer", model="gpt-neo-1.3b", accelerator="cpu")
     a, b = pool.allocate(row), pool.allocate(row)
@@ -35,7 +35,7 @@ def test_a_row_of_two_devices_waits_for_both():
     assert len(pool.allocate(spec(devices=2)).gpus) == 2
 
 
-def test_nodes_that_are_parts_of_this_machine_have_gpus_of_their_own():
+def test_nodes_that_are_parts_of_this_machine_have_separate_gpus():
     pool = ResourcePool(node(GPU, second()), 64)
     assert len(pool.allocate(spec(nodes=2)).gpus) == 2
 
@@ -49,7 +49,7 @@ def test_without_gpus_there_are_as_many_slots_as_cores_and_four_at_most():
     assert [ResourcePool(node(cpus=cpus), 64).size for cpus in (1, 2, 16)] == [1, 2, 4]
 
 
-def test_rows_are_never_together_beyond_the_hosts_memory():
+def test_parallel_rows_never_exceed_the_memory_of_the_host():
     pool = ResourcePool(node(GPU, second()), 220)
     big = pool.allocate(spec(**OFFLOAD))
     assert pool.allocate(spec()) is None
@@ -57,7 +57,7 @@ def test_rows_are_never_together_beyond_the_hosts_memory():
     assert pool.allocate(spec()) is not None
 
 
-def test_a_row_with_too_much_for_the_host_gets_it_alone():
+def test_a_row_that_needs_more_than_the_host_has_runs_alone():
     pool = ResourcePool(node(GPU, second()), 2)
     assert pool.allocate(spec()) is not None
     assert pool.allocate(spec()) is None

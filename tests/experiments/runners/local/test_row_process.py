@@ -22,7 +22,7 @@ ROWS = ("baseline", "reduced-batch")
 RUN_ID = "cut-off"
 
 
-class Bed:
+class TwoRowRun:
     """`testbed run` of two rows in a separate process; baseline ends at once, reduced-batch depends on ``hang``."""
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +53,7 @@ class Bed:
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
     def wait_until_half(self) -> None:
-        """Wait until the first row has finished and the second runs."""
+        """Wait until the first row has finished and the second one runs."""
         wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.starts("reduced-batch"))
 
     def left(self) -> list[psutil.Process]:
@@ -61,43 +61,43 @@ class Bed:
 
 
 @pytest.fixture
-def bed(tmp_path):
-    made = Bed(tmp_path)
+def two_row_run(tmp_path):
+    made = TwoRowRun(tmp_path)
     yield made
     for one in made.left():
         with suppress(psutil.Error):
             one.kill()
 
 
-def test_a_killed_run_leaves_no_process_and_is_resumed(bed):
-    first = bed.start(hang=True)
-    bed.wait_until_half()
-    assert bed.left()
+def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
+    first = two_row_run.start(hang=True)
+    two_row_run.wait_until_half()
+    assert two_row_run.left()
     first.kill()
     first.wait()
-    wait_for(lambda: not bed.left(), within_s=15)
-    assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
+    wait_for(lambda: not two_row_run.left(), within_s=15)
+    assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
 
-    output = bed.start(hang=False).communicate()[0]
+    output = two_row_run.start(hang=False).communicate()[0]
     assert "baseline: kept (finished: fits)" in output
     assert "reduced-batch: starts (the last run was interrupted)" in output
-    assert (bed.starts("baseline"), bed.starts("reduced-batch")) == (1, 2)
-    assert (bed.rows / "reduced-batch" / RESULT_FILE).exists()
-    assert bed.left() == []
+    assert (two_row_run.starts("baseline"), two_row_run.starts("reduced-batch")) == (1, 2)
+    assert (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
+    assert two_row_run.left() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(bed, number):
-    running = bed.start(hang=True)
-    bed.wait_until_half()
+def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(two_row_run, number):
+    running = two_row_run.start(hang=True)
+    two_row_run.wait_until_half()
     running.send_signal(number)
     output = running.communicate(timeout=60)[0]
     assert running.returncode == 130
     assert "interrupted" in output
     assert "Traceback" not in output
-    assert bed.left() == []
-    assert (bed.rows / "baseline" / RESULT_FILE).exists()
-    assert not (bed.rows / "reduced-batch" / RESULT_FILE).exists()
+    assert two_row_run.left() == []
+    assert (two_row_run.rows / "baseline" / RESULT_FILE).exists()
+    assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
 
 
 def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):

@@ -17,27 +17,27 @@ from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
 from provision.hardware import gpus
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 
 pytestmark = pytest.mark.xdist_group("runner")
 
-SECOND = house.GPU.__class__(1, house.GPU.name, house.GPU.memory_gib, "GPU-b")
+SECOND = sample_rows.GPU.__class__(1, sample_rows.GPU.name, sample_rows.GPU.memory_gib, "GPU-b")
 BEHAVIOR = {"a": "oom", "b": "child", "c": "silent", "d": "garbled", "e": "die"}
 
 
-class Made:
-    """What one run of the runner left behind."""
+class FinishedRun:
+    """A run of the runner: its folder, and the lines that it printed."""
 
     def __init__(self, path: Path, specs, node, view: Any = None, **options) -> None:
         self.path = path
         self.view: Any = view or RecordingView()
-        self.folder = house.folder(path / "run", *(spec.row for spec in specs))
+        self.folder = sample_rows.folder(path / "run", *(spec.row for spec in specs))
         self.runner = LocalRunner(self.folder, node, 64.0, self.view, fake_worker.MODULE, **options)
         self.specs = specs
 
-    def run(self) -> "Made":
-        self.runner.run(house.rows_to_run(*self.specs))
+    def run(self) -> "FinishedRun":
+        self.runner.run(sample_rows.rows_to_run(*self.specs))
         return self
 
     def notebook_error(self, row: str) -> str | None:
@@ -48,13 +48,13 @@ class Made:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Six rows of every kind on a machine with two cores."""
+    """Run six rows, which end in different ways, on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOR.items()))
         patch.setenv("FAKE_JOURNAL", str(path / "journal"))
-        specs = [house.spec(row, size="tiny") for row in "abcdef"]
-        yield Made(path, specs, house.node(cpus=2)).run()
+        specs = [sample_rows.spec(row, size="tiny") for row in "abcdef"]
+        yield FinishedRun(path, specs, sample_rows.node(cpus=2)).run()
 
 
 def test_every_row_ends_with_a_result(made):
@@ -125,9 +125,11 @@ class TimePasses(RecordingView):
             self.passed_s = 3600.0
 
 
-def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
+def test_a_row_that_hangs_ends_at_its_time_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", "a=hang")
-    made = Made(tmp_path, [house.spec("a", size="tiny", time_limit_s=1)], house.node(), view=TimePasses())
+    made = FinishedRun(
+        tmp_path, [sample_rows.spec("a", size="tiny", time_limit_s=1)], sample_rows.node(), view=TimePasses()
+    )
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=made.view.monotonic, sleep=time.sleep))
     made.run()
     result = made.folder.results()["a"]
@@ -138,8 +140,8 @@ def test_a_row_that_hangs_meets_its_limit(tmp_path, monkeypatch):
     assert made.view.passed_s, "the row's progress was not shown"
 
 
-def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
-    made = Made(tmp_path, [house.spec("a", size="tiny")], house.node())
+def test_a_row_that_runs_again_has_no_file_of_its_earlier_run(tmp_path):
+    made = FinishedRun(tmp_path, [sample_rows.spec("a", size="tiny")], sample_rows.node())
     old = made.folder.row_named("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
@@ -149,13 +151,13 @@ def test_nothing_of_an_earlier_run_stays_in_a_row_that_runs_again(tmp_path):
 
 @pytest.fixture
 def no_notebooks(monkeypatch):
-    """Rows whose processes do nothing but write what the driver's variables are; GPUs with ``used_gib`` in use."""
+    """Replace the processes of rows by ones that write the driver's variables; ``used_gib``: the GPUs' used memory."""
     used_gib = {0: 0.0, 1: 0.0}
     seen: dict[str, str] = {}
 
     def start(row_folder, worker, environment):
         seen[row_folder.name] = environment["CUDA_VISIBLE_DEVICES"]
-        spec = house.spec(row_folder.name)
+        spec = sample_rows.spec(row_folder.name)
         (row_folder / RESULT_FILE).write_text(fake_worker.fake_result(spec, "fits").model_dump_json())
         (row_folder / row_process.NOTEBOOK_LOG).touch()
         return psutil.Popen(["true"])
@@ -167,25 +169,27 @@ def no_notebooks(monkeypatch):
 
 def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     _, seen = no_notebooks
-    Made(tmp_path, [house.spec("a"), house.spec("b")], house.node(house.GPU, SECOND)).run()
+    FinishedRun(
+        tmp_path, [sample_rows.spec("a"), sample_rows.spec("b")], sample_rows.node(sample_rows.GPU, SECOND)
+    ).run()
     assert seen == {"a": "0", "b": "1"}
 
 
-def test_a_gpu_with_memory_still_in_use_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
+def test_a_gpu_whose_memory_is_still_used_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
     used_gib, seen = no_notebooks
     not_free = gpu_memory.gpus_still_in_use
     occupied = {0: 3.0}
     monkeypatch.setattr(
         gpu_memory, "gpus_still_in_use", lambda before: used_gib.update(occupied) or not_free(before, 0.1)
     )
-    made = Made(tmp_path, [house.spec(row) for row in "abc"], house.node(house.GPU))
+    made = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "abc"], sample_rows.node(sample_rows.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
         made.run()
     assert list(seen) == ["a"]
     assert "a: later rows do not use its GPUs: 3.0 GiB are still in use on GPU 0" in made.view.lines
 
 
-def test_a_gpu_is_given_time_to_become_free(monkeypatch):
+def test_the_runner_waits_for_a_gpu_to_become_free(monkeypatch):
     figures = iter([3.0, 3.0, 0.1])
     monkeypatch.setattr(gpus, "used_gib", lambda indices: {0: next(figures)})
     assert gpu_memory.gpus_still_in_use({0: 0.0}, within_s=5.0) == {}

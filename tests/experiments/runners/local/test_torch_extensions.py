@@ -1,4 +1,4 @@
-"""Compiled extensions: one folder for each environment and processor, and locks of killed builds."""
+"""Compiled PyTorch extensions: a folder for each environment and CPU, and the locks that killed builds leave."""
 
 import psutil
 import pytest
@@ -29,7 +29,7 @@ def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_lock_stays_only_while_a_row_lives(monkeypatch, tmp_path, alive):
+def test_a_lock_is_removed_unless_a_row_is_running(monkeypatch, tmp_path, alive):
     (tmp_path / "cpu_adam").mkdir()
     lock = tmp_path / "cpu_adam" / "lock"
     lock.touch()
@@ -38,31 +38,31 @@ def test_a_lock_stays_only_while_a_row_lives(monkeypatch, tmp_path, alive):
     assert lock.exists() == alive
 
 
-def compiled(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
-    """Compile with a program in place of DeepSpeed; return the lines that were said."""
+def compile_with(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
+    """Compile with ``program`` instead of DeepSpeed; return the reported lines."""
     said: list[str] = []
     monkeypatch.setattr(torch_extensions, "COMPILE", program)
     compile_extensions(specs, folder, said.append, stopped)
     return said
 
 
-def test_what_offloaded_rows_need_is_compiled_once_before_them(monkeypatch, tmp_path):
+def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch, tmp_path):
     program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/made', 'x')"
-    first, last = compiled(monkeypatch, tmp_path / "cache", program)
+    first, last = compile_with(monkeypatch, tmp_path / "cache", program)
     assert first.startswith("compiling DeepSpeed's CPU Adam, once for these versions and this processor")
     assert last.startswith("compiled DeepSpeed's CPU Adam in ")
     assert (tmp_path / "cache" / "made").exists()
-    assert compiled(monkeypatch, tmp_path / "cache", program) == []
+    assert compile_with(monkeypatch, tmp_path / "cache", program) == []
 
 
 def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
-    assert compiled(monkeypatch, tmp_path / "cache", "", OFFLOADED[:1]) == []
+    assert compile_with(monkeypatch, tmp_path / "cache", "", OFFLOADED[:1]) == []
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_path):
     for _ in range(2):
-        _, last = compiled(monkeypatch, tmp_path, "print('no compiler'); raise SystemExit(3)")
+        _, last = compile_with(monkeypatch, tmp_path, "print('no compiler'); raise SystemExit(3)")
         assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'deepspeed.log'}"
     assert (tmp_path / "deepspeed.log").read_text() == "no compiler\n"
     assert not (tmp_path / BUILT_MARKER).exists()
@@ -80,6 +80,6 @@ compiler = subprocess.Popen(['sleep', '600'])
 open({str(pid)!r}, 'w').write(str(compiler.pid))
 compiler.wait()
 """
-    assert len(compiled(monkeypatch, tmp_path, program, stopped=lambda: pid.exists() and pid.read_text())) == 1
+    assert len(compile_with(monkeypatch, tmp_path, program, stopped=lambda: pid.exists() and pid.read_text())) == 1
     assert not (tmp_path / BUILT_MARKER).exists()
     wait_for(lambda: not is_running(int(pid.read_text())))

@@ -1,4 +1,4 @@
-"""Rows that start from the warm process of their run, and what becomes of them without it."""
+"""Rows that start from the warm process of their run, and rows whose warm process is missing or ends."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from experiments.system.warm_process import READY_SUFFIX
 from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as house
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 from tests.testbed.slurm.runs import meanwhile
 
@@ -31,18 +31,18 @@ OPENS_GPUS = ("bitsandbytes", "deepspeed", "peft")
 TAG = "TESTBED_WARM_TEST"
 
 
-class Made:
-    """A run of rows on one core, one after the other."""
+class FinishedRun:
+    """A run whose rows run one after another, on one core."""
 
     def __init__(self, path, monkeypatch, rows, behavior="") -> None:
         monkeypatch.setenv("FAKE", behavior)
         monkeypatch.setenv("FAKE_JOURNAL", str(path / "journal"))
         self.journal, self.view, self.rows = path / "journal", RecordingView(), rows
-        self.folder = house.folder(path / "run", *rows)
-        self.runner = LocalRunner(self.folder, house.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
+        self.folder = sample_rows.folder(path / "run", *rows)
+        self.runner = LocalRunner(self.folder, sample_rows.node(cpus=1), 64.0, self.view, fake_worker.MODULE)
 
-    def run(self) -> "Made":
-        self.runner.run(house.rows_to_run(*(house.spec(row, size="tiny") for row in self.rows)))
+    def run(self) -> "FinishedRun":
+        self.runner.run(sample_rows.rows_to_run(*(sample_rows.spec(row, size="tiny") for row in self.rows)))
         assert not any(row_process.tagged_processes(self.folder.row_named(row)) for row in self.rows)
         return self
 
@@ -59,7 +59,7 @@ class Made:
 
 
 def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatch):
-    made = Made(tmp_path, monkeypatch, "abcde", "b=oom,c=die,d=child").run()
+    made = FinishedRun(tmp_path, monkeypatch, "abcde", "b=oom,c=die,d=child").run()
     assert made.outcomes() == {"a": "fits", "b": "oom", "c": "error", "d": "fits", "e": "fits"}
     assert [made.started(row) for row in "bde"] == ["warm"] * 3
     assert made.folder.results()["c"].reason == "ended without a result: last line of c"
@@ -67,13 +67,13 @@ def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatc
 
 def test_rows_start_cold_on_request(tmp_path, monkeypatch):
     monkeypatch.setenv(COLD_START_VARIABLE, "1")
-    made = Made(tmp_path, monkeypatch, "ab").run()
+    made = FinishedRun(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
     assert [made.started(row) for row in "ab"] == ["cold"] * 2
 
 
 def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatch):
-    made = Made(tmp_path, monkeypatch, "abc", "b=warm-hang")
+    made = FinishedRun(tmp_path, monkeypatch, "abc", "b=warm-hang")
     meanwhile(lambda: made.starts("b"), lambda: made.runner._warm._process.kill())
     made.run()
     assert made.outcomes() == {"a": "fits", "b": "fits", "c": "fits"}
@@ -84,10 +84,10 @@ def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatc
     )
 
 
-def test_rows_go_on_when_the_warm_process_cannot_serve(tmp_path, monkeypatch):
+def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypatch):
     imports = ["tests.support.processes.starts_thread"]
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
-    made = Made(tmp_path, monkeypatch, "ab").run()
+    made = FinishedRun(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
     assert (made.starts("a"), made.started("b")) == (1, "cold")
     assert any("2 threads" in line for line in made.view.lines)
@@ -113,8 +113,8 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
 
 
 def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
-    """It has one thread, and has not imported what opens GPUs."""
-    specs = [house.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
+    """The process has one thread, and has not imported modules that initialize CUDA."""
+    specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
     modules = modules_to_import(specs, WORKER_MODULE)
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
@@ -127,16 +127,19 @@ def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_only_what_rows_need_is_imported():
-    one = modules_to_import([house.spec("a", engine="lightning")], WORKER_MODULE)
+def test_only_modules_that_rows_need_are_imported():
+    one = modules_to_import([sample_rows.spec("a", engine="lightning")], WORKER_MODULE)
     assert warm.ENGINE_MODULE.format("lightning") in one
     assert warm.ENGINE_MODULE.format("litgpt") not in one
     assert warm.LAUNCHER_MODULE not in one
-    assert modules_to_import([house.spec("a")], "some.other.worker") == [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+    assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == [
+        *warm.NOTEBOOK_MODULES,
+        "some.other.worker",
+    ]
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_the_kernel_starts_as_the_notebook_did(tmp_path, monkeypatch, ready):
+def test_a_kernel_from_the_warm_process_is_like_a_new_one(tmp_path, monkeypatch, ready):
     monkeypatch.setenv(WARM_SOCKET_VARIABLE, str(tmp_path / "socket"))
     if ready:
         (tmp_path / f"socket{READY_SUFFIX}").touch()

@@ -1,4 +1,4 @@
-"""Clusters as targets, without a connection."""
+"""Clusters and leased nodes as targets of runs; nothing is connected."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -61,7 +61,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
 
 
 def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
-    """Fakes: the machine of the lease, and its hardware."""
+    """Fakes: the leased node, and its hardware."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     active_lease = SimpleNamespace(machines=(machine,), operations={})
     monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)

@@ -1,4 +1,4 @@
-"""Downloads of a folder of this machine: which files in which order, over reliable and unreliable connections."""
+"""Downloads of the results in a folder: which files, in which order, over reliable and unreliable connections."""
 
 import io
 import os
@@ -25,8 +25,8 @@ from tests.support.runners import rows
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
 
-class Bad(LocalShell):
-    """This machine behind a connection that for ``bad`` streams drops, or damages a byte, after ``good`` bytes."""
+class UnreliableShell(LocalShell):
+    """A shell on this machine whose first ``bad`` streams drop, or change a byte, after ``good`` bytes."""
 
     def __init__(self, bad: int, good: int, drops: bool) -> None:
         self.bad, self.good, self.drops = bad, good, drops
@@ -60,8 +60,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-class Hostile(LocalShell):
-    """A machine whose list of files has one more."""
+class HostileShell(LocalShell):
+    """A shell on this machine that adds a file to each list of files."""
 
     def __init__(self, entry: str) -> None:
         self.entry = entry
@@ -76,8 +76,8 @@ class Hostile(LocalShell):
 )
 def test_a_list_with_a_file_outside_of_the_folder_downloads_nothing(remote, tmp_path, entry):
     for download in (
-        lambda: download_folder(Hostile(entry), str(remote), tmp_path / "here"),
-        lambda: download_growing(Hostile(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
+        lambda: download_folder(HostileShell(entry), str(remote), tmp_path / "here"),
+        lambda: download_growing(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
     ):
         with pytest.raises(BadListing, match=r"which is not a file in it"):
             download()
@@ -115,7 +115,7 @@ def test_the_result_is_the_last_to_appear(remote, tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_is_downloaded_again(remote, tmp_path):
-    shell = Bad(bad=1, good=100_000, drops=False)
+    shell = UnreliableShell(bad=1, good=100_000, drops=False)
     assert download_folder(shell, str(remote), tmp_path / "here") == len(FILES)
     assert contents(tmp_path / "here") == FILES
     assert shell.bytes < 2 * 400_000
@@ -123,20 +123,20 @@ def test_a_damaged_file_is_downloaded_again(remote, tmp_path):
 
 def test_a_file_that_is_damaged_each_time_is_an_error_and_leaves_no_part(remote, tmp_path):
     with pytest.raises(ChecksumMismatch, match=r"checksum mismatch in each download of it's a name\.csv from "):
-        download_folder(Bad(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
+        download_folder(UnreliableShell(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
     assert "it's a name.csv" not in contents(tmp_path / "here")
 
 
 def test_a_row_with_damaged_files_has_no_result(remote, tmp_path):
     with pytest.raises(ChecksumMismatch):
-        download_folder(Bad(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
+        download_folder(UnreliableShell(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
     assert RESULT_FILE not in contents(tmp_path / "here")
 
 
 def test_the_download_of_a_large_file_is_resumed(remote, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
     (remote / "large").write_bytes(os.urandom(8 << 20))
-    shell = Bad(bad=1, good=6 << 20, drops=True)
+    shell = UnreliableShell(bad=1, good=6 << 20, drops=True)
     with pytest.raises(ConnectionDropped):
         download_folder(shell, str(remote), tmp_path / "here")
     assert RESULT_FILE not in contents(tmp_path / "here")
@@ -172,7 +172,7 @@ def test_growing_files_are_downloaded_without_the_result(remote, tmp_path):
 
 
 def test_files_that_arrived_before_the_connection_dropped_are_not_downloaded_again(remote, tmp_path):
-    shell = Bad(bad=1, good=310_000, drops=True)
+    shell = UnreliableShell(bad=1, good=310_000, drops=True)
     with pytest.raises(ConnectionDropped):
         download_folder(shell, str(remote), tmp_path / "here")
     assert "it's a name.csv" not in contents(tmp_path / "here")

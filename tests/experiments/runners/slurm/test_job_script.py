@@ -1,4 +1,4 @@
-"""Batch scripts: what they request of Slurm, and what the jobs do. They run on this machine, with fake programs."""
+"""The batch scripts of jobs: the resources that they request, and what they do. Fakes: Slurm's programs."""
 
 import os
 import re
@@ -71,7 +71,7 @@ def test_modules_are_loaded_by_a_login_shell():
 
 
 def test_a_job_queries_its_gpus_by_the_numbers_that_they_have_for_it(tmp_path):
-    """Fake: nvidia-smi, which knows one GPU, as where Slurm hides the others of a node."""
+    """Fake: an nvidia-smi that shows one GPU, as on a node where Slurm hides the others."""
     (tmp_path / "nvidia-smi").write_text('#!/bin/bash\n[ "$1" = --id=0 ] || echo "No devices were found"\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
     variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_GPUS": "2", "CUDA_VISIBLE_DEVICES": "0"}
@@ -102,7 +102,7 @@ def test_a_row_of_two_nodes_is_one_job_on_both_where_a_job_may_have_them():
 
 
 def test_a_job_of_two_nodes_has_a_container_on_each_that_reach_each_other(tmp_path):
-    """Fakes: Slurm and Docker. The first container writes the rendezvous and waits until the second has ended."""
+    """Fakes: Slurm and Docker. The first container writes the ranks' address and waits until the second has ended."""
     folder, calls = tmp_path / "run/.jobs/a-abc", tmp_path / "calls"
     folder.mkdir(parents=True)
     fakes = {
@@ -153,7 +153,7 @@ def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
 
 
 @pytest.mark.parametrize("runtime", ENVIRONMENTS)
-def test_what_is_staged_is_where_rows_of_every_runtime_find_it(runtime):
+def test_staged_files_are_found_by_rows_of_every_runtime(runtime):
     where = {"runtime": runtime, "environment": ENVIRONMENTS[runtime]}
     staging = scripts("/shared", **where).staging(WEIGHTS, "fetch/x", "c")
     for text in (staging, script(folder="/shared", **where)):

@@ -23,7 +23,7 @@ def profile(**more):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Put Slurm's commands on PATH, without those that are named."""
+    """Put fake commands of Slurm on PATH, except ``without``."""
 
     def install(*missing):
         for tool in {*SLURM, "sinfo"} - {*missing}:
@@ -46,7 +46,7 @@ def test_every_check_passes_at_a_cluster_that_is_ready(slurm):
     assert {one.status for one in found(account="project_1", environment=sys.prefix).values()} == {"ok"}
 
 
-def test_everything_that_is_missing_is_told_at_once(slurm):
+def test_everything_that_is_missing_is_reported_at_once(slurm):
     slurm("sbatch", "squeue")
     checks = found(partition="gpux", environment="/nowhere")
     assert {name for name, one in checks.items() if one.status == "failed"} == {
@@ -56,7 +56,7 @@ def test_everything_that_is_missing_is_told_at_once(slurm):
     assert checks["partitions"].text == "no partition gpux; correct the profile; allowed: gpu, small"
 
 
-def test_an_unknown_host_says_what_to_add_and_nothing_else_is_checked():
+def test_an_unknown_host_ends_the_checks_with_its_fix():
     shell = SshShell(SshConfigHost("nosuch.invalid"))
     checks = {one.name: one for one in check_cluster(shell, profile(account="project_1"))}
     assert "add to ~/.ssh/config: 'Host nosuch.invalid'" in checks["connection"].text

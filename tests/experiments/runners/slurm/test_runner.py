@@ -4,7 +4,7 @@ import pytest
 
 from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.queue import Job
-from experiments.runners.slurm.runner import by_claims_covered
+from experiments.runners.slurm.runner import most_needed_rows_first
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
 from experiments.runners.slurm.tracking import TrackedRow
 from experiments.suites.suite import suite_named
@@ -13,12 +13,12 @@ from tests.support.runners import rows
 
 
 def test_rows_that_most_statements_need_go_first():
-    """The lab's rate of the larger batch is in few statements, the baseline in many."""
+    """Few statements need the row with the larger batch, and many need the baseline."""
     suite = suite_named("single_gpu_blip2")
     planned = rows.rows_to_run(
         *(in_memory.run(suite="single_gpu_blip2").spec(suite, row) for row in ("grad-accumulation-lr4", "baseline"))
     )
-    assert [row.row for row in by_claims_covered(planned, suite)] == ["baseline", "grad-accumulation-lr4"]
+    assert [row.row for row in most_needed_rows_first(planned, suite)] == ["baseline", "grad-accumulation-lr4"]
 
 
 def test_a_job_is_recognized_by_its_comment_only_with_the_same_settings():

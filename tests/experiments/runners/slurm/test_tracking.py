@@ -1,4 +1,4 @@
-"""What the cluster is told of a row whose results are on this machine. Fake: the tracker's other parts."""
+"""The jobs of a row are marked at the cluster when its results are on this machine. Fake: the rest of the tracker."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -10,7 +10,7 @@ from experiments.suites.models import models
 from experiments.training.models import device_map
 from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 from tests.support.results import in_memory
-from tests.support.results.in_memory import GPU, STAND_IN
+from tests.support.results.in_memory import EMULATING_GPU, GPU
 from tests.support.training.tiny_rows import GIB, GPT_NEO, LLAMA, LORA, NF4, spec
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_weights_that_do_not_fit_are_out_of_memory():
 
 def test_a_tenth_of_the_cap_or_of_the_free_memory_is_reserved_for_activations(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (10 * GIB + number, 80 * GIB))
-    assert device_map.weight_budget(1, STAND_IN) == int(0.9 * STAND_IN.cap_gib * GIB)
+    assert device_map.weight_budget(1, EMULATING_GPU) == int(0.9 * EMULATING_GPU.cap_gib * GIB)
     assert device_map.weight_budget(1, GPU) == int(0.9 * (10 * GIB + 1))
 
 
@@ -79,7 +79,7 @@ def test_a_distributed_model_generates(monkeypatch):
         device_map, "balanced_device_map", lambda model, dtype, limits: budgets.update(limits) or parts_of(model)
     )
     row = spec(engine="hf_trainer", model=GPT_NEO, task="generate", devices=2, max_length=16)
-    model = device_map.build_across_gpus(row, STAND_IN)
+    model = device_map.build_across_gpus(row, EMULATING_GPU)
     assert budgets == {0: 100, 1: 101}
     assert model(torch.arange(8)[None]).logits.shape == (1, 8, 256)
 
@@ -95,4 +95,4 @@ def test_a_tiny_model_on_a_cpu_knows_the_parts_of_its_gpus():
 def test_4_bit_weights_are_not_distributed():
     row = spec(engine="hf_trainer", model=GPT_NEO, devices=2, task="generate", lora=LORA, quantization=NF4)
     with pytest.raises(InputError, match=r"^quantization: a model on several GPUs is not quantized; allowed: on one"):
-        device_map.build_across_gpus(row, STAND_IN)
+        device_map.build_across_gpus(row, EMULATING_GPU)

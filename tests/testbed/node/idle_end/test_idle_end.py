@@ -1,4 +1,4 @@
-"""The check for an idle node on a real node: its setup, what is secret, and the end of the lease.
+"""The program that ends the lease of an idle node, on a real node: its setup, its secrets, and the end of the lease.
 
 Fakes: keystone and Blazar, by one HTTP server of this machine; tests/testbed/chameleon has the real ones.
 """
@@ -36,7 +36,7 @@ class FakeCloud(ThreadingHTTPServer):
         return f"http://{network.GATEWAY}:{self.server_port}"
 
 
-class Answers(BaseHTTPRequestHandler):
+class CloudHandler(BaseHTTPRequestHandler):
     server: FakeCloud
 
     def do_POST(self) -> None:
@@ -65,7 +65,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def cloud(node: Node) -> Iterator[FakeCloud]:
-    server = FakeCloud((network.GATEWAY, 0), Answers)
+    server = FakeCloud((network.GATEWAY, 0), CloudHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -103,7 +103,7 @@ def test_the_secret_is_only_in_a_file_of_root_and_a_second_setup_changes_nothing
     assert SECRET not in "".join(shown)
 
 
-def test_a_setup_that_could_not_end_the_lease_fails(set_up, cloud):
+def test_a_setup_with_an_unusable_credential_fails(set_up, cloud):
     with pytest.raises(ConfigureFailed, match="blazar does not have this lease"):
         set_up(lease_url=f"{cloud.url}/v1/leases/2")
     with pytest.raises(ConfigureFailed, match="keystone"):

@@ -17,7 +17,7 @@ LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 
 
 @contextlib.contextmanager
-def registry(address: str, archive: Path, name: str, login: str = "", busy: int = 0) -> Iterator[str]:
+def serve_image(address: str, archive: Path, name: str, login: str = "", busy: int = 0) -> Iterator[str]:
     """Serve the image of ``archive`` (an output of `docker save` with one layer) at ``address``; yield its reference.
 
     name: repository:tag. login: USER:PASSWORD that every request needs. busy: how many requests are refused at first,

@@ -1,4 +1,4 @@
-"""A rank of a real row with a fault injected into the second rank in its third micro-step; STRIKE names the fault.
+"""Run one rank of a real row; the second rank fails in its third micro-step. The variable STRIKE names the fault.
 
 Started like experiments.training.rank; see failing_ranks.py.
 """

@@ -21,7 +21,7 @@ STUBS = ("usr/bin/python", "usr/bin/pip", "usr/bin/apt-get")
 STUB = b"#!/bin/sh\n"
 
 
-def small_image(system: Path, name: str, archive: Path) -> Path:
+def fake_image(system: Path, name: str, archive: Path) -> Path:
     """Write a fake image to ``archive`` in the format of `docker save`, from the root file system ``system``."""
     layer = archive.with_suffix(".layer")
     with tarfile.open(layer, "w", dereference=True) as tar:

@@ -1,0 +1,69 @@
+"""The figures in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
+
+import re
+from typing import NamedTuple
+
+from tests.docs.blocks import ROOT
+from tests.support.results.terms import time_noise
+
+EVIDENCE = ROOT / "experiments" / "evidence"
+SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
+TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
+
+
+class Summary(NamedTuple):
+    """The median and the largest error of a stored table, percent, and the number of its cases."""
+
+    median: str
+    largest: str
+    cases: str
+
+
+def page(name: str = "concepts/prediction.md") -> str:
+    """Return a page of the documentation, with single spaces between words."""
+    return " ".join((ROOT / "docs" / name).read_text().split())
+
+
+def summaries(table: str) -> list[Summary]:
+    """Return the summaries in a stored table: first that of the peak, then that of reserved memory."""
+    return [Summary(*found) for found in SUMMARY.findall((EVIDENCE / table).read_text())]
+
+
+def test_errors_of_the_training_runs_are_the_stored_ones() -> None:
+    peak, reserved, ranks_peak, ranks_reserved = summaries("prediction_h200/comparison.md")
+    assert f"{peak.cases} training runs were measured on an H200" in page()
+    assert f"| one GPU, median | {peak.median} % | {reserved.median} % |" in page()
+    assert f"| one GPU, largest | {peak.largest} % | {reserved.largest} % |" in page()
+    assert f"| two GPUs, median | {ranks_peak.median} % | {ranks_reserved.median} % |" in page()
+    assert f"| two GPUs, largest | {ranks_peak.largest} % | {ranks_reserved.largest} % |" in page()
+
+
+def test_errors_of_the_scripts_are_the_stored_ones() -> None:
+    peak, reserved = summaries("prediction_h100/scripts.md")
+    assert f"{peak.cases} unchanged training scripts were measured" in page()
+    assert f"| median | {peak.median} % | {reserved.median} % |" in page()
+    assert f"| largest | {peak.largest} % | {reserved.largest} % |" in page()
+
+
+def test_errors_of_the_loops_are_the_stored_ones() -> None:
+    peak, _ = summaries("prediction_h100/loops.md")
+    assert f"The median error of the peak is {peak.median} %. The largest error is {peak.largest} %" in page()
+
+
+def test_the_number_of_published_measurements_is_the_stored_one() -> None:
+    known, other = summaries("prediction_published/published.md")
+    assert f"with {int(known.cases) + int(other.cases)} measurements that other people published" in page()
+
+
+def test_errors_of_step_times_are_the_stored_ones() -> None:
+    text = (EVIDENCE / "prediction_h100" / "step_times.md").read_text()
+    ((mean, largest),) = TIMES.findall(text)
+    rows = text.count("\n| ") - 1
+    assert (
+        f"Compared with {rows} measured steps on an H100, the mean error is {mean} % and the largest {largest} %."
+        in page()
+    )
+
+
+def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:
+    assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")
