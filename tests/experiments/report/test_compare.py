@@ -89,7 +89,7 @@ def test_different_options_are_listed(comparison: Comparison) -> None:
     differences = {one.what: (one.a, one.b) for one in comparison.differences}
     assert differences["site"] == ("local", "chameleon")
     assert differences["git commit"][1] == "feed" * 3
-    assert differences["device"] == (STAND_IN, "NVIDIA A100 80GB PCIe")
+    assert differences["device"] == (EMULATING_GPU_NAME, "NVIDIA A100 80GB PCIe")
     assert differences["torch"] == ("2.11.0+cu130", "2.11.0+cu130, 2.12.0")
     assert not {"card", "size", "length", "transformers"} & set(differences)
 

@@ -32,10 +32,10 @@ def test_there_is_at_most_one_lease_and_every_cost_is_reported():
     run_state_machine_as_test(Leasing, settings=SETTINGS)
 
 
-@pytest.mark.parametrize("fault", list(PLANTED))
+@pytest.mark.parametrize("fault", list(INJECTED))
 @pytest.mark.timeout(900)
 def test_a_planted_fault_is_found(fault, monkeypatch):
-    monkeypatch.setattr(*PLANTED[fault])
+    monkeypatch.setattr(*INJECTED[fault])
     found = settings(
         SETTINGS,
         max_examples=2000,

@@ -74,7 +74,7 @@ def test_a_setup_that_did_not_finish_is_no_idle_end_but_is_still_requested(recon
 
 
 def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(site, reconciler, leased):
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     assert deleted_lease(reconciler, leased()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
@@ -86,7 +86,7 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
 
 
 def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, leased):
-    arm(site, reconciler, leased())
+    enable_idle_end(site, reconciler, leased())
     reconciler.journal.write("intent", leased(), Operation.DELETE_LEASE, id="1")
     site.held = []
     assert deleted_lease(reconciler, leased()) == ""

@@ -29,7 +29,9 @@ PROJECT = replace(IDENTITY, project="CHI-000002", project_id="p2")
 REQUEST_OUTCOMES = strategies.sampled_from(
     ["done"] * 6 + ["not sent", "answer lost", "busy", "rejected", "killed before", "killed after", "down"]
 )
-PLANS = strategies.just([]) | strategies.lists(FATES, max_size=12)
+OUTCOME_LISTS: strategies.SearchStrategy[list[str]] = strategies.just([]) | strategies.lists(
+    REQUEST_OUTCOMES, max_size=12
+)
 CHANGES = (
     *("create_lease", "delete_lease", "extend_lease", "create_server", "delete_server"),
     *("upload_key", "delete_key", "allocate_address", "attach_address", "release_address"),
@@ -155,9 +157,9 @@ class Leasing(RuleBasedStateMachine):
         if active := self.active():
             plan = ["done"] * place + ["rejected"]
             self.command(plan, lambda reconciler: release(self.site, reconciler, active))
-            assert (self.ended, self.ours()) == ("done", [])
+            assert (self.ended, self.tagged_resources()) == ("done", [])
 
-    @rule(plan=PLANS, hours=strategies.integers(1, 4))
+    @rule(plan=OUTCOME_LISTS, hours=strategies.integers(1, 4))
     def extend(self, plan, hours):
         if not self.active():
             self.lease([])

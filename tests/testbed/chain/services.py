@@ -16,7 +16,7 @@ class ServicesForNodes:
     """Gates in the network of the nodes, each to the service at ``address`` with the same port there."""
 
     def __init__(self, address: str) -> None:
-        network.up()
+        network.create_network()
         self._address = address
         self._ports = {PORTS[name]: free_port() for name in SERVICES}
         self._gates = [Gate((network.GATEWAY, own), (address, port)) for port, own in self._ports.items()]
@@ -37,4 +37,4 @@ class ServicesForNodes:
         """Close the gates."""
         for gate in self._gates:
             gate.close()
-        network.down()
+        network.remove_network()

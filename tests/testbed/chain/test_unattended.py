@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes.waiting import wait_for
 from tests.support.services.sshd import Sshd
-from tests.testbed.chain.person import SUITE, THERE, Command, Person
+from tests.testbed.chain.person import REMOTE_RUNS, SUITE, Command, Person
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import network
 
@@ -52,7 +52,7 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
     node, site = person.node, person.stage.site
     client.kill_all()
 
-    jobs = node.root / THERE.removeprefix("/")
+    jobs = node.root / REMOTE_RUNS.removeprefix("/")
     wait_for(lambda: list(jobs.glob(f"*/.jobs/{ROW}*/ended")), ROW_S)
     (ended,) = jobs.glob(f"*/.jobs/{ROW}*/ended")
     ended_s = ended.stat().st_mtime
