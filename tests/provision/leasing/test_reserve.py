@@ -160,3 +160,48 @@ def test_a_lease_may_start_some_minutes_late(reconciler, lease_request, monkeypa
 
     monkeypatch.setattr(reconciler.clock, "sleep", start_late)
     assert lease(site, reconciler, lease_request()).lease.status == "ACTIVE"
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_lease_of_that_name_that_is_not_in_the_journal_is_rejected_before_anything_is_created(
+    reconciler, lease_request
+):
+    site = FakeSite()
+    _twin(site)
+    with pytest.raises(ForeignLease, match="twin"):
+        lease(site, reconciler, lease_request())
+    assert [one.id for one in site.held] == ["twin"]
+    assert reconciler.journal.active_lease("llm_cc") is None
+
+
+@pytest.mark.usefixtures("reachable")
+def test_a_lease_whose_creation_was_interrupted_is_the_own_one(reconciler, lease_request, monkeypatch):
+    site = FakeSite()
+    create = site.create_lease
+
+    def create_and_interrupt(*arguments):
+        create(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site, "create_lease", create_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            lease(site, reconciler, lease_request())
+    assert lease(site, reconciler, lease_request()).lease.id == site.held[0].id
+    assert len(site.held) == 1
+
+
+@pytest.mark.usefixtures("reachable")
+def test_an_address_that_cannot_be_attached_is_replaced_by_another(reconciler, lease_request, said, monkeypatch):
+    site, rejected = FakeSite(), []
+    attach = site.attach_address
+
+    def reject_first(address, server):
+        if not rejected:
+            rejected.append(address)
+            raise RequestRejected("the address is in use")
+        return attach(address, server)
+
+    monkeypatch.setattr(site, "attach_address", reject_first)
+    assert lease(site, reconciler, lease_request()).machines
+    assert "the address is in use; trying another address" in said

@@ -27,7 +27,7 @@ def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):
 
 def test_a_node_of_a_profile_has_its_gpus():
     profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, gpu="NVIDIA T4", gpus_per_node=2)
-    assert [gpu.index for gpu in profile.node.gpus] == [0, 1]
+    assert [(gpu.index, gpu.name) for gpu in profile.node.gpus] == [(0, "NVIDIA T4"), (1, "NVIDIA T4")]
     assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"
 
 
