@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from experiments.results.verdicts import Evaluation, Status
+from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
 from provision.leasing.release import State
 from provision.leasing.request import why_deleted
@@ -24,15 +24,20 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
     lines = [f"{number} statements: {status}" for status, number in counts.items() if number]
     flipped = [
-        f"flipped: {one.says} {before[one.id]} → {one.status}"
+        f"flipped: {_stem(one)}: {before[one.id]} → {one.status}"
         for one in evaluation.verdicts
         if before and one.id in before and before[one.id] != one.status
     ]
     failed = [
-        f"{one.status}: {one.says} {one.reason}" for one in evaluation.verdicts if one.status in ("fail", "error")
+        f"{one.status}: {_stem(one)}: {one.reason}" for one in evaluation.verdicts if one.status in ("fail", "error")
     ]
     title += f", {len(flipped)} flipped" if flipped else ""
     return Message(title, "\n".join([*lines, *flipped, *failed]))
+
+
+def _stem(verdict: Verdict) -> str:
+    """Return the statement without its period, to be continued after a colon."""
+    return verdict.says.removesuffix(".")
 
 
 def lease_messages(

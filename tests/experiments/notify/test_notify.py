@@ -103,7 +103,7 @@ def test_a_message_names_changed_and_failed_statements(tmp_path: Path):
     message = run_message(evaluation, {failing.id: "pass"})
     assert message.title.endswith(", 1 flipped")
     assert f"flipped: {failing.says.removesuffix('.')}: pass → fail" in message.text.splitlines()
-    assert f"fail: {failing.says} {failing.reason}" in message.text.splitlines()
+    assert f"fail: {failing.says.removesuffix('.')}: {failing.reason}" in message.text.splitlines()
 
 
 def state(begins: timedelta, ends: timedelta, used_su: float | None = None):

@@ -20,11 +20,16 @@ TERMINAL_VARIABLES = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPAT
 
 
 def terminal_output(
-    run: Callable[[], object], width: int, environment: Mapping[str, str] | None = None, keys: str = ""
+    run: Callable[[], object],
+    width: int,
+    environment: Mapping[str, str] | None = None,
+    keys: str = "",
+    after: str = "",
 ) -> str:
     """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text.
 
-    keys: typed once after the process has written something and then nothing for QUIET_S.
+    keys: typed whenever the process has written ``after`` and then nothing for QUIET_S, since a program that starts
+    slowly discards what was typed before.
     """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, width))
@@ -35,8 +40,9 @@ def terminal_output(
     written = bytearray()
     with suppress(OSError):  # EIO: the terminal is closed
         while True:
-            if keys and written and not select.select([master], [], [], QUIET_S)[0]:
-                keys = keys[os.write(master, keys.encode()) :]
+            if keys and after.encode() in written and not select.select([master], [], [], QUIET_S)[0]:
+                os.write(master, keys.encode())
+                continue
             if not (chunk := os.read(master, 1 << 16)):
                 break
             written += chunk
