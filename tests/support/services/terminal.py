@@ -3,9 +3,9 @@
 import os
 import pty
 import re
-import select
 import sys
 import termios
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -13,8 +13,7 @@ PARTS = re.compile(
     r"\x1b\[(?P<arguments>[0-9;?<=>]*)[ -/]*(?P<command>[@-~])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)"
 )
 ROWS = 50
-QUIET_S = 2.0
-"""Time without output after which keys are typed."""
+RETYPE_S = 1.0
 END_OF_FULL_SCREEN = "\x1b[?1049l"
 TERMINAL_VARIABLES = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE")
 
@@ -28,8 +27,8 @@ def terminal_output(
 ) -> str:
     """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text.
 
-    keys: typed whenever the process has written ``after`` and then nothing for QUIET_S, since a program that starts
-    slowly discards what was typed before.
+    keys: typed as soon as the process has written ``after``, and again every RETYPE_S while it writes, since a program
+    that starts slowly discards what was typed before.
     """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, width))
@@ -37,12 +36,12 @@ def terminal_output(
     if not child:
         _run_on_terminal(slave, run, environment or {})
     os.close(slave)
-    written = bytearray()
+    written, typed = bytearray(), -RETYPE_S
     with suppress(OSError):  # EIO: the terminal is closed
         while True:
-            if keys and after.encode() in written and not select.select([master], [], [], QUIET_S)[0]:
+            if keys and after.encode() in written and time.monotonic() > typed + RETYPE_S:
                 os.write(master, keys.encode())
-                continue
+                typed = time.monotonic()
             if not (chunk := os.read(master, 1 << 16)):
                 break
             written += chunk
