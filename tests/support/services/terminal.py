@@ -27,8 +27,8 @@ def terminal_output(
 ) -> str:
     """Return the bytes that ``run`` writes in a forked process whose terminal has ``width`` columns, as text.
 
-    keys: typed as soon as the process has written ``after``, and again every RETYPE_S while it writes, since a program
-    that starts slowly discards what was typed before.
+    keys: typed every RETYPE_S once the process has written ``after``, since a program that starts slowly discards what
+    was typed before.
     """
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (ROWS, width))
@@ -36,10 +36,12 @@ def terminal_output(
     if not child:
         _run_on_terminal(slave, run, environment or {})
     os.close(slave)
-    written, typed = bytearray(), -RETYPE_S
+    written, typed = bytearray(), time.monotonic()
     with suppress(OSError):  # EIO: the terminal is closed
         while True:
-            if keys and after.encode() in written and time.monotonic() > typed + RETYPE_S:
+            if after.encode() not in written:
+                typed = time.monotonic()
+            elif keys and time.monotonic() > typed + RETYPE_S:
                 os.write(master, keys.encode())
                 typed = time.monotonic()
             if not (chunk := os.read(master, 1 << 16)):
