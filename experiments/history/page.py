@@ -17,7 +17,6 @@ DAY_S = 86400
 def write_history_page(path: Path, found: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
     """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
     shown = [(series, changed[::-1], series.grid, _trends(series)) for series, changed in found]
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_page(path, render_template("history.html", shown=shown))
     return path
 
