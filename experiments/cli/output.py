@@ -75,10 +75,10 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def say(text: str, *, stderr: bool = False) -> None:
-    """Print plain lines, wrapped at words on a terminal."""
+    """Print plain lines at once, wrapped at words on a terminal."""
     stream = sys.stderr if stderr else sys.stdout
     if not (stream.isatty() or "FORCE_COLOR" in os.environ):
-        print(text, file=stream)
+        print(text, file=stream, flush=True)
         return
     from experiments.system.tables import print_lines
 
@@ -93,7 +93,7 @@ def say_command(label: str, command: str) -> None:
         text = f"{CONTINUED}\n".join(
             textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         )
-    print(text)
+    print(text, flush=True)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def serving(folder: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "experiments", "watch", str(folder), "--browser", "--port", str(port)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE_FOLDER), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CODE_FOLDER), *sys.path]), "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=[\w-]+", process.stdout.readline())
