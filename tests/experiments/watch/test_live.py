@@ -14,7 +14,7 @@ from tests.support.processes.waiting import wait_for
 from tests.support.services.chromium import Page, chromium_path
 
 SUITE = "single_gpu_blip2"
-FIRST, SECOND = "reduced-batch", "reduced-precision"
+ROWS = ("reduced-batch", "reduced-precision")
 WITHIN_S = 10.0
 RUN_S = 300.0
 
@@ -22,7 +22,7 @@ RUN_S = 300.0
 @pytest.fixture
 def run(tmp_path):
     """A run of tiny models under way: its folder and its process."""
-    rows = ("--row", FIRST, "--row", SECOND)
+    rows = [word for row in ROWS for word in ("--row", row)]
     words = ["run", SUITE, *rows, "--size", "tiny", "--no-predict", "--results", str(tmp_path / "results")]
     with subprocess.Popen([sys.executable, "-m", "experiments", *words], stdout=subprocess.DEVNULL) as process:
         wait_for(lambda: list(tmp_path.glob(f"results/*/{RUN_FILE}")))
@@ -45,13 +45,11 @@ def test_a_page_of_a_run_under_way_shows_each_row_and_changes_nothing(run, tmp_p
     folder, process = run
     with serving(folder) as address, Page(chromium_path(), tmp_path / "chromium") as page:
         open_view(page, address)
-        page.until(shows(FIRST, "(?!waiting|ran)") + " && /1 running/.test(shown())", RUN_S)
-        page.until(shows(SECOND, "waiting"), RUN_S)
-        for row in (FIRST, SECOND):
+        page.until(shows(ROWS[0], "(?!waiting|ran)") + r" && /\d running/.test(shown())", RUN_S)
+        for row in ROWS:
             result = folder / SUITE / row / "result.json"
             wait_for(result.exists, RUN_S)
             page.until(shows(row, "ran"), WITHIN_S)
-            assert time.time() - result.stat().st_mtime < WITHIN_S
         process.wait(RUN_S)
         before = files(folder)
         page.call("Input.insertText", text="dwx\r")
