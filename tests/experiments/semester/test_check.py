@@ -197,7 +197,7 @@ def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, rep
     out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
     (words,) = reproduced
     assert words[words.index("--end-when-idle") :][:6] == [*idle_end, str(tmp_path / "key")]
-    assert "keystone: create a credential that may only end this lease" in out
+    assert "keystone: create a credential that can only end this lease" in out
 
 
 def test_a_lease_of_a_check_does_not_end_itself_unless_asked(semester, checks, reproduced):
