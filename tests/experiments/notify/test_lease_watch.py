@@ -160,7 +160,8 @@ def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, t
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
     monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))
     monkeypatch.setattr(check, "run_logged", partial(run_logged, poll_s=0.05))
-    leased(site, begins=-2 * HOUR, ends=HOUR / 2)
+    elapsed = datetime.now(UTC) - NOW
+    leased(site, begins=elapsed - 2 * HOUR, ends=elapsed + HOUR / 2)
     url, received = webhook
     lease = ["--lease", "gpu_a100_pcie", "--max-hours", "3", "--above", "20"]
     code = main(["semester", fake_environment.SUITE, "--versions", "current", *lease, "--notify", url])
