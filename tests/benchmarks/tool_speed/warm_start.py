@@ -7,7 +7,7 @@
 their own: once with TESTBED_COLD_START=1, once without. The time of a row is the time between its start and its end in
 the runner. This time includes the notebook and the check that the GPU is free. The time of its training steps is
 train_s in result.json. The medians include the first row of a warm run, which waits for the warm process. Peaks and
-outcomes are compared.
+outcomes are compared. FILE is written after each suite.
 """
 
 import argparse
@@ -120,6 +120,21 @@ def summary(rows: dict[str, dict[str, Any]], runs_s: dict[Mode, list[float]]) ->
     }
 
 
+def measured(
+    timed: dict[str, dict[Mode, list[TimedRow]]], runs_s: dict[Mode, list[float]], rounds: int
+) -> dict[str, Any]:
+    """Return the figures of all runs so far, and where they were measured."""
+    figures = {row: row_figures(runs) for row, runs in timed.items()}
+    return {
+        "on": this_machine().description,
+        "git_commit": git_commit(),
+        "load_average": os.getloadavg()[0],
+        "rounds": rounds,
+        **summary(figures, runs_s),
+        "rows": figures,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--suite", action="append")
@@ -143,18 +158,10 @@ def main() -> None:
                 runs_s[mode].append(round(run_s, 1))
                 for row, one in rows.items():
                     timed.setdefault(f"{suite}/{row}", {mode: [] for mode in MODES})[mode].append(one)
-    figures = {row: row_figures(runs) for row, runs in timed.items()}
-    found = {
-        "on": this_machine().description,
-        "git_commit": git_commit(),
-        "load_average": os.getloadavg()[0],
-        "rounds": options.rounds,
-        **summary(figures, runs_s),
-        "rows": figures,
-    }
-    print(json.dumps(found, indent=1))
-    if options.out:
-        write_atomically(options.out, json.dumps(found, indent=1) + "\n")
+            found = json.dumps(measured(timed, runs_s, options.rounds), indent=1)
+            if options.out:
+                write_atomically(options.out, found + "\n")
+    print(found)
 
 
 if __name__ == "__main__":
