@@ -46,6 +46,16 @@ class Bed:
     def outcomes(self) -> dict[str, str]:
         return {row: result.outcome for row, result in self.folder.results().items()}
 
+    def files(self, row: str) -> str:
+        """Return the ends of all files of a row and of its jobs, so that an unexpected outcome can be explained."""
+        found = (path for top in self.folders() for path in sorted(top.rglob("*")) if path.is_file())
+        of_row = (path for path in found if path.parent.name.partition("-")[0] == row)
+        return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-2000:]}" for path in of_row)
+
+    def folders(self) -> list[Path]:
+        """Return the folders with files of rows."""
+        return [self.folder.path]
+
     def run(self, rows: str, limit_s: int = 60, **behavior: str) -> None:
         """Run rows; row g has a shorter time limit."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
@@ -86,6 +96,9 @@ class SlurmBed(Bed):
     @property
     def journal(self) -> Path:
         return self.cluster.home / f"journal-{self.path.name}"
+
+    def folders(self) -> list[Path]:
+        return [*super().folders(), self.cluster.home]
 
     def runner(self, behavior: dict[str, str]) -> SlurmRunner:
         told = ",".join(f"{row}={how}" for row, how in behavior.items())

@@ -25,7 +25,8 @@ def bed(request, cluster, tmp_path_factory):
 
 def test_every_row_ends_with_a_result_however_its_worker_ended(bed):
     ended = {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits", "g": "timeout"}
-    assert bed.outcomes() == ended
+    unexpected = [row for row, outcome in bed.outcomes().items() if outcome != ended[row]]
+    assert bed.outcomes() == ended, "\n".join(map(bed.files, unexpected))
 
 
 def test_reasons_name_the_row_s_error_and_not_the_runner_s(bed):
