@@ -1,12 +1,15 @@
 """Rows that start from the warm process of their run, and rows whose warm process is missing or ends."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
+from jupyter_client.connect import port_names
 
 from experiments.results.schema import NOTEBOOK_FILE
 from experiments.runners.local import row_process, warm
@@ -146,6 +149,27 @@ def test_a_kernel_from_the_warm_process_is_like_a_new_one(tmp_path, monkeypatch,
     command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
     kernel = command[command.index("-m") + 1 :]
     assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])
+
+
+def test_the_channels_of_a_kernel_are_sockets_that_only_this_user_can_open(tmp_path, monkeypatch):
+    monkeypatch.delenv(WARM_SOCKET_VARIABLE, raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    async def sockets() -> list[Path]:
+        manager = WarmKernelManager(kernel_name="python3")
+        await manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=300)
+        (folder,) = tmp_path.iterdir()
+        assert folder.stat().st_mode & 0o077 == 0
+        found = [path for path in folder.iterdir() if path.is_socket()]
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+        return found
+
+    assert len(asyncio.run(sockets())) == len(port_names)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
