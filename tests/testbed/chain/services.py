@@ -2,7 +2,6 @@
 
 from contextlib import suppress
 
-from tests.support.services.sshd import free_port
 from tests.testbed.node import network
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate
@@ -18,15 +17,15 @@ class ServicesForNodes:
     def __init__(self, address: str) -> None:
         network.create_network()
         self._address = address
-        self._ports = {PORTS[name]: free_port() for name in SERVICES}
-        self._gates = [Gate((network.GATEWAY, own), (address, port)) for port, own in self._ports.items()]
+        ports = [PORTS[name] for name in SERVICES]
+        self._gates = {port: Gate((network.GATEWAY, 0), (address, port)) for port in ports}
 
     def connect(self, node: Node) -> bool:
         """Let the services answer on the node; return whether the node has booted far enough for it."""
         commands = [
             f"systemctl --quiet is-active testbed-{port}.socket || systemd-run --quiet --unit=testbed-{port}"
-            f" --socket-property=ListenStream={self._address}:{port} {PROXY} {network.GATEWAY}:{own}"
-            for port, own in self._ports.items()
+            f" --socket-property=ListenStream={self._address}:{port} {PROXY} {network.GATEWAY}:{gate.port}"
+            for port, gate in self._gates.items()
         ]
         with suppress(RuntimeError):
             node.run("sh", "-ec", "\n".join(commands))
@@ -35,6 +34,6 @@ class ServicesForNodes:
 
     def close(self) -> None:
         """Close the gates."""
-        for gate in self._gates:
+        for gate in self._gates.values():
             gate.close()
         network.remove_network()

@@ -27,6 +27,11 @@ class Gate:
         self._mended = threading.Event()
         self._open()
 
+    @property
+    def port(self) -> int:
+        """Return the port that it listens at; the system chooses it if ``outer`` has port 0."""
+        return self._outer[1]
+
     def shut(self, fault: Fault) -> None:
         """Give the service a fault until ``mend``."""
         self._fault = fault
@@ -52,6 +57,7 @@ class Gate:
                 gate._receive(self.request)
 
         self._server = _Server(self._outer, Visit)
+        self._outer = (self._outer[0], self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def _receive(self, client: socket.socket) -> None:
