@@ -85,7 +85,7 @@ def test_the_environment_of_make_has_the_command_testbed(tmp_path: Path) -> None
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     subprocess.run(["make", *variables, "env"], cwd=PROJECT, check=True)
-    command = [folder / "bin" / "testbed", "list", "--json"]
+    command = [str(folder / "bin" / "testbed"), "list", "--json"]
     (tmp_path / "experiments").mkdir()
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
