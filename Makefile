@@ -181,8 +181,9 @@ release-version: ## commit and tag a version (version=0.2.0; CHANGELOG.md needs 
 	git commit --quiet --message "Release $(version)" CHANGELOG.md pyproject.toml containers/pyproject.toml
 	git tag --annotate --message "Release $(version)" v$(version)
 
-env: $(ENV)/.made ## create the Python environment, cached by its package versions and linked as .venv
+env: $(ENV)/.made ## create the Python environment with the command testbed, cached by its package versions and linked as .venv
 	@test "$(PINS)" != containers/current.txt || { test -e .venv && test ! -L .venv; } || ln -sfn $(ENV) .venv
+	@ln -sfn "$(CURDIR)/containers/testbed" "$(BIN)/testbed"
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -105,6 +105,13 @@ def test_the_readme_names_the_main_command_and_the_test_command() -> None:
     assert "\nmake test " in readme
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for address in ("teaching-on-testbeds/llm-chi", "mvsjober/fine-tuning-examples", "chameleoncloud.org"):
+        assert re.search(rf"\]\(https://[^)]*{address}\)", text)
+
+
 def _lines() -> Iterator[tuple[Block, list[str]]]:
     for block in ALL:
         for line in block.code.replace("\\\n", " ").splitlines():

@@ -1,5 +1,6 @@
 """The environment that make creates: locked lists of packages, installed by uv."""
 
+import os
 import re
 import subprocess
 import sys
@@ -72,3 +73,20 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     assert "hash" in done.stderr.lower()
     assert done.stderr.splitlines()[-1] == "3 of 3: packages: exit code 1; run the same command to try again"
     assert not (folder / ".made").exists()
+
+
+def test_the_environment_of_make_has_the_command_testbed(tmp_path: Path) -> None:
+    variables = [f"CACHE={tmp_path}", "PINS=containers/uv.txt"]
+    listed = subprocess.run(["make", *variables, "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    folder = Path(re.findall(r"^environment: (.+), linked as", listed.stdout, re.MULTILINE)[0])
+    (folder / "bin").mkdir(parents=True)
+    (folder / ".made").touch()
+    python = folder / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    subprocess.run(["make", *variables, "env"], cwd=PROJECT, check=True)
+    command = [str(folder / "bin" / "testbed"), "list", "--json"]
+    (tmp_path / "experiments").mkdir()
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
+    assert "single_gpu_blip2" in done.stdout, done.stderr

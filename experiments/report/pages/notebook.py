@@ -22,6 +22,7 @@ from provision.files import read_text
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+TABLE_REGION = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
 class Part(NamedTuple):
@@ -45,7 +46,7 @@ def write_notebook_page(notebook: Path) -> None:
 def _cell(cell: dict[str, Any]) -> Iterator[Part]:
     source = _text(cell["source"])
     if cell["cell_type"] == "markdown":
-        yield Part("markdown", MARKDOWN.render(source))
+        yield Part("markdown", _render_markdown(source))
     elif source.strip():
         yield Part("code", source)
     for output in cell.get("outputs", ()):
@@ -69,9 +70,15 @@ def _shown(data: dict[str, Any]) -> Iterator[Part]:
             yield Part("picture", f"data:{kind};base64,{_base64(_text(data[kind]), kind)}")
             return
     if "text/markdown" in data:
-        yield Part("markdown", MARKDOWN.render(_text(data["text/markdown"])))
+        yield Part("markdown", _render_markdown(_text(data["text/markdown"])))
     elif "text/plain" in data:
         yield Part("text", _plain(data["text/plain"]))
+
+
+def _render_markdown(text: str) -> str:
+    """Return Markdown as HTML. A table that is wider than the page scrolls on its own, also by the keyboard."""
+    html: str = MARKDOWN.render(text)
+    return html.replace("<table>", f"{TABLE_REGION}<table>").replace("</table>", "</table></div>")
 
 
 def _base64(content: str, kind: str) -> str:

@@ -57,6 +57,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         new_output(
             "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
         ),
+        new_output("display_data", data={"text/markdown": markdown_table(columns=24)}),
     ]
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
@@ -72,6 +73,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "history": history_page(root / "term"),
         "semester": semester_page(root / "semester", runs["tiny"]),
     }
+
+
+def markdown_table(columns: int) -> str:
+    rows = (["activations"] * columns, ["---"] * columns, ["13.95"] * columns)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def semester_page(folder: Path, run: RunFolder) -> Path:
@@ -166,7 +172,21 @@ def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pag
     text = browser.evaluate("document.body.innerText")
     assert "out</pre><script>alert(1)</script>" in text
     assert "alert(2)" not in source
-    assert browser.evaluate("document.querySelectorAll('table td').length") == 1
+    assert browser.evaluate("document.querySelector('table').rows.length") == 2
+
+
+@pytest.mark.parametrize("width", [390, 820])
+def test_a_wide_table_of_a_notebook_scrolls_beside_its_first_column(browser: Page, pages: dict[str, Path], width: int):
+    opened(browser, pages["notebook"], width, "light")
+    browser.evaluate("document.querySelectorAll('.scroll')[1].focus()")
+    assert browser.evaluate("document.activeElement.querySelectorAll('th').length") == 24
+    browser.evaluate("document.activeElement.scrollTo(9999, 0)")
+    left, right = "getBoundingClientRect().left", "getBoundingClientRect().right"
+    region = browser.evaluate(f"document.activeElement.{left}")
+    first = browser.evaluate(f"document.activeElement.querySelector('td').{left}")
+    last = browser.evaluate(f"[...document.activeElement.querySelectorAll('th')].at(-1).{right}")
+    assert region <= first < region + 3
+    assert last <= width
 
 
 COLUMN_ENDS = "[...document.querySelectorAll('thead th')].map((one) => one.getBoundingClientRect().right)"
