@@ -42,7 +42,7 @@ def agent_for_nodes() -> str:
 
 
 def agent_socket(setting: str | None) -> str:
-    """Return the socket of the agent that a value of IdentityAgent names, '' for none. None: without the setting."""
+    """Return the socket of the agent that ``setting`` names, '' for no agent. setting: IdentityAgent; None: not set."""
     if setting is None or setting == AGENT_VARIABLE:
         return os.environ.get(AGENT_VARIABLE, "")
     if setting.startswith("$"):

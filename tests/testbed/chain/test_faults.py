@@ -57,10 +57,10 @@ def test_a_minute_without_a_connection_loses_no_row(person: Person, last: Comman
     command = running(person, "cut")
     person.line.shut("gone")
     time.sleep(OUTAGE_S)
-    person.line.mend()
+    person.line.repair()
     assert command.end() in (0, 1), command.said
     assert all_fit(person, "cut"), command.said
-    assert person.starts("cut") == sorted(ROWS)
+    assert person.started_rows("cut") == sorted(ROWS)
 
 
 def test_a_slow_connection_causes_no_error(person: Person, last: Command) -> None:
@@ -69,7 +69,7 @@ def test_a_slow_connection_causes_no_error(person: Person, last: Command) -> Non
         command = running(person, "slow")
         assert command.end() in (0, 1), command.said
     finally:
-        person.line.mend()
+        person.line.repair()
     assert all_fit(person, "slow"), command.said
 
 
@@ -84,7 +84,7 @@ def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_aga
     again = person.runs("reboot", *ROWS)
     assert again.end() in (0, 1), again.said
     assert all_fit(person, "reboot"), again.said
-    assert person.starts("reboot") == sorted(2 * ROWS)
+    assert person.started_rows("reboot") == sorted(2 * ROWS)
 
 
 def test_rows_fail_while_docker_is_stopped_and_run_again_afterwards(person: Person, last: Command) -> None:

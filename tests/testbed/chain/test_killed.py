@@ -22,7 +22,7 @@ def test_every_row_has_its_result(person: Person, last: Command) -> None:
 
 
 def test_every_row_ran_once(person: Person, last: Command) -> None:
-    assert sorted(row for run in runs(person) for row in person.starts(run)) == sorted(ROWS)
+    assert sorted(row for run in runs(person) for row in person.started_rows(run)) == sorted(ROWS)
 
 
 def test_the_testbed_has_one_resource_of_each_kind(person: Person, last: Command) -> None:
