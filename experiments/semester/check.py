@@ -137,7 +137,7 @@ def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip
 
 
 def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
-    """Return a function to call every few seconds while a part runs. It reports the lease's state and missing progress."""
+    """Return a function to call every few seconds while a part runs. It reports the lease and missing progress."""
     stalls = StallDetector()
 
     def look() -> None:

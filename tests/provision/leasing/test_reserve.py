@@ -193,7 +193,8 @@ def test_a_lease_whose_creation_was_interrupted_is_the_own_one(reconciler, lease
 
 @pytest.mark.usefixtures("reachable")
 def test_an_address_that_cannot_be_attached_is_replaced_by_another(reconciler, lease_request, messages, monkeypatch):
-    site, rejected = FakeSite(), []
+    site = FakeSite()
+    rejected: list[object] = []
     attach = site.attach_address
 
     def reject_first(address, server):
