@@ -79,7 +79,7 @@ class PreparedRun:
         """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
-    def on(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
+    def with_target(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
         """Return the same run at another target, after preparing its data at that target."""
         data = _prepare_data(self.options, self.suite, target, watch)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}

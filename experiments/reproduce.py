@@ -52,7 +52,7 @@ class LeaseTooLong(InputError):
 
 
 class LeaseEnded(InputError):
-    """The lease of an earlier command ended itself or was deleted. The message tells where its results are."""
+    """The lease of an earlier command ended itself or was deleted. The message states where the results are."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Predictio
 def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:
     """Run the suites on the leased machines."""
     with closing(connect_target(runs[0].options)) as target:
-        return list(run_prepared([run.on(target) for run in runs], view))
+        return list(run_prepared([run.with_target(target) for run in runs], view))
 
 
 def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> None:

@@ -31,7 +31,7 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the same text for a host whose ``arguments`` have all settings except keys, agent and jump hosts."""
+    """Return the same for only the host's keys, agent and jump hosts; ``arguments``: its other settings, for ssh."""
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
 

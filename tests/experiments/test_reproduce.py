@@ -178,7 +178,7 @@ def test_a_lease_in_which_its_rows_cannot_end_is_refused(stubs, wanted, reconcil
     assert happened == ["doctor"]
 
 
-def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):
+def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(stubs, wanted, reconciler, happened):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
         reproduce(wanted(max_length=timedelta(hours=2)), reconciler, LineRecorder(), lambda slot: None)
     assert happened == []

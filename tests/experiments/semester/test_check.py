@@ -191,7 +191,7 @@ def reproduced(monkeypatch):
     return calls
 
 
-def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, reproduced):
+def test_a_lease_of_a_check_ends_itself_as_requested(semester, checks, tmp_path, reproduced):
     (tmp_path / "key").write_text("a key")
     idle_end = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
     out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
@@ -200,7 +200,7 @@ def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, rep
     assert "keystone: create a credential that can only end this lease" in out
 
 
-def test_a_lease_of_a_check_does_not_end_itself_unless_asked(semester, checks, reproduced):
+def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, checks, reproduced):
     out = semester(*CURRENT, *LEASE)[1]
     (words,) = reproduced
     assert not [word for word in words if word.startswith(("--end-when-idle", "--results-to", "--results-key"))]

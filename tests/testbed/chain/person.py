@@ -42,15 +42,15 @@ class Command:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def until(self, pattern: str) -> str:
         """Wait until the output matches; return the match."""
         ends = time.monotonic() + OUTPUT_TIMEOUT_S
-        while not (found := re.search(pattern, self.said)):
-            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.said}"
-            assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.said}"
+        while not (found := re.search(pattern, self.output)):
+            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.output}"
+            assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.output}"
             time.sleep(LOOK_S)
         return found[0]
 
@@ -124,6 +124,6 @@ class Person:
             node.run("sh", "-c", f"! command -v scancel > /dev/null || scancel --user {USER}")
 
     def _start_command(self, command: list[str]) -> Command:
-        log = self.stage.folder / f"said-{len(self._commands)}.txt"
+        log = self.stage.folder / f"output-{len(self._commands)}.txt"
         self._commands.append(Command(log, command))
         return self._commands[-1]

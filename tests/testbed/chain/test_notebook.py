@@ -56,7 +56,7 @@ def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     assert jupyter.token not in person.node.run("ps", "-eo", "args")
 
     command.interrupt()
-    assert command.end() == 0, command.said
+    assert command.end() == 0, command.output
     assert (tmp_path / "home" / "work.txt").read_text() == "done there\n"
     wait_for(lambda: not person.containers())
 

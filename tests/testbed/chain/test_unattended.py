@@ -42,7 +42,7 @@ def reproduces(person: Person, target: Path) -> Command:
 
 def words_of(command: Command) -> str:
     command.end()
-    return " ".join(command.said.split())
+    return " ".join(command.output.split())
 
 
 def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(person: Person, target: Path) -> None:

@@ -48,7 +48,7 @@ def losing_answer(site, box, tmp_path):
     The function also returns a list, to which the credentials are added that exist when the loss is reported.
     """
 
-    def losing(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
+    def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
         keystone, listed = box.gates["keystone"], []
 
         def happens(operation, attempt):
@@ -63,7 +63,7 @@ def losing_answer(site, box, tmp_path):
 
         return Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report), listed
 
-    return losing
+    return make_reconciler
 
 
 def status(testbed) -> str:
@@ -78,8 +78,8 @@ def give_back(site, reconciler) -> None:
 def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
     site, reconciler, leased, losing_answer, set_up
 ):
-    losing, listed = losing_answer(Operation.CREATE_CREDENTIAL)
-    end_when_idle(site, losing, "llm_cc", IDLE_END)
+    make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
+    end_when_idle(site, make_reconciler, "llm_cc", IDLE_END)
     (((lost,),), (only,)) = listed, site.lease_credentials()
     assert lost.id != only.id == set_up[-1]["end_when_idle_credential_id"]
     give_back(site, reconciler)
@@ -103,8 +103,8 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(site, rec
 
 def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, losing_answer):
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    losing, listed = losing_answer(Operation.DELETE_CREDENTIAL)
-    give_back(site, losing)
+    make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
+    give_back(site, make_reconciler)
     assert listed == [[]]
 
 
