@@ -339,7 +339,7 @@ def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
     """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
     start, end, now = journal.start(active_lease), journal.last_end(active_lease), Clock().now()
     if start is None or end is None:
-        return "is not reserved yet; `testbed lease` resumes"
+        return "is not reserved yet; `testbed lease` resumes the reservation"
     if end <= now:
         return f"ended {time_in_words(end, local_zone())}; `testbed release {active_lease.name}`"
     if now < start:

@@ -38,7 +38,7 @@ def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, a
         (2, 4, "llm_cc is PENDING until 20"),
         (-1, 4, "llm_cc has started, but no node has answered; `testbed lease` boots them"),
         (-4, -1, "llm_cc ended 20"),
-        (None, None, "llm_cc is not reserved yet; `testbed lease` resumes"),
+        (None, None, "llm_cc is not reserved yet; `testbed lease` resumes the reservation"),
     ],
 )
 @pytest.mark.parametrize("connect", [target_named, monitor_target], ids=["run", "top"])
