@@ -35,7 +35,7 @@ def test_a_running_row_shows_its_position():
     ]
 
 
-def test_times_of_different_length_end_below_each_other():
+def test_times_of_different_length_are_right_aligned():
     states = [RowState(spec("a"), seconds, PROGRESS) for seconds in (7.0, 3723.0)]
     short, long = printed(progress_table(states, 0, 2, None)).splitlines()[-2:]
     assert short.index(" 0:07") + len(" 0:07") == long.index(" 1:02:03") + len(" 1:02:03")

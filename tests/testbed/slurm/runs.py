@@ -27,7 +27,7 @@ HANG_S = 20
 
 
 class Bed:
-    """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner of rows that behave as given."""
+    """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner for rows with the given behavior."""
 
     choices: ClassVar = {"weights": "random", "data": "synthetic"}
 
