@@ -169,7 +169,7 @@ def test_a_chosen_length_above_the_budget_is_refused_before_anything_is_leased(s
     assert happened == ["doctor"]
 
 
-def test_a_lease_in_which_its_rows_cannot_end_is_refused(stubs, wanted, reconciler, happened):
+def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, happened):
     short = wanted()
     requirements = replace(short.lease_request.requirements, length=timedelta(seconds=1))
     short = replace(short, lease_request=replace(short.lease_request, requirements=requirements))
