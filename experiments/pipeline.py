@@ -79,7 +79,7 @@ class PreparedRun:
         """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
-    def on(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
+    def with_target(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
         """Return the same run at another target, after preparing its data at that target."""
         data = _prepare_data(self.options, self.suite, target, watch)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}
@@ -145,7 +145,7 @@ def run_prepared(
             locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan_run(prepared) for prepared in several]
         if any(row.run for run in planned for row in run.rows):
-            several[0].target.reach(view.says)
+            several[0].target.reach(view.print_line)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
 
@@ -253,7 +253,7 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
         return replace(planned, rows=())
     for row in planned.rows:
         if not row.run:
-            view.keeps(row)
+            view.report_kept(row)
     refused = _reject_rows(planned, view)
     if len(refused) == len(planned.rows):
         write_report(folder)
@@ -265,11 +265,11 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
     rows = counted(len(run.rows), "row")
     summary = f"{prepared.suite.title}, {rows}, size {run.size} for {run.card}, on {node.description}"
-    view.says(f"{prepared.folder.path}: {summary}")
+    view.print_line(f"{prepared.folder.path}: {summary}")
     for line in _gpu_warnings(prepared):
-        view.says(f"warning: {line}")
+        view.print_line(f"warning: {line}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
-        view.says(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
+        view.print_line(f"size tiny, because {too_small_reason(node.gpus[0], run.card)}")
 
 
 def _gpu_warnings(prepared: PreparedRun) -> list[str]:
@@ -289,7 +289,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
         if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             refused[row.row] = reason
             folder = clear_row_folder(prepared.folder.row(row.spec))
-            view.ends(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
+            view.report_end(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
     return refused
 
 

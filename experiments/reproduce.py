@@ -52,7 +52,7 @@ class LeaseTooLong(InputError):
 
 
 class LeaseEnded(InputError):
-    """The lease of an earlier command ended itself or was deleted. The message tells where its results are."""
+    """The lease of an earlier command ended itself or was deleted. The message states where the results are."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        self.view.says(f"[{STAGES.index(name) + 1}/{len(STAGES)}] {name}")
+        self.view.print_line(f"[{STAGES.index(name) + 1}/{len(STAGES)}] {name}")
         started = time.monotonic()
         try:
             yield
@@ -114,7 +114,7 @@ def reproduce(
             _release(site, reconciler, lease_request.name, view)
         raise LeaseEnded(f"lease {lease_request.name} {why}")
     if not any(run.rows_left() for run in runs):
-        view.says("every row already has a result; --rerun runs them again")
+        view.print_line("every row already has a result; --rerun runs them again")
         if active and not reproduction.keep:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
@@ -126,11 +126,11 @@ def reproduce(
     if not active:
         with stages.stage("slots"):
             times = _expected_times(runs, predictions)
-            view.says(times.words)
-            reproduction = _with_length(reproduction, times, view.says)
+            view.print_line(times.words)
+            reproduction = _with_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
-            view.says(slot)
+            view.print_line(slot)
         require_credential_for(site, reconciler, lease_request.requirements)
         confirm(slot)
     return _run_on_lease(reproduction, runs, reconciler, stages)
@@ -159,15 +159,15 @@ def _run_on_lease(
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
         elif active := reconciler.journal.active_lease(lease_request.name):
-            view.says(running_cost(reconciler, active))
-        view.says(stages.summary())
+            view.print_line(running_cost(reconciler, active))
+        view.print_line(stages.summary())
 
 
 def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: View) -> None:
     if isinstance(site, SimulatedServers):
-        view.says("demonstration: no node is configured; the rows run as tiny models on this machine")
+        view.print_line("demonstration: no node is configured; the rows run as tiny models on this machine")
     else:
-        configure(machines, setup, view.says)
+        configure(machines, setup, view.print_line)
 
 
 def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
@@ -198,7 +198,7 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
     stored, target = StoredTimes.read(runs[0].options.results, predictions), runs[0].target
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
     times = {
-        suite: [stored.of(spec, card_that_runs(spec, target.node)) for spec in specs]
+        suite: [stored.expected_time(spec, card_that_runs(spec, target.node)) for spec in specs]
         for suite, specs in left.items()
         if specs
     }
@@ -232,7 +232,7 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
     lease_request = reproduction.lease_request
     checks = examine(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
     for check in checks:
-        view.says(check.line)
+        view.print_line(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:
         raise PreflightFailed("; ".join(failed))
 
@@ -261,10 +261,12 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Predictio
     for run in runs:
         suite, card = run.suite.suite, run.run.card
         specs = [spec for spec in select_rows(suite, card) if spec.row in run.run.rows]
-        predictions = trace_rows(specs, view.says, lambda spec, reason: view.says(f"not predicted: {reason}"))
+        predictions = trace_rows(
+            specs, view.print_line, lambda spec, reason: view.print_line(f"not predicted: {reason}")
+        )
         outcomes = [prediction.predicted_outcome for prediction in predictions]
         counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
-        view.says(f"{suite} on {card}: predicted {counts or 'nothing'}")
+        view.print_line(f"{suite} on {card}: predicted {counts or 'nothing'}")
         found += predictions
     return found
 
@@ -272,7 +274,7 @@ def _show_predictions(runs: Sequence[PreparedRun], view: View) -> list[Predictio
 def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRun]:
     """Run the suites on the leased machines."""
     with closing(connect_target(runs[0].options)) as target:
-        return list(run_prepared([run.on(target) for run in runs], view))
+        return list(run_prepared([run.with_target(target) for run in runs], view))
 
 
 def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> None:
@@ -282,4 +284,4 @@ def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> No
     used = cost_in_words(site, reconciler, active_lease)
     with report_cost_on_exit(reconciler, name):
         releasing.release(site, reconciler, active_lease)
-    view.says(f"{name} is released; cost: {used}")
+    view.print_line(f"{name} is released; cost: {used}")

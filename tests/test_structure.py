@@ -34,7 +34,7 @@ def test_no_file_of_code_or_tests_is_longer_than_400_lines():
 
 @pytest.fixture
 def lint_imports(tmp_path):
-    """Check the import contracts on a copy of the code; the exit code."""
+    """Check the import contracts on a copy of the code; return the exit code."""
     for package in PACKAGES:
         shutil.copytree(
             CODE_FOLDER / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "evidence")
@@ -69,7 +69,7 @@ def test_an_import_that_points_upward_is_found(module, planted, lint_imports, tm
     assert lint_imports() == 1
 
 
-def test_the_services_of_the_testbed_are_prepared_by_the_standard_library_alone():
+def test_the_services_of_the_testbed_are_prepared_with_only_the_standard_library():
     """`make testbed-env` runs beside `make env`, when nothing is installed yet."""
     command = [sys.executable, "-S", "-c", "import tests.testbed.openstack.box"]
     environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}

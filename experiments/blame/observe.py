@@ -30,7 +30,7 @@ REJECTED = 2
 """Exit code of a run whose rows this software cannot run."""
 
 
-class Question(NamedTuple):
+class ObservationRequest(NamedTuple):
     """The rows to observe, and the statement to compare; None: outcomes and figures of the rows."""
 
     suite: str
@@ -39,48 +39,48 @@ class Question(NamedTuple):
     statement: str | None = None
 
 
-def observe(question: Question, means: Means, environment: Environment) -> Observation:
+def observe(request: ObservationRequest, means: Means, environment: Environment) -> Observation:
     """Return the observation of the rows in ``environment``; a stored one if nothing has changed since.
 
     Raises InputError if the rows cannot be observed there.
     """
-    stored = _stored_observation(question, means, environment)
+    stored = _stored_observation(request, means, environment)
     try:
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
-    found = _predicted(question, environment) if means == "prediction" else _run(question, means, environment)
+    found = _predicted(request, environment) if means == "prediction" else _run(request, means, environment)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(stored, found.model_dump_json(indent=2))
     return found
 
 
-def _stored_observation(question: Question, means: Means, environment: Environment) -> Path:
-    parts = [environment.name, means, question.suite, *question.rows, question.card, code_sha256()]
-    if file := user_suite_file(question.suite):
+def _stored_observation(request: ObservationRequest, means: Means, environment: Environment) -> Path:
+    parts = [environment.name, means, request.suite, *request.rows, request.card, code_sha256()]
+    if file := user_suite_file(request.suite):
         parts.append(file.read_text())
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
 
 
-def _predicted(question: Question, environment: Environment) -> Observation:
-    arguments = {"suite_name": question.suite, "rows": question.rows, "card": question.card}
+def _predicted(request: ObservationRequest, environment: Environment) -> Observation:
+    arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
     code, last_line = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:
         raise InputError(f"{environment.folder}: {last_line}")
     return Observation.model_validate_json(last_line)
 
 
-def _run(question: Question, means: Means, environment: Environment) -> Observation:
+def _run(request: ObservationRequest, means: Means, environment: Environment) -> Observation:
     """Run the rows in a folder that is removed afterwards."""
     folder = blame_folder() / f"run-{environment.name}-{means}"
     shutil.rmtree(folder, ignore_errors=True)
-    words = ["-m", "experiments", "run", question.suite, *(word for row in question.rows for word in ("--row", row))]
-    words += ["--card", question.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
+    words = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
+    words += ["--card", request.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
     try:
         code, last_line = _output(environment, [*words, "--run-id", "step"])
         run = RunFolder(folder / "step")
         if code == REJECTED:
-            return rejection_of(question.rows, last_line)
+            return rejection_of(request.rows, last_line)
         if not (run.path / RUN_FILE).exists():
             raise InputError(f"{environment.folder}: {last_line}")
         return observation_of(run.results(), evaluate_run(run.suite(), run).best)

@@ -65,10 +65,10 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
 def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
     """Return whether ``own`` has a version of ``name`` that meets all ``needs``, and ``other`` does not."""
     of_name = [need for need in needs if normalized(need.name) == name]
-    return bool(of_name) and _met(of_name, own.get(name)) and not _met(of_name, other.get(name))
+    return bool(of_name) and _are_met(of_name, own.get(name)) and not _are_met(of_name, other.get(name))
 
 
-def _met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
+def _are_met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
     return pin is not None and all(need.specifier.contains(pin.version, prereleases=True) for need in needs)
 
 

@@ -42,9 +42,10 @@ def _device_contradictions(result: Result) -> Iterator[str]:
     if device.kind != "cuda":
         return
     if own and device.memory_gib is not None and not own.has_size(device.memory_gib):
-        yield f"the GPU has {device.memory_gib:.2f} GiB, a {device.card} has {own.memory_gib:.2f} GiB"
+        yield f"the GPU has {device.memory_gib:.2f} GiB, but a {device.card} has {own.memory_gib:.2f} GiB"
     if own and device.compute_capability and device.compute_capability != own.compute_capability:
-        yield f"the GPU has compute capability {device.compute_capability}, a {own.name} {own.compute_capability}"
+        found, stated = device.compute_capability, own.compute_capability
+        yield f"the GPU has compute capability {found}, but a {own.name} has {stated}"
     if own and not re.search(own.matches, device.name):
         yield f"the GPU is called {device.name!r}, which is not a {own.name}"
     if result.emulated and target and not _has_memory_of(device, target):

@@ -77,7 +77,9 @@ def configure_command(
 
 def _check_image_option(option: str, source: ImageSource, current_source: ImageSource, is_set: bool) -> None:
     if (source == current_source) != is_set:
-        raise InputError(f"{option}: allowed and required only with --image-source {source}; it is {current_source}")
+        raise InputError(
+            f"{option}: allowed and required only with --image-source {source}; the image source is {current_source}"
+        )
 
 
 def _progress(verbose: bool) -> Callable[[str], None]:

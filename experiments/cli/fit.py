@@ -84,8 +84,8 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
 def _fit_rows(
     context: typer.Context, rows: str | None, training: CustomTraining, card: str, batch: str, as_json: bool
 ) -> None:
+    from experiments.prediction.custom_tables import describe_custom_training
     from experiments.prediction.fit import fit_row
-    from experiments.prediction.question import describe_custom_training
     from experiments.prediction.service import trace_rows
     from experiments.prediction.tables import fit_as_data, fit_view
 

@@ -67,7 +67,7 @@ def predict(
 
 
 def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> None:
-    from experiments.prediction.question import custom_predictions_as_data, custom_predictions_view
+    from experiments.prediction.custom_tables import custom_predictions_as_data, custom_predictions_view
     from experiments.prediction.service import reject_if_parameters_exceed_card, trace_rows
     from experiments.prediction.tables import prediction_as_data, prediction_tables
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             predict_again(folder, view)
         (found,) = reevaluate(folder.path)
         write_atomically(folder.path / VERDICT_FILE, found.evaluation.model_dump_json(indent=2))
-        view.says(f"{name}: {len(found.changes)} changed verdict(s)")
+        view.print_line(f"{name}: {len(found.changes)} changed verdict(s)")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run_changes(series: Series) -> list[RunChanges]:
     begin = change_points([run.figures for run in series.runs])
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
-        moved = [_moved(key, series, place) for key, places in begin.items() if place in places]
+        moved = [_changed_figure(key, series, place) for key, places in begin.items() if place in places]
         changed = [*differing(before.facts, run.facts), *moved]
         flipped, borderline = _flipped(before, run, {one.row for one in changed})
         if flipped or changed:
@@ -63,6 +63,6 @@ def _causes(before: RecordedRun, run: RecordedRun) -> list[Changed]:
     return list(dict.fromkeys(one._replace(row="") for one in differing(before.causes, run.causes)))
 
 
-def _moved(key: Key, series: Series, place: int) -> Changed:
+def _changed_figure(key: Key, series: Series, place: int) -> Changed:
     earlier = [value for value in series.values(key)[:place] if value is not None]
     return changed_figure(key, earlier[-1], series.runs[place].figures[key].value)

@@ -55,7 +55,7 @@ class StoredTimes:
                 predicted += folder.predictions()
         return cls(tuple(found), tuple(predicted))
 
-    def of(self, spec: RowSpec, card: str) -> RowTime | None:
+    def expected_time(self, spec: RowSpec, card: str) -> RowTime | None:
         """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
 
         A time that was measured on the chip of ``card`` counts first, then a prediction, then a time that was measured

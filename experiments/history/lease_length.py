@@ -103,7 +103,7 @@ def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -
         card = resolve_card(suite, AUTO, node)
         specs = [suite_row_spec(suite, row, card) for row in suite.rows_for(card)]
         verdicts = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
-        times[suite.suite] = [stored.of(spec, card_that_runs(spec, node)) for spec in verdicts]
+        times[suite.suite] = [stored.expected_time(spec, card_that_runs(spec, node)) for spec in verdicts]
     return ExpectedTimes(times, sum(host.gpus for host in hosts))
 
 

@@ -17,12 +17,12 @@ NAMES = tuple(part.name for part in PARTS_AT_PEAK)
 Bars = dict[str, dict[str, float]]
 
 
-def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
+def peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     """Predict each training, draw the parts of its peak, list peak and reserved memory; return predictions by label.
 
     Raises InputError for options that are invalid, and if nothing can be predicted on this machine.
     """
-    labels, specs = list(questions), [question.spec for question in questions.values()]
+    labels, specs = list(trainings), [training.spec for training in trainings.values()]
     found = dict(zip(labels, trace_rows(specs, print), strict=True))
     parts = {label: _parts(prediction) for label, prediction in found.items()}
     display(stacked_bars(parts, {label: prediction.reserved_gib for label, prediction in found.items()}))
@@ -30,9 +30,9 @@ def peaks(questions: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     return found
 
 
-def through_a_step(question: CustomTraining) -> Prediction:
+def through_a_step(training: CustomTraining) -> Prediction:
     """Predict one training, draw its memory at the four points of each step, and return the prediction."""
-    (found,) = trace_rows([question.spec], print)
+    (found,) = trace_rows([training.spec], print)
     display(stacked_bars({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
     return found
 

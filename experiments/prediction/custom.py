@@ -56,7 +56,7 @@ class CustomTraining:
     new_tokens: int | None = option(None, f"Generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}.")
     no_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
-    devices: int = option(1, "Number of GPUs; generate: they share the layers, as by device_map=auto.")
+    devices: int = option(1, "Number of GPUs; generate: they share the layers, as in device_map=auto.")
     precision: LoopPrecision = option("32-true", "Precision of weights and arithmetic.")
     optim: LoopOptimizer | None = option(
         None, "Optimizer; default: adamw (trainer: fused, other loops: foreach), with DeepSpeed deepspeed_cpu."

@@ -62,19 +62,23 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     Rows that cannot be predicted are reported; they do not stop the run.
     """
     specs = [suite_row_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
-    view.says(f"predicting {counted(len(specs), 'row')} at full size on {run.card}; cached predictions are reused")
+    view.print_line(
+        f"predicting {counted(len(specs), 'row')} at full size on {run.card}; cached predictions are reused"
+    )
     try:
-        predictions = trace_rows(specs, view.says, lambda spec, why: view.says(f"not predicted: {why}"))
+        predictions = trace_rows(specs, view.print_line, lambda spec, why: view.print_line(f"not predicted: {why}"))
     except (InputError, RuntimeError) as problem:
-        view.says(f"not predicted: {problem}")
+        view.print_line(f"not predicted: {problem}")
         return
     if predictions:
         folder.write_predictions(predictions)
     if predictions and run.size == "tiny":
-        view.predicts(prediction_tables(predictions), {one.spec.row: compare_with_lab(one) for one in predictions})
+        view.show_predictions(
+            prediction_tables(predictions), {one.spec.row: compare_with_lab(one) for one in predictions}
+        )
     for prediction in predictions:
         if line := mismatch_warning(prediction, suite.row(prediction.spec.row).expect.outcome):
-            view.warns(line)
+            view.print_warning(line)
 
 
 class TraceProgress:

@@ -3,7 +3,7 @@
     python -m experiments.prediction.tracer --cache FOLDER --workers N < JOBS
 
 Each line on standard input is a job, {"spec": FILE, "cards": NAMES, "out": FILE}. The predictions for the cards, or
-{"error": LINE, "user_error": BOOL}, is written to ``out``. If the job has "keys": FILE, the operations of a step are
+{"error": LINE, "user_error": BOOL}, are written to ``out``. If the job has "keys": FILE, the operations of a step are
 written there. After each job, its number is printed. The row is traced on its own card; the other cards must have the
 same kernels. Rows run in forks of this process, at most N at a time, so that libraries are loaded once and rows do not
 share state.

@@ -123,7 +123,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     unlike = tuple(_differences(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     alike = run_a.size == run_b.size
-    moved = _moved(results_a, results_b, recorded) if alike else {}
+    moved = _changed_figures(results_a, results_b, recorded) if alike else {}
     facts = _changed_facts(results_a, results_b) if alike else []
     rows = [_row(row, results_a.get(row), results_b.get(row), moved, alike) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
@@ -140,7 +140,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     )
 
 
-def _moved(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, Changed]:
+def _changed_figures(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, Changed]:
     """Return the figures that moved beyond their noise, by row and quantity."""
     before, now = (figures_of(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}

@@ -15,7 +15,7 @@ MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", 
 
 
 class RankReport(Record):
-    """One rank of a row. Memory in GiB; samples_per_s counts all ranks, timed by this one."""
+    """One rank of a row. Memory in GiB; samples_per_s: speed of all ranks together, as this rank measured it."""
 
     measured: Measured = Field(description="without the snapshots, which the row's result has")
     ended: str

@@ -131,6 +131,6 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: ClaimScope) -> Iterator[str]:
-    """Yield why a check does not allow rows on fewer ranks than they state. Comparisons of two values are allowed."""
+    """Yield why a check needs rows with all ranks that the lab states. Comparisons of two values are allowed."""
     if about.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

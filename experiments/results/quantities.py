@@ -89,7 +89,7 @@ def _telemetry_reader(key: str) -> Reader:
 
 
 def _gpu_processes(measured: Measured) -> float | None:
-    """Return the number of processes on all GPUs of a row. If only a maximum per GPU is recorded, multiply it."""
+    """Return the number of processes on all GPUs of a row, estimated if only the maximum on one GPU is recorded."""
     if not isinstance(measured, Result):
         return None
     on_one = measured.telemetry.get("gpu_processes_max")

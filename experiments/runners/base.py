@@ -70,8 +70,8 @@ class Target(ABC):
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
-    def reach(self, says: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
-        """Connect to the target, before anything is written. ``says`` gets a line for each step that takes long.
+    def reach(self, print_line: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+        """Connect to the target, before anything is written. ``print_line`` gets a line for each step that takes long.
 
         Raises an error if rows cannot start at the target now.
         """

@@ -47,20 +47,20 @@ class View:
         """Return a context manager, which the runner enters while rows run."""
         return nullcontext()
 
-    def predicts(self, table: RenderableType, at_full_size: Mapping[str, str]) -> None:
+    def show_predictions(self, table: RenderableType, at_full_size: Mapping[str, str]) -> None:
         """Print predictions. at_full_size: the prediction by row, which is shown when the row's tiny model ends."""
         self._console.print(table)
         self._at_full_size = at_full_size
 
-    def keeps(self, row: Planned) -> None:
+    def report_kept(self, row: Planned) -> None:
         """Print that the row keeps its result."""
         self._print(f"{row.row}: kept ({row.why})")
 
-    def starts(self, spec: RowSpec, why: str) -> None:
+    def report_start(self, spec: RowSpec, why: str) -> None:
         """Print that the row starts."""
         self._print(f"{spec.row}: starts ({why})")
 
-    def ends(self, spec: RowSpec, result: Result) -> None:
+    def report_end(self, spec: RowSpec, result: Result) -> None:
         """Print the row's outcome, peak memory and time, and the reason unless it fits.
 
         For a tiny model, the prediction at full size is added, because a tiny model does not show what fits the card.
@@ -76,18 +76,18 @@ class View:
         style = "" if miniature else OUTCOME_STYLES.get(result.outcome, "red")
         self._print(f"{spec.row}: {words}{reason}{full_size}", style)
 
-    def says(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a message."""
         self._print(text)
 
-    def warns(self, text: str) -> None:
+    def print_warning(self, text: str) -> None:
         """Print a warning."""
         self._print(text, "red")
 
-    def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
+    def show_rows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
         """Show the running rows, the number of done rows, and the remaining time if ``left_s`` is known."""
 
-    def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
+    def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
         """Show the progress of the download of the row's files."""
 
     def _print(self, line: str, style: str = "") -> None:
@@ -106,11 +106,11 @@ class LiveView(View):
     def live(self) -> AbstractContextManager[object]:
         return self._live
 
-    def shows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
+    def show_rows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
         self._table = progress_table(states, done, total, left_s)
         self._live.update(self._table, refresh=True)
 
-    def downloading(self, spec: RowSpec, transfer: "TransferProgress") -> None:
+    def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
         if time.monotonic() - self._shown > REFRESH_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
@@ -134,7 +134,7 @@ def progress_table(states: Sequence[RowState], done: int, total: int, left_s: fl
         title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
-        rows.add(state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _left(state.progress))
+        rows.add(state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _time_left(state.progress))
     return rows
 
 
@@ -163,5 +163,5 @@ def _size(gib: float | None) -> str:
     return "" if gib is None else format_size(gib)
 
 
-def _left(progress: Progress | None) -> str:
+def _time_left(progress: Progress | None) -> str:
     return format_duration(progress.left_s) if progress and progress.left_s is not None else ""

@@ -65,7 +65,7 @@ class LocalTarget(Target):
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         return rejection_reason(spec, self.node, host_memory_gib)
 
-    def reach(self, says: Callable[[str], None]) -> None:
+    def reach(self, print_line: Callable[[str], None]) -> None:
         require_packages("torch", "papermill", "ipykernel")
 
     def software(self) -> Software | None:
@@ -90,7 +90,7 @@ class ContainerTarget(LocalTarget):
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         return rejection_reason(spec, self.node, host_memory_gib, here=False)
 
-    def reach(self, says: Callable[[str], None]) -> None:
+    def reach(self, print_line: Callable[[str], None]) -> None:
         from experiments.runners.container import engine, image
 
         self._client = client = engine.connect()
@@ -98,7 +98,7 @@ class ContainerTarget(LocalTarget):
         if self.node.gpus:
             engine.gpu_requests(client.info(), [gpu.index for gpu in self.node.gpus])
             engine.require_free_gpus(client)
-        self._image = image.ensure_image(client, self._variant, says)
+        self._image = image.ensure_image(client, self._variant, print_line)
 
     def software(self) -> Software | None:
         return software_of_image(self._variant)
@@ -175,7 +175,7 @@ class ClusterTarget(ExpectedTarget):
     def cache(self) -> str:
         return self.cluster.cache
 
-    def reach(self, says: Callable[[str], None]) -> None:
+    def reach(self, print_line: Callable[[str], None]) -> None:
         self.cluster.reach()
 
     def software(self) -> Software | None:
@@ -339,7 +339,7 @@ def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
     """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
     start, end, now = journal.start(active_lease), journal.last_end(active_lease), Clock().now()
     if start is None or end is None:
-        return "is not reserved yet; `testbed lease` resumes"
+        return "is not reserved yet; `testbed lease` resumes the reservation"
     if end <= now:
         return f"ended {time_in_words(end, local_zone())}; `testbed release {active_lease.name}`"
     if now < start:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.report.identity import duration_in_words, format_date
-from experiments.report.junit import as_xml, without_controls
+from experiments.report.junit import as_xml, without_control_characters
 from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
@@ -91,6 +91,6 @@ def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> No
     for plural, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(plural, str(sum(kind == element for _, kind, _ in cases)))
     for id_, kind, reason in cases:
-        case = ET.SubElement(suite, "testcase", classname=name.replace(" ", "."), name=without_controls(id_))
+        case = ET.SubElement(suite, "testcase", classname=name.replace(" ", "."), name=without_control_characters(id_))
         if kind:
-            ET.SubElement(case, kind, message=without_controls(reason))
+            ET.SubElement(case, kind, message=without_control_characters(reason))

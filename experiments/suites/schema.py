@@ -108,7 +108,7 @@ class Bounds(StrictModel):
     """Bounds for tiny models, and the quantity if it differs; None: unbounded, or the same quantity."""
 
     quantity: Quantity | None = Field(
-        default=None, description="quantity for tiny models; loss_fall: their rows then run all steps of the lab"
+        default=None, description="quantity for tiny models; with loss_fall, the tiny models run all steps of the lab"
     )
     low: float | None = Field(default=None, description="lower bound")
     high: float | None = Field(default=None, description="upper bound")

@@ -16,7 +16,7 @@ ROLE = "end_when_idle"
 def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
     """Let the node of the active lease with that name end the lease when it is idle.
 
-    Its credential is new: keystone tells its secret only once, and only the node keeps it. Raises ConfigureFailed if
+    Its credential is new: keystone returns its secret only once, and only the node keeps it. Raises ConfigureFailed if
     the node cannot read the lease with it or reach the target of the results, RequestRejected for a lease of several
     nodes, and LeaseGone for a lease that is over.
     """

@@ -135,7 +135,10 @@ def _create_server(task: LeaseTask, resource: str, name: str, source: str, image
 
 
 def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
-    """Return the server once it is ACTIVE or in ERROR, or at the time limit. ``fault``: why it is not ACTIVE."""
+    """Return the server once it is ACTIVE or in ERROR, or at the time limit.
+
+    Its ``fault`` states why it is not ACTIVE.
+    """
 
     def state() -> Server:
         found = task.find_server(server.name)

@@ -94,14 +94,14 @@ class Reconciler:
     def wait(
         self,
         label: str,
-        question: Callable[[], T],
+        request: Callable[[], T],
         done: Callable[[T], bool],
         limit_s: float,
         *,
         every_s: float = 10,
         remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Ask ``question`` every ``every_s`` seconds until an answer is ``done``; return it, or None after limit_s.
+        """Call ``request`` every ``every_s`` seconds until an answer is ``done``; return it, or None after limit_s.
 
         Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
 
@@ -110,7 +110,7 @@ class Reconciler:
         """
         began = self.clock.passed_s()
         shown, shown_s = "", 0.0
-        while not done(answer := self.query(question)):
+        while not done(answer := self.query(request)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None

@@ -104,11 +104,14 @@ def deleted_lease(reconciler: Reconciler, active_lease: ActiveLease) -> str:
     if not (why and idle_end and _is_deleted(reconciler, active_lease)):
         return ""
     fetch = f"to fetch results: rsync -a {idle_end.results_to}/ results/; " if idle_end.results_to else ""
-    return f"{why}; {fetch}then run the command again for the rows that are left"
+    return f"{why}; {fetch}then run the command again for the remaining rows"
 
 
 def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
-    """Return whether the site no longer lists the lease; it lists one that reached its end. False if it is silent."""
+    """Return whether the site no longer lists the lease; False if the site does not answer.
+
+    The site still lists a lease that has reached its end.
+    """
     with suppress(ProvisionError):
         return find_lease(connect_to_lease(reconciler, active_lease), active_lease) is None
     return False

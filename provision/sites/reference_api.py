@@ -82,7 +82,7 @@ def _read_body(answer: requests.Response) -> bytes:
 
 
 def text_field(described: dict[str, Any], name: str) -> str:
-    """Return a field that is a printable text. Raises ValueError: the service fills missing fields with null."""
+    """Return a field that is a printable text. Raises ValueError for other values, such as null for a missing field."""
     value = described.get(name)
     if not (isinstance(value, str) and value and value.isprintable()):
         raise ValueError(f"{name} is {value!r}")

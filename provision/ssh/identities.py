@@ -78,7 +78,7 @@ def _public_key(file: Path) -> str:
 
 
 def _private_key(file: Path) -> PKey | None:
-    """Return the key in a file, or None if it is missing, no private key, or needs a passphrase."""
+    """Return the key in a file, or None if it is missing, is not a private key, or needs a passphrase."""
     with suppress(OSError, SSHException, UnknownKeyType, ValueError, TypeError):
         return PKey.from_path(file)
     return None

@@ -31,7 +31,7 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the same text for a host whose ``arguments`` have all settings except keys, agent and jump hosts."""
+    """Return the same for only the host's keys, agent and jump hosts; ``arguments``: its other settings, for ssh."""
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
 
@@ -42,7 +42,7 @@ def agent_for_nodes() -> str:
 
 
 def agent_socket(setting: str | None) -> str:
-    """Return the socket of the agent that a value of IdentityAgent names, '' for none. None: without the setting."""
+    """Return the socket of the agent that ``setting`` names, '' for no agent. setting: IdentityAgent; None: not set."""
     if setting is None or setting == AGENT_VARIABLE:
         return os.environ.get(AGENT_VARIABLE, "")
     if setting.startswith("$"):

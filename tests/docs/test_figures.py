@@ -55,14 +55,18 @@ def test_the_number_of_published_measurements_is_the_stored_one() -> None:
     assert f"with {int(known.cases) + int(other.cases)} measurements that other people published" in page()
 
 
-def test_errors_of_step_times_are_the_stored_ones() -> None:
-    text = (EVIDENCE / "prediction_h100" / "step_times.md").read_text()
+@pytest.mark.parametrize(
+    ("folder", "sentence"),
+    [
+        ("prediction_h100", "Compared with {rows} measured steps on an H100, the mean error is {mean} %"),
+        ("prediction_h200", "Compared with {rows} measured steps on one, the mean error is {mean} %"),
+    ],
+)
+def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) -> None:
+    text = (EVIDENCE / folder / "step_times.md").read_text()
     ((mean, largest),) = TIMES.findall(text)
     rows = text.count("\n| ") - 1
-    assert (
-        f"Compared with {rows} measured steps on an H100, the mean error is {mean} % and the largest {largest} %."
-        in page()
-    )
+    assert f"{sentence.format(rows=rows, mean=mean)} and the largest {largest} %." in page()
 
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:

@@ -36,11 +36,11 @@ NOW = datetime(2026, 11, 22, tzinfo=UTC)
 HOST = Host("1", "P3-GPU-001", "CHI@UC", "gpu_a100_pcie", "NVIDIA A100 80GB PCIe", 4, 80, su_per_hour=16)
 
 
-class Said(View):
+class LineRecorder(View):
     def __init__(self):
         self.lines = []
 
-    def says(self, line):
+    def print_line(self, line):
         self.lines.append(line)
 
 
@@ -87,7 +87,7 @@ def wanted(tmp_path):
 
 def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
     asked: list[Any] = []
-    runs: list[Any] = reproduce(wanted(), reconciler, Said(), asked.append)
+    runs: list[Any] = reproduce(wanted(), reconciler, LineRecorder(), asked.append)
     (prepared,) = runs
     assert happened == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
@@ -101,7 +101,7 @@ def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reco
 
     monkeypatch.setattr(chain, "configure", fail)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
     assert happened == ["doctor", "lease", "release"]
 
 
@@ -113,15 +113,15 @@ def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wan
     reconciler.journal.open("llm_cc", "CHI@UC")
     monkeypatch.setattr(leasing, "lease", refused)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
     assert "release" not in happened
 
 
-def test_with_keep_the_lease_stays_and_the_next_run_uses_it(stubs, wanted, reconciler, happened):
+def test_with_keep_the_lease_remains_and_the_next_run_uses_it(stubs, wanted, reconciler, happened):
     asked: list[Any] = []
-    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
+    reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
-    reproduce(wanted(keep=True), reconciler, Said(), asked.append)
+    reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
     assert happened == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
 
@@ -154,7 +154,7 @@ def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wan
         return created(site, reconciler, request, **options)
 
     monkeypatch.setattr(leasing, "lease", lease)
-    view = Said()
+    view = LineRecorder()
     reproduce(wanted(choose_length=True), reconciler, view, lambda slot: None)
     assert lengths == [timedelta(hours=1.5)]
     assert any(line.startswith("length of the lease: 1h30m, ") for line in view.lines)
@@ -163,40 +163,42 @@ def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wan
 
 def test_a_chosen_length_above_the_budget_is_refused_before_anything_is_leased(stubs, wanted, reconciler, happened):
     with pytest.raises(LeaseTooLong, match=r"--max-hours 1h: the lease would be 1h30m long"):
-        reproduce(wanted(choose_length=True, max_length=timedelta(hours=1)), reconciler, Said(), lambda slot: None)
+        reproduce(
+            wanted(choose_length=True, max_length=timedelta(hours=1)), reconciler, LineRecorder(), lambda slot: None
+        )
     assert happened == ["doctor"]
 
 
-def test_a_lease_in_which_its_rows_cannot_end_is_refused(stubs, wanted, reconciler, happened):
+def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, happened):
     short = wanted()
     requirements = replace(short.lease_request.requirements, length=timedelta(seconds=1))
     short = replace(short, lease_request=replace(short.lease_request, requirements=requirements))
     with pytest.raises(LeaseTooShort, match="allowed: --hours 1h30m"):
-        reproduce(short, reconciler, Said(), lambda slot: None)
+        reproduce(short, reconciler, LineRecorder(), lambda slot: None)
     assert happened == ["doctor"]
 
 
-def test_a_lease_longer_than_the_budget_is_refused_before_anything_is_asked(stubs, wanted, reconciler, happened):
+def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(stubs, wanted, reconciler, happened):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
-        reproduce(wanted(max_length=timedelta(hours=2)), reconciler, Said(), lambda slot: None)
+        reproduce(wanted(max_length=timedelta(hours=2)), reconciler, LineRecorder(), lambda slot: None)
     assert happened == []
 
 
 def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
-        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
     assert happened == []
 
 
 def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
     monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
-    assert reproduce(wanted(), reconciler, Said(), lambda slot: None) == ["reported"]
+    assert reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None) == ["reported"]
     assert happened == ["doctor"]
 
 
-def test_a_lease_that_ended_itself_or_was_deleted_is_an_end_that_tells_where_its_results_are(
+def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_of_its_results(
     stubs, wanted, reconciler, happened, monkeypatch
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
@@ -207,9 +209,9 @@ def test_a_lease_that_ended_itself_or_was_deleted_is_an_end_that_tells_where_its
     with pytest.raises(
         LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
     ):
-        reproduce(wanted(), reconciler, Said(), lambda slot: None)
+        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
     assert happened == ["doctor", "release"]
-    reproduce(wanted(), reconciler, Said(), lambda slot: None)
+    reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
     assert happened[2:] == ["doctor", "lease", "configure", "run", "release"]
 
 
@@ -218,7 +220,7 @@ def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, want
     asked = wanted()
     idle_end = IdleEnd(timedelta(minutes=30))
     asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
-    reproduce(asked, reconciler, Said(), lambda slot: None)
+    reproduce(asked, reconciler, LineRecorder(), lambda slot: None)
     assert happened == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
@@ -227,7 +229,7 @@ def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, happe
         raise InputError("needs --yes")
 
     with pytest.raises(InputError):
-        reproduce(wanted(), reconciler, Said(), refuse)
+        reproduce(wanted(), reconciler, LineRecorder(), refuse)
     assert happened == ["doctor"]
 
 

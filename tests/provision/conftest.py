@@ -14,13 +14,13 @@ from tests.support.leasing.fake_site import HOUR, FakeClock
 
 
 @pytest.fixture
-def said():
+def messages():
     return []
 
 
 @pytest.fixture
-def reconciler(said, tmp_path):
-    return Reconciler(Journal(tmp_path), FakeClock(), said.append)
+def reconciler(messages, tmp_path):
+    return Reconciler(Journal(tmp_path), FakeClock(), messages.append)
 
 
 @pytest.fixture

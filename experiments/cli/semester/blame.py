@@ -12,7 +12,7 @@ from experiments.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from experiments.blame.blame import Blame
-    from experiments.blame.observe import Question
+    from experiments.blame.observe import ObservationRequest
 
 app = Commands()
 ENVIRONMENTS = "as-taught, current, the folder of a run, or a file of exact versions"
@@ -45,19 +45,19 @@ def blame(
     from experiments.system.packages import require_packages
 
     require_packages("uv", "packaging")
-    question = _question(target, card)
+    request = _observation_request(target, card)
     ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
-    found = find(*ends, partial(observe, question), _means(by), question.statement, partial(say, stderr=True))
+    found = find(*ends, partial(observe, request), _means(by), request.statement, partial(say, stderr=True))
     if as_json:
-        print_json({"target": target, "card": question.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
+        print_json({"target": target, "card": request.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
         return
     for line in _lines(found):
         say(line)
 
 
-def _question(target: str, card: str | None) -> "Question":
+def _observation_request(target: str, card: str | None) -> "ObservationRequest":
     """Return the rows of the target, and its statement. Raises InputError for unknown names."""
-    from experiments.blame.observe import Question
+    from experiments.blame.observe import ObservationRequest
     from experiments.results.evaluate import claim_rows
     from experiments.suites.suite import suite_named
 
@@ -68,10 +68,10 @@ def _question(target: str, card: str | None) -> "Question":
     claims = {claim.id: claim_rows(claim) for claim in suite.claims}
     row = id_.partition("/")[0]
     if row in rows:
-        return Question(name, (row,), card, id_ if row != id_ else None)
+        return ObservationRequest(name, (row,), card, id_ if row != id_ else None)
     if id_ not in claims:
         raise unknown_name("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
-    return Question(name, tuple(one for one in rows if one in claims[id_]), card, id_)
+    return ObservationRequest(name, tuple(one for one in rows if one in claims[id_]), card, id_)
 
 
 def _means(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:

@@ -97,10 +97,10 @@ def _value_changes(name: str, change: Change, unit: str, scale: float, more_is_w
         return
     before, after = (MISSING if value is None else format_number(value * scale) for value in (change.a, change.b))
     share = MISSING if change.ratio is None else format_percent(change.ratio - 1)
-    yield ValueChange(name, before, after, unit, share, _tone(change, more_is_worse))
+    yield ValueChange(name, before, after, unit, share, _good_or_bad(change, more_is_worse))
 
 
-def _tone(change: Change, more_is_worse: bool) -> str:
+def _good_or_bad(change: Change, more_is_worse: bool) -> str:
     if change.ratio is None or not change.changed:
         return ""
     return "bad" if (change.ratio > 1) == more_is_worse else "good"
@@ -115,7 +115,7 @@ def _chart(
         change = of(row)
         if change.a is None or change.b is None or change.ratio is None:
             continue
-        tone: NoteTone = "bad" if _tone(change, more_is_worse) == "bad" else "quiet"
+        tone: NoteTone = "bad" if _good_or_bad(change, more_is_worse) == "bad" else "quiet"
         value = f"{format_number(change.a)} → {format_number(change.b)} {unit}"
         bars.append(
             Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, format_percent(change.ratio - 1), tone)

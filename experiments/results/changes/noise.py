@@ -54,8 +54,9 @@ def change_points(
 
 
 def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[int]:
-    """Return where a new segment of ``values`` starts, the first excluded. ``noise``: standard deviation of one value.
+    """Return the indices at which new segments of ``values`` start, without the first segment.
 
+    noise: standard deviation of one value.
     tested: number of values, of this figure and all others, that are searched for changes.
     """
     if len(set(values)) < 2:

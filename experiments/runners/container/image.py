@@ -37,10 +37,11 @@ def image_of(variant: ImageVariant) -> str:
     return f"llm-testbed:{variant}"
 
 
-def ensure_image(client: "DockerClient", variant: ImageVariant, says: Callable[[str], None]) -> str:
+def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Callable[[str], None]) -> str:
     """Return the ID of the image of this code, built now if it is missing or was built from other code.
 
-    says: gets a line for each step of the build. Raises InputError with the most informative line if the build fails.
+    print_line: gets a line for each step of the build. Raises InputError with the most informative line if the build
+    fails.
     """
     from docker.errors import ImageNotFound
 
@@ -53,10 +54,10 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, says: Callable[[
             image = client.images.get(name)
             if image.labels.get(label) == made_from:
                 return str(image.id)
-            says(f"building {name}, because the image has different code")
+            print_line(f"building {name}, because the image has different code")
         except ImageNotFound:
-            says(f"building {name}: the first time, this downloads some gigabytes")
-        _build(context, build_options(variant, f"{label}={made_from}", Path(scratch)), says)
+            print_line(f"building {name}: the first time, this downloads some gigabytes")
+        _build(context, build_options(variant, f"{label}={made_from}", Path(scratch)), print_line)
     return str(client.images.get(name).id)
 
 
@@ -91,7 +92,7 @@ def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]
     return options
 
 
-def _build(context: Path, options: Iterable[str], says: Callable[[str], None]) -> None:
+def _build(context: Path, options: Iterable[str], print_line: Callable[[str], None]) -> None:
     """Build with BuildKit, which Docker's Python package does not support: the Dockerfile mounts caches and secrets."""
     if not has_buildx():
         raise InputError(f"{FLAG}: {BUILDX_MISSING}")
@@ -104,7 +105,7 @@ def _build(context: Path, options: Iterable[str], says: Callable[[str], None]) -
         for line in process.stdout or ():
             lines.append(line.rstrip())
             if step := STEP.match(lines[-1]):
-                says(f"image: {step[1]}")
+                print_line(f"image: {step[1]}")
         if process.wait():
             raise InputError(f"{FLAG}: the image cannot be built: {failure_in(lines)}")
 

@@ -164,7 +164,7 @@ def _container_tools() -> str:
 
 
 def _gives_gpus(info: dict[str, object]) -> bool:
-    """Return whether containers can get the GPUs, by NVIDIA's runtime or as devices of its CDI."""
+    """Return whether containers can use the GPUs, through NVIDIA's container runtime or as CDI devices."""
     return "nvidia" in f"{info.get('Runtimes')} {info.get('DiscoveredDevices')}"
 
 

@@ -125,7 +125,7 @@ class LocalRunner:
     def _prepare(self, specs: Sequence[RowSpec], stopped: Callable[[], object]) -> Iterator[None]:
         """Start the warm process and compile extensions before rows run; end the warm process afterwards."""
         with warm_process(specs, self._worker) as self._warm:
-            compile_extensions(specs, self._extensions, self._view.says, stopped)
+            compile_extensions(specs, self._extensions, self._view.print_line, stopped)
             yield
 
     def _row_folder(self, spec: RowSpec) -> Path:
@@ -139,7 +139,7 @@ class LocalRunner:
         folder = clear_row_folder(self._row_folder(spec))
         write_atomically(folder / SPEC_FILE, spec.model_dump_json(indent=2))
         drop_stale_locks(self._extensions)
-        self._view.starts(spec, why)
+        self._view.report_start(spec, why)
         process = self._launch(folder, allocation)
         self._running.append(RunningRow(spec, folder, allocation, process, time.monotonic()))
         return True
@@ -166,7 +166,7 @@ class LocalRunner:
         if self._warm is None or (why := self._warm.ended()) is None:
             return []
         was_ready, self._warm = self._warm.ready, None
-        self._view.says(f"rows start cold from now on: the warm process has ended ({why})")
+        self._view.print_line(f"rows start cold from now on: the warm process has ended ({why})")
         return [row for row in self._running if was_ready and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
@@ -200,7 +200,7 @@ class LocalRunner:
         result = self._result(row, timed_out, elapsed_s)
         self._running.remove(row)
         self._times_s.append(elapsed_s)
-        self._view.ends(row.spec, result)
+        self._view.report_end(row.spec, result)
         self._free(row, alive, idle_gib)
 
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
@@ -208,7 +208,7 @@ class LocalRunner:
         used_gib = gpu_memory.gpus_still_in_use({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
         if alive or used_gib:
             self._pool.retire(row.allocation)
-            self._view.warns(f"{row.spec.row}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
+            self._view.print_warning(f"{row.spec.row}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
         else:
             self._pool.release(row.allocation)
 
@@ -235,9 +235,9 @@ class LocalRunner:
         for row, state in zip(self._running, states, strict=True):
             if state.progress:
                 row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
-        self._view.shows(states, total - waiting - len(states), total, self._left_s(states, waiting))
+        self._view.show_rows(states, total - waiting - len(states), total, self._remaining_s(states, waiting))
 
-    def _left_s(self, states: Sequence[RowState], waiting: int) -> float | None:
+    def _remaining_s(self, states: Sequence[RowState], waiting: int) -> float | None:
         """Return the time until all rows have ended, by the mean time of ended rows and the rows' own estimates.
 
         None before a row has ended, and while one that gives no estimate runs for longer than the mean.
@@ -245,7 +245,7 @@ class LocalRunner:
         if not self._times_s:
             return None
         mean_s = sum(self._times_s) / len(self._times_s)
-        running_s = [_own_left_s(state, mean_s) for state in states]
+        running_s = [_own_remaining_s(state, mean_s) for state in states]
         if any(left_s <= 0 for left_s in running_s):
             return None
         return max((waiting * mean_s + sum(running_s)) / max(1, self._pool.size), *running_s, 0.0)
@@ -256,7 +256,7 @@ def _state(row: RunningRow) -> RowState:
     return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
 
 
-def _own_left_s(state: RowState, mean_s: float) -> float:
+def _own_remaining_s(state: RowState, mean_s: float) -> float:
     """Return the row's own estimate of its remaining time; without it, the mean time of a row minus its time."""
     own_s = state.progress.left_s if state.progress else None
     return mean_s - state.elapsed_s if own_s is None else own_s
@@ -265,8 +265,8 @@ def _own_left_s(state: RowState, mean_s: float) -> float:
 def clear_row_folder(folder: Path) -> Path:
     """Remove an earlier run's files from the row's folder, except checkpoints of an interrupted run; return the folder.
 
-    A run without a result was interrupted. The result is moved to the folder of earlier ones first, so that it is never
-    mistaken for the result of the new run.
+    A run counts as interrupted if it has no result. An earlier result is first moved to the folder of earlier results,
+    so that it is never mistaken for the result of the new run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     interrupted = not (folder / RESULT_FILE).exists()

@@ -43,26 +43,26 @@ def drop_stale_locks(folder: Path) -> None:
 
 
 def compile_extensions(
-    specs: Sequence[RowSpec], folder: Path, says: Callable[[str], None], stopped: Callable[[], object]
+    specs: Sequence[RowSpec], folder: Path, print_line: Callable[[str], None], stopped: Callable[[], object]
 ) -> None:
     """Compile what the rows' libraries would compile at their first use, unless ``folder`` has it.
 
-    says: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Raises no error:
-    a row that needs an extension that was not compiled fails with the reason.
+    print_line: gets a line at the beginning and one at the end. Gives up when ``stopped`` returns true. Raises no
+    error: a row that needs an extension that was not compiled fails with the reason.
     """
     if (folder / BUILT_MARKER).exists() or not any(spec.settings.optimizer == "deepspeed_cpu" for spec in specs):
         return
     folder.mkdir(parents=True, exist_ok=True)
-    says(
+    print_line(
         "compiling DeepSpeed's CPU Adam, once for these versions and this processor: two to three minutes on two cores"
     )
     started_s = time.monotonic()
     code = _run([sys.executable, "-c", COMPILE], folder, {"TORCH_EXTENSIONS_DIR": str(folder)}, stopped)
     if code == 0:
         (folder / BUILT_MARKER).touch()
-        says(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - started_s:.0f} s")
+        print_line(f"compiled DeepSpeed's CPU Adam in {time.monotonic() - started_s:.0f} s")
     elif code is not None:
-        says(f"DeepSpeed's CPU Adam was not compiled (exit code {code}), see {folder / BUILD_LOG}")
+        print_line(f"DeepSpeed's CPU Adam was not compiled (exit code {code}), see {folder / BUILD_LOG}")
 
 
 def _run(

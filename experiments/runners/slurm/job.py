@@ -30,16 +30,16 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     node = this_machine()
     view = View(SafeConsole(width=200))
-    view.says(f"{spec.suite}/{spec.row} on {node.description}")
+    view.print_line(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
     if why := rejection_reason(spec, node, memory_gib, nodes=int(nodes)):
-        view.ends(spec, write_rejected_result(clear_row_folder(folder.row(spec)), spec, node, why))
+        view.report_end(spec, write_rejected_result(clear_row_folder(folder.row(spec)), spec, node, why))
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:
         runner.run([Planned(spec, True, "runs as a Slurm job")])
     except Interrupted as signal:
-        view.warns(f"stopped by {signal}")
+        view.print_warning(f"stopped by {signal}")
         return STOPPED
     return 0
 

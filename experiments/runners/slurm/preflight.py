@@ -24,7 +24,7 @@ def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
     slurm: dict[str, Callable[[], str]] = {"partitions": lambda: _partitions(shell, profile)}
     if checks[-1].passed:
         slurm["environment"] = lambda: _environment(cluster)
-    checks += [run_check(name, question) for name, question in slurm.items()]
+    checks += [run_check(name, check) for name, check in slurm.items()]
     return checks if "environment" in slurm else checks + skip_checks(("environment",), "folder")
 
 

@@ -110,9 +110,9 @@ class SlurmRunner:
 
     def _explain_return(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
-        self._view.says(
-            f"{counted(len(tracker.rows), 'job')} left to run at {self._shell.where}: {names}; "
-            "the same command tracks them again, and cancels them with --cancel"
+        self._view.print_line(
+            f"{counted(len(tracker.rows), 'job')} continue at {self._shell.where}: {names}; "
+            "run the same command to track them again, or with --cancel to cancel them"
         )
 
     def _begin(self, planned: Planned, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
@@ -123,15 +123,15 @@ class SlurmRunner:
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)
-                self._view.starts(spec, f"job {job.id} is already in the queue")
+                self._view.report_start(spec, f"job {job.id} is already in the queue")
                 return TrackedRow(self._job_spec(spec, attempt), job)
         queue.cancel(self._shell, [job.id for job in jobs])
         submission = read_submission(row_folder, spec)
         if submission and self._has_started(spec, submission):
-            self._view.starts(spec, "its job has ended in the meantime")
+            self._view.report_start(spec, "its job has ended in the meantime")
             return TrackedRow(self._job_spec(spec, submission.attempt), None, started=True)
         if not self._fits_into_lease(spec):
-            self._view.warns(f"{spec.row}: not started, it may not finish before the lease ends")
+            self._view.print_warning(f"{spec.row}: not started, it may not finish before the lease ends")
             return None
         return self._submit(planned, submission.attempt if submission else secrets.token_hex(4), tracker)
 
@@ -150,7 +150,7 @@ class SlurmRunner:
         except CommandFailed as problem:
             raise InputError(f"--profile {self._cluster.profile.name}: row {spec.row}: {problem}") from None
         write_submission(row_folder, spec, attempt, job_id)
-        self._view.starts(spec, f"{planned.why}; job {job_id}")
+        self._view.report_start(spec, f"{planned.why}; job {job_id}")
         return TrackedRow(job_spec, queue.Job(job_id, "PENDING", "", name, ""))
 
     def _find_submitted(self, comment: str) -> str:

@@ -66,7 +66,7 @@ class Staging:
         self._jobs, self._last_lines = jobs, {key: _visible(text) for key, _, text in lines}
         completed = {job.id for job in jobs if job.state == "COMPLETED"}
         for artifact in [artifact for artifact, job in self._job_ids.items() if job in completed]:
-            self._view.says(f"{artifact}: downloaded")
+            self._view.print_line(f"{artifact}: downloaded")
             self._job_ids[artifact] = None
 
     def pending(self, spec: RowSpec) -> str:
@@ -110,7 +110,7 @@ class Staging:
         job = self._latest(artifact, queue.list_jobs(self._shell))
         if job is None or job.ended:
             return None
-        self._view.says(f"{artifact}: download job {job.id} is already in the queue")
+        self._view.print_line(f"{artifact}: download job {job.id} is already in the queue")
         return job.id
 
     def _submit(self, artifact: Artifact) -> str | None:
@@ -126,7 +126,7 @@ class Staging:
         except CommandFailed as problem:
             profile = self._cluster.profile.name
             raise InputError(f"--profile {profile}: job to download {artifact}: {problem}") from None
-        self._view.says(f"{artifact}: download job {job_id} submitted")
+        self._view.print_line(f"{artifact}: download job {job_id} submitted")
         return job_id
 
     def _is_complete(self, artifact: Artifact) -> bool:
@@ -141,7 +141,7 @@ class Staging:
         if uploaded or self._is_complete(artifact):
             return
         with as_archive(user_path) as archive:
-            self._view.says(f"{user_path}: uploading {archive.stat().st_size / 1e6:.0f} MB")
+            self._view.print_line(f"{user_path}: uploading {archive.stat().st_size / 1e6:.0f} MB")
             handler = signal.signal(signal.SIGINT, signal.default_int_handler)
             try:
                 self._shell.put(archive, artifact.name, timeout_s=UPLOAD_TIMEOUT_S)

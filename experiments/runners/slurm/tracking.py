@@ -131,16 +131,16 @@ class JobTracker:
         """Stop tracking the rows; the next run starts them again."""
         for row in self.rows:
             (self.row_folder(row.spec) / SUBMISSION_FILE).unlink(missing_ok=True)
-            self._view.warns(f"{row.spec.row}: {reason}")
+            self._view.print_warning(f"{row.spec.row}: {reason}")
         self.rows = []
 
     def show(self, total: int) -> None:
         """Show the rows and how many of ``total`` are done."""
         waiting = any(row.waiting for row in self.rows)
         states = [row.state for row in self.rows]
-        self._view.shows(states, total - len(self.rows), total, None if waiting else self._left_s())
+        self._view.show_rows(states, total - len(self.rows), total, None if waiting else self._remaining_s())
 
-    def _left_s(self) -> float | None:
+    def _remaining_s(self) -> float | None:
         left = [row.progress.left_s for row in self.rows if row.progress and row.progress.left_s is not None]
         return max(left) if left and len(left) == len(self.rows) else None
 
@@ -151,7 +151,7 @@ class JobTracker:
             self.abandon("not finished, the lease is over or was deleted")
             return now
         if self._silent_since is None:
-            self._view.warns(f"{problem}; the jobs continue, retrying")
+            self._view.print_warning(f"{problem}; the jobs continue, retrying")
             return now
         if now - self._silent_since > SILENCE_LIMIT_S:
             raise problem
@@ -205,12 +205,12 @@ class JobTracker:
         local, spec = self.row_folder(row.spec), row.spec
         if row.started:
             remote = f"{self._remote}/{row.job_spec.row_folder}"
-            download_folder(self._shell, remote, local, lambda transfer: self._view.downloading(spec, transfer))
+            download_folder(self._shell, remote, local, lambda transfer: self._view.show_download(spec, transfer))
             self._record_fetched(row)
         result = self._result(row, local)
         (local / SUBMISSION_FILE).unlink(missing_ok=True)
         self.rows.remove(row)
-        self._view.ends(spec, result)
+        self._view.report_end(spec, result)
 
     def _record_fetched(self, row: TrackedRow) -> None:
         """Record on the cluster, in the folders of all jobs of the row, that its results are here."""

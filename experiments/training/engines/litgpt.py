@@ -143,7 +143,7 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
     if warmup == 0 or warmup == steps <= schedule.maximum // settings.accumulate:
-        reason = f"LitGPT's schedule divides by it and by the remaining ones of the {steps} steps"
+        reason = f"LitGPT's schedule divides by warmup_steps and by {steps} steps minus warmup_steps"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 

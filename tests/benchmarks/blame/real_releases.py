@@ -1,7 +1,8 @@
 """Blame real releases: python -m tests.benchmarks.blame.real_releases [CASE]... writes real_releases.json.
 
 A case moves packages of containers/current.txt to earlier releases, one of which changes a row. After the bisection,
-two more environments confirm its answer: only the culprits moved, and all other packages moved. Needs a package index.
+two more environments confirm the culprits: in one, only the culprits have earlier releases; in the other, only the
+other packages have them. Needs a package index.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 from experiments.blame.environment import create_environment
 from experiments.blame.observation import find_difference
-from experiments.blame.observe import Means, Question, observe
+from experiments.blame.observe import Means, ObservationRequest, observe
 from experiments.blame.pins import Pin, Pins, pins_of
 from experiments.blame.uv import lines
 from experiments.results.provenance import git_commit
@@ -91,10 +92,10 @@ def _changes(target: str, means: Means, current: Pins, moved: Pins, names: Itera
     """Return whether the target differs between the current environment and one with ``names`` moved."""
     suite, row, *quantity = target.split("/")
     card = suite_named(suite).cards[0]
-    question = Question(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)
+    request = ObservationRequest(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)
     pins = {**current, **{name: moved[name] for name in names}}
-    before, now = (observe(question, means, create_environment(one)) for one in (pins, current))
-    return find_difference(before, now, question.statement) is not None
+    before, now = (observe(request, means, create_environment(one)) for one in (pins, current))
+    return find_difference(before, now, request.statement) is not None
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run_mutant(item: Any, part: Part, limit_s: float) -> Any:
 
 
 def run_tests(module: str, tests: list[str]) -> int:
-    """Run a module's own test file, if it has one, then the other tests, until the first failure; return 0 without."""
+    """Run a module's own test file, if any, then the other tests, until the first failure; return 0 if none fails."""
     name = f"test_{Path(module).stem}.py"
     own = [str(Path(folder, name)) for folder in tests if Path(folder, name).exists()]
     return int(pytest.main([*OPTIONS, *own, *tests]))

@@ -38,8 +38,8 @@ def comparison(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[str, float]:
     gib = f"{quantity}_gib"
-    was, said = getattr(result.memory, gib), getattr(prediction, gib)
-    return {"predicted_gib": said, "measured_gib": was, "error": error(said, was)}
+    was, predicted = getattr(result.memory, gib), getattr(prediction, gib)
+    return {"predicted_gib": predicted, "measured_gib": was, "error": error(predicted, was)}
 
 
 def each_rank(folder: Path) -> list[Pair]:

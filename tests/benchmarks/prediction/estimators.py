@@ -36,7 +36,7 @@ NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
 
 
 def estimates(spec: RowSpec, prediction: Prediction) -> dict[str, float | None]:
-    """Return the estimates for a row in GiB, by NAMES; None for an estimator that has none."""
+    """Return the estimates for a row in GiB, by the estimators' NAMES; None for an estimator without an estimate."""
     model = meta_model(spec.base_model, "full")
     return {
         "ours": prediction.peak_gib,
@@ -70,8 +70,9 @@ def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
         given = estimates(result.spec, prediction)
         errors = {one: None if gib is None else error(gib, peak) for one, gib in given.items()}
         cases[result.spec.row] = {"measured_gib": peak, "estimates_gib": given, "errors": errors}
-    said = {one: [case["errors"][one] for case in cases.values() if case["errors"][one] is not None] for one in NAMES}
-    return {"cases": cases, "errors": {one: {"cases": len(found), **summary(found)} for one, found in said.items()}}
+    all_errors = [case["errors"] for case in cases.values()]
+    known = {one: [errors[one] for errors in all_errors if errors[one] is not None] for one in NAMES}
+    return {"cases": cases, "errors": {one: {"cases": len(found), **summary(found)} for one, found in known.items()}}
 
 
 def table_with_summary(found: dict[str, Any]) -> str:

@@ -60,12 +60,12 @@ class Stopwatch(View):
         self.rows: dict[str, TimedRow] = {}
         self._started: dict[str, float] = {}
 
-    def starts(self, spec: RowSpec, why: str) -> None:
-        super().starts(spec, why)
+    def report_start(self, spec: RowSpec, why: str) -> None:
+        super().report_start(spec, why)
         self._started[spec.row] = time.monotonic()
 
-    def ends(self, spec: RowSpec, result: Result) -> None:
-        super().ends(spec, result)
+    def report_end(self, spec: RowSpec, result: Result) -> None:
+        super().report_end(spec, result)
         if spec.row in self._started:
             self.rows[spec.row] = TimedRow(result, time.monotonic() - self._started[spec.row])
 

@@ -69,7 +69,7 @@ class Roofline(Table):
         return Measured(bound_s(parse(key), card), 0.0)
 
 
-class Traced(NamedTuple):
+class TimedRow(NamedTuple):
     """A measured row, the card that measured it, its predicted time, the phases of its step, and its roofline, s."""
 
     spec: RowSpec
@@ -90,13 +90,13 @@ class Traced(NamedTuple):
         return error(seconds(phases), self.speed.step_s)
 
 
-def traced(row: dict[str, Any], phantom: Phantom) -> Traced:
+def traced(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     """Trace a measured row in a separate process."""
     here, there = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_trace, args=(row, phantom, there))
     process.start()
     there.close()
-    found: Traced = here.recv()
+    found: TimedRow = here.recv()
     process.join()
     return found
 
@@ -115,7 +115,7 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
             table, on = nearest_table(card), card_named(card)
             phases = phases_of_step(works, accumulate, tokens, table, on)
             shortest = phases_of_step(works, accumulate, tokens, Roofline(table.machine, {}), on)
-            out.send(Traced(spec, card, speed, time, phases, seconds(shortest)))
+            out.send(TimedRow(spec, card, speed, time, phases, seconds(shortest)))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -129,17 +129,17 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def fitted(rows: Sequence[Traced]) -> Mapping[Phase, float]:
+def fitted(rows: Sequence[TimedRow]) -> Mapping[Phase, float]:
     """Return the factors with the smallest mean error over the rows."""
     return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
 
 
-def fitted_factor(rows: Sequence[Traced]) -> float:
+def fitted_factor(rows: Sequence[TimedRow]) -> float:
     """Return the median ratio of the measured time to the roofline."""
     return median(row.speed.step_s / row.roofline_s for row in rows)
 
 
-def compared(row: Traced, others: Sequence[Traced]) -> dict[str, Any]:
+def compared(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
     """Return the predicted and the measured step of a row, and simpler estimates. others: rows of the other suites."""
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"

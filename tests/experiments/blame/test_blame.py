@@ -39,14 +39,14 @@ class Observer:
         return self._observe(values(environment))
 
 
-def blamed(observe, good=OLD, bad=NEW, said=lambda line: None):
-    return blame(pins(good), pins(bad), observe, ["prediction"], None, said)
+def blamed(observe, good=OLD, bad=NEW, messages=lambda line: None):
+    return blame(pins(good), pins(bad), observe, ["prediction"], None, messages)
 
 
 def test_the_package_that_changed_a_figure_is_found_in_six_steps(index):
     wheel(index, "pack09", "2.0", "1.5", log="# Changes\n\n## 2.0\n\n- Keeps a second copy of the weights.\n\n## 1.0\n")
     lines: list[str] = []
-    found = blamed(Observer(), said=lines.append)
+    found = blamed(Observer(), messages=lines.append)
     (culprit,) = found.culprits
     assert (culprit.package, culprit.before, culprit.now) == ("pack09", "1.0", "2.0")
     assert culprit.change_log == "Keeps a second copy of the weights."
@@ -85,7 +85,7 @@ def test_packages_that_need_each_other_move_together(index):
     assert all(versions["pack04"] == versions["pack05"] for versions in asked)
 
 
-def test_a_package_that_changes_the_value_by_its_requirement_is_named_alone(index):
+def test_only_the_package_whose_requirement_changes_the_value_is_named(index):
     wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
     found = blamed(Observer())
     assert [one.package for one in found.culprits] == ["pack04"]

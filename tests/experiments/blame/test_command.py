@@ -34,7 +34,7 @@ def observed(monkeypatch):
     """The environments in which rows were observed."""
     names: list[str] = []
 
-    def predicted(question, environment):
+    def predicted(request, environment):
         names.append(environment.name)
         return seen(10 + sum(values(environment).values()))
 

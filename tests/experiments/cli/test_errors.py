@@ -90,8 +90,8 @@ def invalid_files(tmp_path, monkeypatch, machine):
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
 def test_an_invalid_value_is_named_with_the_allowed_ones(refused, name, param):
-    said = refused(name, displayed_name(param), "no-such-thing")
-    assert said.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
+    error = refused(name, displayed_name(param), "no-such-thing")
+    assert error.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
 
 @pytest.mark.parametrize(("name", "param"), CHOICES, ids=_id)
@@ -122,7 +122,7 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (
             "predict --precision bf16",
@@ -152,16 +152,16 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
         ("slots --count 2.5", "--count 2.5: allowed: whole numbers from 1"),
     ],
 )
-def test_an_error_has_no_wording_of_pydantic(refused, arguments, says):
-    assert says in refused(*arguments.split())
+def test_an_error_has_no_wording_of_pydantic(refused, arguments, message):
+    assert message in refused(*arguments.split())
 
 
 @pytest.mark.parametrize("bad", BAD_FILES, ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", READ)
 def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, invalid_files, line, bad):
-    said = refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
+    error = refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
     exists = line.startswith("configure") and bad.endswith(".yaml")
-    assert bad in said or (exists and said.startswith("no active lease"))
+    assert bad in error or (exists and error.startswith("no active lease"))
 
 
 @pytest.mark.parametrize("bad", ["file/below", "a" * 300], ids=lambda bad: bad[:12])

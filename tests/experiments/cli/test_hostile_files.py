@@ -130,7 +130,7 @@ def test_a_deeply_nested_config_is_refused_in_one_line(tmp_path, capsys, content
     assert "not a JSON file" in error
 
 
-def test_a_byte_order_mark_is_no_error(tmp_path):
+def test_a_byte_order_mark_is_not_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8-sig")
     assert json.loads(files.read_text(tmp_path / "config.json")) == CONFIG
 
@@ -197,7 +197,7 @@ def test_a_run_may_not_name_files_outside_or_too_many(run, capsys, line, change)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_a_log_that_is_no_plain_file_is_not_printed(run, capsys, kind):
+def test_a_log_that_is_not_a_regular_file_is_not_printed(run, capsys, kind):
     _replace(run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
     stored = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
@@ -243,7 +243,7 @@ def test_output_that_cannot_be_written_is_one_line(line):
     assert done.stderr == b"testbed: the output or a file: No space left on device\n"
 
 
-def test_a_reader_that_ends_early_is_no_error():
+def test_a_reader_that_ends_early_is_not_an_error():
     reading, writing = os.pipe()
     os.close(reading)
     done = _command("schema", stdout=writing)
@@ -251,7 +251,7 @@ def test_a_reader_that_ends_early_is_no_error():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_closed_streams_are_no_error():
+def test_closed_streams_are_not_an_error():
     words = [sys.executable, "-m", "experiments", "list"]
     line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *words]
     assert subprocess.run(line, env={**os.environ, "PYTHONPATH": str(CODE_FOLDER)}, timeout=100).returncode == 0

@@ -51,7 +51,7 @@ def test_an_output_that_cannot_be_written_is_one_line(run, capsys, line, target)
 
 @pytest.mark.parametrize("target", ["fifo", "folder", "/dev/full"])
 @pytest.mark.parametrize("line", ["history record run --database @", "history --database @"])
-def test_a_database_that_is_no_plain_file_is_refused(run, capsys, line, target):
+def test_a_database_that_is_not_a_regular_file_is_rejected(run, capsys, line, target):
     capsys.readouterr()
     assert main(line.replace("@", target).split()) == 2
     assert capsys.readouterr().err == f"testbed: --database {target}: not a regular file\n"
@@ -85,7 +85,7 @@ def test_an_output_is_appended_or_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
-def test_an_archive_is_not_written_through_what_lies_in_its_place(tmp_path, kind):
+def test_an_archive_is_not_written_through_a_link_or_fifo_at_its_path(tmp_path, kind):
     partial, mine = tmp_path / "run.zip.part", tmp_path / "mine"
     mine.write_text("mine")
     os.mkfifo(partial) if kind == "fifo" else partial.symlink_to(mine)

@@ -150,7 +150,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["lease", "--run", "true", "--no-wait"], "--run: not allowed with --no-wait, which does not boot the nodes"),
         (["lease", "--key", "KEY", "--name", "a b"], "--name 'a b': allowed: letters, digits, _ . -, at most 55"),
@@ -167,10 +167,10 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )
-def test_an_error_is_one_line(testbed, arguments, says):
+def test_an_error_is_one_line(testbed, arguments, message):
     code, out, err = testbed(*arguments)
     assert (code, out) == (2, "")
-    assert says in err
+    assert message in err
     assert err.startswith("testbed: ")
     assert err.count("\n") == 1
 
@@ -211,7 +211,7 @@ def test_without_leases_there_is_nothing_to_show(testbed):
     assert testbed("orphans") == (0, "no leaked resources\n", "")
 
 
-def test_what_reproduce_would_do_is_printed(testbed, tmp_path):
+def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
     flags = ["--for", "single", "--key", "KEY", "--row", "reduced-batch", "--results", str(tmp_path), "--dry-run"]
     code, out, _ = testbed("reproduce", *flags, "--weights", "pretrained", "--gpus-per-node", "1")
     assert code == 0

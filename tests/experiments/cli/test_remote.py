@@ -40,7 +40,7 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["logs", "a", "RUN"], "no log.txt at this machine yet"),
         (["logs", "b", "RUN"], "unknown row 'b'; allowed: a"),
@@ -50,9 +50,9 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
     ],
 )
-def test_an_error_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, said):
+def test_an_error_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, message):
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     assert main([one.replace("RUN", str(tmp_path / "run")) for one in arguments]) == 2
     error = capfd.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1

@@ -88,7 +88,7 @@ def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run
     assert rows.index("xxl-sgd") < rows.index("reduced-precision") < rows.index("baseline")
 
 
-def test_reasons_of_what_was_not_evaluated_are_counted_and_all_shows_each(testbed, tmp_path):
+def test_reasons_of_statements_not_evaluated_are_counted_and_all_shows_each(testbed, tmp_path):
     folder = tiny_run(tmp_path / "tiny").path
     (one,) = reevaluate(folder)
     left = [verdict for verdict in one.evaluation.verdicts if verdict.status == "not evaluated"]

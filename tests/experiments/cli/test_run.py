@@ -39,7 +39,7 @@ def edited_labs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
         ([SUITE, "--versions", "as-taught"], "--versions as-taught: allowed on leased machines (--site chameleon"),
@@ -64,16 +64,16 @@ def edited_labs(tmp_path, monkeypatch):
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 devices"),
     ],
 )
-def test_an_error_of_the_user_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, says):
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, message):
     code, out, err = testbed("run", *arguments, "--results", tmp_path / "results")
     assert code == 2
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         ("batch_size: 32", "bacth_size: 32", "row 'baseline' on a100_80gb: unknown key 'bacth_size'; allowed: "),
         ("precision: 32-true", "percision: 32-true", "row 'baseline' on a100_80gb: unknown key 'percision'; allowed: "),
@@ -82,12 +82,12 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2(testbed, tmp_path, arg
         ("optimizer: adamw", "optimizer: adam", "optimizer = 'adam'"),
     ],
 )
-def test_an_invalid_suite_is_rejected_with_the_place_of_its_error(testbed, edited_labs, tmp_path, old, new, says):
+def test_an_invalid_suite_is_rejected_with_the_place_of_its_error(testbed, edited_labs, tmp_path, old, new, message):
     edited_labs(old, new)
     code, _, err = testbed("run", SUITE, "--results", tmp_path / "results")
     assert code == 2
     assert err.startswith(f"testbed: {SUITE}.yaml: ")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -152,8 +152,8 @@ def test_errors_are_shown_last_with_their_reason(testbed, monkeypatch, tmp_path)
     _, out, _ = testbed(
         "run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path, "--no-predict"
     )
-    said = " ".join(out[out.index("report: ") :].split())
-    assert f"{SLURM}: error: One GPU: fits (fake worker: error)" in said
+    output = " ".join(out[out.index("report: ") :].split())
+    assert f"{SLURM}: error: One GPU: fits (fake worker: error)" in output
 
 
 def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):

@@ -191,7 +191,7 @@ def places(folders, machine):
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A site of two nodes, and predictions as stated; the folder of its journal and key."""
+    """Set up a site of two nodes and fake predictions; return the folder of its journal and key."""
     site = LeasedSite(hosts_of(2, gpu_model="NVIDIA A100 80GB PCIe", gpu_memory_gib=80.0, su_per_hour=8.0))
     monkeypatch.setattr(base, "connect_to", lambda *_: site)
     monkeypatch.setattr(account, "connect_to", lambda *_: site)
@@ -276,12 +276,14 @@ def _run(folder: RunFolder) -> None:
     output = console()
     view = view_on(output)
     run, suite = folder.read_run(), suite_named(SUITE)
-    view.says(f"{folder.path}: {suite.title}, {len(run.rows)} rows, size tiny for a100_80gb, on 2 x AMD EPYC 7763")
+    view.print_line(
+        f"{folder.path}: {suite.title}, {len(run.rows)} rows, size tiny for a100_80gb, on 2 x AMD EPYC 7763"
+    )
     service.predict_rows(suite, run, RunFolder(folder.path), view)
     results = list(folder.results().values())
     for result in results[:3]:
-        view.starts(result.spec, "no result yet")
-        view.ends(result.spec, result)
+        view.report_start(result.spec, "no result yet")
+        view.report_end(result.spec, result)
     report = write_report(folder)
     show_runs([FinishedRun(folder.path, report.page, report.evaluation)], output)
 

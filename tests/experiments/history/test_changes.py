@@ -178,7 +178,7 @@ def test_every_version_that_differs_is_named(tmp_path):
     assert "transformers 5.17.0 → 5.18.0" in [cause.sentence for cause in found.causes]
 
 
-def test_a_version_that_changes_nothing_is_no_alarm(tmp_path):
+def test_a_version_that_changes_nothing_is_not_reported(tmp_path):
     assert changes_found(tmp_path, 4, lambda result: result["versions"].update(transformers="5.18.0")) == []
 
 

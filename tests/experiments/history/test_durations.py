@@ -24,7 +24,7 @@ def results(monkeypatch, tmp_path):
 
 
 def of(stored, row, card=CARD, **choices):
-    return stored.of(spec_of(row, card=card, **choices), card)
+    return stored.expected_time(spec_of(row, card=card, **choices), card)
 
 
 def spec_of(row, size="full", length="verdict", card=CARD):
@@ -41,7 +41,7 @@ def test_the_longest_measured_time_of_a_row_counts(results):
 def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
     stored = StoredTimes.read(results)
     unknown = spec_of("xxl"), spec_of("baseline", length="as-taught"), spec_of("baseline", size="tiny")
-    assert [stored.of(spec, CARD) for spec in unknown] == [None] * 3
+    assert [stored.expected_time(spec, CARD) for spec in unknown] == [None] * 3
     assert of(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
@@ -79,7 +79,10 @@ def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_bef
 
 def test_the_card_that_runs_counts_and_not_the_one_that_it_emulates(tmp_path):
     stored, emulated = StoredTimes.read(tmp_path), spec_of("reduced-batch")
-    assert (stored.of(emulated, "h200_141gb").other_chip, stored.of(emulated, "v100_32gb").other_chip) == (False, True)
+    assert (
+        stored.expected_time(emulated, "h200_141gb").other_chip,
+        stored.expected_time(emulated, "v100_32gb").other_chip,
+    ) == (False, True)
 
 
 def test_rows_of_several_processes_need_longer_to_start(tmp_path):

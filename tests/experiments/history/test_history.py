@@ -94,7 +94,7 @@ def test_changes_verdicts_and_figures_are_shown(testbed, tmp_path):
     assert (code, [one["differs"][0]["what"] for one in series["changes"]]) == (0, ["torch"])
 
 
-def test_what_changed_comes_first_and_each_row_has_one_line(testbed, tmp_path):
+def test_changes_come_first_and_each_row_has_one_line(testbed, tmp_path):
     def worse(result):
         result["memory"]["peak_gib"] *= 1.02
 

@@ -21,7 +21,7 @@ def database(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ("UPDATE figures SET value = 'abc'", "figures.value has the value 'abc', allowed: REAL"),
         ("UPDATE runs SET started_at = x'ff'", "runs.started_at has the value"),
@@ -32,13 +32,13 @@ def database(tmp_path, capsys):
 @pytest.mark.parametrize(
     "line", ["history --database @", "history record RUN --database @", "compare RUN RUN --database @"]
 )
-def test_values_of_another_type_are_named_in_one_line(database, capsys, line, change, says):
+def test_values_of_another_type_are_named_in_one_line(database, capsys, line, change, message):
     with sqlite3.connect(database) as connection:
         connection.executescript(change)
     assert main([word.replace("@", str(database)).replace("RUN", RUN) for word in line.split()]) == 2
     error = capsys.readouterr().err
     assert f"--database {database}: not a history (" in error
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1
 
 

@@ -52,7 +52,7 @@ def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
     assert ExpectedTimes({"a": [row(60), time]}, 1).lease_length() is None
 
 
-def test_a_lease_in_which_the_rows_cannot_end_is_rejected_with_one_in_which_they_can():
+def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
     times = ExpectedTimes({"a": [row(7200, 9000)]}, 1)
     times.require(timedelta(hours=2))
     with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 120 to 150 min; allowed: --hours 4h30m"):

@@ -109,7 +109,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
 
 
 @pytest.mark.parametrize(
-    ("reads", "says"),
+    ("reads", "message"),
     [
         (
             (CAPTIONS_DATASET,),
@@ -122,8 +122,8 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
         ),
     ],
 )
-def test_a_run_on_real_data_reads_one_set(tmp_path, reads, says):
-    with pytest.raises(InputError, match=says):
+def test_a_run_on_real_data_reads_one_set(tmp_path, reads, message):
+    with pytest.raises(InputError, match=message):
         prepare(HUB, None, tmp_path, reads=reads)
     assert prepare(SYNTHETIC, None, tmp_path, reads=reads).data == SYNTHETIC
 
@@ -162,16 +162,16 @@ def test_a_folder_is_named_by_its_contents(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda path: None, "no such folder or archive"),
         (lambda path: path.mkdir(), r"has no captions; a data folder for .* has metadata.jsonl or metadata.csv"),
         (lambda path: path.write_text("text"), r"not a folder or an archive; allowed: .tar.gz, .tgz, .gz, .tar, .zip"),
     ],
 )
-def test_a_source_without_data_is_rejected(tmp_path, make, says):
+def test_a_source_without_data_is_rejected(tmp_path, make, message):
     make(tmp_path / "data")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         prepare(str(tmp_path / "data"), None, tmp_path / "cache")
 
 
@@ -330,14 +330,14 @@ def test_a_checksum_mismatch_on_a_cluster_is_retried_once(tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("source", "message"),
     [
         ("https://data.test/set.tgz", "a URL needs --data-sha256"),
         ("/nowhere", "no such folder or archive"),
     ],
 )
-def test_data_that_a_cluster_cannot_read_is_rejected_at_once(tmp_path, source, says):
-    with pytest.raises(InputError, match=says):
+def test_data_that_a_cluster_cannot_read_is_rejected_at_once(tmp_path, source, message):
+    with pytest.raises(InputError, match=message):
         data_set.prepare_remote_dataset(source, None, str(tmp_path), ["imdb"])
     assert data_set.prepare_remote_dataset(HUB, None, "", ["imdb"]) == data_set.DataSet(HUB)
 

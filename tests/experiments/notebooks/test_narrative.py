@@ -95,8 +95,8 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
     monkeypatch.setattr(narrative, "COMMAND", (sys.executable, str(script)))
     results = tmp_path / "results"
     Lab(NAME, results=str(results), card="a100_80gb", size="auto").show("xxl-sgd")
-    said = f"run {NAME} --row xxl-sgd --results {results} --card a100_80gb --size auto\n"
-    assert capsys.readouterr().out == said
+    expected = f"run {NAME} --row xxl-sgd --results {results} --card a100_80gb --size auto\n"
+    assert capsys.readouterr().out == expected
     assert shown[0].startswith("### Optimizer without state: fits")
 
 
@@ -141,7 +141,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_without_results_rows_are_compared_by_what_they_set_and_what_is_stated(tmp_path, shown):
+def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown):
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, nothing, stated = shown
     assert "strategy" in settings

@@ -53,7 +53,7 @@ def parts(chart):
     return sizes
 
 
-def question(**changes):
+def custom_training(**changes):
     return CustomTraining("tiny-llama-1.1b", "a100_80gb", **changes)
 
 
@@ -95,7 +95,7 @@ def test_its_questions_are_numbered_consecutively(notebook):
 
 
 def test_peaks_are_drawn_with_the_reserve_and_labeled(shown):
-    found = sizing.peaks({"one": question(), "four": question(batch=4)})
+    found = sizing.peaks({"one": custom_training(), "four": custom_training(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
     chart, table = shown
     bars = parts(chart)
@@ -106,7 +106,7 @@ def test_peaks_are_drawn_with_the_reserve_and_labeled(shown):
 
 
 def test_each_point_of_a_step_is_drawn(shown):
-    found = sizing.through_a_step(question(batch=2))
+    found = sizing.through_a_step(custom_training(batch=2))
     (chart,) = shown
     assert found.peak_gib == 62.0
     assert labels(chart) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]
@@ -115,6 +115,6 @@ def test_each_point_of_a_step_is_drawn(shown):
 
 
 def test_the_parts_of_a_bar_add_up_to_the_peak():
-    one = prediction(question().spec, needed_gib=71.5)
+    one = prediction(custom_training().spec, needed_gib=71.5)
     chart = sizing.stacked_bars({"one": sizing._parts(one)})
     assert sum(size for (size,) in parts(chart).values()) == pytest.approx(one.peak_gib)

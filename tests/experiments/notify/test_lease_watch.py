@@ -54,7 +54,7 @@ def watched(site, monkeypatch, tmp_path, webhook):
     watch = LeaseWatch(partial(notices.send, Notifier([url])), 20.0)
 
     def look(after: timedelta = timedelta()) -> list[str]:
-        """Look after that time; the titles of the new messages."""
+        """Watch the lease once, ``after`` that time has passed; return the titles of the new messages."""
         FakeDatetime.at += after
         before = len(received)
         watch()
@@ -113,7 +113,7 @@ def test_an_extended_lease_is_reported_again_before_its_new_end(site, watched):
     assert watched(timedelta(minutes=26)) == ["testbed: lease llm_cc ends in 59m"]
 
 
-def test_a_lease_that_ended_itself_is_told_once(site, watched):
+def test_a_lease_that_ended_itself_is_reported_once(site, watched):
     opened = leased(site, begins=-HOUR / 60)
     Journal().write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(IdleEnd(HOUR / 2)))
     assert watched() == []

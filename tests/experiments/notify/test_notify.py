@@ -132,7 +132,7 @@ def gone(*records: str) -> State:
     return State(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
 
 
-def test_a_lease_with_an_idle_end_that_is_gone_is_told():
+def test_the_disappearance_of_a_lease_with_an_idle_end_is_reported():
     ended = gone(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
@@ -140,7 +140,7 @@ def test_a_lease_with_an_idle_end_that_is_gone_is_told():
     assert message.text.endswith("testbed release lab deletes what is left at CHI@UC")
 
 
-def test_a_reproduction_whose_lease_is_gone_tells_it(webhook, monkeypatch, tmp_path, capfd):
+def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, tmp_path, capfd):
     def gone_since(*_):
         raise LeaseEnded("lease lab was deleted: it ended itself, or somebody deleted it")
 
@@ -154,7 +154,7 @@ def test_a_reproduction_whose_lease_is_gone_tells_it(webhook, monkeypatch, tmp_p
 
 
 @pytest.mark.parametrize("records", [(Operation.CREATE_LEASE,), (Operation.CREATE_CREDENTIAL,)])
-def test_a_lease_without_an_idle_end_or_that_is_being_released_is_not_told(records):
+def test_a_lease_without_an_idle_end_or_one_that_is_being_released_is_not_reported(records):
     assert list(lease_messages([gone(*records)], NOW, HOUR, None)) == []
 
 

@@ -97,7 +97,7 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "says"),
+    ("flags", "message"),
     [
         ({"model": "nope"}, "--model nope: unknown; allowed: a name of models.yaml, the path of a config.json, or"),
         ({"model": "nope.json"}, "--model nope.json: cannot be read (No such file or directory); allowed: "),
@@ -115,15 +115,15 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
         ({"optim": "sgd", "strategy": "deepspeed_stage_2_offload"}, "--optim sgd: allowed with --strategy"),
     ],
 )
-def test_an_error_is_one_line_that_names_the_option(flags, says):
+def test_an_error_is_one_line_that_names_the_option(flags, message):
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
-    assert says in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "message"),
     [
         ("{", "not a JSON file"),
         ("[1]", "not the config.json of a model: the key 'model_type' is missing"),
@@ -131,11 +131,11 @@ def test_an_error_is_one_line_that_names_the_option(flags, says):
         ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
     ],
 )
-def test_a_file_without_a_config_is_rejected_with_its_name(tmp_path, data, says):
+def test_a_file_without_a_config_is_rejected_with_its_name(tmp_path, data, message):
     path = config(tmp_path / "m.json", data)
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(path, CARD).spec
-    assert str(caught.value).startswith(f"--model {path}: {says}")
+    assert str(caught.value).startswith(f"--model {path}: {message}")
 
 
 def test_binary_files_and_folders_are_rejected(tmp_path):

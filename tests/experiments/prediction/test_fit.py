@@ -14,7 +14,7 @@ SUITE = suite_named("single_gpu_blip2")
 USABLE = 78.6
 
 
-def question(batch: int = 32, **flags) -> RowSpec:
+def custom_spec(batch: int = 32, **flags) -> RowSpec:
     return CustomTraining("open-llama-3b", "a100_80gb", batch=batch, **flags).spec
 
 
@@ -43,23 +43,23 @@ def needs_constant_then_linear(spec: RowSpec) -> float:
     ],
 )
 def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
-    found = fit_row(question(batch), Predictor(needs))
+    found = fit_row(custom_spec(batch), Predictor(needs))
     assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.likely)] == [largest, likely]
     assert found.largest is None or found.largest.predicted_outcome == "fits"
 
 
 def test_few_rows_are_traced():
     predict = Predictor(needs_linear)
-    fit_row(question(4), predict)
+    fit_row(custom_spec(4), predict)
     assert len(predict.asked) <= 6
 
 
 def test_a_row_that_fits_needs_no_change():
-    assert fit_row(question(4), Predictor(needs_linear)).changes == ()
+    assert fit_row(custom_spec(4), Predictor(needs_linear)).changes == ()
 
 
 def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
-    found = fit_row(question(32), Predictor(needs_linear))
+    found = fit_row(custom_spec(32), Predictor(needs_linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
         "precision bf16-mixed",
@@ -80,10 +80,10 @@ def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
 
 
 def test_a_smaller_batch_keeps_the_samples_per_optimizer_step():
-    found = fit_row(question(64, accumulate=3), Predictor(needs_linear))
+    found = fit_row(custom_spec(64, accumulate=3), Predictor(needs_linear))
     halved = found.changes[0].prediction.spec.settings
     assert (halved.batch_size, halved.accumulate) == (16, 12)
-    assert halved.global_batch_size == question(64, accumulate=3).settings.global_batch_size
+    assert halved.global_batch_size == custom_spec(64, accumulate=3).settings.global_batch_size
 
 
 def test_an_impossible_change_is_listed_with_the_reason():
@@ -93,7 +93,7 @@ def test_an_impossible_change_is_listed_with_the_reason():
                 raise InputError("no FSDP here")
             return super().__call__(specs)
 
-    found = fit_row(question(32), Refusing(needs_linear))
+    found = fit_row(custom_spec(32), Refusing(needs_linear))
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }
@@ -103,7 +103,7 @@ def test_an_impossible_change_is_listed_with_the_reason():
 def test_settings_that_a_row_already_has_are_not_proposed():
     row = suite_row_spec(SUITE, SUITE.row("xxl-cpu-offload"), "a100_80gb")
     assert [change.name for change in single_changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
-    four = question(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
+    four = custom_spec(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
@@ -128,7 +128,7 @@ def needs_two(spec: RowSpec) -> float:
 
 def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
     predict = Predictor(needs_two)
-    found = fit_row(question(3), predict)
+    found = fit_row(custom_spec(3), predict)
     assert not any(one.prediction.predicted_outcome == "fits" for one in found.changes)
     assert [one.change for one in found.pairs] == ["precision bf16-true; SGD", "activation checkpointing; SGD"]
     assert found.pairs[0].cost == "weights in 16 bit; no moments: the training converges differently"
@@ -138,5 +138,5 @@ def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
 
 
 def test_pairs_are_tried_only_if_single_changes_save_too_little():
-    assert fit_row(question(32), Predictor(needs_linear)).pairs == ()
-    assert fit_row(question(3), Predictor(lambda spec: 100.0)).pairs == ()
+    assert fit_row(custom_spec(32), Predictor(needs_linear)).pairs == ()
+    assert fit_row(custom_spec(3), Predictor(lambda spec: 100.0)).pairs == ()

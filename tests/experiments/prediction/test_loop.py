@@ -60,9 +60,9 @@ def nothing_is_traced(monkeypatch):
 )
 def test_an_error_with_a_loop_is_one_line(command, arguments, message, capsys):
     assert main([command, *arguments]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert message in said
-    assert "Traceback" not in said
+    messages = " ".join(capsys.readouterr().err.split())
+    assert message in messages
+    assert "Traceback" not in messages
 
 
 @pytest.fixture

@@ -25,8 +25,8 @@ def tried(monkeypatch):
             return [SimpleNamespace(cards=(answer,), peak_gib=need)]
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)
-        said: list[str] = []
-        return loop_fit.try_changes(TRAINING, loop_fit.fit_program(TRAINING, said.append), said.append)
+        messages: list[str] = []
+        return loop_fit.try_changes(TRAINING, loop_fit.fit_program(TRAINING, messages.append), messages.append)
 
     return run
 

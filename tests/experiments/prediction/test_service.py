@@ -181,7 +181,7 @@ def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testb
 
 @pytest.mark.parametrize("command", ["predict", "fit"])
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["nope/xxl"], "unknown suite 'nope'; allowed: "),
         ([f"{SUITE}/nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, "),
@@ -200,10 +200,10 @@ def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testb
         (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),
     ],
 )
-def test_an_error_is_one_line_and_exit_code_2(testbed, command, arguments, says):
+def test_an_error_is_one_line_and_exit_code_2(testbed, command, arguments, message):
     code, out, err = testbed(command, *arguments)
     assert (code, out) == (2, "")
-    assert says in err
+    assert message in err
     assert err.count("\n") == 1
 
 
@@ -264,7 +264,7 @@ def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
 
 
 @pytest.mark.parametrize(
-    ("needs", "says"),
+    ("needs", "message"),
     [
         (lambda spec: 100.0, "not even a batch of 1 fits"),
         (lambda spec: 30.8 if spec.settings.batch_size < 3 else 90.0, "no batch certainly fits; borderline up to 2"),
@@ -272,8 +272,8 @@ def test_fit_gives_the_largest_batch_and_the_changes_that_help(testbed):
         (lambda spec: 20.0, "fits: 4096, peak 20.00 GiB (larger batches were not tried)"),
     ],
 )
-def test_fit_prints_the_largest_batch_in_words(testbed, needs, says):
-    assert says in testbed("fit", *LLAMA, needs=needs)[1]
+def test_fit_prints_the_largest_batch_in_words(testbed, needs, message):
+    assert message in testbed("fit", *LLAMA, needs=needs)[1]
 
 
 def test_fit_of_a_row_is_a_list_by_card(testbed):
@@ -288,17 +288,17 @@ def test_fit_needs_one_row(testbed, arguments):
 
 def test_progress_counts_traced_rows_and_leaves_out_cached_ones():
     specs = service.select_rows(SUITE, CARD)[:3]
-    said: list[str] = []
-    progress = service.TraceProgress(3, said.append)
+    messages: list[str] = []
+    progress = service.TraceProgress(3, messages.append)
     one, two, three = Predictor(stated)(specs)
     progress(specs[0], one, True)
     progress(specs[1], two, False)
     progress(specs[2], three, False)
-    assert len(said) == 2
-    assert said[0].startswith(
+    assert len(messages) == 2
+    assert messages[0].startswith(
         f"predicted {SUITE}/reduced-batch, batch 16, on {CARD}: fits, peak 60.00 GiB (2 of 3, about 0:0"
     )
-    assert said[1].endswith("(3 of 3)")
+    assert messages[1].endswith("(3 of 3)")
 
 
 class TestBeforeARun:

@@ -85,7 +85,7 @@ def headline_of(folder: Path) -> str:
     return Report.model_validate_json((folder / "report.json").read_bytes()).headline
 
 
-def test_what_was_measured_is_not_replaced_by_a_prediction(full: Path) -> None:
+def test_a_measurement_is_not_replaced_by_a_prediction(full: Path) -> None:
     best = statements(full)
     assert best["xxl-activation-checkpointing/outcome"].grade == "emulated"
     assert best["xxl-activation-checkpointing/outcome"].status == "fail"
@@ -190,7 +190,7 @@ def test_the_headline_has_a_text_for_all_and_for_none(full: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "words"), [(0.0042, "+0.4 %"), (-0.12, "-12.0 %"), (-0.0001, "0.0 %")])
-def test_an_error_that_rounds_to_nothing_has_no_sign(error: float, words: str) -> None:
+def test_an_error_that_rounds_to_zero_has_no_sign(error: float, words: str) -> None:
     assert format_percent(error) == words
 
 

@@ -102,7 +102,7 @@ def test_a_new_folder_continues_no_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         (
             {"recipe_version": 2},
@@ -118,9 +118,9 @@ def test_a_new_folder_continues_no_run(tmp_path):
         ({"data_sha256": "ab"}, "has results with data_sha256 None, but data_sha256 is now ab"),
     ],
 )
-def test_a_folder_of_a_run_with_other_options_is_rejected(tmp_path, changes, says):
+def test_a_folder_of_a_run_with_other_options_is_rejected(tmp_path, changes, message):
     folder = sample_rows.folder(tmp_path, "a")
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         continue_run(folder, in_memory.run("a", **changes), in_memory.suite())
 
 
@@ -144,7 +144,7 @@ def now(**changes: Any) -> Software:
 
 
 @pytest.mark.parametrize(
-    ("then", "software", "says"),
+    ("then", "software", "message"),
     [
         ({}, now(versions={"torch": "2.13.0"}), "torch 2.11.0 -> 2.13.0"),
         ({}, now(driver="580.2"), "driver 570.1 -> 580.2"),
@@ -153,12 +153,12 @@ def now(**changes: Any) -> Software:
         ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
-def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, then, software, says):
+def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, then, software, message):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **then})
     row = planned(folder, software=lambda: software)
-    assert (row.run, row.outdated, row.why) == (True, True, f"{says}; the old result is kept in earlier/")
+    assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
     row = planned(folder, software=lambda: software, keep_versions=True)
-    assert (row.run, row.why) == (False, f"finished: fits; --keep-versions: {says}")
+    assert (row.run, row.why) == (False, f"finished: fits; --keep-versions: {message}")
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])

@@ -35,7 +35,7 @@ def test_a_running_row_shows_its_position():
     ]
 
 
-def test_times_of_different_length_end_below_each_other():
+def test_times_of_different_length_are_right_aligned():
     states = [RowState(spec("a"), seconds, PROGRESS) for seconds in (7.0, 3723.0)]
     short, long = printed(progress_table(states, 0, 2, None)).splitlines()[-2:]
     assert short.index(" 0:07") + len(" 0:07") == long.index(" 1:02:03") + len(" 1:02:03")
@@ -60,8 +60,8 @@ def test_steps_are_not_counted_before_they_are_planned():
 def test_next_to_a_miniature_is_the_prediction_at_full_size():
     text = StringIO()
     view, row = View(Console(file=text, width=200)), spec("b").model_copy(update={"size": "tiny"})
-    view.predicts("", {"b": "out of GPU memory, as the lab states"})
-    view.ends(row, in_memory.result("b", size="tiny", memory={"peak_gib": 0.005629}))
+    view.show_predictions("", {"b": "out of GPU memory, as the lab states"})
+    view.report_end(row, in_memory.result("b", size="tiny", memory={"peak_gib": 0.005629}))
     assert text.getvalue().strip() == (
         f"b: ran (miniature), peak 5.764 MiB; at full size on {row.card}: out of GPU memory, as the lab states"
     )
@@ -76,8 +76,8 @@ def test_the_table_is_drawn_while_rows_run():
     text = StringIO()
     view = view_on(Console(file=text, force_terminal=True, width=100))
     with view.live():
-        view.shows([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None)
-        view.ends(spec("b"), in_memory.result("b", memory={"peak_gib": 2.0}))
+        view.show_rows([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None)
+        view.report_end(spec("b"), in_memory.result("b", memory={"peak_gib": 2.0}))
     assert "9 of 24" in text.getvalue()
     assert "b: fits, peak 2 GiB" in text.getvalue()
 

@@ -27,7 +27,7 @@ def calls(checks: Path) -> list[str]:
     return (checks / "CALLS.txt").read_text().split()
 
 
-def date_newest_check_back(checks: Path) -> None:
+def backdate_newest_check(checks: Path) -> None:
     """Date the newest check a week back, in its state file."""
     ((place, state),) = checks_in(checks)
     older = state.model_copy(update={"begun_at": state.begun_at - timedelta(days=7)})
@@ -51,7 +51,7 @@ def test_a_first_check_has_nothing_to_compare_with(semester, checks):
 
 def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
     semester(*CURRENT)
-    date_newest_check_back(checks)
+    backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
     assert (code, "Nothing flipped since" in out) == (0, True)
 
@@ -59,7 +59,7 @@ def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
 def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks, webhook):
     address, received = webhook
     semester(*CURRENT)
-    date_newest_check_back(checks)
+    backdate_newest_check(checks)
     (checks / "OOM.txt").write_text("reduced-batch")
     code, out, _ = semester(*CURRENT, "--summary", "summary.md", "--junit", "junit.xml", "--notify", address)
     assert code == 1
@@ -76,7 +76,7 @@ def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks,
 
 def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     semester(*CURRENT)
-    date_newest_check_back(checks)
+    backdate_newest_check(checks)
     (checks / "BROKEN.txt").write_text(MINIATURES)
     code, out, _ = semester(*CURRENT)
     assert code == 1
@@ -144,7 +144,7 @@ def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     ((place, state),) = checks_in(checks)
     slow = {name: one.model_copy(update={"took_s": 600.0}) for name, one in state.done.items()}
     (place / STATE_FILE).write_text(state.model_copy(update={"done": slow}).model_dump_json())
-    date_newest_check_back(checks)
+    backdate_newest_check(checks)
     assert "[1/3] current: environment; 0:00 so far, about 30:00 left" in semester(*CURRENT)[1]
 
 
@@ -191,7 +191,7 @@ def reproduced(monkeypatch):
     return calls
 
 
-def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, reproduced):
+def test_a_lease_of_a_check_ends_itself_as_requested(semester, checks, tmp_path, reproduced):
     (tmp_path / "key").write_text("a key")
     idle_end = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
     out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
@@ -200,7 +200,7 @@ def test_a_lease_of_a_check_ends_itself_as_asked(semester, checks, tmp_path, rep
     assert "keystone: create a credential that can only end this lease" in out
 
 
-def test_a_lease_of_a_check_does_not_end_itself_unless_asked(semester, checks, reproduced):
+def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, checks, reproduced):
     out = semester(*CURRENT, *LEASE)[1]
     (words,) = reproduced
     assert not [word for word in words if word.startswith(("--end-when-idle", "--results-to", "--results-key"))]
@@ -208,7 +208,7 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_asked(semester, checks, r
     assert "credential" not in out
 
 
-def test_silence_is_told_once(tmp_path):
+def test_a_part_without_progress_is_reported_once(tmp_path):
     told = []
     tools = check.Tools(lambda line: None, lambda title, text: told.append(text))
     look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, tools)

@@ -118,7 +118,7 @@ def test_a_card_has_about_the_memory_in_its_name(name):
     assert share * sold_gb < card.memory_gib <= sold_gb
 
 
-def test_usable_memory_is_what_the_cuda_context_leaves():
+def test_usable_memory_excludes_the_cuda_context():
     card = card_named("a100_80gb")
     assert card.usable_gib == pytest.approx(card.memory_gib - card.context_gib)
 
@@ -169,7 +169,7 @@ def test_a_size_in_gib_stands_for_a_card_with_that_memory(text, gib):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("0.5GiB", "--card 0.5GiB: allowed: more than 1.1 and at most 1024 GiB"),
         ("2000GiB", "--card 2000GiB: allowed: more than 1.1 and at most 1024 GiB"),
@@ -180,11 +180,11 @@ def test_a_size_in_gib_stands_for_a_card_with_that_memory(text, gib):
         ("k80_12gb", "--card k80_12gb: too old for PyTorch: compute capability 3.7; PyTorch 2.11 to 2.13 needs 5.0"),
     ],
 )
-def test_a_card_without_predictions_is_rejected_in_one_line(text, says):
+def test_a_card_without_predictions_is_rejected_in_one_line(text, message):
     for ask in (parse_card_list, lambda name: supported_card(name, "--card")):
         with pytest.raises(InputError) as refused:
             ask(text)
-        assert says in str(refused.value)
+        assert message in str(refused.value)
         assert "\n" not in str(refused.value)
 
 

@@ -57,15 +57,15 @@ def test_a_model_that_is_small_keeps_its_width_and_heads():
 
 
 @pytest.mark.parametrize(
-    ("missing", "says"),
+    ("missing", "message"),
     [
         ("n_layer", "its layers, .*n_layer"),
         ("n_embd", "its width, .*n_embd"),
         ("n_head", "its attention heads, .*n_head"),
     ],
 )
-def test_an_architecture_without_layers_width_or_heads_is_refused(missing, says):
+def test_an_architecture_without_layers_width_or_heads_is_refused(missing, message):
     architecture = {key: value for key, value in PUBLISHED["gpt2"].items() if key != missing}
-    with pytest.raises(InputError, match=f"^the architecture does not state {says}") as refused:
+    with pytest.raises(InputError, match=f"^the architecture does not state {message}") as refused:
         miniature(architecture)
     assert "\n" not in str(refused.value)

@@ -33,7 +33,7 @@ def test_the_template_has_no_errors(mistakes):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "says", "suggestion"),
+    ("old", "new", "line", "message", "suggestion"),
     [
         ("title: Fine", "titel: Fine", "titel: Fine-tune GPT-2", "unknown key 'titel'; allowed: ", "title"),
         ("[a100_80gb,", "[a100_80g,", "cards: [a100_80g,", "unknown card 'a100_80g'; allowed: ", "a100_80gb"),
@@ -60,9 +60,9 @@ def test_the_template_has_no_errors(mistakes):
         ("engine: l", "accelerator: cpu\n  engine: l", "accelerator: cpu", "needs task: generate and 1 device", ""),
     ],
 )
-def test_an_error_has_its_line_its_value_and_the_allowed_values(mistakes, old, new, line, says, suggestion):
+def test_an_error_has_its_line_its_value_and_the_allowed_values(mistakes, old, new, line, message, suggestion):
     found = mistakes((old, new))
-    errors = [text for where, text in found if where.startswith(line) and says in text]
+    errors = [text for where, text in found if where.startswith(line) and message in text]
     assert {text.partition("did you mean ")[2].rstrip("?") for text in errors} == {suggestion}
 
 

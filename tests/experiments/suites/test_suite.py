@@ -246,9 +246,9 @@ def test_an_error_is_one_line_with_place_value_and_allowed_values(read, case):
     path, value, message = BAD[case]
     with pytest.raises(InputError) as refused:
         read(edited(path, value))
-    said = str(refused.value)
-    assert "\n" not in said
-    assert said == message or (said.startswith("lab.yaml: claim 'more': checks.0 = ") and said.endswith(message))
+    text = str(refused.value)
+    assert "\n" not in text
+    assert text == message or (text.startswith("lab.yaml: claim 'more': checks.0 = ") and text.endswith(message))
 
 
 def test_a_missing_key_is_named(read):

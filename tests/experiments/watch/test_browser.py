@@ -75,7 +75,7 @@ def test_the_view_is_sent_to_the_browser(served):
     assert "rows done" in asyncio.run(asyncio.wait_for(received(), 120))
 
 
-def test_the_page_draws_a_terminal_and_requests_nothing_elsewhere(served, tmp_path):
+def test_the_page_draws_a_terminal_and_sends_no_request_to_other_hosts(served, tmp_path):
     with Page(chromium_path(), tmp_path) as page:
         asyncio.run(answer(served, urlsplit(served).query))
         page.call("Page.navigate", url=served)

@@ -89,6 +89,6 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         RunWatcher(tmp_path)
 
 
-def test_a_row_whose_start_lies_in_the_future_of_the_clock_has_run_for_no_time(folder, monkeypatch):
+def test_a_row_with_a_start_in_the_future_has_an_elapsed_time_of_zero(folder, monkeypatch):
     monkeypatch.setattr("time.time", lambda: 0.0)
     assert rows_of(RunWatcher(folder.path).read())[STARTING].elapsed_s == 0.0

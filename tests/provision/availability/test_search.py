@@ -17,7 +17,7 @@ HELSINKI = ZoneInfo("Europe/Helsinki")
 THREE_HOURS = 3 * HOUR
 
 
-def starts(hosts, bookings, requirements, limit=1):
+def slot_starts(hosts, bookings, requirements, limit=1):
     return [slot.start for slot in earliest_slots(hosts, bookings, requirements, MONDAY, limit)]
 
 
@@ -33,8 +33,8 @@ def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
 
 def test_a_given_start_is_taken_as_it_is_or_not_at_all():
     bookings = [booked(ONE, at(12), at(13))]
-    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
-    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
+    assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
+    assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
 
 
 @pytest.mark.parametrize(
@@ -42,35 +42,35 @@ def test_a_given_start_is_taken_as_it_is_or_not_at_all():
 )
 def test_ten_minutes_of_cleaning_stay_free_after_a_lease_and_before_the_next(start, free):
     bookings = [booked(ONE, at(12), at(13))]
-    assert starts([ONE], bookings, Requirements(THREE_HOURS, start=start)) == [start] * free
+    assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=start)) == [start] * free
 
 
 def test_a_gap_just_long_enough_for_slot_and_cleaning_is_found():
     bookings = [booked(ONE, at(-5), at(0, 40)), booked(ONE, at(4), at(90 * 24))]
-    assert starts([ONE], bookings, Requirements(THREE_HOURS)) == [at(0, 50)]
+    assert slot_starts([ONE], bookings, Requirements(THREE_HOURS)) == [at(0, 50)]
 
 
 def test_a_booking_takes_all_of_the_minutes_in_which_it_begins_and_ends():
     half = timedelta(seconds=30)
     bookings = [booked(ONE, at(0), at(1, 40) + half), booked(ONE, at(4) - half, at(5))]
-    assert starts([ONE], bookings, Requirements(HOUR)) == [at(5, 50)]
+    assert slot_starts([ONE], bookings, Requirements(HOUR)) == [at(5, 50)]
 
 
 def test_bookings_may_overlap_and_come_in_any_order():
     bookings = [booked(ONE, at(4), at(5)), booked(ONE, at(1), at(2)), booked(ONE, at(0), at(8))]
-    assert starts([ONE], bookings, Requirements(HOUR)) == [at(8, 50)]
+    assert slot_starts([ONE], bookings, Requirements(HOUR)) == [at(8, 50)]
 
 
 def test_seven_days_is_the_longest_slot():
-    assert starts([ONE], [], Requirements(timedelta(days=7))) == [at(0, 50)]
+    assert slot_starts([ONE], [], Requirements(timedelta(days=7))) == [at(0, 50)]
     with pytest.raises(BadTime, match=r"^length 168h1m: allowed: whole minutes, more than 0m, at most 168h$"):
-        starts([ONE], [], Requirements(timedelta(days=7, minutes=1)))
+        slot_starts([ONE], [], Requirements(timedelta(days=7, minutes=1)))
 
 
 @pytest.mark.parametrize("length", [timedelta(), -HOUR, timedelta(seconds=90)])
 def test_a_slot_lasts_whole_minutes(length):
     with pytest.raises(BadTime, match="more than 0m"):
-        starts([ONE], [], Requirements(length))
+        slot_starts([ONE], [], Requirements(length))
 
 
 def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
@@ -85,19 +85,19 @@ def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
 def test_a_time_without_a_zone_is_rejected(field):
     without_zone: dict[str, Any] = {field: datetime(2026, 11, 23, 14)}
     with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no zone; allowed: '2026-11-23 14:00Z'"):
-        starts([ONE], [], replace(Requirements(HOUR), **without_zone))
+        slot_starts([ONE], [], replace(Requirements(HOUR), **without_zone))
 
 
 def test_a_search_begins_at_the_next_minute_or_the_requested_time():
     now = at(0, 50) + timedelta(seconds=1)
     assert earliest_slots([ONE], [], Requirements(THREE_HOURS), now)[0].start == at(1, 50)
-    assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
-    assert starts([ONE], [], Requirements(THREE_HOURS, not_before=at(-9))) == [at(0, 50)]
+    assert slot_starts([ONE], [], Requirements(THREE_HOURS, not_before=at(9))) == [at(9, 50)]
+    assert slot_starts([ONE], [], Requirements(THREE_HOURS, not_before=at(-9))) == [at(0, 50)]
 
 
 def test_nothing_is_found_further_ahead_than_sixty_days():
-    assert starts([ONE], [booked(ONE, MONDAY, at(0, day=59))], Requirements(HOUR)) == [at(0, 50, day=59)]
-    assert starts([ONE], [booked(ONE, MONDAY, at(2, day=60))], Requirements(HOUR)) == []
+    assert slot_starts([ONE], [booked(ONE, MONDAY, at(0, day=59))], Requirements(HOUR)) == [at(0, 50, day=59)]
+    assert slot_starts([ONE], [booked(ONE, MONDAY, at(2, day=60))], Requirements(HOUR)) == []
 
 
 def test_a_slot_lies_within_the_local_daily_window():
@@ -122,17 +122,17 @@ def test_a_longer_slot_fits_the_window_of_a_25_hour_day():
 
 
 def test_the_daily_window_may_cross_midnight():
-    found = starts([ONE], [], Requirements(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
+    found = slot_starts([ONE], [], Requirements(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
     assert [f"{start.astimezone(HELSINKI):%d %H:%M}" for start in found] == ["23 22:50"]
 
 
 def test_a_given_start_outside_the_daily_window_is_not_offered():
-    assert starts([ONE], [], Requirements(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
+    assert slot_starts([ONE], [], Requirements(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
 
 
 def test_a_slot_longer_than_the_daily_window_is_rejected():
     with pytest.raises(BadTime, match=r"^length 9h is longer than the daily window; allowed: at most 8h$"):
-        starts([ONE], [], Requirements(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
+        slot_starts([ONE], [], Requirements(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
 
 
 def test_a_node_without_a_gpu_is_left_out_of_its_type():

@@ -66,7 +66,7 @@ def unavailable_minutes(host, bookings, first):
     return minutes
 
 
-def oracle(bookings, requirements, now):
+def slots_minute_by_minute(bookings, requirements, now):
     """Return all time slots that search.earliest_slots could return, in its order, found minute by minute."""
     length = requirements.length // MINUTE
     begin = requirements.start or max(now, requirements.not_before or now)
@@ -127,5 +127,5 @@ def cases(draw):
 @given(cases())
 def test_the_search_finds_what_a_search_minute_by_minute_finds(case):
     bookings, requirements, now = case
-    expected = oracle(bookings, requirements, now)
+    expected = slots_minute_by_minute(bookings, requirements, now)
     assert search.earliest_slots(HOSTS, bookings, requirements, now, limit=len(expected) + 1) == expected

@@ -52,7 +52,7 @@ def test_bytecode_and_evidence_are_left_out(project: Path) -> None:
     assert "experiments/code.py" in names
 
 
-def test_an_installed_package_packs_what_a_checkout_does(project: Path) -> None:
+def test_an_installed_package_packs_the_same_files_as_a_checkout(project: Path) -> None:
     first = packed(project)
     files = project / "provision" / "files"
     files.mkdir()

@@ -251,7 +251,7 @@ def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
     assert not [path for path in saved if "weights" in path or "model" in path]
 
 
-def test_a_target_that_fails_keeps_the_lease_until_it_works(fake_node, tmp_path):
+def test_the_lease_is_kept_while_the_copy_of_its_results_fails(fake_node, tmp_path):
     job(fake_node)
     (tmp_path / "saved").write_text("a file, not a folder")
     copying(fake_node, tmp_path / "saved")

@@ -31,7 +31,7 @@ def test_without_a_driver_no_gpu_is_found(monkeypatch):
     assert "no GPU" in local.this_machine().description
 
 
-def test_a_gpus_memory_is_what_the_driver_leaves(monkeypatch):
+def test_the_memory_of_a_gpu_excludes_the_memory_of_the_driver(monkeypatch):
     class Memory:
         total, reserved, used = 80 * 1024**3, 1024**3 // 2, 0
 

@@ -145,10 +145,10 @@ def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_acco
     assert site.left() == []
 
 
-def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, said):
+def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, messages):
     site = FakeSite(limits=Credential(ends=NOW + 2 * HOUR))
     lease(site, reconciler, lease_request())
-    assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in said)
+    assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in messages)
 
 
 @pytest.mark.parametrize(("hours", "start", "fits"), [(4, None, True), (2, None, False), (4, NOW + 2 * HOUR, False)])

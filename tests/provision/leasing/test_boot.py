@@ -67,7 +67,7 @@ def test_a_server_boots_from_its_volume_once_it_has_the_image(boot):
 
 
 @pytest.mark.parametrize("states", [["creating", "error"], ["downloading"]])
-def test_a_volume_that_never_gets_the_image_is_reported_and_deleted(boot, states):
+def test_a_volume_whose_image_is_never_copied_is_reported_and_deleted(boot, states):
     site = FakeVolumeSite(states=states)
     with pytest.raises(BootFailed, match="volume node was not created from image image; the site's status"):
         boot(site)

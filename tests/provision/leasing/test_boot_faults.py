@@ -68,10 +68,10 @@ def test_only_a_fault_of_the_host_excludes_a_node(reconciler, lease_request, wor
     assert set(spent) == (hosts if cause_of(words) is boot_faults.HOST else set())
 
 
-@pytest.mark.parametrize("question", ["image_id", "boot_requirements"])
-def test_missing_requirements_of_a_boot_are_reported_before_leasing(reconciler, lease_request, question, monkeypatch):
+@pytest.mark.parametrize("method", ["image_id", "boot_requirements"])
+def test_missing_requirements_of_a_boot_are_reported_before_leasing(reconciler, lease_request, method, monkeypatch):
     site = FakeSite()
-    monkeypatch.setattr(site, question, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
+    monkeypatch.setattr(site, method, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
     with pytest.raises(RequestRejected, match="2 images"):
         lease(site, reconciler, lease_request())
     assert site.left() == []
@@ -103,13 +103,13 @@ def test_a_rejected_key_is_reported_with_the_message_of_ssh(reconciler, lease_re
     assert 5 <= minutes(reconciler) < 7
 
 
-def test_a_key_may_be_rejected_until_the_node_has_installed_it(reconciler, lease_request, monkeypatch, said):
+def test_a_key_may_be_rejected_until_the_node_has_installed_it(reconciler, lease_request, monkeypatch, messages):
     rejected = LoginRejected("Permission denied (publickey)")
     monkeypatch.setattr(
         boot, "try_login", failing_login(*20 * [rejected], NotReached("refused"), *20 * [rejected], None)
     )
     assert lease(FakeSite(), reconciler, lease_request()).machines
-    assert "SSH to node: Permission denied (publickey), for 0 of up to 20 minutes" in said
+    assert "SSH to node: Permission denied (publickey), for 0 of up to 20 minutes" in messages
 
 
 def test_a_changed_host_key_is_reported_at_once(reconciler, lease_request, monkeypatch):

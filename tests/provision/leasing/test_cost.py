@@ -63,11 +63,11 @@ def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
     assert cost() == ""
 
 
-def test_a_failed_boot_reports_the_continuing_cost(reconciler, lease_request, said):
+def test_a_failed_boot_reports_the_continuing_cost(reconciler, lease_request, messages):
     site = priced(broken={"1", "2"})
     with pytest.raises(BootFailed), report_cost_on_exit(reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
-    assert said[-1] == LINE.format("15:00")
+    assert messages[-1] == LINE.format("15:00")
 
 
 def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request, cost):
@@ -76,11 +76,11 @@ def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request
     assert cost() == LINE.format("15:00")
 
 
-def test_a_released_lease_reports_no_cost(reconciler, lease_request, said):
+def test_a_released_lease_reports_no_cost(reconciler, lease_request, messages):
     site = priced()
     with report_cost_on_exit(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
-    assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
+    assert messages[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
 KINDS = ["lease", "server", "address", "key"]
@@ -115,7 +115,7 @@ def test_the_lease_is_deleted_first(reconciler, lease_request):
     assert order == ["delete lease", "delete server", "release address", "delete key"]
 
 
-def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_request, said):
+def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_request, messages):
     site = priced()
     lease(site, reconciler, lease_request())
 
@@ -126,7 +126,7 @@ def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_req
     site.before = before
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert site.left() == []
-    assert "neutron: in use; releasing the rest first" in said
+    assert "neutron: in use; releasing the rest first" in messages
 
 
 def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):

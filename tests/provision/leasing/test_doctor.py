@@ -136,15 +136,15 @@ def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("limits", "says"),
+    ("limits", "message"),
     [
         (Credential(restricted=True), "create one with 'Unrestricted' checked"),
         (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 hours; log in again"),
     ],
 )
-def test_a_credential_that_may_not_lease_fails(site, failed, limits, says):
+def test_a_credential_that_may_not_lease_fails(site, failed, limits, message):
     site.answers["credential"] = limits
-    assert says in failed()["credential"]
+    assert message in failed()["credential"]
 
 
 def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed):
@@ -292,15 +292,15 @@ def test_a_private_image_is_used_if_there_is_no_public_one():
 
 
 @pytest.mark.parametrize(
-    ("found", "says"),
+    ("found", "message"),
     [
         ((MINE, ("4", "private", "active")), "2 images .* 2 .private, active., 4 .private, active.; delete or rename"),
         ((PUBLIC, ("3", "public", "active")), "2 images"),
         ((("3", "public", "deactivated"),), "is not active: 3 .public, deactivated."),
     ],
 )
-def test_an_ambiguous_or_inactive_image_is_rejected(found, says):
-    with pytest.raises(RequestRejected, match=says):
+def test_an_ambiguous_or_inactive_image_is_rejected(found, message):
+    with pytest.raises(RequestRejected, match=message):
         images(*found).image_id(IMAGE)
 
 

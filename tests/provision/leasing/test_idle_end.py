@@ -67,7 +67,7 @@ def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, lea
     assert idle_end_of(leased()) == idle_end
 
 
-def test_a_setup_that_did_not_finish_is_no_idle_end_but_is_still_requested(reconciler, leased):
+def test_an_unfinished_setup_of_an_idle_end_does_not_count_but_stays_requested(reconciler, leased):
     reconciler.journal.write("intent", leased(), Operation.CREATE_CREDENTIAL, **idle_end_data(IDLE_END))
     reconciler.journal.write("done", leased(), Operation.CREATE_CREDENTIAL, id="c")
     assert (idle_end_of(leased()), requested_idle_end(leased())) == (None, IDLE_END)
@@ -97,7 +97,7 @@ def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, leas
     assert deleted_lease(reconciler, leased()) == ""
 
 
-def test_a_silent_site_is_no_end(site, reconciler, leased, monkeypatch):
+def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, leased, monkeypatch):
     def silent():
         raise Unreachable("blazar does not answer")
 

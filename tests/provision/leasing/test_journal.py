@@ -185,7 +185,7 @@ def test_a_line_of_an_older_version_or_of_none_is_rejected(journal, line):
         journal.active_leases()
 
 
-def test_an_operation_that_another_lease_began_is_not_this_ones(journal):
+def test_an_operation_of_another_lease_is_not_attributed_to_this_lease(journal):
     mine, other = journal.open("mine", "CHI@UC"), journal.open("other", "CHI@UC")
     journal.write("intent", other, Operation.EXTEND_LEASE, end="soon")
     assert journal.pending_intent(mine, Operation.EXTEND_LEASE) == {}

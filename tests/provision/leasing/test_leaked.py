@@ -35,7 +35,7 @@ def test_what_a_classmate_or_an_unknown_owner_has_is_not_listed(reconciler):
     assert [one.active_lease.tag for one in leaked_resources(site, reconciler)] == [TAGS[0]]
 
 
-def test_unasked_only_what_this_journal_opened_is_deleted(reconciler):
+def test_without_a_named_tag_only_resources_of_this_journal_are_deleted(reconciler):
     site = FakeSite()
     opened = reconciler.journal.open("llm_cc", site.name)
     reconciler.journal.write("closed", opened)
@@ -57,7 +57,7 @@ def test_an_unattached_address_of_a_classmate_is_not_taken(reconciler, lease_req
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_release_forgets_the_host_keys_of_its_machines_alone(reconciler, lease_request):
+def test_a_release_forgets_only_the_host_keys_of_its_machines(reconciler, lease_request):
     site = FakeSite()
     made = lease(site, reconciler, lease_request())
     pinned = reconciler.journal.known_hosts

@@ -29,7 +29,7 @@ def test_a_lease_that_does_not_start_is_a_failure(reconciler, lease_request):
         lease(FakeSite(lease_status="STARTING"), reconciler, lease_request())
 
 
-def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, said):
+def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, messages):
     site = FakeSite()
     others: list[Host] = []
 
@@ -41,7 +41,7 @@ def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, sai
 
     site.before = before
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
-    assert "blazar: Not enough hosts available: lost the race for this slot; choosing another" in said
+    assert "blazar: Not enough hosts available: lost the race for this slot; choosing another" in messages
 
 
 def test_lost_races_end_after_three_attempts(reconciler, lease_request):
@@ -54,11 +54,11 @@ def test_lost_races_end_after_three_attempts(reconciler, lease_request):
         lease(site, reconciler, lease_request())
 
 
-def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler, lease_request, said):
+def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler, lease_request, messages):
     site = FakeSite(slow={"1"})
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
-    assert any("did not boot on node-1; the site's reason: not ACTIVE after 40 minutes" in line for line in said)
-    assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in said)
+    assert any("did not boot on node-1; the site's reason: not ACTIVE after 40 minutes" in line for line in messages)
+    assert any("server node: BUILD, for 40 of up to 40 minutes" in line for line in messages)
 
 
 def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
@@ -77,7 +77,7 @@ def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, leas
     assert [server.name for server in site.booted] == ["node-1"]
 
 
-def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, said):
+def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, messages):
     site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
     site.before = lambda operation: site.broken.clear() if operation == "delete server" else None
     assert lease(site, reconciler, lease_request()).machines

@@ -90,7 +90,7 @@ class Killed(Exception):
 def extend_and_kill(reconciler, site, active_lease, fatal, by=HOUR):
     """Extend with a program that dies instead of writing this event."""
 
-    class Deadly(Journal):
+    class DyingJournal(Journal):
         def write(self, event, *args, **data):
             super().write(event, *args, **data) if event != fatal else self.die()
 
@@ -98,7 +98,7 @@ def extend_and_kill(reconciler, site, active_lease, fatal, by=HOUR):
             raise Killed
 
     with pytest.raises(Killed):
-        extend(site, replace(reconciler, journal=Deadly(reconciler.journal.folder)), active_lease, by)
+        extend(site, replace(reconciler, journal=DyingJournal(reconciler.journal.folder)), active_lease, by)
 
 
 def test_an_extension_killed_after_the_request_is_not_repeated(reconciler, site, active_lease):

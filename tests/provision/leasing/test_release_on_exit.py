@@ -21,19 +21,19 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, said):
+def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, messages):
     site = FakeSite()
     run_with_lease(site, reconciler, lease_request())
     assert site.left() == []
-    assert said[-1] == "llm_cc is released; nothing is left at CHI@UC"
+    assert messages[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
-def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request, said):
+def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request, messages):
     site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
         run_with_lease(site, reconciler, lease_request())
     assert site.left() == []
-    assert any("no power" in line and line.endswith("releasing llm_cc") for line in said)
+    assert any("no power" in line and line.endswith("releasing llm_cc") for line in messages)
 
 
 def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
@@ -48,36 +48,36 @@ def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, m
 
 
 @pytest.mark.parametrize("operation", ["create lease", "create server", None])
-def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler, lease_request, said):
+def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler, lease_request, messages):
     site = FakeSite()
     site.before = lambda now: interrupt() if now == operation else None
     with pytest.raises(KeyboardInterrupt):
         run_with_lease(site, reconciler, lease_request(), interrupt)
     assert site.left() == []
-    assert "interrupted; releasing llm_cc" in said
+    assert "interrupted; releasing llm_cc" in messages
     assert reconciler.journal.active_leases() == {}
 
 
-def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, said):
+def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, messages):
     site = FakeSite()
     site.before = lambda now: interrupt() if now == "delete key" else None
     with pytest.raises(KeyboardInterrupt):
         run_with_lease(site, reconciler, lease_request(), interrupt)
     assert site.held == []
     (key,) = site.uploaded
-    assert said[-2:] == [
+    assert messages[-2:] == [
         f"llm_cc is not released; still at CHI@UC: key {key.id}; run: testbed release llm_cc",
         "it costs nothing",
     ]
 
 
-def test_an_incomplete_release_names_what_remains(reconciler, lease_request, said, monkeypatch):
+def test_an_incomplete_release_names_what_remains(reconciler, lease_request, messages, monkeypatch):
     site = FakeSite()
     monkeypatch.setattr(site, "delete_lease", lambda lease: None)
     with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
         run_with_lease(site, reconciler, lease_request())
-    assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in said
-    assert said[-1].startswith("lease llm_cc at CHI@UC costs service units until ")
+    assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in messages
+    assert messages[-1].startswith("lease llm_cc at CHI@UC costs service units until ")
     assert reconciler.journal.active_lease("llm_cc")
 
 

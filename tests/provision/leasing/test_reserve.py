@@ -44,10 +44,10 @@ def test_the_earliest_slot_of_all_sites_is_chosen(reconciler):
     assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=False, watch=False) is sites[1]
 
 
-def test_an_unreachable_site_is_reported_and_left_out(reconciler, said):
+def test_an_unreachable_site_is_reported_and_left_out(reconciler, messages):
     sites = [FakeCalendar("CHI@UC", problem=UNREACHABLE), FakeCalendar("CHI@TACC", taken(2))]
     assert choose_slots_among(sites, reconciler, Requirements(3 * HOUR))[0].hosts[0].site == "CHI@TACC"
-    assert "CHI@UC: blazar does not answer" in said
+    assert "CHI@UC: blazar does not answer" in messages
 
 
 def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
@@ -56,11 +56,11 @@ def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
         choose_slots_among(sites, reconciler, Requirements(3 * HOUR, start=NOW))
 
 
-def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, said):
+def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages):
     sites = [FakeCalendar("CHI@UC", taken(2)), FakeCalendar("CHI@TACC", taken(1))]
     assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True) is sites[1]
     assert reconciler.clock.now() - NOW < 2 * HOUR
-    assert any("searching again" in line for line in said)
+    assert any("searching again" in line for line in messages)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, said):
         ({"count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
 )
-def test_hardware_that_no_site_has_is_an_error_over_all_sites_even_with_watch(reconciler, said, requirements, line):
+def test_hardware_that_no_site_has_is_an_error_over_all_sites_even_with_watch(reconciler, messages, requirements, line):
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):
         site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR, **requirements), at_once=True, watch=True)
-    assert said == []
+    assert messages == []
 
 
 def test_hardware_that_an_unreachable_site_might_have_is_not_a_user_error(reconciler):
@@ -91,7 +91,7 @@ def test_rejected_credentials_end_watching(reconciler):
         site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True)
 
 
-def _twin(site, name="llm_cc", **changes):
+def _add_lease_of_other_program(site, name="llm_cc", **changes):
     """Add a lease of the same name as another program makes it."""
     site.held.append(
         Lease("twin", name, "ACTIVE", NOW, NOW + 3 * HOUR, ("r",), hosts=("2",), tag="other", created="999")
@@ -102,7 +102,7 @@ def _twin(site, name="llm_cc", **changes):
 @pytest.mark.usefixtures("reachable")
 def test_a_past_lease_of_that_name_does_not_block_it(reconciler, lease_request):
     site = FakeSite()
-    _twin(site, status="TERMINATED", end=NOW - HOUR, start=NOW - 2 * HOUR)
+    _add_lease_of_other_program(site, status="TERMINATED", end=NOW - HOUR, start=NOW - 2 * HOUR)
     assert lease(site, reconciler, lease_request()).lease.id != "twin"
 
 
@@ -113,7 +113,7 @@ def test_of_two_leases_of_a_name_only_the_older_is_kept(reconciler, lease_reques
     create = site.create_lease
 
     def create_at_once(*arguments):
-        _twin(site, created=created)
+        _add_lease_of_other_program(site, created=created)
         return create(*arguments)
 
     monkeypatch.setattr(site, "create_lease", create_at_once)
@@ -143,8 +143,8 @@ def test_of_two_own_leases_the_younger_is_deleted(reconciler, lease_request, mon
 
 def test_a_lease_that_is_over_does_not_hide_the_living_one():
     site, record = FakeSite(), ActiveLease("llm_cc", "other", "CHI@UC", "")
-    _twin(site, id="over", status="TERMINATED", created="001")
-    _twin(site, id="alive", created="002")
+    _add_lease_of_other_program(site, id="over", status="TERMINATED", created="001")
+    _add_lease_of_other_program(site, id="alive", created="002")
     assert find_lease(site, record).id == "alive"
 
 
@@ -167,7 +167,7 @@ def test_a_lease_of_that_name_that_is_not_in_the_journal_is_rejected_before_anyt
     reconciler, lease_request
 ):
     site = FakeSite()
-    _twin(site)
+    _add_lease_of_other_program(site)
     with pytest.raises(ForeignLease, match="twin"):
         lease(site, reconciler, lease_request())
     assert [one.id for one in site.held] == ["twin"]
@@ -192,8 +192,9 @@ def test_a_lease_whose_creation_was_interrupted_is_the_own_one(reconciler, lease
 
 
 @pytest.mark.usefixtures("reachable")
-def test_an_address_that_cannot_be_attached_is_replaced_by_another(reconciler, lease_request, said, monkeypatch):
-    site, rejected = FakeSite(), []
+def test_an_address_that_cannot_be_attached_is_replaced_by_another(reconciler, lease_request, messages, monkeypatch):
+    site = FakeSite()
+    rejected: list[object] = []
     attach = site.attach_address
 
     def reject_first(address, server):
@@ -204,4 +205,4 @@ def test_an_address_that_cannot_be_attached_is_replaced_by_another(reconciler, l
 
     monkeypatch.setattr(site, "attach_address", reject_first)
     assert lease(site, reconciler, lease_request()).machines
-    assert "the address is in use; trying another address" in said
+    assert "the address is in use; trying another address" in messages

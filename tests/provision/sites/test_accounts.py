@@ -129,7 +129,7 @@ def test_no_message_has_a_secret(clouds):
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("variable", ["OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE"])
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
-def test_a_file_of_accounts_that_is_no_plain_file_is_refused(tmp_path, monkeypatch, variable, kind):
+def test_an_accounts_file_that_is_not_a_regular_file_is_rejected(tmp_path, monkeypatch, variable, kind):
     path = tmp_path / "clouds.yaml"
     {"fifo": os.mkfifo, "device": lambda one: one.symlink_to("/dev/zero"), "folder": os.mkdir}[kind](path)
     monkeypatch.setenv(variable, str(path))

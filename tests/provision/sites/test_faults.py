@@ -25,7 +25,7 @@ def answer(status, **headers):
 
 
 @pytest.mark.parametrize(
-    ("problem", "kind", "says"),
+    ("problem", "kind", "message"),
     [
         (sdk_errors.DuplicateResource("More than one Image exists"), RequestRejected, "nova: More than one Image"),
         (sdk_errors.NotFoundException("No Network found for sharednet1"), RequestRejected, "No Network found"),
@@ -41,8 +41,8 @@ def answer(status, **headers):
         (keystone_errors.ConnectFailure("no"), Unreachable, "does not answer"),
     ],
 )
-def test_an_exception_is_converted_by_its_cause(problem, kind, says):
-    with pytest.raises(kind, match=says), translate_errors("nova"):
+def test_an_exception_is_converted_by_its_cause(problem, kind, message):
+    with pytest.raises(kind, match=message), translate_errors("nova"):
         raise problem
 
 
@@ -60,9 +60,9 @@ def test_an_exception_is_converted_by_its_cause(problem, kind, says):
 def test_the_requested_waiting_time_is_read_from_the_answer(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
-    said = answer(code, Retry_After=asked)
+    response = answer(code, Retry_After=asked)
     with pytest.raises(Unreachable) as busy, translate_errors("nova"):
-        raise sdk_errors.HttpException("busy", response=said, http_status=code)
+        raise sdk_errors.HttpException("busy", response=response, http_status=code)
     assert least <= busy.value.retry_after_s <= most
 
 
@@ -70,22 +70,22 @@ def test_the_requested_waiting_time_is_read_from_the_answer(code, asked, least, 
 def test_the_requested_waiting_time_is_respected(reconciler, asked, least, most):
     answers = [Unreachable("busy", asked)]
 
-    def question():
+    def request():
         if answers:
             raise answers.pop()
         return "done"
 
-    assert reconciler.query(question) == "done"
+    assert reconciler.query(request) == "done"
     assert least <= (reconciler.clock.now() - NOW).total_seconds() <= most
 
 
 def test_a_service_that_always_requests_waiting_is_reported(reconciler):
     asked = []
 
-    def question():
+    def request():
         asked.append(1)
         raise Unreachable("busy", 60)
 
     with pytest.raises(Unreachable):
-        reconciler.query(question)
+        reconciler.query(request)
     assert len(asked) == ATTEMPTS

@@ -24,7 +24,7 @@ NODES = "sites/uc/clusters/chameleon/nodes"
 FLAVORS = "sites/kvm/flavors"
 
 
-class Quiet(WSGIRequestHandler):
+class SilentHandler(WSGIRequestHandler):
     def log_message(self, *args):
         pass
 
@@ -51,7 +51,7 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path, monkeypatch):
-    server = make_server("127.0.0.1", 0, ReferenceApi(tmp_path), handler_class=Quiet)
+    server = make_server("127.0.0.1", 0, ReferenceApi(tmp_path), handler_class=SilentHandler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     made = Service(tmp_path, server.server_port)
     for path, data in hardware.reference_data("127.0.0.1").items():
@@ -110,14 +110,14 @@ def test_every_reservable_node_is_a_host_with_its_hardware(service):
     assert hosts["gigaio-compute-06"].gpus == 0
 
 
-def test_a_node_in_maintenance_and_one_that_is_not_described_are_no_hosts(service):
+def test_nodes_in_maintenance_or_without_a_description_are_not_hosts(service):
     first, second = (machine.uid for machine in hardware.MACHINES[:2])
     (service.folder / NODES / f"{second}.json").unlink()
     names = [host.name for host in bare_metal(**{first: {"reservable": False}}).hosts()]
     assert names == [machine.name for machine in hardware.MACHINES[2:]]
 
 
-def test_a_flavor_says_its_model_by_its_name_and_only_a_slice_says_its_memory(service):
+def test_the_name_of_a_flavor_states_its_gpu_model_and_only_a_slice_states_its_memory(service):
     slice_of = {"gpu": True, "gpu_count": 1, "gpu_allocation": "mig_slice", "gpu_mig_profile": "1g.12gb"}
     service.write(f"{FLAVORS}/g1.h100.vgpu.json", {"uid": "g1.h100.vgpu.1g.12gb", "gpu": slice_of})
     listed = [*hardware.FLAVORS, "g1.h100.vgpu.1g.12gb", "m1.large"]
@@ -176,7 +176,7 @@ def test_an_endless_list_ends(service, monkeypatch):
     ],
     ids=str,
 )
-def test_an_odd_node_hides_no_other_and_is_mentioned_once(odd, service, caplog):
+def test_an_invalid_node_does_not_hide_others_and_is_reported_once(odd, service, caplog):
     first, *others = hardware.MACHINES
     service.change(f"{NODES}/{first.uid}.json", **odd)
     site = bare_metal()
@@ -196,7 +196,7 @@ def test_a_node_with_an_unknown_gpu_or_none_is_a_host(service):
     assert [(host.gpus, host.gpu_model, host.gpu_memory_gib) for host in hosts] == [(1, "", 0), (0, "", 0)]
 
 
-def test_an_odd_flavor_hides_no_other(service):
+def test_an_invalid_flavor_does_not_hide_other_flavors(service):
     service.write(f"{FLAVORS}/odd.json", {"uid": None, "gpu": 5})
     service.write(f"{FLAVORS}/number.json", {"uid": "number", "gpu": {"gpu": True, "gpu_count": -1}})
     assert len(kvm(*hardware.FLAVORS, "number").hosts()) == len(hardware.FLAVORS)
@@ -210,7 +210,7 @@ def test_a_site_that_is_not_listed_is_named(fields, service):
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "says"),
+    ("answer", "kind", "message"),
     [
         ({"status": 500, "body": "boom"}, Unreachable, r"the reference API has an error \(500\)"),
         ({"status": 503, "body": "", "headers": {"Retry-After": "30"}}, Unreachable, r"has an error \(503\)"),
@@ -232,25 +232,28 @@ def test_a_site_that_is_not_listed_is_named(fields, service):
         ({"body": "{}", "headers": {"Content-Encoding": "gzip"}}, Unreachable, "breaks off: DecodeError"),
     ],
 )
-def test_a_broken_answer_is_told_in_a_line(answer, kind, says, service, monkeypatch):
+def test_an_invalid_response_is_reported_in_one_line(answer, kind, message, service, monkeypatch):
     monkeypatch.setattr(reference_api, "ANSWER_MIB", 2)
     service.answer(**answer)
-    with pytest.raises(kind, match=says) as told:
+    with pytest.raises(kind, match=message) as told:
         bare_metal().hosts()
     assert "\n" not in str(told.value)
     assert getattr(told.value, "retry_after_s", 0) == (30 if answer.get("headers", {}).get("Retry-After") else 0)
 
 
-def test_a_service_that_does_not_answer_ends_and_drips_no_longer_than_the_limit(raw_service, monkeypatch):
+def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, monkeypatch):
     monkeypatch.setattr(reference_api, "REQUEST_S", 0.3)
     over = threading.Event()
 
-    def drip(client):
+    def send_slowly(client):
         client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
         while not over.wait(0.05):
             client.sendall(b" ")
 
-    for action, says in ((lambda client: over.wait(10), "does not answer: ReadTimeout"), (drip, "does not end within")):
+    for action, says in (
+        (lambda client: over.wait(10), "does not answer: ReadTimeout"),
+        (send_slowly, "does not end within"),
+    ):
         raw_service(action)
         begun = time.monotonic()
         with pytest.raises(Unreachable, match=says):

@@ -83,7 +83,7 @@ def test_without_an_agent_in_the_configuration_the_one_of_the_session_is_used(ho
 
 
 @pytest.mark.parametrize("only", ["IdentitiesOnly yes", "IdentitiesOnly no"])
-def test_keys_of_the_agent_that_are_not_configured_are_offered_unless_it_says_no(home, agent, only):
+def test_keys_of_the_agent_that_are_not_configured_are_offered_unless_the_configuration_forbids_it(home, agent, only):
     configured(home, f"IdentityAgent {agent}\n  {only}", key=new_key(home / "other"))
     assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
 

@@ -56,7 +56,7 @@ def test_a_command_begins_in_the_home_folder_and_reads_its_input(shell):
     assert shell.run("pwd").out == shell.run("cd && pwd").out
 
 
-def test_input_that_is_not_read_is_no_error(shell):
+def test_input_that_is_not_read_is_not_an_error(shell):
     assert shell.run("true", input=b"x" * 10_000_000).code == 0
 
 
@@ -234,13 +234,13 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
 def test_a_machine_that_comes_back_is_waited_for(sshd, ssh_shell):
     ssh_shell.run("true")
     sshd.stop()
-    said = []
-    asking = threading.Thread(target=lambda: said.append(ssh_shell.run("echo back").out))
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(ssh_shell.run("echo back").out))
     asking.start()
     time.sleep(1.5)
     sshd.start()
     asking.join()
-    assert said == ["back\n"]
+    assert answers == ["back\n"]
 
 
 def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
@@ -282,7 +282,7 @@ def chatty(tmp_path):
     server.stop()
 
 
-def test_what_a_login_shell_prints_is_no_output_of_a_command(chatty, tmp_path):
+def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty, tmp_path):
     server, _ = chatty
     shell = SshShell(server.login())
     assert shell.run("echo in").out == "in\n"
@@ -298,10 +298,10 @@ def test_what_a_login_shell_prints_is_no_output_of_a_command(chatty, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("does", "says"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
+    ("does", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
 )
-def test_a_login_shell_that_runs_no_command_is_named(chatty, does, says):
+def test_a_login_shell_that_runs_no_command_is_named(chatty, does, message):
     server, start = chatty
     start.write_text(f"#!/bin/sh\n{does}\n")
-    with pytest.raises(LoginRejected, match=says):
+    with pytest.raises(LoginRejected, match=message):
         SshShell(server.login()).run("echo in")

@@ -98,11 +98,11 @@ class Leasing(RuleBasedStateMachine):
         server, address = Server("theirs", "node", "ACTIVE", owner="2"), Address("theirs", "192.0.2.99")
         self.others = [theirs, server, address]
         self.site.held, self.site.booted, self.site.taken = [theirs], [server], [address]
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.ended = ""
 
     def reconciler(self):
-        return Reconciler(Journal(Path(self.folder.name), self.clock.now), self.clock, self.said.append)
+        return Reconciler(Journal(Path(self.folder.name), self.clock.now), self.clock, self.messages.append)
 
     def active(self):
         return self.reconciler().journal.active_lease(NAME)
@@ -112,7 +112,7 @@ class Leasing(RuleBasedStateMachine):
 
     def command(self, plan, act):
         """Run a command as a separate program, with these outcomes of its requests."""
-        self.said.clear()
+        self.messages.clear()
         self.site.plan, reconciler = list(plan), self.reconciler()
         try:
             with report_cost_on_exit(reconciler, NAME):
@@ -211,8 +211,8 @@ class Leasing(RuleBasedStateMachine):
     @invariant()
     def a_command_that_leaves_a_cost_reports_it(self):
         going = [one for one in self.site.leases() if one.tag and one.status == "ACTIVE"]
-        if self.ended not in ("", "killed") and self.said and going:
-            assert any("testbed release" in line for line in self.said)
+        if self.ended not in ("", "killed") and self.messages and going:
+            assert any("testbed release" in line for line in self.messages)
 
     def teardown(self):
         """Without faults, a release succeeds and leaves nothing, whatever happened before."""

@@ -16,7 +16,7 @@ class RecordingView(View):
         super().__init__(Console(file=self.text))
         self.shown: list[tuple[Any, ...]] = []
 
-    def shows(self, states, done, total, left_s):
+    def show_rows(self, states, done, total, left_s):
         self.shown.append((states, done, total, left_s))
 
     @property

@@ -30,12 +30,12 @@ def terminal_output(
     keys: typed every RETYPE_S once the process has written ``after``, since a program that starts slowly discards what
     was typed before.
     """
-    master, slave = pty.openpty()
-    termios.tcsetwinsize(slave, (ROWS, width))
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (ROWS, width))
     child = os.fork()
     if not child:
-        _run_on_terminal(slave, run, environment or {})
-    os.close(slave)
+        _run_on_terminal(terminal, run, environment or {})
+    os.close(terminal)
     written, typed = bytearray(), time.monotonic()
     with suppress(OSError):  # EIO: the terminal is closed
         while True:
@@ -52,9 +52,9 @@ def terminal_output(
     return written.decode()
 
 
-def _run_on_terminal(slave: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
+def _run_on_terminal(terminal: int, run: Callable[[], object], environment: Mapping[str, str]) -> None:
     """Run with the terminal as standard input, output and error; end the process."""
-    os.login_tty(slave)
+    os.login_tty(terminal)
     sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     for name in (*TERMINAL_VARIABLES, "CI"):
         os.environ.pop(name, None)

@@ -72,8 +72,8 @@ def main() -> int:
     spec.write_text(gpus.cdi_spec(GPUS))
     setup = Setup(
         base_image=base_image.NAME,
-        base_archive=base_image.base_archive(view.says),
-        wheels=base_image.wheels(PINS, view.says),
+        base_archive=base_image.base_archive(view.print_line),
+        wheels=base_image.wheels(PINS, view.print_line),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
         extra=TEST_NODE_VARIABLES,
@@ -88,7 +88,9 @@ def main() -> int:
         setup=setup,
         keep=asked.keep,
     )
-    done = show_runs(reproduce(wanted, Reconciler(Journal(), Clock(), view.says), view, lambda slot: None), console)
+    done = show_runs(
+        reproduce(wanted, Reconciler(Journal(), Clock(), view.print_line), view, lambda slot: None), console
+    )
     return max(one.evaluation.exit_code for one in done)
 
 

@@ -40,5 +40,5 @@ def last(person: Person) -> Command:
         killed_client.until(strike)
         killed_client.kill()
     client = person.reproduces("--keep")
-    assert client.end() in (0, 1), client.said
+    assert client.end() in (0, 1), client.output
     return client

@@ -42,15 +42,15 @@ class Command:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def until(self, pattern: str) -> str:
         """Wait until the output matches; return the match."""
         ends = time.monotonic() + OUTPUT_TIMEOUT_S
-        while not (found := re.search(pattern, self.said)):
-            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.said}"
-            assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.said}"
+        while not (found := re.search(pattern, self.output)):
+            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.output}"
+            assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.output}"
             time.sleep(LOOK_S)
         return found[0]
 
@@ -93,22 +93,22 @@ class Person:
         return gate
 
     def reproduces(self, *more: str) -> Command:
-        return self._types(self.stage.client(self.results, *more))
+        return self._start_command(self.stage.client(self.results, *more))
 
     def runs(self, run_id: str, *rows: str) -> Command:
         """Start `testbed run` of tiny models on the leased node."""
         named = [part for row in rows for part in ("--row", row)]
         options = ["--site", "chameleon", "--size", "tiny", "--no-predict", "--results", str(self.results)]
-        return self.types("run", SUITE, *named, *options, "--run-id", run_id)
+        return self.start_command("run", SUITE, *named, *options, "--run-id", run_id)
 
-    def types(self, *arguments: str) -> Command:
-        return self._types([sys.executable, "-m", "experiments", *arguments])
+    def start_command(self, *arguments: str) -> Command:
+        return self._start_command([sys.executable, "-m", "experiments", *arguments])
 
     def outcomes(self, run_id: str) -> dict[str, str]:
         found = (self.results / run_id).glob(f"*/*/{RESULT_FILE}")
         return {path.parent.name: json.loads(path.read_text())["outcome"] for path in found}
 
-    def starts(self, run_id: str) -> list[str]:
+    def started_rows(self, run_id: str) -> list[str]:
         """Return the row of every job that started on the node for that run."""
         tags = self.node.run("sh", "-c", f"ls -d {REMOTE_RUNS}/{run_id}/.jobs/*/started 2> /dev/null || true")
         return sorted(Path(tag).parent.name.rpartition("-")[0] for tag in tags.split())
@@ -123,7 +123,7 @@ class Person:
         for node in self.stage.machines.nodes.values():
             node.run("sh", "-c", f"! command -v scancel > /dev/null || scancel --user {USER}")
 
-    def _types(self, command: list[str]) -> Command:
-        log = self.stage.folder / f"said-{len(self._commands)}.txt"
+    def _start_command(self, command: list[str]) -> Command:
+        log = self.stage.folder / f"output-{len(self._commands)}.txt"
         self._commands.append(Command(log, command))
         return self._commands[-1]

@@ -57,20 +57,20 @@ def test_a_minute_without_a_connection_loses_no_row(person: Person, last: Comman
     command = running(person, "cut")
     person.line.shut("gone")
     time.sleep(OUTAGE_S)
-    person.line.mend()
-    assert command.end() in (0, 1), command.said
-    assert all_fit(person, "cut"), command.said
-    assert person.starts("cut") == sorted(ROWS)
+    person.line.repair()
+    assert command.end() in (0, 1), command.output
+    assert all_fit(person, "cut"), command.output
+    assert person.started_rows("cut") == sorted(ROWS)
 
 
 def test_a_slow_connection_causes_no_error(person: Person, last: Command) -> None:
     person.line.shut("slow")
     try:
         command = running(person, "slow")
-        assert command.end() in (0, 1), command.said
+        assert command.end() in (0, 1), command.output
     finally:
-        person.line.mend()
-    assert all_fit(person, "slow"), command.said
+        person.line.repair()
+    assert all_fit(person, "slow"), command.output
 
 
 def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_again(
@@ -78,27 +78,29 @@ def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_aga
 ) -> None:
     command = running(person, "reboot")
     rebooted(person.node)
-    assert command.end() == EXIT_ERROR, command.said
-    assert person.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.said
-    assert re.search(r"reduced-batch: error.*job ended as", command.said)
+    assert command.end() == EXIT_ERROR, command.output
+    assert person.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.output
+    assert re.search(r"reduced-batch: error.*job ended as", command.output)
     again = person.runs("reboot", *ROWS)
-    assert again.end() in (0, 1), again.said
-    assert all_fit(person, "reboot"), again.said
-    assert person.starts("reboot") == sorted(2 * ROWS)
+    assert again.end() in (0, 1), again.output
+    assert all_fit(person, "reboot"), again.output
+    assert person.started_rows("reboot") == sorted(2 * ROWS)
 
 
 def test_rows_fail_while_docker_is_stopped_and_run_again_afterwards(person: Person, last: Command) -> None:
     command = running(person, "docker")
     person.node.run("systemctl", "stop", "docker.socket", "docker")
-    assert command.end() == EXIT_ERROR, command.said
-    assert person.outcomes("docker") == dict.fromkeys(ROWS, "error"), command.said
+    assert command.end() == EXIT_ERROR, command.output
+    assert person.outcomes("docker") == dict.fromkeys(ROWS, "error"), command.output
     refused = person.runs("docker", *ROWS)
     assert refused.end() == 2
-    assert re.search(r"^testbed: .*[Cc]annot connect to the Docker daemon", refused.said, re.MULTILINE), refused.said
+    assert re.search(r"^testbed: .*[Cc]annot connect to the Docker daemon", refused.output, re.MULTILINE), (
+        refused.output
+    )
     person.node.run("systemctl", "start", "docker.socket", "docker")
     again = person.runs("docker", *ROWS)
-    assert again.end() in (0, 1), again.said
-    assert all_fit(person, "docker"), again.said
+    assert again.end() in (0, 1), again.output
+    assert all_fit(person, "docker"), again.output
 
 
 @pytest.fixture
@@ -114,9 +116,9 @@ def small_disk(person: Person) -> Iterator[str]:
 def test_a_full_disk_is_an_error_until_space_is_freed(person: Person, last: Command, small_disk: str) -> None:
     command = running(person, "full")
     person.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
-    assert command.end() == EXIT_ERROR, command.said
-    assert "error" in person.outcomes("full").values(), command.said
+    assert command.end() == EXIT_ERROR, command.output
+    assert "error" in person.outcomes("full").values(), command.output
     person.node.run("rm", f"{small_disk}/filler")
     again = person.runs("full", *ROWS)
-    assert again.end() in (0, 1), again.said
-    assert all_fit(person, "full"), again.said
+    assert again.end() in (0, 1), again.output
+    assert all_fit(person, "full"), again.output

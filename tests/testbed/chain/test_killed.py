@@ -18,11 +18,11 @@ def runs(person: Person) -> list[str]:
 
 def test_every_row_has_its_result(person: Person, last: Command) -> None:
     outcomes = {row: outcome for run in runs(person) for row, outcome in person.outcomes(run).items()}
-    assert outcomes == dict.fromkeys(ROWS, "fits"), last.said
+    assert outcomes == dict.fromkeys(ROWS, "fits"), last.output
 
 
 def test_every_row_ran_once(person: Person, last: Command) -> None:
-    assert sorted(row for run in runs(person) for row in person.starts(run)) == sorted(ROWS)
+    assert sorted(row for run in runs(person) for row in person.started_rows(run)) == sorted(ROWS)
 
 
 def test_the_testbed_has_one_resource_of_each_kind(person: Person, last: Command) -> None:
@@ -31,6 +31,6 @@ def test_the_testbed_has_one_resource_of_each_kind(person: Person, last: Command
 
 
 def test_the_run_is_evaluated_and_reported(person: Person, last: Command) -> None:
-    reports = [line.removeprefix("report: ") for line in last.said.splitlines() if line.startswith("report: ")]
+    reports = [line.removeprefix("report: ") for line in last.output.splitlines() if line.startswith("report: ")]
     pages = [Path(report).read_text() for report in dict.fromkeys(reports)]
     assert [suite_named(suite).title in page for suite, page in zip(SUITES, pages, strict=True)] == [True, True]

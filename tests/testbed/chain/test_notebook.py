@@ -24,25 +24,25 @@ class Jupyter:
         self.base, self.path = f"{parts.scheme}://{parts.netloc}", parts.path
         (self.token,) = parse_qs(parts.query)["token"]
 
-    def asks(self, path: str, token: str | None = None, body: object = None) -> bytes:
+    def query(self, path: str, token: str | None = None, body: object = None) -> bytes:
         headers = {"Authorization": f"token {token}"} if token else {}
         data = json.dumps(body).encode() if body else None
-        with urlopen(Request(self.base + path, data, headers, method="PUT" if body else "GET"), timeout=10) as said:
-            return said.read()
+        with urlopen(Request(self.base + path, data, headers, method="PUT" if body else "GET"), timeout=10) as response:
+            return response.read()
 
 
 def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     person: Person, last: Command, tmp_path: Path
 ) -> None:
-    command = person.types("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
+    command = person.start_command("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
     jupyter = Jupyter(command.until(r"http://localhost:\d+/\S+"))
     assert jupyter.path == "/lab/tree/single_gpu_blip2.ipynb"
     with pytest.raises(HTTPError, match="403"):
-        jupyter.asks("/api/contents")
-    found = json.loads(jupyter.asks("/api/contents", jupyter.token))
+        jupyter.query("/api/contents")
+    found = json.loads(jupyter.query("/api/contents", jupyter.token))
     assert [one["name"] for one in found["content"]] == ["single_gpu_blip2.ipynb"]
     work = {"type": "file", "format": "text", "content": "done there\n"}
-    jupyter.asks("/api/contents/work.txt", jupyter.token, work)
+    jupyter.query("/api/contents/work.txt", jupyter.token, work)
 
     listening = person.node.run("ss", "--listening", "--tcp", "--numeric", "--no-header", "--processes").splitlines()
     (address,) = {line.split()[3] for line in listening if "jupyter" in line}
@@ -56,7 +56,7 @@ def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     assert jupyter.token not in person.node.run("ps", "-eo", "args")
 
     command.interrupt()
-    assert command.end() == 0, command.said
+    assert command.end() == 0, command.output
     assert (tmp_path / "home" / "work.txt").read_text() == "done there\n"
     wait_for(lambda: not person.containers())
 

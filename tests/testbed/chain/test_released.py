@@ -20,7 +20,7 @@ def secrets_of(person: Person) -> list[bytes]:
 
 
 def test_no_secret_is_in_results_journal_or_logs(person: Person, last: Command) -> None:
-    folders = [person.results, person.stage.folder / "ledger", *person.stage.folder.glob("said-*.txt")]
+    folders = [person.results, person.stage.folder / "ledger", *person.stage.folder.glob("output-*.txt")]
     files = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else [folder])]
     kept = {path: path.read_bytes() for path in files if path.is_file()}
     assert len(kept) > 20
@@ -50,7 +50,7 @@ def test_a_release_that_was_killed_resumes_until_nothing_is_left(person: Person,
     killed_client.until(r"\[7/7\] release")
     killed_client.kill()
     client = person.reproduces()
-    assert client.end() in (0, 1), client.said
-    assert "configure" not in client.said
+    assert client.end() in (0, 1), client.output
+    assert "configure" not in client.output
     assert left_at(person.stage.site) == []
     wait_for(lambda: not person.stage.machines.nodes)

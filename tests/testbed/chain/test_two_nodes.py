@@ -20,9 +20,9 @@ def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(person: 
     client.until(f"{ROWS[0]}: starts")
     nodes = list(person.stage.machines.nodes.values())
     wait_for(lambda: [bool(person.containers(node)) for node in nodes] == [True, True], within_s=120)
-    assert client.end() in (0, 1), client.said
+    assert client.end() in (0, 1), client.output
     (run,) = (path.name for path in person.results.glob("*-1gpus"))
-    assert person.outcomes(run) == dict.fromkeys(ROWS, "fits"), client.said
+    assert person.outcomes(run) == dict.fromkeys(ROWS, "fits"), client.output
     for row in ROWS:
         result = json.loads((person.results / run / SUITE / row / "result.json").read_text())
         assert len(result["ranks"]) == 2

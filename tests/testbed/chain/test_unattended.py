@@ -42,7 +42,7 @@ def reproduces(person: Person, target: Path) -> Command:
 
 def words_of(command: Command) -> str:
     command.end()
-    return " ".join(command.said.split())
+    return " ".join(command.output.split())
 
 
 def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(person: Person, target: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
     (result,) = target.glob(f"*/{SUITE}/{ROW}/result.json")
     assert json.loads(result.read_text())["outcome"] == "fits"
     wait_for(lambda: not person.stage.machines.nodes)
-    assert f"ended itself after {IDLE} without work" in words_of(person.types("status"))
-    assert words_of(person.types("orphans")) == "no leaked resources"
+    assert f"ended itself after {IDLE} without work" in words_of(person.start_command("status"))
+    assert words_of(person.start_command("orphans")) == "no leaked resources"
 
     again = words_of(reproduces(person, target))
     assert f"rsync -a root@{network.GATEWAY}:{target}/ results/" in again

@@ -92,7 +92,7 @@ def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Itera
         return connections[-1]
 
     yield connect
-    box.mend()
+    box.repair()
     for one in connections:
         empty(one)
 
@@ -120,13 +120,13 @@ def testbed(
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
 @pytest.fixture
-def reconciler(said: list[str], tmp_path: Path) -> Reconciler:
-    return Reconciler(Journal(tmp_path / "state"), FakeClock(), said.append)
+def reconciler(messages: list[str], tmp_path: Path) -> Reconciler:
+    return Reconciler(Journal(tmp_path / "state"), FakeClock(), messages.append)
 
 
 @pytest.fixture

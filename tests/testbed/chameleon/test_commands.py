@@ -93,7 +93,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
 ):
     told: list[signal.Signals] = []
 
-    class Impatient(FakeClock):
+    class TerminatingClock(FakeClock):
         def sleep(self, seconds):
             if site.servers() and not told:
                 told.append(signal.SIGTERM)
@@ -101,7 +101,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
             super().sleep(seconds)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    monkeypatch.setattr("provision.clock.Clock", Impatient)
+    monkeypatch.setattr("provision.clock.Clock", TerminatingClock)
     box.behave(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
@@ -251,23 +251,23 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
     keystone = box.gates["keystone"]
     doctor = ("doctor", "--site", "chameleon", "--key", str(key.file))
     keystone.heard = bytearray()
-    said = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
-    said += [
+    messages = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
+    messages += [
         testbed("lease", *lease_flags, "--node-type", "none"),
         testbed(*doctor),
     ]
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
-    said += [
+    messages += [
         testbed("lease", *lease_flags),
         testbed(*doctor),
         testbed("orphans"),
     ]
-    assert [code for code, _, _ in said] == [0, 0, 0, 2, 0, 2, 1, 2]
+    assert [code for code, _, _ in messages] == [0, 0, 0, 2, 0, 2, 1, 2]
     tokens = re.findall(r"(?i)x-subject-token: (\S+)", keystone.heard.decode(errors="replace"))
     assert len(tokens) >= 5, "each command has a token of its own"
     files = {file: file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()}
     assert "create server" in files[tmp_path / "state" / "ledger.jsonl"]
     logged = "\n".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
-    written = {"said": str(said), "logged": logged, **files}
+    written = {"said": str(messages), "logged": logged, **files}
     secrets = [*box.passwords.values(), "wrong-secret", *tokens, *key.file.read_text().splitlines()[1:-1]]
     assert [where for where, text in written.items() if any(secret in text for secret in secrets)] == []

@@ -54,7 +54,7 @@ def test_a_lease_becomes_a_machine_is_extended_and_leaves_no_resources(any_site,
     assert left_at(any_site) == []
 
 
-def test_deleting_a_deleted_resource_is_no_error(any_site, reconciler, lease_request):
+def test_deleting_a_deleted_resource_is_not_an_error(any_site, reconciler, lease_request):
     leased = lease(
         any_site, reconciler, lease_request(node_type=None, start=datetime.now(UTC) + 2 * HOUR), wait=False
     ).lease

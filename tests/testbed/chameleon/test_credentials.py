@@ -42,10 +42,13 @@ def leased(site, reconciler, lease_request):
 
 
 @pytest.fixture
-def deaf(site, box, tmp_path):
-    """Lose keystone's answer to the first try of an operation; what it lists when the loss is reported."""
+def losing_answer(site, box, tmp_path):
+    """Return a function that makes a reconciler which loses keystone's answer to the first try of an operation.
 
-    def losing(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
+    The function also returns a list, to which the credentials are added that exist when the loss is reported.
+    """
+
+    def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
         keystone, listed = box.gates["keystone"], []
 
         def happens(operation, attempt):
@@ -55,12 +58,12 @@ def deaf(site, box, tmp_path):
         def report(line):
             if "attempt" in line:
                 assert "keystone does not answer" in line
-                keystone.mend()
+                keystone.repair()
                 listed.append(site.lease_credentials())
 
         return Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report), listed
 
-    return losing
+    return make_reconciler
 
 
 def status(testbed) -> str:
@@ -72,9 +75,11 @@ def give_back(site, reconciler) -> None:
     assert left_at(site) == []
 
 
-def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(site, reconciler, leased, deaf, set_up):
-    losing, listed = deaf(Operation.CREATE_CREDENTIAL)
-    end_when_idle(site, losing, "llm_cc", IDLE_END)
+def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
+    site, reconciler, leased, losing_answer, set_up
+):
+    make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
+    end_when_idle(site, make_reconciler, "llm_cc", IDLE_END)
     (((lost,),), (only,)) = listed, site.lease_credentials()
     assert lost.id != only.id == set_up[-1]["end_when_idle_credential_id"]
     give_back(site, reconciler)
@@ -96,10 +101,10 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(site, rec
     assert late[0] != only.id == set_up[-1]["end_when_idle_credential_id"]
 
 
-def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, deaf):
+def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, losing_answer):
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    losing, listed = deaf(Operation.DELETE_CREDENTIAL)
-    give_back(site, losing)
+    make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
+    give_back(site, make_reconciler)
     assert listed == [[]]
 
 
@@ -121,7 +126,7 @@ def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_complete
     box.gates["keystone"].shut("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    box.mend()
+    box.repair()
     assert NOT_SET_UP in status(testbed)
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     assert "ACTIVE, ends after 30m without work" in status(testbed)

@@ -74,7 +74,7 @@ class FaultInjector:
 
     def report(self, line):
         if self.service and "attempt" in line:
-            self._gate().mend()
+            self._gate().repair()
             self.met.append((self.service, line))
             self.service, self.site.session.timeout = None, self.patience_s
 
@@ -99,29 +99,29 @@ class InterceptedJournal(Journal):
 
 
 def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
-    site, reconciler, lease_request, box, reachable, said
+    site, reconciler, lease_request, box, reachable, messages
 ):
     box.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request())
-    assert any("IPMI of the node does not answer" in line for line in said)
+    assert any("IPMI of the node does not answer" in line for line in messages)
     names = {host.id: host.name for host in site.hosts()}
     assert [names[id] for id in leased.lease.hosts] == ["P3-GPU-002"]
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
 def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
-    connected, reconciler, lease_request, box, reachable, said
+    connected, reconciler, lease_request, box, reachable, messages
 ):
     site = connected("kvm")
     box.behave(hypervisor={"fail": "no such volume"})
 
     def report(line: str) -> None:
-        said.append(line)
+        messages.append(line)
         if line.startswith("attempt 1"):
             box.behave()
 
     leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(node_type=None))
-    assert any("attempt 1 of 3" in line and "no such volume" in line for line in said)
+    assert any("attempt 1 of 3" in line and "no such volume" in line for line in messages)
     assert len(leased.machines) == 1
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
@@ -149,17 +149,17 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
 
 
 def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
-    site, reconciler, lease_request, box, reachable, said
+    site, reconciler, lease_request, box, reachable, messages
 ):
     box.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
 
     def report(line: str) -> None:
-        if line.startswith("server") and not any(earlier.startswith("server") for earlier in said):
+        if line.startswith("server") and not any(earlier.startswith("server") for earlier in messages):
             reconciler.clock.skipped_s += 25 * 60
-        said.append(line)
+        messages.append(line)
 
     assert lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request()).machines
-    assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in said)
+    assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in messages)
 
 
 def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(site, reconciler, lease_request, box, reachable):
@@ -179,7 +179,7 @@ def test_an_idle_address_of_the_project_is_somebodys_and_not_used(site, reconcil
     assert [(address.ip, address.server) for address in site.addresses()] == [(spare.floating_ip_address, "")]
 
 
-def test_a_classmate_s_lease_without_reservations_is_no_error(site, connected, reconciler, lease_request, caplog):
+def test_a_classmate_s_lease_without_reservations_is_not_an_error(site, connected, reconciler, lease_request, caplog):
     theirs = connected("chameleon", "classmate")
     by_hand = theirs.blazar.lease.create(
         "by-hand", "now", f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%d %H:%M}", [], []
@@ -283,12 +283,12 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
 def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
-    service, site, reconciler, lease_request, box, said
+    service, site, reconciler, lease_request, box, messages
 ):
     box.gates[service].shut("gone")
     with pytest.raises(Unreachable, match="does not answer"):
         lease(site, reconciler, lease_request())
-    assert any("attempt" in line for line in said)
+    assert any("attempt" in line for line in messages)
 
 
 def test_a_token_that_has_expired_is_renewed(site, lease_request, reachable, tmp_path):
@@ -338,13 +338,13 @@ def test_a_lease_that_others_delete_is_reported(site, reconciler, lease_request,
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
 def test_a_lease_that_others_delete_during_a_wait_is_reported(
-    stage, site, reconciler, lease_request, box, reachable, said
+    stage, site, reconciler, lease_request, box, reachable, messages
 ):
     def report(line: str) -> None:
         if line.startswith(stage):
             for held in site.leases():
                 site.delete_lease(held)
-        said.append(line)
+        messages.append(line)
 
     box.behave(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}

@@ -156,18 +156,18 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
     idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     box.gates[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
-    box.mend()
+    box.repair()
     assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
     assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
     assert site.leases() == []
 
 
-def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, said, capsys):
+def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, messages, capsys):
     written = b"".join(path.read_bytes() for path in reconciler.journal.folder.rglob("*") if path.is_file())
     assert settings.credential_id.encode() in written
     assert settings.secret.encode() not in written
-    assert settings.secret not in "".join([*said, *capsys.readouterr(), repr(settings)])
+    assert settings.secret not in "".join([*messages, *capsys.readouterr(), repr(settings)])
 
 
 def test_a_second_command_replaces_the_credential(site, reconciler, settings, variables, tmp_path):

@@ -21,8 +21,8 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     assert leased.lease.name == "llm_cc"
     assert leased.image_id == site.image_id(IMAGE)
     (machine,) = leased.machines
-    said = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
-    assert said.stdout == "here\n"
+    messages = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
+    assert messages.stdout == "here\n"
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     state = release.lease_state(site, reconciler, active_lease)
     assert [server.name for server in state.servers] == ["node-llm-cc"]
@@ -60,27 +60,29 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
 
 
 def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
-    site, reconciler, lease_request, box, reachable, said
+    site, reconciler, lease_request, box, reachable, messages
 ):
     def report(line: str) -> None:
-        said.append(line)
+        messages.append(line)
         if line.startswith("lease llm_cc: PENDING"):
             box.move_clock(2 * HOUR + timedelta(minutes=1))
 
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
     leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(start=start))
     assert (leased.lease.status, leased.lease.start, len(leased.machines)) == ("ACTIVE", start, 1)
-    waited = [line for line in said if line.startswith("lease llm_cc:")]
+    waited = [line for line in messages if line.startswith("lease llm_cc:")]
     assert waited[0].startswith("lease llm_cc: PENDING, starts in ")
-    assert said.index(waited[-1]) < next(n for n, line in enumerate(said) if line.startswith("server node-llm-cc:"))
+    assert messages.index(waited[-1]) < next(
+        n for n, line in enumerate(messages) if line.startswith("server node-llm-cc:")
+    )
 
 
-def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, said):
+def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     other = lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False).lease
 
     def report(line: str) -> None:
-        said.append(line)
+        messages.append(line)
         if "searching again every 2 minutes" in line:
             site.delete_lease(other)
 
@@ -88,7 +90,7 @@ def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_re
     leased = lease(site, watching, lease_request(start=start), wait=False, watch=True).lease
     assert [held.id for held in site.leases()] == [leased.id]
     assert (leased.start, leased.end) == (start, start + 3 * HOUR)
-    assert len([line for line in said if "not enough nodes are free at" in line]) == 1
+    assert len([line for line in messages if "not enough nodes are free at" in line]) == 1
 
 
 def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):

@@ -57,7 +57,7 @@ def test_a_missing_network_is_reported_before_leasing(site, reconciler, lease_re
 
 
 def test_all_other_resources_are_deleted_if_a_security_group_is_in_use(
-    connected, reconciler, lease_request, reachable, said
+    connected, reconciler, lease_request, reachable, messages
 ):
     site = connected("kvm")
     lease(site, reconciler, lease_request(node_type=None))

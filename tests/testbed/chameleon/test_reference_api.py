@@ -11,20 +11,20 @@ NODES = "refapi/sites/uc/clusters/chameleon/nodes"
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "message"),
     [
         ({"status": 503, "body": "busy"}, "the reference API has an error (503)"),
         ({"body": "<html>Sign in", "type": "text/html"}, "the reference API: sites is no list of items"),
         ({"status": 404, "body": "{}"}, "the reference API rejects the request (404)"),
     ],
 )
-def test_a_broken_answer_ends_a_lease_before_it_costs(answer, says, testbed, site, box, key):
+def test_a_broken_answer_ends_a_lease_before_it_costs(answer, message, testbed, site, box, key):
     box.answer_of_reference_api(**answer)
     code, _, err = testbed("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
     assert code
-    assert says in err
+    assert message in err
     assert "Traceback" not in err
-    box.mend()
+    box.repair()
     assert left_at(site) == []
 
 

@@ -80,7 +80,7 @@ class Node:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._clear()
         copy_root(self._image.root, self.root)
-        self._furnish()
+        self._write_node_files()
         for folder in self._disks.values():
             folder.mkdir(parents=True, exist_ok=True)
         network.create_network()
@@ -154,7 +154,7 @@ class Node:
         bound += [f"--bind={folder}:{where}" for where, folder in self._disks.items()]
         return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
 
-    def _furnish(self) -> None:
+    def _write_node_files(self) -> None:
         """Write the files that differ between nodes."""
         etc = self.root / "etc"
         (etc / "hostname").write_text(f"{self.name}\n")

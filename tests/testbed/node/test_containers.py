@@ -126,7 +126,7 @@ def test_a_socket_without_permission_is_one_line(docker: DockerClient) -> None:
 
 @pytest.fixture
 def dockerfile(docker: DockerClient, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Return a list whose text is the Dockerfile of the next build of the variant as-taught."""
+    """Yield a list; its first text is the Dockerfile of the next build of the variant as-taught."""
     texts: list[str] = []
 
     def write(archive: Path, project: Path = PROJECT) -> None:

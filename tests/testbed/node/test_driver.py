@@ -108,7 +108,7 @@ def test_a_driver_that_works_but_is_too_old_for_the_image_is_replaced(
     assert set_up([machine], **role_variables("good-driver")).changed == ()
 
 
-def test_a_driver_that_stays_too_old_is_named_with_what_the_image_needs(
+def test_a_driver_that_is_still_too_old_is_named_with_the_requirement_of_the_image(
     machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
     driver_in_state("fine", OLD_DRIVER)
@@ -146,7 +146,7 @@ def test_a_check_says_that_a_driver_would_be_installed_and_does_not_reboot(
 
 
 @pytest.mark.parametrize("wanted", ["false", "auto"])
-def test_no_driver_is_brought_to_a_machine_that_has_no_gpu_or_shall_not_have_one(
+def test_no_driver_is_installed_on_a_machine_without_a_gpu_or_where_it_is_unwanted(
     wanted: str, machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
     driver_in_state("missing")

@@ -13,6 +13,6 @@ def names(pins: str) -> set[str]:
 
 
 @pytest.mark.parametrize("pins", ["current.txt", "as-taught.txt"])
-def test_the_list_of_jupyter_has_no_package_of_the_main_list(pins: str) -> None:
+def test_the_list_of_jupyter_repeats_no_package_of_the_main_list(pins: str) -> None:
     assert names("jupyter.txt")
     assert not names("jupyter.txt") & names(pins)

@@ -222,7 +222,7 @@ def test_an_interruption_ends_ansible_and_the_next_run_resumes(
     assert set_up([node], roles=["docker"]).changed == ()
 
 
-def test_a_build_stores_the_password_of_the_index_nowhere(
+def test_a_build_does_not_store_the_password_of_the_index(
     node: Node, node_image: NodeImage, set_up: SetUp, finished: ConfiguredNode, tmp_path: Path
 ) -> None:
     built = set_up(

@@ -81,10 +81,10 @@ class Box:
             "CHI_RESOURCE_API_URL": f"http://{self.place.outer}:{PORTS['refapi']}",
         }
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """End all faults: services answer, nodes boot, clocks agree."""
         for gate in self.gates.values():
-            gate.mend()
+            gate.repair()
         for knob in (
             "nova/behavior.json",
             "refapi/answer.json",

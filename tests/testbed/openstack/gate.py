@@ -23,7 +23,7 @@ class Gate:
         self._outer, self._inner = outer, inner
         self._fault: Fault | None = None
         self.heard: bytearray | None = None
-        """The traffic in both directions until ``mend``, once a test sets it."""
+        """The traffic in both directions until ``repair``, once a test sets it."""
         self._mended = threading.Event()
         self._open()
 
@@ -33,13 +33,13 @@ class Gate:
         return self._outer[1]
 
     def shut(self, fault: Fault) -> None:
-        """Give the service a fault until ``mend``."""
+        """Give the service a fault until ``repair``."""
         self._fault = fault
         self._mended.clear()
         if fault == "gone":
             self.close()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         if self._fault == "gone":
             self._open()
         self._fault = self.heard = None
@@ -52,11 +52,11 @@ class Gate:
     def _open(self) -> None:
         gate = self
 
-        class Visit(socketserver.BaseRequestHandler):
+        class ConnectionHandler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
                 gate._receive(self.request)
 
-        self._server = _Server(self._outer, Visit)
+        self._server = _Server(self._outer, ConnectionHandler)
         self._outer = (self._outer[0], self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 

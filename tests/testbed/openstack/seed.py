@@ -76,7 +76,7 @@ def cloud(place: Place, passwords: dict[str, str]) -> None:
     for pool in POOLS.values():
         admin.compute.create_aggregate(name=pool)
     _wait_for_hypervisors(admin.compute, len(hardware.NODES))
-    _enrol(_blazar(place, passwords))
+    _add_hosts(_blazar(place, passwords))
 
 
 def _networks(neutron: Any, place: Place) -> None:
@@ -116,7 +116,7 @@ def _wait_for_hypervisors(nova: Any, number: int) -> None:
     sys.exit("nova's hypervisors did not appear")
 
 
-def _enrol(blazar: session.Session) -> None:
+def _add_hosts(blazar: session.Session) -> None:
     site = {"service_type": "reservation", "interface": "internal"}
     reservation = {"endpoint_filter": {**site, "region_name": hardware.BARE_METAL}}
     for machine in hardware.MACHINES:

@@ -27,7 +27,7 @@ HANG_S = 20
 
 
 class Bed:
-    """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner of rows that behave as given."""
+    """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner for rows with the given behavior."""
 
     choices: ClassVar = {"weights": "random", "data": "synthetic"}
 
@@ -39,7 +39,7 @@ class Bed:
     def journal(self) -> Path:
         return self.path / "journal"
 
-    def starts(self, row: str) -> int:
+    def start_count(self, row: str) -> int:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
@@ -125,12 +125,12 @@ class SlurmBed(Bed):
         self.shell.close()
 
 
-def meanwhile(when, act) -> threading.Thread:
-    """Call ``act`` as soon as ``when`` is true."""
+def call_when(condition, action) -> threading.Thread:
+    """Call ``action`` in a thread as soon as ``condition`` is true; return the thread."""
 
     def wait() -> None:
-        wait_for(when)
-        act()
+        wait_for(condition)
+        action()
 
     thread = threading.Thread(target=wait, daemon=True)
     thread.start()

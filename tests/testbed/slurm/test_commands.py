@@ -49,7 +49,9 @@ class Person:
         file.write_text(json.dumps(data))
         return file
 
-    def types(self, *more: str, program: str = fake_testbed.__name__, **behavior: str) -> "subprocess.Popen[str]":
+    def start_command(
+        self, *more: str, program: str = fake_testbed.__name__, **behavior: str
+    ) -> "subprocess.Popen[str]":
         rows = [part for row in ROWS for part in ("--row", row)]
         profile = self.profile(**{name.replace("_", "-"): how for name, how in behavior.items()})
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
@@ -63,12 +65,12 @@ class Person:
             preexec_fn=enable_interrupts,
         )
 
-    def asks(self, *arguments: str) -> str:
+    def output_of(self, *arguments: str) -> str:
         """Return the output of a read-only command."""
         command = [sys.executable, "-m", "experiments", *arguments]
         return subprocess.run(command, env=self.environment, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True).stdout
 
-    def starts(self, row: str) -> int:
+    def start_count(self, row: str) -> int:
         lines = self.journal.read_text().splitlines() if self.journal.exists() else []
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
@@ -88,7 +90,7 @@ def person(cluster, tmp_path):
 
 
 def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(person):
-    running = person.types("--no-predict", program="experiments")
+    running = person.start_command("--no-predict", program="experiments")
     said = running.communicate(timeout=200)[0]
     assert running.returncode in (0, 1), said
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits")
@@ -98,83 +100,83 @@ def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(person):
 
 
 def test_after_a_killed_command_the_next_one_follows_its_jobs(person):
-    first = person.types(reduced_batch="slow")
-    wait_for(lambda: person.starts("baseline") and person.starts("reduced-batch"))
+    first = person.start_command(reduced_batch="slow")
+    wait_for(lambda: person.start_count("baseline") and person.start_count("reduced-batch"))
     first.kill()
     first.wait()
-    second = person.types()
+    second = person.start_command()
     said = second.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.starts(row) for row in ROWS] == [1, 1]
+    assert [person.start_count(row) for row in ROWS] == [1, 1]
 
 
 def test_a_command_killed_during_a_submission_submits_no_job_twice(person):
-    first = person.types()
+    first = person.start_command()
     wait_for(lambda: (person.rows / "baseline" / SUBMISSION_FILE).exists())
     first.kill()
     first.wait()
-    said = person.types().communicate(timeout=120)[0]
+    said = person.start_command().communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.starts(row) for row in ROWS] == [1, 1]
+    assert [person.start_count(row) for row in ROWS] == [1, 1]
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut"])
 def test_an_interrupted_download_is_completed(person, fault):
-    running = person.types(baseline="large")
+    running = person.start_command(baseline="large")
     part = person.rows / "baseline" / "large.part"
     wait_for(lambda: part.exists() and part.stat().st_size > 0)
     assert not (person.rows / "baseline" / RESULT_FILE).exists()
     if fault == "killed":
         running.kill()
         running.wait()
-        running = person.types()
+        running = person.start_command()
     else:
         person.cluster.sshd.drop_connections()
     said = running.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.starts(row) for row in ROWS] == [1, 1]
+    assert [person.start_count(row) for row in ROWS] == [1, 1]
     assert (person.rows / "baseline" / "large").stat().st_size == LARGE_BYTES
     assert not part.exists()
 
 
 def test_rows_on_the_cluster_are_monitored_from_this_machine(person):
-    running = person.types(reduced_batch="hang")
-    wait_for(lambda: person.starts("reduced-batch"))
+    running = person.start_command(reduced_batch="hang")
+    wait_for(lambda: person.start_count("reduced-batch"))
     run = str(person.path / "results" / RUN_ID)
-    wait_for(lambda: "last line of reduced-batch" in person.asks("logs", "reduced-batch", run))
-    sight = json.loads(person.asks("top", "--profile", str(person.path / "super.yaml"), "--once", "--json"))
+    wait_for(lambda: "last line of reduced-batch" in person.output_of("logs", "reduced-batch", run))
+    sight = json.loads(person.output_of("top", "--profile", str(person.path / "super.yaml"), "--once", "--json"))
     (row,) = [row for row in sight["rows"] if row["name"] == f"{RUN_ID}/{SUITE}/reduced-batch"]
     assert (row["state"], row["progress"]["phase"]) == ("RUNNING", "backward")
-    person.types("--cancel").wait(60)
+    person.start_command("--cancel").wait(60)
     running.communicate(timeout=60)
 
 
 def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(person):
-    running = person.types(reduced_batch="hang")
-    wait_for(lambda: person.starts("reduced-batch"))
+    running = person.start_command(reduced_batch="hang")
+    wait_for(lambda: person.start_count("reduced-batch"))
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130
-    assert "left to run at super" in said
+    assert "continue at super" in said
     assert f"{RUN_ID}/{SUITE}/reduced-batch" in person.queue()
-    cancelling = person.types("--cancel")
+    cancelling = person.start_command("--cancel")
     assert "reduced-batch" in cancelling.communicate(timeout=60)[0]
     wait_for(lambda: not person.queue())
 
 
 def test_a_dropped_connection_loses_no_row(person):
-    running = person.types(reduced_batch="slow")
-    wait_for(lambda: person.starts("reduced-batch"))
+    running = person.start_command(reduced_batch="slow")
+    wait_for(lambda: person.start_count("reduced-batch"))
     person.cluster.sshd.stop()
     time.sleep(5)
     person.cluster.sshd.start()
     said = running.communicate(timeout=120)[0]
     assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.starts(row) for row in ROWS] == [1, 1]
+    assert [person.start_count(row) for row in ROWS] == [1, 1]
 
 
 def test_an_invalid_profile_is_rejected_in_one_line(person):
-    running = person.types()
+    running = person.start_command()
     running.kill()
     running.wait()
     file = person.profile()

@@ -50,7 +50,7 @@ def test_each_row_is_reported_once_at_its_start_and_once_at_its_end(bed):
 
 
 def test_rows_run_side_by_side_and_each_once(bed):
-    assert [bed.starts(row) for row in "abcdefg"] == [1] * 7
+    assert [bed.start_count(row) for row in "abcdefg"] == [1] * 7
     assert max(len([state for state in states if state.elapsed_s]) for states, *_ in bed.view.shown) > 1
 
 

@@ -14,7 +14,7 @@ from provision.errors import CommandFailed
 from tests.support.processes.waiting import wait_for
 from tests.support.runners.rows import rows_to_run, spec
 from tests.testbed.slurm.conftest import SMALL
-from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, meanwhile
+from tests.testbed.slurm.runs import DropsAfterSubmit, SlurmBed, call_when
 
 
 @pytest.fixture
@@ -29,44 +29,44 @@ def test_a_job_whose_submission_got_no_answer_is_not_submitted_twice(cluster, tm
     bed = SlurmBed(tmp_path, cluster, DropsAfterSubmit(cluster.login()))
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
-    assert bed.starts("a") == 1
+    assert bed.start_count("a") == 1
     bed.close()
 
 
 def test_a_job_whose_record_is_lost_is_found_by_its_name(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    first = call_when(lambda: bed.start_count("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
     (bed.folder.row_named("a") / SUBMISSION_FILE).unlink()
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
-    assert bed.starts("a") == 1
+    assert bed.start_count("a") == 1
 
 
 def test_results_of_a_job_that_ended_unobserved_are_downloaded(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    first = call_when(lambda: bed.start_count("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="slow")
     first.join()
     wait_for(lambda: not bed.queue())
     bed.run("a")
     assert bed.outcomes() == {"a": "fits"}
-    assert bed.starts("a") == 1
+    assert bed.start_count("a") == 1
 
 
 def test_a_job_with_other_settings_is_cancelled_before_the_row_starts_again(bed):
-    first = meanwhile(lambda: bed.starts("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
+    first = call_when(lambda: bed.start_count("a"), lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Exception, match="SIGTERM"):
         bed.run("a", a="hang")
     first.join()
     bed.run("a", limit_s=61)
     assert bed.outcomes() == {"a": "fits"}
-    assert bed.starts("a") == 2
+    assert bed.start_count("a") == 2
 
 
 def test_a_job_cancelled_by_others_is_an_error_with_this_reason(bed):
-    meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.query("scancel", bed.queue()["a"]))
+    call_when(lambda: bed.start_count("a"), lambda: bed.cluster.query("scancel", bed.queue()["a"]))
     bed.run("a", a="hang")
     (result,) = bed.folder.results().values()
     assert result.outcome == "error"
@@ -77,7 +77,7 @@ def test_a_job_cancelled_by_others_is_an_error_with_this_reason(bed):
 
 def test_a_node_that_fails_is_an_error_with_this_reason(bed):
     lost = bed.cluster.nodes[0]
-    killing = meanwhile(lambda: bed.starts("a"), lambda: bed.cluster.kill_node(lost))
+    killing = call_when(lambda: bed.start_count("a"), lambda: bed.cluster.kill_node(lost))
     bed.run("a", a="hang")
     killing.join()
     bed.cluster.start_node(lost)
@@ -105,7 +105,7 @@ def test_before_the_lease_ends_results_are_downloaded_and_other_jobs_cancelled(b
     def later() -> None:
         clock[0] += timedelta(hours=2, minutes=51)
 
-    meanwhile(lambda: bed.starts("b") and (bed.folder.row_named("a") / RESULT_FILE).exists(), later)
+    call_when(lambda: bed.start_count("b") and (bed.folder.row_named("a") / RESULT_FILE).exists(), later)
     bed.run("ab", b="hang")
     assert bed.outcomes() == {"a": "fits"}
     assert "b: cancelled, the lease ends" in bed.view.lines
@@ -122,7 +122,7 @@ def test_a_run_uses_an_extension_of_its_lease_by_anybody(bed):
         end[0] += timedelta(hours=2)
         clock[0] += timedelta(hours=2, minutes=51)
 
-    meanwhile(lambda: bed.starts("a"), extended)
+    call_when(lambda: bed.start_count("a"), extended)
     bed.run("a", a="slow")
     assert bed.outcomes() == {"a": "fits"}
     assert not any("the lease ends" in line for line in bed.view.lines)
@@ -130,7 +130,7 @@ def test_a_run_uses_an_extension_of_its_lease_by_anybody(bed):
 
 def test_a_run_does_not_wait_for_nodes_whose_lease_has_ended(bed):
     bed.options = {"is_leased": lambda: False}
-    stopping = meanwhile(lambda: bed.starts("a"), bed.cluster.sshd.stop)
+    stopping = call_when(lambda: bed.start_count("a"), bed.cluster.sshd.stop)
     try:
         bed.run("a", a="hang")
     finally:
@@ -144,7 +144,7 @@ def test_a_job_without_the_gpu_of_its_profile_rejects_the_row(bed):
     bed.runner({}).run(rows_to_run(spec("a", size="full", weights="random")))
     (result,) = bed.folder.results().values()
     assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
-    assert bed.starts("a") == 0
+    assert bed.start_count("a") == 0
 
 
 def test_a_profile_that_slurm_rejects_is_an_error_in_one_line(cluster, tmp_path):
@@ -196,7 +196,7 @@ def test_too_little_disk_space_is_reported_before_any_submission(full_disk_run):
 
 
 def test_a_row_on_a_full_disk_is_an_error(full_disk_run):
-    filling = meanwhile(lambda: full_disk_run.bed.starts("a"), full_disk_run.fill)
+    filling = call_when(lambda: full_disk_run.bed.start_count("a"), full_disk_run.fill)
     full_disk_run.bed.run("a", a="slow")
     filling.join()
     (result,) = full_disk_run.bed.folder.results().values()

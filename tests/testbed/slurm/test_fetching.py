@@ -24,7 +24,7 @@ from tests.support.runners import rows as sample_rows
 from tests.support.services.fake_hub import COMMIT, FakeHub
 from tests.support.training import tiny_rows as training
 from tests.testbed.slurm.conftest import profile_of
-from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, meanwhile
+from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, call_when
 
 MODEL = "gpt-neo-1.3b"
 REPO = models()[MODEL].hub
@@ -33,12 +33,12 @@ REFUSED = 403
 
 
 class Bed(SlurmBed):
-    """Rows with a separate cache on the cluster. The rows in ``needy`` read pretrained weights."""
+    """Rows with a separate cache on the cluster. The rows in ``pretrained`` read pretrained weights."""
 
     def __init__(self, path, cluster, web, shell=None, **profile) -> None:
         super().__init__(path, cluster, shell, **{"folder": f"testbed-{path.name}", **profile})
         self.web, self.data = web, None
-        self.needy = self.setup = ""
+        self.pretrained = self.setup = ""
 
     def runner(self, behavior, worker=fake_worker.MODULE) -> SlurmRunner:
         told = ",".join(f"{row}={how}" for row, how in behavior.items())
@@ -50,12 +50,12 @@ class Bed(SlurmBed):
 
     def specs(self, rows, **changes):
         for row in rows:
-            weights = "pretrained" if row in self.needy else "random"
+            weights = "pretrained" if row in self.pretrained else "random"
             own = {"weights": weights, "data": "synthetic", **changes}
             yield sample_rows.spec(row, size="tiny", dataset="alpaca2k", model=MODEL, engine="hf_trainer", **own)
 
-    def run(self, rows, limit_s=60, needy="", **behavior) -> None:
-        self.needy = needy
+    def run(self, rows, limit_s=60, pretrained="", **behavior) -> None:
+        self.pretrained = pretrained
         self.runner(behavior).run(sample_rows.rows_to_run(*self.specs(rows)))
 
     def begun_at(self, row) -> float:
@@ -96,7 +96,7 @@ def bed(cluster, tmp_path, web):
 
 def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(bed, web):
     web.slow_s = SLOW_S
-    bed.run("abc", needy="ab")
+    bed.run("abc", pretrained="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
     assert web.downloads == {"config.json": 1, "model.safetensors": 1}
     assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
@@ -108,20 +108,20 @@ def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(bed, web
 
 
 def test_a_later_run_does_not_download_complete_artifacts_again(bed, web):
-    bed.run("a", needy="a")
+    bed.run("a", pretrained="a")
     asked, jobs = web.requests, len(bed.fetches())
-    bed.run("b", needy="b")
+    bed.run("b", pretrained="b")
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
     assert (web.requests, len(bed.fetches())) == (asked, jobs)
     (bed.cache / "huggingface/hub" / f"models--{REPO.replace('/', '--')}/refs/main").unlink()
     next(bed.cache.rglob("model.safetensors")).unlink()
-    bed.run("c", needy="c")
+    bed.run("c", pretrained="c")
     assert len(bed.fetches()) == jobs + 1
 
 
 def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(bed, web):
     web.error_status = REFUSED
-    bed.run("abc", needy="ab")
+    bed.run("abc", pretrained="ab")
     assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
     for row in "ab":
         assert bed.reason(row).startswith(
@@ -130,24 +130,24 @@ def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(bed, web)
         assert f"{REFUSED} Forbidden" in bed.reason(row)
         assert "\n" not in bed.reason(row)
     web.error_status = None
-    bed.run("ab", needy="ab")
+    bed.run("ab", pretrained="ab")
     assert bed.outcomes() == dict.fromkeys("abc", "fits")
 
 
 def test_a_download_that_reaches_its_time_limit_is_the_reason(bed, monkeypatch):
     bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
     monkeypatch.setattr(job_script, "STAGING_LIMIT_MIN", 1)
-    bed.run("a", needy="a")
+    bed.run("a", pretrained="a")
     assert bed.reason("a").endswith("could not be downloaded: did not end within 1 min")
 
 
 def test_a_resumed_run_follows_its_running_download(bed, web):
     web.slow_s = SLOW_S
-    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    interrupting = call_when(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        bed.run("a", needy="a")
+        bed.run("a", pretrained="a")
     interrupting.join()
-    bed.run("ab", needy="ab")
+    bed.run("ab", pretrained="ab")
     assert bed.outcomes() == {"a": "fits", "b": "fits"}
     assert web.downloads["model.safetensors"] == 1
     assert len(bed.fetches()) == 1
@@ -155,17 +155,17 @@ def test_a_resumed_run_follows_its_running_download(bed, web):
 
 def test_a_download_whose_submission_got_no_answer_is_not_started_twice(cluster, tmp_path, web):
     bed = Bed(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
-    bed.run("a", needy="a")
+    bed.run("a", pretrained="a")
     assert (bed.outcomes(), len(bed.fetches())) == ({"a": "fits"}, 1)
     bed.close()
 
 
 def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(bed, web):
     web.slow_s = 60
-    bed.needy = "a"
-    interrupting = meanwhile(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    bed.pretrained = "a"
+    interrupting = call_when(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        bed.run("a", needy="a")
+        bed.run("a", pretrained="a")
     interrupting.join()
     assert bed.runner({}).cancel() == ["a"]
     wait_for(lambda: not bed.cluster.query("squeue", "--noheader"), 30)
@@ -173,7 +173,7 @@ def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(bed, web):
 
 def test_each_node_without_a_shared_folder_downloads_its_own_copy(cluster, tmp_path, web):
     bed = Bed(tmp_path, cluster, web, shared=False)
-    bed.run("a", needy="a")
+    bed.run("a", pretrained="a")
     assert bed.outcomes() == {"a": "fits"}
     (said,) = bed.cache.glob("fetched/*/paths.txt")
     paths = said.read_text().splitlines()

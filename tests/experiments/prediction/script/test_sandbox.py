@@ -31,7 +31,7 @@ torch.zeros(2**20, device="cuda")
 """
 
 
-def test_a_script_writes_forks_and_connects_in_its_sandbox_alone(tmp_path, library_cache, monkeypatch, capfd):
+def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, library_cache, monkeypatch, capfd):
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     work, home = tmp_path / "work", tmp_path / "home"
     for folder in (work, home):
@@ -41,18 +41,18 @@ def test_a_script_writes_forks_and_connects_in_its_sandbox_alone(tmp_path, libra
     (work / "data.txt").write_text("given")
     (work / "train.py").write_text(SCRIPT)
     mark = f"{os.getpid()}77"
-    said: list[str] = []
+    messages: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         words = ["python", str(work / "train.py"), str(work) + "/.", mark, port]
-        trace_script(words, ["a100_80gb"], said.append, ScriptOptions(sandbox=True))
+        trace_script(words, ["a100_80gb"], messages.append, ScriptOptions(sandbox=True))
     printed = capfd.readouterr().err
     assert {path.name for path in work.iterdir()} == {"data.txt", "train.py"}
     assert [path.name for path in home.iterdir()] == []
     (made,) = [line.split()[1] for line in printed.splitlines() if line.startswith("temporary")]
     assert "testbed-sandbox-" in made
     assert not os.path.exists(made)
-    assert "in a copy of this folder" in said[0]
+    assert "in a copy of this folder" in messages[0]
     if isolation_command():
         assert "cut off" in printed
         assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
@@ -62,10 +62,10 @@ def test_without_the_option_nothing_is_copied_and_the_output_says_so(tmp_path, l
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("import torch\ntorch.zeros(9, device='cuda')\nopen('made.txt', 'w')\n")
-    said: list[str] = []
-    trace_script(["python", "train.py"], ["a100_80gb"], said.append, ScriptOptions())
+    messages: list[str] = []
+    trace_script(["python", "train.py"], ["a100_80gb"], messages.append, ScriptOptions())
     assert (tmp_path / "made.txt").exists()
-    assert "in this folder, with your files and network" in said[0]
+    assert "in this folder, with your files and network" in messages[0]
 
 
 def test_a_large_folder_is_not_copied(tmp_path, monkeypatch):

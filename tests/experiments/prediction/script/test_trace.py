@@ -47,8 +47,8 @@ def trace(tmp_path, library_cache, monkeypatch):
 
     def trace(source: str, *words: str, before=("python",), cards=CARD, name="train.py", **options):
         (tmp_path / name).write_text(textwrap.dedent(source))
-        said: list[str] = []
-        return trace_script([*before, name, *words], cards, said.append, ScriptOptions(**options))
+        messages: list[str] = []
+        return trace_script([*before, name, *words], cards, messages.append, ScriptOptions(**options))
 
     return trace
 
@@ -386,11 +386,11 @@ def test_the_smallest_card_is_found_with_few_traces(monkeypatch, tmp_path):
         return [ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)]
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
-    said: list[str] = []
-    found = trace_script(["python", "train.py"], list(GROUPS), said.append, ScriptOptions(), smallest=True)
+    messages: list[str] = []
+    found = trace_script(["python", "train.py"], list(GROUPS), messages.append, ScriptOptions(), smallest=True)
     assert set(traced) == set(GROUPS) - {"v100_16gb"}
     assert smallest_card(found) == "mi210_64gb"
-    assert "smallest that fits so far: " in said[-1]
+    assert "smallest that fits so far: " in messages[-1]
     traced.clear()
-    trace_script(["python", "train.py"], list(GROUPS), said.append, ScriptOptions())
+    trace_script(["python", "train.py"], list(GROUPS), messages.append, ScriptOptions())
     assert set(traced) == set(GROUPS)

@@ -77,7 +77,7 @@ def test_rows_that_need_much_memory_start_first():
     assert [row.row for row in most_memory_first(small)] == ["b", "a", "c"]
 
 
-def test_gpus_are_given_out_in_their_order_whatever_came_back_first():
+def test_gpus_are_assigned_by_index_and_not_by_order_of_release():
     gpus = [GPU.__class__(number, GPU.name, GPU.memory_gib, f"GPU-{number}") for number in range(3)]
     pool = ResourcePool(node(*gpus), 64)
     taken = [pool.allocate(spec()) for _ in gpus]

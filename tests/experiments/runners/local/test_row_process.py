@@ -47,14 +47,14 @@ class TwoRowRun:
             preexec_fn=enable_interrupts,
         )
 
-    def starts(self, row: str) -> int:
+    def start_count(self, row: str) -> int:
         journal = self.path / "journal"
         lines = journal.read_text().splitlines() if journal.exists() else []
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
     def wait_until_half(self) -> None:
         """Wait until the first row has finished and the second one runs."""
-        wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.starts("reduced-batch"))
+        wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.start_count("reduced-batch"))
 
     def left(self) -> list[psutil.Process]:
         return [one for row in ROWS for one in row_process.tagged_processes(self.rows / row)]
@@ -81,7 +81,7 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
     output = two_row_run.start(hang=False).communicate()[0]
     assert "baseline: kept (finished: fits)" in output
     assert "reduced-batch: starts (the last run was interrupted)" in output
-    assert (two_row_run.starts("baseline"), two_row_run.starts("reduced-batch")) == (1, 2)
+    assert (two_row_run.start_count("baseline"), two_row_run.start_count("reduced-batch")) == (1, 2)
     assert (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
     assert two_row_run.left() == []
 

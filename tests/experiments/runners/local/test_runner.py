@@ -119,8 +119,8 @@ class TimePasses(RecordingView):
     def monotonic(self) -> float:
         return time.monotonic() + self.passed_s
 
-    def shows(self, states, *counts) -> None:
-        super().shows(states, *counts)
+    def show_rows(self, states, *counts) -> None:
+        super().show_rows(states, *counts)
         if any(state.progress and state.progress.micro_steps == 7 for state in states):
             self.passed_s = 3600.0
 

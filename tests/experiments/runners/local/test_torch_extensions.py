@@ -40,10 +40,10 @@ def test_a_lock_is_removed_unless_a_row_is_running(monkeypatch, tmp_path, alive)
 
 def compile_with(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: False):
     """Compile with ``program`` instead of DeepSpeed; return the reported lines."""
-    said: list[str] = []
+    messages: list[str] = []
     monkeypatch.setattr(torch_extensions, "COMPILE", program)
-    compile_extensions(specs, folder, said.append, stopped)
-    return said
+    compile_extensions(specs, folder, messages.append, stopped)
+    return messages
 
 
 def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch, tmp_path):

@@ -25,7 +25,7 @@ from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
-from tests.testbed.slurm.runs import meanwhile
+from tests.testbed.slurm.runs import call_when
 
 pytestmark = pytest.mark.xdist_group("runner")
 
@@ -53,7 +53,7 @@ class FinishedRun:
         text = (self.folder.row_named(row) / NOTEBOOK_FILE).read_text()
         return "warm" if "started warm" in text else "cold" if "started cold" in text else "nothing"
 
-    def starts(self, row: str) -> int:
+    def start_count(self, row: str) -> int:
         notes = self.journal.read_text().splitlines() if self.journal.exists() else []
         return sum(note.startswith(f"{row} ") and len(note.split()) == 3 for note in notes)
 
@@ -77,10 +77,10 @@ def test_rows_start_cold_on_request(tmp_path, monkeypatch):
 
 def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatch):
     made = FinishedRun(tmp_path, monkeypatch, "abc", "b=warm-hang")
-    meanwhile(lambda: made.starts("b"), lambda: made.runner._warm._process.kill())
+    call_when(lambda: made.start_count("b"), lambda: made.runner._warm._process.kill())
     made.run()
     assert made.outcomes() == {"a": "fits", "b": "fits", "c": "fits"}
-    assert [made.starts(row) for row in "abc"] == [1, 2, 1]
+    assert [made.start_count(row) for row in "abc"] == [1, 2, 1]
     assert [made.started(row) for row in "bc"] == ["cold"] * 2
     assert (
         sum(line.startswith("rows start cold from now on: the warm process has ended") for line in made.view.lines) == 1
@@ -92,7 +92,7 @@ def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypat
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     made = FinishedRun(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
-    assert (made.starts("a"), made.started("b")) == (1, "cold")
+    assert (made.start_count("a"), made.started("b")) == (1, "cold")
     assert any("2 threads" in line for line in made.view.lines)
 
 

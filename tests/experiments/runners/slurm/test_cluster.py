@@ -14,7 +14,7 @@ from tests.support.runners import rows as made
 
 
 @pytest.mark.parametrize(
-    ("site", "profile", "account", "says"),
+    ("site", "profile", "account", "message"),
     [
         ("slurm", None, None, "--site slurm: needs --profile"),
         ("slurm", "puhti", None, "jobs at Puhti need --account"),
@@ -27,29 +27,29 @@ from tests.support.runners import rows as made
         ),
     ],
 )
-def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, says, tmp_path):
-    with pytest.raises(InputError, match=says):
+def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, account, message, tmp_path):
+    with pytest.raises(InputError, match=message):
         target_named(site, profile, account, Journal(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("begins", "ends", "says"),
+    ("begins", "ends", "message"),
     [
         (2, 4, "llm_cc is PENDING until 20"),
         (-1, 4, "llm_cc has started, but no node has answered; `testbed lease` boots them"),
         (-4, -1, "llm_cc ended 20"),
-        (None, None, "llm_cc is not reserved yet; `testbed lease` resumes"),
+        (None, None, "llm_cc is not reserved yet; `testbed lease` resumes the reservation"),
     ],
 )
 @pytest.mark.parametrize("connect", [target_named, monitor_target], ids=["run", "top"])
-def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, says, tmp_path):
+def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, message, tmp_path):
     journal = Journal(tmp_path)
     active_lease = journal.open("llm_cc", "CHI@UC")
     if begins is not None:
         start, end = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (begins, ends))
         journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", start=start, end=end)
     more = [None, None] if connect is target_named else [None]
-    with pytest.raises(InputError, match=f"no lease with a reachable machine; {says}"):
+    with pytest.raises(InputError, match=f"no lease with a reachable machine; {message}"):
         connect("chameleon", *more, journal)
 
 

@@ -70,7 +70,7 @@ def test_modules_are_loaded_by_a_login_shell():
     assert script(modules=()).startswith("#!/bin/bash\n")
 
 
-def test_a_job_queries_its_gpus_by_the_numbers_that_they_have_for_it(tmp_path):
+def test_a_job_queries_its_gpus_by_their_indices_inside_the_job(tmp_path):
     """Fake: an nvidia-smi that shows one GPU, as on a node where Slurm hides the others."""
     (tmp_path / "nvidia-smi").write_text('#!/bin/bash\n[ "$1" = --id=0 ] || echo "No devices were found"\n')
     (tmp_path / "nvidia-smi").chmod(0o755)

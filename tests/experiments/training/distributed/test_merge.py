@@ -57,7 +57,7 @@ def test_a_row_without_a_failure_has_none():
     assert root_failure([rank(0), rank(1)]) is None
 
 
-def test_there_is_no_speed_unless_all_ranks_have_one():
+def test_the_row_has_a_speed_only_if_all_ranks_have_one():
     speed = rank(0).speed
     assert slowest_speed([speed, None]) is None
     assert slowest_speed([]) is None

@@ -23,7 +23,7 @@ from typing import Any
 FORWARDED = ("X-Auth-Token", "Content-Type", "Accept")
 
 
-class Front(http.server.BaseHTTPRequestHandler):
+class Proxy(http.server.BaseHTTPRequestHandler):
     """Forwards /compute/... and /reservation/... to the services; tests of the API expect one address for all."""
 
     def __init__(self, services: dict[str, str], *request: Any) -> None:
@@ -92,7 +92,7 @@ def _last_line(err: Any, details: Any) -> str:
 
 def main(task: dict[str, Any]) -> None:
     """Forward, find the tests, run those of the pattern, and write their outcomes."""
-    front = http.server.ThreadingHTTPServer((task["address"], task["port"]), partial(Front, task["services"]))
+    front = http.server.ThreadingHTTPServer((task["address"], task["port"]), partial(Proxy, task["services"]))
     threading.Thread(target=front.serve_forever, daemon=True).start()
     os.environ["TEMPEST_CONFIG_DIR"], os.environ["TEMPEST_CONFIG"] = os.path.split(task["config"])
     import blazar_tempest_plugin
