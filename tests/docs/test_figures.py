@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+import pytest
+
 from tests.docs.blocks import ROOT
 from tests.support.results.terms import time_noise
 
