@@ -163,7 +163,7 @@ def test_a_batch_counts_its_tokens_as_litgpt_does():
         ),
         ({"strategy": "ddp"}, "strategy 'ddp' on 1 device.s. is not supported by the litgpt engine"),
         ({"warmup_steps": 0}, "warmup_steps = 0: .* allowed: 1 and more, except 3"),
-        ({"warmup_steps": 3}, "warmup_steps = 3: .* of the 3 steps; allowed: 1 and more, except 3"),
+        ({"warmup_steps": 3}, "warmup_steps = 3: .* by 3 steps minus warmup_steps; allowed: 1 and more, except 3"),
         ({**ROWS["qlora"], "optimizer": "sgd"}, "optimizer = 'sgd': .* allowed: adamw"),
     ],
 )
