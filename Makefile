@@ -145,7 +145,7 @@ lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 CHECKS    := $(CACHE)/checks-$(shell cat containers/locks/checks.txt | sha256sum | cut -c1-12)-py$(VERSION)
-AUDITED   := current jupyter uv docs checks
+AUDITED   := current jupyter uv docs checks mutants
 PIP_AUDIT := $(CHECKS)/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off
 .PHONY: audit lint-ansible
 
