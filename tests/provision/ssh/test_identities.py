@@ -1,8 +1,8 @@
 """Which keys are offered: IdentityFile, IdentityAgent and IdentitiesOnly apply to commands and to streams."""
 
 import os
+import socket
 import subprocess
-import time
 from dataclasses import replace
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from provision.errors import LoginRejected
 from provision.ssh.login import SshConfigHost, check_key, key_pair
 from provision.ssh.ssh_shell import SshShell
+from tests.support.processes.waiting import wait_for
 from tests.support.services.sshd import PROGRAM, new_key
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")
@@ -20,8 +21,8 @@ def agent(sshd, tmp_path):
     """Return the socket of an agent that has the server's key; no file has it unlocked."""
     path = tmp_path / "agent"
     running = subprocess.Popen(["ssh-agent", "-D", "-a", str(path)], stdout=subprocess.DEVNULL)
-    while not path.exists():
-        time.sleep(0.02)
+    with socket.socket(socket.AF_UNIX) as connection:
+        wait_for(lambda: connection.connect_ex(str(path)) == 0)
     subprocess.run(["ssh-add", "-q", sshd.key], check=True, env={**os.environ, "SSH_AUTH_SOCK": str(path)})
     yield path
     running.kill()
