@@ -5,10 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from jupyter_client.connect import port_names
 from jupyter_client.manager import AsyncKernelManager
-from traitlets import CaselessStrEnum, default
+from traitlets import default
 
 from experiments.system import warm_start
+
+SOCKET_NAME_BYTES = 107
+"""Longest name of a Unix socket, bytes (Linux, unix(7))."""
 
 
 class WarmKernelManager(AsyncKernelManager):
@@ -18,7 +22,11 @@ class WarmKernelManager(AsyncKernelManager):
     a machine, and another program may take a port between its choice and its use.
     """
 
-    transport = CaselessStrEnum(["tcp", "ipc"], default_value="ipc", config=True)
+    @default("transport")
+    def _transport_default(self) -> str:
+        """Return ``tcp`` if the folder of temporary files has a path too long for names of sockets."""
+        longest = f"{os.path.splitext(self.connection_file)[0]}-ipc-{len(port_names)}"
+        return "ipc" if len(os.fsencode(longest)) <= SOCKET_NAME_BYTES else "tcp"
 
     @default("connection_file")
     def _connection_file_default(self) -> str:
@@ -27,7 +35,7 @@ class WarmKernelManager(AsyncKernelManager):
         return str(Path(tempfile.mkdtemp(prefix="kernel-", dir=Path(warm).parent if warm else None), "kernel.json"))
 
     def cleanup_ipc_files(self) -> None:
-        """Remove the folder of the kernel's sockets."""
+        """Remove the folder of the kernel's connection file and sockets."""
         shutil.rmtree(Path(self.connection_file).parent, ignore_errors=True)
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:

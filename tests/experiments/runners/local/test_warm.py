@@ -151,25 +151,31 @@ def test_a_kernel_from_the_warm_process_is_like_a_new_one(tmp_path, monkeypatch,
     assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])
 
 
-def test_the_channels_of_a_kernel_are_sockets_that_only_this_user_can_open(tmp_path, monkeypatch):
+async def kernel_sockets(folder: Path) -> list[Path]:
+    """Start a kernel with temporary files in ``folder``; return its sockets once it answers, and end it."""
+    manager = WarmKernelManager(kernel_name="python3")
+    await manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(timeout=300)
+    (private,) = folder.iterdir()
+    assert private.stat().st_mode & 0o077 == 0
+    found = [path for path in private.iterdir() if path.is_socket()]
+    client.stop_channels()
+    await manager.shutdown_kernel(now=True)
+    return found
+
+
+@pytest.mark.parametrize(("folder", "sockets"), [("tmp", len(port_names)), ("long" * 25, 0)], ids=["short", "long"])
+def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too_long(
+    tmp_path, monkeypatch, folder, sockets
+):
     monkeypatch.delenv(WARM_SOCKET_VARIABLE, raising=False)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    async def sockets() -> list[Path]:
-        manager = WarmKernelManager(kernel_name="python3")
-        await manager.start_kernel()
-        client = manager.client()
-        client.start_channels()
-        await client.wait_for_ready(timeout=300)
-        (folder,) = tmp_path.iterdir()
-        assert folder.stat().st_mode & 0o077 == 0
-        found = [path for path in folder.iterdir() if path.is_socket()]
-        client.stop_channels()
-        await manager.shutdown_kernel(now=True)
-        return found
-
-    assert len(asyncio.run(sockets())) == len(port_names)
-    assert list(tmp_path.iterdir()) == []
+    temporary = tmp_path / folder
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    assert len(asyncio.run(kernel_sockets(temporary))) == sockets
+    assert list(temporary.iterdir()) == []
 
 
 def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
