@@ -1,12 +1,13 @@
 """A fake environment with other versions: its Python reads predictions from a stored run, and trains nothing.
 
 Files in the folder of checks select its behavior: OOM.txt names a row that runs out of memory, BROKEN.txt a part that
-ends with an error. Each call of the environment's Python appends the name of its part to CALLS.txt.
+ends with an error. Each call of the environment's Python appends the name of its part to CALLS.txt. The runs start at
+least a second apart, however fast the machine is.
 """
 
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from experiments.report.write import write_report
@@ -33,14 +34,17 @@ def main(torch: str, words: list[str]) -> int:
         return 0
     results = Path(words[words.index("--results") + 1])
     settings = results.parents[1]
-    with (settings / "CALLS.txt").open("a") as calls:
-        print(results.name, file=calls)
+    with (settings / "CALLS.txt").open("a+") as calls:
+        print(results.name, file=calls, flush=True)
+        calls.seek(0)
+        number = len(calls.readlines())
     if results.name == _setting(settings / "BROKEN.txt"):
         print("testbed: the driver is missing")
         return 3
     card = words[words.index("--card") + 1] if "--card" in words else STORED.read_run().card
+    started_at = (datetime.now(UTC) + timedelta(seconds=number)).isoformat(timespec="seconds")
     run = STORED.read_run().model_copy(
-        update={"card": card, "size": "tiny", "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
+        update={"card": card, "size": "tiny", "run_id": f"run-{number}", "started_at": started_at}
     )
     folder = RunFolder(results / f"{SUITE}-{card}")
     folder.write_run(run)

@@ -28,10 +28,11 @@ def calls(checks: Path) -> list[str]:
 
 
 def backdate_newest_check(checks: Path) -> None:
-    """Date the newest check a week back, in its state file."""
+    """Date the newest check a week back, in its state file and the name of its folder."""
     ((place, state),) = checks_in(checks)
     older = state.model_copy(update={"begun_at": state.begun_at - timedelta(days=7)})
     (place / STATE_FILE).write_text(older.model_dump_json())
+    place.rename(checks / f"{older.begun_at:%Y-%m-%dT%H%M%S}")
 
 
 def test_a_first_check_has_nothing_to_compare_with(semester, checks):
