@@ -254,11 +254,11 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
     for row in planned.rows:
         if not row.run:
             view.report_kept(row)
-    refused = _reject_rows(planned, view)
-    if len(refused) == len(planned.rows):
+    rejected = _reject_rows(planned, view)
+    if len(rejected) == len(planned.rows):
         write_report(folder)
-        raise InputError("; ".join(dict.fromkeys(refused.values())))
-    return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in refused))
+        raise InputError("; ".join(dict.fromkeys(rejected.values())))
+    return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in rejected))
 
 
 def _show_run(prepared: PreparedRun, view: View) -> None:
@@ -284,13 +284,13 @@ def _gpu_warnings(prepared: PreparedRun) -> list[str]:
 def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
     """Write a result for each row that the target cannot run; return the reasons by row id."""
     prepared = planned.prepared
-    refused: dict[str, str] = {}
+    rejected: dict[str, str] = {}
     for row in planned.rows:
         if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
-            refused[row.row] = reason
+            rejected[row.row] = reason
             folder = clear_row_folder(prepared.folder.row(row.spec))
             view.report_end(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
-    return refused
+    return rejected
 
 
 def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from experiments.blame.change_log import line_of_change_log
 from experiments.blame.environment import CannotCreate, Environment, create_environment
 from experiments.blame.observation import Difference, Observation, find_difference
-from experiments.blame.observe import Means
+from experiments.blame.observe import Method
 from experiments.blame.pins import Pins
 from experiments.blame.search import Side, search
 from experiments.blame.units import count_likely_units, differing_packages, find_units, mix_pins
@@ -13,7 +13,7 @@ from experiments.errors import InputError
 from experiments.results.provenance import LIBRARIES
 from experiments.results.schema import Record
 
-Observe = Callable[[Means, Environment], Observation]
+Observe = Callable[[Method, Environment], Observation]
 Say = Callable[[str], None]
 
 
@@ -45,7 +45,7 @@ class Blame(Record):
     """
 
     differs: str
-    means: Means
+    means: Method
     packages_moved: int
     units: int
     culprits: tuple[Culprit, ...]
@@ -53,10 +53,10 @@ class Blame(Record):
     steps: tuple[Step, ...]
 
 
-def blame(good: Pins, bad: Pins, observe: Observe, means: Sequence[Means], statement: str | None, say: Say) -> Blame:
+def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], statement: str | None, say: Say) -> Blame:
     """Return the packages that cause the change from ``good`` to ``bad``.
 
-    means: ways to observe rows, tried in this order.
+    methods: ways to observe rows, tried in this order.
 
     Raises InputError if nothing differs, or if an environment cannot be created or observed.
     """
@@ -65,7 +65,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, means: Sequence[Means], state
         raise InputError("--good and --bad: have the same versions of all packages")
     say(f"{len(names)} packages differ; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
-    difference, used = _find_difference(ends, observe, means, statement, say)
+    difference, used = _find_difference(ends, observe, methods, statement, say)
     units = find_units(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
     say(f"{difference.sentence} (by {used}); {len(units)} groups of packages can change independently")
     steps: list[Step] = []
@@ -97,10 +97,10 @@ def _end(pins: Pins, flag: str) -> Environment:
 
 
 def _find_difference(
-    ends: Sequence[Environment], observe: Observe, means: Sequence[Means], statement: str | None, say: Say
-) -> tuple[Difference, Means]:
+    ends: Sequence[Environment], observe: Observe, methods: Sequence[Method], statement: str | None, say: Say
+) -> tuple[Difference, Method]:
     problems = []
-    for one in means:
+    for one in methods:
         say(f"observing both environments by {one}")
         try:
             good, bad = (observe(one, end) for end in ends)
@@ -118,11 +118,11 @@ def _step(
     chosen: frozenset[str],
     ends: Sequence[Environment],
     observe: Observe,
-    means: Means,
+    method: Method,
     difference: Difference,
 ) -> Step:
     try:
-        observed = observe(means, create_environment(pins, ends))
+        observed = observe(method, create_environment(pins, ends))
     except (CannotCreate, InputError) as problem:
         return Step(moved=tuple(sorted(chosen)), value=f"not testable ({problem})", like=None)
     return Step(moved=tuple(sorted(chosen)), value=difference.value(observed), like=difference.side(observed))

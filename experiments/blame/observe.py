@@ -22,7 +22,7 @@ from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
 from provision.files import read_bytes
 
-Means = Literal["prediction", "miniature", "gpu"]
+Method = Literal["prediction", "miniature", "gpu"]
 SIZES = {"miniature": "tiny", "gpu": "full"}
 ONE_LINE = "9999"
 """Width of a terminal on which no message is wrapped."""
@@ -39,24 +39,24 @@ class ObservationRequest(NamedTuple):
     statement: str | None = None
 
 
-def observe(request: ObservationRequest, means: Means, environment: Environment) -> Observation:
+def observe(request: ObservationRequest, method: Method, environment: Environment) -> Observation:
     """Return the observation of the rows in ``environment``; a stored one if nothing has changed since.
 
     Raises InputError if the rows cannot be observed there.
     """
-    stored = _stored_observation(request, means, environment)
+    stored = _stored_observation(request, method, environment)
     try:
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
-    found = _predicted(request, environment) if means == "prediction" else _run(request, means, environment)
+    found = _predicted(request, environment) if method == "prediction" else _run(request, method, environment)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(stored, found.model_dump_json(indent=2))
     return found
 
 
-def _stored_observation(request: ObservationRequest, means: Means, environment: Environment) -> Path:
-    parts = [environment.name, means, request.suite, *request.rows, request.card, code_sha256()]
+def _stored_observation(request: ObservationRequest, method: Method, environment: Environment) -> Path:
+    parts = [environment.name, method, request.suite, *request.rows, request.card, code_sha256()]
     if file := user_suite_file(request.suite):
         parts.append(file.read_text())
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
@@ -70,12 +70,12 @@ def _predicted(request: ObservationRequest, environment: Environment) -> Observa
     return Observation.model_validate_json(last_line)
 
 
-def _run(request: ObservationRequest, means: Means, environment: Environment) -> Observation:
+def _run(request: ObservationRequest, method: Method, environment: Environment) -> Observation:
     """Run the rows in a folder that is removed afterwards."""
-    folder = blame_folder() / f"run-{environment.name}-{means}"
+    folder = blame_folder() / f"run-{environment.name}-{method}"
     shutil.rmtree(folder, ignore_errors=True)
     words = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
-    words += ["--card", request.card, "--size", SIZES[means], "--no-predict", "--results", str(folder)]
+    words += ["--card", request.card, "--size", SIZES[method], "--no-predict", "--results", str(folder)]
     try:
         code, last_line = _output(environment, [*words, "--run-id", "step"])
         run = RunFolder(folder / "step")

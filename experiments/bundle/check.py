@@ -17,6 +17,7 @@ from experiments.results.run_folder import SUITE_FILE, VERDICT_FILE, Run, RunFol
 from experiments.results.schema import ERROR_OUTCOMES, RESULTS_FILE, Result
 from experiments.results.verdict_changes import verdict_changes
 from experiments.results.verdicts import Evaluation
+from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Suite, suite_named
 from provision.files import read_bytes
 
@@ -143,7 +144,7 @@ def _measurement_mark(result: Result) -> str:
 def _no_point_reason(result: Result | None) -> str:
     if result is None:
         return "no result"
-    return f"{result.outcome}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "refused") else ""
+    return f"{OUTCOME_NAMES[result.outcome]}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "refused") else ""
 
 
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:

@@ -30,7 +30,7 @@ EXIT_ABORTED = 1
 EXIT_CLOSED_OUTPUT = 141
 """As of a program that SIGPIPE ended."""
 BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
-MACHINE_REFUSES = (
+MACHINE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -115,14 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail_on_file(problem: OSError, arguments: Sequence[str]) -> int:
-    """Print one line if the user chose the file, or if this machine refuses it; else the traceback of a bug."""
+    """Print one line if the user chose the file, or if the machine is the cause; else the traceback of a bug."""
     file = problem.filename
     if isinstance(problem, BrokenPipeError):
         discard_output()
         return EXIT_CLOSED_OUTPUT
     if problem.errno in BAD_PATH or _was_chosen(file, arguments):
         return _fail(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
-    if problem.errno in MACHINE_REFUSES:
+    if problem.errno in MACHINE_ERRORS:
         if file is None:
             discard_output()  # it may be the output that cannot be written
         return _fail(f"{file or 'the output or a file'}: {problem.strerror}", EXIT_OTHER_ERROR)

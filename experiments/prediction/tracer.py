@@ -81,7 +81,7 @@ def import_libraries(phantom: Phantom) -> None:
 
     replace_cuda(phantom, next(iter(cards().values())))
 
-    from experiments.prediction.phantom.bits import import_bitsandbytes
+    from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
 
     import_bitsandbytes()
 

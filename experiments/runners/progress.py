@@ -134,7 +134,9 @@ def progress_table(states: Sequence[RowState], done: int, total: int, left_s: fl
         title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
-        rows.add(state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _time_left(state.progress))
+        rows.add(
+            state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _row_time_left(state.progress)
+        )
     return rows
 
 
@@ -163,5 +165,5 @@ def _size(gib: float | None) -> str:
     return "" if gib is None else format_size(gib)
 
 
-def _time_left(progress: Progress | None) -> str:
+def _row_time_left(progress: Progress | None) -> str:
     return format_duration(progress.left_s) if progress and progress.left_s is not None else ""

@@ -75,7 +75,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
         for number, part in enumerate(parts, 1):
             if part.name in check.done and part.kind != "environment":
                 continue
-            left = _time_left(parts[number - 1 :], check, earlier)
+            left = _parts_time_left(parts[number - 1 :], check, earlier)
             tools.say(f"[{number}/{len(parts)}] {part.words}; {format_duration(check.seconds())} so far{left}")
             started_s = time.monotonic()
             try:
@@ -162,7 +162,7 @@ def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, I
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 
 
-def _time_left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
+def _parts_time_left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
     """Return the estimated time of the parts: as long as in the last check, else the mean of this check's parts."""
     ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
     mean = sum(ended) / len(ended) if ended else None

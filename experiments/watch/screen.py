@@ -13,7 +13,7 @@ from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
 from experiments.results.wording import format_duration, format_number, format_size, is_miniature_that_ran
 from experiments.runners.progress import OUTCOME_STYLES, steps_in_words
-from experiments.watch.state import SERIES, Line, RowNow, RunNow, RunWatcher
+from experiments.watch.state import SERIES, Line, RowStatus, RunStatus, RunWatcher
 from provision.files import printable
 
 READ_EVERY_S = 1.0
@@ -99,7 +99,7 @@ class WatchApp(App[None]):
         """Show load and log of the row that was chosen."""
         self._show_selected()
 
-    def _show_rows(self, rows: Sequence[RowNow]) -> None:
+    def _show_rows(self, rows: Sequence[RowStatus]) -> None:
         for row in rows:
             if row.row not in self._table.rows:
                 self._table.add_row(*cells(row), key=row.row)
@@ -140,7 +140,7 @@ class WatchApp(App[None]):
         self._graded = graded
 
 
-def headline(now: RunNow) -> str:
+def headline(now: RunStatus) -> str:
     """Return the run as one line: its name, its progress, its verdicts so far, and whether it still runs."""
     parts = [now.run.run_id, f"{now.done} of {len(now.rows)} rows done"]
     running = sum(row.running for row in now.rows)
@@ -158,7 +158,7 @@ def headline(now: RunNow) -> str:
     return printable(" · ".join(parts))
 
 
-def cells(row: RowNow) -> tuple[Text, ...]:
+def cells(row: RowStatus) -> tuple[Text, ...]:
     """Return the cells of a row, one for each of COLUMNS."""
     progress, result = row.progress, row.result
     allocated = progress.allocated_gib if progress else None
@@ -179,7 +179,7 @@ def cells(row: RowNow) -> tuple[Text, ...]:
     )
 
 
-def _style(row: RowNow) -> str:
+def _style(row: RowStatus) -> str:
     if row.result is None:
         return "bold" if row.running else "dim"
     return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")

@@ -46,7 +46,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class RowNow:
+class RowStatus:
     """A row at this moment.
 
     state: 'waiting', 'starting', a phase of the training, or the outcome. predicted: the predicted outcome at full
@@ -69,11 +69,11 @@ class RowNow:
 
 
 @dataclass(frozen=True)
-class RunNow:
+class RunStatus:
     """A run at this moment. active: whether the command that started it still runs."""
 
     run: Run
-    rows: tuple[RowNow, ...]
+    rows: tuple[RowStatus, ...]
     verdicts: tuple[Verdict, ...]
     active: bool
 
@@ -100,7 +100,7 @@ class RunWatcher:
         self._suite = self.folder.suite()
         self._evaluated: _Evaluated | None = None
 
-    def read(self) -> RunNow:
+    def read(self) -> RunStatus:
         """Return the state of the run now. Raises InputError for files that cannot be read."""
         run = self.folder.read_run()
         evaluated = self._evaluate(run)
@@ -112,7 +112,7 @@ class RunWatcher:
             )
             for row in run.rows
         )
-        return RunNow(run, rows, evaluated.verdicts, is_locked(self.folder.path))
+        return RunStatus(run, rows, evaluated.verdicts, is_locked(self.folder.path))
 
     def lines(self, row: str) -> tuple[Line, ...]:
         """Return the row's GPU and host load over time; nothing before its first sample."""
@@ -128,19 +128,19 @@ class RunWatcher:
         path = self.folder.row_named(row) / LOG_FILE
         return end_of_log(path).splitlines() if path.is_file() else ()
 
-    def _row(self, folder: Path, result: Result | None, predicted: str) -> RowNow:
+    def _row(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:
         row = folder.name
         title = self._suite.row(row).title
         if result:
             devices, state = result.device.count, outcome_in_words(result.outcome, result.spec.size)
-            return RowNow(row, title, state, predicted, None, result, result.elapsed_s, devices)
+            return RowStatus(row, title, state, predicted, None, result, result.elapsed_s, devices)
         started = _modified(folder / SPEC_FILE)
         if started is None:
-            return RowNow(row, title, "waiting", predicted)
+            return RowStatus(row, title, "waiting", predicted)
         progress = read_progress(folder)
         devices = progress.device.count if progress and progress.device else 1
         state = progress.phase if progress else "starting"
-        return RowNow(row, title, state, predicted, progress, None, max(0.0, time.time() - started), devices)
+        return RowStatus(row, title, state, predicted, progress, None, max(0.0, time.time() - started), devices)
 
     def _evaluate(self, run: Run) -> "_Evaluated":
         """Return results, predictions and verdicts; they are read again only if a file has changed."""
@@ -169,6 +169,6 @@ def _modified(path: Path) -> float | None:
         return None
 
 
-def _uses_gpu(row: RowNow) -> bool:
+def _uses_gpu(row: RowStatus) -> bool:
     source = row.result or row.progress
     return source is not None and source.device is not None and source.device.kind == "cuda"

@@ -21,14 +21,14 @@ from tests.support.runners.fake_runner import FakeRunner
 def machine(monkeypatch):
     """Replace this machine by one with these GPUs."""
 
-    def be(*gpus: Gpu, **facts) -> None:
+    def set_machine(*gpus: Gpu, **facts) -> None:
         monkeypatch.setattr(local, "this_machine", lambda: rows.node(*gpus, **facts))
 
     monkeypatch.setattr(targets, "LocalRunner", FakeRunner)
     monkeypatch.setattr(service, "predict", Predictor(stated))
     monkeypatch.setattr(FakeRunner, "ran", [])
-    be()
-    return be
+    set_machine()
+    return set_machine
 
 
 @pytest.fixture

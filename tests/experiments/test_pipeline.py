@@ -261,13 +261,13 @@ class FakeSlurmRunner(FakeRunner):
 def cluster(machine, monkeypatch, tmp_path):
     """Make runs use a cluster with this profile."""
 
-    def be(**profile) -> None:
+    def use_profile(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
         there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
         monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(there.profile.node, there))
 
     monkeypatch.setattr(targets, "SlurmRunner", FakeSlurmRunner)
-    return be
+    return use_profile
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class LineRecorder(View):
 
 
 @pytest.fixture
-def happened():
+def events():
     return []
 
 
@@ -55,22 +55,22 @@ def reconciler(tmp_path):
 
 
 @pytest.fixture
-def stubs(monkeypatch, happened, reconciler):
+def stubs(monkeypatch, events, reconciler):
     """Record each stage; the fake lease stage creates an active lease, and the fake release stage ends it."""
 
     def lease(site, reconciler, lease_request, watch):
-        happened.append("lease")
+        events.append("lease")
         reconciler.journal.active_lease(lease_request.name) or reconciler.journal.open(lease_request.name, site.name)
         return Leased(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
     def release(site, reconciler, name, view):
-        happened.append("release")
+        events.append("release")
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
-    monkeypatch.setattr(chain, "examine", lambda *_: happened.append("doctor") or [Check("account", "ok", "cc")])
+    monkeypatch.setattr(chain, "examine", lambda *_: events.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(leasing, "lease", lease)
-    monkeypatch.setattr(chain, "configure", lambda *_: happened.append("configure"))
-    monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: happened.append("run") or runs)
+    monkeypatch.setattr(chain, "configure", lambda *_: events.append("configure"))
+    monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: events.append("run") or runs)
     monkeypatch.setattr(chain, "_release", release)
 
 
@@ -85,48 +85,48 @@ def wanted(tmp_path):
     return make
 
 
-def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, happened):
+def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, events):
     asked: list[Any] = []
     runs: list[Any] = reproduce(wanted(), reconciler, LineRecorder(), asked.append)
     (prepared,) = runs
-    assert happened == ["doctor", "lease", "configure", "run", "release"]
+    assert events == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
     assert (prepared.run.card, prepared.run.size) == ("a100_80gb", "full")
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reconciler, happened, monkeypatch):
+def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reconciler, events, monkeypatch):
     def fail(*_):
         raise problem
 
     monkeypatch.setattr(chain, "configure", fail)
     with pytest.raises(type(problem)):
         reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
-    assert happened == ["doctor", "lease", "release"]
+    assert events == ["doctor", "lease", "release"]
 
 
 @pytest.mark.parametrize("problem", [LeaseMismatch("held with node-2"), ForeignLease("somebody's")])
-def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wanted, reconciler, happened, monkeypatch):
-    def refused(*_, **__):
+def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wanted, reconciler, events, monkeypatch):
+    def rejectd(*_, **__):
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
-    monkeypatch.setattr(leasing, "lease", refused)
+    monkeypatch.setattr(leasing, "lease", rejectd)
     with pytest.raises(type(problem)):
         reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
-    assert "release" not in happened
+    assert "release" not in events
 
 
-def test_with_keep_the_lease_remains_and_the_next_run_uses_it(stubs, wanted, reconciler, happened):
+def test_with_keep_the_lease_remains_and_the_next_run_uses_it(stubs, wanted, reconciler, events):
     asked: list[Any] = []
     reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
     reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
-    assert happened == ["doctor", "lease", "configure", "run"] * 2
+    assert events == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
 
 
-def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, happened, monkeypatch):
+def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, events, monkeypatch):
     monkeypatch.setattr(
         leasing,
         "planned_calls",
@@ -141,7 +141,7 @@ def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, happen
         "time on 4 GPUs",
     ]
     assert chain.plan(wanted(keep=True), reconciler) == [*lines[:3], lines[4]]
-    assert happened == []
+    assert events == []
     with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
         chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
 
@@ -161,45 +161,45 @@ def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wan
     assert any("length of the lease: 1h30m, " in line for line in chain.plan(wanted(choose_length=True), reconciler))
 
 
-def test_a_chosen_length_above_the_budget_is_refused_before_anything_is_leased(stubs, wanted, reconciler, happened):
+def test_a_chosen_length_above_the_budget_is_rejected_before_anything_is_leased(stubs, wanted, reconciler, events):
     with pytest.raises(LeaseTooLong, match=r"--max-hours 1h: the lease would be 1h30m long"):
         reproduce(
             wanted(choose_length=True, max_length=timedelta(hours=1)), reconciler, LineRecorder(), lambda slot: None
         )
-    assert happened == ["doctor"]
+    assert events == ["doctor"]
 
 
-def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, happened):
+def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, events):
     short = wanted()
     requirements = replace(short.lease_request.requirements, length=timedelta(seconds=1))
     short = replace(short, lease_request=replace(short.lease_request, requirements=requirements))
     with pytest.raises(LeaseTooShort, match="allowed: --hours 1h30m"):
         reproduce(short, reconciler, LineRecorder(), lambda slot: None)
-    assert happened == ["doctor"]
+    assert events == ["doctor"]
 
 
-def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(stubs, wanted, reconciler, happened):
+def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(stubs, wanted, reconciler, events):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
         reproduce(wanted(max_length=timedelta(hours=2)), reconciler, LineRecorder(), lambda slot: None)
-    assert happened == []
+    assert events == []
 
 
-def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, happened, monkeypatch):
+def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, events, monkeypatch):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
         reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
-    assert happened == []
+    assert events == []
 
 
-def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, happened, monkeypatch):
+def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, events, monkeypatch):
     monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
     assert reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None) == ["reported"]
-    assert happened == ["doctor"]
+    assert events == ["doctor"]
 
 
 def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_of_its_results(
-    stubs, wanted, reconciler, happened, monkeypatch
+    stubs, wanted, reconciler, events, monkeypatch
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
@@ -210,27 +210,27 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
         LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
     ):
         reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
-    assert happened == ["doctor", "release"]
+    assert events == ["doctor", "release"]
     reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
-    assert happened[2:] == ["doctor", "lease", "configure", "run", "release"]
+    assert events[2:] == ["doctor", "lease", "configure", "run", "release"]
 
 
-def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, wanted, reconciler, happened, monkeypatch):
-    monkeypatch.setattr(chain, "end_when_idle", lambda *given: happened.append(given[-1]))
+def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, wanted, reconciler, events, monkeypatch):
+    monkeypatch.setattr(chain, "end_when_idle", lambda *given: events.append(given[-1]))
     asked = wanted()
     idle_end = IdleEnd(timedelta(minutes=30))
     asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
     reproduce(asked, reconciler, LineRecorder(), lambda slot: None)
-    assert happened == ["doctor", "lease", idle_end, "configure", "run", "release"]
+    assert events == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
-def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, happened):
-    def refuse(slot):
+def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, events):
+    def reject(slot):
         raise InputError("needs --yes")
 
     with pytest.raises(InputError):
-        reproduce(wanted(), reconciler, LineRecorder(), refuse)
-    assert happened == ["doctor"]
+        reproduce(wanted(), reconciler, LineRecorder(), reject)
+    assert events == ["doctor"]
 
 
 def test_the_variant_is_that_of_the_image_and_of_the_rows(tmp_path, monkeypatch):

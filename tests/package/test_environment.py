@@ -65,7 +65,7 @@ def test_an_interrupted_environment_is_created_again(tmp_path: Path) -> None:
     assert create(folder, lock).stdout == ""
 
 
-def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_another_hash_is_rejected(tmp_path: Path) -> None:
     lock, folder = one_package(tmp_path, "iniconfig"), tmp_path / "env"
     lock.write_text(re.sub("[0-9a-f]{64}", "0" * 64, lock.read_text()))
     done = create(folder, lock)

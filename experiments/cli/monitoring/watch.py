@@ -37,11 +37,11 @@ def watch(
     """
     from pydantic import TypeAdapter
 
-    from experiments.watch.state import RunNow, RunWatcher
+    from experiments.watch.state import RunStatus, RunWatcher
 
     watcher = RunWatcher(folder)
     if as_json:
-        print_json(TypeAdapter(RunNow).dump_python(watcher.read(), mode="json"))
+        print_json(TypeAdapter(RunStatus).dump_python(watcher.read(), mode="json"))
         return
     require_packages("textual", "textual_serve")
     if browser:

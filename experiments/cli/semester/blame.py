@@ -47,7 +47,9 @@ def blame(
     require_packages("uv", "packaging")
     request = _observation_request(target, card)
     ends = (pins_of(good, "--good"), pins_of(bad, "--bad"))
-    found = find(*ends, partial(observe, request), _means(by), request.statement, partial(say, stderr=True))
+    found = find(
+        *ends, partial(observe, request), _observation_methods(by), request.statement, partial(say, stderr=True)
+    )
     if as_json:
         print_json({"target": target, "card": request.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
         return
@@ -74,15 +76,15 @@ def _observation_request(target: str, card: str | None) -> "ObservationRequest":
     return ObservationRequest(name, tuple(one for one in rows if one in claims[id_]), card, id_)
 
 
-def _means(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:
+def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:
     """Return the ways to observe rows, in order. Raises InputError for a GPU that this machine does not have."""
     from provision.hardware import gpus
 
     here = bool(gpus.driver_version())
     if by == "gpu" and not here:
         raise InputError("--by gpu: this machine has no GPU; allowed: prediction, miniature")
-    all_means: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
-    return tuple(one for one in all_means if by in ("auto", one) and (one != "gpu" or here))
+    all_methods: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
+    return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or here))
 
 
 def _lines(found: "Blame") -> list[str]:

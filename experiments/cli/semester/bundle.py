@@ -40,7 +40,7 @@ def grade(
     ] = None,
     known: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RUN_FOLDER", help="Runs that students may have copied; copies are refused."),
+        typer.Option(metavar="RUN_FOLDER", help="Runs that students may have copied; copies are rejected."),
     ] = None,
     gradescope: Annotated[
         Path | None, typer.Option(help="With one bundle: write Gradescope's results.json to this file.")
@@ -49,9 +49,9 @@ def grade(
 ) -> None:
     """Check archives that students hand in; show reasons and points.
 
-    A bundle is refused if a row is not in the lab or has other settings, if values contradict each other, the telemetry
-    or a prediction, or if a measurement is copied from another bundle. The reasons are shown. Exit code 1: a bundle is
-    refused.
+    A bundle is rejected if a row is not in the lab or has other settings, if values contradict each other, the
+    telemetry or a prediction, or if a measurement is copied from another bundle. The reasons are shown. Exit code 1: a
+    bundle is rejected.
     """
     from experiments.bundle.check import check_bundle, measurement_marks, reject_copies
     from experiments.bundle.gradescope import gradescope as as_gradescope
@@ -75,7 +75,7 @@ def grade(
         print_json(answers)
     for one in () if as_json else checked:
         points = answers[str(one.path)]["score"]
-        say(f"{one.path}: {'accepted' if one.accepted else 'refused'}, {points} of {len(one.rows)} points")
+        say(f"{one.path}: {'accepted' if one.accepted else 'rejected'}, {points} of {len(one.rows)} points")
         missing = [f"{name}: {why}" for name, why in one.rows.items() if why]
         for line in (*one.problems, *missing):
             say(f"  {line}")

@@ -57,10 +57,10 @@ def semester(
     from experiments.notify.send import Notifier
     from experiments.semester.check import Request, Tools, run_check
     from experiments.semester.outcome import outcome_of
+    from experiments.semester.outputs import as_data, markdown, message, write_page
+    from experiments.semester.outputs import junit as as_junit
     from experiments.semester.parts import Lease
     from experiments.semester.versions import SETS
-    from experiments.semester.written import as_data, markdown, message, write_page
-    from experiments.semester.written import junit as as_junit
     from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.files import open_output, write_atomically
     from experiments.system.packages import require_packages

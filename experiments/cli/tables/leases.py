@@ -36,7 +36,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
             state.active_lease.name,
             _status(state),
             *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
-            _time_left(lease, now) if lease else "",
+            _lease_time_left(lease, now) if lease else "",
             ", ".join(map(host_in_words, state.hosts)),
             _cost(state),
             ", ".join(f"{server.name} {server.status}" for server in state.servers),
@@ -47,7 +47,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
 
 def lease_line(state: State, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
-    left = _time_left(state.lease, now) if state.lease else why_deleted(state.active_lease) or "gone"
+    left = _lease_time_left(state.lease, now) if state.lease else why_deleted(state.active_lease) or "gone"
     facts = (state.active_lease.name, left, _cost(state))
     return "lease " + ", ".join(filter(None, facts))
 
@@ -68,7 +68,7 @@ def host_in_words(host: Host) -> str:
 
 
 def _status(state: State) -> str:
-    """Return a lease's status, with the end that it gives itself."""
+    """Return a lease's status, and after how much idle time it ends, if it has such a rule."""
     if state.lease is None:
         return why_deleted(state.active_lease) or "gone"
     if idle_end := idle_end_of(state.active_lease):
@@ -81,7 +81,7 @@ def _type(host: Host) -> str:
     return f"{host.node_type} at {host.site}"
 
 
-def _time_left(lease: Lease, now: datetime) -> str:
+def _lease_time_left(lease: Lease, now: datetime) -> str:
     if now < lease.start:
         return start_in_words(lease.start, now)
     return f"{length_in_words(lease.end - now)} left" if now < lease.end else "over"

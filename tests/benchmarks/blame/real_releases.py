@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.blame.environment import create_environment
 from experiments.blame.observation import find_difference
-from experiments.blame.observe import Means, ObservationRequest, observe
+from experiments.blame.observe import Method, ObservationRequest, observe
 from experiments.blame.pins import Pin, Pins, pins_of
 from experiments.blame.uv import lines
 from experiments.results.provenance import git_commit
@@ -41,7 +41,7 @@ EARLIER = {
     "tqdm": "4.70.0",
 }
 """Releases that do not change the rows of the cases."""
-CASES: dict[str, tuple[str, Means, dict[str, str]]] = {
+CASES: dict[str, tuple[str, Method, dict[str, str]]] = {
     "peft": ("slurm_hf_trainer/neo-1gpu-peft/grads_gib", "prediction", {"peft": "0.11.1"}),
     "lightning": ("single_gpu_blip2/reduced-batch", "miniature", {"lightning": "2.3.3"}),
     "transformers": (
@@ -61,13 +61,13 @@ def main(names: Iterable[str]) -> None:
         RECORD.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _case(name: str, target: str, means: Means, changing: dict[str, str]) -> dict[str, Any]:
+def _case(name: str, target: str, method: Method, changing: dict[str, str]) -> dict[str, Any]:
     """Return the record of a case: how it was made, the answer of ``testbed blame``, and its confirmation."""
     current, earlier = pins_of("current", "--bad"), EARLIER | changing
     moved = {**current, **{package: Pin(version) for package, version in earlier.items()}}
     file = Path(f"{name}-earlier.txt")
     file.write_text(lines({package: pin.version for package, pin in moved.items()}))
-    words = ["blame", target, "--good", str(file), "--bad", "current", "--by", means, "--json"]
+    words = ["blame", target, "--good", str(file), "--bad", "current", "--by", method, "--json"]
     try:
         done = subprocess.run([sys.executable, "-m", "experiments", *words], check=True, stdout=subprocess.PIPE)
     finally:
@@ -82,19 +82,19 @@ def _case(name: str, target: str, means: Means, changing: dict[str, str]) -> dic
         "earlier": earlier,
         "changed": sorted(changing),
         "right": culprits == set(changing),
-        "only_the_culprits_moved_changes_it": _changes(target, means, current, moved, culprits),
-        "all_others_moved_changes_it": _changes(target, means, current, moved, earlier.keys() - culprits),
+        "only_the_culprits_moved_changes_it": _changes(target, method, current, moved, culprits),
+        "all_others_moved_changes_it": _changes(target, method, current, moved, earlier.keys() - culprits),
         "found": found,
     }
 
 
-def _changes(target: str, means: Means, current: Pins, moved: Pins, names: Iterable[str]) -> bool:
+def _changes(target: str, method: Method, current: Pins, moved: Pins, names: Iterable[str]) -> bool:
     """Return whether the target differs between the current environment and one with ``names`` moved."""
     suite, row, *quantity = target.split("/")
     card = suite_named(suite).cards[0]
     request = ObservationRequest(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)
     pins = {**current, **{name: moved[name] for name in names}}
-    before, now = (observe(request, means, create_environment(one)) for one in (pins, current))
+    before, now = (observe(request, method, create_environment(one)) for one in (pins, current))
     return find_difference(before, now, request.statement) is not None
 
 

@@ -50,7 +50,7 @@ def measure(case: RowSpec, folder: Path) -> str:
         try:
             result = run_row(case, Path(place), shlex.join(sys.orig_argv))
         except InputError as error:
-            return f"{case.row}: refused, {error}"
+            return f"{case.row}: rejected, {error}"
         if result.outcome not in DONE:
             shutil.copy(Path(place) / LOG_FILE, path.with_suffix(".log"))
     write_atomically(path, result.model_dump_json())

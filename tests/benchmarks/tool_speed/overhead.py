@@ -29,10 +29,10 @@ from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.tool_speed.overlap import new_run, startup_s, timed
-from tests.testbed.chain.person import SUITE, Person
+from tests.testbed.chain.cli_user import SUITE, CliUser
 from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started
-from tests.testbed.slurm.runs import Bed, LocalBed
+from tests.testbed.slurm.runs import Harness, LocalHarness
 
 COMMAND = "python -m tests.benchmarks.tool_speed.overhead"
 ROW = "a"
@@ -41,28 +41,28 @@ WARM_UP_ROWS = 2
 LEASED_ROW = "reduced-batch"
 
 
-def row_overhead_s(bed: Bed, once_s: float = 0.0) -> float:
+def row_overhead_s(harness: Harness, once_s: float = 0.0) -> float:
     """Return the overhead of one row, seconds."""
-    passed_s = timed(lambda: bed.run(ROW))
-    assert bed.outcomes() == {ROW: "fits"}
-    begun, ended = (float(line.split()[1]) for line in bed.journal.read_text().splitlines())
+    passed_s = timed(lambda: harness.run(ROW))
+    assert harness.outcomes() == {ROW: "fits"}
+    begun, ended = (float(line.split()[1]) for line in harness.journal.read_text().splitlines())
     return passed_s - (ended - begun) - once_s
 
 
 def local_overhead_s() -> float:
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
-        return row_overhead_s(LocalBed(Path(path), patch))
+        return row_overhead_s(LocalHarness(Path(path), patch))
 
 
 def between_rows_s(cold: bool) -> list[float]:
     """Return the seconds between the workers of consecutive rows; the first rows wait for the warm process."""
     with tempfile.TemporaryDirectory() as path, pytest.MonkeyPatch.context() as patch:
         patch.setenv(COLD_START_VARIABLE, "1" * cold)
-        bed = LocalBed(Path(path), patch)
-        bed.cpus = 1
-        bed.run(ROWS)
-        assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
-        times = [float(line.split()[1]) for line in bed.journal.read_text().splitlines()]
+        harness = LocalHarness(Path(path), patch)
+        harness.cpus = 1
+        harness.run(ROWS)
+        assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
+        times = [float(line.split()[1]) for line in harness.journal.read_text().splitlines()]
     gaps = [begun - ended for ended, begun in zip(times[1::2], times[2::2], strict=False)]
     return gaps[WARM_UP_ROWS:]
 
@@ -70,14 +70,14 @@ def between_rows_s(cold: bool) -> list[float]:
 def leased_overhead_s(rounds: int) -> list[float]:
     """Return the overhead of a row in a container for each round, seconds."""
     with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
-        person = Person(on)
-        assert person.reproduces("--keep", "--row", LEASED_ROW).end() in (0, 1)
-        return [leased_row_overhead_s(person, f"round-{number}") for number in range(rounds)]
+        cli_user = CliUser(on)
+        assert cli_user.start_reproduce("--keep", "--row", LEASED_ROW).end() in (0, 1)
+        return [leased_row_overhead_s(cli_user, f"round-{number}") for number in range(rounds)]
 
 
-def leased_row_overhead_s(person: Person, run_id: str) -> float:
-    passed_s, nothing_left_s = (timed(lambda: person.runs(run_id, LEASED_ROW).end()) for _ in range(2))
-    folder = RunFolder(person.results / run_id)
+def leased_row_overhead_s(cli_user: CliUser, run_id: str) -> float:
+    passed_s, nothing_left_s = (timed(lambda: cli_user.start_run(run_id, LEASED_ROW).end()) for _ in range(2))
+    folder = RunFolder(cli_user.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
     assert result.outcome == "fits", result.reason
     place = target_named("chameleon", None, None)
@@ -101,10 +101,10 @@ def main() -> None:
     there, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
-            with new_run(cluster) as bed:
-                startup_s(bed)
-                once.append(startup_s(bed))
-                there.append(row_overhead_s(bed, once[-1]))
+            with new_run(cluster) as harness:
+                startup_s(harness)
+                once.append(startup_s(harness))
+                there.append(row_overhead_s(harness, once[-1]))
     leased = leased_overhead_s(options.rounds) if options.leased else []
     found = {
         "command": f"{COMMAND} --rounds {options.rounds}{' --leased' * options.leased}",

@@ -20,18 +20,18 @@ from typing import Any
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from tests.testbed.slurm.cluster import Cluster, started
-from tests.testbed.slurm.runs import SlurmBed
+from tests.testbed.slurm.runs import SlurmHarness
 
 ROWS = "abcd"
 
 
 @contextmanager
-def new_run(cluster: Cluster) -> Iterator[SlurmBed]:
+def new_run(cluster: Cluster) -> Iterator[SlurmHarness]:
     """Yield a new run."""
     with tempfile.TemporaryDirectory(prefix="run-") as path:
-        bed = SlurmBed(Path(path), cluster)
-        yield bed
-        bed.close()
+        harness = SlurmHarness(Path(path), cluster)
+        yield harness
+        harness.close()
 
 
 def timed(act: Callable[[], object]) -> float:
@@ -41,10 +41,10 @@ def timed(act: Callable[[], object]) -> float:
     return time.monotonic() - begun
 
 
-def startup_s(bed: SlurmBed) -> float:
+def startup_s(harness: SlurmHarness) -> float:
     """Return the seconds of a run before its first row."""
-    runner = bed.runner({})
-    return timed(lambda: runner._cluster.prepare(bed.folder))
+    runner = harness.runner({})
+    return timed(lambda: runner._cluster.prepare(harness.folder))
 
 
 def main() -> None:
@@ -54,13 +54,13 @@ def main() -> None:
     options = parser.parse_args()
     sleeping: dict[str, Any] = dict.fromkeys(ROWS, f"sleep-{options.seconds}")
     with started((4,)) as cluster:
-        with new_run(cluster) as bed:
-            once_s = startup_s(bed)
-            together_s = timed(lambda: bed.run(ROWS, **sleeping))
-            assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
-        with new_run(cluster) as bed:
-            sequential_s = [timed(partial(bed.run, row, **sleeping)) for row in ROWS]
-            assert bed.outcomes() == dict.fromkeys(ROWS, "fits")
+        with new_run(cluster) as harness:
+            once_s = startup_s(harness)
+            together_s = timed(lambda: harness.run(ROWS, **sleeping))
+            assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
+        with new_run(cluster) as harness:
+            sequential_s = [timed(partial(harness.run, row, **sleeping)) for row in ROWS]
+            assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {
         "command": f"python -m tests.benchmarks.tool_speed.overlap --seconds {options.seconds}",
         "on": "a Slurm on this machine with four fake GPUs; the rows are fakes that sleep",

@@ -34,7 +34,7 @@ class Observer:
     def __init__(self, observe=lambda values: seen(10 + sum(values.values()))):
         self.count, self._observe = 0, observe
 
-    def __call__(self, means: str, environment: Environment):
+    def __call__(self, method: str, environment: Environment):
         self.count += 1
         return self._observe(values(environment))
 
@@ -76,7 +76,7 @@ def test_packages_that_need_each_other_move_together(index):
     wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
     asked: list[dict[str, str]] = []
 
-    def observe(means, environment):
+    def observe(method, environment):
         asked.append({name: environment.pins[name].version for name in ("pack04", "pack05")})
         return seen(10 + sum(values(environment).values()))
 
@@ -103,7 +103,7 @@ def test_a_package_that_is_new_or_gone_is_found(index):
 def test_a_step_that_cannot_be_tested_is_left_out(index):
     wheel(index, "pack09", "2.0", "1")
 
-    def observe(means, environment):
+    def observe(method, environment):
         versions = {name: environment.pins[name].version for name in ("pack06", "pack07")}
         if versions == {"pack06": "2.0", "pack07": "1.0"}:
             raise InputError("cannot be imported")
@@ -163,9 +163,9 @@ def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(index)
     wheel(index, "pack09", "2.0", "1")
     observed: list[str] = []
 
-    def observe(means, environment):
-        observed.append(means)
-        return seen(10 + (sum(values(environment).values()) if means == "miniature" else 0))
+    def observe(method, environment):
+        observed.append(method)
+        return seen(10 + (sum(values(environment).values()) if method == "miniature" else 0))
 
     found = blame(pins(OLD), pins(NEW), observe, ["prediction", "miniature"], None, lambda line: None)
     assert found.means == "miniature"

@@ -21,7 +21,7 @@ from tests.support.results.forgeries import FORGERIES, Forger, write_hostile_arc
 LAB = "single_gpu_litgpt-a100_80gb"
 GENUINE = [run for run in RUNS if (run / RESULTS_FILE).read_text()]
 FORGED = 100
-REFUSED = 95
+MIN_REJECTED = 95
 
 
 def predictions_for(run: Path):
@@ -47,7 +47,7 @@ def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):
     assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 
 
-def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
+def test_of_100_forged_bundles_at_least_95_are_rejected(genuine, tmp_path):
     predictions = predictions_for(EVIDENCE / f"{LAB}-full-verdict")
     trained = [row for row, result in Forger(genuine).results.items() if result["speed"]]
     alice = check_bundle(genuine, predictions)
@@ -61,7 +61,7 @@ def test_of_100_forged_bundles_at_least_95_are_refused(genuine, tmp_path):
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:
             assert any(row in problem for problem in checked.problems), checked.problems
-    assert FORGED - passed.total() >= REFUSED, passed
+    assert FORGED - passed.total() >= MIN_REJECTED, passed
 
 
 def cycle_of(rows):
@@ -92,11 +92,11 @@ def test_a_missing_row_gives_no_point(genuine, tmp_path, capsys):
     assert "alice.zip: accepted, 1 of 2 points" in capsys.readouterr().out
 
 
-def test_a_run_of_another_card_is_refused(genuine):
+def test_a_run_of_another_card_is_rejected(genuine):
     assert check_bundle(genuine, card="h100_94gb").problems == ("the run is for a100_80gb; requested: h100_94gb",)
 
 
-def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
+def test_a_copy_of_a_known_run_is_rejected(genuine, capsys):
     assert main(["grade", str(genuine), "--known", str(EVIDENCE)]) == 1
     assert "copied; exactly the same measurements are in" in capsys.readouterr().out
 
@@ -116,7 +116,7 @@ def test_a_copy_of_a_known_run_is_refused(genuine, capsys):
         ("other.txt", 0o100644),
     ],
 )
-def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_path):
+def test_a_hostile_archive_is_rejected_and_nothing_is_written(name, mode, tmp_path):
     path = write_hostile_archive(tmp_path / "hostile.zip", name, mode=mode)
     assert not check_bundle(path).accepted
     with pytest.raises(BadBundle, match=r"does not belong in a bundle|is not a regular file"):
@@ -124,13 +124,13 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(name, mode, tmp_pat
     assert [one.name for one in tmp_path.iterdir()] == ["hostile.zip"]
 
 
-def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+def test_a_zip_bomb_is_rejected_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "MAX_BYTES", 1000)
     with pytest.raises(BadBundle, match="too large for a bundle"):
         read_bundle(write_hostile_archive(tmp_path / "bomb.zip", "run.json", bytes(5000)))
 
 
-def test_an_archive_that_hides_its_size_is_refused(tmp_path):
+def test_an_archive_that_hides_its_size_is_rejected(tmp_path):
     path = write_hostile_archive(tmp_path / "bomb.zip", "run.json", bytes(5000))
     data = path.read_bytes()
     path.write_bytes(data.replace((5000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
@@ -139,13 +139,13 @@ def test_an_archive_that_hides_its_size_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not an archive", b"PK\x03\x04" + bytes(100)])
-def test_a_file_that_is_no_archive_is_refused(content, tmp_path):
+def test_a_file_that_is_no_archive_is_rejected(content, tmp_path):
     (tmp_path / "text.zip").write_bytes(content)
     with pytest.raises(BadBundle, match="not a bundle"):
         read_bundle(tmp_path / "text.zip")
 
 
-def test_a_result_that_is_no_json_is_refused_with_the_reason(genuine, tmp_path):
+def test_a_result_that_is_no_json_is_rejected_with_the_reason(genuine, tmp_path):
     forger = Forger(genuine)
     forger.contents["run.json"] = b"{"
     (problem,) = check_bundle(write_zip(tmp_path / "broken.zip", forger.contents)).problems

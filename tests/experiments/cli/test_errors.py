@@ -60,7 +60,7 @@ def _id(value: object) -> str:
 
 
 @pytest.fixture
-def refused(capsys):
+def error_of(capsys):
     """Run a command with an error; return the line that it prints."""
 
     def run(*arguments: str) -> str:
@@ -89,36 +89,36 @@ def invalid_files(tmp_path, monkeypatch, machine):
 
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
-def test_an_invalid_value_is_named_with_the_allowed_ones(refused, name, param):
-    error = refused(name, displayed_name(param), "no-such-thing")
+def test_an_invalid_value_is_named_with_the_allowed_ones(error_of, name, param):
+    error = error_of(name, displayed_name(param), "no-such-thing")
     assert error.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
 
 @pytest.mark.parametrize(("name", "param"), CHOICES, ids=_id)
-def test_a_misspelled_choice_is_corrected(refused, name, param):
+def test_a_misspelled_choice_is_corrected(error_of, name, param):
     value = allowed_choices(param)[-1]
-    assert refused(name, displayed_name(param), f"{value}x").endswith(f"; did you mean {value}?")
+    assert error_of(name, displayed_name(param), f"{value}x").endswith(f"; did you mean {value}?")
 
 
 @pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
-def test_a_number_below_the_minimum_is_rejected_with_the_minimum(refused, name, param):
-    assert refused(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
+def test_a_number_below_the_minimum_is_rejected_with_the_minimum(error_of, name, param):
+    assert error_of(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
 
 
 @pytest.mark.parametrize(("name", "param"), OPTIONS, ids=_id)
-def test_an_option_without_its_value_is_named(refused, name, param):
-    assert refused(name, displayed_name(param)).startswith(f"{displayed_name(param)} needs a value")
+def test_an_option_without_its_value_is_named(error_of, name, param):
+    assert error_of(name, displayed_name(param)).startswith(f"{displayed_name(param)} needs a value")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
-    assert refused(name, "--no-such-option").startswith("unknown option --no-such-option")
+def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
+    assert error_of(name, "--no-such-option").startswith("unknown option --no-such-option")
     if not any(param.nargs == -1 for param in load_command(name).params):
         required = [
             param for param in load_command(name).params if param.required and param.param_type_name == "option"
         ]
         words = [*(f"{displayed_name(param)}=x" for param in required), *(f"word-{number}" for number in range(4))]
-        assert "word-3" in refused(name, *words)
+        assert "word-3" in error_of(name, *words)
 
 
 @pytest.mark.parametrize(
@@ -152,27 +152,27 @@ def test_an_unknown_option_and_a_surplus_word_are_named(refused, name):
         ("slots --count 2.5", "--count 2.5: allowed: whole numbers from 1"),
     ],
 )
-def test_an_error_has_no_wording_of_pydantic(refused, arguments, message):
-    assert message in refused(*arguments.split())
+def test_an_error_has_no_wording_of_pydantic(error_of, arguments, message):
+    assert message in error_of(*arguments.split())
 
 
 @pytest.mark.parametrize("bad", BAD_FILES, ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", READ)
-def test_a_file_that_cannot_be_read_is_named_in_one_line(refused, invalid_files, line, bad):
-    error = refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
+def test_a_file_that_cannot_be_read_is_named_in_one_line(error_of, invalid_files, line, bad):
+    error = error_of(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
     exists = line.startswith("configure") and bad.endswith(".yaml")
     assert bad in error or (exists and error.startswith("no active lease"))
 
 
 @pytest.mark.parametrize("bad", ["file/below", "a" * 300], ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", WRITTEN)
-def test_a_place_that_cannot_be_written_is_named_in_one_line(refused, invalid_files, line, bad):
-    assert bad in refused(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
+def test_a_place_that_cannot_be_written_is_named_in_one_line(error_of, invalid_files, line, bad):
+    assert bad in error_of(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
 
 
 @pytest.mark.parametrize(("name", "param"), [one for one in OPTIONS if value_type(one[1]) is Path], ids=_id)
-def test_an_empty_path_is_refused(refused, name, param):
-    assert refused(name, displayed_name(param), "").startswith(f"{displayed_name(param)} '': allowed: a path")
+def test_an_empty_path_is_rejected(error_of, name, param):
+    assert error_of(name, displayed_name(param), "").startswith(f"{displayed_name(param)} '': allowed: a path")
 
 
 def test_an_error_of_a_file_that_is_not_in_the_command_line_shows_a_traceback(monkeypatch, capsys):
@@ -184,12 +184,12 @@ def test_an_error_of_a_file_that_is_not_in_the_command_line_shows_a_traceback(mo
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_value_of_several_lines_is_reported_in_one(refused):
-    assert refused("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
+def test_a_value_of_several_lines_is_reported_in_one(error_of):
+    assert error_of("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
 
 
-def test_the_example_of_a_time_is_in_the_future(refused):
-    example = refused("slots", "--start", "tomorrow").split("allowed: ")[1].split(TIME)[0]
+def test_the_example_of_a_time_is_in_the_future(error_of):
+    example = error_of("slots", "--start", "tomorrow").split("allowed: ")[1].split(TIME)[0]
     assert datetime.fromisoformat(f"{example}{TIME}") > datetime.now(UTC)
 
 

@@ -25,7 +25,7 @@ STORED = EVIDENCE / "single_gpu_blip2-a100_80gb-full-verdict"
 CONFIG = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 64, "vocab_size": 100, "n_positions": 64}
 READERS = ("evaluate RUN", "report RUN", "bundle RUN", "compare STORED RUN", "history record RUN --database h.db")
 BLAME = "blame single_gpu_blip2/xxl --good @ --bad current"
-REFUSED_FILES = ("run.json", "results.jsonl", "single_gpu_blip2/xxl/result.json")
+REJECTED_FILES = ("run.json", "results.jsonl", "single_gpu_blip2/xxl/result.json")
 IGNORED_FILES = ("SHA256SUMS", "report.html", "report.html.part", "single_gpu_blip2/xxl/telemetry.csv")
 
 
@@ -44,9 +44,9 @@ def _replace(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-@pytest.mark.parametrize("name", REFUSED_FILES)
+@pytest.mark.parametrize("name", REJECTED_FILES)
 @pytest.mark.parametrize("line", READERS)
-def test_a_fifo_or_device_in_a_run_is_refused_in_one_line(run, capsys, line, name, kind):
+def test_a_fifo_or_device_in_a_run_is_rejected_in_one_line(run, capsys, line, name, kind):
     _replace(run / name, kind)
     words = [word.replace("RUN", str(run)).replace("STORED", str(STORED)) for word in line.split()]
     assert main(words) == 2
@@ -76,7 +76,7 @@ def test_a_line_break_in_a_file_name_makes_no_second_line(run, capsys):
 
 
 @pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", BLAME])
-def test_a_fifo_in_the_command_line_is_refused(run, capsys, line):
+def test_a_fifo_in_the_command_line_is_rejected(run, capsys, line):
     os.mkfifo("fifo.zip")
     assert main(line.replace("@", "fifo.zip").split()) in (1, 2)
     assert "fifo.zip" in "".join(capsys.readouterr())
@@ -113,7 +113,7 @@ def test_checksums_follow_no_link_out_of_the_folder(run, tmp_path):
     assert "link" not in checksums(run)
 
 
-def test_a_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path):
+def test_a_file_of_a_terabyte_is_rejected_before_it_is_read(tmp_path):
     path = tmp_path / "config.json"
     path.touch()
     os.truncate(path, 1 << 40)
@@ -122,7 +122,7 @@ def test_a_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"[" * 300_000, b'{"model_type":' + b"[" * 300_000])
-def test_a_deeply_nested_config_is_refused_in_one_line(tmp_path, capsys, content):
+def test_a_deeply_nested_config_is_rejected_in_one_line(tmp_path, capsys, content):
     (tmp_path / "config.json").write_bytes(content)
     code = main(["predict", "--model", str(tmp_path / "config.json"), "--card", "a100_80gb", "--loop", "lightning"])
     error = capsys.readouterr().err

@@ -107,10 +107,10 @@ def test_a_gpu_with_bfloat16_causes_no_warning(testbed):
 
 @pytest.fixture
 def no_account(monkeypatch, testbed):
-    def refuse(*_):
+    def reject(*_):
         raise NoCredentials("credentials: no account")
 
-    monkeypatch.setattr(base, "connect_to", refuse)
+    monkeypatch.setattr(base, "connect_to", reject)
 
 
 @pytest.mark.usefixtures("no_account")

@@ -98,7 +98,7 @@ def test_results_of_another_recipe_version_are_rejected_with_a_fix(testbed, edit
     assert "has results of version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 
 
-def test_a_device_smaller_than_the_card_is_refused(testbed, monkeypatch, tmp_path):
+def test_a_device_smaller_than_the_card_is_rejected(testbed, monkeypatch, tmp_path):
     monkeypatch.setattr(local, "this_machine", lambda: sample_rows.node(sample_rows.T4))
     code, _, err = testbed("run", SUITE, "--size", "full", "--results", tmp_path)
     assert (code, err) == (2, "testbed: device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB\n")
@@ -111,7 +111,7 @@ def test_a_run_without_disk_space_is_rejected(testbed, monkeypatch, tmp_path):
     assert "no disk space" in err
 
 
-def test_an_archive_with_a_wrong_checksum_is_refused(testbed, tmp_path):
+def test_an_archive_with_a_wrong_checksum_is_rejected(testbed, tmp_path):
     (tmp_path / "set.zip").write_bytes(b"")
     code, _, err = testbed("run", SUITE, "--data", tmp_path / "set.zip", "--data-sha256", "ab")
     assert code == 2

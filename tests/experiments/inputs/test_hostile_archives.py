@@ -38,7 +38,7 @@ def _unpack(path, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
-def test_a_bomb_is_refused_and_leaves_nothing(tmp_path, monkeypatch, ending):
+def test_a_bomb_is_rejected_and_leaves_nothing(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(archive, "MIN_UNPACKED_BYTES", 1 << 20)
     path, content = tmp_path / f"bomb.{ending}", bytes(64 << 20)
     if ending == "zip":
@@ -52,7 +52,7 @@ def test_a_bomb_is_refused_and_leaves_nothing(tmp_path, monkeypatch, ending):
 
 
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
-def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch, ending):
+def test_an_archive_of_too_many_files_is_rejected(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(archive, "MAX_FILES", 3)
     path = tmp_path / f"many.{ending}"
     if ending == "zip":
@@ -76,7 +76,7 @@ def test_an_archive_of_too_many_files_is_refused(tmp_path, monkeypatch, ending):
         [("x/../../y", tarfile.REGTYPE, "", b"x")],
     ],
 )
-def test_a_member_that_leads_outside_is_refused(tmp_path, members):
+def test_a_member_that_leads_outside_is_rejected(tmp_path, members):
     (tmp_path / "secret").write_text("secret")
     with pytest.raises(InputError, match="would be written outside the folder"):
         _unpack(_tar(tmp_path / "set.tar.gz", *members, DATA), tmp_path)
@@ -90,7 +90,7 @@ def test_devices_and_fifos_are_not_unpacked(tmp_path, kind):
 
 
 @pytest.mark.parametrize("damage", ["cut", "bits", "method", "encrypted"])
-def test_a_damaged_archive_is_refused_in_one_line(tmp_path, damage):
+def test_a_damaged_archive_is_rejected_in_one_line(tmp_path, damage):
     path = tmp_path / ("set.tar.gz" if damage in ("cut", "bits") else "set.zip")
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -106,9 +106,9 @@ def test_a_damaged_archive_is_refused_in_one_line(tmp_path, damage):
         data = bytearray(_tar(path, DATA).read_bytes())
         data = data[: len(data) // 2] if damage == "cut" else data[:40] + bytes(20) + data[60:]
     path.write_bytes(data)
-    with pytest.raises(InputError, match="cannot be unpacked") as refused:
+    with pytest.raises(InputError, match="cannot be unpacked") as rejected:
         _unpack(path, tmp_path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 @pytest.fixture
@@ -172,9 +172,9 @@ def test_no_error_shows_a_password(tmp_path, monkeypatch, capsys, machine, addre
 
 def test_a_wrong_checksum_does_not_show_the_password(server, tmp_path):
     address = f"http://user:{PASSWORD}@127.0.0.1:{server.server_port}/set.tar.gz"
-    with pytest.raises(InputError, match="its SHA-256 is") as refused:
+    with pytest.raises(InputError, match="its SHA-256 is") as rejected:
         download(address, "0" * 64, tmp_path, lambda *_: None)
-    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in str(rejected.value)
 
 
 def test_commands_are_stored_without_logins_and_signatures():

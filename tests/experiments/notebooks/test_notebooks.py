@@ -161,12 +161,12 @@ def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, 
         stored_run(tmp_path, name, card, run_id=card, size=size)
     notebook = of_results_in(tmp_path, notebook_of(name))
     run_through(notebook)
-    told = "\n".join(block.data for block in shown if not isinstance(block, SVG))
-    assert [told.count(f"### {row.title}: ") for row in suite_named(name).rows] == [1] * len(suite_named(name).rows)
-    assert told.count("**Memory**") == len(calls(notebook, "compare"))
-    assert "No result yet" not in told
-    assert "has not run" not in told
-    assert ("| MiB |" in told) == (size == "tiny")
+    text = "\n".join(block.data for block in shown if not isinstance(block, SVG))
+    assert [text.count(f"### {row.title}: ") for row in suite_named(name).rows] == [1] * len(suite_named(name).rows)
+    assert text.count("**Memory**") == len(calls(notebook, "compare"))
+    assert "No result yet" not in text
+    assert "has not run" not in text
+    assert ("| MiB |" in text) == (size == "tiny")
 
 
 FAILED = [
@@ -177,11 +177,11 @@ FAILED = [
 
 def test_the_stored_runs_of_the_project_can_be_shown_in_a_notebook(shown):
     run_through(notebook_of("single_gpu_blip2"))
-    told = "\n".join(block.data for block in shown if not isinstance(block, SVG))
-    assert "emulating" in told
-    failed = [line for line in told.splitlines() if line.startswith("- **fail**")]
+    text = "\n".join(block.data for block in shown if not isinstance(block, SVG))
+    assert "emulating" in text
+    failed = [line for line in text.splitlines() if line.startswith("- **fail**")]
     assert [line.partition(": ")[2].partition(".")[0] for line in failed] == FAILED
-    assert "No result yet" not in told
+    assert "No result yet" not in text
 
 
 def test_a_notebook_runs_headless_in_a_kernel(tmp_path):

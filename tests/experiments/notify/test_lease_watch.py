@@ -53,14 +53,14 @@ def watched(site, monkeypatch, tmp_path, webhook):
     url, received = webhook
     watch = LeaseWatch(partial(notices.send, Notifier([url])), 20.0)
 
-    def look(after: timedelta = timedelta()) -> list[str]:
+    def watch_after(after: timedelta = timedelta()) -> list[str]:
         """Watch the lease once, ``after`` that time has passed; return the titles of the new messages."""
         FakeDatetime.at += after
         before = len(received)
         watch()
         return [one["title"] for one in received[before:]]
 
-    return look
+    return watch_after
 
 
 def leased(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
@@ -130,12 +130,12 @@ def test_a_site_that_does_not_answer_is_queried_again_and_its_lease_is_still_rep
     assert watched() == []
     asked = []
 
-    def down():
+    def fail_to_list_leases():
         asked.append(1)
         raise problem
 
     leases = site.leases
-    site.leases = down
+    site.leases = fail_to_list_leases
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits"))
     assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
     assert watched(timedelta(minutes=6)) == []

@@ -87,13 +87,13 @@ def test_a_smaller_batch_keeps_the_samples_per_optimizer_step():
 
 
 def test_an_impossible_change_is_listed_with_the_reason():
-    class Refusing(Predictor):
+    class RejectingPredictor(Predictor):
         def __call__(self, specs, cache=None, watch=None, failed=None):
             if any(spec.settings.strategy == "fsdp" for spec in specs):
                 raise InputError("no FSDP here")
             return super().__call__(specs)
 
-    found = fit_row(custom_spec(32), Refusing(needs_linear))
+    found = fit_row(custom_spec(32), RejectingPredictor(needs_linear))
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }

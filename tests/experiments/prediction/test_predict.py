@@ -92,10 +92,10 @@ def test_an_unreadable_cached_prediction_is_traced_again(tracer, tmp_path, text)
 
 
 def test_every_row_is_reported_once_with_whether_it_was_cached(tracer, tmp_path):
-    told = []
+    reported = []
     predict([A], tmp_path)
-    predict([A, B, B, A], tmp_path, lambda spec, found, cached: told.append((spec.row, found.spec.row, cached)))
-    assert told == [("a", "a", True), ("b", "b", False)]
+    predict([A, B, B, A], tmp_path, lambda spec, found, cached: reported.append((spec.row, found.spec.row, cached)))
+    assert reported == [("a", "a", True), ("b", "b", False)]
 
 
 def test_without_a_compiler_nothing_can_be_traced_and_one_line_says_so(tmp_path, monkeypatch):
@@ -139,12 +139,12 @@ def wait_until(condition) -> None:
 def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
     caught, before = [], descendants()
 
-    def ask():
+    def predict_slow_rows():
         with pytest.raises(RuntimeError) as error:
             predict([SLOW, ALSO_SLOW], library_cache, workers=2)
         caught.append(str(error.value))
 
-    asking = Thread(target=ask)
+    asking = Thread(target=predict_slow_rows)
     asking.start()
     wait_until(forks)
     started = forks()
@@ -161,12 +161,12 @@ def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
 def test_an_interrupted_prediction_leaves_no_tracer_running(library_cache):
     before, seen = descendants(), []
 
-    def leave(*_):
+    def interrupt(*_):
         seen.extend(descendants())
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict([FIRST, SLOW], library_cache, leave, workers=2)
+        predict([FIRST, SLOW], library_cache, interrupt, workers=2)
     assert len(seen) > len(before)
     _, alive = psutil.wait_procs(seen, SOON_S)
     assert set(alive) <= set(before)

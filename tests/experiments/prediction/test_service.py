@@ -223,10 +223,10 @@ def test_a_custom_training_whose_parameters_exceed_the_card_is_an_error(testbed)
 
 
 def test_an_error_of_the_tracer_is_reported(testbed, monkeypatch, capsys):
-    def refuse(*_):
+    def reject(*_):
         raise InputError("question/m on v100_32gb: the model has no layer 'q'")
 
-    monkeypatch.setattr(service, "predict", refuse)
+    monkeypatch.setattr(service, "predict", reject)
     assert main(["predict", *LLAMA]) == 2
     assert capsys.readouterr().err == "testbed: question/m on v100_32gb: the model has no layer 'q'\n"
 
@@ -329,10 +329,10 @@ class TestBeforeARun:
     def test_a_run_continues_without_predictions(self, machine, monkeypatch, tmp_path):
         for mistake in (InputError("no C++ compiler (package g++)"), RuntimeError("the tracer was ended")):
 
-            def refuse(*_, why=mistake):
+            def reject(*_, why=mistake):
                 raise why
 
-            monkeypatch.setattr(service, "predict", refuse)
+            monkeypatch.setattr(service, "predict", reject)
             folder, lines = self.run(tmp_path, rerun=True)
             assert f"not predicted: {mistake}" in lines
             assert folder.predictions() == ()
@@ -342,13 +342,13 @@ class TestBeforeARun:
         problem = f"{SUITE}/baseline on {CARD}: cannot be traced"
         made = Predictor(stated)
 
-        def refuse(specs, cache, watch, failed):
+        def reject(specs, cache, watch, failed):
             for spec in specs:
                 if spec.row == "baseline":
                     failed(spec, RuntimeError(problem))
             return made([spec for spec in specs if spec.row != "baseline"], cache, watch, failed)
 
-        monkeypatch.setattr(service, "predict", refuse)
+        monkeypatch.setattr(service, "predict", reject)
         folder, lines = self.run(tmp_path)
         assert f"not predicted: {problem}" in lines
         assert [one.spec.row for one in folder.predictions()] == ["reduced-batch"]

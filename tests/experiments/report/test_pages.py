@@ -25,10 +25,10 @@ from experiments.report.pages.script import write_script_page
 from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
+from experiments.semester.outputs import write_page as write_semester_page
 from experiments.semester.parts import Part
 from experiments.semester.state import Check, Done
 from experiments.semester.versions import SETS
-from experiments.semester.written import write_page as write_semester_page
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 from tests.support.results.terms import repeat_run

@@ -29,14 +29,14 @@ def test_the_card_itself_is_accepted_whatever_its_driver_reserves():
     assert rejection_reason(spec(), node(reserved), 64) == ""
 
 
-@pytest.mark.parametrize(("memory_gib", "refused"), [(79.1, False), (77.6, False), (77.5, True)])
-def test_another_device_is_accepted_if_it_is_smaller_only_by_driver_memory(memory_gib, refused):
+@pytest.mark.parametrize(("memory_gib", "rejected"), [(79.1, False), (77.6, False), (77.5, True)])
+def test_another_device_is_accepted_if_it_is_smaller_only_by_driver_memory(memory_gib, rejected):
     reserved = GPU.__class__(0, "NVIDIA H100 80GB HBM3", memory_gib, "GPU-2")
-    assert bool(rejection_reason(spec(), node(reserved), 64)) == refused
+    assert bool(rejection_reason(spec(), node(reserved), 64)) == rejected
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
-def test_a_bitsandbytes_that_needs_a_gpu_is_refused_on_a_processor_here(settings, monkeypatch):
+def test_a_bitsandbytes_that_needs_a_gpu_is_rejected_on_a_processor_here(settings, monkeypatch):
     row = spec(size="tiny", **settings)
     assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
@@ -59,7 +59,7 @@ def test_a_row_on_the_cpu_needs_no_gpu_and_enough_host_memory():
     assert rejection_reason(row.model_copy(update={"size": "tiny"}), node(), 1) == ""
 
 
-def test_more_devices_than_exist_are_refused():
+def test_more_devices_than_exist_are_rejected():
     remedy = "; --gpus-per-node runs the row on fewer"
     assert rejection_reason(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
     assert rejection_reason(spec(devices=2), node(GPU, GPU), 64) == ""

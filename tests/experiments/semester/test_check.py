@@ -210,15 +210,15 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
 
 
 def test_a_part_without_progress_is_reported_once(tmp_path):
-    told = []
-    tools = check.Tools(lambda line: None, lambda title, text: told.append(text))
+    messages = []
+    tools = check.Tools(lambda line: None, lambda title, text: messages.append(text))
     look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, tools)
     (tmp_path / "log.txt").write_text("a line")
     look()
-    assert told == []
+    assert messages == []
     silent = time.time() - STALL_S
     os.utime(tmp_path / "log.txt", (silent, silent))
     look()
     look()
-    assert len(told) == 1
-    assert "no progress for 10:00" in told[0]
+    assert len(messages) == 1
+    assert "no progress for 10:00" in messages[0]

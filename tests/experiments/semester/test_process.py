@@ -24,12 +24,12 @@ run_logged(["sh", "-c", {PART!r}], Path(sys.argv[1]), {{"PATH": "/usr/bin:/bin"}
 def test_an_interrupted_check_waits_until_its_part_has_released_its_lease(tmp_path):
     log = tmp_path / "log.txt"
 
-    def look() -> None:
+    def interrupt_once_started() -> None:
         if "started" in log.read_text():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_logged(["sh", "-c", PART], log, os.environ, look, poll_s=0.05)
+        run_logged(["sh", "-c", PART], log, os.environ, interrupt_once_started, poll_s=0.05)
     assert log.read_text().splitlines() == ["started", "released"]
 
 
@@ -37,12 +37,12 @@ def test_a_part_that_does_not_end_is_killed(tmp_path):
     log = tmp_path / "log.txt"
     stubborn = 'trap "" TERM; echo started $$; while :; do sleep 0.05; done'
 
-    def look() -> None:
+    def interrupt_once_started() -> None:
         if "started" in log.read_text():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_logged(["sh", "-c", stubborn], log, os.environ, look, 0.2, 0.05)
+        run_logged(["sh", "-c", stubborn], log, os.environ, interrupt_once_started, 0.2, 0.05)
     wait_for(lambda: not psutil.pid_exists(int(log.read_text().split()[1])))
 
 

@@ -149,10 +149,10 @@ def test_notes_name_the_cards_that_the_image_does_not_run():
 
 
 def test_an_unknown_card_is_rejected_with_the_known_ones():
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as rejected:
         card_named("a100", "lab.yaml")
     allowed = f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"
-    assert str(refused.value) == f"{allowed}; did you mean a100_80gb or a100_40gb?"
+    assert str(rejected.value) == f"{allowed}; did you mean a100_80gb or a100_40gb?"
 
 
 @pytest.mark.parametrize(
@@ -182,10 +182,10 @@ def test_a_size_in_gib_stands_for_a_card_with_that_memory(text, gib):
 )
 def test_a_card_without_predictions_is_rejected_in_one_line(text, message):
     for ask in (parse_card_list, lambda name: supported_card(name, "--card")):
-        with pytest.raises(InputError) as refused:
+        with pytest.raises(InputError) as rejected:
             ask(text)
-        assert message in str(refused.value)
-        assert "\n" not in str(refused.value)
+        assert message in str(rejected.value)
+        assert "\n" not in str(rejected.value)
 
 
 def test_the_value_all_stands_for_the_cards_that_pytorch_supports():

@@ -64,8 +64,8 @@ def test_a_model_that_is_small_keeps_its_width_and_heads():
         ("n_head", "its attention heads, .*n_head"),
     ],
 )
-def test_an_architecture_without_layers_width_or_heads_is_refused(missing, message):
+def test_an_architecture_without_layers_width_or_heads_is_rejected(missing, message):
     architecture = {key: value for key, value in PUBLISHED["gpt2"].items() if key != missing}
-    with pytest.raises(InputError, match=f"^the architecture does not state {message}") as refused:
+    with pytest.raises(InputError, match=f"^the architecture does not state {message}") as rejected:
         miniature(architecture)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)

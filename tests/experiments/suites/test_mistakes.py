@@ -119,9 +119,9 @@ def test_a_file_without_a_suite_is_an_error_in_one_line(mistakes, text):
 def test_hostile_yaml_is_rejected_in_one_line(tmp_path, text):
     path = tmp_path / "lab.yaml"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"lab\.yaml: ") as refused:
+    with pytest.raises(InputError, match=r"lab\.yaml: ") as rejected:
         read_document(path)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 def test_a_binary_file_is_rejected(tmp_path):

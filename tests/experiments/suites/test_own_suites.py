@@ -18,7 +18,7 @@ from experiments.suites.suite import (
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def suite_folder(tmp_path, monkeypatch):
     """Create a folder with a suite that TESTBED_SUITES names."""
     shutil.copy(TEMPLATE_FILE, tmp_path / "my_lab.yaml")
     monkeypatch.setenv(SUITES_VARIABLE, str(tmp_path))
@@ -26,14 +26,14 @@ def own(tmp_path, monkeypatch):
     suite_named.cache_clear()
 
 
-def test_a_suite_in_a_folder_is_used_like_those_of_the_package(own):
+def test_a_suite_in_a_folder_is_used_like_those_of_the_package(suite_folder):
     assert user_suites() == ["my_lab"]
     assert {path.stem for path in LABS.glob("*.yaml")} | {"my_lab"} == set(suite_names())
     assert suite_named("my_lab") in suites_in_group("single")
-    assert user_suite_file("my_lab") == own / "my_lab.yaml"
+    assert user_suite_file("my_lab") == suite_folder / "my_lab.yaml"
 
 
-def test_files_and_folders_may_be_mixed(own, tmp_path_factory, monkeypatch):
+def test_files_and_folders_may_be_mixed(suite_folder, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other") / "second.yaml"
     other.write_text(TEMPLATE_FILE.read_text().replace("suite: my_lab", "suite: second"))
     monkeypatch.setenv(SUITES_VARIABLE, f"{other}:{own}")
@@ -41,9 +41,9 @@ def test_files_and_folders_may_be_mixed(own, tmp_path_factory, monkeypatch):
     assert suite_named("second").suite == "second"
 
 
-def test_a_name_of_the_package_cannot_be_taken(own, monkeypatch):
+def test_a_name_of_the_package_cannot_be_taken(suite_folder, monkeypatch):
     name = next(LABS.glob("*.yaml")).name
-    shutil.copy(LABS / name, own / name)
+    shutil.copy(LABS / name, suite_folder / name)
     with pytest.raises(InputError, match=rf"{name}: .*labs/{name} also has the suite .*; rename"):
         suite_names()
 
@@ -58,6 +58,6 @@ def test_a_path_without_a_suite_is_rejected(tmp_path, monkeypatch, place):
         user_suites()
 
 
-def test_a_file_in_place_of_a_name_is_refused_with_the_option():
+def test_a_file_in_place_of_a_name_is_rejected_with_the_option():
     with pytest.raises(InputError, match=r"unknown suite 'a/lab\.yaml'; .* --suite-file a/lab\.yaml$"):
         suite_named("a/lab.yaml")

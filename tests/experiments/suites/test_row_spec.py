@@ -25,7 +25,7 @@ def test_a_fingerprint_depends_on_all_settings():
 WHOLE = {"family": "transformers", "architecture": {"model_type": "llama", "hidden_size": 64}}
 
 
-def own(**changes):
+def data_with_own_model(**changes):
     """Return the spec of row a as JSON data, with a model that is not in models.yaml."""
     data = run().spec(made_suite(), "a").model_dump(mode="json")
     data["settings"]["model"] = "nobody/ever-named-it"
@@ -33,7 +33,7 @@ def own(**changes):
 
 
 def test_a_row_may_define_its_own_model():
-    spec = RowSpec.model_validate(own(model=WHOLE))
+    spec = RowSpec.model_validate(data_with_own_model(model=WHOLE))
     assert spec.base_model == Model.model_validate(WHOLE)
     assert RowSpec.model_validate_json(spec.model_dump_json()) == spec
     named = run().spec(made_suite(), "a")
@@ -42,7 +42,7 @@ def test_a_row_may_define_its_own_model():
 
 def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
     with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
-        RowSpec.model_validate(own())
+        RowSpec.model_validate(data_with_own_model())
 
 
 def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
@@ -51,7 +51,7 @@ def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     del before["model"], before["settings"]["accelerator"], before["settings"]["prompt_length"]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
-    given = [RowSpec.model_validate(own(model=model)) for model in (WHOLE, wider)]
+    given = [RowSpec.model_validate(data_with_own_model(model=model)) for model in (WHOLE, wider)]
     assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
 
 

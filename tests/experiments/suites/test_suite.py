@@ -244,9 +244,9 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_an_error_is_one_line_with_place_value_and_allowed_values(read, case):
     path, value, message = BAD[case]
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as rejected:
         read(edited(path, value))
-    text = str(refused.value)
+    text = str(rejected.value)
     assert "\n" not in text
     assert text == message or (text.startswith("lab.yaml: claim 'more': checks.0 = ") and text.endswith(message))
 
@@ -276,9 +276,9 @@ def test_an_invalid_row_id_is_rejected(read):
 
 
 def test_invalid_yaml_is_rejected(read):
-    with pytest.raises(InputError, match=r"lab\.yaml: not valid YAML \(.*line 2.*\)$") as refused:
+    with pytest.raises(InputError, match=r"lab\.yaml: not valid YAML \(.*line 2.*\)$") as rejected:
         read("suite: lab\nrows: [")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(rejected.value)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "suite: lab", "rows: 3"])
@@ -306,9 +306,9 @@ def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
             "suite single_gpu_blip2: unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",
         ),
     ):
-        with pytest.raises(InputError) as refused:
+        with pytest.raises(InputError) as rejected:
             ask()
-        assert str(refused.value) == message
+        assert str(rejected.value) == message
 
 
 @pytest.mark.parametrize("key", ["reference_values", "figures"])

@@ -41,7 +41,7 @@ Current thread 0x00007f02 (most recent call first):
 """
 
 
-def own(source):
+def function_of_module(source):
     """Return the function ``called`` of a module whose path is like one of this project."""
     names: dict[str, Any] = {}
     exec(compile(source, OURS, "exec"), names)
@@ -50,12 +50,12 @@ def own(source):
 
 def test_the_place_of_an_error_is_in_this_project_and_in_the_called_library():
     with pytest.raises(ValueError, match="Expecting") as caught:
-        own("import json\ndef called(text):\n    json.loads(text)\n")("{")
+        function_of_module("import json\ndef called(text):\n    json.loads(text)\n")("{")
     assert location_of_error(caught.value).startswith(
         "experiments/training/engines/own.py:3 in called, which called json/"
     )
     with pytest.raises(ZeroDivisionError) as divided:
-        own("def called():\n    1 / 0\n")()
+        function_of_module("def called():\n    1 / 0\n")()
     assert location_of_error(divided.value) == "experiments/training/engines/own.py:2 in called"
 
 
@@ -69,7 +69,7 @@ def test_the_place_of_a_hang_is_in_the_thread_that_runs_this_project():
 
 def test_a_real_dump_of_stacks_is_read(tmp_path):
     waiting, over = threading.Event(), threading.Event()
-    called = own("def called(a, b):\n    a.set()\n    b.wait()\n")
+    called = function_of_module("def called(a, b):\n    a.set()\n    b.wait()\n")
     thread = threading.Thread(target=called, args=(waiting, over))
     thread.start()
     waiting.wait()
@@ -85,8 +85,10 @@ def test_a_real_dump_of_stacks_is_read(tmp_path):
 
 def test_the_error_line_is_not_a_frame_or_a_line_after_the_error():
     assert error_line(DUMP, "nothing") == "Loading"
-    told = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
-    assert told.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
+    killed_compiler = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
+    assert killed_compiler.startswith(
+        "c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed"
+    )
     assert error_line("", "nothing") == "nothing"
 
 

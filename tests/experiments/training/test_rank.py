@@ -296,8 +296,8 @@ def test_every_failure_becomes_a_result_with_a_reason(monkeypatch, tmp_path, cap
 
     monkeypatch.setattr(lightning, "build_model", fail)
     measured = rank.run_rank(spec(), tmp_path)
-    told, _, place = measured.reason.partition(" (experiments/training/engines/lightning.py:")
-    assert (measured.outcome, told) == (outcome, reason)
+    message, _, place = measured.reason.partition(" (experiments/training/engines/lightning.py:")
+    assert (measured.outcome, message) == (outcome, reason)
     assert ("in train, which called test_rank.py:" in place) == (outcome == "error")
     assert measured.failure.where.startswith("experiments/training/engines/lightning.py:")
     assert measured.failure.kind == type(error).__name__

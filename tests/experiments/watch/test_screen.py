@@ -13,15 +13,15 @@ from tests.experiments.watch.conftest import RUNNING, WAITING
 COST = "lease llm, 2h left, 4.1 of 12.0 SU"
 
 
-def shown(folder, use):
-    """Run the app and return what ``use`` returns; use: a function of the app and its pilot."""
+def shown(folder, query_app):
+    """Run the app and return what ``query_app`` returns, a function of the app and its pilot."""
 
     async def run():
         app = WatchApp(RunWatcher(folder.path), lambda: COST)
         async with app.run_test(size=(140, 45)) as pilot:
             await app.workers.wait_for_complete()
             await pilot.pause()
-            return await use(app, pilot)
+            return await query_app(app, pilot)
 
     return asyncio.run(run())
 
@@ -31,7 +31,7 @@ def text_of(log):
 
 
 def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
-    async def use(app, pilot):
+    async def query_app(app, pilot):
         table = app.query_one(DataTable)
         while table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value != RUNNING:
             await pilot.press("down")
@@ -46,7 +46,7 @@ def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
             text_of(app.query_one("#verdicts", RichLog)),
         )
 
-    rows, labels, load, log, verdicts = shown(folder, use)
+    rows, labels, load, log, verdicts = shown(folder, query_app)
     assert rows == len(folder.read_run().rows)
     assert COST in labels
     assert any("rows done" in label for label in labels)
@@ -61,20 +61,20 @@ def test_a_new_verdict_is_added(folder):
     result = path.read_text()
     path.unlink()
 
-    async def use(app, pilot):
+    async def query_app(app, pilot):
         before = text_of(app.query_one("#verdicts", RichLog))
         path.write_text(result)
         app.show()
         await pilot.pause()
         return text_of(app.query_one("#verdicts", RichLog)).removeprefix(before)
 
-    added = shown(folder, use)
+    added = shown(folder, query_app)
     assert "pass (emulated)" in added
     assert "predicted" not in added
 
 
 def test_unreadable_files_are_named_and_the_view_continues(folder):
-    async def use(app, pilot):
+    async def query_app(app, pilot):
         run = (folder.path / "run.json").read_text()
         (folder.path / "run.json").write_text("{")
         app.show()
@@ -85,7 +85,7 @@ def test_unreadable_files_are_named_and_the_view_continues(folder):
         await pilot.pause()
         return broken, str(app.query_one("#headline", Label).render())
 
-    broken, mended = shown(folder, use)
+    broken, mended = shown(folder, query_app)
     assert "run.json: not a run of schema version" in broken
     assert "rows done" in mended
 
@@ -118,13 +118,13 @@ def test_a_run_before_its_first_row_shows_its_current_work(folder):
 
 @pytest.mark.parametrize(("width", "beside"), [(60, False), (120, True)])
 def test_load_and_log_are_side_by_side_on_a_wide_terminal(folder, width, beside):
-    async def use(app, pilot):
+    async def query_app(app, pilot):
         await pilot.resize_terminal(width, 50)
         await pilot.pause()
         regions = app.query_one("#load").region, app.query_one("#log").region
         return app.query_one("#log", RichLog).border_title, [(one.x, one.right) for one in regions]
 
-    title, (load, log) = shown(folder, use)
+    title, (load, log) = shown(folder, query_app)
     assert (log[0] >= load[1]) is beside
     assert log[1] <= width
     assert title in (f"log of {row}{more}" for row in folder.read_run().rows for more in ("", ": nothing yet"))

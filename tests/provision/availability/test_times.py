@@ -107,12 +107,12 @@ def test_a_zone_is_never_read_from_another_file(name):
 @given(st.text() | st.from_regex(r"[0-9hmdTZ:\-+ ]{1,20}"))
 def test_any_input_is_parsed_or_rejected_in_one_line(text):
     for read in (times.parse_length, times.parse_time, lambda text: times.parse_hours(text, HELSINKI)):
-        refusal = ""
+        rejection = ""
         try:
             read(text)
         except BadTime as error:
-            refusal = str(error)
-        assert len(refusal.splitlines()) <= 1
+            rejection = str(error)
+        assert len(rejection.splitlines()) <= 1
 
 
 def test_the_local_zone_is_that_of_tz_then_of_the_machine_then_utc(monkeypatch, tmp_path):

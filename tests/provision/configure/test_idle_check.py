@@ -25,7 +25,7 @@ class FakeLease:
 
     def status(self):
         if self.problem:
-            raise check.Doubt(self.problem)
+            raise check.CheckFailed(self.problem)
         return self.status_now
 
     def delete(self):
@@ -44,7 +44,7 @@ class FakeNodeAndClock:
         self.program("usr/bin/squeue")
         self.program("usr/bin/nvidia-smi")
         self.settings = check.Settings(IDLE_S, str(self.home), "http://k", "http://b/leases/1", "id", "not-to-be-seen")
-        self.lease, self.state, self.now = FakeLease(), None, check.Now(1_000_000.0, 500.0, "boot")
+        self.lease, self.state, self.now = FakeLease(), None, check.ClockReading(1_000_000.0, 500.0, "boot")
 
     def program(self, path):
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def test_an_open_amd_gpu_is_work(fake_node):
 
 @pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
 def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(fake_node, command):
-    fake_node.answers[command] = check.Doubt(f"{command} ended with 9: no communication")
+    fake_node.answers[command] = check.CheckFailed(f"{command} ended with 9: no communication")
     assert (
         fake_node.idle_minutes(60)
         == f"the check failed, so the node counts as busy: {command} ended with 9: no communication"
@@ -276,14 +276,14 @@ def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(fake_node
 @pytest.fixture
 def jupyter(fake_node):
     """A Jupyter server's API with one kernel; its state and the tokens that it got."""
-    told: dict[str, Any] = {"state": "busy", "code": 200, "tokens": []}
+    server_state: dict[str, Any] = {"state": "busy", "code": 200, "tokens": []}
 
     class Api(BaseHTTPRequestHandler):
         def do_GET(self):
-            told["tokens"].append(self.headers["Authorization"])
-            self.send_response(told["code"])
+            server_state["tokens"].append(self.headers["Authorization"])
+            self.send_response(server_state["code"])
             self.end_headers()
-            self.wfile.write(json.dumps([{"name": "python3", "execution_state": told["state"]}]).encode())
+            self.wfile.write(json.dumps([{"name": "python3", "execution_state": server_state["state"]}]).encode())
 
         def log_message(self, *_):
             """Be quiet."""
@@ -293,7 +293,7 @@ def jupyter(fake_node):
     file = fake_node.home / "llm-testbed/cache/.local/share/jupyter/runtime/jpserver-7.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"port": server.server_port, "base_url": "/", "token": "a-token"}))
-    yield told
+    yield server_state
     server.shutdown()
     server.server_close()
 

@@ -67,7 +67,7 @@ def test_another_account_cannot_lease_under_a_used_name(lease_of_first_account, 
     for act in (lease, planned_calls):
         with pytest.raises(OtherAccount, match="use the account that made it: testbed --cloud uc, or OS_CLOUD=uc"):
             act(theirs, reconciler, lease_request())
-    assert theirs.left() == []
+    assert theirs.remaining_resources() == []
 
 
 def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(
@@ -90,7 +90,7 @@ def test_the_same_account_by_another_entry_and_spelling_releases(lease_of_first_
     site, active_lease = lease_of_first_account
     site.account = replace(IDENTITY, entry="envvars", endpoint="https://chi.uc.chameleoncloud.org:5000/v3/")
     release(site, reconciler, active_lease)
-    assert site.left() == []
+    assert site.remaining_resources() == []
 
 
 def without_account(reconciler):
@@ -142,7 +142,7 @@ def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_acco
         lease(site, reconciler, replace(lease_request(), name="llm_other"))
     assert "llm_other" not in reconciler.journal.active_leases()
     release(site, reconciler, active_lease)
-    assert site.left() == []
+    assert site.remaining_resources() == []
 
 
 def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, messages):

@@ -74,7 +74,7 @@ def test_missing_requirements_of_a_boot_are_reported_before_leasing(reconciler, 
     monkeypatch.setattr(site, method, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
     with pytest.raises(RequestRejected, match="2 images"):
         lease(site, reconciler, lease_request())
-    assert site.left() == []
+    assert site.remaining_resources() == []
     assert reconciler.journal.active_leases() == {}
 
 
@@ -145,11 +145,11 @@ def test_a_node_that_was_deleted_is_not_waited_for(reconciler, lease_request, mo
 def test_an_extension_during_the_boot_is_kept_on_other_nodes(reconciler, lease_request):
     site = FakeSite(broken={"1"})
 
-    def before(operation):
+    def extend_lease_at_deletion(operation):
         if operation == "delete server":
             site.held = [replace(one, end=one.end + HOUR) if "1" in one.hosts else one for one in site.held]
 
-    site.before = before
+    site.before = extend_lease_at_deletion
     leased = lease(site, reconciler, lease_request())
     assert (leased.lease.hosts, leased.lease.end) == (("2",), site.held[0].end)
     assert leased.lease.end >= NOW + 4 * HOUR

@@ -86,24 +86,24 @@ def test_a_released_lease_reports_no_cost(reconciler, lease_request, messages):
 KINDS = ["lease", "server", "address", "key"]
 
 
-@pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("down")])
+@pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("fail_to_list")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, cost, kind, problem):
     site = priced()
     lease(site, reconciler, lease_request())
 
-    def before(operation):
+    def fail_some_operations(operation):
         if operation in (f"delete {kind}", f"release {kind}"):
             raise problem
 
-    site.before = before
+    site.before = fail_some_operations
     with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); release again"):
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
-    assert len(site.left()) == 1
+    assert len(site.remaining_resources()) == 1
     assert cost() == (LINE.format("15:00") if kind == "lease" else "")
     site.before = lambda operation: None
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
-    assert site.left() == []
+    assert site.remaining_resources() == []
 
 
 def test_the_lease_is_deleted_first(reconciler, lease_request):
@@ -119,13 +119,13 @@ def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_req
     site = priced()
     lease(site, reconciler, lease_request())
 
-    def before(operation):
+    def fail_some_operations(operation):
         if operation == "release address" and site.uploaded:
             raise RequestRejected("neutron: in use")
 
-    site.before = before
+    site.before = fail_some_operations
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
-    assert site.left() == []
+    assert site.remaining_resources() == []
     assert "neutron: in use; releasing the rest first" in messages
 
 
@@ -150,10 +150,10 @@ def test_a_lease_is_deleted_although_another_service_is_down(reconciler, lease_r
     site = priced()
     lease(site, reconciler, lease_request())
 
-    def down():
+    def fail_to_list():
         raise Unreachable("neutron does not answer")
 
-    setattr(site, listing, down)
+    setattr(site, listing, fail_to_list)
     with pytest.raises(NotReleased, match=r"not known \(neutron does not answer\)"):
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert site.held == []

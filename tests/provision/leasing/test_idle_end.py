@@ -98,40 +98,40 @@ def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, leas
 
 
 def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, leased, monkeypatch):
-    def silent():
+    def fail_to_list_leases():
         raise Unreachable("blazar does not answer")
 
     enable_idle_end(site, reconciler, leased())
-    monkeypatch.setattr(site, "leases", silent)
+    monkeypatch.setattr(site, "leases", fail_to_list_leases)
     assert deleted_lease(reconciler, leased()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, leased):
     enable_idle_end(site, reconciler, leased())
     release(site, reconciler, leased())
-    assert (site.credentials, site.left()) == ([], [])
+    assert (site.credentials, site.remaining_resources()) == ([], [])
 
 
 def test_a_credential_that_stays_is_named(site, reconciler, leased):
-    def refuse(operation):
+    def reject(operation):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
 
     enable_idle_end(site, reconciler, leased())
-    site.before = refuse
+    site.before = reject
     with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
         release(site, reconciler, leased())
     assert site.held == []
 
 
 def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, reconciler, leased):
-    def silent(operation):
+    def fail_to_list_credentials(operation):
         if operation == "list credentials":
             raise Unreachable("keystone does not answer")
 
-    site.before = silent
+    site.before = fail_to_list_credentials
     release(site, reconciler, leased())
-    assert site.left() == []
+    assert site.remaining_resources() == []
 
 
 def test_a_site_without_such_credentials_is_named_before_anything_is_leased(site, reconciler):

@@ -136,7 +136,7 @@ def test_programs_that_write_at_once_lose_no_line(journal):
 
 
 def test_a_second_program_waits_for_the_first_and_reports_it(journal):
-    told = []
+    calls = []
     with journal.exclusive("llm_cc"):
         other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))
         other.start()
@@ -144,8 +144,8 @@ def test_a_second_program_waits_for_the_first_and_reports_it(journal):
         assert other.is_alive()
     other.join(5)
     assert other.exitcode == 0
-    with journal.exclusive("llm_cc", lambda: told.append("waiting")):
-        assert told == []
+    with journal.exclusive("llm_cc", lambda: calls.append("waiting")):
+        assert calls == []
 
 
 def _wait_alone(journal):

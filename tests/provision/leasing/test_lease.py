@@ -33,23 +33,23 @@ def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, mes
     site = FakeSite()
     others: list[Host] = []
 
-    def before(operation):
+    def fail_some_operations(operation):
         if operation == "create lease" and not others:
             others.append(site.hosts()[0])
             site.machines = site.machines[1:]
             raise NotEnoughHosts("blazar: Not enough hosts available")
 
-    site.before = before
+    site.before = fail_some_operations
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
     assert "blazar: Not enough hosts available: lost the race for this slot; choosing another" in messages
 
 
 def test_lost_races_end_after_three_attempts(reconciler, lease_request):
-    def before(operation):
+    def fail_some_operations(operation):
         raise NotEnoughHosts("blazar: Not enough hosts available")
 
     site = FakeSite()
-    site.before = before
+    site.before = fail_some_operations
     with pytest.raises(NotEnoughHosts, match="lost the race for a slot 3 times; retry"):
         lease(site, reconciler, lease_request())
 
@@ -99,13 +99,13 @@ class Killed(BaseException):
 def test_a_failed_node_given_by_name_is_replaced_even_by_the_run_after_a_killed_one(reconciler, lease_request):
     site, dropped = FakeSite(broken={"1"}), []
 
-    def before(operation):
+    def fail_some_operations(operation):
         if operation == "delete lease":
             dropped.append(operation)
         if operation == "create lease" and dropped:
             raise Killed
 
-    site.before = before
+    site.before = fail_some_operations
     with pytest.raises(Killed):
         lease(site, reconciler, lease_request(node="node-1"))
     assert site.held == []
@@ -153,4 +153,4 @@ def test_a_classmates_copy_of_a_server_with_our_tag_is_left_alone(reconciler, le
     copy = Server("copy", "theirs", "ACTIVE", active_lease.tag, owner="2")
     site.booted.append(copy)
     release(site, reconciler, active_lease)
-    assert site.left() == [copy]
+    assert site.remaining_resources() == [copy]

@@ -24,7 +24,7 @@ def interrupt(*_):
 def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, messages):
     site = FakeSite()
     run_with_lease(site, reconciler, lease_request())
-    assert site.left() == []
+    assert site.remaining_resources() == []
     assert messages[-1] == "llm_cc is released; nothing is left at CHI@UC"
 
 
@@ -32,19 +32,19 @@ def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request,
     site = FakeSite(broken={"1", "2"})
     with pytest.raises(BootFailed, match="no power"):
         run_with_lease(site, reconciler, lease_request())
-    assert site.left() == []
+    assert site.remaining_resources() == []
     assert any("no power" in line and line.endswith("releasing llm_cc") for line in messages)
 
 
 def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
-    def silent(login):
+    def fail_to_log_in(login):
         raise NotReached("no route to host")
 
-    monkeypatch.setattr(boot, "try_login", silent)
+    monkeypatch.setattr(boot, "try_login", fail_to_log_in)
     site = FakeSite()
     with pytest.raises(NotReached, match=r"node runs, but SSH does not answer \(no route to host\)"):
         run_with_lease(site, reconciler, lease_request())
-    assert site.left() == []
+    assert site.remaining_resources() == []
 
 
 @pytest.mark.parametrize("operation", ["create lease", "create server", None])
@@ -53,7 +53,7 @@ def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler
     site.before = lambda now: interrupt() if now == operation else None
     with pytest.raises(KeyboardInterrupt):
         run_with_lease(site, reconciler, lease_request(), interrupt)
-    assert site.left() == []
+    assert site.remaining_resources() == []
     assert "interrupted; releasing llm_cc" in messages
     assert reconciler.journal.active_leases() == {}
 

@@ -235,10 +235,10 @@ def test_a_site_that_is_not_listed_is_named(fields, service):
 def test_an_invalid_response_is_reported_in_one_line(answer, kind, message, service, monkeypatch):
     monkeypatch.setattr(reference_api, "ANSWER_MIB", 2)
     service.answer(**answer)
-    with pytest.raises(kind, match=message) as told:
+    with pytest.raises(kind, match=message) as error:
         bare_metal().hosts()
-    assert "\n" not in str(told.value)
-    assert getattr(told.value, "retry_after_s", 0) == (30 if answer.get("headers", {}).get("Retry-After") else 0)
+    assert "\n" not in str(error.value)
+    assert getattr(error.value, "retry_after_s", 0) == (30 if answer.get("headers", {}).get("Retry-After") else 0)
 
 
 def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, monkeypatch):

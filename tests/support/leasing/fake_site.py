@@ -165,5 +165,5 @@ class FakeSite:
         self.before("release address")
         self.taken.remove(address)
 
-    def left(self):
+    def remaining_resources(self):
         return [*self.held, *self.booted, *self.uploaded, *self.taken]

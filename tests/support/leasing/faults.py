@@ -24,7 +24,7 @@ def _creates_without_looking(self, active_lease, operation, find, create, outcom
     return resource
 
 
-def _refuses_at_the_first(reconciler, active_lease, kinds):
+def _stops_at_first_rejection(reconciler, active_lease, kinds):
     """Stop a release at the first rejection."""
     for kind in kinds:
         resources.delete_tagged(reconciler, active_lease, kind)
@@ -56,7 +56,7 @@ INJECTED: dict[str, Fault] = {
     "a lost answer is requested again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
     "any account may release": (release, "verify_account", lambda *_: None),
     "what remains is not asked": (release, "list_remaining", lambda *_: []),
-    "a rejection ends the release": (release, "_delete_kinds", _refuses_at_the_first),
+    "a rejection ends the release": (release, "_delete_kinds", _stops_at_first_rejection),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
     "intents are not recorded": (journal.Journal, "write", _writes_no_intent),
     "an extension counts from now": (release, "extension", _extends_from_now),

@@ -64,7 +64,7 @@ class UnreliableSite(FakeSite):
         return super().servers()
 
     def _request_with_planned_outcome(self, change):
-        def happens(*arguments):
+        def run_planned_outcome(*arguments):
             fate = self.plan.pop(0) if self.plan else "done"
             if fate == "down":
                 self.plan[:0] = ["not sent"] * ATTEMPTS
@@ -83,7 +83,7 @@ class UnreliableSite(FakeSite):
                 raise Killed
             return answer
 
-        return happens
+        return run_planned_outcome
 
 
 class Leasing(RuleBasedStateMachine):
@@ -108,7 +108,7 @@ class Leasing(RuleBasedStateMachine):
         return self.reconciler().journal.active_lease(NAME)
 
     def tagged_resources(self):
-        return [one for one in self.site.left() if one not in self.others]
+        return [one for one in self.site.remaining_resources() if one not in self.others]
 
     def command(self, plan, act):
         """Run a command as a separate program, with these outcomes of its requests."""
@@ -172,10 +172,10 @@ class Leasing(RuleBasedStateMachine):
     @rule()
     def another_account_changes_nothing(self):
         if active := self.active():
-            before = self.site.left()
+            before = self.site.remaining_resources()
             elsewhere = UnreliableSite(account=PROJECT, clock=self.clock)
             self.command([], lambda reconciler: release(elsewhere, reconciler, active))
-            assert (self.ended, self.site.left()) == (OtherAccount.__name__, before)
+            assert (self.ended, self.site.remaining_resources()) == (OtherAccount.__name__, before)
             assert self.active() == active
 
     @rule(hours=strategies.integers(1, 5))
@@ -196,7 +196,7 @@ class Leasing(RuleBasedStateMachine):
 
     @invariant()
     def nothing_of_others_is_touched(self):
-        assert [one for one in self.site.left() if one in self.others] == self.others
+        assert [one for one in self.site.remaining_resources() if one in self.others] == self.others
 
     @invariant()
     def every_cost_is_reported(self):

@@ -29,8 +29,8 @@ def stored_run(
             _measured(rank, suite.row(row).expect.outcome or "fits", size) for rank in range(spec.settings.ranks)
         ]
         several = tuple(measured) if len(measured) > 1 else ()
-        told = measured[-1].model_dump() | {"device": measured[-1].device.model_copy(update={"count": len(measured)})}
-        write_result(folder, Result(**told, ranks=several, spec=spec, fingerprint=spec.fingerprint, code="0" * 64))
+        fields = measured[-1].model_dump() | {"device": measured[-1].device.model_copy(update={"count": len(measured)})}
+        write_result(folder, Result(**fields, ranks=several, spec=spec, fingerprint=spec.fingerprint, code="0" * 64))
     return folder
 
 

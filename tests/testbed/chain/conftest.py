@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs import need
-from tests.testbed.chain.person import Command, Person
+from tests.testbed.chain.cli_user import CliUser, Command
 from tests.testbed.chain.rehearse import PACKAGES, PROGRAMS, stage
 
 STRIKES = (
@@ -26,19 +26,19 @@ STRIKES = (
 
 
 @pytest.fixture(scope="session")
-def person() -> Iterator[Person]:
+def cli_user() -> Iterator[CliUser]:
     need(PROGRAMS, PACKAGES, root=True)
     with tempfile.TemporaryDirectory(prefix="testbed-chain-") as folder, stage(Path(folder)) as made:
-        yield Person(made)
+        yield CliUser(made)
 
 
 @pytest.fixture(scope="session")
-def last(person: Person) -> Command:
+def last(cli_user: CliUser) -> Command:
     """Return the last client, which was not killed."""
     for strike in STRIKES:
-        killed_client = person.reproduces("--keep")
+        killed_client = cli_user.start_reproduce("--keep")
         killed_client.until(strike)
         killed_client.kill()
-    client = person.reproduces("--keep")
+    client = cli_user.start_reproduce("--keep")
     assert client.end() in (0, 1), client.output
     return client

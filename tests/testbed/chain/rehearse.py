@@ -32,7 +32,7 @@ from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
-from tests.testbed.openstack.box import open_box
+from tests.testbed.openstack.local_openstack import open_local_openstack
 
 PROGRAMS = (*TOOLS, "mmdebstrap", "systemd-nspawn", "iptables", "gpg", "rsync", "ip")
 PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-client"
@@ -61,21 +61,23 @@ def stage(folder: Path) -> Iterator[Stage]:
         archives = [pool.submit(base_image.base_archive, print), pool.submit(base_image.wheels, PINS, print)]
     image, shared = making.result(), [archive.result() for archive in archives]
     (folder / "openstack").mkdir()
-    box = open_box(folder / "openstack")
+    local_openstack = open_local_openstack(folder / "openstack")
     before = dict(os.environ)
     cache = str(cache_folder())
-    os.environ.update(box.environment(), HOME=str(folder), TESTBED_CACHE=cache, TESTBED_LEDGER=str(folder / "ledger"))
+    os.environ.update(
+        local_openstack.environment(), HOME=str(folder), TESTBED_CACHE=cache, TESTBED_LEDGER=str(folder / "ledger")
+    )
     try:
         key = new_key(folder / "id")
         site = connect_to("chameleon")
-        with contextlib.closing(ServicesForNodes(box.place.outer)) as services:
+        with contextlib.closing(ServicesForNodes(local_openstack.place.outer)) as services:
             machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared, services)
             with machines.following():
                 yield Stage(site, machines, key, folder)
     finally:
         os.environ.clear()
         os.environ.update(before)
-        box.stop()
+        local_openstack.stop()
 
 
 def main() -> int:

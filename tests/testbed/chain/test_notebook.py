@@ -11,7 +11,7 @@ import pytest
 
 from provision.ssh.login import USER
 from tests.support.processes.waiting import wait_for
-from tests.testbed.chain.person import Command, Person
+from tests.testbed.chain.cli_user import CliUser, Command
 
 pytestmark = pytest.mark.timeout(3600)
 
@@ -32,9 +32,9 @@ class Jupyter:
 
 
 def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
-    person: Person, last: Command, tmp_path: Path
+    cli_user: CliUser, last: Command, tmp_path: Path
 ) -> None:
-    command = person.start_command("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
+    command = cli_user.start_command("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
     jupyter = Jupyter(command.until(r"http://localhost:\d+/\S+"))
     assert jupyter.path == "/lab/tree/single_gpu_blip2.ipynb"
     with pytest.raises(HTTPError, match="403"):
@@ -44,22 +44,22 @@ def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     work = {"type": "file", "format": "text", "content": "done there\n"}
     jupyter.query("/api/contents/work.txt", jupyter.token, work)
 
-    listening = person.node.run("ss", "--listening", "--tcp", "--numeric", "--no-header", "--processes").splitlines()
+    listening = cli_user.node.run("ss", "--listening", "--tcp", "--numeric", "--no-header", "--processes").splitlines()
     (address,) = {line.split()[3] for line in listening if "jupyter" in line}
     host, _, port = address.rpartition(":")
     assert host == "127.0.0.1"
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection((person.node.address, int(port)), timeout=5).close()
-    told = json.loads(person.node.run("docker", "inspect", "testbed-notebook"))[0]
-    assert told["HostConfig"]["Privileged"] is False
-    assert told["Config"]["User"] == person.node.run("id", "--user", USER).strip() + ":" + _group(person)
-    assert jupyter.token not in person.node.run("ps", "-eo", "args")
+        socket.create_connection((cli_user.node.address, int(port)), timeout=5).close()
+    container = json.loads(cli_user.node.run("docker", "inspect", "testbed-notebook"))[0]
+    assert container["HostConfig"]["Privileged"] is False
+    assert container["Config"]["User"] == cli_user.node.run("id", "--user", USER).strip() + ":" + _group(cli_user)
+    assert jupyter.token not in cli_user.node.run("ps", "-eo", "args")
 
     command.interrupt()
     assert command.end() == 0, command.output
     assert (tmp_path / "home" / "work.txt").read_text() == "done there\n"
-    wait_for(lambda: not person.containers())
+    wait_for(lambda: not cli_user.containers())
 
 
-def _group(person: Person) -> str:
-    return person.node.run("id", "--group", USER).strip()
+def _group(cli_user: CliUser) -> str:
+    return cli_user.node.run("id", "--group", USER).strip()

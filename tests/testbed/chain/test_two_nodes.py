@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.processes.waiting import wait_for
-from tests.testbed.chain.person import Command, Person
+from tests.testbed.chain.cli_user import CliUser, Command
 from tests.testbed.chameleon.conftest import left_at
 
 ROWS = ("neo-8gpu-ddp", "neo-8gpu-fsdp")
@@ -13,17 +13,17 @@ SUITE = "slurm_hf_trainer"
 
 
 @pytest.mark.timeout(3600)
-def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(person: Person, last: Command) -> None:
-    assert not person.stage.machines.nodes, "the lease of the other tests is not given back"
+def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(cli_user: CliUser, last: Command) -> None:
+    assert not cli_user.stage.machines.nodes, "the lease of the other tests is not given back"
     named = [part for row in ROWS for part in ("--row", row)]
-    client = person.reproduces("--nodes", "2", "--gpus-per-node", "1", *named)
+    client = cli_user.start_reproduce("--nodes", "2", "--gpus-per-node", "1", *named)
     client.until(f"{ROWS[0]}: starts")
-    nodes = list(person.stage.machines.nodes.values())
-    wait_for(lambda: [bool(person.containers(node)) for node in nodes] == [True, True], within_s=120)
+    nodes = list(cli_user.stage.machines.nodes.values())
+    wait_for(lambda: [bool(cli_user.containers(node)) for node in nodes] == [True, True], within_s=120)
     assert client.end() in (0, 1), client.output
-    (run,) = (path.name for path in person.results.glob("*-1gpus"))
-    assert person.outcomes(run) == dict.fromkeys(ROWS, "fits"), client.output
+    (run,) = (path.name for path in cli_user.results.glob("*-1gpus"))
+    assert cli_user.outcomes(run) == dict.fromkeys(ROWS, "fits"), client.output
     for row in ROWS:
-        result = json.loads((person.results / run / SUITE / row / "result.json").read_text())
+        result = json.loads((cli_user.results / run / SUITE / row / "result.json").read_text())
         assert len(result["ranks"]) == 2
-    assert left_at(person.stage.site) == []
+    assert left_at(cli_user.stage.site) == []

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes.waiting import wait_for
 from tests.support.services.sshd import Sshd
-from tests.testbed.chain.person import REMOTE_RUNS, SUITE, Command, Person
+from tests.testbed.chain.cli_user import REMOTE_RUNS, SUITE, CliUser, Command
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import network
 
@@ -24,20 +24,22 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture
-def target(person: Person, tmp_path: Path) -> Iterator[Path]:
+def target(cli_user: CliUser, tmp_path: Path) -> Iterator[Path]:
     """The folder at the other end of --results-to: this machine, as the nodes reach it by SSH."""
     server = Sshd(tmp_path / "sshd", addresses=[network.GATEWAY], port=SSH).start()
-    known_hosts = person.stage.folder / ".ssh" / "known_hosts"
+    known_hosts = cli_user.stage.folder / ".ssh" / "known_hosts"
     known_hosts.parent.mkdir(exist_ok=True)
     known_hosts.write_text(f"{network.GATEWAY} {(tmp_path / 'sshd' / 'host.pub').read_text()}")
     yield tmp_path / "saved"
     server.stop()
 
 
-def reproduces(person: Person, target: Path) -> Command:
+def reproduces(cli_user: CliUser, target: Path) -> Command:
     to = f"root@{network.GATEWAY}:{target}"
     key = target.with_name("sshd") / "key"
-    return person.reproduces("--row", ROW, "--end-when-idle", IDLE, "--results-to", to, "--results-key", str(key))
+    return cli_user.start_reproduce(
+        "--row", ROW, "--end-when-idle", IDLE, "--results-to", to, "--results-key", str(key)
+    )
 
 
 def words_of(command: Command) -> str:
@@ -45,11 +47,13 @@ def words_of(command: Command) -> str:
     return " ".join(command.output.split())
 
 
-def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(person: Person, target: Path) -> None:
-    client = reproduces(person, target)
+def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(
+    cli_user: CliUser, target: Path
+) -> None:
+    client = reproduces(cli_user, target)
     client.until(f"{ROW}: starts")
-    wait_for(lambda: len(person.containers()) == 1)
-    node, site = person.node, person.stage.site
+    wait_for(lambda: len(cli_user.containers()) == 1)
+    node, site = cli_user.node, cli_user.stage.site
     client.kill_all()
 
     jobs = node.root / REMOTE_RUNS.removeprefix("/")
@@ -61,16 +65,16 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
 
     (result,) = target.glob(f"*/{SUITE}/{ROW}/result.json")
     assert json.loads(result.read_text())["outcome"] == "fits"
-    wait_for(lambda: not person.stage.machines.nodes)
-    assert f"ended itself after {IDLE} without work" in words_of(person.start_command("status"))
-    assert words_of(person.start_command("orphans")) == "no leaked resources"
+    wait_for(lambda: not cli_user.stage.machines.nodes)
+    assert f"ended itself after {IDLE} without work" in words_of(cli_user.start_command("status"))
+    assert words_of(cli_user.start_command("orphans")) == "no leaked resources"
 
-    again = words_of(reproduces(person, target))
+    again = words_of(reproduces(cli_user, target))
     assert f"rsync -a root@{network.GATEWAY}:{target}/ results/" in again
     assert left_at(site) == []
 
-    subprocess.run(["rsync", "-a", f"{target}/", f"{person.results}/"], check=True)
-    evaluated = words_of(reproduces(person, target))
+    subprocess.run(["rsync", "-a", f"{target}/", f"{cli_user.results}/"], check=True)
+    evaluated = words_of(reproduces(cli_user, target))
     assert "every row already has a result" in evaluated
     assert "slots" not in evaluated
     assert left_at(site) == []

@@ -22,7 +22,7 @@ from provision.sites.kvm import Kvm
 from provision.ssh.login import KeyPair
 from tests.support.needs import need
 from tests.testbed.openstack import hardware
-from tests.testbed.openstack.box import Box, open_box
+from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_openstack
 from tests.testbed.sshd import FloatingSshd
 
 REAL_S = 0.5
@@ -52,47 +52,51 @@ class FakeClock(Clock):
 
 
 @pytest.fixture(scope="session")
-def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    opened = open_box(tmp_path_factory.mktemp("openstack"))
+def local_openstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalOpenStack]:
+    opened = open_local_openstack(tmp_path_factory.mktemp("openstack"))
     yield opened
     opened.stop()
 
 
 @pytest.fixture(scope="session")
-def sshd(box: Box, key: KeyPair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FloatingSshd]:
+def sshd(
+    local_openstack: LocalOpenStack, key: KeyPair, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FloatingSshd]:
     """Run a real sshd on every floating IP, as booted nodes would."""
     need(("sshd", "unshare"), "openssh-server util-linux", root=True)
-    daemon = FloatingSshd(tmp_path_factory.mktemp("sshd"), box.place.floating, key)
+    daemon = FloatingSshd(tmp_path_factory.mktemp("sshd"), local_openstack.place.floating, key)
     daemon.start()
     yield daemon
     daemon.stop()
 
 
 @pytest.fixture
-def account(box: Box, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def account(local_openstack: LocalOpenStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Set the environment of a user of the testbed, with a home of its own."""
     from chi import context
 
-    for name, value in box.environment().items():
+    for name, value in local_openstack.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
-    monkeypatch.setattr(context, "RESOURCE_API_URL", box.environment()["CHI_RESOURCE_API_URL"])
+    monkeypatch.setattr(context, "RESOURCE_API_URL", local_openstack.environment()["CHI_RESOURCE_API_URL"])
 
 
 @pytest.fixture
-def connected(box: Box, account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Testbed]]:
+def connected(
+    local_openstack: LocalOpenStack, account: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Testbed]]:
     """Connect to a site by name as a user; delete what the test left behind."""
     connections = []
 
     def connect(name: str, user: str = "cc") -> Testbed:
-        for variable, value in box.environment(REGIONS[name], user).items():
+        for variable, value in local_openstack.environment(REGIONS[name], user).items():
             monkeypatch.setenv(variable, value)
         connections.append(connect_to(name))
         return connections[-1]
 
     yield connect
-    box.repair()
+    local_openstack.repair()
     for one in connections:
         empty(one)
 

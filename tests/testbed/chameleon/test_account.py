@@ -17,14 +17,14 @@ OTHER_PROJECT = "CHI-000002"
 
 
 @pytest.fixture(scope="module")
-def other_project(box):
+def other_project(local_openstack):
     """Create a second project with the same user as a member."""
     keystone: Any = openstack.connect(
         load_envvars=False,
         load_yaml_config=False,
-        auth_url=f"http://{box.place.outer}:{PORTS['keystone']}/v3",
+        auth_url=f"http://{local_openstack.place.outer}:{PORTS['keystone']}/v3",
         username="admin",
-        password=box.passwords["admin"],
+        password=local_openstack.passwords["admin"],
         project_name="admin",
         user_domain_name="Default",
         project_domain_name="Default",
@@ -74,7 +74,7 @@ def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
 def credential(site, monkeypatch, tmp_path):
     """Use an application credential with these limits."""
 
-    def use(**limits):
+    def use_limited_credential(**limits):
         made = site.sdk.identity.create_application_credential(site.session.get_user_id(), name=tmp_path.name, **limits)
         auth = {
             "auth_url": os.environ["OS_AUTH_URL"],
@@ -88,7 +88,7 @@ def credential(site, monkeypatch, tmp_path):
         monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(tmp_path / "clouds.yaml"))
         return made
 
-    return use
+    return use_limited_credential
 
 
 def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, site, lease_flags, credential, key):
@@ -102,7 +102,7 @@ def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, sit
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_a_credential_that_ends_before_the_lease_is_reported_or_refused(testbed, site, lease_flags, credential):
+def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(testbed, site, lease_flags, credential):
     ends = datetime.now(UTC) + timedelta(hours=4)
     credential(unrestricted=True, expires_at=ends.strftime("%Y-%m-%dT%H:%M:%S.000000"))
     limits = connect_to("chameleon").credential()

@@ -24,9 +24,9 @@ def lease_flags(key):
 def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags, sshd):
     code, out, _ = testbed("lease", *lease_flags, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["lease"]["name"] == "llm_cc"
-    assert told["machines"][0]["server"] == "node-llm-cc"
+    leased_data = json.loads(out)
+    assert leased_data["lease"]["name"] == "llm_cc"
+    assert leased_data["machines"][0]["server"] == "node-llm-cc"
     code, out, _ = testbed("status", "--json")
     assert json.loads(out)[0]["lease"]["status"] == "ACTIVE"
     assert json.loads(out)[0]["used_su"] >= 0
@@ -89,20 +89,20 @@ def test_keep_leaves_the_lease_after_its_command(testbed, site, lease_flags, rea
 
 
 def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
-    testbed, site, box, lease_flags, monkeypatch
+    testbed, site, local_openstack, lease_flags, monkeypatch
 ):
-    told: list[signal.Signals] = []
+    sent_signals: list[signal.Signals] = []
 
     class TerminatingClock(FakeClock):
         def sleep(self, seconds):
-            if site.servers() and not told:
-                told.append(signal.SIGTERM)
+            if site.servers() and not sent_signals:
+                sent_signals.append(signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGTERM)
             super().sleep(seconds)
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setattr("provision.clock.Clock", TerminatingClock)
-    box.behave(P3_GPU_001={"seconds": 3})
+    local_openstack.behave(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -141,9 +141,11 @@ def test_slots_show_cost_and_zone(testbed):
     assert all(word in out for word in ("UTC", "Tokyo", "P2-GPU-001"))
 
 
-def test_the_earliest_slot_is_found_over_all_sites_with_an_account(testbed, connected, box, key, monkeypatch, tmp_path):
+def test_the_earliest_slot_is_found_over_all_sites_with_an_account(
+    testbed, connected, local_openstack, key, monkeypatch, tmp_path
+):
     site = connected("chameleon")
-    clouds = {name: _account(box.environment(region)) for name, region in REGIONS.items()}
+    clouds = {name: _account(local_openstack.environment(region)) for name, region in REGIONS.items()}
     (tmp_path / "clouds.yaml").write_text(json.dumps({"clouds": clouds}))
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
@@ -219,7 +221,7 @@ def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
     assert "source the site's RC file to set OS_* variables, or write a clouds.yaml" in out
 
 
-def test_an_application_credential_of_clouds_yaml_leases(testbed, site, box, key, monkeypatch, tmp_path):
+def test_an_application_credential_of_clouds_yaml_leases(testbed, site, local_openstack, key, monkeypatch, tmp_path):
     credential = site.sdk.identity.create_application_credential(
         site.session.get_user_id(), name=tmp_path.name, unrestricted=True
     )
@@ -245,10 +247,10 @@ def test_an_application_credential_of_clouds_yaml_leases(testbed, site, box, key
 
 
 def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
-    testbed, site, lease_flags, key, box, sshd, tmp_path, caplog, monkeypatch
+    testbed, site, lease_flags, key, local_openstack, sshd, tmp_path, caplog, monkeypatch
 ):
     caplog.set_level("DEBUG")
-    keystone = box.gates["keystone"]
+    keystone = local_openstack.gates["keystone"]
     doctor = ("doctor", "--site", "chameleon", "--key", str(key.file))
     keystone.heard = bytearray()
     messages = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
@@ -269,5 +271,5 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
     assert "create server" in files[tmp_path / "state" / "ledger.jsonl"]
     logged = "\n".join(f"{record.getMessage()} {record.exc_text}" for record in caplog.records)
     written = {"said": str(messages), "logged": logged, **files}
-    secrets = [*box.passwords.values(), "wrong-secret", *tokens, *key.file.read_text().splitlines()[1:-1]]
+    secrets = [*local_openstack.passwords.values(), "wrong-secret", *tokens, *key.file.read_text().splitlines()[1:-1]]
     assert [where for where, text in written.items() if any(secret in text for secret in secrets)] == []

@@ -80,11 +80,11 @@ def test_every_site_has_a_machine_that_describes_itself(name, connected, reconci
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
 def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
-    any_site, box, reconciler, lease_request, sshd
+    any_site, local_openstack, reconciler, lease_request, sshd
 ):
     site = any_site
     lease(site, reconciler, lease_request(node_type="g1.h100.pci.4"))
-    (volume,) = volumes(box)
+    (volume,) = volumes(local_openstack)
     assert volume["size"] == 200
     (group,) = site.security_groups()
     assert [(one.tag, one.owner, one.status) for one in site.volumes()] == [(group.tag, site.user_id(), "in-use")]
@@ -94,18 +94,18 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
     assert f"volume {volume['id']}" in list_once(site, active_lease)
     release.release(site, reconciler, active_lease)
     assert Operation.DELETE_VOLUME not in {entry.operation for entry in reconciler.journal.entries()}
-    assert volumes(box) == []
+    assert volumes(local_openstack) == []
     assert left_at(site) == []
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
-def test_a_failed_boot_at_kvm_leaves_no_volume(any_site, box, reconciler, lease_request, monkeypatch):
+def test_a_failed_boot_at_kvm_leaves_no_volume(any_site, local_openstack, reconciler, lease_request, monkeypatch):
     monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
-    box.behave(hypervisor={"fail": "no GPU answers"})
-    box.fail_to_delete_a_volume()
+    local_openstack.behave(hypervisor={"fail": "no GPU answers"})
+    local_openstack.fail_to_delete_a_volume()
     with pytest.raises(BootFailed, match="no GPU answers"):
         lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.1"))
-    assert (volumes(box), any_site.servers()) == ([], [])
+    assert (volumes(local_openstack), any_site.servers()) == ([], [])
 
 
 @pytest.mark.parametrize("any_site", ["kvm"], indirect=True)
@@ -118,7 +118,7 @@ def test_flavors_share_a_hypervisor_until_its_gpus_are_used_up(any_site, reconci
     assert len(any_site.leases()) == 2
 
 
-def volumes(box) -> list[dict[str, object]]:
-    url = f"http://{box.place.inner}:{PORTS['volumes']}/v3/any/volumes/detail"
+def volumes(local_openstack) -> list[dict[str, object]]:
+    url = f"http://{local_openstack.place.inner}:{PORTS['volumes']}/v3/any/volumes/detail"
     with urllib.request.urlopen(url) as answer:
         return json.load(answer)["volumes"]

@@ -42,16 +42,16 @@ def leased(site, reconciler, lease_request):
 
 
 @pytest.fixture
-def losing_answer(site, box, tmp_path):
+def losing_answer(site, local_openstack, tmp_path):
     """Return a function that makes a reconciler which loses keystone's answer to the first try of an operation.
 
     The function also returns a list, to which the credentials are added that exist when the loss is reported.
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
-        keystone, listed = box.gates["keystone"], []
+        keystone, listed = local_openstack.gates["keystone"], []
 
-        def happens(operation, attempt):
+        def on_operation(operation, attempt):
             if (operation, attempt) == (lost, 1):
                 keystone.shut("deaf")
 
@@ -61,7 +61,7 @@ def losing_answer(site, box, tmp_path):
                 keystone.repair()
                 listed.append(site.lease_credentials())
 
-        return Reconciler(InterceptedJournal(tmp_path / "state", happens), FakeClock(), report), listed
+        return Reconciler(InterceptedJournal(tmp_path / "state", on_operation), FakeClock(), report), listed
 
     return make_reconciler
 
@@ -121,12 +121,12 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
 
 
 def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
-    testbed, site, reconciler, leased, box
+    testbed, site, reconciler, leased, local_openstack
 ):
-    box.gates["keystone"].shut("500")
+    local_openstack.gates["keystone"].shut("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    box.repair()
+    local_openstack.repair()
     assert NOT_SET_UP in status(testbed)
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     assert "ACTIVE, ends after 30m without work" in status(testbed)
@@ -169,7 +169,7 @@ def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_tr
     site.sdk.identity.delete_application_credential(site.user_id(), others)
 
 
-def test_a_lease_of_two_nodes_is_refused_before_a_credential_exists(site, reconciler, lease_request):
+def test_a_lease_of_two_nodes_is_rejected_before_a_credential_exists(site, reconciler, lease_request):
     lease(site, reconciler, lease_request(count=2))
     with pytest.raises(RequestRejected, match=r"^lease llm_cc has 2 nodes; --end-when-idle is allowed with one node$"):
         end_when_idle(site, reconciler, "llm_cc", IDLE_END)

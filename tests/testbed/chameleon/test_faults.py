@@ -57,8 +57,8 @@ class FaultInjector:
     met: the services that failed, each with the line that reported it.
     """
 
-    def __init__(self, box, site) -> None:
-        self.box, self.site = box, site
+    def __init__(self, local_openstack, site) -> None:
+        self.local_openstack, self.site = local_openstack, site
         self.service: str | None = None
         self.met: list[tuple[str, str]] = []
         self.patience_s = site.session.timeout
@@ -80,28 +80,28 @@ class FaultInjector:
 
     def _gate(self):
         at_kvm = {"blazar": "blazar_kvm", "cinder": "volumes"} if self.site.name == KVM else {}
-        return self.box.gates[at_kvm.get(self.service, self.service)]
+        return self.local_openstack.gates[at_kvm.get(self.service, self.service)]
 
 
 class InterceptedJournal(Journal):
-    """A journal that calls ``happens(operation, attempt)`` at each intent, before the operation itself."""
+    """A journal that calls ``on_operation(operation, attempt)`` at each intent, before the operation itself."""
 
-    def __init__(self, folder, happens) -> None:
+    def __init__(self, folder, on_operation) -> None:
         super().__init__(folder)
-        self.happens = happens
+        self.on_operation = on_operation
         self.attempts: Counter[Operation] = Counter()
 
     def write(self, event, active_lease, operation=None, **data):
         super().write(event, active_lease, operation, **data)
         if event == "intent":
             self.attempts[operation] += 1
-            self.happens(operation, self.attempts[operation])
+            self.on_operation(operation, self.attempts[operation])
 
 
 def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
-    site, reconciler, lease_request, box, reachable, messages
+    site, reconciler, lease_request, local_openstack, reachable, messages
 ):
-    box.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
+    local_openstack.behave(P3_GPU_001={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request())
     assert any("IPMI of the node does not answer" in line for line in messages)
     names = {host.id: host.name for host in site.hosts()}
@@ -110,15 +110,15 @@ def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
 
 
 def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
-    connected, reconciler, lease_request, box, reachable, messages
+    connected, reconciler, lease_request, local_openstack, reachable, messages
 ):
     site = connected("kvm")
-    box.behave(hypervisor={"fail": "no such volume"})
+    local_openstack.behave(hypervisor={"fail": "no such volume"})
 
     def report(line: str) -> None:
         messages.append(line)
         if line.startswith("attempt 1"):
-            box.behave()
+            local_openstack.behave()
 
     leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(node_type=None))
     assert any("attempt 1 of 3" in line and "no such volume" in line for line in messages)
@@ -126,8 +126,10 @@ def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(site, reconciler, lease_request, box, reachable):
-    box.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
+def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(
+    site, reconciler, lease_request, local_openstack, reachable
+):
+    local_openstack.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
     leased = lease(site, reconciler, lease_request(count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
@@ -136,9 +138,9 @@ def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(site, reconciler, l
 
 
 def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reported(
-    site, reconciler, lease_request, box, reachable
+    site, reconciler, lease_request, local_openstack, reachable
 ):
-    box.behave(P2_GPU_001={"fail": "no bootable device"})
+    local_openstack.behave(P2_GPU_001={"fail": "no bootable device"})
     with pytest.raises(
         BootFailed, match=r"on P2-GPU-001; the site's reason: .*no bootable device.*3 attempts; release"
     ):
@@ -149,9 +151,9 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
 
 
 def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
-    site, reconciler, lease_request, box, reachable, messages
+    site, reconciler, lease_request, local_openstack, reachable, messages
 ):
-    box.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
+    local_openstack.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
 
     def report(line: str) -> None:
         if line.startswith("server") and not any(earlier.startswith("server") for earlier in messages):
@@ -162,7 +164,9 @@ def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
     assert any("BUILD, spawning, for 25 of up to 40 minutes" in line for line in messages)
 
 
-def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(site, reconciler, lease_request, box, reachable):
+def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(
+    site, reconciler, lease_request, local_openstack, reachable
+):
     others = [site.allocate_address("llm-testbed-000000000000") for _ in FLOATING_IPS[1:]]
     with pytest.raises(NoAddress, match="no floating IP is free"):
         lease(site, reconciler, lease_request())
@@ -197,24 +201,24 @@ def test_a_classmate_s_lease_without_reservations_is_not_an_error(site, connecte
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", MESSAGES)
 def test_each_service_and_keystone_may_fail_at_each_operation(
-    fault, connected, lease_request, box, reachable, tmp_path, monkeypatch
+    fault, connected, lease_request, local_openstack, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
     monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
     site = connected("kvm")
-    injector, wanted = FaultInjector(box, site), lease_request(node_type=None)
+    injector, wanted = FaultInjector(local_openstack, site), lease_request(node_type=None)
 
-    def happens(operation, attempt):
+    def on_operation(operation, attempt):
         if attempt <= 2:
             injector.inject(fault, SERVICE[operation] if attempt == 1 else "keystone")
 
     def report(line):
         injector.report(line)
         if line.startswith("attempt 1"):
-            box.behave()
+            local_openstack.behave()
 
-    box.behave(hypervisor={"fail": "no such volume"})
-    journal = InterceptedJournal(tmp_path / "state", happens)
+    local_openstack.behave(hypervisor={"fail": "no such volume"})
+    journal = InterceptedJournal(tmp_path / "state", on_operation)
     reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
     end_when_idle(site, reconciler, wanted.name, IdleEnd(timedelta(minutes=30)))
@@ -223,7 +227,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
     ends = release.extend(site, reconciler, release.get_active_lease(reconciler, wanted.name), timedelta(hours=1)).end
     assert [one.end for one in site.leases()] == [ends]
-    box.fail_to_delete_a_volume()
+    local_openstack.fail_to_delete_a_volume()
     release.release(site, reconciler, release.get_active_lease(reconciler, wanted.name))
     assert left_at(site) == []
     assert set(journal.attempts) == set(Operation)
@@ -233,18 +237,18 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
 
 
 @pytest.fixture
-def waiting(site, lease_request, box, reachable, tmp_path):
-    """Lease, and call ``happens`` once while a future lease and once while a server is waited for."""
+def waiting(site, lease_request, local_openstack, reachable, tmp_path):
+    """Lease, and call ``on_operation`` once while a future lease and once while a server is waited for."""
 
-    def run(injector, happens):
-        box.behave(P3_GPU_001={"seconds": 3})
+    def run(injector, on_operation):
+        local_openstack.behave(P3_GPU_001={"seconds": 3})
         waits = {"lease llm_cc: PENDING": "blazar", "server node-llm-cc: BUILD": "nova"}
 
         def report(line):
             injector.report(line)
             for wait in [wait for wait in waits if line.startswith(wait)]:
-                box.move_clock(timedelta(hours=2, minutes=1))
-                happens(waits.pop(wait))
+                local_openstack.move_clock(timedelta(hours=2, minutes=1))
+                on_operation(waits.pop(wait))
 
         reconciler = Reconciler(Journal(tmp_path / "state"), FakeClock(), report)
         assert lease(
@@ -255,13 +259,13 @@ def waiting(site, lease_request, box, reachable, tmp_path):
     return run
 
 
-def test_a_service_may_fail_while_a_lease_or_a_server_is_waited_for(site, box, waiting):
-    injector = FaultInjector(box, site)
+def test_a_service_may_fail_while_a_lease_or_a_server_is_waited_for(site, local_openstack, waiting):
+    injector = FaultInjector(local_openstack, site)
     waiting(injector, lambda service: injector.inject("500", service))
     assert [service for service, _ in injector.met] == ["blazar", "nova"]
 
 
-def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(site, box, waiting):
+def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(site, local_openstack, waiting):
     revoked = []
 
     def revoke(service):
@@ -269,13 +273,13 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
         site.session.invalidate()
         revoked.append(site.session.get_token())
         site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
-        gate = box.gates["blazar" if service == "blazar" else "nova"]
+        gate = local_openstack.gates["blazar" if service == "blazar" else "nova"]
         gate.heard = bytearray()
 
-    waiting(FaultInjector(box, site), revoke)
+    waiting(FaultInjector(local_openstack, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
-        heard = bytes(box.gates[service].heard)
+        heard = bytes(local_openstack.gates[service].heard)
         assert token.encode() in heard
         assert b" 401 " in heard
     assert site.session.get_token() not in revoked
@@ -283,9 +287,9 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
 
 @pytest.mark.parametrize("service", ["blazar", "nova", "neutron", "keystone"])
 def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
-    service, site, reconciler, lease_request, box, messages
+    service, site, reconciler, lease_request, local_openstack, messages
 ):
-    box.gates[service].shut("gone")
+    local_openstack.gates[service].shut("gone")
     with pytest.raises(Unreachable, match="does not answer"):
         lease(site, reconciler, lease_request())
     assert any("attempt" in line for line in messages)
@@ -299,18 +303,20 @@ def test_a_token_that_has_expired_is_renewed(site, lease_request, reachable, tmp
     assert lease(site, reconciler, lease_request()).machines
 
 
-def test_rejected_credentials_are_not_shown(box, account, monkeypatch):
+def test_rejected_credentials_are_not_shown(local_openstack, account, monkeypatch):
     monkeypatch.setenv("OS_PASSWORD", "wrong-secret")
-    with pytest.raises(NoCredentials, match="keystone rejects them") as refused:
+    with pytest.raises(NoCredentials, match="keystone rejects them") as rejected:
         connect_to("chameleon").user()
-    assert "wrong-secret" not in str(refused.value)
+    assert "wrong-secret" not in str(rejected.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(site, reconciler, lease_request, box, reachable):
+def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(
+    site, reconciler, lease_request, local_openstack, reachable
+):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, reconciler, wanted, wait=False).lease
-    with without_aggregate(box, made.resources[0]):
-        box.move_clock(timedelta(hours=20, minutes=1))
+    with without_aggregate(local_openstack, made.resources[0]):
+        local_openstack.move_clock(timedelta(hours=20, minutes=1))
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
             lease(site, reconciler, wanted)
     assert site.servers() == []
@@ -319,10 +325,12 @@ def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(site, reconci
 
 
 @contextmanager
-def without_aggregate(box, reservation):
+def without_aggregate(local_openstack, reservation):
     """Hide a reservation's host aggregate from Blazar, as if an operator had removed it: the lease cannot start."""
     negate = "UPDATE computehost_reservations SET aggregate_id = -aggregate_id WHERE reservation_id = ?"
-    with closing(sqlite3.connect(box.place.folder / "db" / "blazar.db", timeout=60, isolation_level=None)) as blazar:
+    with closing(
+        sqlite3.connect(local_openstack.place.folder / "db" / "blazar.db", timeout=60, isolation_level=None)
+    ) as blazar:
         blazar.execute(negate, [reservation])
         yield
         blazar.execute(negate, [reservation])
@@ -338,7 +346,7 @@ def test_a_lease_that_others_delete_is_reported(site, reconciler, lease_request,
 
 @pytest.mark.parametrize("stage", ["lease llm_cc: PENDING", "server node-llm-cc: BUILD"])
 def test_a_lease_that_others_delete_during_a_wait_is_reported(
-    stage, site, reconciler, lease_request, box, reachable, messages
+    stage, site, reconciler, lease_request, local_openstack, reachable, messages
 ):
     def report(line: str) -> None:
         if line.startswith(stage):
@@ -346,7 +354,7 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
                 site.delete_lease(held)
         messages.append(line)
 
-    box.behave(P3_GPU_001={"seconds": 3})
+    local_openstack.behave(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}
     with pytest.raises(LeaseGone, match="deleted by somebody else, or over; release it here and lease again"):
         lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))

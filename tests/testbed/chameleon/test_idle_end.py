@@ -84,10 +84,13 @@ def status(session, method, url, **body):
     return session.request(url, method, raise_exc=False, endpoint_filter=None, **body).status_code
 
 
-def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(site, settings, restricted, box):
+def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(site, settings, restricted, local_openstack):
     session, leases = restricted.session, settings.lease_url.rpartition("/")[0]
     (held,) = site.leases()
-    services = {name: f"http://{box.place.outer}:{PORTS[name]}" for name in ("nova", "neutron", "glance", "keystone")}
+    services = {
+        name: f"http://{local_openstack.place.outer}:{PORTS[name]}"
+        for name in ("nova", "neutron", "glance", "keystone")
+    }
     new = {"name": "new", "start_date": "now", "end_date": "2030-01-01 00:00", "reservations": [], "events": []}
     me = site.user_id()
     for method, url, body in (
@@ -135,7 +138,7 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
 
     assert "ACTIVE, ends after 30m" in " ".join(testbed("status")[1].split())
     now = check.clock()
-    idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
+    idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
     line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)[1]
     assert line == "the results are saved and the lease is ended"
     assert site.leases() == []
@@ -151,12 +154,14 @@ def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
 
 @pytest.mark.parametrize("service", ["keystone", "blazar"])
 @pytest.mark.parametrize("fault", ["500", "gone"])
-def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(site, settings, box, service, fault):
+def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
+    site, settings, local_openstack, service, fault
+):
     now = check.clock()
-    idle = check.State(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
-    box.gates[service].shut(fault)
+    idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
+    local_openstack.gates[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
-    box.repair()
+    local_openstack.repair()
     assert f"but the lease continues: {service}" in line
     assert len(site.leases()) == 1
     assert "is ended" in check.check(settings, IdleNode(), check.Lease(settings), state, check.clock())[1]
@@ -175,7 +180,7 @@ def test_a_second_command_replaces_the_credential(site, reconciler, settings, va
     (only,) = site.lease_credentials()
     newer = settings_of(variables[-1], tmp_path)
     assert (only.id, newer.secret != settings.secret) == (newer.credential_id, True)
-    with pytest.raises(check.Doubt, match="keystone answers"):
+    with pytest.raises(check.CheckFailed, match="keystone answers"):
         check.Lease(settings).status()
     assert check.Lease(newer).status() == "ACTIVE"
 

@@ -59,14 +59,14 @@ def first_end(reconciler) -> str:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("operation", list(Operation))
 def test_a_run_killed_after_an_operation_resumes(
-    operation, connected, box, reconciler, lease_request, reachable, tmp_path, monkeypatch
+    operation, connected, local_openstack, reconciler, lease_request, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
     site = connected("kvm" if operation in OF_KVM else "chameleon")
     if operation == Operation.DELETE_VOLUME:
-        box.fail_to_delete_a_volume()
+        local_openstack.fail_to_delete_a_volume()
     if operation == Operation.DELETE_SERVER:
-        box.behave(P3_GPU_001={"fail": "no bootable device"})
+        local_openstack.behave(P3_GPU_001={"fail": "no bootable device"})
     any_node = {} if operation == Operation.DELETE_SERVER else {"node_type": None}
     stage, wanted = tmp_path / "stage", lease_request(**any_node)
     deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)

@@ -60,12 +60,12 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
 
 
 def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
-    site, reconciler, lease_request, box, reachable, messages
+    site, reconciler, lease_request, local_openstack, reachable, messages
 ):
     def report(line: str) -> None:
         messages.append(line)
         if line.startswith("lease llm_cc: PENDING"):
-            box.move_clock(2 * HOUR + timedelta(minutes=1))
+            local_openstack.move_clock(2 * HOUR + timedelta(minutes=1))
 
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 2 * HOUR
     leased = lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(start=start))
@@ -110,7 +110,7 @@ def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, 
     assert [held.name for held in site.leases()] == ["llm_other"]
 
 
-def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease_request, box):
+def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease_request, local_openstack):
     theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, reconciler, theirs, wait=False)
     reconciler.journal.write("closed", release.get_active_lease(reconciler, "llm_cc"))
@@ -145,9 +145,9 @@ def test_a_lease_cannot_be_extended_into_another_reservation(site, reconciler, l
     assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, box, reachable):
+def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, local_openstack, reachable):
     lease(site, reconciler, lease_request())
-    box.move_clock(timedelta(hours=4))
+    local_openstack.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     over = reconciler.wait(
         "end",

@@ -28,11 +28,11 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     (there,) = (f"lease {one.id}" for one in site.leases())
-    told = {active_lease.tag: {"there": [there], "opened_here": True}}
+    orphans = {active_lease.tag: {"there": [there], "opened_here": True}}
     code, out, _ = testbed("orphans", "--json")
-    assert (code, json.loads(out)) == (0, {"orphans": told, "deleted": []})
+    assert (code, json.loads(out)) == (0, {"orphans": orphans, "deleted": []})
     code, out, _ = testbed("orphans", "--clean", "--dry-run", "--json")
-    assert (code, json.loads(out)) == (0, {"orphans": told, "would delete": [active_lease.tag]})
+    assert (code, json.loads(out)) == (0, {"orphans": orphans, "would delete": [active_lease.tag]})
     code, _, err = testbed("orphans", "--clean")
     assert (code, "--yes is required" in err) == (2, True)
     assert len(site.leases()) == 1

@@ -18,19 +18,19 @@ NODES = "refapi/sites/uc/clusters/chameleon/nodes"
         ({"status": 404, "body": "{}"}, "the reference API rejects the request (404)"),
     ],
 )
-def test_a_broken_answer_ends_a_lease_before_it_costs(answer, message, testbed, site, box, key):
-    box.answer_of_reference_api(**answer)
+def test_a_broken_answer_ends_a_lease_before_it_costs(answer, message, testbed, site, local_openstack, key):
+    local_openstack.answer_of_reference_api(**answer)
     code, _, err = testbed("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
     assert code
     assert message in err
     assert "Traceback" not in err
-    box.repair()
+    local_openstack.repair()
     assert left_at(site) == []
 
 
-def test_a_node_that_cannot_be_read_is_not_offered(site, box, caplog):
+def test_a_node_that_cannot_be_read_is_not_offered(site, local_openstack, caplog):
     first, *others = hardware.MACHINES
-    file = box.place.folder / NODES / f"{first.uid}.json"
+    file = local_openstack.place.folder / NODES / f"{first.uid}.json"
     before = file.read_text()
     file.write_text(json.dumps({**json.loads(before), "node_name": None}))
     try:

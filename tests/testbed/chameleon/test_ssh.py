@@ -11,7 +11,7 @@ def login(key, tmp_path):
     return lambda ip, alias: Login(ip, alias, key.file, tmp_path / "known_hosts")
 
 
-def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(box, sshd, login):
+def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(local_openstack, sshd, login):
     first, second = (login(sshd.addresses[0], alias) for alias in ("server-1", "server-2"))
     try_login(first)
     sshd.new_host_key()
@@ -22,6 +22,6 @@ def test_a_servers_host_key_is_recorded_at_first_contact_and_pinned(box, sshd, l
     try_login(first)
 
 
-def test_an_unused_address_does_not_answer(box, login):
+def test_an_unused_address_does_not_answer(local_openstack, login):
     with pytest.raises(NotReached):
-        try_login(login(f"{box.place.floating}.250", "server-1"))
+        try_login(login(f"{local_openstack.place.floating}.250", "server-1"))

@@ -83,7 +83,7 @@ def as_image(layer: Path, archive: Path, image: str) -> None:
     manifest = json.dumps([{"Config": name, "RepoTags": [image], "Layers": ["layer.tar"]}]).encode()
     with tarfile.open(archive, "w") as tar:
         for member, text in ((name, data), ("manifest.json", manifest)):
-            told = tarfile.TarInfo(member)
-            told.size = len(text)
-            tar.addfile(told, io.BytesIO(text))
+            member_info = tarfile.TarInfo(member)
+            member_info.size = len(text)
+            tar.addfile(member_info, io.BytesIO(text))
         tar.add(layer, "layer.tar")

@@ -28,17 +28,17 @@ def fake_image(system: Path, name: str, archive: Path) -> Path:
         for file in FILES:
             tar.add(system / file, file)
         for link, target in LINKS.items():
-            told = tarfile.TarInfo(link)
-            told.type, told.linkname = tarfile.SYMTYPE, target
-            tar.addfile(told)
+            member = tarfile.TarInfo(link)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)
         for folder in ("home", "tmp"):
-            told = tarfile.TarInfo(folder)
-            told.type, told.mode = tarfile.DIRTYPE, 0o1777
-            tar.addfile(told)
+            member = tarfile.TarInfo(folder)
+            member.type, member.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(member)
         for stub in STUBS:
-            told = tarfile.TarInfo(stub)
-            told.size, told.mode = len(STUB), 0o755
-            tar.addfile(told, io.BytesIO(STUB))
+            member = tarfile.TarInfo(stub)
+            member.size, member.mode = len(STUB), 0o755
+            tar.addfile(member, io.BytesIO(STUB))
     as_image(layer, archive, name)
     layer.unlink()
     return archive

@@ -20,11 +20,11 @@ LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 def serve_image(address: str, archive: Path, name: str, login: str = "", busy: int = 0) -> Iterator[str]:
     """Serve the image of ``archive`` (an output of `docker save` with one layer) at ``address``; yield its reference.
 
-    name: repository:tag. login: USER:PASSWORD that every request needs. busy: how many requests are refused at first,
+    name: repository:tag. login: USER:PASSWORD that every request needs. busy: how many requests are rejected at first,
     as by Docker Hub's limit.
     """
     authorization = f"Basic {base64.b64encode(login.encode()).decode()}" if login else None
-    refusals = iter(range(busy))
+    rejections = iter(range(busy))
     repository, tag = name.split(":")
     manifest, blobs = _contents(archive)
     served = {f"/v2/{repository}/blobs/{digest}": ("application/octet-stream", data) for digest, data in blobs.items()}
@@ -39,7 +39,7 @@ def serve_image(address: str, archive: Path, name: str, login: str = "", busy: i
             status = 200 if kind else 404
             if authorization and self.headers["Authorization"] != authorization:
                 status, kind, data = 401, *_error_body("UNAUTHORIZED", "authentication required")
-            elif "manifests" in self.path and next(refusals, None) is not None:
+            elif "manifests" in self.path and next(rejections, None) is not None:
                 status, kind, data = 429, *_error_body("TOOMANYREQUESTS", "You have reached your pull rate limit")
             self.send_response(status)
             if status == 401:

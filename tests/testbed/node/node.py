@@ -149,10 +149,10 @@ class Node:
             "capability": "all",
             "system-call-filter": "add_key keyctl bpf",
         }
-        told = [f"--{name}={value}" for name, value in options.items()]
+        flags = [f"--{name}={value}" for name, value in options.items()]
         bound = [f"--bind={path}" for path in ("/dev/fuse", *devices)] + [f"--bind-ro={path}" for path in self._shared]
         bound += [f"--bind={folder}:{where}" for where, folder in self._disks.items()]
-        return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *told, *bound]
+        return ["systemd-nspawn", "--quiet", "--boot", "--keep-unit", *flags, *bound]
 
     def _write_node_files(self) -> None:
         """Write the files that differ between nodes."""

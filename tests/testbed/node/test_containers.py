@@ -61,8 +61,8 @@ def start(results: Path, *rows: str) -> subprocess.Popen[str]:
 
 
 def test_a_row_trains_in_a_container_of_the_image(docker: DockerClient, tmp_path: Path) -> None:
-    told, _ = start(tmp_path / "results", "tiny-lora").communicate()
-    assert "tiny-lora: ran (miniature)" in told, told
+    output, _ = start(tmp_path / "results", "tiny-lora").communicate()
+    assert "tiny-lora: ran (miniature)" in output, output
     folder = RunFolder(tmp_path / "results" / RUN)
     result = folder.results()["tiny-lora"]
     assert (result.outcome, result.image) == ("fits", docker.images.get(image.image_of("current")).id)
@@ -80,8 +80,8 @@ def test_a_stopped_command_removes_its_container_and_a_row_has_no_network(docker
     assert container.attrs["Config"]["User"] == f"{os.getuid()}:{os.getgid()}"
     assert container.attrs["NetworkSettings"]["IPAddress"] == ""
     run.send_signal(signal.SIGTERM)
-    told, _ = run.communicate()
-    assert (run.returncode, told.splitlines()[-1].startswith("testbed: interrupted")) == (130, True), told
+    output, _ = run.communicate()
+    assert (run.returncode, output.splitlines()[-1].startswith("testbed: interrupted")) == (130, True), output
     assert not list((tmp_path / "results" / RUN).rglob(RESULT_FILE))
 
 

@@ -39,9 +39,9 @@ def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
 
 
 def test_a_check_of_a_bare_node_lists_changes_and_makes_none(node: Node, set_up: SetUp) -> None:
-    told = set_up([node], check=True)
-    assert any("Install the Docker engine" in one for one in told.changed)
-    assert told.facts == {node.name: {}}
+    configured = set_up([node], check=True)
+    assert any("Install the Docker engine" in one for one in configured.changed)
+    assert configured.facts == {node.name: {}}
     assert not (node.root / "usr/bin/docker").exists()
 
 

@@ -1,5 +1,5 @@
 """Create the environment and the databases of the OpenStack services in the cache."""
 
-from tests.testbed.openstack.box import seeded
+from tests.testbed.openstack.local_openstack import seeded
 
 seeded()

@@ -1,4 +1,4 @@
-"""A TCP proxy to one service that a test can shut: it passes, answers 500, hangs, is slow or refuses connections.
+"""A TCP proxy to one service that a test can shut: it passes, answers 500, hangs, is slow or accepts no connections.
 
 Shut as "deaf", it passes requests that change something and drops the answer.
 """
@@ -64,10 +64,10 @@ class Gate:
         with contextlib.suppress(OSError):
             if self._fault == "500":
                 client.recv(CHUNK)
-            if not self._refused(client):
+            if not self._rejected(client):
                 self._pass_on(client)
 
-    def _refused(self, client: socket.socket) -> bool:
+    def _rejected(self, client: socket.socket) -> bool:
         """Return whether the client's request is rejected; answer it according to the fault."""
         fault = self._fault
         if fault == "500":
@@ -90,7 +90,7 @@ class Gate:
     def _ask(self, client: socket.socket, service: socket.socket, lost: threading.Event) -> None:
         """Forward a client's requests until the gate is shut, which also ends kept-alive connections."""
         with contextlib.suppress(OSError):
-            while (data := client.recv(CHUNK)) and not self._refused(client):
+            while (data := client.recv(CHUNK)) and not self._rejected(client):
                 if self._fault == "deaf" and data.startswith(CHANGES):
                     lost.set()
                 self._pass(data, service)

@@ -163,5 +163,5 @@ def _keystone(place: Place) -> str:
 
 if __name__ == "__main__":
     stage, folder = sys.argv[1], Path(sys.argv[2])
-    told = json.loads((folder / "box.json").read_text())
-    globals()[stage](Place(folder, told["prefix"]), told["passwords"])
+    stored = json.loads((folder / "box.json").read_text())
+    globals()[stage](Place(folder, stored["prefix"]), stored["passwords"])

@@ -80,7 +80,7 @@ class Cluster:
     ) -> None:
         self.state = state.resolve()
         mark = secrets.token_hex(3)
-        self.nodes = [f"bed-{mark}-node{number}" for number in range(len(gpus))]
+        self.nodes = [f"harness-{mark}-node{number}" for number in range(len(gpus))]
         self.kind, self.gpus = kind, tuple(gpus)
         self.conf = self.state / "slurm.conf"
         self._timing = {"lost_s": lost_s, "kept_s": kept_s}

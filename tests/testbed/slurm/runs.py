@@ -26,7 +26,7 @@ GRACE_S = 4.0
 HANG_S = 20
 
 
-class Bed:
+class Harness:
     """Runs of a suite 'lab' into ``path``; ``runner`` makes a runner for rows with the given behavior."""
 
     choices: ClassVar = {"weights": "random", "data": "synthetic"}
@@ -65,12 +65,12 @@ class Bed:
     def runner(self, behavior: dict[str, str]) -> "LocalRunner | SlurmRunner":
         raise NotImplementedError
 
-    def left(self) -> list[psutil.Process]:
+    def running_processes(self) -> list[psutil.Process]:
         """Return the processes of rows that still run."""
         raise NotImplementedError
 
 
-class LocalBed(Bed):
+class LocalHarness(Harness):
     cpus = 2
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch) -> None:
@@ -82,11 +82,11 @@ class LocalBed(Bed):
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
         return LocalRunner(self.folder, made.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
-    def left(self) -> list[psutil.Process]:
+    def running_processes(self) -> list[psutil.Process]:
         return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]
 
 
-class SlurmBed(Bed):
+class SlurmHarness(Harness):
     def __init__(self, path: Path, cluster: Cluster, shell: Shell | None = None, **profile: object) -> None:
         super().__init__(path)
         self.cluster, self.shell = cluster, shell or SshShell(cluster.login(), connect_limit_s=2)
@@ -101,12 +101,12 @@ class SlurmBed(Bed):
         return [*super().folders(), self.cluster.home]
 
     def runner(self, behavior: dict[str, str]) -> SlurmRunner:
-        told = ",".join(f"{row}={how}" for row, how in behavior.items())
-        profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
+        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        profile = profile_of(self.cluster, FAKE=behaviors, FAKE_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
         return SlurmRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
 
-    def left(self) -> list[psutil.Process]:
+    def running_processes(self) -> list[psutil.Process]:
         there = str(self.cluster.home)
         return [
             one

@@ -24,7 +24,7 @@ SUITE = "single_gpu_blip2"
 RUN_ID = "jobs"
 
 
-class Person:
+class CliUser:
     """A user with an SSH configuration and a profile, who types commands."""
 
     def __init__(self, cluster, path: Path) -> None:
@@ -42,8 +42,8 @@ class Person:
         )
 
     def profile(self, **behavior: str) -> Path:
-        told = ",".join(f"{row}={how}" for row, how in behavior.items())
-        profile = profile_of(self.cluster, FAKE=told, FAKE_JOURNAL=str(self.journal))
+        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        profile = profile_of(self.cluster, FAKE=behaviors, FAKE_JOURNAL=str(self.journal))
         file = self.path / "super.yaml"
         data = {**profile.model_dump(mode="json"), "host": "super", "folder": f"testbed-{self.path.name}"}
         file.write_text(json.dumps(data))
@@ -82,110 +82,110 @@ class Person:
 
 
 @pytest.fixture
-def person(cluster, tmp_path):
-    made = Person(cluster, tmp_path)
+def cli_user(cluster, tmp_path):
+    made = CliUser(cluster, tmp_path)
     yield made
     cluster.query("scancel", "--user", cluster.user, check=False)
     wait_for(lambda: not made.queue())
 
 
-def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(person):
-    running = person.start_command("--no-predict", program="experiments")
+def test_real_rows_run_on_the_cluster_and_are_evaluated_on_this_machine(cli_user):
+    running = cli_user.start_command("--no-predict", program="experiments")
     said = running.communicate(timeout=200)[0]
     assert running.returncode in (0, 1), said
-    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits")
-    assert (person.path / "results" / RUN_ID / "report.html").exists()
+    assert {row: cli_user.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits")
+    assert (cli_user.path / "results" / RUN_ID / "report.html").exists()
     for name in ("notebook.ipynb", "log.txt", "telemetry.csv"):
-        assert (person.rows / "baseline" / name).stat().st_size > 0
+        assert (cli_user.rows / "baseline" / name).stat().st_size > 0
 
 
-def test_after_a_killed_command_the_next_one_follows_its_jobs(person):
-    first = person.start_command(reduced_batch="slow")
-    wait_for(lambda: person.start_count("baseline") and person.start_count("reduced-batch"))
+def test_after_a_killed_command_the_next_one_follows_its_jobs(cli_user):
+    first = cli_user.start_command(reduced_batch="slow")
+    wait_for(lambda: cli_user.start_count("baseline") and cli_user.start_count("reduced-batch"))
     first.kill()
     first.wait()
-    second = person.start_command()
+    second = cli_user.start_command()
     said = second.communicate(timeout=120)[0]
-    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.start_count(row) for row in ROWS] == [1, 1]
+    assert {row: cli_user.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [cli_user.start_count(row) for row in ROWS] == [1, 1]
 
 
-def test_a_command_killed_during_a_submission_submits_no_job_twice(person):
-    first = person.start_command()
-    wait_for(lambda: (person.rows / "baseline" / SUBMISSION_FILE).exists())
+def test_a_command_killed_during_a_submission_submits_no_job_twice(cli_user):
+    first = cli_user.start_command()
+    wait_for(lambda: (cli_user.rows / "baseline" / SUBMISSION_FILE).exists())
     first.kill()
     first.wait()
-    said = person.start_command().communicate(timeout=120)[0]
-    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.start_count(row) for row in ROWS] == [1, 1]
+    said = cli_user.start_command().communicate(timeout=120)[0]
+    assert {row: cli_user.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [cli_user.start_count(row) for row in ROWS] == [1, 1]
 
 
 @pytest.mark.parametrize("fault", ["killed", "cut"])
-def test_an_interrupted_download_is_completed(person, fault):
-    running = person.start_command(baseline="large")
-    part = person.rows / "baseline" / "large.part"
+def test_an_interrupted_download_is_completed(cli_user, fault):
+    running = cli_user.start_command(baseline="large")
+    part = cli_user.rows / "baseline" / "large.part"
     wait_for(lambda: part.exists() and part.stat().st_size > 0)
-    assert not (person.rows / "baseline" / RESULT_FILE).exists()
+    assert not (cli_user.rows / "baseline" / RESULT_FILE).exists()
     if fault == "killed":
         running.kill()
         running.wait()
-        running = person.start_command()
+        running = cli_user.start_command()
     else:
-        person.cluster.sshd.drop_connections()
+        cli_user.cluster.sshd.drop_connections()
     said = running.communicate(timeout=120)[0]
-    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.start_count(row) for row in ROWS] == [1, 1]
-    assert (person.rows / "baseline" / "large").stat().st_size == LARGE_BYTES
+    assert {row: cli_user.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [cli_user.start_count(row) for row in ROWS] == [1, 1]
+    assert (cli_user.rows / "baseline" / "large").stat().st_size == LARGE_BYTES
     assert not part.exists()
 
 
-def test_rows_on_the_cluster_are_monitored_from_this_machine(person):
-    running = person.start_command(reduced_batch="hang")
-    wait_for(lambda: person.start_count("reduced-batch"))
-    run = str(person.path / "results" / RUN_ID)
-    wait_for(lambda: "last line of reduced-batch" in person.output_of("logs", "reduced-batch", run))
-    sight = json.loads(person.output_of("top", "--profile", str(person.path / "super.yaml"), "--once", "--json"))
+def test_rows_on_the_cluster_are_monitored_from_this_machine(cli_user):
+    running = cli_user.start_command(reduced_batch="hang")
+    wait_for(lambda: cli_user.start_count("reduced-batch"))
+    run = str(cli_user.path / "results" / RUN_ID)
+    wait_for(lambda: "last line of reduced-batch" in cli_user.output_of("logs", "reduced-batch", run))
+    sight = json.loads(cli_user.output_of("top", "--profile", str(cli_user.path / "super.yaml"), "--once", "--json"))
     (row,) = [row for row in sight["rows"] if row["name"] == f"{RUN_ID}/{SUITE}/reduced-batch"]
     assert (row["state"], row["progress"]["phase"]) == ("RUNNING", "backward")
-    person.start_command("--cancel").wait(60)
+    cli_user.start_command("--cancel").wait(60)
     running.communicate(timeout=60)
 
 
-def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(person):
-    running = person.start_command(reduced_batch="hang")
-    wait_for(lambda: person.start_count("reduced-batch"))
+def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(cli_user):
+    running = cli_user.start_command(reduced_batch="hang")
+    wait_for(lambda: cli_user.start_count("reduced-batch"))
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=60)[0]
     assert running.returncode == 130
     assert "continue at super" in said
-    assert f"{RUN_ID}/{SUITE}/reduced-batch" in person.queue()
-    cancelling = person.start_command("--cancel")
+    assert f"{RUN_ID}/{SUITE}/reduced-batch" in cli_user.queue()
+    cancelling = cli_user.start_command("--cancel")
     assert "reduced-batch" in cancelling.communicate(timeout=60)[0]
-    wait_for(lambda: not person.queue())
+    wait_for(lambda: not cli_user.queue())
 
 
-def test_a_dropped_connection_loses_no_row(person):
-    running = person.start_command(reduced_batch="slow")
-    wait_for(lambda: person.start_count("reduced-batch"))
-    person.cluster.sshd.stop()
+def test_a_dropped_connection_loses_no_row(cli_user):
+    running = cli_user.start_command(reduced_batch="slow")
+    wait_for(lambda: cli_user.start_count("reduced-batch"))
+    cli_user.cluster.sshd.stop()
     time.sleep(5)
-    person.cluster.sshd.start()
+    cli_user.cluster.sshd.start()
     said = running.communicate(timeout=120)[0]
-    assert {row: person.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
-    assert [person.start_count(row) for row in ROWS] == [1, 1]
+    assert {row: cli_user.outcome(row) for row in ROWS} == dict.fromkeys(ROWS, "fits"), said
+    assert [cli_user.start_count(row) for row in ROWS] == [1, 1]
 
 
-def test_an_invalid_profile_is_rejected_in_one_line(person):
-    running = person.start_command()
+def test_an_invalid_profile_is_rejected_in_one_line(cli_user):
+    running = cli_user.start_command()
     running.kill()
     running.wait()
-    file = person.profile()
+    file = cli_user.profile()
     file.write_text(file.read_text().replace('"gpus_per_node"', '"gpu_per_node"'))
-    refused = subprocess.run(
+    rejected = subprocess.run(
         [sys.executable, "-m", "experiments", "run", SUITE, "--site", "slurm", "--profile", str(file)],
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
     )
-    assert refused.returncode == 2
-    assert "unknown key 'gpu_per_node'; allowed: account, apptainer, cpu_partition" in refused.stderr
+    assert rejected.returncode == 2
+    assert "unknown key 'gpu_per_node'; allowed: account, apptainer, cpu_partition" in rejected.stderr

@@ -24,15 +24,15 @@ from tests.support.runners import rows as sample_rows
 from tests.support.services.fake_hub import COMMIT, FakeHub
 from tests.support.training import tiny_rows as training
 from tests.testbed.slurm.conftest import profile_of
-from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmBed, call_when
+from tests.testbed.slurm.runs import GRACE_S, DropsAfterSubmit, SlurmHarness, call_when
 
 MODEL = "gpt-neo-1.3b"
 REPO = models()[MODEL].hub
 SLOW_S = 4.0
-REFUSED = 403
+FORBIDDEN = 403
 
 
-class Bed(SlurmBed):
+class FetchingHarness(SlurmHarness):
     """Rows with a separate cache on the cluster. The rows in ``pretrained`` read pretrained weights."""
 
     def __init__(self, path, cluster, web, shell=None, **profile) -> None:
@@ -41,8 +41,8 @@ class Bed(SlurmBed):
         self.pretrained = self.setup = ""
 
     def runner(self, behavior, worker=fake_worker.MODULE) -> SlurmRunner:
-        told = ",".join(f"{row}={how}" for row, how in behavior.items())
-        own = {"FAKE": told, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
+        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        own = {"FAKE": behaviors, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})
         options: dict[str, Any] = {**self.options, "data": self.data}
@@ -87,98 +87,98 @@ def web(tmp_path):
 
 
 @pytest.fixture
-def bed(cluster, tmp_path, web):
-    made = Bed(tmp_path, cluster, web)
+def harness(cluster, tmp_path, web):
+    made = FetchingHarness(tmp_path, cluster, web)
     yield made
     made.close()
     wait_for(lambda: not made.queue())
 
 
-def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(bed, web):
+def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(harness, web):
     web.slow_s = SLOW_S
-    bed.run("abc", pretrained="ab")
-    assert bed.outcomes() == dict.fromkeys("abc", "fits"), bed.view.lines
+    harness.run("abc", pretrained="ab")
+    assert harness.outcomes() == dict.fromkeys("abc", "fits"), harness.view.lines
     assert web.downloads == {"config.json": 1, "model.safetensors": 1}
-    assert min(bed.begun_at("a"), bed.begun_at("b")) - bed.begun_at("c") > SLOW_S
-    assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in bed.waited("a"))
-    assert sum("download job" in line for line in bed.view.lines) == 1
-    assert f"the weights of {REPO}: downloaded" in bed.view.lines
-    jobs = sorted(bed.cache.parent.glob("*/.jobs/*"))
+    assert min(harness.begun_at("a"), harness.begun_at("b")) - harness.begun_at("c") > SLOW_S
+    assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in harness.waited("a"))
+    assert sum("download job" in line for line in harness.view.lines) == 1
+    assert f"the weights of {REPO}: downloaded" in harness.view.lines
+    jobs = sorted(harness.cache.parent.glob("*/.jobs/*"))
     assert [(job.name[:2], (job / "fetched").exists()) for job in jobs] == [("a-", True), ("b-", True), ("c-", True)]
 
 
-def test_a_later_run_does_not_download_complete_artifacts_again(bed, web):
-    bed.run("a", pretrained="a")
-    asked, jobs = web.requests, len(bed.fetches())
-    bed.run("b", pretrained="b")
-    assert bed.outcomes() == {"a": "fits", "b": "fits"}
-    assert (web.requests, len(bed.fetches())) == (asked, jobs)
-    (bed.cache / "huggingface/hub" / f"models--{REPO.replace('/', '--')}/refs/main").unlink()
-    next(bed.cache.rglob("model.safetensors")).unlink()
-    bed.run("c", pretrained="c")
-    assert len(bed.fetches()) == jobs + 1
+def test_a_later_run_does_not_download_complete_artifacts_again(harness, web):
+    harness.run("a", pretrained="a")
+    asked, jobs = web.requests, len(harness.fetches())
+    harness.run("b", pretrained="b")
+    assert harness.outcomes() == {"a": "fits", "b": "fits"}
+    assert (web.requests, len(harness.fetches())) == (asked, jobs)
+    (harness.cache / "huggingface/hub" / f"models--{REPO.replace('/', '--')}/refs/main").unlink()
+    next(harness.cache.rglob("model.safetensors")).unlink()
+    harness.run("c", pretrained="c")
+    assert len(harness.fetches()) == jobs + 1
 
 
-def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(bed, web):
-    web.error_status = REFUSED
-    bed.run("abc", pretrained="ab")
-    assert bed.outcomes() == {"a": "error", "b": "error", "c": "fits"}
+def test_a_failed_download_is_the_reason_of_only_the_rows_that_need_it(harness, web):
+    web.error_status = FORBIDDEN
+    harness.run("abc", pretrained="ab")
+    assert harness.outcomes() == {"a": "error", "b": "error", "c": "fits"}
     for row in "ab":
-        assert bed.reason(row).startswith(
+        assert harness.reason(row).startswith(
             f"the weights of {REPO} could not be downloaded: the weights of '{REPO}' cannot"
         )
-        assert f"{REFUSED} Forbidden" in bed.reason(row)
-        assert "\n" not in bed.reason(row)
+        assert f"{FORBIDDEN} Forbidden" in harness.reason(row)
+        assert "\n" not in harness.reason(row)
     web.error_status = None
-    bed.run("ab", pretrained="ab")
-    assert bed.outcomes() == dict.fromkeys("abc", "fits")
+    harness.run("ab", pretrained="ab")
+    assert harness.outcomes() == dict.fromkeys("abc", "fits")
 
 
-def test_a_download_that_reaches_its_time_limit_is_the_reason(bed, monkeypatch):
-    bed.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
+def test_a_download_that_reaches_its_time_limit_is_the_reason(harness, monkeypatch):
+    harness.setup = 'case "$SLURM_JOB_NAME" in fetch/*) sleep 600;; esac'
     monkeypatch.setattr(job_script, "STAGING_LIMIT_MIN", 1)
-    bed.run("a", pretrained="a")
-    assert bed.reason("a").endswith("could not be downloaded: did not end within 1 min")
+    harness.run("a", pretrained="a")
+    assert harness.reason("a").endswith("could not be downloaded: did not end within 1 min")
 
 
-def test_a_resumed_run_follows_its_running_download(bed, web):
+def test_a_resumed_run_follows_its_running_download(harness, web):
     web.slow_s = SLOW_S
     interrupting = call_when(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        bed.run("a", pretrained="a")
+        harness.run("a", pretrained="a")
     interrupting.join()
-    bed.run("ab", pretrained="ab")
-    assert bed.outcomes() == {"a": "fits", "b": "fits"}
+    harness.run("ab", pretrained="ab")
+    assert harness.outcomes() == {"a": "fits", "b": "fits"}
     assert web.downloads["model.safetensors"] == 1
-    assert len(bed.fetches()) == 1
+    assert len(harness.fetches()) == 1
 
 
 def test_a_download_whose_submission_got_no_answer_is_not_started_twice(cluster, tmp_path, web):
-    bed = Bed(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
-    bed.run("a", pretrained="a")
-    assert (bed.outcomes(), len(bed.fetches())) == ({"a": "fits"}, 1)
-    bed.close()
+    harness = FetchingHarness(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
+    harness.run("a", pretrained="a")
+    assert (harness.outcomes(), len(harness.fetches())) == ({"a": "fits"}, 1)
+    harness.close()
 
 
-def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(bed, web):
+def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(harness, web):
     web.slow_s = 60
-    bed.pretrained = "a"
+    harness.pretrained = "a"
     interrupting = call_when(lambda: web.requests, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted):
-        bed.run("a", pretrained="a")
+        harness.run("a", pretrained="a")
     interrupting.join()
-    assert bed.runner({}).cancel() == ["a"]
-    wait_for(lambda: not bed.cluster.query("squeue", "--noheader"), 30)
+    assert harness.runner({}).cancel() == ["a"]
+    wait_for(lambda: not harness.cluster.query("squeue", "--noheader"), 30)
 
 
 def test_each_node_without_a_shared_folder_downloads_its_own_copy(cluster, tmp_path, web):
-    bed = Bed(tmp_path, cluster, web, shared=False)
-    bed.run("a", pretrained="a")
-    assert bed.outcomes() == {"a": "fits"}
-    (said,) = bed.cache.glob("fetched/*/paths.txt")
+    harness = FetchingHarness(tmp_path, cluster, web, shared=False)
+    harness.run("a", pretrained="a")
+    assert harness.outcomes() == {"a": "fits"}
+    (said,) = harness.cache.glob("fetched/*/paths.txt")
     paths = said.read_text().splitlines()
     assert len(paths) == 2 * len(set(paths)) == 4
-    bed.close()
+    harness.close()
 
 
 def pack_archive(folder, path):
@@ -188,7 +188,7 @@ def pack_archive(folder, path):
 
 
 @pytest.mark.parametrize("source", ["folder", "archive", "URL"])
-def test_data_is_uploaded_or_downloaded_once_and_named_by_its_checksum(bed, web, tmp_path, source):
+def test_data_is_uploaded_or_downloaded_once_and_named_by_its_checksum(harness, web, tmp_path, source):
     (folder := tmp_path / "texts").mkdir()
     (folder / "train.jsonl").write_text(json.dumps({"instruction": "count", "output": "one"}) + "\n")
     given, sha256 = str(folder), None
@@ -200,17 +200,19 @@ def test_data_is_uploaded_or_downloaded_once_and_named_by_its_checksum(bed, web,
         archive.rename(served / "set.tgz")
         web.repos["models/team/data"] = served
         given = f"{web.url}/team/data/resolve/main/set.tgz"
-    cache = f"{bed.cluster.home}/testbed-{tmp_path.name}/cache"
-    bed.data = dataset.prepare_remote_dataset(given, sha256, cache, ["alpaca2k"])
+    cache = f"{harness.cluster.home}/testbed-{tmp_path.name}/cache"
+    harness.data = dataset.prepare_remote_dataset(given, sha256, cache, ["alpaca2k"])
     for row in "ab":
-        bed.runner({}).run(sample_rows.rows_to_run(*bed.specs(row, data=bed.data.data, data_sha256=bed.data.sha256)))
-    assert bed.outcomes() == {"a": "fits", "b": "fits"}
-    assert (bed.cache / "data" / f"{bed.data.sha256}-alpaca2k" / "train.jsonl").exists()
-    assert bed.data.sha256 == (sha256 or dataset.folder_sha256(folder))
-    assert len(bed.fetches()) == 1
+        harness.runner({}).run(
+            sample_rows.rows_to_run(*harness.specs(row, data=harness.data.data, data_sha256=harness.data.sha256))
+        )
+    assert harness.outcomes() == {"a": "fits", "b": "fits"}
+    assert (harness.cache / "data" / f"{harness.data.sha256}-alpaca2k" / "train.jsonl").exists()
+    assert harness.data.sha256 == (sha256 or dataset.folder_sha256(folder))
+    assert len(harness.fetches()) == 1
 
 
-def test_a_real_row_trains_on_downloaded_artifacts_without_the_hub(bed, web, tmp_path):
+def test_a_real_row_trains_on_downloaded_artifacts_without_the_hub(harness, web, tmp_path):
     facts = models()[MODEL]
     build_random(facts, "tiny", torch.float32, None, torch.device("cpu")).save_pretrained(tmp_path / "model")
     (texts := tmp_path / "set").mkdir()
@@ -224,9 +226,9 @@ def test_a_real_row_trains_on_downloaded_artifacts_without_the_hub(bed, web, tmp
         "max_steps": 2,
     }
     row = training.spec(row="a", weights="pretrained", data="hub", time_limit_s=200, **settings)
-    bed.runner({}).run(sample_rows.rows_to_run(row))
-    web.error_status = REFUSED
-    bed.runner({}, WORKER_MODULE).run(sample_rows.rows_to_run(row))
-    (result,) = bed.folder.results().values()
+    harness.runner({}).run(sample_rows.rows_to_run(row))
+    web.error_status = FORBIDDEN
+    harness.runner({}, WORKER_MODULE).run(sample_rows.rows_to_run(row))
+    (result,) = harness.folder.results().values()
     assert (result.outcome, result.weights_commit, result.data_commit) == ("fits", COMMIT, COMMIT), result.reason
-    assert len(bed.fetches()) == 2
+    assert len(harness.fetches()) == 2

@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {"nodes": 2, "devices": 1, "strategy": "ddp"}
 GRACE_S = 30.0
 
 
-class Bed:
+class TwoNodeHarness:
     """Runs of rows on both nodes; all their processes have the variable ``mark``."""
 
     def __init__(self, path, cluster, shell) -> None:
@@ -38,9 +38,9 @@ class Bed:
     def fake_ranks(self, fault="", **settings) -> Result:
         """Run a row of fake ranks, the second of which gets the fault."""
         spec = tiny_rows.spec(**SETTINGS | {"time_limit_s": 150} | settings)
-        told = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
+        variables = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(in_memory.run("a", run_id=self.mark))
-        self._runner(folder, told, fake_rank_worker.MODULE).run(rows_to_run(spec))
+        self._runner(folder, variables, fake_rank_worker.MODULE).run(rows_to_run(spec))
         self.row = folder.row_named("a")
         return folder.results()["a"]
 
@@ -55,9 +55,13 @@ class Bed:
 
     def hosts(self) -> set[str]:
         """Return the nodes on which processes of the rows run."""
-        return {node for node in self.cluster.nodes if set(self.left()) & set(find_tagged("SLURMD_NODENAME", node))}
+        return {
+            node
+            for node in self.cluster.nodes
+            if set(self.running_processes()) & set(find_tagged("SLURMD_NODENAME", node))
+        }
 
-    def left(self) -> list[psutil.Process]:
+    def running_processes(self) -> list[psutil.Process]:
         return find_tagged("TESTBED_TEST", self.mark)
 
     def progress(self) -> int:
@@ -69,57 +73,57 @@ class Bed:
         folder.write_run(run)
         return folder
 
-    def _runner(self, folder, told, worker) -> SlurmRunner:
-        rows = Rows(self._shell, profile_of(self.cluster, **told))
+    def _runner(self, folder, variables, worker) -> SlurmRunner:
+        rows = Rows(self._shell, profile_of(self.cluster, **variables))
         return SlurmRunner(folder, rows, self.view, worker, GRACE_S)
 
 
 @pytest.fixture
-def bed(cluster, shell, tmp_path):
-    made = Bed(tmp_path, cluster, shell)
+def harness(cluster, shell, tmp_path):
+    made = TwoNodeHarness(tmp_path, cluster, shell)
     yield made
-    wait_for(lambda: not made.left(), 15)
+    wait_for(lambda: not made.running_processes(), 15)
     wait_for(lambda: cluster.states() == ["idle"] * 2, 60)
 
 
-def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(bed):
-    found = bed.real("neo-8gpu-ddp", "neo-8gpu-fsdp")
+def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(harness):
+    found = harness.real("neo-8gpu-ddp", "neo-8gpu-fsdp")
     assert {row: result.reason for row, result in found.items() if result.outcome != "fits"} == {}
     assert [len(result.ranks) for result in found.values()] == [2, 2]
     assert [result.spec.settings.launcher for result in found.values()] == ["torchrun", "accelerate"]
 
 
-def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(bed):
-    watching = threading.Thread(target=lambda: wait_for(lambda: bed.hosts() == set(bed.cluster.nodes), 120))
+def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(harness):
+    watching = threading.Thread(target=lambda: wait_for(lambda: harness.hosts() == set(harness.cluster.nodes), 120))
     watching.start()
-    result = bed.fake_ranks("killed")
+    result = harness.fake_ranks("killed")
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
     assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
-    fault_at = float(re.search(r"fault injected at ([\d.]+)", (bed.row / LOG_FILE).read_text())[1])
+    fault_at = float(re.search(r"fault injected at ([\d.]+)", (harness.row / LOG_FILE).read_text())[1])
     assert time.time() - fault_at < 15
-    assert bed.left() == []
+    assert harness.running_processes() == []
 
 
-def test_a_hanging_row_ends_at_its_time_limit_with_the_stacks_of_both_nodes(bed):
-    result = bed.fake_ranks("hang", time_limit_s=60)
+def test_a_hanging_row_ends_at_its_time_limit_with_the_stacks_of_both_nodes(harness):
+    result = harness.fake_ranks("hang", time_limit_s=60)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
-    first, second = (bed.row / LOG_FILE).read_text().split("==== rank 1 ====")
+    first, second = (harness.row / LOG_FILE).read_text().split("==== rank 1 ====")
     assert "in all_reduce" in first
     assert "in hang" in second
 
 
-def test_a_second_node_that_dies_is_an_error_that_names_it(bed):
-    second = bed.cluster.nodes[1]
+def test_a_second_node_that_dies_is_an_error_that_names_it(harness):
+    second = harness.cluster.nodes[1]
 
     def die() -> None:
-        wait_for(lambda: bed.progress() == 2, 120)
-        bed.cluster.kill_node(second)
+        wait_for(lambda: harness.progress() == 2, 120)
+        harness.cluster.kill_node(second)
 
     dying = threading.Thread(target=die)
     dying.start()
-    result = bed.fake_ranks("hang")
+    result = harness.fake_ranks("hang")
     dying.join()
-    bed.cluster.start_node(second)
+    harness.cluster.start_node(second)
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "node lost", 1)
     assert result.reason.endswith(f"node 1 ({second}) lost its connection")

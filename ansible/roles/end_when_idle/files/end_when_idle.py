@@ -20,9 +20,9 @@ from pathlib import Path
 
 SETTINGS = Path("/etc/llm-testbed/end-when-idle.json")
 STATE = Path("/var/lib/llm-testbed/end-when-idle.json")
-COMMAND_S = 60
+QUERY_LIMIT_S = 60
 """Time limit of a query, seconds."""
-SAVE_S = 3000
+SAVE_LIMIT_S = 3000
 """Time limit of one attempt to copy the results, seconds."""
 LONGEST_GAP_S = 300
 """After a longer gap between two checks, the idle time starts again, seconds."""
@@ -36,10 +36,10 @@ SERVERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyt
 """Folders with the addresses of Jupyter servers, relative to a home folder."""
 
 Run = Callable[[Sequence[str], float], str]
-"""Runs a command with a time limit in seconds; returns its output. Raises Doubt if it fails."""
+"""Runs a command with a time limit in seconds; returns its output. Raises CheckFailed if it fails."""
 
 
-class Doubt(Exception):
+class CheckFailed(Exception):
     """A check failed: something cannot be read or reached. The message contains no secret."""
 
 
@@ -68,7 +68,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Now:
+class ClockReading:
     """The current time.
 
     wall_s: seconds of the system clock. passed_s: seconds since boot. boot: the id of this boot.
@@ -80,7 +80,7 @@ class Now:
 
 
 @dataclass(frozen=True)
-class State:
+class CheckState:
     """What the last check found.
 
     idle_since_s: begin of the idle time, seconds since boot; None if the node was busy. marks: modification times of
@@ -94,21 +94,21 @@ class State:
     marks: dict[str, float]
 
 
-def clock() -> Now:
+def clock() -> ClockReading:
     """Return the current time."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return Now(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
+    return ClockReading(time.time(), time.clock_gettime(time.CLOCK_BOOTTIME), boot)
 
 
 def run(command: Sequence[str], limit_s: float) -> str:
-    """Run a command; return its output. Raises Doubt if it is missing, fails or takes too long."""
+    """Run a command; return its output. Raises CheckFailed if it is missing, fails or takes too long."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        raise Doubt(f"{command[0]}: {type(problem).__name__}") from None
+        raise CheckFailed(f"{command[0]}: {type(problem).__name__}") from None
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise Doubt(f"{command[0]} ended with {done.returncode}: {' '.join(last)[:200]}")
+        raise CheckFailed(f"{command[0]} ended with {done.returncode}: {' '.join(last)[:200]}")
     return done.stdout
 
 
@@ -119,7 +119,7 @@ class Node:
         self._settings, self._run, self._root = settings, run, root
 
     def work(self) -> list[str]:
-        """Return what the node is working on, as text; [] if it is idle. Raises Doubt."""
+        """Return what the node is working on, as text; [] if it is idle. Raises CheckFailed."""
         return [*self._jobs(), *self._gpu_processes(), *self._logins(), *self._kernels()]
 
     def marks(self) -> dict[str, float]:
@@ -140,37 +140,43 @@ class Node:
     def save(self) -> None:
         """Copy the results to the target and verify the copy; without a target, check that all are downloaded.
 
-        Raises Doubt if results could be lost.
+        Raises CheckFailed if results could be lost.
         """
         settings = self._settings
         if not settings.results_to:
             if left := self.unfetched():
-                raise Doubt(f"{len(left)} results are only on this disk, in {settings.results}: {', '.join(left[:5])}")
+                raise CheckFailed(
+                    f"{len(left)} results are only on this disk, in {settings.results}: {', '.join(left[:5])}"
+                )
             return
         if settings.results.is_dir():
-            self._run(rsync(settings), SAVE_S)
-            if differing := self._run(rsync(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_S).strip():
-                raise Doubt(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
+            self._run(rsync(settings), SAVE_LIMIT_S)
+            if differing := self._run(
+                rsync(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_LIMIT_S
+            ).strip():
+                raise CheckFailed(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
 
     def _jobs(self) -> list[str]:
         if not self._has_program("squeue"):
             return []
-        jobs = self._run(["squeue", "--noheader", "--format=%T"], COMMAND_S).split()
+        jobs = self._run(["squeue", "--noheader", "--format=%T"], QUERY_LIMIT_S).split()
         return [f"{len(jobs)} jobs"] if jobs else []
 
     def _gpu_processes(self) -> list[str]:
         found = []
         if self._has_program("nvidia-smi"):
-            listed = self._run(["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], COMMAND_S).split()
+            listed = self._run(
+                ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], QUERY_LIMIT_S
+            ).split()
             found += [f"{len(listed)} GPU processes"] if listed else []
         elif list(self._root.glob("dev/nvidia[0-9]*")):
-            raise Doubt("the node has an NVIDIA GPU but no nvidia-smi")
+            raise CheckFailed("the node has an NVIDIA GPU but no nvidia-smi")
         if (self._root / "dev/kfd").exists() and (users := self._processes_with_open("/dev/kfd")):
             found.append(f"{len(users)} GPU processes")
         return found
 
     def _processes_with_open(self, device: str) -> list[str]:
-        """Return the ids of the processes that have ``device`` open. Raises Doubt."""
+        """Return the ids of the processes that have ``device`` open. Raises CheckFailed."""
         found = []
         for folder in self._root.glob("proc/[0-9]*/fd"):
             try:
@@ -178,7 +184,7 @@ class Node:
             except FileNotFoundError:  # the process has ended
                 continue
             except OSError as problem:
-                raise Doubt(f"{folder}: {type(problem).__name__}") from None
+                raise CheckFailed(f"{folder}: {type(problem).__name__}") from None
             found += [folder.parent.name] if device in targets else []
         return found
 
@@ -208,7 +214,7 @@ class Node:
                 try:
                     yield json.loads(file.read_text())
                 except (OSError, ValueError) as problem:
-                    raise Doubt(f"{file}: {type(problem).__name__}") from None
+                    raise CheckFailed(f"{file}: {type(problem).__name__}") from None
 
     def _job_folders(self) -> list[Path]:
         return sorted(self._settings.results.glob(f"*/{JOBS}/*"))
@@ -235,20 +241,20 @@ def rsync(settings: Settings, *options: str) -> list[str]:
 
 
 def _kernels_of(server: dict[str, object]) -> list[dict[str, str]]:
-    """Return the kernels of a Jupyter server; [] if it has ended. Raises Doubt if it does not answer."""
+    """Return the kernels of a Jupyter server; [] if it has ended. Raises CheckFailed if it does not answer."""
     url = f"http://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
     request = urllib.request.Request(url, headers={"Authorization": f"token {server.get('token')}"})
     try:
-        with _OPENER.open(request, timeout=COMMAND_S) as answer:
+        with _OPENER.open(request, timeout=QUERY_LIMIT_S) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as problem:
-        raise Doubt(f"Jupyter at port {server.get('port')} answers {problem.code}") from None
+        raise CheckFailed(f"Jupyter at port {server.get('port')} answers {problem.code}") from None
     except urllib.error.URLError as problem:
         if isinstance(problem.reason, ConnectionRefusedError):
             return []
-        raise Doubt(f"Jupyter at port {server.get('port')}: {problem.reason}") from None
+        raise CheckFailed(f"Jupyter at port {server.get('port')}: {problem.reason}") from None
     except (OSError, ValueError) as problem:
-        raise Doubt(f"Jupyter at port {server.get('port')}: {type(problem).__name__}") from None
+        raise CheckFailed(f"Jupyter at port {server.get('port')}: {type(problem).__name__}") from None
 
 
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -262,17 +268,17 @@ class Lease:
         self._settings = settings
 
     def status(self) -> str | None:
-        """Return the lease's status; None if it no longer exists. Raises Doubt."""
+        """Return the lease's status; None if it no longer exists. Raises CheckFailed."""
         code, answer = self._request("GET")
         if code == 404:
             return None
         try:
             return str(json.loads(answer)["lease"]["status"])
         except (KeyError, TypeError, ValueError):
-            raise Doubt("blazar: no lease in the answer") from None
+            raise CheckFailed("blazar: no lease in the answer") from None
 
     def delete(self) -> None:
-        """Delete the lease. Raises Doubt."""
+        """Delete the lease. Raises CheckFailed."""
         self._request("DELETE")
 
     def _token(self) -> str:
@@ -284,49 +290,53 @@ class Lease:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=COMMAND_S) as answer:  # noqa: S310 - an address of the site
+            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as answer:  # noqa: S310 - an address of the site
                 return answer.headers["X-Subject-Token"]
         except urllib.error.HTTPError as problem:
-            raise Doubt(f"keystone answers {problem.code}") from None
+            raise CheckFailed(f"keystone answers {problem.code}") from None
         except OSError as problem:
-            raise Doubt(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
+            raise CheckFailed(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
     def _request(self, method: str) -> tuple[int, bytes]:
-        """Return the status code and body of Blazar's answer; Blazar requires the header Accept. Raises Doubt."""
+        """Return the status code and body of Blazar's answer; Blazar requires the header Accept. Raises CheckFailed."""
         headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
         request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)  # noqa: S310 - an address of the site
         try:
-            with urllib.request.urlopen(request, timeout=COMMAND_S) as answer:  # noqa: S310 - an address of the site
+            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as answer:  # noqa: S310 - an address of the site
                 return answer.status, answer.read()
         except urllib.error.HTTPError as problem:
             if problem.code == 404:
                 return 404, b""
-            raise Doubt(f"blazar answers {problem.code} to {method}") from None
+            raise CheckFailed(f"blazar answers {problem.code} to {method}") from None
         except OSError as problem:
-            raise Doubt(f"blazar: {getattr(problem, 'reason', type(problem).__name__)}") from None
+            raise CheckFailed(f"blazar: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
 
-def next_state(before: State | None, now: Now, work: Sequence[str], marks: dict[str, float]) -> State:
+def next_state(
+    before: CheckState | None, now: ClockReading, work: Sequence[str], marks: dict[str, float]
+) -> CheckState:
     """Return the state after a check. Work, a reboot, a gap or a change of the clock starts the idle time again."""
     since: float | None = now.passed_s
     if work:
         since = None
-    elif before and before.idle_since_s is not None and before.marks == marks and _continues(before, now):
+    elif before and before.idle_since_s is not None and before.marks == marks and _idle_time_continues(before, now):
         since = before.idle_since_s
-    return State(now.wall_s, now.passed_s, now.boot, since, marks)
+    return CheckState(now.wall_s, now.passed_s, now.boot, since, marks)
 
 
-def _continues(before: State, now: Now) -> bool:
+def _idle_time_continues(before: CheckState, now: ClockReading) -> bool:
     passed = now.passed_s - before.passed_s
     steady = abs(now.wall_s - before.wall_s - passed) <= CLOCK_STEP_S
     return before.boot == now.boot and 0 <= passed <= LONGEST_GAP_S and steady
 
 
-def check(settings: Settings, node: Node, lease: Lease, before: State | None, now: Now) -> tuple[State, str]:
+def check(
+    settings: Settings, node: Node, lease: Lease, before: CheckState | None, now: ClockReading
+) -> tuple[CheckState, str]:
     """Check once, and end the lease after enough idle time. Return the new state and a line for the log."""
     try:
         work, marks = node.work(), node.marks()
-    except Doubt as problem:
+    except CheckFailed as problem:
         return next_state(before, now, ["unknown"], {}), f"the check failed, so the node counts as busy: {problem}"
     state = next_state(before, now, work, marks)
     if state.idle_since_s is None:
@@ -336,31 +346,31 @@ def check(settings: Settings, node: Node, lease: Lease, before: State | None, no
         return state, f"idle for {idle_s:.0f} of {settings.idle_s:.0f} s"
     try:
         return state, _end(node, lease, marks)
-    except Doubt as problem:
+    except CheckFailed as problem:
         return state, f"idle for {idle_s:.0f} s, but the lease continues: {problem}"
 
 
 def _end(node: Node, lease: Lease, marks: dict[str, float]) -> str:
-    """Save the results and end the lease, unless there is work again. Raises Doubt."""
+    """Save the results and end the lease, unless there is work again. Raises CheckFailed."""
     status = lease.status()
     if status != "ACTIVE":
-        raise Doubt(f"its status is {status}" if status else "it no longer exists")
+        raise CheckFailed(f"its status is {status}" if status else "it no longer exists")
     node.save()
     if node.work() or node.marks() != marks:
-        raise Doubt("work began while the results were saved")
+        raise CheckFailed("work began while the results were saved")
     lease.delete()
     return "the results are saved and the lease is ended"
 
 
-def read_state(file: Path) -> State | None:
+def read_state(file: Path) -> CheckState | None:
     """Return the state of the last check; None if there is none or it cannot be read."""
     try:
-        return State(**json.loads(file.read_text()))
+        return CheckState(**json.loads(file.read_text()))
     except (OSError, TypeError, ValueError):
         return None
 
 
-def write_state(file: Path, state: State) -> None:
+def write_state(file: Path, state: CheckState) -> None:
     """Write the state atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
@@ -368,14 +378,14 @@ def write_state(file: Path, state: State) -> None:
     fresh.replace(file)
 
 
-def try_out(settings: Settings, node: Node, lease: Lease) -> str:
-    """Check that the lease can be read and the target reached, and return this as text. Raises Doubt."""
+def check_setup(settings: Settings, node: Node, lease: Lease) -> str:
+    """Check that the lease can be read and the target reached, and return this as text. Raises CheckFailed."""
     status = lease.status()
     if status is None:
-        raise Doubt("blazar does not have this lease")
+        raise CheckFailed("blazar does not have this lease")
     if settings.results_to:
         settings.results.mkdir(parents=True, exist_ok=True)
-        run(rsync(settings, "--dry-run"), SAVE_S)
+        run(rsync(settings, "--dry-run"), SAVE_LIMIT_S)
     node.marks()
     return f"the lease is {status} and can be ended from this node"
 
@@ -386,8 +396,8 @@ def main(words: Sequence[str]) -> int:
     node, lease = Node(settings), Lease(settings)
     if "--try-out" in words:
         try:
-            print(try_out(settings, node, lease))
-        except Doubt as problem:
+            print(check_setup(settings, node, lease))
+        except CheckFailed as problem:
             print(problem, file=sys.stderr)
             return 1
         return 0

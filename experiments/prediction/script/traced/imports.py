@@ -88,7 +88,7 @@ def record_compile_calls() -> None:
 
 
 def _prepare_bitsandbytes() -> None:
-    from experiments.prediction.phantom.bits import import_bitsandbytes
+    from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
 
     import_bitsandbytes()
 

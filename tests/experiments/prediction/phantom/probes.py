@@ -201,19 +201,19 @@ def shapes(phantom: Any) -> Any:
         return [described(tensor) for tensor in (out, *([given.grad] if given.is_floating_point() else []), *grads)]
 
     def found(device: str) -> Any:
-        told = {}
+        digests = {}
         for dtype in (torch.float32, torch.bfloat16):
             for name, (module, size) in cases().items():
                 given = torch.zeros(size, dtype=dtype, device=device, requires_grad=True)
-                told[f"{name} {dtype}"] = ran(module.to(device, dtype), given)
+                digests[f"{name} {dtype}"] = ran(module.to(device, dtype), given)
             ids = torch.zeros(2, 5, dtype=torch.long, device=device)
-            told[f"embedding {dtype}"] = ran(nn.Embedding(11, 8).to(device, dtype), ids)
+            digests[f"embedding {dtype}"] = ran(nn.Embedding(11, 8).to(device, dtype), ids)
             logits = torch.zeros(10, 11, dtype=dtype, device=device, requires_grad=True)
             labels = ids.flatten()
-            told[f"cross entropy {dtype}"] = ran(lambda given, labels=labels: F.cross_entropy(given, labels), logits)
+            digests[f"cross entropy {dtype}"] = ran(lambda given, labels=labels: F.cross_entropy(given, labels), logits)
             matrix = torch.zeros(2, 6, 3, dtype=dtype, device=device, requires_grad=True)
-            told[f"matmul {dtype}"] = ran(lambda given: given @ given.transpose(1, 2), matrix)
-        return told
+            digests[f"matmul {dtype}"] = ran(lambda given: given @ given.transpose(1, 2), matrix)
+        return digests
 
     return {"phantom": found("cuda"), "processor": found("cpu")}
 
@@ -291,8 +291,8 @@ def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
             json.dump(probe(phantom), out)
         os._exit(0)
     os.close(writer)
-    with os.fdopen(reader) as told:
-        found = told.read()
+    with os.fdopen(reader) as pipe:
+        found = pipe.read()
     os.waitpid(process, 0)
     return json.loads(found) if found else None
 

@@ -19,16 +19,16 @@ KEYS = [
 
 
 class FakeGpu:
-    """A fake GPU: each operation takes 1 ms, except those of ``refused`` elements, which fail."""
+    """A fake GPU: each operation takes 1 ms, except those of ``rejected`` elements, which fail."""
 
-    def __init__(self, refused: int = 0, killed_at: int = 0) -> None:
-        self.refused, self.killed_at = refused, killed_at
+    def __init__(self, rejected: int = 0, killed_at: int = 0) -> None:
+        self.rejected, self.killed_at = rejected, killed_at
         self.measured: list[Any] = []
 
     def measure(self, operation) -> Measured:
         if operation.elements == self.killed_at:
             raise KeyboardInterrupt
-        if operation.elements == self.refused:
+        if operation.elements == self.rejected:
             raise NotReplayable("not in this PyTorch")
         self.measured.append(operation.elements)
         return Measured(1e-3, 1e-5)
@@ -38,13 +38,13 @@ class FakeGpu:
 def run(tmp_path, monkeypatch):
     """Calibrate on the fake GPU; return the table's file and the printed lines."""
 
-    def go(gpu: FakeGpu, machine: Machine = MACHINE):
+    def calibrate_on(gpu: FakeGpu, machine: Machine = MACHINE):
         lines: list[str] = []
         monkeypatch.setattr(module, "measure", gpu.measure)
         calibrate(KEYS, tmp_path / "table.jsonl", machine, lines.append)
         return tmp_path / "table.jsonl", lines
 
-    return go
+    return calibrate_on
 
 
 def test_a_table_has_its_machine_and_each_operation(run):
@@ -55,7 +55,7 @@ def test_a_table_has_its_machine_and_each_operation(run):
 
 
 def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run):
-    table, _ = run(FakeGpu(refused=16))
+    table, _ = run(FakeGpu(rejected=16))
     assert [line.get("problem") for line in read_lines(table)[1:]] == [None, "not in this PyTorch", None]
     again = FakeGpu()
     run(again)

@@ -52,11 +52,11 @@ class TwoRowRun:
         lines = journal.read_text().splitlines() if journal.exists() else []
         return sum(line.startswith(f"{row} ") and len(line.split()) == 3 for line in lines)
 
-    def wait_until_half(self) -> None:
+    def wait_for_second_row(self) -> None:
         """Wait until the first row has finished and the second one runs."""
         wait_for(lambda: (self.rows / "baseline" / RESULT_FILE).exists() and self.start_count("reduced-batch"))
 
-    def left(self) -> list[psutil.Process]:
+    def running_processes(self) -> list[psutil.Process]:
         return [one for row in ROWS for one in row_process.tagged_processes(self.rows / row)]
 
 
@@ -64,18 +64,18 @@ class TwoRowRun:
 def two_row_run(tmp_path):
     made = TwoRowRun(tmp_path)
     yield made
-    for one in made.left():
+    for one in made.running_processes():
         with suppress(psutil.Error):
             one.kill()
 
 
 def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
     first = two_row_run.start(hang=True)
-    two_row_run.wait_until_half()
-    assert two_row_run.left()
+    two_row_run.wait_for_second_row()
+    assert two_row_run.running_processes()
     first.kill()
     first.wait()
-    wait_for(lambda: not two_row_run.left(), within_s=15)
+    wait_for(lambda: not two_row_run.running_processes(), within_s=15)
     assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
 
     output = two_row_run.start(hang=False).communicate()[0]
@@ -83,19 +83,19 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
     assert "reduced-batch: starts (the last run was interrupted)" in output
     assert (two_row_run.start_count("baseline"), two_row_run.start_count("reduced-batch")) == (1, 2)
     assert (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
-    assert two_row_run.left() == []
+    assert two_row_run.running_processes() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(two_row_run, number):
     running = two_row_run.start(hang=True)
-    two_row_run.wait_until_half()
+    two_row_run.wait_for_second_row()
     running.send_signal(number)
     output = running.communicate(timeout=60)[0]
     assert running.returncode == 130
     assert "interrupted" in output
     assert "Traceback" not in output
-    assert two_row_run.left() == []
+    assert two_row_run.running_processes() == []
     assert (two_row_run.rows / "baseline" / RESULT_FILE).exists()
     assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
 

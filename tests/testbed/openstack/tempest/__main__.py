@@ -26,8 +26,8 @@ import yaml
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from tests.testbed.openstack import hardware
-from tests.testbed.openstack.box import Box, open_box
 from tests.testbed.openstack.environment import environment
+from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_openstack
 from tests.testbed.openstack.settings import PORTS
 
 HERE = Path(__file__).parent
@@ -78,22 +78,22 @@ def run_all(only: str) -> list[dict[str, Any]]:
     """Start the services, run the tests of each site, and return their outcomes."""
     with tempfile.TemporaryDirectory(prefix="testbed-tempest-") as folder:
         (services := Path(folder) / "services").mkdir()
-        box = open_box(services)
+        local_openstack = open_local_openstack(services)
         try:
-            return [test for site in SITES for test in run_site(box, site, only, Path(folder))]
+            return [test for site in SITES for test in run_site(local_openstack, site, only, Path(folder))]
         finally:
-            box.stop()
+            local_openstack.stop()
 
 
-def run_site(box: Box, site: str, only: str, folder: Path) -> list[dict[str, Any]]:
+def run_site(local_openstack: LocalOpenStack, site: str, only: str, folder: Path) -> list[dict[str, Any]]:
     """Run the tests of a site; return their outcomes."""
     blazar, pattern = SITES[site]
-    admin = administrator(box, site)
-    write_config(box, site, admin, folder / "tempest.conf")
-    outer = f"http://{box.place.outer}"
+    admin = administrator(local_openstack, site)
+    write_config(local_openstack, site, admin, folder / "tempest.conf")
+    outer = f"http://{local_openstack.place.outer}"
     task = {
         "config": str(folder / "tempest.conf"),
-        "address": box.place.outer,
+        "address": local_openstack.place.outer,
         "port": FRONT_PORT,
         "services": {"compute": f"{outer}:{PORTS['nova']}", "reservation": f"{outer}:{PORTS[blazar]}"},
         "pattern": f"^(?=.*{only}){pattern}",
@@ -104,12 +104,12 @@ def run_site(box: Box, site: str, only: str, folder: Path) -> list[dict[str, Any
     return [{"site": site, **test} for test in json.loads((folder / "outcomes.json").read_text())]
 
 
-def administrator(box: Box, site: str) -> Any:
+def administrator(local_openstack: LocalOpenStack, site: str) -> Any:
     """Return a connection to a site as an administrator."""
     return openstack.connect(
-        auth_url=f"http://{box.place.outer}:{PORTS['keystone']}/v3",
+        auth_url=f"http://{local_openstack.place.outer}:{PORTS['keystone']}/v3",
         username="admin",
-        password=box.passwords["admin"],
+        password=local_openstack.passwords["admin"],
         project_name="admin",
         user_domain_name="Default",
         project_domain_name="Default",
@@ -117,7 +117,7 @@ def administrator(box: Box, site: str) -> Any:
     )
 
 
-def write_config(box: Box, site: str, admin: Any, file: Path) -> None:
+def write_config(local_openstack: LocalOpenStack, site: str, admin: Any, file: Path) -> None:
     """Write tempest's configuration of a site."""
     flavor = "baremetal" if site == hardware.BARE_METAL else next(iter(hardware.FLAVORS))
     config = configparser.RawConfigParser()
@@ -129,11 +129,11 @@ def write_config(box: Box, site: str, admin: Any, file: Path) -> None:
                 "use_dynamic_credentials": "true",
                 "create_isolated_networks": "false",
                 "admin_username": "admin",
-                "admin_password": box.passwords["admin"],
+                "admin_password": local_openstack.passwords["admin"],
                 "admin_project_name": "admin",
                 "admin_domain_name": "Default",
             },
-            "identity": {"uri_v3": f"http://{box.place.outer}:{PORTS['keystone']}/v3", "region": site},
+            "identity": {"uri_v3": f"http://{local_openstack.place.outer}:{PORTS['keystone']}/v3", "region": site},
             "compute": {
                 "image_ref": admin.image.find_image(hardware.IMAGE).id,
                 "flavor_ref": admin.compute.find_flavor(flavor).id,

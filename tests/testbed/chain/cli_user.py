@@ -74,7 +74,7 @@ class Command:
         return self._process.wait(OUTPUT_TIMEOUT_S)
 
 
-class Person:
+class CliUser:
     """A user with the account, journal and key of ``stage``; ``results``: folder of the rows' results."""
 
     def __init__(self, stage: Stage) -> None:
@@ -87,15 +87,15 @@ class Person:
         return node
 
     @property
-    def line(self) -> Gate:
+    def node_gate(self) -> Gate:
         """Return the proxy through which the node is reached."""
         (gate,) = self.stage.machines.gates.values()
         return gate
 
-    def reproduces(self, *more: str) -> Command:
+    def start_reproduce(self, *more: str) -> Command:
         return self._start_command(self.stage.client(self.results, *more))
 
-    def runs(self, run_id: str, *rows: str) -> Command:
+    def start_run(self, run_id: str, *rows: str) -> Command:
         """Start `testbed run` of tiny models on the leased node."""
         named = [part for row in rows for part in ("--row", row)]
         options = ["--site", "chameleon", "--size", "tiny", "--no-predict", "--results", str(self.results)]
@@ -116,7 +116,7 @@ class Person:
     def containers(self, node: Node | None = None) -> list[str]:
         return (node or self.node).run("docker", "ps", "--quiet").split()
 
-    def ends(self) -> None:
+    def end_all_commands(self) -> None:
         """End all running commands and their jobs."""
         for command in self._commands:
             command.kill()

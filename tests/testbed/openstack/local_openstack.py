@@ -38,11 +38,11 @@ SEEDED_PREFIX = "127.42"
 PREFIXES = [f"127.{second}" for second in range(43, 250)]
 
 
-class Box:
+class LocalOpenStack:
     """The running services; ``stop`` ends them."""
 
     def __init__(self, place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> None:
-        """Create a box; ``lock`` reserves its addresses while it is open."""
+        """Create the services; ``lock`` reserves its addresses while it is open."""
         self.place, self.passwords, self._lock = place, passwords, lock
         self._python = environment() / "bin" / "python"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -149,19 +149,19 @@ def _answers(url: str) -> bool:
     return True
 
 
-def open_box(folder: Path) -> Box:
-    """Start a box in an empty folder from the seeded one in the cache."""
+def open_local_openstack(folder: Path) -> LocalOpenStack:
+    """Start the services in an empty folder, from the seeded folder in the cache."""
     golden = seeded()
     prefix, lock = _free_prefix()
     place = Place(folder, prefix)
-    told = json.loads((golden / "box.json").read_text())
+    stored = json.loads((golden / "box.json").read_text())
     for part in ("db", "keystone", "images", "nova/state"):
         shutil.copytree(golden / part, folder / part)
     for database in (folder / "db").glob("*.db"):
-        _replace(database, {f"{SEEDED_PREFIX}.": f"{place.prefix}.", told["folder"]: str(folder)})
-    box = _prepared(place, told["passwords"], lock)
-    box.start()
-    return box
+        _replace(database, {f"{SEEDED_PREFIX}.": f"{place.prefix}.", stored["folder"]: str(folder)})
+    local_openstack = _prepared(place, stored["passwords"], lock)
+    local_openstack.start()
+    return local_openstack
 
 
 def seeded() -> Path:
@@ -182,38 +182,43 @@ def seeded() -> Path:
 def _seed(folder: Path) -> None:
     print(f"seeding the databases of the OpenStack services in {folder}", file=sys.__stderr__, flush=True)
     folder.mkdir(parents=True)
-    box = _prepared(Place(folder, SEEDED_PREFIX), {name: secrets.token_hex(8) for name in ("svc", "admin", "user")})
-    keystone_urls = [f"http://{address}:{PORTS['keystone']}/v3" for address in (box.place.outer, box.place.inner)]
-    make = [str(folder), box.passwords["admin"], hardware.BARE_METAL, *keystone_urls]
+    local_openstack = _prepared(
+        Place(folder, SEEDED_PREFIX), {name: secrets.token_hex(8) for name in ("svc", "admin", "user")}
+    )
+    keystone_urls = [
+        f"http://{address}:{PORTS['keystone']}/v3"
+        for address in (local_openstack.place.outer, local_openstack.place.inner)
+    ]
+    make = [str(folder), local_openstack.passwords["admin"], hardware.BARE_METAL, *keystone_urls]
     with ThreadPoolExecutor(2) as pool:
         projects = ("nova", "keystone", "neutron", "glance", *settings.POOLS)
-        list(pool.map(lambda project: box.run("databases.py", project, *make), projects))
+        list(pool.map(lambda project: local_openstack.run("databases.py", project, *make), projects))
     for database in (folder / "db").glob("*.db"):
         with contextlib.closing(sqlite3.connect(database)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     with contextlib.ExitStack() as last:
-        last.callback(box.stop)
-        box.start(("refapi", "keystone"))
-        box.run("seed.py", "identity", str(folder))
-        box.start(tuple(service for service in SERVICES if service not in ("refapi", "keystone")))
-        box.run("seed.py", "cloud", str(folder))
+        last.callback(local_openstack.stop)
+        local_openstack.start(("refapi", "keystone"))
+        local_openstack.run("seed.py", "identity", str(folder))
+        local_openstack.start(tuple(service for service in SERVICES if service not in ("refapi", "keystone")))
+        local_openstack.run("seed.py", "cloud", str(folder))
     (folder / ".made").touch()
 
 
-def _prepared(place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> Box:
-    """Return a box with its files: configuration, nodes, and the input of seed.py."""
-    box = Box(place, passwords, lock)
+def _prepared(place: Place, passwords: dict[str, str], lock: IO[str] | None = None) -> LocalOpenStack:
+    """Return the services with their files: configuration, nodes, and the input of seed.py."""
+    local_openstack = LocalOpenStack(place, passwords, lock)
     settings.write(place, passwords["svc"], environment())
     (place.folder / "nodes.json").write_text(json.dumps(hardware.NODES))
-    told = {"prefix": place.prefix, "passwords": passwords, "folder": str(place.folder)}
-    (place.folder / "box.json").write_text(json.dumps(told))
-    return box
+    stored = {"prefix": place.prefix, "passwords": passwords, "folder": str(place.folder)}
+    (place.folder / "box.json").write_text(json.dumps(stored))
+    return local_openstack
 
 
 def _free_prefix() -> tuple[str, IO[str]]:
     """Return the first unused prefix, on whose addresses nobody listens, and the lock that reserves it."""
     for prefix in PREFIXES:
-        lock = Path(tempfile.gettempdir(), f"testbed-{prefix}.lock").open("w")  # noqa: SIM115 - the box keeps it open
+        lock = Path(tempfile.gettempdir(), f"testbed-{prefix}.lock").open("w")  # noqa: SIM115 - the object keeps it open
         with contextlib.suppress(OSError), socket.socket() as probe:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             probe.bind((Place(Path(), prefix).outer, PORTS["keystone"]))
