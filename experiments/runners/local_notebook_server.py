@@ -16,10 +16,12 @@ from experiments.system.signals import die_with_parent
 
 
 @contextmanager
-def serve_local_notebooks(folder: Path, opened: str | None = None) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def serve_local_notebooks(
+    folder: Path, notebook_file: str | None = None
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run Jupyter for the notebooks in ``folder`` while the body of the with statement runs.
 
-    Yields the URL, which includes the token, and the process. opened: notebook in ``folder`` that the URL opens. Raises
+    Yields the URL, which includes the token, and the process. notebook_file: notebook in ``folder`` that the URL opens. Raises
     InputError without JupyterLab, and if Jupyter does not start.
     """
     if find_spec("jupyterlab") is None:
@@ -36,7 +38,7 @@ def serve_local_notebooks(folder: Path, opened: str | None = None) -> Iterator[t
     try:
         if not wait_for_answer(port, lambda: jupyter.poll() is None):
             raise InputError("--site local: Jupyter does not start; its messages are above")
-        yield notebook_url(port, opened, token), jupyter
+        yield notebook_url(port, notebook_file, token), jupyter
     finally:
         jupyter.terminate()
         jupyter.wait()

@@ -29,10 +29,12 @@ PORTS = range(20_000, 30_000)
 
 
 @contextmanager
-def serve_notebooks(shell: Shell, opened: str | None = None, image_variant: ImageVariant = "current") -> Iterator[str]:
+def serve_notebooks(
+    shell: Shell, notebook_file: str | None = None, image_variant: ImageVariant = "current"
+) -> Iterator[str]:
     """Run Jupyter on the machine of ``shell`` while the body of the with statement runs.
 
-    Yields the local URL, which includes the token. opened: notebook in NOTEBOOK_FOLDER that the URL opens. Raises
+    Yields the local URL, which includes the token. notebook_file: notebook in NOTEBOOK_FOLDER that the URL opens. Raises
     CommandFailed with the last line of Jupyter's log if Jupyter does not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
@@ -40,7 +42,7 @@ def serve_notebooks(shell: Shell, opened: str | None = None, image_variant: Imag
         shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait_until_ready(shell, local)
-            yield notebook_url(local, opened, token)
+            yield notebook_url(local, notebook_file, token)
     finally:
         shell.run(f"docker rm --force {CONTAINER}", check=False, repeatable=True)
 
@@ -71,9 +73,9 @@ def server_options(port: int) -> list[str]:
     return ["--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"]
 
 
-def notebook_url(port: int, opened: str | None, token: str) -> str:
-    """Return the URL of Jupyter at a local port. opened: the notebook to open; None: the file list."""
-    return f"http://localhost:{port}/{f'lab/tree/{opened}' if opened else 'lab'}?token={token}"
+def notebook_url(port: int, notebook_file: str | None, token: str) -> str:
+    """Return the URL of Jupyter at a local port. notebook_file: the notebook to open; None: the file list."""
+    return f"http://localhost:{port}/{f'lab/tree/{notebook_file}' if notebook_file else 'lab'}?token={token}"
 
 
 def wait_for_answer(port: int, running: Callable[[], bool]) -> bool:

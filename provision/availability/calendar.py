@@ -115,7 +115,7 @@ def _symbol_states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[Tim
 
 
 def _state_of_minutes(minutes: set[int]) -> str:
-    """Return the state of a symbol whose minutes have these states."""
+    """Return the state that a symbol shows for minutes with these states."""
     if FOUND in minutes:
         return "found"
     if RESERVED in minutes:

@@ -48,7 +48,7 @@ def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: 
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
         raise NoCredentials(
-            f"credentials: {short_credential_message(ends, end)}; log in again, or make a shorter lease"
+            f"credentials: {early_credential_end_message(ends, end)}; log in again, or make a shorter lease"
         )
 
 
@@ -59,7 +59,7 @@ def require_lease_credentials(site: Testbed, reconciler: Reconciler) -> None:
     reconciler.query(site.try_lease_credential)
 
 
-def short_credential_message(ends: datetime, lease_end: datetime) -> str:
+def early_credential_end_message(ends: datetime, lease_end: datetime) -> str:
     """Return the message that a credential ends before its lease."""
     moments = (time_in_words(moment, local_zone()) for moment in (ends, lease_end))
     return "the credential ends {}, before the lease does ({})".format(*moments)

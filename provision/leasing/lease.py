@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from provision.errors import ForeignLease, ProvisionError
 from provision.leasing.account import (
+    early_credential_end_message,
     require_lease_credentials,
     require_unrestricted,
-    short_credential_message,
     verify_account,
 )
 from provision.leasing.boot import bring_up
@@ -82,7 +82,7 @@ def lease(
         if not task.opened.intents:
             _check_boot_requirements(task)
         reserved = reserve(task, watch)
-        _report_short_credential(task, reserved)
+        _warn_of_early_credential_end(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
             return Leased(reserved, _known_hosts(task, reserved))
         active = wait_for_start(task, reserved)
@@ -107,11 +107,11 @@ def _check_boot_requirements(task: LeaseTask) -> None:
         raise
 
 
-def _report_short_credential(task: LeaseTask, reserved: Lease) -> None:
+def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
     ends = task.reconciler.query(task.site.credential).ends
     if ends and ends < reserved.end:
         task.reconciler.report(
-            f"{short_credential_message(ends, reserved.end)}; log in again before that, to release it"
+            f"{early_credential_end_message(ends, reserved.end)}; log in again before that, to release it"
         )
 
 

@@ -34,7 +34,7 @@ class RestrictedCredentials:
     user_id: Callable[[], str]
 
     def lease_credentials(self) -> list[TaggedResource]:
-        """Return the user's credentials that are named by a tag; none if keystone lets nobody list them."""
+        """Return the user's credentials that are named by a tag; none if keystone does not allow that."""
         return [
             TaggedResource(one.id, "credential", one.name, self.user_id())
             for one in self._listed()
@@ -72,7 +72,7 @@ class RestrictedCredentials:
             )
 
     def _listed(self) -> list[Any]:
-        """Return all credentials of the user; none if keystone lets nobody list them."""
+        """Return all credentials of the user; none if keystone does not allow that."""
         try:
             with translate_errors("keystone"):
                 return list(self.sdk.identity.application_credentials(self.user_id()))

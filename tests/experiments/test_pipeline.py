@@ -23,7 +23,7 @@ from provision.models import Gpu
 from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
 from provision.ssh.ssh_shell import SshShell
-from tests.support.runners import rows as made
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_runner import SLURM, SUITE, FakeRunner
 from tests.support.runners.fake_view import RecordingView
 
@@ -41,10 +41,10 @@ def recorded_options(path, **options):
     ("gpus", "expected"),
     [
         ((), ("a100_80gb", "tiny")),
-        ((made.GPU,), ("a100_80gb", "full")),
+        ((sample_rows.GPU,), ("a100_80gb", "full")),
         ((H100,), ("h100_94gb", "full")),
         ((H200,), ("a100_80gb", "full")),
-        ((made.T4,), ("a100_80gb", "tiny")),
+        ((sample_rows.T4,), ("a100_80gb", "tiny")),
     ],
 )
 def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
@@ -53,7 +53,7 @@ def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
 
 
 def test_a_miniature_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
-    machine(made.T4)
+    machine(sample_rows.T4)
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := RecordingView())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()
 
@@ -153,7 +153,7 @@ def test_no_row_runs_if_one_of_several_folders_has_other_options(machine, tmp_pa
 
 
 def test_no_row_runs_if_all_rows_of_one_suite_are_rejected(machine, tmp_path):
-    machine(made.GPU)
+    machine(sample_rows.GPU)
     with pytest.raises(InputError, match="8 GPUs are needed, there is 1"):
         run_two_suites(SUITE, SLURM, rows=("xxl", "neo-8gpu-ddp"), results=tmp_path)
     assert FakeRunner.ran == []
@@ -207,7 +207,7 @@ def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machi
 
 
 def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_path, monkeypatch):
-    machine(made.GPU)
+    machine(sample_rows.GPU)
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path, card="a100_80gb", size="full")
     folder = RunFolder(run_suite(options, RecordingView()).folder)
     machine()
@@ -218,7 +218,7 @@ def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_pat
 
 
 def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine, tmp_path):
-    machine(made.GPU, host_memory_gib=100)
+    machine(sample_rows.GPU, host_memory_gib=100)
     done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())
     results = RunFolder(done.folder).results()
     assert results["xxl-cpu-offload"].outcome == "refused"
@@ -229,7 +229,7 @@ def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine,
 
 
 def test_a_run_with_only_rejected_rows_is_a_user_error(machine, tmp_path):
-    machine(made.T4)
+    machine(sample_rows.T4)
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
         run_suite(RunOptions(SUITE, size="full", results=tmp_path), RecordingView())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()

@@ -121,11 +121,11 @@ def notebook(
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target
 
-    opened = f"{narrative}.ipynb" if narrative else None
+    notebook_file = f"{narrative}.ipynb" if narrative else None
     with closing(monitor_target(site, None)) as monitored:
-        if opened:
-            _upload_notebook(monitored.shell, opened, f"{NOTEBOOK_FOLDER}/{opened}")
-        with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, opened, image_variant) as address:
+        if notebook_file:
+            _upload_notebook(monitored.shell, notebook_file, f"{NOTEBOOK_FOLDER}/{notebook_file}")
+        with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, notebook_file, image_variant) as address:
             _show_address("open in a browser, or as a local runtime of Colab", address)
             signal.pause()
         print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
@@ -149,10 +149,10 @@ def _serve_locally(folder: Path, narrative: str | None) -> None:
     from experiments.runners.local_notebook_server import serve_local_notebooks
 
     folder.mkdir(parents=True, exist_ok=True)
-    opened = f"{narrative}.ipynb" if narrative else None
-    if opened and not (folder / opened).exists():
-        shutil.copy(_find_notebook(opened), folder)
-    with suppress(KeyboardInterrupt), serve_local_notebooks(folder, opened) as (address, jupyter):
+    notebook_file = f"{narrative}.ipynb" if narrative else None
+    if notebook_file and not (folder / notebook_file).exists():
+        shutil.copy(_find_notebook(notebook_file), folder)
+    with suppress(KeyboardInterrupt), serve_local_notebooks(folder, notebook_file) as (address, jupyter):
         _show_address("open in a browser", address)
         jupyter.wait()
 

@@ -93,7 +93,7 @@ def step_time(
         for family, family_s in phase.device_s.items():
             families[family] += family_s
     return StepTime(
-        step_s=seconds(phases),
+        step_s=total_seconds(phases),
         error_share=error,
         ratio_error_share=ERROR + _shared_error(spec.settings),
         busy_share=busy,
@@ -167,7 +167,7 @@ def communication_s(operation: Operation) -> float:
     return rounds * operation.total_bytes * (ranks - 1) / ranks / (LINK_GB_S * 1e9)
 
 
-def seconds(phases: Sequence[PhaseTime]) -> float:
+def total_seconds(phases: Sequence[PhaseTime]) -> float:
     """Return the seconds of one of many equal steps: host and GPU work in parallel, so the slower one limits.
 
     The model ignores that the host waits when it reads a value from the GPU: modeling it made the times less accurate.
@@ -201,7 +201,7 @@ def needed_operations(works: Sequence[Work], accumulate: int) -> set[str]:
 
 def busy_share(phases: Sequence[PhaseTime]) -> float:
     """Return the share of a step in which kernels run on the GPU."""
-    return min(1.0, sum(phase.kernels_s for phase in phases) / seconds(phases))
+    return min(1.0, sum(phase.kernels_s for phase in phases) / total_seconds(phases))
 
 
 def _error_share(table: Table, card: str, settings: Settings) -> float:

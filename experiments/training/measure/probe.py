@@ -183,7 +183,7 @@ class Probe:
             optimizer_steps=self.step,
             micro_steps=self.micro_steps,
             planned_micro_steps=self.schedule.total,
-            measured_micro_steps=timing.measured,
+            measured_micro_steps=timing.micro_step_count,
             micro_step_s=median(timing.plain_s or timing.stepping_s),
             step_s=step_s,
             spread=timing.spread,

@@ -76,8 +76,8 @@ class Timing:
         )
 
     @property
-    def measured(self) -> int:
-        """The number of micro-steps."""
+    def micro_step_count(self) -> int:
+        """The number of measured micro-steps."""
         return len(self.stepping_s) + len(self.plain_s)
 
     def step_s(self, accumulate: int) -> float:

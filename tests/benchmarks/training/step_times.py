@@ -29,7 +29,6 @@ from experiments.prediction.times.step import (
     Work,
     nearest_table,
     phases_of_step,
-    seconds,
     step_time,
 )
 from experiments.prediction.times.table import Measured, Table, bound_s
@@ -87,7 +86,7 @@ class TimedRow(NamedTuple):
             phase._replace(host_s=phase.host_s / HOST_FACTORS[name] * factors[name])
             for name, phase in zip(names, self.phases, strict=True)
         ]
-        return error(seconds(phases), self.speed.step_s)
+        return error(total_seconds(phases), self.speed.step_s)
 
 
 def traced(row: dict[str, Any], phantom: Phantom) -> TimedRow:
@@ -115,7 +114,7 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
             table, on = nearest_table(card), card_named(card)
             phases = phases_of_step(works, accumulate, tokens, table, on)
             shortest = phases_of_step(works, accumulate, tokens, Roofline(table.machine, {}), on)
-            out.send(TimedRow(spec, card, speed, time, phases, seconds(shortest)))
+            out.send(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module

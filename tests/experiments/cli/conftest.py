@@ -21,7 +21,7 @@ def testbed(capsys, machine):
 
 
 @pytest.fixture
-def made(machine, tmp_path):
+def finished_folder(machine, tmp_path):
     """The folder of a finished run of two rows."""
     return run_suite(
         RunOptions(SUITE, rows=("reduced-batch", "xxl"), results=tmp_path / "made"), RecordingView()

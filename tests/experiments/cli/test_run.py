@@ -91,9 +91,9 @@ def test_an_invalid_suite_is_rejected_with_the_place_of_its_error(testbed, edite
     assert err.count("\n") == 1
 
 
-def test_results_of_another_recipe_version_are_rejected_with_a_fix(testbed, edited_labs, made):
+def test_results_of_another_recipe_version_are_rejected_with_a_fix(testbed, edited_labs, finished_folder):
     edited_labs("\nversion: 1\n", "\nversion: 2\n")
-    code, _, err = testbed("run", SUITE, "--results", made.parent)
+    code, _, err = testbed("run", SUITE, "--results", finished_folder.parent)
     assert code == 2
     assert "has results of version 1 of suite single_gpu_blip2, which is now version 2; choose another --run-id" in err
 

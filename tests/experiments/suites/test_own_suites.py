@@ -36,7 +36,7 @@ def test_a_suite_in_a_folder_is_used_like_those_of_the_package(suite_folder):
 def test_files_and_folders_may_be_mixed(suite_folder, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other") / "second.yaml"
     other.write_text(TEMPLATE_FILE.read_text().replace("suite: my_lab", "suite: second"))
-    monkeypatch.setenv(SUITES_VARIABLE, f"{other}:{own}")
+    monkeypatch.setenv(SUITES_VARIABLE, f"{other}:{suite_folder}")
     assert user_suites() == ["second", "my_lab"]
     assert suite_named("second").suite == "second"
 

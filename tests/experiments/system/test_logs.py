@@ -85,10 +85,8 @@ def test_a_real_dump_of_stacks_is_read(tmp_path):
 
 def test_the_error_line_is_not_a_frame_or_a_line_after_the_error():
     assert error_line(DUMP, "nothing") == "Loading"
-    killed_compiler = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
-    assert killed_compiler.startswith(
-        "c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed"
-    )
+    problem = error_line(COMPILER.replace("ninja: build stopped: subcommand failed.\n", ""), "")
+    assert problem.startswith("c++: fatal error: Killed signal terminated program cc1plus (the compiler was killed")
     assert error_line("", "nothing") == "nothing"
 
 

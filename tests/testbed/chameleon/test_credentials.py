@@ -28,7 +28,7 @@ NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 
 
 @pytest.fixture(autouse=True)
-def set_up(monkeypatch, reachable):
+def setup_variables(monkeypatch, reachable):
     """The credentials with which the node was set up."""
     given = []
     monkeypatch.setattr(idle_end, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
@@ -76,16 +76,18 @@ def give_back(site, reconciler) -> None:
 
 
 def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
-    site, reconciler, leased, losing_answer, set_up
+    site, reconciler, leased, losing_answer, setup_variables
 ):
     make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
     end_when_idle(site, make_reconciler, "llm_cc", IDLE_END)
     (((lost,),), (only,)) = listed, site.lease_credentials()
-    assert lost.id != only.id == set_up[-1]["end_when_idle_credential_id"]
+    assert lost.id != only.id == setup_variables[-1]["end_when_idle_credential_id"]
     give_back(site, reconciler)
 
 
-def test_a_credential_that_an_earlier_request_creates_late_is_replaced(site, reconciler, leased, monkeypatch, set_up):
+def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
+    site, reconciler, leased, monkeypatch, setup_variables
+):
     list_now, (held,) = site.lease_credentials, site.leases()
     late: list[str] = []
 
@@ -98,7 +100,7 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(site, rec
     monkeypatch.setattr(site, "lease_credentials", listed_before_the_late_one)
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     (only,) = list_now()
-    assert late[0] != only.id == set_up[-1]["end_when_idle_credential_id"]
+    assert late[0] != only.id == setup_variables[-1]["end_when_idle_credential_id"]
 
 
 def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, losing_answer):

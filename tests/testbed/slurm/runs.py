@@ -17,7 +17,7 @@ from provision.ssh.shell import Shell
 from provision.ssh.ssh_shell import SshShell
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
-from tests.support.runners import rows as made
+from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
 from tests.testbed.slurm.cluster import Cluster
 from tests.testbed.slurm.conftest import profile_of
@@ -33,7 +33,7 @@ class Harness:
 
     def __init__(self, path: Path) -> None:
         self.path, self.view = path, RecordingView()
-        self.folder = made.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
+        self.folder = sample_rows.folder(path / path.name, *"abcdefg", run_id=path.name, **self.choices)
 
     @property
     def journal(self) -> Path:
@@ -59,8 +59,8 @@ class Harness:
     def run(self, rows: str, limit_s: int = 60, **behavior: str) -> None:
         """Run rows; row g has a shorter time limit."""
         limits = {row: HANG_S if row == "g" else limit_s for row in rows}
-        specs = [made.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
-        self.runner(behavior).run(made.rows_to_run(*specs))
+        specs = [sample_rows.spec(row, size="tiny", time_limit_s=limits[row], **self.choices) for row in rows]
+        self.runner(behavior).run(sample_rows.rows_to_run(*specs))
 
     def runner(self, behavior: dict[str, str]) -> "LocalRunner | SlurmRunner":
         raise NotImplementedError
@@ -80,7 +80,7 @@ class LocalHarness(Harness):
     def runner(self, behavior: dict[str, str]) -> LocalRunner:
         self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behavior.items()))
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
-        return LocalRunner(self.folder, made.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
+        return LocalRunner(self.folder, sample_rows.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def running_processes(self) -> list[psutil.Process]:
         return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.prediction.times import step
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import PhaseTime, Work, communication_s, phase_time, seconds
+from experiments.prediction.times.step import PhaseTime, Work, communication_s, phase_time, total_seconds
 from experiments.prediction.times.table import Machine, Measured, Table, bound_s
 from experiments.suites.cards import card_named
 
@@ -36,7 +36,7 @@ def phase(host_s: float, device_s: float, **more: Any) -> PhaseTime:
     ],
 )
 def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cpu(phases, expected_s):
-    assert seconds(phases) == expected_s
+    assert total_seconds(phases) == expected_s
 
 
 def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():

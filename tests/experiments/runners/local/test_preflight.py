@@ -13,7 +13,7 @@ from experiments.system.files import GIB
 from experiments.system.packages import EXTRAS
 from provision.checks import abilities_in_words, summary_in_words
 from provision.models import Node
-from tests.support.runners import rows as made
+from tests.support.runners import rows as sample_rows
 
 
 @pytest.fixture
@@ -83,12 +83,12 @@ def test_a_gpu_whose_driver_does_not_answer_fails(check, monkeypatch, tmp_path):
 
 
 def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check, monkeypatch):
-    machine_with(monkeypatch, made.GPU)
+    machine_with(monkeypatch, sample_rows.GPU)
     monkeypatch.setattr(preflight, "versions", dict)
     gpu = check("GPU")
     assert (gpu.status, "driver 580.1" in gpu.text, "a100_80gb" in gpu.text) == ("ok", True, True)
     assert "h100_80gb" not in gpu.text, "no lab has rows for it"
-    machine_with(monkeypatch, made.T4)
+    machine_with(monkeypatch, sample_rows.T4)
     assert "too small for the cards of the labs" in check("GPU").text
     monkeypatch.setattr(preflight, "versions", lambda: {"torch": "2.13.0+cpu"})
     assert "PyTorch is built for CPUs only" in check("GPU").text

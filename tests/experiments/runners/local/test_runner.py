@@ -47,7 +47,7 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def finished_run(tmp_path_factory):
     """Run six rows, which end in different ways, on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
@@ -57,58 +57,58 @@ def made(tmp_path_factory):
         yield FinishedRun(path, specs, sample_rows.node(cpus=2)).run()
 
 
-def test_every_row_ends_with_a_result(made):
-    outcomes = {row: result.outcome for row, result in made.folder.results().items()}
+def test_every_row_ends_with_a_result(finished_run):
+    outcomes = {row: result.outcome for row, result in finished_run.folder.results().items()}
     assert outcomes == {"a": "oom", "b": "fits", "c": "error", "d": "error", "e": "error", "f": "fits"}
 
 
-def test_only_a_row_that_fits_has_a_notebook_without_error(made):
-    errors = {row: made.notebook_error(row) for row in "abcdef"}
+def test_only_a_row_that_fits_has_a_notebook_without_error(finished_run):
+    errors = {row: finished_run.notebook_error(row) for row in "abcdef"}
     assert errors["b"] is errors["f"] is None
     assert errors["a"] == "out of GPU memory: fake worker: oom"
     assert errors["c"] == errors["e"] == "the worker wrote no result"
 
 
-def test_a_missing_result_is_an_error_with_the_last_line_of_the_log(made):
-    result = made.folder.results()["c"]
+def test_a_missing_result_is_an_error_with_the_last_line_of_the_log(finished_run):
+    result = finished_run.folder.results()["c"]
     assert result.reason == "ended without a result: last line of c"
     assert result.failure.message == "last line of c"
     assert result.fingerprint == result.spec.fingerprint
 
 
-def test_a_result_that_cannot_be_read_is_an_error(made):
-    assert "not a result of schema version 1" in made.folder.results()["d"].reason
+def test_a_result_that_cannot_be_read_is_an_error(finished_run):
+    assert "not a result of schema version 1" in finished_run.folder.results()["d"].reason
 
 
-def test_a_notebook_shows_the_outcome_and_streams_the_worker(made):
-    text = (made.folder.row_named("f") / NOTEBOOK_FILE).read_text()
+def test_a_notebook_shows_the_outcome_and_streams_the_worker(finished_run):
+    text = (finished_run.folder.row_named("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text
-    assert str(made.path) not in "".join(text.partition('"papermill"')[0])
+    assert str(finished_run.path) not in "".join(text.partition('"papermill"')[0])
 
 
-def test_two_rows_run_side_by_side_and_each_runs_once(made):
-    notes = [line.split() for line in (made.path / "journal").read_text().splitlines()]
+def test_two_rows_run_side_by_side_and_each_runs_once(finished_run):
+    notes = [line.split() for line in (finished_run.path / "journal").read_text().splitlines()]
     starts = [note for note in notes if len(note) == 3]
     assert sorted(note[0] for note in starts) == list("abcdef")
-    states = [len(states) for states, *_ in made.view.shown]
+    states = [len(states) for states, *_ in finished_run.view.shown]
     assert max(states) == 2
 
 
-def test_the_time_left_is_shown_after_the_first_row(made):
-    first, *_, last = (left_s for *_, left_s in made.view.shown)
+def test_the_time_left_is_shown_after_the_first_row(finished_run):
+    first, *_, last = (left_s for *_, left_s in finished_run.view.shown)
     assert first is None
     assert last >= 0
 
 
-def test_no_process_of_a_row_is_left_not_even_detached_ones(made):
-    assert [row_process.tagged_processes(made.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
+def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
+    assert [row_process.tagged_processes(finished_run.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
 
 
-def test_one_line_for_each_start_and_end(made):
-    assert sum("starts (no result yet)" in line for line in made.view.lines) == 6
-    assert "f: ran (miniature), peak 1 GiB, 2 s" in made.view.lines
-    assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in made.view.lines
+def test_one_line_for_each_start_and_end(finished_run):
+    assert sum("starts (no result yet)" in line for line in finished_run.view.lines) == 6
+    assert "f: ran (miniature), peak 1 GiB, 2 s" in finished_run.view.lines
+    assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in finished_run.view.lines
 
 
 class TimePasses(RecordingView):
@@ -127,25 +127,25 @@ class TimePasses(RecordingView):
 
 def test_a_row_that_hangs_ends_at_its_time_limit(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", "a=hang")
-    made = FinishedRun(
+    finished_run = FinishedRun(
         tmp_path, [sample_rows.spec("a", size="tiny", time_limit_s=1)], sample_rows.node(), view=TimePasses()
     )
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=made.view.monotonic, sleep=time.sleep))
-    made.run()
-    result = made.folder.results()["a"]
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=finished_run.view.monotonic, sleep=time.sleep))
+    finished_run.run()
+    result = finished_run.folder.results()["a"]
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.tagged_processes(made.folder.row_named("a")) == []
-    assert made.view.passed_s, "the row's progress was not shown"
+    assert row_process.tagged_processes(finished_run.folder.row_named("a")) == []
+    assert finished_run.view.passed_s, "the row's progress was not shown"
 
 
 def test_a_row_that_runs_again_has_no_file_of_its_earlier_run(tmp_path):
-    made = FinishedRun(tmp_path, [sample_rows.spec("a", size="tiny")], sample_rows.node())
-    old = made.folder.row_named("a")
+    finished_run = FinishedRun(tmp_path, [sample_rows.spec("a", size="tiny")], sample_rows.node())
+    old = finished_run.folder.row_named("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
-    made.run()
+    finished_run.run()
     assert not (old / "checkpoints").exists()
 
 
@@ -182,11 +182,11 @@ def test_a_gpu_whose_memory_is_still_used_gets_no_other_row(tmp_path, no_noteboo
     monkeypatch.setattr(
         gpu_memory, "gpus_still_in_use", lambda before: used_gib.update(occupied) or not_free(before, 0.1)
     )
-    made = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "abc"], sample_rows.node(sample_rows.GPU))
+    finished_run = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "abc"], sample_rows.node(sample_rows.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
-        made.run()
+        finished_run.run()
     assert list(seen) == ["a"]
-    assert "a: later rows do not use its GPUs: 3.0 GiB are still in use on GPU 0" in made.view.lines
+    assert "a: later rows do not use its GPUs: 3.0 GiB are still in use on GPU 0" in finished_run.view.lines
 
 
 def test_the_runner_waits_for_a_gpu_to_become_free(monkeypatch):

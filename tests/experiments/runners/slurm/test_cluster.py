@@ -10,7 +10,7 @@ from experiments.runners import targets
 from experiments.runners.slurm.cluster import code_archive
 from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
 from provision.leasing.journal import Journal, Operation
-from tests.support.runners import rows as made
+from tests.support.runners import rows as sample_rows
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, end
 
 
 def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
-    profile = leased_profile(made.node(made.GPU, made.GPU, cpus=64), 2)
+    profile = leased_profile(sample_rows.node(sample_rows.GPU, sample_rows.GPU, cpus=64), 2)
     assert (profile.runtime, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
     assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
     assert (profile.nodes, profile.shared) == (2, False)
@@ -65,7 +65,7 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
     active_lease = SimpleNamespace(machines=(machine,), operations={})
     monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)
-    monkeypatch.setattr(targets, "remote_node", lambda shell: made.node(made.GPU))
+    monkeypatch.setattr(targets, "remote_node", lambda shell: sample_rows.node(sample_rows.GPU))
     target = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")
     assert isinstance(target, ClusterTarget)
     assert target.cluster.profile.environment == "llm-testbed:as-taught"

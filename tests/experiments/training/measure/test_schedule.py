@@ -91,18 +91,18 @@ def test_full_length_steps_follow_the_settings(accumulate, max_steps, micro_step
 
 def test_the_first_two_steps_are_not_timed():
     timing = Timing.from_times([100, 200, 300, 400, 1.0, 3.0, 2.0, 5.0], accumulate=2)
-    assert (timing.plain_s, timing.stepping_s, timing.measured) == ([1.0, 2.0], [3.0, 5.0], 4)
+    assert (timing.plain_s, timing.stepping_s, timing.micro_step_count) == ([1.0, 2.0], [3.0, 5.0], 4)
 
 
 @given(accumulate=st.integers(1, 8), count=st.integers(1, 60))
 def test_even_the_shortest_run_is_timed(accumulate, count):
-    measured = Timing.from_times([1.0] * count, accumulate).measured
+    measured = Timing.from_times([1.0] * count, accumulate).micro_step_count
     assert measured >= 1
     assert measured == count - accumulate * min(2, (count - 1) // accumulate)
 
 
 def test_nothing_is_timed_before_the_first_micro_step():
-    assert Timing.from_times([], 2).measured == 0
+    assert Timing.from_times([], 2).micro_step_count == 0
     assert Timing.from_times([], 2).step_s(2) == 0
 
 
