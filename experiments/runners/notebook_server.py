@@ -34,8 +34,8 @@ def serve_notebooks(
 ) -> Iterator[str]:
     """Run Jupyter on the machine of ``shell`` while the body of the with statement runs.
 
-    Yields the local URL, which includes the token. notebook_file: notebook in NOTEBOOK_FOLDER that the URL opens. Raises
-    CommandFailed with the last line of Jupyter's log if Jupyter does not start.
+    Yields the local URL, which includes the token. notebook_file: notebook in NOTEBOOK_FOLDER that the URL opens.
+    Raises CommandFailed with the last line of Jupyter's log if Jupyter does not start.
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     try:

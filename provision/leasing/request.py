@@ -170,7 +170,7 @@ def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
 
 
 def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
-    """Return after how much idle time the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
+    """Return when the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
     return _idle_end_in(active_lease.operations)
 
 

@@ -113,7 +113,7 @@ class LocalRunner:
                     time.sleep(TICK_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
-                    for row in self._lost():
+                    for row in self._rows_lost_with_warm_process():
                         waiting.append(self._withdraw(row, idle_gib))
                     for row in [row for row in self._running if self._has_ended(row)]:
                         self._finish(row, idle_gib)
@@ -161,7 +161,7 @@ class LocalRunner:
             **(self._warm.environment if self._warm else {}),
         }
 
-    def _lost(self) -> list[RunningRow]:
+    def _rows_lost_with_warm_process(self) -> list[RunningRow]:
         """Return the rows that have ended only because the warm process that started them has ended."""
         if self._warm is None or (why := self._warm.ended()) is None:
             return []

@@ -30,6 +30,7 @@ from experiments.prediction.times.step import (
     nearest_table,
     phases_of_step,
     step_time,
+    total_seconds,
 )
 from experiments.prediction.times.table import Measured, Table, bound_s
 from experiments.results.predictions import StepTime

@@ -30,7 +30,7 @@ from tests.support.results.terms import repeat_run
 
 @pytest.fixture
 def run_on_a100(tmp_path: Path) -> RunFolder:
-    """Write a run of three rows on the card itself, with another library version and commit; the baseline fits."""
+    """Write a run of three rows on a real A100, with another library version and commit; the baseline fits."""
     run = make_run(
         run_id="on-a100", rows=("baseline", "reduced-batch", "xxl-qlora"), git_commit="feed" * 10, site="chameleon"
     )

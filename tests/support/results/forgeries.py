@@ -80,7 +80,7 @@ def fits_after_all(forger: Forger, row: str) -> None:
 
 
 def other_card(forger: Forger, row: str) -> None:
-    """State that an emulated row ran on the card itself."""
+    """State that an emulated row ran on a GPU of the stated model."""
     result = forger.results[row]
     for device in (result["device"], *(rank["device"] for rank in result["ranks"])):
         device.update(name="NVIDIA A100-SXM4-80GB", card="a100_80gb", memory_gib=79.15, cap_gib=None)

@@ -14,16 +14,16 @@ from tests.testbed.chameleon.conftest import FakeClock, left_at
 
 
 @pytest.fixture
-def later():
+def start_tomorrow():
     return datetime.now(UTC) + timedelta(hours=24)
 
 
-def elsewhere(tmp_path):
+def reconciler_of_other_computer(tmp_path):
     return Reconciler(Journal(tmp_path / "elsewhere"), FakeClock(), lambda line: None)
 
 
-def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease_request, later):
-    lease(site, reconciler, lease_request(start=later), wait=False)
+def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease_request, start_tomorrow):
+    lease(site, reconciler, lease_request(start=start_tomorrow), wait=False)
     assert leaked_resources(site, reconciler) == []
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
@@ -42,8 +42,10 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     assert testbed("orphans")[:2] == (0, "no leaked resources\n")
 
 
-def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(testbed, site, lease_request, later, tmp_path):
-    lease(site, elsewhere(tmp_path), lease_request(start=later), wait=False)
+def test_resources_of_the_users_other_computer_are_deleted_only_by_tag(
+    testbed, site, lease_request, start_tomorrow, tmp_path
+):
+    lease(site, reconciler_of_other_computer(tmp_path), lease_request(start=start_tomorrow), wait=False)
     (held,) = site.leases()
     code, out, _ = testbed("orphans", "--clean", "--yes")
     assert code == 0
@@ -69,7 +71,7 @@ TAG = "llm-testbed-000000000000"
 
 def test_a_classmates_resources_are_never_listed(testbed, connected, lease_request, reachable, tmp_path):
     theirs, mine = connected("chameleon", "classmate"), connected("chameleon")
-    lease(theirs, elsewhere(tmp_path), lease_request())
+    lease(theirs, reconciler_of_other_computer(tmp_path), lease_request())
     theirs.allocate_address(TAG)
     before = [one.id for one in left_at(mine)]
     assert len(before) == 4

@@ -64,7 +64,7 @@ class FetchingHarness(SlurmHarness):
     def reason(self, row) -> str:
         return self.folder.results()[row].reason
 
-    def waited(self, row) -> set[str]:
+    def statuses(self, row) -> set[str]:
         return {state.status for states, *_ in self.view.shown for state in states if state.spec.row == row}
 
     @property
@@ -100,7 +100,7 @@ def test_rows_wait_for_one_download_of_their_artifacts_while_others_run(harness,
     assert harness.outcomes() == dict.fromkeys("abc", "fits"), harness.view.lines
     assert web.downloads == {"config.json": 1, "model.safetensors": 1}
     assert min(harness.begun_at("a"), harness.begun_at("b")) - harness.begun_at("c") > SLOW_S
-    assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in harness.waited("a"))
+    assert any(text.startswith(f"queued (Dependency: the weights of {REPO}") for text in harness.statuses("a"))
     assert sum("download job" in line for line in harness.view.lines) == 1
     assert f"the weights of {REPO}: downloaded" in harness.view.lines
     jobs = sorted(harness.cache.parent.glob("*/.jobs/*"))

@@ -16,29 +16,29 @@ NARROW = 80
 
 
 @pytest.fixture
-def shown(capsys, monkeypatch):
+def help_lines(capsys, monkeypatch):
     """Print the help of a command on a narrow terminal; return its lines."""
     monkeypatch.setenv("COLUMNS", str(NARROW))
 
-    def show(*arguments: str) -> list[str]:
+    def run_and_split(*arguments: str) -> list[str]:
         assert main([*arguments]) == 0
         return capsys.readouterr().out.splitlines()
 
-    return show
+    return run_and_split
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_fits_a_narrow_terminal_and_is_not_cut(shown, name):
-    lines = shown(name, "--help")
+def test_help_fits_a_narrow_terminal_and_is_not_cut(help_lines, name):
+    lines = help_lines(name, "--help")
     assert max(map(len, lines)) <= NARROW
     assert not [line for line in lines if line.endswith("...") or "<" in line or "{" in line or "[[" in line]
-    assert shown(name, "-h") == lines
+    assert help_lines(name, "-h") == lines
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_ends_with_two_examples(shown, name):
+def test_help_ends_with_two_examples(help_lines, name):
     assert len(examples()[name]) >= 2
-    assert shown(name, "--help")[-len(examples()[name]) :] == [f"  {line}" for line in examples()[name]]
+    assert help_lines(name, "--help")[-len(examples()[name]) :] == [f"  {line}" for line in examples()[name]]
 
 
 @pytest.mark.parametrize("line", [line for lines in examples().values() for line in lines])
@@ -58,12 +58,12 @@ def test_an_example_is_parsed_by_its_command(line):
 
 
 @pytest.mark.parametrize("line", [line for name in ("list", "cards", "models") for line in examples()[name]])
-def test_an_example_that_computes_nothing_runs(shown, line):
-    assert shown(*shlex.split(line)[1:])
+def test_an_example_that_computes_nothing_runs(help_lines, line):
+    assert help_lines(*shlex.split(line)[1:])
 
 
-def test_the_cards_are_listed_with_the_memory_of_each(shown):
-    text = "\n".join(shown("cards"))
+def test_the_cards_are_listed_with_the_memory_of_each(help_lines):
+    text = "\n".join(help_lines("cards"))
     for name, card in cards().items():
         assert name in text
         assert f"{card.usable_gib:.2f}" in text
