@@ -15,7 +15,7 @@ VERSION_1_STATUSES = {"held": "pass", "did not hold": "fail", "not judged": "not
 Status = Literal["pass", "fail", "not evaluated", "error"]
 Grade = Literal["measured", "emulated", "predicted", "miniature"]
 GRADES: tuple[Grade, ...] = get_args(Grade)
-"""Best first: measured on a GPU of the stated model, on one that emulates it, predicted at full size, on a tiny model."""
+"""Best first: measured on a GPU of the stated model, or on one that emulates it; predicted; on a tiny model."""
 
 
 NOT_RUN = "has not run"
