@@ -72,7 +72,7 @@ class FakeNodeAndClock:
         self.state, line = check.check(self.settings, self.node, self.lease, self.state, self.now)
         return line
 
-    def idle_minutes(self, minutes):
+    def check_each_minute(self, minutes):
         """Check once a minute; return the last line."""
         for _ in range(minutes):
             self.pass_time(MINUTE)
@@ -88,11 +88,11 @@ def fake_node(tmp_path):
 
 
 def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(fake_node):
-    assert fake_node.idle_minutes(29) == "idle for 1740 of 1800 s"
+    assert fake_node.check_each_minute(29) == "idle for 1740 of 1800 s"
     assert fake_node.lease.deleted == 0
-    assert fake_node.idle_minutes(1) == "the results are saved and the lease is ended"
+    assert fake_node.check_each_minute(1) == "the results are saved and the lease is ended"
     assert fake_node.lease.deleted == 1
-    assert "it no longer exists" in fake_node.idle_minutes(1)
+    assert "it no longer exists" in fake_node.check_each_minute(1)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_an_idle_node_ends_its_lease_after_the_set_time_and_not_before(fake_node
     [("squeue", "RUNNING\nPENDING\n", "2 jobs"), ("nvidia-smi", "4242\n", "1 GPU processes")],
 )
 def test_a_job_or_a_gpu_process_is_work(fake_node, command, output, words):
-    fake_node.idle_minutes(25)
+    fake_node.check_each_minute(25)
     fake_node.answers[command] = output
-    assert fake_node.idle_minutes(60) == f"busy: {words}"
+    assert fake_node.check_each_minute(60) == f"busy: {words}"
     fake_node.answers[command] = ""
-    fake_node.idle_minutes(30)
+    fake_node.check_each_minute(30)
     assert fake_node.lease.deleted == 0
-    fake_node.idle_minutes(1)
+    fake_node.check_each_minute(1)
     assert fake_node.lease.deleted == 1
 
 
@@ -125,18 +125,18 @@ def test_a_job_or_a_gpu_process_is_work(fake_node, command, output, words):
 )
 def test_only_a_session_of_somebody_who_is_logged_in_is_work(fake_node, title, busy):
     fake_node.process(77, title)
-    fake_node.idle_minutes(40)
+    fake_node.check_each_minute(40)
     assert fake_node.lease.deleted == int(not busy)
 
 
 def test_a_login_between_two_checks_counts(fake_node):
-    fake_node.idle_minutes(25)
+    fake_node.check_each_minute(25)
     logins = fake_node.root / "var/log/wtmp"
     logins.parent.mkdir(parents=True)
     logins.touch()
-    fake_node.idle_minutes(30)
+    fake_node.check_each_minute(30)
     assert fake_node.lease.deleted == 0
-    fake_node.idle_minutes(1)
+    fake_node.check_each_minute(1)
     assert fake_node.lease.deleted == 1
 
 
@@ -145,7 +145,7 @@ def test_an_open_amd_gpu_is_work(fake_node):
     (fake_node.root / "dev/kfd").touch()
     (fake_node.root / "proc/5/fd").mkdir(parents=True)
     (fake_node.root / "proc/5/fd/3").symlink_to("/dev/kfd")
-    assert fake_node.idle_minutes(40) == "busy: 1 GPU processes"
+    assert fake_node.check_each_minute(40) == "busy: 1 GPU processes"
     assert fake_node.lease.deleted == 0
 
 
@@ -153,13 +153,13 @@ def test_an_open_amd_gpu_is_work(fake_node):
 def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(fake_node, command):
     fake_node.answers[command] = check.CheckFailed(f"{command} ended with 9: no communication")
     assert (
-        fake_node.idle_minutes(60)
+        fake_node.check_each_minute(60)
         == f"the check failed, so the node counts as busy: {command} ended with 9: no communication"
     )
     fake_node.answers[command] = ""
-    fake_node.idle_minutes(30)
+    fake_node.check_each_minute(30)
     assert fake_node.lease.deleted == 0
-    fake_node.idle_minutes(1)
+    fake_node.check_each_minute(1)
     assert fake_node.lease.deleted == 1
 
 
@@ -167,28 +167,28 @@ def test_a_gpu_without_its_driver_counts_as_busy_and_a_node_without_a_gpu_does_n
     (fake_node.root / "usr/bin/nvidia-smi").unlink()
     (fake_node.root / "dev").mkdir()
     (fake_node.root / "dev/nvidia0").touch()
-    assert "no nvidia-smi" in fake_node.idle_minutes(40)
+    assert "no nvidia-smi" in fake_node.check_each_minute(40)
     (fake_node.root / "dev/nvidia0").unlink()
-    fake_node.idle_minutes(31)
+    fake_node.check_each_minute(31)
     assert fake_node.lease.deleted == 1
 
 
 @pytest.mark.parametrize("step_s", [-7200, 7200, 120])
 def test_a_step_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
-    fake_node.idle_minutes(29)
+    fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE, wall_s=MINUTE + step_s)
     fake_node.check()
-    fake_node.idle_minutes(29)
+    fake_node.check_each_minute(29)
     assert fake_node.lease.deleted == 0
-    fake_node.idle_minutes(1)
+    fake_node.check_each_minute(1)
     assert fake_node.lease.deleted == 1
 
 
 def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(fake_node):
-    fake_node.idle_minutes(20)
+    fake_node.check_each_minute(20)
     fake_node.pass_time(3600)
     assert fake_node.check() == "idle for 0 of 1800 s"
-    fake_node.idle_minutes(29)
+    fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE)
     fake_node.now = replace(fake_node.now, boot="another")
     assert fake_node.check() == "idle for 0 of 1800 s"
@@ -197,9 +197,9 @@ def test_a_pause_of_the_checks_or_a_reboot_begins_the_idle_time_again(fake_node)
 
 def test_a_lease_is_not_ended_until_blazar_answers(fake_node):
     fake_node.lease.problem = "blazar: timed out"
-    assert "but the lease continues: blazar: timed out" in fake_node.idle_minutes(40)
+    assert "but the lease continues: blazar: timed out" in fake_node.check_each_minute(40)
     fake_node.lease.problem = ""
-    assert "ended" in fake_node.idle_minutes(1)
+    assert "ended" in fake_node.check_each_minute(1)
 
 
 def job(fake_node, name="row-12345678", **files):
@@ -212,11 +212,11 @@ def job(fake_node, name="row-12345678", **files):
 
 def test_results_that_are_only_on_the_disk_keep_the_lease(fake_node):
     folder = job(fake_node)
-    line = fake_node.idle_minutes(60)
+    line = fake_node.check_each_minute(60)
     assert f"1 results are only on this disk, in {fake_node.home}/llm-testbed: run-1/row-12345678" in line
     assert fake_node.lease.deleted == 0
     (folder / "fetched").touch()
-    fake_node.idle_minutes(32)
+    fake_node.check_each_minute(32)
     assert fake_node.lease.deleted == 1
 
 
@@ -224,9 +224,9 @@ def test_a_notebook_that_was_not_fetched_keeps_the_lease(fake_node):
     notebook = fake_node.home / "llm-testbed/notebooks/lab.ipynb"
     notebook.parent.mkdir()
     notebook.touch()
-    assert "lab.ipynb" in fake_node.idle_minutes(60)
+    assert "lab.ipynb" in fake_node.check_each_minute(60)
     (fake_node.home / "llm-testbed/notebooks-fetched").touch()
-    assert "ended" in fake_node.idle_minutes(1)
+    assert "ended" in fake_node.check_each_minute(1)
 
 
 def copying(fake_node, target):
@@ -245,7 +245,7 @@ def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
     copying(fake_node, tmp_path / "saved")
-    assert "ended" in fake_node.idle_minutes(31)
+    assert "ended" in fake_node.check_each_minute(31)
     saved = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
     assert {"run-1/lab/row/result.json", "run-1/.jobs/row-12345678/ended"} <= saved
     assert not [path for path in saved if "weights" in path or "model" in path]
@@ -255,10 +255,10 @@ def test_the_lease_is_kept_while_the_copy_of_its_results_fails(fake_node, tmp_pa
     job(fake_node)
     (tmp_path / "saved").write_text("a file, not a folder")
     copying(fake_node, tmp_path / "saved")
-    assert "but the lease continues: rsync ended with" in fake_node.idle_minutes(60)
+    assert "but the lease continues: rsync ended with" in fake_node.check_each_minute(60)
     assert fake_node.lease.deleted == 0
     (tmp_path / "saved").unlink()
-    assert "ended" in fake_node.idle_minutes(1)
+    assert "ended" in fake_node.check_each_minute(1)
 
 
 def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(fake_node):
@@ -266,7 +266,7 @@ def test_work_that_begins_while_the_results_are_copied_keeps_the_lease(fake_node
         fake_node.process(9, "sshd: cc@pts/1\0")
 
     node = type("Busy", (check.Node,), {"save": save})(fake_node.settings, fake_node.run, fake_node.root)
-    fake_node.idle_minutes(29)
+    fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE)
     line = check.check(fake_node.settings, node, fake_node.lease, fake_node.state, fake_node.now)[1]
     assert "work began while the results were saved" in line
@@ -299,19 +299,19 @@ def jupyter(fake_node):
 
 
 def test_a_busy_kernel_is_work_and_an_idle_one_is_not(fake_node, jupyter):
-    assert fake_node.idle_minutes(40) == "busy: 1 busy Jupyter kernels"
+    assert fake_node.check_each_minute(40) == "busy: 1 busy Jupyter kernels"
     assert set(jupyter["tokens"]) == {"token a-token"}
     jupyter["state"] = "idle"
-    fake_node.idle_minutes(31)
+    fake_node.check_each_minute(31)
     assert fake_node.lease.deleted == 1
 
 
 def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one_does_not(fake_node, jupyter):
     jupyter["code"] = 403
-    assert "answers 403" in fake_node.idle_minutes(1)
+    assert "answers 403" in fake_node.check_each_minute(1)
     for file in fake_node.home.rglob("jpserver-7.json"):
         file.write_text(json.dumps({"port": 9, "base_url": "/", "token": "a-token"}))
-    fake_node.idle_minutes(31)
+    fake_node.check_each_minute(31)
     assert fake_node.lease.deleted == 1
 
 
@@ -325,5 +325,5 @@ def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(fake_node, tmp_
 
 def test_no_secret_is_in_the_log(fake_node):
     fake_node.lease.problem = "keystone answers 401"
-    lines = [fake_node.idle_minutes(1) for _ in range(40)]
+    lines = [fake_node.check_each_minute(1) for _ in range(40)]
     assert "not-to-be-seen" not in "".join([*lines, repr(fake_node.settings)])

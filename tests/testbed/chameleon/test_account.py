@@ -71,7 +71,7 @@ def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
 
 
 @pytest.fixture
-def credential(site, monkeypatch, tmp_path):
+def limited_credential(site, monkeypatch, tmp_path):
     """Use an application credential with these limits."""
 
     def use_limited_credential(**limits):
@@ -91,8 +91,10 @@ def credential(site, monkeypatch, tmp_path):
     return use_limited_credential
 
 
-def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, site, lease_flags, credential, key):
-    credential(unrestricted=False)
+def test_a_restricted_credential_is_named_before_anything_is_leased(
+    testbed, site, lease_flags, limited_credential, key
+):
+    limited_credential(unrestricted=False)
     code, out, err = testbed("doctor", "--site", "chameleon", "--key", str(key.file))
     assert (code, err) == (1, "")
     assert "FAIL  credential: credentials: this application credential is restricted" in out
@@ -102,9 +104,11 @@ def test_a_restricted_credential_is_named_before_anything_is_leased(testbed, sit
     assert testbed("status")[1] == "no active lease\n"
 
 
-def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(testbed, site, lease_flags, credential):
+def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(
+    testbed, site, lease_flags, limited_credential
+):
     ends = datetime.now(UTC) + timedelta(hours=4)
-    credential(unrestricted=True, expires_at=ends.strftime("%Y-%m-%dT%H:%M:%S.000000"))
+    limited_credential(unrestricted=True, expires_at=ends.strftime("%Y-%m-%dT%H:%M:%S.000000"))
     limits = connect_to("chameleon").credential()
     assert (limits.restricted, limits.ends.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--no-wait"], "--run", "true")
@@ -114,8 +118,8 @@ def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(testbed
     assert (code, "the credential ends" in err) == (0, True)
 
 
-def test_a_removed_credential_is_reported_as_removed(testbed, site, lease_flags, credential):
-    made = credential(unrestricted=True)
+def test_a_removed_credential_is_reported_as_removed(testbed, site, lease_flags, limited_credential):
+    made = limited_credential(unrestricted=True)
     assert testbed("lease", *lease_flags)[0] == 0
     site.sdk.identity.delete_application_credential(site.session.get_user_id(), made.id)
     code, _, err = testbed("release", "--yes")
