@@ -18,6 +18,7 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
+from experiments.notebooks.narrative import recipe
 from experiments.report.compare import compare
 from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
@@ -29,6 +30,7 @@ from experiments.semester.parts import Part
 from experiments.semester.state import Check, Done
 from experiments.semester.versions import SETS
 from experiments.semester.written import write_page as write_semester_page
+from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 from tests.support.results.terms import repeat_run
@@ -48,6 +50,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tiny": with_predictions(tiny_run(root / "tiny")),
         "ranks": ranks_run(root / "ranks"),
     }
+    row = suite_named(SUITE).row("baseline")
     chart = line_chart([Panel("busy", "%", [Line("GPU", [0, 1])])], [0, 1], "s", "load", [Band("load", 0, 1)])
     outputs = [
         new_output("stream", text="\x1b[31mout</pre><script>alert(1)</script>"),
@@ -58,6 +61,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
         ),
         new_output("display_data", data={"text/markdown": markdown_table(columns=24)}),
+        new_output("display_data", data={"text/markdown": recipe(row, "lightning")}),
     ]
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
@@ -160,6 +164,15 @@ def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
     charts = "[...document.querySelectorAll('.chart > svg')].filter((one) => one.checkVisibility())"
     assert browser.evaluate(f"{charts}.length") >= 1
     assert browser.evaluate(f"{charts}.every((one) => one.getBBox().width > 500)")
+
+
+def test_settings_and_code_of_a_row_unfold_on_a_notebook_page(browser, pages):
+    opened(browser, pages["notebook"], 1440, "light")
+    shown = "document.querySelector('.markdown details pre').checkVisibility()"
+    assert not browser.evaluate(shown)
+    browser.evaluate("document.querySelector('.markdown summary').click()")
+    assert browser.evaluate(shown)
+    assert "details>" not in browser.evaluate("document.body.innerText")
 
 
 def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pages):
