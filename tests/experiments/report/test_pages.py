@@ -222,24 +222,30 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
     assert target == "statement fail"
 
 
-PAPER = (1032, 703)
-"""Width and height of A4 landscape without its margins of 12 mm, in px."""
-RIGHT_ENDS = "[...document.querySelectorAll('table, .chart')].map((one) => one.getBoundingClientRect().right)"
-CHART_HEIGHTS = "[...document.querySelectorAll('.chart')].map((one) => one.getBoundingClientRect().height)"
+PAPER = {"portrait": (703, 1032), "landscape": (1032, 703)}
+"""Width and height of A4 without its margins of 12 mm, in px."""
+WITH_CHARTS = {"portrait": ("h200", "tiny", "comparison", "history"), "landscape": ("h200", "tiny")}
+ON_PAPER = """[...document.querySelectorAll('{kind}')].filter((one) => !one.closest('.landscape') == {portrait})
+  .map((one) => one.getBoundingClientRect().{measure})"""
 OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.getBoundingClientRect().height)"
 
 
+@pytest.mark.parametrize("orientation", PAPER)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str):
+def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str, orientation: str):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
-    opened(browser, pages[name], PAPER[0], "light")
+    width, height = PAPER[orientation]
+    opened(browser, pages[name], width, "light")
     browser.call("Emulation.setEmulatedMedia", media="print")
-    ends, charts, headings = map(browser.evaluate, (RIGHT_ENDS, CHART_HEIGHTS, OPENED))
+    portrait = str(orientation == "portrait").lower()
+    ends = browser.evaluate(ON_PAPER.format(kind="table, .chart", measure="right", portrait=portrait))
+    charts = browser.evaluate(ON_PAPER.format(kind=".chart", measure="height", portrait=portrait))
+    headings = browser.evaluate(OPENED)
     browser.call("Emulation.setEmulatedMedia", media="")
-    assert max(ends, default=0) <= PAPER[0]
-    assert max(charts, default=0) <= PAPER[1]
+    assert max(ends, default=0) <= width
+    assert max(charts, default=0) <= height
     assert all(height > 0 for height in headings)
-    assert charts or name not in ("h200", "tiny", "comparison", "history")
+    assert charts or name not in WITH_CHARTS[orientation]
     assert headings or name != "h200"
 
 
