@@ -42,6 +42,7 @@ LOG_FILE = "log.txt"
 SINGLE_THREADED = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
+    "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports with the versions as taught
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
 }
 
