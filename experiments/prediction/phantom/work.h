@@ -17,6 +17,7 @@ struct Work {
   std::unordered_map<std::string, int64_t> numbers;
   std::vector<const std::string*> keys;
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
+  std::vector<bool> recorded;     // whether autograd recorded the operation
 };
 
 Work& work() {
@@ -30,6 +31,7 @@ void log_key(const std::string& key) {
   const auto [place, added] = device_work.numbers.try_emplace(key, static_cast<int64_t>(device_work.keys.size()));
   if (added) device_work.keys.push_back(&place->first);
   device_work.executed.push_back(place->second);
+  device_work.recorded.push_back(at::GradMode::is_enabled());
 }
 
 template <typename Values>

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import inf
@@ -21,6 +20,7 @@ from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
+from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
 TRACING_MODULE = "experiments.prediction.script.traced.process"
@@ -101,8 +101,8 @@ def _card_list(group: Sequence[str]) -> str:
 
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of a rank."""
-    with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
-        job_file, out = Path(folder) / "job.json", Path(folder) / "prediction.json"
+    with TemporaryFolder("script") as folder:
+        job_file, out = folder / "job.json", folder / "prediction.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
         with process_group(
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],
