@@ -138,14 +138,14 @@ class Phantom:
         """Return the number of operations that the device has executed."""
         return int(self._library.phantom_executed())
 
-    def operations(self, begin: int, end: int, *, recorded: bool = False) -> Counter[str]:
+    def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
         """Return how often each operation was executed, from number ``begin`` to before ``end``.
 
-        recorded: only the operations that autograd recorded.
+        recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
         """
-        numbers, records = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
-        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, records)
-        chosen = itertools.compress(numbers, records) if recorded else numbers
+        numbers, repeats = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
+        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, repeats)
+        chosen = itertools.compress(numbers, repeats) if recomputed else numbers
         return Counter({self._operation_key(number): count for number, count in Counter(chosen).items()})
 
     def _operation_key(self, number: int) -> str:

@@ -1,6 +1,6 @@
 """Record the operations of each phase of a traced training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom
@@ -30,9 +30,11 @@ class WorkRecorder:
         """Return the phases recorded so far."""
         ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
         return [
-            Work(phase, tokens, self._phantom.operations(start, end), self._recomputed(phase, start, end))
+            Work(
+                phase,
+                tokens,
+                self._phantom.operations(start, end),
+                self._phantom.operations(start, end, recomputed=True),
+            )
             for (start, phase), tokens, end in zip(self._starts, self._tokens, ends, strict=True)
         ]
-
-    def _recomputed(self, phase: Phase, start: int, end: int) -> Mapping[str, int]:
-        return self._phantom.operations(start, end, recorded=True) if phase == "backward" else {}

@@ -30,7 +30,7 @@ error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1
 class Work(NamedTuple):
     """The operations of one phase of a step, with how often each is executed. tokens: length of the batch's texts.
 
-    recomputed: those of ``operations`` that repeat the forward pass during a backward pass (activation checkpointing).
+    recomputed: those of ``operations`` that repeat a forward pass during a backward pass (activation checkpointing).
     """
 
     phase: Phase

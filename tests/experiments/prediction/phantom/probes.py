@@ -279,7 +279,7 @@ def attention(phantom: Any) -> Any:
 
 
 def recomputed(phantom: Any) -> Any:
-    """The matrix products of a backward pass, all and those that autograd recorded, without and with checkpointing."""
+    """The matrix products of a backward pass, all and the recomputed ones, without and with checkpointing."""
     import torch
     from torch.utils.checkpoint import checkpoint
 
@@ -290,7 +290,9 @@ def recomputed(phantom: Any) -> Any:
         loss = forward().sum()
         start = phantom.executed()
         loss.backward()
-        counts = [phantom.operations(start, phantom.executed(), recorded=recorded) for recorded in (False, True)]
+        layer(given)
+        end = phantom.executed()
+        counts = [phantom.operations(start, end, recomputed=recomputed) for recomputed in (False, True)]
         return [sum(count for key, count in found.items() if "mm" in key) for found in counts]
 
     return {
