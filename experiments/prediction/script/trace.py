@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import inf
@@ -15,6 +16,7 @@ from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
+from experiments.results.wording import format_duration
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
@@ -60,10 +62,13 @@ def trace_script(
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
         found: list[ScriptPrediction] = []
+        started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):
             if smallest and found and not _can_contain_smallest(group, found):
                 continue
-            progress = f" ({number} of {len(groups)}{_smallest_so_far(found)})" if len(groups) > 1 else ""
+            left = _time_left(time.monotonic() - started_s, traced, len(groups) - number + 1)
+            progress = f" ({number} of {len(groups)}{left}{_smallest_so_far(found)})" if len(groups) > 1 else ""
+            traced += 1
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             first = _trace_rank({**job, "cards": group, "rank": 0}, place)
             found += first
@@ -88,6 +93,11 @@ def _can_contain_smallest(group: Sequence[str], found: Sequence[ScriptPrediction
 def _smallest_so_far(found: Sequence[ScriptPrediction]) -> str:
     best = smallest_card(found)
     return f", smallest that fits so far: {best}" if best else ""
+
+
+def _time_left(took_s: float, traced: int, left: int) -> str:
+    """Return the time that at most ``left`` more groups take, if each takes as long as the ``traced`` ones."""
+    return f", at most {format_duration(left * took_s / traced)} left" if traced else ""
 
 
 def _card_list(group: Sequence[str]) -> str:
