@@ -91,6 +91,7 @@ def test_the_environment_of_make_is_linked_and_has_the_command_testbed(tmp_path:
     subprocess.run([*make, "env"], cwd=checkout, check=True)
     command = [str(checkout / ".venv" / "bin" / "testbed"), "list", "--json"]
     (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert "single_gpu_blip2" in done.stdout, done.stderr
