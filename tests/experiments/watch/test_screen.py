@@ -8,7 +8,6 @@ import pytest
 from textual.widget import Widget
 from textual.widgets import DataTable, Label, RichLog, Static
 
-from experiments.watch import state
 from experiments.watch.screen import COLUMNS, WatchApp, cells, headline
 from experiments.watch.state import RunWatcher
 from tests.experiments.watch.conftest import RUNNING, WAITING
@@ -78,7 +77,7 @@ def test_a_new_verdict_is_added(folder):
 
 def test_what_has_not_changed_is_not_drawn_again(folder, monkeypatch):
     now = time.time()
-    monkeypatch.setattr(state.time, "time", lambda: now)
+    monkeypatch.setattr("experiments.watch.state.time.time", lambda: now)
 
     async def use(app, pilot):
         app.show()
@@ -87,7 +86,7 @@ def test_what_has_not_changed_is_not_drawn_again(folder, monkeypatch):
         monkeypatch.setattr(Widget, "refresh", lambda widget, *_, **__: drawn.append(widget))
         app.show()
         unchanged = list(drawn)
-        monkeypatch.setattr(state.time, "time", lambda: now + 60)
+        monkeypatch.setattr("experiments.watch.state.time.time", lambda: now + 60)
         app.show()
         return unchanged, {type(one) for one in drawn}
 
