@@ -30,6 +30,9 @@ SPECIAL := ; & | < > ` " ' \ $$
 UNSAFE  := $(strip $(foreach name,$(filter-out args CACHE PYTHON,$(GIVEN)),$(if $(strip $(foreach one,$(SPECIAL),$(findstring $(one),$($(name))))),$(name))))
 $(if $(UNSAFE),$(error $(firstword $(UNSAFE)) has a character that the shell would interpret; allowed: none of $(SPECIAL); `testbed` takes any value in quotes))
 
+$(if $(word 2,$(CACHE)),$(error the cache folder has a space: $(CACHE); make needs one without: CACHE=FOLDER))
+$(if $(word 2,$(CURDIR)),$(error the folder of this project has a space: $(CURDIR); make needs one without))
+
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught mutants lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version

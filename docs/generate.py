@@ -30,6 +30,7 @@ from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load_command  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import help_records  # noqa: E402
+from experiments.results.wording import QUANTITY_LABELS  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
 from experiments.suites.models import Model, models  # noqa: E402
@@ -111,9 +112,16 @@ def _output_of(*arguments: str) -> str:
     return output.getvalue()
 
 
+def quantities_page() -> str:
+    """Return the page of the quantities that claims and reference values can name."""
+    rows = [(f"`{name}`", label, unit or "-") for name, (label, unit) in QUANTITY_LABELS.items()]
+    text = "The values of `quantity` in the checks of claims and in reference values."
+    return "\n\n".join(["# Quantities", text, _table(("quantity", "meaning", "unit"), rows)])
+
+
 def field_pages() -> dict[str, str]:
-    """Return a page for each kind of YAML file, with the keys of its models."""
-    pages = {}
+    """Return a page for each kind of YAML file, with the keys of its models, and a page of the quantities."""
+    pages = {"reference/fields/quantities.md": quantities_page()}
     for name, (title, root, text) in FIELD_PAGES.items():
         sections = [f"# {title}", text]
         for model in _nested_models(root):

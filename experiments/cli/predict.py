@@ -104,7 +104,7 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
             found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
         data.append({**training_as_data(one), **script_predictions_as_data(found)})
         if not as_json:
-            console().print(describe_training(one), script_predictions_view(found), sep="\n")
+            console().print(describe_training(one), script_predictions_view(found, one.precision), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 

@@ -77,7 +77,7 @@ def reproduce_command(
     idle_end = idle.idle_end(lease.count)
     max_length = parse_length(max_hours) if max_hours else None
     (connected,), reconciler = connect_ready(site, key), new_reconciler(site)
-    if is_demo(site):
+    if is_demo(site) and not dry_run:
         options = replace(options, size="tiny")
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),

@@ -57,7 +57,9 @@ class CustomTraining:
     no_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
     devices: int = option(1, "Number of GPUs; generate: they share the layers, as in device_map=auto.")
-    precision: LoopPrecision = option("32-true", "Precision of weights and arithmetic.")
+    precision: LoopPrecision = option(
+        "32-true", "Precision of weights and arithmetic; bf16-mixed is bf16=True of transformers' Trainer."
+    )
     optim: LoopOptimizer | None = option(
         None, "Optimizer; default: adamw (trainer: fused, other loops: foreach), with DeepSpeed deepspeed_cpu."
     )

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from experiments.suites.suite import Row, Suite
 from experiments.system.files import CODE_FOLDER, write_atomically
 from experiments.system.processes import process_group
 from provision.files import read_bytes
+from provision.temporary import TemporaryFolder
 
 PREDICTION_FOLDER = Path(__file__).parent
 LIBRARIES = ("torch", "transformers", "lightning", "peft", "bitsandbytes", "deepspeed", "litgpt", "accelerate")
@@ -174,8 +174,8 @@ def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
 
     Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
     """
-    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
-        folder, groups = Path(scratch), _group_by_kernels(specs)
+    with TemporaryFolder("trace") as folder:
+        groups = _group_by_kernels(specs)
         jobs = [
             _write_job(folder, number, group[:1]) | {"keys": f"{folder}/{number}.keys"}
             for number, group in enumerate(groups)
@@ -199,8 +199,8 @@ def _trace_rows(
     """Yield each key with its prediction or error, as soon as the tracer has written it."""
     if not missing:
         return
-    with tempfile.TemporaryDirectory(prefix="testbed-trace-") as scratch:
-        folder, groups = Path(scratch), _group_by_kernels(missing.values())
+    with TemporaryFolder("trace") as folder:
+        groups = _group_by_kernels(missing.values())
         keys = {id(spec): key for key, spec in missing.items()}
         jobs = [_write_job(folder, number, group) for number, group in enumerate(groups)]
         with (folder / "log.txt").open("w+") as log, _run_tracer(cache, workers, jobs, log.fileno()) as tracer:

@@ -14,7 +14,7 @@ from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES, format_number
-from experiments.suites.cards import card_named, card_notes
+from experiments.suites.cards import card_named, card_notes, emulation_notes
 from experiments.suites.suite import ExpectedOutcome, suite_named
 from experiments.system.tables import Column, Legend, Line, Table
 
@@ -77,10 +77,8 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
 
 def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
     """Return notes about the cards, each note once: missing bf16 arithmetic, and notes of cards.yaml."""
-    emulating = [*dict.fromkeys(one.spec.card for one in predictions if emulates_bf16(one))]
-    has = "has" if len(emulating) == 1 else "have"
-    slow = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
-    lines = [*([slow] if emulating else []), *card_notes(one.spec.card for one in predictions)]
+    slow = emulation_notes(one.spec.card for one in predictions if emulates_bf16(one))
+    lines = [*slow, *card_notes(one.spec.card for one in predictions)]
     return [Line(f"note: {line}", "yellow") for line in lines]
 
 

@@ -74,9 +74,9 @@ def predicted_headline(evaluation: Evaluation) -> str:
 
 
 def _known_failures_note(evaluation: Evaluation) -> str:
-    """Return how many failures are known, to append to their number: ', as known' or ', 2 of them as known'."""
+    """Return how many failures have a known cause, to append to their number: ', 2 of them with a known cause'."""
     known, failed = evaluation.known_failures, evaluation.count("fail")
-    return "" if not known else ", as known" if known == failed else f", {known} of them as known"
+    return "" if not known else f"{'' if known == failed else f', {known} of them'} with a known cause"
 
 
 def _grades_of_passed(evaluation: Evaluation) -> str:

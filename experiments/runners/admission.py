@@ -26,15 +26,15 @@ FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 """First version of bitsandbytes with CPU kernels; pyproject.toml requires it. The labs' version 0.44 needs a GPU."""
 
 
-def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, here: bool = True, nodes: int = 1) -> str:
+def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: bool = True, nodes: int = 1) -> str:
     """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
-    here: whether the node is this machine.
+    local: whether the node is this machine.
     """
     settings = spec.settings
-    if here and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
+    if local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
         return f"DeepSpeed compiles its CPU Adam on first use and finds no {missing}"
-    if here and not (node.gpus and settings.gpus) and (why := _bitsandbytes_needs_gpu(settings)):
+    if local and not (node.gpus and settings.gpus) and (why := _bitsandbytes_needs_gpu(settings)):
         return why
     if not settings.gpus:
         return _host_memory_shortage(spec, host_memory_gib, "the model on the CPU") if spec.size == "full" else ""
@@ -53,12 +53,12 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, here: bo
     return _host_memory_shortage(spec, host_memory_gib, "optimizer offload") if offloads_optimizer(spec) else ""
 
 
-def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, user: str) -> str:
-    """Return why the host memory is not enough for ``user``, a part of the row; '' if it is."""
+def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, part: str) -> str:
+    """Return why the host memory is not enough for a part of the row, such as 'optimizer offload'; '' if it is."""
     needed = host_memory_needed_gib(spec)
     if needed <= host_memory_gib:
         return ""
-    return f"{user} needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
+    return f"{part} needs {needed:.0f} GiB of host memory, the host has {host_memory_gib:.0f} GiB"
 
 
 def _bitsandbytes_needs_gpu(settings: Settings) -> str:
@@ -121,14 +121,14 @@ def checkpoints_gib(spec: RowSpec) -> float:
     return count * spec.base_model.parameters * CHECKPOINT_BYTES_PER_PARAMETER / GIB
 
 
-def check_disk(folder: Path, specs: Sequence[RowSpec], here: bool = True) -> None:
+def check_disk(folder: Path, specs: Sequence[RowSpec], local: bool = True) -> None:
     """Raise InputError if the disk of ``folder`` does not have enough space for the results of the rows.
 
-    The folder need not exist yet. here: whether the rows run on this machine, which then also stores their checkpoints.
+    The folder need not exist yet. local: whether the rows run on this machine, which then also stores checkpoints.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     needed_gib = SPARE_DISK_GIB + len(specs) * DISK_PER_ROW_GIB
-    if here:
+    if local:
         needed_gib += max(map(checkpoints_gib, specs), default=0.0)
     if (free_gib := shutil.disk_usage(existing).free / GIB) < needed_gib:
         raise InputError(

@@ -88,7 +88,7 @@ class ContainerTarget(LocalTarget):
         self._image = ""
 
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return rejection_reason(spec, self.node, host_memory_gib, here=False)
+        return rejection_reason(spec, self.node, host_memory_gib, local=False)
 
     def reach(self, print_line: Callable[[str], None]) -> None:
         from experiments.runners.container import engine, image
@@ -140,10 +140,10 @@ class ExpectedTarget(Target):
         return data
 
     def check_disk(self, folder: Path, specs: Sequence[RowSpec]) -> None:
-        check_disk(folder, specs, here=False)
+        check_disk(folder, specs, local=False)
 
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        return rejection_reason(spec, self.node, host_memory_gib, here=False, nodes=self.max_nodes)
+        return rejection_reason(spec, self.node, host_memory_gib, local=False, nodes=self.max_nodes)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         raise NotImplementedError(f"{self.node.description}: not connected")

@@ -23,7 +23,9 @@ def write_page(place: Path, outcome: Outcome) -> Path:
         day=format_date(check.begun_at.isoformat()),
         took=duration_in_words(check.seconds()),
         packages=list(dict.fromkeys(name for versions in check.installed.values() for name in versions)),
-        parts=[(name, duration_in_words(done.took_s), done.problem) for name, done in check.done.items()],
+        parts=[
+            (outcome.words[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()
+        ],
     )
     save_page(place / PAGE, text)
     return place / PAGE

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -55,16 +55,20 @@ def newest_lock(today: date) -> Path:
     if not path.exists():
         names = [name for name, _ in PIN.findall((data_folder("containers") / "current.txt").read_text())]
         together = _resolve([name for name in names if name not in CONFLICTING])
-        text = lock_text(together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"))
+        text = lock_text(together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names)
         for old in cache_folder().glob("newest-*.txt"):
             old.unlink()
         write_atomically(path, text)
     return path
 
 
-def lock_text(resolved: str) -> str:
-    """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without its dependencies."""
-    blocks = [block for block in BLOCK.split(resolved) if block.strip() and not OF_TORCH.match(block)]
+def lock_text(resolved: str, names: Collection[str]) -> str:
+    """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without its dependencies.
+
+    names: the packages that were asked for; they stay, whatever their names.
+    """
+    blocks = [block for block in BLOCK.split(resolved) if block.split("==")[0] in names or not OF_TORCH.match(block)]
+    blocks = [block for block in blocks if block.strip()]
     torch = [f"# {block.split()[0]}\n" for block in blocks if block.startswith("torch==")]
     return "".join([*torch, *(block for block in blocks if not block.startswith("torch=="))])
 

@@ -169,6 +169,14 @@ def card_notes(names: Iterable[str]) -> list[str]:
     return [f"{', '.join(of)}: {note}" for note, of in notes.items() if note]
 
 
+def emulation_notes(names: Iterable[str]) -> list[str]:
+    """Return a note about cards that compute bfloat16 in software; none without cards."""
+    emulating = list(dict.fromkeys(names))
+    has = "has" if len(emulating) == 1 else "have"
+    note = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
+    return [note] if emulating else []
+
+
 def _card_note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed, as of {REFERENCE_CARD}"

@@ -3,6 +3,7 @@
 import re
 
 from experiments.results.schema import Failure, Memory, Outcome
+from experiments.results.wording import format_size
 from experiments.system.files import GIB
 
 BYTES_BY_UNIT = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -61,12 +62,12 @@ def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, 
     ``qualifier`` is put before the location of the failure, such as "last seen " for a process that was killed.
     """
     if failure is None:
-        return f"fits, {memory.peak_gib:.3g} GiB at the peak"
+        return f"fits, {format_size(memory.peak_gib or 0.0)} at the peak"
     place = "while loading" if failure.phase == "load" else f"in the {failure.phase} of step {failure.step}"
     where = f"{qualifier}{place}"
     if outcome == "error":
         called = f" ({failure.where})" if failure.where else ""
         return f"{failure.kind} {where}: {failure.message}{called}"
-    request = "" if failure.requested_gib is None else f", {failure.requested_gib:.3g} GiB more requested"
-    peak = "" if memory.peak_gib is None else f" (peak so far {memory.peak_gib:.3g} GiB)"
+    request = "" if failure.requested_gib is None else f", {format_size(failure.requested_gib)} more requested"
+    peak = "" if memory.peak_gib is None else f" (peak so far {format_size(memory.peak_gib)})"
     return f"out of {'GPU' if outcome == 'oom' else 'host'} memory {where}{request}{peak}"

@@ -43,6 +43,7 @@ from experiments.results.schema import (
     StageTimestamps,
     read_progress,
 )
+from experiments.results.wording import format_size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.system.logs import describe_signal, error_line, last_lines, location_in_log
@@ -168,7 +169,8 @@ def _read_row_progress(ranks: Ranks, out: Path) -> Progress | None:
 
 def progress_line(progress: Progress) -> str:
     """Return the progress of a row as one line of text."""
-    memory = f"{progress.allocated_gib or 0:.3g} GiB now, {progress.memory.peak_gib or 0:.3g} GiB at the peak"
+    now, peak = format_size(progress.allocated_gib or 0.0), format_size(progress.memory.peak_gib or 0.0)
+    memory = f"{now} now, {peak} at the peak"
     remaining = "" if progress.left_s is None else f", at most {progress.left_s:.0f} s left"
     return f"micro-step {progress.micro_steps} of {progress.planned_micro_steps}: {memory}{remaining}"
 

@@ -85,7 +85,7 @@ class WatchApp(App[None]):
         except InputError as problem:
             self._headline.update(str(problem))
             return
-        self._headline.update(headline(now))
+        _set_text(self._headline, headline(now))
         self._show_rows(now.rows)
         self._show_verdicts(now.verdicts)
         self._show_selected()
@@ -105,7 +105,8 @@ class WatchApp(App[None]):
                 self._table.add_row(*cells(row), key=row.row)
                 continue
             for name, cell in zip(COLUMNS, cells(row), strict=True):
-                self._table.update_cell(row.row, name, cell, update_width=True)
+                if cell != self._table.get_cell(row.row, name):
+                    self._table.update_cell(row.row, name, cell, update_width=True)
 
     def _show_selected(self) -> None:
         if not self._table.row_count:
@@ -113,7 +114,9 @@ class WatchApp(App[None]):
         row = str(self._table.coordinate_to_cell_key(self._table.cursor_coordinate).row_key.value)
         self._show_load(self._watcher.lines(row))
         lines = self._watcher.log(row)
-        self._log_view.border_title = f"log of {row}" + ("" if lines else ": nothing yet")
+        title = f"log of {row}" + ("" if lines else ": nothing yet")
+        if title != self._log_view.border_title:
+            self._log_view.border_title = title
         if lines != self._log_lines:
             self._log_view.clear()
             for line in lines:
@@ -125,12 +128,12 @@ class WatchApp(App[None]):
             name.display = chart.display = line is not None
             if line:
                 newest, highest = (format_number(value) for value in (line.values[-1], max(line.values)))
-                name.update(f"{line.name}: {newest} {line.unit}, highest {highest}")
+                _set_text(name, f"{line.name}: {newest} {line.unit}, highest {highest}")
                 chart.data = line.values[-SAMPLES:]
         if not lines:
             name = self._charts[0][0]
             name.display = True
-            name.update("load of this row: not measured yet")
+            _set_text(name, "load of this row: not measured yet")
 
     def _show_verdicts(self, verdicts: Sequence[Verdict]) -> None:
         graded = {one.id: (one.status, one.grade) for one in verdicts}
@@ -138,6 +141,12 @@ class WatchApp(App[None]):
             if verdict.grade and self._graded.get(verdict.id) != graded[verdict.id]:
                 self._verdicts.write(verdict_line(verdict))
         self._graded = graded
+
+
+def _set_text(widget: Static, text: str) -> None:
+    """Show the text. A text that is shown already is left alone, because an update draws the whole screen."""
+    if widget.content != text:
+        widget.update(text)
 
 
 def headline(now: RunStatus) -> str:

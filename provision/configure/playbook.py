@@ -7,7 +7,6 @@ goes to a log. Log, errors and results contain no secrets.
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -25,12 +24,13 @@ from provision.folders import default_folder
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from provision.ssh.ssh_shell import SshShell
+from provision.temporary import TemporaryFolder
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 IDLE_END_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
-SOCKET_FOLDER = "/tmp"  # noqa: S108 - a new folder in it
+SOCKET_FOLDER = Path("/tmp")  # noqa: S108 - a new folder in it
 """Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
@@ -124,13 +124,13 @@ def _play(
     log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix="testbed-configure-") as scratch,
-        tempfile.TemporaryDirectory(prefix="testbed-", dir=SOCKET_FOLDER) as sockets,
+        TemporaryFolder("configure") as scratch,
+        TemporaryFolder("sockets", SOCKET_FOLDER) as sockets,
         log.open("w") as output,
     ):
         events = _Events(report, output.write, playbook)
-        play = partial(_run_playbook, Path(scratch), sockets, machines)
-        status = play(variables(Path(scratch)), events, check)
+        play = partial(_run_playbook, scratch, str(sockets), machines)
+        status = play(variables(scratch), events, check)
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":

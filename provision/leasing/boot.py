@@ -197,7 +197,7 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
     if ended.rejected:
         raise LoginRejected(
             f"{server.name} rejects the SSH key {login.key} ({ended.status}); "
-            "pass the key that the lease was made with as --key, or release it and lease again"
+            "pass the key with which the lease was made as --key, or release the lease and make a new one"
         )
 
 

@@ -105,6 +105,11 @@ def test_the_readme_names_the_main_command_and_the_test_command() -> None:
     assert "\nmake test " in readme
 
 
+def test_the_first_pages_say_how_long_the_main_command_takes_and_show_its_output() -> None:
+    assert re.search(r"`make run-single` takes about \d+ minutes", (ROOT / "README.md").read_text())
+    assert re.search(r"!\[Terminal output of testbed run: .*\.svg\)", (ROOT / "docs/getting-started.md").read_text())
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> None:
     text = (ROOT / page).read_text()

@@ -12,6 +12,8 @@ from docs.generate import generate, public_commands
 from tests.docs.blocks import ROOT, pages
 
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
+ANCHOR = re.compile(r"\]\((?P<file>[^):#\s]*)#(?P<anchor>[^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,18 @@ def test_links_between_files_have_existing_targets(generated: Path) -> None:
     assert not broken
 
 
+def test_anchors_of_links_are_headings_of_their_pages(generated: Path) -> None:
+    broken = []
+    for page in pages():
+        for link in ANCHOR.finditer(page.read_text()):
+            target = (page.parent / link["file"]).resolve() if link["file"] else page
+            if not target.exists():
+                target = generated / target.relative_to(ROOT / "docs")
+            if target.suffix == ".md" and link["anchor"] not in _anchors(target):
+                broken.append((page.relative_to(ROOT).as_posix(), link[0]))
+    assert not broken
+
+
 def test_the_site_loads_nothing_from_other_servers() -> None:
     theme = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     assert theme["theme"]["font"] is False
@@ -79,6 +93,12 @@ def test_the_site_loads_nothing_from_other_servers() -> None:
     pictures = [*(ROOT / "docs" / "drawings").glob("*.svg"), *(ROOT / "docs" / "pictures").glob("*.svg")]
     assert pictures
     assert not [picture.name for picture in pictures if "url(http" in picture.read_text().replace('"', "")]
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that the website gives to the headings of a page."""
+    words = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in HEADING.findall(page.read_text())]
+    return {re.sub(r"[-\s]+", "-", one) for one in words}
 
 
 def _navigation(part: Any = None) -> Iterator[str]:

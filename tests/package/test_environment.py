@@ -75,18 +75,23 @@ def test_a_file_with_another_hash_is_rejected(tmp_path: Path) -> None:
     assert not (folder / ".made").exists()
 
 
-def test_the_environment_of_make_has_the_command_testbed(tmp_path: Path) -> None:
-    variables = [f"CACHE={tmp_path}", "PINS=containers/uv.txt"]
-    listed = subprocess.run(["make", *variables, "help"], cwd=PROJECT, capture_output=True, text=True, check=True)
+def test_the_environment_of_make_is_linked_and_has_the_command_testbed(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("Makefile", "containers", "experiments", "provision"):
+        (checkout / name).symlink_to(PROJECT / name)
+    make = ["make", f"CACHE={tmp_path}"]
+    listed = subprocess.run([*make, "help"], cwd=checkout, capture_output=True, text=True, check=True)
     folder = Path(re.findall(r"^environment: (.+), linked as", listed.stdout, re.MULTILINE)[0])
     (folder / "bin").mkdir(parents=True)
     (folder / ".made").touch()
     python = folder / "bin" / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    subprocess.run(["make", *variables, "env"], cwd=PROJECT, check=True)
-    command = [str(folder / "bin" / "testbed"), "list", "--json"]
+    subprocess.run([*make, "env"], cwd=checkout, check=True)
+    command = [str(checkout / ".venv" / "bin" / "testbed"), "list", "--json"]
     (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").touch()
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True)
     assert "single_gpu_blip2" in done.stdout, done.stderr

@@ -1,6 +1,8 @@
 """External dependencies are pinned: packages by hash, GitHub actions by commit."""
 
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -69,6 +71,18 @@ def test_make_gives_the_shell_nothing_to_run_from_a_variable(variable, value):
     assert done.returncode == 2
     assert f"{variable} has a character that the shell would interpret" in done.stderr
     assert done.stdout == ""
+
+
+def test_make_names_a_folder_with_a_space(tmp_path):
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+    shutil.copy(CODE_FOLDER / "Makefile", folder)
+    home = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": ""}
+    here = {"cwd": folder, "env": os.environ}
+    for settings in (here, {"cwd": CODE_FOLDER, "env": home}):
+        done = subprocess.run(["make", "-n", "help"], **settings, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"has a space: {folder}" in done.stderr
 
 
 def test_make_takes_values_with_spaces_and_options_in_quotes():

@@ -313,11 +313,12 @@ int64_t phantom_executed() {
   return static_cast<int64_t>(device_work.executed.size());
 }
 
-// Write the numbers of the keys of the operations `begin` to `end` - 1.
-void phantom_operations(int64_t begin, int64_t end, int64_t* out) {
+// Write the numbers of the keys of the operations `begin` to `end` - 1, and whether each was recomputed.
+void phantom_operations(int64_t begin, int64_t end, int64_t* out, bool* recomputed) {
   auto& device_work = phantom::work();
   std::lock_guard<std::mutex> lock(device_work.mutex);
   std::copy(device_work.executed.begin() + begin, device_work.executed.begin() + end, out);
+  std::copy(device_work.recomputed.begin() + begin, device_work.recomputed.begin() + end, recomputed);
 }
 
 const char* phantom_operation_key(int64_t number) {

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import shutil
 import subprocess
@@ -137,11 +138,15 @@ class Phantom:
         """Return the number of operations that the device has executed."""
         return int(self._library.phantom_executed())
 
-    def operations(self, begin: int, end: int) -> Counter[str]:
-        """Return how often each operation was executed, from number ``begin`` to before ``end``."""
-        out = (ctypes.c_int64 * (end - begin))()
-        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), out)
-        return Counter({self._operation_key(number): count for number, count in Counter(out).items()})
+    def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
+        """Return how often each operation was executed, from number ``begin`` to before ``end``.
+
+        recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
+        """
+        numbers, repeats = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
+        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, repeats)
+        chosen = itertools.compress(numbers, repeats) if recomputed else numbers
+        return Counter({self._operation_key(number): count for number, count in Counter(chosen).items()})
 
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())

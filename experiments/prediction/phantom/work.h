@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <torch/csrc/autograd/graph_task.h>
 #include <torch/library.h>
 
 #include <sstream>
@@ -17,6 +18,7 @@ struct Work {
   std::unordered_map<std::string, int64_t> numbers;
   std::vector<const std::string*> keys;
   std::vector<int64_t> executed;  // numbers of keys, in the order of execution
+  std::vector<bool> recomputed;   // whether the operation repeats a forward pass during a backward pass
 };
 
 Work& work() {
@@ -30,6 +32,7 @@ void log_key(const std::string& key) {
   const auto [place, added] = device_work.numbers.try_emplace(key, static_cast<int64_t>(device_work.keys.size()));
   if (added) device_work.keys.push_back(&place->first);
   device_work.executed.push_back(place->second);
+  device_work.recomputed.push_back(at::GradMode::is_enabled() && torch::autograd::get_current_graph_task_id() != -1);
 }
 
 template <typename Values>

@@ -6,7 +6,6 @@ The sandbox does not protect other files: the script can read and write absolute
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 from experiments.errors import InputError
 from experiments.system.files import GIB
+from provision.temporary import TemporaryFolder
 
 MAX_FOLDER_GIB = 2.0
 """Maximum size of a working folder that is copied."""
@@ -53,8 +53,7 @@ def sandbox() -> Iterator[ExecutionPlace]:
     """
     source = Path.cwd()
     _reject_large(source)
-    with tempfile.TemporaryDirectory(prefix="testbed-sandbox-", ignore_cleanup_errors=True) as name:
-        root = Path(name)
+    with TemporaryFolder("sandbox") as root:
         shutil.copytree(source, root / "work", symlinks=True)
         variables = {variable: str(root / folder) for variable, folder in TEMPORARY_FOLDERS.items()}
         for folder in variables.values():

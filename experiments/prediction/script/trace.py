@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from math import inf
@@ -16,11 +16,13 @@ from experiments.prediction.script.command import parse_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction, smallest_card
 from experiments.prediction.script.sandbox import ExecutionPlace, describe_place, sandbox
+from experiments.results.wording import format_duration
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named
 from experiments.system.files import CODE_FOLDER, cache_folder
 from experiments.system.packages import require_packages
 from experiments.system.processes import process_group
+from provision.temporary import TemporaryFolder
 
 MAX_SHOWN_CARDS = 3
 TRACING_MODULE = "experiments.prediction.script.traced.process"
@@ -60,10 +62,13 @@ def trace_script(
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
         job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
         found: list[ScriptPrediction] = []
+        started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):
             if smallest and found and not _can_contain_smallest(group, found):
                 continue
-            progress = f" ({number} of {len(groups)}{_smallest_so_far(found)})" if len(groups) > 1 else ""
+            left = _time_left(time.monotonic() - started_s, traced, len(groups) - number + 1)
+            progress = f" ({number} of {len(groups)}{left}{_smallest_so_far(found)})" if len(groups) > 1 else ""
+            traced += 1
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             first = _trace_rank({**job, "cards": group, "rank": 0}, place)
             found += first
@@ -90,6 +95,11 @@ def _smallest_so_far(found: Sequence[ScriptPrediction]) -> str:
     return f", smallest that fits so far: {best}" if best else ""
 
 
+def _time_left(took_s: float, traced: int, left: int) -> str:
+    """Return the time that at most ``left`` more groups take, if each takes as long as the ``traced`` ones."""
+    return f", at most {format_duration(left * took_s / traced)} left" if traced else ""
+
+
 def _card_list(group: Sequence[str]) -> str:
     """Return the names of at most three cards, and the number of the others."""
     return (
@@ -101,8 +111,8 @@ def _card_list(group: Sequence[str]) -> str:
 
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:
     """Return the prediction of each GPU of a rank."""
-    with tempfile.TemporaryDirectory(prefix="testbed-script-") as folder:
-        job_file, out = Path(folder) / "job.json", Path(folder) / "prediction.json"
+    with TemporaryFolder("script") as folder:
+        job_file, out = folder / "job.json", folder / "prediction.json"
         job_file.write_text(json.dumps(job), encoding="utf-8")
         with process_group(
             [*place.command_prefix, sys.executable, "-m", TRACING_MODULE, str(job_file), str(out)],

@@ -10,7 +10,7 @@ from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
-from experiments.suites.cards import card_notes
+from experiments.suites.cards import card_named, card_notes, emulation_notes
 from experiments.system.tables import Column, Line, Table
 from provision.words import counted
 
@@ -44,23 +44,35 @@ INTERPRETER = "<"
 """First character of the file names of code without a file, such as <frozen runpy>: lines of no script."""
 
 
-def script_predictions_view(predictions: Sequence[ScriptPrediction]) -> Group:
-    """Return the view for the terminal: the traced training, each card, and the largest allocations at the peak."""
-    worst = max(predictions, key=lambda one: one.reserved_gib)
-    parts: list[Any] = [Text(line) for line in _summary_lines(worst)]
-    parts += [_cards_table(predictions), _modules_table(worst.modules)]
-    lines = [one for one in worst.lines if not one.line.startswith(INTERPRETER)]
+def script_predictions_view(predictions: Sequence[ScriptPrediction], precision: str = "") -> Group:
+    """Return the view for the terminal: the smallest card, the traced training, each card, and the parts of the peak.
+
+    Training and parts are those of the smallest card that fits, or else those with the largest memory. precision: of
+    the training; "" if it is unknown.
+    """
+    names = list(dict.fromkeys(card.card for one in predictions for card in one.cards))
+    smallest, parts = smallest_card(predictions), list[Any]()
+    if len(names) > 1:
+        parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
+    shown = _prediction_to_show(predictions, smallest)
+    on_card = f" on {smallest or shown.cards[0].card}" if len(names) > 1 else ""
+    parts += [Text(line) for line in _summary_lines(shown, on_card)]
+    parts += [_cards_table(predictions), _modules_table(shown.modules)]
+    lines = [one for one in shown.lines if not one.line.startswith(INTERPRETER)]
     if any(one.line for one in lines):
         parts.append(_lines_table(lines))
-    if len({card.card for one in predictions for card in one.cards}) > 1:
-        smallest = smallest_card(predictions)
-        parts.append(Text(f"smallest card that fits: {smallest}" if smallest else "fits none of these cards", "bold"))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
-    notes |= dict.fromkeys(card_notes(card.card for one in predictions for card in one.cards))
+    notes |= dict.fromkeys(emulation_notes(name for name in names if card_named(name).emulates(precision)))
+    notes |= dict.fromkeys(card_notes(names))
     return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 
 
-def _summary_lines(one: ScriptPrediction) -> list[str]:
+def _prediction_to_show(predictions: Sequence[ScriptPrediction], smallest: str | None) -> ScriptPrediction:
+    of_smallest = [one for one in predictions if any(card.card == smallest for card in one.cards)]
+    return max(of_smallest or predictions, key=lambda one: one.reserved_gib)
+
+
+def _summary_lines(one: ScriptPrediction, on_card: str) -> list[str]:
     model = f"{one.model}, {format_parameter_count(one.parameters)} parameters" if one.model else "no model was found"
     if one.trainable_parameters != one.parameters:
         model += f" ({format_parameter_count(one.trainable_parameters)} trained)"
@@ -75,7 +87,7 @@ def _summary_lines(one: ScriptPrediction) -> list[str]:
     return [
         f"{rank}{model}; {optimizers}",
         f"{END_DESCRIPTIONS[one.ended]} {counted(one.steps, 'optimizer step')}, {one.elapsed_s:.0f} s",
-        f"peak {one.peak_gib:.2f} GiB in {one.peak_phase}, step {one.peak_step}: {shares}",
+        f"peak {one.peak_gib:.2f} GiB{on_card} in {one.peak_phase}, step {one.peak_step}: {shares}",
         f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
     ]
 

@@ -30,6 +30,11 @@ class WorkRecorder:
         """Return the phases recorded so far."""
         ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
         return [
-            Work(phase, tokens, self._phantom.operations(start, end))
+            Work(
+                phase,
+                tokens,
+                self._phantom.operations(start, end),
+                self._phantom.operations(start, end, recomputed=True),
+            )
             for (start, phase), tokens, end in zip(self._starts, self._tokens, ends, strict=True)
         ]

@@ -16,7 +16,8 @@ from experiments.suites.settings import Settings
 
 HOST_FACTORS: Mapping[Phase, float] = {"forward": 5.0, "backward": 1.25, "optimizer step": 5.0}
 """Host time of a phase divided by the host time of its operations alone. Python, modules and autograd add to it, least
-in the backward pass, which runs in C++. Fitted and cross-validated by the benchmark step_times."""
+in the backward pass, which runs in C++. The activations that it recomputes have the factor of the forward pass. Fitted
+and cross-validated by the benchmark step_times."""
 LINK_GB_S = 20.0
 """Rate of collective operations between GPUs, for PCIe 4.0 with 16 lanes (assumed)."""
 ADAM_PARAMETERS_PER_S = 1e9
@@ -27,23 +28,37 @@ error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1
 
 
 class Work(NamedTuple):
-    """The operations of one phase of a step, with how often each is executed. tokens: length of the batch's texts."""
+    """The operations of one phase of a step, with how often each is executed. tokens: length of the batch's texts.
+
+    recomputed: those of ``operations`` that repeat a forward pass during a backward pass (activation checkpointing).
+    """
 
     phase: Phase
     tokens: int
     operations: Mapping[str, int]
+    recomputed: Mapping[str, int] = {}
 
 
 class PhaseTime(NamedTuple):
     """Seconds that a phase needs: of the host, of the GPU by family of operations, and of the links between GPUs.
 
-    cpu_optimizer_s: seconds in which the optimizer works on the CPU while the GPU waits.
+    operations_s: seconds of the host for the operations alone, by the phase whose factor applies. cpu_optimizer_s:
+    seconds in which the optimizer works on the CPU while the GPU waits.
     """
 
-    host_s: float
+    operations_s: Mapping[Phase, float]
     device_s: Mapping[Family, float]
     link_s: float = 0.0
     cpu_optimizer_s: float = 0.0
+
+    @property
+    def host_s(self) -> float:
+        """Return the seconds in which the host works."""
+        return self.host_s_with(HOST_FACTORS)
+
+    def host_s_with(self, factors: Mapping[Phase, float]) -> float:
+        """Return the seconds in which the host works, with other factors than HOST_FACTORS."""
+        return sum(factors[phase] * phase_s for phase, phase_s in self.operations_s.items())
 
     @property
     def busy_s(self) -> float:
@@ -57,8 +72,9 @@ class PhaseTime(NamedTuple):
 
     def scaled(self, host: float, device: float) -> "PhaseTime":
         """Return the time with the host's seconds times ``host``, and those of the GPU and links times ``device``."""
+        operations_s = {phase: host * phase_s for phase, phase_s in self.operations_s.items()}
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
-        return PhaseTime(host * self.host_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
+        return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
 
     def at(self, tokens: float, own: int, other: "PhaseTime", others: int) -> "PhaseTime":
         """Return the time for a batch of ``tokens``, linear between this batch (``own``) and another (``others``)."""
@@ -145,8 +161,9 @@ def _parts_of_step(works: Sequence[Work], accumulate: int) -> list[tuple[Work, W
 
 def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
     """Return the seconds of a phase on ``card``."""
+    operations_s: dict[Phase, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
-    host_s = link_s = cpu_optimizer_s = 0.0
+    link_s = cpu_optimizer_s = 0.0
     for key, count in work.operations.items():
         operation = parse(key)
         if operation.family == "communication":
@@ -156,8 +173,10 @@ def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
         else:
             times = table.times(key, card)
             device_s[operation.family] += count * times.device_s
-            host_s += count * times.host_s * HOST_FACTORS[work.phase]
-    return PhaseTime(host_s, dict(device_s), link_s, cpu_optimizer_s)
+            recomputed = work.recomputed.get(key, 0)
+            operations_s["forward"] += recomputed * times.host_s
+            operations_s[work.phase] += (count - recomputed) * times.host_s
+    return PhaseTime(dict(operations_s), dict(device_s), link_s, cpu_optimizer_s)
 
 
 def communication_s(operation: Operation) -> float:
@@ -167,12 +186,14 @@ def communication_s(operation: Operation) -> float:
     return rounds * operation.total_bytes * (ranks - 1) / ranks / (LINK_GB_S * 1e9)
 
 
-def total_seconds(phases: Sequence[PhaseTime]) -> float:
+def total_seconds(phases: Sequence[PhaseTime], factors: Mapping[Phase, float] = HOST_FACTORS) -> float:
     """Return the seconds of one of many equal steps: host and GPU work in parallel, so the slower one limits.
 
+    factors: of the host's time.
     The model ignores that the host waits when it reads a value from the GPU: modeling it made the times less accurate.
     """
-    host_s, busy_s = (sum(phase.host_s for phase in phases), sum(phase.busy_s for phase in phases))
+    host_s = sum(phase.host_s_with(factors) for phase in phases)
+    busy_s = sum(phase.busy_s for phase in phases)
     return max(host_s, busy_s) + sum(phase.cpu_optimizer_s for phase in phases)
 
 

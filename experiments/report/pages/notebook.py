@@ -22,6 +22,11 @@ from provision.files import read_text
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+DETAILS = re.compile(
+    r"<p>&lt;details&gt;&lt;summary&gt;(?P<summary>[^\n]*?)&lt;/summary&gt;</p>(?P<body>.*?)<p>&lt;/details&gt;</p>",
+    re.DOTALL,
+)
+"""A part to unfold, the one HTML that the labs' Markdown uses, as it is escaped."""
 TABLE_REGION = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
@@ -76,9 +81,10 @@ def _shown(data: dict[str, Any]) -> Iterator[Part]:
 
 
 def _render_markdown(text: str) -> str:
-    """Return Markdown as HTML. A table that is wider than the page scrolls on its own, also by the keyboard."""
-    html: str = MARKDOWN.render(text)
-    return html.replace("<table>", f"{TABLE_REGION}<table>").replace("</table>", "</table></div>")
+    """Return Markdown as HTML. A table or code that is wider than the page scrolls on its own, also by the keyboard."""
+    html = DETAILS.sub(r"<details><summary>\g<summary></summary>\g<body></details>", MARKDOWN.render(text))
+    html = html.replace("<table>", f"{TABLE_REGION}<table>").replace("</table>", "</table></div>")
+    return html.replace("<pre>", '<pre tabindex="0">')
 
 
 def _base64(content: str, kind: str) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments.runners.container.engine import FLAG
 from experiments.system.processes import process_group
 from provision.choices import ImageVariant
 from provision.configure.build_context import commit, data_folder, write_build_context
+from provision.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -46,8 +46,8 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
     from docker.errors import ImageNotFound
 
     name, label = image_of(variant), role_variables("vars")["images_label"]
-    with tempfile.TemporaryDirectory(prefix="testbed-image-") as scratch:
-        context = Path(scratch) / "context.tar.gz"
+    with TemporaryFolder("image") as scratch:
+        context = scratch / "context.tar.gz"
         write_build_context(context)
         made_from = origin(variant, context)
         try:
@@ -57,7 +57,7 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
             print_line(f"building {name}, because the image has different code")
         except ImageNotFound:
             print_line(f"building {name}: the first time, this downloads some gigabytes")
-        _build(context, build_options(variant, f"{label}={made_from}", Path(scratch)), print_line)
+        _build(context, build_options(variant, f"{label}={made_from}", scratch), print_line)
     return str(client.images.get(name).id)
 
 

@@ -4,18 +4,16 @@ With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also 
 """
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
 from experiments.system.environment import pad_environment
 from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
+from provision.temporary import TemporaryFolder
 
 COLD_START_VARIABLE = "TESTBED_COLD_START"
 MODULE = "experiments.system.warm_process"
@@ -42,6 +40,7 @@ LOG_FILE = "log.txt"
 SINGLE_THREADED = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
+    "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports with the versions as taught
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
 }
 
@@ -50,10 +49,10 @@ class WarmProcess:
     """A warm process that has been started; ``environment`` are the variables by which rows find it."""
 
     def __init__(self, modules: Sequence[str]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="testbed-warm-"))
-        address = str(self._folder / "socket")
+        self._folder = TemporaryFolder("warm")
+        address = str(self._folder.path / "socket")
         self.environment = {WARM_SOCKET_VARIABLE: address}
-        with (self._folder / LOG_FILE).open("wb") as log:
+        with (self._folder.path / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
                 env=pad_environment(environment_of_modules() | SINGLE_THREADED),
@@ -72,14 +71,14 @@ class WarmProcess:
         """Return the last line that the process printed if it has ended, else None."""
         if self._process.poll() is None:
             return None
-        lines = (self._folder / LOG_FILE).read_text(errors="replace").split("\n")
+        lines = (self._folder.path / LOG_FILE).read_text(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), f"exit code {self._process.returncode}")
 
     def close(self) -> None:
         """End the process, and the processes that it has started."""
         self._process.kill()
         self._process.wait()
-        shutil.rmtree(self._folder)
+        self._folder.remove()
 
 
 @contextmanager

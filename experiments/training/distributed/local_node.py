@@ -1,9 +1,7 @@
 """Start, monitor and end ranks on this machine."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +15,7 @@ from experiments.system import warm_start
 from experiments.system.processes import kill_tagged
 from experiments.system.signals import die_with_parent
 from experiments.training.distributed.shared_memory import remove_shared_memory
+from provision.temporary import TemporaryFolder
 
 PID_FILE = "pid"
 RANKS_TAG = "TESTBED_RANKS"
@@ -70,9 +69,9 @@ class LocalNodeRanks:
         for folder in folders.values():
             folder.mkdir(exist_ok=True)
         self._started = time.time()
-        self._scratch = tempfile.mkdtemp(prefix="testbed-")
+        self._scratch = TemporaryFolder("ranks")
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
-        variables = {RANKS_TAG: self._tag, "TMPDIR": self._scratch}
+        variables = {RANKS_TAG: self._tag, "TMPDIR": str(self._scratch.path)}
         self._process = warm_start.start_process(
             command, {**os.environ, **variables, **environment}, log, wait_for_imports=True, preexec=prefer_oom_kill
         )
@@ -103,7 +102,7 @@ class LocalNodeRanks:
         if running := kill_tagged(RANKS_TAG, self._tag, KILL_TIMEOUT_S):
             raise TimeoutError(f"processes {running} still run {KILL_TIMEOUT_S:.0f} s after they were killed")
         self._process.wait()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
         if self._launcher:
             remove_shared_memory(self._started)
 

@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 from contextlib import suppress
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -29,6 +28,7 @@ from experiments.training.distributed.remote_node import (
     NodeExit,
     pack_files,
 )
+from provision.temporary import TemporaryFolder
 
 POLL_INTERVAL_S = 0.1
 
@@ -96,11 +96,11 @@ def main(number: str, name: str) -> int:
     address, port, key = os.environ[RENDEZVOUS_VARIABLE].split()
     with (
         Client((address, int(port)), authkey=bytes.fromhex(key)) as connection,
-        tempfile.TemporaryDirectory(prefix="testbed-") as scratch,
+        TemporaryFolder("ranks") as scratch,
     ):
         connection.send_bytes(json.dumps({"node": int(number), "name": name}).encode())
         try:
-            serve(connection, int(number), Path(scratch))
+            serve(connection, int(number), scratch)
         except OSError as error:
             print(f"{name}: lost the connection to the first node ({error})", file=sys.stderr)
             return 1

@@ -24,7 +24,6 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
-    HOST_FACTORS,
     PhaseTime,
     Work,
     nearest_table,
@@ -81,13 +80,7 @@ class TimedRow(NamedTuple):
 
     def error(self, factors: Mapping[Phase, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
-        micro_step: tuple[Phase, ...] = ("forward", "backward")
-        names: tuple[Phase, ...] = (*micro_step * self.spec.settings.accumulate, "optimizer step")
-        phases = [
-            phase._replace(host_s=phase.host_s / HOST_FACTORS[name] * factors[name])
-            for name, phase in zip(names, self.phases, strict=True)
-        ]
-        return error(total_seconds(phases), self.speed.step_s)
+        return error(total_seconds(self.phases, factors), self.speed.step_s)
 
 
 def traced(row: dict[str, Any], phantom: Phantom) -> TimedRow:

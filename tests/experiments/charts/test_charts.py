@@ -5,10 +5,11 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from experiments.charts import Band, Bar, Limit, Line, Mark, Panel, Tile, bar_chart, line_chart, treemap
-from experiments.charts.chart import round_ticks
+from experiments.charts import STYLE, Band, Bar, Limit, Line, Mark, Panel, Tile, bar_chart, line_chart, treemap
+from experiments.charts.chart import round_ticks, series_class
 from experiments.charts.lines import line_path
 from experiments.charts.treemap import Box, squarify
+from experiments.results.memory_parts import PART_COLUMNS, PARTS_OF_SCRIPT
 
 EVIL = "</svg><script>alert(1)</script> & <b>"
 BARS = [
@@ -95,3 +96,8 @@ def test_a_treemap_has_each_group_in_one_piece_and_no_group_without_size():
     assert list(chart.legend) == ["parameters", "optimizer"]
     assert re.findall(r'width="([\d.]+)%"', chart.content)[0] == "75"
     assert "<title>parameters, a.b.c, x.py:1, 3 GiB</title>" in chart.content
+
+
+@pytest.mark.parametrize("part", sorted({*PART_COLUMNS, *PARTS_OF_SCRIPT}), ids=lambda part: part.key)
+def test_each_part_of_memory_has_a_color(part):
+    assert f".{series_class(part.name)} {{ --own: var(--c-" in STYLE

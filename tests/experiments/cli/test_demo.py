@@ -69,6 +69,9 @@ def test_every_check_passes_and_reproduce_shows_its_plan(testbed):
     code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")
     assert (code, err) == (0, BANNER)
     assert "slurm on llm_you: run 15 rows of single_gpu_blip2" in out
+    times = [line for line in testbed("lease", "--site", "demo", "--dry-run")[1].splitlines() if "time on" in line]
+    assert times == [line for line in out.splitlines() if "time on" in line]
+    assert len(times) == 1
 
 
 def test_status_since_a_day_adds_up_the_costs_of_past_leases(testbed):

@@ -140,3 +140,14 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(traced, capsys
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert traced == []
+
+
+def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):
+    fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
+    larger = prediction(60.0).model_copy(update={"peak_gib": 55.0, "cards": (answer("mi100_32gb", 31.2, 60.0),)})
+    console().print(script_predictions_view([fits, larger], "bf16-true"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "smallest card that fits: a100_80gb"
+    assert any(line.startswith("peak 9.00 GiB on a100_80gb in backward, step 1") for line in lines)
+    assert "note: v100_32gb has no bf16 arithmetic." in " ".join(lines)
+    assert "no bf16 arithmetic" not in str(script_predictions_view([fits, larger]).renderables[-1])

@@ -18,6 +18,7 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
+from experiments.notebooks.narrative import recipe
 from experiments.report.compare import compare
 from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
@@ -29,6 +30,7 @@ from experiments.semester.outputs import write_page as write_semester_page
 from experiments.semester.parts import Part
 from experiments.semester.state import Check, Done
 from experiments.semester.versions import SETS
+from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
 from tests.support.results.terms import repeat_run
@@ -48,6 +50,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "tiny": with_predictions(tiny_run(root / "tiny")),
         "ranks": ranks_run(root / "ranks"),
     }
+    row = suite_named(SUITE).row("baseline")
     chart = line_chart([Panel("busy", "%", [Line("GPU", [0, 1])])], [0, 1], "s", "load", [Band("load", 0, 1)])
     outputs = [
         new_output("stream", text="\x1b[31mout</pre><script>alert(1)</script>"),
@@ -58,6 +61,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
         ),
         new_output("display_data", data={"text/markdown": markdown_table(columns=24)}),
+        new_output("display_data", data={"text/markdown": recipe(row, "lightning")}),
     ]
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))
@@ -162,6 +166,15 @@ def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
     assert browser.evaluate(f"{charts}.every((one) => one.getBBox().width > 500)")
 
 
+def test_settings_and_code_of_a_row_unfold_on_a_notebook_page(browser, pages):
+    opened(browser, pages["notebook"], 1440, "light")
+    shown = "document.querySelector('.markdown details pre').checkVisibility()"
+    assert not browser.evaluate(shown)
+    browser.evaluate("document.querySelector('.markdown summary').click()")
+    assert browser.evaluate(shown)
+    assert "details>" not in browser.evaluate("document.body.innerText")
+
+
 def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pages):
     opened(browser, pages["notebook"], 1440, "light")
     source = pages["notebook"].read_text()
@@ -204,29 +217,36 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
     shown = browser.evaluate("[...document.querySelectorAll('.failures li')].map((one) => one.innerText)")
     assert len(shown) == 6
     claim = next(one for one in shown if "A smaller batch needs substantially less memory for activations." in one)
-    assert "0.987 times baseline (14.9 vs. 15.1 GiB), 41\xa0% above 0.7 times" in claim
+    bound, measured = "at most 0.7 times that of baseline", "0.987 times baseline (14.9 vs. 15.1 GiB)"
+    assert f"expected activations of reduced-batch {bound}; measured {measured}" in claim
     target = browser.evaluate("document.querySelector(document.querySelector('.failures a').hash).className")
     assert target == "statement fail"
 
 
-PAPER = (1032, 703)
-"""Width and height of A4 landscape without its margins of 12 mm, in px."""
-RIGHT_ENDS = "[...document.querySelectorAll('table, .chart')].map((one) => one.getBoundingClientRect().right)"
-CHART_HEIGHTS = "[...document.querySelectorAll('.chart')].map((one) => one.getBoundingClientRect().height)"
+PAPER = {"portrait": (703, 1032), "landscape": (1032, 703)}
+"""Width and height of A4 without its margins of 12 mm, in px."""
+WITH_CHARTS = {"portrait": ("h200", "tiny", "comparison", "history"), "landscape": ("h200", "tiny")}
+ON_PAPER = """[...document.querySelectorAll('{kind}')].filter((one) => !one.closest('.landscape') == {portrait})
+  .map((one) => one.getBoundingClientRect().{measure})"""
 OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.getBoundingClientRect().height)"
 
 
+@pytest.mark.parametrize("orientation", PAPER)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str):
+def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str, orientation: str):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
-    opened(browser, pages[name], PAPER[0], "light")
+    width, height = PAPER[orientation]
+    opened(browser, pages[name], width, "light")
     browser.call("Emulation.setEmulatedMedia", media="print")
-    ends, charts, headings = map(browser.evaluate, (RIGHT_ENDS, CHART_HEIGHTS, OPENED))
+    portrait = str(orientation == "portrait").lower()
+    ends = browser.evaluate(ON_PAPER.format(kind="table, .chart", measure="right", portrait=portrait))
+    charts = browser.evaluate(ON_PAPER.format(kind=".chart", measure="height", portrait=portrait))
+    headings = browser.evaluate(OPENED)
     browser.call("Emulation.setEmulatedMedia", media="")
-    assert max(ends, default=0) <= PAPER[0]
-    assert max(charts, default=0) <= PAPER[1]
+    assert max(ends, default=0) <= width
+    assert max(charts, default=0) <= height
     assert all(height > 0 for height in headings)
-    assert charts or name not in ("h200", "tiny", "comparison", "history")
+    assert charts or name not in WITH_CHARTS[orientation]
     assert headings or name != "h200"
 
 

@@ -72,7 +72,9 @@ def test_the_headline_counts_predictions_that_contradict_a_measurement(count: in
     assert headline(found).startswith(f"{words} a measurement; ")
 
 
-@pytest.mark.parametrize(("known", "words"), [(0, ""), (1, ", 1 of them as known"), (2, ", as known")])
+@pytest.mark.parametrize(
+    ("known", "words"), [(0, ""), (1, ", 1 of them with a known cause"), (2, " with a known cause")]
+)
 def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -> None:
     found = evaluation(**{"pass": 1, "fail": 2})
     fails = [one.model_copy(update={"known_failure": "cause"}) for one in found.verdicts[1 : 1 + known]]

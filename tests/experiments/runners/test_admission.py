@@ -41,7 +41,7 @@ def test_a_bitsandbytes_that_needs_a_gpu_is_rejected_on_a_processor_here(setting
     assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})
     assert rejection_reason(row, node(), 64) == "bitsandbytes 0.44.1 needs a GPU; 0.50 and newer also run on CPUs"
-    assert rejection_reason(row, node(), 64, here=False) == rejection_reason(row, node(GPU), 64) == ""
+    assert rejection_reason(row, node(), 64, local=False) == rejection_reason(row, node(GPU), 64) == ""
     assert rejection_reason(spec(size="tiny"), node(), 64) == ""
 
 
@@ -115,6 +115,6 @@ def test_checkpoints_of_the_largest_row_need_disk_space_where_it_runs(tmp_path, 
     taught = {"engine": "hf_trainer", "model": "gpt-neo-1.3b", "length": "as-taught", "size": "full"}
     light = [spec(**taught | change) for change in ({"length": "verdict"}, {"size": "tiny"}, {"lora": LORA})]
     check_disk(tmp_path, light)
-    check_disk(tmp_path, [spec(**taught)], here=False)
+    check_disk(tmp_path, [spec(**taught)], local=False)
     with pytest.raises(InputError, match=r"20\.00 GiB are free, 30\.\d\d GiB are needed"):
         check_disk(tmp_path, [*light, spec(**taught)])

@@ -20,6 +20,7 @@ from tests.support.fake_environment import SUITE
 
 LEASE = ("--lease", "gpu_a100_pcie", "--max-hours", "6")
 CURRENT = ("--versions", "current")
+MINIATURES_IN_WORDS = f"current: miniatures of {SUITE} on a100_80gb"
 MINIATURES, PREDICTIONS = f"current-miniatures-{SUITE}-a100_80gb", f"current-predictions-{SUITE}-h100_94gb"
 
 
@@ -81,7 +82,8 @@ def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     (checks / "BROKEN.txt").write_text(MINIATURES)
     code, out, _ = semester(*CURRENT)
     assert code == 1
-    assert f"{MINIATURES}: has no result any more: exit code 3: testbed: the driver is missing" in out
+    assert f"{MINIATURES_IN_WORDS}: no result any more: exit code 3: testbed: the driver is missing" in out
+    assert f">{MINIATURES_IN_WORDS}<" in (checks / "latest" / "semester.html").read_text()
     assert calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
 
@@ -96,7 +98,7 @@ def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch
     monkeypatch.setattr(check, "python_of", python_of)
     code, out, _ = semester("--versions", "newest", *CURRENT)
     assert code == 0
-    assert "to fix: newest-environment has no result: a needs b<2 and c needs b>=2" in out
+    assert "to fix: newest: environment: no result: a needs b<2 and c needs b>=2" in out
     assert calls(checks) == [MINIATURES, PREDICTIONS]
 
 

@@ -13,6 +13,8 @@ from experiments.semester.versions import CONFLICTING, NotInstalled, lock_text, 
 TODAY = date(2026, 11, 28)
 RESOLVED = """numpy==2.4.6 \\
     --hash=sha256:aa
+nvidia-ml-py==13.615.71 \\
+    --hash=sha256:ff
 nvidia-nccl-cu13==2.30.7 \\
     --hash=sha256:bb
 torch==2.15.0 \\
@@ -43,8 +45,10 @@ def test_packages_installed_separately_declare_conflicts_with_the_current_list()
     assert wrong == {*CONFLICTING}
 
 
-def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies():
-    assert lock_text(RESOLVED) == "# torch==2.15.0\nnumpy==2.4.6 \\\n    --hash=sha256:aa\n"
+def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies_but_no_package_of_the_current_list():
+    text = lock_text(RESOLVED, ["numpy", "nvidia-ml-py", "torch"])
+    kept = "numpy==2.4.6 \\\n    --hash=sha256:aa\nnvidia-ml-py==13.615.71 \\\n    --hash=sha256:ff\n"
+    assert text == f"# torch==2.15.0\n{kept}"
 
 
 def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):

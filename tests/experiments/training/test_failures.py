@@ -84,7 +84,8 @@ def failure(phase="backward", step=1, requested=None):
 @pytest.mark.parametrize(
     ("outcome", "failed", "memory", "reason"),
     [
-        ("fits", None, Memory(peak_gib=12.345), "fits, 12.3 GiB at the peak"),
+        ("fits", None, Memory(peak_gib=12.345), "fits, 12.35 GiB at the peak"),
+        ("fits", None, Memory(peak_gib=0.0102), "fits, 10.44 MiB at the peak"),
         (
             "oom",
             failure(requested=0.5),

@@ -203,12 +203,14 @@ def test_the_kernel_counts_oom_kills():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak"),
-        ({"left_s": 61.7}, "micro-step 7 of 9: 1.23 GiB now, 0 GiB at the peak, at most 62 s left"),
+        ({}, "micro-step 7 of 9: 1.234 GiB now, 0 GiB at the peak"),
+        ({"allocated_gib": 0.0102}, "micro-step 7 of 9: 10.44 MiB now, 0 GiB at the peak"),
+        ({"left_s": 61.7}, "micro-step 7 of 9: 1.234 GiB now, 0 GiB at the peak, at most 62 s left"),
     ],
 )
 def test_progress_is_one_line(change, words):
-    progress = Progress(phase="forward", step=3, micro_steps=7, planned_micro_steps=9, allocated_gib=1.234, **change)
+    values: dict[str, Any] = {"allocated_gib": 1.234, **change}
+    progress = Progress(phase="forward", step=3, micro_steps=7, planned_micro_steps=9, **values)
     assert progress_line(progress) == words
 
 

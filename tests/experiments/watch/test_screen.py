@@ -1,9 +1,11 @@
 """The live view in a terminal."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
+from textual.widget import Widget
 from textual.widgets import DataTable, Label, RichLog, Static
 
 from experiments.watch.screen import COLUMNS, WatchApp, cells, headline
@@ -71,6 +73,26 @@ def test_a_new_verdict_is_added(folder):
     added = shown(folder, query_app)
     assert "pass (emulated)" in added
     assert "predicted" not in added
+
+
+def test_what_has_not_changed_is_not_drawn_again(folder, monkeypatch):
+    now = time.time()
+    monkeypatch.setattr("experiments.watch.state.time.time", lambda: now)
+
+    async def use(app, pilot):
+        app.show()
+        await pilot.pause()
+        drawn = []
+        monkeypatch.setattr(Widget, "refresh", lambda widget, *_, **__: drawn.append(widget))
+        app.show()
+        unchanged = list(drawn)
+        monkeypatch.setattr("experiments.watch.state.time.time", lambda: now + 60)
+        app.show()
+        return unchanged, {type(one) for one in drawn}
+
+    unchanged, drawn = shown(folder, use)
+    assert unchanged == []
+    assert DataTable in drawn
 
 
 def test_unreadable_files_are_named_and_the_view_continues(folder):

@@ -278,8 +278,33 @@ def attention(phantom: Any) -> Any:
     }
 
 
+def recomputed(phantom: Any) -> Any:
+    """The matrix products of a backward pass, all and the recomputed ones, without and with checkpointing."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    layer = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)).cuda()
+    given = torch.empty(4, 8, device="cuda", requires_grad=True)
+
+    def products(forward: Callable[[], Any]) -> list[int]:
+        loss = forward().sum()
+        start = phantom.executed()
+        loss.backward()
+        layer(given)
+        end = phantom.executed()
+        counts = [phantom.operations(start, end, recomputed=recomputed) for recomputed in (False, True)]
+        return [sum(count for key, count in found.items() if "mm" in key) for found in counts]
+
+    return {
+        "no checkpointing": products(lambda: layer(given)),
+        "reentrant": products(lambda: checkpoint(layer, given, use_reentrant=True)),
+        "not reentrant": products(lambda: checkpoint(layer, given, use_reentrant=False)),
+    }
+
+
 PROBES = (
-    sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention
+    sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention,
+    recomputed,
 )  # fmt: skip
 
 

@@ -106,6 +106,10 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(found):
     assert on_a_stream == 96
 
 
+def test_operations_that_a_backward_pass_recomputes_are_told_from_others(found):
+    assert found["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
+
+
 def test_large_host_tensors_are_counted_but_not_allocated(found):
     host = found["host"]
     assert host["peak"] == 9 * 1024 * MIB

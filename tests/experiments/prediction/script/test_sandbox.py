@@ -50,7 +50,7 @@ def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, librar
     assert {path.name for path in work.iterdir()} == {"data.txt", "train.py"}
     assert [path.name for path in home.iterdir()] == []
     (made,) = [line.split()[1] for line in printed.splitlines() if line.startswith("temporary")]
-    assert "testbed-sandbox-" in made
+    assert "llm-testbed-sandbox-" in made
     assert not os.path.exists(made)
     assert "in a copy of this folder" in messages[0]
     if isolation_command():

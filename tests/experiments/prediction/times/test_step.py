@@ -7,7 +7,7 @@ import pytest
 
 from experiments.prediction.times import step
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import PhaseTime, Work, communication_s, phase_time, total_seconds
+from experiments.prediction.times.step import HOST_FACTORS, PhaseTime, Work, communication_s, phase_time, total_seconds
 from experiments.prediction.times.table import Machine, Measured, Table, bound_s
 from experiments.suites.cards import card_named
 
@@ -21,7 +21,7 @@ def product(rows: int) -> str:
 
 
 def phase(host_s: float, device_s: float, **more: Any) -> PhaseTime:
-    return PhaseTime(host_s, {"matrix products": device_s}, **more)
+    return PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": device_s}, **more)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,17 @@ def test_a_phase_adds_up_its_operations(monkeypatch):
     key = product(4096)
     forward = phase_time(Work("forward", 0, {key: 10}), table, H100)
     assert forward.device_s == {"matrix products": pytest.approx(4e-3)}
-    assert forward.host_s == pytest.approx(step.HOST_FACTORS["forward"] * 1e-4)
+    assert forward.host_s == pytest.approx(HOST_FACTORS["forward"] * 1e-4)
     adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
     offload = phase_time(Work("optimizer step", 0, {adam: 2}), table, H100)
     assert (offload.host_s, offload.cpu_optimizer_s) == (0.0, pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S))
+
+
+def test_recomputed_operations_need_the_host_as_long_as_in_the_forward_pass():
+    table, key = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)}), product(4096)
+    backward = phase_time(Work("backward", 0, {key: 10}, {key: 4}), table, H100)
+    assert backward.host_s == pytest.approx(HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5)
+    assert backward.device_s == {"matrix products": pytest.approx(4e-3)}
 
 
 def test_an_all_reduce_sends_the_data_twice():
@@ -90,10 +97,10 @@ def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
 
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
-    copies = PhaseTime(1.0, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
+    copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
     assert (copies.busy_s, copies.kernels_s) == (6.0, 2.0)
     assert step.busy_share([copies]) == pytest.approx(2 / 6)
-    assert copies.scaled(2.0, 0.5) == PhaseTime(2.0, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
+    assert copies.scaled(2.0, 0.5) == PhaseTime({"forward": 2.0}, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
 
 
 def test_every_time_of_the_stored_tables_is_positive_and_its_machine_is_named():

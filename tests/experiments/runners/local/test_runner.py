@@ -175,6 +175,19 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     assert seen == {"a": "0", "b": "1"}
 
 
+def test_extensions_are_compiled_before_the_first_row_starts(tmp_path, no_notebooks, monkeypatch):
+    compiled: list[str] = []
+
+    def compile_extensions(specs, folder, print_line, stopped):
+        compiled.extend(spec.row for spec in specs)
+        print_line("compiled")
+
+    monkeypatch.setattr(runner, "compile_extensions", compile_extensions)
+    made = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "ab"], sample_rows.node(sample_rows.GPU)).run()
+    assert compiled == ["a", "b"]
+    assert made.view.lines[0] == "compiled"
+
+
 def test_a_gpu_whose_memory_is_still_used_gets_no_other_row(tmp_path, no_notebooks, monkeypatch):
     used_gib, seen = no_notebooks
     not_free = gpu_memory.gpus_still_in_use

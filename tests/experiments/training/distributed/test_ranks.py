@@ -11,6 +11,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, RESULT_FILE, read_result
+from experiments.results.wording import format_size
 from experiments.system.processes import find_tagged
 from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
@@ -42,7 +43,7 @@ def test_the_result_combines_all_ranks(monkeypatch, tmp_path):
     first, second = result.ranks
     assert second.memory.peak_gib > first.memory.peak_gib
     assert (result.memory, result.device.count) == (second.memory, 2)
-    assert result.reason == f"fits, {second.memory.peak_gib:.3g} GiB at the peak, of rank 1"
+    assert result.reason == f"fits, {format_size(second.memory.peak_gib)} at the peak, of rank 1"
     assert [set(rank.losses) for rank in result.ranks] == [{0.0}, {1.0}]
     assert result.losses == (0.5,) * 3
     assert result.speed.step_s == max(first.speed.step_s, second.speed.step_s)

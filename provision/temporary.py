@@ -1,0 +1,67 @@
+"""Temporary folders of this program. A folder that a killed process left behind is removed by the next process."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+PREFIX = "llm-testbed-"
+
+
+class TemporaryFolder:
+    """A new folder, removed with its content by ``remove`` or at the end of a with block.
+
+    kind: part of its name. parent: None for the system's folder of temporary files. The process holds a lock on the
+    folder, so that others can tell it from one that a killed process left behind.
+    """
+
+    def __init__(self, kind: str, parent: Path | None = None) -> None:
+        place = parent or Path(tempfile.gettempdir())
+        _remove_abandoned(place)
+        self.path, self._lock = _made(kind, place)
+
+    def remove(self) -> None:
+        """Remove the folder and its content."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.remove()
+
+
+def _made(kind: str, place: Path) -> tuple[Path, int]:
+    """Return a new folder and its lock. Until it is locked, another process may remove it; then make another one."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=place))
+        with suppress(FileNotFoundError):
+            lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.is_dir():
+                return path, lock
+            os.close(lock)
+
+
+def _remove_abandoned(place: Path) -> None:
+    """Remove the folders of this user in ``place`` that no process has locked."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError), _opened(folder) as lock:
+            if os.fstat(lock).st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
