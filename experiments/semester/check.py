@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from experiments.history.database import open_history, record_run
 from experiments.notify.send import NOTIFY_VARIABLE
-from experiments.results.run_folder import VERDICT_FILE, run_folders
+from experiments.results.run_folder import run_folders
 from experiments.results.wording import format_duration
-from experiments.semester.outcome import Flip, run_flips
+from experiments.semester.outcome import Flip, evaluations_in, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
-from experiments.semester.process import STALL_S, StallDetector, last_change_s, last_line, run_logged
+from experiments.semester.process import STALL_S, StallDetector, first_line_with, last_change_s, last_line, run_logged
 from experiments.semester.state import Check, Done, checks_in, database_of, find_interrupted_check, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
@@ -118,11 +118,14 @@ def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versi
     watch = _watch(part, folder, tools)
     patience_s = None if part.kind == "lease" else PATIENCE_S
     code = run_logged(words, folder / LOG, _environment(), watch, patience_s)
-    if not list(folder.glob(f"*/{VERDICT_FILE}")):
+    evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
+    if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
     with open_history(database_of(request.folder, part.versions), create=True) as database:
         for run in run_folders(folder):
             record_run(database, run)
+    if part.kind == "predictions" and all(one.count("not evaluated") == len(one.verdicts) for one in evaluations):
+        return f"no statement was evaluated: {first_line_with('not predicted', folder / LOG)}"
     return f"exit code {code}: {last_line(folder / LOG)}" if part.kind == "lease" and code > 1 else ""
 
 

@@ -114,6 +114,13 @@ def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
             yield from _changed(f"{versions}: {series.title}", found[-1])
 
 
+def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
+    """Yield the folder and the evaluation of each evaluated run of a part, whose results are in ``folder``."""
+    for path in sorted(folder.glob(f"*/{VERDICT_FILE}")):
+        if not path.parent.is_symlink():
+            yield path.parent, Evaluation.model_validate_json(read_bytes(path))
+
+
 def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
     """Return the packages with other versions, such as 'torch 2.5.1 → 2.13.0'."""
     names = dict.fromkeys([*then, *now])
@@ -125,11 +132,8 @@ def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...
 
 
 def _runs(folder: Path, part: Part) -> Iterator[PartRun]:
-    for path in sorted((folder / part.name).glob(f"*/{VERDICT_FILE}")):
-        if path.parent.is_symlink():
-            continue
-        evaluation = Evaluation.model_validate_json(read_bytes(path))
-        link = path.with_name(PAGE_FILE).relative_to(folder).as_posix()
+    for run, evaluation in evaluations_in(folder / part.name):
+        link = (run / PAGE_FILE).relative_to(folder).as_posix()
         yield PartRun(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 
 

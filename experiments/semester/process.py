@@ -82,3 +82,9 @@ def last_line(log: Path) -> str:
     """Return the last line with a letter in a log."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if any(map(str.isalpha, line))), "no output")
+
+
+def first_line_with(words: str, log: Path) -> str:
+    """Return the first line of a log that contains ``words``; without one, the last line with a letter."""
+    lines = log.read_text(errors="replace").splitlines()
+    return next((line.strip() for line in lines if words in line), last_line(log))

@@ -33,7 +33,7 @@ BYTES = {
     "Byte": 1,
     "Char": 1,
 }
-PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)\b")
+PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)_?\.")
 ATTENTION = re.compile(r"^aten::_scaled_dot_product")
 REDUCTIONS = re.compile(
     r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)"
@@ -100,10 +100,10 @@ class Operation(NamedTuple):
             return 0.0
         if "convolution" in self.name:
             return _convolution_flop(self)
-        two = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
-        left, right = (
-            two[:2] if self.name.startswith(("aten::mm", "aten::bmm", "aten::addmv")) else two[-3:-1] or two[:2]
-        )
+        matrices = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
+        if self.name.startswith("aten::addmv"):
+            return 2.0 * math.prod(matrices[0])
+        *_, left, right = matrices[:-1] if self.name.endswith("out") else matrices
         return 2.0 * math.prod(left) * right[-1]
 
 

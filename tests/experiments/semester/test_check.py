@@ -87,6 +87,13 @@ def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     assert calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
 
+def test_predictions_that_evaluate_no_statement_are_reported(semester, checks):
+    (checks / "UNTRACEABLE.txt").write_text(PREDICTIONS)
+    _, out, _ = semester(*CURRENT)
+    reason = "no statement was evaluated: not predicted: baseline: cannot be traced (ValueError: one tensor)"
+    assert f"to fix: current: predictions of {SUITE} on h100_94gb: no result: {reason}" in out
+
+
 def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch):
     known = vars(check)["python_of"]
 

@@ -21,6 +21,11 @@ def operation(name: str, *arguments: object):
     [
         ("aten::mm.out", (tensor(8, 16), tensor(16, 4), tensor(8, 4)), 2 * 8 * 16 * 4),
         ("aten::addmm.out", (tensor(4), tensor(8, 16), tensor(16, 4), 1, 1, tensor(8, 4)), 2 * 8 * 16 * 4),
+        ("aten::addmm.default", (tensor(4), tensor(8, 16), tensor(16, 4), 1, 1), 2 * 8 * 16 * 4),
+        ("aten::addmm_.default", (tensor(8, 4), tensor(8, 16), tensor(16, 4), 1, 1), 2 * 8 * 16 * 4),
+        ("aten::addmm.out", (tensor(8, 4), tensor(8, 16), tensor(16, 4), 1, 1, tensor(8, 4)), 2 * 8 * 16 * 4),
+        ("aten::mm.default", (tensor(8, 16), tensor(16, 4)), 2 * 8 * 16 * 4),
+        ("aten::addmv.out", (tensor(8), tensor(8, 16), tensor(16), 1, 1, tensor(8)), 2 * 8 * 16),
         ("aten::bmm.out", (tensor(3, 8, 16), tensor(3, 16, 4), tensor(3, 8, 4)), 3 * 2 * 8 * 16 * 4),
         (
             "aten::_scaled_dot_product_flash_attention.default",
