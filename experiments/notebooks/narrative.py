@@ -139,7 +139,7 @@ class Lab:
 
     def _evaluated(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
         known = {} if folder is None else {one.id: one for one in evaluate_run(self._suite, folder).best.verdicts}
-        own = {claim: known.get(f"claim/{claim.id}") for claim in claims}
+        own = {claim: known.get(claim.verdict_id) for claim in claims}
         without = [f"- {claim.says}" for claim, verdict in own.items() if verdict is None]
         return "\n".join(filter(None, (tables.verdicts(filter(None, own.values())), *without)))
 

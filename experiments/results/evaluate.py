@@ -162,7 +162,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in found if one.status == status)
     return Verdict(
-        id=f"claim/{claim.id}",
+        id=claim.verdict_id,
         kind="claim",
         says=claim.says,
         rows=rows,

@@ -129,7 +129,8 @@ class RunFolder:
         try:
             return Run.model_validate_json(read_bytes(path))
         except (FileNotFoundError, NotADirectoryError):
-            raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE})") from None
+            hint = "" if self.path.exists() else "; `testbed run` creates one"
+            raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE}){hint}") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:

@@ -171,6 +171,11 @@ class Claim(StrictModel):
         default="", description="cause, if the statement is known to fail; a failure then does not change the exit code"
     )
 
+    @property
+    def verdict_id(self) -> str:
+        """Return the id of the claim's verdict."""
+        return f"claim/{self.id}"
+
 
 class LeaseEstimate(StrictModel):
     """The lease that all rows of a lab need."""

@@ -38,4 +38,4 @@ def statement_ids(suite: Suite) -> tuple[str, ...]:
     """Return the ids of all statements of a suite: outcomes and reference values of its rows, and claims."""
     outcomes = [f"{row.id}/outcome" for row in suite.rows if row.expect.outcome]
     values = [f"{row.id}/{value.quantity}" for row in suite.rows for value in row.expect.reference_values]
-    return (*outcomes, *values, *(f"claim/{claim.id}" for claim in suite.claims))
+    return (*outcomes, *values, *(claim.verdict_id for claim in suite.claims))

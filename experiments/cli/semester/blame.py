@@ -67,13 +67,14 @@ def _observation_request(target: str, card: str | None) -> "ObservationRequest":
     suite = suite_named(name)
     card = card or suite.cards[0]
     rows = [row.id for row in suite.rows_for(card)]
-    claims = {claim.id: claim_rows(claim) for claim in suite.claims}
+    claims = {claim.id: claim for claim in suite.claims}
     row = id_.partition("/")[0]
     if row in rows:
         return ObservationRequest(name, (row,), card, id_ if row != id_ else None)
     if id_ not in claims:
         raise unknown_name("row or statement", id_, [*rows, *claims], f"suite {name} on {card}")
-    return ObservationRequest(name, tuple(one for one in rows if one in claims[id_]), card, id_)
+    claim = claims[id_]
+    return ObservationRequest(name, tuple(one for one in rows if one in claim_rows(claim)), card, claim.verdict_id)
 
 
 def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "gpu"], ...]:

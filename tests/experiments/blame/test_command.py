@@ -50,6 +50,16 @@ def test_the_answer_names_package_versions_and_steps(ends, observed, capsys):
     assert "like bad" in err
 
 
+def test_the_package_that_changed_the_status_of_a_claim_is_found(ends, capsys, monkeypatch):
+    def predicted(request, environment):
+        status = "fail" if sum(values(environment).values()) else "pass"
+        return seen(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
+
+    monkeypatch.setattr(module, "_predicted", predicted)
+    assert main(["blame", "single_gpu_blip2/lora-fits-easily", *ends]) == 0
+    assert "pack2 1.0 → 2.0 changed it" in capsys.readouterr().out
+
+
 def test_a_repeated_command_uses_the_stored_observations(ends, observed, capsys):
     main(["blame", TARGET, *ends])
     once = list(observed)

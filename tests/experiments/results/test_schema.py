@@ -172,6 +172,8 @@ def test_a_run_folder_returns_its_results_in_the_requested_order(tmp_path):
 def test_a_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"not a run's folder \(it has no run\.json\)$"):
         RunFolder(tmp_path).read_run()
+    with pytest.raises(InputError, match=r"\(it has no run\.json\); `testbed run` creates one$"):
+        RunFolder(tmp_path / "latest").read_run()
 
 
 def test_a_run_of_another_schema_is_rejected(tmp_path):
