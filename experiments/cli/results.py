@@ -92,7 +92,7 @@ def compare(
         Path, typer.Option(help="Database of the history, whose runs show the noise; may be missing.")
     ] = HISTORY,
     fail_on_change: Annotated[
-        bool, typer.Option("--fail-on-change", help="Exit with code 1 if a statement, an outcome or a value changed.")
+        bool, typer.Option("--fail-on-change", help="Also exit with code 1 if only a value changed.")
     ] = False,
     page: Annotated[
         Path | None, typer.Option(metavar="FILE.html", help="Also write a page that needs no network.")
@@ -103,6 +103,7 @@ def compare(
 
     Shows the statements whose status differs, the rows, the values that changed beyond their noise, and the options,
     settings and versions that differ, worse ones first. The noise is measured on the runs in the history's database.
+    The exit code is 1 if a statement's status or a row's outcome changed.
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_figures
@@ -118,7 +119,7 @@ def compare(
         print_json(comparison.model_dump(mode="json"))
     else:
         console().print(comparison_tables(comparison))
-    raise typer.Exit(int(fail_on_change and bool(comparison.verdicts or comparison.changed)))
+    raise typer.Exit(int(comparison.verdict_changed or (fail_on_change and bool(comparison.changed))))
 
 
 @app.command("list")

@@ -103,6 +103,12 @@ class Comparison(Record):
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, worse ones first")
 
     @property
+    def verdict_changed(self) -> bool:
+        """Return whether a statement's status differs, or the outcome of a row that both runs have."""
+        outcomes = [(row.outcome_a, row.outcome_b) for row in self.rows if row.outcome_a and row.outcome_b]
+        return bool(self.verdicts) or any(a != b for a, b in outcomes)
+
+    @property
     def rows_worse_first(self) -> list[RowComparison]:
         """Return the rows, those that got most worse in the second run first, those in one run only last."""
         return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))

@@ -62,11 +62,30 @@ def test_a_csv_that_cannot_be_written_is_one_line(testbed, tmp_path):
     assert (code, err) == (2, f"testbed: --csv {tmp_path}: cannot be written (Is a directory)\n")
 
 
-def test_a_changed_status_sets_the_exit_code_only_on_request(testbed, tmp_path, worse_run_folder):
+def test_a_changed_status_sets_the_exit_code(testbed, tmp_path, worse_run_folder):
     first = h200_run(tmp_path / "first").path
-    assert testbed("compare", first, worse_run_folder.path)[0] == 0
-    assert testbed("compare", first, worse_run_folder.path, "--fail-on-change")[0] == 1
-    assert testbed("compare", first, first, "--fail-on-change")[0] == 0
+    assert testbed("compare", first, worse_run_folder.path)[0] == 1
+    assert testbed("compare", worse_run_folder.path, first)[0] == 1
+    assert testbed("compare", first, first)[0] == 0
+
+
+def test_a_changed_value_sets_the_exit_code_only_on_request(testbed, tmp_path):
+    run = make_run(run_id="later", started_at="2026-07-08T09:00:00Z")
+    results = make_results(run)
+    sgd = results["xxl-sgd"]
+    memory = sgd.memory.model_copy(update={"peak_gib": sgd.memory.peak_gib * 1.005})
+    results["xxl-sgd"] = sgd.model_copy(update={"memory": memory})
+    first, later = h200_run(tmp_path / "first"), write_run(tmp_path / "later", run, results)
+    assert not compare(first, later).verdict_changed
+    assert testbed("compare", first.path, later.path)[0] == 0
+    assert testbed("compare", first.path, later.path, "--fail-on-change")[0] == 1
+
+
+def test_a_row_in_only_one_run_has_no_changed_outcome(tmp_path):
+    run = make_run(run_id="later", started_at="2026-07-08T09:00:00Z")
+    results = {row: result for row, result in make_results(run).items() if row != "xxl-sgd"}
+    comparison = compare(h200_run(tmp_path / "first"), write_run(tmp_path / "later", run, results))
+    assert not comparison.model_copy(update={"verdicts": ()}).verdict_changed
 
 
 def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run_folder):
