@@ -4,11 +4,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.cuda.nccl
+import torch.distributions
+import torch.fx.experimental._config
+import torch.nn.parallel.comm
 
+from experiments.prediction.phantom.cuda_memory import replace_memory_functions
+from experiments.prediction.phantom.cuda_random import no_operation, replace_random_functions
 from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.phantom.meta_functions import register_meta_functions
 from experiments.suites.cards import Card
 from experiments.system.files import GIB
 
+NCCL_VERSION = (2, 28, 9)
+"""Of the CUDA build of PyTorch 2.13."""
 _resize_on_host = torch.UntypedStorage.resize_
 
 
@@ -98,41 +107,27 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         gcnArchName=card.compute_capability,
         warp_size=32,
     )
-    stats = phantom.stats
-    state = torch.zeros(16, dtype=torch.uint8)
     replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "init": _no_operation(),
-        "_lazy_init": _no_operation(),
+        "init": no_operation(),
+        "_lazy_init": no_operation(),
         "_is_in_bad_fork": lambda: False,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "is_current_stream_capturing": lambda: False,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": _no_operation(),
+        "set_device": no_operation(),
         "device": DeviceContext,
         "get_device_name": lambda device=None: card.name,
         "get_device_capability": lambda device=None: capability,
         "get_device_properties": lambda device=None: properties,
-        "synchronize": _no_operation(),
+        "synchronize": no_operation(),
         "empty_cache": phantom.empty_cache,
-        "ipc_collect": _no_operation(),
-        "set_per_process_memory_fraction": _no_operation(),
-        "memory_allocated": lambda device=None: stats()[0],
-        "memory_reserved": lambda device=None: stats()[1],
-        "max_memory_allocated": lambda device=None: stats()[2],
-        "max_memory_reserved": lambda device=None: stats()[3],
-        "memory_stats": lambda device=None: {},
-        "mem_get_info": lambda device=None: (properties.total_memory, properties.total_memory),
-        "reset_peak_memory_stats": lambda device=None: phantom.reset_peaks(),
-        "reset_accumulated_memory_stats": _no_operation(),
-        "manual_seed": _no_operation(),
-        "manual_seed_all": _no_operation(),
-        "get_rng_state": lambda device=None: state,
-        "get_rng_state_all": lambda: [state],
-        "set_rng_state": _no_operation(),
-        "set_rng_state_all": _no_operation(),
+        "ipc_collect": no_operation(),
+        "set_sync_debug_mode": no_operation(),
+        "can_device_access_peer": lambda device, peer: False,
+        "device_of": DeviceContext,
         "Stream": Stream,
         "Event": Event,
         "stream": lambda stream: StreamContext(phantom, stream),
@@ -146,13 +141,32 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     other_replacements: list[tuple[Any, str, Any]] = [
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda.nvtx, "_nvtx", no_nvtx),
-        (torch.cuda.memory, "empty_cache", phantom.empty_cache),
-        (torch.Tensor, "record_stream", _no_operation()),
+        (torch.cuda.nccl, "version", lambda: NCCL_VERSION),
+        (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
+        (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
+        (torch.Tensor, "record_stream", no_operation()),
         (torch.UntypedStorage, "clone", _clone_storage),
         (torch.UntypedStorage, "resize_", _make_resize(phantom)),
     ]
     for owner, name, replacement in other_replacements:
         setattr(owner, name, replacement)
+    replace_memory_functions(phantom, properties.total_memory)
+    replace_random_functions()
+    register_meta_functions()
+    torch.serialization.register_package(0, lambda storage: None, _load_storage)
+    torch.distributions.Distribution.set_default_validate_args(False)
+    torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = True
+
+
+def _scatter_to_the_device(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
+    return (tensor.to("cuda"),)
+
+
+def _load_storage(storage: Any, location: str) -> torch.UntypedStorage | None:
+    """Return storage on the device for a file that torch.load places there, None for other places."""
+    if not location.startswith("cuda"):
+        return None
+    return torch.empty(storage.nbytes(), dtype=torch.uint8, device="cuda").untyped_storage()
 
 
 def _clone_storage(storage: torch.UntypedStorage) -> torch.UntypedStorage:
@@ -174,8 +188,3 @@ def _current_stream(phantom: Phantom) -> int:
     stream = phantom.set_stream(0)
     phantom.set_stream(stream)
     return stream
-
-
-def _no_operation() -> Any:
-    """Return a new function that does nothing. Each use needs its own, because torch compares functions by identity."""
-    return lambda *_, **__: None

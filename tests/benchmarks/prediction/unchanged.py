@@ -8,22 +8,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.prediction.peak import MemoryTags
+
 SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 2
 
 
-class FakeTags:
-    """Fake of the phantom device's tags, for runs on a real GPU."""
+class FakeTags(MemoryTags):
+    """Fake of the phantom device's tags, for runs on a real GPU: no event is counted and nothing is tagged."""
 
     event_count = 0
-    phases = (("", ""),)
 
-    def begin_phase(self, phase: str) -> None: ...
-    def tag_tensors(self, kind: str, tensors: object) -> None: ...
+    def __init__(self) -> None:
+        self.phases, self.last_tagged_event = [(0, "load")], 0
+
+    def _tag(self, kind: str, tensors: object) -> None: ...
 
 
-def measure_one(words: list[str]) -> None:
-    """Run a file or a module (`-m MODULE`) in this process until its third optimizer step, and print its memory."""
+def watch() -> None:
+    """End this process before its third optimizer step; print its memory, or write it to a file in $MEASURED_FOLDER."""
     import torch
 
     from experiments.prediction.script.traced.watch import TrainingWatcher
@@ -32,12 +35,22 @@ def measure_one(words: list[str]) -> None:
         torch.cuda.synchronize()
         peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
         found = {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
-        print(json.dumps({"rank": int(os.environ.get("RANK", "0")), **found}), flush=True)
+        rank = int(os.environ.get("RANK", "0"))
+        line = json.dumps({"rank": rank, **found})
+        if folder := os.environ.get("MEASURED_FOLDER"):
+            Path(folder, f"{rank}.json").write_text(line)
+        else:
+            print(line, flush=True)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         os._exit(0)
 
-    TrainingWatcher(FakeTags(), STEPS, enough).install()  # type: ignore[arg-type]
+    TrainingWatcher(FakeTags(), STEPS, enough).install()
+
+
+def measure_one(words: list[str]) -> None:
+    """Run a file or a module (`-m MODULE`) in this process until its third optimizer step, and print its memory."""
+    watch()
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

@@ -6,10 +6,10 @@ from typing import Any
 def replace_missing_weights() -> None:
     """Replace transformers' from_pretrained, so that a model without weights is created from its configuration.
 
-    The model has the shapes and data types of the published model, but no values. The configuration must be available.
+    The model has the shapes and data types of the published model, but no values; it is quantized and placed as if it
+    had been loaded. The configuration must be available.
     """
-    import torch
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
     load_pretrained = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
 
@@ -17,11 +17,25 @@ def replace_missing_weights() -> None:
         try:
             return load_pretrained(cls, name, *arguments, **options)
         except OSError:  # raised by transformers if weights are missing
-            config = options.get("config") or cls.config_class.from_pretrained(name)
-            dtype = options.get("dtype") or options.get("torch_dtype") or getattr(config, "dtype", None)
-            wanted = getattr(torch, dtype, torch.float32) if isinstance(dtype, str) else dtype or torch.float32
-            device = "cuda" if options.get("device_map") else "cpu"
-            with torch.device(device):
-                return cls._from_config(config, dtype=wanted).eval()
+            config, others = options.pop("config", None), options
+            if not isinstance(config, PreTrainedConfig):
+                config, others = cls.config_class.from_pretrained(config or name, return_unused_kwargs=True, **options)
+            weights = _weights(cls, config)
+            model = load_pretrained(cls, None, *arguments, config=config, state_dict=weights, **others)
+            model.name_or_path = model.config.name_or_path = str(name)
+            return model
 
     PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment, method-assign]
+
+
+def _weights(model_class: Any, config: Any) -> dict[str, Any]:
+    """Return weights without values in the data type of the configuration. Their memory is never touched."""
+    import torch
+
+    with torch.device("meta"):
+        model = model_class(config)
+    wanted = getattr(config, "dtype", None) or torch.float32
+    return {
+        name: torch.empty(one.shape, dtype=wanted if one.is_floating_point() else one.dtype, device="cpu")
+        for name, one in model.state_dict().items()
+    }

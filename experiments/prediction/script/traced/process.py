@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
 from experiments.prediction.script.record import TraceEnd
+from experiments.prediction.script.traced.children import Command, trace_started_programs
 from experiments.prediction.script.traced.device import phantom_device
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.system.files import write_atomically
@@ -91,16 +92,28 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
 
     if job.fake_weights:
         missing.replace_missing_weights()
-    program, ranks = (
-        launchers.parse_launch(command) if isinstance(command, LaunchCommand) else (command, launchers.RankCounts(1, 1))
-    )
-    if isinstance(command, LaunchCommand):
+    world_size = 1
+
+    def prepare(command: Command) -> Program:
+        """Return the command's program; simulate the ranks that its launcher starts."""
+        nonlocal world_size
+        if not isinstance(command, LaunchCommand):
+            return command
+        program, ranks = launchers.parse_launch(command)
+        world_size = ranks.world_size
         simulate_ranks(*ranks, phantom, job.rank)
+        return program
+
+    def run_started(command: Command) -> None:
+        _run_program(prepare(command))
+        finish("ended")
+
+    program = prepare(command)
     if job.gpus > 1:
         simulate_gpus(phantom, job.gpus)
 
     def finish(ended: TraceEnd) -> None:
-        traced = Trace(phantom, job.cards, job.rank, ranks.world_size, started_s)
+        traced = Trace(phantom, job.cards, job.rank, world_size, started_s)
         if watcher.tags.event_count:
             found = [build_prediction(traced, watcher, lines, ended, gpu, job.gpus) for gpu in range(job.gpus)]
             write_atomically(out, json.dumps([one.model_dump(mode="json") for one in found]))
@@ -116,6 +129,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
     lines.start()
+    trace_started_programs(lambda: watcher.tags.event_count == 0, run_started)
     return program, finish
 
 

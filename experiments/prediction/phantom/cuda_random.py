@@ -1,0 +1,49 @@
+"""Replace the random generators of CUDA, which a build of PyTorch without CUDA does not have."""
+
+from typing import Any
+
+import torch
+
+
+class Generator(torch.Generator):
+    """A generator for any device. One for the phantom device draws on the host; its numbers are never looked at."""
+
+    _wanted: torch.device
+
+    def __new__(cls, device: Any = "cpu") -> "Generator":
+        """Return a generator that says it belongs to ``device``."""
+        wanted = torch.device(device)
+        generator = super().__new__(cls, "cpu" if wanted.type == "cuda" else wanted)  # type: ignore[call-arg]
+        generator._wanted = wanted
+        return generator
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """The device that the generator was made for."""
+        return self._wanted
+
+
+def replace_random_functions() -> None:
+    """Make torch.cuda's functions for random numbers work on the phantom device, and torch.Generator on "cuda"."""
+    state = torch.zeros(16, dtype=torch.uint8)
+    functions: dict[str, Any] = {
+        "manual_seed": no_operation(),
+        "manual_seed_all": no_operation(),
+        "seed": no_operation(),
+        "seed_all": no_operation(),
+        "initial_seed": lambda: 0,
+        "get_rng_state": lambda device=None: state,
+        "get_rng_state_all": lambda: [state],
+        "set_rng_state": no_operation(),
+        "set_rng_state_all": no_operation(),
+    }
+    for owner in (torch.cuda, torch.cuda.random):
+        for name, replacement in functions.items():
+            setattr(owner, name, replacement)
+    torch.Generator = Generator  # type: ignore[misc]
+    torch.cuda.default_generators = (Generator("cuda"),)
+
+
+def no_operation() -> Any:
+    """Return a new function that does nothing. Each use needs its own, because torch compares functions by identity."""
+    return lambda *_, **__: None

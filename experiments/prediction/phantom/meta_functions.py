@@ -1,0 +1,79 @@
+"""Shapes of the results of operations for which PyTorch has no meta function.
+
+The number of distinct elements is not known without values; it is taken to be the number of elements.
+"""
+
+import torch
+
+_library: list[torch.library.Library] = []
+
+
+def register_meta_functions() -> None:
+    """Register the functions, until the process ends."""
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    for name, function in (
+        ("_thnn_fused_gru_cell", _gru_cell),
+        ("_thnn_fused_gru_cell_backward", _gru_cell_backward),
+        ("_unique2", _unique),
+        ("unique_dim", _unique_dim),
+        ("unique_consecutive", _unique_consecutive),
+    ):
+        library.impl(name, function)
+    _library.append(library)
+
+
+def _gru_cell(
+    input_gates: torch.Tensor,
+    hidden_gates: torch.Tensor,
+    hidden: torch.Tensor,
+    *_: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the new state and the workspace that the backward pass reads (ATen/native/cuda/RNN.cu)."""
+    batch, size = hidden.shape
+    return torch.empty_like(hidden), hidden.new_empty(batch, 5 * size)
+
+
+def _gru_cell_backward(
+    gradient: torch.Tensor, workspace: torch.Tensor, has_bias: bool
+) -> tuple[torch.Tensor | None, ...]:
+    """Return the gradients of both gates, of the state, and of both biases."""
+    batch, size = gradient.shape
+    gates = [workspace.new_empty(batch, 3 * size) for _ in range(2)]
+    biases = [workspace.new_empty(3 * size) if has_bias else None for _ in range(2)]
+    return (*gates, torch.empty_like(gradient), *biases)
+
+
+def _unique(
+    values: torch.Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _distinct(values.new_empty(values.numel()), values.shape, return_inverse, return_counts)
+
+
+def _unique_dim(
+    values: torch.Tensor,
+    dim: int,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _distinct(torch.empty_like(values), torch.Size([values.shape[dim]]), return_inverse, return_counts)
+
+
+def _unique_consecutive(
+    values: torch.Tensor, return_inverse: bool = False, return_counts: bool = False, dim: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if dim is None:
+        return _unique(values, return_inverse=return_inverse, return_counts=return_counts)
+    return _unique_dim(values, dim, return_inverse=return_inverse, return_counts=return_counts)
+
+
+def _distinct(
+    found: torch.Tensor, positions: torch.Size, return_inverse: bool, return_counts: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the distinct values, and the positions and counts if they are wanted, else empty tensors."""
+    inverse = found.new_empty(positions if return_inverse else 0, dtype=torch.int64)
+    counts = found.new_empty(positions.numel() if return_counts else 0, dtype=torch.int64)
+    return found, inverse, counts

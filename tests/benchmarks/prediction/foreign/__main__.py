@@ -1,0 +1,127 @@
+"""Measure programs of others on a GPU, and compare the measurements with predictions.
+
+    python -m tests.benchmarks.prediction.foreign measure FOLDER FILE [CASE ...]         on a GPU without a memory limit
+    python -m tests.benchmarks.prediction.foreign predict FOLDER FILE CARD [CASE ...]    without a GPU
+    python -m tests.benchmarks.prediction.foreign compare MEASURED PREDICTED TABLE
+
+FOLDER: that of `python -m tests.benchmarks.prediction.foreign.inputs`, in which the programs run. The commands append
+one line per case to FILE and skip the cases that it has. Without CASE: all of cases.yaml. Measured and predicted runs
+stop at the same place: before the third optimizer step.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.benchmarks.prediction.unchanged import ErrorTable
+
+HERE = Path(__file__).parent
+REPOSITORY = Path(__file__).parents[4]
+OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+LIMIT_S = 600
+LINES = 12
+"""Lines of the log that are kept of a program that failed."""
+STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged import watch\nwatch()\n"
+
+
+def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield name and command of each wanted case, of all if none is named."""
+    listed = yaml.safe_load((HERE / "cases.yaml").read_text())
+    words = {**listed.pop("words"), "SCRIPTS": str(HERE / "scripts")}
+    for cases in listed.values():
+        for name, command in cases.items():
+            if not wanted or name in wanted:
+                for word, meaning in words.items():
+                    command = command.replace(word, meaning)
+                yield name, shlex.split(command)
+
+
+def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
+    """Run a command on the GPU until its third optimizer step. Return each rank's peak and reserved memory, GiB."""
+    with tempfile.TemporaryDirectory(prefix="llm-testbed-") as temporary:
+        (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
+        found = Path(temporary) / "ranks"
+        found.mkdir()
+        path = os.pathsep.join([temporary, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
+        words = [sys.executable, *command[1:]] if command[0] == "python" else command
+        ran = subprocess.run(
+            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        ranks = [json.loads(file.read_text()) for file in sorted(found.iterdir())]
+        return ranks or [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
+
+
+def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]:
+    """Return the predicted peak and reserved memory of each rank of a command, GiB."""
+    options = ["--card", card, "--fake-weights", "--all-ranks", "--json"]
+    words = [sys.executable, "-m", "experiments", "predict", *options, "--", *command]
+    environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ran = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    try:
+        predicted = json.loads(ran.stdout)["predictions"]
+    except ValueError:
+        return [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
+    return [{name: one[name] for name in ("rank", "peak_gib", "reserved_gib", "notes")} for one in predicted]
+
+
+def each(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str, Any]]]) -> None:
+    """Append the answers for every case that the file does not have, with the seconds that they took."""
+    done = {json.loads(line)["case"] for line in file.read_text().splitlines()} if file.exists() else set()
+    for name, command in commands(wanted):
+        if name in done:
+            continue
+        started = time.monotonic()
+        try:
+            found = run(command)
+        except subprocess.TimeoutExpired:
+            found = [{"error": [f"no answer within {LIMIT_S} s"]}]
+        lines = [{"case": name, **one, "seconds": round(time.monotonic() - started, 1)} for one in found]
+        with file.open("a") as out:
+            for line in lines:
+                print(line, flush=True)
+                out.write(json.dumps(line) + "\n")
+
+
+def compare(measured: Path, predicted: Path, table: Path) -> None:
+    """Write a table of both with the errors, and print their medians."""
+    before, after = (
+        {(one["case"], one.get("rank", 0)): one for one in map(json.loads, path.read_text().splitlines())}
+        for path in (measured, predicted)
+    )
+    errors, failed = ErrorTable(), []
+    head = "| program | rank | peak measured | predicted | error | reserved measured | predicted | error |"
+    lines = [head, "|---|" + "---|" * 7]
+    for (name, rank), one in before.items():
+        other = after.get((name, rank), {"error": ["no answer"]})
+        for side, answer in (("measured", one), ("predicted", other)):
+            if "error" in answer:
+                failed.append(f"- {name}: not {side}: {(answer['error'] or [''])[-1]}")
+        if "error" not in one and "error" not in other:
+            cells = errors.cells([(one[quantity], other[quantity]) for quantity in ("peak_gib", "reserved_gib")])
+            lines.append(f"| {name} | {rank} | {cells} |")
+    summary = errors.summary()
+    print(*summary, *failed, sep="\n")
+    table.write_text("\n".join([*lines, *summary, "", *failed]).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    what, first, second, *more = sys.argv[1:]
+    if what == "measure":
+        each(Path(second), more, lambda command: measure(Path(first), command))
+    elif what == "predict":
+        card, *wanted = more
+        each(Path(second), wanted, lambda command: predict(Path(first), command, card))
+    else:
+        compare(Path(first), Path(second), Path(more[0]))
