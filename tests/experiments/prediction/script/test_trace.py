@@ -1,7 +1,6 @@
 """Unchanged training scripts on the phantom device."""
 
 import sys
-import textwrap
 
 import nbformat
 import pytest
@@ -14,10 +13,10 @@ from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.attention_kernels import group_by_kernels
 from experiments.suites.cards import card_named, parse_card_list
+from tests.experiments.prediction.script.conftest import CARD
 
 MIB = 2**20
 GIB = 2**30
-CARD = ["a100_80gb"]
 START = """
 import sys, torch
 from torch import nn
@@ -37,29 +36,6 @@ for step in range(1000):
     print("step", step, file=sys.stderr)
 """
 )
-
-
-@pytest.fixture
-def trace(tmp_path, library_cache, monkeypatch):
-    """Return a function that traces a script with these arguments, and returns the predictions."""
-    monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
-    monkeypatch.chdir(tmp_path)
-
-    def trace(source: str, *words: str, before=("python",), cards=CARD, name="train.py", **options):
-        (tmp_path / name).write_text(textwrap.dedent(source))
-        messages: list[str] = []
-        return trace_script([*before, name, *words], cards, messages.append, ScriptOptions(**options))
-
-    return trace
-
-
-@pytest.fixture
-def traced(trace):
-    def traced(*arguments, **options) -> ScriptPrediction:
-        (one,) = trace(*arguments, **options)
-        return one
-
-    return traced
 
 
 def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_divided_by_kind(traced, capfd):

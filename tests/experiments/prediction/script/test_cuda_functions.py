@@ -1,0 +1,134 @@
+"""Functions of PyTorch that scripts call on a GPU, on the phantom device."""
+
+import pytest
+
+GIB = 2**30
+CALLS = """
+torch.Generator(device="cuda").manual_seed(0)
+torch.randn(3, generator=torch.Generator("cuda"), device="cuda")
+torch.randperm(8, generator=torch.Generator("cuda"), device="cuda")
+torch.multinomial(torch.ones(5, device="cuda"), 2, generator=torch.Generator("cuda"))
+torch.empty(4, device="cuda").bernoulli_(0.5, generator=torch.Generator("cuda"))
+torch.accelerator.synchronize()
+torch.accelerator.empty_cache()
+torch.accelerator.reset_peak_memory_stats()
+torch.accelerator.get_memory_info()
+torch.cuda.memory_summary()
+torch.cuda.memory_snapshot()
+torch.cuda.memory.reset_peak_memory_stats()
+torch.cuda.reset_max_memory_allocated()
+torch.cuda.memory._record_memory_history()
+torch.cuda.memory._dump_snapshot("snapshot.pickle")
+torch.cuda.seed()
+torch.cuda.initial_seed()
+torch.cuda.random.get_rng_state()
+torch.random.fork_rng(devices=[0]).__enter__()
+torch.cuda.default_generators[0].manual_seed(1)
+torch.cuda.utilization()
+torch.cuda.nccl.version() >= (2, 10)
+torch.cuda.can_device_access_peer(0, 0)
+torch.cuda.device_of(torch.ones(1, device="cuda")).__enter__()
+torch.cuda.set_sync_debug_mode(0)
+torch.cuda.get_per_process_memory_fraction()
+torch.nn.DataParallel(torch.nn.Linear(2, 2).cuda())(torch.ones(2, 2))
+torch.nn.GRU(4, 4).cuda()(torch.ones(3, 2, 4, device="cuda"))[0].sum().backward()
+torch.nn.LSTM(4, 4).cuda()(torch.ones(3, 2, 4, device="cuda"))[0].sum().backward()
+torch.unique(torch.ones(4, device="cuda"), return_inverse=True, return_counts=True)
+torch.unique_consecutive(torch.ones(4, 2, device="cuda"), dim=0)
+torch.nonzero(torch.ones(4, device="cuda"))
+torch.ones(4, device="cuda")[torch.ones(4, device="cuda") > 0]
+torch.distributions.Normal(torch.zeros(2, device="cuda"), 1.0).sample()
+torch.distributions.Categorical(logits=torch.zeros(2, 3, device="cuda")).sample()
+"""
+
+
+def test_functions_of_cuda_work_as_on_a_gpu(traced, tmp_path):
+    lines = CALLS.strip().splitlines()
+    traced(f"""
+import torch
+torch.ones(1, device="cuda")
+with open("failed", "w") as failed:
+    for line in {lines!r}:
+        try:
+            exec(line)
+        except Exception as error:
+            print(line, repr(error), file=failed)
+""")
+    assert (tmp_path / "failed").read_text() == ""
+
+
+def test_memory_is_the_same_by_every_function_that_reports_it(traced, tmp_path):
+    traced("""
+import torch
+kept = torch.empty(300 * 2**20, dtype=torch.uint8, device="cuda")
+del kept
+kept = torch.empty(100 * 2**20, dtype=torch.uint8, device="cuda")
+reports = (
+    torch.cuda.memory_allocated(), torch.cuda.memory.memory_allocated(), torch.accelerator.memory_allocated(),
+    torch.cuda.memory_stats()["allocated_bytes.all.current"],
+    torch.cuda.max_memory_allocated(), torch.cuda.memory.max_memory_allocated(),
+    torch.accelerator.max_memory_allocated(), torch.cuda.memory_stats()["allocated_bytes.all.peak"],
+    torch.cuda.memory_reserved(), torch.accelerator.memory_reserved(),
+)
+open("reports", "w").write(" ".join(str(one // 2**20) for one in reports))
+""")
+    assert (tmp_path / "reports").read_text() == " ".join(["100"] * 4 + ["300"] * 6)
+
+
+@pytest.mark.parametrize("place", ["map_location='cuda'", "map_location='cuda:0', weights_only=False", "mmap=True"])
+def test_torch_load_places_weights_on_the_device(traced, place):
+    where = "cuda" if "cuda" in place else "cpu"
+    one = traced(f"""
+import torch
+torch.save({{"weight": torch.zeros(64 * 2**18)}}, "weights.pt")
+torch.ones(1, device="cuda")
+weight = torch.load("weights.pt", {place})["weight"]
+assert weight.device.type == {where!r}, weight.device
+""")
+    assert one.peak_gib == pytest.approx(64 * 2**20 / GIB if where == "cuda" else 0, abs=0.001)
+
+
+def test_a_generator_names_the_device_that_it_was_made_for(traced, tmp_path):
+    traced("""
+import torch
+torch.ones(1, device="cuda")
+made = torch.Generator("cuda"), torch.Generator()
+found = [one.device.type for one in made]
+open("found", "w").write(f"{found} {all(isinstance(one, torch.Generator) for one in made)}")
+""")
+    assert (tmp_path / "found").read_text() == "['cuda', 'cpu'] True"
+
+
+TRAIN = """
+import sys, torch
+model = torch.nn.Linear(1024, 1024).cuda()
+optimizer = torch.optim.SGD(model.parameters())
+while True:
+    model(torch.zeros(int(sys.argv[1]), 1024, device="cuda")).sum().backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("starter", "ranks"), [("[sys.executable, 'inner.py', '64']", 1), ("['torchrun', '--nproc-per-node=2', *FILE]", 2)]
+)
+def test_the_program_that_a_launcher_starts_is_traced(traced, tmp_path, starter, ranks):
+    (tmp_path / "inner.py").write_text(TRAIN)
+    one = traced(f"""
+import os, subprocess, sys
+FILE = ["inner.py", "64"]
+subprocess.run(["true"], check=True)
+subprocess.run([sys.executable, "-c", "pass"], check=True)
+sys.exit(subprocess.run({starter}, env={{**os.environ, "SEEN": "1"}}).returncode)
+""")
+    assert (one.model, one.steps, one.ended, one.ranks) == ("Linear", 2, "stopped", ranks)
+
+
+def test_a_program_that_a_training_starts_runs_as_a_process(traced, tmp_path):
+    (tmp_path / "helper.py").write_text("open('helped', 'w').write('yes')")
+    one = traced(
+        TRAIN.replace("while True:", "import subprocess\nsubprocess.run([sys.executable, 'helper.py'])\nwhile True:"),
+        "64",
+    )
+    assert (one.model, one.steps) == ("Linear", 2)
+    assert (tmp_path / "helped").read_text() == "yes"
