@@ -1,7 +1,7 @@
 """Analyze the log of the phantom device: the parts of the memory peak, its step and phase, and the needed memory."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom, Replay
@@ -60,7 +60,8 @@ class MemoryTags:
                 )
 
     def _tag(self, kind: str, tensors: Iterable[Any]) -> None:
-        pointers = [tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.device.type == "cuda"]
+        plain = (part for tensor in tensors for part in _plain_tensors(tensor))
+        pointers = [tensor.untyped_storage().data_ptr() for tensor in plain if tensor.device.type == "cuda"]
         self._phantom.tag(pointers, CATEGORIES.index(kind))
 
     def position_at(self, event: int) -> tuple[Phase, int, int]:
@@ -70,6 +71,15 @@ class MemoryTags:
         steps = before[:-1].count("optimizer step")
         since = len(before) - 1 - before[-2::-1].index("optimizer step") if steps else 0
         return before[-1], steps, max(0, before[since:].count("forward") - 1)
+
+
+def _plain_tensors(tensor: Any) -> Iterator[Any]:
+    """Yield the tensors that hold the memory of a tensor: itself, or those inside a distributed or quantized one."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        for name in tensor.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(tensor, name))
+    else:
+        yield tensor
 
 
 def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> PeakParts:

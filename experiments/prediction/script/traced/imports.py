@@ -13,10 +13,10 @@ NOT_MODELED = {
     "xformers": "its attention kernels",
     "apex": "its fused kernels",
     "transformer_engine": "its fused kernels",
-    "liger_kernel": "its fused kernels",
-    "triton": "its kernels",
 }
 """Libraries with their own kernels, whose scratch memory is unknown."""
+TRITON_USERS = ("trl", "liger_kernel")
+"""Libraries that run other code if Triton is missing."""
 _compile_calls: list[bool] = []
 
 
@@ -60,15 +60,22 @@ class ImportFinder(MetaPathFinder):
 
 
 def prepare_imports() -> None:
-    """Prepare bitsandbytes and DeepSpeed for the phantom device when the script imports them."""
+    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
     sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
     sys.meta_path.insert(0, ImportFinder("deepspeed", _prepare_deepspeed))
+    sys.meta_path.insert(0, ImportFinder("triton", _prepare_triton))
 
 
 def modeling_notes() -> list[str]:
     """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation."""
     found = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in found.items()]
+    if importlib.util.find_spec("triton") is None:
+        lines += [
+            f"triton is not installed: {name} ran other code than on a GPU; install it with: pip install triton"
+            for name in TRITON_USERS
+            if name in sys.modules
+        ]
     if any(_compile_calls):
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
@@ -97,3 +104,12 @@ def _prepare_deepspeed() -> None:
     from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
 
     skip_cpu_adam(lambda key: None)
+
+
+def _prepare_triton() -> None:
+    """Skip the launches of Triton's kernels. They allocate nothing: their results are tensors that exist already."""
+    from triton.runtime.autotuner import Autotuner, Heuristics
+    from triton.runtime.jit import JITFunction
+
+    for kernel in (JITFunction, Autotuner, Heuristics):
+        kernel.run = lambda *_, **__: None

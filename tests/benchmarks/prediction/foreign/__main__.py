@@ -47,7 +47,7 @@ def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
     """Run a command on the GPU until its third optimizer step. Return each rank's peak and reserved memory, GiB."""
-    with tempfile.TemporaryDirectory(prefix="llm-testbed-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="llm-testbed-", ignore_cleanup_errors=True) as temporary:
         (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
         found = Path(temporary) / "ranks"
         found.mkdir()
@@ -55,7 +55,7 @@ def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
         environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
         ran = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            words, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False
         )
         ranks = [json.loads(file.read_text()) for file in sorted(found.iterdir())]
         return ranks or [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
@@ -67,7 +67,7 @@ def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]
     words = [sys.executable, "-m", "experiments", "predict", *options, "--", *command]
     environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     ran = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        words, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False
     )
     try:
         predicted = json.loads(ran.stdout)["predictions"]
