@@ -1,7 +1,6 @@
 """Cache for PyTorch extensions (DeepSpeed's): compiled before rows, with removal of stale build locks."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
@@ -69,7 +68,11 @@ def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
     """Run a command, its output in ``folder``; return its exit code, None if ``stopped`` ended it and all compilers."""
-    options = {"env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    options = {
+        "env": {**row_process.environment_of_modules(), **environment},
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+    }
     with (folder / BUILD_LOG).open("wb") as log, process_group(command, stdout=log, **options) as process:
         while (code := process.poll()) is None:
             if stopped():

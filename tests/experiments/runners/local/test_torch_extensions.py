@@ -1,5 +1,8 @@
 """Compiled PyTorch extensions: a folder for each environment and CPU, and the locks that killed builds leave."""
 
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -53,6 +56,15 @@ def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch,
     assert last.startswith("compiled DeepSpeed's CPU Adam in ")
     assert (tmp_path / "cache" / "made").exists()
     assert compile_with(monkeypatch, tmp_path / "cache", program) == []
+
+
+def test_extensions_and_rows_find_the_same_ninja(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    row = row_process.environment_of_modules()["PATH"]
+    assert row == f"{Path(sys.executable).parent}:/usr/bin"
+    program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/path', 'w').write(os.environ['PATH'])"
+    compile_with(monkeypatch, tmp_path, program)
+    assert (tmp_path / "path").read_text() == row
 
 
 def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
