@@ -88,7 +88,7 @@ def test_a_log_cannot_change_the_terminal(folder):
 
 def test_a_folder_without_a_run_is_named_as_it_was_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="^nosuch: not a run's folder"):
+    with pytest.raises(InputError, match=r"^nosuch: not a run's folder"):
         RunWatcher(Path("nosuch"))
 
 
