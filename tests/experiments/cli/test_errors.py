@@ -139,6 +139,7 @@ def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
         ("run", "run: one of SUITE, --group and --suite-file is required; `testbed list` shows the suites"),
         ("lists", "did you mean list?"),
         ("--cloud x", "missing command; see testbed --help"),
+        ("report a b c", "unexpected argument b c; see testbed report --help"),
         ("logs", "ROW is required; see testbed logs --help"),
         ("list single_gpu_blip", "did you mean single_gpu_blip2?"),
         ("run single_gpu_blip2 slurm_hf_trainer --row xxll", "; similar: xxl"),
