@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments.results.provenance import versions
@@ -28,9 +29,17 @@ POLL_S = 0.25
 
 def extensions_folder(processor: str) -> Path:
     """Return the cache of this environment, its versions and this processor: the value of TORCH_EXTENSIONS_DIR."""
-    libraries = [versions().get(library) for library in ("torch", "deepspeed")]
+    libraries = [*(versions().get(library) for library in ("torch", "deepspeed")), _ninja_version()]
     digest = hashlib.sha256(f"{sys.prefix}\0{sys.version}\0{libraries}\0{processor}".encode()).hexdigest()
     return cache_folder() / "extensions" / digest[:12]
+
+
+def _ninja_version() -> str:
+    """Return the version of the environment's ninja, '' without one. Another version compiles everything again."""
+    try:
+        return version("ninja")
+    except PackageNotFoundError:
+        return ""
 
 
 def drop_stale_locks(folder: Path) -> None:

@@ -27,6 +27,9 @@ def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
     with monkeypatch.context() as other:
         other.setattr("sys.prefix", "/elsewhere")
         assert here != extensions_folder("one processor")
+    with monkeypatch.context() as other:
+        other.setattr(torch_extensions, "version", lambda _: "0.0.1")
+        assert here != extensions_folder("one processor")
     monkeypatch.setattr(torch_extensions, "versions", lambda: {"torch": "2.11.0", "deepspeed": "0.0.1"})
     assert here != extensions_folder("one processor")
 
