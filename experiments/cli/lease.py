@@ -41,6 +41,7 @@ from experiments.cli.parsing.options import (
     Yes,
     expand_options,
 )
+from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
 from provision.choices import DEMO, TESTBEDS
 
@@ -205,7 +206,7 @@ def status(
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
 
-    soon, notifier = parse_length(within), Notifier(notify or ())
+    soon, notifier = parse_time_option("--within", parse_length, within), Notifier(notify or ())
     reconciler = reconciler_of_lease(name)
     if since:
         _show_past(reconciler, name, since, as_json)
@@ -250,7 +251,7 @@ def extend(
     from provision.leasing.account import connect_to_lease
     from provision.leasing.request import requested_idle_end
 
-    longer, reconciler = parse_length(by), reconciler_of_lease(name)
+    longer, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     if dry_run:

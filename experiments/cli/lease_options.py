@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +15,7 @@ from zoneinfo import ZoneInfo
 import typer
 
 from experiments.cli.output import say
+from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
 from experiments.suites.choices import Groups
 from experiments.system.options import option
@@ -61,17 +63,17 @@ class LeaseOptions:
     def time_zone(self) -> ZoneInfo:
         from provision.availability.times import local_zone, zone_named
 
-        return zone_named(self.zone) if self.zone else local_zone()
+        return parse_time_option("--zone", zone_named, self.zone) if self.zone else local_zone()
 
     def requirements(self) -> "Requirements":
         """Return the requirements of the lease. Raises BadTime for a length, time or time zone that cannot be read."""
         from provision.availability.times import parse_hours, parse_length, parse_time
         from provision.models import Requirements
 
-        time_zone, named = self.time_zone, self.node_type or self.node
+        window, named = partial(parse_hours, zone=self.time_zone), self.node_type or self.node
         hours, gpus = _lease_hours_and_gpus(self.for_)
         return Requirements(
-            length=parse_length(self.hours or f"{hours}h"),
+            length=parse_time_option("--hours", parse_length, self.hours or f"{hours}h"),
             node_type=self.node_type,
             node=self.node,
             gpu_model=self.gpu or ("" if named else DEFAULT_GPU),
@@ -79,8 +81,8 @@ class LeaseOptions:
             gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
             interconnect=self.interconnect or "",
             count=self.count,
-            start=parse_time(self.start) if self.start and not self.at_once else None,
-            hours=parse_hours(self.within, time_zone) if self.within else None,
+            start=parse_time_option("--start", parse_time, self.start) if self.start and not self.at_once else None,
+            hours=parse_time_option("--within", window, self.within) if self.within else None,
         )
 
     def request(self, site: "Testbed", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":

@@ -23,6 +23,7 @@ from experiments.cli.parsing.options import (
     Yes,
     expand_options,
 )
+from experiments.cli.parsing.values import parse_time_option
 from experiments.run_options import RunOptions
 from experiments.system.packages import require_packages
 
@@ -75,7 +76,7 @@ def reproduce_command(
     key = key_for(site, key)
     lease.check(name)
     idle_end = idle.idle_end(lease.count)
-    max_length = parse_length(max_hours) if max_hours else None
+    max_length = parse_time_option("--max-hours", parse_length, max_hours) if max_hours else None
     (connected,), reconciler = connect_ready(site, key), new_reconciler(site)
     if is_demo(site) and not dry_run:
         options = replace(options, size="tiny")

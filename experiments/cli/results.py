@@ -8,7 +8,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY, Json, RunPath, RunPaths, SuiteFile
+from experiments.cli.parsing.options import HISTORY, Json, RunPath, RunPaths, SuiteFile, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
 
 app = Commands()
@@ -17,7 +17,7 @@ app = Commands()
 @app.command()
 def evaluate(
     folders: RunPaths,
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     every: Annotated[
         bool, typer.Option("--all", help="Show every statement of each run, including those not evaluated.")
     ] = False,
@@ -54,7 +54,7 @@ def evaluate(
 @app.command()
 def report(
     folder: RunPath,
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     as_zip: Annotated[
         bool, typer.Option("--zip", help="Also write an archive of the report and all files that it links to.")
     ] = False,
@@ -87,7 +87,7 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     database: Annotated[
         Path, typer.Option(help="Database of the history, whose runs show the noise; may be missing.")
     ] = HISTORY,

@@ -51,6 +51,7 @@ CHECKSUMS_FILE = "SHA256SUMS"
 PREDICTIONS_FILE = "predictions.json"
 RUN_SCHEMA_VERSION: Literal[1] = 1
 MAX_ROWS = 1000
+MAX_NAMED_RUNS = 5
 
 
 def row_path(suite: str, row: str) -> str:
@@ -129,13 +130,21 @@ class RunFolder:
         try:
             return Run.model_validate_json(read_bytes(path))
         except (FileNotFoundError, NotADirectoryError):
-            hint = "" if self.path.exists() else "; `testbed run` creates one"
-            raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE}){hint}") from None
+            raise InputError(f"{self.path}: not a run's folder (it has no {RUN_FILE}){self._runs_nearby()}") from None
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
             raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
+
+    def _runs_nearby(self) -> str:
+        """Return what an error adds: the first runs in this folder, or next to it if it is missing."""
+        folder = self.path if self.path.exists() else self.path.parent
+        runs = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}") if not path.parent.is_symlink())
+        if runs:
+            more = f" and {len(runs) - MAX_NAMED_RUNS} more" if len(runs) > MAX_NAMED_RUNS else ""
+            return f"; runs in {folder}: {', '.join(runs[:MAX_NAMED_RUNS])}{more}"
+        return "" if self.path.exists() else "; `testbed run` creates one"
 
     def write_run(self, run: Run) -> None:
         """Write run.json, and a copy of a suite that is not one of this package."""

@@ -1,6 +1,7 @@
 """The suites by name, both the package's and the user's."""
 
 import os
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -87,8 +88,21 @@ def suite_named(name: str) -> Suite:
     if name not in files:
         if name.endswith(".yaml"):
             raise InputError(f"unknown suite {name!r}; a suite's file is given as --suite-file {name}")
+        row = name.rpartition("/")[2]
+        if suites := _suites_with_row(row, files):
+            hint = f"{row} is a row of {' and '.join(suites)}"
+            raise InputError(f"unknown suite {name!r} ({hint}); allowed: {', '.join(sorted(files))}")
         raise unknown_name("suite", name, sorted(files))
     return read_suite(files[name])
+
+
+def _suites_with_row(row: str, files: dict[str, Path]) -> list[str]:
+    """Return the names of the suites that can be read and have this row."""
+    found = []
+    for name, path in sorted(files.items()):
+        with suppress(InputError):
+            found += [name for known in read_suite(path).rows if known.id == row]
+    return found
 
 
 def read_suite(path: Path, name: str | None = None) -> Suite:

@@ -96,6 +96,7 @@ class RunWatcher:
     """
 
     def __init__(self, path: Path) -> None:
+        RunFolder(path).read_run()  # an error names the path as it was given
         self.folder = RunFolder(path.resolve())
         self._suite = self.folder.suite()
         self._evaluated: _Evaluated | None = None

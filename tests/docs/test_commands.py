@@ -117,6 +117,24 @@ def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> Non
         assert re.search(rf"\]\(https://[^)]*{address}\)", text)
 
 
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [
+        ("tutorials/course-staff.md", "machines"),
+        ("how-to/lease-nodes.md", "machines"),
+        ("how-to/slurm-cluster.md", "machines"),
+        ("how-to/own-weights-and-data.md", "runs"),
+        ("how-to/several-gpus.md", "runs"),
+        ("how-to/lab-versions.md", "runs"),
+    ],
+)
+def test_pages_on_what_was_never_tested_say_so_before_their_first_section(page: str, section: str) -> None:
+    introduction, _, _ = (ROOT / "docs" / page).read_text().partition("\n## ")
+    assert re.search(
+        rf"\bn(ever|o row)\b[^.]*: see\s\[limits\]\(\.\./limits\.md#{section}\)", introduction, re.IGNORECASE
+    )
+
+
 def _lines() -> Iterator[tuple[Block, list[str]]]:
     for block in ALL:
         for line in block.code.replace("\\\n", " ").splitlines():

@@ -24,6 +24,7 @@ from provision.errors import ConnectionDropped, NotReached
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from experiments.results.run_folder import Run
     from provision.ssh.shell import Shell
 
 NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
@@ -42,14 +43,11 @@ def logs(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the row ends.")] = False,
 ) -> None:
     """Print a row's log, also from the machine where the row runs."""
-    from experiments.results.run_folder import RunFolder, row_path
+    from experiments.results.run_folder import row_path
     from experiments.results.schema import RESULT_FILE
     from provision.ssh.shell import LocalShell
 
-    folder = RunFolder(run)
-    stored = folder.read_run()
-    if row not in stored.rows:
-        raise unknown_name("row", row, stored.rows, f"run {run}")
+    stored = _run_with_row(run, row)
     path = row_path(stored.suite, row)
     if (run / path / RESULT_FILE).exists() or stored.site in ("local", DEMO):
         _print_log(LocalShell(), str((run / path).resolve()), follow)
@@ -58,6 +56,24 @@ def logs(
 
     with closing(monitor_target(stored.site, stored.profile)) as monitored:
         _print_log(monitored.shell, f"{monitored.folder}/{stored.run_id}/{path}", follow)
+
+
+def _run_with_row(folder: Path, row: str) -> "Run":
+    """Return the run that has the row. Raises InputError if there is none, or if it has no logs."""
+    from experiments.results.run_folder import RUN_FILE, RunFolder
+    from experiments.results.schema import RESULTS_FILE
+
+    if Path(row, RUN_FILE).exists():
+        raise InputError(f"ROW {row}: a run's folder; allowed: the id of a row, then the folder: logs ROW {row}")
+    try:
+        stored = RunFolder(folder).read_run()
+    except InputError as problem:
+        raise InputError(f"logs of row {row}: {problem}") from None
+    if row not in stored.rows:
+        raise unknown_name("row", row, stored.rows, f"run {folder}")
+    if (folder / RESULTS_FILE).exists():
+        raise InputError(f"{folder}: a run in compact form, which has no logs")
+    return stored
 
 
 @app.command()
@@ -201,7 +217,7 @@ def _write(text: bytes) -> None:
 
 
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
-    """Print the log in ``folder`` from its start. Raises InputError if there is no log yet and ``follow`` is False."""
+    """Print the log in ``folder`` from its start. Raises InputError if nothing is in it and more is not waited for."""
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")
@@ -216,6 +232,8 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
         begin += len(text)
         if len(text) == CHUNK_BYTES:
             continue
+        if state == b"ended" and not begin:
+            raise InputError(f"{folder}: no output in {LOG_FILE} at {shell.where}; the row has ended")
         if not follow and not begin:
             raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; -f waits for it")
         if state == b"ended" or not follow:

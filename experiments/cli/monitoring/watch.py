@@ -11,7 +11,7 @@ import typer
 
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.cli.parsing.options import Json, SuiteFileOfRun
 from experiments.errors import InputError
 from experiments.system.packages import require_packages
 
@@ -23,7 +23,7 @@ SERVED = "TEXTUAL_DRIVER"
 @app.command()
 def watch(
     folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run.")] = Path("results/latest"),
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     browser: Annotated[
         bool, typer.Option("--browser", help="Serve the view to this machine's browsers; the address has a token.")
     ] = False,

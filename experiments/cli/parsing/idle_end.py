@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
 from experiments.system.options import option
 
@@ -70,7 +71,7 @@ class IdleEndOptions:
             raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
         if key and not key.expanduser().is_file():
             raise InputError(f"--results-key {key}: no such file")
-        if (length := parse_length(after)) < SHORTEST:
+        if (length := parse_time_option("--end-when-idle", parse_length, after)) < SHORTEST:
             raise InputError(f"--end-when-idle {after}: allowed: 5m or longer")
         require_packages("ansible_runner")
         return IdleEnd(length, target or "", key.expanduser().absolute() if key else None)

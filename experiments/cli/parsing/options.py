@@ -59,16 +59,13 @@ def _use_suites(place: Path | None) -> Path | None:
     return place
 
 
-SuiteFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--suite-file",
-        metavar="PATH",
-        callback=_use_suites,
-        is_eager=True,
-        help="Your own suite: its file, or a folder of such files; without SUITE: all suites there.",
-    ),
-]
+def _suite_file(description: str) -> Any:
+    return typer.Option("--suite-file", metavar="PATH", callback=_use_suites, is_eager=True, help=description)
+
+
+SUITE_FILE_HELP = "Your own suite: its file, or a folder of such files"
+SuiteFile = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}; without SUITE: all suites there.")]
+SuiteFileOfRun = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}.")]
 Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 RunPaths = Annotated[

@@ -1,5 +1,6 @@
 """Usage errors in one line, in place of Typer's texts: the command, the wrong word and the allowed values."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,9 @@ from typer.exceptions import TyperException
 
 from experiments.cli.parsing.values import describe_allowed_values, displayed_name
 from experiments.errors import InputError, similar_names
+
+EXTRA_ARGUMENTS = re.compile(r"Got unexpected extra argument\(s\) \((.*)\)", re.DOTALL)
+"""Typer's message about words after a command's last argument."""
 
 
 @contextmanager
@@ -26,6 +30,8 @@ def _usage_message(problem: Any, context: Any) -> str:
         return _wrong_option(
             option, {name: param for param in context.command.get_params(context) for name in param.opts}
         )
+    if extra := EXTRA_ARGUMENTS.fullmatch(problem.message):
+        return f"unexpected argument {extra[1]}"
     text = " ".join(problem.format_message().split()).removesuffix(".")
     return text[:1].lower() + text[1:]
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from experiments.errors import InputError, similar_names
+from provision.errors import BadTime
+
+Parsed = TypeVar("Parsed")
 
 
 class PlainValue:
@@ -22,6 +25,14 @@ class PlainValue:
 def displayed_name(param: Any) -> str:
     """Return a parameter's name in help and errors: an option's longest flag, or an argument's metavar."""
     return max(param.opts, key=len) if param.param_type_name == "option" else param.metavar or param.name.upper()
+
+
+def parse_time_option(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """Return an option's length, time, daily window or zone. Raises BadTime that names the option."""
+    try:
+        return parse(text)
+    except BadTime as problem:
+        raise BadTime(f"{option}: {problem}") from None
 
 
 def describe_allowed_values(param: Any) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import Json, SuiteFile
+from experiments.cli.parsing.options import Json, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def blame(
         Literal["auto", "prediction", "miniature", "gpu"],
         typer.Option(help="How rows are observed; auto: the first of these by which the environments differ."),
     ] = "auto",
-    suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
+    suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     as_json: Json = False,
 ) -> None:
     """Find the package whose new version changed a statement or a row.

@@ -5,6 +5,7 @@ this one was killed, finds the processes by this variable.
 """
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,9 +35,21 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
 
 
 def environment_of_modules() -> dict[str, str]:
-    """Return this process's environment for programs that run modules of this checkout from any folder."""
-    paths = [str(CODE_FOLDER), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    """Return this process's environment for programs that run modules of this checkout from any folder.
+
+    Programs of the Python environment are first on PATH, activated or not: PyTorch compiles extensions with its ninja,
+    and another version of ninja compiles all of them again.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": _first(str(CODE_FOLDER), "PYTHONPATH"),
+        "PATH": _first(str(Path(sys.executable).parent), "PATH"),
+    }
+
+
+def _first(folder: str, variable: str) -> str:
+    """Return the value of a variable that lists folders, with ``folder`` before all others."""
+    return os.pathsep.join([folder, *filter(None, [os.environ.get(variable)])])
 
 
 def tagged_processes(row_folder: Path) -> list[psutil.Process]:

@@ -1,11 +1,11 @@
 """Cache for PyTorch extensions (DeepSpeed's): compiled before rows, with removal of stale build locks."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from experiments.results.provenance import versions
@@ -29,9 +29,17 @@ POLL_S = 0.25
 
 def extensions_folder(processor: str) -> Path:
     """Return the cache of this environment, its versions and this processor: the value of TORCH_EXTENSIONS_DIR."""
-    libraries = [versions().get(library) for library in ("torch", "deepspeed")]
+    libraries = [*(versions().get(library) for library in ("torch", "deepspeed")), _ninja_version()]
     digest = hashlib.sha256(f"{sys.prefix}\0{sys.version}\0{libraries}\0{processor}".encode()).hexdigest()
     return cache_folder() / "extensions" / digest[:12]
+
+
+def _ninja_version() -> str:
+    """Return the version of the environment's ninja, '' without one. Another version compiles everything again."""
+    try:
+        return version("ninja")
+    except PackageNotFoundError:
+        return ""
 
 
 def drop_stale_locks(folder: Path) -> None:
@@ -69,7 +77,11 @@ def _run(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], stopped: Callable[[], object]
 ) -> int | None:
     """Run a command, its output in ``folder``; return its exit code, None if ``stopped`` ended it and all compilers."""
-    options = {"env": {**os.environ, **environment}, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    options = {
+        "env": {**row_process.environment_of_modules(), **environment},
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+    }
     with (folder / BUILD_LOG).open("wb") as log, process_group(command, stdout=log, **options) as process:
         while (code := process.poll()) is None:
             if stopped():

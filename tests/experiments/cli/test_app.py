@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,6 +76,16 @@ def test_the_version_is_printed(testbed):
     with (CODE_FOLDER / "pyproject.toml").open("rb") as file:
         version = tomllib.load(file)["project"]["version"]
     assert testbed("--version") == (0, f"testbed {version}\n", "")
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("testbed pred", "predict"), ("testbed run --prof", "--profile")])
+def test_the_shell_completes_commands_and_options(typed, completed):
+    variables = {"_TESTBED_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = [sys.executable, "-m", "experiments"]
+    done = subprocess.run(
+        command, cwd=CODE_FOLDER, env=os.environ | variables, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [completed]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from experiments.cli.app import main
-from experiments.results.schema import LOG_FILE, RESULT_FILE
+from experiments.results.schema import LOG_FILE, RESULT_FILE, RESULTS_FILE
 from tests.support.runners import rows
 
 
@@ -45,6 +45,9 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["logs", "a", "RUN"], "no log.txt at this machine yet"),
         (["logs", "b", "RUN"], "unknown row 'b'; allowed: a"),
         (["logs", "a", "RUN/none"], "not a run's folder"),
+        (["logs", "nosuch"], "logs of row nosuch: results/latest: not a run's folder"),
+        (["logs", "RUN"], "ROW RUN: a run's folder; allowed: the id of a row, then the folder: logs ROW RUN"),
+        (["logs", "RUN", "a"], "ROW RUN: a run's folder"),
         (["top", "--json"], "--json: allowed with --once only"),
         (["top", "--once"], "no lease with a reachable machine; create one with `testbed lease`"),
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
@@ -52,7 +55,23 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
 )
 def test_an_error_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, message):
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
-    assert main([one.replace("RUN", str(tmp_path / "run")) for one in arguments]) == 2
+    monkeypatch.chdir(tmp_path)
+    run = str(tmp_path / "run")
+    assert main([one.replace("RUN", run) for one in arguments]) == 2
     error = capfd.readouterr().err
-    assert message in error
+    assert message.replace("RUN", run) in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_a_row_that_ended_without_a_log_is_not_waited_for(row, tmp_path, capfd, follow):
+    (row / RESULT_FILE).write_text("{}")
+    assert main(["logs", *follow, "a", str(tmp_path / "run")]) == 2
+    assert "no output in log.txt at this machine; the row has ended" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("follow", [[], ["-f"]])
+def test_a_run_in_compact_form_has_no_logs(row, tmp_path, capfd, follow):
+    (tmp_path / "run" / RESULTS_FILE).touch()
+    assert main(["logs", *follow, "a", str(tmp_path / "run")]) == 2
+    assert "a run in compact form, which has no logs" in capfd.readouterr().err

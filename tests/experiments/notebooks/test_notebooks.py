@@ -145,7 +145,7 @@ def test_every_claim_is_shown_with_its_row_or_with_the_rows_that_it_compares(nam
         assert alone or any(narrative.compares(claim, rows) for rows in compared), claim.id
 
 
-@pytest.mark.parametrize("name", [name for name in NARRATED if name != "single_gpu_blip2"])
+@pytest.mark.parametrize("name", NARRATED)
 def test_questions_are_numbered_consecutively(name):
     cells = [cell for cell in notebook_of(name).cells if cell.source.startswith("**Questions**")]
     numbers = [line.split(".")[0] for cell in cells for line in cell.source.splitlines()]

@@ -223,6 +223,16 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
     assert target == "statement fail"
 
 
+def test_the_name_of_a_row_takes_the_width_of_its_card(browser: Page, pages: dict[str, Path]):
+    browser.look(390, "light")
+    browser.call("Page.navigate", url=pages["h200"].as_uri())
+    browser.until("document.readyState === 'complete'")
+    lines = browser.evaluate("""[...document.querySelectorAll('table.rows.cards th[scope="row"] a')].map((name) =>
+      name.getClientRects().length)""")
+    assert lines
+    assert set(lines) == {1}
+
+
 PAPER = {"portrait": (703, 1032), "landscape": (1032, 703)}
 """Width and height of A4 without its margins of 12 mm, in px."""
 WITH_CHARTS = {"portrait": ("h200", "tiny", "comparison", "history"), "landscape": ("h200", "tiny")}

@@ -176,6 +176,17 @@ def test_a_folder_without_a_run_is_rejected(tmp_path):
         RunFolder(tmp_path / "latest").read_run()
 
 
+def test_runs_in_a_folder_or_next_to_a_missing_one_are_named(tmp_path):
+    for number in range(7):
+        RunFolder(tmp_path / f"run-{number}").write_run(run())
+    (tmp_path / "link").symlink_to("run-1")
+    names = f"; runs in {tmp_path}: run-0, run-1, run-2, run-3, run-4 and 2 more"
+    for path in (tmp_path, tmp_path / "latest"):
+        with pytest.raises(InputError) as error:
+            RunFolder(path).read_run()
+        assert str(error.value) == f"{path}: not a run's folder (it has no run.json){names}"
+
+
 def test_a_run_of_another_schema_is_rejected(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
     with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(allowed: 1\)$"):

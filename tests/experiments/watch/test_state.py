@@ -1,5 +1,7 @@
 """The state of a run, read from its folder."""
 
+from pathlib import Path
+
 import pytest
 
 from experiments.errors import InputError
@@ -84,9 +86,10 @@ def test_a_log_cannot_change_the_terminal(folder):
     assert list(watcher.log(WAITING)) == []
 
 
-def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(InputError, match="not a run's folder"):
-        RunWatcher(tmp_path)
+def test_a_folder_without_a_run_is_named_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^nosuch: not a run's folder"):
+        RunWatcher(Path("nosuch"))
 
 
 def test_a_row_with_a_start_in_the_future_has_an_elapsed_time_of_zero(folder, monkeypatch):

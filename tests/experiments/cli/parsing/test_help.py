@@ -36,6 +36,12 @@ def test_help_fits_a_narrow_terminal_and_is_not_cut(help_lines, name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_that_takes_no_suite_does_not_say_what_happens_without_one(help_lines, name):
+    usage, text = (lines := help_lines(name, "--help"))[0], " ".join(" ".join(lines).split())
+    assert "without SUITE:" not in text or "[SUITE" in usage
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_ends_with_two_examples(help_lines, name):
     assert len(examples()[name]) >= 2
     assert help_lines(name, "--help")[-len(examples()[name]) :] == [f"  {line}" for line in examples()[name]]

@@ -1,5 +1,8 @@
 """Compiled PyTorch extensions: a folder for each environment and CPU, and the locks that killed builds leave."""
 
+import sys
+from pathlib import Path
+
 import psutil
 import pytest
 
@@ -23,6 +26,9 @@ def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
     assert here == extensions_folder("one processor") != extensions_folder("another")
     with monkeypatch.context() as other:
         other.setattr("sys.prefix", "/elsewhere")
+        assert here != extensions_folder("one processor")
+    with monkeypatch.context() as other:
+        other.setattr(torch_extensions, "version", lambda _: "0.0.1")
         assert here != extensions_folder("one processor")
     monkeypatch.setattr(torch_extensions, "versions", lambda: {"torch": "2.11.0", "deepspeed": "0.0.1"})
     assert here != extensions_folder("one processor")
@@ -53,6 +59,15 @@ def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch,
     assert last.startswith("compiled DeepSpeed's CPU Adam in ")
     assert (tmp_path / "cache" / "made").exists()
     assert compile_with(monkeypatch, tmp_path / "cache", program) == []
+
+
+def test_extensions_and_rows_find_the_same_ninja(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    row = row_process.environment_of_modules()["PATH"]
+    assert row == f"{Path(sys.executable).parent}:/usr/bin"
+    program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/path', 'w').write(os.environ['PATH'])"
+    compile_with(monkeypatch, tmp_path, program)
+    assert (tmp_path / "path").read_text() == row
 
 
 def test_nothing_is_compiled_for_other_rows(monkeypatch, tmp_path):
