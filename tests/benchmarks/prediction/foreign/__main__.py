@@ -54,9 +54,7 @@ def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
         path = os.pathsep.join([temporary, str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         environment = os.environ | OFFLINE | {"PYTHONPATH": path, "MEASURED_FOLDER": str(found)}
         words = [sys.executable, *command[1:]] if command[0] == "python" else command
-        ran = subprocess.run(
-            words, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False
-        )
+        ran = _run(words, folder, environment)
         ranks = [json.loads(file.read_text()) for file in sorted(found.iterdir())]
         return ranks or [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
 
@@ -66,14 +64,17 @@ def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]
     options = ["--card", card, "--fake-weights", "--all-ranks", "--json"]
     words = [sys.executable, "-m", "experiments", "predict", *options, "--", *command]
     environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    ran = subprocess.run(
-        words, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False
-    )
+    ran = _run(words, folder, environment)
     try:
         predicted = json.loads(ran.stdout)["predictions"]
     except ValueError:
         return [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
     return [{name: one[name] for name in ("rank", "peak_gib", "reserved_gib", "notes")} for one in predicted]
+
+
+def _run(words: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    more: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": LIMIT_S}
+    return subprocess.run(words, cwd=folder, env=environment, check=False, **more)
 
 
 def each(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str, Any]]]) -> None:
