@@ -10,13 +10,13 @@ from pathlib import Path
 from experiments.system.packages import require_packages
 
 
-def run_uv(*words: str | Path) -> str:
+def run_uv(*arguments: str | Path) -> str:
     """Run uv; return its output. Raises CalledProcessError if it fails, MissingPackage if it is not installed."""
     require_packages("uv")
     from uv import find_uv_bin
 
     done = subprocess.run(
-        [find_uv_bin(), *map(str, words), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
+        [find_uv_bin(), *map(str, arguments), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
     )
     return done.stdout
 

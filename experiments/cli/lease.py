@@ -327,7 +327,7 @@ def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     from experiments.history.lease_length import expected_on
     from experiments.suites.suite import suites_in_group
 
-    return expected_on(hosts, suites_in_group(options.for_), Path("results")).words
+    return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
 def _connect_to_sites(name: str) -> "list[Testbed]":

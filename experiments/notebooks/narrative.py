@@ -167,10 +167,10 @@ def recipe(row: Row, engine: str) -> str:
     )
 
 
-def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
+def run(suite: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
-    command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
+    command = [*COMMAND, "run", suite, "--row", row, "--results", str(place), *options]
     with subprocess.Popen(
         command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

@@ -80,11 +80,11 @@ def write_report(folder: RunFolder) -> WrittenReport:
     return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
 
-def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
+def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
-    ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
+    ``on_unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
+    ``root``, and what ``write_report`` raises for the only one, or for any without ``on_unreadable``.
     """
     runs = run_folders(root)
     found = []
@@ -92,9 +92,9 @@ def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = Non
         try:
             found.append(_reevaluated(run))
         except InputError as problem:
-            if unreadable is None or len(runs) == 1:
+            if on_unreadable is None or len(runs) == 1:
                 raise
-            unreadable(problem)
+            on_unreadable(problem)
     return tuple(found)
 
 

@@ -48,7 +48,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
     ``results`` are either all measured or all predicted.
     """
-    evidence = Evidence(results, {row: scaled_down(suite, result) for row, result in results.items()})
+    evidence = Evidence(results, {row: scaling_note(suite, result) for row, result in results.items()})
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
     return Evaluation(run=run, verdicts=tuple(verdicts))
@@ -57,7 +57,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
     """Return a verdict on every statement of ``suite`` about the row of ``result`` alone."""
     row = suite.row(result.spec.row)
-    evidence = Evidence({row.id: result}, {row.id: scaled_down(suite, result)})
+    evidence = Evidence({row.id: result}, {row.id: scaling_note(suite, result)})
     return tuple(_row_verdicts(row, evidence))
 
 
@@ -67,8 +67,8 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def scaled_down(suite: Suite, result: Result) -> str:
-    """Return a text if the row ran on fewer ranks than it states, such as 'ran on 2 of the 4 ranks ...'; else ""."""
+def scaling_note(suite: Suite, result: Result) -> str:
+    """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
     return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"

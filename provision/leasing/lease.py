@@ -74,10 +74,10 @@ def lease(
     Without ``wait``, return before a lease that starts later. With ``watch``, search until a time slot is free.
     """
 
-    def waiting() -> None:
+    def report_wait() -> None:
         reconciler.report(f"another program is working on {lease_request.name}; waiting for it")
 
-    with reconciler.journal.exclusive(lease_request.name, waiting):
+    with reconciler.journal.exclusive(lease_request.name, report_wait):
         task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
         if not task.opened.intents:
             _check_boot_requirements(task)

@@ -74,7 +74,7 @@ class BareMetal(Cloud):
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
-    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
     return BareMetal(find_account(region, entry))
 
 

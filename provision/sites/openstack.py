@@ -209,7 +209,7 @@ class Cloud(RestrictedCredentials, ABC):
     def boot_requirements(self) -> str:
         """Return the networks that servers need, and the flavor."""
         for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
-            self._network(network)
+            self._network_id(network)
         return f"networks {context.DEFAULT_NETWORK} and {PUBLIC_NETWORK}"
 
     def leases(self) -> list[Lease]:
@@ -271,7 +271,7 @@ class Cloud(RestrictedCredentials, ABC):
                 name=name,
                 key_name=tag,
                 metadata={"llm-testbed": tag},
-                networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
+                networks=[{"uuid": self._network_id(context.DEFAULT_NETWORK)}],
                 **self.server_options(tag, resource, source),
             )
             return to_server(self.sdk.compute.get_server(created.id))
@@ -316,7 +316,7 @@ class Cloud(RestrictedCredentials, ABC):
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""
         try:
             with translate_errors("neutron"):
-                network = self._network(PUBLIC_NETWORK)
+                network = self._network_id(PUBLIC_NETWORK)
                 created = self.sdk.network.create_ip(floating_network_id=network, description=self.label(tag))
                 return to_address(created, "")
         except RequestRejected as problem:
@@ -339,9 +339,9 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("neutron"):
             self.sdk.network.delete_ip(address.id)
 
-    def _network(self, name: str) -> str:
+    def _network_id(self, name: str) -> str:
         with translate_errors("neutron"):
-            network = self.sdk.network.find_network(name)
+            network = self.sdk.network.find_network_id(name)
         if network is None:
             raise RequestRejected(f"network {name} does not exist at {self.name}; ask the site's help desk for it")
         return str(network.id)

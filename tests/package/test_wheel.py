@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def base_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Create the environment of `pip install llm-testbed`."""
     folder = tmp_path_factory.mktemp("plain")
     return install(wheel, folder, link_dependencies(folder / "libraries"))
@@ -56,21 +56,21 @@ def test_the_image_installs_the_same_version_and_command() -> None:
     assert {key: project()[key] for key in image} == image
 
 
-def test_the_version_is_that_of_the_metadata(plain: Environment) -> None:
-    done = plain.run("testbed", "--version")
+def test_the_version_is_that_of_the_metadata(base_environment: Environment) -> None:
+    done = base_environment.run("testbed", "--version")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == project()["version"]
 
 
-def test_suites_are_listed_without_optional_packages(plain: Environment) -> None:
-    done = plain.run("testbed", "list", "--json")
+def test_suites_are_listed_without_optional_packages(base_environment: Environment) -> None:
+    done = base_environment.run("testbed", "list", "--json")
     assert done.returncode == 0, done.stderr
     assert all(f'"{path.stem}"' in done.stdout for path in (PROJECT / "experiments" / "suites" / "labs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("command", ["python -m experiments --help", "testbed --help"])
-def test_help_needs_no_optional_package(plain: Environment, command: str) -> None:
-    done = plain.run(*command.split())
+def test_help_needs_no_optional_package(base_environment: Environment, command: str) -> None:
+    done = base_environment.run(*command.split())
     assert done.returncode == 0, done.stderr
     assert "predict" in done.stdout
 
@@ -85,8 +85,10 @@ def test_help_needs_no_optional_package(plain: Environment, command: str) -> Non
         ("doctor --site chameleon", "chameleon"),
     ],
 )
-def test_a_command_without_its_optional_part_names_it_in_one_line(plain: Environment, command: str, extra: str) -> None:
-    done = plain.run("testbed", *command.split())
+def test_a_command_without_its_optional_part_names_it_in_one_line(
+    base_environment: Environment, command: str, extra: str
+) -> None:
+    done = base_environment.run("testbed", *command.split())
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"[{extra}]" in done.stderr

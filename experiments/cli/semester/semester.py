@@ -69,7 +69,7 @@ def semester(
     require_packages("ruptures")
     if lease and max_hours is None:
         raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
-    idle_end = tuple(idle.words())
+    idle_end = tuple(idle.arguments())
     if idle_end and not lease:
         raise InputError(f"{' '.join(idle_end[:2])}: allowed with --lease only")
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
@@ -80,7 +80,7 @@ def semester(
     requested_lease = Lease(site, lease, hours, max_hours, idle_end) if lease and max_hours is not None else None
     request = Request(results, chosen, tuple(names), requested_lease, context.obj)
     if dry_run:
-        show_plan([part.words for part in request.parts()], as_json)
+        show_plan([part.title for part in request.parts()], as_json)
         return
     notifier = Notifier(notify or ())
     interrupt_on_stop_signals()

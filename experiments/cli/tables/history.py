@@ -84,9 +84,9 @@ def _rows(series: Series) -> Table:
         if any(value is not None for value in (*peaks, *steps)):
             table.add(
                 row,
-                _text(peaks, format_size),
+                _newest_text(peaks, format_size),
                 sparkline(peaks),
-                _text(steps, lambda s: f"{format_number(s)} s"),
+                _newest_text(steps, lambda s: f"{format_number(s)} s"),
                 sparkline(steps),
             )
     return table
@@ -103,15 +103,19 @@ def _figures(series: Series) -> Table:
         if key[1] in SHOWN and _newest(values) is not None:
             figure = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
             table.add(
-                key[0], figure, sparkline(values), _text(values[::-1], format_number), _text(values, format_number)
+                key[0],
+                figure,
+                sparkline(values),
+                _newest_text(values[::-1], format_number),
+                _newest_text(values, format_number),
             )
     return table
 
 
-def _text(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+def _newest_text(values: Sequence[float | None], to_text: Callable[[float], str]) -> str:
     """Return the newest known value as text; empty if none is known."""
     newest = _newest(values)
-    return "" if newest is None else form(newest)
+    return "" if newest is None else to_text(newest)
 
 
 def sparkline(values: Sequence[float | None]) -> str:

@@ -60,7 +60,7 @@ def trace_script(
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
-        job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
+        job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         found: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):

@@ -142,7 +142,7 @@ class SlurmRunner:
         write_submission(row_folder, spec, attempt)
         job_spec = replace(self._job_spec(spec, attempt), after=self._staging.begin(spec))
         name, comment = self._name(spec), comment_of(spec, attempt)
-        script = self._cluster.scripts.row(job_spec, self._run_id, name, comment)
+        script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:

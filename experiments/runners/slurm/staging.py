@@ -119,7 +119,7 @@ class Staging:
             return None
         path = f"{self._folder(artifact)}/{SCRIPT}"
         name = f"{NAME_PREFIX}{artifact.kind}/{artifact.name.partition('?')[0]}"
-        script = self._cluster.scripts.staging(artifact, name, self._comment(artifact))
+        script = self._cluster.scripts.staging_script(artifact, name, self._comment(artifact))
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._running_job(artifact))

@@ -74,11 +74,17 @@ class Case(NamedTuple):
     gpus: int = 1
 
 
-def program(loop: str, model: str, **more: object) -> tuple[str, ...]:
+def program(loop: str, model: str, **overrides: object) -> tuple[str, ...]:
     """Return the arguments of python that train the model in the loop."""
     own = OWN.get(f"{loop} {model}", PLAIN if loop == "plain" else TRAINER)
     architecture = {"model_type": model, **MODELS[model]}
-    job = {"model": {"family": "transformers", "architecture": architecture}, "batch": 8, "seq": 512, **own, **more}
+    job = {
+        "model": {"family": "transformers", "architecture": architecture},
+        "batch": 8,
+        "seq": 512,
+        **own,
+        **overrides,
+    }
     return "-m", f"experiments.prediction.loops.{loop}", json.dumps(job)
 
 

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.tool_speed.overlap [--seconds 20] [--out FILE]
 
-The cluster is a real Slurm on this machine. Fakes: its four GPUs; and rows that sleep, so that the ratio shows only the
-overlap, not the resources that rows compete for. The work that a run does once before its first row (folder, code,
-check of Python) is timed separately and subtracted on both sides.
+The cluster is a real Slurm on this machine. Fakes: the four GPUs; and the rows, which only sleep, so that the ratio
+shows the overlap and not the competition of rows for resources. The work that a run does once before its first row
+(folder, code, check of Python) is timed separately and subtracted on both sides.
 """
 
 import argparse

@@ -56,7 +56,7 @@ def test_of_100_forged_bundles_at_least_95_are_rejected(genuine, tmp_path):
         forger = Forger(genuine)
         forge(forger, row)
         forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
-        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copied_run" else (alice, forged)
+        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copy_run" else (alice, forged)
         if checked.accepted:
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:

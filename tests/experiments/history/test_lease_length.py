@@ -32,14 +32,14 @@ def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
 def test_suites_run_one_after_another_and_the_sources_are_counted():
     times = ExpectedTimes({"a": [row(90), row(30)], "b": [row(60, 120, source="predicted for y"), None]}, 2)
     assert times.total() == (timedelta(seconds=150), timedelta(seconds=210))
-    assert times.words == (
+    assert times.summary == (
         "time on 2 GPUs: a 2 min, b more than 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
         "; setup 1h (assumed)"
     )
 
 
 def test_without_any_time_there_is_no_number():
-    assert ExpectedTimes({"a": [None]}, 1).words.startswith("time: unknown")
+    assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 
 
 def test_the_lease_has_room_for_setup_and_rows_with_a_margin():

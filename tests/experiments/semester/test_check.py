@@ -55,7 +55,7 @@ def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
-    assert (code, "Nothing flipped since" in out) == (0, True)
+    assert (code, "No status or outcome flipped since" in out) == (0, True)
 
 
 def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks, webhook):

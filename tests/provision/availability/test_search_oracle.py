@@ -74,7 +74,7 @@ def slots_minute_by_minute(bookings, requirements, now):
     minutes = [first] if requirements.start else range(first, first + HORIZON_DAYS * DAY + 60)
     searched = [minute for minute in minutes if requirements.start or (minute + length) % 60 == LAST_MINUTE]
     found = []
-    for _, group in groupby(sorted(HOSTS, key=kind), key=kind):
+    for _, group in groupby(sorted(HOSTS, key=site_and_type), key=site_and_type):
         hosts = [(host, unavailable_minutes(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
         over = 0
         for start in searched[: HORIZON_DAYS * 24]:
@@ -89,7 +89,7 @@ def slots_minute_by_minute(bookings, requirements, now):
     return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
 
 
-def kind(host):
+def site_and_type(host):
     return host.site, host.node_type
 
 

@@ -138,7 +138,7 @@ def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconc
 @pytest.mark.parametrize("ask", [extend, extension])
 def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_lease, ask):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, minutes=1))
-    with pytest.raises(ExtensionRejected, match=r"can be extended from 2026-11-21 12:01 UTC"):
+    with pytest.raises(ExtensionRejected, match=r"cannot be extended before 2026-11-21 12:01 UTC"):
         ask(site, reconciler, active_lease, HOUR)
     assert site.lease.end == NOW + timedelta(hours=48, minutes=1)
     reconciler.clock.sleep(60)

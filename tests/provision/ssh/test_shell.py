@@ -231,7 +231,7 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
     assert not target.exists()
 
 
-def test_a_machine_that_comes_back_is_waited_for(sshd, ssh_shell):
+def test_the_shell_waits_for_a_machine_that_comes_back(sshd, ssh_shell):
     ssh_shell.run("true")
     sshd.stop()
     answers = []

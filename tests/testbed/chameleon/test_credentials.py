@@ -1,6 +1,6 @@
 """Faults while the credential of an idle end is created or deleted: one remains, or none, and the next command resumes.
 
-Fake: the setup of the node, which the tests of nodes have.
+The setup of the node is a fake; the tests of nodes run the real one.
 """
 
 import time
@@ -43,9 +43,10 @@ def leased(site, reconciler, lease_request):
 
 @pytest.fixture
 def losing_answer(site, local_openstack, tmp_path):
-    """Return a function that makes a reconciler which loses keystone's answer to the first try of an operation.
+    """Return a function of an operation, which returns a reconciler and a list.
 
-    The function also returns a list, to which the credentials are added that exist when the loss is reported.
+    The reconciler loses keystone's answer to the first try of the operation. When it reports this, the credentials that
+    exist at that time are added to the list.
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:

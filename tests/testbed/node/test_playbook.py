@@ -188,7 +188,7 @@ def other_installer(node: Node) -> Iterator[None]:
     node.run("systemctl", "stop", "installer")
 
 
-def test_a_held_package_lock_is_waited_for_and_then_named(
+def test_the_playbook_waits_for_a_held_package_lock_and_then_names_it(
     node: Node, set_up: SetUp, finished: ConfiguredNode, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
@@ -212,8 +212,8 @@ def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path
 def test_an_interruption_ends_ansible_and_the_next_run_resumes(
     node: Node, set_up: SetUp, finished: ConfiguredNode
 ) -> None:
-    def interrupt(words: str) -> None:
-        if "docker: Install" in words:
+    def interrupt(line: str) -> None:
+        if "docker: Install" in line:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
