@@ -49,7 +49,7 @@ def observe(request: ObservationRequest, method: Method, environment: Environmen
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
-    found = _predicted(request, environment) if method == "prediction" else _run(request, method, environment)
+    found = _predict_observation(request, environment) if method == "prediction" else _run(request, method, environment)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(stored, found.model_dump_json(indent=2))
     return found
@@ -62,7 +62,7 @@ def _stored_observation(request: ObservationRequest, method: Method, environment
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
 
 
-def _predicted(request: ObservationRequest, environment: Environment) -> Observation:
+def _predict_observation(request: ObservationRequest, environment: Environment) -> Observation:
     arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
     code, last_line = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:

@@ -119,7 +119,7 @@ def scaling(results: Mapping[str, Result]) -> str:
     if not timed:
         return ""
     first, base = next(iter(timed.items()))
-    return columns("", {name: _scaled(result, base, first) for name, result in timed.items()})
+    return columns("", {name: _scaling_cells(result, base, first) for name, result in timed.items()})
 
 
 def settings(rows: Mapping[str, Settings]) -> str:
@@ -142,7 +142,7 @@ def verdicts(found: Iterable[Verdict]) -> str:
     )
 
 
-def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
+def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, str]:
     assert result.speed is not None
     assert base.speed is not None
     times = result.speed.samples_per_s / base.speed.samples_per_s

@@ -177,7 +177,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
 
 
 def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Changed], alike: bool) -> RowComparison:
-    peak, reserved, speed = (_measured(name, a, b, (row, name) in moved, alike) for name in FIGURES)
+    peak, reserved, speed = (_change_of_figure(name, a, b, (row, name) in moved, alike) for name in FIGURES)
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -199,7 +199,7 @@ def _settings(spec: RowSpec) -> dict[str, str]:
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _measured(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
+def _change_of_figure(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if alike and value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio, changed=changed)

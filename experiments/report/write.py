@@ -90,7 +90,7 @@ def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = 
     found = []
     for run in runs:
         try:
-            found.append(_reevaluated(run))
+            found.append(_reevaluate(run))
         except InputError as problem:
             if on_unreadable is None or len(runs) == 1:
                 raise
@@ -123,7 +123,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
     )
 
 
-def _reevaluated(folder: RunFolder) -> Reevaluation:
+def _reevaluate(folder: RunFolder) -> Reevaluation:
     evaluation = evaluate_run(folder.suite(), folder).best
     stored = stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(

@@ -182,7 +182,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
     return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
-def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
+def _evaluate_check(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} {NOT_RUN}")
@@ -195,7 +195,7 @@ def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> Chec
     for row in filter(None, (check.row, check.over_row)):
         if evidence.results[row].outcome in ERROR_OUTCOMES:
             return CheckResult("not evaluated", "", f"{row} has no results ({evidence.results[row].reason})")
-    return _evaluate_quantity(check, evidence, about)
+    return _evaluate_quantity(check, evidence, scope)
 
 
 def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
@@ -205,7 +205,7 @@ def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
     return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
-def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
+def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
     assert check.quantity is not None
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
@@ -220,7 +220,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
         return CheckResult("not evaluated", "", next(missing_value_obstacles(check, (result, base)), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
     text = _describe_values(check, values, over, compared) + _loss_note(check, result)
-    if obstacle := next(check_obstacles(check, evidence, about), None):
+    if obstacle := next(check_obstacles(check, evidence, scope), None):
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)

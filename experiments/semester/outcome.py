@@ -121,7 +121,7 @@ def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
             yield path.parent, Evaluation.model_validate_json(read_bytes(path))
 
 
-def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+def version_differences(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
     """Return the packages with other versions, such as 'torch 2.5.1 → 2.13.0'."""
     names = dict.fromkeys([*then, *now])
     return tuple(
@@ -160,7 +160,7 @@ def _part_flips(check: Check, before: Check, titles: Mapping[str, str]) -> Itera
 
 def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...]:
     versions = next(one for one in check.sets if name.startswith(one))
-    return differing(before.installed.get(versions, {}), check.installed.get(versions, {}))
+    return version_differences(before.installed.get(versions, {}), check.installed.get(versions, {}))
 
 
 def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
@@ -179,5 +179,5 @@ def _to_fix(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine,
         if today and today.status == "fail" and not today.known_failure:
             yield f"{line.suite} on {line.card}: {line.says} ({today.reason or today.value})"
         elif today and today.status == "pass" and newest and newest.status in ("fail", "error"):
-            changed = ", ".join(differing(check.installed["current"], check.installed["newest"]))
+            changed = ", ".join(version_differences(check.installed["current"], check.installed["newest"]))
             yield f"{line.suite} on {line.card}, with the newest versions: {line.says} ({newest.reason}; {changed})"

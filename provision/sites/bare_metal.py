@@ -26,7 +26,9 @@ class BareMetal(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
-        described = dict(self.read(SERVICE, self._described(), lambda node: (text_field(node, "uid"), node), SITE))
+        described = dict(
+            self.read(SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), SITE)
+        )
         with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
@@ -65,7 +67,7 @@ class BareMetal(Cloud):
             raise RequestRejected(f"flavor {FLAVOR} does not exist at {self.name}; ask the site's help desk for it")
         return str(flavor.id)
 
-    def _described(self) -> list[dict[str, Any]]:
+    def _reference_nodes(self) -> list[dict[str, Any]]:
         listed = reference_items("sites")
         uids = dict(self.read(SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE))
         if self.name not in uids:

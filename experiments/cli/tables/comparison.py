@@ -23,9 +23,9 @@ def comparison_tables(comparison: Comparison) -> Group:
         _verdicts(comparison, heads),
         Text(),
         _rows(comparison),
-        *_emulated(comparison),
+        *_emulation_lines(comparison),
         Text(),
-        *([_changed(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
+        *([_changed_values(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
         _differences(comparison, heads),
     ]
     return Group(*parts)
@@ -122,12 +122,12 @@ def _change(change: Change, a: str, b: str, unit: str = "") -> str:
     return f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")
 
 
-def _emulated(comparison: Comparison) -> list[Text]:
+def _emulation_lines(comparison: Comparison) -> list[Text]:
     words = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
     return [Text(line, "dim") for line in sorted(words)]
 
 
-def _changed(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _changed_values(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.changed:
         return Text("No outcome and no value changed beyond its noise.")
     return _side_by_side("row: value", comparison.changed, heads, "changed beyond noise")

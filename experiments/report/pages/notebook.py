@@ -65,10 +65,10 @@ def _output(output: dict[str, Any]) -> Iterator[Part]:
     elif kind == "error":
         yield Part("error", _plain("\n".join(output["traceback"])))
     else:
-        yield from _shown(output["data"])
+        yield from _safe_representation(output["data"])
 
 
-def _shown(data: dict[str, Any]) -> Iterator[Part]:
+def _safe_representation(data: dict[str, Any]) -> Iterator[Part]:
     """Return the best representation that is safe: a picture, Markdown or text."""
     for kind in PICTURES:
         if kind in data:

@@ -125,7 +125,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
     errors = ErrorTable()
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
-        for one in predicted(case, card) if found else []:
+        for one in predict_ranks(case, card) if found else []:
             own = found[one.rank]
             pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
             lines.append(f"| {case.name} | {one.rank} | {errors.cells(pairs)} |")
@@ -135,7 +135,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
     table.write_text("\n".join(lines) + "\n")
 
 
-def predicted(case: Case, card: str) -> list[ScriptPrediction]:
+def predict_ranks(case: Case, card: str) -> list[ScriptPrediction]:
     """Return the prediction of each rank of a case."""
     from experiments.prediction.script.trace import trace_script
 

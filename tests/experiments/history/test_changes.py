@@ -126,7 +126,7 @@ def changes_found(folder: Path, weeks: int, change: Callable[[Result], None] | N
 
 
 @pytest.fixture(scope="module")
-def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unchanged_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of BEFORE unchanged runs."""
     folder = tmp_path_factory.mktemp("unchanged")
     changes_found(folder, BEFORE)
@@ -134,10 +134,10 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", INJECTED)
-def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged, tmp_path):
+def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged_runs, tmp_path):
     change, named = INJECTED[name]
     database = tmp_path / "history.db"
-    database.write_bytes(unchanged.read_bytes())
+    database.write_bytes(unchanged_runs.read_bytes())
     with open_history(database) as connection:
         record_run(connection, repeat_run(tmp_path, BEFORE, change))
         (series,) = read_series(connection)

@@ -29,14 +29,16 @@ STRANGE: dict[str, Any] = {
 }
 
 
-def listing(*records):
+def service_listing(*records):
     return SimpleNamespace(list=lambda *_: list(records))
 
 
 def site_of(kind, *leases, hosts=(), **clients):
     site = kind.__new__(kind)
     site.name, site._logged_faults, site.user_id = "CHI@UC", set(), lambda: "me"
-    site.blazar = SimpleNamespace(lease=listing(*leases), allocation=listing(*hosts), host=listing())
+    site.blazar = SimpleNamespace(
+        lease=service_listing(*leases), allocation=service_listing(*hosts), host=service_listing()
+    )
     site.sdk = SimpleNamespace(**clients)
     return site
 
