@@ -147,7 +147,7 @@ def _docker() -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     except subprocess.TimeoutExpired:
         raise CheckFailed(f"the daemon does not answer within {ANSWER_S:.0f} s; systemctl restart docker") from None
-    if answer.returncode or not (info := _json(answer.stdout)).get("ServerVersion"):
+    if answer.returncode or not (info := _parse_json_object(answer.stdout)).get("ServerVersion"):
         message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
@@ -168,7 +168,7 @@ def _gives_gpus(info: dict[str, object]) -> bool:
     return "nvidia" in f"{info.get('Runtimes')} {info.get('DiscoveredDevices')}"
 
 
-def _json(text: str) -> dict[str, object]:
+def _parse_json_object(text: str) -> dict[str, object]:
     try:
         return dict(json.loads(text))
     except ValueError:
