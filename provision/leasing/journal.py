@@ -107,7 +107,7 @@ class Journal:
     def exclusive(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Let one program at a time work on the lease of that name; call ``on_wait`` if another one does."""
         if "/" in name or name in ("", ".", ".."):
-            raise BadJournal(f"{self._file}: {name!r} is no name of a lease; correct the line that has it")
+            raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line that has it")
         with self._locked(self.folder / "locks" / name, on_wait):
             yield
 

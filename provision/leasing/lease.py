@@ -110,9 +110,8 @@ def _check_boot_requirements(task: LeaseTask) -> None:
 def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
     ends = task.reconciler.query(task.site.credential).ends
     if ends and ends < reserved.end:
-        task.reconciler.report(
-            f"{early_credential_end_message(ends, reserved.end)}; log in again before that, to release it"
-        )
+        early_end = early_credential_end_message(ends, reserved.end)
+        task.reconciler.report(f"{early_end}; log in again before then, so that you can release the lease")
 
 
 def _open_record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:

@@ -83,15 +83,15 @@ class Cloud(RestrictedCredentials, ABC):
         self.session = session
 
     def read(
-        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], whose: str = "somebody else's"
+        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner: str = "somebody else's"
     ) -> list[T]:
         """Convert the records. Skip an unreadable record of somebody else, and log each once with its owner.
 
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._read_one(service, record, convert, whose)]
+        return [one for record in records for one in self._read_one(service, record, convert, owner)]
 
-    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], owner: str) -> list[T]:
         try:
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
@@ -99,7 +99,7 @@ class Cloud(RestrictedCredentials, ABC):
         if may_be_own(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
-            log.warning("%s; skipped, because it is %s", fault, whose)
+            log.warning("%s; skipped, because it is %s", fault, owner)
         self._logged_faults.add(fault)
         return []
 

@@ -29,13 +29,13 @@ LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in MARKS.items()), "
 MISSING = "·"
 
 
-def history_tables(found: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
+def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
     """Return what changed in each series, then a line for each row; with ``details`` every statement and figure.
 
     Series in which something changed come first.
     """
     parts: list[RenderableType] = []
-    for series, changed in sorted(found, key=lambda one: not one[1]):
+    for series, changed in sorted(changes_of_series, key=lambda one: not one[1]):
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
         runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
         parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]

@@ -61,10 +61,10 @@ def report_charts(report: Report) -> dict[str, Chart]:
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
     """Draw bars of GiB, in the unit that suits the largest one; in GiB with a limit."""
     unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
-    return bar_chart([_scaled(bar, per_gib) for bar in bars], unit, alt, limit)
+    return bar_chart([_scaled_bar(bar, per_gib) for bar in bars], unit, alt, limit)
 
 
-def _scaled(bar: Bar, factor: int) -> Bar:
+def _scaled_bar(bar: Bar, factor: int) -> Bar:
     parts = {name: size * factor for name, size in bar.parts.items()}
     return bar._replace(parts=parts, marks=[mark._replace(value=mark.value * factor) for mark in bar.marks])
 

@@ -167,13 +167,13 @@ def test_fifty_unchanged_runs_raise_no_alarm_at_any_time(tmp_path):
 
 
 def test_every_version_that_differs_is_named(tmp_path):
-    def updated(result: Result) -> None:
+    def update_transformers(result: Result) -> None:
         result["versions"]["transformers"] = "5.18.0"
         result["device"]["driver"] = "590.1"
         if result["spec"]["row"] == ROW:
             result["memory"]["peak_gib"] *= 1.02
 
-    (found,) = changes_found(tmp_path, 4, updated)
+    (found,) = changes_found(tmp_path, 4, update_transformers)
     assert [cause.what for cause in found.causes] == ["driver", "transformers"]
     assert "transformers 5.17.0 → 5.18.0" in [cause.sentence for cause in found.causes]
 

@@ -175,7 +175,7 @@ def test_a_lease_of_that_name_that_is_not_in_the_journal_is_rejected_before_anyt
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_whose_creation_was_interrupted_is_the_own_one(reconciler, lease_request, monkeypatch):
+def test_a_lease_whose_creation_was_interrupted_is_recognized_as_own(reconciler, lease_request, monkeypatch):
     site = FakeSite()
     create = site.create_lease
 
