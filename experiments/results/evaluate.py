@@ -285,7 +285,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of a predicted value if the check may hold or not within it; "" if it can be decided."""
+    """Return the error of the predicted values if it makes the check undecided, such as 'predicted to 5 %'; else ""."""
     speeds = [one.speed for one in pair if one.predicted and one.speed]
     if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""

@@ -109,7 +109,7 @@ def _memory() -> str:
 def _gpu() -> Check:
     """Check for a GPU with a driver that answers; a machine without any GPU is a warning."""
 
-    def found() -> str:
+    def describe_gpus() -> str:
         gpus = this_machine().gpus
         if not gpus and nvidia_device():
             raise CheckFailed(
@@ -125,7 +125,7 @@ def _gpu() -> Check:
             raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 
-    check = run_check("GPU", found, (FULL_SIZE,))
+    check = run_check("GPU", describe_gpus, (FULL_SIZE,))
     if check.text:
         return check
     return Check("GPU", "warning", "no GPU; rows run as tiny models here, or on leased nodes", (FULL_SIZE,))

@@ -1,4 +1,4 @@
-"""Leasing at a fake site with faults on the way."""
+"""Leasing at a fake site, with faults in single steps."""
 
 import pytest
 

@@ -30,7 +30,7 @@ def add_nvidia_device(folder):
     (device / "class").write_text("0x030200\n")
 
 
-def machine_with(monkeypatch, *gpus):
+def set_gpus_of_machine(monkeypatch, *gpus):
     monkeypatch.setattr(preflight, "this_machine", lambda: Node("", gpus, 8, 64.0, ""))
     monkeypatch.setattr(preflight, "driver_version", lambda: "580.1")
 
@@ -74,23 +74,23 @@ def test_a_full_disk_and_a_full_memory_fail(check_named, monkeypatch):
 
 
 def test_a_machine_without_a_gpu_gets_a_warning(check_named, monkeypatch):
-    machine_with(monkeypatch)
+    set_gpus_of_machine(monkeypatch)
     assert check_named("GPU").status == "warning"
 
 
 def test_a_gpu_whose_driver_does_not_answer_fails(check_named, monkeypatch, tmp_path):
-    machine_with(monkeypatch)
+    set_gpus_of_machine(monkeypatch)
     add_nvidia_device(tmp_path)
     assert (check_named("GPU").status, "driver does not answer" in check_named("GPU").text) == ("failed", True)
 
 
 def test_a_gpu_is_shown_with_the_cards_whose_rows_it_runs(check_named, monkeypatch):
-    machine_with(monkeypatch, sample_rows.GPU)
+    set_gpus_of_machine(monkeypatch, sample_rows.GPU)
     monkeypatch.setattr(preflight, "versions", dict)
     gpu = check_named("GPU")
     assert (gpu.status, "driver 580.1" in gpu.text, "a100_80gb" in gpu.text) == ("ok", True, True)
     assert "h100_80gb" not in gpu.text, "no lab has rows for it"
-    machine_with(monkeypatch, sample_rows.T4)
+    set_gpus_of_machine(monkeypatch, sample_rows.T4)
     assert "too small for the cards of the labs" in check_named("GPU").text
     monkeypatch.setattr(preflight, "versions", lambda: {"torch": "2.13.0+cpu"})
     assert "PyTorch is built for CPUs only" in check_named("GPU").text
@@ -129,7 +129,7 @@ def test_a_loopback_interface_without_connections_fails(check_named, monkeypatch
 
 def test_the_summary_names_a_first_command_and_the_rows_that_the_machine_can_run(tmp_path, monkeypatch):
     monkeypatch.setattr(preflight, "PCI", tmp_path / "pci")
-    machine_with(monkeypatch)
+    set_gpus_of_machine(monkeypatch)
     monkeypatch.setitem(EXTRAS, "train", ("nosuch",))
     checks = preflight.check_this_machine(tmp_path)
     assert summary_in_words(checks) == "1 of 12 failed; begin with training packages"
