@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 def write_notebook_page(notebook: Path) -> None:
-    """Write notebook.html next to ``notebook``; a file that is no notebook gives a page that says so."""
+    """Write notebook.html next to ``notebook``; if it is not a notebook, the page says so."""
     try:
         cells = json.loads(read_text(notebook, errors="replace"))["cells"]
         parts = [part for cell in cells for part in _cell(cell)]

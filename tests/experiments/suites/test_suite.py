@@ -125,7 +125,7 @@ BAD = {
         -4,
         "lab.yaml: row 'small' on a100_80gb: batch_size = -4: allowed: a whole number above 0",
     ),
-    "batch that is no number": (
+    "batch that is not a number": (
         ("rows", 0, "settings", "batch_size"),
         "many",
         "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': allowed: a whole number above 0",
@@ -150,7 +150,7 @@ BAD = {
         {"accumulate": 2},
         "lab.yaml: row 'small' on a100_80gb: the row needs batch_size or global_batch_size",
     ),
-    "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
+    "claims that are not a list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
     "global batch that accumulation cannot divide": (
         ("rows", 0, "settings"),
         {"global_batch_size": 10, "accumulate": 4},

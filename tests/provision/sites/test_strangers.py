@@ -25,7 +25,7 @@ STRANGE: dict[str, Any] = {
     "no list of reservations": {"reservations": None},
     "a reservation without an id": {"reservations": [{"resource_type": "network"}]},
     "no end": {"end_date": None},
-    "an end that is no time": {"end_date": "never"},
+    "an end that is not a time": {"end_date": "never"},
 }
 
 
