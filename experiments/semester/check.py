@@ -44,7 +44,7 @@ class Request:
 
 
 class Installed(NamedTuple):
-    """The Python of a set of versions, and the versions of the packages that decide a result."""
+    """The Python of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
     versions: dict[str, str]

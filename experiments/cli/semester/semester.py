@@ -47,11 +47,11 @@ def semester(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Check all suites before a term: what flipped, what to fix.
+    """Check all suites before a term: what changed, what to fix.
 
     Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
-    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: something flipped since
-    the last check.
+    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: the status of a
+    statement or the outcome of a row flipped since the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier

@@ -189,10 +189,10 @@ class SlurmRunner:
 def most_needed_rows_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
-    def statements(planned: Planned) -> int:
+    def statement_count(planned: Planned) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
         of_row = (expected.outcome is not None) + len(expected.reference_values)
         return of_row + sum(planned.row in names for names in compared)
 
-    return sorted(rows, key=statements, reverse=True)
+    return sorted(rows, key=statement_count, reverse=True)
