@@ -52,13 +52,13 @@ def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
     for change in both:
         table.add(change.says, change.a or "", Text(change.b or "", _style(change)), change.reason)
-    alone = [f"{_count(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
+    alone = [f"{_count_without(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
     return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
 
 
-def _count(comparison: Comparison, missing: str) -> int:
-    return sum(getattr(change, missing) is None for change in comparison.verdicts)
+def _count_without(comparison: Comparison, side: str) -> int:
+    return sum(getattr(change, side) is None for change in comparison.verdicts)
 
 
 def _style(change: VerdictChange) -> str:

@@ -18,8 +18,8 @@ def output_of(login: Login, command: str) -> str:
     return subprocess.run([*login.arguments(), command], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def traces(name: str) -> list[str]:
-    """Return the traces of a node and of the network of nodes."""
+def leftovers(name: str) -> list[str]:
+    """Return what is left of a node and of the network of nodes: firewall rules, links, control groups, processes."""
     rules = subprocess.run(["iptables-save"], check=True, capture_output=True, text=True).stdout
     links = os.listdir("/sys/class/net")
     groups = [str(path) for path in CGROUPS.rglob(f"testbed-{name}")]
@@ -59,5 +59,5 @@ def test_a_node_ends_with_its_starter_and_the_next_one_cleans_up(
     subprocess.run([sys.executable, killed_holder, "test-killed", "10.78.0.23"], check=False)
     with Node("test-killed", "10.78.0.23", node_image, key.public) as again:
         again.wait(login(again))
-    assert not [trace for trace in traces("test-killed") if "test-killed" in trace]
+    assert not [one for one in leftovers("test-killed") if "test-killed" in one]
     assert not again.root.exists()
