@@ -186,8 +186,7 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
             raise InputError((last_lines(_read_log_end(ranks.log(rank))) or (NO_OUTPUT,))[-1])
     measurements = sorted(
         (
-            _reported_measurements(ranks, rank, bool(limit))
-            or _infer_measurements(ranks, rank, codes, limit, oom_killed)
+            _read_reported(ranks, rank, bool(limit)) or _infer_measurements(ranks, rank, codes, limit, oom_killed)
             for rank in range(ranks.count)
         ),
         key=lambda measured: ranks.ended_at(measured.rank),
@@ -199,7 +198,7 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
     ]
 
 
-def _reported_measurements(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
+def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
     """Return the measurements that a rank wrote; None if it wrote none, or if it failed after the time limit."""
     measured = ranks.measured(rank)
     return None if timed_out and measured and measured.failure else measured

@@ -40,7 +40,7 @@ def accelerate_arguments(settings: Settings, node: str, address: str, port: str)
 
 
 def main(node: str, address: str, port: str, rank_module: str, spec_path: str, out: str) -> int:
-    """Start the node's ranks, which connect at ``address``; return 0 if all of them succeeded."""
+    """Run the process; return exit code 0 if all ranks of the node succeeded."""
     os.environ[LAUNCHER_PID_VARIABLE] = str(os.getpid())
     settings = RowSpec.model_validate_json(Path(spec_path).read_bytes()).settings
     rank_command = [*warm_start.module_prefix(os.environ), rank_module, spec_path, out]
