@@ -38,7 +38,7 @@ def observed_environments(monkeypatch):
         names.append(environment.name)
         return seen(10 + sum(values(environment).values()))
 
-    monkeypatch.setattr(module, "_predicted", predicted)
+    monkeypatch.setattr(module, "_predict_observation", predicted)
     return names
 
 
@@ -55,7 +55,7 @@ def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, c
         status = "fail" if sum(values(environment).values()) else "pass"
         return seen(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
 
-    monkeypatch.setattr(module, "_predicted", predicted)
+    monkeypatch.setattr(module, "_predict_observation", predicted)
     assert main(["blame", "single_gpu_blip2/lora-fits-easily", *good_and_bad]) == 0
     assert "pack2 1.0 → 2.0 changed it" in capsys.readouterr().out
 
@@ -79,9 +79,9 @@ def test_observations_before_ctrl_c_are_stored(good_and_bad, observed_environmen
             raise KeyboardInterrupt
         return whole(*words)
 
-    monkeypatch.setattr(module, "_predicted", interrupted)
+    monkeypatch.setattr(module, "_predict_observation", interrupted)
     assert main(["blame", TARGET, *good_and_bad]) == 130
-    monkeypatch.setattr(module, "_predicted", whole)
+    monkeypatch.setattr(module, "_predict_observation", whole)
     assert main(["blame", TARGET, *good_and_bad]) == 0
     assert len(set(observed_environments)) == len(observed_environments)
 

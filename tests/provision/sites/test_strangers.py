@@ -70,7 +70,7 @@ def test_a_strange_reservation_of_a_flavor_hides_no_other(caplog):
     flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": '{"name": "g1"}', "amount": 2}
     strange = {**GOOD, "user_id": "x", "reservations": [{**flavor, "id": "b", "resource_properties": ""}]}
     site = site_of(Kvm, strange, {**GOOD, "reservations": [flavor]}, hosts=[{"resource_id": "1", "reservations": []}])
-    assert site._reserved() == {"a": ("g1", 2)}
+    assert site._reserved_flavors() == {"a": ("g1", 2)}
     assert "cannot be read" in caplog.text
 
 

@@ -123,7 +123,9 @@ def test_a_search_for_a_package_in_a_fake_index(width, tmp_path, monkeypatch):
     variables = {"UV_FIND_LINKS": "", "UV_OFFLINE": "1", "UV_CACHE_DIR": "uv", "TESTBED_CACHE": "cache"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
-    monkeypatch.setattr(observe, "_predicted", lambda _, environment: seen(10 + sum(values(environment).values())))
+    monkeypatch.setattr(
+        observe, "_predict_observation", lambda _, environment: seen(10 + sum(values(environment).values()))
+    )
     check_screen("blame", width, session(BLAME, width, {}))
 
 
