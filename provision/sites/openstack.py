@@ -341,7 +341,7 @@ class Cloud(RestrictedCredentials, ABC):
 
     def _network_id(self, name: str) -> str:
         with translate_errors("neutron"):
-            network = self.sdk.network.find_network_id(name)
+            network = self.sdk.network.find_network(name)
         if network is None:
             raise RequestRejected(f"network {name} does not exist at {self.name}; ask the site's help desk for it")
         return str(network.id)
