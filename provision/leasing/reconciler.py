@@ -101,7 +101,7 @@ class Reconciler:
         every_s: float = 10,
         remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Call ``request`` every ``every_s`` seconds until ``is_done`` accepts the answer; None after limit_s.
+        """Call ``request`` every ``every_s`` s; return the first answer that ``is_done`` accepts, None after limit_s.
 
         Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
 
