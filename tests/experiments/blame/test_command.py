@@ -72,7 +72,7 @@ def test_a_repeated_command_uses_the_stored_observations(good_and_bad, observed_
 
 
 def test_observations_before_ctrl_c_are_stored(good_and_bad, observed_environments, capsys, monkeypatch):
-    whole, stopped = module._predicted, iter([False, False, True])
+    whole, stopped = module._predict_observation, iter([False, False, True])
 
     def interrupted(*words):
         if next(stopped):
