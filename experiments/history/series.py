@@ -103,7 +103,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     """Return the figures of all recorded runs that are comparable with the run in ``folder``; [] without a database.
 
-    Raises InputError if ``folder`` is not a run's folder, or the file is not a history.
+    Raises InputError if ``folder`` is not a run's folder, or the file is not a database of a history.
     """
     if not path.is_file():
         return []
