@@ -79,9 +79,9 @@ class PreparedRun:
         """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
-    def with_target(self, target: Target, watch: DownloadCallback = _ignore_progress) -> "PreparedRun":
+    def with_target(self, target: Target, on_download: DownloadCallback = _ignore_progress) -> "PreparedRun":
         """Return the same run at another target, after preparing its data at that target."""
-        data = _prepare_data(self.options, self.suite, target, watch)
+        data = _prepare_data(self.options, self.suite, target, on_download)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}
         return replace(self, target=target, data=data, run=self.run.model_copy(update=changes))
 
@@ -107,25 +107,25 @@ class FinishedRun:
 def run_suite(
     options: RunOptions,
     view: View,
-    watch: DownloadCallback = _ignore_progress,
+    on_download: DownloadCallback = _ignore_progress,
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
     """Run the missing and changed rows of one suite, as ``run_suites`` does for several."""
-    (finished,) = run_suites([options], view, watch, worker, grace_s)
+    (finished,) = run_suites([options], view, on_download, worker, grace_s)
     return finished
 
 
 def run_suites(
     several: Sequence[RunOptions],
     view: View,
-    watch: DownloadCallback = _ignore_progress,
+    on_download: DownloadCallback = _ignore_progress,
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
     """Prepare runs of several suites at one target, then run them. See ``prepare`` and ``run_prepared``."""
     with closing(connect_target(several[0])) as target:
-        prepared = [prepare(options, target, watch) for options in several]
+        prepared = [prepare(options, target, on_download) for options in several]
         yield from run_prepared(prepared, view, worker, grace_s)
 
 
@@ -185,15 +185,15 @@ def connect_target(options: RunOptions) -> Target:
     return named(image_variant=options.image_variant, in_container=options.in_container)
 
 
-def prepare(options: RunOptions, target: Target, watch: DownloadCallback = _ignore_progress) -> PreparedRun:
+def prepare(options: RunOptions, target: Target, on_download: DownloadCallback = _ignore_progress) -> PreparedRun:
     """Resolve and check the options of one run at ``target``, and prepare its data there.
 
-    ``watch`` is called with the bytes of a download so far and their total. Raises InputError for every user error
-    that can be found before rows run.
+    ``on_download`` is called with the bytes of a download so far and their total. Raises InputError for every user
+    error that can be found before rows run.
     """
     suite = suite_named(options.suite)
     resolved = resolve(options, suite, target.node)
-    data = _prepare_data(resolved, suite, target, watch)
+    data = _prepare_data(resolved, suite, target, on_download)
     run = _new_run(resolved, suite, data, target)
     target.check_disk(options.results, [run.spec(suite, row) for row in run.rows])
     return PreparedRun(resolved, options.size == AUTO, suite, target, run, data)
@@ -214,13 +214,13 @@ def _write_report(folder: RunFolder) -> FinishedRun:
     return FinishedRun(folder.path, report.page, report.evaluation)
 
 
-def _prepare_data(options: RunOptions, suite: Suite, target: Target, watch: DownloadCallback) -> DataSet:
+def _prepare_data(options: RunOptions, suite: Suite, target: Target, on_download: DownloadCallback) -> DataSet:
     datasets = datasets_of(options, suite)
     if options.data in known_archives() and options.data not in datasets:
-        allowed = f"rows that read it; these read {', '.join(sorted(datasets))}"
+        allowed = f"rows that read it; the requested rows read {', '.join(sorted(datasets))}"
         raise InputError(f"--data {options.data}: allowed for {allowed}")
-    source, sha256 = locate_archive(options.data, options.data_sha256, cache_folder(), watch)
-    return target.prepare_data(source, sha256, datasets, watch)
+    source, sha256 = locate_archive(options.data, options.data_sha256, cache_folder(), on_download)
+    return target.prepare_data(source, sha256, datasets, on_download)
 
 
 def _new_run(options: RunOptions, suite: Suite, data: DataSet, target: Target) -> Run:

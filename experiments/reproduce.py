@@ -126,7 +126,7 @@ def reproduce(
     if not active:
         with stages.stage("slots"):
             times = _expected_times(runs, predictions)
-            view.print_line(times.words)
+            view.print_line(times.summary)
             reproduction = _with_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
@@ -177,7 +177,7 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     lines: list[str] = []
     if left and not reconciler.journal.active_lease(name):
         times = _expected_times(runs, ())
-        lines.append(times.words)
+        lines.append(times.summary)
         reproduction = _with_length(reproduction, times, lines.append)
     else:
         _check_budget(reproduction)

@@ -35,10 +35,10 @@ class Choice:
     id_part: IdPart = lambda value: ""
 
 
-def _option_field(default: Any, help: str, *, recorded: bool = True, **more: Any) -> Any:
+def _option_field(default: Any, help: str, *, recorded: bool = True, **options: Any) -> Any:
     """Return a dataclass field that has a command-line option and a Choice."""
-    kinds = {name: more.pop(name) for name in ("identity", "shown", "id_part") if name in more}
-    return option(default, help, metadata={CHOICE_KEY: Choice(recorded=recorded, **kinds)}, **more)
+    kinds = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
+    return option(default, help, metadata={CHOICE_KEY: Choice(recorded=recorded, **kinds)}, **options)
 
 
 _identity_field = partial(_option_field, identity=True, shown=True)

@@ -22,7 +22,7 @@ class TemporaryFolder:
     def __init__(self, kind: str, parent: Path | None = None) -> None:
         place = parent or Path(tempfile.gettempdir())
         _remove_abandoned(place)
-        self.path, self._lock = _made(kind, place)
+        self.path, self._lock = _make_folder(kind, place)
 
     def remove(self) -> None:
         """Remove the folder and its content."""
@@ -36,7 +36,7 @@ class TemporaryFolder:
         self.remove()
 
 
-def _made(kind: str, place: Path) -> tuple[Path, int]:
+def _make_folder(kind: str, place: Path) -> tuple[Path, int]:
     """Return a new folder and its lock. Until it is locked, another process may remove it; then make another one."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=place))
@@ -52,14 +52,14 @@ def _made(kind: str, place: Path) -> tuple[Path, int]:
 def _remove_abandoned(place: Path) -> None:
     """Remove the folders of this user in ``place`` that no process has locked."""
     for folder in place.glob(f"{PREFIX}*"):
-        with suppress(OSError), _opened(folder) as lock:
+        with suppress(OSError), _open_lock(folder) as lock:
             if os.fstat(lock).st_uid == os.geteuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _opened(folder: Path) -> Iterator[int]:
+def _open_lock(folder: Path) -> Iterator[int]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         yield descriptor

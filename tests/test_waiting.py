@@ -1,4 +1,4 @@
-"""A service is waited for as long as it lives, and no longer."""
+"""The tests wait for a service as long as it lives, and no longer."""
 
 import subprocess
 
@@ -28,7 +28,7 @@ def test_a_service_that_ends_is_named_with_its_log_at_once(service, tmp_path):
         wait_until_up("keystone", process, tmp_path / "log", lambda: False)
 
 
-def test_a_service_that_lives_is_waited_for_up_to_the_limit(service, tmp_path):
+def test_the_wait_for_a_service_that_lives_ends_at_the_limit(service, tmp_path):
     asked = []
     process = service("echo slowly; sleep 60")
     wait_until_up("keystone", process, tmp_path / "log", lambda: asked.append(1) or len(asked) > 3)

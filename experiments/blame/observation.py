@@ -39,34 +39,36 @@ class Difference(NamedTuple):
         reason = self.bad.reasons.get(row) or self.good.reasons.get(row, "")
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
-    def value(self, one: Observation) -> str:
-        """Return the value of the differing statement, outcome or figure in ``one``, in words."""
+    def value(self, observation: Observation) -> str:
+        """Return the value of the differing statement, outcome or figure in ``observation``, in words."""
         row, what = self.key
         if self.kind == "figure":
-            found = one.figures.get(row, {}).get(what)
+            found = observation.figures.get(row, {}).get(what)
             return (
-                one.reasons.get(row, "no value")
+                observation.reasons.get(row, "no value")
                 if found is None
                 else f"{format_number(found)} {quantity_unit(what)}".strip()
             )
-        return one.statuses.get(row, "none") if self.kind == "statement" else one.outcomes.get(row, "none")
+        return (
+            observation.statuses.get(row, "none") if self.kind == "statement" else observation.outcomes.get(row, "none")
+        )
 
-    def side(self, one: Observation) -> Literal["good", "bad"] | None:
-        """Return the environment whose result ``one`` has; for a figure, the one with the nearer value."""
+    def side(self, observation: Observation) -> Literal["good", "bad"] | None:
+        """Return the environment whose result ``observation`` has; for a figure, the one with the nearer value."""
         row, what = self.key
         if self.kind == "figure":
-            good, bad, found = (end.figures.get(row, {}).get(what) for end in (self.good, self.bad, one))
+            good, bad, found = (end.figures.get(row, {}).get(what) for end in (self.good, self.bad, observation))
             if found is None or good is None or bad is None:
                 return None
             return "good" if abs(found - good) < abs(found - bad) else "bad"
-        if self._state(one) == self._state(self.good):
+        if self._state(observation) == self._state(self.good):
             return "good"
-        return "bad" if self._state(one) == self._state(self.bad) else None
+        return "bad" if self._state(observation) == self._state(self.bad) else None
 
-    def _state(self, one: Observation) -> tuple[str, str]:
+    def _state(self, observation: Observation) -> tuple[str, str]:
         """Return the value, and for an outcome its reason without numbers, because another error is another change."""
-        reason = one.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
-        return self.value(one), re.sub(r"\d+", "", reason)
+        reason = observation.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
+        return self.value(observation), re.sub(r"\d+", "", reason)
 
 
 def observation_of(
@@ -104,8 +106,8 @@ def find_difference(good: Observation, bad: Observation, statement: str | None) 
     return Difference("figure", changed[0], good, bad) if changed else None
 
 
-def _flat(one: Observation) -> list[tuple[str, str, float]]:
-    return [(row, name, value) for row, found in one.figures.items() for name, value in found.items()]
+def _flat(observation: Observation) -> list[tuple[str, str, float]]:
+    return [(row, name, value) for row, found in observation.figures.items() for name, value in found.items()]
 
 
 def _figures(result: Result) -> dict[str, float]:

@@ -49,7 +49,7 @@ def observe(request: ObservationRequest, method: Method, environment: Environmen
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
-    found = _predicted(request, environment) if method == "prediction" else _run(request, method, environment)
+    found = _predict_observation(request, environment) if method == "prediction" else _run(request, method, environment)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(stored, found.model_dump_json(indent=2))
     return found
@@ -62,7 +62,7 @@ def _stored_observation(request: ObservationRequest, method: Method, environment
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
 
 
-def _predicted(request: ObservationRequest, environment: Environment) -> Observation:
+def _predict_observation(request: ObservationRequest, environment: Environment) -> Observation:
     arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
     code, last_line = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:
@@ -74,10 +74,10 @@ def _run(request: ObservationRequest, method: Method, environment: Environment) 
     """Run the rows in a folder that is removed afterwards."""
     folder = blame_folder() / f"run-{environment.name}-{method}"
     shutil.rmtree(folder, ignore_errors=True)
-    words = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
-    words += ["--card", request.card, "--size", SIZES[method], "--no-predict", "--results", str(folder)]
+    arguments = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
+    arguments += ["--card", request.card, "--size", SIZES[method], "--no-predict", "--results", str(folder)]
     try:
-        code, last_line = _output(environment, [*words, "--run-id", "step"])
+        code, last_line = _output(environment, [*arguments, "--run-id", "step"])
         run = RunFolder(folder / "step")
         if code == REJECTED:
             return rejection_of(request.rows, last_line)
@@ -88,12 +88,12 @@ def _run(request: ObservationRequest, method: Method, environment: Environment) 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _output(environment: Environment, words: Sequence[str]) -> tuple[int, str]:
+def _output(environment: Environment, arguments: Sequence[str]) -> tuple[int, str]:
     """Run Python in the environment; return exit code and last line of output. Its processes end with this process."""
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": ONE_LINE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with process_group([str(environment.python), *words], cwd=CODE_FOLDER, env=variables, **pipes) as process:
+    with process_group([str(environment.python), *arguments], cwd=CODE_FOLDER, env=variables, **pipes) as process:
         out, err = process.communicate()
     text = (err if process.returncode else out).strip() or out.strip() or err.strip() or "no output"
     return process.returncode, text.splitlines()[-1]

@@ -19,16 +19,16 @@ class Cause(NamedTuple):
     sure: bool
 
 
-def search(units: Sequence[Unit], likely: int, test: Test) -> Cause:
+def search(units: Sequence[Unit], likely_count: int, test: Test) -> Cause:
     """Return the packages whose new versions together cause the change.
 
     units: each follows the units that it requires; the environment is bad with all of them new, and good with none.
-    likely: the first test is whether the first ``likely`` units suffice.
+    likely_count: the first test is whether the first ``likely_count`` units suffice.
     """
     needed: list[Unit] = []
     candidates, sure = list(units), True
     while True:
-        low, high, clear = _bisect(candidates, _closure(needed), likely if not needed else 0, test)
+        low, high, clear = _bisect(candidates, _closure(needed), likely_count if not needed else 0, test)
         sure = sure and clear
         needed += candidates[low:high]
         closure = _closure(needed)

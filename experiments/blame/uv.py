@@ -10,13 +10,13 @@ from pathlib import Path
 from experiments.system.packages import require_packages
 
 
-def run_uv(*words: str | Path) -> str:
+def run_uv(*arguments: str | Path) -> str:
     """Run uv; return its output. Raises CalledProcessError if it fails, MissingPackage if it is not installed."""
     require_packages("uv")
     from uv import find_uv_bin
 
     done = subprocess.run(
-        [find_uv_bin(), *map(str, words), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
+        [find_uv_bin(), *map(str, arguments), "--quiet"], env=_environment(), check=True, capture_output=True, text=True
     )
     return done.stdout
 
@@ -28,8 +28,8 @@ def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         wanted_file, found = Path(folder) / "wanted.in", Path(folder) / "found.txt"
-        wanted_file.write_text(lines(wanted))
-        found.write_text(lines({**preferred, **wanted}))
+        wanted_file.write_text(requirement_lines(wanted))
+        found.write_text(requirement_lines({**preferred, **wanted}))
         run_uv("pip", "compile", wanted_file, "--output-file", found, "--no-header", "--no-annotate", *_python())
         return found.read_text()
 
@@ -47,11 +47,11 @@ def add_dependencies(folder: Path, package: str, kept: Mapping[str, str]) -> Non
     """
     with tempfile.TemporaryDirectory() as temporary:
         overrides = Path(temporary) / "overrides.txt"
-        overrides.write_text(lines(kept))
+        overrides.write_text(requirement_lines(kept))
         run_uv("pip", "install", "--python", folder, "--overrides", overrides, package)
 
 
-def lines(versions: Mapping[str, str]) -> str:
+def requirement_lines(versions: Mapping[str, str]) -> str:
     """Return a list of exact versions as text."""
     return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 

@@ -328,7 +328,7 @@ def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     from experiments.history.lease_length import expected_on
     from experiments.suites.suite import suites_in_group
 
-    return expected_on(hosts, suites_in_group(options.for_), Path("results")).words
+    return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
 def _connect_to_sites(name: str) -> "list[Testbed]":
@@ -338,13 +338,13 @@ def _connect_to_sites(name: str) -> "list[Testbed]":
 
 
 def _show_calendar(
-    site: "Testbed", reconciler: "Reconciler", options: LeaseOptions, found: "Sequence[TimeSlot]", days: int
+    site: "Testbed", reconciler: "Reconciler", options: LeaseOptions, slots: "Sequence[TimeSlot]", days: int
 ) -> None:
     from provision.availability.calendar import draw_calendar
     from provision.availability.matching import matching_hosts
     from provision.errors import NoSuchHost
 
-    now, here = reconciler.clock.now(), [slot for slot in found if slot.hosts[0].site == site.name]
+    now, here = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
         hosts = matching_hosts(reconciler.query(site.hosts), options.requirements())
         bookings = reconciler.query(site.bookings)

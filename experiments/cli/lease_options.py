@@ -50,7 +50,7 @@ class LeaseOptions:
     gpus: int | None = option(None, "Minimum number of GPUs per node.", minimum=0)
     interconnect: Literal["nvlink", "pcie"] | None = option(None, "Connection between the GPUs of a node.")
     count: int = option(1, "Number of nodes.", minimum=1)
-    hours: str | None = option(None, "Length of the lease: 3, 2h50m; default: that of the labs.")
+    hours: str | None = option(None, "Length of the lease, such as 3 (hours) or 2h50m; default: that of the labs.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
     within: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")
@@ -253,8 +253,8 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
     return release.get_active_lease(reconciler, name)
 
 
-def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None:
-    """Ask for confirmation on the terminal, unless ``yes``. more: returns details for the question; may take time.
+def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
+    """Ask for confirmation on the terminal, unless ``yes``. details: returns details for the question; may take time.
 
     Raises InputError without a terminal.
     """
@@ -262,4 +262,4 @@ def confirm(yes: bool, what: str, more: Callable[[], str] | None = None) -> None
         return
     if not sys.stdin.isatty():
         raise InputError(f"{what}: without a terminal for the confirmation, --yes is required")
-    typer.confirm(f"{what}: {more()}" if more else what, abort=True, err=True)
+    typer.confirm(f"{what}: {details()}" if details else what, abort=True, err=True)

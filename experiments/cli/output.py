@@ -111,7 +111,7 @@ def download_on(output: "Console") -> Callable[[int, int | None], None]:
     """Return a function that shows the progress of a download: a line for each tenth of it, or for each 256 MiB."""
     shown = -1
 
-    def watch(done: int, total: int | None) -> None:
+    def show_progress(done: int, total: int | None) -> None:
         nonlocal shown
         tenth = 10 * done // total if total else done // 2**28
         if tenth != shown:
@@ -119,7 +119,7 @@ def download_on(output: "Console") -> Callable[[int, int | None], None]:
             of = f" of {total / 2**20:.0f}" if total else ""
             output.print(f"data: {done / 2**20:.0f}{of} MiB", highlight=False)
 
-    return watch
+    return show_progress
 
 
 def _json_value(value: Any) -> Any:

@@ -57,7 +57,7 @@ def reproduce_command(
     """
     from dataclasses import replace
 
-    from experiments.cli.semester.notices import notifying, send
+    from experiments.cli.semester.notices import send, send_run_messages
     from experiments.cli.tables.verdicts import show_runs
     from experiments.notify.send import Notifier
     from experiments.pipeline import options_per_suite
@@ -100,5 +100,5 @@ def reproduce_command(
     except LeaseEnded as ended:
         send(notifier, "testbed: a lease ended itself or was deleted", str(ended))
         raise
-    finished = show_runs(notifying(runs, notifier), output)
+    finished = show_runs(send_run_messages(runs, notifier), output)
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -30,7 +30,7 @@ def run(
     """Run missing and changed rows of suites; evaluate, report them."""
     from dataclasses import replace
 
-    from experiments.cli.semester.notices import notifying
+    from experiments.cli.semester.notices import send_run_messages
     from experiments.cli.tables.verdicts import run_as_data, show_runs
     from experiments.notify.send import Notifier
     from experiments.pipeline import cancel_suites, options_per_suite, run_suites
@@ -52,7 +52,7 @@ def run(
     if hint := leases_hint(options.site):
         say(hint, stderr=True)
     runs = run_suites(several, view_on(output), download_on(output))
-    finished = show_runs(notifying(runs, notifier), output)
+    finished = show_runs(send_run_messages(runs, notifier), output)
     if as_json:
         print_json([run_as_data(one) for one in finished])
     raise typer.Exit(max(one.evaluation.exit_code for one in finished))

@@ -20,7 +20,7 @@ CAUSE_PREFIX = "cause: "
 
 @contextmanager
 def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the database; changes are written at the end. Raises InputError if it is missing or not a history."""
+    """Open the database; changes are written at the end. Raises InputError if it is missing or contains no history."""
     if not create and not path.exists():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
     if path.exists() and not path.is_file():
@@ -37,7 +37,7 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
         with connection:
             yield connection
     except sqlite3.DatabaseError as error:
-        raise InputError(f"--database {path}: not a history ({error})") from None
+        raise InputError(f"--database {path}: not a database of a history ({error})") from None
     finally:
         connection.close()
 

@@ -67,9 +67,13 @@ class StoredTimes:
             if (run.suite, run.size, run.length, result.spec.row) == (spec.suite, spec.size, spec.length, spec.row)
         ]
         own = [result for result in measured if _is_chip_of(result.device.card, card)]
-        return _measured(own, spec, card) or self._predicted(spec, card) or _measured(measured, spec, card)
+        return (
+            _longest_measured_time(own, spec, card)
+            or self._predicted_time(spec, card)
+            or _longest_measured_time(measured, spec, card)
+        )
 
-    def _predicted(self, spec: RowSpec, card: str) -> RowTime | None:
+    def _predicted_time(self, spec: RowSpec, card: str) -> RowTime | None:
         """Return the time of the row's start, as in other rows, and of its predicted steps."""
         if spec.size != "full":
             return None
@@ -111,7 +115,7 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float]:
     return schedule.minimum / accumulate, schedule.maximum / accumulate
 
 
-def _measured(results: Sequence[Result], spec: RowSpec, card: str) -> RowTime | None:
+def _longest_measured_time(results: Sequence[Result], spec: RowSpec, card: str) -> RowTime | None:
     """Return the longest measured time of a row; None without a result."""
     if not results:
         return None

@@ -76,16 +76,16 @@ class ExpectedTimes:
             )
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """Return the expected times, and how they are known, as one line."""
         sources = Counter(row.source if row else "unknown" for row in chain.from_iterable(self.rows.values()))
         if not sources.keys() - {"unknown"}:
             return "time: unknown; none of these rows was measured or predicted at this size and length"
-        suites = ", ".join(f"{suite} {self._suite_words(suite)}" for suite in self.rows)
+        suites = ", ".join(f"{suite} {self._suite_time(suite)}" for suite in self.rows)
         known = ", ".join(f"{counted(number, 'row')} {source}" for source, number in sources.items())
         return f"time on {counted(self.gpus, 'GPU')}: {suites} ({known}); setup {length_in_words(SETUP)} (assumed)"
 
-    def _suite_words(self, suite: str) -> str:
+    def _suite_time(self, suite: str) -> str:
         low_s, high_s = self.wall_s(suite)
         if not high_s:
             return "unknown"

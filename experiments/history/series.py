@@ -103,7 +103,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     """Return the figures of all recorded runs that are comparable with the run in ``folder``; [] without a database.
 
-    Raises InputError if ``folder`` is not a run's folder, or the file is not a history.
+    Raises InputError if ``folder`` is not a run's folder, or the file is not a database of a history.
     """
     if not path.is_file():
         return []
@@ -114,8 +114,8 @@ def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     return [one.figures for series in all_series if series[:5] == alike for one in series.runs]
 
 
-def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -> RecordedRun:
-    chosen = [one["run"], row, row]
+def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None) -> RecordedRun:
+    chosen = [record["run"], row, row]
     where = "WHERE run = ? AND (? IS NULL OR row = ?)"
     figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
     facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()  # noqa: S608 - constants
@@ -124,9 +124,9 @@ def _read_run(database: sqlite3.Connection, one: sqlite3.Row, row: str | None) -
     )
     statuses = {id_: Status(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
     return RecordedRun(
-        run_id=one["run_id"],
-        started_at=one["started_at"],
-        commit=one["git_commit"] or "",
+        run_id=record["run_id"],
+        started_at=record["started_at"],
+        commit=record["git_commit"] or "",
         figures={(where_, name): Figure(value, spread) for where_, name, value, spread in figures},
         facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE_PREFIX)},
         causes={

@@ -114,10 +114,10 @@ def _single_real_dataset(datasets: Collection[str], source: str) -> str:
     """Return the only real data set among ``datasets``. Raises InputError if there are none or several."""
     real = sorted({*datasets} - {CONSTANT_DATASET})
     if not real:
-        raise InputError(f"--data {source}: these rows read synthetic texts only; allowed: synthetic")
+        raise InputError(f"--data {source}: the requested rows read synthetic texts only; allowed: synthetic")
     if len(real) > 1:
         raise InputError(
-            f"--data {source}: these rows read {' and '.join(real)}; with --row, choose rows that read one"
+            f"--data {source}: the requested rows read {' and '.join(real)}; with --row, choose rows that read one"
         )
     return real[0]
 

@@ -101,7 +101,7 @@ class Lab:
                 display(stacked_bars(parts))
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
-            display(Markdown(f"**Statements of the lab**\n\n{self._evaluated(claims, folder)}"))
+            display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
 
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
@@ -137,7 +137,7 @@ class Lab:
             sets[title] = results[row_id].spec.settings if row_id in results else self._suite.settings(row, card)
         return tables.settings(sets)
 
-    def _evaluated(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
+    def _verdict_table(self, claims: Collection[Claim], folder: RunFolder | None) -> str:
         known = {} if folder is None else {one.id: one for one in evaluate_run(self._suite, folder).best.verdicts}
         own = {claim: known.get(claim.verdict_id) for claim in claims}
         without = [f"- {claim.says}" for claim, verdict in own.items() if verdict is None]
@@ -167,10 +167,10 @@ def recipe(row: Row, engine: str) -> str:
     )
 
 
-def run(name: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
+def run(suite: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
-    command = [*COMMAND, "run", name, "--row", row, "--results", str(place), *options]
+    command = [*COMMAND, "run", suite, "--row", row, "--results", str(place), *options]
     with subprocess.Popen(
         command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -186,7 +186,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     title, predictions = suite.row(row).title, stored_predictions(folder, [row])
     full_size = [f"Predicted at full size on {one.spec.card}: {describe_outcome(one)}" for one in predictions]
     points = [points_at_full_size(one) for one in predictions if one.memory.snapshots]
-    measured = one_row.measured(result) if result else []
+    measured = one_row.measurement_blocks(result) if result else []
     if result is None:
         outcome = (
             f"{OUTCOME_NAMES[predictions[0].predicted_outcome]}, predicted at full size"

@@ -58,7 +58,7 @@ def repository() -> str:
     return str(project.get("urls", {}).get("Repository", "")).removesuffix("/").removesuffix(".git")
 
 
-def opening(notebook: str, address: str) -> str:
+def opening_instructions(notebook: str, address: str) -> str:
     """Return how to open a notebook, in Markdown: on this computer, on a leased node, and in Colab.
 
     address: of the project's repository; only one on GitHub has a link to Colab.
@@ -81,7 +81,7 @@ def write_opening(document: Any, notebook: str) -> None:
         cell = nbformat.v4.new_markdown_cell(metadata={"tags": [OPENING_TAG]}, id=OPENING_TAG)  # type: ignore[no-untyped-call]
         document.cells.insert(1, cell)
         tagged = [cell]
-    tagged[0].source = opening(notebook, repository())
+    tagged[0].source = opening_instructions(notebook, repository())
 
 
 def main() -> None:

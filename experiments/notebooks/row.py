@@ -91,7 +91,7 @@ class Experiment:
     def show(self) -> None:
         """Show the result: the outcome, the verdict on it, the measurements and the losses."""
         result = self._result()
-        blocks = [f"# {OUTCOME_NAMES[result.outcome].upper()}", verdict(result), *measured(result)]
+        blocks = [f"# {OUTCOME_NAMES[result.outcome].upper()}", verdict(result), *measurement_blocks(result)]
         display(Markdown("\n\n".join([*blocks, tables.losses(result.losses)])))
 
     def require_fit(self) -> None:
@@ -125,7 +125,7 @@ def verdict(result: Result) -> str:
     return f"**Statements of the lab**\n\n{verdicts}" if verdicts else "The lab states no result for this row alone."
 
 
-def measured(result: Result) -> list[str]:
+def measurement_blocks(result: Result) -> list[str]:
     """Return a row's measurements as blocks of Markdown: outcome, memory at four points, ranks, speed."""
     blocks = [
         outcome(result),

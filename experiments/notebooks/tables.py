@@ -34,7 +34,7 @@ SHOWN_LOSSES = 12
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table whose first column is text and whose other columns are numbers."""
+    """Return a Markdown table whose first column is text and whose other columns are numbers."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
@@ -119,7 +119,7 @@ def scaling(results: Mapping[str, Result]) -> str:
     if not timed:
         return ""
     first, base = next(iter(timed.items()))
-    return columns("", {name: _scaled(result, base, first) for name, result in timed.items()})
+    return columns("", {name: _scaling_cells(result, base, first) for name, result in timed.items()})
 
 
 def settings(rows: Mapping[str, Settings]) -> str:
@@ -142,7 +142,7 @@ def verdicts(found: Iterable[Verdict]) -> str:
     )
 
 
-def _scaled(result: Result, base: Result, base_name: str) -> dict[str, str]:
+def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, str]:
     assert result.speed is not None
     assert base.speed is not None
     times = result.speed.samples_per_s / base.speed.samples_per_s

@@ -61,7 +61,7 @@ class CustomTraining:
         "32-true", "Precision of weights and arithmetic; bf16-mixed is bf16=True of transformers' Trainer."
     )
     optim: LoopOptimizer | None = option(
-        None, "Optimizer; default: adamw (trainer: fused, other loops: foreach), with DeepSpeed deepspeed_cpu."
+        None, "Optimizer; default: adamw (trainer: fused, other loops: foreach); with DeepSpeed: deepspeed_cpu."
     )
     strategy: Strategy = option("auto", "How GPUs share the work; auto: DDP on several GPUs.")
     activation_checkpointing: bool = option(

@@ -53,7 +53,7 @@ def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
 def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
     """Return the training's description and a table of cards and batches.
 
-    For one card, the parts of the peak are added, for several cards the smallest card that fits.
+    For one card, it also shows the parts of the peak; for several, the smallest card that fits.
     """
     one_card = len({one.spec.card for one in predictions}) == 1
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))

@@ -126,7 +126,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
         )
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differences(_values(run_a, WARNED_OPTIONS), _values(run_b, WARNED_OPTIONS)))
+    unlike = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     alike = run_a.size == run_b.size
     moved = _changed_figures(results_a, results_b, recorded) if alike else {}
@@ -163,9 +163,9 @@ def _changed_facts(a: Results, b: Results) -> list[Changed]:
     return [one for one in differing(before, now) if one.what not in Settings.model_fields]
 
 
-def _in_words(one: Changed) -> Difference:
-    before, now = one.values_in_words
-    return Difference(what=f"{one.row}: {one.what}", a=before, b=now)
+def _in_words(change: Changed) -> Difference:
+    before, now = change.values_in_words
+    return Difference(what=f"{change.row}: {change.what}", a=before, b=now)
 
 
 def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
@@ -177,7 +177,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
 
 
 def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Changed], alike: bool) -> RowComparison:
-    peak, reserved, speed = (_measured(name, a, b, (row, name) in moved, alike) for name in FIGURES)
+    peak, reserved, speed = (_change_of_figure(name, a, b, (row, name) in moved, alike) for name in FIGURES)
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -199,13 +199,13 @@ def _settings(spec: RowSpec) -> dict[str, str]:
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _measured(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
+def _change_of_figure(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if alike and value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio, changed=changed)
 
 
-def _values(run: Run, names: tuple[str, ...]) -> dict[str, str]:
+def _option_texts(run: Run, names: tuple[str, ...]) -> dict[str, str]:
     return {name: str(getattr(run, name) or "") for name in names}
 
 
@@ -217,7 +217,9 @@ def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Differe
 
 def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     """Return the run's options and the machines and versions of its rows, by name."""
-    facts = {name.replace("_", " "): value for name, value in _values(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()}
+    facts = {
+        name.replace("_", " "): value for name, value in _option_texts(run, (*SHOWN_OPTIONS, *ORIGIN_FIELDS)).items()
+    }
     facts["git commit"] = facts["git commit"][:COMMIT_DIGITS]
     seen: dict[str, set[str]] = {}
     for result in results.values():

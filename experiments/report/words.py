@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from experiments.results.evaluate import scaled_down
+from experiments.results.evaluate import scaling_note
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
@@ -133,7 +133,7 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
     if run.size == "tiny":
         found.append(_limits_of_a_miniature(evaluation))
-    if scaled := sum(bool(scaled_down(suite, result)) for result in results.values()):
+    if scaled := sum(bool(scaling_note(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
         found.append(f"{scaled} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
     if any(result.emulated for result in results.values()):
@@ -155,9 +155,9 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
 def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     evaluated = evaluation.count("pass") + evaluation.count("fail")
     return (
-        "In miniature, only comparisons between rows and statements that a value is zero are evaluated. What fits a "
-        f"card and sizes in GiB are predicted at full size. {evaluated} of {len(evaluation.verdicts)} statements have "
-        "a verdict; times need a GPU. Losses of tiny models are compared by how much they fall."
+        "In miniature, only comparisons between rows and statements that a value is zero are evaluated. Whether "
+        f"a row fits a card, and sizes in GiB, are predicted at full size. {evaluated} of {len(evaluation.verdicts)} "
+        "statements have a verdict; times need a GPU. Losses of tiny models are compared by how much they fall."
     )
 
 

@@ -80,21 +80,21 @@ def write_report(folder: RunFolder) -> WrittenReport:
     return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
 
-def reevaluate(root: Path, unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
+def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    ``unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
-    ``root``, and what ``write_report`` raises for the only one, or for any without ``unreadable``.
+    ``on_unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
+    ``root``, and what ``write_report`` raises for the only one, or for any without ``on_unreadable``.
     """
     runs = run_folders(root)
     found = []
     for run in runs:
         try:
-            found.append(_reevaluated(run))
+            found.append(_reevaluate(run))
         except InputError as problem:
-            if unreadable is None or len(runs) == 1:
+            if on_unreadable is None or len(runs) == 1:
                 raise
-            unreadable(problem)
+            on_unreadable(problem)
     return tuple(found)
 
 
@@ -123,7 +123,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
     )
 
 
-def _reevaluated(folder: RunFolder) -> Reevaluation:
+def _reevaluate(folder: RunFolder) -> Reevaluation:
     evaluation = evaluate_run(folder.suite(), folder).best
     stored = stored_evaluation(folder.path / VERDICT_FILE)
     return Reevaluation(

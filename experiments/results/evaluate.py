@@ -48,7 +48,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
     ``results`` are either all measured or all predicted.
     """
-    evidence = Evidence(results, {row: scaled_down(suite, result) for row, result in results.items()})
+    evidence = Evidence(results, {row: scaling_note(suite, result) for row, result in results.items()})
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
     return Evaluation(run=run, verdicts=tuple(verdicts))
@@ -57,7 +57,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
     """Return a verdict on every statement of ``suite`` about the row of ``result`` alone."""
     row = suite.row(result.spec.row)
-    evidence = Evidence({row.id: result}, {row.id: scaled_down(suite, result)})
+    evidence = Evidence({row.id: result}, {row.id: scaling_note(suite, result)})
     return tuple(_row_verdicts(row, evidence))
 
 
@@ -67,8 +67,8 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def scaled_down(suite: Suite, result: Result) -> str:
-    """Return a text if the row ran on fewer ranks than it states, such as 'ran on 2 of the 4 ranks ...'; else ""."""
+def scaling_note(suite: Suite, result: Result) -> str:
+    """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
     return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
@@ -182,7 +182,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
     return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
-def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
+def _evaluate_check(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} {NOT_RUN}")
@@ -195,7 +195,7 @@ def _evaluate_check(check: Check, evidence: Evidence, about: ClaimScope) -> Chec
     for row in filter(None, (check.row, check.over_row)):
         if evidence.results[row].outcome in ERROR_OUTCOMES:
             return CheckResult("not evaluated", "", f"{row} has no results ({evidence.results[row].reason})")
-    return _evaluate_quantity(check, evidence, about)
+    return _evaluate_quantity(check, evidence, scope)
 
 
 def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
@@ -205,7 +205,7 @@ def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
     return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
-def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> CheckResult:
+def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
     assert check.quantity is not None
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
@@ -220,7 +220,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, about: ClaimScope) -> C
         return CheckResult("not evaluated", "", next(missing_value_obstacles(check, (result, base)), no_value))
     compared = values if over is None else [_ratio(max(values), over)]
     text = _describe_values(check, values, over, compared) + _loss_note(check, result)
-    if obstacle := next(check_obstacles(check, evidence, about), None):
+    if obstacle := next(check_obstacles(check, evidence, scope), None):
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)
@@ -285,7 +285,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of a predicted value if the check may hold or not within it; "" if it can be decided."""
+    """Return the error of the predicted values if it makes the check undecided, such as 'predicted to 5 %'; else ""."""
     speeds = [one.speed for one in pair if one.predicted and one.speed]
     if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""

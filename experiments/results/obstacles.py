@@ -51,16 +51,16 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield scaled
 
 
-def check_obstacles(check: Check, evidence: Evidence, about: ClaimScope) -> Iterator[str]:
+def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iterator[str]:
     """Yield each reason why the values of a check's rows do not count."""
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
     if not result.predicted:
         yield from _load_obstacles(check, result)
-    yield from _size_obstacles(check, pair, about)
+    yield from _size_obstacles(check, pair, scope)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
-    yield from _scaling_obstacles(check, evidence.scaled, about)
+    yield from _scaling_obstacles(check, evidence.scaled, scope)
 
 
 def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
@@ -82,10 +82,10 @@ def _quantities(check: Check) -> set[str]:
     return {quantity for quantity in (check.quantity, check.over_quantity) if quantity}
 
 
-def _size_obstacles(check: Check, pair: tuple[Result, Result], about: ClaimScope) -> Iterator[str]:
+def _size_obstacles(check: Check, pair: tuple[Result, Result], scope: ClaimScope) -> Iterator[str]:
     """Yield why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
-        if result.spec.size == "tiny" and (about.full_size or (not check.relative and check.high != 0)):
+        if result.spec.size == "tiny" and (scope.full_size or (not check.relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
         if result.device.kind != "cuda" and "optimizer_cpu_gib" in _quantities(check):
             yield "no GPU: all memory is host memory"
@@ -130,7 +130,7 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
 
 
-def _scaling_obstacles(check: Check, scaled: Mapping[str, str], about: ClaimScope) -> Iterator[str]:
+def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:
     """Yield why a check needs rows with all ranks that the lab states. Comparisons of two values are allowed."""
-    if about.all_ranks or not check.relative:
+    if scope.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

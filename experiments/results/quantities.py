@@ -22,7 +22,10 @@ def _maximum_at(point: StepPoint, field: str) -> Reader:
 
 
 def _median_at(point: StepPoint, field: str) -> Reader:
-    """Return a reader of the median at a point. The first step, without optimizer state, counts only if it is alone."""
+    """Return a reader of the median at a point.
+
+    The first step, without optimizer state, counts only if there is no other.
+    """
 
     def read(measured: Measured) -> float | None:
         shots = [shot for shot in measured.memory.snapshots if shot.point == point]

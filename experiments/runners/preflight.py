@@ -23,7 +23,7 @@ def preflight(
     that a site leases; None for the default. Raises InputError for a profile that is missing or cannot be read.
     """
     if image and site in (None, SLURM):
-        raise InputError("--image: allowed with --site of a testbed only, which boots the nodes")
+        raise InputError("--image: allowed only with a --site that boots nodes")
     if site == SLURM:
         return _check_cluster(options.profile, options.account)
     if options.profile or options.account:

@@ -44,7 +44,7 @@ class Request:
 
 
 class Installed(NamedTuple):
-    """The Python of a set of versions, and the versions of the packages that decide a result."""
+    """The Python of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
     versions: dict[str, str]
@@ -76,7 +76,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
             if part.name in check.done and part.kind != "environment":
                 continue
             left = _parts_time_left(parts[number - 1 :], check, earlier)
-            tools.say(f"[{number}/{len(parts)}] {part.words}; {format_duration(check.seconds())} so far{left}")
+            tools.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.seconds())} so far{left}")
             started_s = time.monotonic()
             try:
                 problem = _run(part, request, folder, installed, tools)
@@ -114,10 +114,10 @@ def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versi
         return f"not run: the versions of {part.versions} are not installed"
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
-    words = command(part, installed[part.versions].python, folder, request.suites, request.lease)
+    arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
     watch = _watch(part, folder, tools)
     patience_s = None if part.kind == "lease" else PATIENCE_S
-    code = run_logged(words, folder / LOG, _environment(), watch, patience_s)
+    code = run_logged(arguments, folder / LOG, _environment(), watch, patience_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
@@ -135,7 +135,7 @@ def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip
     if new:
         lines = sorted(flip.line for flip in new)
         tools.say("\n".join(f"  flipped: {line}" for line in lines))
-        tools.send(f"testbed: {len(new)} flipped in {part.words}", "\n".join(lines))
+        tools.send(f"testbed: {len(new)} flipped in {part.title}", "\n".join(lines))
     return new
 
 
@@ -147,7 +147,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
         if part.kind == "lease":
             tools.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
-            text = f"{part.words}: no progress for {format_duration(STALL_S)}; see {folder / LOG}"
+            text = f"{part.title}: no progress for {format_duration(STALL_S)}; see {folder / LOG}"
             tools.say(f"  {text}")
             tools.send("testbed: no progress", text)
 

@@ -58,12 +58,12 @@ class StatementLine(NamedTuple):
 class Outcome:
     """The results of a check.
 
-    before: the last check; None if this is the first. words: each part in words, by its name. to_fix: sentences.
+    before: the last check; None if this is the first. titles: the titles of the parts, by name. to_fix: sentences.
     """
 
     check: Check
     before: Check | None
-    words: Mapping[str, str]
+    titles: Mapping[str, str]
     runs: tuple[PartRun, ...]
     flips: tuple[Flip, ...]
     lines: tuple[StatementLine, ...]
@@ -84,8 +84,8 @@ class Outcome:
         if self.before is None:
             return "The first check; there is none to compare it with."
         if not self.flips:
-            return f"Nothing flipped since {self.before.begun_at:%d %B %Y}."
-        return f"{len(self.flips)} flipped since {self.before.begun_at:%d %B %Y}."
+            return f"No status or outcome flipped since {self.before.begun_at:%d %B %Y}."
+        return f"Statuses and outcomes flipped since {self.before.begun_at:%d %B %Y}: {len(self.flips)}."
 
 
 def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
@@ -94,10 +94,10 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
     before = earlier[-1] if earlier else None
     runs = tuple(found for part in parts for found in _runs(folder, part))
     lines = tuple(_lines(runs))
-    words = {part.name: part.words for part in parts}
+    titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
-    flips = (*_part_flips(check, before, words), *of_runs) if before else ()
-    return Outcome(check, before, words, runs, flips, lines, tuple(_to_fix(check, words, lines)))
+    flips = (*_part_flips(check, before, titles), *of_runs) if before else ()
+    return Outcome(check, before, titles, runs, flips, lines, tuple(_to_fix(check, titles, lines)))
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
@@ -121,7 +121,7 @@ def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
             yield path.parent, Evaluation.model_validate_json(read_bytes(path))
 
 
-def differing(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+def version_differences(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
     """Return the packages with other versions, such as 'torch 2.5.1 → 2.13.0'."""
     names = dict.fromkeys([*then, *now])
     return tuple(
@@ -149,18 +149,18 @@ def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
                 yield StatementLine(place[0], place[1], text, verdicts)
 
 
-def _part_flips(check: Check, before: Check, words: Mapping[str, str]) -> Iterator[Flip]:
+def _part_flips(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
     """Yield the parts that gained or lost their result since the last check."""
     for name, done in check.done.items():
         then = before.done.get(name)
         if then and bool(then.problem) != bool(done.problem):
             what = f"no result any more: {done.problem}" if done.problem else "has a result again"
-            yield Flip(words[name], what, _installed_changes(check, before, name))
+            yield Flip(titles[name], what, _installed_changes(check, before, name))
 
 
 def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...]:
     versions = next(one for one in check.sets if name.startswith(one))
-    return differing(before.installed.get(versions, {}), check.installed.get(versions, {}))
+    return version_differences(before.installed.get(versions, {}), check.installed.get(versions, {}))
 
 
 def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
@@ -169,15 +169,15 @@ def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
         yield Flip(where, one.sentence, causes)
 
 
-def _to_fix(check: Check, words: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
+def _to_fix(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
     """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:
-            yield f"{words[name]}: no result: {done.problem}"
+            yield f"{titles[name]}: no result: {done.problem}"
     for line in lines:
         today, newest = (line.verdicts.get(name) for name in ("current", "newest"))
         if today and today.status == "fail" and not today.known_failure:
             yield f"{line.suite} on {line.card}: {line.says} ({today.reason or today.value})"
         elif today and today.status == "pass" and newest and newest.status in ("fail", "error"):
-            changed = ", ".join(differing(check.installed["current"], check.installed["newest"]))
+            changed = ", ".join(version_differences(check.installed["current"], check.installed["newest"]))
             yield f"{line.suite} on {line.card}, with the newest versions: {line.says} ({newest.reason}; {changed})"

@@ -24,7 +24,7 @@ def write_page(place: Path, outcome: Outcome) -> Path:
         took=duration_in_words(check.seconds()),
         packages=list(dict.fromkeys(name for versions in check.installed.values() for name in versions)),
         parts=[
-            (outcome.words[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()
+            (outcome.titles[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()
         ],
     )
     save_page(place / PAGE, text)

@@ -28,8 +28,8 @@ class Part(NamedTuple):
         return "-".join(filter(None, (self.versions, self.kind, self.suite, self.card)))
 
     @property
-    def words(self) -> str:
-        """Return the part as its progress shows it."""
+    def title(self) -> str:
+        """Return the name of the part for progress lines and messages."""
         place = f" of {self.suite} on {self.card}" if self.suite else ""
         return f"{self.versions}: {self.kind}{place}"
 

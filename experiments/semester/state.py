@@ -34,7 +34,7 @@ class Check(Record):
     sets: tuple[Versions, ...] = Field(description="sets of versions")
     done: dict[str, Done] = Field(default={}, description="ended parts by name")
     installed: dict[Versions, dict[str, str]] = Field(
-        default={}, description="version of each package that decides a result, by set of versions"
+        default={}, description="version of each package that affects a result, by set of versions"
     )
 
     def seconds(self) -> float:

@@ -74,7 +74,7 @@ def lock_text(resolved: str, names: Collection[str]) -> str:
 
 
 def versions_in(python: Path) -> dict[str, str]:
-    """Return the versions of the packages that decide a result, in the environment of ``python``."""
+    """Return the versions of the packages that affect a result, in the environment of ``python``."""
     return dict(parse_software(_output([str(python), "-c", PRINT_VERSIONS])).versions)
 
 

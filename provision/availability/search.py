@@ -72,7 +72,7 @@ def _validate(requirements: Requirements, now: datetime) -> None:
 
 
 def _allowed_starts(requirements: Requirements, now: datetime) -> Sequence[int]:
-    """Return the allowed starts, in order."""
+    """Return the allowed starts, in order, in minutes since 1970."""
     starts = (
         [_first_minute_after(requirements.start)]
         if requirements.start

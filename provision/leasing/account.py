@@ -75,7 +75,7 @@ def _record_missing_account(
         raise OtherAccount(
             f"lease {active_lease.name} is not listed for {current}, and its record names no account; "
             f"use the account that made it; if somebody else deleted it, "
-            f"it can be released here from {end:%Y-%m-%d %H:%M} UTC"
+            f"it cannot be released here before {end:%Y-%m-%d %H:%M} UTC"
         )
     reconciler.journal.record_account(active_lease, current)
 

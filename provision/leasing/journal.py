@@ -104,11 +104,11 @@ class Journal:
         self.known_hosts = self.folder / "known_hosts"
 
     @contextmanager
-    def exclusive(self, name: str, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Let one program at a time work on the lease of that name; call ``waiting`` if another one does."""
+    def exclusive(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Let one program at a time work on the lease of that name; call ``on_wait`` if another one does."""
         if "/" in name or name in ("", ".", ".."):
-            raise BadJournal(f"{self._file}: {name!r} is no name of a lease; correct the line that has it")
-        with self._locked(self.folder / "locks" / name, waiting):
+            raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line that has it")
+        with self._locked(self.folder / "locks" / name, on_wait):
             yield
 
     def open(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
@@ -229,14 +229,14 @@ class Journal:
             raise damaged from None
 
     @contextmanager
-    def _locked(self, file: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def _locked(self, file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         for folder in (self.folder, file.parent):  # `mode` does not hold for the parents that mkdir makes
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                waiting()
+                on_wait()
                 fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 yield

@@ -56,9 +56,8 @@ def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> lis
     by_tag = {one.active_lease.tag: one for one in leaked}
     for tag in tags:
         if tag not in by_tag:
-            raise BadName(
-                f"TAG {tag!r}: no leaked resource of yours has it; allowed: {', '.join(by_tag) or 'none exists'}"
-            )
+            allowed = ", ".join(by_tag) or "none, as nothing has leaked"
+            raise BadName(f"TAG {tag!r}: no leaked resource of yours has it; allowed: {allowed}")
     return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.in_journal]
 
 

@@ -74,10 +74,10 @@ def lease(
     Without ``wait``, return before a lease that starts later. With ``watch``, search until a time slot is free.
     """
 
-    def waiting() -> None:
+    def report_wait() -> None:
         reconciler.report(f"another program is working on {lease_request.name}; waiting for it")
 
-    with reconciler.journal.exclusive(lease_request.name, waiting):
+    with reconciler.journal.exclusive(lease_request.name, report_wait):
         task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
         if not task.opened.intents:
             _check_boot_requirements(task)
@@ -110,9 +110,8 @@ def _check_boot_requirements(task: LeaseTask) -> None:
 def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
     ends = task.reconciler.query(task.site.credential).ends
     if ends and ends < reserved.end:
-        task.reconciler.report(
-            f"{early_credential_end_message(ends, reserved.end)}; log in again before that, to release it"
-        )
+        early_end = early_credential_end_message(ends, reserved.end)
+        task.reconciler.report(f"{early_end}; log in again before then, so that you can release the lease")
 
 
 def _open_record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:

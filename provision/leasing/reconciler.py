@@ -95,22 +95,22 @@ class Reconciler:
         self,
         label: str,
         request: Callable[[], T],
-        done: Callable[[T], bool],
+        is_done: Callable[[T], bool],
         limit_s: float,
         *,
         every_s: float = 10,
         remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Call ``request`` every ``every_s`` seconds until an answer is ``done``; return it, or None after limit_s.
+        """Call ``request`` every ``every_s`` s; return the first answer that ``is_done`` accepts, None after limit_s.
 
         Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
 
-        label: what is waited for, such as "server NAME"; each report begins with it. remaining: returns the expected
+        label: the awaited resource, such as "server NAME"; each report begins with it. remaining: returns the expected
         remaining time, as text; without it, the report states the time waited so far.
         """
         began = self.clock.passed_s()
         shown, shown_s = "", 0.0
-        while not done(answer := self.query(request)):
+        while not is_done(answer := self.query(request)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None

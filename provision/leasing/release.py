@@ -162,7 +162,9 @@ def extension(
         return lease, end
     opens = lease.end - EXTENSION_WINDOW
     if reconciler.clock.now() < opens:
-        raise ExtensionRejected(f"lease {active_lease.name} can be extended from {time_in_words(opens, local_zone())}")
+        raise ExtensionRejected(
+            f"lease {active_lease.name} cannot be extended before {time_in_words(opens, local_zone())}"
+        )
     return lease, lease.end + by
 
 

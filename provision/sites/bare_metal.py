@@ -26,7 +26,9 @@ class BareMetal(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
-        described = dict(self.read(SERVICE, self._described(), lambda node: (text_field(node, "uid"), node), SITE))
+        described = dict(
+            self.read(SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), SITE)
+        )
         with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
@@ -65,7 +67,7 @@ class BareMetal(Cloud):
             raise RequestRejected(f"flavor {FLAVOR} does not exist at {self.name}; ask the site's help desk for it")
         return str(flavor.id)
 
-    def _described(self) -> list[dict[str, Any]]:
+    def _reference_nodes(self) -> list[dict[str, Any]]:
         listed = reference_items("sites")
         uids = dict(self.read(SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE))
         if self.name not in uids:
@@ -74,7 +76,7 @@ class BareMetal(Cloud):
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
-    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
     return BareMetal(find_account(region, entry))
 
 

@@ -37,7 +37,7 @@ class RestrictedCredentials:
         """Return the user's credentials that are named by a tag; none if keystone does not allow that."""
         return [
             TaggedResource(one.id, "credential", one.name, self.user_id())
-            for one in self._listed()
+            for one in self._all_credentials()
             if TAG.fullmatch(one.name)
         ]
 
@@ -71,7 +71,7 @@ class RestrictedCredentials:
                 "its operator has to set service_type in [keystone_authtoken]"
             )
 
-    def _listed(self) -> list[Any]:
+    def _all_credentials(self) -> list[Any]:
         """Return all credentials of the user; none if keystone does not allow that."""
         try:
             with translate_errors("keystone"):
@@ -81,17 +81,17 @@ class RestrictedCredentials:
 
     def _delete_expired_tries(self) -> None:
         """Delete the tried credentials that killed programs left."""
-        for one in self._listed():
+        for one in self._all_credentials():
             if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):
                 self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))
 
     def _create(self, name: str, lease_id: str, ends: datetime) -> LeaseCredential:
         with translate_errors("keystone"):
             lease_url = f"{self._endpoint()}/leases/{lease_id}"
-            made = self._created(name, urlsplit(lease_url).path, ends)
+            made = self._create_for_path(name, urlsplit(lease_url).path, ends)
         return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
-    def _created(self, name: str, path: str, ends: datetime) -> Any:
+    def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
         """Create a credential for ``path``. Raises Unreachable if one of that name exists, from a request of before."""
         try:
             return self.sdk.identity.create_application_credential(

@@ -98,7 +98,7 @@ class DemoClock(Clock):
     def sleep(self, seconds: float) -> None:
         waited = min(seconds, LONGEST_WAIT_S)
         super().sleep(waited)
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.ahead += timedelta(seconds=seconds * SPEED - waited)
 
 
@@ -117,7 +117,7 @@ class _Store:
         return _State(Clock().now().replace(minute=0, second=0, microsecond=0))
 
     @contextmanager
-    def changed(self) -> Iterator[_State]:
+    def edit(self) -> Iterator[_State]:
         """Yield the state; write it when the body ends."""
         state = self.read()
         yield state
@@ -184,7 +184,7 @@ class Demo:
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         hosts = tuple(host.id for host in slot.hosts)
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             id = self._id(state, "lease")
             resources = tuple(f"{id}-{host}" for host in hosts)
             lease = Lease(
@@ -197,12 +197,12 @@ class Demo:
         for booking in self.bookings():
             if booking.host_id in lease.hosts and lease.end <= booking.start < slot.end:
                 raise ExtensionRejected(f"lease {lease.name}: its node is booked from {booking.start:%H:%M} UTC")
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.leases = [replace(one, end=slot.end) if one.id == lease.id else one for one in state.leases]
         return replace(lease, end=slot.end)
 
     def delete_lease(self, lease: Lease) -> None:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.leases = [one for one in state.leases if one.id != lease.id]
 
     def image_id(self, name: str) -> str:
@@ -217,32 +217,32 @@ class Demo:
         return [replace(server, status=ready[now >= since + BOOT_TIME]) for since, server in made]
 
     def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
             state.servers[server.id] = (self._clock.now(), server)
         return server
 
     def delete_server(self, server: Server) -> None:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.servers.pop(server.id, None)
 
     def keys(self) -> list[TaggedResource]:
         return self._store.read().keys
 
     def upload_key(self, tag: str, public_key: str) -> TaggedResource:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.keys.append(TaggedResource(tag, "key", tag, USER.user_id))
         return state.keys[-1]
 
     def delete_key(self, key: TaggedResource) -> None:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.keys = [one for one in state.keys if one.id != key.id]
 
     def addresses(self) -> list[Address]:
         return self._store.read().addresses
 
     def allocate_address(self, tag: str) -> Address:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             taken = {address.ip for address in state.addresses}
             ip = next(ip for number in count(1) if (ip := f"192.0.2.{number}") not in taken)
             state.addresses.append(Address(self._id(state, "address"), ip, tag=tag, owner=USER.user_id))
@@ -250,12 +250,12 @@ class Demo:
 
     def attach_address(self, address: Address, server: Server) -> Address:
         attached = replace(address, server=server.id)
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.addresses = [attached if one.id == address.id else one for one in state.addresses]
         return attached
 
     def release_address(self, address: Address) -> None:
-        with self._store.changed() as state:
+        with self._store.edit() as state:
             state.addresses = [one for one in state.addresses if one.id != address.id]
 
     def try_login(self, login: Login) -> None:

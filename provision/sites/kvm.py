@@ -45,7 +45,7 @@ class Kvm(Cloud):
         hosts, allocations = self.hosts(), self.allocations()
         sizes = {host.node_type: host.gpus for host in hosts}
         largest = max(sizes.values(), default=0)
-        known = {id: number * sizes.get(flavor, largest) for id, (flavor, number) in self._reserved().items()}
+        known = {id: number * sizes.get(flavor, largest) for id, (flavor, number) in self._reserved_flavors().items()}
         taken = defaultdict(list)
         for hypervisor, booked in allocations:
             period = parse_blazar_time(booked["start_date"]), parse_blazar_time(booked["end_date"])
@@ -126,7 +126,7 @@ class Kvm(Cloud):
         reserved = sorted_by_id(_reservations_of(lease))
         return tuple(f"{_flavor_name(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
 
-    def _reserved(self) -> dict[str, tuple[str, int]]:
+    def _reserved_flavors(self) -> dict[str, tuple[str, int]]:
         """Return flavor and amount of each flavor reservation of the project, by reservation id."""
         with translate_errors("blazar"):
             leases = self.blazar.lease.list()
@@ -144,7 +144,7 @@ class Kvm(Cloud):
 
 
 def connect(region: str, entry: str = "") -> Kvm:
-    """Connect to the configured region with this prefix; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
     return Kvm(find_account(region, entry))
 
 

@@ -83,15 +83,15 @@ class Cloud(RestrictedCredentials, ABC):
         self.session = session
 
     def read(
-        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], whose: str = "somebody else's"
+        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner: str = "somebody else's"
     ) -> list[T]:
         """Convert the records. Skip an unreadable record of somebody else, and log each once with its owner.
 
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._read_one(service, record, convert, whose)]
+        return [one for record in records for one in self._read_one(service, record, convert, owner)]
 
-    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], owner: str) -> list[T]:
         try:
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
@@ -99,7 +99,7 @@ class Cloud(RestrictedCredentials, ABC):
         if may_be_own(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
-            log.warning("%s; skipped, because it is %s", fault, whose)
+            log.warning("%s; skipped, because it is %s", fault, owner)
         self._logged_faults.add(fault)
         return []
 
@@ -209,7 +209,7 @@ class Cloud(RestrictedCredentials, ABC):
     def boot_requirements(self) -> str:
         """Return the networks that servers need, and the flavor."""
         for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
-            self._network(network)
+            self._network_id(network)
         return f"networks {context.DEFAULT_NETWORK} and {PUBLIC_NETWORK}"
 
     def leases(self) -> list[Lease]:
@@ -271,7 +271,7 @@ class Cloud(RestrictedCredentials, ABC):
                 name=name,
                 key_name=tag,
                 metadata={"llm-testbed": tag},
-                networks=[{"uuid": self._network(context.DEFAULT_NETWORK)}],
+                networks=[{"uuid": self._network_id(context.DEFAULT_NETWORK)}],
                 **self.server_options(tag, resource, source),
             )
             return to_server(self.sdk.compute.get_server(created.id))
@@ -316,7 +316,7 @@ class Cloud(RestrictedCredentials, ABC):
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""
         try:
             with translate_errors("neutron"):
-                network = self._network(PUBLIC_NETWORK)
+                network = self._network_id(PUBLIC_NETWORK)
                 created = self.sdk.network.create_ip(floating_network_id=network, description=self.label(tag))
                 return to_address(created, "")
         except RequestRejected as problem:
@@ -339,7 +339,7 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("neutron"):
             self.sdk.network.delete_ip(address.id)
 
-    def _network(self, name: str) -> str:
+    def _network_id(self, name: str) -> str:
         with translate_errors("neutron"):
             network = self.sdk.network.find_network(name)
         if network is None:

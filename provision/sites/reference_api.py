@@ -36,7 +36,7 @@ INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PC
 def reference_items(path: str) -> list[Any]:
     """Return all items of a list of the reference API.
 
-    Raises Unreachable if the service fails, or its answer is no list of items, too long or endless.
+    Raises Unreachable if the service fails, or its answer is not a list of items, is too long, or does not end.
     """
     items: list[Any] = []
     while True:
@@ -62,7 +62,7 @@ def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
         items, total = None, 0
     if not isinstance(items, list):
         kind = answer.headers.get("Content-Type", "without a type")
-        raise Unreachable(f"{SERVICE}: {path} is no list of items, but {kind!r} that begins with {body[:60]!r}")
+        raise Unreachable(f"{SERVICE}: {path} is not a list of items, but {kind!r} that begins with {body[:60]!r}")
     return items, total
 
 

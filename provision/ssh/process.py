@@ -41,9 +41,9 @@ def stream_process(
     ):
         assert process.stdin
         assert process.stdout
-        end = Timer(timeout_s, process.kill)
-        end.daemon = True
-        end.start()
+        deadline = Timer(timeout_s, process.kill)
+        deadline.daemon = True
+        deadline.start()
         feeder = feed_stdin(source, process.stdin.write, process.stdin.close)
         state = StreamedProcess(process.stdout)
         try:
@@ -55,21 +55,21 @@ def stream_process(
             process.terminate()
             raise
         finally:
-            end.cancel()
+            deadline.cancel()
             feeder.join(FEEDER_EXIT_S)
         err.seek(0)
         state.err = err.read()
 
 
-def feed_stdin(source: InputChunks, write: Callable[[bytes], object], end: Callable[[], object]) -> Thread:
-    """Start a thread that writes ``source`` to a command; write errors are ignored, as the exit code reports them."""
+def feed_stdin(source: InputChunks, write: Callable[[bytes], object], close: Callable[[], object]) -> Thread:
+    """Start a thread that writes ``source`` to a command, then closes its stdin; the exit code reports write errors."""
 
     def feed() -> None:
         with suppress(Exception):
             for chunk in source:
                 write(chunk)
         with suppress(Exception):
-            end()
+            close()
 
     thread = Thread(target=feed, daemon=True)
     thread.start()

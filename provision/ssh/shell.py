@@ -80,7 +80,9 @@ class Shell(ABC):
         self._execute_and_check(command, source, sink, timeout_s, True)
 
     @contextmanager
-    def reading(self, command: str, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> Iterator[IO[bytes]]:
+    def open_output(
+        self, command: str, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S
+    ) -> Iterator[IO[bytes]]:
         """Run a command once and yield its output as a stream.
 
         Use it for large output: over SSH it opens a separate connection.

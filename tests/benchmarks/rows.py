@@ -15,9 +15,9 @@ def row_spec(
     length: Length,
     gpus: int | None = None,
     data: str = "synthetic",
-    **other: Any,
+    **overrides: Any,
 ) -> RowSpec:
-    """Return the row on ``card``, on at most ``gpus`` GPUs per node; ``other`` are settings that replace its own."""
+    """Return the row on ``card``, on at most ``gpus`` GPUs per node; ``overrides`` replace its settings."""
     found = suite_named(suite)
     return RowSpec(
         suite=suite,
@@ -29,5 +29,5 @@ def row_spec(
         weights="random",
         data=data,
         input="as-taught",
-        settings=found.settings(found.row(row), card, gpus).model_copy(update=other),
+        settings=found.settings(found.row(row), card, gpus).model_copy(update=overrides),
     )

@@ -51,13 +51,13 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def _case(block: Block) -> Any:
+def _test_case(block: Block) -> Any:
     """Return a test case. Blocks with predictions share one test process, so that each prediction is traced once."""
     marks = [pytest.mark.xdist_group("predictions of the documentation")] if "testbed predict" in block.code else []
     return pytest.param(block, id=block.place, marks=marks)
 
 
-@pytest.mark.parametrize("block", map(_case, RUN))
+@pytest.mark.parametrize("block", map(_test_case, RUN))
 def test_a_block_of_commands_runs_as_written(block: Block, checkout: Path, environment: dict[str, str]) -> None:
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.code],

@@ -17,70 +17,72 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pages that are generated from the code."""
     folder = tmp_path_factory.mktemp("docs")
     generate(folder)
     return folder
 
 
-def test_the_navigation_has_every_page_and_no_other(generated: Path) -> None:
+def test_the_navigation_has_every_page_and_no_other(generated_pages: Path) -> None:
     written = {page.relative_to(ROOT / "docs").as_posix() for page in pages() if page.is_relative_to(ROOT / "docs")}
-    made = {page.relative_to(generated).as_posix() for page in generated.rglob("*.md")}
+    made = {page.relative_to(generated_pages).as_posix() for page in generated_pages.rglob("*.md")}
     assert set(_navigation()) == written | made
 
 
-def test_every_public_command_has_a_page_with_all_its_options(generated: Path) -> None:
+def test_every_public_command_has_a_page_with_all_its_options(generated_pages: Path) -> None:
     commands = public_commands()
     assert len(commands) >= 20
     for name, command in commands.items():
-        page = (generated / "reference" / "commands" / f"{name}.md").read_text()
+        page = (generated_pages / "reference" / "commands" / f"{name}.md").read_text()
         assert page.startswith(f"# testbed {name}\n")
         hidden = [option for param in command.params for option in param.opts if f"{option}" not in page]
         assert not [option for option in hidden if option.startswith("--")]
 
 
-def test_every_field_of_a_suite_is_on_its_page(generated: Path) -> None:
+def test_every_field_of_a_suite_is_on_its_page(generated_pages: Path) -> None:
     from experiments.suites.settings import Settings
     from experiments.suites.suite import Row
 
     assert all(
-        f"`{name}`" in (generated / "reference/fields/settings.md").read_text() for name in Settings.model_fields
+        f"`{name}`" in (generated_pages / "reference/fields/settings.md").read_text() for name in Settings.model_fields
     )
-    assert all(f"`{name}`" in (generated / "reference/fields/suite.md").read_text() for name in Row.model_fields)
+    assert all(f"`{name}`" in (generated_pages / "reference/fields/suite.md").read_text() for name in Row.model_fields)
 
 
-def test_every_field_of_a_file_has_a_description(generated: Path) -> None:
+def test_every_field_of_a_file_has_a_description(generated_pages: Path) -> None:
     """Every line of a table of fields ends with a description."""
-    found = [page for name in ("fields", "schemas") for page in (generated / "reference" / name).glob("*.md")]
+    found = [page for name in ("fields", "schemas") for page in (generated_pages / "reference" / name).glob("*.md")]
     lines = [(page.name, line) for page in found for line in page.read_text().splitlines()]
     assert sum(line.startswith("| `") for _, line in lines) > 200
     assert [(name, line) for name, line in lines if line.startswith("| `") and line.rstrip().endswith("|  |")] == []
 
 
-def test_generated_pages_are_the_same_each_time(generated: Path, tmp_path: Path) -> None:
+def test_generated_pages_are_the_same_each_time(generated_pages: Path, tmp_path: Path) -> None:
     again = {page.relative_to(tmp_path): page.read_text() for page in generate(tmp_path)}
-    assert again == {name: (generated / name).read_text() for name in again}
+    assert again == {name: (generated_pages / name).read_text() for name in again}
 
 
-def test_links_between_files_have_existing_targets(generated: Path) -> None:
+def test_links_between_files_have_existing_targets(generated_pages: Path) -> None:
     broken = []
     for page in pages():
         for link in LINK.findall(page.read_text()):
             target = (page.parent / link).resolve()
-            made = generated / target.relative_to(ROOT / "docs") if target.is_relative_to(ROOT / "docs") else target
+            made = (
+                generated_pages / target.relative_to(ROOT / "docs") if target.is_relative_to(ROOT / "docs") else target
+            )
             if not link.startswith("http") and not target.exists() and not made.exists():
                 broken.append((page.relative_to(ROOT).as_posix(), link))
     assert not broken
 
 
-def test_anchors_of_links_are_headings_of_their_pages(generated: Path) -> None:
+def test_anchors_of_links_are_headings_of_their_pages(generated_pages: Path) -> None:
     broken = []
     for page in pages():
         for link in ANCHOR.finditer(page.read_text()):
             target = (page.parent / link["file"]).resolve() if link["file"] else page
             if not target.exists():
-                target = generated / target.relative_to(ROOT / "docs")
+                target = generated_pages / target.relative_to(ROOT / "docs")
             if target.suffix == ".md" and link["anchor"] not in _anchors(target):
                 broken.append((page.relative_to(ROOT).as_posix(), link[0]))
     assert not broken

@@ -55,7 +55,7 @@ def reconciler(tmp_path):
 
 
 @pytest.fixture
-def stubs(monkeypatch, events, reconciler):
+def recorded_stages(monkeypatch, events, reconciler):
     """Record each stage; the fake lease stage creates an active lease, and the fake release stage ends it."""
 
     def lease(site, reconciler, lease_request, watch):
@@ -75,7 +75,7 @@ def stubs(monkeypatch, events, reconciler):
 
 
 @pytest.fixture
-def wanted(tmp_path):
+def make_reproduction(tmp_path):
     def make(**more):
         options = RunOptions("single_gpu_blip2", ("reduced-batch",), site="chameleon", results=tmp_path, predict=False)
         requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie")
@@ -85,9 +85,9 @@ def wanted(tmp_path):
     return make
 
 
-def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, reconciler, events):
+def test_all_stages_follow_each_other_and_the_cost_is_confirmed(recorded_stages, make_reproduction, reconciler, events):
     asked: list[Any] = []
-    runs: list[Any] = reproduce(wanted(), reconciler, LineRecorder(), asked.append)
+    runs: list[Any] = reproduce(make_reproduction(), reconciler, LineRecorder(), asked.append)
     (prepared,) = runs
     assert events == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
@@ -95,44 +95,48 @@ def test_all_stages_follow_each_other_and_the_cost_is_confirmed(stubs, wanted, r
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
-def test_the_lease_is_released_however_a_stage_ends(problem, stubs, wanted, reconciler, events, monkeypatch):
+def test_the_lease_is_released_however_a_stage_ends(
+    problem, recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     def fail(*_):
         raise problem
 
     monkeypatch.setattr(chain, "configure", fail)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
+        reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == ["doctor", "lease", "release"]
 
 
 @pytest.mark.parametrize("problem", [LeaseMismatch("held with node-2"), ForeignLease("somebody's")])
-def test_an_unrelated_lease_of_the_same_name_is_not_released(problem, stubs, wanted, reconciler, events, monkeypatch):
+def test_an_unrelated_lease_of_the_same_name_is_not_released(
+    problem, recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     def rejectd(*_, **__):
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
     monkeypatch.setattr(leasing, "lease", rejectd)
     with pytest.raises(type(problem)):
-        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
+        reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert "release" not in events
 
 
-def test_with_keep_the_lease_remains_and_the_next_run_uses_it(stubs, wanted, reconciler, events):
+def test_with_keep_the_lease_remains_and_the_next_run_uses_it(recorded_stages, make_reproduction, reconciler, events):
     asked: list[Any] = []
-    reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
+    reproduce(make_reproduction(keep=True), reconciler, LineRecorder(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
-    reproduce(wanted(keep=True), reconciler, LineRecorder(), asked.append)
+    reproduce(make_reproduction(keep=True), reconciler, LineRecorder(), asked.append)
     assert events == ["doctor", "lease", "configure", "run"] * 2
     assert len(asked) == 1
 
 
-def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, events, monkeypatch):
+def test_a_plan_lists_the_stages_and_runs_none(recorded_stages, make_reproduction, reconciler, events, monkeypatch):
     monkeypatch.setattr(
         leasing,
         "planned_calls",
         lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )
-    lines = chain.plan(wanted(), reconciler)
+    lines = chain.plan(make_reproduction(), reconciler)
     assert [line.partition(":")[0] for line in lines] == [
         "blazar",
         "ansible",
@@ -140,13 +144,15 @@ def test_a_plan_lists_the_stages_and_runs_none(stubs, wanted, reconciler, events
         "release llm_cc",
         "time on 4 GPUs",
     ]
-    assert chain.plan(wanted(keep=True), reconciler) == [*lines[:3], lines[4]]
+    assert chain.plan(make_reproduction(keep=True), reconciler) == [*lines[:3], lines[4]]
     assert events == []
     with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
-        chain.plan(wanted(max_length=timedelta(hours=1)), reconciler)
+        chain.plan(make_reproduction(max_length=timedelta(hours=1)), reconciler)
 
 
-def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wanted, reconciler, monkeypatch):
+def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(
+    recorded_stages, make_reproduction, reconciler, monkeypatch
+):
     lengths, created = [], leasing.lease
 
     def lease(site, reconciler, request, **options):
@@ -155,22 +161,29 @@ def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(stubs, wan
 
     monkeypatch.setattr(leasing, "lease", lease)
     view = LineRecorder()
-    reproduce(wanted(choose_length=True), reconciler, view, lambda slot: None)
+    reproduce(make_reproduction(choose_length=True), reconciler, view, lambda slot: None)
     assert lengths == [timedelta(hours=1.5)]
     assert any(line.startswith("length of the lease: 1h30m, ") for line in view.lines)
-    assert any("length of the lease: 1h30m, " in line for line in chain.plan(wanted(choose_length=True), reconciler))
+    assert any(
+        "length of the lease: 1h30m, " in line for line in chain.plan(make_reproduction(choose_length=True), reconciler)
+    )
 
 
-def test_a_chosen_length_above_the_budget_is_rejected_before_anything_is_leased(stubs, wanted, reconciler, events):
+def test_a_chosen_length_above_the_budget_is_rejected_before_anything_is_leased(
+    recorded_stages, make_reproduction, reconciler, events
+):
     with pytest.raises(LeaseTooLong, match=r"--max-hours 1h: the lease would be 1h30m long"):
         reproduce(
-            wanted(choose_length=True, max_length=timedelta(hours=1)), reconciler, LineRecorder(), lambda slot: None
+            make_reproduction(choose_length=True, max_length=timedelta(hours=1)),
+            reconciler,
+            LineRecorder(),
+            lambda slot: None,
         )
     assert events == ["doctor"]
 
 
-def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, events):
-    short = wanted()
+def test_a_lease_too_short_for_its_rows_is_rejected(recorded_stages, make_reproduction, reconciler, events):
+    short = make_reproduction()
     requirements = replace(short.lease_request.requirements, length=timedelta(seconds=1))
     short = replace(short, lease_request=replace(short.lease_request, requirements=requirements))
     with pytest.raises(LeaseTooShort, match="allowed: --hours 1h30m"):
@@ -178,28 +191,34 @@ def test_a_lease_too_short_for_its_rows_is_rejected(stubs, wanted, reconciler, e
     assert events == ["doctor"]
 
 
-def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(stubs, wanted, reconciler, events):
+def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(
+    recorded_stages, make_reproduction, reconciler, events
+):
     with pytest.raises(InputError, match=r"--max-hours 2h: the lease would be 3h long"):
-        reproduce(wanted(max_length=timedelta(hours=2)), reconciler, LineRecorder(), lambda slot: None)
+        reproduce(make_reproduction(max_length=timedelta(hours=2)), reconciler, LineRecorder(), lambda slot: None)
     assert events == []
 
 
-def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(stubs, wanted, reconciler, events, monkeypatch):
+def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
-        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
+        reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == []
 
 
-def test_nothing_is_leased_if_every_row_has_its_result(stubs, wanted, reconciler, events, monkeypatch):
+def test_nothing_is_leased_if_every_row_has_its_result(
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     monkeypatch.setattr(PreparedRun, "rows_left", lambda prepared: [])
     monkeypatch.setattr(chain, "report_run", lambda prepared: "reported")
-    assert reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None) == ["reported"]
+    assert reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None) == ["reported"]
     assert events == ["doctor"]
 
 
 def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_of_its_results(
-    stubs, wanted, reconciler, events, monkeypatch
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
@@ -209,27 +228,29 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
     with pytest.raises(
         LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
     ):
-        reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
+        reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == ["doctor", "release"]
-    reproduce(wanted(), reconciler, LineRecorder(), lambda slot: None)
+    reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events[2:] == ["doctor", "lease", "configure", "run", "release"]
 
 
-def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(stubs, wanted, reconciler, events, monkeypatch):
+def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     monkeypatch.setattr(chain, "end_when_idle", lambda *given: events.append(given[-1]))
-    asked = wanted()
+    asked = make_reproduction()
     idle_end = IdleEnd(timedelta(minutes=30))
     asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
     reproduce(asked, reconciler, LineRecorder(), lambda slot: None)
     assert events == ["doctor", "lease", idle_end, "configure", "run", "release"]
 
 
-def test_without_confirmation_nothing_is_leased(stubs, wanted, reconciler, events):
+def test_without_confirmation_nothing_is_leased(recorded_stages, make_reproduction, reconciler, events):
     def reject(slot):
         raise InputError("needs --yes")
 
     with pytest.raises(InputError):
-        reproduce(wanted(), reconciler, LineRecorder(), reject)
+        reproduce(make_reproduction(), reconciler, LineRecorder(), reject)
     assert events == ["doctor"]
 
 

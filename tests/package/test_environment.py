@@ -26,7 +26,7 @@ def create(folder: Path, *locks: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def normal(requirement: str) -> str:
+def normalized(requirement: str) -> str:
     name, _, version = requirement.partition("==")
     return f"{re.sub('[-_.]+', '-', name).lower()}=={version}"
 
@@ -45,7 +45,7 @@ def test_a_lock_has_the_versions_of_its_list_and_a_hash_for_each(name: str) -> N
     """If this fails, run make lock."""
     listed = {line for line in LISTS[name].read_text().splitlines() if "==" in line and not line.startswith("torch==")}
     lock = (CONTAINERS / "locks" / f"{name}.txt").read_text()
-    assert {normal(match["version"]) for match in LOCKED.finditer(lock)} == {normal(line) for line in listed}
+    assert {normalized(match["version"]) for match in LOCKED.finditer(lock)} == {normalized(line) for line in listed}
 
 
 @pytest.mark.parametrize("name", ["current", "as-taught"])

@@ -28,14 +28,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def base_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Create the environment of `pip install llm-testbed`."""
     folder = tmp_path_factory.mktemp("plain")
     return install(wheel, folder, link_dependencies(folder / "libraries"))
 
 
 @pytest.fixture(scope="module")
-def complete(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def full_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environment:
     """Create an environment with all optional packages."""
     return install(wheel, tmp_path_factory.mktemp("complete"), Path(sysconfig.get_path("purelib")))
 
@@ -56,21 +56,21 @@ def test_the_image_installs_the_same_version_and_command() -> None:
     assert {key: project()[key] for key in image} == image
 
 
-def test_the_version_is_that_of_the_metadata(plain: Environment) -> None:
-    done = plain.run("testbed", "--version")
+def test_the_version_is_that_of_the_metadata(base_environment: Environment) -> None:
+    done = base_environment.run("testbed", "--version")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == project()["version"]
 
 
-def test_suites_are_listed_without_optional_packages(plain: Environment) -> None:
-    done = plain.run("testbed", "list", "--json")
+def test_suites_are_listed_without_optional_packages(base_environment: Environment) -> None:
+    done = base_environment.run("testbed", "list", "--json")
     assert done.returncode == 0, done.stderr
     assert all(f'"{path.stem}"' in done.stdout for path in (PROJECT / "experiments" / "suites" / "labs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("command", ["python -m experiments --help", "testbed --help"])
-def test_help_needs_no_optional_package(plain: Environment, command: str) -> None:
-    done = plain.run(*command.split())
+def test_help_needs_no_optional_package(base_environment: Environment, command: str) -> None:
+    done = base_environment.run(*command.split())
     assert done.returncode == 0, done.stderr
     assert "predict" in done.stdout
 
@@ -85,23 +85,25 @@ def test_help_needs_no_optional_package(plain: Environment, command: str) -> Non
         ("doctor --site chameleon", "chameleon"),
     ],
 )
-def test_a_command_without_its_optional_part_names_it_in_one_line(plain: Environment, command: str, extra: str) -> None:
-    done = plain.run("testbed", *command.split())
+def test_a_command_without_its_optional_part_names_it_in_one_line(
+    base_environment: Environment, command: str, extra: str
+) -> None:
+    done = base_environment.run("testbed", *command.split())
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"[{extra}]" in done.stderr
 
 
-def test_a_row_is_predicted_with_the_sources_in_the_wheel(complete: Environment) -> None:
-    done = complete.run("testbed", "predict", ROW, "--card", "a100_80gb", "--json")
+def test_a_row_is_predicted_with_the_sources_in_the_wheel(full_environment: Environment) -> None:
+    done = full_environment.run("testbed", "predict", ROW, "--card", "a100_80gb", "--json")
     assert done.returncode == 0, done.stderr
     (prediction,) = json.loads(done.stdout)
     assert prediction["peak_gib"] > prediction["usable_gib"]
-    assert list((complete.home / "cache" / "llm-testbed").glob("phantom-*.so"))
+    assert list((full_environment.home / "cache" / "llm-testbed").glob("phantom-*.so"))
 
 
-def test_a_miniature_is_run_and_reported(complete: Environment) -> None:
-    done = complete.run(
+def test_a_miniature_is_run_and_reported(full_environment: Environment) -> None:
+    done = full_environment.run(
         "testbed",
         "run",
         "single_gpu_blip2",
@@ -114,36 +116,38 @@ def test_a_miniature_is_run_and_reported(complete: Environment) -> None:
         "one",
     )
     assert done.returncode == 0, done.stderr
-    folder = complete.home / "results" / "one"
+    folder = full_environment.home / "results" / "one"
     assert (folder / "report.html").exists()
     assert (folder / "single_gpu_blip2" / "reduced-batch" / "notebook.ipynb").exists()
     assert '"git_commit":null' in (folder / "run.json").read_text().replace(" ", "")
 
 
-def test_a_lease_without_an_account_shows_its_plan_and_names_what_is_missing(complete: Environment) -> None:
-    done = complete.run("testbed", "lease", "--dry-run", "--node-type", "gpu_a100_pcie", "--yes")
+def test_a_lease_without_an_account_shows_its_plan_and_names_what_is_missing(full_environment: Environment) -> None:
+    done = full_environment.run("testbed", "lease", "--dry-run", "--node-type", "gpu_a100_pcie", "--yes")
     assert done.returncode == 0, done.stderr
     assert "no account" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_the_playbook_is_found_and_complete(complete: Environment) -> None:
-    found = complete.run("python", "-c", "from provision.configure.playbook import PLAYBOOK; print(PLAYBOOK)")
+def test_the_playbook_is_found_and_complete(full_environment: Environment) -> None:
+    found = full_environment.run("python", "-c", "from provision.configure.playbook import PLAYBOOK; print(PLAYBOOK)")
     playbook = Path(found.stdout.strip())
-    assert playbook.is_relative_to(complete.packages), found.stderr
-    checked = complete.run("python", "-m", "ansible", "playbook", "--syntax-check", "-i", "nodes,", str(playbook))
+    assert playbook.is_relative_to(full_environment.packages), found.stderr
+    checked = full_environment.run(
+        "python", "-m", "ansible", "playbook", "--syntax-check", "-i", "nodes,", str(playbook)
+    )
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(complete: Environment, tmp_path: Path) -> None:
+def test_the_image_is_built_of_the_same_bytes_as_from_a_checkout(full_environment: Environment, tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from provision.configure.build_context import write_build_context;"
         "write_build_context(Path('context.tar.gz'))"
     )
-    done = complete.run("python", "-c", code)
+    done = full_environment.run("python", "-c", code)
     assert done.returncode == 0, done.stderr
     write_build_context(tmp_path / "context.tar.gz")
-    assert (complete.home / "context.tar.gz").read_bytes() == (tmp_path / "context.tar.gz").read_bytes()
+    assert (full_environment.home / "context.tar.gz").read_bytes() == (tmp_path / "context.tar.gz").read_bytes()
 
 
 def test_the_image_installs_the_command_from_its_context(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ PROGRAM = (
 
 
 @pytest.fixture
-def other(tmp_path):
+def other_process(tmp_path):
     """Another process with a temporary folder in tmp_path, and that folder."""
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     with subprocess.Popen(command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, text=True) as process:
@@ -31,8 +31,8 @@ def test_a_folder_is_removed_with_its_content(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, other):
-    process, folder = other
+def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, other_process):
+    process, folder = other_process
     (folder / "file.txt").write_text("left")
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -40,8 +40,8 @@ def test_the_folder_of_a_killed_process_is_removed_by_the_next(tmp_path, other):
         assert list(tmp_path.iterdir()) == [own]
 
 
-def test_the_folder_of_a_process_that_runs_and_files_of_others_stay(tmp_path, other):
-    _, folder = other
+def test_the_folder_of_a_process_that_runs_and_files_of_others_stay(tmp_path, other_process):
+    _, folder = other_process
     (tmp_path / "llm-testbed-link").symlink_to(tmp_path)
     (tmp_path / "llm-testbed-file").write_text("kept")
     with TemporaryFolder("test", tmp_path) as own:

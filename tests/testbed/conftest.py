@@ -8,7 +8,7 @@ from provision.ssh.login import KeyPair, key_pair
 from tests.support.services.sshd import new_key
 
 TEST_S = 300
-"""The limit of a test. The start of services is not part of it: they are waited for as long as they live."""
+"""The limit of a test. The start of services is not part of it; the tests wait for them as long as they live."""
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
 
 

@@ -70,9 +70,9 @@ class Commands(typer.Typer):
     def __init__(self) -> None:
         super().__init__(rich_markup_mode=None)
 
-    def command(self, name: str | None = None, **more: Any) -> Callable[[Any], Any]:
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
         """Return the decorator of a command."""
-        return super().command(name, cls=Command, **more)
+        return super().command(name, cls=Command, **options)
 
 
 class Group(WholeWords, TyperGroup):

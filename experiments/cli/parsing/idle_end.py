@@ -25,7 +25,7 @@ class IdleEndOptions:
 
     end_when_idle: str | None = option(
         None,
-        "The node ends its lease after this time without jobs, GPU processes and logins, such as 30m.",
+        "The node ends its lease after this time, such as 30m, without jobs, GPU processes and logins.",
         metavar="TIME",
     )
     results_to: str | None = option(
@@ -37,8 +37,8 @@ class IdleEndOptions:
         None, "With --results-to: private SSH key for this host, without a passphrase; it is copied to the node."
     )
 
-    def words(self) -> list[str]:
-        """Return the options as another command of this program takes them. Raises as ``idle_end`` for one node."""
+    def arguments(self) -> list[str]:
+        """Return the options as arguments of another `testbed` command. Raises as ``idle_end`` does."""
         idle_end = self.idle_end(1)
         if idle_end is None:
             return []

@@ -88,10 +88,10 @@ def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "g
     return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or here))
 
 
-def _lines(found: "Blame") -> list[str]:
+def _lines(result: "Blame") -> list[str]:
     """Return the result as lines."""
-    packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in found.culprits]
+    packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
-    verb = "changed it" if found.sure else "or some of them changed it: no environment in between can be tested"
-    lines = [f"{found.differs}", f"{', '.join(packages)}{together} {verb} ({len(found.steps)} steps)"]
-    return lines + [f"change log of {one.package}: {one.change_log}" for one in found.culprits if one.change_log]
+    verb = "changed it" if result.sure else "or some of them changed it: no environment in between can be tested"
+    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({len(result.steps)} steps)"]
+    return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

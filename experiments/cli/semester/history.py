@@ -80,7 +80,7 @@ def _record(folders: list[str], database: Path, as_json: bool) -> None:
     from experiments.results.run_folder import run_folders
 
     if not folders:
-        raise InputError("history record: needs the folder of a run, or a folder of several")
+        raise InputError("history record: needs the folder of a run, or a folder of several runs")
     runs = [run for folder in folders for run in run_folders(Path(folder))]
     with open_history(database, create=True) as connection:
         recorded = {str(run.path): record_run(connection, run) for run in runs}

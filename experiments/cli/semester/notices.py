@@ -20,7 +20,7 @@ SOON = timedelta(hours=1)
 QUERY_EVERY_S = 300.0
 
 
-def notifying(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
+def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
     """Yield each run when it is finished, after a message about it has been sent."""
     from experiments.notify.messages import run_message
     from experiments.report.identity import find_previous_run

@@ -47,11 +47,11 @@ def semester(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Check all suites before a term: what flipped, what to fix.
+    """Check all suites before a term: what changed, what to fix.
 
     Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
-    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: something flipped since
-    the last check.
+    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: the status of a
+    statement or the outcome of a row flipped since the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier
@@ -69,7 +69,7 @@ def semester(
     require_packages("ruptures")
     if lease and max_hours is None:
         raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
-    idle_end = tuple(idle.words())
+    idle_end = tuple(idle.arguments())
     if idle_end and not lease:
         raise InputError(f"{' '.join(idle_end[:2])}: allowed with --lease only")
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
@@ -80,7 +80,7 @@ def semester(
     requested_lease = Lease(site, lease, hours, max_hours, idle_end) if lease and max_hours is not None else None
     request = Request(results, chosen, tuple(names), requested_lease, context.obj)
     if dry_run:
-        show_plan([part.words for part in request.parts()], as_json)
+        show_plan([part.title for part in request.parts()], as_json)
         return
     notifier = Notifier(notify or ())
     interrupt_on_stop_signals()

@@ -23,9 +23,9 @@ def comparison_tables(comparison: Comparison) -> Group:
         _verdicts(comparison, heads),
         Text(),
         _rows(comparison),
-        *_emulated(comparison),
+        *_emulation_lines(comparison),
         Text(),
-        *([_changed(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
+        *([_changed_values(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
         _differences(comparison, heads),
     ]
     return Group(*parts)
@@ -52,13 +52,13 @@ def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
     for change in both:
         table.add(change.says, change.a or "", Text(change.b or "", _style(change)), change.reason)
-    alone = [f"{_count(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
+    alone = [f"{_count_without(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
     return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
 
 
-def _count(comparison: Comparison, missing: str) -> int:
-    return sum(getattr(change, missing) is None for change in comparison.verdicts)
+def _count_without(comparison: Comparison, side: str) -> int:
+    return sum(getattr(change, side) is None for change in comparison.verdicts)
 
 
 def _style(change: VerdictChange) -> str:
@@ -122,12 +122,12 @@ def _change(change: Change, a: str, b: str, unit: str = "") -> str:
     return f"{a} → {b}{unit}" + (f" (x {change.ratio:.2f})" if change.ratio is not None else "")
 
 
-def _emulated(comparison: Comparison) -> list[Text]:
+def _emulation_lines(comparison: Comparison) -> list[Text]:
     words = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
     return [Text(line, "dim") for line in sorted(words)]
 
 
-def _changed(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _changed_values(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.changed:
         return Text("No outcome and no value changed beyond its noise.")
     return _side_by_side("row: value", comparison.changed, heads, "changed beyond noise")

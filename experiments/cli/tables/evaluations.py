@@ -27,9 +27,11 @@ def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool
         console.print(_summary(evaluated, root))
 
 
-def _warn_of_files(one: Reevaluation, console: Console) -> None:
-    if one.files_changed:
-        print_lines(console, f"files that differ from the run's SHA256SUMS: {', '.join(one.files_changed)}", "bold red")
+def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
+    if reevaluation.files_changed:
+        print_lines(
+            console, f"files that differ from the run's SHA256SUMS: {', '.join(reevaluation.files_changed)}", "bold red"
+        )
 
 
 def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
@@ -44,20 +46,24 @@ def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
     return table
 
 
-def _badness(one: Reevaluation) -> tuple[int, int, int]:
-    return len(one.files_changed or ()), one.evaluation.count("error"), one.evaluation.count("fail")
+def _badness(reevaluation: Reevaluation) -> tuple[int, int, int]:
+    return (
+        len(reevaluation.files_changed or ()),
+        reevaluation.evaluation.count("error"),
+        reevaluation.evaluation.count("fail"),
+    )
 
 
-def _name(one: Reevaluation, root: Path) -> str:
-    return one.folder.relative_to(root).as_posix()
+def _name(reevaluation: Reevaluation, root: Path) -> str:
+    return reevaluation.folder.relative_to(root).as_posix()
 
 
-def _files(one: Reevaluation) -> Text:
-    if one.files_changed is None:
+def _files(reevaluation: Reevaluation) -> Text:
+    if reevaluation.files_changed is None:
         return Text("no SHA256SUMS", "dim")
-    if not one.files_changed:
+    if not reevaluation.files_changed:
         return Text("unchanged")
-    return Text(f"{len(one.files_changed)} changed: {', '.join(one.files_changed)}", "bold red")
+    return Text(f"{len(reevaluation.files_changed)} changed: {', '.join(reevaluation.files_changed)}", "bold red")
 
 
 def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None:

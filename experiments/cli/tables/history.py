@@ -29,13 +29,13 @@ LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in MARKS.items()), "
 MISSING = "·"
 
 
-def history_tables(found: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
+def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
     """Return what changed in each series, then a line for each row; with ``details`` every statement and figure.
 
     Series in which something changed come first.
     """
     parts: list[RenderableType] = []
-    for series, changed in sorted(found, key=lambda one: not one[1]):
+    for series, changed in sorted(changes_of_series, key=lambda one: not one[1]):
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
         runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
         parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]
@@ -84,9 +84,9 @@ def _rows(series: Series) -> Table:
         if any(value is not None for value in (*peaks, *steps)):
             table.add(
                 row,
-                _text(peaks, format_size),
+                _newest_text(peaks, format_size),
                 sparkline(peaks),
-                _text(steps, lambda s: f"{format_number(s)} s"),
+                _newest_text(steps, lambda s: f"{format_number(s)} s"),
                 sparkline(steps),
             )
     return table
@@ -103,15 +103,19 @@ def _figures(series: Series) -> Table:
         if key[1] in SHOWN and _newest(values) is not None:
             figure = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
             table.add(
-                key[0], figure, sparkline(values), _text(values[::-1], format_number), _text(values, format_number)
+                key[0],
+                figure,
+                sparkline(values),
+                _newest_text(values[::-1], format_number),
+                _newest_text(values, format_number),
             )
     return table
 
 
-def _text(values: Sequence[float | None], form: Callable[[float], str]) -> str:
+def _newest_text(values: Sequence[float | None], to_text: Callable[[float], str]) -> str:
     """Return the newest known value as text; empty if none is known."""
     newest = _newest(values)
-    return "" if newest is None else form(newest)
+    return "" if newest is None else to_text(newest)
 
 
 def sparkline(values: Sequence[float | None]) -> str:

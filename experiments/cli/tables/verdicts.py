@@ -31,7 +31,7 @@ def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
     for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
         table.add(Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _basis(verdict))
     name = Text(evaluation.run.run_id, "bold")
-    folded = [_folded(evaluation)] if len(shown) < len(evaluation.verdicts) else []
+    folded = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
     return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
 
 
@@ -40,7 +40,7 @@ def _headline(evaluation: Evaluation) -> Line:
     return Line(headline(evaluation), "bold red" if failed else "bold")
 
 
-def _folded(evaluation: Evaluation) -> Table:
+def _reasons_with_counts(evaluation: Evaluation) -> Table:
     """Return why statements were not evaluated, with the number of statements for each reason."""
     left = [verdict for verdict in evaluation.verdicts if verdict.status == "not evaluated"]
     reasons = Counter(verdict.kind_of_reason for verdict in left)
@@ -89,7 +89,7 @@ def problems(evaluations: Sequence[Evaluation]) -> Group | None:
             Text.assemble(
                 f"{suite}: ",
                 (verdict.status, STYLES[verdict.status]),
-                f"{_graded(verdict)}: {verdict.says} ({_basis(verdict)})",
+                f"{_grade_note(verdict)}: {verdict.says} ({_basis(verdict)})",
             )
         )
         for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
@@ -97,7 +97,7 @@ def problems(evaluations: Sequence[Evaluation]) -> Group | None:
     return Group(*lines) if lines else None
 
 
-def _graded(verdict: Verdict) -> str:
+def _grade_note(verdict: Verdict) -> str:
     return f", {verdict.grade}" if verdict.grade else ""
 
 

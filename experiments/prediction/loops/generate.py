@@ -18,7 +18,7 @@ PADDING = 0
 
 
 def generate(job: LoopJob) -> None:
-    """Generate ``new_tokens`` tokens after each of ``batch`` prompts of ``seq`` tokens. Every text gets all of them."""
+    """Generate ``new_tokens`` tokens after each of ``batch`` prompts of ``seq`` tokens. No text ends early."""
     config = build_config(job.model, "full")
     kind = choose_class(config, job)
     if not kind.can_generate():

@@ -32,7 +32,7 @@ def make_sample(model: Any, job: LoopJob) -> Sample:
         inputs |= {"start_positions": torch.tensor(1), "end_positions": torch.tensor(2)}
     elif "return_loss" not in names:
         raise InputError(
-            f"{kind}: has no loss; use --model-class with a class that has one, such as a class ...ForCausalLM"
+            f"{kind}: has no loss; use --model-class with a class that has one, such as a ForCausalLM class"
         )
     return inputs
 

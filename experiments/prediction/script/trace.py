@@ -60,7 +60,7 @@ def trace_script(
     groups = sorted(group_by_kernels(card_names), key=len, reverse=True)
     with sandbox() if options.sandbox else nullcontext(ExecutionPlace(Path.cwd(), {})) as place:
         job = {name: getattr(options, name) for name in ("steps", "limit_s", "fake_weights", "gpus")}
-        job |= {"words": place.translate_command(command), "cache": str(cache_folder())}
+        job |= {"command": place.translate_command(command), "cache": str(cache_folder())}
         found: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):
@@ -78,20 +78,20 @@ def trace_script(
     return found
 
 
-def _can_contain_smallest(group: Sequence[str], found: Sequence[ScriptPrediction]) -> bool:
+def _can_contain_smallest(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
     """Return whether a card of ``group`` may fit and has less memory than the smallest card that fits so far.
 
     Parameters, gradients and optimizer state take the same memory on every card. Kernels change only activations and
     buffers.
     """
-    best = smallest_card(found)
+    best = smallest_card(predictions)
     below_gib = card_named(best).usable_gib if best else inf
-    least_gib = max(one.at_peak.params_gib + one.at_peak.grads_gib + one.at_peak.optimizer_gib for one in found)
+    least_gib = max(one.at_peak.params_gib + one.at_peak.grads_gib + one.at_peak.optimizer_gib for one in predictions)
     return any(least_gib <= card_named(name).usable_gib < below_gib for name in group)
 
 
-def _smallest_so_far(found: Sequence[ScriptPrediction]) -> str:
-    best = smallest_card(found)
+def _smallest_so_far(predictions: Sequence[ScriptPrediction]) -> str:
+    best = smallest_card(predictions)
     return f", smallest that fits so far: {best}" if best else ""
 
 

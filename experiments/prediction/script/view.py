@@ -72,23 +72,29 @@ def _prediction_to_show(predictions: Sequence[ScriptPrediction], smallest: str |
     return max(of_smallest or predictions, key=lambda one: one.reserved_gib)
 
 
-def _summary_lines(one: ScriptPrediction, on_card: str) -> list[str]:
-    model = f"{one.model}, {format_parameter_count(one.parameters)} parameters" if one.model else "no model was found"
-    if one.trainable_parameters != one.parameters:
-        model += f" ({format_parameter_count(one.trainable_parameters)} trained)"
-    optimizers = ", ".join(one.optimizers) or "no optimizer took a step"
-    rank = f"rank {one.rank} of {one.ranks}: " if one.ranks > 1 else ""
-    rank += f"GPU {one.gpu} of {one.gpus}: " if one.gpus > 1 else ""
-    shares = ", ".join(
-        f"{part.name} {getattr(one.at_peak, part.field):.2f}"
-        for part in PARTS_OF_SCRIPT
-        if getattr(one.at_peak, part.field) >= 0.005
+def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
+    model = (
+        f"{prediction.model}, {format_parameter_count(prediction.parameters)} parameters"
+        if prediction.model
+        else "no model was found"
     )
+    if prediction.trainable_parameters != prediction.parameters:
+        model += f" ({format_parameter_count(prediction.trainable_parameters)} trained)"
+    optimizers = ", ".join(prediction.optimizers) or "no optimizer took a step"
+    rank = f"rank {prediction.rank} of {prediction.ranks}: " if prediction.ranks > 1 else ""
+    rank += f"GPU {prediction.gpu} of {prediction.gpus}: " if prediction.gpus > 1 else ""
+    shares = ", ".join(
+        f"{part.name} {getattr(prediction.at_peak, part.field):.2f}"
+        for part in PARTS_OF_SCRIPT
+        if getattr(prediction.at_peak, part.field) >= 0.005
+    )
+    steps = counted(prediction.steps, "optimizer step")
+    point = f"{prediction.peak_phase}, step {prediction.peak_step}"
     return [
         f"{rank}{model}; {optimizers}",
-        f"{END_DESCRIPTIONS[one.ended]} {counted(one.steps, 'optimizer step')}, {one.elapsed_s:.0f} s",
-        f"peak {one.peak_gib:.2f} GiB{on_card} in {one.peak_phase}, step {one.peak_step}: {shares}",
-        f"reserved {one.reserved_gib:.2f} GiB; tensors in host memory {one.host_gib:.2f} GiB",
+        f"{END_DESCRIPTIONS[prediction.ended]} {steps}, {prediction.elapsed_s:.0f} s",
+        f"peak {prediction.peak_gib:.2f} GiB{on_card} in {point}: {shares}",
+        f"reserved {prediction.reserved_gib:.2f} GiB; tensors in host memory {prediction.host_gib:.2f} GiB",
     ]
 
 

@@ -58,7 +58,7 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
         for key in _with_progress(missing, print_line):
             trying.write_text(key)
             try:
-                file.write(json.dumps(_measured(key)) + "\n")
+                file.write(json.dumps(_table_entry(key)) + "\n")
             finally:
                 trying.unlink()
             file.flush()
@@ -85,7 +85,7 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
     print_line(f"measured {len(keys)} operations")
 
 
-def _measured(key: str) -> dict[str, object]:
+def _table_entry(key: str) -> dict[str, object]:
     try:
         times = measure(parse(key))
     except (NotReplayable, torch.OutOfMemoryError) as problem:

@@ -76,12 +76,12 @@ class PhaseTime(NamedTuple):
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
         return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
 
-    def at(self, tokens: float, own: int, other: "PhaseTime", others: int) -> "PhaseTime":
-        """Return the time for a batch of ``tokens``, linear between this batch (``own``) and another (``others``)."""
-        if own == others:
-            share = tokens / own if own else 1.0
+    def at(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
+        """Return the time for a batch of ``tokens``, linear between this batch and ``other``."""
+        if own_tokens == other_tokens:
+            share = tokens / own_tokens if own_tokens else 1.0
             return self._replace(device_s={family: share * s for family, s in self.device_s.items()})
-        weight = (tokens - own) / (others - own)
+        weight = (tokens - own_tokens) / (other_tokens - own_tokens)
         families = {*self.device_s, *other.device_s}
         pairs = {family: (self.device_s.get(family, 0.0), other.device_s.get(family, 0.0)) for family in families}
         return self._replace(device_s={family: a + weight * (b - a) for family, (a, b) in pairs.items()})

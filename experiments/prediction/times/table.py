@@ -54,14 +54,14 @@ def _without_fractions(value: Any) -> Any:
     return 0.5 if isinstance(value, float) else value
 
 
-def own_table(card: str) -> Path:
+def own_table_path(card: str) -> Path:
     """Return the path of the table that ``testbed calibrate`` writes for this user's card."""
     return cache_folder() / "times" / f"{card}.jsonl"
 
 
 def table_files() -> list[Path]:
     """Return the files of all tables: first the user's own, then those of the package."""
-    folders = (own_table("").parent, TABLES)
+    folders = (own_table_path("").parent, TABLES)
     return [path for folder in folders for path in sorted(folder.glob("*")) if path.name.endswith(SUFFIXES)]
 
 

@@ -107,12 +107,12 @@ def _good_or_bad(change: Change, more_is_worse: bool) -> str:
 
 
 def _chart(
-    rows: list[RowComparison], of: Callable[[RowComparison], Change], unit: str, name: str, more_is_worse: bool
+    rows: list[RowComparison], change_of: Callable[[RowComparison], Change], unit: str, name: str, more_is_worse: bool
 ) -> Chart | None:
     """Draw the rows that have the value in both runs, with their ratio; None if there is none."""
     bars = []
     for row in rows:
-        change = of(row)
+        change = change_of(row)
         if change.a is None or change.b is None or change.ratio is None:
             continue
         tone: NoteTone = "bad" if _good_or_bad(change, more_is_worse) == "bad" else "quiet"

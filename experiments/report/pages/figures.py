@@ -61,10 +61,10 @@ def report_charts(report: Report) -> dict[str, Chart]:
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
     """Draw bars of GiB, in the unit that suits the largest one; in GiB with a limit."""
     unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
-    return bar_chart([_scaled(bar, per_gib) for bar in bars], unit, alt, limit)
+    return bar_chart([_scaled_bar(bar, per_gib) for bar in bars], unit, alt, limit)
 
 
-def _scaled(bar: Bar, factor: int) -> Bar:
+def _scaled_bar(bar: Bar, factor: int) -> Bar:
     parts = {name: size * factor for name, size in bar.parts.items()}
     return bar._replace(parts=parts, marks=[mark._replace(value=mark.value * factor) for mark in bar.marks])
 
@@ -106,14 +106,14 @@ def _peak_bar(row: RowReport) -> Bar | None:
     elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:
         note = f"+ {format_gib(highest.optimizer_cpu_gib)} on the host"
     tone: NoteTone = "quiet" if row.result.outcome == "fits" else "bad"
-    return Bar(row.row, parts, _reserved(memory.reserved_gib), format_gib(peak), note, tone)
+    return Bar(row.row, parts, _reserved_marks(memory.reserved_gib), format_gib(peak), note, tone)
 
 
 def _predicted_bar(row: PredictedRow) -> Bar:
     prediction = row.prediction
     parts = {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_AT_POINT}
     parts[BUFFERS_OF_LIBRARIES] = prediction.at_peak.buffers_gib
-    marks = _reserved(prediction.limited_reserved_gib)
+    marks = _reserved_marks(prediction.limited_reserved_gib)
     if row.measured_peak_gib is not None:
         marks.append(Mark("measured peak", row.measured_peak_gib, "diamond"))
     notes = [] if prediction.predicted_outcome == "fits" else [row.words.partition(":")[0]]
@@ -140,10 +140,10 @@ def _step_bar(row: PredictedRow) -> Bar | None:
 
 def _point_bar(shot: Snapshot) -> Bar:
     where = f"step {shot.step}, micro-step {shot.micro_step}"
-    return Bar(shot.point, _parts(shot), _reserved(shot.reserved_gib), format_gib(shot.allocated_gib), where)
+    return Bar(shot.point, _parts(shot), _reserved_marks(shot.reserved_gib), format_gib(shot.allocated_gib), where)
 
 
-def _reserved(size: float | None) -> list[Mark]:
+def _reserved_marks(size: float | None) -> list[Mark]:
     return [] if size is None else [Mark("reserved by the allocator", size)]
 
 

@@ -38,7 +38,7 @@ class Part(NamedTuple):
 
 
 def write_notebook_page(notebook: Path) -> None:
-    """Write notebook.html next to ``notebook``; a file that is no notebook gives a page that says so."""
+    """Write notebook.html next to ``notebook``; if it is not a notebook, the page says so."""
     try:
         cells = json.loads(read_text(notebook, errors="replace"))["cells"]
         parts = [part for cell in cells for part in _cell(cell)]
@@ -65,10 +65,10 @@ def _output(output: dict[str, Any]) -> Iterator[Part]:
     elif kind == "error":
         yield Part("error", _plain("\n".join(output["traceback"])))
     else:
-        yield from _shown(output["data"])
+        yield from _safe_representation(output["data"])
 
 
-def _shown(data: dict[str, Any]) -> Iterator[Part]:
+def _safe_representation(data: dict[str, Any]) -> Iterator[Part]:
     """Return the best representation that is safe: a picture, Markdown or text."""
     for kind in PICTURES:
         if kind in data:

@@ -36,21 +36,26 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
     save_page(path, text)
 
 
-def _timeline_chart(one: ScriptPrediction) -> Chart:
+def _timeline_chart(prediction: ScriptPrediction) -> Chart:
     """Return the chart of allocated memory over the allocation log, from 0 (start) to 1 (end), shaded by phase."""
-    sizes = one.timeline_gib
-    starts = [*(phase.at for phase in one.phases), 1.0]
-    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(one.phases, starts[1:], strict=True)]
+    sizes = prediction.timeline_gib
+    starts = [*(phase.at for phase in prediction.phases), 1.0]
+    bands = [Band(phase.phase, phase.at, end) for phase, end in zip(prediction.phases, starts[1:], strict=True)]
     panel = Panel("allocated memory", "GiB", [Line("", (*sizes, sizes[-1]))])
     positions = [index / len(sizes) for index in range(len(sizes) + 1)]
     return line_chart(
-        [panel], positions, "", f"Allocated memory over time, at most {one.peak_gib:.2f} GiB", bands, HEIGHT_PX
+        [panel], positions, "", f"Allocated memory over time, at most {prediction.peak_gib:.2f} GiB", bands, HEIGHT_PX
     )
 
 
-def _peak_chart(one: ScriptPrediction) -> Chart:
-    sizes = {part.name: getattr(one.at_peak, part.field) for part in PARTS_OF_SCRIPT}
-    bar = Bar("peak", sizes, value=f"{one.peak_gib:.2f} GiB", note=f"in {one.peak_phase}, step {one.peak_step}")
+def _peak_chart(prediction: ScriptPrediction) -> Chart:
+    sizes = {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_OF_SCRIPT}
+    bar = Bar(
+        "peak",
+        sizes,
+        value=f"{prediction.peak_gib:.2f} GiB",
+        note=f"in {prediction.peak_phase}, step {prediction.peak_step}",
+    )
     return bar_chart([bar], "GiB", "The parts of the peak; the same numbers are in the table below")
 
 
@@ -59,7 +64,7 @@ def _short_module_name(module: str) -> str:
     return ".".join(module.split(".")[-2:])
 
 
-def _block_treemap(one: ScriptPrediction) -> Chart:
+def _block_treemap(prediction: ScriptPrediction) -> Chart:
     """Return the memory at the peak as tiles by part, module and line.
 
     Blocks smaller than MIN_TILE_SHARE of the peak are combined into one tile per part.
@@ -67,13 +72,15 @@ def _block_treemap(one: ScriptPrediction) -> Chart:
     names = {part.key: part.name for part in PARTS_OF_SCRIPT}
     groups: dict[str, list[Tile]] = {part.name: [] for part in PARTS_OF_SCRIPT}
     small = dict.fromkeys(groups, 0.0)
-    for block in one.blocks:
+    for block in prediction.blocks:
         name = names.get(block.category, ACTIVATIONS.name)
-        if block.size_gib < MIN_TILE_SHARE * one.peak_gib:
+        if block.size_gib < MIN_TILE_SHARE * prediction.peak_gib:
             small[name] += block.size_gib
         else:
             module = block.module or "outside of modules"
             groups[name].append(Tile(module, _short_module_name(module), block.line, block.size_gib))
     for name, size in small.items():
         groups[name].append(Tile("smaller ones", "smaller ones", "", size))
-    return treemap(groups, "GiB", f"Memory allocated at the peak, {one.peak_gib:.2f} GiB, by part, module and line")
+    return treemap(
+        groups, "GiB", f"Memory allocated at the peak, {prediction.peak_gib:.2f} GiB, by part, module and line"
+    )

@@ -109,7 +109,7 @@ def _memory() -> str:
 def _gpu() -> Check:
     """Check for a GPU with a driver that answers; a machine without any GPU is a warning."""
 
-    def found() -> str:
+    def describe_gpus() -> str:
         gpus = this_machine().gpus
         if not gpus and nvidia_device():
             raise CheckFailed(
@@ -125,7 +125,7 @@ def _gpu() -> Check:
             raise CheckFailed(f"{names}: too small for the cards of the labs; rows run as tiny models")
         return f"{names}, driver {driver_version()}, runs rows for {', '.join(runs)}"
 
-    check = run_check("GPU", found, (FULL_SIZE,))
+    check = run_check("GPU", describe_gpus, (FULL_SIZE,))
     if check.text:
         return check
     return Check("GPU", "warning", "no GPU; rows run as tiny models here, or on leased nodes", (FULL_SIZE,))
@@ -147,7 +147,7 @@ def _docker() -> str:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
     except subprocess.TimeoutExpired:
         raise CheckFailed(f"the daemon does not answer within {ANSWER_S:.0f} s; systemctl restart docker") from None
-    if answer.returncode or not (info := _json(answer.stdout)).get("ServerVersion"):
+    if answer.returncode or not (info := _parse_json_object(answer.stdout)).get("ServerVersion"):
         message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
@@ -168,7 +168,7 @@ def _gives_gpus(info: dict[str, object]) -> bool:
     return "nvidia" in f"{info.get('Runtimes')} {info.get('DiscoveredDevices')}"
 
 
-def _json(text: str) -> dict[str, object]:
+def _parse_json_object(text: str) -> dict[str, object]:
     try:
         return dict(json.loads(text))
     except ValueError:

@@ -30,7 +30,7 @@ class WarmKernelManager(AsyncKernelManager):
 
     @default("connection_file")
     def _connection_file_default(self) -> str:
-        """Return a file in the warm process's folder, which its runner removes even if it kills this row."""
+        """Return a file in the warm process's folder, which the runner removes even if the runner kills this row."""
         warm = os.environ.get(warm_start.WARM_SOCKET_VARIABLE)
         return str(Path(tempfile.mkdtemp(prefix="kernel-", dir=Path(warm).parent if warm else None), "kernel.json"))
 

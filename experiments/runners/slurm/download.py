@@ -162,7 +162,7 @@ def _download(
     partial = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
     if whole := {file.path for file in wanted} - sums.keys():
-        reading = shell.reading(_tar_command(folder), source=_file_list(whole), timeout_s=DOWNLOAD_TIMEOUT_S)
+        reading = shell.open_output(_tar_command(folder), source=_file_list(whole), timeout_s=DOWNLOAD_TIMEOUT_S)
         with reading as stream, suppress(tarfile.ReadError):
             for name, content in _members(stream, whole):
                 sums[name] = _write_part(content, into / name, counter)
@@ -175,7 +175,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
     begin = _size(part)
     counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
-    with part.open("ab") as out, shell.reading(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
+    with part.open("ab") as out, shell.open_output(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
         while chunk := stream.read(CHUNK):
             out.write(chunk)
             counter.add(len(chunk))

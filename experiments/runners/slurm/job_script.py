@@ -83,7 +83,7 @@ class JobScripts:
     layout: Layout
     runtime: Runtime
 
-    def row(self, job: JobSpec, run_id: str, name: str, comment: str) -> str:
+    def row_script(self, job: JobSpec, run_id: str, name: str, comment: str) -> str:
         """Return the script of the job that runs a row."""
         run = self.layout.run(run_id)
         folder = f"{run}/{job.folder}"
@@ -105,12 +105,12 @@ class JobScripts:
         ]
         return "\n".join(lines) + "\n"
 
-    def staging(self, artifact: Artifact, name: str, comment: str) -> str:
+    def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
         """Return the script of the job that downloads ``artifact``: once if nodes share the folder, else on each."""
         profile, folder = self.profile, self.layout.staging(artifact.key)
         nodes = 1 if profile.shared else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
-        command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), more=ONLINE)
+        command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE)
         node = "\n".join([f"mkdir -p {shlex.quote(self.layout.cache)}", *self.runtime.setup(), *command])
         srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
         lines = [

@@ -142,7 +142,7 @@ class SlurmRunner:
         write_submission(row_folder, spec, attempt)
         job_spec = replace(self._job_spec(spec, attempt), after=self._staging.begin(spec))
         name, comment = self._name(spec), comment_of(spec, attempt)
-        script = self._cluster.scripts.row(job_spec, self._run_id, name, comment)
+        script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:
@@ -189,10 +189,10 @@ class SlurmRunner:
 def most_needed_rows_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
     """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
-    def statements(planned: Planned) -> int:
+    def statement_count(planned: Planned) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
         of_row = (expected.outcome is not None) + len(expected.reference_values)
         return of_row + sum(planned.row in names for names in compared)
 
-    return sorted(rows, key=statements, reverse=True)
+    return sorted(rows, key=statement_count, reverse=True)

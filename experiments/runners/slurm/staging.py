@@ -92,11 +92,11 @@ class Staging:
             return f"did not end within {job_script.STAGING_LIMIT_MIN} min"
         return _visible(output) or f"job ended as {job.state}"
 
-    def _folder(self, artifact: Artifact) -> str:
+    def _staging_folder(self, artifact: Artifact) -> str:
         return self._cluster.layout.staging(artifact.key)
 
     def _tail(self, artifact: Artifact) -> str:
-        return f"tail -n 1 {shlex.quote(f'{self._folder(artifact)}/{OUT}')} 2> /dev/null"
+        return f"tail -n 1 {shlex.quote(f'{self._staging_folder(artifact)}/{OUT}')} 2> /dev/null"
 
     def _comment(self, artifact: Artifact) -> str:
         return f"{queue.COMMENT_PREFIX} fetches {artifact.key} to {self._cluster.cache}"
@@ -117,9 +117,9 @@ class Staging:
         """Submit the job that downloads ``artifact``; return its id, None if the artifact is complete."""
         if self._is_complete(artifact):
             return None
-        path = f"{self._folder(artifact)}/{SCRIPT}"
+        path = f"{self._staging_folder(artifact)}/{SCRIPT}"
         name = f"{NAME_PREFIX}{artifact.kind}/{artifact.name.partition('?')[0]}"
-        script = self._cluster.scripts.staging(artifact, name, self._comment(artifact))
+        script = self._cluster.scripts.staging_script(artifact, name, self._comment(artifact))
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._running_job(artifact))
@@ -131,7 +131,7 @@ class Staging:
 
     def _is_complete(self, artifact: Artifact) -> bool:
         """Return whether the artifact was downloaded and all its files still exist."""
-        paths = shlex.quote(f"{self._folder(artifact)}/{PATHS_FILE}")
+        paths = shlex.quote(f"{self._staging_folder(artifact)}/{PATHS_FILE}")
         command = f"test -s {paths} && xargs -d '\\n' -a {paths} ls -d -L -- > /dev/null"
         return self._shell.run(command, check=False, repeatable=True).code == 0
 

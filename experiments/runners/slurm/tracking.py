@@ -223,11 +223,11 @@ class JobTracker:
             try:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
-                return self._write_broken(row, local, "error", str(problem))
+                return self._write_failed_result(row, local, "error", str(problem))
         if not row.started and (reason := self._staging.failure(row.spec)):
-            return self._write_broken(row, local, "error", reason)
+            return self._write_failed_result(row, local, "error", reason)
         timed_out = row.job is not None and row.job.state == "TIMEOUT"
-        return self._write_broken(row, local, "timeout" if timed_out else "error", self._reason(row))
+        return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._reason(row))
 
     def _reason(self, row: TrackedRow) -> str:
         """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
@@ -237,7 +237,7 @@ class JobTracker:
             return f"{reason}: {error_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
 
-    def _write_broken(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:
+    def _write_failed_result(self, row: TrackedRow, local: Path, outcome: Outcome, reason: str) -> Result:
         if row.progress:
             write_atomically(local / PROGRESS_FILE, row.progress.model_dump_json())
         node = self._cluster.profile.node

@@ -18,7 +18,7 @@ from experiments.blame.environment import create_environment
 from experiments.blame.observation import find_difference
 from experiments.blame.observe import Method, ObservationRequest, observe
 from experiments.blame.pins import Pin, Pins, pins_of
-from experiments.blame.uv import lines
+from experiments.blame.uv import requirement_lines
 from experiments.results.provenance import git_commit
 from experiments.suites.suite import suite_named
 
@@ -66,7 +66,7 @@ def _case(name: str, target: str, method: Method, changing: dict[str, str]) -> d
     current, earlier = pins_of("current", "--bad"), EARLIER | changing
     moved = {**current, **{package: Pin(version) for package, version in earlier.items()}}
     file = Path(f"{name}-earlier.txt")
-    file.write_text(lines({package: pin.version for package, pin in moved.items()}))
+    file.write_text(requirement_lines({package: pin.version for package, pin in moved.items()}))
     words = ["blame", target, "--good", str(file), "--bad", "current", "--by", method, "--json"]
     try:
         done = subprocess.run([sys.executable, "-m", "experiments", *words], check=True, stdout=subprocess.PIPE)

@@ -41,14 +41,14 @@ def main(task: dict[str, Any]) -> None:
     results = dict(session.results)
     wanted = [item for item in session.work_items if _is_wanted(results.get(item.job_id), task["again"])]
     wanted = wanted[: task["at_most"]]
-    used = [part for part in task["parts"].values() if any(parts[_module(item)] is part for item in wanted)]
+    used = [part for part in task["parts"].values() if any(parts[module_of(item)] is part for item in wanted)]
     for part in used:
         import_libraries(part["tests"])
         check_unchanged(part)
     for item in wanted:
-        results[item.job_id] = run_mutant(item, parts[_module(item)], task["limit_s"])
+        results[item.job_id] = run_mutant(item, parts[module_of(item)], task["limit_s"])
         session.set_result(item.job_id, results[item.job_id])
-        print(results[item.job_id].output, _module(item), item.mutations[0].start_pos[0], flush=True)
+        print(results[item.job_id].output, module_of(item), item.mutations[0].start_pos[0], flush=True)
     tested = [_record(item, results[item.job_id], parts) for item in session.work_items if item.job_id in results]
     Path(task["out"]).write_text("".join(f"{json.dumps(one)}\n" for one in tested))
 
@@ -81,7 +81,7 @@ def run_mutant(item: Any, part: Part, limit_s: float) -> Any:
     (mutation,) = item.mutations
     operator = get_operator(mutation.operator_name)(**mutation.operator_args)
     with use_mutation(mutation.module_path, operator, mutation.occurrence) as (before, after):
-        code = in_child(lambda: run_tests(_module(item), part["tests"]), limit_s)
+        code = in_child(lambda: run_tests(module_of(item), part["tests"]), limit_s)
     outcome = {0: "survived", TIMEOUT: "timeout"}.get(code, "found")
     return WorkResult(
         worker_outcome=WorkerOutcome.NORMAL,
@@ -146,7 +146,7 @@ def in_child(action: Callable[[], int], limit_s: float, output: str = os.devnull
     return os.waitstatus_to_exitcode(done[1]) or 0
 
 
-def _module(item: Any) -> str:
+def module_of(item: Any) -> str:
     return str(item.mutations[0].module_path)
 
 
@@ -158,8 +158,8 @@ def _record(item: Any, result: Any, parts: dict[str, Part]) -> dict[str, Any]:
     (mutation,) = item.mutations
     lines = (result.diff or "").splitlines()
     return {
-        "part": parts[_module(item)]["name"],
-        "module": _module(item),
+        "part": parts[module_of(item)]["name"],
+        "module": module_of(item),
         "line": mutation.start_pos[0],
         "in": mutation.definition_name,
         "operator": mutation.operator_name.removeprefix("core/"),

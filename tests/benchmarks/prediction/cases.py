@@ -16,10 +16,10 @@ LORA = {"alpha": 32, "dropout": 0.05}
 def cases() -> list[RowSpec]:
     """Return every case, at full size for two optimizer steps. Raises InputError for an invalid file."""
     data = read_yaml(FILE)
-    return [_case(name, {**data["common"], **own}) for name, own in data["cases"].items()]
+    return [_spec_of_case(name, {**data["common"], **own}) for name, own in data["cases"].items()]
 
 
-def _case(name: str, settings: dict[str, Any]) -> RowSpec:
+def _spec_of_case(name: str, settings: dict[str, Any]) -> RowSpec:
     given = settings.pop("input", "as-taught")
     if "lora" in settings:
         settings["lora"] = LORA | settings["lora"]

@@ -46,14 +46,16 @@ def cells() -> list[dict[str, Any]]:
                 "reserved_gib": prediction.limited_reserved_gib,
                 "margin_gib": prediction.margin_gib,
                 "figures": [
-                    _reference(value, prediction) for value in expect.reference_values if value.quantity in MEMORY
+                    _reference_record(value, prediction)
+                    for value in expect.reference_values
+                    if value.quantity in MEMORY
                 ],
             }
         )
     return made
 
 
-def _reference(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
+def _reference_record(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
     found = QUANTITIES[value.quantity](convert_to_result(prediction))
     assert found is not None, "memory is always predicted"
     off = found / value.low - 1 if found < value.low else max(0.0, found / value.high - 1)

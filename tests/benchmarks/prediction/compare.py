@@ -18,7 +18,16 @@ from experiments.results.predictions import Prediction
 from experiments.results.schema import Measured
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
+from tests.benchmarks.prediction.tables import (
+    compared,
+    folder_of,
+    markdown,
+    measured,
+    percent,
+    relative_error,
+    summary,
+    write,
+)
 
 QUANTITIES = ("peak", "reserved")
 HEAD = ["case", "peak predicted, GiB", "measured", "error", "reserved predicted, GiB", "measured", "error"]
@@ -29,20 +38,20 @@ Pair = tuple[str, Measured, Prediction]
 def comparison(pairs: Sequence[Pair]) -> dict[str, Any]:
     """Return predicted and measured GiB and the error of each case, and the median and largest error."""
     cases = {
-        name: {quantity: _quantity(quantity, result, prediction) for quantity in QUANTITIES}
+        name: {quantity: _compared_quantity(quantity, result, prediction) for quantity in QUANTITIES}
         for name, result, prediction in pairs
     }
     errors = {quantity: [case[quantity]["error"] for case in cases.values()] for quantity in QUANTITIES}
     return {"cases": cases, "errors": {quantity: summary(values) for quantity, values in errors.items()}}
 
 
-def _quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[str, float]:
+def _compared_quantity(quantity: str, result: Measured, prediction: Prediction) -> dict[str, float]:
     gib = f"{quantity}_gib"
     was, predicted = getattr(result.memory, gib), getattr(prediction, gib)
-    return {"predicted_gib": predicted, "measured_gib": was, "error": error(predicted, was)}
+    return {"predicted_gib": predicted, "measured_gib": was, "error": relative_error(predicted, was)}
 
 
-def each_rank(folder: Path) -> list[Pair]:
+def pairs_of_ranks(folder: Path) -> list[Pair]:
     """Return each rank of the rows with several ranks: its measurement, and the prediction of the first rank."""
     path = folder / "ranks.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -72,7 +81,7 @@ def table_with_summary(found: dict[str, Any]) -> str:
 def main() -> None:
     folder = folder_of(__doc__)
     one = comparison([(result.spec.row, result, prediction) for result, prediction in compared(measured(folder))])
-    several = comparison(each_rank(folder))
+    several = comparison(pairs_of_ranks(folder))
     text = f"One GPU:\n\n{table_with_summary(one)}\nSeveral ranks, a GPU each:\n\n{table_with_summary(several)}"
     write(folder, "comparison", text, {"one_gpu": one, "several_ranks": several})
 

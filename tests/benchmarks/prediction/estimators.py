@@ -29,7 +29,16 @@ from experiments.results.schema import Result
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB
 from experiments.training.models.weights import meta_model
-from tests.benchmarks.prediction.tables import compared, error, folder_of, markdown, measured, percent, summary, write
+from tests.benchmarks.prediction.tables import (
+    compared,
+    folder_of,
+    markdown,
+    measured,
+    percent,
+    relative_error,
+    summary,
+    write,
+)
 
 DTYPES = {"32-true": "float32", "bf16-true": "float16", "bf16-mixed": "float16"}
 NAMES = ("ours", "accelerate", "zero2", "zero3", "rule of 5")
@@ -68,7 +77,7 @@ def comparison(pairs: Sequence[tuple[Result, Prediction]]) -> dict[str, Any]:
         peak = result.memory.peak_gib
         assert peak is not None
         given = estimates(result.spec, prediction)
-        errors = {one: None if gib is None else error(gib, peak) for one, gib in given.items()}
+        errors = {one: None if gib is None else relative_error(gib, peak) for one, gib in given.items()}
         cases[result.spec.row] = {"measured_gib": peak, "estimates_gib": given, "errors": errors}
     all_errors = [case["errors"] for case in cases.values()]
     known = {one: [errors[one] for errors in all_errors if errors[one] is not None] for one in NAMES}

@@ -74,11 +74,17 @@ class Case(NamedTuple):
     gpus: int = 1
 
 
-def program(loop: str, model: str, **more: object) -> tuple[str, ...]:
+def program(loop: str, model: str, **overrides: object) -> tuple[str, ...]:
     """Return the arguments of python that train the model in the loop."""
     own = OWN.get(f"{loop} {model}", PLAIN if loop == "plain" else TRAINER)
     architecture = {"model_type": model, **MODELS[model]}
-    job = {"model": {"family": "transformers", "architecture": architecture}, "batch": 8, "seq": 512, **own, **more}
+    job = {
+        "model": {"family": "transformers", "architecture": architecture},
+        "batch": 8,
+        "seq": 512,
+        **own,
+        **overrides,
+    }
     return "-m", f"experiments.prediction.loops.{loop}", json.dumps(job)
 
 
@@ -119,7 +125,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
     errors = ErrorTable()
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
-        for one in predicted(case, card) if found else []:
+        for one in predict_ranks(case, card) if found else []:
             own = found[one.rank]
             pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
             lines.append(f"| {case.name} | {one.rank} | {errors.cells(pairs)} |")
@@ -129,7 +135,7 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
     table.write_text("\n".join(lines) + "\n")
 
 
-def predicted(case: Case, card: str) -> list[ScriptPrediction]:
+def predict_ranks(case: Case, card: str) -> list[ScriptPrediction]:
     """Return the prediction of each rank of a case."""
     from experiments.prediction.script.trace import trace_script
 

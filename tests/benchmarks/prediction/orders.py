@@ -33,8 +33,8 @@ def main() -> None:
                 {
                     "row": row,
                     "length": length,
-                    "reserved": _range([prediction.limited_reserved_gib for prediction in predictions]),
-                    "needed": _range([prediction.needed_gib for prediction in predictions]),
+                    "reserved": _range_text([prediction.limited_reserved_gib for prediction in predictions]),
+                    "needed": _range_text([prediction.needed_gib for prediction in predictions]),
                     "usable": f"{predictions[0].usable_gib:.2f}",
                     "ran out": f"{sum(prediction.failure is not None for prediction in predictions)} of {ORDERS}",
                 }
@@ -43,7 +43,7 @@ def main() -> None:
     write(folder, "orders", markdown(list(found[0]), [list(one.values()) for one in found]), found)
 
 
-def _range(values: list[float]) -> str:
+def _range_text(values: list[float]) -> str:
     return " / ".join(f"{value:.2f}" for value in (min(values), median(values), max(values)))
 
 

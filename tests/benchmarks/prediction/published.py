@@ -59,7 +59,7 @@ def cases() -> list[Case]:
     return [Case.model_validate(one) for one in read_yaml(FOLDER / "cases.yaml")]
 
 
-def predicted(case: Case) -> PublishedPrediction:
+def predict_case(case: Case) -> PublishedPrediction:
     """Predict a case with the program's own command line."""
     options, dashes, script = case.command.partition("-- ")
     words = [*shlex.split(options), "--card", case.card, "--json"]
@@ -88,7 +88,7 @@ def predicted(case: Case) -> PublishedPrediction:
     )
 
 
-def error(case: Case, answer: PublishedPrediction) -> float | None:
+def relative_error(case: Case, answer: PublishedPrediction) -> float | None:
     """Return the prediction's relative error; None if the case could not be predicted."""
     size = answer.peak_gib if case.metric == "allocated" else answer.reserved_gib
     return None if size is None else size / case.figure_gib - 1
@@ -98,19 +98,23 @@ def table(known: Sequence[Case], answers: dict[str, PublishedPrediction]) -> str
     """Return a table of all cases that have an answer, the summary, the deviations and the sources."""
     own = [(case, answers[case.id]) for case in known if case.id in answers]
     lines = ["| case | setting | metric | printed | predicted | error | class built | loop |", "|---|" + "---|" * 7]
-    lines += [_row(case, answer) for case, answer in own]
+    lines += [_table_row(case, answer) for case, answer in own]
     for title, chosen in (
         ("settings that are fully known", [both for both in own if not both[0].unknown]),
         ("other settings", [both for both in own if both[0].unknown]),
     ):
-        sizes = [abs(size) for case, answer in chosen if (size := error(case, answer)) is not None]
+        sizes = [abs(size) for case, answer in chosen if (size := relative_error(case, answer)) is not None]
         if sizes:
             median, worst = statistics.median(sizes), max(sizes)
             lines += ["", f"{title}: median {median:.1%}, worst {worst:.1%} of {len(sizes)} cases"]
     false = [case.id for case, answer in own if answer.outcome == "oom"]
     lines += ["", f"predicted out of memory on the card that ran it: {', '.join(false) or 'none'}"]
     lines += ["", "## Deviations above 10 %, and what is not known of a setting", ""]
-    lines += [f"- {case.id}: {_reason(case)}" for case, answer in own if case.unknown or _large(case, answer)]
+    lines += [
+        f"- {case.id}: {_reason_for_error(case)}"
+        for case, answer in own
+        if case.unknown or _has_large_error(case, answer)
+    ]
     lines += ["", "## Sources", ""]
     sources: dict[str, list[str]] = {}
     for case, _ in own:
@@ -119,8 +123,8 @@ def table(known: Sequence[Case], answers: dict[str, PublishedPrediction]) -> str
     return "\n".join(lines) + "\n"
 
 
-def _row(case: Case, answer: PublishedPrediction) -> str:
-    size = error(case, answer)
+def _table_row(case: Case, answer: PublishedPrediction) -> str:
+    size = relative_error(case, answer)
     numbers = f"{answer.problem} |" if size is None else f"{case.figure_gib * (1 + size):.2f} | {size:+.1%}"
     return (
         f"| {case.id} | {case.setting} | {case.metric} | {case.figure_gib:.2f} | {numbers} | {answer.model} "
@@ -128,12 +132,12 @@ def _row(case: Case, answer: PublishedPrediction) -> str:
     )
 
 
-def _large(case: Case, answer: PublishedPrediction) -> bool:
-    size = error(case, answer)
+def _has_large_error(case: Case, answer: PublishedPrediction) -> bool:
+    size = relative_error(case, answer)
     return size is None or abs(size) > LARGE
 
 
-def _reason(case: Case) -> str:
+def _reason_for_error(case: Case) -> str:
     return "; ".join(filter(None, (case.unknown, case.why))) or "no reason is known"
 
 
@@ -143,8 +147,8 @@ def main(word: str = "") -> None:
     lines = file.read_text().splitlines() if file.exists() else []
     answers = {one.id: one for one in map(PublishedPrediction.model_validate_json, lines)}
     for case in (case for case in known if word in case.id):
-        answers[case.id] = predicted(case)
-        print(_row(case, answers[case.id]), flush=True)
+        answers[case.id] = predict_case(case)
+        print(_table_row(case, answers[case.id]), flush=True)
         kept = (answers[one.id].model_dump_json(exclude_defaults=True) for one in known if one.id in answers)
         file.write_text("\n".join(kept) + "\n")
         (FOLDER / "published.md").write_text(table(known, answers))

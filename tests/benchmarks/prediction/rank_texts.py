@@ -34,7 +34,7 @@ POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
 def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     """Return the row of the first rank with the texts of ``rank``, traced in a separate process."""
     here, there = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_traced, args=(rank, spec, phantom, there))
+    process = FORK.Process(target=_trace_and_send, args=(rank, spec, phantom, there))
     process.start()
     there.close()
     found: Prediction = here.recv()
@@ -42,7 +42,7 @@ def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     return found
 
 
-def _traced(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
+def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
     from experiments.training.data import captions
 
     setattr(captions, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010

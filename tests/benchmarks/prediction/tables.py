@@ -53,7 +53,7 @@ def compared(results: Sequence[Result]) -> list[tuple[Result, Prediction]]:
     return [(result, found[result.spec.row]) for result in results if result.spec.row in found]
 
 
-def error(estimate: float, measured: float) -> float:
+def relative_error(estimate: float, measured: float) -> float:
     """Return the error of an estimate, relative to the measurement; negative: too low."""
     return estimate / measured - 1
 

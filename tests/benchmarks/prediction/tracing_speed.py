@@ -59,7 +59,7 @@ def tracker(batch: int, tokens: int) -> Seconds:
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    imported()
+    import_shared_modules()
     took: Seconds = {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         with record_seconds(took, "build_s"):
@@ -84,7 +84,7 @@ def phantom(batch: int, tokens: int) -> Seconds:
 
     from experiments.prediction.phantom.cuda import replace_cuda
 
-    imported()
+    import_shared_modules()
     took: Seconds = {}
     device.install(kernels_of(card))
     replace_cuda(device, card)
@@ -96,7 +96,7 @@ def phantom(batch: int, tokens: int) -> Seconds:
     return took | {"peak_gib": peak / GIB}
 
 
-def imported() -> None:
+def import_shared_modules() -> None:
     """Import the modules that both sides use, so that the measured times exclude the imports."""
     import transformers.models.llama.modeling_llama  # noqa: F401
 

@@ -28,7 +28,7 @@ from experiments.results.schema import RESULT_FILE, read_result
 from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.overlap import new_run, startup_s, timed
+from tests.benchmarks.tool_speed.overlap import new_run, seconds_taken, startup_s
 from tests.testbed.chain.cli_user import SUITE, CliUser
 from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started
@@ -43,7 +43,7 @@ LEASED_ROW = "reduced-batch"
 
 def row_overhead_s(harness: Harness, once_s: float = 0.0) -> float:
     """Return the overhead of one row, seconds."""
-    passed_s = timed(lambda: harness.run(ROW))
+    passed_s = seconds_taken(lambda: harness.run(ROW))
     assert harness.outcomes() == {ROW: "fits"}
     begun, ended = (float(line.split()[1]) for line in harness.journal.read_text().splitlines())
     return passed_s - (ended - begun) - once_s
@@ -76,13 +76,13 @@ def leased_overhead_s(rounds: int) -> list[float]:
 
 
 def leased_row_overhead_s(cli_user: CliUser, run_id: str) -> float:
-    passed_s, nothing_left_s = (timed(lambda: cli_user.start_run(run_id, LEASED_ROW).end()) for _ in range(2))
+    passed_s, nothing_left_s = (seconds_taken(lambda: cli_user.start_run(run_id, LEASED_ROW).end()) for _ in range(2))
     folder = RunFolder(cli_user.results / run_id)
     result = read_result(folder.path / SUITE / LEASED_ROW / RESULT_FILE)
     assert result.outcome == "fits", result.reason
     place = target_named("chameleon", None, None)
     assert isinstance(place, ClusterTarget)
-    prepared_s = timed(partial(place.cluster.prepare, folder))
+    prepared_s = seconds_taken(partial(place.cluster.prepare, folder))
     place.close()
     return passed_s - nothing_left_s - prepared_s - result.elapsed_s
 

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.tool_speed.overlap [--seconds 20] [--out FILE]
 
-The cluster is a real Slurm on this machine. Fakes: its four GPUs; and rows that sleep, so that the ratio shows only the
-overlap, not the resources that rows compete for. The work that a run does once before its first row (folder, code,
-check of Python) is timed separately and subtracted on both sides.
+The cluster is a real Slurm on this machine. Fakes: the four GPUs; and the rows, which only sleep, so that the ratio
+shows the overlap and not the competition of rows for resources. The work that a run does once before its first row
+(folder, code, check of Python) is timed separately and subtracted on both sides.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def new_run(cluster: Cluster) -> Iterator[SlurmHarness]:
         harness.close()
 
 
-def timed(act: Callable[[], object]) -> float:
+def seconds_taken(act: Callable[[], object]) -> float:
     """Return the seconds that ``act`` takes."""
     begun = time.monotonic()
     act()
@@ -44,7 +44,7 @@ def timed(act: Callable[[], object]) -> float:
 def startup_s(harness: SlurmHarness) -> float:
     """Return the seconds of a run before its first row."""
     runner = harness.runner({})
-    return timed(lambda: runner._cluster.prepare(harness.folder))
+    return seconds_taken(lambda: runner._cluster.prepare(harness.folder))
 
 
 def main() -> None:
@@ -56,10 +56,10 @@ def main() -> None:
     with started((4,)) as cluster:
         with new_run(cluster) as harness:
             once_s = startup_s(harness)
-            together_s = timed(lambda: harness.run(ROWS, **sleeping))
+            together_s = seconds_taken(lambda: harness.run(ROWS, **sleeping))
             assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
         with new_run(cluster) as harness:
-            sequential_s = [timed(partial(harness.run, row, **sleeping)) for row in ROWS]
+            sequential_s = [seconds_taken(partial(harness.run, row, **sleeping)) for row in ROWS]
             assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {
         "command": f"python -m tests.benchmarks.tool_speed.overlap --seconds {options.seconds}",

@@ -36,8 +36,10 @@ def main() -> None:
         try:
             jobs_to_cancel, others = [], []
             for number in range(ROUNDS):
-                others.append(timed(lambda n=number: rsync(login, here / "remote", here / f"rsync-{n}")))
-                jobs_to_cancel.append(timed(lambda n=number: download(login, here / "remote", here / f"pull-{n}")))
+                others.append(seconds_taken(lambda n=number: rsync(login, here / "remote", here / f"rsync-{n}")))
+                jobs_to_cancel.append(
+                    seconds_taken(lambda n=number: download(login, here / "remote", here / f"pull-{n}"))
+                )
         finally:
             server.stop()
     found = {
@@ -75,7 +77,7 @@ def download(login, source: Path, target: Path) -> None:
     shell.close()
 
 
-def timed(act) -> float:
+def seconds_taken(act) -> float:
     began = time.monotonic()
     act()
     return time.monotonic() - began

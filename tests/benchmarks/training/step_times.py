@@ -38,7 +38,7 @@ from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from experiments.training.measure.schedule import WARM_UP_STEPS
-from tests.benchmarks.prediction.tables import EVIDENCE, error, markdown, percent, summary, write
+from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 
 FORK = multiprocessing.get_context("fork")
 HEAD = [
@@ -80,10 +80,10 @@ class TimedRow(NamedTuple):
 
     def error(self, factors: Mapping[Phase, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
-        return error(total_seconds(self.phases, factors), self.speed.step_s)
+        return relative_error(total_seconds(self.phases, factors), self.speed.step_s)
 
 
-def traced(row: dict[str, Any], phantom: Phantom) -> TimedRow:
+def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     """Trace a measured row in a separate process."""
     here, there = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_trace, args=(row, phantom, there))
@@ -122,7 +122,7 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def fitted(rows: Sequence[TimedRow]) -> Mapping[Phase, float]:
+def fit_factors(rows: Sequence[TimedRow]) -> Mapping[Phase, float]:
     """Return the factors with the smallest mean error over the rows."""
     return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
 
@@ -132,7 +132,7 @@ def fitted_factor(rows: Sequence[TimedRow]) -> float:
     return median(row.speed.step_s / row.roofline_s for row in rows)
 
 
-def compared(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
+def compare_steps(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
     """Return the predicted and the measured step of a row, and simpler estimates. others: rows of the other suites."""
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
@@ -143,12 +143,12 @@ def compared(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
         "limited_by": time.limited_by,
         "predicted_s": time.step_s,
         "measured_s": speed.step_s,
-        "error": error(time.step_s, speed.step_s),
-        "held_out_error": row.error(fitted(others)),
+        "error": relative_error(time.step_s, speed.step_s),
+        "held_out_error": row.error(fit_factors(others)),
         "spread": speed.spread,
         "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
         "roofline_s": row.roofline_s,
-        "factor_error": error(fitted_factor(others) * row.roofline_s, speed.step_s),
+        "factor_error": relative_error(fitted_factor(others) * row.roofline_s, speed.step_s),
     }
 
 
@@ -160,12 +160,12 @@ def main() -> None:
     rows = [json.loads(line) for line in (folder / "step_times.jsonl").read_text().splitlines()]
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
-    known = [traced(row, phantom) for row in rows]
-    found = [compared(row, [one for one in known if one.spec.suite != row.spec.suite]) for row in known]
+    known = [trace_row(row, phantom) for row in rows]
+    found = [compare_steps(row, [one for one in known if one.spec.suite != row.spec.suite]) for row in known]
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     simpler = {
-        "peak_rate_errors": [error(one["peak_rate_s"], one["measured_s"]) for one in found],
-        "roofline_errors": [error(one["roofline_s"], one["measured_s"]) for one in found],
+        "peak_rate_errors": [relative_error(one["peak_rate_s"], one["measured_s"]) for one in found],
+        "roofline_errors": [relative_error(one["roofline_s"], one["measured_s"]) for one in found],
         "factor_errors": [one["factor_error"] for one in found],
     }
     lines = [
@@ -188,7 +188,7 @@ def main() -> None:
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),
-        "fitted_factors": fitted(known),
+        "fitted_factors": fit_factors(known),
         "held_out_mean_error": fmean(map(abs, held_out_errors)),
         "held_out_errors": summary(held_out_errors),
         **{name: {"mean": fmean(map(abs, each))} | summary(each) for name, each in simpler.items()},

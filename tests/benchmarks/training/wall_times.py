@@ -19,7 +19,7 @@ from experiments.history.durations import StoredTimes
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result, Speed
 from experiments.training.measure.schedule import schedule_of
-from tests.benchmarks.prediction.tables import EVIDENCE, error, markdown, percent, summary, write
+from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 
 MIN_ROWS = 3
 """Runs with fewer rows are not compared as a whole."""
@@ -39,7 +39,7 @@ class Compared(NamedTuple):
         return (self.low_s + self.high_s) / 2
 
 
-def compared(run: Run, result: Result, speed: Speed, step_s: float, others: StoredTimes) -> Compared:
+def compare_wall_time(run: Run, result: Result, speed: Speed, step_s: float, others: StoredTimes) -> Compared:
     """Return the wall time of a row whose step is predicted as ``step_s``. others: runs of other suites."""
     accumulate = result.spec.settings.accumulate
     schedule = schedule_of(run.length, speed.planned_micro_steps, accumulate)
@@ -57,7 +57,7 @@ def all_compared(stored: StoredTimes, step_s: dict[tuple[str, str], float]) -> l
         predicted_s = step_s.get((f"{run.suite}/{result.spec.row}", result.spec.card))
         if run.size == "full" and result.outcome == "fits" and result.speed and predicted_s:
             others = StoredTimes(tuple(one for one in stored.results if one[0].suite != run.suite), ())
-            found.append(compared(run, result, result.speed, predicted_s, others))
+            found.append(compare_wall_time(run, result, result.speed, predicted_s, others))
     return found
 
 
@@ -100,7 +100,7 @@ def _summary(found: Sequence[Compared]) -> dict[str, float]:
 
 
 def _error(one: Compared) -> float:
-    return error(one.middle_s, one.measured_s)
+    return relative_error(one.middle_s, one.measured_s)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ OLD, NEW = dict.fromkeys(NAMES, "1.0"), dict.fromkeys(NAMES, "2.0")
 
 
 @pytest.fixture
-def index(tmp_path, monkeypatch):
+def package_index(tmp_path, monkeypatch):
     """A package index in a folder: two versions of each package, with equal code. No other index can be reached."""
     folder = tmp_path / "index"
     folder.mkdir()
@@ -39,14 +39,20 @@ class Observer:
         return self._observe(values(environment))
 
 
-def blamed(observe, good=OLD, bad=NEW, messages=lambda line: None):
+def run_blame(observe, good=OLD, bad=NEW, messages=lambda line: None):
     return blame(pins(good), pins(bad), observe, ["prediction"], None, messages)
 
 
-def test_the_package_that_changed_a_figure_is_found_in_six_steps(index):
-    wheel(index, "pack09", "2.0", "1.5", log="# Changes\n\n## 2.0\n\n- Keeps a second copy of the weights.\n\n## 1.0\n")
+def test_the_package_that_changed_a_figure_is_found_in_six_steps(package_index):
+    wheel(
+        package_index,
+        "pack09",
+        "2.0",
+        "1.5",
+        log="# Changes\n\n## 2.0\n\n- Keeps a second copy of the weights.\n\n## 1.0\n",
+    )
     lines: list[str] = []
-    found = blamed(Observer(), messages=lines.append)
+    found = run_blame(Observer(), messages=lines.append)
     (culprit,) = found.culprits
     assert (culprit.package, culprit.before, culprit.now) == ("pack09", "1.0", "2.0")
     assert culprit.change_log == "Keeps a second copy of the weights."
@@ -55,53 +61,53 @@ def test_the_package_that_changed_a_figure_is_found_in_six_steps(index):
     assert any("step 1, at most" in line for line in lines)
 
 
-def test_a_package_that_breaks_a_row_is_found(index):
-    wheel(index, "pack03", "2.0", "float('nan')")
+def test_a_package_that_breaks_a_row_is_found(package_index):
+    wheel(package_index, "pack03", "2.0", "float('nan')")
     observe = Observer(lambda values: seen(0, "error") if values["pack03"] != 0 else seen(10))
-    found = blamed(observe)
+    found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack03"]
     assert found.differs == "row: outcome fits → error"
 
 
-def test_two_packages_that_change_a_value_only_together_are_both_named(index):
+def test_two_packages_that_change_a_value_only_together_are_both_named(package_index):
     for name in ("pack02", "pack11"):
-        wheel(index, name, "2.0", "1")
+        wheel(package_index, name, "2.0", "1")
     observe = Observer(lambda values: seen(10 + values["pack02"] * values["pack11"]))
-    found = blamed(observe)
+    found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack02", "pack11"]
 
 
-def test_packages_that_need_each_other_move_together(index):
-    wheel(index, "pack04", "1.0", needs=["pack05<2"])
-    wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
+def test_packages_that_need_each_other_move_together(package_index):
+    wheel(package_index, "pack04", "1.0", needs=["pack05<2"])
+    wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
     asked: list[dict[str, str]] = []
 
     def observe(method, environment):
         asked.append({name: environment.pins[name].version for name in ("pack04", "pack05")})
         return seen(10 + sum(values(environment).values()))
 
-    found = blamed(observe)
+    found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack04", "pack05"]
     assert all(versions["pack04"] == versions["pack05"] for versions in asked)
 
 
-def test_only_the_package_whose_requirement_changes_the_value_is_named(index):
-    wheel(index, "pack04", "2.0", "1", needs=["pack05>=2"])
-    found = blamed(Observer())
+def test_only_the_package_whose_requirement_changes_the_value_is_named(package_index):
+    wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
+    found = run_blame(Observer())
     assert [one.package for one in found.culprits] == ["pack04"]
     assert all("pack05" in step.moved for step in found.steps if "pack04" in step.moved)
 
 
-def test_a_package_that_is_new_or_gone_is_found(index):
-    wheel(index, "extra", "1.0", "3")
-    found = blamed(Observer(), bad={**NEW, "extra": "1.0"})
+def test_a_package_that_is_new_or_gone_is_found(package_index):
+    wheel(package_index, "extra", "1.0", "3")
+    found = run_blame(Observer(), bad={**NEW, "extra": "1.0"})
     assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "", "1.0")]
-    found = blamed(Observer(), good={**OLD, "extra": "1.0"})
+    found = run_blame(Observer(), good={**OLD, "extra": "1.0"})
     assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "1.0", "")]
 
 
-def test_a_step_that_cannot_be_tested_is_left_out(index):
-    wheel(index, "pack09", "2.0", "1")
+def test_a_step_that_cannot_be_tested_is_left_out(package_index):
+    wheel(package_index, "pack09", "2.0", "1")
 
     def observe(method, environment):
         versions = {name: environment.pins[name].version for name in ("pack06", "pack07")}
@@ -109,20 +115,20 @@ def test_a_step_that_cannot_be_tested_is_left_out(index):
             raise InputError("cannot be imported")
         return seen(10 + sum(values(environment).values()))
 
-    found = blamed(observe)
+    found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack09"]
     assert any("cannot be imported" in step.value for step in found.steps)
 
 
-def test_environments_are_created_once(index, monkeypatch):
-    wheel(index, "pack09", "2.0", "1")
-    blamed(Observer())
+def test_environments_are_created_once(package_index, monkeypatch):
+    wheel(package_index, "pack09", "2.0", "1")
+    run_blame(Observer())
     monkeypatch.setattr(subprocess, "run", None)
     environment = create_environment(pins(OLD))
     assert environment.python.exists()
 
 
-def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(index, monkeypatch):
+def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(package_index, monkeypatch):
     old = create_environment(pins({"pack00": "1.0", "pack01": "1.0"}))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     subprocess.run([old.python, "-c", "import pack00, pack01"], check=True)
@@ -132,9 +138,9 @@ def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(i
     assert compiled.samefile(old.site / "__pycache__" / compiled.name)
 
 
-def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(index):
-    wheel(index, "torch", "2.0", needs=["fake-cuda==12.4", "pack00>=2"])
-    wheel(index, "fake_cuda", "12.4")
+def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(package_index):
+    wheel(package_index, "torch", "2.0", needs=["fake-cuda==12.4", "pack00>=2"])
+    wheel(package_index, "fake_cuda", "12.4")
     found = create_environment(pins({"torch": "2.0", "pack00": "1.0"})).packages()
     assert {name: package.version for name, package in found.items()} == {
         "torch": "2.0",
@@ -143,24 +149,24 @@ def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(index):
     }
 
 
-def test_an_interrupted_environment_is_created_again(index):
+def test_an_interrupted_environment_is_created_again(package_index):
     folder = create_environment(pins(OLD)).folder
     (folder / ".made").unlink()
     (folder / "bin" / "python").unlink()
     assert create_environment(pins(OLD)).python.exists()
 
 
-def test_two_environments_without_a_difference_are_an_error_with_the_reason(index):
+def test_two_environments_without_a_difference_are_an_error_with_the_reason(package_index):
     with pytest.raises(InputError, match="prediction: nothing differs"):
-        blamed(Observer())
+        run_blame(Observer())
     with pytest.raises(InputError, match="the same versions"):
-        blamed(Observer(), bad=OLD)
+        run_blame(Observer(), bad=OLD)
     with pytest.raises(InputError, match="--bad: cannot be installed"):
-        blamed(Observer(), bad={**NEW, "pack00": "9.9"})
+        run_blame(Observer(), bad={**NEW, "pack00": "9.9"})
 
 
-def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(index):
-    wheel(index, "pack09", "2.0", "1")
+def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(package_index):
+    wheel(package_index, "pack09", "2.0", "1")
     observed: list[str] = []
 
     def observe(method, environment):

@@ -12,7 +12,7 @@ TARGET = "single_gpu_blip2/xxl-sgd"
 
 
 @pytest.fixture
-def ends(tmp_path, monkeypatch):
+def good_and_bad(tmp_path, monkeypatch):
     """Options with two environments of three packages, the second of which changes the figure."""
     index = tmp_path / "index"
     index.mkdir()
@@ -30,7 +30,7 @@ def ends(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def observed(monkeypatch):
+def observed_environments(monkeypatch):
     """The environments in which rows were observed."""
     names: list[str] = []
 
@@ -38,56 +38,56 @@ def observed(monkeypatch):
         names.append(environment.name)
         return seen(10 + sum(values(environment).values()))
 
-    monkeypatch.setattr(module, "_predicted", predicted)
+    monkeypatch.setattr(module, "_predict_observation", predicted)
     return names
 
 
-def test_the_answer_names_package_versions_and_steps(ends, observed, capsys):
-    assert main(["blame", TARGET, *ends]) == 0
+def test_the_answer_names_package_versions_and_steps(good_and_bad, observed_environments, capsys):
+    assert main(["blame", TARGET, *good_and_bad]) == 0
     out, err = capsys.readouterr()
     assert "pack2 1.0 → 2.0 changed it" in out
     assert "3 packages differ" in err
     assert "like bad" in err
 
 
-def test_the_package_that_changed_the_status_of_a_claim_is_found(ends, capsys, monkeypatch):
+def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, capsys, monkeypatch):
     def predicted(request, environment):
         status = "fail" if sum(values(environment).values()) else "pass"
         return seen(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
 
-    monkeypatch.setattr(module, "_predicted", predicted)
-    assert main(["blame", "single_gpu_blip2/lora-fits-easily", *ends]) == 0
+    monkeypatch.setattr(module, "_predict_observation", predicted)
+    assert main(["blame", "single_gpu_blip2/lora-fits-easily", *good_and_bad]) == 0
     assert "pack2 1.0 → 2.0 changed it" in capsys.readouterr().out
 
 
-def test_a_repeated_command_uses_the_stored_observations(ends, observed, capsys):
-    main(["blame", TARGET, *ends])
-    once = list(observed)
+def test_a_repeated_command_uses_the_stored_observations(good_and_bad, observed_environments, capsys):
+    main(["blame", TARGET, *good_and_bad])
+    once = list(observed_environments)
     assert len(set(once)) == len(once)
-    assert main(["blame", TARGET, *ends, "--json"]) == 0
-    assert observed == once
+    assert main(["blame", TARGET, *good_and_bad, "--json"]) == 0
+    assert observed_environments == once
     out = capsys.readouterr().out
     found = json.loads(out[out.index("{") :])
     assert [one["package"] for one in found["culprits"]] == ["pack2"]
 
 
-def test_observations_before_ctrl_c_are_stored(ends, observed, capsys, monkeypatch):
-    whole, stopped = module._predicted, iter([False, False, True])
+def test_observations_before_ctrl_c_are_stored(good_and_bad, observed_environments, capsys, monkeypatch):
+    whole, stopped = module._predict_observation, iter([False, False, True])
 
     def interrupted(*words):
         if next(stopped):
             raise KeyboardInterrupt
         return whole(*words)
 
-    monkeypatch.setattr(module, "_predicted", interrupted)
-    assert main(["blame", TARGET, *ends]) == 130
-    monkeypatch.setattr(module, "_predicted", whole)
-    assert main(["blame", TARGET, *ends]) == 0
-    assert len(set(observed)) == len(observed)
+    monkeypatch.setattr(module, "_predict_observation", interrupted)
+    assert main(["blame", TARGET, *good_and_bad]) == 130
+    monkeypatch.setattr(module, "_predict_observation", whole)
+    assert main(["blame", TARGET, *good_and_bad]) == 0
+    assert len(set(observed_environments)) == len(observed_environments)
 
 
-def test_a_missing_gpu_or_an_unknown_name_is_reported_in_one_line(ends, capsys):
-    assert main(["blame", "single_gpu_blip2/nosuch", *ends]) == 2
+def test_a_missing_gpu_or_an_unknown_name_is_reported_in_one_line(good_and_bad, capsys):
+    assert main(["blame", "single_gpu_blip2/nosuch", *good_and_bad]) == 2
     assert "unknown row or statement 'nosuch'" in capsys.readouterr().err
-    assert main(["blame", TARGET, *ends, "--by", "gpu"]) == 2
+    assert main(["blame", TARGET, *good_and_bad, "--by", "gpu"]) == 2
     assert "this machine has no GPU" in capsys.readouterr().err

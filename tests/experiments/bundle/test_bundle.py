@@ -30,7 +30,7 @@ def predictions_for(run: Path):
 
 
 @pytest.fixture(scope="module")
-def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def genuine_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of a stored run with telemetry of each row."""
     return write_bundle(RunFolder(EVIDENCE / f"{LAB}-full-verdict"), tmp_path_factory.mktemp("genuine") / "alice.zip")
 
@@ -47,16 +47,16 @@ def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):
     assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 
 
-def test_of_100_forged_bundles_at_least_95_are_rejected(genuine, tmp_path):
+def test_of_100_forged_bundles_at_least_95_are_rejected(genuine_bundle, tmp_path):
     predictions = predictions_for(EVIDENCE / f"{LAB}-full-verdict")
-    trained = [row for row, result in Forger(genuine).results.items() if result["speed"]]
-    alice = check_bundle(genuine, predictions)
+    trained = [row for row, result in Forger(genuine_bundle).results.items() if result["speed"]]
+    alice = check_bundle(genuine_bundle, predictions)
     passed: Counter[str] = Counter()
     for number, (forge, row) in zip(range(FORGED), cycle_of(trained), strict=False):
-        forger = Forger(genuine)
+        forger = Forger(genuine_bundle)
         forge(forger, row)
         forged = check_bundle(forger.write(tmp_path / f"{number}.zip"), predictions)
-        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copied_run" else (alice, forged)
+        _, checked = reject_copies([alice, forged], {}) if forge.__name__ == "copy_run" else (alice, forged)
         if checked.accepted:
             passed[f"{forge.__name__} {row}"] += 1
         elif "copied" not in checked.problems[0]:
@@ -69,8 +69,8 @@ def cycle_of(rows):
     return zip(cycle(FORGERIES), (row for row in cycle(rows)), strict=False)
 
 
-def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
-    contents = read_bundle(genuine)
+def test_an_edited_file_differs_from_its_checksum(genuine_bundle, tmp_path):
+    contents = read_bundle(genuine_bundle)
     with zipfile.ZipFile(tmp_path / "edited.zip", "w") as edited:
         for name, content in contents.items():
             edited.writestr(name, content.replace(b"oom", b"OOM"))
@@ -78,9 +78,18 @@ def test_an_edited_file_differs_from_its_checksum(genuine, tmp_path):
         read_bundle(tmp_path / "edited.zip")
 
 
-def test_a_missing_row_gives_no_point(genuine, tmp_path, capsys):
+def test_a_missing_row_gives_no_point(genuine_bundle, tmp_path, capsys):
     code = main(
-        ["grade", str(genuine), "--row", "13b-lora", "--row", "nothing", "--gradescope", str(tmp_path / "r.json")]
+        [
+            "grade",
+            str(genuine_bundle),
+            "--row",
+            "13b-lora",
+            "--row",
+            "nothing",
+            "--gradescope",
+            str(tmp_path / "r.json"),
+        ]
     )
     answer = json.loads((tmp_path / "r.json").read_text())
     assert code == 0
@@ -92,12 +101,14 @@ def test_a_missing_row_gives_no_point(genuine, tmp_path, capsys):
     assert "alice.zip: accepted, 1 of 2 points" in capsys.readouterr().out
 
 
-def test_a_run_of_another_card_is_rejected(genuine):
-    assert check_bundle(genuine, card="h100_94gb").problems == ("the run is for a100_80gb; requested: h100_94gb",)
+def test_a_run_of_another_card_is_rejected(genuine_bundle):
+    assert check_bundle(genuine_bundle, card="h100_94gb").problems == (
+        "the run is for a100_80gb; requested: h100_94gb",
+    )
 
 
-def test_a_copy_of_a_known_run_is_rejected(genuine, capsys):
-    assert main(["grade", str(genuine), "--known", str(EVIDENCE)]) == 1
+def test_a_copy_of_a_known_run_is_rejected(genuine_bundle, capsys):
+    assert main(["grade", str(genuine_bundle), "--known", str(EVIDENCE)]) == 1
     assert "copied; exactly the same measurements are in" in capsys.readouterr().out
 
 
@@ -145,8 +156,8 @@ def test_a_file_that_is_no_archive_is_rejected(content, tmp_path):
         read_bundle(tmp_path / "text.zip")
 
 
-def test_a_result_that_is_no_json_is_rejected_with_the_reason(genuine, tmp_path):
-    forger = Forger(genuine)
+def test_a_result_that_is_no_json_is_rejected_with_the_reason(genuine_bundle, tmp_path):
+    forger = Forger(genuine_bundle)
     forger.contents["run.json"] = b"{"
     (problem,) = check_bundle(write_zip(tmp_path / "broken.zip", forger.contents)).problems
     assert "run.json: not a run of schema version 1" in problem

@@ -30,7 +30,7 @@ IGNORED_FILES = ("SHA256SUMS", "report.html", "report.html.part", "single_gpu_bl
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, machine):
+def stored_run(tmp_path, monkeypatch, machine):
     """Copy a stored run into the current folder, as if another person had handed it in."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(STORED, tmp_path / "run")
@@ -46,48 +46,48 @@ def _replace(path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 @pytest.mark.parametrize("name", REJECTED_FILES)
 @pytest.mark.parametrize("line", READERS)
-def test_a_fifo_or_device_in_a_run_is_rejected_in_one_line(run, capsys, line, name, kind):
-    _replace(run / name, kind)
-    words = [word.replace("RUN", str(run)).replace("STORED", str(STORED)) for word in line.split()]
+def test_a_fifo_or_device_in_a_run_is_rejected_in_one_line(stored_run, capsys, line, name, kind):
+    _replace(stored_run / name, kind)
+    words = [word.replace("RUN", str(stored_run)).replace("STORED", str(STORED)) for word in line.split()]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert f"{run / name}: cannot be read (Not a regular file)" in error
+    assert f"{stored_run / name}: cannot be read (Not a regular file)" in error
     assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
 @pytest.mark.parametrize("name", IGNORED_FILES)
-def test_a_report_is_written_although_the_folder_has_a_fifo_or_device(run, capsys, name, kind):
-    _replace(run / name, kind)
-    assert main(["report", str(run)]) == 0, capsys.readouterr().err
-    assert (run / "report.html").stat().st_size > 10_000
+def test_a_report_is_written_although_the_folder_has_a_fifo_or_device(stored_run, capsys, name, kind):
+    _replace(stored_run / name, kind)
+    assert main(["report", str(stored_run)]) == 0, capsys.readouterr().err
+    assert (stored_run / "report.html").stat().st_size > 10_000
 
 
-def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(run):
-    shutil.copytree(run, run.with_name("other"))
-    _replace(run.with_name("other") / "verdict.json", "fifo")
-    assert main(["report", str(run)]) == 0
+def test_a_report_does_not_wait_for_a_fifo_in_a_neighbor_run(stored_run):
+    shutil.copytree(stored_run, stored_run.with_name("other"))
+    _replace(stored_run.with_name("other") / "verdict.json", "fifo")
+    assert main(["report", str(stored_run)]) == 0
 
 
-def test_a_line_break_in_a_file_name_makes_no_second_line(run, capsys):
+def test_a_line_break_in_a_file_name_makes_no_second_line(stored_run, capsys):
     Path("a\nb.yaml").write_text("suite: a")
     assert main(["check", "a\nb.yaml"]) == 2
     assert capsys.readouterr().err.startswith("a\\nb.yaml:1: ")
 
 
 @pytest.mark.parametrize("line", ["check @", "predict -- python @", "grade @", BLAME])
-def test_a_fifo_in_the_command_line_is_rejected(run, capsys, line):
+def test_a_fifo_in_the_command_line_is_rejected(stored_run, capsys, line):
     os.mkfifo("fifo.zip")
     assert main(line.replace("@", "fifo.zip").split()) in (1, 2)
     assert "fifo.zip" in "".join(capsys.readouterr())
 
 
-def test_a_report_does_not_write_through_a_link_to_a_file_outside(run, tmp_path):
+def test_a_report_does_not_write_through_a_link_to_a_file_outside(stored_run, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    (run / "report.html.part").symlink_to(tmp_path / "mine.txt")
-    assert main(["report", str(run)]) == 0
+    (stored_run / "report.html.part").symlink_to(tmp_path / "mine.txt")
+    assert main(["report", str(stored_run)]) == 0
     assert (tmp_path / "mine.txt").read_text() == "mine"
-    assert not (run / "report.html").is_symlink()
+    assert not (stored_run / "report.html").is_symlink()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
@@ -98,19 +98,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"tab\xe9.txt"), "sp ace.txt"])
-def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(run, name):
-    (run / name).write_text("text")
-    write_atomically(run / "SHA256SUMS", checksums(run), errors="surrogateescape")
-    assert files_changed(run) == ()
-    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=run, check=True)
-    (run / name).write_text("other")
-    assert files_changed(run) == (name,)
+def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(stored_run, name):
+    (stored_run / name).write_text("text")
+    write_atomically(stored_run / "SHA256SUMS", checksums(stored_run), errors="surrogateescape")
+    assert files_changed(stored_run) == ()
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=stored_run, check=True)
+    (stored_run / name).write_text("other")
+    assert files_changed(stored_run) == (name,)
 
 
-def test_checksums_follow_no_link_out_of_the_folder(run, tmp_path):
+def test_checksums_follow_no_link_out_of_the_folder(stored_run, tmp_path):
     (tmp_path / "secret").write_text("secret")
-    (run / "link").symlink_to(tmp_path / "secret")
-    assert "link" not in checksums(run)
+    (stored_run / "link").symlink_to(tmp_path / "secret")
+    assert "link" not in checksums(stored_run)
 
 
 def test_a_file_of_a_terabyte_is_rejected_before_it_is_read(tmp_path):
@@ -153,7 +153,7 @@ def test_a_journal_that_is_a_fifo_or_too_deeply_nested_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07", os.fsdecode(b"\xff")])
-def test_characters_that_change_a_terminal_are_shown_as_escapes(run, capsys, character):
+def test_characters_that_change_a_terminal_are_shown_as_escapes(stored_run, capsys, character):
     assert main(["evaluate", f"no{character}such"]) == 2
     error = capsys.readouterr().err
     assert character not in error
@@ -161,12 +161,12 @@ def test_characters_that_change_a_terminal_are_shown_as_escapes(run, capsys, cha
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2066", "\u2028", "\x07"])
-def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(run, capsys, character):
-    stored = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**stored, "host": f"{character}]0;title", "command": character}))
-    assert main(["evaluate", str(run), "--all"]) == 0
-    assert main(["report", str(run)]) == 0
-    shown = "".join(capsys.readouterr()) + (run / "report.html").read_text()
+def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(stored_run, capsys, character):
+    stored = json.loads((stored_run / "run.json").read_text())
+    (stored_run / "run.json").write_text(json.dumps({**stored, "host": f"{character}]0;title", "command": character}))
+    assert main(["evaluate", str(stored_run), "--all"]) == 0
+    assert main(["report", str(stored_run)]) == 0
+    shown = "".join(capsys.readouterr()) + (stored_run / "report.html").read_text()
     assert character not in shown
 
 
@@ -186,37 +186,37 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(r
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_may_not_name_files_outside_or_too_many(run, capsys, line, change):
-    stored = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**stored, **change}))
-    assert main(line.replace("RUN", str(run)).split()) == 2
+def test_a_run_may_not_name_files_outside_or_too_many(stored_run, capsys, line, change):
+    stored = json.loads((stored_run / "run.json").read_text())
+    (stored_run / "run.json").write_text(json.dumps({**stored, **change}))
+    assert main(line.replace("RUN", str(stored_run)).split()) == 2
     error = capsys.readouterr().err
-    assert f"{run / 'run.json'}: not a run of schema version 1" in error
+    assert f"{stored_run / 'run.json'}: not a run of schema version 1" in error
     assert error.count("\n") == 1
     assert len(error) < 1000
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_a_log_that_is_not_a_regular_file_is_not_printed(run, capsys, kind):
-    _replace(run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
-    stored = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
-    assert main(["logs", "xxl", str(run)]) == 2
+def test_a_log_that_is_not_a_regular_file_is_not_printed(stored_run, capsys, kind):
+    _replace(stored_run / "single_gpu_blip2" / "xxl" / "log.txt", kind)
+    stored = json.loads((stored_run / "run.json").read_text())
+    (stored_run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    assert main(["logs", "xxl", str(stored_run)]) == 2
     assert "no log.txt" in capsys.readouterr().err
 
 
-def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(run):
-    log = run / "single_gpu_blip2" / "xxl" / "log.txt"
+def test_a_log_on_a_terminal_cannot_change_it_and_in_a_pipe_is_unchanged(stored_run):
+    log = stored_run / "single_gpu_blip2" / "xxl" / "log.txt"
     log.parent.mkdir(parents=True)
     content = b"one\x1b]0;title\x07\x1b[2J\n\x1b[31mred\x1b[0m\r50%\r100%\n\xff"
     log.write_bytes(content)
-    stored = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
-    shown = terminal_output(lambda: main(["logs", "xxl", str(run)]), 80)
+    stored = json.loads((stored_run / "run.json").read_text())
+    (stored_run / "run.json").write_text(json.dumps({**stored, "site": "local"}))
+    shown = terminal_output(lambda: main(["logs", "xxl", str(stored_run)]), 80)
     assert "\x1b" not in shown
     assert "\\x1b]0;title\\x07\\x1b[2J" in shown
     assert [line.strip() for line in shown.splitlines()][1:4] == ["red", "50%", "100%"]
-    assert _command("logs", "xxl", str(run), stdout=subprocess.PIPE).stdout == content
+    assert _command("logs", "xxl", str(stored_run), stdout=subprocess.PIPE).stdout == content
 
 
 def _command(*words: str, **options: Any) -> "subprocess.CompletedProcess[bytes]":
@@ -229,8 +229,8 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 
 
 @pytest.mark.parametrize("line", ["compare RUN RUN", "report RUN", "list single_gpu_blip2"])
-def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(run, line):
-    done = _command(*line.replace("RUN", "run").split(), env=ASCII, cwd=run.parent, stdout=subprocess.PIPE)
+def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(stored_run, line):
+    done = _command(*line.replace("RUN", "run").split(), env=ASCII, cwd=stored_run.parent, stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()
 

@@ -30,7 +30,7 @@ REASONS = {
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, machine):
+def folder_with_outputs(tmp_path, monkeypatch, machine):
     """The current folder: a run, a history of it, a FIFO that nobody reads, and a folder."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(STORED, tmp_path / "run")
@@ -42,7 +42,7 @@ def run(tmp_path, monkeypatch, machine):
 
 @pytest.mark.parametrize("target", REASONS)
 @pytest.mark.parametrize("line", WRITERS)
-def test_an_output_that_cannot_be_written_is_one_line(run, capsys, line, target):
+def test_an_output_that_cannot_be_written_is_one_line(folder_with_outputs, capsys, line, target):
     capsys.readouterr()
     assert main(line.replace("@", target).split()) == 2
     option = line.split()[-2]
@@ -51,7 +51,7 @@ def test_an_output_that_cannot_be_written_is_one_line(run, capsys, line, target)
 
 @pytest.mark.parametrize("target", ["fifo", "folder", "/dev/full"])
 @pytest.mark.parametrize("line", ["history record run --database @", "history --database @"])
-def test_a_database_that_is_not_a_regular_file_is_rejected(run, capsys, line, target):
+def test_a_database_that_is_not_a_regular_file_is_rejected(folder_with_outputs, capsys, line, target):
     capsys.readouterr()
     assert main(line.replace("@", target).split()) == 2
     assert capsys.readouterr().err == f"testbed: --database {target}: not a regular file\n"
@@ -93,8 +93,8 @@ def test_an_archive_is_not_written_through_a_link_or_fifo_at_its_path(tmp_path, 
     assert mine.read_text() == "mine"
 
 
-def test_a_history_that_is_locked_by_another_program_is_one_line(run, capsys, monkeypatch):
-    monkeypatch.setattr("experiments.history.database.sqlite3.connect", _impatient(sqlite3.connect))
+def test_a_history_that_is_locked_by_another_program_is_one_line(folder_with_outputs, capsys, monkeypatch):
+    monkeypatch.setattr("experiments.history.database.sqlite3.connect", _with_short_timeout(sqlite3.connect))
     other = sqlite3.connect("h.db")
     other.execute("BEGIN EXCLUSIVE")
     capsys.readouterr()
@@ -104,5 +104,5 @@ def test_a_history_that_is_locked_by_another_program_is_one_line(run, capsys, mo
     other.close()
 
 
-def _impatient(connect):
+def _with_short_timeout(connect):
     return lambda path: connect(path, timeout=0.1)

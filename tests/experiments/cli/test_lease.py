@@ -158,7 +158,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["lease", "--key", "nowhere"], "nowhere"),
         (["slots", "--hours", "soon"], "soon"),
         (["slots", "--gpu", "H100"], "H100"),
-        (["doctor", "--image", "mine"], "--image: allowed with --site of a testbed only"),
+        (["doctor", "--image", "mine"], "--image: allowed only with a --site that boots nodes"),
         (["status", "nope"], "nope"),
         (["extend", "--yes"], "no active lease; create one with `testbed lease`"),
         (["release", "--yes"], "no active lease; create one with `testbed lease`"),

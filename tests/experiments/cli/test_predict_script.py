@@ -13,7 +13,7 @@ from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
 
-def answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
+def card_answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
     return CardAnswer(
         card=card, usable_gib=usable_gib, needed_gib=needed_gib, reserved_gib=needed_gib, retries=0, failure=None
     )
@@ -36,7 +36,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         peak_phase="backward",
         peak_step=1,
         host_gib=0.0,
-        cards=(answer("v100_32gb", 31.19, needed_gib), answer("a100_80gb", 78.6, needed_gib)),
+        cards=(card_answer("v100_32gb", 31.19, needed_gib), card_answer("a100_80gb", 78.6, needed_gib)),
         timeline_gib=(1.0, 10.0, 2.0),
         phases=(),
         modules=(),
@@ -65,7 +65,7 @@ def test_frames_of_the_interpreter_are_not_shown_as_lines_of_the_script(capsys):
 
 
 @pytest.fixture
-def traced(monkeypatch):
+def requested_traces(monkeypatch):
     """Record the requested traces; every prediction needs 40 GiB."""
     asked: list[Any] = []
 
@@ -77,11 +77,11 @@ def traced(monkeypatch):
     return asked
 
 
-def test_everything_after_the_dashes_is_the_command_of_the_script(traced, capsys):
+def test_everything_after_the_dashes_is_the_command_of_the_script(requested_traces, capsys):
     assert (
         main(["predict", "--card", "a100_80gb,v100_32gb", "--steps", "3", "--", "python", "x.py", "--card", "y"]) == 0
     )
-    ((words, cards, options),) = traced
+    ((words, cards, options),) = requested_traces
     assert (words, cards, options.steps) == (["python", "x.py", "--card", "y"], ["a100_80gb", "v100_32gb"], 3)
     out = capsys.readouterr().out
     assert "smallest card that fits: a100_80gb" in out
@@ -91,16 +91,16 @@ def test_everything_after_the_dashes_is_the_command_of_the_script(traced, capsys
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
-def test_without_the_option_every_card_is_predicted_and_json_has_the_smallest_that_fits(traced, capsys):
+def test_without_the_option_every_card_is_predicted_and_json_has_the_smallest_that_fits(requested_traces, capsys):
     assert main(["predict", "--json", "--", "python", "x.py"]) == 0
-    assert "h200_141gb" in traced[0][1]
+    assert "h200_141gb" in requested_traces[0][1]
     data = json.loads(capsys.readouterr().out)
     assert data["smallest_card"] == "a100_80gb"
     assert [card["outcome"] for card in data["predictions"][0]["cards"]] == ["oom", "fits"]
 
 
 @pytest.mark.parametrize(("limit", "code"), [("40", 0), ("39.9", 1)])
-def test_a_limit_in_gib_decides_the_exit_code(traced, capsys, limit, code):
+def test_a_limit_in_gib_decides_the_exit_code(requested_traces, capsys, limit, code):
     assert main(["predict", "--max-gib", limit, "--", "python", "x.py"]) == code
     assert ("40.00 GiB are needed, more than --max-gib 39.9" in capsys.readouterr().err) == bool(code)
 
@@ -115,7 +115,7 @@ def test_a_script_that_fails_gives_its_exit_code(monkeypatch, capsys, code, expe
     assert "the script itself failed" in capsys.readouterr().err
 
 
-def test_the_page_is_one_file_without_scripts(traced, tmp_path):
+def test_the_page_is_one_file_without_scripts(requested_traces, tmp_path):
     page = tmp_path / "page.html"
     assert main(["predict", "--page", str(page), "--", "python", "<b>.py"]) == 0
     text = page.read_text()
@@ -136,15 +136,15 @@ def test_the_page_is_one_file_without_scripts(traced, tmp_path):
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
     ],
 )
-def test_options_that_exclude_each_other_are_an_error_in_one_line(traced, capsys, arguments, message):
+def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_traces, capsys, arguments, message):
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert traced == []
+    assert requested_traces == []
 
 
 def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
-    larger = prediction(60.0).model_copy(update={"peak_gib": 55.0, "cards": (answer("mi100_32gb", 31.2, 60.0),)})
+    larger = prediction(60.0).model_copy(update={"peak_gib": 55.0, "cards": (card_answer("mi100_32gb", 31.2, 60.0),)})
     console().print(script_predictions_view([fits, larger], "bf16-true"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "smallest card that fits: a100_80gb"

@@ -175,7 +175,7 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def places(folders, machine):
+def relative_folders(folders, machine):
     """The same runs, under relative paths that do not change between test runs."""
     (machine / "class").symlink_to(folders["CLASS"])
     (machine / "changed").symlink_to(folders["CHANGED"])
@@ -208,7 +208,7 @@ def machine(monkeypatch, tmp_path):
     return tmp_path
 
 
-def needed(spec: RowSpec) -> float:
+def needed_gib(spec: RowSpec) -> float:
     """Return a needed memory that grows with model and batch, and that each change of a training lowers."""
     own = spec.settings
     state = {"adamw": 3.0, "adam_8bit": 1.5, "sgd": 1.0, "deepspeed_cpu": 0.5}[own.optimizer]
@@ -220,12 +220,12 @@ def needed(spec: RowSpec) -> float:
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("name", [name for name in COMMAND_LINES if name not in HELP])
-def test_a_command_shows_the_stored_screen(name, width, places, machine, monkeypatch):
+def test_a_command_shows_the_stored_screen(name, width, relative_folders, machine, monkeypatch):
     tmp_path = machine
     monkeypatch.chdir(tmp_path)
-    words = [{**places, "KEY": "key"}.get(word, word) for word in COMMAND_LINES[name].split()]
+    words = [{**relative_folders, "KEY": "key"}.get(word, word) for word in COMMAND_LINES[name].split()]
     if name.startswith(("fit", "predict-")):
-        monkeypatch.setattr(service, "predict", Predictor(needed, params_gib=5.0))
+        monkeypatch.setattr(service, "predict", Predictor(needed_gib, params_gib=5.0))
     if name == "status":
         for lease, start in (("llm_a", "2026-11-21T13:00Z"), ("llm_b", "2026-11-22T12:00Z")):
             flags = ["--key", str(tmp_path / "key"), "--hours", "3", "--no-wait", "--yes"]
@@ -247,15 +247,15 @@ def test_the_demonstration_shows_the_stored_screen(width, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_mistakes_show_the_stored_screen(width, places, machine, monkeypatch):
+def test_mistakes_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
     monkeypatch.chdir(machine)
-    check_screen("mistakes", width, session(MISTAKES, width, places))
+    check_screen("mistakes", width, session(MISTAKES, width, relative_folders))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_history_and_grading_show_the_stored_screen(width, places, machine, monkeypatch):
+def test_history_and_grading_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
     monkeypatch.chdir(machine)
-    check_screen("semester", width, session(SEMESTER, width, places))
+    check_screen("semester", width, session(SEMESTER, width, relative_folders))
 
 
 def test_every_command_has_a_screen():
@@ -271,7 +271,7 @@ def test_every_help_shows_the_stored_screen(width):
     assert max(map(len, text.splitlines())) <= width
 
 
-def _run(folder: RunFolder) -> None:
+def _show_run(folder: RunFolder) -> None:
     """Show the events of a run without a GPU."""
     output = console()
     view = view_on(output)
@@ -292,7 +292,7 @@ def _run(folder: RunFolder) -> None:
 def test_a_run_shows_the_stored_screen(width, machine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = with_predictions(tiny_run(Path("results/tiny")))
-    check_screen("run", width, shown(lambda: _run(folder), width))
+    check_screen("run", width, shown(lambda: _show_run(folder), width))
 
 
 @pytest.mark.parametrize("width", WIDTHS)

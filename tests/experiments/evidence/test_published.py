@@ -1,6 +1,6 @@
 """Published measurements of memory: each has a prediction, the stored table is current, deviations are explained."""
 
-from tests.benchmarks.prediction.published import FOLDER, LARGE, PublishedPrediction, cases, error, table
+from tests.benchmarks.prediction.published import FOLDER, LARGE, PublishedPrediction, cases, relative_error, table
 
 UNEXPLAINED = {"sl_p14_ddp_amp", "fms_santacoder_full_b8", "fms_santacoder_full_2gpu_b4"}
 """Deviations whose reason is unknown."""
@@ -20,6 +20,10 @@ def test_every_case_was_predicted_and_the_stored_table_is_current():
 
 def test_every_large_deviation_is_explained_and_no_run_that_fit_is_predicted_out_of_memory():
     found = stored_predictions()
-    large = {case.id for case in cases() if abs(error(case, found[case.id])) > LARGE and not (case.why or case.unknown)}
+    large = {
+        case.id
+        for case in cases()
+        if abs(relative_error(case, found[case.id])) > LARGE and not (case.why or case.unknown)
+    }
     assert large == UNEXPLAINED
     assert [one.id for one in found.values() if one.outcome == "oom"] == []

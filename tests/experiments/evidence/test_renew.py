@@ -15,7 +15,7 @@ NAME = "slurm_hf_trainer-v100_32gb-without-gpu"
 
 
 @pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+def stored_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """Copy a stored run that has an old verdict and only the prediction of one row."""
     shutil.copytree(EVIDENCE / NAME, tmp_path / NAME)
     folder = RunFolder(tmp_path / NAME)
@@ -25,32 +25,34 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 
 
 def test_a_run_without_results_is_renewed_with_all_current_rows(
-    stored: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predicted: list[tuple[str, ...]] = []
     monkeypatch.setattr(renew, "predict_rows", lambda suite, run, folder, view: predicted.append(run.rows))
-    (stored.path / "verdict.json").unlink()
+    (stored_run.path / "verdict.json").unlink()
     renew.main([NAME])
-    run = stored.read_run()
+    run = stored_run.read_run()
     assert run.rows == tuple(row.id for row in suite_named(run.suite).rows_for(run.card)) == predicted[0]
     assert run.started_at > "2026-11"
     written, kept = (
-        json.loads((place / NAME / "verdict.json").read_bytes()) for place in (stored.path.parent, EVIDENCE)
+        json.loads((place / NAME / "verdict.json").read_bytes()) for place in (stored_run.path.parent, EVIDENCE)
     )
     assert written["verdicts"] == kept["verdicts"]
     assert capsys.readouterr().out == f"{NAME}: 0 changed verdict(s)\n"
 
 
-def test_an_unknown_run_is_rejected_with_the_stored_ones(stored: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_run_is_rejected_with_the_stored_ones(
+    stored_run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         renew.main(["another"])
     assert capsys.readouterr().err.endswith(f"error: unknown run: another; stored: {NAME}\n")
 
 
-def test_predictions_can_be_kept(stored: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_can_be_kept(stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renew, "predict_rows", None)
-    before = (stored.path / "predictions.json").read_bytes()
-    (stored.path / "verdict.json").unlink()
+    before = (stored_run.path / "predictions.json").read_bytes()
+    (stored_run.path / "verdict.json").unlink()
     renew.main(["--keep-predictions", NAME])
-    assert (stored.path / "predictions.json").read_bytes() == before
-    assert (stored.path / "verdict.json").is_file()
+    assert (stored_run.path / "predictions.json").read_bytes() == before
+    assert (stored_run.path / "verdict.json").is_file()

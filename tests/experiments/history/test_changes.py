@@ -126,7 +126,7 @@ def changes_found(folder: Path, weeks: int, change: Callable[[Result], None] | N
 
 
 @pytest.fixture(scope="module")
-def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unchanged_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of BEFORE unchanged runs."""
     folder = tmp_path_factory.mktemp("unchanged")
     changes_found(folder, BEFORE)
@@ -134,10 +134,10 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", INJECTED)
-def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged, tmp_path):
+def test_an_injected_regression_is_found_and_named_in_the_first_run_that_has_it(name, unchanged_runs, tmp_path):
     change, named = INJECTED[name]
     database = tmp_path / "history.db"
-    database.write_bytes(unchanged.read_bytes())
+    database.write_bytes(unchanged_runs.read_bytes())
     with open_history(database) as connection:
         record_run(connection, repeat_run(tmp_path, BEFORE, change))
         (series,) = read_series(connection)
@@ -167,13 +167,13 @@ def test_fifty_unchanged_runs_raise_no_alarm_at_any_time(tmp_path):
 
 
 def test_every_version_that_differs_is_named(tmp_path):
-    def updated(result: Result) -> None:
+    def update_transformers(result: Result) -> None:
         result["versions"]["transformers"] = "5.18.0"
         result["device"]["driver"] = "590.1"
         if result["spec"]["row"] == ROW:
             result["memory"]["peak_gib"] *= 1.02
 
-    (found,) = changes_found(tmp_path, 4, updated)
+    (found,) = changes_found(tmp_path, 4, update_transformers)
     assert [cause.what for cause in found.causes] == ["driver", "transformers"]
     assert "transformers 5.17.0 → 5.18.0" in [cause.sentence for cause in found.causes]
 

@@ -23,7 +23,7 @@ def results(monkeypatch, tmp_path):
     return tmp_path
 
 
-def of(stored, row, card=CARD, **choices):
+def expected_time(stored, row, card=CARD, **choices):
     return stored.expected_time(spec_of(row, card=card, **choices), card)
 
 
@@ -33,7 +33,7 @@ def spec_of(row, size="full", length="verdict", card=CARD):
 
 
 def test_the_longest_measured_time_of_a_row_counts(results):
-    time = of(StoredTimes.read(results), "baseline")
+    time = expected_time(StoredTimes.read(results), "baseline")
     assert (time.low_s, time.high_s, time.gpus) == (200.0, 200.0, 1)
     assert time.source.startswith("measured on ")
 
@@ -42,17 +42,17 @@ def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results)
     stored = StoredTimes.read(results)
     unknown = spec_of("xxl"), spec_of("baseline", length="as-taught"), spec_of("baseline", size="tiny")
     assert [stored.expected_time(spec, CARD) for spec in unknown] == [None] * 3
-    assert of(stored, "xxl", size="tiny").source.endswith(", tiny models")
+    assert expected_time(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
 def test_a_run_that_cannot_be_read_is_left_out(results):
     (results / "one" / RUN_FILE).write_text("{")
-    assert of(StoredTimes.read(results), "baseline").high_s == 100.0
+    assert expected_time(StoredTimes.read(results), "baseline").high_s == 100.0
 
 
 def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
     stored = StoredTimes.read(tmp_path)
-    time, prediction = of(stored, "reduced-batch", length="as-taught"), _prediction("reduced-batch", stored)
+    time, prediction = expected_time(stored, "reduced-batch", length="as-taught"), _prediction("reduced-batch", stored)
     steps = prediction.time.planned_micro_steps / prediction.spec.settings.accumulate
     low_s, high_s = (time_s - stored.start_s(several_ranks=False) for time_s in time[:2])
     assert low_s == pytest.approx(steps * prediction.time.step_s * (1 - prediction.time.error_share))
@@ -62,7 +62,7 @@ def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
 
 def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):
     stored = StoredTimes.read(tmp_path)
-    time, prediction = of(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
+    time, prediction = expected_time(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
     assert time.low_s == stored.start_s(several_ranks=False)
     longest_s = (prediction.peak_step + 1) * prediction.time.step_s * (1 + prediction.time.error_share)
     assert time.high_s - time.low_s == pytest.approx(longest_s)
@@ -70,10 +70,10 @@ def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that
 
 def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_before_that_of_another_chip(tmp_path):
     stored = StoredTimes.read(tmp_path)
-    same, other = of(stored, "reduced-batch", card="h100_94gb"), of(stored, "reduced-batch")
+    same, other = expected_time(stored, "reduced-batch", card="h100_94gb"), expected_time(stored, "reduced-batch")
     assert (same.source, same.other_chip) == ("measured on NVIDIA H200", False)
     assert other.source == f"predicted for {CARD}"
-    without = of(StoredTimes(stored.results, ()), "reduced-batch")
+    without = expected_time(StoredTimes(stored.results, ()), "reduced-batch")
     assert (without.source, without.other_chip) == ("measured on NVIDIA H200", True)
 
 

@@ -10,7 +10,7 @@ from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
 
-def row(low_s, high_s=None, gpus=1, source="measured on X", other_chip=False):
+def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=False):
     return RowTime(low_s, low_s if high_s is None else high_s, gpus, source, other_chip)
 
 
@@ -30,30 +30,32 @@ def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
 
 
 def test_suites_run_one_after_another_and_the_sources_are_counted():
-    times = ExpectedTimes({"a": [row(90), row(30)], "b": [row(60, 120, source="predicted for y"), None]}, 2)
+    times = ExpectedTimes(
+        {"a": [row_time(90), row_time(30)], "b": [row_time(60, 120, source="predicted for y"), None]}, 2
+    )
     assert times.total() == (timedelta(seconds=150), timedelta(seconds=210))
-    assert times.words == (
+    assert times.summary == (
         "time on 2 GPUs: a 2 min, b more than 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
         "; setup 1h (assumed)"
     )
 
 
 def test_without_any_time_there_is_no_number():
-    assert ExpectedTimes({"a": [None]}, 1).words.startswith("time: unknown")
+    assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 
 
 def test_the_lease_has_room_for_setup_and_rows_with_a_margin():
-    assert ExpectedTimes({"a": [row(60, 600)]}, 1).lease_length() == timedelta(hours=1.5)
-    assert ExpectedTimes({"a": [row(3600)]}, 1).lease_length() == timedelta(hours=2.5)
+    assert ExpectedTimes({"a": [row_time(60, 600)]}, 1).lease_length() == timedelta(hours=1.5)
+    assert ExpectedTimes({"a": [row_time(3600)]}, 1).lease_length() == timedelta(hours=2.5)
 
 
-@pytest.mark.parametrize("time", [None, row(60, other_chip=True)])
+@pytest.mark.parametrize("time", [None, row_time(60, other_chip=True)])
 def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
-    assert ExpectedTimes({"a": [row(60), time]}, 1).lease_length() is None
+    assert ExpectedTimes({"a": [row_time(60), time]}, 1).lease_length() is None
 
 
 def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
-    times = ExpectedTimes({"a": [row(7200, 9000)]}, 1)
+    times = ExpectedTimes({"a": [row_time(7200, 9000)]}, 1)
     times.require(timedelta(hours=2))
     with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 120 to 150 min; allowed: --hours 4h30m"):
         times.require(timedelta(hours=1))

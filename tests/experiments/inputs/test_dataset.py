@@ -115,10 +115,11 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
             (CAPTIONS_DATASET,),
             r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder",
         ),
-        (("constant",), r"^--data hub: these rows read synthetic texts only; allowed: synthetic$"),
+        (("constant",), r"^--data hub: the requested rows read synthetic texts only; allowed: synthetic$"),
         (
             ("imdb", CAPTIONS_DATASET),
-            r"^--data hub: these rows read gourmetgram-captions and imdb; with --row, choose rows that read one$",
+            r"^--data hub: the requested rows read gourmetgram-captions and imdb; "
+            r"with --row, choose rows that read one$",
         ),
     ],
 )

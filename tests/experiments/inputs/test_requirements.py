@@ -10,7 +10,7 @@ LLAMA, NEO, OPT = "tiny-llama-1.1b", "gpt-neo-1.3b", "blip2-opt-2.7b"
 DATA = Artifact(kind="data", name="https://data.test/set.tgz?key=secret", sha256="ab", dataset="imdb")
 
 
-def kinds(**changes):
+def artifact_kinds(**changes):
     row = spec(**{"weights": "random", "data": "synthetic", **changes})
     return [artifact.kind for artifact in required_artifacts(row, DATA)]
 
@@ -29,7 +29,7 @@ def kinds(**changes):
     ],
 )
 def test_a_row_needs_the_artifacts_of_its_options(changes, needed):
-    assert kinds(**changes) == needed
+    assert artifact_kinds(**changes) == needed
 
 
 def test_litgpt_needs_converted_weights_and_transformers_published_ones():

@@ -36,7 +36,7 @@ def labels(chart):
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def shown_output(monkeypatch):
     """The output of the cells: blocks of Markdown, and figures by the labels of their bars."""
     blocks = []
     monkeypatch.setattr(
@@ -53,20 +53,20 @@ def no_command(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_stored_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown):
+def test_a_stored_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", asked=("xxl",))
     Lab(NAME, results=str(tmp_path)).show("baseline")
-    assert shown[0].startswith("### Baseline: fits\n")
+    assert shown_output[0].startswith("### Baseline: fits\n")
     for part in ("emulating a100_80gb", *STEP_POINTS, "| 14.00 |"):
-        assert part in shown[0]
-    assert "- **fail**, emulated: Baseline: out of GPU memory (baseline ended as fits)" in shown[0]
-    assert "take close to 14 GB. (baseline: 14 GiB)" in shown[0]
-    assert "A smaller batch" not in shown[0], "a claim that compares rows belongs to compare"
-    assert "Even larger model" not in shown[0]
+        assert part in shown_output[0]
+    assert "- **fail**, emulated: Baseline: out of GPU memory (baseline ended as fits)" in shown_output[0]
+    assert "take close to 14 GB. (baseline: 14 GiB)" in shown_output[0]
+    assert "A smaller batch" not in shown_output[0], "a claim that compares rows belongs to compare"
+    assert "Even larger model" not in shown_output[0]
 
 
 @pytest.mark.usefixtures("no_command")
-def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown):
+def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", "old", outcome="oom", started_at="2026-11-20T00:00:00+00:00", size="tiny")
     run_with_result_of(tmp_path, "baseline", "new", started_at="2026-11-21T00:00:00+00:00")
     run_with_result_of(tmp_path, "xxl", "newest", started_at="2026-11-22T00:00:00+00:00")
@@ -81,10 +81,13 @@ def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown):
     (tmp_path / "latest").symlink_to("old")
     Lab(NAME, results=str(tmp_path), size="auto").show("baseline")
     Lab(NAME, results=str(tmp_path), size="tiny").show("baseline")
-    assert [block.splitlines()[0] for block in shown] == ["### Baseline: fits", "### Baseline: out of GPU memory"]
+    assert [block.splitlines()[0] for block in shown_output] == [
+        "### Baseline: fits",
+        "### Baseline: out of GPU memory",
+    ]
 
 
-def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, shown, monkeypatch, capsys):
+def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, shown_output, monkeypatch, capsys):
     stored_run = run_with_result_of(tmp_path / "elsewhere", "xxl-sgd").path
     script = tmp_path / "command.py"
     script.write_text(
@@ -97,7 +100,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
     Lab(NAME, results=str(results), card="a100_80gb", size="auto").show("xxl-sgd")
     expected = f"run {NAME} --row xxl-sgd --results {results} --card a100_80gb --size auto\n"
     assert capsys.readouterr().out == expected
-    assert shown[0].startswith("### Optimizer without state: fits")
+    assert shown_output[0].startswith("### Optimizer without state: fits")
 
 
 def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, monkeypatch):
@@ -115,22 +118,22 @@ def test_unknown_names_are_rejected(tmp_path):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown):
+def test_a_row_of_several_ranks_has_a_line_for_each(tmp_path, shown_output):
     stored_run(tmp_path, MULTI, CARD, "7b-4gpu-ddp")
     Lab(MULTI, results=str(tmp_path)).show("7b-4gpu-ddp")
-    lines = [line.split(" | ") for line in shown[0].splitlines() if line.startswith("| rank")]
+    lines = [line.split(" | ") for line in shown_output[0].splitlines() if line.startswith("| rank")]
     assert [line[0] for line in lines] == ["| rank 0", "| rank 1", "| rank 2", "| rank 3"]
-    assert "| 69.00 | 303 |" in shown[0]
-    assert "| samples/s |" in shown[0]
-    assert "| 40.0% | 15.0% | 5.0% |" in shown[0]
-    assert "4 x NVIDIA H200" in shown[0]
+    assert "| 69.00 | 303 |" in shown_output[0]
+    assert "| samples/s |" in shown_output[0]
+    assert "| 40.0% | 15.0% | 5.0% |" in shown_output[0]
+    assert "4 x NVIDIA H200" in shown_output[0]
 
 
 @pytest.mark.usefixtures("no_command")
-def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_path, shown):
+def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_path, shown_output):
     stored_run(tmp_path, MULTI, CARD)
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
-    settings, bars, tables, stated = shown
+    settings, bars, tables, stated = shown_output
     assert "|  | global_batch_size | devices | strategy |" in settings
     assert bars == [f"{row}, {point}" for row in ("7b-1gpu", "7b-4gpu-ddp") for point in STEP_POINTS]
     assert "| 7B on one GPU | fits | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in tables
@@ -141,9 +144,9 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown):
+def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
-    settings, nothing, stated = shown
+    settings, nothing, stated = shown_output
     assert "strategy" in settings
     assert nothing == "None of these has a result yet: 7b-1gpu, 7b-4gpu-ddp."
     claims = [claim.says for claim in suite_named(MULTI).claims if claim.id.startswith("ddp-saves")]
@@ -151,66 +154,66 @@ def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_pat
 
 
 @pytest.mark.usefixtures("no_command")
-def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, shown):
+def test_rows_are_compared_within_the_run_that_has_the_most_of_them(tmp_path, shown_output):
     rows = ("reduced-batch", "grad-accumulation")
     stored_run(tmp_path, NAME, CARD, *rows, run_id="both", started_at="2026-11-20T00:00:00+00:00")
     stored_run(tmp_path, NAME, CARD, rows[0], run_id="newer", size="tiny", started_at="2026-11-21T00:00:00+00:00")
     Lab(NAME, results=str(tmp_path)).compare("baseline", *rows)
-    assert "size full" in shown[2]
-    assert "No result yet: Baseline." in shown[2]
-    assert "(baseline has not run)" in shown[3]
+    assert "size full" in shown_output[2]
+    assert "No result yet: Baseline." in shown_output[2]
+    assert "(baseline has not run)" in shown_output[3]
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_miniature_is_shown_in_mib_next_to_the_prediction_at_full_size(tmp_path, shown):
+def test_a_miniature_is_shown_in_mib_next_to_the_prediction_at_full_size(tmp_path, shown_output):
     folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", "grad-accumulation", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 70.0)])
     lab = Lab(NAME, results=str(tmp_path))
     lab.show("reduced-batch")
-    assert "| after forward | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in shown[0]
-    assert "| MiB |" in shown[0]
-    assert "Predicted at full size on a100_80gb: fits: needs 70.00 GiB" in shown[0]
+    assert "| after forward | 14.00 | 14.00 | 28.00 | 10.00 | 66.00 | 66.00 |" in shown_output[0]
+    assert "| MiB |" in shown_output[0]
+    assert "Predicted at full size on a100_80gb: fits: needs 70.00 GiB" in shown_output[0]
     lab.compare("reduced-batch", "grad-accumulation")
-    measured, foreseen = shown[-2].split("**Memory predicted at full size** on a100_80gb")
+    measured, foreseen = shown_output[-2].split("**Memory predicted at full size** on a100_80gb")
     assert "| MiB |" in measured
     assert "| GiB |" in foreseen
     assert "| Reduced batch size | fits | 14.00 | 14.00 | 28.00 | 14.00 |" in foreseen
 
 
 @pytest.mark.usefixtures("no_command")
-def test_rejected_rows_are_compared_without_a_chart(tmp_path, shown):
+def test_rejected_rows_are_compared_without_a_chart(tmp_path, shown_output):
     folder = RunFolder(tmp_path / "one")
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
         spec = folder.read_run().spec(suite_named(NAME), row)
         write_result(folder, result("a", "refused").model_copy(update={"spec": spec}))
     Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
-    assert not any(isinstance(block, list) for block in shown)
-    assert "| Baseline | rejected |" in shown[1]
-    assert "Speed" not in shown[1]
+    assert not any(isinstance(block, list) for block in shown_output)
+    assert "| Baseline | rejected |" in shown_output[1]
+    assert "Speed" not in shown_output[1]
 
 
 EVIDENCE = "single_gpu_blip2-a100_80gb-full-verdict"
 
 
 @pytest.mark.usefixtures("no_command")
-def test_only_the_named_run_is_described_and_shown(tmp_path, shown):
+def test_only_the_named_run_is_described_and_shown(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", started_at="2030-01-01T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path), run=EVIDENCE)
     lab.introduce()
     lab.show("baseline")
-    assert f"of one run, `{EVIDENCE}`**: 15 rows for a100_80gb, size full" in shown[0]
-    assert shown[1].startswith("### Baseline: out of GPU memory")
+    assert f"of one run, `{EVIDENCE}`**: 15 rows for a100_80gb, size full" in shown_output[0]
+    assert shown_output[1].startswith("### Baseline: out of GPU memory")
     slurm = Lab("slurm_hf_trainer", run="slurm_hf_trainer-a100_40gb-full-verdict")
     slurm.show("neo-8gpu-ddp")
-    assert shown[2].startswith("### Four GPUs of each of two nodes, DDP: not in this run")
+    assert shown_output[2].startswith("### Four GPUs of each of two nodes, DDP: not in this run")
     with pytest.raises(InputError, match=f"unknown run 'nope'; allowed: .*{EVIDENCE}"):
         Lab(NAME, run="nope")
 
 
 @pytest.mark.usefixtures("no_command")
-def test_all_cells_use_the_run_that_was_found_first(tmp_path, shown):
+def test_all_cells_use_the_run_that_was_found_first(tmp_path, shown_output):
     run_with_result_of(tmp_path, "baseline", "one", started_at="2026-11-20T00:00:00+00:00")
     lab = Lab(NAME, results=str(tmp_path))
     lab.show("baseline")
@@ -220,44 +223,44 @@ def test_all_cells_use_the_run_that_was_found_first(tmp_path, shown):
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_row_is_shown_with_its_settings_and_its_training_code(tmp_path, shown):
+def test_a_row_is_shown_with_its_settings_and_its_training_code(tmp_path, shown_output):
     run_with_result_of(tmp_path, "xxl-sgd")
     Lab(NAME, results=str(tmp_path)).show("xxl-sgd")
-    assert "```yaml\nid: xxl-sgd\n" in shown[0]
-    assert "  optimizer: sgd\n" in shown[0]
-    assert "trainer.fit(ModelTuner(probe, model)" in shown[0]
+    assert "```yaml\nid: xxl-sgd\n" in shown_output[0]
+    assert "  optimizer: sgd\n" in shown_output[0]
+    assert "trainer.fit(ModelTuner(probe, model)" in shown_output[0]
 
 
 @pytest.mark.usefixtures("no_command")
-def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown):
+def test_in_miniature_the_prediction_at_full_size_comes_first(tmp_path, shown_output):
     folder = stored_run(tmp_path, NAME, CARD, "reduced-batch", size="tiny")
     spec = folder.results()["reduced-batch"].spec.model_copy(update={"size": "full"})
     folder.write_predictions([prediction(spec, 90.0)])
     Lab(NAME, results=str(tmp_path)).show("reduced-batch")
-    assert shown[0].startswith("### Reduced batch size: out of GPU memory at full size; miniature: fits")
+    assert shown_output[0].startswith("### Reduced batch size: out of GPU memory at full size; miniature: fits")
     parts = ("Predicted at full size", "if the card had enough memory:", "| GiB |", "**In miniature**", "| MiB |")
-    places = [shown[0].index(part) for part in parts]
+    places = [shown_output[0].index(part) for part in parts]
     assert places == sorted(places)
-    assert "\n\nfits, " in shown[0]
-    assert "GiB at the peak" not in shown[0]
+    assert "\n\nfits, " in shown_output[0]
+    assert "GiB at the peak" not in shown_output[0]
 
 
 @pytest.mark.usefixtures("no_command")
-def test_statements_about_rows_that_a_run_leaves_out_are_listed_without_a_verdict(tmp_path, shown):
+def test_statements_about_rows_that_a_run_leaves_out_are_listed_without_a_verdict(tmp_path, shown_output):
     stored_run(tmp_path, NAME, CARD, "baseline", size="tiny")
     lab = Lab(NAME, results=str(tmp_path))
     lab.show("baseline")
     lab.compare("grad-accumulation", "reduced-precision", "mixed-precision")
-    assert shown[-1].startswith("**Statements of the lab**\n\n- bfloat16 needs much less memory than 32 bit.\n")
+    assert shown_output[-1].startswith("**Statements of the lab**\n\n- bfloat16 needs much less memory than 32 bit.\n")
 
 
 @pytest.mark.usefixtures("no_command")
-def test_a_run_of_predictions_shows_them_in_place_of_results(shown):
+def test_a_run_of_predictions_shows_them_in_place_of_results(shown_output):
     lab = Lab("single_gpu_litgpt", run="single_gpu_litgpt-a100_80gb-without-gpu")
     lab.introduce()
     lab.show("tiny-baseline")
     lab.compare("tiny-baseline", "tiny-reduced-batch")
-    assert "compare the text with what is predicted at full size" in shown[0]
-    assert re.match(r"### .*: out of GPU memory, predicted at full size\n\nPredicted at full size on ", shown[1])
-    assert shown[3].startswith("**Memory predicted at full size**")
-    assert "| fits |" in shown[3]
+    assert "compare the text with what is predicted at full size" in shown_output[0]
+    assert re.match(r"### .*: out of GPU memory, predicted at full size\n\nPredicted at full size on ", shown_output[1])
+    assert shown_output[3].startswith("**Memory predicted at full size**")
+    assert "| fits |" in shown_output[3]

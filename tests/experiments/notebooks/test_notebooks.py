@@ -41,7 +41,7 @@ def code_of(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def calls(notebook, method):
+def rows_of_calls(notebook, method):
     """The rows in each call of the method, by the name of the cell's lab."""
     expressions = [ast.parse(cell.source).body[0].value for cell in code_of(notebook)[1:]]
     return [
@@ -75,7 +75,7 @@ def run_through(notebook):
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def shown_output(monkeypatch):
     """The output of the cells; a cell that would run a row fails."""
     blocks: list[Any] = []
     monkeypatch.setattr(narrative, "display", blocks.append)
@@ -96,14 +96,14 @@ def test_each_cell_of_a_notebook_is_explained(name):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(name, shown):
+def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(name, shown_output):
     notebook = notebook_of(name)
     names: dict[str, Any] = {}
     for cell in code_of(notebook):
-        shown.clear()
+        shown_output.clear()
         exec(cell.source, names)
         kept_outputs = [data for out in cell.outputs for kind, data in out.data.items() if kind in MIME.values()]
-        assert kept_outputs == [block.data for block in shown], f"`make notebooks` renews it: {cell.source}"
+        assert kept_outputs == [block.data for block in shown_output], f"`make notebooks` renews it: {cell.source}"
     runs = [value for key, value in names.items() if key.startswith("RUN")]
     assert all((narrative.EVIDENCE / run).is_dir() for run in runs)
     assert len(runs) == len(labs(notebook))
@@ -121,7 +121,7 @@ def test_a_notebook_is_small_and_has_no_path_of_a_machine(name):
 @pytest.mark.parametrize("name", NARRATED)
 def test_a_notebook_shows_every_row_once_in_order_under_its_title(name):
     notebook, suite = notebook_of(name), suite_named(name)
-    assert [rows for _, rows in calls(notebook, "show")] == [[row.id] for row in suite.rows]
+    assert [rows for _, rows in rows_of_calls(notebook, "show")] == [[row.id] for row in suite.rows]
     headings = [cell.source.partition("\n")[0] for cell in notebook.cells if cell.source.startswith("## ")]
     numbered = [heading for heading in headings if heading[3].isdigit()]
     assert numbered == [f"## {number}. {row.title}" for number, row in enumerate(suite.rows, 1)]
@@ -131,7 +131,7 @@ def test_a_notebook_shows_every_row_once_in_order_under_its_title(name):
 def test_each_row_is_shown_for_one_of_its_cards(name):
     notebook, suite = notebook_of(name), suite_named(name)
     cards = {lab: made.choices["card"] for lab, made in labs(notebook).items()}
-    for lab, rows in calls(notebook, "show") + calls(notebook, "compare"):
+    for lab, rows in rows_of_calls(notebook, "show") + rows_of_calls(notebook, "compare"):
         for row in map(suite.row, rows):
             assert cards[lab] in (row.cards or ("auto", *suite.cards))
 
@@ -139,7 +139,7 @@ def test_each_row_is_shown_for_one_of_its_cards(name):
 @pytest.mark.parametrize("name", NARRATED)
 def test_every_claim_is_shown_with_its_row_or_with_the_rows_that_it_compares(name):
     notebook, suite = notebook_of(name), suite_named(name)
-    compared = [rows for _, rows in calls(notebook, "compare")]
+    compared = [rows for _, rows in rows_of_calls(notebook, "compare")]
     for claim in suite.claims:
         alone = len(claim_rows(claim)) == 1
         assert alone or any(narrative.compares(claim, rows) for rows in compared), claim.id
@@ -156,14 +156,14 @@ def test_questions_are_numbered_consecutively(name):
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
 @pytest.mark.parametrize("name", NARRATED)
-def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, shown):
+def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, shown_output):
     for card in suite_named(name).cards:
         stored_run(tmp_path, name, card, run_id=card, size=size)
     notebook = of_results_in(tmp_path, notebook_of(name))
     run_through(notebook)
-    text = "\n".join(block.data for block in shown if not isinstance(block, SVG))
+    text = "\n".join(block.data for block in shown_output if not isinstance(block, SVG))
     assert [text.count(f"### {row.title}: ") for row in suite_named(name).rows] == [1] * len(suite_named(name).rows)
-    assert text.count("**Memory**") == len(calls(notebook, "compare"))
+    assert text.count("**Memory**") == len(rows_of_calls(notebook, "compare"))
     assert "No result yet" not in text
     assert "has not run" not in text
     assert ("| MiB |" in text) == (size == "tiny")
@@ -175,9 +175,9 @@ FAILED = [
 ]
 
 
-def test_the_stored_runs_of_the_project_can_be_shown_in_a_notebook(shown):
+def test_the_stored_runs_of_the_project_can_be_shown_in_a_notebook(shown_output):
     run_through(notebook_of("single_gpu_blip2"))
-    text = "\n".join(block.data for block in shown if not isinstance(block, SVG))
+    text = "\n".join(block.data for block in shown_output if not isinstance(block, SVG))
     assert "emulating" in text
     failed = [line for line in text.splitlines() if line.startswith("- **fail**")]
     assert [line.partition(": ")[2].partition(".")[0] for line in failed] == FAILED

@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from experiments.cli.app import main
-from experiments.notebooks.refresh import OPENING_TAG, WITHOUT_LAB, opening, refresh, repository
+from experiments.notebooks.refresh import OPENING_TAG, WITHOUT_LAB, opening_instructions, refresh, repository
 from experiments.suites.suite import suite_named, suite_names
 from experiments.system.files import CODE_FOLDER
 
@@ -47,14 +47,14 @@ def test_runs_of_another_lab_than_the_notebook_s_are_rejected(narrative, run, na
 def test_a_notebook_says_how_to_open_it(name):
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     assert OPENING_TAG in cells[1].metadata.tags
-    assert cells[1].source == opening(name, repository())
+    assert cells[1].source == opening_instructions(name, repository())
     assert f"`testbed notebook --narrative {name} --site local`" in cells[1].source
 
 
 def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
     for address in ("", "https://git.example.org/course/testbed"):
-        assert "colab.research" not in opening("sizing", address)
-    text = opening("sizing", "https://github.com/course/testbed")
+        assert "colab.research" not in opening_instructions("sizing", address)
+    text = opening_instructions("sizing", "https://github.com/course/testbed")
     link = text.partition("](")[2].partition("](")[2].partition(")")[0]
     place, _, path = link.partition("/blob/main/")
     assert place == "https://colab.research.google.com/github/course/testbed"

@@ -31,7 +31,7 @@ def notebook():
 
 
 @pytest.fixture
-def shown(monkeypatch):
+def shown_output(monkeypatch):
     """Record the output of the cells. Fake predictions: 60 GiB, and one more GiB per text."""
     monkeypatch.setattr(
         "experiments.prediction.service.predict", Predictor(lambda spec: 60.0 + spec.settings.batch_size)
@@ -45,7 +45,7 @@ def labels(chart):
     return re.findall(r'<tspan class="name">(.*?)</tspan>', chart.data)
 
 
-def parts(chart):
+def bar_sizes(chart):
     """Return the sizes of the drawn parts by name, from the first bar to the last."""
     sizes: dict[str, Any] = {}
     for name, size in re.findall(r"<title>([a-z ]+) ([\d.]+) GiB</title>", chart.data):
@@ -95,27 +95,27 @@ def test_its_questions_are_numbered_consecutively(notebook):
     assert len(numbers) >= 10
 
 
-def test_peaks_are_drawn_with_the_reserve_and_labeled(shown):
+def test_peaks_are_drawn_with_the_reserve_and_labeled(shown_output):
     found = sizing.peaks({"one": custom_training(), "four": custom_training(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
-    chart, table = shown
-    bars = parts(chart)
+    chart, table = shown_output
+    bars = bar_sizes(chart)
     assert bars["activations"] == [5.0, 8.0]
     assert bars["reserved"] == [62.0, 65.0]
     assert labels(chart) == ["one", "four"]
     assert "| four | 14.00 | 14.00 | 28.00 | 8.00 | 0.00 | 64.00 | 65.00 | backward |" in table.data
 
 
-def test_each_point_of_a_step_is_drawn(shown):
+def test_each_point_of_a_step_is_drawn(shown_output):
     found = sizing.through_a_step(custom_training(batch=2))
-    (chart,) = shown
+    (chart,) = shown_output
     assert found.peak_gib == 62.0
     assert labels(chart) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]
-    assert parts(chart)["gradients"] == [14.0, 14.0]
-    assert parts(chart)["optimizer"] == [28.0]
+    assert bar_sizes(chart)["gradients"] == [14.0, 14.0]
+    assert bar_sizes(chart)["optimizer"] == [28.0]
 
 
 def test_the_parts_of_a_bar_add_up_to_the_peak():
     one = prediction(custom_training().spec, needed_gib=71.5)
     chart = sizing.stacked_bars({"one": sizing._parts(one)})
-    assert sum(size for (size,) in parts(chart).values()) == pytest.approx(one.peak_gib)
+    assert sum(size for (size,) in bar_sizes(chart).values()) == pytest.approx(one.peak_gib)

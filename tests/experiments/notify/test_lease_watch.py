@@ -43,7 +43,7 @@ def site(monkeypatch):
 
 
 @pytest.fixture
-def watched(site, monkeypatch, tmp_path, webhook):
+def lease_watch(site, monkeypatch, tmp_path, webhook):
     """A watch with a bound of 20 service units, its clock, and what the webhook received."""
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
     monkeypatch.setattr(notices, "datetime", FakeDatetime)
@@ -63,7 +63,7 @@ def watched(site, monkeypatch, tmp_path, webhook):
     return watch_after
 
 
-def leased(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
+def add_lease(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
     journal = Journal()
     opened = journal.open(name, site.name, site.account)
     number = len(site.held) + 1
@@ -73,61 +73,65 @@ def leased(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
     return opened
 
 
-def test_messages_are_sent_when_a_lease_begins_or_ends_soon_or_costs_too_much(site, watched):
-    leased(site)
-    assert watched() == []
-    assert watched(HOUR - timedelta(seconds=1)) == []
-    assert watched(timedelta(seconds=1)) == ["testbed: lease llm_cc begins in 1h"]
-    assert watched(timedelta(seconds=5)) == []
-    assert watched(HOUR + timedelta(hours=1, minutes=14, seconds=55)) == []
-    assert watched(timedelta(seconds=10)) == ["testbed: lease llm_cc cost 20.0 of 20 service units"]
-    assert watched(HOUR) == ["testbed: lease llm_cc ends in 44m"]
-    assert watched(HOUR) == []
+def test_messages_are_sent_when_a_lease_begins_or_ends_soon_or_costs_too_much(site, lease_watch):
+    add_lease(site)
+    assert lease_watch() == []
+    assert lease_watch(HOUR - timedelta(seconds=1)) == []
+    assert lease_watch(timedelta(seconds=1)) == ["testbed: lease llm_cc begins in 1h"]
+    assert lease_watch(timedelta(seconds=5)) == []
+    assert lease_watch(HOUR + timedelta(hours=1, minutes=14, seconds=55)) == []
+    assert lease_watch(timedelta(seconds=10)) == ["testbed: lease llm_cc cost 20.0 of 20 service units"]
+    assert lease_watch(HOUR) == ["testbed: lease llm_cc ends in 44m"]
+    assert lease_watch(HOUR) == []
 
 
-def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart(site, watched):
-    leased(site, begins=HOUR + timedelta(seconds=7))
+def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart(site, lease_watch):
+    add_lease(site, begins=HOUR + timedelta(seconds=7))
     asked = []
     leases = site.leases
     site.leases = lambda: asked.append(1) or leases()
-    assert [watched(timedelta(seconds=POLL_S)) for _ in range(3)] == [[], ["testbed: lease llm_cc begins in 59m"], []]
+    assert [lease_watch(timedelta(seconds=POLL_S)) for _ in range(3)] == [
+        [],
+        ["testbed: lease llm_cc begins in 59m"],
+        [],
+    ]
     assert POLL_S <= 10
     assert len(asked) == 1, "the time decides, without a question to the site"
 
 
-def test_a_new_lease_is_reported_at_once_also_if_its_name_was_used_before(site, watched):
-    assert watched() == []
-    first = leased(site, begins=-2 * HOUR)
-    assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+def test_a_new_lease_is_reported_at_once_also_if_its_name_was_used_before(site, lease_watch):
+    assert lease_watch() == []
+    first = add_lease(site, begins=-2 * HOUR)
+    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
     Journal().write("closed", first)
     site.held.clear()
-    leased(site, begins=-2 * HOUR)
-    assert watched(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
+    add_lease(site, begins=-2 * HOUR)
+    assert lease_watch(timedelta(seconds=5)) == ["testbed: lease llm_cc cost 32.0 of 20 service units"]
 
 
-def test_an_extended_lease_is_reported_again_before_its_new_end(site, watched):
-    leased(site, begins=-HOUR / 60, ends=HOUR / 2)
-    assert watched() == ["testbed: lease llm_cc ends in 30m"]
+def test_an_extended_lease_is_reported_again_before_its_new_end(site, lease_watch):
+    add_lease(site, begins=-HOUR / 60, ends=HOUR / 2)
+    assert lease_watch() == ["testbed: lease llm_cc ends in 30m"]
     site.held = [replace(one, end=one.end + HOUR) for one in site.held]
-    assert watched(timedelta(minutes=5)) == []
-    assert watched(timedelta(minutes=26)) == ["testbed: lease llm_cc ends in 59m"]
+    assert lease_watch(timedelta(minutes=5)) == []
+    assert lease_watch(timedelta(minutes=26)) == ["testbed: lease llm_cc ends in 59m"]
 
 
-def test_a_lease_that_ended_itself_is_reported_once(site, watched):
-    opened = leased(site, begins=-HOUR / 60)
+def test_a_lease_that_ended_itself_is_reported_once(site, lease_watch):
+    opened = add_lease(site, begins=-HOUR / 60)
     Journal().write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(IdleEnd(HOUR / 2)))
-    assert watched() == []
+    assert lease_watch() == []
     site.held.clear()
-    assert watched(timedelta(minutes=5)) == ["testbed: lease llm_cc ended itself or was deleted"]
-    assert watched(timedelta(minutes=5)) == []
+    assert lease_watch(timedelta(minutes=5)) == ["testbed: lease llm_cc ended itself or was deleted"]
+    assert lease_watch(timedelta(minutes=5)) == []
 
 
 @pytest.mark.parametrize("problem", [Unreachable("blazar does not answer"), RequestRejected("no")])
 def test_a_site_that_does_not_answer_is_queried_again_and_its_lease_is_still_reported(
-    site, watched, problem, monkeypatch
+    site, lease_watch, problem, monkeypatch
 ):
-    leased(site)
-    assert watched() == []
+    add_lease(site)
+    assert lease_watch() == []
     asked = []
 
     def fail_to_list_leases():
@@ -137,21 +141,21 @@ def test_a_site_that_does_not_answer_is_queried_again_and_its_lease_is_still_rep
     leases = site.leases
     site.leases = fail_to_list_leases
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("waits"))
-    assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
-    assert watched(timedelta(minutes=6)) == []
+    assert lease_watch(HOUR) == ["testbed: lease llm_cc begins in 1h"]
+    assert lease_watch(timedelta(minutes=6)) == []
     assert len(asked) == 2
     site.leases = leases
-    assert watched(timedelta(minutes=6)) == []
+    assert lease_watch(timedelta(minutes=6)) == []
 
 
-def test_a_damaged_journal_does_not_end_the_check(site, watched):
-    leased(site)
+def test_a_damaged_journal_does_not_end_the_check(site, lease_watch):
+    add_lease(site)
     ledger = Journal().folder / "ledger.jsonl"
     whole = ledger.read_text()
     ledger.write_text(whole.replace("llm_cc", "llm_xx", 1))
-    assert watched() == []
+    assert lease_watch() == []
     ledger.write_text(whole)
-    assert watched(HOUR) == ["testbed: lease llm_cc begins in 1h"]
+    assert lease_watch(HOUR) == ["testbed: lease llm_cc begins in 1h"]
 
 
 def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, tmp_path, webhook, capsys):
@@ -161,7 +165,7 @@ def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, t
     monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))
     monkeypatch.setattr(check, "run_logged", partial(run_logged, poll_s=0.05))
     elapsed = datetime.now(UTC) - NOW
-    leased(site, begins=elapsed - 2 * HOUR, ends=elapsed + HOUR / 2)
+    add_lease(site, begins=elapsed - 2 * HOUR, ends=elapsed + HOUR / 2)
     url, received = webhook
     lease = ["--lease", "gpu_a100_pcie", "--max-hours", "3", "--above", "20"]
     code = main(["semester", fake_environment.SUITE, "--versions", "current", *lease, "--notify", url])

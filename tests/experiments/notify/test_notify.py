@@ -127,13 +127,13 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, 
     assert [message.title for message in lease_messages([one], NOW, HOUR, above)] == titles
 
 
-def gone(*records: str) -> State:
+def deleted_lease_state(*records: str) -> State:
     operations = dict.fromkeys(records, idle_end_data(IdleEnd(HOUR / 2)))
     return State(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
 
 
 def test_the_disappearance_of_a_lease_with_an_idle_end_is_reported():
-    ended = gone(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
+    ended = deleted_lease_state(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
     assert "it ended itself after 30m without work, and its results were fetched before, or somebody" in message.text
@@ -155,7 +155,7 @@ def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, t
 
 @pytest.mark.parametrize("records", [(Operation.CREATE_LEASE,), (Operation.CREATE_CREDENTIAL,)])
 def test_a_lease_without_an_idle_end_or_one_that_is_being_released_is_not_reported(records):
-    assert list(lease_messages([gone(*records)], NOW, HOUR, None)) == []
+    assert list(lease_messages([deleted_lease_state(*records)], NOW, HOUR, None)) == []
 
 
 def test_no_address_is_in_a_command_line_that_is_stored():

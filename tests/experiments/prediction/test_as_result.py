@@ -22,14 +22,14 @@ def spec(row: str):
     return suite_row_spec(SUITE, SUITE.row(row), CARD)
 
 
-def evaluated(needs=stated):
+def evaluation_of(needs=stated):
     specs = [spec(row.id) for row in SUITE.rows_for(CARD)]
     evaluation = predicted_evaluation(SUITE, make_run(size="tiny"), Predictor(needs)(specs))
     return evaluation, {verdict.id: verdict for verdict in evaluation.verdicts}
 
 
 def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
-    evaluation, verdicts = evaluated()
+    evaluation, verdicts = evaluation_of()
     assert evaluation.run.size == "full"
     assert {verdict.grade for verdict in evaluation.verdicts} == {"predicted", None}
     assert {verdicts[f"{row.id}/outcome"].status for row in SUITE.rows_for(CARD)} == {"pass"}
@@ -38,21 +38,21 @@ def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
 
 def test_a_table_of_predicted_verdicts_never_says_measured():
     text = StringIO()
-    Console(width=200, file=text).print(verdict_table(evaluated()[0]))
+    Console(width=200, file=text).print(verdict_table(evaluation_of()[0]))
     shown = text.getvalue()
     assert "predicted" in shown
     assert "measured" not in shown
 
 
 def test_a_different_predicted_outcome_fails_and_shows_the_needed_memory():
-    _, verdicts = evaluated(lambda spec: 70.0)
+    _, verdicts = evaluation_of(lambda spec: 70.0)
     baseline = verdicts["baseline/outcome"]
     assert (baseline.status, baseline.value) == ("fail", "fits: needs 70.00 GiB of 78.60 GiB usable")
     assert baseline.reason == "fits: needs 70.00 GiB of 78.60 GiB usable"
 
 
 def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
-    _, verdicts = evaluated()
+    _, verdicts = evaluation_of()
     assert verdicts["claim/params-near-14-gb"].status == "pass"
     assert verdicts["claim/params-near-14-gb"].value == "baseline: 14 GiB"
 
@@ -65,7 +65,7 @@ def verdict_on_speed(reduced_s: float, full_s: float, error_share: float = 0.2):
 
 
 def test_losses_are_not_predicted_and_times_only_with_a_step_time():
-    _, verdicts = evaluated()
+    _, verdicts = evaluation_of()
     reasons = set()
     for claim in SUITE.claims:
         quantities = {check.quantity for check in claim.checks}

@@ -40,7 +40,7 @@ OPTIONS = [
 ]
 
 
-def _rejection(tmp_path, capsys, config, command, *options) -> str:
+def _rejection_line(tmp_path, capsys, config, command, *options) -> str:
     (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     words = [command, "--model", str(tmp_path / "config.json"), "--card", "a100_80gb", *options]
     assert main(words) == 2
@@ -53,19 +53,19 @@ def _rejection(tmp_path, capsys, config, command, *options) -> str:
 @pytest.mark.parametrize("loop", ["trainer", "lightning"])
 @pytest.mark.parametrize(("change", "message"), SIZES, ids=lambda value: str(value)[:30])
 def test_a_size_that_no_model_has_is_rejected_before_the_model_is_built(tmp_path, capsys, change, message, loop):
-    assert message in _rejection(tmp_path, capsys, {**GPT2, **change}, "predict", "--loop", loop)
+    assert message in _rejection_line(tmp_path, capsys, {**GPT2, **change}, "predict", "--loop", loop)
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["predict", "fit"])
 @pytest.mark.parametrize(("options", "message"), OPTIONS, ids=lambda value: str(value)[:30])
 def test_a_step_that_no_machine_holds_is_rejected_before_it_is_built(tmp_path, capsys, options, message, command):
-    assert message in _rejection(tmp_path, capsys, GPT2, command, *options.split())
+    assert message in _rejection_line(tmp_path, capsys, GPT2, command, *options.split())
 
 
 def test_a_key_that_occurs_twice_is_rejected(tmp_path, capsys):
     text = json.dumps(GPT2)[:-1] + ', "n_layer": 3}'
-    assert "not a JSON file (the key 'n_layer' occurs twice)" in _rejection(tmp_path, capsys, text, "predict")
+    assert "not a JSON file (the key 'n_layer' occurs twice)" in _rejection_line(tmp_path, capsys, text, "predict")
 
 
 def test_a_model_of_a_suite_has_the_same_limits():

@@ -66,7 +66,7 @@ def test_an_error_with_a_loop_is_one_line(command, arguments, message, capsys):
 
 
 @pytest.fixture
-def traced(monkeypatch):
+def traced_jobs(monkeypatch):
     """Record the traced jobs. Each sample needs 10 GiB, in bf16 half of it; adapters cannot be traced."""
     jobs: list[dict[str, Any]] = []
 
@@ -85,7 +85,7 @@ def traced(monkeypatch):
 
 
 @pytest.mark.parametrize("loop", ["trainer", "plain"])
-def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_does_not_fit(traced, loop):
+def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_does_not_fit(traced_jobs, loop):
     training = CustomTraining(model="tiny-llama-1.1b", card="a100_80gb", batch=12, loop=loop)
     found = fit_program(training, lambda _: None)
     assert (found.largest, found.likely) == (7, 7)
@@ -97,7 +97,7 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_d
     assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
 
 
-def test_fit_of_a_model_prints_the_batches_and_the_changes_of_its_loop(traced, capsys):
+def test_fit_of_a_model_prints_the_batches_and_the_changes_of_its_loop(traced_jobs, capsys):
     assert main(["fit", *MODEL, "--batch", "12", "--loop", "plain", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert (data["loop"], data["largest_batch"], data["batches"][-1]["batch"]) == ("plain", 7, 12)

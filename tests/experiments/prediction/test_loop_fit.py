@@ -13,7 +13,7 @@ TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
 
 
 @pytest.fixture
-def tried(monkeypatch):
+def tried_changes(monkeypatch):
     """Return the changes that are tried. ``needs`` returns the memory of a job in the fake trace, GiB."""
 
     def run(needs) -> list[loop_fit.Attempt]:
@@ -31,18 +31,18 @@ def tried(monkeypatch):
     return run
 
 
-def test_a_training_that_fits_needs_no_change(tried):
-    assert tried(lambda job: 10.0 + job["batch"]) == []
+def test_a_training_that_fits_needs_no_change(tried_changes):
+    assert tried_changes(lambda job: 10.0 + job["batch"]) == []
 
 
-def test_a_single_change_that_fits_is_enough(tried):
-    found = tried(lambda job: 50.0 if job.get("checkpointing") else 100.0)
+def test_a_single_change_that_fits_is_enough(tried_changes):
+    found = tried_changes(lambda job: 50.0 if job.get("checkpointing") else 100.0)
     assert [one.change for one in found if one.fits] == ["activation checkpointing"]
     assert not any(";" in one.change for one in found)
 
 
-def test_pairs_follow_if_no_single_change_fits(tried):
-    found = tried(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
+def test_pairs_follow_if_no_single_change_fits(tried_changes):
+    found = tried_changes(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
     assert [one.change for one in found if one.fits] == ["activation checkpointing; SGD"]
     assert found[-1].fits
     assert len([one.change for one in found]) == len({one.change for one in found})

@@ -123,7 +123,7 @@ def descendants() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def forks() -> list[psutil.Process]:
+def traced_rows() -> list[psutil.Process]:
     """Rows that are being traced: children of the tracer, which is a child of this process."""
     return [fork for tracer in psutil.Process().children() for fork in tracer.children()]
 
@@ -146,8 +146,8 @@ def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
 
     asking = Thread(target=predict_slow_rows)
     asking.start()
-    wait_until(forks)
-    started = forks()
+    wait_until(traced_rows)
+    started = traced_rows()
     (tracer,) = {fork.parent() for fork in started}
     tracer.kill()
     asking.join(PATIENCE_S)

@@ -27,19 +27,19 @@ def peak(*command):
 
 
 @pytest.fixture(scope="module")
-def real():
+def real_peak():
     return peak("real")
 
 
 @pytest.fixture(scope="module")
-def traced():
+def traced_peak():
     return peak("traced", str(cache_folder()))
 
 
-def test_the_traced_peak_equals_the_real_peak(real, traced):
-    assert sum(traced.values()) == pytest.approx(real, rel=WITHIN)
+def test_the_traced_peak_equals_the_real_peak(real_peak, traced_peak):
+    assert sum(traced_peak.values()) == pytest.approx(real_peak, rel=WITHIN)
 
 
 @pytest.mark.parametrize("category", ["others", "params", "grads"])
-def test_a_tracer_that_omits_a_category_is_detected(real, traced, category):
-    assert sum(traced.values()) - traced[category] != pytest.approx(real, rel=WITHIN)
+def test_a_tracer_that_omits_a_category_is_detected(real_peak, traced_peak, category):
+    assert sum(traced_peak.values()) - traced_peak[category] != pytest.approx(real_peak, rel=WITHIN)

@@ -81,7 +81,7 @@ def test_a_row_with_an_error_shows_the_end_of_its_log_as_text(tmp_path: Path) ->
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
+def results_folder(tmp_path: Path) -> Path:
     write_report(h200_run(tmp_path / "h200"))
     write_report(tiny_run(tmp_path / "tiny"))
     write_run(tmp_path / "begun", make_run(run_id="begun", started_at="2026-09-01T09:00:00Z"), {})
@@ -91,10 +91,10 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_index_has_each_run_once_newest_first_with_its_counts(results: Path) -> None:
-    text = write_index(results).read_text()
+def test_the_index_has_each_run_once_newest_first_with_its_counts(results_folder: Path) -> None:
+    text = write_index(results_folder).read_text()
     rows = re.findall(r"<tr>\n<th scope=\"row\">.*?</tr>", text, flags=re.S)
-    runs = [RunFolder(results / name) for name in ("begun", "h200", "tiny")]
+    runs = [RunFolder(results_folder / name) for name in ("begun", "h200", "tiny")]
     newest = sorted(runs, key=lambda one: (one.read_run().started_at, one.read_run().run_id), reverse=True)
     assert len(rows) == 3
     for row, folder in zip(rows, newest, strict=True):
@@ -112,7 +112,7 @@ def test_the_index_has_each_run_once_newest_first_with_its_counts(results: Path)
             assert "href" not in row
 
 
-def test_links_of_the_index_lead_to_pages(results: Path) -> None:
-    links = {link for link in Page(write_index(results)).values("href") if not link.startswith("data:")}
+def test_links_of_the_index_lead_to_pages(results_folder: Path) -> None:
+    links = {link for link in Page(write_index(results_folder)).values("href") if not link.startswith("data:")}
     assert len(links) == 2
-    assert {link for link in links if not (results / link).is_file()} == set()
+    assert {link for link in links if not (results_folder / link).is_file()} == set()

@@ -126,7 +126,7 @@ def axe() -> str:
     return Path(package.origin).with_name("axe.min.js").read_text()
 
 
-def opened(browser: Page, page: Path, width: int, scheme: str) -> None:
+def open_page(browser: Page, page: Path, width: int, scheme: str) -> None:
     browser.look(width, scheme)
     browser.call("Page.navigate", url=page.as_uri())
     browser.until("document.readyState === 'complete' && document.querySelector('main')")
@@ -136,7 +136,7 @@ def opened(browser: Page, page: Path, width: int, scheme: str) -> None:
 @pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (768, "dark"), (390, "light"), (390, "dark")])
 def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, pages, name, width, scheme):
     script = axe()
-    opened(browser, pages[name], width, scheme)
+    open_page(browser, pages[name], width, scheme)
     browser.evaluate("[...document.querySelectorAll('details.row')].slice(0, 1).forEach((one) => (one.open = true))")
     browser.evaluate(script + "; true")
     assert browser.evaluate(AXE) == []
@@ -147,7 +147,7 @@ def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, p
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_small_and_sends_no_request(browser, pages, name):
     before = len(browser.requests)
-    opened(browser, pages[name], 1440, "light")
+    open_page(browser, pages[name], 1440, "light")
     assert pages[name].stat().st_size < LIMIT_BYTES
     assert [url for url in browser.requests[before:] if not url.startswith(("file:", "data:"))] == []
     policy = browser.evaluate("document.querySelector('[http-equiv=Content-Security-Policy]').content")
@@ -159,7 +159,7 @@ def test_a_page_is_small_and_sends_no_request(browser, pages, name):
 def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(re.sub(r"<script>.*?</script>", "", pages[name].read_text(), flags=re.S))
-    opened(browser, page, 1440, "light")
+    open_page(browser, page, 1440, "light")
     assert browser.evaluate("document.querySelector('.tip')") is None
     charts = "[...document.querySelectorAll('.chart > svg')].filter((one) => one.checkVisibility())"
     assert browser.evaluate(f"{charts}.length") >= 1
@@ -167,7 +167,7 @@ def test_charts_are_drawn_without_javascript(browser, pages, name, tmp_path):
 
 
 def test_settings_and_code_of_a_row_unfold_on_a_notebook_page(browser, pages):
-    opened(browser, pages["notebook"], 1440, "light")
+    open_page(browser, pages["notebook"], 1440, "light")
     shown = "document.querySelector('.markdown details pre').checkVisibility()"
     assert not browser.evaluate(shown)
     browser.evaluate("document.querySelector('.markdown summary').click()")
@@ -176,7 +176,7 @@ def test_settings_and_code_of_a_row_unfold_on_a_notebook_page(browser, pages):
 
 
 def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pages):
-    opened(browser, pages["notebook"], 1440, "light")
+    open_page(browser, pages["notebook"], 1440, "light")
     source = pages["notebook"].read_text()
     assert "<script" not in source
     assert "javascript:" not in source.replace("(javascript:x)", "")
@@ -190,7 +190,7 @@ def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pag
 
 @pytest.mark.parametrize("width", [390, 820])
 def test_a_wide_table_of_a_notebook_scrolls_beside_its_first_column(browser: Page, pages: dict[str, Path], width: int):
-    opened(browser, pages["notebook"], width, "light")
+    open_page(browser, pages["notebook"], width, "light")
     browser.evaluate("document.querySelectorAll('.scroll')[1].focus()")
     assert browser.evaluate("document.activeElement.querySelectorAll('th').length") == 24
     browser.evaluate("document.activeElement.scrollTo(9999, 0)")
@@ -246,7 +246,7 @@ OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.ge
 def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str, orientation: str):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
     width, height = PAPER[orientation]
-    opened(browser, pages[name], width, "light")
+    open_page(browser, pages[name], width, "light")
     browser.call("Emulation.setEmulatedMedia", media="print")
     portrait = str(orientation == "portrait").lower()
     ends = browser.evaluate(ON_PAPER.format(kind="table, .chart", measure="right", portrait=portrait))

@@ -17,7 +17,7 @@ from tests.support.runners.fake_predictions import step_time
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(with_predictions(tiny_run(tmp_path_factory.mktemp("tiny")))).page.parent
 
 
@@ -27,11 +27,11 @@ def statements(folder: Path) -> dict[str, Statement]:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def full_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(with_predictions(h200_run(tmp_path_factory.mktemp("full")))).page.parent
 
 
-def predicted(folder: Path) -> PredictedReport:
+def predicted_rows(folder: Path) -> PredictedReport:
     found = Report.model_validate_json((folder / "report.json").read_bytes()).predicted
     assert found is not None
     return found
@@ -49,8 +49,8 @@ def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
     assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None
 
 
-def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny: Path) -> None:
-    page, found = Page(tiny / "report.html"), predicted(tiny)
+def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny_report: Path) -> None:
+    page, found = Page(tiny_report / "report.html"), predicted_rows(tiny_report)
     assert "Predicted at full size" in page.text
     assert page.text.count(found.headline[1:]) == 2
     status = {one.id: (one.predicted, one.status) for one in found.statements}
@@ -59,34 +59,36 @@ def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny: Path) -> No
     assert status["claim/gradients-follow-the-parameters"][1] != "not evaluated"
     assert "claim/bf16-is-much-faster" not in status
     assert len(found.statements) + found.not_evaluated == len(
-        Report.model_validate_json((tiny / "report.json").read_bytes()).statements
+        Report.model_validate_json((tiny_report / "report.json").read_bytes()).statements
     )
 
 
-def test_a_miniature_has_every_predicted_verdict(tiny: Path) -> None:
-    best = statements(tiny)
-    assert {one.id: one.predicted for one in predicted(tiny).statements} == {
+def test_a_miniature_has_every_predicted_verdict(tiny_report: Path) -> None:
+    best = statements(tiny_report)
+    assert {one.id: one.predicted for one in predicted_rows(tiny_report).statements} == {
         id: one.status for id, one in best.items() if one.grade == "predicted"
     }
     assert best["baseline/outcome"].ran_on == ()
-    case = ET.parse(tiny / "junit.xml").find(".//testcase[@name='baseline/outcome']")
+    case = ET.parse(tiny_report / "junit.xml").find(".//testcase[@name='baseline/outcome']")
     assert case.find("properties/property[@name='grade']").get("value") == "predicted"
     assert "grade: predicted" in case.findtext("system-out")
-    assert Evaluation.model_validate_json((tiny / "verdict.json").read_bytes()).count("pass") > 20
+    assert Evaluation.model_validate_json((tiny_report / "verdict.json").read_bytes()).count("pass") > 20
 
 
-def test_headline_and_page_show_how_statements_were_evaluated(tiny: Path, full: Path) -> None:
-    assert ", predicted; " in Page(tiny / "report.html").text or " predicted" in headline_of(tiny)
-    assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full))
-    assert ET.parse(full / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(full)
+def test_headline_and_page_show_how_statements_were_evaluated(tiny_report: Path, full_report: Path) -> None:
+    assert ", predicted; " in Page(tiny_report / "report.html").text or " predicted" in headline_of(tiny_report)
+    assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full_report))
+    assert ET.parse(full_report / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(
+        full_report
+    )
 
 
 def headline_of(folder: Path) -> str:
     return Report.model_validate_json((folder / "report.json").read_bytes()).headline
 
 
-def test_a_measurement_is_not_replaced_by_a_prediction(full: Path) -> None:
-    best = statements(full)
+def test_a_measurement_is_not_replaced_by_a_prediction(full_report: Path) -> None:
+    best = statements(full_report)
     assert best["xxl-activation-checkpointing/outcome"].grade == "emulated"
     assert best["xxl-activation-checkpointing/outcome"].status == "fail"
     assert best["xxl-qlora/outcome"].grade == "predicted"
@@ -104,77 +106,79 @@ def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) ->
     assert "contradictions" not in Page(write_report(h200_run(tmp_path / "other")).page).values("id")
 
 
-def test_the_headline_counts_statements_that_pass_by_prediction(tiny: Path) -> None:
-    found = predicted(tiny)
+def test_the_headline_counts_statements_that_pass_by_prediction(tiny_report: Path) -> None:
+    found = predicted_rows(tiny_report)
     held = sum(one.predicted == "pass" for one in found.statements)
     assert 0 < held < len(found.statements)
     assert found.headline.startswith(f"{held} of {len(found.statements)} statements")
     assert found.headline.endswith(f"are predicted to hold; {found.not_evaluated} others cannot be predicted.")
 
 
-def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny: Path) -> None:
-    order = [one.predicted for one in predicted(tiny).statements]
+def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny_report: Path) -> None:
+    order = [one.predicted for one in predicted_rows(tiny_report).statements]
     assert order == sorted(order)  # 'fail', 'pass'
-    differing = [row.row for row in predicted(tiny).rows if row.agrees is False]
+    differing = [row.row for row in predicted_rows(tiny_report).rows if row.agrees is False]
     assert differing == ["xxl-activation-checkpointing"]
-    assert Page(tiny / "report.html").source.count("</span> differs</span>") == 1
+    assert Page(tiny_report / "report.html").source.count("</span> differs</span>") == 1
 
 
-def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny: Path) -> None:
-    assert predicted(tiny).errors == ()
-    assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted(tiny).rows)
+def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny_report: Path) -> None:
+    assert predicted_rows(tiny_report).errors == ()
+    assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted_rows(tiny_report).rows)
 
 
-def test_on_a_gpu_predictions_are_next_to_measurements(full: Path) -> None:
-    rows = {row.row: row for row in predicted(full).rows}
+def test_on_a_gpu_predictions_are_next_to_measurements(full_report: Path) -> None:
+    rows = {row.row: row for row in predicted_rows(full_report).rows}
     ended = [row for row, (outcome, *_) in MEASURED.items() if outcome == "fits"]
     assert [row for row, one in rows.items() if one.peak_error is not None] == ended
     assert rows["xxl-sgd"].measured_peak_gib == 64.64
     assert rows["xxl-sgd"].peak_error == pytest.approx(0.01)
     assert rows["xxl-sgd"].reserved_error == pytest.approx((64.64 * 1.01 + 1) / 65.60 - 1)
     assert rows["xxl-sgd"].rule_of_thumb_error == pytest.approx(70 / 64.64 - 1)
-    assert "Predicted and measured" in Page(full / "report.html").text
+    assert "Predicted and measured" in Page(full_report / "report.html").text
 
 
-def test_median_and_largest_errors_are_shown(full: Path) -> None:
-    peak, reserved, thumb = predicted(full).errors
+def test_median_and_largest_errors_are_shown(full_report: Path) -> None:
+    peak, reserved, thumb = predicted_rows(full_report).errors
     assert (peak.what, reserved.what, thumb.what) == ("predicted peak", "predicted reserved memory", "rule of thumb")
     assert peak.median == pytest.approx(0.01)
-    errors = sorted(abs(row.rule_of_thumb_error) for row in predicted(full).rows if row.rule_of_thumb_error is not None)
+    errors = sorted(
+        abs(row.rule_of_thumb_error) for row in predicted_rows(full_report).rows if row.rule_of_thumb_error is not None
+    )
     assert thumb.worst == errors[-1]
     assert thumb.rows == len(errors) == 8
     assert thumb.median == pytest.approx((errors[3] + errors[4]) / 2)
-    assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full / "report.html").text
+    assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full_report / "report.html").text
 
 
-def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny: Path, full: Path) -> None:
-    drawn = figure(tiny)
+def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny_report: Path, full_report: Path) -> None:
+    drawn = figure(tiny_report)
     parts = ["parameters", "gradients", "optimizer", "activations", "buffers of libraries"]
     assert re.findall(r"<li.*?></i>(.*?)</li>", drawn) == [*parts, "reserved by the allocator"]
     shown = dict(zip(re.findall(r'class="name">(.*?)<', drawn), drawn.split('class="name">')[1:], strict=True))
-    for row in predicted(tiny).rows:
+    for row in predicted_rows(tiny_report).rows:
         sizes = re.findall(rf"<title>(?:{'|'.join(parts)}) ([\d.]+) GiB</title>", shown[row.row])
         drawn_parts = [max(0.0, getattr(row.prediction.at_peak, part.field)) for part in PARTS_AT_PEAK]
         assert sum(map(float, sizes)) == pytest.approx(sum(drawn_parts), abs=0.02)
     assert "a100_80gb: 78.60 GiB usable" in drawn
-    measured = figure(full).split('class="name">')[1:3]
+    measured = figure(full_report).split('class="name">')[1:3]
     assert ["measured peak" in bar for bar in measured] == [False, True]
     assert "measured peak 76.72 GiB" in measured[1]
 
 
-def test_the_rule_of_thumb_is_shown_with_its_error(tiny: Path, full: Path) -> None:
-    for folder in (tiny, full):
+def test_the_rule_of_thumb_is_shown_with_its_error(tiny_report: Path, full_report: Path) -> None:
+    for folder in (tiny_report, full_report):
         text = Page(folder / "report.html").text
         assert "Rule of thumb" in text
         assert "it ignores batch size, text length, optimizer state" in text
 
 
-def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny: Path) -> None:
-    page = Page(tiny / "report.html")
+def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny_report: Path) -> None:
+    page = Page(tiny_report / "report.html")
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
 
 
-def test_the_headline_has_a_text_for_all_and_for_none(full: Path) -> None:
+def test_the_headline_has_a_text_for_all_and_for_none(full_report: Path) -> None:
     class Counts:
         def __init__(self, **counts: int) -> None:
             self.counts = counts

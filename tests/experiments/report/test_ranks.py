@@ -28,7 +28,7 @@ SUITE = suite_named("multi_gpu_litgpt")
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(ranks_run(tmp_path_factory.mktemp("ranks"))).page.parent
 
 
@@ -36,18 +36,18 @@ def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-def test_every_rank_is_shown_and_which_failed_first(written: Path) -> None:
-    rows = {row.row: row for row in report_in(written).rows}
+def test_every_rank_is_shown_and_which_failed_first(report_folder: Path) -> None:
+    rows = {row.row: row for row in report_in(report_folder).rows}
     assert [one.quantities["peak_gib"] for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
     assert rows["7b-1gpu"].ranks == ()
     failed = rows["7b-4gpu-fsdp-b8"].ranks
     assert [one.failed_first for one in failed] == [False, True, False, False]
     assert [one.ended for one in failed] == ["error", "out of GPU memory", "error", "error"]
-    assert "(first)" in Page(written / "report.html").text
+    assert "(first)" in Page(report_folder / "report.html").text
 
 
-def test_scaling_is_the_throughput_relative_to_one_device(written: Path) -> None:
-    scaling = {one.row: one for one in report_in(written).scaling}
+def test_scaling_is_the_throughput_relative_to_one_device(report_folder: Path) -> None:
+    scaling = {one.row: one for one in report_in(report_folder).scaling}
     assert list(scaling) == ["7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"]
     ddp = scaling["7b-4gpu-ddp"]
     assert (ddp.base, ddp.speed and ddp.speed.samples_per_s, ddp.base_samples_per_s) == ("7b-1gpu", 22.8, 7.6)
@@ -58,12 +58,12 @@ def test_scaling_is_the_throughput_relative_to_one_device(written: Path) -> None
     assert (failed.times, failed.efficiency, failed.stated) == (None, None, None)
 
 
-def test_times_of_the_lab_are_scaled_to_its_number_of_samples(written: Path) -> None:
-    stated = next(one.stated for one in report_in(written).scaling if one.row == "7b-4gpu-ddp")
+def test_times_of_the_lab_are_scaled_to_its_number_of_samples(report_folder: Path) -> None:
+    stated = next(one.stated for one in report_in(report_folder).scaling if one.row == "7b-4gpu-ddp")
     assert stated is not None
     assert (stated.base_s, stated.row_s, stated.base_samples, stated.row_samples) == (212, 163, 1600, 1600)
     assert stated.times == pytest.approx(212 / 163)
-    assert "212 s → 163 s for 1,600 samples: 1.30 times" in Page(written / "report.html").text
+    assert "212 s → 163 s for 1,600 samples: 1.30 times" in Page(report_folder / "report.html").text
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,14 @@ def test_a_row_that_was_scaled_down_is_not_compared_with_its_prediction(tmp_path
     assert [row.row for row in predicted.rows if row.measured_peak_gib is not None] == ["7b-1gpu"]
 
 
-def test_the_topology_is_shown_once_per_run(written: Path) -> None:
-    assert Page(written / "report.html").text.count(H200.topology) == 1
+def test_the_topology_is_shown_once_per_run(report_folder: Path) -> None:
+    assert Page(report_folder / "report.html").text.count(H200.topology) == 1
 
 
-def test_each_gpu_has_its_line_in_the_telemetry(written: Path) -> None:
-    drawn = {row: report_charts(report_in(written))[f"telemetry-{row}"].content for row in ("7b-1gpu", "7b-4gpu-ddp")}
+def test_each_gpu_has_its_line_in_the_telemetry(report_folder: Path) -> None:
+    drawn = {
+        row: report_charts(report_in(report_folder))[f"telemetry-{row}"].content for row in ("7b-1gpu", "7b-4gpu-ddp")
+    }
     names = {row: re.findall(r'data-name="([^"]+)"', content) for row, content in drawn.items()}
     each = [f"GPU {number}" for number in range(4)]
     assert names["7b-4gpu-ddp"][:8] == each * 2

@@ -97,7 +97,7 @@ def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
-def test_the_card_itself_emulates_nothing() -> None:
+def test_the_stated_card_emulates_nothing() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 

@@ -32,7 +32,7 @@ from tests.support.results.handwritten import (
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(h200_run(tmp_path_factory.mktemp("h200"))).page.parent
 
 
@@ -40,9 +40,9 @@ def handwritten_run(path: Path, results: dict[str, Result], run: Run) -> Page:
     return Page(write_report(write_run(path, run, results, telemetry=False)).page)
 
 
-def test_the_verdicts_are_written_as_they_were_evaluated(written: Path) -> None:
-    evaluation = Evaluation.model_validate_json((written / "verdict.json").read_bytes())
-    report = Report.model_validate_json((written / "report.json").read_bytes())
+def test_the_verdicts_are_written_as_they_were_evaluated(report_folder: Path) -> None:
+    evaluation = Evaluation.model_validate_json((report_folder / "verdict.json").read_bytes())
+    report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     assert [one.id for one in report.statements] == [one.id for one in evaluation.verdicts]
     assert {status: evaluation.count(status) for status in report.counts} == report.counts
     status = {one.id: one.status for one in report.statements}
@@ -50,11 +50,11 @@ def test_the_verdicts_are_written_as_they_were_evaluated(written: Path) -> None:
     assert status["xxl-activation-checkpointing/outcome"] == "fail"
     assert status["xxl-cpu-offload/outcome"] == "error"
     assert status["xxl-lora/outcome"] == status["xxl-qlora/outcome"] == "not evaluated"
-    assert report.headline in Page(written / "report.html").text
+    assert report.headline in Page(report_folder / "report.html").text
 
 
-def test_report_json_has_the_table_of_rows(written: Path) -> None:
-    rows = {row["row"]: row for row in json.loads((written / "report.json").read_text())["rows"]}
+def test_report_json_has_the_table_of_rows(report_folder: Path) -> None:
+    rows = {row["row"]: row for row in json.loads((report_folder / "report.json").read_text())["rows"]}
     assert list(rows) == list(make_run().rows)
     assert rows["baseline"]["expected"] == rows["baseline"]["measured"] == "out of GPU memory"
     assert rows["reduced-batch"]["quantities"]["peak_gib"] == 76.72
@@ -63,33 +63,33 @@ def test_report_json_has_the_table_of_rows(written: Path) -> None:
     assert rows["xxl-qlora"]["settings"]["batch_size"] == 64
 
 
-def test_the_verdict_comes_first_and_the_parts_in_order(written: Path) -> None:
-    tags = Page(written / "report.html").tags
+def test_the_verdict_comes_first_and_the_parts_in_order(report_folder: Path) -> None:
+    tags = Page(report_folder / "report.html").tags
     marks = [attrs.get("id", tag) for tag, attrs in tags if tag in ("h1", "section")]
     assert marks == ["h1", "statements", "rows", "memory", "each-row", "provenance"]
 
 
-def test_every_result_shows_that_a_larger_gpu_emulated_the_card(written: Path) -> None:
-    text = Page(written / "report.html").text
-    measured = Report.model_validate_json((written / "report.json").read_bytes())
+def test_every_result_shows_that_a_larger_gpu_emulated_the_card(report_folder: Path) -> None:
+    text = Page(report_folder / "report.html").text
+    measured = Report.model_validate_json((report_folder / "report.json").read_bytes())
     shown = [one for one in measured.statements if one.value]
     rows = [row for row in measured.rows if row.result]
     assert text.count(EMULATING_GPU_NAME) >= len(shown) + 2 * len(rows)
 
 
-def test_links_have_existing_targets_inside_the_folder(written: Path) -> None:
-    page = Page(written / "report.html")
+def test_links_have_existing_targets_inside_the_folder(report_folder: Path) -> None:
+    page = Page(report_folder / "report.html")
     files = [link for link in page.values("href") if not link.startswith(("#", "data:"))]
     assert f"{SUITE}/xxl-activation-checkpointing/notebook.html" in files
     assert f"{SUITE}/xxl-activation-checkpointing/log.txt" in files
-    assert [link for link in files if not (written / link).is_file()] == []
+    assert [link for link in files if not (report_folder / link).is_file()] == []
     anchors = {link[1:] for link in page.values("href") if link.startswith("#")}
     assert anchors <= set(page.values("id"))
 
 
-def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) -> None:
-    source = (written / "report.html").read_text()
-    report = Report.model_validate_json((written / "report.json").read_bytes())
+def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(report_folder: Path) -> None:
+    source = (report_folder / "report.html").read_text()
+    report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     failed = [one for one in report.statements if one.status == "fail"]
     assert {one.kind for one in failed} == {"outcome", "claim"}
     for one in failed:
@@ -99,8 +99,8 @@ def test_a_failed_statement_links_to_its_rows_notebooks_and_logs(written: Path) 
                 assert f'href="{target}"' in article[0]
 
 
-def test_the_page_loads_nothing_from_a_network(written: Path) -> None:
-    page = Page(written / "report.html")
+def test_the_page_loads_nothing_from_a_network(report_folder: Path) -> None:
+    page = Page(report_folder / "report.html")
     assert [attrs for tag, attrs in page.tags if tag in ("script", "img", "iframe") and "src" in attrs] == []
     assert [link for link in page.values("href") if "//" in link] == []
     assert "url(" not in re.search(r"<style>(.*?)</style>", page.source, re.S)[1]
@@ -108,9 +108,9 @@ def test_the_page_loads_nothing_from_a_network(written: Path) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_every_chart_is_in_the_page_without_javascript(written: Path) -> None:
-    page = Page(written / "report.html")
-    report = Report.model_validate_json((written / "report.json").read_bytes())
+def test_every_chart_is_in_the_page_without_javascript(report_folder: Path) -> None:
+    page = Page(report_folder / "report.html")
+    report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     assert sorted(report_charts(report)) == sorted(page.values("data-figure"))
     assert {"memory", "memory-baseline", "telemetry-baseline"} <= set(page.values("data-figure"))
     drawn = re.findall(
@@ -119,15 +119,15 @@ def test_every_chart_is_in_the_page_without_javascript(written: Path) -> None:
     assert len(drawn) == len(page.values("data-figure"))
 
 
-def test_the_usable_limit_is_drawn_but_not_for_a_miniature(written: Path, tmp_path: Path) -> None:
-    assert "a100_80gb: 78.60 GiB usable" in (written / "report.html").read_text()
+def test_the_usable_limit_is_drawn_but_not_for_a_miniature(report_folder: Path, tmp_path: Path) -> None:
+    assert "a100_80gb: 78.60 GiB usable" in (report_folder / "report.html").read_text()
     tiny = Page(write_report(tiny_run(tmp_path)).page)
     assert "GiB usable" not in tiny.source
     assert "This is a miniature on a CPU" in tiny.text
 
 
-def test_the_chart_shows_the_parts_of_the_peak(written: Path) -> None:
-    memory = re.search(r'data-figure="memory">.*?(?=data-figure)', (written / "report.html").read_text(), re.S)[0]
+def test_the_chart_shows_the_parts_of_the_peak(report_folder: Path) -> None:
+    memory = re.search(r'data-figure="memory">.*?(?=data-figure)', (report_folder / "report.html").read_text(), re.S)[0]
     legend = re.findall(r"<li.*?></i>(.*?)</li>", memory)
     parts = ["parameters", "gradients", "optimizer", "activations", "peak between the points"]
     assert legend == [*parts, "reserved by the allocator"]
@@ -138,9 +138,9 @@ def test_the_chart_shows_the_parts_of_the_peak(written: Path) -> None:
     assert sum(map(float, sizes.values())) == pytest.approx(74.34, abs=0.02)
 
 
-def test_junit_has_one_case_per_verdict(written: Path) -> None:
-    report = Report.model_validate_json((written / "report.json").read_bytes())
-    suite = ET.parse(written / "junit.xml").getroot().find("testsuite")
+def test_junit_has_one_case_per_verdict(report_folder: Path) -> None:
+    report = Report.model_validate_json((report_folder / "report.json").read_bytes())
+    suite = ET.parse(report_folder / "junit.xml").getroot().find("testsuite")
     cases = {case.get("name"): case for case in suite.findall("testcase")}
     assert list(cases) == [one.id for one in report.statements]
     elements = {"pass": None, "fail": "failure", "error": "error", "not evaluated": "skipped"}
@@ -156,8 +156,8 @@ def test_junit_has_one_case_per_verdict(written: Path) -> None:
     assert EMULATING_GPU_NAME in cases["claim/accumulation-keeps-memory"].findtext("system-out")
 
 
-def test_junit_skips_a_known_failure(written: Path) -> None:
-    report = Report.model_validate_json((written / "report.json").read_bytes())
+def test_junit_skips_a_known_failure(report_folder: Path) -> None:
+    report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     failed = next(one for one in report.statements if one.status == "fail")
     known = failed.model_copy(update={"known_failure": "its weights alone"})
     statements = tuple(known if one is failed else one for one in report.statements)
@@ -172,12 +172,12 @@ def test_junit_skips_a_known_failure(written: Path) -> None:
     assert case.find("skipped").get("message")
 
 
-def test_checksums_cover_every_file_and_verify(written: Path) -> None:
-    named = {line.split("  ", 1)[1] for line in (written / "SHA256SUMS").read_text().splitlines()}
-    there = {str(path.relative_to(written)) for path in written.rglob("*") if path.is_file()}
+def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
+    named = {line.split("  ", 1)[1] for line in (report_folder / "SHA256SUMS").read_text().splitlines()}
+    there = {str(path.relative_to(report_folder)) for path in report_folder.rglob("*") if path.is_file()}
     assert named == there - {"SHA256SUMS"}
     check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
-    assert subprocess.run(check, cwd=written, check=False).returncode == 0
+    assert subprocess.run(check, cwd=report_folder, check=False).returncode == 0
 
 
 def test_checksums_find_a_changed_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def verdict(status: Status, grade: Grade | None = None) -> Verdict:
     return Verdict(id="a/outcome", status=status, grade=grade, value=grade or "", **stated)
 
 
-def best(measured: Verdict, predicted: Verdict) -> Verdict:
+def best_verdict(measured: Verdict, predicted: Verdict) -> Verdict:
     return combine_evidence(evaluation(measured), evaluation(predicted)).verdicts[0]
 
 
@@ -28,18 +28,18 @@ def best(measured: Verdict, predicted: Verdict) -> Verdict:
 )
 def test_a_prediction_counts_if_there_is_no_measurement(grade: Grade | None, chosen: str) -> None:
     measured = verdict("pass" if grade else "not evaluated", grade)
-    assert best(measured, verdict("pass", "predicted")).grade == chosen
+    assert best_verdict(measured, verdict("pass", "predicted")).grade == chosen
 
 
 def test_a_miniature_counts_if_a_prediction_has_no_verdict() -> None:
-    assert best(verdict("pass", "miniature"), verdict("not evaluated")).grade == "miniature"
+    assert best_verdict(verdict("pass", "miniature"), verdict("not evaluated")).grade == "miniature"
 
 
 @pytest.mark.parametrize(("value", "reason"), [("2 s", "no GPU"), ("", "times are not predicted")])
 def test_without_a_verdict_the_reason_is_that_of_the_measured_run(value: str, reason: str) -> None:
     measured = verdict("not evaluated").model_copy(update={"reason": "no GPU", "value": value})
     predicted = verdict("not evaluated").model_copy(update={"reason": "times are not predicted"})
-    assert best(measured, predicted).reason == reason
+    assert best_verdict(measured, predicted).reason == reason
 
 
 def test_an_error_keeps_its_status() -> None:

@@ -91,7 +91,7 @@ class TestReferenceValue:
         verdict = reference_verdict(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
         assert (verdict.status, verdict.value) == ("not evaluated", "a: 75 GiB")
 
-    def test_a_time_is_evaluated_only_on_the_card_itself(self):
+    def test_a_time_is_evaluated_only_on_the_stated_card(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
         assert reference_verdict(result("a", speed={}), **time).status == "pass"
         verdict = reference_verdict(result("a", speed={}, device=EMULATING_GPU), **time)

@@ -16,13 +16,13 @@ FOUR = EVIDENCE / "multi_gpu_litgpt-a100_80gb-full-verdict"
 Edit = Callable[[list[dict[str, float | str]]], list[dict[str, float | str]]]
 
 
-def stored(row: str) -> tuple[Result, list[dict[str, float | str]]]:
+def stored_row(row: str) -> tuple[Result, list[dict[str, float | str]]]:
     return RunFolder(FOUR).results()[row], read_samples(FOUR / "telemetry" / f"{row}.csv")
 
 
 def value_with(row: str, quantity: Quantity, edit: Edit) -> float | None:
     """Return a quantity of a stored row from its samples after ``edit``."""
-    result, samples = stored(row)
+    result, samples = stored_row(row)
     load = gpu_load(edit(samples), result.speed)
     return value_of(quantity, result.model_copy(update={"telemetry": load}))
 
@@ -81,7 +81,7 @@ def test_stored_telemetry_has_the_values_that_nvtop_shows(
 
 
 def test_idle_seconds_before_and_after_the_training_do_not_count() -> None:
-    result, samples = stored("7b-1gpu")
+    result, samples = stored_row("7b-1gpu")
     assert result.speed is not None
     training = training_samples(samples, result.speed)
     assert [sample["gpu_util_percent"] for sample in training] == [83.0, 94.0, 86.0, 92.0, 100.0]
@@ -89,7 +89,7 @@ def test_idle_seconds_before_and_after_the_training_do_not_count() -> None:
 
 
 def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
-    result, samples = stored("7b-1gpu")
+    result, samples = stored_row("7b-1gpu")
     loaded = [sample | {"other_gpu_util_percent": 0.0 if sample["phase"] != "load" else 70.0} for sample in samples]
     assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 0.0
     loaded[-6] |= {"other_gpu_util_percent": 3.0}
@@ -97,7 +97,7 @@ def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
 
 
 def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Path) -> None:
-    result, samples = stored("7b-1gpu")
+    result, samples = stored_row("7b-1gpu")
     assert result.telemetry[STEADY_UTILIZATION] == 92.0
     assert '"steady_gpu_util_percent"' not in (FOUR / "results.jsonl").read_text()
     recorded = result.telemetry["training_gpu_util_percent_mean"]
@@ -113,6 +113,6 @@ def test_without_samples_of_the_training_there_is_no_value(tmp_path: Path, text:
 
 
 def test_without_the_load_of_the_cpu_there_is_no_waiting_time() -> None:
-    result, samples = stored("13b-4gpu-zero3-offload")
+    result, samples = stored_row("13b-4gpu-zero3-offload")
     bare = [{key: value for key, value in sample.items() if key != "host_cpu_percent"} for sample in samples]
     assert CPU_WAIT_SHARE not in gpu_load(bare, result.speed)

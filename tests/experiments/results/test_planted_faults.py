@@ -131,7 +131,7 @@ def test_the_memory_runs_out_in_the_stated_phase(phase, expected):
     assert statuses("single_gpu_blip2", found, "xxl-fails-in-its-optimizer-step") == [expected]
 
 
-def stored(name, plant=lambda results: results):
+def statuses_of_stored_run(name, plant=lambda results: results):
     """Return the statuses by id of a stored run with a planted fault."""
     folder = RunFolder(EVIDENCE / name)
     run = folder.read_run()
@@ -146,7 +146,7 @@ def test_a_late_out_of_memory_fails(step, expected):
         failure = made.failure.model_copy(update={"step": made.failure.step if step is None else step})
         return {**results, "baseline": made.model_copy(update={"failure": failure})}
 
-    found = stored("single_gpu_blip2-h100_94gb-full-verdict", plant)
+    found = statuses_of_stored_run("single_gpu_blip2-h100_94gb-full-verdict", plant)
     assert found["claim/baseline-fails-with-its-state"] == expected
 
 
@@ -157,4 +157,4 @@ def test_swapped_rows_fail():
 
     name = "single_gpu_blip2-h100_94gb-full-verdict"
     claim = "claim/mixed-needs-more-than-bf16"
-    assert (stored(name)[claim], stored(name, swap)[claim]) == ("pass", "fail")
+    assert (statuses_of_stored_run(name)[claim], statuses_of_stored_run(name, swap)[claim]) == ("pass", "fail")

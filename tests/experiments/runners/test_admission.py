@@ -24,7 +24,7 @@ def test_a_device_smaller_than_the_card_is_rejected_with_both_sizes():
     assert rejection_reason(spec(size="tiny"), node(T4), 64) == ""
 
 
-def test_the_card_itself_is_accepted_whatever_its_driver_reserves():
+def test_the_stated_card_is_accepted_whatever_its_driver_reserves():
     reserved = GPU.__class__(0, "NVIDIA A100 80GB PCIe", 79.0, "GPU-2")
     assert rejection_reason(spec(), node(reserved), 64) == ""
 

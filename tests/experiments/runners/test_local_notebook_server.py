@@ -51,13 +51,13 @@ def jupyterlab(tmp_path, monkeypatch):
     return package
 
 
-def started(folder: Path) -> dict[str, Any]:
+def recorded_start(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "started.json").read_text())
 
 
 def test_jupyter_listens_on_the_loopback_interface_with_the_token_in_its_address(jupyterlab, tmp_path):
     with serve_local_notebooks(tmp_path, "lab.ipynb") as (address, jupyter):
-        made = started(tmp_path)
+        made = recorded_start(tmp_path)
         assert made["options"]["ip"] == "127.0.0.1"
         assert address == f"http://localhost:{made['options']['port']}/lab/tree/lab.ipynb?token={made['token']}"
         assert len(made["token"]) == 48

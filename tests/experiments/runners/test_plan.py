@@ -34,35 +34,35 @@ def folder_with_result(tmp_path):
     return make
 
 
-def planned(folder: RunFolder, row: dict[str, Any] = ROW, **options: Any):
+def plan_row(folder: RunFolder, row: dict[str, Any] = ROW, **options: Any):
     return plan(in_memory.suite([row]), in_memory.run("a"), folder, **options)[0]
 
 
 @pytest.mark.parametrize("outcome", ["fits", "oom"])
 def test_a_finished_row_does_not_run_again(folder_with_result, outcome):
-    row = planned(folder_with_result(outcome))
+    row = plan_row(folder_with_result(outcome))
     assert (row.run, row.why) == (False, f"finished: {outcome}")
 
 
 def test_a_finished_row_runs_again_on_request(folder_with_result):
-    row = planned(folder_with_result(), rerun=True)
+    row = plan_row(folder_with_result(), rerun=True)
     assert (row.run, row.why) == (True, "--rerun")
 
 
 def test_a_row_without_result_runs(tmp_path):
-    assert planned(sample_rows.folder(tmp_path, "a")).why == "no result yet"
+    assert plan_row(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 
 
 def test_an_interrupted_row_runs_again(tmp_path):
     folder = sample_rows.folder(tmp_path, "a")
     folder.row_named("a").mkdir(parents=True)
     (folder.row_named("a") / "spec.json").write_text("{}")
-    assert planned(folder).why == "the last run was interrupted"
+    assert plan_row(folder).why == "the last run was interrupted"
 
 
 def test_a_changed_setting_is_named(folder_with_result):
     folder = folder_with_result()
-    row = planned(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
+    row = plan_row(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
     assert row.run
     assert row.why == "settings changed: batch_size 16 -> 8, global_batch_size 16 -> 8, lr 0.0001 -> 0.5"
 
@@ -70,16 +70,16 @@ def test_a_changed_setting_is_named(folder_with_result):
 def test_changed_training_code_runs_the_row_again(folder_with_result, monkeypatch):
     folder = folder_with_result()
     monkeypatch.setattr(planning, "code_sha256", lambda: "another")
-    assert planned(folder).why == "training code changed"
+    assert plan_row(folder).why == "training code changed"
 
 
 @pytest.mark.parametrize("outcome", ["error", "timeout", "host_oom"])
 def test_a_row_with_an_error_runs_again(folder_with_result, outcome):
-    assert planned(folder_with_result(outcome, reason="no luck")).why == "the last run failed: no luck"
+    assert plan_row(folder_with_result(outcome, reason="no luck")).why == "the last run failed: no luck"
 
 
 def test_a_rejected_row_is_tried_again(folder_with_result):
-    assert planned(folder_with_result("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
+    assert plan_row(folder_with_result("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
 
 
 def test_a_result_of_another_schema_is_rejected(folder_with_result):
@@ -87,7 +87,7 @@ def test_a_result_of_another_schema_is_rejected(folder_with_result):
     path = folder.row_named("a") / RESULT_FILE
     path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":7'))
     with pytest.raises(InputError, match="not a result of schema version 1"):
-        planned(folder)
+        plan_row(folder)
 
 
 def test_rows_that_were_requested_earlier_stay_in_the_run(tmp_path):
@@ -155,17 +155,17 @@ def now(**changes: Any) -> Software:
 )
 def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, then, software, message):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **then})
-    row = planned(folder, software=lambda: software)
+    row = plan_row(folder, software=lambda: software)
     assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
-    row = planned(folder, software=lambda: software, keep_versions=True)
+    row = plan_row(folder, software=lambda: software, keep_versions=True)
     assert (row.run, row.why) == (False, f"finished: fits; --keep-versions: {message}")
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
 def test_a_result_of_the_same_software_is_used_again(folder_with_result, software):
     folder = folder_with_result(versions=VERSIONS, device=Device(**GPU))
-    assert not planned(folder, software=lambda: software).run
+    assert not plan_row(folder, software=lambda: software).run
 
 
 def test_the_target_is_queried_only_for_a_valid_result(folder_with_result):
-    assert planned(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).run
+    assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).run

@@ -21,14 +21,14 @@ PROGRESS = Progress(
 )
 
 
-def printed(thing) -> str:
+def printed_text(thing) -> str:
     text = StringIO()
     Console(file=text, width=100).print(thing)
     return text.getvalue()
 
 
 def test_a_running_row_shows_its_position():
-    text = printed(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
+    text = printed_text(progress_table([RowState(spec("a"), 12.0, PROGRESS)], done=3, total=15, left_s=600))
     assert "3 of 15 rows done, about 10:00 left" in text
     assert text.splitlines()[-1].split() == [
         *("a", "forward", "9", "of", "24", "31.26", "GiB", "38.5", "GiB", "0:12", "1:15")
@@ -37,24 +37,24 @@ def test_a_running_row_shows_its_position():
 
 def test_times_of_different_length_are_right_aligned():
     states = [RowState(spec("a"), seconds, PROGRESS) for seconds in (7.0, 3723.0)]
-    short, long = printed(progress_table(states, 0, 2, None)).splitlines()[-2:]
+    short, long = printed_text(progress_table(states, 0, 2, None)).splitlines()[-2:]
     assert short.index(" 0:07") + len(" 0:07") == long.index(" 1:02:03") + len(" 1:02:03")
 
 
 def test_a_row_without_a_progress_report_is_starting():
-    text = printed(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
+    text = printed_text(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
 
 
 def test_a_row_that_has_ended_is_not_starting():
-    text = printed(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
+    text = printed_text(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
     assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
 
 
 def test_steps_are_not_counted_before_they_are_planned():
     loading = PROGRESS.model_copy(update={"phase": "load", "micro_steps": 0, "planned_micro_steps": 0})
-    assert " 0 of 0" not in printed(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
+    assert " 0 of 0" not in printed_text(progress_table([RowState(spec("a"), 9.0, loading)], 0, 1, None))
 
 
 def test_next_to_a_miniature_is_the_prediction_at_full_size():

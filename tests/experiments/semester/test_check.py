@@ -24,7 +24,7 @@ MINIATURES_IN_WORDS = f"current: miniatures of {SUITE} on a100_80gb"
 MINIATURES, PREDICTIONS = f"current-miniatures-{SUITE}-a100_80gb", f"current-predictions-{SUITE}-h100_94gb"
 
 
-def calls(checks: Path) -> list[str]:
+def recorded_calls(checks: Path) -> list[str]:
     return (checks / "CALLS.txt").read_text().split()
 
 
@@ -41,7 +41,7 @@ def test_a_first_check_has_nothing_to_compare_with(semester, checks):
     assert (code, err) == (0, "")
     assert "The first check" in out
     names = [part.name for part in parts_of(SETS, [SUITE], None)]
-    assert calls(checks) == [name for name in names if "environment" not in name]
+    assert recorded_calls(checks) == [name for name in names if "environment" not in name]
     assert f"[{len(names)}/{len(names)}] newest: predictions of {SUITE} on h100_94gb" in out
     assert (checks / "latest" / "semester.html").is_file()
     summary = Path("summary.md").read_text()
@@ -55,7 +55,7 @@ def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
-    assert (code, "Nothing flipped since" in out) == (0, True)
+    assert (code, "No status or outcome flipped since" in out) == (0, True)
 
 
 def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks, webhook):
@@ -84,7 +84,7 @@ def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     assert code == 1
     assert f"{MINIATURES_IN_WORDS}: no result any more: exit code 3: testbed: the driver is missing" in out
     assert f">{MINIATURES_IN_WORDS}<" in (checks / "latest" / "semester.html").read_text()
-    assert calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
+    assert recorded_calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
 
 def test_predictions_that_evaluate_no_statement_are_reported(semester, checks):
@@ -106,7 +106,7 @@ def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch
     code, out, _ = semester("--versions", "newest", *CURRENT)
     assert code == 0
     assert "to fix: newest: environment: no result: a needs b<2 and c needs b>=2" in out
-    assert calls(checks) == [MINIATURES, PREDICTIONS]
+    assert recorded_calls(checks) == [MINIATURES, PREDICTIONS]
 
 
 def test_an_interrupted_check_resumes(semester, checks, monkeypatch):
@@ -118,9 +118,9 @@ def test_an_interrupted_check_resumes(semester, checks, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(check, "run_logged", interrupted)
         assert semester(*CURRENT)[0] == 130
-    assert calls(checks) == [MINIATURES]
+    assert recorded_calls(checks) == [MINIATURES]
     assert semester(*CURRENT)[0] == 0
-    assert calls(checks) == [MINIATURES, PREDICTIONS]
+    assert recorded_calls(checks) == [MINIATURES, PREDICTIONS]
     assert len(checks_in(checks)) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_lease_is_made_by_reproduce_within_the_budget():
 
 
 @pytest.fixture
-def reproduced(monkeypatch):
+def reproduce_commands(monkeypatch):
     """The words of each `testbed reproduce`, which prints its plan at the site demo instead."""
     calls = []
 
@@ -201,18 +201,18 @@ def reproduced(monkeypatch):
     return calls
 
 
-def test_a_lease_of_a_check_ends_itself_as_requested(semester, checks, tmp_path, reproduced):
+def test_a_lease_of_a_check_ends_itself_as_requested(semester, checks, tmp_path, reproduce_commands):
     (tmp_path / "key").write_text("a key")
     idle_end = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
     out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
-    (words,) = reproduced
+    (words,) = reproduce_commands
     assert words[words.index("--end-when-idle") :][:6] == [*idle_end, str(tmp_path / "key")]
     assert "keystone: create a credential that can only end this lease" in out
 
 
-def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, checks, reproduced):
+def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, checks, reproduce_commands):
     out = semester(*CURRENT, *LEASE)[1]
-    (words,) = reproduced
+    (words,) = reproduce_commands
     assert not [word for word in words if word.startswith(("--end-when-idle", "--results-to", "--results-key"))]
     assert "create lease" in out
     assert "credential" not in out

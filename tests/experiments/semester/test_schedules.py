@@ -40,12 +40,12 @@ def home(tmp_path) -> Path:
     return tmp_path
 
 
-def sh(line: str, home: Path, cwd: Path, **more: str) -> str:
+def sh(line: str, home: Path, cwd: Path, **variables: str) -> str:
     """Run a line with sh, without a terminal and with few variables; return the arguments that Python got."""
     ran = subprocess.run(
         ["/bin/sh", "-ec", line],
         cwd=cwd,
-        env=BARE | {"HOME": str(home)} | more,
+        env=BARE | {"HOME": str(home)} | variables,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -8,7 +8,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 
-def built(facts: Model):
+def build_full_size(facts: Model):
     """Return the full-size model, on the meta device."""
     from experiments.training.models.weights import meta_model
 
@@ -17,7 +17,10 @@ def built(facts: Model):
 
 @pytest.mark.parametrize("name", models())
 def test_a_model_has_the_stated_number_of_parameters(name):
-    assert sum(parameter.numel() for parameter in built(models()[name]).parameters()) == models()[name].parameters
+    assert (
+        sum(parameter.numel() for parameter in build_full_size(models()[name]).parameters())
+        == models()[name].parameters
+    )
 
 
 SHARED_HEAD = {
@@ -31,13 +34,13 @@ SHARED_HEAD = {
 
 @pytest.mark.parametrize("name", SHARED_HEAD)
 def test_a_model_shares_its_head_with_the_embedding_as_published(name):
-    model = built(models()[name])
+    model = build_full_size(models()[name])
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embedding) == SHARED_HEAD[name]
 
 
 def test_encoder_and_decoder_of_t5_share_their_embedding():
-    t5 = built(models()["blip2-flan-t5-xxl"]).language_model
+    t5 = build_full_size(models()["blip2-flan-t5-xxl"]).language_model
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight
 
 

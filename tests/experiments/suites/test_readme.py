@@ -35,30 +35,30 @@ def section(title: str) -> str:
     return found[1]
 
 
-def lines(title: str) -> dict[str, str]:
+def field_meanings(title: str) -> dict[str, str]:
     """The meaning of each field in a section."""
     return dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", section(title), re.M))
 
 
 @pytest.mark.parametrize("title", SECTIONS)
 def test_every_field_is_explained_in_the_order_of_the_schema(title: str) -> None:
-    assert list(lines(title)) == list(SECTIONS[title].model_fields)
+    assert list(field_meanings(title)) == list(SECTIONS[title].model_fields)
 
 
 @pytest.mark.parametrize(("field", "model"), [("lora", Lora), ("quantization", Quantization)])
 def test_keys_of_nested_settings_are_named(field: str, model: type[BaseModel]) -> None:
-    assert re.findall(r"`(\w+)`", lines("Settings")[field]) == list(model.model_fields)
+    assert re.findall(r"`(\w+)`", field_meanings("Settings")[field]) == list(model.model_fields)
 
 
 @pytest.mark.parametrize("field", ["engine", "precision", "optimizer", "strategy", "launcher"])
 def test_the_values_of_a_setting_are_named(field: str) -> None:
     schema = Settings.model_json_schema()["properties"][field]
-    assert set(re.findall(r"`([\w-]+)`", lines("Settings")[field])) == set(schema["enum"])
+    assert set(re.findall(r"`([\w-]+)`", field_meanings("Settings")[field])) == set(schema["enum"])
 
 
 def test_the_families_of_models_are_named() -> None:
     families = Model.model_json_schema()["properties"]["family"]["enum"]
-    assert re.findall(r"`([\w-]+)`", lines("Model")["family"]) == families
+    assert re.findall(r"`([\w-]+)`", field_meanings("Model")["family"]) == families
 
 
 def test_every_module_is_named() -> None:

@@ -39,7 +39,7 @@ GOOD: dict[str, Any] = {
 }
 
 
-def edited(path, value):
+def good_suite_with(path, value):
     """GOOD with the value at ``path``, a sequence of keys, changed."""
     data = deepcopy(GOOD)
     *parents, last = path
@@ -51,7 +51,7 @@ def edited(path, value):
 
 
 @pytest.fixture
-def read(tmp_path):
+def read_edited(tmp_path):
     def read(data):
         path = tmp_path / "lab.yaml"
         path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
@@ -60,16 +60,16 @@ def read(tmp_path):
     return read
 
 
-def test_a_suite_merges_common_row_and_card_settings(read):
-    suite = read(GOOD)
+def test_a_suite_merges_common_row_and_card_settings(read_edited):
+    suite = read_edited(GOOD)
     large = suite.row("large")
     assert suite.settings(large, CARD).batch_size == 64
     assert suite.settings(large, "h100_94gb").batch_size == 128
     assert suite.settings(large, CARD).lr == COMMON["lr"]
 
 
-def test_the_settings_of_a_row_are_validated_once(read):
-    suite = read(GOOD)
+def test_the_settings_of_a_row_are_validated_once(read_edited):
+    suite = read_edited(GOOD)
     large = suite.row("large")
     assert suite.settings(large, CARD) is suite.settings(large, CARD)
     assert suite.settings(large, "h100_94gb") is not suite.settings(large, CARD)
@@ -77,8 +77,8 @@ def test_the_settings_of_a_row_are_validated_once(read):
     assert suite.settings(changed, CARD).batch_size == 8
 
 
-def test_a_suite_gives_the_rows_of_a_card(read):
-    suite = read(edited(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
+def test_a_suite_gives_the_rows_of_a_card(read_edited):
+    suite = read_edited(good_suite_with(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
     assert [row.id for row in suite.rows_for(CARD)] == ["small", "large"]
     assert [row.id for row in suite.rows_for("h100_94gb")] == ["small"]
 
@@ -125,7 +125,7 @@ BAD = {
         -4,
         "lab.yaml: row 'small' on a100_80gb: batch_size = -4: allowed: a whole number above 0",
     ),
-    "batch that is no number": (
+    "batch that is not a number": (
         ("rows", 0, "settings", "batch_size"),
         "many",
         "lab.yaml: row 'small' on a100_80gb: batch_size = 'many': allowed: a whole number above 0",
@@ -150,7 +150,7 @@ BAD = {
         {"accumulate": 2},
         "lab.yaml: row 'small' on a100_80gb: the row needs batch_size or global_batch_size",
     ),
-    "claims that are no list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
+    "claims that are not a list": (("claims",), 3, "lab.yaml: claims = 3: allowed: a valid tuple"),
     "global batch that accumulation cannot divide": (
         ("rows", 0, "settings"),
         {"global_batch_size": 10, "accumulate": 4},
@@ -242,49 +242,49 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_an_error_is_one_line_with_place_value_and_allowed_values(read, case):
+def test_an_error_is_one_line_with_place_value_and_allowed_values(read_edited, case):
     path, value, message = BAD[case]
     with pytest.raises(InputError) as rejected:
-        read(edited(path, value))
+        read_edited(good_suite_with(path, value))
     text = str(rejected.value)
     assert "\n" not in text
     assert text == message or (text.startswith("lab.yaml: claim 'more': checks.0 = ") and text.endswith(message))
 
 
-def test_a_missing_key_is_named(read):
+def test_a_missing_key_is_named(read_edited):
     data = deepcopy(GOOD)
     del data["title"]
     with pytest.raises(InputError, match=r"^lab\.yaml: key 'title' is missing$"):
-        read(data)
+        read_edited(data)
 
 
-def test_a_missing_setting_is_named(read):
+def test_a_missing_setting_is_named(read_edited):
     data = deepcopy(GOOD)
     data["common"] = {key: value for key, value in COMMON.items() if key != "lr"}
     with pytest.raises(InputError, match=r"^lab\.yaml: row 'small' on a100_80gb: key 'lr' is missing$"):
-        read(data)
+        read_edited(data)
 
 
-def test_two_claims_with_the_same_id_are_rejected(read):
+def test_two_claims_with_the_same_id_are_rejected(read_edited):
     with pytest.raises(InputError, match=r"^lab\.yaml: claim 'more' occurs twice; each claim needs its own id$"):
-        read({**GOOD, "claims": GOOD["claims"] * 2})
+        read_edited({**GOOD, "claims": GOOD["claims"] * 2})
 
 
-def test_an_invalid_row_id_is_rejected(read):
+def test_an_invalid_row_id_is_rejected(read_edited):
     with pytest.raises(InputError, match=r"^lab\.yaml: row 'Small_Row': id = 'Small_Row': String should match"):
-        read(edited(("rows", 0, "id"), "Small_Row"))
+        read_edited(good_suite_with(("rows", 0, "id"), "Small_Row"))
 
 
-def test_invalid_yaml_is_rejected(read):
+def test_invalid_yaml_is_rejected(read_edited):
     with pytest.raises(InputError, match=r"lab\.yaml: not valid YAML \(.*line 2.*\)$") as rejected:
-        read("suite: lab\nrows: [")
+        read_edited("suite: lab\nrows: [")
     assert "\n" not in str(rejected.value)
 
 
 @pytest.mark.parametrize("text", ["", "just words", "suite: lab", "rows: 3"])
-def test_yaml_without_a_suite_is_rejected(read, text):
+def test_yaml_without_a_suite_is_rejected(read_edited, text):
     with pytest.raises(InputError, match=r"^lab\.yaml: a suite needs the keys suite, version, title"):
-        read(text)
+        read_edited(text)
 
 
 def test_a_missing_file_is_rejected(tmp_path):
@@ -312,9 +312,9 @@ def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
 
 
 @pytest.mark.parametrize("key", ["reference_values", "figures"])
-def test_reference_values_are_read_under_the_current_and_the_earlier_key(read, key):
+def test_reference_values_are_read_under_the_current_and_the_earlier_key(read_edited, key):
     value = {"quantity": "reserved_gib", "low": 50.0, "high": 60.0, "source": "made up"}
-    (found,) = read(edited(("rows", 0, "expect", key), [value])).row("small").expect.reference_values
+    (found,) = read_edited(good_suite_with(("rows", 0, "expect", key), [value])).row("small").expect.reference_values
     assert (found.quantity, found.low, found.high) == ("reserved_gib", 50.0, 60.0)
 
 

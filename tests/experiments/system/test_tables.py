@@ -23,7 +23,7 @@ def tables(draw):
     return columns, draw(st.lists(rows, min_size=1, max_size=4))
 
 
-def printed(table: RenderableType, width: int) -> list[str]:
+def printed_lines(table: RenderableType, width: int) -> list[str]:
     text = StringIO()
     Console(file=text, width=width).print(table)
     return text.getvalue().splitlines()
@@ -36,7 +36,7 @@ def test_no_word_of_a_table_is_cut(made, width):
     table = Table(*columns)
     for row in rows:
         table.add(*row)
-    lines = printed(table, width)
+    lines = printed_lines(table, width)
     assert max(map(len, lines)) <= width
     assert not any("…" in line for line in lines)
     left_out = any(line.startswith("not shown at this width: ") for line in lines)
@@ -54,7 +54,7 @@ def test_required_columns_are_shown_at_80_columns(made):
     table = Table(*columns)
     for row in rows:
         table.add(*row)
-    text = " ".join(printed(table, 80))
+    text = " ".join(printed_lines(table, 80))
     kept = [(row[0], *(c for k, c in zip(columns, row, strict=True) if not k.optional)) for row in rows]
     assert all(word in text for row in kept for cell in row for word in cell.split())
 
@@ -62,7 +62,7 @@ def test_required_columns_are_shown_at_80_columns(made):
 def test_a_table_that_is_too_wide_becomes_blocks_with_its_numbers_in_one_line():
     table = Table("row", Column("peak", number=True), Column("margin", number=True), "a", "b")
     table.add("xxl", "61.82", "+15.85", "a" * 36, "b" * 36)
-    assert [line.rstrip() for line in printed(table, 60)] == [
+    assert [line.rstrip() for line in printed_lines(table, 60)] == [
         "xxl",
         "  peak 61.82, margin +15.85",
         f"  a  {'a' * 36}",
@@ -73,8 +73,8 @@ def test_a_table_that_is_too_wide_becomes_blocks_with_its_numbers_in_one_line():
 def test_optional_columns_are_left_out_first_and_named():
     table = Table("row", Column("x", optional=1), Column("y", optional=2), "z")
     table.add("a", "x" * 20, "y" * 20, "z" * 20)
-    assert "not shown at this width: y" in printed(table, 60)
-    assert "not shown at this width: x, y" in printed(table, 40)
+    assert "not shown at this width: y" in printed_lines(table, 60)
+    assert "not shown at this width: x, y" in printed_lines(table, 40)
 
 
 def test_a_legend_explains_the_columns_that_are_shown_and_no_others():
@@ -82,13 +82,13 @@ def test_a_legend_explains_the_columns_that_are_shown_and_no_others():
         "row", Column("margin", meaning="margin: what is left"), Column("x" * 40, optional=1, meaning="x: hid")
     )
     table.add("one", "3", "y")
-    assert printed(Legend("GiB", table), 80) == ["GiB. margin: what is left; x: hid."]
-    assert printed(Legend("GiB", table), 40) == ["GiB. margin: what is left."]
+    assert printed_lines(Legend("GiB", table), 80) == ["GiB. margin: what is left; x: hid."]
+    assert printed_lines(Legend("GiB", table), 40) == ["GiB. margin: what is left."]
 
 
 @given(PROSE, st.sampled_from([40, 80]))
 def test_a_line_keeps_its_words_and_indents_its_continuation(text, width):
-    lines = printed(Line(text), width)
+    lines = printed_lines(Line(text), width)
     assert " ".join(lines).split() == text.split()
     assert max(map(len, lines), default=0) <= width
     assert all(line.startswith("  ") for line in lines[1:])

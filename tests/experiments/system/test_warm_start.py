@@ -19,18 +19,18 @@ TAG = "TESTBED_TEST"
 
 
 @pytest.fixture
-def warm(tmp_path):
+def warm_server(tmp_path):
     with warm_process(tmp_path, "json", "no.such.module") as (process, environment):
         yield process, environment | {TAG: str(tmp_path)}
 
 
 @pytest.fixture
-def started(warm, tmp_path, monkeypatch):
+def start_child(warm_server, tmp_path, monkeypatch):
     """Start the child process in a new folder: from the warm process, or with a new interpreter."""
     monkeypatch.chdir(tmp_path)
 
     def start(*action, environment=None, cold=False):
-        variables = {**(environment or warm[1]), "ONLY_HERE": "yes"}
+        variables = {**(environment or warm_server[1]), "ONLY_HERE": "yes"}
         if cold:
             del variables[warm_start.WARM_SOCKET_VARIABLE]
         with (tmp_path / "output.txt").open("wb") as output:
@@ -39,109 +39,115 @@ def started(warm, tmp_path, monkeypatch):
     return start
 
 
-def ended(pid):
+def has_ended(pid):
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def found(tmp_path):
+def child_report(tmp_path):
     wait_for((tmp_path / "child.json").exists)
     return json.loads((tmp_path / "child.json").read_text())
 
 
-def test_a_warm_process_has_the_properties_of_a_cold_one(warm, started, tmp_path):
-    assert started(cold=True).wait() == 0
-    cold = found(tmp_path)
+def test_a_warm_process_has_the_properties_of_a_cold_one(warm_server, start_child, tmp_path):
+    assert start_child(cold=True).wait() == 0
+    cold = child_report(tmp_path)
     (tmp_path / "child.json").unlink()
-    process = started()
+    process = start_child()
     assert isinstance(process, warm_start.WarmStartedProcess)
     assert process.wait() == 0
-    child = found(tmp_path)
+    child = child_report(tmp_path)
     own = ("pid", "shown", "environment")
     assert {key: child[key] for key in child if key not in own} == {key: cold[key] for key in cold if key not in own}
     assert child["pid"] == process.pid
-    assert child["environment"] == child["shown"] == warm[1] | {"ONLY_HERE": "yes"}
+    assert child["environment"] == child["shown"] == warm_server[1] | {"ONLY_HERE": "yes"}
     assert (child["in_c"], child["session"], child["threads"], child["sockets"]) == ("yes", True, 1, 0)
     assert (tmp_path / "output.txt").read_text() == "does \n"
 
 
-def test_the_oom_score_is_that_of_the_requesting_process(warm, tmp_path):
+def test_the_oom_score_is_that_of_the_requesting_process(warm_server, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
         f"warm_start.start_process(['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
     )
-    subprocess.run([sys.executable, "-c", program], env=warm[1], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    assert found(tmp_path)["oom_score_adj"] == "777"
+    subprocess.run(
+        [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
+    )
+    assert child_report(tmp_path)["oom_score_adj"] == "777"
 
 
 @pytest.mark.parametrize(("action", "code"), [("7", 7), ("abort", -signal.SIGABRT)])
-def test_the_exit_code_is_reported(started, action, code):
-    process = started(action)
+def test_the_exit_code_is_reported(start_child, action, code):
+    process = start_child(action)
     assert process.wait() == code
     assert process.poll() == process.wait() == code
 
 
-def test_a_hanging_process_is_found_by_its_tag_and_killed(started, tmp_path):
-    process = started("hang")
-    pid = found(tmp_path)["pid"]
+def test_a_hanging_process_is_found_by_its_tag_and_killed(start_child, tmp_path):
+    process = start_child("hang")
+    pid = child_report(tmp_path)["pid"]
     assert process.poll() is None
     assert [one.pid for one in find_tagged(TAG, str(tmp_path))] == [pid]
     assert kill_tagged(TAG, str(tmp_path), 10) == []
     assert process.wait() == -signal.SIGKILL
 
 
-def test_a_process_ends_with_the_one_that_requested_it(warm, tmp_path):
+def test_a_process_ends_with_the_one_that_requested_it(warm_server, tmp_path):
     program = (
         "import os, time; from experiments.system import warm_start;"
         f"started = warm_start.start_process(['{CHILD}', 'child.json', 'hang'], dict(os.environ), 1); time.sleep(600)"
     )
-    asking = subprocess.Popen([sys.executable, "-c", program], env=warm[1], cwd=tmp_path, stdout=subprocess.DEVNULL)
-    pid = found(tmp_path)["pid"]
+    asking = subprocess.Popen(
+        [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    pid = child_report(tmp_path)["pid"]
     asking.kill()
     asking.wait()
-    wait_for(lambda: ended(pid))
+    wait_for(lambda: has_ended(pid))
 
 
-def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm, started, tmp_path):
-    process = started("hang")
-    pid = found(tmp_path)["pid"]
-    warm[0].kill()
+def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm_server, start_child, tmp_path):
+    process = start_child("hang")
+    pid = child_report(tmp_path)["pid"]
+    warm_server[0].kill()
     assert process.wait() == -signal.SIGKILL
-    wait_for(lambda: ended(pid))
-    after = started("7")
+    wait_for(lambda: has_ended(pid))
+    after = start_child("7")
     assert isinstance(after, subprocess.Popen)
     assert after.wait() == 7
 
 
-def test_a_process_with_too_large_an_environment_starts_cold(warm, started):
-    process = started("7", environment=warm[1] | {"LARGE": "x" * (PADDING_BYTES + 20_000)})
+def test_a_process_with_too_large_an_environment_starts_cold(warm_server, start_child):
+    process = start_child("7", environment=warm_server[1] | {"LARGE": "x" * (PADDING_BYTES + 20_000)})
     assert isinstance(process, subprocess.Popen)
     assert process.wait() == 7
 
 
-def test_many_processes_leave_nothing_in_the_warm_process(warm, started):
-    files = len(os.listdir(f"/proc/{warm[0].pid}/fd"))
+def test_many_processes_leave_nothing_in_the_warm_process(warm_server, start_child):
+    files = len(os.listdir(f"/proc/{warm_server[0].pid}/fd"))
     for _ in range(20):
-        assert started("0").wait() == 0
-    wait_for(lambda: len(os.listdir(f"/proc/{warm[0].pid}/fd")) == files)
-    assert psutil.Process(warm[0].pid).children() == []
+        assert start_child("0").wait() == 0
+    wait_for(lambda: len(os.listdir(f"/proc/{warm_server[0].pid}/fd")) == files)
+    assert psutil.Process(warm_server[0].pid).children() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
-def test_the_command_forwards_signals_and_ends_like_its_process(warm, tmp_path, number, cold):
-    environment = {key: warm[1][key] for key in warm[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE}
+def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp_path, number, cold):
+    environment = {
+        key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE
+    }
     command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    pid = found(tmp_path)["pid"]
+    pid = child_report(tmp_path)["pid"]
     assert (pid == process.pid) == cold
     process.send_signal(number)
     assert process.wait() == -number
-    wait_for(lambda: ended(pid))
+    wait_for(lambda: has_ended(pid))
 
 
-def test_the_command_has_the_exit_code_of_its_process(warm, tmp_path):
+def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):
     command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "7"]
-    done = subprocess.run(command, env=warm[1], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, env=warm_server[1], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (7, "does 7\n", "")
 
 

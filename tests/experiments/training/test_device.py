@@ -19,7 +19,7 @@ A100 = card_named(CARD)
 
 
 @pytest.mark.parametrize("share", [0.985, 1.0, 1.015])
-def test_the_card_itself_needs_no_cap(share):
+def test_the_stated_card_needs_no_cap(share):
     assert memory_cap_gib(A100, A100.memory_gib * share) is None
 
 

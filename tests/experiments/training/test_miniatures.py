@@ -33,7 +33,7 @@ def memory_claims():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def train_once(tmp_path_factory):
     """Return the result of a row; each row is trained once."""
 
     @cache
@@ -46,8 +46,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("suite", "claim"), memory_claims())
-def test_a_memory_claim_holds_for_tiny_models(trained, suite, claim):
-    results = {row: trained(suite, row) for row in claim_rows(claim)}
+def test_a_memory_claim_holds_for_tiny_models(train_once, suite, claim):
+    results = {row: train_once(suite, row) for row in claim_rows(claim)}
     verdicts = {
         verdict.id: verdict for verdict in evaluate(suite_named(suite), run_of_all_rows(suite), results).verdicts
     }

@@ -11,14 +11,14 @@ TEXT = {"dataset": "alpaca2k", "train_samples": None, "max_length": 64, "max_ste
 LORA = {"r": 4, "alpha": 8, "dropout": 0.0, "targets": "all-linear"}
 
 
-def trained(name, out, **settings):
+def train_row(name, out, **settings):
     own = Model(family="transformers", architecture=PUBLISHED[name])
     return rank.run_rank(spec(own=own, **TEXT | settings), out)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_miniature_of_any_family_trains_on_a_cpu(name, tmp_path):
-    result = trained(name, tmp_path)
+    result = train_row(name, tmp_path)
     assert result.outcome == "fits"
     assert 0 < result.parameters < 20e6
     assert result.memory.snapshots[-1].optimizer_gib > 0
@@ -26,6 +26,6 @@ def test_a_miniature_of_any_family_trains_on_a_cpu(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["gpt2", "llama-3.2-1b"])
 def test_a_miniature_trains_with_adapters_and_transformers_trainer(name, tmp_path):
-    result = trained(name, tmp_path, engine="hf_trainer", lora=LORA)
+    result = train_row(name, tmp_path, engine="hf_trainer", lora=LORA)
     assert result.outcome == "fits"
     assert result.trainable_parameters < 0.1 * result.parameters

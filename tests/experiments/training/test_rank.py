@@ -50,7 +50,7 @@ FULLY_TUNED = [name for name in PLAIN_WEIGHTS if name != "lora"]
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def train_once(tmp_path_factory):
     """Return the result and the folder of a row of ROWS; each row is trained once."""
 
     @cache
@@ -66,8 +66,8 @@ def element_size(name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_fits_and_has_snapshots_at_every_point_of_its_first_steps(trained, name):
-    measured, _ = trained(name)
+def test_a_row_fits_and_has_snapshots_at_every_point_of_its_first_steps(train_once, name):
+    measured, _ = train_once(name)
     accumulate = ROWS[name].settings.accumulate
     expected = []
     for step, micro_step in product(range(2), range(accumulate)):
@@ -80,8 +80,8 @@ def test_a_row_fits_and_has_snapshots_at_every_point_of_its_first_steps(trained,
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_parts_of_memory_add_up_and_stay_below_the_peak(trained, name):
-    memory = trained(name)[0].memory
+def test_the_parts_of_memory_add_up_and_stay_below_the_peak(train_once, name):
+    memory = train_once(name)[0].memory
     for shot in memory.snapshots:
         parts = shot.params_gib + shot.grads_gib + shot.optimizer_gib + shot.activations_gib
         assert parts == pytest.approx(shot.allocated_gib)
@@ -98,15 +98,15 @@ def test_the_parts_of_memory_add_up_and_stay_below_the_peak(trained, name):
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_parameter_memory_is_count_times_element_size(trained, name):
-    measured, _ = trained(name)
+def test_parameter_memory_is_count_times_element_size(train_once, name):
+    measured, _ = train_once(name)
     sizes = {in_bytes(shot.params_gib) for shot in measured.memory.snapshots}
     assert sizes == {measured.parameters * element_size(name)}
 
 
 @pytest.mark.parametrize("name", PLAIN_WEIGHTS)
-def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(trained, name):
-    measured, _ = trained(name)
+def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(train_once, name):
+    measured, _ = train_once(name)
     expected = measured.trainable_parameters * element_size(name)
     assert set(shots(measured.memory, "after backward", "grads_gib")) == {expected}
     assert shots(measured.memory, "before forward", "grads_gib")[0] == 0
@@ -114,15 +114,15 @@ def test_gradients_take_as_much_as_trainable_parameters_and_are_kept(trained, na
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_all_parameters_are_trained_unless_there_are_adapters(trained, name):
-    measured, _ = trained(name)
+def test_all_parameters_are_trained_unless_there_are_adapters(train_once, name):
+    measured, _ = train_once(name)
     assert (measured.trainable_parameters == measured.parameters) == (name in FULLY_TUNED)
     assert measured.trainable_parameters > 0
 
 
 @pytest.mark.parametrize("name", ["plain", "accumulated", "mixed", "lora", "qlora", "text"])
-def test_adamw_state_is_two_values_per_parameter_and_step_counts(trained, name):
-    measured, _ = trained(name)
+def test_adamw_state_is_two_values_per_parameter_and_step_counts(train_once, name):
+    measured, _ = train_once(name)
     values = 2 * measured.trainable_parameters * element_size(name)
     kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
     assert len(set(kept)) == 1
@@ -132,26 +132,26 @@ def test_adamw_state_is_two_values_per_parameter_and_step_counts(trained, name):
 
 
 @pytest.mark.parametrize("name", ["bf16-sgd", "bf16-sgd-with-image"])
-def test_sgd_has_no_state(trained, name):
-    assert {shot.optimizer_gib for shot in trained(name)[0].memory.snapshots} == {0}
+def test_sgd_has_no_state(train_once, name):
+    assert {shot.optimizer_gib for shot in train_once(name)[0].memory.snapshots} == {0}
 
 
-def test_8_bit_adam_state_is_smaller_than_32_bit_state(trained):
-    measured, _ = trained("adam-8bit")
+def test_8_bit_adam_state_is_smaller_than_32_bit_state(train_once):
+    measured, _ = train_once("adam-8bit")
     kept = shots(measured.memory, "after optimizer step", "optimizer_gib")
     assert 2 * measured.parameters < kept[0] == kept[1] < 2 * 4 * measured.parameters
 
 
-def test_4_bit_weights_count_as_weights_and_take_less_memory(trained):
-    measured, _ = trained("qlora")
-    plain = trained("adam-8bit")[0]
+def test_4_bit_weights_count_as_weights_and_take_less_memory(train_once):
+    measured, _ = train_once("qlora")
+    plain = train_once("adam-8bit")[0]
     assert measured.parameters == plain.parameters + measured.trainable_parameters
     assert max(shots(measured.memory, "before forward", "params_gib")) < 4 * measured.parameters * 0.7
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_steps_losses_and_speed_are_consistent(trained, name):
-    measured, _ = trained(name)
+def test_steps_losses_and_speed_are_consistent(train_once, name):
+    measured, _ = train_once(name)
     settings, speed = ROWS[name].settings, measured.speed
     assert speed.optimizer_steps == settings.max_steps
     assert speed.micro_steps == speed.planned_micro_steps == len(measured.losses)
@@ -164,38 +164,38 @@ def test_steps_losses_and_speed_are_consistent(trained, name):
     assert all(0 < loss < 20 for loss in measured.losses)
 
 
-def test_accumulation_has_one_optimizer_step_per_group_of_micro_steps(trained):
-    memory = trained("accumulated")[0].memory
+def test_accumulation_has_one_optimizer_step_per_group_of_micro_steps(train_once):
+    memory = train_once("accumulated")[0].memory
     assert len(shots(memory, "after optimizer step", "optimizer_gib")) == 2
     assert len(shots(memory, "after backward", "grads_gib")) == 4
 
 
-def test_image_placeholders_lengthen_the_input(trained):
-    assert trained("bf16-sgd-with-image")[0].max_tokens == trained("bf16-sgd")[0].max_tokens + 4
-    assert trained("bf16-sgd")[0].max_tokens <= 1 + 31
+def test_image_placeholders_lengthen_the_input(train_once):
+    assert train_once("bf16-sgd-with-image")[0].max_tokens == train_once("bf16-sgd")[0].max_tokens + 4
+    assert train_once("bf16-sgd")[0].max_tokens <= 1 + 31
 
 
-def test_activation_checkpointing_trades_memory_for_operations(trained):
-    plain, checkpointed = trained("mixed")[0], trained("mixed-checkpointed")[0]
+def test_activation_checkpointing_trades_memory_for_operations(train_once):
+    plain, checkpointed = train_once("mixed")[0], train_once("mixed-checkpointed")[0]
     kept, fewer = (shots(one.memory, "after forward", "activations_gib") for one in (plain, checkpointed))
     assert all(less < 0.6 * more for less, more in zip(fewer, kept, strict=True))
     assert checkpointed.speed.tflop_per_sample > 1.1 * plain.speed.tflop_per_sample
 
 
-def test_training_a_row_again_gives_the_same_losses(trained, tmp_path):
-    assert rank.run_rank(ROWS["plain"], tmp_path).losses == trained("plain")[0].losses
+def test_training_a_row_again_gives_the_same_losses(train_once, tmp_path):
+    assert rank.run_rank(ROWS["plain"], tmp_path).losses == train_once("plain")[0].losses
 
 
-def test_saving_the_model_is_a_separate_phase(trained):
-    measured, out = trained("lora")
+def test_saving_the_model_is_a_separate_phase(train_once):
+    measured, out = train_once("lora")
     assert (out / "model" / "adapter_config.json").exists()
     assert "save" in measured.memory.peak_by_phase_gib
-    assert not (trained("plain")[1] / "model").exists()
+    assert not (train_once("plain")[1] / "model").exists()
 
 
-def test_progress_is_written_from_the_start(trained):
-    progress = Progress.model_validate_json((trained("plain")[1] / "progress.json").read_bytes())
-    assert progress.device == trained("plain")[0].device
+def test_progress_is_written_from_the_start(train_once):
+    progress = Progress.model_validate_json((train_once("plain")[1] / "progress.json").read_bytes())
+    assert progress.device == train_once("plain")[0].device
     assert progress.device.kind == "cpu"
 
 
@@ -240,9 +240,9 @@ def capacity_between(memory, step, point):
     ],
 )
 def test_out_of_memory_is_reported_with_its_position_and_earlier_measurements(
-    trained, tmp_path, step, point, phase, snapshots
+    train_once, tmp_path, step, point, phase, snapshots
 ):
-    fitting = trained("plain")[0].memory
+    fitting = train_once("plain")[0].memory
     capacity = capacity_between(fitting, step, point)
     measured = rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     failure, memory = measured.failure, measured.memory
@@ -257,11 +257,11 @@ def test_out_of_memory_is_reported_with_its_position_and_earlier_measurements(
     assert "more requested (peak so far " in measured.reason
     assert measured.speed is None
     assert len(measured.losses) == step + (phase != "forward")
-    assert (measured.parameters, measured.device.kind) == (trained("plain")[0].parameters, "cpu")
+    assert (measured.parameters, measured.device.kind) == (train_once("plain")[0].parameters, "cpu")
 
 
-def test_out_of_memory_while_loading(trained, tmp_path):
-    capacity = trained("plain")[0].parameters * 4 // 2
+def test_out_of_memory_while_loading(train_once, tmp_path):
+    capacity = train_once("plain")[0].parameters * 4 // 2
     measured = rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert (measured.outcome, measured.failure.phase) == ("oom", "load")
     assert measured.reason.startswith("out of GPU memory while loading, ")
@@ -269,10 +269,10 @@ def test_out_of_memory_while_loading(trained, tmp_path):
     assert (measured.parameters, measured.speed, measured.losses, measured.memory.snapshots) == (None, None, (), ())
 
 
-def test_a_failed_row_leaves_no_active_dispatch_mode(trained, tmp_path):
-    trained("plain")
+def test_a_failed_row_leaves_no_active_dispatch_mode(train_once, tmp_path):
+    train_once("plain")
     assert torch._C._len_torch_dispatch_stack() == 0
-    capacity = capacity_between(trained("plain")[0].memory, 0, "after forward")
+    capacity = capacity_between(train_once("plain")[0].memory, 0, "after forward")
     rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert torch._C._len_torch_dispatch_stack() == 0
 
@@ -322,23 +322,23 @@ def test_an_unreadable_image_that_stops_the_training_is_named(tmp_path, workers)
 
 
 @pytest.fixture
-def written(tmp_path):
+def written_spec(tmp_path):
     """A specification's file and its folder; removes the signal handler that main registers."""
     (tmp_path / "spec.json").write_text(spec().model_dump_json())
     yield tmp_path / "spec.json", tmp_path
     faulthandler.unregister(signal.SIGUSR1)
 
 
-def test_main_writes_the_measurements(monkeypatch, written):
-    path, out = written
+def test_main_writes_the_measurements(monkeypatch, written_spec):
+    path, out = written_spec
     measured = Measured(outcome="fits", reason="fits", device=CPU)
     monkeypatch.setattr(rank, "run_rank", lambda row, folder: {(spec(), out): measured}[row, folder])
     assert rank.main(str(path), str(out)) == 0
     assert Measured.model_validate_json((out / "measured.json").read_bytes()) == measured
 
 
-def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written):
-    path, out = written
+def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written_spec):
+    path, out = written_spec
     failure = Failure(phase="forward", kind="OutOfMemoryError", message="m")
     measured = Measured(outcome="oom", reason="out of memory", failure=failure, device=CPU)
     monkeypatch.setattr(rank, "run_rank", lambda row, folder: measured)
@@ -346,8 +346,8 @@ def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written):
     assert (out / "measured.json").exists()
 
 
-def test_main_reports_a_user_error_in_one_line(monkeypatch, written, capfd):
-    path, out = written
+def test_main_reports_a_user_error_in_one_line(monkeypatch, written_spec, capfd):
+    path, out = written_spec
 
     def reject(row, folder):
         raise InputError("captions: has 3 captioned images, the row trains on 512")

@@ -31,7 +31,7 @@ MEASURED = Measured(outcome="oom", reason="out of GPU memory", device=CPU, memor
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
+def fake_trainer(tmp_path, monkeypatch):
     """Replace the trainer: the worker's Python runs the fake trainer with the trainer's arguments."""
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{FAKE}" "$@"\n')
@@ -43,7 +43,7 @@ def fake(tmp_path, monkeypatch):
     return monkeypatch
 
 
-def ran(fake, out, how, time_limit_s=30):
+def run_fake_row(fake, out, how, time_limit_s=30):
     fake.setenv("FAKE", how)
     return run_row(spec(time_limit_s=time_limit_s), out, "the command")
 
@@ -59,9 +59,9 @@ def wait_for(condition, limit_s=30):
         time.sleep(0.02)
 
 
-def test_the_trainer_s_measurements_become_the_result(fake, tmp_path):
+def test_the_trainer_s_measurements_become_the_result(fake_trainer, tmp_path):
     out = tmp_path / "made" / "row"
-    result = ran(fake, out, "fits")
+    result = run_fake_row(fake_trainer, out, "fits")
     assert read_result(out / "result.json") == result
     assert result.model_dump(include=Measured.model_fields.keys()) == MEASURED.model_dump()
     assert (result.spec, result.fingerprint) == (spec(time_limit_s=30), spec(time_limit_s=30).fingerprint)
@@ -74,8 +74,8 @@ def test_the_trainer_s_measurements_become_the_result(fake, tmp_path):
     assert RowSpec.model_validate_json((out / "spec.json").read_bytes()) == result.spec
 
 
-def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake, tmp_path):
-    ran(fake, tmp_path / "row", "fits")
+def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake_trainer, tmp_path):
+    run_fake_row(fake_trainer, tmp_path / "row", "fits")
     pid, group, killed_first = (tmp_path / "row" / "started.txt").read_text().split()
     assert (group, killed_first) == (pid, "1000")
     assert group != str(os.getpgid(0))
@@ -83,17 +83,17 @@ def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake, tmp_pat
     assert output == f"arguments: -u -m experiments.training.rank {tmp_path}/row/spec.json {tmp_path}/row\n"
 
 
-def test_a_user_error_leaves_no_result_not_even_an_old_one(fake, tmp_path):
+def test_a_user_error_leaves_no_result_not_even_an_old_one(fake_trainer, tmp_path):
     for name in ("result.json", "measured.json", "progress.json"):
         (tmp_path / name).write_text("old")
     with pytest.raises(InputError, match=r"^captions: has 3 captioned images, the row trains on 512$"):
-        ran(fake, tmp_path, "reject")
+        run_fake_row(fake_trainer, tmp_path, "reject")
     assert not [name for name in ("result.json", "measured.json", "progress.json") if (tmp_path / name).exists()]
     assert "the row trains on 512" in (tmp_path / "log.txt").read_text()
 
 
-def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
-    result = ran(fake, tmp_path, "killed")
+def test_a_killed_trainer_is_an_error_that_names_the_signal(fake_trainer, tmp_path):
+    result = run_fake_row(fake_trainer, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("error", "signal 9")
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert result.reason == (
@@ -104,24 +104,24 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake, tmp_path):
     assert not (tmp_path / "progress.json").exists()
 
 
-def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake, tmp_path):
+def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake_trainer, tmp_path):
     kills = iter([4, 5])
-    fake.setattr(worker, "_count_oom_kills", lambda: next(kills))
-    result = ran(fake, tmp_path, "killed")
+    fake_trainer.setattr(worker, "_count_oom_kills", lambda: next(kills))
+    result = run_fake_row(fake_trainer, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
     assert result.reason == "out of host memory last seen in the backward of step 3 (peak so far 1.5 GiB)"
 
 
-def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake, tmp_path):
-    result = ran(fake, tmp_path, "oom")
+def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake_trainer, tmp_path):
+    result = run_fake_row(fake_trainer, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
         "out of GPU memory last seen in the backward of step 3, 0.5 GiB more requested (peak so far 1.5 GiB)"
     )
 
 
-def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake, tmp_path):
-    result = ran(fake, tmp_path, "compiler")
+def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake_trainer, tmp_path):
+    result = run_fake_row(fake_trainer, tmp_path, "compiler")
     assert result.reason == (
         "exit code 1 last seen while loading: c++: fatal error: Killed signal terminated program cc1plus "
         "(the compiler was killed, usually because the host ran out of memory)"
@@ -133,15 +133,15 @@ def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake, tmp_
     ("how", "message"),
     [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
 )
-def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake, tmp_path, how, message):
-    result = ran(fake, tmp_path, how)
+def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_trainer, tmp_path, how, message):
+    result = run_fake_row(fake_trainer, tmp_path, how)
     assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
     assert result.failure.message.startswith(message)
     assert (result.device.name, result.memory) == ("unknown", Memory())
 
 
-def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake, tmp_path, capfd):
-    result = ran(fake, tmp_path, "hang", time_limit_s=2)
+def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trainer, tmp_path, capfd):
+    result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
     assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
     assert "in hang" in (tmp_path / "log.txt").read_text()
@@ -167,15 +167,15 @@ def test_telemetry_has_the_phase_also_within_a_micro_step(monkeypatch, tmp_path)
     assert [*seen, telemetry.phase] == ["load", "forward", "backward", "optimizer step"]
 
 
-def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake, tmp_path):
-    fake.setattr(worker, "START_LIMIT_S", 1.0)
-    result = ran(fake, tmp_path, "never starts", time_limit_s=600)
+def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake_trainer, tmp_path):
+    fake_trainer.setattr(worker, "START_LIMIT_S", 1.0)
+    result = run_fake_row(fake_trainer, tmp_path, "never starts", time_limit_s=600)
     assert (result.outcome, result.failure.phase, result.times) == ("timeout", "load", None)
     assert result.reason == "did not start within 1 s, last seen in the load phase; stacks are in the log"
 
 
-def test_the_time_limit_begins_when_the_trainer_has_started(fake, tmp_path):
-    assert ran(fake, tmp_path, "starts late", time_limit_s=1).outcome == "oom"
+def test_the_time_limit_begins_when_the_trainer_has_started(fake_trainer, tmp_path):
+    assert run_fake_row(fake_trainer, tmp_path, "starts late", time_limit_s=1).outcome == "oom"
 
 
 def test_times_of_the_stages_add_up():
@@ -185,15 +185,15 @@ def test_times_of_the_stages_add_up():
     assert times == StageTimes(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
 
-def test_child_processes_of_the_trainer_are_killed(fake, tmp_path):
-    assert ran(fake, tmp_path, "child").outcome == "oom"
+def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):
+    assert run_fake_row(fake_trainer, tmp_path, "child").outcome == "oom"
     assert not alive(int((tmp_path / "child.txt").read_text()))
 
 
-def test_processes_that_survive_are_named(fake, tmp_path):
-    fake.setattr(local_node, "kill_tagged", lambda variable, value, within_s: [4711])
+def test_processes_that_survive_are_named(fake_trainer, tmp_path):
+    fake_trainer.setattr(local_node, "kill_tagged", lambda variable, value, within_s: [4711])
     with pytest.raises(TimeoutError, match=r"processes \[4711\] still run 15 s after they were killed"):
-        ran(fake, tmp_path, "fits")
+        run_fake_row(fake_trainer, tmp_path, "fits")
 
 
 def test_the_kernel_counts_oom_kills():
@@ -240,11 +240,11 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
         ("reject", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
-def test_main_prints_the_outcome_of_the_row(fake, tmp_path, capsys, how, code, out, err):
-    fake.setenv("FAKE", how)
-    fake.setenv("TESTBED_COMMAND", "testbed run lab")
+def test_main_prints_the_outcome_of_the_row(fake_trainer, tmp_path, capsys, how, code, out, err):
+    fake_trainer.setenv("FAKE", how)
+    fake_trainer.setenv("TESTBED_COMMAND", "testbed run lab")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
-    assert run_main(fake, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
+    assert run_main(fake_trainer, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code
     output = capsys.readouterr()
     assert output.out == "lab/a on a100_80gb, tiny, as-taught\n" + out
     assert output.err == err
@@ -252,8 +252,8 @@ def test_main_prints_the_outcome_of_the_row(fake, tmp_path, capsys, how, code, o
         assert read_result(tmp_path / "row" / "result.json").command == "testbed run lab"
 
 
-def test_the_trainer_dies_with_a_killed_worker(fake, tmp_path):
-    fake.setenv("FAKE", "hang")
+def test_the_trainer_dies_with_a_killed_worker(fake_trainer, tmp_path):
+    fake_trainer.setenv("FAKE", "hang")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
     program = f"import sys; from experiments.training.worker import main; sys.executable = {sys.executable!r}; main()"
     started = subprocess.Popen(
@@ -269,7 +269,7 @@ def test_the_trainer_dies_with_a_killed_worker(fake, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished_row(tmp_path_factory):
     """A real tiny row run by the real worker: its folder and the worker's output."""
     folder = tmp_path_factory.mktemp("worker")
     row = spec(precision="bf16-true", lora=LORA, max_steps=3, workers=1, time_limit_s=200)
@@ -279,8 +279,8 @@ def finished(tmp_path_factory):
     return folder, done.stdout
 
 
-def test_a_real_row_is_run_and_its_result_is_complete(finished):
-    folder, output = finished
+def test_a_real_row_is_run_and_its_result_is_complete(finished_row):
+    folder, output = finished_row
     result = read_result(folder / "result.json")
     assert result.outcome == "fits"
     assert (result.speed.optimizer_steps, len(result.losses), result.device.kind) == (3, 3, "cpu")
@@ -297,19 +297,19 @@ def test_a_real_row_is_run_and_its_result_is_complete(finished):
     assert any(line.startswith("micro-step ") for line in lines[1:-1])
 
 
-def test_a_real_row_has_telemetry(finished):
-    with (finished[0] / "telemetry.csv").open(newline="") as lines:
+def test_a_real_row_has_telemetry(finished_row):
+    with (finished_row[0] / "telemetry.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert tuple(rows[0]) == (*FIELDS, OTHER_UTILIZATION)
     assert len(rows) >= 4
     assert max(float(row["process_memory_gib"]) for row in rows if row["process_memory_gib"]) > 0.2
-    telemetry = read_result(finished[0] / "result.json").telemetry
+    telemetry = read_result(finished_row[0] / "result.json").telemetry
     assert telemetry["process_memory_gib_max"] > 0.2
     assert 0 < telemetry["sampling_core_share"] < 1
 
 
-def test_a_real_row_leaves_no_intermediate_files(finished):
-    names = {path.name for path in finished[0].iterdir()}
+def test_a_real_row_leaves_no_intermediate_files(finished_row):
+    names = {path.name for path in finished_row[0].iterdir()}
     assert {"result.json", "spec.json", "log.txt", "telemetry.csv"} <= names
     assert not names & {"measured.json", "progress.json", "checkpoints", "lightning_logs"}
 

@@ -23,7 +23,7 @@ window.shown = () => {
   const buffer = window.view?.terminal.buffer.active;
   return [...Array(buffer?.length ?? 0).keys()].map((n) => buffer.getLine(n).translateToString(true)).join("\\n");
 };"""
-"""Makes the text of the terminal, which is drawn on a canvas, available as shown()."""
+"""Makes the text of the terminal, which is drawn on a canvas, available as the function shown()."""
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.support.services.chromium import Page, chromium_path
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served_address(tmp_path_factory):
     """The address of a view that is served, with its token."""
     with serving(h200_run(tmp_path_factory.mktemp("watch") / "run").path) as address:
         yield address
@@ -35,21 +35,21 @@ async def answer(address, token="", tries=100):
 
 @pytest.mark.parametrize("path", ["/", "/ws", "/static/js/textual.js"])
 @pytest.mark.parametrize("token", ["", "token=", "token=wrong"])
-def test_nothing_is_served_without_the_token(served, path, token):
-    url = urlsplit(served)
+def test_nothing_is_served_without_the_token(served_address, path, token):
+    url = urlsplit(served_address)
     status, _ = asyncio.run(answer(url._replace(path=path).geturl(), token))
     assert status == 403
 
 
-def test_the_token_gives_a_cookie_that_scripts_cannot_read(served):
-    status, headers = asyncio.run(answer(served, urlsplit(served).query))
+def test_the_token_gives_a_cookie_that_scripts_cannot_read(served_address):
+    status, headers = asyncio.run(answer(served_address, urlsplit(served_address).query))
     assert (status, headers["Location"]) == (302, "/")
     assert "HttpOnly" in headers["Set-Cookie"]
     assert "SameSite=Strict" in headers["Set-Cookie"]
 
 
-def test_only_the_loopback_interface_answers(served):
-    port = urlsplit(served).port
+def test_only_the_loopback_interface_answers(served_address):
+    port = urlsplit(served_address).port
     others = {str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {
         "127.0.0.1"
     }
@@ -58,12 +58,12 @@ def test_only_the_loopback_interface_answers(served):
             pass
 
 
-def test_the_view_is_sent_to_the_browser(served):
+def test_the_view_is_sent_to_the_browser(served_address):
     async def received():
-        url = urlsplit(served)
+        url = urlsplit(served_address)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
-            await answer(served, url.query)
-            await session.get(served)
+            await answer(served_address, url.query)
+            await session.get(served_address)
             text = ""
             async with session.ws_connect(f"ws://{url.netloc}/ws?width=120&height=40") as socket_:
                 async for message in socket_:
@@ -75,10 +75,12 @@ def test_the_view_is_sent_to_the_browser(served):
     assert "rows done" in asyncio.run(asyncio.wait_for(received(), 120))
 
 
-def test_the_page_draws_a_terminal_and_sends_no_request_to_other_hosts(served, tmp_path):
+def test_the_page_draws_a_terminal_and_sends_no_request_to_other_hosts(served_address, tmp_path):
     with Page(chromium_path(), tmp_path) as page:
-        asyncio.run(answer(served, urlsplit(served).query))
-        page.call("Page.navigate", url=served)
+        asyncio.run(answer(served_address, urlsplit(served_address).query))
+        page.call("Page.navigate", url=served_address)
         page.until("document.querySelector('.xterm-screen')")
         assert page.evaluate("problems") == []
-        assert {urlsplit(url).netloc for url in page.requests if url.startswith("http")} == {urlsplit(served).netloc}
+        assert {urlsplit(url).netloc for url in page.requests if url.startswith("http")} == {
+            urlsplit(served_address).netloc
+        }

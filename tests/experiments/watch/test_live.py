@@ -20,7 +20,7 @@ RUN_S = 300.0
 
 
 @pytest.fixture
-def run(tmp_path):
+def running_run(tmp_path):
     """A run of tiny models under way: its folder and its process."""
     rows = [word for row in ROWS for word in ("--row", row)]
     words = ["run", SUITE, *rows, "--size", "tiny", "--no-predict", "--results", str(tmp_path / "results")]
@@ -35,21 +35,21 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def shows(row: str, state: str) -> str:
+def shows_row(row: str, state: str) -> str:
     """Return the condition that the page shows a row with a state."""
     return rf"new RegExp('^ *{row} +{state}', 'm').test(shown())"
 
 
 @pytest.mark.timeout(900)
-def test_a_page_of_a_run_under_way_shows_each_row_and_changes_nothing(run, tmp_path):
-    folder, process = run
+def test_a_page_of_a_run_under_way_shows_each_row_and_changes_nothing(running_run, tmp_path):
+    folder, process = running_run
     with serving(folder) as address, Page(chromium_path(), tmp_path / "chromium") as page:
         open_view(page, address)
-        page.until(shows(ROWS[0], "(?!waiting|ran)") + r" && /\d running/.test(shown())", RUN_S)
+        page.until(shows_row(ROWS[0], "(?!waiting|ran)") + r" && /\d running/.test(shown())", RUN_S)
         for row in ROWS:
             result = folder / SUITE / row / "result.json"
             wait_for(result.exists, RUN_S)
-            page.until(shows(row, "ran"), WITHIN_S)
+            page.until(shows_row(row, "ran"), WITHIN_S)
         process.wait(RUN_S)
         before = files(folder)
         page.call("Input.insertText", text="dwx\r")

@@ -15,7 +15,7 @@ from tests.experiments.watch.conftest import RUNNING, WAITING
 COST = "lease llm, 2h left, 4.1 of 12.0 SU"
 
 
-def shown(folder, query_app):
+def run_app(folder, query_app):
     """Run the app and return what ``query_app`` returns, a function of the app and its pilot."""
 
     async def run():
@@ -48,7 +48,7 @@ def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
             text_of(app.query_one("#verdicts", RichLog)),
         )
 
-    rows, labels, load, log, verdicts = shown(folder, query_app)
+    rows, labels, load, log, verdicts = run_app(folder, query_app)
     assert rows == len(folder.read_run().rows)
     assert COST in labels
     assert any("rows done" in label for label in labels)
@@ -70,7 +70,7 @@ def test_a_new_verdict_is_added(folder):
         await pilot.pause()
         return text_of(app.query_one("#verdicts", RichLog)).removeprefix(before)
 
-    added = shown(folder, query_app)
+    added = run_app(folder, query_app)
     assert "pass (emulated)" in added
     assert "predicted" not in added
 
@@ -90,7 +90,7 @@ def test_what_has_not_changed_is_not_drawn_again(folder, monkeypatch):
         app.show()
         return unchanged, {type(one) for one in drawn}
 
-    unchanged, drawn = shown(folder, use)
+    unchanged, drawn = run_app(folder, use)
     assert unchanged == []
     assert DataTable in drawn
 
@@ -107,7 +107,7 @@ def test_unreadable_files_are_named_and_the_view_continues(folder):
         await pilot.pause()
         return broken, str(app.query_one("#headline", Label).render())
 
-    broken, mended = shown(folder, query_app)
+    broken, mended = run_app(folder, query_app)
     assert "run.json: not a run of schema version" in broken
     assert "rows done" in mended
 
@@ -146,7 +146,7 @@ def test_load_and_log_are_side_by_side_on_a_wide_terminal(folder, width, beside)
         regions = app.query_one("#load").region, app.query_one("#log").region
         return app.query_one("#log", RichLog).border_title, [(one.x, one.right) for one in regions]
 
-    title, (load, log) = shown(folder, query_app)
+    title, (load, log) = run_app(folder, query_app)
     assert (log[0] >= load[1]) is beside
     assert log[1] <= width
     assert title in (f"log of {row}{more}" for row in folder.read_run().rows for more in ("", ": nothing yet"))

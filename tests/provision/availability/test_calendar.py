@@ -16,7 +16,7 @@ HELSINKI, UTC_ZONE = ZoneInfo("Europe/Helsinki"), ZoneInfo("UTC")
 DAY = (MONDAY, at(24))
 
 
-def lines(renderable):
+def rendered_lines(renderable):
     text = StringIO()
     Console(width=140, file=text).print(renderable)
     return text.getvalue().splitlines()
@@ -24,7 +24,7 @@ def lines(renderable):
 
 def calendar_symbols(bookings, window, slots=()):
     """Return the symbols after the name of the only node."""
-    return lines(draw_calendar([NODE], bookings, slots, window, UTC_ZONE))[2].removeprefix("  p3-01  ")
+    return rendered_lines(draw_calendar([NODE], bookings, slots, window, UTC_ZONE))[2].removeprefix("  p3-01  ")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_symbol_shows_found_before_reserved_before_cleaning(hours, expected):
 
 
 def test_symbols_begin_at_round_times():
-    assert lines(draw_calendar([NODE], [], [], (at(1, 17), at(20)), UTC_ZONE))[0].startswith(
+    assert rendered_lines(draw_calendar([NODE], [], [], (at(1, 17), at(20)), UTC_ZONE))[0].startswith(
         "UTC      11-23 01:00 11-23 07:00"
     )
 
@@ -60,19 +60,21 @@ def test_bookings_outside_the_window_are_cut_off():
 def test_any_window_fits_the_width(hours, step):
     window = (at(0, 7), at(hours, 7))
     assert len(calendar_symbols([], window)) <= 61
-    assert lines(draw_calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"one symbol is {step}")
+    assert rendered_lines(draw_calendar([NODE], [], [], window, UTC_ZONE))[-1].endswith(f"one symbol is {step}")
 
 
 def test_both_time_zones_are_above_the_calendar_and_follow_clock_changes():
     window = (datetime(2026, 10, 24, 18, tzinfo=UTC), datetime(2026, 10, 25, 18, tzinfo=UTC))
-    utc, local = lines(draw_calendar([NODE], [], [], window, HELSINKI))[:2]
+    utc, local = rendered_lines(draw_calendar([NODE], [], [], window, HELSINKI))[:2]
     assert utc.split(maxsplit=1) == ["UTC", "10-24 18:00 10-25 00:00 10-25 06:00 10-25 12:00 "]
     assert local.split(maxsplit=1) == ["Europe/Helsinki", "10-24 21:00 10-25 03:00 10-25 08:00 10-25 14:00 "]
 
 
 def test_nodes_are_sorted_by_name_under_their_hardware():
     hosts = [NODE, gigaio("g-2"), gigaio("g-1"), gigaio("g-0", gpus=0)]
-    names = [line.partition("·")[0].rstrip() for line in lines(draw_calendar(hosts, [], [], DAY, UTC_ZONE))[1:-1]]
+    names = [
+        line.partition("·")[0].rstrip() for line in rendered_lines(draw_calendar(hosts, [], [], DAY, UTC_ZONE))[1:-1]
+    ]
     assert names == [
         "compute_gigaio at CHI@UC with 1 x NVIDIA A100 80 GiB",
         "  g-1",

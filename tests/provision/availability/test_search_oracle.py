@@ -74,7 +74,7 @@ def slots_minute_by_minute(bookings, requirements, now):
     minutes = [first] if requirements.start else range(first, first + HORIZON_DAYS * DAY + 60)
     searched = [minute for minute in minutes if requirements.start or (minute + length) % 60 == LAST_MINUTE]
     found = []
-    for _, group in groupby(sorted(HOSTS, key=kind), key=kind):
+    for _, group in groupby(sorted(HOSTS, key=site_and_type), key=site_and_type):
         hosts = [(host, unavailable_minutes(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
         over = 0
         for start in searched[: HORIZON_DAYS * 24]:
@@ -84,16 +84,16 @@ def slots_minute_by_minute(bookings, requirements, now):
             if requirements.hours is None or all(
                 slot_in_words(minute, requirements.hours) for minute in range(start, start + length)
             ):
-                found.append(slot(free[: requirements.count], start, length))
+                found.append(time_slot(free[: requirements.count], start, length))
                 over = start + length
     return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
 
 
-def kind(host):
+def site_and_type(host):
     return host.site, host.node_type
 
 
-def slot(hosts, start, length):
+def time_slot(hosts, start, length):
     cost = None if hosts[0].su_per_hour is None else hosts[0].su_per_hour * len(hosts) * (length / 60)
     begin = datetime.fromtimestamp(start * 60, UTC)
     return TimeSlot(tuple(hosts), begin, begin + length * MINUTE, cost)

@@ -10,7 +10,7 @@ from provision.configure.build_context import CONTEXT_FOLDERS, data_folder, writ
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project_folder(tmp_path: Path) -> Path:
     """A project with a file in each part of a context."""
     root = tmp_path / "project"
     for part in CONTEXT_FOLDERS:
@@ -25,40 +25,40 @@ def packed(project: Path) -> bytes:
     return archive.read_bytes()
 
 
-def test_times_owners_and_masks_of_files_do_not_change_the_context(project: Path) -> None:
-    first = packed(project)
-    changed = project / "experiments" / "code.py"
+def test_times_owners_and_masks_of_files_do_not_change_the_context(project_folder: Path) -> None:
+    first = packed(project_folder)
+    changed = project_folder / "experiments" / "code.py"
     os.utime(changed, (1, 1))
     changed.chmod(0o600)
-    assert packed(project) == first
+    assert packed(project_folder) == first
 
 
-def test_a_changed_file_changes_the_context(project: Path) -> None:
-    first = packed(project)
-    (project / "experiments" / "code.py").write_text("other")
-    assert packed(project) != first
+def test_a_changed_file_changes_the_context(project_folder: Path) -> None:
+    first = packed(project_folder)
+    (project_folder / "experiments" / "code.py").write_text("other")
+    assert packed(project_folder) != first
 
 
-def test_bytecode_and_evidence_are_left_out(project: Path) -> None:
-    (project / "experiments" / "__pycache__").mkdir()
-    (project / "experiments" / "__pycache__" / "code.pyc").write_text("bytecode")
-    first = packed(project)
-    (project / "experiments" / "evidence" / "run").mkdir(parents=True)
-    (project / "experiments" / "evidence" / "run" / "result.json").write_text("{}")
-    assert packed(project) == first
-    with tarfile.open(project.parent / "context.tar.gz") as tar:
+def test_bytecode_and_evidence_are_left_out(project_folder: Path) -> None:
+    (project_folder / "experiments" / "__pycache__").mkdir()
+    (project_folder / "experiments" / "__pycache__" / "code.pyc").write_text("bytecode")
+    first = packed(project_folder)
+    (project_folder / "experiments" / "evidence" / "run").mkdir(parents=True)
+    (project_folder / "experiments" / "evidence" / "run" / "result.json").write_text("{}")
+    assert packed(project_folder) == first
+    with tarfile.open(project_folder.parent / "context.tar.gz") as tar:
         names = tar.getnames()
     assert not [name for name in names if "__pycache__" in name or "evidence" in name]
     assert "experiments/code.py" in names
 
 
-def test_an_installed_package_packs_the_same_files_as_a_checkout(project: Path) -> None:
-    first = packed(project)
-    files = project / "provision" / "files"
+def test_an_installed_package_packs_the_same_files_as_a_checkout(project_folder: Path) -> None:
+    first = packed(project_folder)
+    files = project_folder / "provision" / "files"
     files.mkdir()
-    (project / "containers").rename(files / "containers")
-    assert data_folder("containers", project) == files / "containers"
-    assert packed(project) == first
+    (project_folder / "containers").rename(files / "containers")
+    assert data_folder("containers", project_folder) == files / "containers"
+    assert packed(project_folder) == first
 
 
 def test_the_context_of_this_project_has_the_recipe_and_the_code(tmp_path: Path) -> None:

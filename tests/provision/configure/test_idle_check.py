@@ -229,7 +229,7 @@ def test_a_notebook_that_was_not_fetched_keeps_the_lease(fake_node):
     assert "ended" in fake_node.check_each_minute(1)
 
 
-def copying(fake_node, target):
+def copy_results_with_rsync(fake_node, target):
     """Let the results be copied to a folder by the real rsync."""
     need(("rsync",), "rsync")
     fake_node.settings = replace(fake_node.settings, results_to=str(target))
@@ -244,7 +244,7 @@ def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
     for path in (row / "result.json", row / "trainer/weights.bin", fake_node.home / "llm-testbed/cache/model.bin"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")
-    copying(fake_node, tmp_path / "saved")
+    copy_results_with_rsync(fake_node, tmp_path / "saved")
     assert "ended" in fake_node.check_each_minute(31)
     saved = {str(path.relative_to(tmp_path / "saved")) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
     assert {"run-1/lab/row/result.json", "run-1/.jobs/row-12345678/ended"} <= saved
@@ -254,7 +254,7 @@ def test_results_are_copied_whole_before_the_lease_ends(fake_node, tmp_path):
 def test_the_lease_is_kept_while_the_copy_of_its_results_fails(fake_node, tmp_path):
     job(fake_node)
     (tmp_path / "saved").write_text("a file, not a folder")
-    copying(fake_node, tmp_path / "saved")
+    copy_results_with_rsync(fake_node, tmp_path / "saved")
     assert "but the lease continues: rsync ended with" in fake_node.check_each_minute(60)
     assert fake_node.lease.deleted == 0
     (tmp_path / "saved").unlink()

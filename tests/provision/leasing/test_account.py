@@ -116,7 +116,7 @@ def test_a_record_without_account_stays_open_until_its_end_if_its_lease_is_not_l
     lease_of_first_account, reconciler
 ):
     old, theirs = without_account(reconciler), seen_by(PROJECT, lease_of_first_account[0])
-    with pytest.raises(OtherAccount, match=r"names no account.* can be released here from 2026-11-21"):
+    with pytest.raises(OtherAccount, match=r"names no account.* cannot be released here before 2026-11-21"):
         release(theirs, reconciler, old)
     reconciler.clock.sleep(4 * 3600)
     release(theirs, reconciler, old)

@@ -127,7 +127,7 @@ def test_a_silent_node_is_reported_with_the_last_message_of_ssh(reconciler, leas
 
 
 @pytest.mark.parametrize(("kinds", "error"), [(("booted",), BootFailed), (("booted", "held"), LeaseGone)])
-def test_a_node_that_was_deleted_is_not_waited_for(reconciler, lease_request, monkeypatch, kinds, error):
+def test_the_program_does_not_wait_for_a_deleted_node(reconciler, lease_request, monkeypatch, kinds, error):
     site = FakeSite()
 
     def attempt(login):
@@ -156,7 +156,7 @@ def test_an_extension_during_the_boot_is_kept_on_other_nodes(reconciler, lease_r
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_start_that_was_moved_is_waited_for(reconciler, lease_request, monkeypatch):
+def test_the_program_waits_for_a_start_that_was_moved(reconciler, lease_request, monkeypatch):
     site = FakeSite(lease_status="PENDING")
     begin, moved = NOW + HOUR, NOW + 3 * HOUR
 

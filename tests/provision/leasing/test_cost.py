@@ -16,7 +16,7 @@ LINE = (
 )
 
 
-def priced(**more):
+def priced_site(**more):
     return FakeSite(hosts_of(2, su_per_hour=16.0), **more)
 
 
@@ -26,14 +26,14 @@ def cost(reconciler):
 
 
 def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconciler, lease_request, cost):
-    lease(priced(), reconciler, lease_request())
+    lease(priced_site(), reconciler, lease_request())
     assert cost() == LINE.format("15:00")
     reconciler.clock.sleep(3 * 3600)
     assert "was to end 2026-11-21 15:00 UTC, and costs 16 service units an hour if it was extended elsewhere" in cost()
 
 
 def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, cost, monkeypatch):
-    site = priced()
+    site = priced_site()
     lease(site, reconciler, lease_request())
     longer = lambda lease, slot: site.held.append(replace(site.held.pop(), end=slot.end)) or site.held[0]  # noqa: E731
     monkeypatch.setattr(site, "extend_lease", longer, raising=False)
@@ -45,7 +45,7 @@ def test_a_lease_that_was_possibly_created_may_cost(reconciler, lease_request, c
     def killed(operation):
         raise KeyboardInterrupt
 
-    site = priced()
+    site = priced_site()
     site.before = killed
     with pytest.raises(KeyboardInterrupt):
         lease(site, reconciler, lease_request())
@@ -56,7 +56,7 @@ def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
     def rejected(operation):
         raise RequestRejected("blazar: no")
 
-    site = priced()
+    site = priced_site()
     site.before = rejected
     with pytest.raises(RequestRejected):
         lease(site, reconciler, lease_request())
@@ -64,20 +64,20 @@ def test_a_rejected_lease_does_not_cost(reconciler, lease_request, cost):
 
 
 def test_a_failed_boot_reports_the_continuing_cost(reconciler, lease_request, messages):
-    site = priced(broken={"1", "2"})
+    site = priced_site(broken={"1", "2"})
     with pytest.raises(BootFailed), report_cost_on_exit(reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
     assert messages[-1] == LINE.format("15:00")
 
 
 def test_a_lease_that_moved_to_another_node_costs_once(reconciler, lease_request, cost):
-    site = priced(broken={"1"})
+    site = priced_site(broken={"1"})
     lease(site, reconciler, lease_request())
     assert cost() == LINE.format("15:00")
 
 
 def test_a_released_lease_reports_no_cost(reconciler, lease_request, messages):
-    site = priced()
+    site = priced_site()
     with report_cost_on_exit(reconciler, "llm_cc"), release_on_exit(site, reconciler, "llm_cc"):
         lease(site, reconciler, lease_request())
     assert messages[-1] == "llm_cc is released; nothing is left at CHI@UC"
@@ -89,7 +89,7 @@ KINDS = ["lease", "server", "address", "key"]
 @pytest.mark.parametrize("problem", [RequestRejected("in use"), Unreachable("fail_to_list")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, cost, kind, problem):
-    site = priced()
+    site = priced_site()
     lease(site, reconciler, lease_request())
 
     def fail_some_operations(operation):
@@ -107,7 +107,7 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, c
 
 
 def test_the_lease_is_deleted_first(reconciler, lease_request):
-    site = priced()
+    site = priced_site()
     order: list[str] = []
     lease(site, reconciler, lease_request())
     site.before = order.append
@@ -116,7 +116,7 @@ def test_the_lease_is_deleted_first(reconciler, lease_request):
 
 
 def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_request, messages):
-    site = priced()
+    site = priced_site()
     lease(site, reconciler, lease_request())
 
     def fail_some_operations(operation):
@@ -130,7 +130,7 @@ def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_req
 
 
 def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):
-    site = priced()
+    site = priced_site()
     lease(site, reconciler, lease_request(count=2))
     first, delete = site.booted[0].id, site.delete_server
 
@@ -147,7 +147,7 @@ def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, le
 
 @pytest.mark.parametrize("listing", ["servers", "addresses", "keys"])
 def test_a_lease_is_deleted_although_another_service_is_down(reconciler, lease_request, listing):
-    site = priced()
+    site = priced_site()
     lease(site, reconciler, lease_request())
 
     def fail_to_list():
@@ -161,7 +161,7 @@ def test_a_lease_is_deleted_although_another_service_is_down(reconciler, lease_r
 
 
 def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
-    site = priced()
+    site = priced_site()
     made = lease(site, reconciler, lease_request()).lease
     assert used_time(reconciler, replace(made, start=made.start + HOUR)) == 0 * HOUR
     reconciler.clock.sleep(10 * 3600)

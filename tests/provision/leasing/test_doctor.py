@@ -80,15 +80,15 @@ def key(generated_key, tmp_path):
 
 
 @pytest.fixture
-def failed(site, key, reconciler):
+def failed_lines(site, key, reconciler):
     """Return the lines of the failed checks by name."""
     return lambda: {
         one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.status == "failed"
     }
 
 
-def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed):
-    assert failed() == {}
+def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed_lines):
+    assert failed_lines() == {}
     names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
     assert names == [
         *("local tools", "SSH key", "time zone", "journal", "account"),
@@ -103,36 +103,36 @@ def test_the_image_that_will_be_booted_is_the_one_that_is_checked(site, key, rec
     assert texts["image"] == "image my-image (5678)"
 
 
-def test_missing_tools_are_named_with_the_command_that_installs_them(failed, monkeypatch):
+def test_missing_tools_are_named_with_the_command_that_installs_them(failed_lines, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    assert failed() == {
+    assert failed_lines() == {
         "local tools": "ssh, ssh-keygen missing; install the OpenSSH client (apt install openssh-client)"
     }
 
 
-def test_a_missing_key_fails(key, failed):
+def test_a_missing_key_fails(key, failed_lines):
     key.unlink()
     fix = f"SSH key {key} does not exist; create one: ssh-keygen -t ed25519 -f {key}"
-    assert failed() == {"SSH key": fix, "SSH key at the site": fix}
+    assert failed_lines() == {"SSH key": fix, "SSH key at the site": fix}
 
 
-def test_a_key_that_others_can_read_fails(key, failed):
+def test_a_key_that_others_can_read_fails(key, failed_lines):
     key.chmod(0o644)
-    assert failed() == {"SSH key": f"{key} is readable by other users; run: chmod 600 {key}"}
+    assert failed_lines() == {"SSH key": f"{key} is readable by other users; run: chmod 600 {key}"}
 
 
-def test_an_invalid_public_key_fails(key, failed):
+def test_an_invalid_public_key_fails(key, failed_lines):
     key.with_suffix(".pub").write_text("ssh-ed25519 A")
-    found = failed()
+    found = failed_lines()
     assert "do not belong together; run: ssh-keygen -y -f" in found["SSH key"]
     assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
 
 
-def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
+def test_a_time_zone_that_is_unknown_fails(failed_lines, monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Helsinky")
-    assert "TZ 'Europe/Helsinky' is unknown" in failed()["time zone"]
+    assert "TZ 'Europe/Helsinky' is unknown" in failed_lines()["time zone"]
     monkeypatch.setenv("TZ", ":Europe/Helsinki")
-    assert "time zone" not in failed()
+    assert "time zone" not in failed_lines()
 
 
 @pytest.mark.parametrize(
@@ -142,27 +142,27 @@ def test_a_time_zone_that_is_unknown_fails(failed, monkeypatch):
         (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 hours; log in again"),
     ],
 )
-def test_a_credential_that_may_not_lease_fails(site, failed, limits, message):
+def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, message):
     site.answers["credential"] = limits
-    assert message in failed()["credential"]
+    assert message in failed_lines()["credential"]
 
 
-def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed):
+def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed_lines):
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
-    assert failed() == {}
+    assert failed_lines() == {}
     texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler)}
     assert texts["credential"].startswith("ends 2040-01-01 00:00 UTC")
 
 
-def test_a_journal_of_another_version_fails(reconciler, failed):
+def test_a_journal_of_another_version_fails(reconciler, failed_lines):
     reconciler.journal.folder.mkdir()
     (reconciler.journal.folder / "ledger.jsonl").write_text(json.dumps({"version": 9}) + "\n")
-    assert "move the file away" in failed()["journal"]
+    assert "move the file away" in failed_lines()["journal"]
 
 
-def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed):
+def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed_lines):
     site.answers["identity"] = NoCredentials("credentials: no account; set OS_* variables")
-    assert failed() == {"account": "credentials: no account; set OS_* variables"}
+    assert failed_lines() == {"account": "credentials: no account; set OS_* variables"}
     left_out = [one for one in doctor.examine("chameleon", key, reconciler) if one.status == "not checked"]
     assert [one.name for one in left_out] == list(doctor.SITE_CHECKS)
     assert left_out[0].line == "skip  credential: needs account"
@@ -188,30 +188,30 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
         ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
-def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed, answer, value, check, fix):
+def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed_lines, answer, value, check, fix):
     site.answers[answer] = value
-    found = failed()
+    found = failed_lines()
     assert list(found) == [check]
     assert fix in found[check]
 
 
-def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed):
+def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed_lines):
     site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
-    assert failed()["floating IPs"].endswith("unattached addresses: 192.0.2.1")
+    assert failed_lines()["floating IPs"].endswith("unattached addresses: 192.0.2.1")
 
 
-def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed):
+def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed_lines):
     site.answers["public_keys"] = [(key.name, OTHER)]
-    line = failed()["SSH key at the site"]
+    line = failed_lines()["SSH key at the site"]
     assert line.startswith(
         f"{key.name} is {fingerprint(OTHER)} at the site, and {key} is {fingerprint(key_pair(key).public)}; "
     )
     assert f"openstack keypair delete {key.name}" in line
 
 
-def test_a_lease_created_with_another_key_is_named(site, reconciler, failed):
+def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_lines):
     site.answers["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
-    line = failed()["SSH key at the site"]
+    line = failed_lines()["SSH key at the site"]
     assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
     assert "pass the key that it was created with as --key" in line
 

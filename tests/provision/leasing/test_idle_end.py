@@ -47,7 +47,7 @@ def site(monkeypatch):
 
 
 @pytest.fixture
-def leased(site, reconciler):
+def active_lease(site, reconciler):
     """Return the record of an active lease in the journal."""
     opened = reconciler.journal.open("llm_cc", site.name, site.account)
     site.held = [Lease("1", "llm_cc", "ACTIVE", NOW - HOUR, NOW + HOUR, ("r",), ("1",), opened.tag)]
@@ -60,77 +60,79 @@ def enable_idle_end(site, reconciler, record, idle_end=IDLE_END):
     reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(idle_end))
 
 
-def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, leased, tmp_path):
-    assert idle_end_of(leased()) is None
+def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, active_lease, tmp_path):
+    assert idle_end_of(active_lease()) is None
     idle_end = IdleEnd(HOUR, "me@host:there", tmp_path / "key")
-    enable_idle_end(site, reconciler, leased(), idle_end)
-    assert idle_end_of(leased()) == idle_end
+    enable_idle_end(site, reconciler, active_lease(), idle_end)
+    assert idle_end_of(active_lease()) == idle_end
 
 
-def test_an_unfinished_setup_of_an_idle_end_does_not_count_but_stays_requested(reconciler, leased):
-    reconciler.journal.write("intent", leased(), Operation.CREATE_CREDENTIAL, **idle_end_data(IDLE_END))
-    reconciler.journal.write("done", leased(), Operation.CREATE_CREDENTIAL, id="c")
-    assert (idle_end_of(leased()), requested_idle_end(leased())) == (None, IDLE_END)
+def test_an_unfinished_setup_of_an_idle_end_does_not_count_but_stays_requested(reconciler, active_lease):
+    reconciler.journal.write("intent", active_lease(), Operation.CREATE_CREDENTIAL, **idle_end_data(IDLE_END))
+    reconciler.journal.write("done", active_lease(), Operation.CREATE_CREDENTIAL, id="c")
+    assert (idle_end_of(active_lease()), requested_idle_end(active_lease())) == (None, IDLE_END)
 
 
-def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(site, reconciler, leased):
-    enable_idle_end(site, reconciler, leased())
-    assert deleted_lease(reconciler, leased()) == ""
+def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(
+    site, reconciler, active_lease
+):
+    enable_idle_end(site, reconciler, active_lease())
+    assert deleted_lease(reconciler, active_lease()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
-    assert deleted_lease(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, active_lease()) == ""
     site.held = []
-    assert deleted_lease(reconciler, leased()).startswith(
+    assert deleted_lease(reconciler, active_lease()).startswith(
         "was deleted: it ended itself after 30m without work, and its results were fetched before, or somebody deleted"
     )
 
 
-def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, leased):
-    enable_idle_end(site, reconciler, leased())
-    reconciler.journal.write("intent", leased(), Operation.DELETE_LEASE, id="1")
+def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, active_lease):
+    enable_idle_end(site, reconciler, active_lease())
+    reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")
     site.held = []
-    assert deleted_lease(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, active_lease()) == ""
 
 
-def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, leased):
+def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, active_lease):
     site.held = []
-    assert deleted_lease(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, active_lease()) == ""
 
 
-def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, leased, monkeypatch):
+def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, active_lease, monkeypatch):
     def fail_to_list_leases():
         raise Unreachable("blazar does not answer")
 
-    enable_idle_end(site, reconciler, leased())
+    enable_idle_end(site, reconciler, active_lease())
     monkeypatch.setattr(site, "leases", fail_to_list_leases)
-    assert deleted_lease(reconciler, leased()) == ""
+    assert deleted_lease(reconciler, active_lease()) == ""
 
 
-def test_a_release_deletes_the_credential(site, reconciler, leased):
-    enable_idle_end(site, reconciler, leased())
-    release(site, reconciler, leased())
+def test_a_release_deletes_the_credential(site, reconciler, active_lease):
+    enable_idle_end(site, reconciler, active_lease())
+    release(site, reconciler, active_lease())
     assert (site.credentials, site.remaining_resources()) == ([], [])
 
 
-def test_a_credential_that_stays_is_named(site, reconciler, leased):
+def test_a_credential_that_stays_is_named(site, reconciler, active_lease):
     def reject(operation):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
 
-    enable_idle_end(site, reconciler, leased())
+    enable_idle_end(site, reconciler, active_lease())
     site.before = reject
     with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
-        release(site, reconciler, leased())
+        release(site, reconciler, active_lease())
     assert site.held == []
 
 
-def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, reconciler, leased):
+def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, reconciler, active_lease):
     def fail_to_list_credentials(operation):
         if operation == "list credentials":
             raise Unreachable("keystone does not answer")
 
     site.before = fail_to_list_credentials
-    release(site, reconciler, leased())
+    release(site, reconciler, active_lease())
     assert site.remaining_resources() == []
 
 

@@ -108,7 +108,7 @@ def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ""])
 def test_a_lock_stays_in_its_folder(journal, name):
-    with pytest.raises(BadJournal, match="is no name of a lease"), journal.exclusive(name):
+    with pytest.raises(BadJournal, match="is not a valid lease name"), journal.exclusive(name):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Leasing at a fake site with faults on the way."""
+"""Leasing at a fake site, with faults in single steps."""
 
 import pytest
 
@@ -12,7 +12,7 @@ from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
 pytestmark = pytest.mark.usefixtures("reachable")
 
 
-def boots(site):
+def booted_nodes(site):
     """Return the node of each boot attempt, in order."""
     return [f"{name} on {host}" for name, host in site.attempts]
 
@@ -64,7 +64,7 @@ def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler
 def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(4), broken={"2"})
     leased = lease(site, reconciler, lease_request(count=2))
-    assert boots(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
+    assert booted_nodes(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
     assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, 2, 2]
     assert reconciler.journal.active_lease("llm_cc").failed_hosts == ("2",)
 
@@ -73,7 +73,7 @@ def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, leas
     site = FakeSite(hosts_of(3), broken={"2"})
     with pytest.raises(BootFailed, match=r"server node-2 did not boot on node-2; .*no power.* 3 attempts; release the"):
         lease(site, reconciler, lease_request(count=2))
-    assert boots(site) == ["node-1 on 1", *["node-2 on 2"] * 3]
+    assert booted_nodes(site) == ["node-1 on 1", *["node-2 on 2"] * 3]
     assert [server.name for server in site.booted] == ["node-1"]
 
 
@@ -81,7 +81,7 @@ def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, messa
     site = FakeSite(hosts_of(2, flavor=True), broken={"1"})
     site.before = lambda operation: site.broken.clear() if operation == "delete server" else None
     assert lease(site, reconciler, lease_request()).machines
-    assert boots(site) == ["node on 1", "node on 1"]
+    assert booted_nodes(site) == ["node on 1", "node on 1"]
 
 
 def test_a_lease_deleted_by_others_while_a_node_fails_is_not_recreated(reconciler, lease_request):
@@ -111,7 +111,7 @@ def test_a_failed_node_given_by_name_is_replaced_even_by_the_run_after_a_killed_
     assert site.held == []
     site.before = lambda operation: None
     assert lease(site, reconciler, lease_request(node="node-1")).lease.hosts == ("2",)
-    assert boots(site) == ["node on 1", "node on 2"]
+    assert booted_nodes(site) == ["node on 1", "node on 2"]
 
 
 def test_failed_nodes_are_retried_if_no_others_of_their_type_exist(reconciler, lease_request):

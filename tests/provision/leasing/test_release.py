@@ -138,7 +138,7 @@ def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconc
 @pytest.mark.parametrize("ask", [extend, extension])
 def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_lease, ask):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, minutes=1))
-    with pytest.raises(ExtensionRejected, match=r"can be extended from 2026-11-21 12:01 UTC"):
+    with pytest.raises(ExtensionRejected, match=r"cannot be extended before 2026-11-21 12:01 UTC"):
         ask(site, reconciler, active_lease, HOUR)
     assert site.lease.end == NOW + timedelta(hours=48, minutes=1)
     reconciler.clock.sleep(60)
@@ -193,15 +193,15 @@ def test_a_remaining_volume_is_named_and_the_lease_stays_active(reconciler, site
 
 
 @pytest.fixture
-def connected(site, monkeypatch):
+def connect_to_site(site, monkeypatch):
     """Connect to the site as a run under way does."""
     monkeypatch.setattr(account, "connect_to", lambda *_: site)
     return site
 
 
-def test_the_end_of_a_lease_is_that_at_the_site(reconciler, connected, active_lease):
+def test_the_end_of_a_lease_is_that_at_the_site(reconciler, connect_to_site, active_lease):
     assert current_end(reconciler, active_lease) == NOW + 2 * HOUR
-    connected.lease = replace(connected.lease, end=NOW + 5 * HOUR)
+    connect_to_site.lease = replace(connect_to_site.lease, end=NOW + 5 * HOUR)
     assert current_end(reconciler, active_lease) == NOW + 5 * HOUR
 
 
@@ -209,28 +209,28 @@ def unreachable():
     raise Unreachable("blazar does not answer")
 
 
-def test_without_an_answer_of_the_site_the_end_is_that_in_the_journal(reconciler, connected, active_lease):
+def test_without_an_answer_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
     for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
-        data = lease_data(replace(connected.lease, end=NOW + hours * HOUR))
+        data = lease_data(replace(connect_to_site.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)
-        connected.leases = unreachable
+        connect_to_site.leases = unreachable
         assert current_end(reconciler, active_lease) == NOW + hours * HOUR
 
 
 @pytest.mark.parametrize("other", [replace(IDENTITY, project_id="p2"), None])
-def test_a_lease_that_cannot_be_queried_counts_as_active(reconciler, connected, active_lease, other):
+def test_a_lease_that_cannot_be_queried_counts_as_active(reconciler, connect_to_site, active_lease, other):
     assert is_leased(reconciler, active_lease)
     reconciler.journal.record_account(active_lease, IDENTITY)
     recorded = reconciler.journal.active_lease(NAME)
-    connected.lease = None
+    connect_to_site.lease = None
     assert not is_leased(reconciler, recorded)
     if other:
-        connected.identity = lambda: other
+        connect_to_site.identity = lambda: other
     else:
-        connected.leases = unreachable
+        connect_to_site.leases = unreachable
     assert is_leased(reconciler, recorded)
 
 
-def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connected, active_lease):
-    connected.lease = replace(connected.lease, status="TERMINATED")
+def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connect_to_site, active_lease):
+    connect_to_site.lease = replace(connect_to_site.lease, status="TERMINATED")
     assert not is_leased(reconciler, active_lease)

@@ -32,12 +32,12 @@ class FakeCalendar(FakeSite):
         return list(self.booked)
 
 
-def taken(hours):
+def booking_of(hours):
     return [Booking("1", NOW - HOUR, NOW + hours * HOUR)]
 
 
 def test_the_earliest_slot_of_all_sites_is_chosen(reconciler):
-    sites = [FakeCalendar("CHI@UC", taken(9)), FakeCalendar("CHI@TACC", taken(2))]
+    sites = [FakeCalendar("CHI@UC", booking_of(9)), FakeCalendar("CHI@TACC", booking_of(2))]
     found = choose_slots_among(sites, reconciler, Requirements(3 * HOUR), limit=2)
     assert [slot.hosts[0].site for slot in found] == ["CHI@TACC", "CHI@TACC"]
     assert found[0].start == NOW + timedelta(hours=2, minutes=50)
@@ -45,19 +45,19 @@ def test_the_earliest_slot_of_all_sites_is_chosen(reconciler):
 
 
 def test_an_unreachable_site_is_reported_and_left_out(reconciler, messages):
-    sites = [FakeCalendar("CHI@UC", problem=UNREACHABLE), FakeCalendar("CHI@TACC", taken(2))]
+    sites = [FakeCalendar("CHI@UC", problem=UNREACHABLE), FakeCalendar("CHI@TACC", booking_of(2))]
     assert choose_slots_among(sites, reconciler, Requirements(3 * HOUR))[0].hosts[0].site == "CHI@TACC"
     assert "CHI@UC: blazar does not answer" in messages
 
 
 def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
-    sites = [FakeCalendar("CHI@UC", taken(2)), FakeCalendar("CHI@TACC", problem=UNREACHABLE)]
+    sites = [FakeCalendar("CHI@UC", booking_of(2)), FakeCalendar("CHI@TACC", problem=UNREACHABLE)]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough nodes are free.*CHI@TACC: blazar does not answer"):
         choose_slots_among(sites, reconciler, Requirements(3 * HOUR, start=NOW))
 
 
 def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages):
-    sites = [FakeCalendar("CHI@UC", taken(2)), FakeCalendar("CHI@TACC", taken(1))]
+    sites = [FakeCalendar("CHI@UC", booking_of(2)), FakeCalendar("CHI@TACC", booking_of(1))]
     assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True) is sites[1]
     assert reconciler.clock.now() - NOW < 2 * HOUR
     assert any("searching again" in line for line in messages)
@@ -175,7 +175,7 @@ def test_a_lease_of_that_name_that_is_not_in_the_journal_is_rejected_before_anyt
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_whose_creation_was_interrupted_is_the_own_one(reconciler, lease_request, monkeypatch):
+def test_a_lease_whose_creation_was_interrupted_is_recognized_as_own(reconciler, lease_request, monkeypatch):
     site = FakeSite()
     create = site.create_lease
 

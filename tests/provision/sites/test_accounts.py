@@ -9,13 +9,13 @@ from provision.errors import NoCredentials
 from provision.sites.accounts import account_regions, find_account
 
 
-def entry(region="CHI@UC", kind="v3applicationcredential", **auth):
+def cloud_entry(region="CHI@UC", kind="v3applicationcredential", **auth):
     given = {"application_credential_id": "a", "application_credential_secret": "secret", **auth}
     return {"region_name": region, "auth_type": kind, "auth": {"auth_url": "http://keystone/v3", **given}}
 
 
 @pytest.fixture
-def clouds(tmp_path, monkeypatch):
+def write_clouds(tmp_path, monkeypatch):
     """Write a clouds.yaml; no OS_* variable is set."""
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
@@ -28,14 +28,16 @@ def clouds(tmp_path, monkeypatch):
     return write
 
 
-def test_the_only_entry_for_a_region_is_used(clouds):
-    clouds(uc=entry(), tacc=entry("KVM@TACC"), none={"auth": {"auth_url": "http://keystone", "username": "cc"}})
+def test_the_only_entry_for_a_region_is_used(write_clouds):
+    write_clouds(
+        uc=cloud_entry(), tacc=cloud_entry("KVM@TACC"), none={"auth": {"auth_url": "http://keystone", "username": "cc"}}
+    )
     assert find_account("CHI@").name == "uc"
     assert account_regions() == ["CHI@UC", "KVM@TACC"]
 
 
-def test_of_several_entries_none_is_used_by_default(clouds):
-    clouds(uc_course=entry(), uc_research=entry())
+def test_of_several_entries_none_is_used_by_default(write_clouds):
+    write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
     assert str(several.value) == (
@@ -45,8 +47,8 @@ def test_of_several_entries_none_is_used_by_default(clouds):
 
 
 @pytest.mark.parametrize("name", ["uc_course", "uc_research"])
-def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(clouds, monkeypatch, name, recwarn):
-    clouds(uc_course=entry(), uc_research=entry())
+def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(write_clouds, monkeypatch, name, recwarn):
+    write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     monkeypatch.setenv("OS_CLOUD", name)
     assert find_account("CHI@").name == name
     for variable, value in {"AUTH_URL": "http://k/v3", "USERNAME": "cc", "REGION_NAME": "CHI@UC"}.items():
@@ -55,23 +57,23 @@ def test_the_entry_of_os_cloud_is_used_even_with_an_rc_file(clouds, monkeypatch,
     assert list(recwarn) == []
 
 
-def test_a_misspelled_entry_in_os_cloud_is_named_with_the_existing_ones(clouds, monkeypatch):
-    clouds(uc=entry())
+def test_a_misspelled_entry_in_os_cloud_is_named_with_the_existing_ones(write_clouds, monkeypatch):
+    write_clouds(uc=cloud_entry())
     monkeypatch.setenv("OS_CLOUD", "cu")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is not an entry of clouds\.yaml; allowed: uc"):
         find_account("CHI@")
 
 
-def test_an_entry_of_another_region_is_rejected(clouds, monkeypatch):
-    clouds(uc=entry(), kvm=entry("KVM@TACC"))
+def test_an_entry_of_another_region_is_rejected(write_clouds, monkeypatch):
+    write_clouds(uc=cloud_entry(), kvm=cloud_entry("KVM@TACC"))
     monkeypatch.setenv("OS_CLOUD", "kvm")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD kvm has the region KVM@TACC, not CHI@\.\.\."):
         find_account("CHI@")
     assert account_regions() == ["KVM@TACC"]
 
 
-def test_a_sourced_rc_file_decides_the_account(clouds, monkeypatch):
-    clouds(uc_course=entry(), uc_research=entry())
+def test_a_sourced_rc_file_decides_the_account(write_clouds, monkeypatch):
+    write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     for variable, value in {
         "AUTH_URL": "http://k/v3",
         "USERNAME": "cc",
@@ -82,45 +84,49 @@ def test_a_sourced_rc_file_decides_the_account(clouds, monkeypatch):
     assert find_account("CHI@", "uc_course").name == "envvars"
 
 
-def test_a_preferred_entry_counts_only_among_several(clouds, monkeypatch):
-    clouds(uc_course=entry(), uc_research=entry(), kvm=entry("KVM@TACC"))
+def test_a_preferred_entry_counts_only_among_several(write_clouds, monkeypatch):
+    write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry(), kvm=cloud_entry("KVM@TACC"))
     assert find_account("CHI@", "uc_research").name == "uc_research"
     assert find_account("KVM@", "uc_research").name == "kvm"
     monkeypatch.setenv("OS_CLOUD", "uc_course")
     assert find_account("CHI@", "uc_research").name == "uc_course"
 
 
-def test_an_entry_of_several_regions_needs_the_region(clouds):
-    clouds(all={**entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
+def test_an_entry_of_several_regions_needs_the_region(write_clouds):
+    write_clouds(all={**cloud_entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
     with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one by --site"):
         find_account("CHI@")
     assert (find_account("CHI@TACC").region_name, find_account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
 
 
-def test_a_missing_login_plugin_is_named_with_its_installation(clouds, capfd):
-    clouds(chameleon=entry(kind="v3chameleonoidc"))
+def test_a_missing_login_plugin_is_named_with_its_installation(write_clouds, capfd):
+    write_clouds(chameleon=cloud_entry(kind="v3chameleonoidc"))
     with pytest.raises(NoCredentials, match=r"needs the login plugin v3chameleonoidc, .*pip install ccauth"):
         find_account("CHI@")
     assert capfd.readouterr().err == ""
 
 
-def test_an_entry_without_its_plugin_is_one_of_several(clouds, monkeypatch):
-    clouds(uc=entry(), oidc=entry(kind="v3chameleonoidc"), elsewhere=entry("RegionOne", "v3unheardof"))
+def test_an_entry_without_its_plugin_is_one_of_several(write_clouds, monkeypatch):
+    write_clouds(
+        uc=cloud_entry(), oidc=cloud_entry(kind="v3chameleonoidc"), elsewhere=cloud_entry("RegionOne", "v3unheardof")
+    )
     with pytest.raises(NoCredentials, match=r"uc \(CHI@UC\), oidc \(CHI@UC\)"):
         find_account("CHI@")
     monkeypatch.setenv("OS_CLOUD", "uc")
     assert find_account("CHI@").name == "uc"
 
 
-def test_an_incomplete_entry_is_named(clouds):
-    clouds(uc={"region_name": "CHI@UC", "auth_type": "v3applicationcredential", "auth": {"auth_url": "http://k/v3"}})
+def test_an_incomplete_entry_is_named(write_clouds):
+    write_clouds(
+        uc={"region_name": "CHI@UC", "auth_type": "v3applicationcredential", "auth": {"auth_url": "http://k/v3"}}
+    )
     with pytest.raises(NoCredentials) as incomplete:
         find_account("CHI@").get_session().auth  # noqa: B018
     assert "uc" in str(incomplete.value)
 
 
-def test_no_message_has_a_secret(clouds):
-    clouds(a=entry(), b=entry())
+def test_no_message_has_a_secret(write_clouds):
+    write_clouds(a=cloud_entry(), b=cloud_entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
     assert "secret" not in str(several.value)

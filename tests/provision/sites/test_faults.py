@@ -17,7 +17,7 @@ from tests.support.leasing.fake_site import NOW
 GONE = "Could not find Application Credential: 0a1b."
 
 
-def answer(status, **headers):
+def http_answer(status, **headers):
     made = requests.Response()
     made.status_code = status
     made.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
@@ -60,7 +60,7 @@ def test_an_exception_is_converted_by_its_cause(problem, kind, message):
 def test_the_requested_waiting_time_is_read_from_the_answer(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
-    response = answer(code, Retry_After=asked)
+    response = http_answer(code, Retry_After=asked)
     with pytest.raises(Unreachable) as busy, translate_errors("nova"):
         raise sdk_errors.HttpException("busy", response=response, http_status=code)
     assert least <= busy.value.retry_after_s <= most

@@ -23,7 +23,7 @@ class FakeKvm(Kvm):
         times = ((f"2026-11-23T{hour:02}:00:00.000000" for hour in hours) for _, *hours in self.reserved)
         return [("1", {"id": n, "start_date": begin, "end_date": end}) for n, (begin, end) in enumerate(times)]
 
-    def _reserved(self):
+    def _reserved_flavors(self):
         return {n: (flavor, self.amount) for n, (flavor, *_) in enumerate(self.reserved) if flavor}
 
 
@@ -64,4 +64,4 @@ def test_reservations_without_a_flavor_are_skipped():
     lease = {"reservations": [{"id": "b", "resource_type": "virtual:floatingip"}, flavor]}
     site.blazar = SimpleNamespace(lease=SimpleNamespace(list=lambda: [lease]))
     assert site.host_ids(lease, {"a": "1"}) == ("g1@1",)
-    assert site._reserved() == {"a": ("g1", 2)}
+    assert site._reserved_flavors() == {"a": ("g1", 2)}

@@ -25,18 +25,20 @@ STRANGE: dict[str, Any] = {
     "no list of reservations": {"reservations": None},
     "a reservation without an id": {"reservations": [{"resource_type": "network"}]},
     "no end": {"end_date": None},
-    "an end that is no time": {"end_date": "never"},
+    "an end that is not a time": {"end_date": "never"},
 }
 
 
-def listing(*records):
+def service_listing(*records):
     return SimpleNamespace(list=lambda *_: list(records))
 
 
 def site_of(kind, *leases, hosts=(), **clients):
     site = kind.__new__(kind)
     site.name, site._logged_faults, site.user_id = "CHI@UC", set(), lambda: "me"
-    site.blazar = SimpleNamespace(lease=listing(*leases), allocation=listing(*hosts), host=listing())
+    site.blazar = SimpleNamespace(
+        lease=service_listing(*leases), allocation=service_listing(*hosts), host=service_listing()
+    )
     site.sdk = SimpleNamespace(**clients)
     return site
 
@@ -68,7 +70,7 @@ def test_a_strange_reservation_of_a_flavor_hides_no_other(caplog):
     flavor = {"id": "a", "resource_type": "flavor:instance", "resource_properties": '{"name": "g1"}', "amount": 2}
     strange = {**GOOD, "user_id": "x", "reservations": [{**flavor, "id": "b", "resource_properties": ""}]}
     site = site_of(Kvm, strange, {**GOOD, "reservations": [flavor]}, hosts=[{"resource_id": "1", "reservations": []}])
-    assert site._reserved() == {"a": ("g1", 2)}
+    assert site._reserved_flavors() == {"a": ("g1", 2)}
     assert "cannot be read" in caplog.text
 
 

@@ -30,7 +30,7 @@ def agent(sshd, tmp_path):
 
 
 @pytest.fixture
-def locked(sshd, tmp_path):
+def key_with_passphrase(sshd, tmp_path):
     """Return the file of the server's key, with a passphrase."""
     file = tmp_path / "key"
     for suffix in ("", ".pub"):
@@ -40,9 +40,9 @@ def locked(sshd, tmp_path):
     return file
 
 
-def test_a_locked_key_is_used_through_the_agent(sshd, agent, locked, monkeypatch):
+def test_a_locked_key_is_used_through_the_agent(sshd, agent, key_with_passphrase, monkeypatch):
     monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
-    assert SshShell(replace(sshd.login(), key=locked)).run("echo in").out == "in\n"
+    assert SshShell(replace(sshd.login(), key=key_with_passphrase)).run("echo in").out == "in\n"
 
 
 def logs_in(login):
@@ -94,12 +94,12 @@ def test_for_a_key_in_the_agent_the_public_file_is_enough(home, agent, sshd):
     assert logs_in(SshConfigHost("super"))
 
 
-def test_a_locked_key_of_a_leased_node_is_used_through_the_configured_agent(home, agent, locked, sshd):
-    login = replace(sshd.login(alias="leased"), key=locked)
+def test_a_locked_key_of_a_leased_node_is_used_through_the_configured_agent(home, agent, key_with_passphrase, sshd):
+    login = replace(sshd.login(alias="leased"), key=key_with_passphrase)
     assert not logs_in(login)
     configured(home, f"IdentityAgent {agent}")
     assert logs_in(login)
-    check_key(key_pair(locked))
+    check_key(key_pair(key_with_passphrase))
 
 
 def test_an_agent_that_does_not_answer_is_skipped(home, sshd):

@@ -28,7 +28,7 @@ def test_an_invalid_public_key_is_rejected_without_its_text(tmp_path):
 
 
 @pytest.fixture
-def pair(tmp_path):
+def new_key_pair(tmp_path):
     return key_pair(new_key(tmp_path / "id"))
 
 
@@ -36,56 +36,56 @@ def keygen(*arguments):
     return subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_a_key_that_can_be_used_passes(pair):
-    check_key(pair)
+def test_a_key_that_can_be_used_passes(new_key_pair):
+    check_key(new_key_pair)
 
 
-def test_a_key_with_a_passphrase_needs_the_agent(pair, tmp_path, monkeypatch):
+def test_a_key_with_a_passphrase_needs_the_agent(new_key_pair, tmp_path, monkeypatch):
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    keygen("-p", "-P", "", "-N", "secret", "-f", str(pair.file))
-    with pytest.raises(BadKey, match=rf"cannot be used without a prompt .*ssh-add {pair.file}"):
-        check_key(pair)
+    keygen("-p", "-P", "", "-N", "secret", "-f", str(new_key_pair.file))
+    with pytest.raises(BadKey, match=rf"cannot be used without a prompt .*ssh-add {new_key_pair.file}"):
+        check_key(new_key_pair)
     agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(tmp_path / "agent")], stdout=subprocess.DEVNULL)
     try:
         monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "agent"))
         while not (tmp_path / "agent").exists():
             time.sleep(0.02)
-        keygen("-p", "-P", "secret", "-N", "", "-f", str(pair.file))
-        subprocess.run(["ssh-add", "-q", pair.file], check=True)
-        keygen("-p", "-P", "", "-N", "secret", "-f", str(pair.file))
-        check_key(pair)
+        keygen("-p", "-P", "secret", "-N", "", "-f", str(new_key_pair.file))
+        subprocess.run(["ssh-add", "-q", new_key_pair.file], check=True)
+        keygen("-p", "-P", "", "-N", "secret", "-f", str(new_key_pair.file))
+        check_key(new_key_pair)
     finally:
         agent.kill()
         agent.wait()
 
 
-def test_keys_that_do_not_belong_together_are_rejected(pair, tmp_path):
+def test_keys_that_do_not_belong_together_are_rejected(new_key_pair, tmp_path):
     other = new_key(tmp_path / "other")
     with pytest.raises(BadKey, match=r"do not belong together; run: ssh-keygen -y"):
-        check_key(replace(pair, public=other.with_name("other.pub").read_text()))
+        check_key(replace(new_key_pair, public=other.with_name("other.pub").read_text()))
 
 
-def test_a_public_key_that_lost_its_end_is_rejected(pair):
-    kind, blob, _ = pair.public.split()
+def test_a_public_key_that_lost_its_end_is_rejected(new_key_pair):
+    kind, blob, _ = new_key_pair.public.split()
     with pytest.raises(BadKey, match="do not belong together"):
-        check_key(replace(pair, public=f"{kind} {blob[:-12]}"))
+        check_key(replace(new_key_pair, public=f"{kind} {blob[:-12]}"))
 
 
-def test_a_public_key_of_two_lines_is_rejected(pair):
-    public = pair.file.with_name("id.pub")
-    public.write_text(f"{pair.public}\n{pair.public}\n")
+def test_a_public_key_of_two_lines_is_rejected(new_key_pair):
+    public = new_key_pair.file.with_name("id.pub")
+    public.write_text(f"{new_key_pair.public}\n{new_key_pair.public}\n")
     with pytest.raises(BadKey, match="is not a public key"):
-        key_pair(pair.file)
+        key_pair(new_key_pair.file)
 
 
-def test_a_private_key_that_is_damaged_or_open_to_others_is_rejected(pair):
-    pair.file.write_text(pair.file.read_text().replace("KEY", "KEI"))
+def test_a_private_key_that_is_damaged_or_open_to_others_is_rejected(new_key_pair):
+    new_key_pair.file.write_text(new_key_pair.file.read_text().replace("KEY", "KEI"))
     with pytest.raises(BadKey, match="cannot be used without a prompt"):
-        check_key(pair)
+        check_key(new_key_pair)
     for mode in (0o644, 0o640, 0o604):
-        pair.file.chmod(mode)
-        with pytest.raises(BadKey, match=f"readable by other users; run: chmod 600 {pair.file}"):
-            check_key(pair)
+        new_key_pair.file.chmod(mode)
+        with pytest.raises(BadKey, match=f"readable by other users; run: chmod 600 {new_key_pair.file}"):
+            check_key(new_key_pair)
 
 
 @pytest.mark.skipif(PROGRAM is None, reason="needs OpenSSH's sshd (package openssh-server)")

@@ -107,7 +107,7 @@ def test_a_stream_arrives_while_the_command_prints(shell):
 
 
 def test_large_output_is_read_while_input_is_sent(shell):
-    with shell.reading("cat; sleep 0.5; head -c 3000000 /dev/zero", source=(b"a" * 10,)) as stream:
+    with shell.open_output("cat; sleep 0.5; head -c 3000000 /dev/zero", source=(b"a" * 10,)) as stream:
         assert stream.read(10) == b"a" * 10
         began = time.monotonic()
         assert stream.read() == bytes(3_000_000)
@@ -117,7 +117,7 @@ def test_large_output_is_read_while_input_is_sent(shell):
 def test_reading_from_a_failing_command_raises(shell):
     with (
         pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo a"),
-        shell.reading("echo a; echo no such thing >&2; exit 4") as stream,
+        shell.open_output("echo a; echo no such thing >&2; exit 4") as stream,
     ):
         assert stream.read() == b"a\n"
 
@@ -125,7 +125,7 @@ def test_reading_from_a_failing_command_raises(shell):
 def test_a_command_that_does_not_end_is_killed_after_its_output_was_read(shell):
     with (
         pytest.raises(TimedOut, match=r"timed out after 1 s: sleep 301"),
-        shell.reading("sleep 301; true", timeout_s=1),
+        shell.open_output("sleep 301; true", timeout_s=1),
     ):
         pass
 
@@ -136,7 +136,7 @@ def test_a_command_is_killed_when_its_reader_stops(shell):
         raise OSError("no room")
 
     began = time.monotonic()
-    with pytest.raises(OSError, match="no room"), shell.reading("yes 302") as stream:
+    with pytest.raises(OSError, match="no room"), shell.open_output("yes 302") as stream:
         give_up(stream)
     assert time.monotonic() - began < 5
 
@@ -192,7 +192,7 @@ def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, ssh_she
     came = []
     with (
         pytest.raises(ConnectionDropped, match="the connection dropped"),
-        ssh_shell.reading("echo a; sleep 30") as stream,
+        ssh_shell.open_output("echo a; sleep 30") as stream,
     ):
         came += [stream.read(2), sshd.drop_connections(), stream.read()]
     assert came == [b"a\n", None, b""]
@@ -231,7 +231,7 @@ def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
     assert not target.exists()
 
 
-def test_a_machine_that_comes_back_is_waited_for(sshd, ssh_shell):
+def test_the_shell_waits_for_a_machine_that_comes_back(sshd, ssh_shell):
     ssh_shell.run("true")
     sshd.stop()
     answers = []
@@ -270,7 +270,7 @@ def test_an_unauthorized_key_is_rejected_at_once(sshd, tmp_path):
 
 
 @pytest.fixture
-def chatty(tmp_path):
+def chatty_login(tmp_path):
     """Return a login whose shell prints, on both streams, before every command."""
     start = tmp_path / "chatty.sh"
     start.write_text(
@@ -282,15 +282,15 @@ def chatty(tmp_path):
     server.stop()
 
 
-def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty, tmp_path):
-    server, _ = chatty
+def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty_login, tmp_path):
+    server, _ = chatty_login
     shell = SshShell(server.login())
     assert shell.run("echo in").out == "in\n"
     assert shell.run("true").out == ""
     assert shell.run("head -c 300000 /dev/zero").out == "\0" * 300_000
     shell.put(b"data", str(tmp_path / "file"))
     assert shell.get(str(tmp_path / "file")) == b"data"
-    with shell.reading("echo in; echo out") as stream:
+    with shell.open_output("echo in; echo out") as stream:
         assert stream.read() == b"in\nout\n"
     with pytest.raises(CommandFailed, match="exit code 3"):
         shell.run("exit 3")
@@ -300,8 +300,8 @@ def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty,
 @pytest.mark.parametrize(
     ("does", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
 )
-def test_a_login_shell_that_runs_no_command_is_named(chatty, does, message):
-    server, start = chatty
+def test_a_login_shell_that_runs_no_command_is_named(chatty_login, does, message):
+    server, start = chatty_login
     start.write_text(f"#!/bin/sh\n{does}\n")
     with pytest.raises(LoginRejected, match=message):
         SshShell(server.login()).run("echo in")

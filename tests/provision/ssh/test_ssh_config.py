@@ -19,7 +19,7 @@ def test_a_host_of_the_users_ssh_config_is_reached_by_its_name(home, name):
     shell = SshShell(SshConfigHost(name))
     assert shell.run("echo in").out == "in\n"
     assert shell.where == name
-    with shell.reading("echo in") as stream:
+    with shell.open_output("echo in") as stream:
         assert stream.read() == b"in\n"
     shell.close()
 
@@ -45,7 +45,7 @@ def test_a_configuration_is_read_as_openssh_reads_it(home, config):
     file.write_text(config.format(home=home))
     shell = SshShell(SshConfigHost("behind"))
     assert shell.run("echo in").out == "in\n"
-    with shell.reading("echo in") as stream:
+    with shell.open_output("echo in") as stream:
         assert stream.read() == b"in\n"
     shell.close()
 
@@ -72,7 +72,7 @@ def test_a_leased_node_behind_a_jump_host_is_reached_by_commands_and_streams(hom
     try_login(login)
     shell = SshShell(login)
     assert shell.run("echo in").out == "in\n"
-    with shell.reading("echo in") as stream:
+    with shell.open_output("echo in") as stream:
         assert stream.read() == b"in\n"
     shell.close()
 

@@ -10,16 +10,18 @@ HOUR = timedelta(hours=1)
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 
 
-def a100(name: str, **other: Any) -> Host:
+def a100(name: str, **overrides: Any) -> Host:
     """Return a node with 4 x A100 80GB."""
-    facts: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu_a100_pcie", "gpu_model": "NVIDIA A100", "gpus": 4}
-    return Host(name, name, **{**facts, "gpu_memory_gib": 80.0, "interconnect": "PCIe", "su_per_hour": 16.0, **other})
+    spec: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu_a100_pcie", "gpu_model": "NVIDIA A100", "gpus": 4}
+    return Host(
+        name, name, **{**spec, "gpu_memory_gib": 80.0, "interconnect": "PCIe", "su_per_hour": 16.0, **overrides}
+    )
 
 
-def gigaio(name: str, gpus: int = 1, **other: Any) -> Host:
+def gigaio(name: str, gpus: int = 1, **overrides: Any) -> Host:
     """Return a node of type compute_gigaio; nodes of this type have different GPUs."""
     model: dict[str, Any] = {"gpu_model": "NVIDIA A100", "gpu_memory_gib": 80.0} if gpus else {}
-    return Host(name, name, "CHI@UC", "compute_gigaio", gpus=gpus, **{"su_per_hour": 4.0, **model, **other})
+    return Host(name, name, "CHI@UC", "compute_gigaio", gpus=gpus, **{"su_per_hour": 4.0, **model, **overrides})
 
 
 def booked(host: Host, start: datetime, end: datetime) -> Booking:

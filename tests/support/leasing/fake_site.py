@@ -31,8 +31,8 @@ class FakeClock(Clock):
         self.at += timedelta(seconds=seconds)
 
 
-def hosts_of(number: int, **more: object) -> list[Host]:
-    kind: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu", "gpus": 4, **more}
+def hosts_of(number: int, **overrides: object) -> list[Host]:
+    kind: dict[str, Any] = {"site": "CHI@UC", "node_type": "gpu", "gpus": 4, **overrides}
     return [Host(str(n), f"node-{n}", **kind) for n in range(1, number + 1)]
 
 

@@ -17,14 +17,14 @@ def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-def _creates_without_looking(self, active_lease, operation, find, create, outcome, **intent):
+def _create_without_search(self, active_lease, operation, find, create, outcome, **intent):
     """Create a resource without a search for one that an earlier request, whose answer was lost, may have created."""
     resource = self._retrying()(lambda: self.perform(active_lease, operation, create, **intent))
     self.journal.write("done", active_lease, operation, **outcome(resource))
     return resource
 
 
-def _stops_at_first_rejection(reconciler, active_lease, kinds):
+def _stop_at_first_rejection(reconciler, active_lease, kinds):
     """Stop a release at the first rejection."""
     for kind in kinds:
         resources.delete_tagged(reconciler, active_lease, kind)
@@ -35,17 +35,17 @@ def _kinds_without_addresses(site):
     return [kind for kind in resources.all_kinds(site) if "address" not in kind.name]
 
 
-def _writes_no_intent(self, event, *arguments, _write=journal.Journal.write, **data):
+def _write_no_intent(self, event, *arguments, _write=journal.Journal.write, **data):
     if event != "intent":
         _write(self, event, *arguments, **data)
 
 
-def _extends_from_now(site, reconciler, active_lease, by, _extension=release.extension):
+def _extend_from_now(site, reconciler, active_lease, by, _extension=release.extension):
     lease, _ = _extension(site, reconciler, active_lease, by)
     return lease, reconciler.clock.now() + by
 
 
-def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.delete_tagged):
+def _delete_all(reconciler, active_lease, kind, name=None, _delete=resources.delete_tagged):
     """Delete all resources, also those without the tag of the lease."""
     tag = active_lease.tag
     everybodys = replace(kind, list=lambda: [replace(one, tag=tag, owner="") for one in kind.list()])
@@ -53,13 +53,13 @@ def _deletes_all(reconciler, active_lease, kind, name=None, _delete=resources.de
 
 
 INJECTED: dict[str, Fault] = {
-    "a lost answer is requested again": (reconciler.Reconciler, "find_or_create", _creates_without_looking),
+    "a lost answer is requested again": (reconciler.Reconciler, "find_or_create", _create_without_search),
     "any account may release": (release, "verify_account", lambda *_: None),
     "what remains is not asked": (release, "list_remaining", lambda *_: []),
-    "a rejection ends the release": (release, "_delete_kinds", _stops_at_first_rejection),
+    "a rejection ends the release": (release, "_delete_kinds", _stop_at_first_rejection),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
-    "intents are not recorded": (journal.Journal, "write", _writes_no_intent),
-    "an extension counts from now": (release, "extension", _extends_from_now),
-    "others' resources are deleted": (release, "delete_tagged", _deletes_all),
+    "intents are not recorded": (journal.Journal, "write", _write_no_intent),
+    "an extension counts from now": (release, "extension", _extend_from_now),
+    "others' resources are deleted": (release, "delete_tagged", _delete_all),
     "costs are not reported": (cost, "running_cost", lambda *_: ""),
 }

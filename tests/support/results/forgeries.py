@@ -43,7 +43,7 @@ def lower_peak(forger: Forger, row: str) -> None:
     forger.results[row]["memory"]["peak_gib"] *= 0.9
 
 
-def less_memory(forger: Forger, row: str) -> None:
+def scale_memory(forger: Forger, row: str) -> None:
     """Scale all memory values of a row, so that they remain consistent."""
     result = forger.results[row]
     for measured in (result, *result["ranks"]):
@@ -56,12 +56,12 @@ def less_memory(forger: Forger, row: str) -> None:
         memory["peak_by_phase_gib"] = {name: 0.9 * value for name, value in memory["peak_by_phase_gib"].items()}
 
 
-def faster(forger: Forger, row: str) -> None:
+def raise_throughput(forger: Forger, row: str) -> None:
     """State a higher throughput only."""
     forger.results[row]["speed"]["samples_per_s"] *= 1.5
 
 
-def much_faster(forger: Forger, row: str) -> None:
+def scale_times(forger: Forger, row: str) -> None:
     """Scale all times of a row, so that they remain consistent."""
     speed = forger.results[row]["speed"]
     for name in ("step_s", "micro_step_s", "train_s"):
@@ -69,8 +69,8 @@ def much_faster(forger: Forger, row: str) -> None:
     speed["samples_per_s"] /= 0.4
 
 
-def fits_after_all(forger: Forger, row: str) -> None:
-    """State that a row that ran out of memory fits, or the reverse."""
+def swap_outcome(forger: Forger, row: str) -> None:
+    """State that a row fits if it ran out of memory, and the reverse."""
     result = forger.results[row]
     if result["outcome"] == "oom":
         result.update(outcome="fits", failure=None, reason="trained to the end")
@@ -79,7 +79,7 @@ def fits_after_all(forger: Forger, row: str) -> None:
         result.update(outcome="oom", failure=failure, reason="out of GPU memory")
 
 
-def other_card(forger: Forger, row: str) -> None:
+def claim_other_gpu(forger: Forger, row: str) -> None:
     """State that an emulated row ran on a GPU of the stated model."""
     result = forger.results[row]
     for device in (result["device"], *(rank["device"] for rank in result["ranks"])):
@@ -87,7 +87,7 @@ def other_card(forger: Forger, row: str) -> None:
         device["compute_capability"] = "8.0"
 
 
-def swapped_rows(forger: Forger, row: str) -> None:
+def swap_rows(forger: Forger, row: str) -> None:
     """Give a row the measurements of another one."""
     other = next_row(forger, row)
     forger.results[row], forger.results[other] = (
@@ -98,14 +98,14 @@ def swapped_rows(forger: Forger, row: str) -> None:
     forger.contents[mine], forger.contents[its] = forger.contents[its], forger.contents[mine]
 
 
-def replayed_telemetry(forger: Forger, row: str) -> None:
+def replay_telemetry(forger: Forger, row: str) -> None:
     """Give a row the telemetry of another one, and its summary."""
     other = next_row(forger, row)
     forger.contents[f"telemetry/{row}.csv"] = forger.contents[f"telemetry/{other}.csv"]
     forger.results[row]["telemetry"] = forger.results[other]["telemetry"]
 
 
-def edited_telemetry(forger: Forger, row: str) -> None:
+def edit_telemetry(forger: Forger, row: str) -> None:
     """Scale the utilization in the telemetry."""
     text = (forger.telemetry(row) or b"").decode()
     lines = list(csv.DictReader(io.StringIO(text)))
@@ -118,7 +118,7 @@ def edited_telemetry(forger: Forger, row: str) -> None:
     forger.contents[f"telemetry/{row}.csv"] = edited.getvalue().encode()
 
 
-def smaller_batch(forger: Forger, row: str) -> None:
+def halve_batch(forger: Forger, row: str) -> None:
     """Run a row with a smaller batch, with the fingerprint of these settings."""
     result = forger.results[row]
     settings = result["spec"]["settings"]
@@ -128,7 +128,7 @@ def smaller_batch(forger: Forger, row: str) -> None:
     result["fingerprint"] = RowSpec.model_validate(result["spec"]).fingerprint
 
 
-def copied_run(forger: Forger, row: str) -> None:
+def copy_run(forger: Forger, row: str) -> None:
     """Hand in another student's run under one's own name, without the other rows."""
     forger.run.update(run_id="mine", started_at="2026-11-30T10:00:00+00:00", rows=[row])
     forger.results = {row: forger.results[row]}
@@ -143,16 +143,16 @@ def next_row(forger: Forger, row: str) -> str:
 
 FORGERIES: tuple[Callable[[Forger, str], None], ...] = (
     lower_peak,
-    less_memory,
-    faster,
-    much_faster,
-    fits_after_all,
-    other_card,
-    swapped_rows,
-    replayed_telemetry,
-    edited_telemetry,
-    smaller_batch,
-    copied_run,
+    scale_memory,
+    raise_throughput,
+    scale_times,
+    swap_outcome,
+    claim_other_gpu,
+    swap_rows,
+    replay_telemetry,
+    edit_telemetry,
+    halve_batch,
+    copy_run,
 )
 
 

@@ -92,7 +92,7 @@ def _answers(variables: Mapping[str, str]) -> bool:
 
 
 def load_image(client: "DockerClient", base_archive: Path) -> str:
-    """Build an image that stands in for the project's, with this environment's packages; return its ID.
+    """Build a substitute of the project's image, with this environment's packages; return its ID.
 
     The image has the code and label of the project's image, so that `testbed run` accepts it. The packages are not in
     the image, but in the cache folder, which is mounted into the containers of rows.

@@ -33,7 +33,7 @@ def cli_user() -> Iterator[CliUser]:
 
 
 @pytest.fixture(scope="session")
-def last(cli_user: CliUser) -> Command:
+def last_client(cli_user: CliUser) -> Command:
     """Return the last client, which was not killed."""
     for strike in STRIKES:
         killed_client = cli_user.start_reproduce("--keep")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture(autouse=True)
-def ended(cli_user: CliUser) -> Iterator[None]:
+def end_everything_after(cli_user: CliUser) -> Iterator[None]:
     """End all commands and jobs after each test."""
     yield
     cli_user.node.run("systemctl", "start", "docker.socket", "docker")
@@ -36,7 +36,7 @@ def running(cli_user: CliUser, run_id: str) -> Command:
     return command
 
 
-def rebooted(node: Node) -> None:
+def reboot_node(node: Node) -> None:
     """Reboot the node, and report it to Slurm: Slurm reads the kernel's uptime, which is that of this machine."""
 
     def is_up() -> str:
@@ -53,7 +53,7 @@ def all_fit(cli_user: CliUser, run_id: str) -> bool:
     return cli_user.outcomes(run_id) == dict.fromkeys(ROWS, "fits")
 
 
-def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last: Command) -> None:
+def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_client: Command) -> None:
     command = running(cli_user, "cut")
     cli_user.node_gate.shut("gone")
     time.sleep(OUTAGE_S)
@@ -63,7 +63,7 @@ def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last: Com
     assert cli_user.started_rows("cut") == sorted(ROWS)
 
 
-def test_a_slow_connection_causes_no_error(cli_user: CliUser, last: Command) -> None:
+def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Command) -> None:
     cli_user.node_gate.shut("slow")
     try:
         command = running(cli_user, "slow")
@@ -74,10 +74,10 @@ def test_a_slow_connection_causes_no_error(cli_user: CliUser, last: Command) -> 
 
 
 def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_again(
-    cli_user: CliUser, last: Command
+    cli_user: CliUser, last_client: Command
 ) -> None:
     command = running(cli_user, "reboot")
-    rebooted(cli_user.node)
+    reboot_node(cli_user.node)
     assert command.end() == EXIT_ERROR, command.output
     assert cli_user.outcomes("reboot") == dict.fromkeys(ROWS, "error"), command.output
     assert re.search(r"reduced-batch: error.*job ended as", command.output)
@@ -87,7 +87,7 @@ def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_aga
     assert cli_user.started_rows("reboot") == sorted(2 * ROWS)
 
 
-def test_rows_fail_while_docker_is_stopped_and_run_again_afterwards(cli_user: CliUser, last: Command) -> None:
+def test_rows_fail_while_docker_is_stopped_and_run_again_afterwards(cli_user: CliUser, last_client: Command) -> None:
     command = running(cli_user, "docker")
     cli_user.node.run("systemctl", "stop", "docker.socket", "docker")
     assert command.end() == EXIT_ERROR, command.output
@@ -113,7 +113,7 @@ def small_disk(cli_user: CliUser) -> Iterator[str]:
     cli_user.node.run("umount", "--lazy", folder)
 
 
-def test_a_full_disk_is_an_error_until_space_is_freed(cli_user: CliUser, last: Command, small_disk: str) -> None:
+def test_a_full_disk_is_an_error_until_space_is_freed(cli_user: CliUser, last_client: Command, small_disk: str) -> None:
     command = running(cli_user, "full")
     cli_user.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
     assert command.end() == EXIT_ERROR, command.output

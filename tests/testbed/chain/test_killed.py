@@ -11,26 +11,26 @@ from tests.testbed.chain.client import ROWS, SUITES
 pytestmark = pytest.mark.timeout(3600)
 
 
-def runs(cli_user: CliUser) -> list[str]:
+def names_of_runs(cli_user: CliUser) -> list[str]:
     """Return the names of the reproduction's runs."""
     return [path.name for path in cli_user.results.glob("*-chameleon")]
 
 
-def test_every_row_has_its_result(cli_user: CliUser, last: Command) -> None:
-    outcomes = {row: outcome for run in runs(cli_user) for row, outcome in cli_user.outcomes(run).items()}
-    assert outcomes == dict.fromkeys(ROWS, "fits"), last.output
+def test_every_row_has_its_result(cli_user: CliUser, last_client: Command) -> None:
+    outcomes = {row: outcome for run in names_of_runs(cli_user) for row, outcome in cli_user.outcomes(run).items()}
+    assert outcomes == dict.fromkeys(ROWS, "fits"), last_client.output
 
 
-def test_every_row_ran_once(cli_user: CliUser, last: Command) -> None:
-    assert sorted(row for run in runs(cli_user) for row in cli_user.started_rows(run)) == sorted(ROWS)
+def test_every_row_ran_once(cli_user: CliUser, last_client: Command) -> None:
+    assert sorted(row for run in names_of_runs(cli_user) for row in cli_user.started_rows(run)) == sorted(ROWS)
 
 
-def test_the_testbed_has_one_resource_of_each_kind(cli_user: CliUser, last: Command) -> None:
+def test_the_testbed_has_one_resource_of_each_kind(cli_user: CliUser, last_client: Command) -> None:
     site = cli_user.stage.site
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_the_run_is_evaluated_and_reported(cli_user: CliUser, last: Command) -> None:
-    reports = [line.removeprefix("report: ") for line in last.output.splitlines() if line.startswith("report: ")]
+def test_the_run_is_evaluated_and_reported(cli_user: CliUser, last_client: Command) -> None:
+    reports = [line.removeprefix("report: ") for line in last_client.output.splitlines() if line.startswith("report: ")]
     pages = [Path(report).read_text() for report in dict.fromkeys(reports)]
     assert [suite_named(suite).title in page for suite, page in zip(SUITES, pages, strict=True)] == [True, True]

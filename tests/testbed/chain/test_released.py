@@ -19,7 +19,7 @@ def secrets_of(cli_user: CliUser) -> list[bytes]:
     return [os.environ["OS_PASSWORD"].encode(), private]
 
 
-def test_no_secret_is_in_results_journal_or_logs(cli_user: CliUser, last: Command) -> None:
+def test_no_secret_is_in_results_journal_or_logs(cli_user: CliUser, last_client: Command) -> None:
     folders = [cli_user.results, cli_user.stage.folder / "ledger", *cli_user.stage.folder.glob("output-*.txt")]
     files = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else [folder])]
     kept = {path: path.read_bytes() for path in files if path.is_file()}
@@ -27,7 +27,7 @@ def test_no_secret_is_in_results_journal_or_logs(cli_user: CliUser, last: Comman
     assert [path for path, data in kept.items() for secret in secrets_of(cli_user) if secret in data] == []
 
 
-def test_no_secret_is_on_the_node_or_in_its_image(cli_user: CliUser, last: Command) -> None:
+def test_no_secret_is_on_the_node_or_in_its_image(cli_user: CliUser, last_client: Command) -> None:
     searched = [cli_user.node.root / folder for folder in ("etc", "home", "tmp", "var/lib/llm-testbed")]
     files = [path for folder in searched for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     assert [path for path in files for secret in secrets_of(cli_user) if secret in path.read_bytes()] == []
@@ -35,17 +35,17 @@ def test_no_secret_is_on_the_node_or_in_its_image(cli_user: CliUser, last: Comma
     assert not [secret for secret in secrets_of(cli_user) if secret.decode() in history]
 
 
-def test_files_of_rows_belong_to_their_user(cli_user: CliUser, last: Command) -> None:
+def test_files_of_rows_belong_to_their_user(cli_user: CliUser, last_client: Command) -> None:
     assert cli_user.node.run("find", REMOTE_RUNS, "!", "-user", USER) == ""
 
 
-def test_every_result_names_its_image(cli_user: CliUser, last: Command) -> None:
+def test_every_result_names_its_image(cli_user: CliUser, last_client: Command) -> None:
     image = cli_user.node.run("docker", "image", "inspect", "--format", "{{.Id}}", "llm-testbed:current").strip()
     results = [json.loads(path.read_text()) for path in cli_user.results.glob("*/*/*/result.json")]
     assert {one["image"] for one in results if one["outcome"] == "fits"} == {image}
 
 
-def test_a_release_that_was_killed_resumes_until_nothing_is_left(cli_user: CliUser, last: Command) -> None:
+def test_a_release_that_was_killed_resumes_until_nothing_is_left(cli_user: CliUser, last_client: Command) -> None:
     killed_client = cli_user.start_reproduce()
     killed_client.until(r"\[7/7\] release")
     killed_client.kill()

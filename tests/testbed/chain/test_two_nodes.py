@@ -13,7 +13,9 @@ SUITE = "slurm_hf_trainer"
 
 
 @pytest.mark.timeout(3600)
-def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(cli_user: CliUser, last: Command) -> None:
+def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
+    cli_user: CliUser, last_client: Command
+) -> None:
     assert not cli_user.stage.machines.nodes, "the lease of the other tests is not given back"
     named = [part for row in ROWS for part in ("--row", row)]
     client = cli_user.start_reproduce("--nodes", "2", "--gpus-per-node", "1", *named)

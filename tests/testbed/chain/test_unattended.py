@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.fixture
-def target(cli_user: CliUser, tmp_path: Path) -> Iterator[Path]:
+def results_target(cli_user: CliUser, tmp_path: Path) -> Iterator[Path]:
     """The folder at the other end of --results-to: this machine, as the nodes reach it by SSH."""
     server = Sshd(tmp_path / "sshd", addresses=[network.GATEWAY], port=SSH).start()
     known_hosts = cli_user.stage.folder / ".ssh" / "known_hosts"
@@ -48,9 +48,9 @@ def words_of(command: Command) -> str:
 
 
 def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_target(
-    cli_user: CliUser, target: Path
+    cli_user: CliUser, results_target: Path
 ) -> None:
-    client = reproduces(cli_user, target)
+    client = reproduces(cli_user, results_target)
     client.until(f"{ROW}: starts")
     wait_for(lambda: len(cli_user.containers()) == 1)
     node, site = cli_user.node, cli_user.stage.site
@@ -63,18 +63,18 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
     wait_for(lambda: not site.leases(), IDLE_S + LATE_S)
     assert IDLE_S <= time.time() - ended_s <= IDLE_S + LATE_S
 
-    (result,) = target.glob(f"*/{SUITE}/{ROW}/result.json")
+    (result,) = results_target.glob(f"*/{SUITE}/{ROW}/result.json")
     assert json.loads(result.read_text())["outcome"] == "fits"
     wait_for(lambda: not cli_user.stage.machines.nodes)
     assert f"ended itself after {IDLE} without work" in words_of(cli_user.start_command("status"))
     assert words_of(cli_user.start_command("orphans")) == "no leaked resources"
 
-    again = words_of(reproduces(cli_user, target))
-    assert f"rsync -a root@{network.GATEWAY}:{target}/ results/" in again
+    again = words_of(reproduces(cli_user, results_target))
+    assert f"rsync -a root@{network.GATEWAY}:{results_target}/ results/" in again
     assert left_at(site) == []
 
-    subprocess.run(["rsync", "-a", f"{target}/", f"{cli_user.results}/"], check=True)
-    evaluated = words_of(reproduces(cli_user, target))
+    subprocess.run(["rsync", "-a", f"{results_target}/", f"{cli_user.results}/"], check=True)
+    evaluated = words_of(reproduces(cli_user, results_target))
     assert "every row already has a result" in evaluated
     assert "slots" not in evaluated
     assert left_at(site) == []

@@ -69,7 +69,7 @@ def test_an_extension_against_the_rules_is_rejected_before_the_request(testbed, 
     for flag in ("--dry-run", "--yes"):
         code, _, err = testbed("extend", flag)
         assert code == machines_cli.EXIT_FAILED
-        assert f"lease llm_cc can be extended from {opens:%Y-%m-%d %H:%M} UTC" in err
+        assert f"lease llm_cc cannot be extended before {opens:%Y-%m-%d %H:%M} UTC" in err
     assert [lease.end for lease in site.leases()] == [start + timedelta(hours=3)]
     assert "start" in testbed("status")[1]
 

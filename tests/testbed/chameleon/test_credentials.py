@@ -1,6 +1,6 @@
 """Faults while the credential of an idle end is created or deleted: one remains, or none, and the next command resumes.
 
-Fake: the setup of the node, which the tests of nodes have.
+The setup of the node is a fake; the tests of nodes run the real one.
 """
 
 import time
@@ -36,16 +36,17 @@ def setup_variables(monkeypatch, reachable):
 
 
 @pytest.fixture
-def leased(site, reconciler, lease_request):
+def active_lease(site, reconciler, lease_request):
     lease(site, reconciler, lease_request())
     return release.get_active_lease(reconciler, "llm_cc")
 
 
 @pytest.fixture
 def losing_answer(site, local_openstack, tmp_path):
-    """Return a function that makes a reconciler which loses keystone's answer to the first try of an operation.
+    """Return a function of an operation, which returns a reconciler and a list.
 
-    The function also returns a list, to which the credentials are added that exist when the loss is reported.
+    The reconciler loses keystone's answer to the first try of the operation. When it reports this, the credentials that
+    exist at that time are added to the list.
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
@@ -66,7 +67,7 @@ def losing_answer(site, local_openstack, tmp_path):
     return make_reconciler
 
 
-def status(testbed) -> str:
+def status_text(testbed) -> str:
     return " ".join(testbed("status")[1].split())
 
 
@@ -76,7 +77,7 @@ def give_back(site, reconciler) -> None:
 
 
 def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
-    site, reconciler, leased, losing_answer, setup_variables
+    site, reconciler, active_lease, losing_answer, setup_variables
 ):
     make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
     end_when_idle(site, make_reconciler, "llm_cc", IDLE_END)
@@ -86,7 +87,7 @@ def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
 
 
 def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
-    site, reconciler, leased, monkeypatch, setup_variables
+    site, reconciler, active_lease, monkeypatch, setup_variables
 ):
     list_now, (held,) = site.lease_credentials, site.leases()
     late: list[str] = []
@@ -94,7 +95,7 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
     def listed_before_the_late_one():
         found = list_now()
         if not late:
-            late.append(site._create(leased.tag, held.id, held.end).id)
+            late.append(site._create(active_lease.tag, held.id, held.end).id)
         return found
 
     monkeypatch.setattr(site, "lease_credentials", listed_before_the_late_one)
@@ -103,14 +104,14 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
     assert late[0] != only.id == setup_variables[-1]["end_when_idle_credential_id"]
 
 
-def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, leased, losing_answer):
+def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, active_lease, losing_answer):
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
     give_back(site, make_reconciler)
     assert listed == [[]]
 
 
-def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, reconciler, leased, monkeypatch):
+def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, reconciler, active_lease, monkeypatch):
     def forbidden(*_, **__):
         raise ForbiddenException("policy does not allow it", http_status=403)
 
@@ -118,26 +119,26 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
         patched.setattr(site.sdk.identity, "create_application_credential", forbidden)
         with pytest.raises(RequestRejected, match=r"^keystone rejects the request \(403\): policy does not allow it"):
             end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    assert (len(site.leases()), site.lease_credentials(), NOT_SET_UP in status(testbed)) == (1, [], True)
+    assert (len(site.leases()), site.lease_credentials(), NOT_SET_UP in status_text(testbed)) == (1, [], True)
     give_back(site, reconciler)
 
 
 def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
-    testbed, site, reconciler, leased, local_openstack
+    testbed, site, reconciler, active_lease, local_openstack
 ):
     local_openstack.gates["keystone"].shut("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     local_openstack.repair()
-    assert NOT_SET_UP in status(testbed)
+    assert NOT_SET_UP in status_text(testbed)
     end_when_idle(site, reconciler, "llm_cc", IDLE_END)
-    assert "ACTIVE, ends after 30m without work" in status(testbed)
+    assert "ACTIVE, ends after 30m without work" in status_text(testbed)
     assert len(site.lease_credentials()) == 1
 
 
 @pytest.mark.parametrize("next_command", [("extend", "--by", "1h", "--yes"), ("release", "--yes")])
 def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_next(
-    testbed, site, reconciler, leased, monkeypatch, next_command
+    testbed, site, reconciler, active_lease, monkeypatch, next_command
 ):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -147,12 +148,12 @@ def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_
         with pytest.raises(KeyboardInterrupt):
             end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     (orphan,) = site.lease_credentials()
-    assert NOT_SET_UP in status(testbed)
+    assert NOT_SET_UP in status_text(testbed)
     assert testbed("orphans")[1] == "no leaked resources\n"
     assert testbed(*next_command)[0] == 0
     assert orphan.id not in {one.id for one in site.lease_credentials()}
     if next_command[0] == "extend":
-        assert "ACTIVE, ends after 30m without work" in status(testbed)
+        assert "ACTIVE, ends after 30m without work" in status_text(testbed)
         give_back(site, reconciler)
     assert left_at(site) == []
 

@@ -150,7 +150,7 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
     assert left_at(site) == []
 
 
-def test_a_boot_longer_than_the_client_s_twenty_minutes_is_waited_for(
+def test_the_client_waits_for_a_boot_longer_than_its_twenty_minutes(
     site, reconciler, lease_request, local_openstack, reachable, messages
 ):
     local_openstack.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
@@ -237,8 +237,8 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
 
 
 @pytest.fixture
-def waiting(site, lease_request, local_openstack, reachable, tmp_path):
-    """Lease, and call ``on_operation`` once while a future lease and once while a server is waited for."""
+def lease_with_interrupted_waits(site, lease_request, local_openstack, reachable, tmp_path):
+    """Lease, and call ``on_operation`` once in the wait for a future lease and once in the wait for a server."""
 
     def run(injector, on_operation):
         local_openstack.behave(P3_GPU_001={"seconds": 3})
@@ -259,13 +259,15 @@ def waiting(site, lease_request, local_openstack, reachable, tmp_path):
     return run
 
 
-def test_a_service_may_fail_while_a_lease_or_a_server_is_waited_for(site, local_openstack, waiting):
+def test_a_service_may_fail_during_the_wait_for_a_lease_or_a_server(
+    site, local_openstack, lease_with_interrupted_waits
+):
     injector = FaultInjector(local_openstack, site)
-    waiting(injector, lambda service: injector.inject("500", service))
+    lease_with_interrupted_waits(injector, lambda service: injector.inject("500", service))
     assert [service for service, _ in injector.met] == ["blazar", "nova"]
 
 
-def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(site, local_openstack, waiting):
+def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_openstack, lease_with_interrupted_waits):
     revoked = []
 
     def revoke(service):
@@ -276,7 +278,7 @@ def test_a_token_that_keystone_revokes_while_something_is_waited_for_is_renewed(
         gate = local_openstack.gates["blazar" if service == "blazar" else "nova"]
         gate.heard = bytearray()
 
-    waiting(FaultInjector(local_openstack, site), revoke)
+    lease_with_interrupted_waits(FaultInjector(local_openstack, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
         heard = bytes(local_openstack.gates[service].heard)

@@ -67,7 +67,7 @@ def credential_of(site, held):
 
 
 @pytest.fixture
-def restricted(settings):
+def restricted_session(settings):
     """Return a connection with the credential that the node gets."""
     return openstack.connect(
         load_envvars=False,
@@ -80,12 +80,14 @@ def restricted(settings):
     )
 
 
-def status(session, method, url, **body):
+def status_code(session, method, url, **body):
     return session.request(url, method, raise_exc=False, endpoint_filter=None, **body).status_code
 
 
-def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(site, settings, restricted, local_openstack):
-    session, leases = restricted.session, settings.lease_url.rpartition("/")[0]
+def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(
+    site, settings, restricted_session, local_openstack
+):
+    session, leases = restricted_session.session, settings.lease_url.rpartition("/")[0]
     (held,) = site.leases()
     services = {
         name: f"http://{local_openstack.place.outer}:{PORTS[name]}"
@@ -105,21 +107,21 @@ def test_the_credential_reads_and_deletes_its_lease_and_does_nothing_else(site, 
         ("DELETE", f"{services['keystone']}/v3/users/{me}/application_credentials/{settings.credential_id}", {}),
         ("GET", f"{services['keystone']}/v3/auth/projects", {}),
     ):
-        assert status(session, method, url, **body) in (401, 403), (method, url)
+        assert status_code(session, method, url, **body) in (401, 403), (method, url)
     with pytest.raises(HttpException):
-        restricted.identity.create_application_credential(me, name="more", unrestricted=True)
+        restricted_session.identity.create_application_credential(me, name="more", unrestricted=True)
     assert site.leases() == [held]
-    assert status(session, "GET", settings.lease_url) == 200
-    assert status(session, "DELETE", settings.lease_url) == 204
+    assert status_code(session, "GET", settings.lease_url) == 200
+    assert status_code(session, "DELETE", settings.lease_url) == 204
     assert site.leases() == []
 
 
-def test_the_credential_reads_no_other_lease(site, reconciler, lease_request, settings, restricted):
+def test_the_credential_reads_no_other_lease(site, reconciler, lease_request, settings, restricted_session):
     start = datetime.now(UTC) + timedelta(hours=24)
     other = lease(site, reconciler, lease_request("llm_other", start=start), wait=False).lease
     url = settings.lease_url.replace(settings.lease_url.rpartition("/")[2], other.id)
     for method in ("GET", "DELETE"):
-        assert status(restricted.session, method, url) == 401
+        assert status_code(restricted_session.session, method, url) == 401
     assert other.id in {one.id for one in site.leases()}
 
 

@@ -38,7 +38,7 @@ class KillingJournal(Journal):
         super().write(event, active_lease, operation, **data)
 
 
-def everything(site, reconciler, lease_request, stage: Path) -> None:
+def lease_and_release(site, reconciler, lease_request, stage: Path) -> None:
     stage.write_text("lease")
     lease(site, reconciler, lease_request)
     stage.write_text("idle end")
@@ -70,7 +70,7 @@ def test_a_run_killed_after_an_operation_resumes(
     any_node = {} if operation == Operation.DELETE_SERVER else {"node_type": None}
     stage, wanted = tmp_path / "stage", lease_request(**any_node)
     deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)
-    child = multiprocessing.get_context("fork").Process(target=everything, args=(site, deadly, wanted, stage))
+    child = multiprocessing.get_context("fork").Process(target=lease_and_release, args=(site, deadly, wanted, stage))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL, f"{operation} is not part of what the test does"

@@ -59,7 +59,7 @@ def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(si
     assert (leased.lease.status, leased.lease.start, leased.lease.end) == ("PENDING", start, start + 3 * HOUR)
 
 
-def test_a_lease_in_the_future_is_waited_for_with_progress_and_booted_when_it_begins(
+def test_a_future_lease_shows_progress_until_it_begins_and_is_then_booted(
     site, reconciler, lease_request, local_openstack, reachable, messages
 ):
     def report(line: str) -> None:

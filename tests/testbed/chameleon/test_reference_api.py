@@ -14,7 +14,7 @@ NODES = "refapi/sites/uc/clusters/chameleon/nodes"
     ("answer", "message"),
     [
         ({"status": 503, "body": "busy"}, "the reference API has an error (503)"),
-        ({"body": "<html>Sign in", "type": "text/html"}, "the reference API: sites is no list of items"),
+        ({"body": "<html>Sign in", "type": "text/html"}, "the reference API: sites is not a list of items"),
         ({"status": 404, "body": "{}"}, "the reference API rejects the request (404)"),
     ],
 )

@@ -28,7 +28,7 @@ def create_network() -> None:
     _ip("address", "replace", f"{GATEWAY}/24", "dev", BRIDGE)
     FORWARDING.write_text("1")
     for rule in RULES:
-        if not _has(rule):
+        if not _has_rule(rule):
             _iptables("-I", rule, check=True)
 
 
@@ -38,7 +38,7 @@ def remove_network() -> None:
     if not bridge.exists() or any((bridge / "brif").iterdir()):
         return
     for rule in RULES:
-        while _has(rule):
+        while _has_rule(rule):
             _iptables("-D", rule, check=True)
     FORWARDING.write_text((bridge / "ifalias").read_text())
     _ip("link", "delete", BRIDGE)
@@ -50,7 +50,7 @@ def mtu() -> int:
     return int(Path("/sys/class/net", routes[0]["dev"], "mtu").read_text()) if routes else 1500
 
 
-def _has(rule: tuple[str, ...]) -> bool:
+def _has_rule(rule: tuple[str, ...]) -> bool:
     return _iptables("-C", rule).returncode == 0
 
 

@@ -33,7 +33,7 @@ FAILS = f"FROM {BASE}\nCOPY nothing /made\n"
 
 @pytest.fixture(scope="module")
 def docker() -> Iterator[DockerClient]:
-    """Start Docker, in the environment of this process; its images are the base image and the stand-in."""
+    """Start Docker, in the environment of this process; it has the base image and a substitute of the project's."""
     need(("mmdebstrap", "gpg", "iptables"), "mmdebstrap gpg iptables", root=True)
     if not any(path.startswith(str(cache_folder())) and path.endswith("site-packages") for path in sys.path):
         pytest.skip("needs the environment in the cache folder, as `make test-node` has it")

@@ -14,12 +14,12 @@ from tests.testbed.node.node import CGROUPS, Node
 LoginTo = Callable[[Node], Login]
 
 
-def answer(login: Login, command: str) -> str:
+def output_of(login: Login, command: str) -> str:
     return subprocess.run([*login.arguments(), command], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def traces(name: str) -> list[str]:
-    """Return the traces of a node and of the network of nodes."""
+def leftovers(name: str) -> list[str]:
+    """Return what is left of a node and of the network of nodes: firewall rules, links, control groups, processes."""
     rules = subprocess.run(["iptables-save"], check=True, capture_output=True, text=True).stdout
     links = os.listdir("/sys/class/net")
     groups = [str(path) for path in CGROUPS.rglob(f"testbed-{name}")]
@@ -29,28 +29,28 @@ def traces(name: str) -> list[str]:
 
 
 def test_a_node_has_systemd_an_address_sudo_and_the_outside(node: Node, login: LoginTo) -> None:
-    assert answer(login(node), "hostname; sudo id -un; cat /proc/1/comm") == f"{node.name}\nroot\nsystemd"
-    assert node.address in answer(login(node), "ip -brief address")
-    assert answer(login(node), "sudo apt-get update -q >/dev/null && echo had") == "had"
+    assert output_of(login(node), "hostname; sudo id -un; cat /proc/1/comm") == f"{node.name}\nroot\nsystemd"
+    assert node.address in output_of(login(node), "ip -brief address")
+    assert output_of(login(node), "sudo apt-get update -q >/dev/null && echo had") == "had"
 
 
 def test_a_node_shows_its_pretended_gpus(node: Node, login: LoginTo) -> None:
-    assert answer(login(node), "nvidia-smi -L").count("A100") == 2
-    assert answer(login(node), "ls /dev/nvidia?").split() == ["/dev/nvidia0", "/dev/nvidia1"]
+    assert output_of(login(node), "nvidia-smi -L").count("A100") == 2
+    assert output_of(login(node), "ls /dev/nvidia?").split() == ["/dev/nvidia0", "/dev/nvidia1"]
 
 
 def test_a_node_keeps_its_files_over_a_reboot(node: Node, login: LoginTo) -> None:
-    boot = answer(login(node), "touch kept; cat /proc/sys/kernel/random/boot_id")
+    boot = output_of(login(node), "touch kept; cat /proc/sys/kernel/random/boot_id")
     node.reboot()
     node.wait(login(node))
-    assert answer(login(node), "ls kept") == "kept"
-    assert answer(login(node), "cat /proc/sys/kernel/random/boot_id") != boot
+    assert output_of(login(node), "ls kept") == "kept"
+    assert output_of(login(node), "cat /proc/sys/kernel/random/boot_id") != boot
 
 
 def test_nodes_reach_each_other(node: Node, node_image: NodeImage, key: KeyPair, login: LoginTo) -> None:
     with Node("test-other", "10.78.0.22", node_image, key.public) as other:
         other.wait(login(other))
-        assert "SSH" in answer(login(node), f"timeout 5 bash -c 'head -1 < /dev/tcp/{other.address}/22'")
+        assert "SSH" in output_of(login(node), f"timeout 5 bash -c 'head -1 < /dev/tcp/{other.address}/22'")
 
 
 def test_a_node_ends_with_its_starter_and_the_next_one_cleans_up(
@@ -59,5 +59,5 @@ def test_a_node_ends_with_its_starter_and_the_next_one_cleans_up(
     subprocess.run([sys.executable, killed_holder, "test-killed", "10.78.0.23"], check=False)
     with Node("test-killed", "10.78.0.23", node_image, key.public) as again:
         again.wait(login(again))
-    assert not [trace for trace in traces("test-killed") if "test-killed" in trace]
+    assert not [one for one in leftovers("test-killed") if "test-killed" in one]
     assert not again.root.exists()

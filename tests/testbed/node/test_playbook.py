@@ -33,7 +33,7 @@ PASSWORD = "not-to-be-seen"
 
 
 @pytest.fixture(scope="module")
-def finished(node: Node, set_up: SetUp) -> ConfiguredNode:
+def configured_node(node: Node, set_up: SetUp) -> ConfiguredNode:
     """Configure the node."""
     return set_up([node])
 
@@ -45,8 +45,8 @@ def test_a_check_of_a_bare_node_lists_changes_and_makes_none(node: Node, set_up:
     assert not (node.root / "usr/bin/docker").exists()
 
 
-def test_a_configured_node_describes_itself(node: Node, finished: ConfiguredNode) -> None:
-    facts = finished.facts[node.name]
+def test_a_configured_node_describes_itself(node: Node, configured_node: ConfiguredNode) -> None:
+    facts = configured_node.facts[node.name]
     assert facts["images"]["llm-testbed:current"].startswith("sha256:")
     assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
     assert facts["driver"]
@@ -54,41 +54,41 @@ def test_a_configured_node_describes_itself(node: Node, finished: ConfiguredNode
     assert facts["hardware"]["cpus"] == os.cpu_count()
 
 
-def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
     assert set_up([node]).changed == ()
 
 
 def test_a_check_of_a_finished_node_finds_nothing_to_change(
-    node: Node, set_up: SetUp, finished: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode
 ) -> None:
     assert set_up([node], check=True).changed == ()
 
 
-def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
     node.run("systemctl", "stop", "docker.socket", "docker")
     changed = set_up([node], roles=["docker"]).changed
     assert [one.split(" (")[0] for one in changed] == ["docker: Start and enable Docker"]
     node.run("docker", "version")
 
 
-def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, finished: ConfiguredNode) -> None:
+def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, configured_node: ConfiguredNode) -> None:
     node.reboot()
     node.wait(login(node))
     job = [*login(node).arguments(), "srun --immediate=60 --gres=gpu:2 sh -c 'echo $USER $CUDA_VISIBLE_DEVICES'"]
     assert subprocess.run(job, check=True, capture_output=True, text=True).stdout == "cc 0,1\n"
 
 
-def failed(set_up: SetUp, node: Node, **options: Any) -> str:
+def failure_message(set_up: SetUp, node: Node, **options: Any) -> str:
     with pytest.raises(ConfigureFailed) as caught:
         set_up([node], **options)
     assert str(caught.value).startswith(f"{node.name}: ")
     return str(caught.value)
 
 
-def test_a_masked_service_is_named_with_its_fix(node: Node, set_up: SetUp, finished: ConfiguredNode) -> None:
+def test_a_masked_service_is_named_with_its_fix(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
     node.run("systemctl", "mask", "--now", "docker")
     try:
-        said = failed(set_up, node, roles=["docker"])
+        said = failure_message(set_up, node, roles=["docker"])
     finally:
         node.run("systemctl", "unmask", "docker")
     assert "docker: Start and enable Docker" in said
@@ -99,7 +99,7 @@ SETTINGS = Path("/etc/docker/daemon.json")
 
 
 @pytest.fixture
-def settings(node: Node, finished: ConfiguredNode) -> Iterator[Path]:
+def settings(node: Node, configured_node: ConfiguredNode) -> Iterator[Path]:
     """Yield the file of Docker's settings on the node; it is restored at the end."""
     file = node.root / SETTINGS.relative_to("/")
     before = file.read_bytes()
@@ -124,7 +124,7 @@ def test_existing_settings_of_docker_stay_and_the_old_file_is_saved(node: Node, 
 
 def test_unreadable_settings_of_docker_are_reported_and_not_changed(node: Node, set_up: SetUp, settings: Path) -> None:
     settings.write_text("{")
-    assert f"Parse the settings in {SETTINGS}" in failed(set_up, node, roles=["docker"])
+    assert f"Parse the settings in {SETTINGS}" in failure_message(set_up, node, roles=["docker"])
     assert settings.read_text() == "{"
 
 
@@ -139,7 +139,7 @@ def broken_vendor(node: Node) -> Iterator[None]:
 
 
 def test_a_vendor_whose_repository_is_down_is_a_warning(
-    node: Node, set_up: SetUp, finished: ConfiguredNode, broken_vendor: None
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode, broken_vendor: None
 ) -> None:
     lines: list[str] = []
     set_up([node], lines.append, roles=["precheck", "docker"])
@@ -147,16 +147,16 @@ def test_a_vendor_whose_repository_is_down_is_a_warning(
 
 
 def test_packages_that_no_repository_offers_are_reported_before_any_change(
-    node: Node, set_up: SetUp, finished: ConfiguredNode, broken_vendor: None
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode, broken_vendor: None
 ) -> None:
-    said = failed(set_up, node, roles=["precheck"], extra={"precheck_packages": ["no-such-package"]})
+    said = failure_message(set_up, node, roles=["precheck"], extra={"precheck_packages": ["no-such-package"]})
     assert "precheck: Check the package repositories" in said
 
 
 def test_too_little_disk_space_is_reported_before_any_change(
-    node: Node, set_up: SetUp, finished: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode
 ) -> None:
-    said = failed(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
+    said = failure_message(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
     assert "precheck: Check the free disk space" in said
     assert "needed: 1000000" in said
 
@@ -171,9 +171,11 @@ def full_disk(node: Node) -> Iterator[str]:
 
 
 def test_a_disk_that_fills_up_is_named_with_its_fix(
-    node: Node, set_up: SetUp, finished: ConfiguredNode, full_disk: str
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode, full_disk: str
 ) -> None:
-    said = failed(set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full_disk}/image.tar"})
+    said = failure_message(
+        set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full_disk}/image.tar"}
+    )
     assert "images: Save the image to an archive" in said
     assert "docker system prune" in said
 
@@ -188,11 +190,11 @@ def other_installer(node: Node) -> Iterator[None]:
     node.run("systemctl", "stop", "installer")
 
 
-def test_a_held_package_lock_is_waited_for_and_then_named(
-    node: Node, set_up: SetUp, finished: ConfiguredNode, other_installer: None
+def test_the_playbook_waits_for_a_held_package_lock_and_then_names_it(
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
-    said = failed(set_up, node, extra=wanted)
+    said = failure_message(set_up, node, extra=wanted)
     assert "docker: Install the Docker engine" in said
     assert "another program is installing packages" in said
 
@@ -210,10 +212,10 @@ def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path
 
 
 def test_an_interruption_ends_ansible_and_the_next_run_resumes(
-    node: Node, set_up: SetUp, finished: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfiguredNode
 ) -> None:
-    def interrupt(words: str) -> None:
-        if "docker: Install" in words:
+    def interrupt(line: str) -> None:
+        if "docker: Install" in line:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(KeyboardInterrupt):
@@ -223,7 +225,7 @@ def test_an_interruption_ends_ansible_and_the_next_run_resumes(
 
 
 def test_a_build_does_not_store_the_password_of_the_index(
-    node: Node, node_image: NodeImage, set_up: SetUp, finished: ConfiguredNode, tmp_path: Path
+    node: Node, node_image: NodeImage, set_up: SetUp, configured_node: ConfiguredNode, tmp_path: Path
 ) -> None:
     built = set_up(
         [node],
@@ -274,32 +276,32 @@ def pulling(reference: str, **options: Any) -> dict[str, Any]:
 
 
 def test_an_image_is_pulled_from_a_registry(
-    node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path
 ) -> None:
     with serve_image(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
         wanted = pulling(reference)
         assert "images: Pull the image" in " ".join(set_up([node], **wanted).changed)
         assert reference in node.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
         assert set_up([node], **wanted).changed == ()
-        missing = failed(set_up, node, **wanted | {"reference": reference + "0"})
+        missing = failure_message(set_up, node, **wanted | {"reference": reference + "0"})
         assert "images: Pull the image" in missing
 
 
 def test_a_registrys_limit_is_named_with_its_fix(
-    node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path
 ) -> None:
     with serve_image(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
-        said = failed(set_up, node, **pulling(reference))
+        said = failure_message(set_up, node, **pulling(reference))
     assert "rate limit" in said
     assert "--registry-login" in said
 
 
 def test_a_registry_s_login_is_used_and_stored_nowhere(
-    node: Node, archive: Path, set_up: SetUp, finished: ConfiguredNode, settings: Path, tmp_path: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path, tmp_path: Path
 ) -> None:
     login, secret = f"reader:{PASSWORD}", base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
     with serve_image(network.GATEWAY, archive, "group/private:1", login) as reference:
-        assert "log in to the registry" in failed(set_up, node, **pulling(reference))
+        assert "log in to the registry" in failure_message(set_up, node, **pulling(reference))
         file = tmp_path / "config.json"
         file.write_text(json.dumps({"auths": {reference.partition("/")[0]: {"auth": secret}}}))
         pulled = set_up([node], **pulling(reference, registry_login=file))

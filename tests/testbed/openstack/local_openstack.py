@@ -135,10 +135,10 @@ class LocalOpenStack:
     def _wait_for(self, service: str) -> None:
         url = f"http://{self.place.inner}:{PORTS[service]}/"
         log = self.place.folder / "log" / f"{service}.out"
-        wait_until_up(service, self._running[service], log, lambda: _answers(url))
+        wait_until_up(service, self._running[service], log, lambda: _service_answers(url))
 
 
-def _answers(url: str) -> bool:
+def _service_answers(url: str) -> bool:
     """Return whether a service answers, with whatever status."""
     try:
         urllib.request.urlopen(url, timeout=2)

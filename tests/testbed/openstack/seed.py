@@ -28,7 +28,7 @@ SHARED = {
 RESERVATION = {hardware.BARE_METAL: "blazar", hardware.KVM: "blazar_kvm"}
 
 
-def identity(place: Place, passwords: dict[str, str]) -> None:
+def create_identity(place: Place, passwords: dict[str, str]) -> None:
     """Create users and the catalog. Clients use the services' outer address, services each other's inner one."""
     keystone: Any = _admin(place, passwords).identity
     service_project = keystone.create_project(name="service", domain_id="default")
@@ -58,7 +58,7 @@ def _add_endpoints(keystone: Any, service: str, region: str, place: Place, path:
         keystone.create_endpoint(service_id=service, interface=interface, region_id=region, url=url)
 
 
-def cloud(place: Place, passwords: dict[str, str]) -> None:
+def create_cloud(place: Place, passwords: dict[str, str]) -> None:
     admin = _admin(place, passwords)
     admin.image.create_image(
         name=hardware.IMAGE,
@@ -164,4 +164,4 @@ def _keystone(place: Place) -> str:
 if __name__ == "__main__":
     stage, folder = sys.argv[1], Path(sys.argv[2])
     stored = json.loads((folder / "box.json").read_text())
-    globals()[stage](Place(folder, stored["prefix"]), stored["passwords"])
+    globals()[f"create_{stage}"](Place(folder, stored["prefix"]), stored["passwords"])

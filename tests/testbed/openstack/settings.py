@@ -103,7 +103,7 @@ def _files(place: Place, password: str) -> dict[str, dict[str, Ini]]:
 
 
 def _with_access_rules(blazar: Ini) -> Ini:
-    """Let Blazar honor the access rules of application credentials; without its own type it rejects them."""
+    """Set Blazar's service type, without which Blazar rejects application credentials with access rules."""
     return blazar | {"keystone_authtoken": {**blazar["keystone_authtoken"], "service_type": "reservation"}}
 
 

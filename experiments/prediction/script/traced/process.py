@@ -42,7 +42,7 @@ class TraceJob(BaseModel):
     gpus: GPUs of the process, over which it spreads a model.
     """
 
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     cards: tuple[str, ...]
     rank: int = 0
     steps: int
@@ -81,7 +81,7 @@ def main() -> int:
 def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     """Install the phantom device; return the program, and a function that writes the prediction and exits."""
     started_s = time.perf_counter()
-    command = parse_command(job.words)
+    command = parse_command(job.command)
     phantom = phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus

@@ -86,10 +86,10 @@ def fake_jupyter(*_):
 
 @contextmanager
 def fake_local_jupyter(*_):
-    yield "http://127.0.0.1:8888/lab?token=0123456789abcdef", SimpleNamespace(wait=interrupted)
+    yield "http://127.0.0.1:8888/lab?token=0123456789abcdef", SimpleNamespace(wait=raise_interrupt)
 
 
-def interrupted():
+def raise_interrupt():
     raise KeyboardInterrupt
 
 
@@ -99,7 +99,7 @@ def test_notebooks_on_fake_servers(width, monkeypatch):
     monkeypatch.setattr(notebook_server, "serve_notebooks", fake_jupyter)
     monkeypatch.setattr(local_notebook_server, "serve_local_notebooks", fake_local_jupyter)
     monkeypatch.setattr(download, "download_folder", lambda *_: 3)
-    monkeypatch.setattr(signal, "pause", interrupted)
+    monkeypatch.setattr(signal, "pause", raise_interrupt)
     (folder := Path(notebook_server.NOTEBOOK_FOLDER)).mkdir(parents=True)
     (folder / "single_gpu_blip2.ipynb").touch()
     check_screen("notebook", width, session(NOTEBOOK, width, {}))
@@ -123,7 +123,9 @@ def test_a_search_for_a_package_in_a_fake_index(width, tmp_path, monkeypatch):
     variables = {"UV_FIND_LINKS": "", "UV_OFFLINE": "1", "UV_CACHE_DIR": "uv", "TESTBED_CACHE": "cache"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
-    monkeypatch.setattr(observe, "_predicted", lambda _, environment: seen(10 + sum(values(environment).values())))
+    monkeypatch.setattr(
+        observe, "_predict_observation", lambda _, environment: seen(10 + sum(values(environment).values()))
+    )
     check_screen("blame", width, session(BLAME, width, {}))
 
 

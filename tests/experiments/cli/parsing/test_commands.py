@@ -78,9 +78,9 @@ def test_a_command_imports_only_what_it_needs(arguments, unneeded):
 
 
 def test_commands_and_options_and_choices_are_completed():
-    assert _completed("testbed re") == {"report", "reproduce", "release"}
-    assert _completed("testbed predict --prec") == {"--precision"}
-    assert _completed("testbed run --size t") == {"tiny"}
+    assert _completions("testbed re") == {"report", "reproduce", "release"}
+    assert _completions("testbed predict --prec") == {"--precision"}
+    assert _completions("testbed run --size t") == {"tiny"}
 
 
 def _modules_after(arguments: str, environment: dict[str, str] | None = None) -> set[str]:
@@ -89,7 +89,7 @@ def _modules_after(arguments: str, environment: dict[str, str] | None = None) ->
     return {*done.splitlines()[-1].split()}
 
 
-def _completed(line: str) -> set[str]:
+def _completions(line: str) -> set[str]:
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TESTBED_COMPLETE": "complete_bash"}
     return {*_python(["-m", "experiments"], words).split()}
 

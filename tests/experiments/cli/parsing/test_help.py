@@ -55,9 +55,9 @@ def test_an_example_is_parsed_by_its_command(line):
     chosen, command, rest = group.resolve_command(parent, [name, *arguments])
     given = command.make_context(chosen, rest, parent=parent, obj=line).params
     assert line in examples()[name]
-    for card in _words(given.get("card")) - {"all", "auto", "smallest"}:
+    for card in _names_in(given.get("card")) - {"all", "auto", "smallest"}:
         card_named(card)
-    for suite in _words(given.get("suites")) | _words(given.get("suite")) | _words(given.get("narrative")):
+    for suite in _names_in(given.get("suites")) | _names_in(given.get("suite")) | _names_in(given.get("narrative")):
         assert suite in suite_names()
     if (rows := given.get("rows")) and name == "fit":
         assert select_rows(rows[0], given["card"])
@@ -75,5 +75,5 @@ def test_the_cards_are_listed_with_the_memory_of_each(help_lines):
         assert f"{card.usable_gib:.2f}" in text
 
 
-def _words(value: object) -> set[str]:
+def _names_in(value: object) -> set[str]:
     return {*value} if isinstance(value, (tuple, list)) else {*str(value or "").split(",")} - {""}

@@ -19,7 +19,7 @@ NODE = a100("p3-01")
 HELSINKI = ZoneInfo("Europe/Helsinki")
 
 
-def lines(renderable, width=140):
+def rendered_lines(renderable, width=140):
     text = StringIO()
     Console(width=width, file=text).print(renderable)
     return text.getvalue().splitlines()
@@ -30,7 +30,7 @@ def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
         TimeSlot((NODE, a100("p3-02")), at(20, 50), at(23, 50), 96.0),
         TimeSlot((NODE,), at(1), at(1) + HOUR, None),
     ]
-    table = [line.split("  ") for line in lines(slots_table(slots, HELSINKI)) if line.strip()]
+    table = [line.split("  ") for line in rendered_lines(slots_table(slots, HELSINKI)) if line.strip()]
     header, first, second = ([cell.strip() for cell in row if cell.strip()] for row in (table[0], *table[2:]))
     assert header == ["UTC", "Europe/Helsinki", "nodes", "type", "service units"]
     assert first[:2] == ["2026-11-23 20:50 to 23:50", "2026-11-23 22:50 to 2026-11-24 01:50"]
@@ -48,7 +48,7 @@ STATE = State(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,)
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
-    text = "\n".join(lines(states_table([STATE], at(hour)), width))
+    text = "\n".join(rendered_lines(states_table([STATE], at(hour)), width))
     assert words in text
     for part in ("2026-11-23 12:00 UTC", "2026-11-23 15:00 UTC", "p3-01", "gpu_a100_pcie", "16.0 of 48.0 SU"):
         assert part in text
@@ -56,7 +56,7 @@ def test_a_lease_shows_how_much_of_its_time_is_left(hour, words, width, monkeypa
 
 def test_a_lease_that_no_longer_exists_is_shown_as_such():
     gone = replace(STATE, lease=None, hosts=(), used_su=None, total_su=None)
-    assert lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
+    assert rendered_lines(states_table([gone], at(13)))[2].split() == ["llm_cc", "gone"]
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
         Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))},
     }
     state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
-    assert active in " ".join(lines(states_table([state], at(13)), 300)[2].split())
+    assert active in " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
     ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)
-    text = " ".join(lines(states_table([ended], at(13)), 300)[2].split())
+    text = " ".join(rendered_lines(states_table([ended], at(13)), 300)[2].split())
     assert f"was deleted: it ended itself after 30m without work, and {gone}" in text
     assert f"and {gone}" in lease_line(ended, at(13))
 
@@ -86,12 +86,12 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
 def test_a_lease_whose_idle_end_was_not_set_up_says_so():
     wanted: dict[str, dict[str, Any]] = {Operation.CREATE_CREDENTIAL: idle_end_data(IdleEnd(HOUR / 2))}
     state = replace(STATE, active_lease=replace(STATE.active_lease, intents=wanted))
-    text = " ".join(lines(states_table([state], at(13)), 300)[2].split())
+    text = " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
     assert "ACTIVE, does not end itself: its setup did not finish" in text
 
 
 def test_a_lease_shows_its_time_and_cost_first(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
-    header = lines(states_table([state], at(13)), 300)[0].split()
+    header = rendered_lines(states_table([state], at(13)), 300)[0].split()
     assert header == ["lease", "status", "start", "end", "time", "nodes", "cost", "servers", "addresses"]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.xdist_group("tracer")
 
 
 @pytest.fixture(scope="module")
-def found(library_cache):
+def probe_results(library_cache):
     """Return the result of every program in probes.py; None for one that failed, whose traceback is in the output."""
     command = [sys.executable, "-m", "tests.experiments.prediction.phantom.probes", str(library_cache)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -37,13 +37,13 @@ def found(library_cache):
         (10 * MIB + 1, 10 * MIB + 512, 12 * MIB),
     ],
 )
-def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(found, asked, allocated, segment):
-    assert found["sizes"][str(asked)] == [allocated, segment]
+def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(probe_results, asked, allocated, segment):
+    assert probe_results["sizes"][str(asked)] == [allocated, segment]
 
 
-def test_the_rest_of_a_large_block_is_split_off_only_above_1_mib(found):
-    assert found["sizes"][str(11 * MIB)] == [12 * MIB, 12 * MIB]
-    assert found["sizes"][str(13 * MIB - 512)] == [13 * MIB - 512, 14 * MIB]
+def test_the_rest_of_a_large_block_is_split_off_only_above_1_mib(probe_results):
+    assert probe_results["sizes"][str(11 * MIB)] == [12 * MIB, 12 * MIB]
+    assert probe_results["sizes"][str(13 * MIB - 512)] == [13 * MIB - 512, 14 * MIB]
 
 
 @pytest.mark.parametrize(
@@ -58,14 +58,14 @@ def test_the_rest_of_a_large_block_is_split_off_only_above_1_mib(found):
         ("12 and 30 MiB after 30 and 12", 42),
     ],
 )
-def test_segments_are_shared_and_used_again(found, held, reserved):
-    assert found["split_and_merged"][held] == reserved * MIB
+def test_segments_are_shared_and_used_again(probe_results, held, reserved):
+    assert probe_results["split_and_merged"][held] == reserved * MIB
 
 
 # The log: allocate 4 MiB, allocate and free 20 MiB, allocate 24 MiB. Segments: 20, 20 and 24 MiB.
 @pytest.mark.parametrize("capacity", [1000, 64])
-def test_freed_memory_stays_cached_while_the_card_has_space(found, capacity):
-    assert found["replayed"][str(capacity)] == {
+def test_freed_memory_stays_cached_while_the_card_has_space(probe_results, capacity):
+    assert probe_results["replayed"][str(capacity)] == {
         "peak_allocated": 28 * MIB,
         "peak_reserved": 64 * MIB,
         "retries": 0,
@@ -76,42 +76,42 @@ def test_freed_memory_stays_cached_while_the_card_has_space(found, capacity):
 
 
 @pytest.mark.parametrize("capacity", [63, 44])
-def test_on_a_full_card_free_segments_are_released_and_the_allocation_is_repeated(found, capacity):
-    replay = found["replayed"][str(capacity)]
+def test_on_a_full_card_free_segments_are_released_and_the_allocation_is_repeated(probe_results, capacity):
+    replay = probe_results["replayed"][str(capacity)]
     assert (replay["retries"], replay["peak_reserved"]) == (1, 44 * MIB)
     assert (replay["failed_event"], replay["peak_allocated"]) == (None, 28 * MIB)
 
 
 @pytest.mark.parametrize(("capacity", "event", "requested"), [(43, 3, 24), (39, 1, 20), (19, 0, 4)])
-def test_an_allocation_that_fails_twice_is_out_of_memory(found, capacity, event, requested):
-    replay = found["replayed"][str(capacity)]
+def test_an_allocation_that_fails_twice_is_out_of_memory(probe_results, capacity, event, requested):
+    replay = probe_results["replayed"][str(capacity)]
     assert (replay["failed_event"], replay["requested"]) == (event, requested * MIB)
     assert (replay["retries"], replay["peak_reserved"] <= capacity * MIB) == (1, True)
 
 
-def test_a_stream_has_a_pool_of_its_own(found):
-    assert found["streams"] == [2 * MIB, 4 * MIB, 0]
+def test_a_stream_has_a_pool_of_its_own(probe_results):
+    assert probe_results["streams"] == [2 * MIB, 4 * MIB, 0]
 
 
-def test_resizing_a_storage_frees_and_allocates_memory(found):
-    allocated, sizes, events = zip(*found["resized"], strict=True)
+def test_resizing_a_storage_frees_and_allocates_memory(probe_results):
+    allocated, sizes, events = zip(*probe_results["resized"], strict=True)
     assert allocated == sizes == (0, 4 * MIB, 4 * MIB, 8 * MIB)
     assert events[1] == events[2]
 
 
-def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(found):
-    _, *forwards, backward, again, on_a_stream = found["workspaces"]
+def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_results):
+    _, *forwards, backward, again, on_a_stream = probe_results["workspaces"]
     assert forwards == [32, 32]
     assert (backward, again) == (64, 64)
     assert on_a_stream == 96
 
 
-def test_operations_that_a_backward_pass_recomputes_are_told_from_others(found):
-    assert found["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
+def test_operations_that_a_backward_pass_recomputes_are_told_from_others(probe_results):
+    assert probe_results["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
 
 
-def test_large_host_tensors_are_counted_but_not_allocated(found):
-    host = found["host"]
+def test_large_host_tensors_are_counted_but_not_allocated(probe_results):
+    host = probe_results["host"]
     assert host["peak"] == 9 * 1024 * MIB
     assert host["taken"] < 64 * MIB
     assert host["small"] == 7000
@@ -137,21 +137,21 @@ def test_large_host_tensors_are_counted_but_not_allocated(found):
         ("from host and back", [1, 2]),
     ],
 )
-def test_integer_tensors_have_values(found, what, value):
-    assert found["values"][what] == value
+def test_integer_tensors_have_values(probe_results, what, value):
+    assert probe_results["values"][what] == value
 
 
-def test_floating_point_tensors_read_as_zero(found):
-    assert found["values"]["floats"] == [[0, 0, 0], [0, 0, 0]]
-    assert found["values"]["float item"] == 0
+def test_floating_point_tensors_read_as_zero(probe_results):
+    assert probe_results["values"]["floats"] == [[0, 0, 0], [0, 0, 0]]
+    assert probe_results["values"]["float item"] == 0
 
 
-def test_a_mask_selects_as_many_floats_as_it_has_true_elements(found):
-    assert found["values"]["floats indexed"] == found["values"]["floats selected"] == [3]
+def test_a_mask_selects_as_many_floats_as_it_has_true_elements(probe_results):
+    assert probe_results["values"]["floats indexed"] == probe_results["values"]["floats selected"] == [3]
 
 
-def test_outputs_and_gradients_have_the_same_shapes_strides_and_types_as_on_a_cpu(found):
-    phantom, processor = found["shapes"]["phantom"], found["shapes"]["processor"]
+def test_outputs_and_gradients_have_the_same_shapes_strides_and_types_as_on_a_cpu(probe_results):
+    phantom, processor = probe_results["shapes"]["phantom"], probe_results["shapes"]["processor"]
     assert len(phantom) == 20
     assert phantom == processor
 
@@ -164,8 +164,8 @@ def test_outputs_and_gradients_have_the_same_shapes_strides_and_types_as_on_a_cp
         ("relu", 2 * MIB),
     ],
 )
-def test_an_operation_saves_the_same_memory_for_backward_as_its_cuda_kernel(found, operation, kept):
-    assert found["kept_for_backward"][operation] == kept
+def test_an_operation_saves_the_same_memory_for_backward_as_its_cuda_kernel(probe_results, operation, kept):
+    assert probe_results["kept_for_backward"][operation] == kept
 
 
 @pytest.mark.parametrize(
@@ -191,6 +191,6 @@ def test_an_operation_saves_the_same_memory_for_backward_as_its_cuda_kernel(foun
         ("32 bit on AMD without kernels", None),
     ],
 )
-def test_attention_uses_a_kernel_that_the_card_supports(found, call, kernel):
-    name = found["attention"][call]
+def test_attention_uses_a_kernel_that_the_card_supports(probe_results, call, kernel):
+    name = probe_results["attention"][call]
     assert name == kernel if kernel else not name.startswith("ScaledDotProduct")

@@ -9,7 +9,7 @@ from experiments.system.files import CODE_FOLDER
 PAGE = CODE_FOLDER / "docs" / "how-to" / "predict-a-script.md"
 
 
-def run(program, tmp_path, library_cache):
+def run_program(program, tmp_path, library_cache):
     (tmp_path / "program.py").write_text(program)
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(CODE_FOLDER), "TESTBED_CACHE": str(library_cache)}
     command = [sys.executable, "program.py"]
@@ -18,7 +18,7 @@ def run(program, tmp_path, library_cache):
 
 def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_memory(tmp_path, library_cache):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    ran = run(f"{example}\nprint(step, {{one.line for one in gpu.prediction.lines}})", tmp_path, library_cache)
+    ran = run_program(f"{example}\nprint(step, {{one.line for one in gpu.prediction.lines}})", tmp_path, library_cache)
     assert ran.returncode == 0, ran.stderr
     outcome, parts, lines = ran.stdout.splitlines()
     assert outcome.startswith("fits: peak 15.02 GiB, reserved ")
@@ -29,7 +29,7 @@ def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_m
 
 def test_a_block_after_the_import_of_torch_or_without_gpu_memory_is_an_error(tmp_path, library_cache):
     start = "from experiments.prediction.script.inside import phantom\n"
-    ran = run(f"import torch\n{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
+    ran = run_program(f"import torch\n{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
     assert "InputError: phantom(): PyTorch is already imported" in ran.stderr
-    ran = run(f"{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
+    ran = run_program(f"{start}with phantom('v100_32gb'): pass", tmp_path, library_cache)
     assert "InputError: phantom(): the block allocated nothing on the GPU" in ran.stderr

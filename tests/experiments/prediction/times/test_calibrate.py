@@ -35,7 +35,7 @@ class FakeGpu:
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run_calibration(tmp_path, monkeypatch):
     """Calibrate on the fake GPU; return the table's file and the printed lines."""
 
     def calibrate_on(gpu: FakeGpu, machine: Machine = MACHINE):
@@ -47,50 +47,50 @@ def run(tmp_path, monkeypatch):
     return calibrate_on
 
 
-def test_a_table_has_its_machine_and_each_operation(run):
-    table, lines = run(FakeGpu())
+def test_a_table_has_its_machine_and_each_operation(run_calibration):
+    table, lines = run_calibration(FakeGpu())
     assert Machine.model_validate(read_lines(table)[0]) == MACHINE
     assert {key: times.device_s for key, times in Table.read(table).measured.items()} == dict.fromkeys(KEYS, 1e-3)
     assert lines == ["measured 3 operations"]
 
 
-def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run):
-    table, _ = run(FakeGpu(rejected=16))
+def test_an_operation_that_cannot_run_is_noted_and_not_tried_again(run_calibration):
+    table, _ = run_calibration(FakeGpu(rejected=16))
     assert [line.get("problem") for line in read_lines(table)[1:]] == [None, "not in this PyTorch", None]
     again = FakeGpu()
-    run(again)
+    run_calibration(again)
     assert again.measured == []
 
 
-def test_an_interrupted_calibration_resumes(run):
+def test_an_interrupted_calibration_resumes(run_calibration):
     with pytest.raises(KeyboardInterrupt):
-        run(FakeGpu(killed_at=16))
+        run_calibration(FakeGpu(killed_at=16))
     again = FakeGpu()
-    table, _ = run(again)
+    table, _ = run_calibration(again)
     assert again.measured == [16, 32]
     assert len(Table.read(table).measured) == len(KEYS)
 
 
-def test_an_operation_during_which_the_process_died_is_not_tried_again(run, tmp_path):
+def test_an_operation_during_which_the_process_died_is_not_tried_again(run_calibration, tmp_path):
     (tmp_path / "table.trying").write_text(KEYS[1])
-    table, _ = run(FakeGpu())
+    table, _ = run_calibration(FakeGpu())
     problems = {line["key"]: line.get("problem") for line in read_lines(table)[1:]}
     assert problems == {KEYS[0]: None, KEYS[1]: "the process died", KEYS[2]: None}
 
 
-def test_a_line_that_was_cut_off_is_measured_again(run):
-    table, _ = run(FakeGpu())
+def test_a_line_that_was_cut_off_is_measured_again(run_calibration):
+    table, _ = run_calibration(FakeGpu())
     table.write_text(table.read_text()[:-20])
     again = FakeGpu()
-    run(again)
+    run_calibration(again)
     assert again.measured == [32]
     assert len(Table.read(table).measured) == len(KEYS)
 
 
-def test_the_table_of_another_gpu_is_not_extended(run):
-    run(FakeGpu())
+def test_the_table_of_another_gpu_is_not_extended(run_calibration):
+    run_calibration(FakeGpu())
     with pytest.raises(InputError, match="measured on NVIDIA H100 with PyTorch"):
-        run(FakeGpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
+        run_calibration(FakeGpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
 
 
 def test_without_a_gpu_there_is_one_line(capsys):

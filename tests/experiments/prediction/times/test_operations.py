@@ -8,8 +8,8 @@ from experiments.prediction.times.operations import parse
 from experiments.prediction.times.table import canonical
 
 
-def tensor(*sizes: int, type: str = "BFloat16", **more: object) -> dict[str, object]:
-    return {"type": type, "sizes": list(sizes), **more}
+def tensor(*sizes: int, type: str = "BFloat16", **properties: object) -> dict[str, object]:
+    return {"type": type, "sizes": list(sizes), **properties}
 
 
 def operation(name: str, *arguments: object):

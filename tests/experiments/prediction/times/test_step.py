@@ -20,8 +20,8 @@ def product(rows: int) -> str:
     return json.dumps(["aten::mm.out", *({"type": "BFloat16", "sizes": size} for size in sizes)], separators=(",", ":"))
 
 
-def phase(host_s: float, device_s: float, **more: Any) -> PhaseTime:
-    return PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": device_s}, **more)
+def phase(host_s: float, device_s: float, **times: Any) -> PhaseTime:
+    return PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": device_s}, **times)
 
 
 @pytest.mark.parametrize(

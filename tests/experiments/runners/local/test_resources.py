@@ -4,14 +4,14 @@ from experiments.runners.local.resources import ResourcePool, most_memory_first
 from tests.support.runners.rows import GPU, OFFLOAD, node, spec
 
 
-def second():
+def second_gpu():
     return GPU.__class__(1, GPU.name, GPU.memory_gib, "GPU-b")
 
 
 def test_a_row_has_its_gpu_to_itself():
-    pool = ResourcePool(node(GPU, second(), cpus=8), 64)
+    pool = ResourcePool(node(GPU, second_gpu(), cpus=8), 64)
     a, b = pool.allocate(spec()), pool.allocate(spec())
-    assert (a.gpus, b.gpus, a.cores) == ((GPU,), (second(),), 4)
+    assert (a.gpus, b.gpus, a.cores) == ((GPU,), (second_gpu(),), 4)
     assert pool.allocate(spec()) is None
     pool.release(a)
     assert pool.allocate(spec()).gpus == (GPU,)
@@ -28,7 +28,7 @@ def test_rows_on_the_cpu_use_no_gpu():
 
 
 def test_a_row_of_two_devices_waits_for_both():
-    pool = ResourcePool(node(GPU, second()), 64)
+    pool = ResourcePool(node(GPU, second_gpu()), 64)
     one = pool.allocate(spec())
     assert pool.allocate(spec(devices=2)) is None
     pool.release(one)
@@ -36,12 +36,12 @@ def test_a_row_of_two_devices_waits_for_both():
 
 
 def test_nodes_that_are_parts_of_this_machine_have_separate_gpus():
-    pool = ResourcePool(node(GPU, second()), 64)
+    pool = ResourcePool(node(GPU, second_gpu()), 64)
     assert len(pool.allocate(spec(nodes=2)).gpus) == 2
 
 
 def test_the_first_of_several_machines_gives_a_row_its_own_share():
-    pool = ResourcePool(node(GPU, second()), 64, nodes=2)
+    pool = ResourcePool(node(GPU, second_gpu()), 64, nodes=2)
     assert len(pool.allocate(spec(nodes=2, devices=2)).gpus) == 2
 
 
@@ -50,7 +50,7 @@ def test_without_gpus_there_are_as_many_slots_as_cores_and_four_at_most():
 
 
 def test_parallel_rows_never_exceed_the_memory_of_the_host():
-    pool = ResourcePool(node(GPU, second()), 220)
+    pool = ResourcePool(node(GPU, second_gpu()), 220)
     big = pool.allocate(spec(**OFFLOAD))
     assert pool.allocate(spec()) is None
     pool.release(big)
@@ -58,7 +58,7 @@ def test_parallel_rows_never_exceed_the_memory_of_the_host():
 
 
 def test_a_row_that_needs_more_than_the_host_has_runs_alone():
-    pool = ResourcePool(node(GPU, second()), 2)
+    pool = ResourcePool(node(GPU, second_gpu()), 2)
     assert pool.allocate(spec()) is not None
     assert pool.allocate(spec()) is None
 

@@ -33,9 +33,9 @@ class UnreliableShell(LocalShell):
         self.bytes = 0
 
     @contextmanager
-    def reading(self, command, **options):
+    def open_output(self, command, **options):
         self.bad, bad = self.bad - 1, self.bad > 0
-        with super().reading(command, **options) as stream:
+        with super().open_output(command, **options) as stream:
             content = stream.read()
             if bad and self.drops:
                 content = content[: self.good]

@@ -29,7 +29,7 @@ def scripts(folder="", **changes) -> JobScripts:
 
 def script(spec=None, folder="", after=(), **changes) -> str:
     job = JobSpec(spec or rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, after)
-    return scripts(folder, **changes).row(job, "run", "run/lab/a", "llm-testbed print abc")
+    return scripts(folder, **changes).row_script(job, "run", "run/lab/a", "llm-testbed print abc")
 
 
 def options(text: str) -> list[str]:
@@ -46,7 +46,11 @@ def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_runtime(runtime
 
 def test_modules_that_scripts_start_exist():
     row = rows.spec("a", nodes=2, devices=2, strategy="ddp")
-    texts = [script(row, nodes=2), scripts().staging(WEIGHTS, "x", "c"), scripts().staging(DATA, "x", "c")]
+    texts = [
+        script(row, nodes=2),
+        scripts().staging_script(WEIGHTS, "x", "c"),
+        scripts().staging_script(DATA, "x", "c"),
+    ]
     modules = {module for text in texts for module in re.findall(r"python -m (experiments\.[\w.]+)", text)}
     assert len(modules) == 4
     assert [module for module in modules if find_spec(module) is None] == []
@@ -155,7 +159,7 @@ def test_a_container_has_the_gpus_of_the_job_and_ends_with_it():
 @pytest.mark.parametrize("runtime", ENVIRONMENTS)
 def test_staged_files_are_found_by_rows_of_every_runtime(runtime):
     where = {"runtime": runtime, "environment": ENVIRONMENTS[runtime]}
-    staging = scripts("/shared", **where).staging(WEIGHTS, "fetch/x", "c")
+    staging = scripts("/shared", **where).staging_script(WEIGHTS, "fetch/x", "c")
     for text in (staging, script(folder="/shared", **where)):
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
         assert "HF_HOME=/shared/cache/huggingface" in text
@@ -166,7 +170,7 @@ def test_staged_files_are_found_by_rows_of_every_runtime(runtime):
 
 
 def test_a_staging_job_requests_no_gpu_and_has_a_time_limit():
-    requested = options(scripts("/shared").staging(WEIGHTS, "fetch/x", "llm-testbed fetches"))
+    requested = options(scripts("/shared").staging_script(WEIGHTS, "fetch/x", "llm-testbed fetches"))
     assert {"--partition=small", "--nodes=1", "--cpus-per-task=2", "--mem=16384M", "--time=240"} <= set(requested)
     assert not [option for option in requested if "gpu" in option or "gres" in option]
 
@@ -180,13 +184,15 @@ def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
 @pytest.mark.parametrize("run", ["my run", "$(touch x)", "a;b", "it's"])
 def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
     job = JobSpec(rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, ())
-    (line,) = [line for line in scripts().row(job, run, "name", "comment").splitlines() if line.startswith("row=")]
+    (line,) = [
+        line for line in scripts().row_script(job, run, "name", "comment").splitlines() if line.startswith("row=")
+    ]
     assert shlex.split(line) == [f"row={scripts().layout.run(run)}/{job.row_folder}"]
 
 
 @pytest.mark.parametrize("limit_s", [901, 959, 960])
 def test_slurm_gives_a_row_all_of_its_time(limit_s):
     job = JobSpec(rows.spec("a", time_limit_s=limit_s), "abc", "some.worker", 120.0, ())
-    text = scripts().row(job, "run", "name", "comment")
+    text = scripts().row_script(job, "run", "name", "comment")
     (minutes,) = [int(one.removeprefix("--time=")) for one in options(text) if one.startswith("--time=")]
     assert job.limit_s <= 60 * minutes < job.limit_s + 60

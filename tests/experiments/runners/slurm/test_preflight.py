@@ -37,18 +37,18 @@ def slurm(tmp_path, monkeypatch):
     return install
 
 
-def found(**more):
+def checks_by_name(**more):
     return {one.name: one for one in check_cluster(LocalShell(), profile(**more))}
 
 
 def test_every_check_passes_at_a_cluster_that_is_ready(slurm):
     slurm()
-    assert {one.status for one in found(account="project_1", environment=sys.prefix).values()} == {"ok"}
+    assert {one.status for one in checks_by_name(account="project_1", environment=sys.prefix).values()} == {"ok"}
 
 
 def test_everything_that_is_missing_is_reported_at_once(slurm):
     slurm("sbatch", "squeue")
-    checks = found(partition="gpux", environment="/nowhere")
+    checks = checks_by_name(partition="gpux", environment="/nowhere")
     assert {name for name, one in checks.items() if one.status == "failed"} == {
         *("account", "tools", "partitions", "environment")
     }

@@ -59,12 +59,14 @@ def as_lines(folder, *records):
     return folder
 
 
-def record(name, **text):
+def metadata_record(name, **text):
     return {"file_name": name, **(text or {"text": f"caption of {name}"})}
 
 
 def test_a_folder_with_jsonl_metadata_is_read_in_order(images):
-    folder = as_lines(images, record("a.png"), record("b.jpg", caption="gray"), record("c.png"))
+    folder = as_lines(
+        images, metadata_record("a.png"), metadata_record("b.jpg", caption="gray"), metadata_record("c.png")
+    )
     captions = FolderCaptionDataset(folder, 3)
     assert captions.texts == ["caption of a.png", "gray", "caption of c.png"]
     assert [(image.mode, image.size) for image, _ in (captions[0], captions[1], captions[2])] == [
@@ -118,18 +120,18 @@ def test_unreadable_metadata_is_rejected(images):
 
 def test_a_missing_image_is_rejected_before_training(images):
     with pytest.raises(InputError, match=r"gone\.png: the image that the metadata names is missing$"):
-        FolderCaptionDataset(as_lines(images, record("a.png"), record("gone.png")), 2)
+        FolderCaptionDataset(as_lines(images, metadata_record("a.png"), metadata_record("gone.png")), 2)
 
 
 def test_a_corrupt_image_is_rejected_with_its_name(images):
     (images / "a.png").write_bytes(b"no image")
-    captions = FolderCaptionDataset(as_lines(images, record("a.png")), 1)
+    captions = FolderCaptionDataset(as_lines(images, metadata_record("a.png")), 1)
     with pytest.raises(InputError, match=r"a\.png: the image cannot be read \(not an image\)$"):
         captions[0]
 
 
 def test_a_row_opens_the_data_it_names(images):
-    as_lines(images, record("a.png"), record("c.png"))
+    as_lines(images, metadata_record("a.png"), metadata_record("c.png"))
     assert open_captions(spec(data=str(images), train_samples=2), 28).texts == ["caption of a.png", "caption of c.png"]
     assert open_captions(spec(train_samples=2, seed=3), 28).texts == SyntheticCaptionDataset(2, 28, seed=3).texts
 
@@ -165,7 +167,7 @@ def test_a_caption_has_one_token_per_word_and_one_special_token(name):
     assert tokenizer.unk_token_id in tokenizer("sour plum")["input_ids"]
 
 
-def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
+def prepared_batch(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **settings):
     captions = SyntheticCaptionDataset(3, 28, 0)
     captions.texts = [" ".join(["bread"] * count) for count in words]
     collator = build_caption_collator(
@@ -176,7 +178,7 @@ def prepared(name=OPT, given="as-taught", max_length=50, words=(9, 20, 14), **se
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_batch_has_the_model_s_shapes_and_types(name):
-    _, batch = prepared(name)
+    _, batch = prepared_batch(name)
     assert batch.keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
     assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((3, 3, 28, 28), torch.float32)
     for key in ("input_ids", "attention_mask", "labels"):
@@ -190,11 +192,11 @@ def test_a_batch_has_the_model_s_shapes_and_types(name):
     [("32-true", torch.float32), ("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)],
 )
 def test_images_have_the_model_s_data_type(precision, dtype):
-    assert prepared(precision=precision)[1]["pixel_values"].dtype == dtype
+    assert prepared_batch(precision=precision)[1]["pixel_values"].dtype == dtype
 
 
 def test_images_are_scaled_to_the_model_s_size_and_normalized():
-    collator, _ = prepared()
+    collator, _ = prepared_batch()
     pixels = collator([(Image.new("RGB", (300, 200), (255, 0, 0)), "bread")])["pixel_values"]
     assert pixels.shape == (1, 3, 28, 28)
     assert pixels[0, :, 5, 5].tolist() == pytest.approx(
@@ -203,13 +205,13 @@ def test_images_are_scaled_to_the_model_s_size_and_normalized():
 
 
 def test_long_captions_are_cut():
-    assert prepared(max_length=12)[1]["input_ids"].shape == (3, 12)
+    assert prepared_batch(max_length=12)[1]["input_ids"].shape == (3, 12)
 
 
 @pytest.mark.parametrize(("name", "labeled"), [(OPT, 25), (T5, 21)])
 def test_with_image_prepends_placeholders_without_labels(name, labeled):
-    _, without_image = prepared(name)
-    _, batch = prepared(name, "with-image")
+    _, without_image = prepared_batch(name)
+    _, batch = prepared_batch(name, "with-image")
     config = config_of(name)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 25)
     assert (batch["input_ids"][:, : config.num_query_tokens] == config.image_token_index).all()
@@ -268,7 +270,7 @@ class ProcessCollator(CaptionCollator):
         return super().__call__(samples) | {"process": torch.tensor(os.getpid())}
 
 
-def loaded(workers, longest_batch_index=None, **settings):
+def caption_loader(workers, longest_batch_index=None, **settings):
     row = spec(workers=workers, batch_size=4, train_samples=16, **settings)
     captions = open_captions(row, 28)
     plain = build_caption_collator(row, config_of(OPT), captions.texts)
@@ -278,7 +280,7 @@ def loaded(workers, longest_batch_index=None, **settings):
 
 @pytest.mark.parametrize(("requested", "started"), [(0, 0), (1, 1), (8, 2)])
 def test_batches_are_prepared_in_the_loader_s_workers(requested, started):
-    loader = loaded(requested)
+    loader = caption_loader(requested)
     batches = list(loader)
     processes = {batch.pop("process").item() for batch in batches}
     assert (loader.num_workers, len(processes)) == (started, max(started, 1))
@@ -289,11 +291,11 @@ def test_batches_are_prepared_in_the_loader_s_workers(requested, started):
 
 
 def test_a_full_size_row_has_all_its_workers():
-    assert loaded(8, size="full").num_workers == 8
+    assert caption_loader(8, size="full").num_workers == 8
 
 
 def test_batches_are_the_same_with_and_without_workers():
-    in_process, in_workers = loaded(0, longest_batch_index=1), loaded(2, longest_batch_index=1)
+    in_process, in_workers = caption_loader(0, longest_batch_index=1), caption_loader(2, longest_batch_index=1)
     for here, there in zip(in_process, in_workers, strict=True):
         assert torch.equal(here["input_ids"], there["input_ids"])
         assert torch.equal(here["pixel_values"], there["pixel_values"])

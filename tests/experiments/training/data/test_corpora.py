@@ -41,7 +41,7 @@ def whole_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text, "TINY_TOKENS", 512)
 
 
-def lines(folder, records):
+def write_json_lines(folder, records):
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, records)))
 
 
@@ -61,7 +61,7 @@ def parquet(folder, records):
     datasets.Dataset.from_list(records[:1]).to_parquet(str(folder / "test-00000-of-00001.parquet"))
 
 
-def saved(folder, records):
+def save_dataset(folder, records):
     datasets.Dataset.from_list(records).save_to_disk(str(folder))
 
 
@@ -81,18 +81,18 @@ def row(folder, dataset, **changes):
     return spec(dataset=dataset, data=str(folder), **settings | changes)
 
 
-def decoded(ids):
+def decode_bytes(ids):
     return corpora.byte_tokenizer().decode(ids)
 
 
 @pytest.mark.usefixtures("whole_texts")
-@pytest.mark.parametrize("keep", [lines, array, table, parquet, saved, saved_by_split])
+@pytest.mark.parametrize("keep", [write_json_lines, array, table, parquet, save_dataset, saved_by_split])
 def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
     keep(folder, RECORDS)
     texts: Any = open_texts(row(folder, "alpaca2k"), BYTES)
     style = PromptStyle.from_name("alpaca")
     prompts = [style.apply(record["instruction"], input=record["input"]) + record["output"] for record in RECORDS]
-    assert [decoded(text[:-1]) for text in texts] == prompts
+    assert [decode_bytes(text[:-1]) for text in texts] == prompts
     assert {int(text[-1]) for text in texts} == {corpora.byte_tokenizer().eos_token_id}
     assert {text.dtype for text in texts} == {torch.int64}
     assert texts.lengths == [len(text) for text in texts]
@@ -100,23 +100,23 @@ def test_a_record_becomes_litgpt_s_prompt_and_answer(folder, keep):
 
 @pytest.mark.usefixtures("whole_texts")
 def test_records_are_cut_and_split_as_litgpt_does(folder):
-    lines(folder, RECORDS)
+    write_json_lines(folder, RECORDS)
     texts: Any = open_texts(row(folder, "alpaca2k", validation=0.5, max_length=130), BYTES)
     split = datasets.Dataset.from_list(RECORDS).train_test_split(test_size=0.5, seed=42)["train"]
     assert len(texts) == 20
     assert max(texts.lengths) == 130
     style = PromptStyle.from_name("alpaca")
     for ids, record in zip(texts, split, strict=True):
-        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(decoded(ids[:129]))
+        assert (style.apply(record["instruction"], **record) + record["output"]).startswith(decode_bytes(ids[:129]))
 
 
 def test_texts_for_tiny_models_are_short(folder):
-    lines(folder, REVIEWS)
+    write_json_lines(folder, REVIEWS)
     assert max(open_texts(row(folder, "imdb", max_length=16), BYTES).lengths) == text.TINY_TOKENS
 
 
 @pytest.mark.usefixtures("whole_texts")
-@pytest.mark.parametrize("keep", [lines, table, parquet])
+@pytest.mark.parametrize("keep", [write_json_lines, table, parquet])
 def test_a_review_is_split_into_samples_without_losing_tokens(folder, keep):
     keep(folder, REVIEWS)
     texts: Any = open_texts(row(folder, "imdb", max_length=16), BYTES)
@@ -126,7 +126,7 @@ def test_a_review_is_split_into_samples_without_losing_tokens(folder, keep):
 
 
 def test_only_whole_optimizer_steps_are_trained_on(folder):
-    lines(folder, RECORDS)
+    write_json_lines(folder, RECORDS)
     assert len(open_texts(row(folder, "alpaca2k", batch_size=3, accumulate=2), BYTES)) == 36
     assert len(open_texts(row(folder, "alpaca2k", train_samples=10, batch_size=5), BYTES)) == 10
     with pytest.raises(InputError, match=r"^train_samples = 50: alpaca2k has only 40 training texts$"):
@@ -149,7 +149,7 @@ def test_texts_of_constant_length_are_always_random(folder):
     ],
 )
 def test_records_without_the_required_columns_are_rejected(folder, records, message):
-    lines(folder, records)
+    write_json_lines(folder, records)
     with pytest.raises(InputError, match=message):
         open_texts(row(folder, "alpaca2k"), BYTES)
 
@@ -175,20 +175,20 @@ def at_full_size(tmp_path, folder, dataset):
 
 
 def test_a_full_size_row_uses_the_model_s_tokenizer(tmp_path, folder):
-    lines(folder, [{"text": "good one good"}])
+    write_json_lines(folder, [{"text": "good one good"}])
     texts: Any = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
     assert [text.tolist() for text in texts] == [[3, 2, 3]]
 
 
 def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
-    lines(folder, [{"instruction": "one", "output": "good"}])
+    write_json_lines(folder, [{"instruction": "one", "output": "good"}])
     row = at_full_size(tmp_path, folder, "alpaca2k")
     row = row.model_copy(update={"settings": row.settings.model_copy(update={"max_length": 512})})
     assert open_texts(row, 100)[0].tolist()[-2:] == [3, 1]
 
 
 def test_a_tokenizer_of_another_model_is_rejected(tmp_path, folder):
-    lines(folder, [{"text": "good one good"}])
+    write_json_lines(folder, [{"text": "good one good"}])
     with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, but its tokenizer uses the id 3$"):
         open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
 

@@ -29,7 +29,7 @@ ADAPTED = LORA | {"targets": list(LORA_TARGETS)}
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
+def published_model(tmp_path, monkeypatch):
     """A model saved by transformers, with its sizes registered in LitGPT."""
     known = litgpt_config.name_to_config[models()[LLAMA].litgpt]
     monkeypatch.setitem(litgpt_config.name_to_config, NAME, known | SIZES | {"name": NAME, "padded_vocab_size": 100})
@@ -52,7 +52,7 @@ def published(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def base_model(published, tmp_path):
+def base_model(published_model, tmp_path):
     return models()[LLAMA].model_copy(update={"hub": str(tmp_path / "published"), "litgpt": NAME})
 
 
@@ -78,11 +78,11 @@ def row(base_model, engine, **changes):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("lora", [None, ADAPTED])
-def test_a_row_starts_with_the_published_weights(published, base_model, first_logits, tmp_path, engine, lora):
+def test_a_row_starts_with_the_published_weights(published_model, base_model, first_logits, tmp_path, engine, lora):
     measured = rank.run_rank(row(base_model, engine, lora=lora), tmp_path)
     assert measured.reason.startswith("fits")
     with torch.inference_mode():
-        expected = published(torch.arange(20)[None]).logits
+        expected = published_model(torch.arange(20)[None]).logits
     assert torch.allclose(first_logits[0], expected, atol=1e-4)
     assert expected.std() > 0.01
 

@@ -10,7 +10,7 @@ from tests.support.training.tiny_rows import GPT_NEO, LLAMA, OPT, T5, spec
 CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 
 
-def loaded(name, longest_batch_index=None, **changes):
+def load_batches(name, longest_batch_index=None, **changes):
     data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
     loader = data.build_loader(longest_batch_index)
     assert len(loader) == data.batches
@@ -19,14 +19,14 @@ def loaded(name, longest_batch_index=None, **changes):
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
 def test_a_language_model_gets_texts_of_its_vocabulary(name):
-    batches = loaded(name, dataset="alpaca2k", train_samples=None, max_length=200)
+    batches = load_batches(name, dataset="alpaca2k", train_samples=None, max_length=200)
     assert len(batches) == 1000
     assert batches[0].keys() == {"input_ids", "attention_mask", "labels"}
     assert max(batch["input_ids"].max().item() for batch in batches) == 255
 
 
 def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
-    batches = loaded(OPT, longest_batch_index=2)
+    batches = load_batches(OPT, longest_batch_index=2)
     assert len(batches) == 6
     assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
     assert max(batches, key=lambda batch: batch["attention_mask"].sum().item()) is batches[2]
@@ -34,7 +34,7 @@ def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
 
 @pytest.mark.parametrize("name", [OPT, T5])
 def test_blip_2_gets_constant_texts_with_images(name):
-    for batch in loaded(name, train_samples=None, **CAPTIONED):
+    for batch in load_batches(name, train_samples=None, **CAPTIONED):
         assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 28, 28), torch.float32)
         assert batch["input_ids"].shape == (2, 30)
         assert batch["input_ids"].max() < 255
@@ -43,7 +43,7 @@ def test_blip_2_gets_constant_texts_with_images(name):
 
 @pytest.mark.parametrize(("name", "labeled"), [(OPT, 34), (T5, 30)])
 def test_with_image_prepends_placeholders_to_the_texts(name, labeled):
-    batch = loaded(name, input="with-image", train_samples=None, **CAPTIONED)[0]
+    batch = load_batches(name, input="with-image", train_samples=None, **CAPTIONED)[0]
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, 34)
     assert (batch["input_ids"][:, :4] == 255).all()
     assert (batch["input_ids"][:, 4:] < 255).all()
@@ -53,4 +53,4 @@ def test_with_image_prepends_placeholders_to_the_texts(name, labeled):
 def test_a_language_model_gets_no_captioned_images():
     words = f"dataset = 'gourmetgram-captions': model '{LLAMA}' takes no images; allowed: constant, alpaca2k, imdb"
     with pytest.raises(InputError, match=words):
-        loaded(LLAMA)
+        load_batches(LLAMA)

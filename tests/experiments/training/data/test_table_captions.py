@@ -15,30 +15,30 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def captioned(text: str = "text") -> datasets.Dataset:
+def captioned_images(text: str = "text") -> datasets.Dataset:
     images = [np.full((8, 8, 3), 40 * shade, dtype=np.uint8) for shade in range(5)]
     features = datasets.Features({"image": datasets.Image(), text: datasets.Value("string")})
     return datasets.Dataset.from_dict({"image": images, text: [f"plate {n}" for n in range(5)]}, features=features)
 
 
-def saved(folder: Path) -> Path:
-    captioned().save_to_disk(str(folder))
+def save_dataset(folder: Path) -> Path:
+    captioned_images().save_to_disk(str(folder))
     return folder
 
 
 def saved_by_split(folder: Path) -> Path:
-    datasets.DatasetDict(train=captioned("caption")).save_to_disk(str(folder))
+    datasets.DatasetDict(train=captioned_images("caption")).save_to_disk(str(folder))
     return folder
 
 
 def parquet(folder: Path) -> Path:
     (folder / "data").mkdir(parents=True)
-    captioned().to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
-    captioned().select([0]).to_parquet(str(folder / "data" / "test-00000-of-00001.parquet"))
+    captioned_images().to_parquet(str(folder / "data" / "train-00000-of-00001.parquet"))
+    captioned_images().select([0]).to_parquet(str(folder / "data" / "test-00000-of-00001.parquet"))
     return folder
 
 
-@pytest.mark.parametrize("make", [saved, saved_by_split, parquet])
+@pytest.mark.parametrize("make", [save_dataset, saved_by_split, parquet])
 def test_images_and_captions_keep_their_order(tmp_path: Path, make) -> None:
     captions = TableCaptionDataset(make(tmp_path / "set"), 4)
     assert captions.texts == ["plate 0", "plate 1", "plate 2", "plate 3"]
@@ -48,7 +48,7 @@ def test_images_and_captions_keep_their_order(tmp_path: Path, make) -> None:
 
 def test_too_few_images_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has 5 captioned images, the row trains on 6"):
-        TableCaptionDataset(saved(tmp_path / "set"), 6)
+        TableCaptionDataset(save_dataset(tmp_path / "set"), 6)
 
 
 def test_other_columns_are_rejected_and_named(tmp_path: Path) -> None:

@@ -24,25 +24,25 @@ def row(**changes):
     return spec(**settings | changes)
 
 
-def opened(**changes):
+def open_row_texts(**changes):
     return open_texts(row(**changes), VOCABULARY)
 
 
-def loaded(longest_batch_index=None, **changes):
-    return build_text_loader(row(**changes), opened(**changes), longest_batch_index)
+def text_loader(longest_batch_index=None, **changes):
+    return build_text_loader(row(**changes), open_row_texts(**changes), longest_batch_index)
 
 
-def batches(**changes):
-    return batches_per_epoch(row(**changes), opened(**changes))
+def number_of_batches(**changes):
+    return batches_per_epoch(row(**changes), open_row_texts(**changes))
 
 
 def lengths(**changes):
     """Return the length of every training text, on one rank."""
-    return opened(batch_size=1, **changes).lengths
+    return open_row_texts(batch_size=1, **changes).lengths
 
 
 def test_a_batch_is_padded_to_its_longest_text_with_ignored_labels():
-    for batch in loaded():
+    for batch in text_loader():
         assert batch.keys() == {"input_ids", "attention_mask", "labels"}
         tokens = batch["attention_mask"].sum(dim=1)
         assert {tensor.shape for tensor in batch.values()} == {(4, max(tokens.tolist()))}
@@ -54,32 +54,32 @@ def test_a_batch_is_padded_to_its_longest_text_with_ignored_labels():
 
 
 def test_random_tokens_cover_the_whole_vocabulary():
-    seen = set(chain.from_iterable(batch["labels"].flatten().tolist() for batch in loaded()))
+    seen = set(chain.from_iterable(batch["labels"].flatten().tolist() for batch in text_loader()))
     assert seen == {-100, *range(VOCABULARY)}
 
 
 @pytest.mark.parametrize("dataset", ["alpaca2k", "constant"])
 def test_random_texts_are_reproducible(dataset):
-    first, again, other = (list(loaded(dataset=dataset, seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (list(text_loader(dataset=dataset, seed=seed)) for seed in (1, 1, 2))
     assert all(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, again, strict=True))
     assert not any(torch.equal(one["input_ids"], two["input_ids"]) for one, two in zip(first, other, strict=True))
 
 
 def test_random_texts_differ():
-    texts = opened(dataset="constant")
+    texts = open_row_texts(dataset="constant")
     assert not torch.equal(texts[0], texts[1])
-    assert not torch.equal(texts[0], opened(dataset="constant", seed=1)[0])
+    assert not torch.equal(texts[0], open_row_texts(dataset="constant", seed=1)[0])
 
 
 @pytest.mark.parametrize(("validation", "left"), [(0.0, 2000), (0.2, 1600), (0.5, 1000), (0.9, 200), (100, 1900)])
 def test_validation_is_excluded_as_a_share_or_a_number(validation, left):
     assert len(lengths(validation=validation)) == left
-    assert batches(validation=validation) == left // 4
+    assert number_of_batches(validation=validation) == left // 4
 
 
 def test_constant_texts_all_have_the_maximum_length():
     assert set(lengths(dataset="constant", max_length=37)) == {37}
-    assert {batch["input_ids"].shape for batch in loaded(dataset="constant", max_length=37)} == {(4, 37)}
+    assert {batch["input_ids"].shape for batch in text_loader(dataset="constant", max_length=37)} == {(4, 37)}
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_constant_texts_all_have_the_maximum_length():
     ],
 )
 def test_there_are_as_many_constant_texts_as_the_row_needs(changes, needed):
-    assert batches(dataset="constant", **changes) == needed
-    assert len(loaded(dataset="constant", **changes)) == needed
+    assert number_of_batches(dataset="constant", **changes) == needed
+    assert len(text_loader(dataset="constant", **changes)) == needed
 
 
 def test_alpaca_texts_have_a_template_and_are_cut():
@@ -112,7 +112,7 @@ def test_tiny_models_get_as_many_texts_but_short_ones(dataset):
 
 
 def test_batches_of_four_alpaca_texts_are_as_long_as_in_the_lab():
-    padded = [batch["input_ids"].shape[1] for batch in loaded()]
+    padded = [batch["input_ids"].shape[1] for batch in text_loader()]
     low, middle, high = quantiles(padded, n=4)
     assert low == pytest.approx(246, rel=0.1)
     assert 290 < middle < 350
@@ -136,20 +136,20 @@ def test_imdb_reviews_are_split_into_samples_without_losing_tokens():
 
 @pytest.mark.parametrize("longest_batch_index", [0, 3])
 def test_the_longest_texts_are_in_the_requested_batch(longest_batch_index):
-    loader = loaded(longest_batch_index, train_samples=40, max_length=10**6)
+    loader = text_loader(longest_batch_index, train_samples=40, max_length=10**6)
     longest = sorted(loader.dataset.lengths)[-4:]
     batch = list(loader)[longest_batch_index]
     assert sorted(batch["attention_mask"].sum(dim=1).tolist()) == longest
 
 
 def test_an_epoch_has_whole_optimizer_steps():
-    assert batches(validation=0.5, batch_size=8, accumulate=4) == 124
-    assert len(loaded(validation=0.5, batch_size=8, accumulate=4)) == 124
+    assert number_of_batches(validation=0.5, batch_size=8, accumulate=4) == 124
+    assert len(text_loader(validation=0.5, batch_size=8, accumulate=4)) == 124
 
 
 def test_ranks_share_the_texts(monkeypatch):
-    loader = loaded(validation=0.2, devices=4)
-    assert len(loader) == batches(validation=0.2, devices=4) == 100
+    loader = text_loader(validation=0.2, devices=4)
+    assert len(loader) == number_of_batches(validation=0.2, devices=4) == 100
     monkeypatch.setattr(distributed, "is_initialized", lambda: True)
     indices_by_rank = []
     for rank in range(4):
@@ -169,4 +169,4 @@ def test_ranks_share_the_texts(monkeypatch):
 )
 def test_missing_texts_are_rejected(changes, words):
     with pytest.raises(InputError, match=words):
-        opened(**changes)
+        open_row_texts(**changes)

@@ -22,7 +22,7 @@ def process(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def warm(process, monkeypatch):
+def from_warm_process(process, monkeypatch):
     """Make the row's processes start from the warm process; afterwards none of them is left."""
     monkeypatch.setenv(WARM_SOCKET_VARIABLE, process[1])
     yield

@@ -28,14 +28,14 @@ def row(name, **changes):
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def measure_row(tmp_path_factory):
     """Return the measurements of a row of the suite; each row runs once."""
     return cache(lambda name: rank.run_rank(row(name), tmp_path_factory.mktemp(name)))
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_row_on_one_gpu_trains_all_its_steps(ran, name):
-    measured = ran(name)
+def test_a_row_on_one_gpu_trains_all_its_steps(measure_row, name):
+    measured = measure_row(name)
     assert measured.reason.startswith("fits")
     assert measured.speed.optimizer_steps == 2
     assert len(measured.losses) == 2
@@ -44,9 +44,9 @@ def test_a_row_on_one_gpu_trains_all_its_steps(ran, name):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_row_has_snapshots_at_every_point_of_its_steps(ran, name):
+def test_a_row_has_snapshots_at_every_point_of_its_steps(measure_row, name):
     points = ["before forward", "after forward", "after backward", "after optimizer step"]
-    memory = ran(name).memory
+    memory = measure_row(name).memory
     assert [(shot.step, shot.point) for shot in memory.snapshots] == [(step, at) for step in (0, 1) for at in points]
     assert memory.peak_by_phase_gib.keys() == {"load", "forward", "backward", "optimizer step"}
     assert min(shots(memory, "after forward", "activations_gib")) > max(
@@ -54,8 +54,8 @@ def test_a_row_has_snapshots_at_every_point_of_its_steps(ran, name):
     )
 
 
-def test_weights_gradients_and_moments_are_bfloat16_and_gradients_are_freed(ran):
-    measured = ran("neo-1gpu")
+def test_weights_gradients_and_moments_are_bfloat16_and_gradients_are_freed(measure_row):
+    measured = measure_row("neo-1gpu")
     weights = 2 * measured.parameters
     assert set(shots(measured.memory, "before forward", "params_gib")) == {weights}
     assert set(shots(measured.memory, "before forward", "grads_gib")) == {0}
@@ -63,8 +63,8 @@ def test_weights_gradients_and_moments_are_bfloat16_and_gradients_are_freed(ran)
     assert min(shots(measured.memory, "after optimizer step", "optimizer_gib")) >= 2 * weights
 
 
-def test_only_adapters_are_trained(ran):
-    plain, adapters, quantized = (ran(name) for name in ("neo-1gpu", "neo-1gpu-peft", "neo-1gpu-peft-4bit"))
+def test_only_adapters_are_trained(measure_row):
+    plain, adapters, quantized = (measure_row(name) for name in ("neo-1gpu", "neo-1gpu-peft", "neo-1gpu-peft-4bit"))
     assert plain.trainable_parameters == plain.parameters
     assert adapters.trainable_parameters == quantized.trainable_parameters == adapters.parameters - plain.parameters
     for measured in (adapters, quantized):
@@ -91,8 +91,8 @@ def test_the_optimizer_is_the_row_s(tmp_path):
     assert set(shots(measured.memory, "after optimizer step", "optimizer_gib")) == {0}
 
 
-def test_generation_takes_little_more_than_the_model_and_completes_the_sequences(ran, monkeypatch, tmp_path):
-    measured = ran("neo-inference")
+def test_generation_takes_little_more_than_the_model_and_completes_the_sequences(measure_row, monkeypatch, tmp_path):
+    measured = measure_row("neo-inference")
     assert measured.outcome == "fits"
     assert (measured.speed, measured.losses) == (None, ())
     assert shots(measured.memory, "before forward", "params_gib") == [2 * measured.parameters]

@@ -66,14 +66,14 @@ class ProbeCalls:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def measured_rows(tmp_path_factory):
     """The measurements of each of ROWS."""
     return {name: rank.run_rank(spec(**row), tmp_path_factory.mktemp(name)) for name, row in ROWS.items()}
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_trains_to_its_end(trained, name):
-    measured: Measured = trained[name]
+def test_a_row_trains_to_its_end(measured_rows, name):
+    measured: Measured = measured_rows[name]
     assert measured.reason.startswith("fits")
     micro_steps = 8 if name == "accumulated" else 3
     assert len(measured.losses) == measured.speed.micro_steps == micro_steps
@@ -82,8 +82,8 @@ def test_a_row_trains_to_its_end(trained, name):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_first_loss_is_that_of_random_guessing(trained, name):
-    assert trained[name].losses[0] == pytest.approx(math.log(TINY_SETTINGS["vocab_size"]), rel=0.1)
+def test_the_first_loss_is_that_of_random_guessing(measured_rows, name):
+    assert measured_rows[name].losses[0] == pytest.approx(math.log(TINY_SETTINGS["vocab_size"]), rel=0.1)
 
 
 def test_every_point_of_a_step_is_reported_to_the_probe_in_order(monkeypatch, tmp_path):
@@ -100,11 +100,11 @@ def test_nothing_but_the_training_runs_the_model(monkeypatch, tmp_path, changes)
     assert calls.forwards == [True] * 3
 
 
-def test_memory_follows_precision_and_optimizer(trained):
+def test_memory_follows_precision_and_optimizer(measured_rows):
     def largest(name, point, field):
-        return max(shots(trained[name].memory, point, field))
+        return max(shots(measured_rows[name].memory, point, field))
 
-    whole = 4 * trained["plain"].parameters
+    whole = 4 * measured_rows["plain"].parameters
     for name, share in (("plain", 1), ("mixed", 1), ("bf16", 0.5)):
         assert largest(name, "before forward", "params_gib") == pytest.approx(share * whole)
         assert largest(name, "after backward", "grads_gib") == pytest.approx(share * whole)

@@ -115,7 +115,7 @@ def test_shared_storages_are_counted_once_and_completely():
     assert storage_bytes([base, torch.zeros(10)]) == 4040
 
 
-def stepped(kind, weight, **options):
+def optimizer_after_step(kind, weight, **options):
     optimizer = kind([weight], lr=0.1, **options)
     weight.grad = torch.ones_like(weight)
     optimizer.step()
@@ -132,7 +132,7 @@ def stepped(kind, weight, **options):
     ],
 )
 def test_the_state_of_an_optimizer_is_found(kind, weights, kept):
-    optimizer = stepped(kind, nn.Parameter(torch.ones(weights)))
+    optimizer = optimizer_after_step(kind, nn.Parameter(torch.ones(weights)))
     assert storage_bytes(optimizer_tensors(optimizer)) == kept
 
 
@@ -151,7 +151,7 @@ class FakeZero:
 @pytest.mark.parametrize("name", ["single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"])
 def test_the_copies_of_a_wrapping_optimizer_count_too(name):
     copy = nn.Parameter(torch.ones(100))
-    wrapped = FakeZero(stepped(torch.optim.AdamW, copy), name, [copy])
+    wrapped = FakeZero(optimizer_after_step(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4
 
 

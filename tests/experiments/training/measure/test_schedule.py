@@ -9,14 +9,14 @@ counts = st.integers(1, 40)
 step_limits = st.integers(-1, 30)
 
 
-def scheduled(length, accumulate, epochs, batches, max_steps=-1):
+def schedule_for(length, accumulate, epochs, batches, max_steps=-1):
     row = spec(length=length, accumulate=accumulate, max_epochs=epochs, max_steps=max_steps, train_samples=None)
     return build_schedule(row, batches)
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
 def test_a_run_of_verdict_length_has_whole_steps_within_the_full_length(accumulate, epochs, batches, max_steps):
-    schedule = scheduled("verdict", accumulate, epochs, batches, max_steps)
+    schedule = schedule_for("verdict", accumulate, epochs, batches, max_steps)
     assert schedule.minimum <= schedule.maximum <= schedule.total
     assert schedule.minimum == schedule.total or schedule.minimum % accumulate == 0
     assert schedule.maximum == min(2 * schedule.minimum, schedule.total)
@@ -24,7 +24,7 @@ def test_a_run_of_verdict_length_has_whole_steps_within_the_full_length(accumula
 
 @given(accumulate=counts, batches=counts)
 def test_verdict_length_measures_four_micro_steps_after_two_optimizer_steps(accumulate, batches):
-    schedule = scheduled("verdict", accumulate, 1, batches)
+    schedule = schedule_for("verdict", accumulate, 1, batches)
     if schedule.minimum < schedule.total:
         assert schedule.minimum >= 2 * accumulate + 4
         assert schedule.minimum - accumulate < 2 * accumulate + 4
@@ -32,7 +32,7 @@ def test_verdict_length_measures_four_micro_steps_after_two_optimizer_steps(accu
 
 @given(accumulate=counts, epochs=counts, batches=counts)
 def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, epochs, batches):
-    schedule = scheduled("verdict", accumulate, epochs, batches)
+    schedule = schedule_for("verdict", accumulate, epochs, batches)
     if schedule.minimum == schedule.total:
         assert schedule.longest_batch_index is None
     else:
@@ -41,7 +41,7 @@ def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, ep
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
 def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(accumulate, epochs, batches, max_steps):
-    schedule = scheduled("peak", accumulate, epochs, batches, max_steps)
+    schedule = schedule_for("peak", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == min(2 * accumulate, schedule.total)
     assert schedule.longest_batch_index == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
     assert [schedule.may_end([1.0, 9.0] * done) for done in (0, schedule.minimum)] == [schedule.minimum == 0, True]
@@ -49,7 +49,7 @@ def test_a_run_of_peak_length_ends_with_the_second_step_and_the_longest_batch(ac
 
 @given(accumulate=counts, times=st.lists(st.floats(0.01, 10), max_size=60))
 def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, times):
-    schedule = scheduled("verdict", accumulate, 10, 40)
+    schedule = schedule_for("verdict", accumulate, 10, 40)
     ends = schedule.may_end(times)
     if len(times) >= schedule.maximum:
         assert ends
@@ -60,7 +60,7 @@ def test_verdict_length_ends_after_a_whole_step_with_steady_times(accumulate, ti
 
 
 def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
-    schedule = scheduled("verdict", 1, 1, 40)
+    schedule = schedule_for("verdict", 1, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (6, 12)
     assert schedule.may_end([9.0, 9.0, 1.0, 1.0, 1.0, 1.0])
     assert not schedule.may_end([1.0, 1.0, 1.0, 2.0, 3.0, 4.0])
@@ -68,14 +68,14 @@ def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
 
 
 def test_verdict_length_does_not_end_inside_a_step():
-    schedule = scheduled("verdict", 2, 1, 40)
+    schedule = schedule_for("verdict", 2, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (8, 16)
     assert [schedule.may_end([1.0] * done) for done in range(7, 11)] == [False, True, False, True]
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits, done=st.integers(0, 2000))
 def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps, done):
-    schedule = scheduled("as-taught", accumulate, epochs, batches, max_steps)
+    schedule = schedule_for("as-taught", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == schedule.total
     assert schedule.may_end([1.0] * done) == (done >= schedule.total)
     assert schedule.longest_batch_index is None

@@ -150,7 +150,7 @@ def test_the_load_of_other_gpus_is_unknown_where_nothing_reports_it(fake_nvml):
     assert gpus.other_gpus_load()([]) is None
 
 
-def sampled(path, pid, monkeypatch):
+def sample_process(path, pid, monkeypatch):
     """Return the rows of the file and the summary of at least five samples."""
     monkeypatch.setattr(telemetry, "SAMPLE_INTERVAL_S", 0.01)
     with TelemetrySampler(path, lambda: [pid]) as sampler:
@@ -162,7 +162,7 @@ def sampled(path, pid, monkeypatch):
 
 
 def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
-    rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
+    rows, summary = sample_process(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert len(rows) >= 5
     each = [f"gpu{number}_{field}" for number in (0, 1) for field in ("util_percent", "memory_gib")]
     assert list(rows[0]) == [*FIELDS, "other_gpu_util_percent", *each]
@@ -179,7 +179,7 @@ def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
 
 
 def test_gpu_columns_are_empty_without_a_gpu(tmp_path, monkeypatch, no_gpu):
-    rows, summary = sampled(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
+    rows, summary = sample_process(tmp_path / "telemetry.csv", os.getpid(), monkeypatch)
     assert {row[field] for row in rows for field in GPU_FIELDS} == {""}
     assert not [key for key in summary if key.startswith("gpu")]
 

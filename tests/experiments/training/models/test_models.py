@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 FAMILIES = [OPT, T5, LLAMA, GPT_NEO]
 
 
-def tiny(name, dtype=torch.float32, quantization=None):
+def tiny_model(name, dtype=torch.float32, quantization=None):
     torch.manual_seed(0)
     return build_random(models()[name], "tiny", dtype, quantization, CPU)
 
@@ -28,7 +28,7 @@ def linear_layers(model):
     return {name: type(layer).__name__ for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
 
 
-def batches(name, given):
+def two_batches(name, given):
     """Return two batches of the same captions with different images."""
     config = build_config(models()[name], "tiny")
     captions = SyntheticCaptionDataset(4, config.vision_config.image_size, seed=0)
@@ -41,7 +41,7 @@ def batches(name, given):
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_random_weights_have_one_type(name, dtype):
-    model = tiny(name, dtype)
+    model = tiny_model(name, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"cpu"}
     assert all(parameter.isfinite().all() for parameter in model.parameters())
@@ -50,7 +50,7 @@ def test_all_random_weights_have_one_type(name, dtype):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_norms_are_one_biases_zero_and_others_random(name):
-    for path, parameter in tiny(name).named_parameters():
+    for path, parameter in tiny_model(name).named_parameters():
         if parameter.dim() > 1:
             assert parameter.std().item() == pytest.approx(0.02, rel=4 / parameter.numel() ** 0.5), path
         else:
@@ -58,7 +58,7 @@ def test_norms_are_one_biases_zero_and_others_random(name):
 
 
 def test_opt_ties_head_and_embedding_and_t5_does_not():
-    opt, t5 = tiny(OPT).language_model, tiny(T5).language_model
+    opt, t5 = tiny_model(OPT).language_model, tiny_model(T5).language_model
     assert opt.lm_head.weight is opt.get_input_embeddings().weight
     assert t5.lm_head.weight is not t5.get_input_embeddings().weight
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
@@ -67,8 +67,8 @@ def test_opt_ties_head_and_embedding_and_t5_does_not():
 @pytest.mark.parametrize("name", [OPT, T5])
 @pytest.mark.parametrize(("given", "seen"), [("as-taught", False), ("with-image", True)])
 def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, seen):
-    model = tiny(name).eval()
-    first, other = batches(name, given)
+    model = tiny_model(name).eval()
+    first, other = two_batches(name, given)
     loss = model(**first).loss
     loss.backward()
     assert loss.isfinite()
@@ -79,8 +79,8 @@ def test_the_image_reaches_the_loss_only_through_its_placeholders(name, given, s
 
 
 def test_the_same_layers_are_quantized_as_by_transformers():
-    opt = linear_layers(tiny(OPT, quantization=Quantization(kind="nf4")))
-    t5: Any = linear_layers(tiny(T5, quantization=Quantization(kind="nf4")))
+    opt = linear_layers(tiny_model(OPT, quantization=Quantization(kind="nf4")))
+    t5: Any = linear_layers(tiny_model(T5, quantization=Quantization(kind="nf4")))
     for layers in (opt, t5):
         assert layers["vision_model.encoder.layers.0.mlp.fc1"] == layers["language_projection"] == "Linear4bit"
         assert layers["language_model.lm_head"] == "Linear"
@@ -93,7 +93,7 @@ def test_the_same_layers_are_quantized_as_by_transformers():
 
 
 def test_quantized_weights_are_packed_two_to_a_byte():
-    quantized = tiny(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
+    quantized = tiny_model(OPT, quantization=Quantization(kind="nf4")).get_parameter("language_projection.weight")
     assert (quantized.dtype, quantized.numel()) == (torch.uint8, 32 * 32 // 2)
     assert not quantized.requires_grad
     assert quantized.quant_state.quant_type == "nf4"
@@ -101,7 +101,7 @@ def test_quantized_weights_are_packed_two_to_a_byte():
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_double_quantization_follows_the_settings(nested):
-    model = tiny(OPT, quantization=Quantization(kind="nf4", double_quantization=nested))
+    model = tiny_model(OPT, quantization=Quantization(kind="nf4", double_quantization=nested))
     assert model.get_parameter("language_projection.weight").quant_state.nested == nested
 
 
@@ -125,15 +125,15 @@ def test_a_model_is_built_in_the_row_s_precision_and_mode():
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def saved(request, tmp_path_factory):
+def saved_model(request, tmp_path_factory):
     """A model, and a base model whose published weights are in the folder that it was saved to."""
-    model, folder = tiny(request.param), tmp_path_factory.mktemp("weights")
+    model, folder = tiny_model(request.param), tmp_path_factory.mktemp("weights")
     model.save_pretrained(folder)
     return model, models()[request.param].model_copy(update={"hub": str(folder)})
 
 
-def test_saved_weights_are_loaded_unchanged(saved):
-    model, base_model = saved
+def test_saved_weights_are_loaded_unchanged(saved_model):
+    model, base_model = saved_model
     loaded = load_pretrained(base_model, "tiny", torch.float32, None, CPU)
     assert loaded.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in model.state_dict().items())
@@ -141,8 +141,8 @@ def test_saved_weights_are_loaded_unchanged(saved):
     assert (loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight) == (head is embedding)
 
 
-def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved):
-    _, base_model = saved
+def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved_model):
+    _, base_model = saved_model
     quantization = Quantization(kind="nf4")
     loaded = load_pretrained(base_model, "tiny", torch.bfloat16, quantization, CPU)
     made = build_random(base_model, "tiny", torch.bfloat16, quantization, CPU)
@@ -154,7 +154,7 @@ def test_random_weights_have_the_layers_and_types_of_loaded_ones(saved):
 
 def test_pretrained_rows_load_the_model_s_repository(monkeypatch):
     calls = []
-    monkeypatch.setattr(build, "load_pretrained", lambda *choices: calls.append(choices) or tiny(OPT))
+    monkeypatch.setattr(build, "load_pretrained", lambda *choices: calls.append(choices) or tiny_model(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)
     assert calls == [(models()[OPT], "tiny", torch.bfloat16, None, CPU)]
 
@@ -210,14 +210,14 @@ CUSTOM = {
 SHARED_HEAD = {"GemmaForCausalLM", "BartForConditionalGeneration", "Blip2ForConditionalGeneration"}
 
 
-def custom(architecture):
+def custom_row(architecture):
     """Return a row with a custom model, not in models.yaml."""
     return spec(own=Model(family="transformers", architecture=architecture), model="anything", size="full")
 
 
 @pytest.mark.parametrize("kind", CUSTOM)
 def test_a_custom_model_is_built_as_transformers_trains_it(kind):
-    model: Any = build_model(custom(CUSTOM[kind]), CPU)
+    model: Any = build_model(custom_row(CUSTOM[kind]), CPU)
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert type(model).__name__ == kind
     assert (head is embedding) == (kind in SHARED_HEAD)
@@ -227,10 +227,10 @@ def test_a_custom_model_is_built_as_transformers_trains_it(kind):
 
 
 def test_an_untied_t5_head_leaves_the_embeddings_shared():
-    model: Any = build_model(custom(CUSTOM["MT5ForConditionalGeneration"]), CPU)
+    model: Any = build_model(custom_row(CUSTOM["MT5ForConditionalGeneration"]), CPU)
     assert model.encoder.embed_tokens.weight is model.decoder.embed_tokens.weight is model.shared.weight
     text = BLIP2_CUSTOM["text_config"] | {"tie_word_embeddings": False}
-    t5: Any = build_model(custom(BLIP2_CUSTOM | {"text_config": text}), CPU).language_model
+    t5: Any = build_model(custom_row(BLIP2_CUSTOM | {"text_config": text}), CPU).language_model
     assert t5.lm_head.weight is not t5.shared.weight
     assert t5.encoder.embed_tokens.weight is t5.decoder.embed_tokens.weight is t5.shared.weight
 
@@ -252,12 +252,12 @@ def test_an_untied_t5_head_leaves_the_embeddings_shared():
 )
 def test_an_invalid_architecture_is_rejected_in_one_line(architecture, words):
     with pytest.raises(InputError, match=words) as rejected:
-        build_model(custom(architecture), CPU)
+        build_model(custom_row(architecture), CPU)
     assert "\n" not in str(rejected.value)
 
 
 def test_a_custom_model_has_no_published_weights():
-    given = custom(CUSTOM["GemmaForCausalLM"])
+    given = custom_row(CUSTOM["GemmaForCausalLM"])
     with pytest.raises(InputError, match=r"^weights = 'pretrained': this model has no known published weights"):
         build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
 

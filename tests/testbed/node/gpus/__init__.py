@@ -41,13 +41,13 @@ def device_nodes(count: int) -> list[str]:
 
 def cdi_spec(count: int) -> str:
     """Return a CDI spec of fake GPUs: each device adds its name to the container, all of them add nvidia-smi."""
-    cards = [_mounted(f"{STATE}/cards/{index}") for index in range(count)]
+    cards = [_mount(f"{STATE}/cards/{index}") for index in range(count)]
     devices = [{"name": str(index), "containerEdits": {"mounts": [card]}} for index, card in enumerate(cards)]
     everything = {"name": "all", "containerEdits": {"mounts": cards}}
-    shared = {"mounts": [_mounted(ON_NODE)]}
+    shared = {"mounts": [_mount(ON_NODE)]}
     spec = {"cdiVersion": "0.6.0", "kind": "nvidia.com/gpu", "devices": [*devices, everything]}
     return json.dumps({**spec, "containerEdits": shared}, indent=2)
 
 
-def _mounted(path: str) -> dict[str, object]:
+def _mount(path: str) -> dict[str, object]:
     return {"hostPath": path, "containerPath": path, "options": ["ro", "bind"]}

@@ -69,12 +69,12 @@ class Outcomes(unittest.TestResult):
         self._keep(test, "passed", "")
 
     def addError(self, test: unittest.TestCase, err: Any = None, details: Any = None) -> None:  # noqa: N802
-        self._keep(test, "failed", _last_line(err, details))
+        self._keep(test, "failed", _error_text(err, details))
 
     addFailure = addError  # noqa: N815
 
     def addSkip(self, test: unittest.TestCase, reason: str = "", details: Any = None) -> None:  # noqa: N802
-        self._keep(test, "skipped", reason or _last_line(None, details))
+        self._keep(test, "skipped", reason or _error_text(None, details))
 
     def _keep(self, test: unittest.TestCase, outcome: str, message: str) -> None:
         seconds = round(time.monotonic() - self._begun)
@@ -82,7 +82,7 @@ class Outcomes(unittest.TestResult):
         print(outcome, test.id(), message, flush=True)
 
 
-def _last_line(err: Any, details: Any) -> str:
+def _error_text(err: Any, details: Any) -> str:
     if err:
         return f"{err[0].__name__}: {err[1]}".strip().replace("\n", " ")[:500]
     texts = [content.as_text() for name, content in (details or {}).items() if "traceback" in name or name == "reason"]
