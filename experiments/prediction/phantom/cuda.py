@@ -19,6 +19,7 @@ from experiments.system.files import GIB
 NCCL_VERSION = (2, 28, 9)
 """Of the CUDA build of PyTorch 2.13."""
 _resize_on_host = torch.UntypedStorage.resize_
+_detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
 
 class Stream:
@@ -144,6 +145,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.cuda.nccl, "version", lambda: NCCL_VERSION),
         (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
         (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
+        (torch.nn.modules.transformer, "_detect_is_causal_mask", _detect_causal_mask),
         (torch.Tensor, "record_stream", no_operation()),
         (torch.UntypedStorage, "clone", _clone_storage),
         (torch.UntypedStorage, "resize_", _make_resize(phantom)),
@@ -160,6 +162,13 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
 
 def _scatter_to_the_device(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor]:
     return (tensor.to("cuda"),)
+
+
+def _detect_causal_mask(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
+    """Return whether a mask is causal, as torch.nn.Transformer asks; a mask on the device has no values and is."""
+    if is_causal is not None or mask is None or mask.device.type != "cuda":
+        return _detect_on_host(mask, is_causal, size)
+    return mask.shape[-1] == mask.shape[-2] == (size or mask.shape[-2])
 
 
 def _load_storage(storage: Any, location: str) -> torch.UntypedStorage | None:

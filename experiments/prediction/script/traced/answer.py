@@ -56,6 +56,7 @@ def build_prediction(
     needed = needed_bytes(phantom, free)
     allocations = phantom.live_allocations(free.peak_event)
     counted = list(model.parameters()) if model else []
+    recurrent = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
         ranks=traced.ranks,
@@ -79,7 +80,7 @@ def build_prediction(
         modules=_module_shares(allocations, watcher),
         lines=_line_shares(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
-        notes=tuple(imports.modeling_notes()),
+        notes=tuple(imports.modeling_notes(recurrent)),
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,
     )

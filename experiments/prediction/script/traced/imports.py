@@ -66,8 +66,11 @@ def prepare_imports() -> None:
     sys.meta_path.insert(0, ImportFinder("triton", _prepare_triton))
 
 
-def modeling_notes() -> list[str]:
-    """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation."""
+def modeling_notes(recurrent: bool) -> list[str]:
+    """Return a note for each effect that the prediction does not model: kernels of imported libraries, compilation.
+
+    recurrent: whether the model has LSTM or GRU layers.
+    """
     found = {name: what for name, what in NOT_MODELED.items() if name in sys.modules}
     lines = [f"{name} was imported: memory inside {what} is not modeled" for name, what in found.items()]
     if importlib.util.find_spec("triton") is None:
@@ -76,6 +79,8 @@ def modeling_notes() -> list[str]:
             for name in TRITON_USERS
             if name in sys.modules
         ]
+    if recurrent:
+        lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
     if any(_compile_calls):
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines

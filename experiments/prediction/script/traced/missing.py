@@ -29,13 +29,18 @@ def replace_missing_weights() -> None:
 
 
 def _weights(model_class: Any, config: Any) -> dict[str, Any]:
-    """Return weights without values in the data type of the configuration. Their memory is never touched."""
+    """Return weights without values in the data type of the configuration. Their memory is never touched.
+
+    Of weights that are tied, only one is returned, as in a saved model.
+    """
     import torch
 
     with torch.device("meta"):
         model = model_class(config)
+    model.tie_weights()
     wanted = getattr(config, "dtype", None) or torch.float32
+    tensors = {id(one): (name, one) for name, one in reversed(model.state_dict(keep_vars=True).items())}
     return {
         name: torch.empty(one.shape, dtype=wanted if one.is_floating_point() else one.dtype, device="cpu")
-        for name, one in model.state_dict().items()
+        for name, one in tensors.values()
     }

@@ -132,3 +132,33 @@ def test_a_program_that_a_training_starts_runs_as_a_process(traced, tmp_path):
     )
     assert (one.model, one.steps) == ("Linear", 2)
     assert (tmp_path / "helped").read_text() == "yes"
+
+
+def test_a_mask_for_a_transformer_is_taken_as_causal(traced):
+    source = """
+import torch
+from torch.nn import TransformerEncoder, TransformerEncoderLayer
+layer = TransformerEncoderLayer(256, 4, 256, batch_first=True)
+model = TransformerEncoder(layer, 2, enable_nested_tensor=False).cuda().bfloat16()
+mask = torch.triu(torch.full((1024, 1024), float("-inf")), 1).cuda().bfloat16()
+texts = torch.zeros(4, 1024, 256, device="cuda", dtype=torch.bfloat16)
+model(texts, mask=mask, is_causal={}).sum().backward()
+"""
+    detected, causal, other = (traced(source.format(value)) for value in (None, True, False))
+    assert detected.peak_gib == causal.peak_gib
+    assert other.peak_gib > causal.peak_gib
+
+
+def test_recurrent_layers_are_noted(traced):
+    source = TRAIN.replace("model = torch.nn.Linear(1024, 1024).cuda()", "{}").replace("model(", "model(x=")
+    model = """
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.part = torch.nn.{}(1024, 1024)
+    def forward(self, x):
+        return self.part(x)[0]
+model = Model().cuda()"""
+    lstm, bag = (traced(source.format(model.format(name)), "64") for name in ("LSTM", "Linear"))
+    assert any("cuDNN" in note for note in lstm.notes)
+    assert not any("cuDNN" in note for note in bag.notes)
