@@ -122,7 +122,8 @@ void add_operations() {
   library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_tensors));
   library.impl("_ctc_loss_backward", TORCH_FN(phantom::ctc_loss_backward<c10::IntArrayRef>));
   library.impl("_ctc_loss_backward.Tensor", TORCH_FN(phantom::ctc_loss_backward<const at::Tensor&>));
-  for (const char* whole : {"convolution", "convolution_backward"})
+  // PyTorch's build without CUDA splits these into other operations, which need more memory than their CUDA kernels.
+  for (const char* whole : {"convolution", "convolution_backward", "silu_backward", "mish_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 

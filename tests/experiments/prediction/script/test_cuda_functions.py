@@ -162,3 +162,14 @@ model = Model().cuda()"""
     lstm, bag = (traced(source.format(model.format(name)), "64") for name in ("LSTM", "Linear"))
     assert any("cuDNN" in note for note in lstm.notes)
     assert not any("cuDNN" in note for note in bag.notes)
+
+
+@pytest.mark.parametrize("function", ["silu", "mish", "gelu", "softplus", "hardswish", "leaky_relu"])
+def test_the_backward_pass_of_an_activation_function_allocates_only_its_result(traced, function):
+    one = traced(f"""
+import torch
+values = torch.empty(64 * 2**18, device="cuda", requires_grad=True)
+result = torch.nn.functional.{function}(values)
+result.backward(torch.empty_like(result))
+""")
+    assert one.peak_gib == pytest.approx(4 * 64 * 2**20 / GIB, abs=0.001)
