@@ -78,7 +78,7 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
     if hasattr(tensor, "__tensor_flatten__"):
         for name in tensor.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(tensor, name))
-    else:
+    elif hasattr(tensor, "untyped_storage"):
         yield tensor
 
 

@@ -73,3 +73,10 @@ def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) ->
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:
     assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")
+
+
+def test_errors_of_programs_of_other_people_are_those_of_their_table():
+    peak, reserved = summaries("prediction_h200/foreign.md")
+    section = page().partition("### Programs of other people")[2].partition("###")[0]
+    assert f"| median | {peak.median} % | {reserved.median} % |" in section
+    assert f"| largest | {peak.largest} % | {reserved.largest} % |" in section

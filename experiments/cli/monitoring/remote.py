@@ -71,7 +71,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
         raise InputError(f"logs of row {row}: {problem}") from None
     if row not in stored.rows:
         raise unknown_name("row", row, stored.rows, f"run {folder}")
-    if (folder / RESULTS_FILE).exists():
+    if (folder / RESULTS_FILE).exists() and not RunFolder(folder).row_named(row).exists():
         raise InputError(f"{folder}: a run in compact form, which has no logs")
     return stored
 

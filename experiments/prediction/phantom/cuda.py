@@ -155,7 +155,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     replace_memory_functions(phantom, properties.total_memory)
     replace_random_functions()
     register_meta_functions()
-    torch.serialization.register_package(0, lambda storage: None, _load_storage)
+    _place_loaded_storages()
     torch.distributions.Distribution.set_default_validate_args(False)
     torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = True
 
@@ -169,6 +169,13 @@ def _detect_causal_mask(mask: torch.Tensor | None, is_causal: bool | None = None
     if is_causal is not None or mask is None or mask.device.type != "cuda":
         return _detect_on_host(mask, is_causal, size)
     return mask.shape[-1] == mask.shape[-2] == (size or mask.shape[-2])
+
+
+def _place_loaded_storages() -> None:
+    """Make torch.load place storages on the device. Registered once: torch compares functions of equal priority."""
+    registered = [deserialize for _, _, deserialize in torch.serialization._package_registry]
+    if _load_storage not in registered:
+        torch.serialization.register_package(0, lambda storage: None, _load_storage)
 
 
 def _load_storage(storage: Any, location: str) -> torch.UntypedStorage | None:

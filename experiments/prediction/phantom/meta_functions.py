@@ -9,7 +9,9 @@ _library: list[torch.library.Library] = []
 
 
 def register_meta_functions() -> None:
-    """Register the functions, until the process ends."""
+    """Register the functions, once and until the process ends."""
+    if _library:
+        return
     library = torch.library.Library("aten", "IMPL", "Meta")
     for name, function in (
         ("_thnn_fused_gru_cell", _gru_cell),
