@@ -161,14 +161,14 @@ def _reject_long_texts(training: CustomTraining, base_model: Model, name: str) -
     """Raise InputError if a text has more tokens than the model has positions. T5 has no limit (relative positions)."""
     if _language_model(base_model) == "t5":
         return
-    options, tokens = f"--seq {training.seq}", training.seq
+    options, tokens, allowed = f"--seq {training.seq}", training.seq, "1 to"
     if training.task == "generate":
         new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
-        options, tokens = f"{options} --new-tokens {new_tokens}", tokens + new_tokens
+        options, tokens, allowed = f"{options} --new-tokens {new_tokens}", tokens + new_tokens, "together at most"
     inner = base_model.architecture.get("text_config") or base_model.architecture
     positions = inner.get("max_position_embeddings") or inner.get("n_positions")
     if isinstance(positions, int) and tokens > positions:
-        raise InputError(f"{options}: {name} has {positions} positions; allowed: 1 to {positions}")
+        raise InputError(f"{options}: {name} has {positions} positions; allowed: {allowed} {positions}")
 
 
 def _resolve_model(model: str) -> tuple[Model | None, str]:

@@ -21,7 +21,7 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
     nodes, and LeaseGone for a lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"{site.name} cannot limit a credential to one lease")
+        raise RequestRejected(f"--end-when-idle: not possible, as {site.name} cannot limit a credential to one lease")
     active_lease = get_active_lease(reconciler, name)
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")

@@ -55,7 +55,7 @@ def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: 
 def require_lease_credentials(site: Testbed, reconciler: Reconciler) -> None:
     """Raise RequestRejected if the site cannot limit a credential to one lease."""
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"{site.name} cannot limit a credential to one lease")
+        raise RequestRejected(f"--end-when-idle: not possible, as {site.name} cannot limit a credential to one lease")
     reconciler.query(site.try_lease_credential)
 
 

@@ -73,7 +73,7 @@ def trace_script(
             first = _trace_rank({**job, "cards": group, "rank": 0}, place)
             found += first
             for rank in range(1, first[0].ranks if options.all_ranks else 1):
-                print_line(f"tracing rank {rank} of {first[0].ranks}")
+                print_line(f"tracing rank {rank} (ranks 0 to {first[0].ranks - 1})")
                 found += _trace_rank({**job, "cards": group, "rank": rank}, place)
     return found
 

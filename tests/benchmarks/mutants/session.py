@@ -44,7 +44,7 @@ def main(task: dict[str, Any]) -> None:
     used = [part for part in task["parts"].values() if any(parts[module_of(item)] is part for item in wanted)]
     for part in used:
         import_libraries(part["tests"])
-        check_unchanged(part)
+        run_unmutated_code(part)
     for item in wanted:
         results[item.job_id] = run_mutant(item, parts[module_of(item)], task["limit_s"])
         session.set_result(item.job_id, results[item.job_id])
@@ -98,7 +98,7 @@ def run_tests(module: str, tests: list[str]) -> int:
     return int(pytest.main([*OPTIONS, *own, *tests]))
 
 
-def check_unchanged(part: Part) -> None:
+def run_unmutated_code(part: Part) -> None:
     """Run a part's tests on the unchanged code, which also compiles them; exit if they fail."""
     os.environ["PYTHONDONTWRITEBYTECODE"] = ""
     code = in_child(lambda: int(pytest.main([*OPTIONS, *part["tests"]])), limit_s=3600, output="unchanged.log")

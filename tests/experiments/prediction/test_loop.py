@@ -48,7 +48,7 @@ def nothing_is_traced(monkeypatch):
         ((*GENERATE, "--precision", "bf16-mixed"), "with --task generate, allowed: 32-true, bf16-true, 16-true"),
         (
             (*GENERATE, "--seq", "2000"),
-            "--seq 2000 --new-tokens 128: tiny-llama-1.1b has 2048 positions; allowed: 1 to",
+            "--seq 2000 --new-tokens 128: tiny-llama-1.1b has 2048 positions; allowed: together at most",
         ),
         ((*GENERATE, "--new-tokens", "0"), "--new-tokens 0: a whole number above 0 is needed"),
         ((*MODEL, "--new-tokens", "5"), "--new-tokens 5: needs --task generate"),

@@ -1,6 +1,9 @@
 """Models of transformers whose weights are missing, created from their configuration."""
 
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from experiments.prediction.script.traced.missing import _weights
 
 GIB = 2**30
 TINY = """
@@ -39,3 +42,13 @@ open("found", "w").write(f"{model.name_or_path} {model.config.name_or_path} {mod
 """
     traced(start + load + TRAIN, fake_weights=True)
     assert (tmp_path / "found").read_text() == "tiny tiny 7 torch.float32"
+
+
+def test_tied_weights_are_created_once() -> None:
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32
+    )
+    config.tie_word_embeddings = True
+    names = _weights(LlamaForCausalLM, config)
+    assert "model.embed_tokens.weight" in names
+    assert "lm_head.weight" not in names
