@@ -2,7 +2,9 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from experiments.errors import InputError
@@ -11,28 +13,27 @@ from experiments.prediction.script.command import LaunchCommand, Program, parse_
 Command = Program | LaunchCommand
 
 
-def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Command], None]) -> None:
-    """Replace subprocess.Popen: call ``run``, which does not return, with the first training program that is started.
+def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Command], int]) -> None:
+    """Replace subprocess.Popen: ``run`` the programs in this process that a launcher starts, in place of a process.
 
-    A training program is a Python file, or one that torchrun, accelerate or deepspeed starts. is_launcher: whether the
-    script has used no GPU yet.
+    Run are Python files, and what torchrun, accelerate or deepspeed start, if their output is not captured.
+    is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU, else returns
+    its exit code. A process with this exit code then stands for the program.
     """
     start = subprocess.Popen.__init__
 
     def start_or_run(popen: Any, args: Any, *more: Any, **options: Any) -> None:
-        command = _training_command(args)
-        if command is None or not is_launcher():
-            start(popen, args, *more, **options)
-            return
-        os.environ.update({name: str(value) for name, value in (options.get("env") or {}).items()})
-        os.chdir(options.get("cwd") or os.getcwd())
-        run(command)
+        command = None if more or options.get("stdout") else _training_command(args)
+        if command is not None and is_launcher():
+            with _place(options.get("env"), options.get("cwd")):
+                args = [sys.executable, "-c", f"raise SystemExit({run(command)})"]
+        start(popen, args, *more, **options)
 
     subprocess.Popen.__init__ = start_or_run  # type: ignore[assignment, method-assign]
 
 
 def _training_command(args: Any) -> Command | None:
-    """Return the training program that the arguments of Popen start; None for everything else."""
+    """Return the program that the arguments of Popen start, if it can be a training; None for everything else."""
     if isinstance(args, str | bytes | os.PathLike):
         return None
     try:
@@ -41,3 +42,16 @@ def _training_command(args: Any) -> Command | None:
         return None
     is_script = isinstance(command, LaunchCommand) or (command.kind == "file" and command.target.endswith(".py"))
     return command if is_script else None
+
+
+@contextmanager
+def _place(variables: Mapping[str, str] | None, folder: Any) -> Iterator[None]:
+    """Give this process the environment and working folder of a program, and its own again at the end."""
+    environment, own_folder, arguments, path = dict(os.environ), os.getcwd(), sys.argv, list(sys.path)
+    os.environ.update({name: str(value) for name, value in (variables or {}).items()})
+    os.chdir(folder or own_folder)
+    yield
+    os.chdir(own_folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv, sys.path[:] = arguments, path

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,20 +62,27 @@ def main() -> int:
     except InputError as error:
         _write_error(out, str(error))
         return 2
+    code = _exit_code(program, lambda line: _write_error(out, line))
+    if code:
+        return code
+    finish("ended")
+    return 0
+
+
+def _exit_code(program: Program, write_error: Callable[[str], None]) -> int:
+    """Run the program and return its exit code. Print its traceback, or write the line of an error of this project."""
     try:
         _run_program(program)
     except SystemExit as end:
-        if end.code not in (None, 0):
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
-            return end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InputError as error:
-        _write_error(out, str(error))
+        write_error(str(error))
         return 2
     except BaseException as error:
         traceback.print_exception(_cut_traceback(error))
         return 1
-    finish("ended")
     return 0
 
 
@@ -104,9 +112,11 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         simulate_ranks(*ranks, phantom, job.rank)
         return program
 
-    def run_started(command: Command) -> None:
-        _run_program(prepare(command))
-        finish("ended")
+    def run_started(command: Command) -> int:
+        code = _exit_code(prepare(command), lambda line: _write_error(out, line))
+        if watcher.tags.event_count and not code:
+            finish("ended")
+        return code
 
     program = prepare(command)
     if job.gpus > 1:

@@ -124,6 +124,22 @@ sys.exit(subprocess.run({starter}, env={{**os.environ, "SEEN": "1"}}).returncode
     assert (one.model, one.steps, one.ended, one.ranks) == ("Linear", 2, "stopped", ranks)
 
 
+def test_programs_that_prepare_a_training_run_before_it(traced, tmp_path):
+    (tmp_path / "prepare.py").write_text("import sys\nopen('prepared', 'w').write('yes')\nsys.exit(3)")
+    (tmp_path / "answer.py").write_text("print(64)")
+    one = traced(
+        """
+import subprocess, sys
+code = subprocess.run([sys.executable, "prepare.py"], env={"LAUNCHED": "1"}).returncode
+rows = subprocess.check_output([sys.executable, "answer.py"], text=True)
+sys.argv[1:] = [rows if code == 3 else "none"]
+"""
+        + TRAIN
+    )
+    assert (one.model, one.steps) == ("Linear", 2)
+    assert (tmp_path / "prepared").read_text() == "yes"
+
+
 def test_a_program_that_a_training_starts_runs_as_a_process(traced, tmp_path):
     (tmp_path / "helper.py").write_text("open('helped', 'w').write('yes')")
     one = traced(
