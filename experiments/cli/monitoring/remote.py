@@ -1,5 +1,6 @@
 """`testbed logs | top | notebook`: monitor rows on other machines, and run notebooks on them."""
 
+import os
 import shlex
 import shutil
 import signal
@@ -61,7 +62,7 @@ def logs(
 def _run_with_row(folder: Path, row: str) -> "Run":
     """Return the run that has the row. Raises InputError if there is none, or if it has no logs."""
     from experiments.results.run_folder import RUN_FILE, RunFolder
-    from experiments.results.schema import RESULTS_FILE
+    from experiments.results.schema import LOG_FILE, RESULTS_FILE
 
     if Path(row, RUN_FILE).exists():
         raise InputError(f"ROW {row}: a run's folder; allowed: the id of a row, then the folder: logs ROW {row}")
@@ -71,7 +72,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
         raise InputError(f"logs of row {row}: {problem}") from None
     if row not in stored.rows:
         raise unknown_name("row", row, stored.rows, f"run {folder}")
-    if (folder / RESULTS_FILE).exists() and not RunFolder(folder).row_named(row).exists():
+    if (folder / RESULTS_FILE).exists() and not os.path.lexists(RunFolder(folder).row_named(row) / LOG_FILE):
         raise InputError(f"{folder}: a run in compact form, which has no logs")
     return stored
 
