@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,15 +61,15 @@ def main() -> int:
     except InputError as error:
         _write_error(out, str(error))
         return 2
-    code = _exit_code(program, lambda line: _write_error(out, line))
+    code = _exit_code(program, out)
     if code:
         return code
     finish("ended")
     return 0
 
 
-def _exit_code(program: Program, write_error: Callable[[str], None]) -> int:
-    """Run the program and return its exit code. Print its traceback, or write the line of an error of this project."""
+def _exit_code(program: Program, out: Path) -> int:
+    """Run the program and return its exit code. Print its traceback, or write an error of this project to ``out``."""
     try:
         _run_program(program)
     except SystemExit as end:
@@ -78,7 +77,7 @@ def _exit_code(program: Program, write_error: Callable[[str], None]) -> int:
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except InputError as error:
-        write_error(str(error))
+        _write_error(out, str(error))
         return 2
     except BaseException as error:
         traceback.print_exception(_cut_traceback(error))
@@ -113,7 +112,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         return program
 
     def run_started(command: Command) -> int:
-        code = _exit_code(prepare(command), lambda line: _write_error(out, line))
+        code = _exit_code(prepare(command), out)
         if watcher.tags.event_count and not code:
             finish("ended")
         return code
