@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from experiments.errors import InputError
 from experiments.results.provenance import code_sha256, git_commit, image, versions
 from experiments.results.schema import (
+    CHECKPOINTS_FOLDER,
     ERROR_OUTCOMES,
     LOG_FILE,
     MEASURED_FILE,
@@ -73,6 +74,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values()) as telemetry:
             limit = _wait_for_ranks(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
+    shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
     measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start

@@ -1,8 +1,5 @@
 """Checkpoints of transformers' Trainer, from which an interrupted row resumes."""
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +37,8 @@ class FingerprintCallback(TrainerCallback):
 def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
     """Return the checkpoint folder of a row, which all its ranks share.
 
-    ``out`` is the folder of this process: the row's folder, or one inside it if the row has several ranks.
+    ``out`` is the folder of this process: the row's folder, or one inside it if the row has several ranks. The worker
+    removes the checkpoints once all ranks have ended, because a rank lists them as the last thing it does.
     """
     return (out.parent if spec.settings.ranks > 1 else out) / CHECKPOINTS_FOLDER
 
@@ -62,15 +60,6 @@ def last_checkpoint(spec: RowSpec, folder: Path) -> Path | None:
 def completed_steps(checkpoint: Path) -> int:
     """Return the number of optimizer steps before the checkpoint."""
     return int(checkpoint.name.removeprefix("checkpoint-"))
-
-
-@contextmanager
-def remove_at_end(folder: Path) -> Iterator[None]:
-    """Remove the checkpoints when the training ends or fails; only a killed process leaves them behind."""
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fingerprint_of(spec: RowSpec) -> str:

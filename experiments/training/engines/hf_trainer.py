@@ -19,7 +19,6 @@ from experiments.training.engines.checkpoints import (
     checkpoints_folder,
     completed_steps,
     last_checkpoint,
-    remove_at_end,
     save_arguments,
 )
 from experiments.training.measure.probe import Probe
@@ -176,8 +175,7 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
         for _ in range(steps * spec.settings.accumulate // data.batches):
             next(iter(loader.batch_sampler))  # advances the sampler's seed past each completed epoch
     probe.start(schedule)
-    with remove_at_end(checkpoints):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
 def generate(spec: RowSpec, probe: Probe, model: Any) -> None:

@@ -15,7 +15,16 @@ import pytest
 from experiments.errors import InputError
 from experiments.results.load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
-from experiments.results.schema import Measured, Memory, Phase, Progress, StageTimes, StageTimestamps, read_result
+from experiments.results.schema import (
+    CHECKPOINTS_FOLDER,
+    Measured,
+    Memory,
+    Phase,
+    Progress,
+    StageTimes,
+    StageTimestamps,
+    read_result,
+)
 from experiments.suites.row_spec import RowSpec
 from experiments.training import worker
 from experiments.training.distributed import local_node
@@ -72,6 +81,14 @@ def test_the_trainer_s_measurements_become_the_result(fake_trainer, tmp_path):
         "result.json", "spec.json", "log.txt", "telemetry.csv", "started.txt",
     }  # fmt: skip
     assert RowSpec.model_validate_json((out / "spec.json").read_bytes()) == result.spec
+
+
+@pytest.mark.parametrize("how", ["fits", "killed"])
+def test_the_checkpoints_are_removed_once_the_trainer_has_ended(fake_trainer, tmp_path, how):
+    checkpoints = tmp_path / "row" / CHECKPOINTS_FOLDER
+    (checkpoints / "checkpoint-100").mkdir(parents=True)
+    run_fake_row(fake_trainer, tmp_path / "row", how)
+    assert not checkpoints.exists()
 
 
 def test_the_trainer_has_its_own_process_group_and_is_killed_first(fake_trainer, tmp_path):
