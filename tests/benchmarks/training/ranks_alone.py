@@ -1,0 +1,141 @@
+"""Measure each rank of the row that trains the 7B model with DDP on one GPU alone, for several orders of the texts.
+
+    python -m tests.benchmarks.training.ranks_alone measure FILE [--orders 4] [--size full]
+    python -m tests.benchmarks.training.ranks_alone compare FILE TABLE
+
+Four GPUs are not needed: under DDP a rank's memory depends on its own texts, not on the values that other ranks send.
+``measure`` therefore runs one rank after another on GPU 0, within the memory limit of the row's card. The collective
+operations are those of the phantom device: they transfer nothing, and keep their tensors as long as NCCL's do. NCCL's
+own buffers, which PyTorch's allocator does not count, are missing.
+
+``measure`` appends a line of JSON for each rank and order, and skips lines that the file already has. ``compare``
+predicts the same ranks without a GPU and writes a table of GiB.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, cast
+
+from experiments.prediction.phantom.library import Phantom, load
+from experiments.results.provenance import code_sha256, git_commit
+from experiments.suites.choices import Size
+from experiments.suites.row_spec import RowSpec
+from experiments.system.files import cache_folder
+from experiments.training.rank import run_rank
+from tests.benchmarks.prediction.rank_texts import with_texts_of
+from tests.benchmarks.prediction.tables import markdown
+from tests.benchmarks.rows import row_spec
+
+SUITE, ROW, CARD = "multi_gpu_litgpt", "7b-4gpu-ddp", "a100_80gb"
+RANKS = 4
+FORK = multiprocessing.get_context("fork")
+
+
+class NoPhantom:
+    """What the simulated collective operations need of the phantom device, on a real device.
+
+    Nothing is logged. The host counts as having waited for the device, as Lightning makes it do after each step.
+    """
+
+    def executed(self) -> int:
+        return 0
+
+    def operations(self, begin: int, end: int) -> list[str]:
+        from experiments.prediction.phantom.ranks import HOST_WAITS
+
+        return [HOST_WAITS]
+
+    def log_operation(self, key: str) -> None:
+        pass
+
+
+def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
+    """Send the measurements of rank ``rank``, which has GPU 0 for itself."""
+    from experiments.prediction.phantom.ranks import simulate_ranks
+
+    simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()), rank)
+    os.environ["LOCAL_RANK"] = "0"
+    with tempfile.TemporaryDirectory() as folder:
+        out.send(run_rank(spec, Path(folder)).model_dump(mode="json"))
+
+
+def measure(path: Path, orders: int, size: Size) -> None:
+    done = {(line["order"], line["rank"]) for line in _lines(path)}
+    for order in range(orders):
+        spec = row_spec(SUITE, ROW, CARD, size, "verdict", seed=order)
+        for rank in range(RANKS):
+            if (order, rank) in done:
+                continue
+            here, there = FORK.Pipe(duplex=False)
+            process = FORK.Process(target=measure_rank, args=(spec, rank, there))
+            process.start()
+            there.close()
+            measured = here.recv()
+            process.join()
+            _append(path, {"order": order, "rank": rank, "size": size, **_summary(measured)})
+
+
+def _summary(measured: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "outcome": measured["outcome"],
+        "reason": measured["reason"],
+        "peak_gib": measured["memory"]["peak_gib"],
+        "reserved_gib": measured["memory"]["reserved_gib"],
+        "device": measured["device"]["name"],
+        "cap_gib": measured["device"]["cap_gib"],
+        "git_commit": git_commit(),
+        "code": code_sha256(),
+    }
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    print(line, flush=True)
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def compare(path: Path, table: Path) -> None:
+    phantom = load(cache_folder())
+    rows = []
+    for line in sorted(_lines(path), key=lambda line: (line["order"], line["rank"])):
+        spec = row_spec(SUITE, ROW, CARD, line["size"], "verdict", seed=line["order"])
+        found = with_texts_of(line["rank"], spec, phantom)
+        measured, predicted = f"{line['peak_gib']:.2f}", f"{found.peak_gib:.2f}"
+        needed, usable = f"{found.needed_gib:.2f}", f"{found.usable_gib:.2f}"
+        verdict = "oom" if found.failure else "fits"
+        rows.append(
+            [str(line["order"]), str(line["rank"]), line["outcome"], measured, verdict, predicted, needed, usable]
+        )
+        print(*rows[-1], flush=True)
+    head = ["order", "rank", "outcome", "peak", "predicted outcome", "predicted peak", "needed", "usable"]
+    table.write_text(markdown(head, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    measuring = commands.add_parser("measure")
+    measuring.add_argument("file", type=Path)
+    measuring.add_argument("--orders", type=int, default=4)
+    measuring.add_argument("--size", choices=["full", "tiny"], default="full")
+    comparing = commands.add_parser("compare")
+    comparing.add_argument("file", type=Path)
+    comparing.add_argument("table", type=Path)
+    options = parser.parse_args()
+    if options.command == "measure":
+        measure(options.file, options.orders, options.size)
+    else:
+        compare(options.file, options.table)
+
+
+if __name__ == "__main__":
+    main()
