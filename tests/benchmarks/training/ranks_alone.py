@@ -56,8 +56,11 @@ class NoPhantom:
 
 def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
     """Send the measurements of rank ``rank``, which has GPU 0 for itself."""
+    import torch
+
     from experiments.prediction.phantom.ranks import simulate_ranks
 
+    torch.cuda.init()
     simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()), rank)
     os.environ["LOCAL_RANK"] = "0"
     with tempfile.TemporaryDirectory() as folder:
