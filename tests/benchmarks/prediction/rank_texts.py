@@ -42,10 +42,15 @@ def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     return found
 
 
-def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
+def use_texts_of(rank: int) -> None:
+    """Make this process train on the texts of ``rank``."""
     from experiments.training.data import captions
 
     setattr(captions, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
+
+
+def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
+    use_texts_of(rank)
     out.send(tracer.trace(spec, [spec.card], phantom)[0])
 
 

@@ -15,7 +15,6 @@ predicts the same ranks without a GPU and writes a table of GiB.
 import argparse
 import json
 import multiprocessing
-import os
 import tempfile
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -27,7 +26,7 @@ from experiments.suites.choices import Size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from experiments.training.rank import run_rank
-from tests.benchmarks.prediction.rank_texts import with_texts_of
+from tests.benchmarks.prediction.rank_texts import use_texts_of, with_texts_of
 from tests.benchmarks.prediction.tables import markdown
 from tests.benchmarks.rows import row_spec
 
@@ -55,14 +54,14 @@ class NoPhantom:
 
 
 def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
-    """Send the measurements of rank ``rank``, which has GPU 0 for itself."""
+    """Send the measurements of the first rank with the texts of ``rank``; it has GPU 0 for itself."""
     import torch
 
     from experiments.prediction.phantom.ranks import simulate_ranks
 
     torch.cuda.init()
-    simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()), rank)
-    os.environ["LOCAL_RANK"] = "0"
+    simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()))
+    use_texts_of(rank)
     with tempfile.TemporaryDirectory() as folder:
         out.send(run_rank(spec, Path(folder)).model_dump(mode="json"))
 
