@@ -44,9 +44,9 @@ def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
 
 def use_texts_of(rank: int) -> None:
     """Make this process train on the texts of ``rank``."""
-    from experiments.training.data import captions
+    from experiments.training.data import sampler
 
-    setattr(captions, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
+    setattr(sampler, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
 
 
 def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
