@@ -1,7 +1,7 @@
 """Convert predictions into results, so that the lab's statements can be evaluated from predictions too."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
@@ -13,6 +13,7 @@ from experiments.results.schema import Device, Result, Speed
 from experiments.results.verdicts import Evaluation
 from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.cards import card_named
+from experiments.suites.choices import Length
 from experiments.suites.suite import ExpectedOutcome, Suite
 
 
@@ -36,12 +37,16 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> EvaluationsByEvidence:
 def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> EvaluationsByEvidence:
     """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
 
-    If several runs have the same row, the row of the first run counts. Raises what ``evaluate_run`` raises.
+    If several runs have the same row, the row of the longest training counts, since it has all of the others' values
+    and the losses of a full training; of equally long ones, the row of the first run. Raises what ``evaluate_run``
+    raises.
     """
     runs: list[Run] = []
     results: dict[str, Result] = {}
     predictions: dict[str, Prediction] = {}
-    for folder in reversed(folders):
+    lengths = get_args(Length)
+    longest_first = sorted(folders, key=lambda folder: lengths.index(folder.read_run().length))
+    for folder in reversed(longest_first):
         runs.append(folder.read_run())
         results |= folder.results()
         predictions |= {prediction.spec.row: prediction for prediction in folder.predictions()}

@@ -12,7 +12,10 @@ MAX_CPU_SHARES = 4
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Resources of one row: GPUs for it alone (none for a row on the CPU), and its share of the cores."""
+    """Resources of one row: GPUs for it alone (none for a row on the CPU), and its share of the cores.
+
+    ``numbers``: the parts of the machine that the row occupies, one for each GPU.
+    """
 
     numbers: tuple[int, ...]
     gpus: tuple[Gpu, ...]
@@ -34,18 +37,25 @@ class ResourcePool:
     def allocate(self, spec: RowSpec) -> Allocation | None:
         """Return resources for the row, None while other rows use them.
 
-        A row that needs more memory than the machine has runs alone.
+        A row that needs more memory than the machine has runs alone. So does a row on the CPU of a machine with GPUs:
+        it would slow down the rows on the GPUs, whose kernels the cores launch.
         """
-        count = spec.settings.gpus // self._nodes if self._gpus else 1
+        count = self._count(spec)
         needed_gib = host_memory_needed_gib(spec)
         if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
         numbers = tuple(self._free[:count])
-        gpus = tuple(self._gpus[number] for number in numbers if self._gpus)
+        gpus = tuple(self._gpus[number] for number in numbers if self._gpus and spec.settings.gpus)
         allocation = Allocation(numbers, gpus, self._cores * max(1, count))
         self._free = self._free[count:]
         self._used[allocation] = needed_gib
         return allocation
+
+    def _count(self, spec: RowSpec) -> int:
+        """Return the number of parts of the machine that the row occupies."""
+        if not self._gpus:
+            return 1
+        return spec.settings.gpus // self._nodes if spec.settings.gpus else self.size
 
     def release(self, allocation: Allocation) -> None:
         """Make the resources of a row that has ended available again."""

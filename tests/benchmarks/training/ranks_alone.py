@@ -13,6 +13,7 @@ predicts the same ranks without a GPU and writes a table of GiB.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import tempfile
@@ -25,7 +26,6 @@ from experiments.results.provenance import code_sha256, git_commit
 from experiments.suites.choices import Size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from experiments.training.rank import run_rank
 from tests.benchmarks.prediction.rank_texts import use_texts_of, with_texts_of
 from tests.benchmarks.prediction.tables import markdown
 from tests.benchmarks.rows import row_spec
@@ -58,6 +58,7 @@ def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
     import torch
 
     from experiments.prediction.phantom.ranks import simulate_ranks
+    from experiments.training.rank import run_rank
 
     torch.cuda.init()
     simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()))
@@ -67,6 +68,7 @@ def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
 
 
 def measure(path: Path, orders: int, size: Size) -> None:
+    importlib.import_module("experiments.training.rank")  # once, before the ranks are forked
     done = {(line["order"], line["rank"]) for line in _lines(path)}
     for order in range(orders):
         spec = row_spec(SUITE, ROW, CARD, size, "verdict", seed=order)

@@ -36,3 +36,4 @@ def rows_to_run(*specs: RowSpec) -> list[Planned]:
 
 
 OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
+ON_CPU = {"task": "generate", "engine": "hf_trainer", "model": "gpt-neo-1.3b", "accelerator": "cpu"}

@@ -12,7 +12,6 @@ from experiments.errors import InputError
 from experiments.runners.container import engine, image
 from experiments.runners.container.image import build_options, failure_in, origin
 from experiments.runners.container.runner import ContainerRunner
-from experiments.runners.local.resources import Allocation
 from experiments.runners.targets import target_named
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
@@ -76,7 +75,9 @@ def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
     runner = ContainerRunner(client, "sha256:1", folder, *machine, grace_s=1.0)
     place = folder.row(spec)
     place.mkdir(parents=True)
-    return runner._options(spec, place, Allocation((0,), tuple(gpus[:1]), 1)), place
+    allocation = runner._pool.allocate(spec)
+    assert allocation
+    return runner._options(spec, place, allocation), place
 
 
 def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_path, monkeypatch):
@@ -89,6 +90,12 @@ def test_a_row_s_container_has_its_gpus_the_folders_the_user_and_no_network(tmp_
     assert (made["network_mode"], made["ipc_mode"], made["user"]) == ("none", "host", f"{os.getuid()}:{os.getgid()}")
     assert made["environment"]["TESTBED_IMAGE"] == "sha256:1"
     assert made["environment"]["HF_HUB_OFFLINE"] == "1"
+
+
+def test_a_row_on_the_cpu_has_all_cores_and_no_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    made, _ = options(tmp_path, sample_rows.spec(**sample_rows.ON_CPU), sample_rows.GPU, SECOND)
+    assert (made["device_requests"], made["cpuset_cpus"]) == ([], "0,1,2,3")
 
 
 def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Rows that run in parallel share the resources of a machine."""
 
 from experiments.runners.local.resources import ResourcePool, most_memory_first
-from tests.support.runners.rows import GPU, OFFLOAD, node, spec
+from tests.support.runners.rows import GPU, OFFLOAD, ON_CPU, node, spec
 
 
 def second_gpu():
@@ -17,14 +17,26 @@ def test_a_row_has_its_gpu_to_itself():
     assert pool.allocate(spec()).gpus == (GPU,)
 
 
-def test_rows_on_the_cpu_use_no_gpu():
-    pool = ResourcePool(node(GPU, cpus=8), 64)
-    row = spec(size="tiny", task="generate", engine="hf_trainer", model="gpt-neo-1.3b", accelerator="cpu")
-    a, b = pool.allocate(row), pool.allocate(row)
-    assert (a.gpus, b.gpus, a.cores) == ((), (), 8)
-    assert pool.allocate(spec()).gpus == (GPU,)
-    pool.release(a)
-    pool.release(b)
+def test_a_row_on_the_cpu_uses_no_gpu_and_runs_alone():
+    pool = ResourcePool(node(GPU, second_gpu(), cpus=8), 64)
+    row = spec(size="tiny", **ON_CPU)
+    on_cpu = pool.allocate(row)
+    assert (on_cpu.gpus, on_cpu.cores, len(on_cpu.numbers)) == ((), 8, 2)
+    assert pool.allocate(row) is None
+    assert pool.allocate(spec()) is None
+    pool.release(on_cpu)
+    on_gpu = pool.allocate(spec())
+    assert on_gpu.gpus == (GPU,)
+    assert pool.allocate(row) is None
+    pool.release(on_gpu)
+    assert pool.allocate(row).cores == 8
+
+
+def test_rows_on_the_cpu_share_a_machine_without_gpus():
+    pool = ResourcePool(node(cpus=2), 64)
+    row = spec(size="tiny", **ON_CPU)
+    assert [pool.allocate(row).cores, pool.allocate(row).cores] == [1, 1]
+    assert pool.allocate(row) is None
 
 
 def test_a_row_of_two_devices_waits_for_both():
