@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.system.packages import require_packages
+from provision.temporary import TemporaryFolder
 
 
 def run_uv(*arguments: str | Path) -> str:
@@ -26,8 +26,8 @@ def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
 
     Raises CalledProcessError if no compatible versions exist.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        wanted_file, found = Path(folder) / "wanted.in", Path(folder) / "found.txt"
+    with TemporaryFolder("versions") as folder:
+        wanted_file, found = folder / "wanted.in", folder / "found.txt"
         wanted_file.write_text(requirement_lines(wanted))
         found.write_text(requirement_lines({**preferred, **wanted}))
         run_uv("pip", "compile", wanted_file, "--output-file", found, "--no-header", "--no-annotate", *_python())
@@ -45,8 +45,8 @@ def add_dependencies(folder: Path, package: str, kept: Mapping[str, str]) -> Non
 
     Raises CalledProcessError.
     """
-    with tempfile.TemporaryDirectory() as temporary:
-        overrides = Path(temporary) / "overrides.txt"
+    with TemporaryFolder("versions") as temporary:
+        overrides = temporary / "overrides.txt"
         overrides.write_text(requirement_lines(kept))
         run_uv("pip", "install", "--python", folder, "--overrides", overrides, package)
 

@@ -1,7 +1,6 @@
 """Check bundles for requested rows, the lab's settings, consistent values and copies. Rejections state reasons."""
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from experiments.results.verdicts import Evaluation
 from experiments.results.wording import OUTCOME_NAMES
 from experiments.suites.suite import Suite, suite_named
 from provision.files import read_bytes
+from provision.temporary import TemporaryFolder
 
 
 class BundleCheck(NamedTuple):
@@ -49,8 +49,8 @@ def check_bundle(
 
     card: requested GPU model; None: any. Does not raise for a bad bundle: the result has the reasons.
     """
-    with tempfile.TemporaryDirectory() as place:
-        folder = RunFolder(Path(place))
+    with TemporaryFolder("bundle") as place:
+        folder = RunFolder(place)
         try:
             for name, content in read_bundle(path).items():
                 (folder.path / name).parent.mkdir(exist_ok=True)

@@ -3,13 +3,13 @@
 import lzma
 import shutil
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.inputs.formats import find_data_folder
+from provision.temporary import TemporaryFolder
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200
@@ -46,23 +46,21 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
     """
     archive_suffix(archive.name)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
-        if archive.name.endswith(".zip"):
-            _unzip(archive, partial)
-        else:
-            _untar(archive, partial)
-        find_data_folder(partial, dataset)
-        partial.chmod(0o755)
-        partial.rename(folder)
-    except InputError:
-        raise
-    except DAMAGED as error:
-        if folder.exists():
-            return folder
-        raise InputError(f"--data {archive}: cannot be unpacked ({' '.join(str(error).split())})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with TemporaryFolder("data", folder.parent) as partial:
+        try:
+            if archive.name.endswith(".zip"):
+                _unzip(archive, partial)
+            else:
+                _untar(archive, partial)
+            find_data_folder(partial, dataset)
+            partial.chmod(0o755)
+            partial.rename(folder)
+        except InputError:
+            raise
+        except DAMAGED as error:
+            if folder.exists():
+                return folder
+            raise InputError(f"--data {archive}: cannot be unpacked ({' '.join(str(error).split())})") from None
     return folder
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterable, Sequence
@@ -35,6 +34,7 @@ from experiments.suites.cards import card_named, cards
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.system.signals import die_with_parent
+from provision.temporary import TemporaryFolder
 
 MEMORY_LIMIT = 6 * GIB
 
@@ -129,8 +129,8 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     )
     changes = {"workers": 0, "accelerator": "gpu"}
     traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
-    with tempfile.TemporaryDirectory() as out:
-        measured = rank.run_rank(traced, Path(out), meter, device)
+    with TemporaryFolder("row") as out:
+        measured = rank.run_rank(traced, out, meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
     works, tokens = meter.work.works(), average_tokens(batch_lengths(spec))

@@ -5,7 +5,7 @@
 JOB: the JSON of a LoopJob. torchrun starts several ranks.
 """
 
-import tempfile
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
@@ -14,6 +14,7 @@ from experiments.prediction.loops.build import build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
 from experiments.prediction.loops.samples import make_sample
+from provision.temporary import TemporaryFolder
 
 STEPS = 10
 FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_params": True}}
@@ -21,9 +22,14 @@ FSDP = {"fsdp": "full_shard auto_wrap", "fsdp_config": {"version": 1, "use_orig_
 
 def train(job: LoopJob) -> None:
     """Train for STEPS optimizer steps on samples of one length, without logs and checkpoints."""
+    with TemporaryFolder("loop") as folder:
+        _train(job, folder)
+
+
+def _train(job: LoopJob, folder: Path) -> None:
     fsdp_options: dict[str, Any] = FSDP if job.fsdp else {}
     arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=str(folder),
         per_device_train_batch_size=job.batch,
         gradient_accumulation_steps=job.accumulate,
         max_steps=STEPS,

@@ -1,8 +1,6 @@
 """Kernels of notebooks that start from the warm process, if there is one."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from jupyter_client.connect import port_names
@@ -10,6 +8,7 @@ from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 
 from experiments.system import warm_start
+from provision.temporary import TemporaryFolder
 
 SOCKET_NAME_BYTES = 107
 """Longest name of a Unix socket, bytes (Linux, unix(7))."""
@@ -22,6 +21,8 @@ class WarmKernelManager(AsyncKernelManager):
     a machine, and another program may take a port between its choice and its use.
     """
 
+    _folder: TemporaryFolder | None = None
+
     @default("transport")
     def _transport_default(self) -> str:
         """Return ``tcp`` if the folder of temporary files has a path too long for names of sockets."""
@@ -32,11 +33,14 @@ class WarmKernelManager(AsyncKernelManager):
     def _connection_file_default(self) -> str:
         """Return a file in the warm process's folder, which the runner removes even if the runner kills this row."""
         warm = os.environ.get(warm_start.WARM_SOCKET_VARIABLE)
-        return str(Path(tempfile.mkdtemp(prefix="kernel-", dir=Path(warm).parent if warm else None), "kernel.json"))
+        self._folder = TemporaryFolder("kernel", Path(warm).parent if warm else None)
+        return str(self._folder.path / "kernel.json")
 
     def cleanup_ipc_files(self) -> None:
         """Remove the folder of the kernel's connection file and sockets."""
-        shutil.rmtree(Path(self.connection_file).parent, ignore_errors=True)
+        if self._folder:
+            self._folder.remove()
+            self._folder = None
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         """Return the command of the kernel, `python -m ipykernel_launcher ...`, with warm_start before the module."""

@@ -6,7 +6,6 @@ A job is recognized by its comment, so that no artifact is downloaded twice; com
 import shlex
 import signal
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.layout import OUT, PATHS_FILE, SCRIPT
 from experiments.suites.row_spec import RowSpec
 from provision.errors import CommandFailed
+from provision.temporary import TemporaryFolder
 
 NAME_PREFIX = "fetch/"
 UPLOAD_TIMEOUT_S = 24 * 3600.0
@@ -163,11 +163,11 @@ def as_archive(path: Path) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
-    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-        with tarfile.open(fileobj=file, mode="w", dereference=True) as archive:
+    with TemporaryFolder("data") as folder:
+        packed = folder / "data.tar"
+        with tarfile.open(packed, mode="w", dereference=True) as archive:
             archive.add(path, arcname=".")
-        file.flush()
-        yield Path(file.name)
+        yield packed
 
 
 def _visible(line: str) -> str:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -18,6 +17,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.training.data.hub import TOKENIZER_FILES, SourceFiles, fetch_files
 from experiments.training.failures import first_line
+from provision.temporary import TemporaryFolder
 
 HUB_IDS = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 REQUIRED_COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
@@ -33,11 +33,11 @@ def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     """
     source = fetch_texts(spec.settings.dataset) if spec.data == "hub" else SourceFiles(Path(spec.data))
     records = read_records(spec.settings.dataset, source.folder)
-    with TemporaryDirectory() as scratch:
+    with TemporaryFolder("tokenizer") as scratch:
         if spec.size == "tiny":
             byte_tokenizer().save_pretrained(scratch)
         folder = (
-            Path(scratch)
+            scratch
             if spec.size == "tiny"
             else fetch_files(spec.base_model.hub, TOKENIZER_FILES, "the tokenizer").folder
         )

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
@@ -30,6 +29,7 @@ from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import Schedule, build_schedule
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
+from provision.temporary import TemporaryFolder
 
 LitgptBatch = dict[str, Any]
 """A batch with LitGPT's token counts, which are tensors in a separate dictionary."""
@@ -97,9 +97,9 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
-    with suppress(TrainingDone), TemporaryDirectory() as folder:
-        _write_tokenizer(Path(folder))
-        shared = _fit_arguments(settings, fabric, batches, Path(folder), out)
+    with suppress(TrainingDone), TemporaryFolder("tokenizer") as folder:
+        _write_tokenizer(folder)
+        shared = _fit_arguments(settings, fabric, batches, folder, out)
         if settings.lora:
             lora.fit(model=module, optimizer=optimizer, scheduler=scheduler, **shared)
         else:

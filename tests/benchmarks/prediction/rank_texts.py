@@ -12,6 +12,7 @@ import multiprocessing
 from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
@@ -46,7 +47,9 @@ def use_texts_of(rank: int) -> None:
     """Make this process train on the texts of ``rank``."""
     from experiments.training.data import sampler
 
-    setattr(sampler, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank))  # noqa: B010
+    mock.patch.object(
+        sampler, "distributed", SimpleNamespace(is_initialized=lambda: True, get_rank=lambda: rank)
+    ).start()
 
 
 def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:

@@ -11,6 +11,7 @@ import pytest
 from experiments.bundle import archive
 from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
 from experiments.bundle.check import check_bundle, reject_copies
+from experiments.bundle.consistency import prediction_contradictions
 from experiments.cli.app import main
 from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
@@ -40,6 +41,15 @@ def test_a_genuine_run_is_accepted(run, tmp_path):
     checked = check_bundle(write_bundle(RunFolder(run), tmp_path / "run.zip"), predictions_for(run))
     assert checked.problems == ()
     assert checked.evaluation is not None
+
+
+def test_another_peak_of_a_row_on_the_cpu_contradicts_its_prediction():
+    run = EVIDENCE / "slurm_hf_trainer-v100_32gb-full-verdict"
+    result = RunFolder(run).results()["neo-inference-cpu"]
+    (prediction,) = (one for one in predictions_for(run) if one.spec.row == "neo-inference-cpu")
+    assert not list(prediction_contradictions(result, prediction))
+    higher = result.model_copy(update={"memory": result.memory.model_copy(update={"peak_gib": 3.0})})
+    assert list(prediction_contradictions(higher, prediction)) == ["peak 3.00 GiB, predicted 2.62 GiB"]
 
 
 def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):
