@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from experiments.errors import InputError
-from experiments.results.schema import RESULT_FILE
+from experiments.results.schema import RESULT_FILE, read_result
 from experiments.runners.local import row_process
 from experiments.system.files import CODE_FOLDER
 from experiments.system.lock import lock_folder
@@ -98,6 +98,30 @@ def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(two_row_run, 
     assert two_row_run.running_processes() == []
     assert (two_row_run.rows / "baseline" / RESULT_FILE).exists()
     assert not (two_row_run.rows / "reduced-batch" / RESULT_FILE).exists()
+
+
+def test_stopped_processes_of_a_row_are_killed_too(two_row_run):
+    running = two_row_run.start(hang=True)
+    two_row_run.wait_for_second_row()
+    for process in two_row_run.running_processes():
+        process.suspend()
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert two_row_run.running_processes() == []
+
+
+def test_a_row_whose_processes_were_killed_is_an_error_and_the_run_ends(two_row_run):
+    running = two_row_run.start(hang=True)
+    two_row_run.wait_for_second_row()
+    for process in two_row_run.running_processes():
+        with suppress(psutil.Error):
+            process.kill()
+    output = running.communicate(timeout=60)[0]
+    assert running.returncode == 3
+    assert "Traceback" not in output
+    assert read_result(two_row_run.rows / "reduced-batch" / RESULT_FILE).outcome == "error"
+    assert two_row_run.running_processes() == []
 
 
 def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
