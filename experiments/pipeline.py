@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from experiments.errors import InputError
+from experiments.history.durations import StoredTimes
+from experiments.history.lease_length import expected_times
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.inputs.known_archive import known_archives, locate_archive
@@ -300,6 +302,22 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
         predict_rows(prepared.suite, planned.run, folder, view)
     if planned.rows:
         options = RunnerOptions(worker, grace_s, prepared.host_memory_gib)
+        _show_expected_times(planned, view)
         runner = target.runner(folder, prepared.data, view, options)
         runner.run(target.in_order(planned.rows, prepared.suite))
     return _write_report(folder)
+
+
+def _show_expected_times(planned: PlannedRun, view: View) -> None:
+    """Print how long the rows take at full size, if that is known; then the view shows it next to each row."""
+    prepared, target = planned.prepared, planned.prepared.target
+    if planned.run.size == "tiny":
+        return
+    stored = StoredTimes.read(prepared.options.results, prepared.folder.predictions())
+    specs = [row.spec for row in planned.rows]
+    expected = expected_times(
+        {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
+    )
+    view.print_line(expected.rows_summary)
+    times = zip(specs, expected.rows[prepared.suite.suite], strict=True)
+    view.expect({spec.row: (time.low_s, time.high_s) for spec, time in times if time})

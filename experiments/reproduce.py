@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from experiments.errors import InputError
 from experiments.history.durations import StoredTimes
-from experiments.history.lease_length import MARGIN, ExpectedTimes, card_that_runs
+from experiments.history.lease_length import MARGIN, ExpectedTimes, expected_times
 from experiments.pipeline import FinishedRun, PreparedRun, connect_target, prepare, report_run, run_prepared
 from experiments.prediction.service import select_rows, trace_rows
 from experiments.results.predictions import Prediction
@@ -197,12 +197,8 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
     """Return the expected times of the rows that have no result yet."""
     stored, target = StoredTimes.read(runs[0].options.results, predictions), runs[0].target
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
-    times = {
-        suite: [stored.expected_time(spec, card_that_runs(spec, target.node)) for spec in specs]
-        for suite, specs in left.items()
-        if specs
-    }
-    return ExpectedTimes(times, target.max_nodes * len(target.node.gpus))
+    specs = {suite: rows for suite, rows in left.items() if rows}
+    return expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored)
 
 
 def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:

@@ -77,13 +77,19 @@ class ExpectedTimes:
 
     @property
     def summary(self) -> str:
-        """Return the expected times, and how they are known, as one line."""
+        """Return the expected times of setup and rows, and how they are known, as one line."""
+        known = any(chain.from_iterable(self.rows.values()))
+        return self.rows_summary + (f"; setup {length_in_words(SETUP)} (assumed)" if known else "")
+
+    @property
+    def rows_summary(self) -> str:
+        """Return the expected times of the rows, and how they are known, as one line."""
         sources = Counter(row.source if row else "unknown" for row in chain.from_iterable(self.rows.values()))
         if not sources.keys() - {"unknown"}:
             return "time: unknown; none of these rows was measured or predicted at this size and length"
         suites = ", ".join(f"{suite} {self._suite_time(suite)}" for suite in self.rows)
         known = ", ".join(f"{counted(number, 'row')} {source}" for source, number in sources.items())
-        return f"time on {counted(self.gpus, 'GPU')}: {suites} ({known}); setup {length_in_words(SETUP)} (assumed)"
+        return f"time on {counted(self.gpus, 'GPU')}: {suites} ({known})"
 
     def _suite_time(self, suite: str) -> str:
         low_s, high_s = self.wall_s(suite)
@@ -98,13 +104,21 @@ def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -
 
     results: folder of the user's runs.
     """
-    stored, times, node = StoredTimes.read(results), {}, expected_node(hosts[0])
+    node, verdicts = expected_node(hosts[0]), {}
     for suite in suites:
         card = resolve_card(suite, AUTO, node)
         specs = [suite_row_spec(suite, row, card) for row in suite.rows_for(card)]
-        verdicts = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
-        times[suite.suite] = [stored.expected_time(spec, card_that_runs(spec, node)) for spec in verdicts]
-    return ExpectedTimes(times, sum(host.gpus for host in hosts))
+        verdicts[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
+    return expected_times(verdicts, node, sum(host.gpus for host in hosts), StoredTimes.read(results))
+
+
+def expected_times(specs: Mapping[str, Sequence[RowSpec]], node: Node, gpus: int, stored: StoredTimes) -> ExpectedTimes:
+    """Return the expected times of the rows of each suite on nodes like ``node``, which have ``gpus`` GPUs together."""
+    times = {
+        suite: [stored.expected_time(spec, card_that_runs(spec, node)) for spec in rows]
+        for suite, rows in specs.items()
+    }
+    return ExpectedTimes(times, gpus)
 
 
 def card_that_runs(spec: RowSpec, node: Node) -> str:
@@ -116,11 +130,11 @@ def card_that_runs(spec: RowSpec, node: Node) -> str:
 def packed_s(rows: Sequence[tuple[float, int]], gpus: int) -> float:
     """Return when the last row ends, s: each row (seconds, GPUs) starts as soon as its GPUs are free, in this order.
 
-    A row that needs more GPUs than there are uses all of them; a row without a GPU occupies one.
+    A row that needs more GPUs than there are uses all of them. A row on the CPU runs alone.
     """
     free_at = [0.0] * max(1, gpus)
     for seconds, needed in rows:
-        needed = min(max(1, needed), len(free_at))
+        needed = min(needed or len(free_at), len(free_at))
         start = sorted(free_at)[needed - 1]
         free_at = sorted(free_at)[needed:] + [start + seconds] * needed
     return max(free_at)

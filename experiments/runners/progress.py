@@ -42,6 +42,7 @@ class View:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._at_full_size: Mapping[str, str] = {}
+        self._expected: Mapping[str, str] = {}
 
     def live(self) -> AbstractContextManager[object]:
         """Return a context manager, which the runner enters while rows run."""
@@ -52,13 +53,18 @@ class View:
         self._console.print(table)
         self._at_full_size = at_full_size
 
+    def expect(self, times: Mapping[str, tuple[float, float]]) -> None:
+        """Show the expected time of each row, s, lowest and highest, when the row starts and while it runs."""
+        self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
+
     def report_kept(self, row: Planned) -> None:
         """Print that the row keeps its result."""
         self._print(f"{row.row}: kept ({row.why})")
 
     def report_start(self, spec: RowSpec, why: str) -> None:
         """Print that the row starts."""
-        self._print(f"{spec.row}: starts ({why})")
+        expected = self._expected.get(spec.row)
+        self._print(f"{spec.row}: starts ({why})" + (f", expected to take {expected}" if expected else ""))
 
     def report_end(self, spec: RowSpec, result: Result) -> None:
         """Print the row's outcome, peak memory and time, and the reason unless it fits.
@@ -107,7 +113,7 @@ class LiveView(View):
         return self._live
 
     def show_rows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        self._table = progress_table(states, done, total, left_s)
+        self._table = progress_table(states, done, total, left_s, self._expected)
         self._live.update(self._table, refresh=True)
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
@@ -121,8 +127,13 @@ def view_on(console: Console) -> View:
     return LiveView(console) if console.is_terminal else View(console)
 
 
-def progress_table(states: Sequence[RowState], done: int, total: int, left_s: float | None) -> Table:
-    """Return a table of the rows that have not ended. The title has the numbers of done and of waiting rows."""
+def progress_table(
+    states: Sequence[RowState], done: int, total: int, left_s: float | None, expected: Mapping[str, str] | None = None
+) -> Table:
+    """Return a table of the rows that have not ended. The title has the numbers of done and of waiting rows.
+
+    expected: the expected time of each row, in words.
+    """
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
     left = f", about {format_duration(max(1.0, left_s))} left" if left_s is not None else ""
@@ -130,14 +141,25 @@ def progress_table(states: Sequence[RowState], done: int, total: int, left_s: fl
         "row",
         Column("phase", prose=True),
         *(Column(name, number=True, optional=1) for name in ("micro-steps", "now", "peak")),
-        *(Column(name, number=True) for name in ("time", "left")),
+        Column("time", number=True),
+        *([Column("expected", number=True, optional=1)] if expected else []),
+        Column("left", number=True),
         title=f"{done} of {total} rows done{left}{wait}",
     )
     for state in states:
         rows.add(
-            state.spec.row, *_progress_cells(state), format_duration(state.elapsed_s), _row_time_left(state.progress)
+            state.spec.row,
+            *_progress_cells(state),
+            format_duration(state.elapsed_s),
+            *([expected.get(state.spec.row, "")] if expected else []),
+            _row_time_left(state.progress),
         )
     return rows
+
+
+def _interval(low_s: float, high_s: float) -> str:
+    low, high = format_duration(low_s), format_duration(high_s)
+    return low if low == high else f"{low} to {high}"
 
 
 def steps_in_words(progress: Progress) -> str:

@@ -217,6 +217,15 @@ def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_pat
     assert folder.results()["xxl"].outcome == "fits"
 
 
+def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path):
+    machine(sample_rows.GPU)
+    options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", size="full")
+    run_suite(options, view := RecordingView())
+    assert [line for line in view.lines if line.startswith(f"time on 1 GPU: {SUITE} ")]
+    run_suite(replace(options, size="tiny"), view := RecordingView())
+    assert not [line for line in view.lines if line.startswith("time on")]
+
+
 def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine, tmp_path):
     machine(sample_rows.GPU, host_memory_gib=100)
     done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())

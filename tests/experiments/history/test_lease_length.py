@@ -22,7 +22,7 @@ def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=Fals
         ([(10, 1), (20, 1), (30, 1)], 2, 40),
         ([(10, 1), (20, 4), (5, 1)], 4, 35),
         ([(10, 8)], 4, 10),
-        ([(10, 0), (10, 0)], 2, 10),
+        ([(10, 0), (10, 0)], 2, 20),
     ],
 )
 def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):

@@ -8,6 +8,7 @@ from experiments.results.schema import Memory, Progress
 from experiments.results.wording import format_duration
 from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
 from tests.support.results import in_memory
+from tests.support.runners.fake_view import RecordingView
 from tests.support.runners.rows import spec
 
 PROGRESS = Progress(
@@ -33,6 +34,22 @@ def test_a_running_row_shows_its_position():
     assert text.splitlines()[-1].split() == [
         *("a", "forward", "9", "of", "24", "31.26", "GiB", "38.5", "GiB", "0:12", "1:15")
     ]
+
+
+def test_the_expected_time_stands_beside_the_elapsed_time():
+    view = RecordingView()
+    view.expect({"a": (20.0, 20.0), "b": (50.0, 70.0)})
+    for row in ("a", "b", "c"):
+        view.report_start(spec(row), "no result yet")
+    assert view.lines == [
+        "a: starts (no result yet), expected to take 0:20",
+        "b: starts (no result yet), expected to take 0:50 to 1:10",
+        "c: starts (no result yet)",
+    ]
+    states = [RowState(spec("a"), 12.0, PROGRESS), RowState(spec("c"), 3.0, PROGRESS)]
+    first, second = printed_text(progress_table(states, 0, 2, None, {"a": "0:20"})).splitlines()[-2:]
+    assert first.split()[-3:] == ["0:12", "0:20", "1:15"]
+    assert second.split()[-2:] == ["0:03", "1:15"]
 
 
 def test_times_of_different_length_are_right_aligned():
