@@ -89,7 +89,8 @@ class ExpectedTimes:
             return "time: unknown; none of these rows was measured or predicted at this size and length"
         suites = ", ".join(f"{suite} {self._suite_time(suite)}" for suite in self.rows)
         known = ", ".join(f"{counted(number, 'row')} {source}" for source, number in sources.items())
-        return f"time on {counted(self.gpus, 'GPU')}: {suites} ({known})"
+        place = f"on {counted(self.gpus, 'GPU')}" if self.gpus else "without a GPU"
+        return f"time {place}: {suites} ({known})"
 
     def _suite_time(self, suite: str) -> str:
         low_s, high_s = self.wall_s(suite)
