@@ -170,7 +170,6 @@ def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, 
 
 
 FAILED = [
-    "Activation checkpointing makes training much slower",
     "With LoRA the XXL model fits easily, with a good part of the card to spare",
 ]
 
