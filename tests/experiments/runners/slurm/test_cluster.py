@@ -7,9 +7,13 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners import targets
-from experiments.runners.slurm.cluster import code_archive
+from experiments.runners.slurm import cluster as module
+from experiments.runners.slurm.cluster import Cluster, code_archive
+from experiments.runners.slurm.profile import Profile
 from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
+from provision.errors import CommandFailed
 from provision.leasing.journal import Journal, Operation
+from provision.ssh.shell import LocalShell
 from tests.support.runners import rows as sample_rows
 
 
@@ -73,3 +77,55 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
 
 def test_the_archive_of_the_code_is_reproducible():
     assert code_archive() == code_archive()
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A cluster on this machine, with an archive of one file as its code; python prints ``printed``."""
+    profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path / "runs"))
+    made = Cluster(LocalShell(), profile)
+    made.printed = "the code"
+    monkeypatch.setattr(module, "TOOLS", ("tar",))
+    monkeypatch.setattr(module, "code_archive", lambda: CODE)
+    monkeypatch.setattr(module, "code_sha256", lambda: "the code")
+
+    def python_output(code):
+        if isinstance(made.printed, Exception):
+            raise made.printed
+        return made.printed
+
+    monkeypatch.setattr(made, "python_output", python_output)
+    return made
+
+
+CODE = module.reproducible.archive_bytes({"experiments/a.py": module.CODE_FOLDER / "experiments" / "errors.py"})
+
+
+def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monkeypatch):
+    folder = sample_rows.folder(tmp_path / "here", "a")
+    uploads, put = [], cluster.shell.put
+    monkeypatch.setattr(
+        cluster.shell, "put", lambda data, path, **more: (uploads.append(path), put(data, path, **more))
+    )
+    for _ in range(2):
+        cluster.prepare(folder)
+    archive, *runs = uploads
+    (code,) = [path for path in (tmp_path / "runs" / "code").iterdir() if path.is_dir()]
+    assert (code / "experiments" / "a.py").exists()
+    assert archive == f"{code}.tar.gz"
+    assert runs == [f"{tmp_path}/runs/20261121-1200-lab/run.json"] * 2
+    assert code.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("printed", "message"),
+    [
+        ("other code", "profile x: venv: has different training code; rebuild it from this checkout"),
+        (CommandFailed("no papermill", 1), "profile x: venv: its Python cannot run rows: no papermill"),
+    ],
+)
+def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, printed, message):
+    cluster.printed = printed
+    with pytest.raises(InputError, match=message):
+        cluster.prepare(sample_rows.folder(tmp_path / "here", "a"))
+    assert cluster.printed == "other code" or cluster.software() is None

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import (
     BadListing,
     ChecksumMismatch,
+    RemoteFile,
     TransferProgress,
     download_folder,
     download_growing,
@@ -198,3 +200,71 @@ def test_checksums_are_computed_without_openssl_too(remote, tmp_path, monkeypatc
 def test_progress_is_shown_in_files_bytes_and_time():
     transfer = TransferProgress(3, 12, 4_000_000, 80_000_000, 61.0)
     assert download_progress(rows.spec("a"), transfer) == "a: downloading, 3 of 12 files, 4 of 80 MB, 1:01 left"
+
+
+def test_progress_is_reported_at_intervals_with_the_time_left(monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    monkeypatch.setattr(module, "time", clock)
+    reported: list[TransferProgress] = []
+    counter = module._TransferCounter([RemoteFile("a", 80), RemoteFile("b", 20)], reported.append)
+    for seconds, count in ((0.25, 10), (0.01, 10), (9.74, 0)):
+        clock.now += seconds
+        counter.add(count)
+    counter.finish_file()
+    assert reported == [
+        TransferProgress(0, 2, 20, 100, pytest.approx(0.26 * 4)),
+        TransferProgress(0, 2, 20, 100, pytest.approx(40.0)),
+        TransferProgress(1, 2, 20, 100, pytest.approx(40.0)),
+    ]
+
+
+def test_the_time_left_is_not_known_before_the_first_byte():
+    reported: list[TransferProgress] = []
+    module._TransferCounter([RemoteFile("a", 80)], reported.append).finish_file()
+    assert reported == [TransferProgress(1, 1, 0, 80, None)]
+
+
+def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
+    (remote / "large").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "large.part").write_bytes((remote / "large").read_bytes()[:1000])
+    reported: list[TransferProgress] = []
+    shell = UnreliableShell(bad=0, good=0, drops=False)
+    download_folder(shell, str(remote), tmp_path / "here", reported.append)
+    assert (reported[-1].bytes, reported[-1].files) == (reported[-1].of_bytes, 5)
+    assert shell.bytes < (1 << 20) + 400_000
+    assert contents(tmp_path / "here") == {**FILES, "large": (remote / "large").read_bytes()}
+
+
+@pytest.mark.parametrize("resumed_bytes", [1000, 1001])
+def test_only_large_files_are_resumed(remote, tmp_path, monkeypatch, resumed_bytes):
+    monkeypatch.setattr(module, "RESUMED_BYTES", resumed_bytes)
+    (remote / "large").write_bytes(b"x" * 1000)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "large.part").write_bytes(b"x" * 999)
+    resumed = []
+    resume = module._resume
+    monkeypatch.setattr(module, "_resume", lambda *args: (resumed.append(args[1]), resume(*args))[1])
+    download_folder(LocalShell(), str(remote), tmp_path / "here")
+    assert len(resumed) == (resumed_bytes == 1000)
+    assert contents(tmp_path / "here")["large"] == b"x" * 1000
+
+
+def test_a_damaged_file_is_downloaded_three_times_at_most(remote, tmp_path):
+    shell = UnreliableShell(bad=2, good=100_000, drops=False)
+    assert download_folder(shell, str(remote), tmp_path / "here") == len(FILES)
+    failing = UnreliableShell(bad=3, good=100_000, drops=False)
+    with pytest.raises(ChecksumMismatch):
+        download_folder(failing, str(remote), tmp_path / "there2")
+    assert failing.bad == 0
+
+
+def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path):
+    shell = UnreliableShell(bad=0, good=0, drops=False)
+    streamed = []
+    stream = shell.stream
+    shell.stream = lambda *args, **more: (streamed.append(args), stream(*args, **more))
+    for _ in range(2):
+        download_growing(shell, [(str(remote), tmp_path / "here")], ["log.txt", "none.txt"])
+    assert len(streamed) == 1
