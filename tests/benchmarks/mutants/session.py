@@ -92,10 +92,14 @@ def run_mutant(item: Any, part: Part, limit_s: float) -> Any:
 
 
 def run_tests(module: str, tests: list[str]) -> int:
-    """Run a module's own test file, if any, then the other tests, until the first failure; return 0 if none fails."""
+    """Run the tests until the first failure; return 0 if none fails.
+
+    First run the files among ``tests``, then the module's own test file, if any, and last the folders.
+    """
     name = f"test_{Path(module).stem}.py"
+    files = [test for test in tests if test.endswith(".py") and not test.startswith("-")]
     own = [str(Path(folder, name)) for folder in tests if Path(folder, name).exists()]
-    return int(pytest.main([*OPTIONS, *own, *tests]))
+    return int(pytest.main([*OPTIONS, *files, *own, *tests]))
 
 
 def run_unmutated_code(part: Part) -> None:

@@ -108,6 +108,13 @@ def test_a_narrow_table_has_no_temperatures_and_runs_and_keeps_whole_states(mach
     assert " run " not in text
 
 
+def test_a_long_state_is_wrapped_in_its_column():
+    reason = "ReqNodeNotAvail, Reserved for maintenance, until tomorrow"
+    lines = rows_of_table(Observation((), (MonitoredRow("run/lab/a", "PENDING", reason),)), width=60)
+    (header,) = [line for line in lines if "state" in line]
+    assert header.split() == ["row", "state", "run"]
+
+
 def test_without_rows_and_values_the_table_says_so():
     gpu = MonitoredGpu("n", 0, "GPU", None, None, None, None)
     text = "\n".join(rows_of_table(Observation((gpu,), (), ("node-2: not reached",))))

@@ -9,7 +9,7 @@ from rich.console import Console
 from experiments.results.schema import Memory, Progress
 from experiments.results.wording import format_duration
 from experiments.runners import progress
-from experiments.runners.progress import REFRESH_S, LiveView, RowState, View, progress_table, view_on
+from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
 from experiments.runners.slurm.download import TransferProgress
 from tests.support.results import in_memory
 from tests.support.runners.rows import spec
@@ -81,7 +81,7 @@ def test_a_download_is_shown_below_the_table_at_most_every_refresh(monkeypatch):
     text = StringIO()
     view = view_on(Console(file=text, force_terminal=True, color_system=None, width=100))
     with view.live():
-        for files, seconds in ((1, 0.0), (2, REFRESH_S), (3, 0.01)):
+        for files, seconds in ((1, 0.0), (2, 0.25), (3, 0.01)):
             clock.now += seconds
             view.show_download(spec("a"), TransferProgress(files, 9, 10**6, 4 * 10**6, None))
     shown = text.getvalue()
@@ -104,6 +104,25 @@ def test_the_end_of_a_row_has_its_time_and_its_reason(outcome, elapsed_s, line):
     view.show_predictions("", {"b": "out of GPU memory"})
     view.report_end(spec("b"), ended)
     assert text.getvalue().strip() == line
+
+
+def test_a_long_status_is_wrapped_in_its_column():
+    waits = RowState(spec("a"), 12.0, None, "queued (Dependency: the weights of x 1 GiB)")
+    text = StringIO()
+    Console(file=text, width=40).print(progress_table([waits], 0, 1, None))
+    assert len(text.getvalue().splitlines()) == 5
+    assert text.getvalue().splitlines()[1].split() == ["row", "phase", "time"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "size", "color"),
+    [("fits", "full", 32), ("fits", "tiny", None), ("oom", "full", 33), ("error", "full", 31), ("refused", "full", 2)],
+)
+def test_the_end_of_a_row_has_the_color_of_its_outcome(outcome, size, color):
+    text = StringIO()
+    console = Console(file=text, width=200, force_terminal=True, color_system="standard")
+    View(console).report_end(spec("b"), in_memory.result("b", outcome, size=size))
+    assert text.getvalue().startswith(f"\x1b[{color}m" if color else "b: ran")
 
 
 def test_a_row_without_a_progress_report_is_starting():

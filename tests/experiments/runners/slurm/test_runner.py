@@ -11,7 +11,7 @@ from experiments.runners.slurm import runner as module
 from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.layout import STARTED
 from experiments.runners.slurm.queue import Job
-from experiments.runners.slurm.runner import LEASE_QUERY_S, LEASE_RESERVE_S, SlurmRunner, most_needed_rows_first
+from experiments.runners.slurm.runner import SlurmRunner, most_needed_rows_first
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
 from experiments.runners.slurm.tracking import TrackedRow
 from experiments.suites.suite import suite_named
@@ -148,10 +148,11 @@ def test_a_job_that_ended_meanwhile_is_not_submitted_again_if_it_had_started(clu
     assert cluster.view.lines == [f"a: starts ({why})", A_ENDS]
 
 
-JOB_S = job_of(rows.spec("a")).limit_s
+JOB_S = 60 + 120 + 120
+"""The time limit of a row, its grace, and the start of its job."""
 
 
-@pytest.mark.parametrize(("seconds", "submitted"), [(JOB_S + LEASE_RESERVE_S, 1), (JOB_S + LEASE_RESERVE_S - 1, 0)])
+@pytest.mark.parametrize(("seconds", "submitted"), [(JOB_S + 600, 1), (JOB_S + 599, 0)])
 def test_a_row_that_may_not_finish_before_the_lease_ends_is_not_started(cluster, run, seconds, submitted):
     end = NOW + timedelta(seconds=seconds)
     assert len(run("a", now=lambda: NOW, ends_at=lambda: end)) == submitted
@@ -160,7 +161,7 @@ def test_a_row_that_may_not_finish_before_the_lease_ends_is_not_started(cluster,
 
 def test_jobs_are_cancelled_shortly_before_the_lease_ends(cluster, run):
     queue_of(cluster, "PENDING")
-    run("a", now=lambda: NOW, ends_at=lambda: NOW + timedelta(seconds=LEASE_RESERVE_S - 1))
+    run("a", now=lambda: NOW, ends_at=lambda: NOW + timedelta(seconds=599))
     assert cluster.words_in("cancelled") == ["--quiet", "7"]
     assert cluster.view.lines[-1] == "a: cancelled, the lease ends"
 
@@ -172,8 +173,8 @@ def test_the_end_of_the_lease_is_queried_once_in_each_interval(cluster):
     )
     for _ in range(4):
         assert not runner._lease_ends()
-        clock[0] += timedelta(seconds=LEASE_QUERY_S / 2)
-    assert queries == [NOW, NOW + timedelta(seconds=LEASE_QUERY_S)]
+        clock[0] += timedelta(seconds=30)
+    assert queries == [NOW, NOW + timedelta(seconds=60)]
 
 
 def test_an_interrupt_leaves_the_jobs_and_names_their_rows(cluster, run):
