@@ -3,8 +3,9 @@
 import pytest
 
 from experiments.results.load import CPU_WAIT_INTERVAL
+from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.quantities import QUANTITIES, is_lower_bound, value_of, values_of_ranks
-from experiments.results.schema import Failure
+from experiments.results.schema import Failure, Snapshot
 from tests.support.results.in_memory import CPU, GPU, ranks, result
 
 
@@ -90,3 +91,8 @@ def test_memory_is_the_maximum_over_the_ranks_and_a_loss_is_the_rows_own():
     assert values_of_ranks("peak_gib", several) == [1.0, 3.0, 2.0]
     assert (value_of("peak_gib", several), value_of("final_loss", several)) == (3.0, 2.0)
     assert (values_of_ranks("peak_gib", result("a")), value_of("peak_gib", result("a"))) == ([], None)
+
+
+def test_a_part_of_memory_names_its_field_of_a_snapshot():
+    fields = {part.field for part in PART_COLUMNS}
+    assert {"params_gib", "optimizer_cpu_gib"} <= fields <= {*Snapshot.model_fields, "buffers_gib"}

@@ -226,16 +226,17 @@ def test_an_earlier_result_is_kept_under_the_time_when_it_was_written(tmp_path):
 
 
 def test_stop_signals_are_collected_and_ignored_ones_stay_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    kinds = {signal.SIGHUP: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     try:
         with stop_signals() as received:
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            for number in kinds:
                 os.kill(os.getpid(), number)
         assert received == [signal.SIGTERM, signal.SIGINT]
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert {number: signal.getsignal(number) for number in kinds} == kinds
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_shares_of_a_machine_are_whole_cores_and_all_resources_are_returned():

@@ -13,8 +13,9 @@ from experiments.runners.slurm.layout import STARTED
 from experiments.runners.slurm.queue import Job
 from experiments.runners.slurm.runner import SlurmRunner, most_needed_rows_first
 from experiments.runners.slurm.submission import attempt_in, comment_of, read_submission, write_submission
-from experiments.runners.slurm.tracking import TrackedRow
+from experiments.runners.slurm.tracking import JobTracker, TrackedRow
 from experiments.suites.suite import suite_named
+from provision.errors import NotReached
 from tests.support.leasing.fake_site import NOW
 from tests.support.results import in_memory
 from tests.support.runners import rows
@@ -190,3 +191,25 @@ def test_cancelling_a_run_cancels_its_unfinished_jobs(cluster):
     queue_of(cluster, "PENDING", "COMPLETED", "RUNNING")
     assert SlurmRunner(cluster.run, cluster, cluster.view).cancel() == ["a", "a"]
     assert cluster.words_in("cancelled") == ["--quiet", "7", "9"]
+
+
+def test_the_jobs_of_a_cluster_that_does_not_answer_are_tracked_on(cluster, run, monkeypatch):
+    """A cluster without a lease counts as available."""
+    shell_run, polls = cluster.shell.run, []
+
+    def drop_first_poll(command, **options):
+        if "echo ==" in command:
+            polls.append(command)
+            if len(polls) == 1:
+                raise NotReached("x: not reached")
+        return shell_run(command, **options)
+
+    monkeypatch.setattr(cluster.shell, "run", drop_first_poll)
+    monkeypatch.setattr(JobTracker, "poll_if_due", poll_at_once)
+    assert len(run("a")) == 1
+    assert cluster.view.lines[-2:] == ["x: not reached; the jobs continue, retrying", A_ENDS]
+
+
+def poll_at_once(tracker, poll_if_due=JobTracker.poll_if_due):
+    tracker._poll_at = 0.0
+    poll_if_due(tracker)
