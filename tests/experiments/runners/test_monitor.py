@@ -15,6 +15,7 @@ from experiments.runners.monitor import (
 from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
 from provision.ssh.shell import LocalShell
+from tests.support.runners.fake_cluster import DroppingShell
 
 ROW = "run/lab/a"
 QUERIED = """\
@@ -60,6 +61,21 @@ def test_the_user_s_rows_are_listed_running_ones_first(machine):
     running, waiting = observe(machine).rows
     assert (running.name, running.state, running.progress.micro_steps) == (ROW, "RUNNING", 3)
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
+
+
+def test_the_monitor_goes_on_if_a_connection_drops(machine):
+    steady = observe(machine)
+    dropping = MonitorTarget(DroppingShell(), machine.folder, (("node-1", DroppingShell()),))
+    assert observe(dropping) == steady
+
+
+def test_rows_are_listed_in_the_order_of_their_jobs(machine, tmp_path):
+    jobs = {"30": "PENDING", "9": "PENDING", "101": "RUNNING", "22": "RUNNING", "4_1": "RUNNING", "5": "COMPLETED"}
+    lines = [f"{id}|{state}|Priority|run/lab/{id}|llm-testbed 1 2" for id, state in jobs.items()]
+    (tmp_path / "squeue").write_text("#!/bin/sh\ncat <<'E'\n" + "\n".join(lines) + "\nE\n")
+    found = observe(machine).rows
+    assert [row.name.rpartition("/")[2] for row in found] == ["4_1", "22", "101", "9", "30"]
+    assert [row.reason for row in found] == ["", "", "", "Priority", "Priority"]
 
 
 def test_a_node_that_does_not_answer_hides_no_other(machine):

@@ -10,6 +10,7 @@ import pytest
 from provision.errors import BadJournal
 from provision.folders import default_folder
 from provision.leasing.journal import Journal, Machine, Operation
+from provision.models import TAG
 from provision.ssh.login import Login
 
 
@@ -106,7 +107,7 @@ def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
         Journal(tmp_path / "file").active_leases()
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ""])
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ".", ""])
 def test_a_lock_stays_in_its_folder(journal, name):
     with pytest.raises(BadJournal, match="is not a valid lease name"), journal.exclusive(name):
         pass
@@ -146,6 +147,34 @@ def test_a_second_program_waits_for_the_first_and_reports_it(journal):
     assert other.exitcode == 0
     with journal.exclusive("llm_cc", lambda: calls.append("waiting")):
         assert calls == []
+
+
+def test_a_program_that_waits_calls_back_once(journal):
+    calls, entered = [], []
+    first = journal.exclusive("llm_cc")
+    first.__enter__()
+
+    def end_of_first():
+        calls.append("waiting")
+        first.__exit__(None, None, None)
+
+    with journal.exclusive("llm_cc", end_of_first):
+        entered.append("second")
+    with journal.exclusive("other"), journal.exclusive("llm_cc"):
+        entered.append("both")
+    assert (calls, entered) == (["waiting"], ["second", "both"])
+
+
+def test_a_tag_is_unique_and_has_the_format_of_tags(journal):
+    tags = {journal.open("llm_cc", "CHI@UC").tag for _ in range(9)}
+    assert len(tags) == 9
+    assert all(TAG.fullmatch(tag) for tag in tags)
+
+
+def test_a_record_is_dated_to_the_second_and_keeps_its_site(journal):
+    opened = journal.open("llm_cc", "CHI@UC")
+    assert (opened.since, opened.site) == ("2026-11-21T00:00:00+00:00", "CHI@UC")
+    assert [entry.version for entry in journal.entries()] == [1]
 
 
 def _wait_alone(journal):

@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Result, read_result
 from experiments.runners.slurm.job_script import JobSpec
 from experiments.runners.slurm.layout import ENDED, SCRIPT, STARTED, Layout
 from experiments.runners.slurm.profile import Profile
 from experiments.suites.row_spec import RowSpec
-from provision.ssh.shell import LocalShell
+from provision.errors import ConnectionDropped
+from provision.ssh.shell import CommandResult, LocalShell
 from tests.support.results import in_memory
 from tests.support.runners import rows
 from tests.support.runners.fake_view import RecordingView
@@ -26,6 +28,17 @@ echo "$name" >> {{folder}}/submitted; echo "8;x"
 """
 """Submits a job, which ends at once with a result."""
 SCRIPTS = {"sbatch": SBATCH, "squeue": "cat {folder}/queue\n", "scancel": 'echo "$@" >> {folder}/cancelled\n'}
+
+
+class DroppingShell(LocalShell):
+    """A shell on this machine whose connection drops in each command that is neither repeatable nor run once only."""
+
+    ONCE = ("sbatch ", "fresh=")
+
+    def run(self, command: str, **options: Any) -> CommandResult:
+        if not options.get("repeatable") and not command.startswith(self.ONCE):
+            raise ConnectionDropped("cut")
+        return super().run(command, **options)
 
 
 class FakeCluster:

@@ -13,8 +13,8 @@ from experiments.runners.slurm.profile import Profile
 from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
 from provision.errors import CommandFailed
 from provision.leasing.journal import Journal, Operation
-from provision.ssh.shell import LocalShell
 from tests.support.runners import rows as sample_rows
+from tests.support.runners.fake_cluster import DroppingShell
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_the_archive_of_the_code_is_reproducible():
 def cluster(tmp_path, monkeypatch):
     """A cluster on this machine, with an archive of one file as its code; python prints ``printed``."""
     profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path / "runs"))
-    made = Cluster(LocalShell(), profile)
+    made = Cluster(DroppingShell(), profile)
     made.printed = "the code"
     monkeypatch.setattr(module, "TOOLS", ("tar",))
     monkeypatch.setattr(module, "code_archive", lambda: CODE)
@@ -129,3 +129,13 @@ def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, prin
     with pytest.raises(InputError, match=message):
         cluster.prepare(sample_rows.folder(tmp_path / "here", "a"))
     assert cluster.printed == "other code" or cluster.software() is None
+
+
+def test_the_python_of_a_cluster_is_started_with_its_environment(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").write_text("echo activated\n")
+    profile = Profile(
+        name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path), environment=str(tmp_path)
+    )
+    output = Cluster(DroppingShell(), profile).python_output("print(6 * 7)")
+    assert output.split() == ["activated", "42"]

@@ -23,6 +23,7 @@ from experiments.runners.slurm.download import (
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
 from tests.support.runners import rows
+from tests.support.runners.fake_cluster import DroppingShell
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
@@ -93,6 +94,11 @@ def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path)
     (remote / "log.txt").write_bytes(b"SAID\n")
     assert download_folder(LocalShell(), str(remote), tmp_path / "here") == 1
     assert contents(tmp_path / "here")["log.txt"] == b"SAID\n"
+
+
+def test_a_download_goes_on_if_the_connection_drops_between_two_commands(remote, tmp_path):
+    download_growing(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 
 
 def test_a_missing_folder_has_no_files(tmp_path):

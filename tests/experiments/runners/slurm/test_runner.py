@@ -19,7 +19,7 @@ from provision.errors import NotReached
 from tests.support.leasing.fake_site import NOW
 from tests.support.results import in_memory
 from tests.support.runners import rows
-from tests.support.runners.fake_cluster import FakeCluster, job_of
+from tests.support.runners.fake_cluster import DroppingShell, FakeCluster, job_of
 
 
 def test_rows_that_most_statements_need_go_first():
@@ -102,6 +102,15 @@ def test_a_row_is_submitted_and_its_result_is_downloaded(cluster, run):
 def test_a_row_that_needs_no_download_is_submitted_first(cluster, run):
     cluster.artifacts = {"a": ("weights",)}
     assert [name[0] for name in run("a", "b")] == ["b", "a"]
+
+
+def test_a_run_goes_on_if_the_connection_drops(cluster, run):
+    cluster.shell = DroppingShell()
+    queue_of(cluster, "RUNNING", max_steps=7)
+    write_submission(cluster.row_folder("b"), rows.spec("b"), "abcdefgh", "9")
+    assert len(run("a", "b")) == 2
+    assert cluster.words_in("cancelled") == ["--quiet", "7"]
+    assert cluster.result_of("a").outcome == "fits"
 
 
 def test_a_rejected_submission_names_the_profile_and_the_row(cluster, run):
