@@ -18,7 +18,8 @@ from tests.support.results import in_memory
 from tests.support.runners import rows
 from tests.support.runners.fake_cluster import FakeCluster, job_of
 
-PROGRESS = Progress(phase="forward", step=2, micro_steps=9, planned_micro_steps=24, left_s=75.0)
+DEVICE = in_memory.GPU.model_copy(update={"name": "NVIDIA | 80GB"})
+PROGRESS = Progress(phase="forward", step=2, micro_steps=9, planned_micro_steps=24, left_s=75.0, device=DEVICE)
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_a_failed_result_has_the_last_progress_of_the_row(cluster, track, tracke
     cluster.write(row.job_spec, "started", "7")
     poll(tracker)
     result = cluster.result_of()
-    assert (result.failure.phase, result.failure.step) == ("forward", 2)
+    assert (result.failure.phase, result.failure.step, result.device) == ("forward", 2, DEVICE)
     assert 100 <= result.elapsed_s < 160
 
 
