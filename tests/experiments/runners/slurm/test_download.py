@@ -274,3 +274,27 @@ def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path):
     for _ in range(2):
         download_growing(shell, [(str(remote), tmp_path / "here")], ["log.txt", "none.txt"])
     assert len(streamed) == 1
+
+
+def test_a_transfer_may_take_an_hour(remote, tmp_path, monkeypatch):
+    """Lists of files are answered within the usual time."""
+    monkeypatch.setattr(module, "RESUMED_BYTES", 1)
+    limits = []
+
+    class TimedShell(LocalShell):
+        def run(self, command, **options):
+            limits.extend([options["timeout_s"]] if "timeout_s" in options else [])
+            return super().run(command, **options)
+
+        def open_output(self, command, **options):
+            limits.append(options["timeout_s"])
+            return super().open_output(command, **options)
+
+        def stream(self, command, sink, **options):
+            limits.append(options["timeout_s"])
+            super().stream(command, sink, **options)
+
+    download_growing(TimedShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    (tmp_path / "here" / "it's a name.csv.part").write_bytes(FILES["it's a name.csv"][:9])
+    download_folder(TimedShell(), str(remote), tmp_path / "here")
+    assert limits == [3600.0] * 4

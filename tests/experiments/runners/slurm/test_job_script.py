@@ -83,6 +83,14 @@ def test_a_job_queries_its_gpus_by_their_indices_inside_the_job(tmp_path):
     subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, check=True)
 
 
+def test_a_job_whose_gpus_are_in_use_ends_with_their_processes_and_its_own_code(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/bash\necho 7, python, 9 MiB\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "the row's GPUs are not free: 7, python, 9 MiB ")
+
+
 def test_a_job_requests_what_the_row_needs_and_is_identified():
     assert {
         "--job-name=run/lab/a",
