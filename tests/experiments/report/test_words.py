@@ -145,6 +145,13 @@ def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
     assert ran_on(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 
 
+def test_data_of_the_users_own_has_no_remark() -> None:
+    for data in ("a.tar", "zips.tar"):
+        run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data=data)
+        results = {"baseline": make_result(run, "baseline", device=A100)}
+        assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == ()
+
+
 @pytest.mark.parametrize(
     ("options", "remark"),
     [

@@ -43,7 +43,8 @@ def test_a_step_has_several_micro_steps():
 @pytest.mark.parametrize("quantity", ["step_s", "samples_per_s", "train_s"])
 def test_only_a_row_that_fits_has_a_speed(quantity):
     assert QUANTITIES[quantity](result("a", speed={})) is not None
-    assert QUANTITIES[quantity](result("a", "oom", speed={})) is None
+    for outcome in ("oom", "error", "timeout"):
+        assert QUANTITIES[quantity](result("a", outcome, speed={})) is None
 
 
 def test_waits_for_the_cpu_are_counted_for_each_step():
@@ -71,6 +72,8 @@ def test_only_a_row_that_ran_out_of_memory_failed_at_a_step():
     failure = Failure(phase="forward", step=1, kind="x", message="")
     assert QUANTITIES["oom_step"](result("a", "oom").model_copy(update={"failure": failure})) == 1
     assert QUANTITIES["oom_step"](result("a", "oom")) is None
+    for outcome in ("fits", "host_oom", "refused", "timeout"):
+        assert QUANTITIES["oom_step"](result("a", outcome).model_copy(update={"failure": failure})) is None
 
 
 @pytest.mark.parametrize(

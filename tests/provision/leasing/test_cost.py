@@ -6,6 +6,7 @@ import pytest
 
 from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
 from provision.leasing.cost import cost_in_words, cost_su, leased_hosts, report_cost_on_exit, running_cost, used_time
+from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
 from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
@@ -100,6 +101,8 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, c
     with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); release again"):
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert len(site.remaining_resources()) == 1
+    listed = [entry.data["id"] for entry in reconciler.journal.entries() if entry.data.get("reason") == "still listed"]
+    assert listed == [one.id for one in site.held]
     assert cost() == (LINE.format("15:00") if kind == "lease" else "")
     site.before = lambda operation: None
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
@@ -196,6 +199,22 @@ def test_the_cost_is_the_sum_over_the_hosts_if_every_price_is_known():
     assert cost_su(free, 3 * HOUR) == 0
     for hosts in ([], [two[0], None], [two[0], *hosts_of(1)]):
         assert cost_su(hosts, 3 * HOUR) is None
+
+
+def test_the_price_is_that_of_the_lease_that_was_requested_last(reconciler, lease_request, cost):
+    lease(priced_site(), reconciler, lease_request())
+    active_lease, (slot,) = reconciler.journal.active_lease("llm_cc"), requested_slots(reconciler)
+    dearer = {**slot, "cost_su": 2 * slot["cost_su"]}
+    reconciler.journal.write("intent", active_lease, Operation.CREATE_LEASE, **dearer)
+    assert "costs 32 service units an hour" in cost()
+
+
+def requested_slots(reconciler):
+    return [
+        entry.data
+        for entry in reconciler.journal.entries()
+        if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE)
+    ]
 
 
 def test_a_lease_without_a_price_costs_service_units(reconciler, lease_request, cost):
