@@ -98,7 +98,7 @@ def run_tests(module: str, tests: list[str]) -> int:
     """
     name = f"test_{Path(module).stem}.py"
     files = [test for test in tests if test.endswith(".py") and not test.startswith("-")]
-    own = [str(Path(folder, name)) for folder in tests if Path(folder, name).exists()]
+    own = [str(path) for folder in tests for path in Path(folder).rglob(name)]
     return int(pytest.main([*OPTIONS, *files, *own, *tests]))
 
 

@@ -31,7 +31,7 @@ def test_the_last_loss_is_that_of_the_last_batch_and_the_final_one_of_at_least_o
 
 
 def test_a_step_has_several_micro_steps():
-    speed = {"micro_steps": 12, "optimizer_steps": 3, "planned_micro_steps": 40}
+    speed: dict[str, float] = {"micro_steps": 12, "optimizer_steps": 3, "planned_micro_steps": 40}
     made = result("a", speed=speed)
     assert QUANTITIES["micro_steps_per_step"](made) == 4
     assert QUANTITIES["planned_micro_steps"](made) == 40

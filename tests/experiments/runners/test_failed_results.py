@@ -1,6 +1,7 @@
 """Results of rows that were rejected, or whose processes wrote none."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_rejected_row_has_the_device_that_it_would_have_used(tmp_path):
 
 
 def test_the_device_of_a_row_is_its_first_gpu_or_the_processor():
-    expected = {"host_cpus": 2, "host_memory_gib": 64.0}
+    expected: dict[str, Any] = {"host_cpus": 2, "host_memory_gib": 64.0}
     assert device_of(node(GPU, GPU), [GPU, GPU]) == Device(
         kind="cuda", name=GPU.name, count=2, memory_gib=GPU.memory_gib, card="a100_80gb", **expected
     )

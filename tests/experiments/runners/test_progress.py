@@ -1,7 +1,6 @@
 """The progress of a run, printed as lines or as a table."""
 
 from io import StringIO
-from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -12,6 +11,7 @@ from experiments.runners import progress
 from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
 from experiments.runners.slurm.download import TransferProgress
 from tests.support.results import in_memory
+from tests.support.runners.fake_time import FakeTime
 from tests.support.runners.rows import spec
 
 PROGRESS = Progress(
@@ -76,7 +76,7 @@ def test_columns_that_do_not_fit_are_hidden_and_times_stay():
 
 
 def test_a_download_is_shown_below_the_table_at_most_every_refresh(monkeypatch):
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=100.0)
+    clock = FakeTime()
     monkeypatch.setattr(progress, "time", clock)
     text = StringIO()
     view = view_on(Console(file=text, force_terminal=True, color_system=None, width=100))

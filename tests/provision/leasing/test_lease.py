@@ -235,14 +235,14 @@ def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
     assert (site.held, reconciler.journal.active_leases()) == ([], {})
 
 
-def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, lease_request):
+def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, lease_request, monkeypatch):
     """The requirements of a boot are checked only before the first request."""
     site = FakeSite()
     site.before = lambda operation: interrupt() if operation == "create server" else None
     with pytest.raises(Killed):
         lease(site, reconciler, lease_request())
     site.before = lambda operation: None
-    site.boot_requirements = interrupt
+    monkeypatch.setattr(site, "boot_requirements", interrupt)
     assert lease(site, reconciler, lease_request()).machines
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, RESULT_FILE, START_LIMIT_S, Progress
-from experiments.runners.local import runner
+from experiments.runners.local import gpu_memory, runner
 from experiments.runners.local.resources import Allocation, ResourcePool
 from experiments.runners.local.runner import LocalRunner, RunningRow, clear_row_folder, stop_signals
 from experiments.runners.progress import RowState
 from tests.support.results import in_memory
 from tests.support.runners import rows as sample_rows
+from tests.support.runners.fake_time import FakeTime
 from tests.support.runners.fake_view import RecordingView
 
 GPU = sample_rows.GPU
@@ -22,7 +23,7 @@ GPU = sample_rows.GPU
 
 @pytest.fixture
 def clock(monkeypatch):
-    made = SimpleNamespace(now=1000.0, monotonic=lambda: made.now, sleep=lambda seconds: None)
+    made = FakeTime(1000.0)
     monkeypatch.setattr(runner, "time", made)
     return made
 
@@ -120,7 +121,7 @@ def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(lo
 def test_resources_that_a_row_leaves_in_use_are_not_used_again(local, clock, monkeypatch, alive, used_gib, line):
     made = local()
     row = running(made, clock)
-    monkeypatch.setattr(runner.gpu_memory, "gpus_still_in_use", lambda before: used_gib)
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: used_gib)
     made._free(row, alive, {0: 0.0, 1: 0.0})
     assert made._pool.size == (1 if line else 2)
     assert made._view.lines == ([f"a: later rows do not use its GPUs: {line}"] if line else [])
@@ -135,7 +136,7 @@ def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clo
     if had_result:
         (row.folder / RESULT_FILE).write_text(result)
     monkeypatch.setattr(made, "_end", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
-    monkeypatch.setattr(runner.gpu_memory, "gpus_still_in_use", lambda before: {})
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: {})
     if act == "_kill":
         made._kill(row)
         assert (row.folder / RESULT_FILE).exists() == had_result
@@ -195,7 +196,7 @@ def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypa
     row = running(made, clock)
     (row.folder / RESULT_FILE).write_text("{}")
     monkeypatch.setattr(made, "_end", lambda folder: [])
-    monkeypatch.setattr(runner.gpu_memory, "gpus_still_in_use", lambda before: {})
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._times_s, (row.folder / RESULT_FILE).exists()) == ([], [], False)
     assert made._pool.allocate(sample_rows.spec("b", devices=2, strategy="ddp"))
@@ -226,7 +227,11 @@ def test_an_earlier_result_is_kept_under_the_time_when_it_was_written(tmp_path):
 
 
 def test_stop_signals_are_collected_and_ignored_ones_stay_ignored():
-    kinds = {signal.SIGHUP: signal.SIG_IGN, signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    kinds: dict[signal.Signals, Any] = {
+        signal.SIGHUP: signal.SIG_IGN,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+    }
     before = {number: signal.signal(number, handler) for number, handler in kinds.items()}
     try:
         with stop_signals() as received:

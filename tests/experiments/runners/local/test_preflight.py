@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from experiments.runners.local import preflight
+from experiments.suites.suite import suites_in_group
 from experiments.system.files import GIB
 from experiments.system.packages import EXTRAS
 from provision.checks import abilities_in_words, summary_in_words
@@ -84,7 +85,7 @@ def test_a_tiny_row_needs_one_and_a_half_gib_of_memory(check_named, monkeypatch,
 
 
 def test_results_and_cache_need_disk_space_for_all_rows(check_named, monkeypatch, tmp_path):
-    rows = sum(len(suite.rows) for suite in preflight.suites_in_group("both"))
+    rows = sum(len(suite.rows) for suite in suites_in_group("both"))
     needed_gib = 1 + 0.05 * rows
     monkeypatch.setattr(preflight, "cache_folder", lambda: tmp_path / "not" / "yet")
     for free_gib, status in ((needed_gib, "ok"), (needed_gib - 0.001, "failed")):
@@ -126,7 +127,7 @@ def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, dock
     assert check_named("Docker").text == "29.0, without GPUs"
     monkeypatch.setattr(preflight, "ANSWER_S", 0.2)
     real = subprocess.run
-    monkeypatch.setattr(preflight.subprocess, "run", lambda command, **more: real(["sleep", "9"], **more))
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: real(["sleep", "9"], **more))
     assert check_named("Docker").text == "the daemon does not answer within 0 s; systemctl restart docker"
 
 

@@ -11,6 +11,8 @@ from experiments.runners.slurm import cluster as module
 from experiments.runners.slurm.cluster import Cluster, code_archive
 from experiments.runners.slurm.profile import Profile
 from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
+from experiments.system.files import CODE_FOLDER
+from provision import reproducible
 from provision.errors import CommandFailed
 from provision.leasing.journal import Journal, Operation
 from tests.support.runners import rows as sample_rows
@@ -81,24 +83,21 @@ def test_the_archive_of_the_code_is_reproducible():
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """A cluster on this machine, with an archive of one file as its code; python prints ``printed``."""
+    """A cluster on this machine, with an archive of one file as its code; its Python prints the code's checksum."""
     profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path / "runs"))
     made = Cluster(DroppingShell(), profile)
-    made.printed = "the code"
     monkeypatch.setattr(module, "TOOLS", ("tar",))
     monkeypatch.setattr(module, "code_archive", lambda: CODE)
     monkeypatch.setattr(module, "code_sha256", lambda: "the code")
-
-    def python_output(code):
-        if isinstance(made.printed, Exception):
-            raise made.printed
-        return made.printed
-
-    monkeypatch.setattr(made, "python_output", python_output)
+    monkeypatch.setattr(made, "python_output", lambda code: "the code")
     return made
 
 
-CODE = module.reproducible.archive_bytes({"experiments/a.py": module.CODE_FOLDER / "experiments" / "errors.py"})
+CODE = reproducible.archive_bytes({"experiments/a.py": CODE_FOLDER / "experiments" / "errors.py"})
+
+
+def fail(code):
+    raise CommandFailed("no papermill", 1)
 
 
 def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monkeypatch):
@@ -118,17 +117,21 @@ def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("printed", "message"),
+    ("python_output", "message"),
     [
-        ("other code", "profile x: venv: has different training code; rebuild it from this checkout"),
-        (CommandFailed("no papermill", 1), "profile x: venv: its Python cannot run rows: no papermill"),
+        (lambda code: "other code", "profile x: venv: has different training code; rebuild it from this checkout"),
+        (fail, "profile x: venv: its Python cannot run rows: no papermill"),
     ],
 )
-def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, printed, message):
-    cluster.printed = printed
+def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, monkeypatch, python_output, message):
+    monkeypatch.setattr(cluster, "python_output", python_output)
     with pytest.raises(InputError, match=message):
         cluster.prepare(sample_rows.folder(tmp_path / "here", "a"))
-    assert cluster.printed == "other code" or cluster.software() is None
+
+
+def test_the_software_of_a_python_that_does_not_start_is_not_known(cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "python_output", fail)
+    assert cluster.software() is None
 
 
 def test_the_python_of_a_cluster_is_started_with_its_environment(tmp_path):

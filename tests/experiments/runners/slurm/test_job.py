@@ -1,5 +1,7 @@
 """The program of a job, which runs one row on the job's machine. Fakes: the machine and its runner."""
 
+from typing import Any
+
 import pytest
 
 from experiments.errors import Interrupted
@@ -13,7 +15,7 @@ from tests.support.runners import rows
 def run_job(tmp_path, monkeypatch):
     """Run a row as a job; return the exit code, the run's folder and the arguments of the runner."""
     folder = rows.folder(tmp_path / "run", "a")
-    runners = []
+    runners: list[Any] = []
 
     def start(spec, node: Node, nodes="1", problem=None):
         class Runner:

@@ -1,6 +1,7 @@
 """Parsing of the queue that Slurm prints."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -45,13 +46,13 @@ DROPPED = NotReached("dropped")
     [(["7;cluster\n"], "", "7", 1), ([DROPPED], "8", "8", 1), ([DROPPED, "9\n"], "", "9", 2)],
 )
 def test_a_script_is_submitted_again_only_if_no_job_is_found(answers, found, job, commands):
-    shell = Shell(*answers)
+    shell: Any = Shell(*answers)
     assert submit(shell, "it's", lambda: found) == job
     assert shell.commands == [("sbatch --parsable 'it'\"'\"'s'", True)] * commands
 
 
 def test_jobs_are_cancelled_with_one_command_and_none_without_jobs():
-    shell = Shell("")
+    shell: Any = Shell("")
     cancel(shell, [])
     cancel(shell, ["7", "8"])
     assert shell.commands == [("scancel --quiet 7 8", False)]

@@ -3,6 +3,7 @@
 import os
 import signal
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,8 +68,14 @@ def cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", os.environ["PATH"])
     made = FakeCluster(tmp_path)
     monkeypatch.setattr(module, "Staging", lambda *arguments: made.staging)
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=end_after_ticks(99)))
     return made
+
+
+def end_after_ticks(number):
+    """Return a fake of time.sleep that fails the test after so many calls, in place of an endless run."""
+    ticks = iter(range(number))
+    return lambda seconds: next(ticks, None) is not None or pytest.fail("the run does not end")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from provision.ssh.shell import LocalShell
 from tests.support.results import in_memory
 from tests.support.runners import rows
 from tests.support.runners.fake_cluster import FakeCluster, job_of
+from tests.support.runners.fake_time import FakeTime
 
 DEVICE = in_memory.GPU.model_copy(update={"name": "NVIDIA | 80GB"})
 PROGRESS = Progress(phase="forward", step=2, micro_steps=9, planned_micro_steps=24, left_s=75.0, device=DEVICE)
@@ -150,7 +151,7 @@ def test_a_row_that_never_started_has_the_reason_of_its_failed_download(cluster,
 
 def test_an_unreachable_cluster_is_reported_once_and_given_up_after_an_hour(cluster, track, tracker, monkeypatch):
     row = track()
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=10.0)
+    clock = FakeTime(10.0)
     monkeypatch.setattr(tracking, "time", clock)
 
     def drop(*arguments, **options):
@@ -177,7 +178,7 @@ def test_an_unreachable_cluster_is_reported_once_and_given_up_after_an_hour(clus
 
 
 def test_the_queue_is_queried_once_in_each_interval(cluster, tracker, monkeypatch):
-    clock = SimpleNamespace(monotonic=lambda: clock.now, now=10.0)
+    clock = FakeTime(10.0)
     monkeypatch.setattr(tracking, "time", clock)
     queries = []
     monkeypatch.setattr(tracker, "_poll", lambda: queries.append(clock.now))

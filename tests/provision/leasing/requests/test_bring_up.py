@@ -67,7 +67,7 @@ def test_a_server_that_disappears_with_its_lease_is_not_made_again(reconciler, l
 
 
 @pytest.mark.usefixtures("reachable")
-def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler, lease_request):
+def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler, lease_request, monkeypatch):
     site = FakeSite(hosts_of(4), broken={"1", "2"})
     faults = {"1": "no power", "2": "Quota exceeded for instances"}
     create = site.create_server
@@ -77,7 +77,7 @@ def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler,
         site.booted[-1] = replace(made, fault=faults[resource[-1]])
         return site.booted[-1]
 
-    site.create_server = create_server
+    monkeypatch.setattr(site, "create_server", create_server)
     with pytest.raises(BootFailed) as failed:
         lease(site, reconciler, lease_request(count=2))
     assert str(failed.value) == (
@@ -136,7 +136,7 @@ def test_a_node_may_fail_until_the_limit_and_not_longer(reconciler, lease_reques
 
 
 @pytest.mark.usefixtures("reachable")
-def test_an_address_is_tried_three_times(reconciler, lease_request, messages):
+def test_an_address_is_tried_three_times(reconciler, lease_request, messages, monkeypatch):
     site = FakeSite()
     tried = []
 
@@ -144,7 +144,7 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages):
         tried.append(address)
         raise RequestRejected("in use")
 
-    site.attach_address = attach_address
+    monkeypatch.setattr(site, "attach_address", attach_address)
     with pytest.raises(NoAddress, match="no address could be attached to node: other programs took 3 in a row"):
         lease(site, reconciler, lease_request())
     assert len(tried) == 3
@@ -170,14 +170,14 @@ def test_an_address_that_this_lease_allocated_before_is_used(reconciler, lease_r
     ("taken", "ending"),
     [([], ""), ([Address("1", "192.0.2.91", server="another")], ""), ([Address("1", "192.0.2.92")], "192.0.2.92")],
 )
-def test_only_unattached_addresses_are_named_if_none_is_free(reconciler, lease_request, taken, ending):
+def test_only_unattached_addresses_are_named_if_none_is_free(reconciler, lease_request, monkeypatch, taken, ending):
     site = FakeSite()
     site.taken = taken
 
     def allocate_address(tag):
         raise NoAddress("no floating IP is free")
 
-    site.allocate_address = allocate_address
+    monkeypatch.setattr(site, "allocate_address", allocate_address)
     note = f"; unattached addresses of the project: {ending}; release yours: openstack floating ip delete"
     with pytest.raises(NoAddress) as failed:
         lease(site, reconciler, lease_request())

@@ -120,20 +120,20 @@ def test_credentials_are_listed_only_for_a_lease_that_may_have_one(record, asked
     assert names[:6] == ["lease", "server", "volume", "address", "key", "security group"]
 
 
-def test_what_remains_is_named_and_a_service_that_does_not_answer_too(reconciler, seconds):
+def test_what_remains_is_named_and_a_service_that_does_not_answer_too(reconciler, seconds, monkeypatch):
     site = FullSite()
     site.uploaded = [TaggedResource("k", "key", TAG), TaggedResource("l", "key", TAG, "classmate")]
 
     def fail(problem):
         raise problem
 
-    site.addresses = lambda: fail(Unreachable("neutron does not answer"))
+    monkeypatch.setattr(site, "addresses", lambda: fail(Unreachable("neutron does not answer")))
     expected = ["volume v", "address not known (neutron does not answer)", "key k", "security group g"]
     assert list_once(site, RECORD) == expected
     assert seconds() == 0
     assert list_remaining(site, reconciler, RECORD) == expected
     assert seconds() > 60
-    site.addresses = lambda: fail(RequestRejected("no"))
+    monkeypatch.setattr(site, "addresses", lambda: fail(RequestRejected("no")))
     assert "address not known (no)" in list_once(site, RECORD)
 
 
