@@ -1,5 +1,6 @@
 """The progress of a run, printed as lines or as a table."""
 
+import threading
 from io import StringIO
 
 import pytest
@@ -154,6 +155,12 @@ def test_next_to_a_miniature_is_the_prediction_at_full_size():
 def test_a_terminal_gets_the_table_and_a_file_gets_lines():
     assert type(view_on(Console(file=StringIO()))) is View
     assert type(view_on(Console(file=StringIO(), force_terminal=True))) is LiveView
+
+
+def test_the_table_is_drawn_only_when_rows_are_shown():
+    before = threading.active_count()
+    with view_on(Console(file=StringIO(), force_terminal=True)).live():
+        assert threading.active_count() == before, "a thread draws it"
 
 
 def test_the_table_is_drawn_while_rows_run():

@@ -72,6 +72,14 @@ def test_a_running_row_has_the_progress_and_the_log_of_its_job(cluster, track, t
     assert (row.began, row.progress) == (began, PROGRESS)
 
 
+def test_without_a_new_report_no_progress_is_written(cluster, track, tracker):
+    row = track(progress=PROGRESS)
+    cluster.queue("7|RUNNING|None")
+    poll(tracker)
+    assert row.progress == PROGRESS
+    assert not (cluster.row_folder() / PROGRESS_FILE).exists()
+
+
 def test_a_waiting_row_has_not_begun(cluster, track, tracker):
     row = track()
     cluster.queue("7|PENDING|Resources")
