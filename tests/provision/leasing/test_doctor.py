@@ -147,6 +147,12 @@ def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, messa
     assert message in failed_lines()["credential"]
 
 
+def test_a_credential_that_lasts_for_a_lab_passes(site, failed_lines):
+    for hours, failed in ((3.5, []), (2.9, ["credential"])):
+        site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
+        assert list(failed_lines()) == failed
+
+
 def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed_lines):
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}

@@ -10,6 +10,7 @@ from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.request import (
     IdleEnd,
+    LeaseRequest,
     LeaseTask,
     address_data,
     default_image,
@@ -24,6 +25,12 @@ from provision.leasing.request import (
 )
 from provision.models import Address, Host, Requirements, Server, TaggedResource, TimeSlot
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
+
+
+def test_a_lease_starts_at_once_only_on_request(lease_request):
+    made = lease_request()
+    assert made.at_once
+    assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).at_once
 
 
 def test_several_servers_are_numbered(lease_request):
