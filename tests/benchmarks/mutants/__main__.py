@@ -92,23 +92,26 @@ def test_mutants(code: Path, task: dict[str, Any]) -> list[Mutant]:
 
 def summary(mutants: list[Mutant], explained: list[Mutant]) -> dict[str, Any]:
     """Return the score of all mutants and of each part, and the survivors with their reasons."""
-    survivors = [mutant for mutant in mutants if mutant["outcome"] == "survived"]
+    mutants = [{**mutant, "reason": reason(mutant, explained)} for mutant in mutants]
     parts = sorted({mutant["part"] for mutant in mutants})
     return {
         "all": score(mutants),
         "parts": {part: score([mutant for mutant in mutants if mutant["part"] == part]) for part in parts},
-        "survivors": [{**mutant, "reason": reason(mutant, explained)} for mutant in survivors],
+        "survivors": [mutant for mutant in mutants if mutant["outcome"] == "survived"],
     }
 
 
 def score(mutants: list[Mutant]) -> dict[str, float]:
-    """Return numbers by outcome, and the percentage of mutants that were found."""
+    """Return numbers by outcome, and the percentage that was found: of all mutants, and without explained survivors."""
     outcomes = Counter(mutant["outcome"] for mutant in mutants)
-    found = sum(number for outcome, number in outcomes.items() if outcome != "survived")
+    found = len(mutants) - outcomes["survived"]
+    explained = sum(bool(mutant["reason"]) for mutant in mutants if mutant["outcome"] == "survived")
     return {
         "mutants": len(mutants),
-        **dict(sorted(outcomes.items())),
+        **{outcome: number for outcome, number in sorted(outcomes.items()) if number},
+        "explained": explained,
         "found_percent": round(100 * found / len(mutants), 1),
+        "found_percent_without_explained": round(100 * found / max(1, len(mutants) - explained), 1),
     }
 
 

@@ -45,7 +45,7 @@ def main(task: dict[str, Any]) -> None:
     for part in used:
         import_libraries(part["tests"])
         run_unmutated_code(part)
-    for item in wanted:
+    for item in filter(can_be_made, wanted):
         results[item.job_id] = run_mutant(item, parts[module_of(item)], task["limit_s"])
         session.set_result(item.job_id, results[item.job_id])
         print(results[item.job_id].output, module_of(item), item.mutations[0].start_pos[0], flush=True)
@@ -72,6 +72,20 @@ def sample(modules: list[str], number: int, seed: int) -> list[Any]:
     return [draw.choice(places[place]) for place in draw.sample(sorted(places), min(number, len(places)))]
 
 
+def can_be_made(item: Any) -> bool:
+    """Return whether cosmic-ray can make the mutant: it fails to replace an exception with a dotted name in a tuple."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    (mutation,) = item.mutations
+    operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+    try:
+        mutate_code(Path(mutation.module_path).read_text(), operator, mutation.occurrence)
+    except AttributeError:
+        return False
+    return True
+
+
 def run_mutant(item: Any, part: Part, limit_s: float) -> Any:
     """Run the tests on a mutant; return cosmic-ray's result, whose output is found, timeout or survived."""
     from cosmic_ray.mutating import _make_diff, use_mutation
@@ -92,10 +106,14 @@ def run_mutant(item: Any, part: Part, limit_s: float) -> Any:
 
 
 def run_tests(module: str, tests: list[str]) -> int:
-    """Run a module's own test file, if any, then the other tests, until the first failure; return 0 if none fails."""
+    """Run the tests until the first failure; return 0 if none fails.
+
+    First run the files among ``tests``, then the module's own test file, if any, and last the folders.
+    """
     name = f"test_{Path(module).stem}.py"
-    own = [str(Path(folder, name)) for folder in tests if Path(folder, name).exists()]
-    return int(pytest.main([*OPTIONS, *own, *tests]))
+    files = [test for test in tests if test.endswith(".py") and not test.startswith("-")]
+    own = [str(path) for folder in tests for path in Path(folder).rglob(name)]
+    return int(pytest.main([*OPTIONS, *files, *own, *tests]))
 
 
 def run_unmutated_code(part: Part) -> None:

@@ -6,10 +6,13 @@ import pytest
 
 from experiments.report.words import (
     format_gib,
+    format_memory,
+    format_percent,
     format_share,
     format_stages,
     headline,
     lower_first,
+    predicted_headline,
     ran_on,
     remarks,
     setting_sentence,
@@ -82,6 +85,30 @@ def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -
     assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 holds."
 
 
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({"pass": 2}, "All 2 statements about memory are predicted to hold."),
+        (
+            {"pass": 20, "fail": 2, "not_evaluated": 8},
+            "20 of 22 statements about memory are predicted to hold; 8 others cannot be predicted.",
+        ),
+        ({"fail": 2}, "0 of 2 statements about memory are predicted to hold."),
+        ({"not_evaluated": 2}, "No statement is about memory, so none can be predicted."),
+    ],
+)
+def test_the_headline_of_a_prediction_counts_what_it_predicts(counts: dict[str, int], sentence: str) -> None:
+    assert predicted_headline(evaluation(**counts)) == sentence
+
+
+def test_the_headline_of_known_failures_alone_names_no_number() -> None:
+    found = evaluation(fail=1)
+    known = found.verdicts[0].model_copy(update={"known_failure": "cause"})
+    assert headline(found.model_copy(update={"verdicts": (known,)})) == "The statement fails with a known cause."
+    assert headline(evaluation(**{"pass": 1, "fail": 1})) == "1 of 2 statements fails; 1 holds."
+    assert headline(evaluation(**{"pass": 1, "error": 2})) == "2 errors; 1 statement holds."
+
+
 def test_a_gpu_that_emulates_a_card_is_named() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
 
@@ -106,6 +133,61 @@ def test_a_run_with_tiny_models_is_named_as_such() -> None:
     result = make_result(run, "baseline", device=PROCESSOR)
     assert ran_on(result) == "a CPU (AMD EPYC 7763), in miniature"
     assert "This is a miniature on a CPU (AMD EPYC 7763)" in setting_sentence(run, {"baseline": result})
+
+
+def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
+    run, two = make_run(), A100.model_copy(update={"count": 2})
+    devices = {"baseline": A100, "xxl": two, "xxl-sgd": PROCESSOR.model_copy(update={"count": 4})}
+    results = {row: make_result(run, row, device=device) for row, device in devices.items()}
+    assert setting_sentence(run, results) == ("At full size on 2 x NVIDIA A100 80GB PCIe; a CPU (AMD EPYC 7763).")
+    assert setting_sentence(run, {}) == "No row has a result yet. Requested: a100_80gb, size full."
+    assert ran_on(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
+    assert ran_on(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
+
+
+def test_data_of_the_users_own_has_no_remark() -> None:
+    for data in ("a.tar", "zips.tar"):
+        run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data=data)
+        results = {"baseline": make_result(run, "baseline", device=A100)}
+        assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "remark"),
+    [
+        ({"weights": "random"}, "Random weights, data: captions. Losses depend on both."),
+        ({"data": "synthetic"}, "Pretrained weights, data: synthetic. Losses depend on both."),
+        ({"length": "verdict"}, "Each row ran only as many steps as its verdict needs."),
+        ({"rows": ("baseline", "xxl", "xxl-sgd")}, "2 of 3 rows have no result."),
+    ],
+)
+def test_each_option_has_its_own_remark(options: dict[str, Any], remark: str) -> None:
+    taught: dict[str, Any] = {"rows": ("baseline",), "length": "as-taught", "weights": "pretrained", "data": "captions"}
+    run = make_run(**taught | options)
+    results = {"baseline": make_result(run, "baseline", device=A100)}
+    assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == (remark,)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [(1, "1 row ran on fewer ranks than it states"), (2, "2 rows ran on fewer ranks than they")]
+)
+def test_rows_on_fewer_ranks_are_counted(rows: int, words: str) -> None:
+    names = ("7b-4gpu-ddp", "7b-4gpu-fsdp")[:rows]
+    run = make_run(suite="multi_gpu_litgpt", rows=names, length="as-taught", weights="pretrained", data="/data")
+    results = {row: make_result(run, row, device=A100) for row in names}
+    fewer = {
+        row: one.model_copy(
+            update={
+                "spec": one.spec.model_copy(update={"settings": one.spec.settings.model_copy(update={"devices": 2})})
+            }
+        )
+        for row, one in results.items()
+    }
+    suite = suite_named(run.suite)
+    of_suite = run.model_copy(update={"recipe_version": suite.version})
+    assert remarks(of_suite, suite, evaluation(), results) == ()
+    (remark,) = remarks(of_suite, suite, evaluation(), fewer)
+    assert remark.startswith(words)
 
 
 def test_remarks_depend_on_the_options() -> None:
@@ -135,7 +217,15 @@ def test_a_miniature_names_the_statements_that_it_can_evaluate() -> None:
 
 def test_numbers() -> None:
     assert [format_gib(78.6), format_gib(0.012345)] == ["78.60 GiB", "12.6 MiB"]
-    assert [format_share(0.4567), format_share(0.0213)] == ["46 %", "2.1 %"]
+    assert [format_share(value) for value in (0.4567, 0.1, 0.0999, 0.0213)] == ["46 %", "10 %", "10.0 %", "2.1 %"]
+    assert [format_percent(value) for value in (0.0041, -0.1, 0.0004, -0.0004)] == [
+        "+0.4 %",
+        "-10.0 %",
+        "0.0 %",
+        "0.0 %",
+    ]
+    assert [format_memory(gib) for gib in (1.0, -78.567, 0.99999, 0.1234)] == ["1.00", "-78.57", "1", "0.123"]
+    assert format_memory(0.1234, 1024) == "126"
 
 
 def test_the_stages_of_a_row_are_named_with_their_times() -> None:

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results.load import CPU_WAIT_SHARE, STEADY_UTILIZATION, gpu_load, read_samples, training_samples
+from experiments.results.load import (
+    CPU_WAIT_INTERVAL,
+    CPU_WAIT_SHARE,
+    STEADY_UTILIZATION,
+    gpu_load,
+    read_samples,
+    training_samples,
+    training_utilization,
+)
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
@@ -116,3 +124,63 @@ def test_without_the_load_of_the_cpu_there_is_no_waiting_time() -> None:
     result, samples = stored_row("13b-4gpu-zero3-offload")
     bare = [{key: value for key, value in sample.items() if key != "host_cpu_percent"} for sample in samples]
     assert CPU_WAIT_SHARE not in gpu_load(bare, result.speed)
+
+
+def samples_of(*loads: tuple[float, float], every_s: float = 2.0) -> list[dict[str, float | str]]:
+    """Return samples of the training with these loads of GPU and processors, in percent."""
+    return [
+        {"t_s": number * every_s, "phase": "forward", "gpu_util_percent": gpu, "host_cpu_percent": cpu}
+        for number, (gpu, cpu) in enumerate(loads)
+    ]
+
+
+WAITS, WORKS = (4.9, 50.0), (5.0, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("loads", "share", "interval_s"),
+    [
+        ([WORKS, WAITS, WAITS, WORKS], 0.5, None),
+        ([WORKS, WAITS, WORKS, WORKS, WAITS, WORKS], 1 / 3, 6.0),
+        ([WAITS, WORKS, WAITS, WORKS, WAITS, WORKS], 0.5, 4.0),
+        ([(4.9, 49.9), WORKS], 0.0, None),
+    ],
+)
+def test_a_wait_is_a_time_with_idle_gpus_and_busy_processors(
+    loads: list[tuple[float, float]], share: float, interval_s: float | None
+) -> None:
+    load = gpu_load(samples_of(*loads), None)
+    assert (load[CPU_WAIT_SHARE], load.get(CPU_WAIT_INTERVAL)) == (share, interval_s)
+
+
+def test_the_utilization_counts_until_the_last_time_that_a_gpu_worked() -> None:
+    samples = samples_of((0.0, 1.0), (1.0, 1.0), (90.0, 1.0), (0.0, 1.0))
+    samples.insert(0, {"t_s": 0.0, "phase": "load", "gpu_util_percent": 50.0})
+    assert training_utilization(samples) == [0.0, 1.0, 90.0]
+    assert training_utilization(samples_of((0.0, 1.0), (0.0, 1.0))) == [0.0, 0.0]
+    assert training_samples(samples, None) == samples[1:4]
+
+
+@pytest.mark.parametrize(("steps", "number"), [(0, 3), (1, 3), (2, 3), (3, 5), (9, 9)])
+def test_the_training_ends_with_its_last_step(steps: int, number: int) -> None:
+    """The first sample is at the end of the first micro-step; a step takes four seconds."""
+    result, _ = stored_row("7b-1gpu")
+    assert result.speed is not None
+    speed = result.speed.model_copy(update={"step_s": 4.0, "optimizer_steps": steps})
+    assert len(training_samples(samples_of(*[(90.0, 1.0)] * 9), speed)) == number
+
+
+def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "telemetry.csv"
+    path.write_text("t_s,phase,gpu_util_percent,x\n1.0,forward,9,inf\n2.0,forward,no,1,2\n3.0,forward\n,forward,9\n")
+    assert read_samples(path) == [
+        {"t_s": 1.0, "phase": "forward", "gpu_util_percent": 9.0},
+        {"t_s": 2.0, "phase": "forward", "x": 1.0},
+        {"t_s": 3.0, "phase": "forward"},
+    ]
+
+
+def test_the_least_used_gpu_counts_and_only_numbered_columns_are_gpus() -> None:
+    columns: dict[str, float | str] = {"gpu0_util_percent": 80.0, "gpu10_util_percent": 60.0, "gpux_util_percent": 1.0}
+    load = gpu_load([sample | columns for sample in samples_of((70.0, 1.0), (70.0, 1.0))], None)
+    assert load[STEADY_UTILIZATION] == 60.0

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from experiments.results.verdicts import Evaluation
+from experiments.results.verdicts import Evaluation, Verdict
+from tests.support.results.in_memory import run
 
 
 class TestStoredVerdicts:
@@ -53,3 +54,27 @@ class TestStoredVerdicts:
         stored = json.loads((self.FOLDER / f"verdict-{version}.json").read_text())
         with pytest.raises(ValidationError):
             Evaluation.model_validate_json(json.dumps(stored | change))
+
+
+def verdict(status="fail", **changes):
+    return Verdict(id="a", kind="claim", says="So.", rows=(), status=status, expected="", value="", **changes)
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("a has not run; the loss is not predicted", "rows have not run"),
+        ("no GPU; a, b has not run", "rows have not run"),
+        ("a has not run yet", "a has not run yet"),
+        ("no GPU", "no GPU"),
+    ],
+)
+def test_reasons_of_rows_that_have_not_run_are_of_one_kind(reason, kind):
+    assert verdict(reason=reason).kind_of_reason == kind
+
+
+def test_only_failures_with_a_known_cause_are_known_failures():
+    known = [verdict(known_failure="so"), verdict("pass", known_failure="so"), verdict()]
+    found = Evaluation(run=run(), verdicts=tuple(known))
+    assert (found.known_failures, found.exit_code) == (1, 1)
+    assert Evaluation(run=run(), verdicts=tuple(known[:2])).exit_code == 0

@@ -59,6 +59,67 @@ def test_a_row_on_the_cpu_needs_no_gpu_and_enough_host_memory():
     assert rejection_reason(row.model_copy(update={"size": "tiny"}), node(), 1) == ""
 
 
+@pytest.mark.parametrize(("precision", "bytes_per_weight"), [("32-true", 4), ("bf16-true", 2), ("bf16-mixed", 4)])
+def test_a_model_on_the_cpu_takes_its_weights_and_a_fifth(precision, bytes_per_weight):
+    on_cpu = {"task": "generate", "accelerator": "cpu", "precision": precision}
+    row = spec(engine="hf_trainer", model="gpt-neo-1.3b", dataset="imdb", **on_cpu)
+    weights_gib = row.base_model.parameters * bytes_per_weight / 1024**3
+    assert host_memory_needed_gib(row) == pytest.approx(1.5 + 1.2 * weights_gib, rel=1e-9)
+    needed_gib = host_memory_needed_gib(row)
+    assert rejection_reason(row, node(), needed_gib) == ""
+    assert rejection_reason(row, node(), needed_gib - 0.01)
+
+
+def test_a_rank_takes_eight_gib_and_one_of_a_tiny_model_less():
+    assert [host_memory_needed_gib(spec(size=size)) for size in ("full", "tiny")] == [8.0, 1.5]
+    assert host_memory_needed_gib(spec(size="tiny", **OFFLOAD)) == 1.5
+    exact = spec(**OFFLOAD).base_model.parameters * 20 / 1024**3 + 10
+    assert host_memory_needed_gib(spec(**OFFLOAD)) == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "strategy", "offloads"),
+    [
+        ("deepspeed_cpu", "deepspeed_stage_2_offload", True),
+        ("adamw", "deepspeed_stage_2", False),
+        ("adamw", "auto", False),
+    ],
+)
+def test_a_row_offloads_by_its_optimizer_or_its_strategy(optimizer, strategy, offloads):
+    row = spec()
+    settings = row.settings.model_copy(update={"optimizer": optimizer, "strategy": strategy})
+    assert admission.offloads_optimizer(row.model_copy(update={"settings": settings})) == offloads
+
+
+def test_a_row_that_only_its_strategy_offloads_needs_host_memory_too():
+    row = spec()
+    settings = row.settings.model_copy(update={"strategy": "deepspeed_stage_2_offload"})
+    offloading = row.model_copy(update={"settings": settings})
+    assert rejection_reason(offloading, node(GPU), 9).startswith("optimizer offload needs ")
+    assert rejection_reason(row, node(GPU), 1) == ""
+
+
+@pytest.mark.parametrize(("version", "runs"), [("0.49.2", False), ("0.50.0", True), ("1.0.0", True)])
+def test_bitsandbytes_runs_on_a_cpu_from_its_version_0_50(monkeypatch, version, runs):
+    monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": version})
+    assert (rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(), 64) == "") == runs
+    assert rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(GPU), 64) == ""
+    monkeypatch.setattr(admission, "versions", dict)
+    assert rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(), 64) == ""
+
+
+def test_tools_of_this_machine_are_needed_only_by_rows_that_run_here(monkeypatch):
+    monkeypatch.setattr(admission, "missing_build_tool", lambda: "C++ compiler (package g++)")
+    offloading = spec(size="tiny", **OFFLOAD)
+    assert "finds no C++ compiler" in rejection_reason(offloading, node(GPU), 64)
+    assert rejection_reason(offloading, node(GPU), 64, local=False) == ""
+    assert rejection_reason(spec(size="tiny"), node(GPU), 64) == ""
+
+
+def test_every_gpu_has_to_be_large_enough():
+    assert rejection_reason(spec(), node(GPU, T4), 64).startswith("device NVIDIA T4 has 14.6 GiB")
+
+
 def test_more_devices_than_exist_are_rejected():
     remedy = "; --gpus-per-node runs the row on fewer"
     assert rejection_reason(spec(devices=2), node(GPU), 64) == "2 GPUs are needed, there is 1" + remedy
@@ -118,3 +179,19 @@ def test_checkpoints_of_the_largest_row_need_disk_space_where_it_runs(tmp_path, 
     check_disk(tmp_path, [spec(**taught)], local=False)
     with pytest.raises(InputError, match=r"20\.00 GiB are free, 30\.\d\d GiB are needed"):
         check_disk(tmp_path, [*light, spec(**taught)])
+
+
+@pytest.mark.parametrize(("free_gib", "rows", "fits"), [(1.5, 10, True), (1.49, 10, False), (1.0, 0, True)])
+def test_a_run_needs_a_gib_and_a_little_for_each_row(tmp_path, monkeypatch, free_gib, rows, fits):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gib * 1024**3))
+    if fits:
+        check_disk(tmp_path, [spec()] * rows)
+        return
+    with pytest.raises(InputError):
+        check_disk(tmp_path, [spec()] * rows)
+
+
+def test_two_checkpoints_of_twelve_bytes_a_parameter_exist_at_once():
+    row = spec(engine="hf_trainer", model="gpt-neo-1.3b", length="as-taught", size="full")
+    assert admission.checkpoints_gib(row) == 2 * row.base_model.parameters * 12 / 1024**3
+    assert admission.checkpoints_gib(spec(length="as-taught", size="full")) == 0

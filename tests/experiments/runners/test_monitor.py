@@ -4,10 +4,18 @@ import pytest
 from rich.console import Console
 
 from experiments.results.schema import PROGRESS_FILE, Memory, Progress
-from experiments.runners.monitor import MonitoredGpu, monitor_table, observe
+from experiments.runners.monitor import (
+    MonitoredGpu,
+    MonitoredRow,
+    Observation,
+    gpus_in,
+    monitor_table,
+    observe,
+)
 from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
 from provision.ssh.shell import LocalShell
+from tests.support.runners.fake_cluster import DroppingShell
 
 ROW = "run/lab/a"
 QUERIED = """\
@@ -55,6 +63,21 @@ def test_the_user_s_rows_are_listed_running_ones_first(machine):
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
 
 
+def test_the_monitor_goes_on_if_a_connection_drops(machine):
+    steady = observe(machine)
+    dropping = MonitorTarget(DroppingShell(), machine.folder, (("node-1", DroppingShell()),))
+    assert observe(dropping) == steady
+
+
+def test_rows_are_listed_in_the_order_of_their_jobs(machine, tmp_path):
+    jobs = {"30": "PENDING", "9": "PENDING", "101": "RUNNING", "22": "RUNNING", "4_1": "RUNNING", "5": "COMPLETED"}
+    lines = [f"{id}|{state}|Priority|run/lab/{id}|llm-testbed 1 2" for id, state in jobs.items()]
+    (tmp_path / "squeue").write_text("#!/bin/sh\ncat <<'E'\n" + "\n".join(lines) + "\nE\n")
+    found = observe(machine).rows
+    assert [row.name.rpartition("/")[2] for row in found] == ["4_1", "22", "101", "9", "30"]
+    assert [row.reason for row in found] == ["", "", "", "Priority", "Priority"]
+
+
 def test_a_node_that_does_not_answer_hides_no_other(machine):
     nodes = (("node-2", UnreachableShell()), *machine.nodes)
     observation = observe(MonitorTarget(machine.shell, machine.folder, nodes))
@@ -68,6 +91,66 @@ def test_gpus_and_rows_are_shown_as_tables(machine):
     output = captured.get()
     for words in ("97 %", "40.0 of 80.0", "61 °C", "backward", "3 of 9", "12.5", "pending (Resources)", "process 1"):
         assert words in output
+
+
+def rows_of_table(observation, width=120):
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(monitor_table(observation))
+    return captured.get().splitlines()
+
+
+def test_numbers_are_right_aligned_and_unknown_ones_are_marked(machine):
+    short, long = MonitoredGpu("n", 0, "GPU", 7.0, 4.0, 8.0, 5.0), MonitoredGpu("n", 1, "GPU", 100.0, None, 80.0, 61.0)
+    states = [MonitoredRow(f"run/lab/{row}", "RUNNING", "", progress(steps)) for row, steps in (("a", 9), ("b", 10000))]
+    lines = rows_of_table(Observation((short, long), tuple(states)))
+    gpus, rows = [line for line in lines if line.startswith("n ")], [line for line in lines if "lab/" in line]
+    for words in (("  7 %", "100 %"), (" 5 °C", "61 °C")):
+        assert len({line.index(word) for line, word in zip(gpus, words, strict=True)}) == 1
+    assert "? of 80.0" in gpus[1]
+    for words in (("    9 of 20000", "10000 of 20000"), (" 1 GiB", "10 GiB"), ("   0:09", "2:46:40")):
+        assert len({line.index(word) for line, word in zip(rows, words, strict=True)}) == 1
+
+
+def progress(steps):
+    peak = Memory(peak_gib=1.0 if steps < 10 else 10.0)
+    return Progress(phase="forward", step=1, micro_steps=steps, planned_micro_steps=20000, memory=peak, left_s=steps)
+
+
+@pytest.mark.parametrize("optional", ["temperature", "run"])
+def test_a_column_that_does_not_fit_is_hidden(machine, optional):
+    observation = observe(machine)
+    hidden = [line for width in range(40, 121) for line in rows_of_table(observation, width) if "not shown" in line]
+    assert f"not shown at this width: {optional}" in {line.strip() for line in hidden}
+
+
+def test_a_long_state_is_wrapped_in_its_column():
+    reason = "ReqNodeNotAvail, Reserved for maintenance, until tomorrow"
+    lines = rows_of_table(Observation((), (MonitoredRow("run/lab/a", "PENDING", reason),)), width=60)
+    (header,) = [line for line in lines if "state" in line]
+    assert header.split() == ["row", "state", "run"]
+
+
+def test_without_rows_and_values_the_table_says_so():
+    gpu = MonitoredGpu("n", 0, "GPU", None, None, None, None)
+    text = "\n".join(rows_of_table(Observation((gpu,), (), ("node-2: not reached",))))
+    assert "? of ?" in text
+    assert text.splitlines()[-2:] == ["no rows", "node-2: not reached"]
+
+
+def test_without_own_nodes_the_gpus_are_queried_inside_the_running_jobs(machine, tmp_path):
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@" | head -n 1 >> "$(dirname "$0")/queried"\necho "gpu, 1"\n')
+    (tmp_path / "srun").chmod(0o755)
+    observe(MonitorTarget(machine.shell, machine.folder))
+    (line,) = (tmp_path / "queried").read_text().splitlines()
+    assert line.startswith("--quiet --jobid=11 --overlap --ntasks=1 sh -c ")
+
+
+def test_processes_of_rows_are_shown_by_suite_and_row_and_each_once():
+    gpu = "gpu, GPU-0, 0, NVIDIA A100-SXM4-80GB, 97, 40960, 81920, 61"
+    users = ["process, GPU-0, 7, /data/run/lab/a", "process, GPU-0, 8, /data/run/lab/a", "process, GPU-0, 9, "]
+    (found,) = gpus_in("\n".join([gpu, *users, "process, GPU-0", "process, GPU-1, 5, ", "gpu, not a line"]), "n")
+    assert found.users == ("lab/a", "process 9")
 
 
 def test_a_gpu_that_two_queries_show_is_counted_once(machine):

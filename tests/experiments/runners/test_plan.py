@@ -49,6 +49,18 @@ def test_a_finished_row_runs_again_on_request(folder_with_result):
     assert (row.run, row.why) == (True, "--rerun")
 
 
+def test_a_changed_format_of_the_settings_is_named(folder_with_result):
+    assert plan_row(folder_with_result(fingerprint="of another version")).why == "settings changed: their format"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rerun", "runs"), [("fits", True, True), ("error", False, True), ("oom", False, False)]
+)
+def test_only_a_result_of_other_software_is_outdated(folder_with_result, outcome, rerun, runs):
+    row = plan_row(folder_with_result(outcome), rerun=rerun)
+    assert (row.run, row.outdated, row.row) == (runs, False, "a")
+
+
 def test_a_row_without_result_runs(tmp_path):
     assert plan_row(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 

@@ -1,13 +1,18 @@
 """The progress of a run, printed as lines or as a table."""
 
+import threading
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from experiments.results.schema import Memory, Progress
 from experiments.results.wording import format_duration
+from experiments.runners import progress
 from experiments.runners.progress import LiveView, RowState, View, progress_table, view_on
+from experiments.runners.slurm.download import TransferProgress
 from tests.support.results import in_memory
+from tests.support.runners.fake_time import FakeTime
 from tests.support.runners.fake_view import RecordingView
 from tests.support.runners.rows import spec
 
@@ -58,6 +63,86 @@ def test_times_of_different_length_are_right_aligned():
     assert short.index(" 0:07") + len(" 0:07") == long.index(" 1:02:03") + len(" 1:02:03")
 
 
+def test_numbers_of_different_length_are_right_aligned():
+    long = PROGRESS.model_copy(
+        update={"micro_steps": 12345, "allocated_gib": 131.2, "memory": Memory(peak_gib=138.5), "left_s": 3723.0}
+    )
+    lines = printed_text(progress_table([RowState(spec("a"), 7.0, one) for one in (PROGRESS, long)], 0, 2, None))
+    first, second = lines.splitlines()[-2:]
+    for words in (("    9 of 24", "12345 of 24"), ("31.26 GiB", "131.2 GiB"), (" 38.5 GiB", "138.5 GiB")):
+        assert {first.index(words[0]), second.index(words[1])} == {second.index(words[1])}
+    assert len(first.rstrip()) == len(second.rstrip())
+
+
+@pytest.mark.parametrize(("total", "words"), [(3, ""), (4, "; 1 waits"), (5, "; 2 wait")])
+def test_the_title_counts_the_rows_that_wait(total, words):
+    text = printed_text(progress_table([RowState(spec("a"), 7.0, PROGRESS)], 2, total, None))
+    assert text.splitlines()[0].strip() == f"2 of {total} rows done{words}"
+
+
+def test_less_than_a_second_left_is_shown_as_a_second():
+    assert "about 0:01 left" in printed_text(progress_table([], 0, 1, 0.0))
+    ends = PROGRESS.model_copy(update={"left_s": 0.0})
+    assert printed_text(progress_table([RowState(spec("a"), 7.0, ends)], 0, 1, None)).split()[-1] == "0:00"
+
+
+def test_columns_that_do_not_fit_are_hidden_and_times_stay():
+    text = StringIO()
+    Console(file=text, width=40).print(progress_table([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None))
+    assert "not shown at this width: micro-steps, now, peak" in " ".join(text.getvalue().split())
+    assert "0:12" in text.getvalue()
+
+
+def test_a_download_is_shown_below_the_table_at_most_every_refresh(monkeypatch):
+    clock = FakeTime()
+    monkeypatch.setattr(progress, "time", clock)
+    text = StringIO()
+    view = view_on(Console(file=text, force_terminal=True, color_system=None, width=100))
+    with view.live():
+        for files, seconds in ((1, 0.0), (2, 0.25), (3, 0.01)):
+            clock.now += seconds
+            view.show_download(spec("a"), TransferProgress(files, 9, 10**6, 4 * 10**6, None))
+    shown = text.getvalue()
+    assert [f"{files} of 9 files, 1 of 4 MB" in shown for files in (1, 2, 3)] == [True, False, True]
+    assert "0 of 0 rows done" in shown
+
+
+@pytest.mark.parametrize(
+    ("outcome", "elapsed_s", "line"),
+    [
+        ("fits", 12.4, "b: fits, 12 s"),
+        ("fits", 0.0, "b: fits"),
+        ("oom", 1.6, "b: out of GPU memory, 2 s: b ended as oom"),
+    ],
+)
+def test_the_end_of_a_row_has_its_time_and_its_reason(outcome, elapsed_s, line):
+    text = StringIO()
+    ended = in_memory.result("b", outcome).model_copy(update={"elapsed_s": elapsed_s})
+    view = View(Console(file=text, width=200))
+    view.show_predictions("", {"b": "out of GPU memory"})
+    view.report_end(spec("b"), ended)
+    assert text.getvalue().strip() == line
+
+
+def test_a_long_status_is_wrapped_in_its_column():
+    waits = RowState(spec("a"), 12.0, None, "queued (Dependency: the weights of x 1 GiB)")
+    text = StringIO()
+    Console(file=text, width=40).print(progress_table([waits], 0, 1, None))
+    assert len(text.getvalue().splitlines()) == 5
+    assert text.getvalue().splitlines()[1].split() == ["row", "phase", "time"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "size", "color"),
+    [("fits", "full", 32), ("fits", "tiny", None), ("oom", "full", 33), ("error", "full", 31), ("refused", "full", 2)],
+)
+def test_the_end_of_a_row_has_the_color_of_its_outcome(outcome, size, color):
+    text = StringIO()
+    console = Console(file=text, width=200, force_terminal=True, color_system="standard")
+    View(console).report_end(spec("b"), in_memory.result("b", outcome, size=size))
+    assert text.getvalue().startswith(f"\x1b[{color}m" if color else "b: ran")
+
+
 def test_a_row_without_a_progress_report_is_starting():
     text = printed_text(progress_table([RowState(spec("a"), 1.0, None)], 0, 1, None))
     assert "left" not in text.splitlines()[0]
@@ -87,6 +172,12 @@ def test_next_to_a_miniature_is_the_prediction_at_full_size():
 def test_a_terminal_gets_the_table_and_a_file_gets_lines():
     assert type(view_on(Console(file=StringIO()))) is View
     assert type(view_on(Console(file=StringIO(), force_terminal=True))) is LiveView
+
+
+def test_the_table_is_drawn_only_when_rows_are_shown():
+    before = threading.active_count()
+    with view_on(Console(file=StringIO(), force_terminal=True)).live():
+        assert threading.active_count() == before, "a thread draws it"
 
 
 def test_the_table_is_drawn_while_rows_run():

@@ -145,13 +145,22 @@ def test_a_restricted_credential_leases_nothing_and_releases(lease_of_first_acco
     assert site.remaining_resources() == []
 
 
+def test_a_credential_that_ends_with_the_lease_is_not_reported(reconciler, lease_request, messages):
+    for ends in (NOW + 3 * HOUR, None):
+        lease(FakeSite(limits=Credential(ends=ends)), reconciler, replace(lease_request(), name=f"until-{ends}"))
+    assert not any("log in again" in line for line in messages)
+
+
 def test_a_credential_that_ends_before_the_lease_is_reported(reconciler, lease_request, messages):
     site = FakeSite(limits=Credential(ends=NOW + 2 * HOUR))
     lease(site, reconciler, lease_request())
     assert any("the credential ends 2026-11-21 14:00 UTC" in line and "log in again" in line for line in messages)
 
 
-@pytest.mark.parametrize(("hours", "start", "fits"), [(4, None, True), (2, None, False), (4, NOW + 2 * HOUR, False)])
+@pytest.mark.parametrize(
+    ("hours", "start", "fits"),
+    [(3, None, True), (2, None, False), (4, NOW + 2 * HOUR, False), (5, NOW + 2 * HOUR, True)],
+)
 def test_an_unattended_release_needs_a_credential_that_is_valid_until_then(reconciler, hours, start, fits):
     site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
     wanted = Requirements(3 * HOUR, start=start)

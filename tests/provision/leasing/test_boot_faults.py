@@ -50,6 +50,9 @@ class FaultySite(FakeSite):
     [
         ("Image 5f6d is not active.", 1, {"1"}),
         ("Quota exceeded for instances", 1, {"1"}),
+        ("Keypair llm-testbed-0 not found", 1, {"1"}),
+        ("deleted by somebody else", 3, {"1"}),
+        ("glance: service unavailable", 3, {"1"}),
         ("Failed to allocate the network(s)", 3, {"1"}),
         ("no power", 3, {"1", "2", "3"}),
     ],

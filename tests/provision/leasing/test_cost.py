@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
-from provision.leasing.cost import report_cost_on_exit, running_cost, used_time
+from provision.leasing.cost import cost_in_words, cost_su, leased_hosts, report_cost_on_exit, running_cost, used_time
+from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
 from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
@@ -100,6 +101,8 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, c
     with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); release again"):
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert len(site.remaining_resources()) == 1
+    listed = [entry.data["id"] for entry in reconciler.journal.entries() if entry.data.get("reason") == "still listed"]
+    assert listed == [one.id for one in site.held]
     assert cost() == (LINE.format("15:00") if kind == "lease" else "")
     site.before = lambda operation: None
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
@@ -166,3 +169,77 @@ def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
     assert used_time(reconciler, replace(made, start=made.start + HOUR)) == 0 * HOUR
     reconciler.clock.sleep(10 * 3600)
     assert used_time(reconciler, made) == made.end - made.start
+
+
+def test_the_cost_of_a_lease_is_unknown_without_a_price_or_an_answer_of_the_site(reconciler, lease_request):
+    site = priced_site()
+    made = lease(site, reconciler, lease_request()).lease
+    active_lease = reconciler.journal.active_lease("llm_cc")
+    reconciler.clock.sleep(5400)
+    assert cost_in_words(site, reconciler, active_lease) == "24.0 service units"
+    site.machines = hosts_of(2)
+    assert cost_in_words(site, reconciler, active_lease) == "unknown"
+    site.machines = []
+    assert leased_hosts(reconciler, site, replace(made, hosts=())) == (None,)
+    site.held = []
+    assert cost_in_words(site, reconciler, active_lease) == "unknown"
+
+    def fail_to_list():
+        raise Unreachable("blazar does not answer")
+
+    site.leases = fail_to_list
+    before = reconciler.clock.now()
+    assert cost_in_words(site, reconciler, active_lease) == "unknown"
+    assert reconciler.clock.now() == before
+
+
+def test_the_cost_is_the_sum_over_the_hosts_if_every_price_is_known():
+    two, free = hosts_of(2, su_per_hour=16.0), hosts_of(1, su_per_hour=0.0)
+    assert cost_su(two, 3 * HOUR) == 96
+    assert cost_su(free, 3 * HOUR) == 0
+    for hosts in ([], [two[0], None], [two[0], *hosts_of(1)]):
+        assert cost_su(hosts, 3 * HOUR) is None
+
+
+def test_the_price_is_that_of_the_lease_that_was_requested_last(reconciler, lease_request, cost):
+    lease(priced_site(), reconciler, lease_request())
+    active_lease, (slot,) = reconciler.journal.active_lease("llm_cc"), requested_slots(reconciler)
+    dearer = {**slot, "cost_su": 2 * slot["cost_su"]}
+    reconciler.journal.write("intent", active_lease, Operation.CREATE_LEASE, **dearer)
+    assert "costs 32 service units an hour" in cost()
+
+
+def requested_slots(reconciler):
+    return [
+        entry.data
+        for entry in reconciler.journal.entries()
+        if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE)
+    ]
+
+
+def test_a_lease_without_a_price_costs_service_units(reconciler, lease_request, cost):
+    lease(FakeSite(), reconciler, lease_request())
+    assert cost() == LINE.format("15:00").replace("16 service units an hour", "service units")
+
+
+def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(reconciler, lease_request, cost):
+    def killed(operation):
+        raise KeyboardInterrupt
+
+    site = priced_site()
+    site.before = killed
+    with pytest.raises(KeyboardInterrupt):
+        lease(site, reconciler, lease_request())
+    reconciler.clock.sleep(3 * 3600 - 1)
+    assert "may exist" in cost()
+    reconciler.clock.sleep(1)
+    assert "was to end 2026-11-21 15:00 UTC" in cost()
+
+
+def test_the_end_of_a_command_without_a_lease_reports_no_cost(reconciler, messages):
+    with report_cost_on_exit(reconciler, "llm_cc"):
+        pass
+    reconciler.journal.open("llm_cc", "CHI@UC")
+    with report_cost_on_exit(reconciler, "llm_cc"):
+        pass
+    assert messages == []

@@ -147,6 +147,12 @@ def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, messa
     assert message in failed_lines()["credential"]
 
 
+def test_a_credential_that_lasts_for_a_lab_passes(site, failed_lines):
+    for hours, failed in ((3.5, []), (2.9, ["credential"])):
+        site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
+        assert list(failed_lines()) == failed
+
+
 def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed_lines):
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}
@@ -195,9 +201,28 @@ def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed_lines, answ
     assert fix in found[check]
 
 
-def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed_lines):
-    site.answers |= {"addresses": [Address("1", "192.0.2.1")], "addresses_left": 0}
-    assert failed_lines()["floating IPs"].endswith("unattached addresses: 192.0.2.1")
+@pytest.mark.parametrize(("addresses", "named"), [([Address("1", "192.0.2.1")], "192.0.2.1"), ([], "none")])
+def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed_lines, addresses, named):
+    site.answers |= {"addresses": [*addresses, Address("2", "192.0.2.2", server="1")], "addresses_left": 0}
+    assert failed_lines()["floating IPs"].endswith(f"unattached addresses: {named}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "value", "check", "text"),
+    [
+        ("addresses_left", 3, "floating IPs", "the project may allocate 3 more"),
+        ("addresses_left", None, "floating IPs", "one will be allocated"),
+        ("skew", timedelta(minutes=-2), "clock", "120 s off the site's"),
+        ("credential", Credential(), "credential", "does not end"),
+        ("public_keys", [("theirs", OTHER)], "SSH key at the site", "not at the site yet; a lease uploads it"),
+        ("hosts", ["a", "b"], "reservations", "2 reservable nodes at CHI@UC"),
+    ],
+)
+def test_a_check_that_passes_says_what_it_found(site, key, reconciler, answer, value, check, text):
+    site.answers[answer] = value
+    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.passed}
+    assert texts[check] == text
+    assert texts["local tools"] == "ssh, ssh-keygen"
 
 
 def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, key, failed_lines):

@@ -87,6 +87,14 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
     )
 
 
+def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(site, reconciler, active_lease):
+    enable_idle_end(site, reconciler, active_lease(), IdleEnd(HOUR, "me@host:there"))
+    site.held = []
+    assert deleted_lease(reconciler, active_lease()).endswith(
+        "; to fetch results: rsync -a me@host:there/ results/; then run the command again for the remaining rows"
+    )
+
+
 def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, active_lease):
     enable_idle_end(site, reconciler, active_lease())
     reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")

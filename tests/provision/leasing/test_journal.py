@@ -10,6 +10,7 @@ import pytest
 from provision.errors import BadJournal
 from provision.folders import default_folder
 from provision.leasing.journal import Journal, Machine, Operation
+from provision.models import TAG
 from provision.ssh.login import Login
 
 
@@ -106,7 +107,7 @@ def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
         Journal(tmp_path / "file").active_leases()
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ""])
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ".", ""])
 def test_a_lock_stays_in_its_folder(journal, name):
     with pytest.raises(BadJournal, match="is not a valid lease name"), journal.exclusive(name):
         pass
@@ -148,6 +149,34 @@ def test_a_second_program_waits_for_the_first_and_reports_it(journal):
         assert calls == []
 
 
+def test_a_program_that_waits_calls_back_once(journal):
+    calls, entered = [], []
+    first = journal.exclusive("llm_cc")
+    first.__enter__()
+
+    def end_of_first():
+        calls.append("waiting")
+        first.__exit__(None, None, None)
+
+    with journal.exclusive("llm_cc", end_of_first):
+        entered.append("second")
+    with journal.exclusive("other"), journal.exclusive("llm_cc"):
+        entered.append("both")
+    assert (calls, entered) == (["waiting"], ["second", "both"])
+
+
+def test_a_tag_is_unique_and_has_the_format_of_tags(journal):
+    tags = {journal.open("llm_cc", "CHI@UC").tag for _ in range(9)}
+    assert len(tags) == 9
+    assert all(TAG.fullmatch(tag) for tag in tags)
+
+
+def test_a_record_is_dated_to_the_second_and_keeps_its_site(journal):
+    opened = journal.open("llm_cc", "CHI@UC")
+    assert (opened.since, opened.site) == ("2026-11-21T00:00:00+00:00", "CHI@UC")
+    assert [entry.version for entry in journal.entries()] == [1]
+
+
 def _wait_alone(journal):
     with journal.exclusive("llm_cc"):
         pass
@@ -169,6 +198,64 @@ def test_an_operation_is_unfinished_until_its_outcome_is_written(journal):
         assert journal.pending_intent(active_lease, Operation.EXTEND_LEASE) == {"by": "1h"}
         journal.write(outcome, active_lease, Operation.EXTEND_LEASE, by="1h")
         assert journal.pending_intent(active_lease, Operation.EXTEND_LEASE) == {}
+
+
+def test_the_last_recorded_hosts_of_a_lease_are_known_after_its_end(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    for id, hosts in (("1", ["7"]), ("1", ["8", "9"]), ("2", ["3"]), ("1", [])):
+        journal.write("done", active_lease, Operation.CREATE_LEASE, id=id, hosts=hosts)
+    journal.write("intent", active_lease, Operation.CREATE_LEASE, id="1", hosts=["4"])
+    assert [journal.hosts(id) for id in ("1", "2", "3")] == [("8", "9"), ("3",), ()]
+
+
+def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
+    active_lease, other = journal.open("llm_cc", "CHI@UC"), journal.open("other", "CHI@UC")
+    assert (journal.start(active_lease), journal.last_end(active_lease)) == (None, None)
+    times = {"start": "2026-11-21T12:00+00:00", "end": "2026-11-21T15:00+00:00"}
+    journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", **times)
+    journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", end="2026-11-21T16:00+00:00")
+    journal.write("intent", active_lease, Operation.EXTEND_LEASE, end="2026-11-21T17:00+00:00")
+    journal.write("done", other, Operation.CREATE_LEASE, id="2", end="2026-11-21T18:00+00:00")
+    journal.write("done", active_lease, Operation.UPLOAD_KEY, id="3")
+    active_lease = journal.active_lease("llm_cc")
+    assert journal.start(active_lease) == datetime(2026, 11, 21, 12, tzinfo=UTC)
+    assert journal.last_end(active_lease) == datetime(2026, 11, 21, 16, tzinfo=UTC)
+
+
+def test_an_unfinished_deletion_of_a_server_keeps_its_machine(journal):
+    active_lease = journal.open("llm_cc", "CHI@UC")
+    machine = Machine("node", Login("192.0.2.1", "id-1", journal.folder / "key", journal.known_hosts))
+    journal.record_machine(active_lease, machine)
+    for event, operation in (("intent", Operation.DELETE_SERVER), ("done", Operation.DELETE_VOLUME)):
+        journal.write(event, active_lease, operation, id="id-1")
+    assert journal.active_lease("llm_cc").machines == (machine,)
+
+
+def test_a_journal_that_cannot_be_read_is_named(journal):
+    (journal.folder / "ledger.jsonl").mkdir(parents=True)
+    with pytest.raises(BadJournal, match=r"ledger\.jsonl: cannot be read \(Is a directory\)"):
+        journal.entries()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[" * 10**5, "line 3 is damaged"),
+        ('{"version": 1, "event": "opened"}', "line 3 is damaged"),
+        ('{"version": 1, "other": 2}', "line 3 is damaged"),
+        ("[1]", "line 3: version None"),
+        ('{"at": 1}}', "line 3 is damaged"),
+        ('{"at": "x}', "line 3 is damaged"),
+        ("rubbish", "line 3 is damaged"),
+    ],
+)
+def test_other_lines_are_rejected_with_their_number(journal, line, message):
+    """The second line is empty."""
+    journal.open("llm_cc", "CHI@UC")
+    with (journal.folder / "ledger.jsonl").open("a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(BadJournal, match=message):
+        journal.entries()
 
 
 def test_tags_stay_known_after_their_record_is_closed(journal):

@@ -1,13 +1,25 @@
 """Leasing at a fake site, with faults in single steps."""
 
+from dataclasses import replace
+
 import pytest
 
-from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NotEnoughHosts
+from provision.choices import IMAGE
+from provision.errors import (
+    BootFailed,
+    ForeignLease,
+    LeaseFailed,
+    LeaseGone,
+    NoAddress,
+    NotEnoughHosts,
+    RequestRejected,
+)
 from provision.leasing.journal import Operation
-from provision.leasing.lease import lease
+from provision.leasing.lease import lease, planned_calls, planned_calls_without_account
 from provision.leasing.release import release
+from provision.leasing.request import IdleEnd
 from provision.models import Address, Host, Server
-from tests.support.leasing.fake_site import HOUR, FakeSite, hosts_of
+from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
 
 pytestmark = pytest.mark.usefixtures("reachable")
 
@@ -154,3 +166,85 @@ def test_a_classmates_copy_of_a_server_with_our_tag_is_left_alone(reconciler, le
     site.booted.append(copy)
     release(site, reconciler, active_lease)
     assert site.remaining_resources() == [copy]
+
+
+CALLS = [
+    "nova: upload the public key of key",
+    "nova: create server node with image {image}",
+    "neutron: allocate a floating IP and attach it to node",
+    "ssh: log in to node",
+]
+VIRTUAL = ["neutron: create a security group that admits SSH", "cinder: create a volume for node"]
+IDLE = ["keystone: create a credential that can only end this lease"]
+
+
+def calls(image, virtual=False, idle=False):
+    """Return the planned calls after the reservation."""
+    first, *rest = [call.format(image=image) for call in CALLS]
+    return [first, *(VIRTUAL if virtual else []), *rest, *(IDLE if idle else [])]
+
+
+def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
+    site = FakeSite()
+    slot, *rest = planned_calls(site, reconciler, lease_request())
+    assert slot.startswith("blazar: create lease llm_cc of node-1 (gpu at CHI@UC), 2026-11-21 12:00 UTC to ")
+    assert rest == calls(f"{IMAGE} (image)")
+    assert (site.remaining_resources(), reconciler.journal.active_leases()) == ([], {})
+    lease(site, reconciler, lease_request())
+    assert planned_calls(site, reconciler, lease_request()) == ["lease llm_cc is active: resume it"]
+
+
+@pytest.mark.parametrize(("site", "virtual"), [("CHI@UC", False), ("KVM@TACC", True)])
+@pytest.mark.parametrize("idle_end", [None, IdleEnd(HOUR)])
+def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, virtual, idle_end):
+    wanted, *rest = planned_calls_without_account(site, replace(lease_request(), idle_end=idle_end))
+    assert wanted == "blazar: create lease llm_cc of 1 node with at least 1 GPU, for 3h, start: now"
+    assert rest == calls(IMAGE, virtual, bool(idle_end))
+
+
+@pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
+def test_without_waiting_a_lease_that_starts_later_is_only_reserved(reconciler, lease_request, wait, begins, booted):
+    site = FakeSite()
+    wanted = replace(lease_request(start=NOW + begins * HOUR), at_once=False)
+    leased = lease(site, reconciler, wanted, wait=wait)
+    assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, booted, booted]
+    assert [host.name for host in leased.hosts] == ["node-1"]
+
+
+def test_a_name_that_is_active_at_another_site_is_rejected(reconciler, lease_request):
+    lease(FakeSite(), reconciler, lease_request())
+    other = FakeSite(name="CHI@TACC")
+    with pytest.raises(ForeignLease, match="lease llm_cc is active at CHI@UC; release it there first"):
+        lease(other, reconciler, lease_request())
+    assert other.held == []
+
+
+def test_a_lease_that_is_resumed_is_reported_with_its_age(reconciler, lease_request, messages):
+    site = FakeSite()
+    lease(site, reconciler, lease_request())
+    assert not any("resuming" in line for line in messages)
+    since = reconciler.journal.active_lease("llm_cc").since
+    lease(site, reconciler, lease_request())
+    assert f"lease llm_cc is active since {since}; resuming it" in messages
+
+
+def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
+    site = FakeSite()
+    with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
+        lease(site, reconciler, replace(lease_request(), idle_end=IdleEnd(HOUR)))
+    assert (site.held, reconciler.journal.active_leases()) == ([], {})
+
+
+def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, lease_request, monkeypatch):
+    """The requirements of a boot are checked only before the first request."""
+    site = FakeSite()
+    site.before = lambda operation: interrupt() if operation == "create server" else None
+    with pytest.raises(Killed):
+        lease(site, reconciler, lease_request())
+    site.before = lambda operation: None
+    monkeypatch.setattr(site, "boot_requirements", interrupt)
+    assert lease(site, reconciler, lease_request()).machines
+
+
+def interrupt():
+    raise Killed

@@ -62,3 +62,23 @@ def test_several_leases_are_summed_and_those_without_price_counted(dated_journal
     dated_journal.lease("3", "third", hours=1, cost_su=16.0)
     leases = past_leases(dated_journal.journal.entries(), NOW + 9 * HOUR)
     assert sum_in_words(leases) == "3 leases: 64.0 service units, and 1 of unknown price"
+
+
+def test_leases_are_sorted_by_start_and_a_deletion_after_the_end_changes_nothing(dated_journal):
+    dated_journal.at = NOW + HOUR
+    late, _ = dated_journal.lease("1", "late")
+    dated_journal.at = NOW
+    dated_journal.lease("2", "early")
+    dated_journal.at = NOW + 9 * HOUR
+    dated_journal.journal.write("done", late, Operation.DELETE_LEASE, id="1")
+    dated_journal.journal.write("done", late, Operation.DELETE_LEASE, id="unknown")
+    found = past_leases(dated_journal.journal.entries(), NOW + 9 * HOUR)
+    assert [(one.name, one.end - NOW) for one in found] == [("early", 3 * HOUR), ("late", 4 * HOUR)]
+    assert sum_in_words(found) == "2 leases: 96.0 service units"
+
+
+def test_an_unfinished_deletion_does_not_end_a_lease(dated_journal):
+    active_lease, _ = dated_journal.lease("1")
+    dated_journal.at += HOUR
+    dated_journal.journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
+    assert dated_journal.costs(NOW + 2 * HOUR) == {"1": 32}

@@ -5,13 +5,23 @@ from datetime import timedelta
 
 import pytest
 
-from provision.errors import BadTime, ExtensionRejected, NotReleased, Unreachable
+from provision.errors import BadName, BadTime, ExtensionRejected, NotReleased, Unreachable
 from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import current_end, extend, extension, is_leased, lease_state, release
+from provision.leasing.release import (
+    State,
+    active_lease_states,
+    current_end,
+    extend,
+    extension,
+    get_active_lease,
+    is_leased,
+    lease_state,
+    release,
+)
 from provision.leasing.request import lease_data
-from provision.models import Host, Lease, Volume
+from provision.models import Address, Host, Lease, Server, Volume
 from tests.support.leasing.fake_site import HOUR, IDENTITY, NOW, FakeClock
 
 NAME = "llm_cc"
@@ -105,7 +115,10 @@ def test_an_extension_killed_after_the_request_is_not_repeated(reconciler, site,
     end = site.lease.end + HOUR
     extend_and_kill(reconciler, site, active_lease, "done")
     assert site.lease.end == end
+    extend_lease, requests = site.extend_lease, []
+    site.extend_lease = lambda *request: requests.append(request) or extend_lease(*request)
     assert extend(site, reconciler, active_lease, HOUR).end == end
+    assert requests == []
     assert extend(site, reconciler, active_lease, HOUR).end == end + HOUR
 
 
@@ -234,3 +247,55 @@ def test_a_lease_that_cannot_be_queried_counts_as_active(reconciler, connect_to_
 def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connect_to_site, active_lease):
     connect_to_site.lease = replace(connect_to_site.lease, status="TERMINATED")
     assert not is_leased(reconciler, active_lease)
+
+
+def test_a_name_without_an_active_lease_is_rejected_with_the_active_ones(reconciler):
+    with pytest.raises(BadName, match="no active lease 'llm_cc'; active leases: none"):
+        get_active_lease(reconciler, NAME)
+    opened = [reconciler.journal.open(name, "CHI@UC") for name in ("other", NAME)]
+    assert get_active_lease(reconciler, NAME) == opened[1]
+    with pytest.raises(BadName, match="no active lease 'x'; active leases: llm_cc, other"):
+        get_active_lease(reconciler, "x")
+
+
+def test_the_state_of_a_lease_has_its_own_servers_and_their_addresses(reconciler, site, active_lease):
+    site.servers = lambda: [Server(id, "node", "ACTIVE", tag) for id, tag in (("1", active_lease.tag), ("2", ""))]
+    site.addresses = lambda: [
+        Address(id, f"192.0.2.{id}", server) for id, server in (("1", "1"), ("2", "2"), ("3", ""))
+    ]
+    state = lease_state(site, reconciler, active_lease)
+    assert [server.id for server in state.servers] == ["1"]
+    assert (state.ips, [host.id for host in state.hosts]) == (("192.0.2.1",), ["7"])
+    assert (state.used_su, state.total_su) == (8, 3 * 8)
+    site.lease = None
+    gone = lease_state(site, reconciler, active_lease)
+    assert (gone.lease, gone.ips, gone.hosts, gone.used_su, gone.total_su) == (None, ("192.0.2.1",), (), None, None)
+
+
+def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to_site, active_lease):
+    reconciler.journal.open("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
+    (first, state), (second, problem) = active_lease_states(reconciler)
+    assert isinstance(state, State)
+    assert (first.name, state.lease, second.name) == (NAME, connect_to_site.lease, "other")
+    assert "was made by" in str(problem)
+
+
+@pytest.mark.parametrize("left_s", [0, 1])
+def test_a_lease_is_extended_from_the_first_moment_of_its_last_48_hours(reconciler, site, active_lease, left_s):
+    site.lease = replace(site.lease, end=NOW + timedelta(hours=48, seconds=left_s))
+    if left_s:
+        with pytest.raises(ExtensionRejected):
+            extension(site, reconciler, active_lease, HOUR)
+        return
+    week = timedelta(days=7)
+    assert extension(site, reconciler, active_lease, week)[1] == site.lease.end + week
+
+
+def test_an_interrupted_extension_is_not_resumed_if_the_lease_ends_later(reconciler, site, active_lease):
+    messages: list[str] = []
+    reporting = replace(reconciler, report=messages.append)
+    extend_and_kill(reconciler, site, active_lease, "done")
+    assert extension(site, reporting, active_lease, HOUR)[1] == NOW + 3 * HOUR
+    assert messages == ["resuming the interrupted extension of llm_cc by 1h"]
+    site.lease = replace(site.lease, end=NOW + 4 * HOUR)
+    assert extension(site, reporting, active_lease, HOUR)[1] == NOW + 5 * HOUR

@@ -1,14 +1,18 @@
 """The checks of this machine: each missing dependency is named with its fix, and with the commands that need it."""
 
 import json
+import platform
 import shutil
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from experiments.runners.local import preflight
+from experiments.suites.suite import suites_in_group
 from experiments.system.files import GIB
 from experiments.system.packages import EXTRAS
 from provision.checks import abilities_in_words, summary_in_words
@@ -71,6 +75,71 @@ def test_a_full_disk_and_a_full_memory_fail(check_named, monkeypatch):
     assert check_named("disk").status == "failed"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
     assert check_named("memory").text == "1.0 of 8.0 GiB available, a tiny row needs 1.5 GiB; end other programs"
+
+
+@pytest.mark.parametrize(("available_gib", "status"), [(1.5, "ok"), (1.49, "failed")])
+def test_a_tiny_row_needs_one_and_a_half_gib_of_memory(check_named, monkeypatch, available_gib, status):
+    memory = SimpleNamespace(available=available_gib * GIB, total=8 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    assert check_named("memory").status == status
+
+
+def test_results_and_cache_need_disk_space_for_all_rows(check_named, monkeypatch, tmp_path):
+    rows = sum(len(suite.rows) for suite in suites_in_group("both"))
+    needed_gib = 1 + 0.05 * rows
+    monkeypatch.setattr(preflight, "cache_folder", lambda: tmp_path / "not" / "yet")
+    for free_gib, status in ((needed_gib, "ok"), (needed_gib - 0.001, "failed")):
+        usage = SimpleNamespace(free=free_gib * GIB)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
+        assert check_named("disk").status == status
+    assert f"{needed_gib:.1f} GiB are needed" in check_named("disk").text
+    assert f"GiB free at {tmp_path}, " in check_named("disk").text
+    monkeypatch.setattr(preflight, "_free_gib", lambda folder: 99.0 if folder == tmp_path else 0.5)
+    assert check_named("disk").status == "failed"
+
+
+def test_other_systems_than_linux_and_missing_tools_are_named(check_named, monkeypatch):
+    assert check_named("Python").text.endswith(f" in {sys.prefix}")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert check_named("Python").text == "Darwin is not supported; use Linux, or on Windows its WSL 2"
+    assert check_named("git").text == shutil.which("git")
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool in ("git", "ssh-keygen") else f"/bin/{tool}")
+    assert check_named("SSH client").line.startswith("warn  SSH client: ssh-keygen missing; apt install openssh-client")
+    assert check_named("git").line == "warn  git: git missing; results do not record the commit; apt install git"
+    assert check_named("C++ compiler").text == "/bin/c++"
+
+
+@pytest.mark.usefixtures("check_named")
+@pytest.mark.parametrize(
+    ("vendor", "kind", "found"),
+    [("0x10de", "0x030200", True), ("0x10de", "0x020000", False), ("0x8086", "0x030000", False)],
+)
+def test_a_gpu_is_a_display_device_of_nvidia(tmp_path, vendor, kind, found):
+    add_nvidia_device(tmp_path)
+    (device,) = (tmp_path / "pci").iterdir()
+    (device / "vendor").write_text(f"{vendor}\n")
+    (device / "class").write_text(f"{kind}\n")
+    assert preflight.nvidia_device() == found
+
+
+def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, docker, monkeypatch):
+    docker({"ServerVersion": "29.0"})
+    assert check_named("Docker").text == "29.0, without GPUs"
+    monkeypatch.setattr(preflight, "ANSWER_S", 0.2)
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: real(["sleep", "9"], **more))
+    assert check_named("Docker").text == "the daemon does not answer within 0 s; systemctl restart docker"
+
+
+def test_a_docker_without_a_server_is_named(check_named, docker):
+    docker({"Runtimes": {}})
+    assert check_named("Docker").text.startswith("the daemon does not answer; start it")
+
+
+def test_docker_with_gpus_says_so(check_named, docker, tmp_path):
+    add_nvidia_device(tmp_path)
+    docker({"ServerVersion": "29.0", "Runtimes": {"nvidia": {}}})
+    assert check_named("Docker").text == "29.0, with GPUs"
 
 
 def test_a_machine_without_a_gpu_gets_a_warning(check_named, monkeypatch):

@@ -7,10 +7,16 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners import targets
-from experiments.runners.slurm.cluster import code_archive
+from experiments.runners.slurm import cluster as module
+from experiments.runners.slurm.cluster import Cluster, code_archive
+from experiments.runners.slurm.profile import Profile
 from experiments.runners.targets import ClusterTarget, leased_profile, monitor_target, target_named
+from experiments.system.files import CODE_FOLDER
+from provision import reproducible
+from provision.errors import CommandFailed
 from provision.leasing.journal import Journal, Operation
 from tests.support.runners import rows as sample_rows
+from tests.support.runners.fake_cluster import DroppingShell
 
 
 @pytest.mark.parametrize(
@@ -73,3 +79,66 @@ def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_pa
 
 def test_the_archive_of_the_code_is_reproducible():
     assert code_archive() == code_archive()
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A cluster on this machine, with an archive of one file as its code; its Python prints the code's checksum."""
+    profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path / "runs"))
+    made = Cluster(DroppingShell(), profile)
+    monkeypatch.setattr(module, "TOOLS", ("tar",))
+    monkeypatch.setattr(module, "code_archive", lambda: CODE)
+    monkeypatch.setattr(module, "code_sha256", lambda: "the code")
+    monkeypatch.setattr(made, "python_output", lambda code: "the code")
+    return made
+
+
+CODE = reproducible.archive_bytes({"experiments/a.py": CODE_FOLDER / "experiments" / "errors.py"})
+
+
+def fail(code):
+    raise CommandFailed("no papermill", 1)
+
+
+def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monkeypatch):
+    folder = sample_rows.folder(tmp_path / "here", "a")
+    uploads, put = [], cluster.shell.put
+    monkeypatch.setattr(
+        cluster.shell, "put", lambda data, path, **more: (uploads.append(path), put(data, path, **more))
+    )
+    for _ in range(2):
+        cluster.prepare(folder)
+    archive, *runs = uploads
+    (code,) = [path for path in (tmp_path / "runs" / "code").iterdir() if path.is_dir()]
+    assert (code / "experiments" / "a.py").exists()
+    assert archive == f"{code}.tar.gz"
+    assert runs == [f"{tmp_path}/runs/20261121-1200-lab/run.json"] * 2
+    assert code.stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize(
+    ("python_output", "message"),
+    [
+        (lambda code: "other code", "profile x: venv: has different training code; rebuild it from this checkout"),
+        (fail, "profile x: venv: its Python cannot run rows: no papermill"),
+    ],
+)
+def test_a_cluster_that_cannot_run_this_code_is_rejected(cluster, tmp_path, monkeypatch, python_output, message):
+    monkeypatch.setattr(cluster, "python_output", python_output)
+    with pytest.raises(InputError, match=message):
+        cluster.prepare(sample_rows.folder(tmp_path / "here", "a"))
+
+
+def test_the_software_of_a_python_that_does_not_start_is_not_known(cluster, monkeypatch):
+    monkeypatch.setattr(cluster, "python_output", fail)
+    assert cluster.software() is None
+
+
+def test_the_python_of_a_cluster_is_started_with_its_environment(tmp_path):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "activate").write_text("echo activated\n")
+    profile = Profile(
+        name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, folder=str(tmp_path), environment=str(tmp_path)
+    )
+    output = Cluster(DroppingShell(), profile).python_output("print(6 * 7)")
+    assert output.split() == ["activated", "42"]

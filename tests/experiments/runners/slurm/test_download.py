@@ -14,6 +14,7 @@ from experiments.runners.slurm import download as module
 from experiments.runners.slurm.download import (
     BadListing,
     ChecksumMismatch,
+    RemoteFile,
     TransferProgress,
     download_folder,
     download_growing,
@@ -21,6 +22,8 @@ from experiments.runners.slurm.download import (
 from provision.errors import ConnectionDropped
 from provision.ssh.shell import LocalShell
 from tests.support.runners import rows
+from tests.support.runners.fake_cluster import DroppingShell
+from tests.support.runners.fake_time import FakeTime
 
 FILES = {RESULT_FILE: b"{}", "log.txt": b"said\n", "rank-0/log.txt": b"", "it's a name.csv": os.urandom(300_000)}
 
@@ -91,6 +94,11 @@ def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path)
     (remote / "log.txt").write_bytes(b"SAID\n")
     assert download_folder(LocalShell(), str(remote), tmp_path / "here") == 1
     assert contents(tmp_path / "here")["log.txt"] == b"SAID\n"
+
+
+def test_a_download_goes_on_if_the_connection_drops_between_two_commands(remote, tmp_path):
+    download_growing(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 
 
 def test_a_missing_folder_has_no_files(tmp_path):
@@ -198,3 +206,95 @@ def test_checksums_are_computed_without_openssl_too(remote, tmp_path, monkeypatc
 def test_progress_is_shown_in_files_bytes_and_time():
     transfer = TransferProgress(3, 12, 4_000_000, 80_000_000, 61.0)
     assert download_progress(rows.spec("a"), transfer) == "a: downloading, 3 of 12 files, 4 of 80 MB, 1:01 left"
+
+
+def test_progress_is_reported_at_intervals_with_the_time_left(monkeypatch):
+    clock = FakeTime()
+    monkeypatch.setattr(module, "time", clock)
+    reported: list[TransferProgress] = []
+    counter = module._TransferCounter([RemoteFile("a", 80), RemoteFile("b", 20)], reported.append)
+    for seconds, count in ((0.25, 10), (0.01, 10), (9.74, 0)):
+        clock.now += seconds
+        counter.add(count)
+    counter.finish_file()
+    assert [(one.files, one.of_files, one.bytes, one.of_bytes) for one in reported] == [
+        (0, 2, 20, 100),
+        (0, 2, 20, 100),
+        (1, 2, 20, 100),
+    ]
+    assert [one.left_s for one in reported] == pytest.approx([0.26 * 4, 40.0, 40.0])
+
+
+def test_the_time_left_is_not_known_before_the_first_byte():
+    reported: list[TransferProgress] = []
+    module._TransferCounter([RemoteFile("a", 80)], reported.append).finish_file()
+    assert reported == [TransferProgress(1, 1, 0, 80, None)]
+
+
+def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
+    (remote / "large").write_bytes(os.urandom(1 << 20))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "large.part").write_bytes((remote / "large").read_bytes()[:1000])
+    reported: list[TransferProgress] = []
+    shell = UnreliableShell(bad=0, good=0, drops=False)
+    download_folder(shell, str(remote), tmp_path / "here", reported.append)
+    assert (reported[-1].bytes, reported[-1].files) == (reported[-1].of_bytes, 5)
+    assert shell.bytes < (1 << 20) + 400_000
+    assert contents(tmp_path / "here") == {**FILES, "large": (remote / "large").read_bytes()}
+
+
+@pytest.mark.parametrize("resumed_bytes", [1000, 1001])
+def test_only_large_files_are_resumed(remote, tmp_path, monkeypatch, resumed_bytes):
+    monkeypatch.setattr(module, "RESUMED_BYTES", resumed_bytes)
+    (remote / "large").write_bytes(b"x" * 1000)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "large.part").write_bytes(b"x" * 999)
+    resumed = []
+    resume = module._resume
+    monkeypatch.setattr(module, "_resume", lambda *args: (resumed.append(args[1]), resume(*args))[1])
+    download_folder(LocalShell(), str(remote), tmp_path / "here")
+    assert len(resumed) == (resumed_bytes == 1000)
+    assert contents(tmp_path / "here")["large"] == b"x" * 1000
+
+
+def test_a_damaged_file_is_downloaded_three_times_at_most(remote, tmp_path):
+    shell = UnreliableShell(bad=2, good=100_000, drops=False)
+    assert download_folder(shell, str(remote), tmp_path / "here") == len(FILES)
+    failing = UnreliableShell(bad=3, good=100_000, drops=False)
+    with pytest.raises(ChecksumMismatch):
+        download_folder(failing, str(remote), tmp_path / "there2")
+    assert failing.bad == 0
+
+
+def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path, monkeypatch):
+    shell = UnreliableShell(bad=0, good=0, drops=False)
+    streamed, stream = [], shell.stream
+    monkeypatch.setattr(shell, "stream", lambda *args, **more: streamed.append(args) or stream(*args, **more))
+    for _ in range(2):
+        download_growing(shell, [(str(remote), tmp_path / "here")], ["log.txt", "none.txt"])
+    assert len(streamed) == 1
+
+
+def test_a_transfer_may_take_an_hour(remote, tmp_path, monkeypatch):
+    """Lists of files are answered within the usual time."""
+    monkeypatch.setattr(module, "RESUMED_BYTES", 1)
+    limits = []
+
+    class TimedShell(LocalShell):
+        def run(self, command, **options):
+            limits.extend([options["timeout_s"]] if "timeout_s" in options else [])
+            return super().run(command, **options)
+
+        def open_output(self, command, **options):
+            limits.append(options["timeout_s"])
+            return super().open_output(command, **options)
+
+        def stream(self, command, sink, **options):
+            limits.append(options["timeout_s"])
+            super().stream(command, sink, **options)
+
+    download_growing(TimedShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
+    (tmp_path / "here" / "it's a name.csv.part").write_bytes(FILES["it's a name.csv"][:9])
+    download_folder(TimedShell(), str(remote), tmp_path / "here")
+    assert limits == [3600.0] * 4

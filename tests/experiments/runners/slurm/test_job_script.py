@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 from experiments.inputs.requirements import Artifact
+from experiments.results.schema import CHECKPOINTS_FOLDER
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import REQUIRE_FREE_GPUS, JobScripts, JobSpec
 from experiments.runners.slurm.profile import profile_named
@@ -82,6 +83,14 @@ def test_a_job_queries_its_gpus_by_their_indices_inside_the_job(tmp_path):
     subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, check=True)
 
 
+def test_a_job_whose_gpus_are_in_use_ends_with_their_processes_and_its_own_code(tmp_path):
+    (tmp_path / "nvidia-smi").write_text("#!/bin/bash\necho 7, python, 9 MiB\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run(["bash", "-c", REQUIRE_FREE_GPUS], env=variables, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (75, "the row's GPUs are not free: 7, python, 9 MiB ")
+
+
 def test_a_job_requests_what_the_row_needs_and_is_identified():
     assert {
         "--job-name=run/lab/a",
@@ -133,6 +142,61 @@ case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.e
     assert [line.count("--ipc=host") for line in (first, second)] == [1, 1]
     assert ("nvidia.com/gpu=7" in first, "nvidia.com/gpu=7" in second) == (False, True)
     assert (folder / "nodes.ended").read_text() == "0\n"
+
+
+def test_the_nodes_but_the_first_start_an_agent_with_the_rows_address():
+    wide = rows.spec("a", nodes=3, devices=4, strategy="ddp", time_limit_s=900)
+    text = script(wide, nodes=3)
+    srun = "srun --nodes=2 --ntasks=2 --relative=1 --kill-on-bad-exit=1 --chdir=/ --cpus-per-task="
+    assert srun in text
+    clear = f'rm -rf "$row/{CHECKPOINTS_FOLDER}"'
+    assert clear not in text
+    assert clear in script(wide, nodes=3, shared=False)
+    assert "srun" not in script(nodes=1)
+
+
+@pytest.mark.parametrize(
+    ("profile", "devices", "cpus", "memory"),
+    [
+        ({"cpus_per_node": 40, "gpus_per_node": 4, "memory_per_node_gib": 100}, 1, 10, 25600),
+        ({"cpus_per_node": 40, "gpus_per_node": 4, "memory_per_node_gib": 100}, 3, 30, 76800),
+        ({"cpus_per_node": 2, "gpus_per_node": 4, "memory_per_node_gib": 2}, 1, 1, 512),
+        ({"cpus_per_node": 40, "gpus_per_node": 0, "memory_per_node_gib": 100}, 1, 2, 5120),
+        ({"cpus_per_node": 3, "gpus_per_node": 0, "memory_per_node_gib": 100}, 1, 3, 102400),
+        ({"cpus_per_node": 1, "gpus_per_node": 0, "memory_per_node_gib": 100}, 1, 1, 102400),
+    ],
+)
+def test_a_row_has_its_share_of_the_cores_and_the_memory(profile, devices, cpus, memory):
+    row = rows.spec("a", size="tiny", devices=devices, strategy="ddp" if devices > 1 else "auto")
+    assert {f"--cpus-per-task={cpus}", f"--mem={memory}M"} <= set(options(script(row, **profile)))
+
+
+def test_a_row_on_the_cpu_that_needs_more_than_the_node_requests_all_of_it():
+    on_cpu = {"task": "generate", "accelerator": "cpu", "precision": "32-true"}
+    row = rows.spec(engine="hf_trainer", model="open-llama-13b", dataset="imdb", **on_cpu)
+    requested = options(script(row, memory_per_node_gib=32, cpus_per_node=40))
+    assert {"--mem=32768M", "--cpus-per-task=40"} <= set(requested)
+
+
+@pytest.mark.parametrize(
+    ("profile", "expected"),
+    [
+        ({"cpus_per_node": 1, "memory_per_node_gib": 32}, {"--cpus-per-task=1", "--mem=8192M"}),
+        ({"shared": False, "nodes": 2}, {"--nodes=2"}),
+        ({"shared": True, "nodes": 2}, {"--nodes=1"}),
+        ({"cpu_partition": None}, {"--partition=gpu"}),
+    ],
+)
+def test_a_staging_job_runs_once_or_on_each_node_with_its_own_folder(profile, expected):
+    text = scripts("/shared", **profile).staging_script(WEIGHTS, "x", "c")
+    assert expected <= set(options(text))
+    assert ("srun --nodes=2 --ntasks=2" in text) == ("--nodes=2" in expected)
+
+
+def test_a_job_without_a_partition_of_its_own_for_cpus_uses_that_of_gpus():
+    on_cpu = {"task": "generate", "accelerator": "cpu", "engine": "hf_trainer", "model": "gpt-neo-1.3b"}
+    assert "--partition=gpu" in options(script(rows.spec(**on_cpu), cpu_partition=None))
+    assert not [option for option in options(script(account=None)) if option.startswith("--account")]
 
 
 def test_a_row_on_the_cpu_requests_no_gpu_and_the_memory_of_its_model():

@@ -31,6 +31,21 @@ def test_a_node_of_a_profile_has_its_gpus():
     assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"
 
 
+def test_a_profile_without_gpus_describes_its_processors():
+    node = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32.4, processor="EPYC").node
+    assert (node.gpus, node.cpus, node.host_memory_gib, node.processor) == ((), 8, 32.4, "EPYC")
+    assert node.description == "X: 8 cores, 32 GiB of memory, no GPU a node"
+
+
+def test_a_file_is_a_profile_by_its_name(tmp_path):
+    for name in ("own.yaml", "own.yml"):
+        (tmp_path / name).write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\n")
+        profile = profile_named(str(tmp_path / name))
+        assert (profile.name, profile.nodes, profile.poll_s) == ("own", 1, 60.0)
+        assert (profile.gpus_per_node, profile.gpu_memory_gib, profile.needs_account) == (0, 0.0, False)
+        assert profile.shared
+
+
 def test_the_earlier_name_of_runtime_is_still_read(tmp_path):
     (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\nway: docker\n")
     assert profile_named(str(tmp_path / "own.yaml")).runtime == "docker"

@@ -1,0 +1,101 @@
+"""The values that are read from a result, where they are derived from several of its fields."""
+
+import pytest
+
+from experiments.results.load import CPU_WAIT_INTERVAL
+from experiments.results.memory_parts import PART_COLUMNS
+from experiments.results.quantities import QUANTITIES, is_lower_bound, value_of, values_of_ranks
+from experiments.results.schema import Failure, Snapshot
+from tests.support.results.in_memory import CPU, GPU, ranks, result
+
+
+@pytest.mark.parametrize(
+    ("epochs", "losses", "fall"),
+    [
+        (2, (4.0, 4.0, 3.0, 1.0), 0.5),
+        (2, (4.0, 3.0, 9.0), -1.25),
+        (3, (4.0, 1.0, 1.0), 0.75),
+        (3, (4.0, 1.0), None),
+        (1, (4.0, 1.0), None),
+    ],
+)
+def test_a_loss_falls_from_the_mean_of_the_first_epoch_to_that_of_the_last(epochs, losses, fall):
+    settings = result("a").spec.settings.model_copy(update={"max_epochs": epochs})
+    assert QUANTITIES["loss_fall"](result("a", losses=losses, settings=settings)) == fall
+
+
+def test_the_last_loss_is_that_of_the_last_batch_and_the_final_one_of_at_least_one_step():
+    many = result("a").spec.settings.model_copy(update={"max_epochs": 9})
+    made = result("a", losses=(3.0, 1.0), settings=many)
+    assert (QUANTITIES["last_loss"](made), QUANTITIES["final_loss"](made)) == (1.0, 1.0)
+
+
+def test_a_step_has_several_micro_steps():
+    speed: dict[str, float] = {"micro_steps": 12, "optimizer_steps": 3, "planned_micro_steps": 40}
+    made = result("a", speed=speed)
+    assert QUANTITIES["micro_steps_per_step"](made) == 4
+    assert QUANTITIES["planned_micro_steps"](made) == 40
+    assert QUANTITIES["train_s"](made) == 0.5 * 40 * 3 / 12
+    none = result("a", speed={"optimizer_steps": 0})
+    assert (QUANTITIES["micro_steps_per_step"](none), QUANTITIES["train_s"](none)) == (None, None)
+
+
+@pytest.mark.parametrize("quantity", ["step_s", "samples_per_s", "train_s"])
+def test_only_a_row_that_fits_has_a_speed(quantity):
+    assert QUANTITIES[quantity](result("a", speed={})) is not None
+    for outcome in ("oom", "error", "timeout"):
+        assert QUANTITIES[quantity](result("a", outcome, speed={})) is None
+
+
+def test_waits_for_the_cpu_are_counted_for_each_step():
+    made = result("a", speed={"step_s": 12.0}).model_copy(update={"telemetry": {CPU_WAIT_INTERVAL: 4.0}})
+    assert QUANTITIES["cpu_waits_per_step"](made) == 3
+    assert QUANTITIES["cpu_waits_per_step"](made.model_copy(update={"speed": None})) is None
+
+
+def test_the_share_of_the_card_is_that_of_all_gpus_of_a_rank():
+    two = result("a").spec.settings.model_copy(update={"devices": 2, "task": "generate"})
+    made = result("a", memory={"peak_gib": 30.0}, settings=two)
+    per_rank = made.spec.settings.gpus_per_rank
+    assert QUANTITIES["peak_share"](made) == pytest.approx(30.0 / (78.6 * per_rank))
+    assert QUANTITIES["peak_share"](ranks(peak_gib=[30.0])[0]) == pytest.approx(30.0 / 78.6)
+    assert QUANTITIES["peak_share"](result("a", memory={"peak_gib": 30.0}, device=CPU)) is None
+
+
+def test_memory_of_the_gpu_is_zero_on_a_cpu():
+    for device, gib in ((GPU, 3.0), (CPU, 0.0)):
+        assert QUANTITIES["gpu_peak_gib"](result("a", memory={"peak_gib": 3.0}, device=device)) == gib
+    assert QUANTITIES["largest_gpu_params_gib"](result("a", memory={"params_by_gpu_gib": (2.0, 5.0)})) == 5.0
+
+
+def test_only_a_row_that_ran_out_of_memory_failed_at_a_step():
+    failure = Failure(phase="forward", step=1, kind="x", message="")
+    assert QUANTITIES["oom_step"](result("a", "oom").model_copy(update={"failure": failure})) == 1
+    assert QUANTITIES["oom_step"](result("a", "oom")) is None
+    for outcome in ("fits", "host_oom", "refused", "timeout"):
+        assert QUANTITIES["oom_step"](result("a", outcome).model_copy(update={"failure": failure})) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "predicted", "bounds"),
+    [
+        ("fits", False, set()),
+        ("oom", False, {"peak_gib", "peak_share", "reserved_gib", "reserved_share"}),
+        ("oom", True, {"reserved_gib", "reserved_share"}),
+    ],
+)
+def test_the_memory_of_a_row_that_ran_out_of_it_is_a_lower_bound(outcome, predicted, bounds):
+    made = result("a", outcome).model_copy(update={"predicted": predicted})
+    assert {quantity for quantity in QUANTITIES if is_lower_bound(quantity, made)} == bounds
+
+
+def test_memory_is_the_maximum_over_the_ranks_and_a_loss_is_the_rows_own():
+    several = result("a", ranks=ranks(peak_gib=[1.0, 3.0, 2.0]), losses=(2.0,))
+    assert values_of_ranks("peak_gib", several) == [1.0, 3.0, 2.0]
+    assert (value_of("peak_gib", several), value_of("final_loss", several)) == (3.0, 2.0)
+    assert (values_of_ranks("peak_gib", result("a")), value_of("peak_gib", result("a"))) == ([], None)
+
+
+def test_a_part_of_memory_names_its_field_of_a_snapshot():
+    fields = {part.field for part in PART_COLUMNS}
+    assert {"params_gib", "optimizer_cpu_gib"} <= fields <= {*Snapshot.model_fields, "buffers_gib"}

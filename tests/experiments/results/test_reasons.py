@@ -1,0 +1,196 @@
+"""Why a statement fails or is not evaluated: the distance to its bound, the error of a prediction, its obstacles."""
+
+from typing import Any
+
+import pytest
+
+from experiments.results.evaluate import claim_rows, evaluate_row
+from experiments.results.schema import Failure
+from experiments.suites.suite import Check, Claim
+from tests.support.results.evaluations import PEAK, RATIO, claim_verdict, outcome_verdict, reference_verdict
+from tests.support.results.in_memory import CPU, EMULATING_GPU, result, shot, suite
+
+
+def of_peak(**bounds):
+    return {"row": "a", "quantity": "peak_gib", **bounds}
+
+
+def with_peak(gib, **more):
+    return result("a", memory={"peak_gib": gib}, **more)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "gib", "missed"),
+    [
+        ({"low": 80.0}, 60.0, "25 % below 80 GiB"),
+        ({"high": 8.0}, 10.0, "25 % above 8 GiB"),
+        ({"low": 20.0, "high": 40.0}, 10.0, "50 % below 20 GiB"),
+        ({"low": 2.0, "high": 5.0}, 10.0, "100 % above 5 GiB"),
+        ({"high": 0.0}, 0.2, "0.2 GiB above 0 GiB"),
+        ({"low": 9.0, "high": 11.0, "outside": True}, 10.0, ""),
+        ({"low": 10.0, "high": 10.0}, 10.0, ""),
+    ],
+)
+def test_a_failure_says_by_how_much_the_value_misses_its_bound(bounds, gib, missed):
+    assert claim_verdict(of_peak(**bounds), with_peak(gib)).missed == missed
+
+
+def test_a_ratio_that_fails_says_by_how_much_in_times():
+    assert claim_verdict(RATIO, with_peak(30.0), result("b", memory=PEAK)).missed == "50 % above 2 times"
+    optimizer = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "high": 10.0}
+    infinite = result("a", shots=(shot("after optimizer step", optimizer_cpu_gib=20.0),))
+    assert claim_verdict(optimizer, infinite).missed == ""
+    zero = {**RATIO, "low": None, "high": 0.0}
+    assert claim_verdict(zero, with_peak(10.0), result("b", memory=PEAK)).missed == "1 times above 0 times"
+
+
+def test_a_reference_value_says_by_how_much_it_is_missed():
+    assert reference_verdict(result("a", memory={"reserved_gib": 63.0})).missed == "5.26 % below 66.5 GiB"
+    assert reference_verdict(result("a", memory={"reserved_gib": 75.0})).missed == ""
+
+
+def test_several_checks_are_stated_together_and_empty_parts_are_left_out():
+    checks = [of_peak(high=8.0), {"row": "b", "outcome": "fits"}, of_peak(high=5.0)]
+    verdict = claim_verdict(checks, with_peak(10.0))
+    assert verdict.expected == ("peak memory of a at most 8 GiB; b: fits; peak memory of a at most 5 GiB")
+    assert verdict.value == "a: 10 GiB; a: 10 GiB"
+    assert verdict.missed == "25 % above 8 GiB; 100 % above 5 GiB"
+    assert claim_verdict([checks[0], checks[0]], with_peak(10.0)).reason.count("10 GiB") == 1
+
+
+SPEED: dict[str, Any] = {"error_share": 0.2, "ratio_error_share": 0.3, "idle_error": 0.25, "gpu_idle_share": 0.5}
+
+
+def predicted(row, **speed):
+    return result(row, speed={**SPEED, **speed}).model_copy(update={"predicted": True, "telemetry": LOAD})
+
+
+LOAD = {"steady_gpu_util_percent": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("check", "status", "error"),
+    [
+        ({"quantity": "step_s", "low": 0.41}, "not evaluated", "20 %"),
+        ({"quantity": "step_s", "low": 0.4}, "pass", ""),
+        ({"quantity": "step_s", "high": 0.59}, "not evaluated", "20 %"),
+        ({"quantity": "step_s", "high": 0.6}, "pass", ""),
+        ({"quantity": "step_s", "low": 0.61}, "fail", ""),
+        ({"quantity": "step_s", "over_row": "b", "low": 0.7}, "not evaluated", "50 %"),
+        ({"quantity": "step_s", "over_row": "b", "low": 0.5, "high": 1.5}, "pass", ""),
+        ({"quantity": "step_s", "over_row": "b", "high": 1.49}, "not evaluated", "50 %"),
+        ({"quantity": "gpu_idle_share", "low": 0.26}, "not evaluated", "0.25"),
+        ({"quantity": "gpu_idle_share", "low": 0.25, "high": 0.75}, "pass", ""),
+        ({"quantity": "gpu_idle_share", "high": 0.74}, "not evaluated", "0.25"),
+        ({"quantity": "gpu_util_percent", "low": 36.0}, "not evaluated", "25"),
+        ({"quantity": "gpu_util_percent", "low": 35.0, "high": 85.0}, "pass", ""),
+        ({"quantity": "peak_gib", "low": 9.9}, "pass", ""),
+    ],
+)
+def test_a_prediction_within_its_error_of_a_bound_is_too_close_to_call(check, status, error):
+    other = predicted("b", ratio_error_share=0.4)
+    made = predicted("a").model_copy(update={"memory": with_peak(10.0).memory})
+    verdict = claim_verdict({"row": "a", **check}, made, other)
+    assert verdict.status == status
+    assert verdict.reason.endswith(f", predicted to {error}") or not error
+    assert verdict.reason.startswith("too close to call: ") == bool(error)
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"),
+    [
+        ({"quantity": "step_s", "low": 1.0}, "its time is not predicted"),
+        ({"quantity": "final_loss", "low": 1.0}, "the loss is not predicted"),
+        ({"quantity": "gpu_processes", "low": 1.0}, "this load of GPUs is not predicted"),
+        ({"quantity": "planned_micro_steps", "low": 1.0}, "the number of steps is not predicted"),
+        ({"quantity": "peak_gib", "low": 1.0}, "a has no peak memory (a ended as fits)"),
+    ],
+)
+def test_a_value_that_is_not_predicted_has_its_reason(check, reason):
+    made = result("a").model_copy(update={"predicted": True})
+    verdict = claim_verdict({"row": "a", **check}, made)
+    assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
+
+def test_the_row_without_a_value_is_named():
+    assert claim_verdict(RATIO, with_peak(10.0), result("b")).reason == "b has no peak memory (b ended as fits)"
+    assert claim_verdict(RATIO, result("a"), result("b", memory=PEAK)).reason.startswith("a has no peak memory")
+
+
+def test_the_first_obstacle_of_an_outcome_is_its_reason():
+    assert outcome_verdict("fits", result("a", "refused", size="tiny")).reason == "a ended as refused"
+    on_cpu = result("a").spec.settings.model_copy(update={"accelerator": "cpu"})
+    assert outcome_verdict("fits", result("a", device=CPU, settings=on_cpu)).status == "pass"
+
+
+@pytest.mark.parametrize(
+    ("device", "check", "status"),
+    [
+        (EMULATING_GPU, {"quantity": "train_s", "low": 1.0}, "not evaluated"),
+        (EMULATING_GPU, {"quantity": "train_s", "over_row": "b", "low": 0.5}, "pass"),
+        (EMULATING_GPU, {"quantity": "gpu_idle_share", "low": 0.1}, "pass"),
+        (CPU, {"quantity": "peak_gib", "low": 1.0}, "pass"),
+        (CPU, {"quantity": "step_s", "low": 0.1}, "not evaluated"),
+    ],
+)
+def test_seconds_count_only_on_the_stated_card_and_memory_everywhere(device, check, status):
+    pair = [result(row, memory=PEAK, speed=SPEED, device=device) for row in "ab"]
+    assert claim_verdict({"row": "a", **check}, *pair).status == status
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [({}, True), ({"weights": "random"}, False), ({"data": "synthetic"}, False), ({"length": "verdict"}, False)],
+)
+def test_a_single_loss_counts_only_with_the_labs_weights_and_data(change, counts):
+    check = {"row": "a", "quantity": "last_loss", "high": 3.0}
+    made = result("a", losses=(2.5,), **change)
+    assert (claim_verdict(check, made).status == "pass") == counts
+
+
+@pytest.mark.parametrize(("fall", "status"), [(5e-4, "pass"), (4e-4, "not evaluated")])
+def test_a_loss_falls_if_it_falls_by_more_than_noise(fall, status):
+    two = result("a").spec.settings.model_copy(update={"max_epochs": 2})
+    check = {"row": "a", "quantity": "loss_fall", "over_row": "b", "low": 0.1}
+    pair = [result(row, losses=(2.0, 2.0 * (1 - of)), settings=two) for row, of in (("a", 0.5), ("b", fall * 1.0001))]
+    assert claim_verdict(check, *pair).status == status
+
+
+def test_memory_is_shown_in_the_unit_that_suits_it():
+    assert claim_verdict(of_peak(low=0.0), with_peak(0.0125)).value == "a: 12.8 MiB"
+    small = with_peak(0.25), result("b", memory={"peak_gib": 0.125})
+    assert claim_verdict(RATIO, *small).value == "2 times b (256 vs. 128 MiB)"
+    steps = {"row": "a", "quantity": "peak_gib", "over_quantity": "step_s", "low": 0.1}
+    assert claim_verdict(steps, result("a", memory={"peak_gib": 4.0}, speed={})).value == (
+        "8 times time of a step (4 GiB vs. 0.5 s)"
+    )
+    count = {"row": "a", "quantity": "planned_micro_steps", "low": 1.0}
+    assert claim_verdict(count, result("a", speed={})).value == "a: 10 (number of micro-steps of the full training)"
+    assert claim_verdict({**count, "high": 2.0}, result("a", speed={})).value.endswith("of the full training)")
+
+
+@pytest.mark.parametrize(("quantity", "over", "ends"), [("peak_gib", "b", "that of b"), ("peak_gib", None, "GiB")])
+def test_the_expected_value_names_the_row_and_its_unit(quantity, over, ends):
+    check = {"row": "a", "quantity": quantity, "over_row": over, "low": 1.0}
+    assert claim_verdict(check, with_peak(10.0), result("b", memory=PEAK)).expected.endswith(ends)
+    own = {"row": "a", "quantity": "peak_gib", "over_quantity": "reserved_gib", "low": 0.5}
+    assert claim_verdict(own, with_peak(10.0)).expected == "peak memory of a at least 0.5 times its reserved memory"
+
+
+def test_a_claim_is_about_each_of_its_rows_once():
+    checks = (Check(row="b", quantity="peak_gib", over_row="a", low=1.0), Check(row="a", outcome="fits"))
+    assert claim_rows(Claim(id="x", says="So.", checks=checks)) == ("b", "a")
+
+
+def test_a_row_alone_has_the_verdicts_on_its_outcome_and_values():
+    lab = suite([{"id": "a", "expect": {"outcome": "fits"}}, {"id": "b", "expect": {"outcome": "fits"}}])
+    assert [(one.id, one.status) for one in evaluate_row(lab, result("a"))] == [("a/outcome", "pass")]
+
+
+def test_a_failure_in_another_phase_names_what_happened():
+    failure = Failure(phase="forward", kind="OutOfMemoryError", message="")
+    made = result("a", "oom").model_copy(update={"failure": failure})
+    verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "backward"}, made)
+    assert (verdict.status, verdict.reason, verdict.value) == ("fail", "a ended as oom", "a: out of GPU memory")
+    unknown = claim_verdict({"row": "a", "outcome": "oom", "phase": "backward"}, result("a", "oom"))
+    assert unknown.reason == "the phase in which a ran out of memory is not known"

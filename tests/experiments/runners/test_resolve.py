@@ -1,0 +1,108 @@
+"""The card, size, rows and run id of a run, and the options that do not match the suite or the machine."""
+
+import pytest
+
+from experiments.errors import InputError
+from experiments.run_options import RunOptions
+from experiments.runners.resolve import datasets_of, resolve
+from tests.support.results import in_memory
+from tests.support.runners.rows import GPU, T4, node
+
+OPTIONS = RunOptions(suite="lab")
+BIG = GPU.__class__(0, "NVIDIA H200", 139.8, "GPU-2")
+DDP = {"devices": 2, "strategy": "ddp"}
+
+
+def suite_for(*cards, **rows):
+    """Return a suite for these cards, with rows a and b; ``rows``: settings by row."""
+    made = in_memory.suite([{"id": row, "settings": {"batch_size": 2, **rows.get(row, {})}} for row in "ab"])
+    return made.model_copy(update={"cards": cards or made.cards})
+
+
+def resolved(options=OPTIONS, suite=None, machine=None):
+    return resolve(options, suite or suite_for(), machine or node(GPU))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "card", "size"),
+    [
+        ([], "v100_32gb", "tiny"),
+        ([GPU], "a100_80gb", "full"),
+        ([GPU, T4], "a100_80gb", "full"),
+        ([BIG], "v100_32gb", "full"),
+        ([T4], "v100_32gb", "tiny"),
+    ],
+)
+def test_the_card_is_the_machines_own_or_the_first_that_it_can_emulate(gpus, card, size):
+    found = resolved(suite=suite_for("v100_32gb", "a100_80gb"), machine=node(*gpus))
+    assert (found.card, found.size) == (card, size)
+
+
+def test_a_card_that_the_gpu_can_emulate_is_chosen_before_the_first_of_the_suite():
+    assert resolved(suite=suite_for("h100_94gb", "a100_80gb"), machine=node(GPU.__class__(0, "X", 80, ""))).card == (
+        "a100_80gb"
+    )
+
+
+def test_requested_card_and_size_are_kept():
+    options = RunOptions(suite="lab", card="a100_80gb", size="tiny")
+    found = resolved(options, suite_for("v100_32gb", "a100_80gb"))
+    assert (found.card, found.size) == ("a100_80gb", "tiny")
+    with pytest.raises(InputError, match="unknown card 'h100_94gb'"):
+        resolved(RunOptions(suite="lab", card="h100_94gb"))
+
+
+@pytest.mark.parametrize(("asked", "found"), [((), ("a", "b")), (("b", "a"), ("a", "b")), (("b",), ("b",))])
+def test_rows_are_those_that_were_requested_in_the_suites_order(asked, found):
+    assert resolved(RunOptions(suite="lab", rows=asked)).rows == found
+
+
+def test_a_row_of_another_card_is_rejected_with_those_that_are_allowed():
+    suite = suite_for("a100_80gb", "v100_32gb")
+    suite = suite.model_copy(
+        update={"rows": (suite.rows[0], suite.rows[1].model_copy(update={"cards": ("v100_32gb",)}))}
+    )
+    assert resolved(suite=suite).rows == ("a",)
+    with pytest.raises(InputError, match=r"suite lab: row 'b' is not for a100_80gb; allowed: a$"):
+        resolved(RunOptions(suite="lab", rows=("a", "b")), suite)
+
+
+def test_a_tiny_model_has_no_pretrained_weights():
+    assert resolved(RunOptions(weights="pretrained", size="full")).size == "full"
+    assert resolved(RunOptions(weights="random", size="tiny")).size == "tiny"
+    with pytest.raises(InputError, match="weights pretrained: a tiny model has none"):
+        resolved(RunOptions(weights="pretrained", size="tiny"))
+
+
+@pytest.mark.parametrize("run_id", ["latest", "../outside", ".hidden", "a b", ""])
+def test_a_run_id_that_cannot_name_a_folder_is_rejected(run_id):
+    with pytest.raises(InputError, match="allowed: letters, digits"):
+        resolved(RunOptions(run_id=run_id))
+
+
+def test_a_run_has_the_requested_id_or_one_made_of_its_options():
+    assert resolved(RunOptions(suite="lab", run_id="my.run_1-a")).run_id == "my.run_1-a"
+    assert resolved().run_id.startswith("lab-a100_80gb-full")
+
+
+def resolved_with_gpus(count, suite):
+    return resolved(RunOptions(suite="lab", gpus_per_node=count), suite, node(GPU, GPU))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_row_of_several_ranks_needs_more_than_one_gpu(strategy):
+    suite = suite_for(b={"devices": 4, "strategy": strategy})
+    for count in (None, 2):
+        assert datasets_of(resolved_with_gpus(count, suite), suite) == {"gourmetgram-captions"}
+    with pytest.raises(
+        InputError,
+        match=f"--gpus-per-node 1: row 'b' of suite lab would have 1 rank, but {strategy} needs more; allowed: 2",
+    ):
+        datasets_of(resolved_with_gpus(1, suite), suite)
+
+
+def test_a_row_of_one_rank_needs_one_gpu_and_reads_its_own_data_set():
+    suite = suite_for(b={"engine": "hf_trainer", "model": "gpt-neo-1.3b", "dataset": "imdb"})
+    assert datasets_of(resolved_with_gpus(1, suite), suite) == {"gourmetgram-captions", "imdb"}
+    with pytest.raises(InputError, match="--gpus-per-node 0: allowed: 1 and more"):
+        datasets_of(resolved_with_gpus(0, suite), suite)
