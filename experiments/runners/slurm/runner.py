@@ -30,7 +30,6 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from experiments.system.files import write_atomically
 from provision.errors import CommandFailed
-from provision.words import counted
 
 TICK_S = 0.25
 LEASE_RESERVE_S = 600.0
@@ -111,7 +110,7 @@ class SlurmRunner:
     def _explain_return(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
         self._view.print_line(
-            f"{counted(len(tracker.rows), 'job')} continue at {self._shell.where}: {names}; "
+            f"jobs that continue at {self._shell.where}: {names}; "
             "run the same command to track them again, or with --cancel to cancel them"
         )
 
