@@ -1,6 +1,7 @@
-"""The tracer's library, compiled once, and one tracer for the rows of all tests."""
+"""The tracer's library, compiled once, one tracer for the rows of all tests, and a warm process for scripts."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
@@ -9,9 +10,11 @@ import pytest
 
 from experiments.prediction.phantom.library import compiled_library
 from experiments.prediction.predict import TraceError, predict
+from experiments.prediction.script import trace
 from experiments.results.predictions import Prediction
 from experiments.system.files import cache_folder
 from tests.experiments.prediction.miniatures import ROWS
+from tests.support.processes.warm_traces import start_warm, warm_traces
 
 
 @dataclass
@@ -49,3 +52,15 @@ def traced(library_cache) -> Traced:
     )
     found.predictions = {prediction.spec.row: prediction for prediction in predictions}
     return found
+
+
+@pytest.fixture(scope="session")
+def warm_socket(library_cache, tmp_path_factory):
+    with warm_traces(tmp_path_factory.mktemp("warm")) as socket:
+        yield socket
+
+
+@pytest.fixture
+def traces_start_warm(warm_socket, monkeypatch):
+    """Traces of scripts start as forks of one warm process, which has imported their libraries."""
+    monkeypatch.setattr(trace, "process_group", partial(start_warm, warm_socket))
