@@ -8,12 +8,11 @@ from shutil import which
 
 import pytest
 
-from experiments.prediction.phantom.library import compiled_library
 from experiments.prediction.predict import TraceError, predict
 from experiments.prediction.script import trace
 from experiments.results.predictions import Prediction
-from experiments.system.files import cache_folder
 from tests.experiments.prediction.miniatures import ROWS
+from tests.support.processes.phantom_library import cache_with_library
 from tests.support.processes.warm_traces import start_warm, warm_traces
 
 
@@ -24,13 +23,6 @@ class Traced:
     predictions: dict[str, Prediction]
     problems: dict[str, TraceError] = field(default_factory=dict)
     watched: list[tuple[str, bool]] = field(default_factory=list)
-
-
-def cache_with_library(folder: Path) -> Path:
-    """A cache without predictions that has the compiled library."""
-    library = compiled_library(cache_folder(), Path(find_spec("torch").origin).parent)
-    (folder / library.name).symlink_to(library)
-    return folder
 
 
 @pytest.fixture(scope="session")
