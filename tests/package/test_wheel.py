@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from provision.configure.build_context import PROJECT, write_build_context
+from tests.support.processes.phantom_library import cache_with_library
 from tests.support.services.installed import Environment, build_wheel, install, link_dependencies, project
 
 pytestmark = pytest.mark.xdist_group("package")
@@ -95,11 +96,14 @@ def test_a_command_without_its_optional_part_names_it_in_one_line(
 
 
 def test_a_row_is_predicted_with_the_sources_in_the_wheel(full_environment: Environment) -> None:
+    """The library is compiled for each version of its sources; the one of this checkout serves the wheel."""
+    cache = cache_with_library(full_environment.home / "cache" / "llm-testbed")
+    (library,) = cache.iterdir()
     done = full_environment.run("testbed", "predict", ROW, "--card", "a100_80gb", "--json")
     assert done.returncode == 0, done.stderr
     (prediction,) = json.loads(done.stdout)
     assert prediction["peak_gib"] > prediction["usable_gib"]
-    assert list((full_environment.home / "cache" / "llm-testbed").glob("phantom-*.so"))
+    assert list(cache.glob("phantom-*.so")) == [library]
 
 
 def test_a_miniature_is_run_and_reported(full_environment: Environment) -> None:

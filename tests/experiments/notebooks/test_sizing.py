@@ -14,6 +14,7 @@ from nbformat.v4 import new_code_cell
 
 from experiments.notebooks import sizing
 from experiments.prediction.custom import CustomTraining
+from tests.support.processes.phantom_library import cache_with_library
 from tests.support.runners.fake_predictions import Predictor, prediction
 
 NOTEBOOK = Path(sizing.__file__).parent / "sizing.ipynb"
@@ -68,6 +69,7 @@ def test_the_notebook_runs_headless_from_top_to_bottom_without_pythonpath(notebo
 
 
 def test_predictions_find_the_code_from_any_folder_without_pythonpath(tmp_path):
+    cache_with_library(tmp_path / "cache")
     program = (
         f"import sys; sys.path.append({str(ROOT)!r})\n"
         "from pathlib import Path\n"

@@ -1,17 +1,19 @@
-"""The tracer's library, compiled once, and one tracer for the rows of all tests."""
+"""The tracer's library, compiled once, one tracer for the rows of all tests, and a warm process for scripts."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
 
 import pytest
 
-from experiments.prediction.phantom.library import compiled_library
 from experiments.prediction.predict import TraceError, predict
+from experiments.prediction.script import trace
 from experiments.results.predictions import Prediction
-from experiments.system.files import cache_folder
 from tests.experiments.prediction.miniatures import ROWS
+from tests.support.processes.phantom_library import cache_with_library
+from tests.support.processes.warm_traces import start_warm, warm_traces
 
 
 @dataclass
@@ -21,13 +23,6 @@ class Traced:
     predictions: dict[str, Prediction]
     problems: dict[str, TraceError] = field(default_factory=dict)
     watched: list[tuple[str, bool]] = field(default_factory=list)
-
-
-def cache_with_library(folder: Path) -> Path:
-    """A cache without predictions that has the compiled library."""
-    library = compiled_library(cache_folder(), Path(find_spec("torch").origin).parent)
-    (folder / library.name).symlink_to(library)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +44,15 @@ def traced(library_cache) -> Traced:
     )
     found.predictions = {prediction.spec.row: prediction for prediction in predictions}
     return found
+
+
+@pytest.fixture(scope="session")
+def warm_socket(library_cache, tmp_path_factory):
+    with warm_traces(tmp_path_factory.mktemp("warm")) as socket:
+        yield socket
+
+
+@pytest.fixture
+def traces_start_warm(warm_socket, monkeypatch):
+    """Traces of scripts start as forks of one warm process, which has imported their libraries."""
+    monkeypatch.setattr(trace, "process_group", partial(start_warm, warm_socket))

@@ -61,8 +61,8 @@ def unavailable_minutes(host, bookings, first):
         if booking.host_id == host.id:
             begin = int(booking.start.timestamp() // 60) - CLEANING_MINUTES - first
             end = int(-(-booking.end.timestamp() // 60)) + CLEANING_MINUTES - first
-            for minute in range(max(begin, 0), min(end, len(minutes))):
-                minutes[minute] = 1
+            taken = slice(max(begin, 0), max(min(end, len(minutes)), 0))
+            minutes[taken] = b"\1" * len(minutes[taken])
     return minutes
 
 
@@ -78,7 +78,7 @@ def slots_minute_by_minute(bookings, requirements, now):
         hosts = [(host, unavailable_minutes(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
         over = 0
         for start in searched[: HORIZON_DAYS * 24]:
-            free = [host for host, busy in hosts if 1 not in busy[start - first : start - first + length]]
+            free = [host for host, busy in hosts if busy.find(1, start - first, start - first + length) < 0]
             if start < over or len(free) < requirements.count:
                 continue
             if requirements.hours is None or all(

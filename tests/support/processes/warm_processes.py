@@ -29,7 +29,13 @@ def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen
         *modules,
     ]
     with (folder / "warm.txt").open("wb") as log:
-        process = subprocess.Popen(command, env=pad_environment(environment | SINGLE_THREADED), stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command,
+            env=pad_environment(environment | SINGLE_THREADED),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
     try:
         wait_for(lambda: is_ready(environment) or process.poll() is not None)
         yield process, environment

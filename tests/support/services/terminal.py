@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import sys
 import termios
 import time
@@ -44,6 +45,8 @@ def terminal_output(
             elif keys and time.monotonic() > typed + RETYPE_S:
                 os.write(master, keys.encode())
                 typed = time.monotonic()
+            if keys and not select.select([master], [], [], RETYPE_S / 2)[0]:
+                continue
             if not (chunk := os.read(master, 1 << 16)):
                 break
             written += chunk

@@ -17,7 +17,6 @@ from experiments.system.files import GIB, cache_folder
 
 pytestmark = [
     pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler"),
-    pytest.mark.xdist_group("generate"),
 ]
 LAYERS, WIDTH, BATCH, PROMPT, NEW = 4, 512, 3, 40, 6
 CONFIG = {
@@ -35,7 +34,7 @@ GCD = "mi250x_gcd_64gb"
 
 
 @pytest.fixture
-def generate(tmp_path, capfd):
+def generate(tmp_path, capfd, traces_start_warm):
     """Return the predictions of each GPU for the tiny model, with these options of `testbed predict`."""
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps(CONFIG))

@@ -12,7 +12,7 @@ CARD = ["a100_80gb"]
 
 
 @pytest.fixture
-def trace(tmp_path, library_cache, monkeypatch):
+def trace_in_new_process(tmp_path, library_cache, monkeypatch):
     """Return a function that traces a script with these arguments, and returns the predictions."""
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     monkeypatch.chdir(tmp_path)
@@ -23,6 +23,12 @@ def trace(tmp_path, library_cache, monkeypatch):
         return trace_script([*before, name, *words], cards, messages.append, ScriptOptions(**options))
 
     return trace
+
+
+@pytest.fixture
+def trace(trace_in_new_process, traces_start_warm):
+    """Return the same function; its traces start warm."""
+    return trace_in_new_process
 
 
 @pytest.fixture

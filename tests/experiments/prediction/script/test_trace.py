@@ -38,8 +38,8 @@ for step in range(1000):
 )
 
 
-def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_divided_by_kind(traced, capfd):
-    one = traced(LOOP)
+def test_a_loop_is_stopped_after_its_steps_and_its_memory_is_divided_by_kind(trace_in_new_process, capfd):
+    (one,) = trace_in_new_process(LOOP)
     assert (one.ended, one.steps, one.optimizers, one.model) == ("stopped", 2, ("Adam",), "Sequential")
     assert [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")] == ["step 0", "step 1"]
     assert (one.parameters, one.trainable_parameters) == (2 * 1024**2, 2 * 1024**2)

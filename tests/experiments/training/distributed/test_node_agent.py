@@ -95,6 +95,7 @@ def test_remote_ranks_are_part_of_the_result_and_the_log(row, tmp_path):
     assert row.code == 0
 
 
+@pytest.mark.usefixtures("ranks_start_warm")
 def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch):
     assignment = NodeAssignment
     monkeypatch.setattr(ranks, "NodeAssignment", lambda **fields: assignment(**fields | {"out": "/not shared"}))
@@ -104,6 +105,7 @@ def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch)
     assert result.ranks[0].outcome == "error"
 
 
+@pytest.mark.usefixtures("ranks_start_warm")
 def test_a_lost_node_is_the_outcome(row, tmp_path):
     def kill(second) -> None:
         wait_for_both_ranks(tmp_path / "row")

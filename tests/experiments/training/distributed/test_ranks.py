@@ -5,6 +5,7 @@ import random
 import re
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from experiments.errors import InputError
 from experiments.results.schema import LOG_FILE, RESULT_FILE, read_result
 from experiments.results.wording import format_size
 from experiments.system.processes import find_tagged
+from experiments.training import worker
 from experiments.training.distributed import ranks
 from experiments.training.distributed.launcher import accelerate_arguments, torchrun_arguments
 from experiments.training.distributed.ranks import free_port, launcher_environments
@@ -21,6 +23,8 @@ from tests.support.training.tiny_rows import spec
 
 FAKE = "tests.support.training.fake_rank"
 NAMES = {"log.txt", "result.json", "spec.json", "telemetry.csv"}
+REACHES_COLLECTIVE_S = 2.0
+"""How long a rank may take from the begin of its backward pass to the collective operation."""
 
 
 def run_with_fault(monkeypatch, out, fault=None, **settings):
@@ -34,6 +38,19 @@ def run_with_fault(monkeypatch, out, fault=None, **settings):
         return run_row(spec(**choices), out, "the command")
     finally:
         assert find_tagged("TESTBED_TEST", str(out)) == []
+
+
+def let_time_limit_pass_after_hang(monkeypatch, out, limit_s):
+    """Move the worker's clock to the time limit as soon as the second rank hangs and the first one waits for it."""
+    monotonic, hung_s = time.monotonic, []
+
+    def moved() -> float:
+        log, progress = out / "rank-1" / LOG_FILE, out / "rank-0" / "progress.json"
+        if not hung_s and log.exists() and "fault injected" in log.read_text() and "backward" in progress.read_text():
+            hung_s.append(monotonic() + REACHES_COLLECTIVE_S)
+        return monotonic() + (limit_s if hung_s and monotonic() > hung_s[0] else 0)
+
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=moved, sleep=time.sleep, time=time.time))
 
 
 def test_the_result_combines_all_ranks(monkeypatch, tmp_path):
@@ -63,6 +80,7 @@ def test_two_torchrun_launchers_connect(monkeypatch, tmp_path):
     assert [rank.outcome for rank in result.ranks] == ["fits", "fits"]
 
 
+@pytest.mark.usefixtures("ranks_start_warm")
 def test_ranks_end_at_the_same_step_when_the_times_of_one_scatter(monkeypatch, tmp_path):
     monkeypatch.setenv("SCATTER", "1")
     result = run_with_fault(monkeypatch, tmp_path, length="verdict", train_samples=80)
@@ -99,6 +117,7 @@ def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(
 
 
 def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+    let_time_limit_pass_after_hang(monkeypatch, tmp_path, 25)
     result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
     assert result.outcome == "timeout"
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2

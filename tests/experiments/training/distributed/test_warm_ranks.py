@@ -2,32 +2,13 @@
 
 import re
 
-import psutil
 import pytest
 
 from experiments.errors import InputError
-from experiments.runners.local.warm import LAUNCHER_MODULE, RANK_MODULE
-from experiments.system.warm_start import WARM_SOCKET_VARIABLE
-from tests.experiments.training.distributed.test_ranks import NAMES, run_with_fault
-from tests.support.processes.warm_processes import warm_process
+from tests.experiments.training.distributed.test_ranks import NAMES, let_time_limit_pass_after_hang, run_with_fault
 
 LOG = "log.txt"
-
-
-@pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    with warm_process(tmp_path_factory.mktemp("warm"), LAUNCHER_MODULE, RANK_MODULE) as (process, environment):
-        assert process.poll() is None
-        yield process, environment[WARM_SOCKET_VARIABLE]
-
-
-@pytest.fixture(autouse=True)
-def from_warm_process(process, monkeypatch):
-    """Make the row's processes start from the warm process; afterwards none of them is left."""
-    monkeypatch.setenv(WARM_SOCKET_VARIABLE, process[1])
-    yield
-    assert process[0].poll() is None
-    assert psutil.Process(process[0].pid).children() == []
+pytestmark = pytest.mark.usefixtures("ranks_start_warm")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
@@ -58,6 +39,7 @@ def test_a_failure_of_one_rank_ends_all(monkeypatch, tmp_path, fault, outcome, k
 
 
 def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
+    let_time_limit_pass_after_hang(monkeypatch, tmp_path, 25)
     result = run_with_fault(monkeypatch, tmp_path, "hang", time_limit_s=25)
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     assert re.match(r"rank \d: reached its time limit of 25 s, last seen in the backward phase", result.reason)

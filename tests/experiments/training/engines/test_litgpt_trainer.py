@@ -43,6 +43,7 @@ def test_both_engines_compute_the_same_loss(tmp_path):
     assert first[0] != first[1]
 
 
+@pytest.mark.usefixtures("ranks_start_warm")
 @pytest.mark.parametrize(("strategy", "share"), [("ddp", 1), ("fsdp", 1 / 2)])
 def test_two_ranks_train_on_shares_of_the_data(tmp_path, strategy, share):
     first, second = run_row(spec(devices=2, strategy=strategy, time_limit_s=240), tmp_path, "").ranks

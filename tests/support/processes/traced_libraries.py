@@ -1,0 +1,26 @@
+"""What each trace imports before its script, imported once by a warm process whose forks are traces.
+
+A fork installs the phantom device like a new process, but its library has been loaded and its modules imported.
+"""
+
+import os
+
+from experiments.prediction.script.traced import device
+from experiments.suites.cards import cards
+from experiments.system.files import cache_folder
+
+os.environ.update(device.QUIET_VARIABLES)
+PHANTOM = device.load(cache_folder())
+device.load = lambda cache: PHANTOM
+
+import torch  # noqa: E402
+
+from experiments.prediction.phantom.cuda import replace_cuda  # noqa: E402
+
+is_initialized = torch.cuda.is_initialized
+replace_cuda(PHANTOM, next(iter(cards().values())))
+
+from experiments.prediction.loops import generate  # noqa: E402, F401
+from experiments.prediction.script.traced import answer, launchers, missing, process, watch  # noqa: E402, F401
+
+torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks

@@ -1,0 +1,35 @@
+"""Traces of scripts that start as forks of a warm process."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from experiments.prediction.script.trace import TRACING_MODULE
+from experiments.system.processes import process_group
+from experiments.system.warm_start import WARM_SOCKET_VARIABLE, Process, start_in_warm_process
+from tests.support.processes.warm_processes import warm_process
+
+LIBRARIES = "tests.support.processes.traced_libraries"
+
+
+@contextmanager
+def warm_traces(folder: Path) -> Iterator[str]:
+    """Yield the socket of a warm process for traces."""
+    with warm_process(folder, LIBRARIES) as (process, environment):
+        assert process.poll() is None, (folder / "warm.txt").read_text()
+        yield environment[WARM_SOCKET_VARIABLE]
+
+
+@contextmanager
+def start_warm(socket: str, command: Sequence[str], env: Mapping[str, str], **options: Any) -> Iterator[Process]:
+    """Start a trace like process_group, as a fork of the warm process; a trace in a sandbox gets a new interpreter."""
+    start = [sys.executable, "-m", TRACING_MODULE]
+    if list(command[:3]) != start:
+        with process_group(command, env=env, **options) as process:
+            yield process
+        return
+    assert options["cwd"] == Path.cwd()
+    outputs = (options["stdout"], sys.__stderr__.fileno())
+    yield start_in_warm_process(command[2:], {**env, WARM_SOCKET_VARIABLE: socket}, outputs)
