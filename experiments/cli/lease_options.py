@@ -256,7 +256,7 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
 def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
     """Ask for confirmation on the terminal, unless ``yes``. details: returns details for the question; may take time.
 
-    Raises InputError without a terminal.
+    Raises InputError if there is no terminal.
     """
     if yes:
         return

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from experiments.results.schema import Progress, Result
 from experiments.results.wording import format_duration, format_size, is_miniature_that_ran, outcome_in_words
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.suites.row_spec import RowSpec
 from experiments.system.tables import Column, Table, print_lines
 
@@ -52,7 +52,7 @@ class View:
         self._console.print(table)
         self._at_full_size = at_full_size
 
-    def report_kept(self, row: Planned) -> None:
+    def report_kept(self, row: PlannedRow) -> None:
         """Print that the row keeps its result."""
         self._print(f"{row.row}: kept ({row.why})")
 

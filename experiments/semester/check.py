@@ -43,7 +43,7 @@ class Request:
         return parts_of(self.sets, self.suites, self.lease)
 
 
-class Installed(NamedTuple):
+class InstalledVersions(NamedTuple):
     """The Python of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
@@ -70,7 +70,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
     with lock_folder(request.folder):
         folder, check = _begin(request, tuple(part.name for part in parts))
         earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
-        installed: dict[Versions, Installed] = {}
+        installed: dict[Versions, InstalledVersions] = {}
         reported: set[Flip] = set()
         for number, part in enumerate(parts, 1):
             if part.name in check.done and part.kind != "environment":
@@ -104,11 +104,13 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     return folder, check
 
 
-def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versions, Installed], tools: Tools) -> str:
+def _run(
+    part: Part, request: Request, check_folder: Path, installed: dict[Versions, InstalledVersions], tools: Tools
+) -> str:
     """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
     if part.kind == "environment":
         python = tools.python(part.versions, check_folder)
-        installed[part.versions] = Installed(python, versions_in(python))
+        installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
         return f"not run: the versions of {part.versions} are not installed"
@@ -160,7 +162,7 @@ def _environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:
+def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, InstalledVersions]) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 

@@ -99,7 +99,7 @@ def cards() -> dict[str, Card]:
 def card_named(name: str, where: str = "") -> Card:
     """Return the card of that name, or for a size such as 24GiB a card of that size.
 
-    Raises InputError with the known cards.
+    Raises InputError, which lists the known cards, if there is none.
     """
     if found := cards().get(name) or _card_from_size(name, where):
         return found

@@ -205,7 +205,7 @@ class Suite(StrictModel):
     _settings_cache: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:
-        """Return the row of that id. Raises InputError with the known ids."""
+        """Return the row of that id. Raises InputError, which lists the known ids, if there is none."""
         for row in self.rows:
             if row.id == row_id:
                 return row

@@ -41,7 +41,7 @@ WATCH_S = 120
 TRANSIENT = (NotEnoughHosts, Unreachable)
 """Errors after which a site may have a time slot later."""
 CHOICE_ATTEMPTS = 3
-"""How often a slot is chosen, if somebody else reserves each of them first."""
+"""How many time slots are tried before the command ends, if others reserve each of them first."""
 
 
 def choose_slots(

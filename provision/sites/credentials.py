@@ -21,7 +21,7 @@ SERVICE = "reservation"
 METHODS = ("GET", "DELETE")
 TRY_LENGTH = timedelta(minutes=2)
 TRY_NAME = "llm-testbed-try-"
-"""Beginning of the names of credentials that were only tried. It is no tag, so they belong to no lease."""
+"""Prefix of the names of credentials that only test the site. The prefix is not a tag, so they belong to no lease."""
 REQUEST_S = 60
 
 

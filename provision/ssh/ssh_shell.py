@@ -168,8 +168,8 @@ class SshShell(Shell):
     def _changed_host_key(self) -> str:
         if isinstance(self._login, Login):
             return changed_host_key_message(self._login)
-        how = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"
-        return f"{self.where}: its host key differs from the known one; {how}"
+        fix = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"
+        return f"{self.where}: its host key differs from the known one; {fix}"
 
 
 class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]

@@ -16,7 +16,7 @@ Figures = Mapping[Key, Figure]
 """The figures of a run."""
 
 
-class Changed(NamedTuple):
+class RunChange(NamedTuple):
     """One change between runs. row: empty for a verdict. ratio: new value of a figure divided by the old one."""
 
     row: str
@@ -41,9 +41,9 @@ class Changed(NamedTuple):
         return f"{place}{what} {before or 'none'} → {now or 'none'}{percent}"
 
 
-def sentences(changed: Iterable[Changed]) -> list[str]:
+def sentences(changed: Iterable[RunChange]) -> list[str]:
     """Return the changes, a line each. A fact that changed alike in more than ROWS_NAMED rows has one line for all."""
-    alike: dict[tuple[str, str, str, bool], list[Changed]] = {}
+    alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
     found: list[str] = []
@@ -55,17 +55,19 @@ def sentences(changed: Iterable[Changed]) -> list[str]:
     return found
 
 
-def changed_figure(key: Key, before: float, now: float) -> Changed:
+def changed_figure(key: Key, before: float, now: float) -> RunChange:
     """Return the change of a figure from ``before`` to ``now``, in its own unit."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
-    return Changed(row, quantity_label(quantity), then, words, now / before if before else None)
+    return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
-def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[Changed]:
+def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[RunChange]:
     """Return the facts that differ, for rows that both runs have."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
     return [
-        Changed(*key, before.get(key, ""), now.get(key, "")) for key in keys if before.get(key, "") != now.get(key, "")
+        RunChange(*key, before.get(key, ""), now.get(key, ""))
+        for key in keys
+        if before.get(key, "") != now.get(key, "")
     ]

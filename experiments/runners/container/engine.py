@@ -86,7 +86,7 @@ def remove_abandoned(client: "DockerClient") -> None:
 
 
 def remove(container: "Container") -> None:
-    """Kill and remove a container; one that is already being removed is no error."""
+    """Kill and remove a container; one that is already being removed is not an error."""
     from docker.errors import APIError, NotFound
 
     try:

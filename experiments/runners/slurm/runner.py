@@ -17,7 +17,7 @@ from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
 from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_signals
 from experiments.runners.local.warm import WORKER_MODULE
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
@@ -72,7 +72,7 @@ class SlurmRunner:
         self._now = now
         self._staging = Staging(cluster, view, data)
 
-    def run(self, rows: Sequence[Planned]) -> None:
+    def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
@@ -115,7 +115,7 @@ class SlurmRunner:
             "run the same command to track them again, or with --cancel to cancel them"
         )
 
-    def _begin(self, planned: Planned, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
+    def _begin(self, planned: PlannedRow, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
         """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
@@ -135,7 +135,7 @@ class SlurmRunner:
             return None
         return self._submit(planned, submission.attempt if submission else secrets.token_hex(4), tracker)
 
-    def _submit(self, planned: Planned, attempt: str, tracker: JobTracker) -> TrackedRow:
+    def _submit(self, planned: PlannedRow, attempt: str, tracker: JobTracker) -> TrackedRow:
         spec = planned.spec
         row_folder = clear_row_folder(tracker.row_folder(spec))
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
@@ -186,10 +186,10 @@ class SlurmRunner:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 
-def most_needed_rows_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
+def most_needed_rows_first(rows: Sequence[PlannedRow], suite: Suite) -> list[PlannedRow]:
     """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
-    def statement_count(planned: Planned) -> int:
+    def statement_count(planned: PlannedRow) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
         of_row = (expected.outcome is not None) + len(expected.reference_values)

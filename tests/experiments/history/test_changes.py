@@ -9,7 +9,7 @@ import pytest
 from experiments.history.changes import RunChanges, run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
-from experiments.results.changes.changed import Changed, sentences
+from experiments.results.changes.changed import RunChange, sentences
 from experiments.results.changes.noise import segment_starts
 from tests.support.results.terms import repeat_run, slow_down
 
@@ -188,9 +188,9 @@ def test_a_segment_starts_where_values_move_beyond_their_noise():
 
 
 def test_an_equal_change_in_many_rows_is_one_line() -> None:
-    seeds = [Changed(f"row-{number}", "seed", "42", "43") for number in range(4)]
-    verdicts = [Changed("", f"Statement {number}.", "pass", "fail") for number in range(4)]
-    found = sentences([seeds[0], *verdicts, *seeds[1:], Changed("row-0", "outcome", "fits", "oom")])
+    seeds = [RunChange(f"row-{number}", "seed", "42", "43") for number in range(4)]
+    verdicts = [RunChange("", f"Statement {number}.", "pass", "fail") for number in range(4)]
+    found = sentences([seeds[0], *verdicts, *seeds[1:], RunChange("row-0", "outcome", "fits", "oom")])
     assert found == [
         "4 rows: seed 42 → 43",
         *(f"Statement {number}: pass → fail" for number in range(4)),

@@ -15,7 +15,7 @@ from tests.experiments.prediction.miniatures import ROWS
 
 
 @dataclass
-class Traced:
+class TinyPredictions:
     """The output of predict for the tiny rows: predictions, errors, and the rows in the order of completion."""
 
     predictions: dict[str, Prediction]
@@ -38,9 +38,9 @@ def library_cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def traced(library_cache) -> Traced:
+def traced(library_cache) -> TinyPredictions:
     """Predict all tiny rows with one tracer."""
-    found = Traced({})
+    found = TinyPredictions({})
     predictions = predict(
         list(ROWS.values()),
         library_cache,

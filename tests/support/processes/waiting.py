@@ -19,9 +19,9 @@ def enable_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_for(true, within_s: float = 150.0) -> None:
+def wait_for(condition, within_s: float = 150.0) -> None:
     until = time.monotonic() + within_s
-    while not true():
+    while not condition():
         assert time.monotonic() < until, "condition was not met in time"
         time.sleep(0.05)
 

@@ -8,7 +8,7 @@ in the service, a missing field of the model is null. Left out: histories of ver
 reservations, which the program does not read.
 
 The file ``answer.json`` replaces every answer: {"status": 503, "type": "text/html", "body": "...", "headers": {}}, with
-"times": how often the body is repeated.
+"times": how many copies of the body the answer has.
 """
 
 import hashlib

@@ -233,9 +233,9 @@ def _free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def _wait_for(true: Callable[[], object], within_s: float = UP_S) -> None:
+def _wait_for(condition: Callable[[], object], within_s: float = UP_S) -> None:
     until = time.monotonic() + within_s
-    while not true():
+    while not condition():
         if time.monotonic() > until:
             raise TimeoutError("the cluster did not come up; its logs are in its folder")
         time.sleep(0.05)

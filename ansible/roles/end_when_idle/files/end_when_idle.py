@@ -83,7 +83,7 @@ class ClockReading:
 class CheckState:
     """What the last check found.
 
-    idle_since_s: begin of the idle time, seconds since boot; None if the node was busy. marks: modification times of
+    idle_since_s: start of the idle time, seconds since boot; None if the node was busy. marks: modification times of
     files that work changes, which also show work between two checks.
     """
 

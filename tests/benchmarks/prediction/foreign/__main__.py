@@ -96,7 +96,7 @@ def each(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str
 
 
 def compare(measured: Path, predicted: Path, table: Path) -> None:
-    """Write a table of both with the errors, and print their medians."""
+    """Write a table of measurements, predictions and errors; print a summary of the errors."""
     before, after = (
         {(one["case"], one.get("rank", 0)): one for one in map(json.loads, path.read_text().splitlines())}
         for path in (measured, predicted)

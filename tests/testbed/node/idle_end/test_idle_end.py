@@ -26,7 +26,7 @@ SERVICE = "llm-testbed-end-when-idle.service"
 
 
 class FakeCloud(ThreadingHTTPServer):
-    """Fake keystone and Blazar with one lease. deleted: how often it was deleted."""
+    """Fake keystone and Blazar with one lease. deleted: how many times the lease was deleted."""
 
     deleted = 0
     secrets: tuple[str, ...] = ()
