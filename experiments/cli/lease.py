@@ -344,11 +344,13 @@ def _show_calendar(
     from provision.availability.matching import matching_hosts
     from provision.errors import NoSuchHost
 
-    now, here = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
+    now, site_slots = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
         hosts = matching_hosts(reconciler.query(site.hosts), options.requirements())
         bookings = reconciler.query(site.bookings)
-        console().print(draw_calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
+        console().print(
+            draw_calendar(hosts, bookings, site_slots, (now, now + timedelta(days=days)), options.time_zone)
+        )
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
 from provision.leasing.release import State
-from provision.leasing.request import why_deleted
+from provision.leasing.request import deletion_reason
 
 
 class Message(NamedTuple):
@@ -52,7 +52,7 @@ def lease_messages(
     for state in states:
         lease, name = state.lease, state.active_lease.name
         if lease is None:
-            if why := why_deleted(state.active_lease):
+            if why := deletion_reason(state.active_lease):
                 text = f"lease {name} {why}; testbed release {name} deletes what is left at {state.active_lease.site}"
                 yield Message(f"testbed: lease {name} ended itself or was deleted", text)
             continue

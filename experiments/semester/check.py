@@ -23,7 +23,7 @@ from experiments.system.lock import lock_folder
 LATEST = "latest"
 LOG = "log.txt"
 PATIENCE_S = 30.0
-"""How long an interrupted part may take to end; a lease takes as long as its release."""
+"""How long an interrupted part may take to end. A part on a lease takes as long as the release of the lease."""
 Send = Callable[[str, str], None]
 """Sends a message: its title and its text."""
 Python = Callable[[Versions, Path], Path]

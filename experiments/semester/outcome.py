@@ -97,7 +97,7 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
     titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_part_flips(check, before, titles), *of_runs) if before else ()
-    return Outcome(check, before, titles, runs, flips, lines, tuple(_to_fix(check, titles, lines)))
+    return Outcome(check, before, titles, runs, flips, lines, tuple(_list_fixes(check, titles, lines)))
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
@@ -169,7 +169,7 @@ def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
         yield Flip(where, one.sentence, causes)
 
 
-def _to_fix(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
+def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
     """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:

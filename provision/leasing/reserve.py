@@ -24,11 +24,11 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import (
     ENDED_STATUSES,
     LeaseTask,
+    deletion_reason,
     lease_data,
     same_hardware,
     slot_data,
     slot_in_words,
-    why_deleted,
 )
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import HostBooking, Lease, Requirements, TimeSlot
@@ -348,6 +348,6 @@ def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
 
 def lease_gone_error(task: LeaseTask) -> LeaseGone:
     """Return the error for a lease that has ended, or that the site no longer lists."""
-    name, why = task.lease_request.name, why_deleted(task.active_lease)
+    name, why = task.lease_request.name, deletion_reason(task.active_lease)
     what = why or "is gone: deleted by somebody else, or over"
     return LeaseGone(f"lease {name} {what}; release it here and lease again")

@@ -123,10 +123,10 @@ class Cloud(RestrictedCredentials, ABC):
             access = self.session.auth.get_access(self.session)
         if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
-        who = access.username, access.user_id, access.project_name, access.project_id
+        user_and_project = access.username, access.user_id, access.project_name, access.project_id
         address = urlsplit(str(self.session.auth.auth_url))
         endpoint = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
-        return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
+        return Identity(*user_and_project, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
         """Return the limits of the credential. An application credential may have an end; a token always has one."""

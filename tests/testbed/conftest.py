@@ -14,10 +14,10 @@ MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm",
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by the part of the testbed that it needs, and limit its time."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
-            item.add_marker(MARKERS[item.path.relative_to(here).parts[0]])
+        if folder in item.path.parents:
+            item.add_marker(MARKERS[item.path.relative_to(folder).parts[0]])
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(TEST_S, func_only=True))
 

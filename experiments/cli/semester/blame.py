@@ -81,11 +81,11 @@ def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "g
     """Return the ways to observe rows, in order. Raises InputError for a GPU that this machine does not have."""
     from provision.hardware import gpus
 
-    here = bool(gpus.driver_version())
-    if by == "gpu" and not here:
+    has_gpu = bool(gpus.driver_version())
+    if by == "gpu" and not has_gpu:
         raise InputError("--by gpu: this machine has no GPU; allowed: prediction, miniature")
     all_methods: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
-    return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or here))
+    return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or has_gpu))
 
 
 def _lines(result: "Blame") -> list[str]:

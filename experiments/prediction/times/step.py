@@ -77,7 +77,7 @@ class PhaseTime(NamedTuple):
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
         return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
 
-    def at(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
+    def interpolated(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
         """Return the time for a batch of ``tokens``, linear between this batch and ``other``."""
         if own_tokens == other_tokens:
             share = tokens / own_tokens if own_tokens else 1.0
@@ -98,10 +98,10 @@ def step_time(
     tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
     full-length training.
     """
-    table, on = nearest_table(card), card_named(card)
-    if not _has_step(recorded) or on.emulates(spec.settings.precision):
+    table, target = nearest_table(card), card_named(card)
+    if not _has_step(recorded) or target.emulates(spec.settings.precision):
         return None
-    phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, on)
+    phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
     error = _error_share(table, card, spec.settings)
     busy = busy_share(phases)
     extremes = [busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)]
@@ -140,7 +140,7 @@ def phases_of_step(
     for own, longest in parts:
         time = times[id(own)]
         if tokens is not None and own.phase != "optimizer step":
-            time = time.at(tokens, own.tokens, times[id(longest)], longest.tokens)
+            time = time.interpolated(tokens, own.tokens, times[id(longest)], longest.tokens)
         found.append(time)
     return found
 

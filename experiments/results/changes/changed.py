@@ -9,7 +9,7 @@ from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_num
 
 STATUSES = get_args(Status)
 ROWS_NAMED = 3
-"""Rows that changed alike and are named one by one."""
+"""Maximum number of rows with the same change that are named one by one."""
 Key = tuple[str, str]
 """A row and the name of its figure or fact."""
 Figures = Mapping[Key, Figure]
@@ -47,8 +47,8 @@ def sentences(changed: Iterable[RunChange]) -> list[str]:
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
     found: list[str] = []
-    for (*_, of_row), group in alike.items():
-        if of_row and len(group) > ROWS_NAMED:
+    for (*_, has_row), group in alike.items():
+        if has_row and len(group) > ROWS_NAMED:
             found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
         else:
             found += [one.sentence for one in group]

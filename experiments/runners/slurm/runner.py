@@ -192,7 +192,7 @@ def most_needed_rows_first(rows: Sequence[PlannedRow], suite: Suite) -> list[Pla
     def statement_count(planned: PlannedRow) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
-        of_row = (expected.outcome is not None) + len(expected.reference_values)
-        return of_row + sum(planned.row in names for names in compared)
+        own_statements = (expected.outcome is not None) + len(expected.reference_values)
+        return own_statements + sum(planned.row in names for names in compared)
 
     return sorted(rows, key=statement_count, reverse=True)

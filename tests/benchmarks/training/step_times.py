@@ -85,11 +85,11 @@ class TimedRow(NamedTuple):
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     """Trace a measured row in a separate process."""
-    here, there = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_trace, args=(row, phantom, there))
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_trace, args=(row, phantom, sender))
     process.start()
-    there.close()
-    found: TimedRow = here.recv()
+    sender.close()
+    found: TimedRow = receiver.recv()
     process.join()
     return found
 
@@ -107,9 +107,9 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
     ) -> StepTime | None:
         time = step_time(recorded, one, name, planned, tokens)
         if name == card and time:
-            table, on = nearest_table(card), card_named(card)
-            phases = phases_of_step(recorded, accumulate, tokens, table, on)
-            shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), on)
+            table, target = nearest_table(card), card_named(card)
+            phases = phases_of_step(recorded, accumulate, tokens, table, target)
+            shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
             out.send(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
         return time
 

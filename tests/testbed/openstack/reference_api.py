@@ -93,8 +93,8 @@ class ReferenceApi:
         }
 
     def _file(self, path: str, kind: str) -> Path:
-        here = self._folder / path.lstrip("/")
-        return here / f"{here.name}.json" if kind in ("site", "cluster") else here.parent / f"{here.name}.json"
+        item = self._folder / path.lstrip("/")
+        return item / f"{item.name}.json" if kind in ("site", "cluster") else item.parent / f"{item.name}.json"
 
     def _version(self) -> str:
         """Return a hash of the files, as the service returns the commit of their repository."""

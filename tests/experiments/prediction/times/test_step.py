@@ -98,9 +98,9 @@ def test_an_all_reduce_sends_the_data_twice():
 
 def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
     short, long = phase(1, 2), phase(1, 6)
-    assert short.at(150, 100, long, 200).device_s == {"matrix products": 4}
-    assert short.at(50, 100, short, 100).device_s == {"matrix products": 1}
-    assert short.at(150, 100, long, 200).host_s == 1
+    assert short.interpolated(150, 100, long, 200).device_s == {"matrix products": 4}
+    assert short.interpolated(50, 100, short, 100).device_s == {"matrix products": 1}
+    assert short.interpolated(150, 100, long, 200).host_s == 1
 
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
