@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.runners.slurm.download import TransferProgress
 
 MEGABYTE = 1_000_000
-REFRESH_S = 0.25
+REFRESH_INTERVAL_S = 0.25
 OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
@@ -111,7 +111,7 @@ class LiveView(View):
         self._live.update(self._table, refresh=True)
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
-        if time.monotonic() - self._shown > REFRESH_S:
+        if time.monotonic() - self._shown > REFRESH_INTERVAL_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
 

@@ -14,7 +14,14 @@ from experiments.results.run_folder import run_folders
 from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, evaluations_in, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
-from experiments.semester.process import STALL_S, StallDetector, first_line_with, last_change_s, last_line, run_logged
+from experiments.semester.process import (
+    STALL_LIMIT_S,
+    StallDetector,
+    first_line_with,
+    last_change_s,
+    last_line,
+    run_logged,
+)
 from experiments.semester.state import Check, Done, checks_in, database_of, find_interrupted_check, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
@@ -22,7 +29,7 @@ from experiments.system.lock import lock_folder
 
 LATEST = "latest"
 LOG = "log.txt"
-PATIENCE_S = 30.0
+END_LIMIT_S = 30.0
 """How long an interrupted part may take to end. A part on a lease takes as long as the release of the lease."""
 Send = Callable[[str, str], None]
 """Sends a message: its title and its text."""
@@ -118,8 +125,8 @@ def _run(
     folder.mkdir(exist_ok=True)
     arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
     watch = _watch(part, folder, tools)
-    patience_s = None if part.kind == "lease" else PATIENCE_S
-    code = run_logged(arguments, folder / LOG, _environment(), watch, patience_s)
+    end_limit_s = None if part.kind == "lease" else END_LIMIT_S
+    code = run_logged(arguments, folder / LOG, _environment(), watch, end_limit_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
@@ -149,7 +156,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
         if part.kind == "lease":
             tools.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
-            text = f"{part.title}: no progress for {format_duration(STALL_S)}; see {folder / LOG}"
+            text = f"{part.title}: no progress for {format_duration(STALL_LIMIT_S)}; see {folder / LOG}"
             tools.say(f"  {text}")
             tools.send("testbed: no progress", text)
 

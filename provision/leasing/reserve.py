@@ -36,7 +36,7 @@ from provision.sites.base import Testbed
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
-WATCH_S = 120
+SEARCH_PAUSE_S = 120
 """Pause between two searches for a time slot, seconds."""
 TRANSIENT = (NotEnoughHosts, Unreachable)
 """Errors after which a site may have a time slot later."""
@@ -199,8 +199,8 @@ def _wait_for_slot(task: LeaseTask) -> TimeSlot:
 
 
 def _pause_search(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
-    reconciler.report(f"{problem}; searching again every {WATCH_S // 60} minutes")
-    reconciler.clock.sleep(WATCH_S)
+    reconciler.report(f"{problem}; searching again every {SEARCH_PAUSE_S // 60} minutes")
+    reconciler.clock.sleep(SEARCH_PAUSE_S)
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:

@@ -62,7 +62,7 @@ logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 PUBLIC_NETWORK = "public"
 TOKEN_PLUGINS = ("token", "v3token")
 """Login plugins whose credential is a token, which expires."""
-REQUEST_S = 60
+REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 
@@ -77,7 +77,7 @@ class Cloud(RestrictedCredentials, ABC):
         self._logged_faults: set[str] = set()
         self._renewable = cloud.config.get("auth_type") not in TOKEN_PLUGINS
         session: Any = cloud.get_session()
-        session.timeout = REQUEST_S
+        session.timeout = REQUEST_TIMEOUT_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session

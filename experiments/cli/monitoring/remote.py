@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from provision.ssh.shell import Shell
 
 NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
-FOLLOW_S = 1.0
-REFRESH_S = 3.0
+FOLLOW_INTERVAL_S = 1.0
+REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
 
 app = Commands()
@@ -205,7 +205,7 @@ def _show_live(view: "Callable[[], RenderableType]") -> None:
                 live.update(view(), refresh=True)
             except NotReached as problem:
                 live.update(str(problem), refresh=True)
-            time.sleep(REFRESH_S)
+            time.sleep(REFRESH_INTERVAL_S)
 
 
 def _write(text: bytes) -> None:
@@ -239,4 +239,4 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
             raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; -f waits for it")
         if state == b"ended" or not follow:
             return
-        time.sleep(FOLLOW_S)
+        time.sleep(FOLLOW_INTERVAL_S)

@@ -19,7 +19,7 @@ from experiments.system.files import cache_folder
 TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-LAUNCH_S = 2e-6
+MIN_KERNEL_S = 2e-6
 """Shortest time of a kernel, seconds."""
 
 
@@ -151,4 +151,4 @@ def _log_sizes(operation: Operation) -> tuple[float, float]:
 def bound_s(operation: Operation, card: Card) -> float:
     """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
     rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
-    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), LAUNCH_S)
+    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), MIN_KERNEL_S)

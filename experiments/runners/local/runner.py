@@ -38,7 +38,7 @@ from provision.models import Node
 from provision.words import counted
 
 GRACE_S = 120.0
-TICK_S = 0.25
+POLL_INTERVAL_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -110,7 +110,7 @@ class LocalRunner:
                     if not self._running:
                         raise NoFreeGpu(f"no free GPU is left for {counted(len(waiting), 'row')}")
                     self._show(len(rows), len(waiting))
-                    time.sleep(TICK_S)
+                    time.sleep(POLL_INTERVAL_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
                     for row in self._rows_lost_with_warm_process():

@@ -32,19 +32,19 @@ from experiments.system.files import write_atomically
 from provision.errors import CommandFailed
 from provision.words import counted
 
-TICK_S = 0.25
+POLL_INTERVAL_S = 0.25
 LEASE_RESERVE_S = 600.0
 """Time before the end of a lease that is reserved for downloads."""
-LEASE_QUERY_S = 60.0
+LEASE_QUERY_INTERVAL_S = 60.0
 """Minimum time between two queries of the end of a lease."""
 
 
 class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in LEASE_QUERY_S. Rows
-    that may not finish before it are not started. is_leased: whether the nodes are still leased; called when they do
-    not answer. data: the run's data, if it must be staged on the cluster.
+    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
+    LEASE_QUERY_INTERVAL_S. Rows that may not finish before it are not started. is_leased: whether the nodes are still
+    leased; called when they do not answer. data: the run's data, if it must be staged on the cluster.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SlurmRunner:
                 tracker.cancel_all()
             tracker.show(total)
             if tracker.rows:
-                time.sleep(TICK_S)
+                time.sleep(POLL_INTERVAL_S)
 
     def _explain_return(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
@@ -170,7 +170,7 @@ class SlurmRunner:
     def _lease_ends_within(self, seconds: float) -> bool:
         """Return whether the lease ends before that time has passed."""
         now = self._now()
-        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_S):
+        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_INTERVAL_S):
             self._known_end = now, self._ends_at()
         end = self._known_end[1]
         return end is not None and now + timedelta(seconds=seconds) > end

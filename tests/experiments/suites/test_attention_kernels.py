@@ -23,7 +23,7 @@ GENERATIONS = {
     "gfx90a": (True, True, True, False, 32 * MIB),
     "gfx942": (True, True, True, False, 128 * MIB),
 }
-"""Whether each kernel exists: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; and the workspace, bytes."""
+"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; and the workspace, bytes."""
 TRACES = 6
 """Kinds of kernels among all cards: before 8.0, 8.x, 9.x and 10.x, 12.x and gfx90a, gfx942, gfx908."""
 

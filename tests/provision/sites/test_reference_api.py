@@ -242,7 +242,7 @@ def test_an_invalid_response_is_reported_in_one_line(answer, kind, message, serv
 
 
 def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, monkeypatch):
-    monkeypatch.setattr(reference_api, "REQUEST_S", 0.3)
+    monkeypatch.setattr(reference_api, "REQUEST_TIMEOUT_S", 0.3)
     ended = threading.Event()
 
     def send_slowly(client):

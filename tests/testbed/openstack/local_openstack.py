@@ -150,7 +150,7 @@ def _service_answers(url: str) -> bool:
 
 
 def open_local_openstack(folder: Path) -> LocalOpenStack:
-    """Start the services in an empty folder, from the seeded folder in the cache."""
+    """Start the services in an empty folder, with a copy of the seeded data in the cache."""
     golden = seeded()
     prefix, lock = _free_prefix()
     place = Place(folder, prefix)

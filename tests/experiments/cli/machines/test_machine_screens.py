@@ -109,7 +109,7 @@ def test_notebooks_on_fake_servers(width, monkeypatch):
 def test_the_calibration_of_a_fake_gpu(width, monkeypatch):
     monkeypatch.setattr(calibrate, "this_machine", lambda _: GPU)
     monkeypatch.setattr(calibrate, "measure", lambda _: Measured(1e-3, 1e-5))
-    monkeypatch.setattr(calibrate, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(calibrate, "PROGRESS_INTERVAL_S", 0.0)
     monkeypatch.setattr(predict, "trace_operations", lambda *_: OPERATIONS)
     check_screen("calibrate", width, session(CALIBRATE, width, {}))
 
