@@ -46,7 +46,7 @@ from experiments.errors import InputError
 from provision.choices import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
-    from provision.leasing.lease import Leased
+    from provision.leasing.lease import LeaseResult
     from provision.leasing.reconciler import Reconciler
     from provision.models import Host, TimeSlot
     from provision.sites.base import Testbed
@@ -380,7 +380,7 @@ def _parse_day(text: str) -> datetime:
         raise InputError(f"--since {text}: allowed: a day such as 2026-09-01") from None
 
 
-def _show_leased(leased: "Leased") -> None:
+def _show_leased(leased: "LeaseResult") -> None:
     from experiments.cli.tables.leases import host_in_words
     from provision.availability.times import local_zone, time_in_words
 
@@ -392,7 +392,7 @@ def _show_leased(leased: "Leased") -> None:
         say_command(machine.server, machine.login.command)
 
 
-def _run_command(command: str, leased: "Leased") -> int:
+def _run_command(command: str, leased: "LeaseResult") -> int:
     """Run the command of --run with the environment variables TESTBED_LEASE and TESTBED_NODES; return its exit code."""
     nodes = " ".join(one.login.host for one in leased.machines)
     variables = {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": nodes}

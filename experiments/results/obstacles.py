@@ -1,4 +1,4 @@
-"""Find the reasons why a run's values cannot evaluate a statement, each in one line. Pure functions."""
+"""Find the reasons why a run does not decide a statement, each in one line. Pure functions."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple

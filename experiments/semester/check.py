@@ -152,7 +152,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
     """Return a function to call every few seconds while a part runs. It reports the lease and missing progress."""
     stalls = StallDetector()
 
-    def look() -> None:
+    def report() -> None:
         if part.kind == "lease":
             tools.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
@@ -160,7 +160,7 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
             tools.say(f"  {text}")
             tools.send("testbed: no progress", text)
 
-    return look
+    return report
 
 
 def _environment() -> dict[str, str]:

@@ -32,7 +32,7 @@ POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
 
 
 def predict_with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
-    """Return the row of the first rank with the texts of ``rank``, traced in a separate process."""
+    """Return the prediction of the first rank with the texts of ``rank``, traced in a separate process."""
     receiver, sender = FORK.Pipe(duplex=False)
     process = FORK.Process(target=_trace_and_send, args=(rank, spec, phantom, sender))
     process.start()
