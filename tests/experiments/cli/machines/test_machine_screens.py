@@ -22,7 +22,7 @@ from provision.configure import playbook
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from provision.ssh.shell import LocalShell
-from tests.support.results.fake_index import seen, values, wheel
+from tests.support.results.fake_index import fake_observation, values, wheel
 from tests.support.results.handwritten import h200_run, with_predictions
 from tests.support.services.screens import WIDTHS, check_screen, session
 from tests.support.services.terminal import full_screen, terminal_output
@@ -124,7 +124,7 @@ def test_a_search_for_a_package_in_a_fake_index(width, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
     monkeypatch.setattr(
-        observe, "_predict_observation", lambda _, environment: seen(10 + sum(values(environment).values()))
+        observe, "_predict_observation", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
     )
     check_screen("blame", width, session(BLAME, width, {}))
 

@@ -275,8 +275,8 @@ def attention(phantom: Any) -> Any:
         "not square": backward_kernel(keys=24),
         "grouped heads": backward_kernel(heads=2, enable_gqa=True),
         "grouped heads, mask": backward_kernel(heads=2, enable_gqa=True, mask=whole),
-        "wide heads": chosen(width=264),
-        "unaligned heads": chosen(type=torch.float32, width=6),
+        "wide heads": backward_kernel(width=264),
+        "unaligned heads": backward_kernel(type=torch.float32, width=6),
     }
 
 
