@@ -111,7 +111,7 @@ def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
         found = run_changes(series)
         newest = series.runs[-1]
         if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
-            yield from _changed(f"{versions}: {series.title}", found[-1])
+            yield from _flips_of_changes(f"{versions}: {series.title}", found[-1])
 
 
 def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
@@ -163,7 +163,7 @@ def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...
     return version_differences(before.installed.get(versions, {}), check.installed.get(versions, {}))
 
 
-def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
+def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
     causes = tuple(one.sentence for one in found.causes)
     for one in found.changed:
         yield Flip(where, one.sentence, causes)
