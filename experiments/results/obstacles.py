@@ -102,7 +102,8 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
-    Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are compared, in trainings whose loss falls.
+    Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are
+    compared, in trainings whose loss falls.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return

@@ -14,7 +14,7 @@ from experiments.cli.app import main
 from experiments.prediction import predict
 from experiments.prediction.times import calibrate
 from experiments.prediction.times.table import Machine as CalibratedMachine
-from experiments.prediction.times.table import Measured
+from experiments.prediction.times.table import OperationTime
 from experiments.runners import local_notebook_server, notebook_server, targets
 from experiments.runners.slurm import download
 from experiments.runners.targets import MonitorTarget
@@ -108,7 +108,7 @@ def test_notebooks_on_fake_servers(width, monkeypatch):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_calibration_of_a_fake_gpu(width, monkeypatch):
     monkeypatch.setattr(calibrate, "this_machine", lambda _: GPU)
-    monkeypatch.setattr(calibrate, "measure", lambda _: Measured(1e-3, 1e-5))
+    monkeypatch.setattr(calibrate, "measure", lambda _: OperationTime(1e-3, 1e-5))
     monkeypatch.setattr(calibrate, "PROGRESS_INTERVAL_S", 0.0)
     monkeypatch.setattr(predict, "trace_operations", lambda *_: OPERATIONS)
     check_screen("calibrate", width, session(CALIBRATE, width, {}))
