@@ -9,6 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError
+from provision.words import counted
 
 if TYPE_CHECKING:
     from experiments.suites.mistakes import Mistake
@@ -73,8 +74,8 @@ def _summary(path: Path, suite: "Suite") -> str:
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
             f"  cards: {', '.join(suite.cards)}",
-            f"  {len(rows)} rows: {', '.join(rows)}",
-            f"  {len(statements)} statements: {', '.join(statements) or 'none; rows are reported and not evaluated'}",
+            f"  {counted(len(rows), 'row')}: {', '.join(rows)}",
+            f"  {counted(len(statements), 'statement')}: {', '.join(statements) or 'none; rows are reported and not evaluated'}",
             f"  next: testbed run --suite-file {path} --size tiny",
         )
     )

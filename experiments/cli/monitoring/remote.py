@@ -21,6 +21,7 @@ from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
+from provision.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -145,7 +146,8 @@ def notebook(
         with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, notebook_file, image_variant) as address:
             _show_address("open in a browser, or as a local runtime of Colab", address)
             signal.pause()
-        print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
+        downloaded = download_folder(monitored.shell, NOTEBOOK_FOLDER, into)
+        print(f"{counted(downloaded, 'file')} downloaded to {into}")
         monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
 
 

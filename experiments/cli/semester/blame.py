@@ -9,6 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
+from provision.words import counted
 
 if TYPE_CHECKING:
     from experiments.blame.blame import Blame
@@ -93,5 +94,5 @@ def _lines(result: "Blame") -> list[str]:
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
     verb = "changed it" if result.sure else "or some of them changed it: no environment in between can be tested"
-    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({len(result.steps)} steps)"]
+    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({counted(len(result.steps), 'step')})"]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

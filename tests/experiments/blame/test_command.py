@@ -46,7 +46,7 @@ def test_the_answer_names_package_versions_and_steps(good_and_bad, observed_envi
     assert main(["blame", TARGET, *good_and_bad]) == 0
     out, err = capsys.readouterr()
     assert "pack2 1.0 → 2.0 changed it" in out
-    assert "3 packages differ" in err
+    assert "packages that differ: 3" in err
     assert "like bad" in err
 
 
