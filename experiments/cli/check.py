@@ -70,12 +70,13 @@ def _summary(path: Path, suite: "Suite") -> str:
     from experiments.suites.sentences import statement_ids
 
     rows, statements = [row.id for row in suite.rows], statement_ids(suite)
+    listed = ", ".join(statements) or "none; rows are reported and not evaluated"
     return "\n".join(
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
             f"  cards: {', '.join(suite.cards)}",
             f"  {counted(len(rows), 'row')}: {', '.join(rows)}",
-            f"  {counted(len(statements), 'statement')}: {', '.join(statements) or 'none; rows are reported and not evaluated'}",
+            f"  {counted(len(statements), 'statement')}: {listed}",
             f"  next: testbed run --suite-file {path} --size tiny",
         )
     )
