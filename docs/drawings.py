@@ -88,10 +88,10 @@ def drawing(width: int, height: int, title: str, parts: Sequence[Box | Arrow]) -
 
 
 def pipeline() -> str:
-    """Draw the steps from labs as data to a report."""
+    """Draw the steps from the YAML files of labs to a report."""
     y, height = 20, 84
     titles = [
-        ("labs as data", ("rows, expected", "outcomes, claims"), "amber"),
+        ("labs in YAML", ("rows, expected", "outcomes, claims"), "amber"),
         ("predict", ("memory at full size,", "no GPU needed"), "blue"),
         ("run", ("laptop, GPU machine,", "Chameleon, Slurm"), "teal"),
         ("evaluate", ("pass, fail,", "not evaluated, error"), "teal"),
@@ -99,7 +99,8 @@ def pipeline() -> str:
     ]
     boxes = [Box(20 + 180 * at, y, 150, height, *box) for at, box in enumerate(titles)]
     arrows = [Arrow([(box.x + 150, y + 42), (box.x + 180, y + 42)]) for box in boxes[:-1]]
-    return drawing(910, 124, "From labs as data to a report: predict, run, evaluate, report", [*boxes, *arrows])
+    title = "From the YAML files of labs to a report: predict, run, evaluate, report"
+    return drawing(910, 124, title, [*boxes, *arrows])
 
 
 def architecture() -> str:

@@ -13,8 +13,8 @@ COLUMN_NAMES = ("the lab says", "place", "statement", "status", "grade", "value 
 INTRODUCTION = (
     "This table lists the results that the lab states, in our own words, and the statements that check them. For each "
     "statement, it shows the best evidence in `experiments/evidence`. The [grade of evidence]"
-    "(../../concepts/statements.md#how-sure-is-it) is *measured* (on a GPU of the stated model), *emulated* (measured "
-    "on a GPU that emulates the card), or *predicted* (at full size, without a GPU)."
+    "(../../concepts/statements.md#how-sure-is-a-verdict) is *measured* (on a GPU of the stated model), *emulated* "
+    "(measured on a GPU that emulates the card), or *predicted* (at full size, without a GPU)."
 )
 
 

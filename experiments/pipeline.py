@@ -26,7 +26,7 @@ from experiments.runners.base import RunnerOptions, Target
 from experiments.runners.failed_results import write_rejected_result
 from experiments.runners.local.runner import GRACE_S, clear_row_folder
 from experiments.runners.local.warm import WORKER_MODULE
-from experiments.runners.plan import Planned, continue_run, plan
+from experiments.runners.plan import PlannedRow, continue_run, plan
 from experiments.runners.progress import View
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
@@ -63,7 +63,7 @@ class PreparedRun:
     def host_memory_gib(self) -> float:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
-    def plan(self) -> list[Planned]:
+    def plan(self) -> list[PlannedRow]:
         """Return the plan of every row. A row that the target cannot run again keeps its result.
 
         Raises InputError if a result has another schema version.
@@ -72,12 +72,12 @@ class PreparedRun:
         planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_versions)
         return [self._keep_if_it_cannot_run(row) if row.outdated else row for row in planned]
 
-    def _keep_if_it_cannot_run(self, row: Planned) -> Planned:
+    def _keep_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:
         """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
         reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
         return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
 
-    def rows_left(self) -> list[Planned]:
+    def rows_left(self) -> list[PlannedRow]:
         """Return the plan of the rows that still have to run."""
         return [row for row in self.plan() if row.run]
 
@@ -94,7 +94,7 @@ class PlannedRun:
 
     prepared: PreparedRun
     run: Run
-    rows: tuple[Planned, ...]
+    rows: tuple[PlannedRow, ...]
 
 
 @dataclass(frozen=True)

@@ -63,11 +63,11 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     names = differing_packages(good, bad)
     if not names:
         raise InputError("--good and --bad: have the same versions of all packages")
-    say(f"{len(names)} packages differ; creating both environments")
+    say(f"packages that differ: {len(names)}; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)
     units = find_units(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
-    say(f"{difference.sentence} (by {used}); {len(units)} groups of packages can change independently")
+    say(f"{difference.sentence} (by {used}); independent groups of packages: {len(units)}")
     steps: list[Step] = []
 
     def test(chosen: frozenset[str], left: int) -> Side:

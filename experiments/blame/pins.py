@@ -40,10 +40,10 @@ def pins_of(source: str, flag: str) -> Pins:
     Raises InputError for any other text, and if uv cannot resolve the dependencies of a run's versions.
     """
     if source in LOCKS:
-        return _of_locks(source)
+        return _pins_of_locks(source)
     path = Path(source)
     if (path / RUN_FILE).is_file():
-        return _of_run(RunFolder(path), flag)
+        return _pins_of_run(RunFolder(path), flag)
     try:
         text = read_text(path)
     except (OSError, UnicodeDecodeError):
@@ -66,18 +66,18 @@ def read_pins(text: str, where: str) -> Pins:
     return found
 
 
-def _of_locks(variant: str) -> Pins:
+def _pins_of_locks(variant: str) -> Pins:
     return {name: pin for lock in lock_files(variant) for name, pin in read_pins(lock.read_text(), lock.stem).items()}
 
 
-def _of_run(folder: RunFolder, flag: str) -> Pins:
+def _pins_of_run(folder: RunFolder, flag: str) -> Pins:
     """Return the pins of the run's image variant, changed to the recorded versions and their dependencies."""
     recorded = {
         normalized(name): version.partition("+")[0]
         for result in folder.results().values()
         for name, version in result.versions.items()
     }
-    pins = _of_locks(folder.read_run().image_variant)
+    pins = _pins_of_locks(folder.read_run().image_variant)
     other = {name: version for name, version in recorded.items() if pins.get(name, Pin("")).version != version}
     if not other:
         return pins

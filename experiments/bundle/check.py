@@ -168,6 +168,6 @@ def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> l
 
 
 def measurement_marks(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the path of the run that each measurement is from, by its mark."""
+    """Return the path of the run of each measurement, by the mark of the measurement."""
     marks = {_measurement_mark(result): str(folder.path) for folder in folders for result in folder.results().values()}
     return {mark: path for mark, path in marks.items() if mark}

@@ -87,7 +87,7 @@ def _speed_contradictions(result: Result) -> Iterator[str]:
     if speed is None:
         return
     if speed.step_s and not _nearly_equal(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
-        yield f"throughput times step time is not the batch size {settings.global_batch_size}"
+        yield f"samples per second, multiplied by seconds per step, is not the batch size {settings.global_batch_size}"
     if speed.train_s > result.elapsed_s:
         yield "the training took longer than the row"
     if result.outcome != "fits":

@@ -28,7 +28,7 @@ EXIT_OTHER_ERROR = 3
 EXIT_BAD_INPUT = 2
 EXIT_ABORTED = 1
 EXIT_CLOSED_OUTPUT = 141
-"""As of a program that SIGPIPE ended."""
+"""Exit code of a program that SIGPIPE ended."""
 BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 MACHINE_ERRORS = (
     errno.EACCES,
@@ -45,7 +45,7 @@ MACHINE_ERRORS = (
     errno.EPERM,
     errno.EROFS,
 )
-"""Errors of files whose cause is the machine, or what lies in a folder, and no bug of the program."""
+"""Errors of files whose cause is the machine, or what lies in a folder, not a bug of the program."""
 
 app = typer.Typer(
     name="testbed",

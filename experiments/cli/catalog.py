@@ -18,7 +18,7 @@ NamePart = Annotated[
 NUMBER_COLUMNS = ("memory", "usable", "parameters")
 WRAPPED_COLUMNS = ("GPU", "kind")
 OPTIONAL_COLUMNS = {"GPU": 1}
-"""Columns that a narrow terminal leaves out."""
+"""Columns that a narrow terminal does not show."""
 KIND_OF_FAMILY = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",

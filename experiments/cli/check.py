@@ -9,6 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError
+from provision.words import counted
 
 if TYPE_CHECKING:
     from experiments.suites.mistakes import Mistake
@@ -69,12 +70,13 @@ def _summary(path: Path, suite: "Suite") -> str:
     from experiments.suites.sentences import statement_ids
 
     rows, statements = [row.id for row in suite.rows], statement_ids(suite)
+    listed = ", ".join(statements) or "none; rows are reported and not evaluated"
     return "\n".join(
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
             f"  cards: {', '.join(suite.cards)}",
-            f"  {len(rows)} rows: {', '.join(rows)}",
-            f"  {len(statements)} statements: {', '.join(statements) or 'none; rows are reported and not evaluated'}",
+            f"  {counted(len(rows), 'row')}: {', '.join(rows)}",
+            f"  {counted(len(statements), 'statement')}: {listed}",
             f"  next: testbed run --suite-file {path} --size tiny",
         )
     )

@@ -46,7 +46,7 @@ from experiments.errors import InputError
 from provision.choices import DEMO, TESTBEDS
 
 if TYPE_CHECKING:
-    from provision.leasing.lease import Leased
+    from provision.leasing.lease import LeaseResult
     from provision.leasing.reconciler import Reconciler
     from provision.models import Host, TimeSlot
     from provision.sites.base import Testbed
@@ -344,11 +344,13 @@ def _show_calendar(
     from provision.availability.matching import matching_hosts
     from provision.errors import NoSuchHost
 
-    now, here = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
+    now, site_slots = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
         hosts = matching_hosts(reconciler.query(site.hosts), options.requirements())
         bookings = reconciler.query(site.bookings)
-        console().print(draw_calendar(hosts, bookings, here, (now, now + timedelta(days=days)), options.time_zone))
+        console().print(
+            draw_calendar(hosts, bookings, site_slots, (now, now + timedelta(days=days)), options.time_zone)
+        )
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
@@ -378,7 +380,7 @@ def _parse_day(text: str) -> datetime:
         raise InputError(f"--since {text}: allowed: a day such as 2026-09-01") from None
 
 
-def _show_leased(leased: "Leased") -> None:
+def _show_leased(leased: "LeaseResult") -> None:
     from experiments.cli.tables.leases import host_in_words
     from provision.availability.times import local_zone, time_in_words
 
@@ -390,7 +392,7 @@ def _show_leased(leased: "Leased") -> None:
         say_command(machine.server, machine.login.command)
 
 
-def _run_command(command: str, leased: "Leased") -> int:
+def _run_command(command: str, leased: "LeaseResult") -> int:
     """Run the command of --run with the environment variables TESTBED_LEASE and TESTBED_NODES; return its exit code."""
     nodes = " ".join(one.login.host for one in leased.machines)
     variables = {"TESTBED_LEASE": leased.lease.name, "TESTBED_NODES": nodes}

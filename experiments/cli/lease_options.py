@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
-"""With a tag appended, a name fills the 80 characters that Blazar stores."""
+"""The longest name with its tag fits the 80 characters that Blazar stores."""
 NOW = "now"
 ANY_SITE = "any"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
@@ -256,7 +256,7 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
 def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
     """Ask for confirmation on the terminal, unless ``yes``. details: returns details for the question; may take time.
 
-    Raises InputError without a terminal.
+    Raises InputError if there is no terminal.
     """
     if yes:
         return

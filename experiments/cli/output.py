@@ -116,8 +116,8 @@ def download_on(output: "Console") -> Callable[[int, int | None], None]:
         tenth = 10 * done // total if total else done // 2**28
         if tenth != shown:
             shown = tenth
-            of = f" of {total / 2**20:.0f}" if total else ""
-            output.print(f"data: {done / 2**20:.0f}{of} MiB", highlight=False)
+            of_total = f" of {total / 2**20:.0f}" if total else ""
+            output.print(f"data: {done / 2**20:.0f}{of_total} MiB", highlight=False)
 
     return show_progress
 

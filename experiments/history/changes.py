@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
-from experiments.results.changes.changed import Changed, Key, changed_figure, differing, sentences
+from experiments.results.changes.changed import Key, RunChange, changed_figure, differing, sentences
 from experiments.results.changes.noise import change_points
 
 
@@ -16,9 +16,9 @@ class RunChanges(NamedTuple):
 
     run: RecordedRun
     before: RecordedRun
-    changed: list[Changed]
-    borderline: list[Changed]
-    causes: list[Changed]
+    changed: list[RunChange]
+    borderline: list[RunChange]
+    causes: list[RunChange]
 
     @property
     def sentences(self) -> list[str]:
@@ -42,27 +42,27 @@ def run_changes(series: Series) -> list[RunChanges]:
     return found
 
 
-def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[Changed], list[Changed]]:
+def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[RunChange], list[RunChange]]:
     """Return flipped statements as two lists: those with changed bounds or about the changed ``rows``, and all others.
 
     Predictions have no noise, so statements that flipped between two predictions belong to the first list.
     """
-    flipped: list[Changed] = []
-    borderline: list[Changed] = []
+    flipped: list[RunChange] = []
+    borderline: list[RunChange] = []
     for id_, now in run.verdicts.items():
         then = before.verdicts.get(id_)
         if then and then.status != now.status:
             predicted = then.grade == now.grade == "predicted"
             real = predicted or then.expected != now.expected or rows & set(now.rows)
-            (flipped if real else borderline).append(Changed("", now.says, then.status, now.status))
+            (flipped if real else borderline).append(RunChange("", now.says, then.status, now.status))
     return flipped, borderline
 
 
-def _causes(before: RecordedRun, run: RecordedRun) -> list[Changed]:
+def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
     """Return the versions, devices and other causes that differ, each once for all rows."""
     return list(dict.fromkeys(one._replace(row="") for one in differing(before.causes, run.causes)))
 
 
-def _changed_figure(key: Key, series: Series, place: int) -> Changed:
+def _changed_figure(key: Key, series: Series, place: int) -> RunChange:
     earlier = [value for value in series.values(key)[:place] if value is not None]
     return changed_figure(key, earlier[-1], series.runs[place].figures[key].value)

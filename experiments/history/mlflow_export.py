@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_LOGGING_LEVEL": "ERROR"}
-"""Settings that the user can replace: nothing is sent to MLflow's makers, and a server that is gone is told soon."""
+"""Settings that the user can replace: MLflow sends no usage data, and does not wait long for a server."""
 KEY, PARENT, COMMIT = "testbed.key", "mlflow.parentRunId", "mlflow.source.git.commit"
 BATCH = 100
 NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
@@ -94,16 +94,23 @@ def _export_run(client: "MlflowClient", experiment: str, series: Series, run: Re
     _log(client, parent.info.run_id, start_ms, tags, settings, {f"statements {name}": n for name, n in counts.items()})
     for row in dict.fromkeys(row for row, _ in (*run.facts, *run.figures)):
         child = client.create_run(experiment, start_ms, run_name=f"{run.run_id}/{row}")
-        about = {PARENT: parent.info.run_id, COMMIT: run.commit, **_of_row(run.causes, row)}
-        figures = {name: figure.value for name, figure in _of_row(run.figures, row).items()}
-        _log(client, child.info.run_id, start_ms, about, settings | {"row": row} | _of_row(run.facts, row), figures)
+        row_tags = {PARENT: parent.info.run_id, COMMIT: run.commit, **_values_of_row(run.causes, row)}
+        figures = {name: figure.value for name, figure in _values_of_row(run.figures, row).items()}
+        _log(
+            client,
+            child.info.run_id,
+            start_ms,
+            row_tags,
+            settings | {"row": row} | _values_of_row(run.facts, row),
+            figures,
+        )
         client.set_terminated(child.info.run_id, end_time=start_ms)
     client.set_terminated(parent.info.run_id, end_time=start_ms)
     return True
 
 
-def _of_row(values: Mapping[tuple[str, str], Any], row: str) -> dict[str, Any]:
-    return {name: value for (of, name), value in values.items() if of == row}
+def _values_of_row(values: Mapping[tuple[str, str], Any], row: str) -> dict[str, Any]:
+    return {name: value for (value_row, name), value in values.items() if value_row == row}
 
 
 def _log(

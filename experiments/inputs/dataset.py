@@ -117,7 +117,8 @@ def _single_real_dataset(datasets: Collection[str], source: str) -> str:
         raise InputError(f"--data {source}: the requested rows read synthetic texts only; allowed: synthetic")
     if len(real) > 1:
         raise InputError(
-            f"--data {source}: the requested rows read {' and '.join(real)}; with --row, choose rows that read one"
+            f"--data {source}: the requested rows read {' and '.join(real)}"
+            "; with --row, choose rows that read the same data set"
         )
     return real[0]
 

@@ -12,7 +12,7 @@ TABLE_SUFFIXES = {".json", ".jsonl", ".csv"}
 CAPTION_FORMATS_HELP = (
     "metadata.jsonl or metadata.csv next to the images, Parquet files, or files saved by the library datasets"
 )
-TEXT_FORMATS_HELP = "JSON, JSONL, CSV or Parquet files of its records, or files saved by the library datasets"
+TEXT_FORMATS_HELP = "JSON, JSONL, CSV or Parquet files of records, or files saved by the library datasets"
 
 CaptionFormat = Literal["metadata", "saved", "parquet"]
 TextFormat = Literal["saved", "tables"]

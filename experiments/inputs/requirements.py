@@ -71,8 +71,8 @@ class ProgressPrinter:
         """Print ``done`` of ``total`` bytes; None if the total is unknown."""
         if time.monotonic() - self._printed_at > PROGRESS_INTERVAL_S:
             self._printed_at = time.monotonic()
-            of = f" of {total / GIB:.3g}" if total else ""
-            print(f"{done / GIB:.3g}{of} GiB", file=sys.stderr, flush=True)
+            of_total = f" of {total / GIB:.3g}" if total else ""
+            print(f"{done / GIB:.3g}{of_total} GiB", file=sys.stderr, flush=True)
 
 
 def run_fetch(artifact: str, fetch: Callable[[Artifact], Iterable[Path]]) -> int:

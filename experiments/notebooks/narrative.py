@@ -211,7 +211,7 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
 def points_at_full_size(prediction: Prediction) -> str:
     """Return the predicted memory at the four points of the last step as a table, with a caption."""
     limit = "" if prediction.likely_outcome == "fits" else ", if the card had enough memory"
-    return f"Memory at four points of a step{limit}:\n\n{tables.at_points(prediction.memory.snapshots)}"
+    return f"Memory at four points of a step{limit}:\n\n{tables.memory_at_points(prediction.memory.snapshots)}"
 
 
 def compares(claim: Claim, rows: Collection[str]) -> bool:

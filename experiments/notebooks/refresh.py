@@ -30,7 +30,7 @@ def refresh(notebook: Path, run: str, target: Path) -> None:
     """Execute ``notebook`` with every cell showing ``run``, and write it with its outputs to ``target``.
 
     run: the name of a run that is stored in this project. Rows that the run lacks are shown without a result; nothing
-    is run. Raises InputError for an unknown run, and for one of another suite than the notebook's.
+    is run. Raises InputError if ``run`` is unknown, or if its suite is not the notebook's.
     """
     suite = folder_named(run, EVIDENCE).read_run().suite
     if suite != notebook.stem:

@@ -131,7 +131,7 @@ def measurement_blocks(result: Result) -> list[str]:
         outcome(result),
         device(result),
         failure(result.failure) if result.failure else "",
-        tables.at_points(result.memory.snapshots) if result.memory.snapshots else "",
+        tables.memory_at_points(result.memory.snapshots) if result.memory.snapshots else "",
         tables.ranks(result.ranks) if result.ranks else "",
         tables.speed(result.speed) if result.speed else "",
     ]

@@ -46,12 +46,14 @@ def columns(corner: str, rows: Mapping[str, Cells]) -> str:
     return table([corner, *header], [[name, *(cells.get(one, "") for one in header)] for name, cells in rows.items()])
 
 
-def at_points(snapshots: Iterable[Snapshot]) -> str:
+def memory_at_points(snapshots: Iterable[Snapshot]) -> str:
     """Return a table of the memory at the four points of a step, from the last step that has each."""
     last = last_at_points(snapshots)
     sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
     unit = _unit(sizes.values())
-    return columns(unit.name, {point: _sizes(there, AT_ONE_POINT, unit) for point, there in sizes.items()})
+    return columns(
+        unit.name, {point: _sizes(figures_at_point, AT_ONE_POINT, unit) for point, figures_at_point in sizes.items()}
+    )
 
 
 def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
@@ -65,7 +67,9 @@ def memory(results: Mapping[str, Result]) -> str:
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
     ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
-    return columns(unit.name, {name: ended[name] | _sizes(there, MEMORY, unit) for name, there in sizes.items()})
+    return columns(
+        unit.name, {name: ended[name] | _sizes(row_sizes, MEMORY, unit) for name, row_sizes in sizes.items()}
+    )
 
 
 def ranks(measured: Sequence[Measured]) -> str:
@@ -95,8 +99,8 @@ def speed(measured: Speed) -> str:
         **_waits(measured),
         "s in total": format_number(measured.train_s),
     }
-    there = {name: figure for name, figure in figures.items() if figure}
-    return table(list(there), [list(there.values())])
+    known_figures = {name: figure for name, figure in figures.items() if figure}
+    return table(list(known_figures), [list(known_figures.values())])
 
 
 def losses(measured: Sequence[float]) -> str:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
 from provision.leasing.release import State
-from provision.leasing.request import why_deleted
+from provision.leasing.request import deletion_reason
+from provision.words import counted
 
 
 class Message(NamedTuple):
@@ -22,7 +23,7 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     counts = {status: evaluation.count(status) for status in ("pass", "fail", "error", "not evaluated")}
     known = f" ({evaluation.known_failures} known)" if evaluation.known_failures else ""
     title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
-    lines = [f"{number} statements: {status}" for status, number in counts.items() if number]
+    lines = [f"{counted(number, 'statement')}: {status}" for status, number in counts.items() if number]
     flipped = [
         f"flipped: {_without_period(one)}: {before[one.id]} → {one.status}"
         for one in evaluation.verdicts
@@ -52,7 +53,7 @@ def lease_messages(
     for state in states:
         lease, name = state.lease, state.active_lease.name
         if lease is None:
-            if why := why_deleted(state.active_lease):
+            if why := deletion_reason(state.active_lease):
                 text = f"lease {name} {why}; testbed release {name} deletes what is left at {state.active_lease.site}"
                 yield Message(f"testbed: lease {name} ended itself or was deleted", text)
             continue

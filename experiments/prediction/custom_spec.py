@@ -73,7 +73,7 @@ def _reject_options_without_setting(training: CustomTraining) -> None:
     ):
         if value not in allowed:
             names = ", ".join(filter(None, allowed))
-            raise InputError(f"{flag} {value}: allowed with --loop {training.loop}: {names}")
+            raise InputError(f"{flag} {value}: with --loop {training.loop}, allowed: {names}")
 
 
 def _build_settings(training: CustomTraining, name: str, base_model: Model) -> Settings:
@@ -105,7 +105,7 @@ def _choose_optimizer(training: CustomTraining) -> Optimizer:
     if training.optim is None:
         return "deepspeed_cpu" if uses_offload else "adamw"
     if uses_offload and training.optim != "deepspeed_cpu":
-        raise InputError(f"--optim {training.optim}: allowed with --strategy {training.strategy}: deepspeed_cpu")
+        raise InputError(f"--optim {training.optim}: with --strategy {training.strategy}, allowed: deepspeed_cpu")
     if training.optim == "deepspeed_cpu" and not uses_offload:
         allowed = "deepspeed_stage_2_offload, deepspeed_stage_3_offload"
         raise InputError(f"--optim deepspeed_cpu: needs --strategy, one of {allowed}")

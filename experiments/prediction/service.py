@@ -57,7 +57,7 @@ def trace_rows(
 
 
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
-    """Predict the rows of ``run`` at full size, store the predictions in ``folder``, and warn if the lab differs.
+    """Predict the rows of ``run`` at full size, store the predictions in ``folder``, and warn if the lab states others.
 
     Rows that cannot be predicted are reported; they do not stop the run.
     """

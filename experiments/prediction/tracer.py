@@ -24,7 +24,7 @@ from typing import Any
 from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, Replay, load
-from experiments.prediction.times.record import WorkRecorder
+from experiments.prediction.times.record import PhaseRecorder
 from experiments.prediction.times.step import average_tokens, needed_operations, step_time, tables
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
@@ -45,7 +45,7 @@ class PhantomMeter:
     def __init__(self, phantom: Phantom) -> None:
         self._phantom = phantom
         self.tags = MemoryTags(phantom)
-        self.work = WorkRecorder(phantom)
+        self.recorder = PhaseRecorder(phantom)
 
     def allocated(self) -> int:
         return self._phantom.stats()[0]
@@ -58,14 +58,14 @@ class PhantomMeter:
 
     def begin(self, phase: Phase) -> None:
         self.tags.begin_phase(phase)
-        self.work.begin_phase(phase)
+        self.recorder.begin_phase(phase)
         self._phantom.reset_peaks()
 
     def track(self, kind: str, tensors: Iterable[Any]) -> None:
         tensors = list(tensors)
         self.tags.tag_tensors(kind, tensors)
         if kind == BATCH:
-            self.work.record_batch(tensors)
+            self.recorder.record_batch(tensors)
 
     def __enter__(self) -> "PhantomMeter":
         return self
@@ -133,15 +133,15 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
         measured = rank.run_rank(traced, out, meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)
-    works, tokens = meter.work.works(), average_tokens(batch_lengths(spec))
+    recorded, tokens = meter.recorder.recorded_phases(), average_tokens(batch_lengths(spec))
     if keys:
-        write_atomically(keys, "\n".join(needed_operations(works, spec.settings.accumulate)))
+        write_atomically(keys, "\n".join(needed_operations(recorded, spec.settings.accumulate)))
     planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
     found = [
         _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
-            update={"time": step_time(works, one, one.card, planned, tokens)}
+            update={"time": step_time(recorded, one, one.card, planned, tokens)}
         )
         for one in specs
     ]

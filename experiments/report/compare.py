@@ -8,7 +8,7 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import ran_on
-from experiments.results.changes.changed import Changed, Figures, Key, changed_figure, differing
+from experiments.results.changes.changed import Figures, Key, RunChange, changed_figure, differing
 from experiments.results.changes.facts import cause_facts, figures_of, outcome_facts, step_deviations
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
@@ -146,7 +146,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     )
 
 
-def _changed_figures(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, Changed]:
+def _changed_figures(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, RunChange]:
     """Return the figures that moved beyond their noise, by row and quantity."""
     before, now = (figures_of(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
@@ -154,7 +154,7 @@ def _changed_figures(a: Results, b: Results, recorded: Sequence[Figures]) -> dic
     return {key: changed_figure(key, before[key].value, now[key].value) for key, places in begin.items() if places}
 
 
-def _changed_facts(a: Results, b: Results) -> list[Changed]:
+def _changed_facts(a: Results, b: Results) -> list[RunChange]:
     """Return the facts that changed, without the settings of rows, which each row has."""
     before, now = (
         {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
@@ -163,7 +163,7 @@ def _changed_facts(a: Results, b: Results) -> list[Changed]:
     return [one for one in differing(before, now) if one.what not in Settings.model_fields]
 
 
-def _in_words(change: Changed) -> Difference:
+def _in_words(change: RunChange) -> Difference:
     before, now = change.values_in_words
     return Difference(what=f"{change.row}: {change.what}", a=before, b=now)
 
@@ -176,7 +176,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
-def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, Changed], alike: bool) -> RowComparison:
+def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, RunChange], alike: bool) -> RowComparison:
     peak, reserved, speed = (_change_of_figure(name, a, b, (row, name) in moved, alike) for name in FIGURES)
     return RowComparison(
         row=row,

@@ -168,7 +168,7 @@ def format_gib(value: float) -> str:
 
 
 def format_memory(gib: float, per_gib: int = 1) -> str:
-    """Format GiB as a number of a unit of which a GiB has ``per_gib``, for columns that name the unit."""
+    """Format a size as a number without its unit, which the column names. per_gib: number of units in a GiB."""
     size = gib * per_gib
     return f"{size:.2f}" if abs(size) >= 1 and per_gib == 1 else f"{size:.3g}"
 

@@ -156,7 +156,7 @@ def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) 
 def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
-    checks = [check.in_miniature() if tiny else check for check in claim.checks]
+    checks = [check.for_tiny_models() if tiny else check for check in claim.checks]
     found = [_evaluate_check(check, evidence, ClaimScope(claim.full_size, claim.all_ranks)) for check in checks]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
@@ -210,16 +210,16 @@ def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> C
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
     values = _values_to_check(check.quantity, result)
-    over = value_of(check.over_quantity or check.quantity, base) if check.relative else None
-    known = bool(values) and (over is not None or not check.relative)
+    divisor = value_of(check.over_quantity or check.quantity, base) if check.relative else None
+    known = bool(values) and (divisor is not None or not check.relative)
     if not known:
         result_without_value = base if values else result
         no_value = (
             f"{result_without_value.spec.row} has no {quantity_label(check.quantity)} ({result_without_value.reason})"
         )
         return CheckResult("not evaluated", "", next(missing_value_obstacles(check, (result, base)), no_value))
-    compared = values if over is None else [_ratio(max(values), over)]
-    text = _describe_values(check, values, over, compared) + _loss_note(check, result)
+    compared = values if divisor is None else [_ratio(max(values), divisor)]
+    text = _describe_values(check, values, divisor, compared) + _loss_note(check, result)
     if obstacle := next(check_obstacles(check, evidence, scope), None):
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
@@ -305,29 +305,29 @@ def _bound_or_default(bound: float | None, default: float) -> float:
     return default if bound is None else bound
 
 
-def _ratio(value: float, over: float) -> float:
-    if over == 0:
+def _ratio(value: float, divisor: float) -> float:
+    if divisor == 0:
         return inf if value > 0 else 1.0
-    return value / over
+    return value / divisor
 
 
-def _describe_values(check: Check, values: list[float], over: float | None, compared: list[float]) -> str:
+def _describe_values(check: Check, values: list[float], divisor: float | None, compared: list[float]) -> str:
     assert check.quantity is not None
-    if over is None:
+    if divisor is None:
         (low, high), name = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
         range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
         return f"{check.row}: {range_} {name}".rstrip() + ranks
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
-        (value, over), its = _in_best_unit(quantity_unit(base), max(values), over)
+        (value, divisor), its = _in_best_unit(quantity_unit(base), max(values), divisor)
         own = ""
     else:
-        ((value,), own), ((over,), its) = (
+        ((value,), own), ((divisor,), its) = (
             _in_best_unit(quantity_unit(check.quantity), max(values)),
-            _in_best_unit(quantity_unit(base), over),
+            _in_best_unit(quantity_unit(base), divisor),
         )
-    pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(over)} {its}".rstrip()
+    pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(divisor)} {its}".rstrip()
     return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
 
 

@@ -1,4 +1,4 @@
-"""Compute the load of GPUs while a row trains from telemetry.csv. All functions but read_samples are pure."""
+"""Compute from telemetry.csv the load of the GPUs while a row trains. All functions but read_samples are pure."""
 
 import csv
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Find the reasons why a run's values cannot evaluate a statement, each in one line. Pure functions."""
+"""Find the reasons why a run does not decide a statement, each in one line. Pure functions."""
 
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -64,7 +64,7 @@ def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iter
 
 
 def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
-    """Yield why a prediction has no value for a check."""
+    """Yield the reasons why a prediction has no value for a check."""
     if not result.predicted:
         return
     for kind, quantities in NOT_PREDICTED.items():
@@ -73,7 +73,7 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
 
 
 def _load_obstacles(check: Check, result: Result) -> Iterator[str]:
-    """Yield why the load of GPUs is not known."""
+    """Yield the reasons why the load of GPUs is not known."""
     if _quantities(check) & set(LOAD_QUANTITIES) and result.device.kind != "cuda":
         yield "no GPU"
 
@@ -83,7 +83,7 @@ def _quantities(check: Check) -> set[str]:
 
 
 def _size_obstacles(check: Check, pair: tuple[Result, Result], scope: ClaimScope) -> Iterator[str]:
-    """Yield why the size of the model or of the device's memory does not allow a check."""
+    """Yield the reasons why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
         if result.spec.size == "tiny" and (scope.full_size or (not check.relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
@@ -92,7 +92,7 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], scope: ClaimScope
 
 
 def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why a row has no value for a check."""
+    """Yield the reasons why a row has no value for a check."""
     yield from prediction_obstacles(check, pair[0])
     if not pair[0].predicted:
         yield from _load_obstacles(check, pair[0])
@@ -100,9 +100,10 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 
 
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why losses of this run do not count. Losses of random weights count only where two losses are compared.
+    """Yield the reasons why the losses of this run do not decide a check.
 
-    Of tiny models, only the falls of the loss are compared, in trainings whose loss falls.
+    Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are
+    compared, in trainings whose loss falls.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
@@ -118,7 +119,10 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
-    """Yield why times of this run do not count: no GPU, two different devices, or seconds on another card."""
+    """Yield the reasons why the times of this run do not decide a check.
+
+    Reasons: no GPU, two different devices, or seconds on another card.
+    """
     if not _quantities(check) & set(TIME_QUANTITIES):
         return
     if any(result.device.kind != "cuda" for result in pair):
@@ -131,6 +135,6 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:
-    """Yield why a check needs rows with all ranks that the lab states. Comparisons of two values are allowed."""
+    """Yield the reasons why a check needs all ranks that the lab states. Ratios may be allowed on fewer."""
     if scope.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

@@ -31,7 +31,7 @@ Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 START_LIMIT_S = 600.0
-"""Time that a row has to start; its own time limit counts from then, or from an earlier end of its start."""
+"""Maximum time for the start of a row. The row's own time limit begins when the start ends, at the latest then."""
 
 
 class Record(BaseModel):

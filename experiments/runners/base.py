@@ -9,7 +9,7 @@ from typing import Protocol
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import RunFolder
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.software import Software
 from experiments.suites.row_spec import RowSpec
@@ -20,7 +20,7 @@ from provision.models import Node
 class Runner(Protocol):
     """Runs rows of one run into its folder."""
 
-    def run(self, rows: Sequence[Planned]) -> None:
+    def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run rows until each has a result. Raises Interrupted on Ctrl-C and SIGTERM."""
         ...
 
@@ -80,7 +80,7 @@ class Target(ABC):
         """Return the target's current versions, GPUs and driver, which results depend on; None if unknown."""
         return None
 
-    def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
+    def in_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         """Return the rows in the order in which they start."""
         return rows
 

@@ -22,7 +22,7 @@ def serve_local_notebooks(
     """Run Jupyter for the notebooks in ``folder`` while the body of the with statement runs.
 
     Yields the URL, which includes the token, and the process. notebook_file: notebook in ``folder`` that the URL opens.
-    Raises InputError without JupyterLab, and if Jupyter does not start.
+    Raises InputError if JupyterLab is not installed, or if Jupyter does not start.
     """
     if find_spec("jupyterlab") is None:
         raise InputError(f"--site local: JupyterLab is missing; install it: {sys.executable} -m pip install jupyterlab")

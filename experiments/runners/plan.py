@@ -14,7 +14,7 @@ from experiments.suites.suite import Suite
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRow:
     """The plan of one row: whether to run it or to keep its result. why: the reason, as shown to the user.
 
     outdated: the row has a valid result and runs only because versions, driver or GPU have changed.
@@ -37,7 +37,7 @@ def plan(
     rerun: bool = False,
     software: Callable[[], Software | None] = lambda: None,
     keep_versions: bool = False,
-) -> list[Planned]:
+) -> list[PlannedRow]:
     """Return the plan of every row of ``run`` in ``folder``. rerun: run finished rows again.
 
     Rows whose results come from other software also run again, unless ``keep_versions``. software: returns the
@@ -71,20 +71,20 @@ def continue_run(folder: RunFolder, run: Run, suite: Suite) -> Run:
     return before.model_copy(update={"rows": tuple(row.id for row in suite.rows if row.id in rows), "data": run.data})
 
 
-def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> Planned:
+def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> PlannedRow:
     path = folder.row(spec)
     if not (path / RESULT_FILE).exists():
         why = "the last run was interrupted" if (path / SPEC_FILE).exists() else "no result yet"
-        return Planned(spec, True, why)
+        return PlannedRow(spec, True, why)
     result = read_result(path / RESULT_FILE)
     if why := _rerun_reason(spec, result):
-        return Planned(spec, True, why)
+        return PlannedRow(spec, True, why)
     if rerun:
-        return Planned(spec, True, "--rerun")
-    return Planned(spec, False, f"finished: {result.outcome}")
+        return PlannedRow(spec, True, "--rerun")
+    return PlannedRow(spec, False, f"finished: {result.outcome}")
 
 
-def _check_software(row: Planned, folder: RunFolder, now: Software, keep_versions: bool) -> Planned:
+def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_versions: bool) -> PlannedRow:
     """Return the plan of a row with a valid result: to run it again if the software has changed since."""
     found = ", ".join(software_changes(read_result(folder.row(row.spec) / RESULT_FILE), now))
     if not found:

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from experiments.results.schema import Progress, Result
 from experiments.results.wording import format_duration, format_size, is_miniature_that_ran, outcome_in_words
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.suites.row_spec import RowSpec
 from experiments.system.tables import Column, Table, print_lines
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from experiments.runners.slurm.download import TransferProgress
 
 MEGABYTE = 1_000_000
-REFRESH_S = 0.25
+REFRESH_INTERVAL_S = 0.25
 OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
 
 
@@ -57,7 +57,7 @@ class View:
         """Show the expected time of each row, s, lowest and highest, when the row starts and while it runs."""
         self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
 
-    def report_kept(self, row: Planned) -> None:
+    def report_kept(self, row: PlannedRow) -> None:
         """Print that the row keeps its result."""
         self._print(f"{row.row}: kept ({row.why})")
 
@@ -117,7 +117,7 @@ class LiveView(View):
         self._live.update(self._table, refresh=True)
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
-        if time.monotonic() - self._shown > REFRESH_S:
+        if time.monotonic() - self._shown > REFRESH_INTERVAL_S:
             self._live.update(Group(self._table, download_progress(spec, transfer)), refresh=True)
             self._shown = time.monotonic()
 

@@ -16,7 +16,7 @@ from provision.models import Node
 RELEVANT_LIBRARIES = tuple(name for name in LIBRARIES if name not in ("papermill", "nvidia-ml-py"))
 """The packages whose versions can change a result."""
 LOCKS: dict[str, tuple[str, ...]] = {"current": ("current",), "as-taught": ("as-taught", "jupyter")}
-"""Lock files in containers/locks whose packages make up an environment, by its versions."""
+"""Lock files in containers/locks whose packages make up an environment, by its set of versions."""
 PIN = re.compile(r"^([\w.-]+)==(\S+)$", re.MULTILINE)
 PRINT_VERSIONS = f"""
 import json

@@ -15,7 +15,7 @@ from experiments.runners.admission import check_disk, rejection_reason
 from experiments.runners.base import Runner, RunnerOptions, Target
 from experiments.runners.container.image import image_of
 from experiments.runners.local.runner import LocalRunner
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import Profile, profile_named
@@ -185,7 +185,7 @@ class ClusterTarget(ExpectedTarget):
         worker, grace_s = options.worker, options.grace_s
         return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
 
-    def in_order(self, rows: Sequence[Planned], suite: Suite) -> Sequence[Planned]:
+    def in_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         return most_needed_rows_first(rows, suite)
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:
@@ -255,7 +255,7 @@ class MonitorTarget:
 def monitor_target(site: str, profile: str | None, journal: Journal | None = None) -> MonitorTarget:
     """Connect to the machines that can be monitored at ``site``.
 
-    Raises InputError without a lease at ``site``, and for this machine.
+    Raises InputError if there is no lease at ``site``, or if ``site`` is this machine.
     """
     if site == SLURM and profile:
         known = profile_named(profile)

@@ -14,7 +14,14 @@ from experiments.results.run_folder import run_folders
 from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, evaluations_in, run_flips
 from experiments.semester.parts import Lease, Part, command, parts_of
-from experiments.semester.process import STALL_S, StallDetector, first_line_with, last_change_s, last_line, run_logged
+from experiments.semester.process import (
+    STALL_LIMIT_S,
+    StallDetector,
+    first_line_with,
+    last_change_s,
+    last_line,
+    run_logged,
+)
 from experiments.semester.state import Check, Done, checks_in, database_of, find_interrupted_check, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
@@ -22,8 +29,8 @@ from experiments.system.lock import lock_folder
 
 LATEST = "latest"
 LOG = "log.txt"
-PATIENCE_S = 30.0
-"""How long an interrupted part may take to end; a lease takes as long as its release."""
+END_LIMIT_S = 30.0
+"""How long an interrupted part may take to end. A part on a lease takes as long as the release of the lease."""
 Send = Callable[[str, str], None]
 """Sends a message: its title and its text."""
 Python = Callable[[Versions, Path], Path]
@@ -43,7 +50,7 @@ class Request:
         return parts_of(self.sets, self.suites, self.lease)
 
 
-class Installed(NamedTuple):
+class InstalledVersions(NamedTuple):
     """The Python of a set of versions, and the versions of the packages that affect a result."""
 
     python: Path
@@ -70,7 +77,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
     with lock_folder(request.folder):
         folder, check = _begin(request, tuple(part.name for part in parts))
         earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
-        installed: dict[Versions, Installed] = {}
+        installed: dict[Versions, InstalledVersions] = {}
         reported: set[Flip] = set()
         for number, part in enumerate(parts, 1):
             if part.name in check.done and part.kind != "environment":
@@ -104,11 +111,13 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     return folder, check
 
 
-def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versions, Installed], tools: Tools) -> str:
+def _run(
+    part: Part, request: Request, check_folder: Path, installed: dict[Versions, InstalledVersions], tools: Tools
+) -> str:
     """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
     if part.kind == "environment":
         python = tools.python(part.versions, check_folder)
-        installed[part.versions] = Installed(python, versions_in(python))
+        installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
         return f"not run: the versions of {part.versions} are not installed"
@@ -116,8 +125,8 @@ def _run(part: Part, request: Request, check_folder: Path, installed: dict[Versi
     folder.mkdir(exist_ok=True)
     arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
     watch = _watch(part, folder, tools)
-    patience_s = None if part.kind == "lease" else PATIENCE_S
-    code = run_logged(arguments, folder / LOG, _environment(), watch, patience_s)
+    end_limit_s = None if part.kind == "lease" else END_LIMIT_S
+    code = run_logged(arguments, folder / LOG, _environment(), watch, end_limit_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
@@ -143,15 +152,15 @@ def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
     """Return a function to call every few seconds while a part runs. It reports the lease and missing progress."""
     stalls = StallDetector()
 
-    def look() -> None:
+    def report() -> None:
         if part.kind == "lease":
             tools.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
-            text = f"{part.title}: no progress for {format_duration(STALL_S)}; see {folder / LOG}"
+            text = f"{part.title}: no progress for {format_duration(STALL_LIMIT_S)}; see {folder / LOG}"
             tools.say(f"  {text}")
             tools.send("testbed: no progress", text)
 
-    return look
+    return report
 
 
 def _environment() -> dict[str, str]:
@@ -160,7 +169,7 @@ def _environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, Installed]) -> Check:
+def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, InstalledVersions]) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 

@@ -97,7 +97,7 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
     titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_part_flips(check, before, titles), *of_runs) if before else ()
-    return Outcome(check, before, titles, runs, flips, lines, tuple(_to_fix(check, titles, lines)))
+    return Outcome(check, before, titles, runs, flips, lines, tuple(_list_fixes(check, titles, lines)))
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
@@ -111,7 +111,7 @@ def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
         found = run_changes(series)
         newest = series.runs[-1]
         if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
-            yield from _changed(f"{versions}: {series.title}", found[-1])
+            yield from _flips_of_changes(f"{versions}: {series.title}", found[-1])
 
 
 def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
@@ -163,13 +163,13 @@ def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...
     return version_differences(before.installed.get(versions, {}), check.installed.get(versions, {}))
 
 
-def _changed(where: str, found: RunChanges) -> Iterator[Flip]:
+def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
     causes = tuple(one.sentence for one in found.causes)
     for one in found.changed:
         yield Flip(where, one.sentence, causes)
 
 
-def _to_fix(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
+def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
     """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:

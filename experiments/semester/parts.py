@@ -75,10 +75,10 @@ def command(part: Part, python: Path, results: Path, suites: Sequence[str], leas
     testbed = [str(python), "-m", "experiments"]
     if part.kind == "lease":
         assert lease
-        where = ["--site", lease.site, "--node-type", lease.node_type]
-        how_long = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
-        of = ["--versions", part.versions, "--results", str(results)]
-        return [*testbed, "reproduce", *suites, *where, *how_long, *lease.idle_end, *of]
+        node = ["--site", lease.site, "--node-type", lease.node_type]
+        length = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
+        run_options = ["--versions", part.versions, "--results", str(results)]
+        return [*testbed, "reproduce", *suites, *node, *length, *lease.idle_end, *run_options]
     what = ["--predict-only"] if part.kind == "predictions" else []
     without = ["--no-predict"] if part.versions == "as-taught" else []
     run = ["run", part.suite, "--card", part.card, "--size", "tiny", "--results", str(results)]

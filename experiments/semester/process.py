@@ -9,14 +9,14 @@ from pathlib import Path
 
 from experiments.system.signals import die_with_parent
 
-STALL_S = 600.0
+STALL_LIMIT_S = 600.0
 POLL_S = 5.0
 
 
 class StallDetector:
     """Detector of a lack of progress, which reports each stall once. seconds: longest time without progress."""
 
-    def __init__(self, seconds: float = STALL_S) -> None:
+    def __init__(self, seconds: float = STALL_LIMIT_S) -> None:
         self._seconds = seconds
         self._stalled = False
 
@@ -32,14 +32,14 @@ def run_logged(
     log: Path,
     environment: Mapping[str, str],
     poll: Callable[[], None],
-    patience_s: float | None = None,
+    end_limit_s: float | None = None,
     poll_s: float = POLL_S,
 ) -> int:
     """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
     The command has a separate session, so Ctrl-C does not reach it twice. If this process is interrupted or killed, the
     command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
-    kills it after ``patience_s`` seconds; None: never.
+    kills it after ``end_limit_s`` seconds; None: never.
     """
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -60,7 +60,7 @@ def run_logged(
     except BaseException:
         process.terminate()
         try:
-            process.wait(patience_s)
+            process.wait(end_limit_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -99,7 +99,7 @@ def cards() -> dict[str, Card]:
 def card_named(name: str, where: str = "") -> Card:
     """Return the card of that name, or for a size such as 24GiB a card of that size.
 
-    Raises InputError with the known cards.
+    Raises InputError, which lists the known cards, if there is none.
     """
     if found := cards().get(name) or _card_from_size(name, where):
         return found
@@ -166,14 +166,14 @@ def card_notes(names: Iterable[str]) -> list[str]:
     notes: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
         notes.setdefault(_card_note(name, card_named(name)), []).append(name)
-    return [f"{', '.join(of)}: {note}" for note, of in notes.items() if note]
+    return [f"{', '.join(cards_with_note)}: {note}" for note, cards_with_note in notes.items() if note]
 
 
 def emulation_notes(names: Iterable[str]) -> list[str]:
     """Return a note about cards that compute bfloat16 in software; none without cards."""
     emulating = list(dict.fromkeys(names))
-    has = "has" if len(emulating) == 1 else "have"
-    note = f"{', '.join(emulating)} {has} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
+    verb = "has" if len(emulating) == 1 else "have"
+    note = f"{', '.join(emulating)} {verb} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
     return [note] if emulating else []
 
 

@@ -21,7 +21,7 @@ LIMITS = (
     _Sizes(re.compile(r"vocab_size"), 1, 10_000_000),
     _Sizes(re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len"), 1, 100_000_000),
 )
-"""Far above the largest published models, and small enough that a model of random weights can still be traced."""
+"""Limits of sizes: far above the largest published models, and small enough to trace a model with random weights."""
 
 
 def impossible_size(architecture: Mapping[str, Any]) -> str | None:

@@ -32,7 +32,8 @@ class RowSpec(StrictModel):
     card: str = Field(description="GPU model that the row targets")
     size: Size = Field(description="full: the lab's model; tiny: a tiny model of the same architecture")
     length: Length = Field(
-        description="steps. as-taught: all; verdict: as the evaluation needs; peak: as the peak of memory needs"
+        description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
+        "peak of memory needs"
     )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")

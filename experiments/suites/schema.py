@@ -147,7 +147,7 @@ class Check(StrictModel):
         inside = (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
         return inside != self.outside
 
-    def in_miniature(self) -> "Check":
+    def for_tiny_models(self) -> "Check":
         """Return the check with the quantity and the bounds for tiny models."""
         if self.miniature is None:
             return self
@@ -205,7 +205,7 @@ class Suite(StrictModel):
     _settings_cache: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:
-        """Return the row of that id. Raises InputError with the known ids."""
+        """Return the row of that id. Raises InputError, which lists the known ids, if there is none."""
         for row in self.rows:
             if row.id == row_id:
                 return row
@@ -237,7 +237,7 @@ class Suite(StrictModel):
 
     def rows_with_loss_in_miniature(self) -> set[str]:
         """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
-        checks = [one for claim in self.claims for one in claim.checks if one.in_miniature().quantity == LOSS_FALL]
+        checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
 
     def own_model(self, settings: Settings) -> Model | None:
@@ -250,9 +250,9 @@ def suite_json_schema() -> dict[str, Any]:
     schema, settings = Suite.model_json_schema(), Settings.model_json_schema()
     definitions = schema["$defs"] | settings.pop("$defs")
     definitions["Settings"] = settings | {"required": []}
-    some = {"$ref": "#/$defs/Settings"}
-    schema["properties"]["common"] |= some
+    settings_schema = {"$ref": "#/$defs/Settings"}
+    schema["properties"]["common"] |= settings_schema
     row = definitions["Row"]["properties"]
-    row["settings"] |= some
-    row["per_card"]["additionalProperties"] = some
+    row["settings"] |= settings_schema
+    row["per_card"]["additionalProperties"] = settings_schema
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"$defs": definitions}

@@ -14,7 +14,8 @@ PADDING_VARIABLE = "TESTBED_ROOM"
 """Variable without a meaning, which enlarges the environment memory so that a later environment fits into it."""
 PADDING_BYTES = 100_000
 ENVIRONMENT_START_FIELD = 47
-"""Index of the field of /proc/self/stat, after the command's name, with the start address; the next has the end."""
+"""Index of the field of /proc/self/stat with the environment's start address, counted after the command's name. The
+next field has the end address."""
 
 
 def pad_environment(environment: Mapping[str, str]) -> dict[str, str]:

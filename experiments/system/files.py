@@ -33,9 +33,9 @@ def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterat
 
     The file may be a device, or a FIFO that somebody reads. Raises InputError if it cannot be opened or written.
     """
-    how = os.O_APPEND if append else os.O_TRUNC
+    mode = os.O_APPEND if append else os.O_TRUNC
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | how, 0o666)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | mode, 0o666)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             yield file

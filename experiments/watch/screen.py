@@ -19,9 +19,9 @@ from provision.files import printable
 READ_EVERY_S = 1.0
 COST_EVERY_S = 60.0
 SAMPLES = 240
-"""Newest samples that a line shows: two minutes."""
+"""Number of newest samples that a line shows: two minutes."""
 NARROW_BELOW = 80
-"""Columns of the terminal below which load and log are above each other."""
+"""Width in columns. In a narrower terminal, the load is above the log, not beside it."""
 COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
 VERDICT_STYLES = {"pass": "green", "fail": "red", "error": "red"}
 

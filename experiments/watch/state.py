@@ -99,7 +99,7 @@ class RunWatcher:
         RunFolder(path).read_run()  # an error names the path as it was given
         self.folder = RunFolder(path.resolve())
         self._suite = self.folder.suite()
-        self._evaluated: _Evaluated | None = None
+        self._evaluated: _Evaluation | None = None
 
     def read(self) -> RunStatus:
         """Return the state of the run now. Raises InputError for files that cannot be read."""
@@ -143,18 +143,18 @@ class RunWatcher:
         state = progress.phase if progress else "starting"
         return RowStatus(row, title, state, predicted, progress, None, max(0.0, time.time() - started), devices)
 
-    def _evaluate(self, run: Run) -> "_Evaluated":
+    def _evaluate(self, run: Run) -> "_Evaluation":
         """Return results, predictions and verdicts; they are read again only if a file has changed."""
         files = [self.folder.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows]
         state = tuple(map(_modified, [*files, self.folder.path / PREDICTIONS_FILE]))
         if self._evaluated is None or self._evaluated.state != state:
             verdicts = evaluate_run(self._suite, self.folder).best.verdicts
             predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
-            self._evaluated = _Evaluated(state, self.folder.results(), predicted, verdicts)
+            self._evaluated = _Evaluation(state, self.folder.results(), predicted, verdicts)
         return self._evaluated
 
 
-class _Evaluated(NamedTuple):
+class _Evaluation(NamedTuple):
     """Results, predicted outcomes by row and verdicts, and the times of the files that they were read from."""
 
     state: tuple[float | None, ...]

@@ -69,7 +69,7 @@ def visible_gpus() -> list[GpuHandle]:
 def other_gpus_load() -> Callable[[Collection[int]], float | None]:
     """Return a function that returns the highest load, in percent, of the GPUs outside CUDA_VISIBLE_DEVICES.
 
-    The function takes a row's process ids, and ignores GPUs that other programs use. The function returns None if there
+    The returned function takes a row's process ids, and ignores GPUs that other programs use. It returns None if there
     are no other GPUs, and for AMD's GPUs, whose processes are unknown.
     """
     if not nvidia.start():

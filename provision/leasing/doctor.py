@@ -25,7 +25,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
-class _Planned:
+class _PlannedLease:
     """What a lease at the site would use: the private key's file, and the name of the disk image."""
 
     site: Testbed
@@ -51,7 +51,7 @@ def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAG
     local.append(run_check("account", account))
     if not local[-1].passed:
         return local + skip_checks(SITE_CHECKS, "account")
-    planned = _Planned(sites[0], key, image, reconciler)
+    planned = _PlannedLease(sites[0], key, image, reconciler)
     return local + [run_check(name, partial(check, planned)) for name, check in SITE_CHECKS.items()]
 
 
@@ -140,7 +140,7 @@ def _check_idle_end(site: Testbed) -> str:
     return "possible: testbed lease --end-when-idle 30m"
 
 
-SITE_CHECKS: dict[str, Callable[[_Planned], str]] = {
+SITE_CHECKS: dict[str, Callable[[_PlannedLease], str]] = {
     "credential": lambda planned: _check_credential(planned.site, planned.reconciler),
     "reservations": lambda planned: f"{len(planned.site.hosts())} reservable nodes at {planned.site.name}",
     "image": lambda planned: f"image {planned.image} ({planned.site.image_id(planned.image)})",

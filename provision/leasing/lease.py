@@ -20,7 +20,7 @@ from provision.sites.base import BootVolumes, SecurityGroups, Testbed, is_virtua
 
 
 @dataclass(frozen=True)
-class Leased:
+class LeaseResult:
     """The result of a lease request. hosts: its nodes, as far as the site lists them.
 
     machines and image_id are set only once the machines are up.
@@ -68,7 +68,7 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
 
 def lease(
     site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest, wait: bool = True, watch: bool = False
-) -> Leased:
+) -> LeaseResult:
     """Reserve, wait for the start, boot and connect.
 
     Without ``wait``, return before a lease that starts later. With ``watch``, search until a time slot is free.
@@ -84,11 +84,11 @@ def lease(
         reserved = reserve(task, watch)
         _warn_of_early_credential_end(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
-            return Leased(reserved, _known_hosts(task, reserved))
+            return LeaseResult(reserved, _known_hosts(task, reserved))
         active = wait_for_start(task, reserved)
         image_id, machines = bring_up(task, active)
         booted = reconciler.query(task.find_lease) or active
-        return Leased(booted, _known_hosts(task, booted), machines, image_id)
+        return LeaseResult(booted, _known_hosts(task, booted), machines, image_id)
 
 
 def _known_hosts(task: LeaseTask, lease: Lease) -> tuple[Host, ...]:

@@ -187,7 +187,7 @@ def _idle_end_in(records: Mapping[str, Mapping[str, Any]]) -> IdleEnd | None:
     return IdleEnd(timedelta(seconds=data["after_s"]), data["results_to"], key)
 
 
-def why_deleted(active_lease: ActiveLease) -> str:
+def deletion_reason(active_lease: ActiveLease) -> str:
     """Return in words why the site may no longer list a lease that ends itself; '' for other leases.
 
     The site does not tell whether the node or a person has deleted the lease.

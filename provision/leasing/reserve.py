@@ -24,11 +24,11 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import (
     ENDED_STATUSES,
     LeaseTask,
+    deletion_reason,
     lease_data,
     same_hardware,
     slot_data,
     slot_in_words,
-    why_deleted,
 )
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import HostBooking, Lease, Requirements, TimeSlot
@@ -36,12 +36,12 @@ from provision.sites.base import Testbed
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
-WATCH_S = 120
+SEARCH_PAUSE_S = 120
 """Pause between two searches for a time slot, seconds."""
 TRANSIENT = (NotEnoughHosts, Unreachable)
 """Errors after which a site may have a time slot later."""
 CHOICE_ATTEMPTS = 3
-"""How often a slot is chosen, if somebody else reserves each of them first."""
+"""How many time slots are tried before the command ends, if others reserve each of them first."""
 
 
 def choose_slots(
@@ -199,8 +199,8 @@ def _wait_for_slot(task: LeaseTask) -> TimeSlot:
 
 
 def _pause_search(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
-    reconciler.report(f"{problem}; searching again every {WATCH_S // 60} minutes")
-    reconciler.clock.sleep(WATCH_S)
+    reconciler.report(f"{problem}; searching again every {SEARCH_PAUSE_S // 60} minutes")
+    reconciler.clock.sleep(SEARCH_PAUSE_S)
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
@@ -348,6 +348,6 @@ def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
 
 def lease_gone_error(task: LeaseTask) -> LeaseGone:
     """Return the error for a lease that has ended, or that the site no longer lists."""
-    name, why = task.lease_request.name, why_deleted(task.active_lease)
+    name, why = task.lease_request.name, deletion_reason(task.active_lease)
     what = why or "is gone: deleted by somebody else, or over"
     return LeaseGone(f"lease {name} {what}; release it here and lease again")

@@ -118,10 +118,10 @@ def _region_of(entry: _Entry) -> CloudRegion:
         return entry.cloud
     if entry.auth_type in loading.get_available_plugin_names():
         raise NoCredentials(f"credentials: entry {entry.name} of clouds.yaml lacks a setting of {entry.auth_type}")
-    how = PLUGIN_FIXES.get(entry.auth_type, "install the package that has it")
+    fix = PLUGIN_FIXES.get(entry.auth_type, "install the package that has it")
     raise NoCredentials(
         f"credentials: entry {entry.name} of clouds.yaml needs the login plugin {entry.auth_type}, "
-        f"which is not installed in this environment; {how}"
+        f"which is not installed in this environment; {fix}"
     )
 
 
@@ -138,5 +138,5 @@ def _no_account_message(region_prefix: str, entries: Sequence[_Entry], wanted: s
 def _several_accounts_message(region_prefix: str, entries: Sequence[_Entry]) -> str:
     found = ", ".join(f"{entry.name} ({entry.region})" for entry in entries)
     several = len({entry.name for entry in entries}) > 1
-    how = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one by --site"
-    return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {how}"
+    fix = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one by --site"
+    return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {fix}"

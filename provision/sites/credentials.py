@@ -21,8 +21,8 @@ SERVICE = "reservation"
 METHODS = ("GET", "DELETE")
 TRY_LENGTH = timedelta(minutes=2)
 TRY_NAME = "llm-testbed-try-"
-"""Beginning of the names of credentials that were only tried. It is no tag, so they belong to no lease."""
-REQUEST_S = 60
+"""Prefix of the names of credentials that only test the site. The prefix is not a tag, so they belong to no lease."""
+REQUEST_TIMEOUT_S = 60
 
 
 class RestrictedCredentials:
@@ -113,7 +113,7 @@ class RestrictedCredentials:
         """Return the status of Blazar's answer to a query of the credential's lease."""
         own = {"id": credential.id, "secret": credential.secret}
         identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": own}
-        send: dict[str, Any] = {"timeout": REQUEST_S, "verify": self.session.verify}
+        send: dict[str, Any] = {"timeout": REQUEST_TIMEOUT_S, "verify": self.session.verify}
         with translate_errors("keystone or blazar"):
             answer = requests.post(  # noqa: S113 - `send` has a time limit
                 f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send

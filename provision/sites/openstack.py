@@ -62,7 +62,7 @@ logging.getLogger("stevedore").setLevel(logging.CRITICAL)
 PUBLIC_NETWORK = "public"
 TOKEN_PLUGINS = ("token", "v3token")
 """Login plugins whose credential is a token, which expires."""
-REQUEST_S = 60
+REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
 BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
 
@@ -77,7 +77,7 @@ class Cloud(RestrictedCredentials, ABC):
         self._logged_faults: set[str] = set()
         self._renewable = cloud.config.get("auth_type") not in TOKEN_PLUGINS
         session: Any = cloud.get_session()
-        session.timeout = REQUEST_S
+        session.timeout = REQUEST_TIMEOUT_S
         self.sdk = openstack.connection.Connection(config=cloud, compute_api_version=clients.NOVA_API_VERSION)
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session
@@ -123,10 +123,10 @@ class Cloud(RestrictedCredentials, ABC):
             access = self.session.auth.get_access(self.session)
         if not access.project_id:
             raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
-        who = access.username, access.user_id, access.project_name, access.project_id
+        user_and_project = access.username, access.user_id, access.project_name, access.project_id
         address = urlsplit(str(self.session.auth.auth_url))
         endpoint = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()
-        return Identity(*who, endpoint=endpoint, region=self.name, entry=self.entry)
+        return Identity(*user_and_project, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
         """Return the limits of the credential. An application credential may have an end; a token always has one."""

@@ -18,7 +18,7 @@ from provision.models import GIB
 from provision.sites.faults import translate_errors
 
 SERVICE = "the reference API"
-REQUEST_S = 60
+REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
 ANSWER_MIB = 64
 """Largest answer. 500 nodes take about 2 MiB."""
@@ -51,7 +51,7 @@ def reference_items(path: str) -> list[Any]:
 def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
     """Return the items from the offset on, and how many there are in all."""
     url, query = f"{context.RESOURCE_API_URL}/{path}.json", {"offset": offset} if offset else {}
-    with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_S, stream=True) as answer:
+    with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_TIMEOUT_S, stream=True) as answer:
         if not answer.ok:
             raise requests.HTTPError(answer.reason or "no reason given", response=answer)
         body = _read_body(answer)
@@ -68,14 +68,14 @@ def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
 
 def _read_body(answer: requests.Response) -> bytes:
     """Return an answer's body. Raises Unreachable if it is longer, or takes longer, than allowed, or breaks off."""
-    body, end = bytearray(), time.monotonic() + REQUEST_S
+    body, end = bytearray(), time.monotonic() + REQUEST_TIMEOUT_S
     try:
         while chunk := answer.raw.read1(CHUNK, decode_content=True):
             body += chunk
             if len(body) > ANSWER_MIB * 2**20:
                 raise Unreachable(f"{SERVICE}: the answer is longer than {ANSWER_MIB} MiB")
             if time.monotonic() > end:
-                raise Unreachable(f"{SERVICE}: the answer does not end within {REQUEST_S} s")
+                raise Unreachable(f"{SERVICE}: the answer does not end within {REQUEST_TIMEOUT_S} s")
     except urllib3.exceptions.HTTPError as problem:
         raise Unreachable(f"{SERVICE}: the answer breaks off: {type(problem).__name__}") from None
     return bytes(body)

@@ -13,7 +13,7 @@ from paramiko.auth_strategy import AuthSource, AuthStrategy, InMemoryPrivateKey
 from provision.files import read_text
 from provision.ssh.ssh_config import agent_socket
 
-AGENT_S = 60.0
+AGENT_TIMEOUT_S = 60.0
 """How long the agent may take; it may ask the user for a confirmation."""
 
 
@@ -59,7 +59,7 @@ def _agent(path: str) -> Iterator[AgentSSH]:
     """Yield the agent at a socket; it has no keys if none answers."""
     agent = AgentSSH()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(AGENT_S)
+        connection.settimeout(AGENT_TIMEOUT_S)
         with suppress(OSError, SSHException):
             connection.connect(path)
             agent._connect(connection)

@@ -17,7 +17,7 @@ from provision.ssh.process import last_line
 from provision.ssh.ssh_config import AGENT_VARIABLE, agent_for_nodes
 
 USER = "cc"
-CONNECT_S = 15
+CONNECT_TIMEOUT_S = 15
 PUBLIC_KEY_PREFIXES = ("ssh-", "ecdsa-", "sk-")
 """Prefixes of public keys."""
 
@@ -54,7 +54,7 @@ class Login:
         options = {
             "IdentitiesOnly": "yes",
             "BatchMode": "yes",
-            "ConnectTimeout": str(CONNECT_S),
+            "ConnectTimeout": str(CONNECT_TIMEOUT_S),
             "HostKeyAlias": self.alias,
             "UserKnownHostsFile": str(self.known_hosts),
             "StrictHostKeyChecking": "accept-new" if accept_new_key else "yes",
@@ -80,7 +80,7 @@ class SshConfigHost:
 
     def arguments(self) -> list[str]:
         """Return the OpenSSH client's command line; it never prompts and accepts no unknown host key."""
-        options = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "StrictHostKeyChecking": "yes"}
+        options = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_TIMEOUT_S), "StrictHostKeyChecking": "yes"}
         return ["ssh", *(f"-o{name}={value}" for name, value in options.items()), self.name]
 
 
@@ -152,9 +152,11 @@ def try_login(login: Login) -> None:
     """
     command = [*login.arguments(accept_new_key=True), "true"]
     try:
-        result = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_S)
+        result = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=2 * CONNECT_TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
-        raise NotReached(f"{login.host}: no answer in {2 * CONNECT_S} s") from None
+        raise NotReached(f"{login.host}: no answer in {2 * CONNECT_TIMEOUT_S} s") from None
     if result.returncode == 0:
         return
     line = last_line(result.stderr) or f"exit code {result.returncode}"

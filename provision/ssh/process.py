@@ -11,7 +11,7 @@ from typing import IO
 
 CHUNK_BYTES = 1 << 18
 PIPE_BYTES = 1 << 20
-FEEDER_EXIT_S = 5.0
+FEEDER_EXIT_LIMIT_S = 5.0
 
 InputChunks = Iterable[bytes]
 
@@ -56,7 +56,7 @@ def stream_process(
             raise
         finally:
             deadline.cancel()
-            feeder.join(FEEDER_EXIT_S)
+            feeder.join(FEEDER_EXIT_LIMIT_S)
         err.seek(0)
         state.err = err.read()
 

@@ -24,14 +24,14 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_expone
 
 from provision.errors import BadHostKey, ConnectionDropped, LoginRejected, NotReached, SiteError, UnknownHost
 from provision.ssh.identities import Identities
-from provision.ssh.login import CONNECT_S, Login, SshConfigHost, changed_host_key_message
+from provision.ssh.login import CONNECT_TIMEOUT_S, Login, SshConfigHost, changed_host_key_message
 from provision.ssh.process import CHUNK_BYTES, InputChunks, feed_stdin
 from provision.ssh.shell import TIMEOUT_SLACK_S, OutputSink, Shell, problem_in_words
 from provision.ssh.ssh_config import resolve_host, resolve_jump_hosts
 
 CONNECT_LIMIT_S = 60.0
 """Time for which connecting is retried."""
-KEEPALIVE_S = 15
+KEEPALIVE_INTERVAL_S = 15
 DEAD_AFTER_S = 30
 FORWARD_LIMIT_S = 5.0
 DROPPED_CODE = 255
@@ -77,8 +77,8 @@ class SshShell(Shell):
         self._ensure_connection()
         more = [
             *options,
-            f"-oServerAliveInterval={KEEPALIVE_S}",
-            f"-oServerAliveCountMax={DEAD_AFTER_S // KEEPALIVE_S}",
+            f"-oServerAliveInterval={KEEPALIVE_INTERVAL_S}",
+            f"-oServerAliveCountMax={DEAD_AFTER_S // KEEPALIVE_INTERVAL_S}",
         ]
         if isinstance(self._login, Login):
             more.append(f"-oCiphers=^{FAST_CIPHER}")
@@ -114,10 +114,10 @@ class SshShell(Shell):
     def _open_channel(self) -> Channel:
         """Open a channel for one command; reconnect once if the connection turns out to be dead."""
         with suppress(SSHException, EOFError, ConnectionError):
-            return self._ensure_connection().transport.open_session(timeout=CONNECT_S)
+            return self._ensure_connection().transport.open_session(timeout=CONNECT_TIMEOUT_S)
         self.close()
         try:
-            return self._ensure_connection().transport.open_session(timeout=CONNECT_S)
+            return self._ensure_connection().transport.open_session(timeout=CONNECT_TIMEOUT_S)
         except (SSHException, EOFError, ConnectionError) as problem:
             raise NotReached(f"{self.where}: {problem_in_words(problem)}") from None
 
@@ -149,7 +149,7 @@ class SshShell(Shell):
             raise self._unknown_host_error(str(connection.host), problem) from None
         except (SSHException, EOFError, OSError) as problem:
             raise NotReached(f"{self.where}: {problem_in_words(problem)}") from None
-        connection.transport.set_keepalive(KEEPALIVE_S)
+        connection.transport.set_keepalive(KEEPALIVE_INTERVAL_S)
         with suppress(AttributeError, OSError):
             connection.transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000)
         return connection
@@ -168,8 +168,8 @@ class SshShell(Shell):
     def _changed_host_key(self) -> str:
         if isinstance(self._login, Login):
             return changed_host_key_message(self._login)
-        how = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"
-        return f"{self.where}: its host key differs from the known one; {how}"
+        fix = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"
+        return f"{self.where}: its host key differs from the known one; {fix}"
 
 
 class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]
@@ -190,7 +190,7 @@ def _pinned_connection(login: Login) -> Connection:
         login.user,
         login.port,
         config=_fabric_config(resolve_jump_hosts(login.host, login.arguments()[1:])),
-        connect_timeout=CONNECT_S,
+        connect_timeout=CONNECT_TIMEOUT_S,
     )
     known = HostKeys(str(login.known_hosts)) if login.known_hosts.exists() else HostKeys()
     _pin_host_keys(connection, known, login.alias)
@@ -199,7 +199,9 @@ def _pinned_connection(login: Login) -> Connection:
 
 
 def _configured_connection(login: SshConfigHost) -> Connection:
-    connection = Connection(login.name, config=_fabric_config(resolve_host(login.name)), connect_timeout=CONNECT_S)
+    connection = Connection(
+        login.name, config=_fabric_config(resolve_host(login.name)), connect_timeout=CONNECT_TIMEOUT_S
+    )
     _pin_hops(connection)
     return connection
 

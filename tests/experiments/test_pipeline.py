@@ -272,8 +272,8 @@ def cluster(machine, monkeypatch, tmp_path):
 
     def use_profile(**profile) -> None:
         own = {"folder": str(tmp_path / "there"), "nodes": 2, **profile}
-        there = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
-        monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(there.profile.node, there))
+        cluster = Cluster(LocalShell(), profile_named("puhti").model_copy(update=own))
+        monkeypatch.setattr(pipeline, "target_named", lambda *_, **__: ClusterTarget(cluster.profile.node, cluster))
 
     monkeypatch.setattr(targets, "SlurmRunner", FakeSlurmRunner)
     return use_profile

@@ -23,7 +23,7 @@ from provision.configure.playbook import Setup
 from provision.errors import ConfigureFailed, ForeignLease, LeaseMismatch
 from provision.leasing import lease as leasing
 from provision.leasing.journal import Journal, Operation
-from provision.leasing.lease import Leased
+from provision.leasing.lease import LeaseResult
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import IdleEnd, LeaseRequest, idle_end_data
 from provision.models import Host, Lease, Requirements
@@ -61,7 +61,7 @@ def recorded_stages(monkeypatch, events, reconciler):
     def lease(site, reconciler, lease_request, watch):
         events.append("lease")
         reconciler.journal.active_lease(lease_request.name) or reconciler.journal.open(lease_request.name, site.name)
-        return Leased(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
+        return LeaseResult(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
     def release(site, reconciler, name, view):
         events.append("release")
@@ -111,11 +111,11 @@ def test_the_lease_is_released_however_a_stage_ends(
 def test_an_unrelated_lease_of_the_same_name_is_not_released(
     problem, recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
-    def rejectd(*_, **__):
+    def reject_request(*_, **__):
         raise problem
 
     reconciler.journal.open("llm_cc", "CHI@UC")
-    monkeypatch.setattr(leasing, "lease", rejectd)
+    monkeypatch.setattr(leasing, "lease", reject_request)
     with pytest.raises(type(problem)):
         reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert "release" not in events

@@ -31,7 +31,7 @@ def normalized(requirement: str) -> str:
     return f"{re.sub('[-_.]+', '-', name).lower()}=={version}"
 
 
-def one_package(folder: Path, name: str) -> Path:
+def write_lock_of_one_package(folder: Path, name: str) -> Path:
     """Write a lock with a single package of the current list."""
     text = (CONTAINERS / "locks" / "current.txt").read_text()
     entry = next(match[0] for match in LOCKED.finditer(text) if match["version"].startswith(f"{name}=="))
@@ -55,7 +55,7 @@ def test_a_lock_names_the_version_of_pytorch(name: str) -> None:
 
 
 def test_an_interrupted_environment_is_created_again(tmp_path: Path) -> None:
-    lock, folder = one_package(tmp_path, "iniconfig"), tmp_path / "env"
+    lock, folder = write_lock_of_one_package(tmp_path, "iniconfig"), tmp_path / "env"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").write_text("half of a file")
     done = create(folder, lock)
@@ -66,7 +66,7 @@ def test_an_interrupted_environment_is_created_again(tmp_path: Path) -> None:
 
 
 def test_a_file_with_another_hash_is_rejected(tmp_path: Path) -> None:
-    lock, folder = one_package(tmp_path, "iniconfig"), tmp_path / "env"
+    lock, folder = write_lock_of_one_package(tmp_path, "iniconfig"), tmp_path / "env"
     lock.write_text(re.sub("[0-9a-f]{64}", "0" * 64, lock.read_text()))
     done = create(folder, lock)
     assert done.returncode == 1

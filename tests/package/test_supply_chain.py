@@ -78,8 +78,8 @@ def test_make_names_a_folder_with_a_space(tmp_path):
     folder.mkdir()
     shutil.copy(CODE_FOLDER / "Makefile", folder)
     home = os.environ | {"HOME": str(folder), "XDG_CACHE_HOME": ""}
-    here = {"cwd": folder, "env": os.environ}
-    for settings in (here, {"cwd": CODE_FOLDER, "env": home}):
+    own_environment = {"cwd": folder, "env": os.environ}
+    for settings in (own_environment, {"cwd": CODE_FOLDER, "env": home}):
         done = subprocess.run(["make", "-n", "help"], **settings, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"has a space: {folder}" in done.stderr

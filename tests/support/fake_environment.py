@@ -19,8 +19,8 @@ SUITE = "single_gpu_blip2"
 STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
 
 
-def python(folder: Path, torch: str) -> Path:
-    """Return the Python of an environment with that version of PyTorch."""
+def write_python(folder: Path, torch: str) -> Path:
+    """Write the Python of an environment with that version of PyTorch; return its path."""
     made = folder / f"python-{torch}"
     made.write_text(f'#!/bin/sh\nPYTHONPATH={CODE_FOLDER} exec {sys.executable} -m {__name__} {torch} "$@"\n')
     made.chmod(0o755)

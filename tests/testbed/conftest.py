@@ -7,19 +7,19 @@ import pytest
 from provision.ssh.login import KeyPair, key_pair
 from tests.support.services.sshd import new_key
 
-TEST_S = 300
+TEST_TIMEOUT_S = 300
 """The limit of a test. The start of services is not part of it; the tests wait for them as long as they live."""
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by the part of the testbed that it needs, and limit its time."""
-    here = Path(__file__).parent
+    folder = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
-            item.add_marker(MARKERS[item.path.relative_to(here).parts[0]])
+        if folder in item.path.parents:
+            item.add_marker(MARKERS[item.path.relative_to(folder).parts[0]])
             if not item.get_closest_marker("timeout"):
-                item.add_marker(pytest.mark.timeout(TEST_S, func_only=True))
+                item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S, func_only=True))
 
 
 @pytest.fixture(scope="session")

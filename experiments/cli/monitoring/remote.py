@@ -21,6 +21,7 @@ from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
 from provision.choices import DEMO, TESTBEDS, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
+from provision.words import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from provision.ssh.shell import Shell
 
 NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
-FOLLOW_S = 1.0
-REFRESH_S = 3.0
+FOLLOW_INTERVAL_S = 1.0
+REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
 
 app = Commands()
@@ -145,7 +146,8 @@ def notebook(
         with suppress(KeyboardInterrupt), serve_notebooks(monitored.shell, notebook_file, image_variant) as address:
             _show_address("open in a browser, or as a local runtime of Colab", address)
             signal.pause()
-        print(f"{download_folder(monitored.shell, NOTEBOOK_FOLDER, into)} files downloaded to {into}")
+        downloaded = download_folder(monitored.shell, NOTEBOOK_FOLDER, into)
+        print(f"{counted(downloaded, 'file')} downloaded to {into}")
         monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
 
 
@@ -205,7 +207,7 @@ def _show_live(view: "Callable[[], RenderableType]") -> None:
                 live.update(view(), refresh=True)
             except NotReached as problem:
                 live.update(str(problem), refresh=True)
-            time.sleep(REFRESH_S)
+            time.sleep(REFRESH_INTERVAL_S)
 
 
 def _write(text: bytes) -> None:
@@ -239,4 +241,4 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
             raise InputError(f"{folder}: no {LOG_FILE} at {shell.where} yet; -f waits for it")
         if state == b"ended" or not follow:
             return
-        time.sleep(FOLLOW_S)
+        time.sleep(FOLLOW_INTERVAL_S)

@@ -16,8 +16,8 @@ from experiments.errors import InputError
 from experiments.system.packages import require_packages
 
 app = Commands()
-SERVED = "TEXTUAL_DRIVER"
-"""Variable of the environment with which textual-serve starts the command, without a terminal."""
+DRIVER_VARIABLE = "TEXTUAL_DRIVER"
+"""Environment variable that textual-serve sets for the command, which then needs no terminal."""
 
 
 @app.command()
@@ -51,7 +51,7 @@ def watch(
         say(f"open {server.address} (press Ctrl-C to stop)")
         server.serve()
         return
-    if not (sys.stdout.isatty() or SERVED in os.environ):
+    if not (sys.stdout.isatty() or DRIVER_VARIABLE in os.environ):
         raise InputError("testbed watch: needs a terminal; allowed without one: --browser, --json")
     from experiments.watch.screen import WatchApp
 

@@ -28,7 +28,7 @@ COMMANDS = {
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
     "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
     "blame": Entry(RESULTS, "semester.blame", "Find the package whose new version changed a statement or a row."),
-    "semester": Entry(RESULTS, "semester.semester", "Check all suites before a term: what changed, what to fix."),
+    "semester": Entry(RESULTS, "semester.semester", "Check all suites before a semester: what changed, what to fix."),
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
     "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; show reasons and points."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),

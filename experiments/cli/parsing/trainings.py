@@ -28,7 +28,8 @@ CardList = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help="GPU models or sizes (24GiB), all, or smallest that fits; default for rows: all of the row.",
+        help="GPU models or sizes (24GiB); all; or smallest: the smallest that fits. "
+        "Default for rows: each row's GPU models.",
     ),
 ]
 BatchList = Annotated[

@@ -9,6 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
+from provision.words import counted
 
 if TYPE_CHECKING:
     from experiments.blame.blame import Blame
@@ -81,11 +82,11 @@ def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "g
     """Return the ways to observe rows, in order. Raises InputError for a GPU that this machine does not have."""
     from provision.hardware import gpus
 
-    here = bool(gpus.driver_version())
-    if by == "gpu" and not here:
+    has_gpu = bool(gpus.driver_version())
+    if by == "gpu" and not has_gpu:
         raise InputError("--by gpu: this machine has no GPU; allowed: prediction, miniature")
     all_methods: tuple[Literal["prediction", "miniature", "gpu"], ...] = ("prediction", "miniature", "gpu")
-    return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or here))
+    return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or has_gpu))
 
 
 def _lines(result: "Blame") -> list[str]:
@@ -93,5 +94,5 @@ def _lines(result: "Blame") -> list[str]:
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
     verb = "changed it" if result.sure else "or some of them changed it: no environment in between can be tested"
-    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({len(result.steps)} steps)"]
+    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({counted(len(result.steps), 'step')})"]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

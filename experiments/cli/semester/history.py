@@ -9,6 +9,7 @@ from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import HISTORY, Json, SuiteFile
 from experiments.errors import InputError
+from provision.words import counted
 
 app = Commands()
 RECORD = "record"
@@ -62,7 +63,7 @@ def history(
     if mlflow:
         from experiments.history.mlflow_export import export_to_mlflow
 
-        say(f"{export_to_mlflow(mlflow, several)} runs added to MLflow", stderr=True)
+        say(f"{counted(export_to_mlflow(mlflow, several), 'run')} added to MLflow", stderr=True)
     if page:
         from experiments.history.page import write_history_page
 

@@ -67,7 +67,7 @@ class LeaseWatch:
         now = datetime.now(UTC)
         for state in self._states:
             tag = state.active_lease.tag
-            for message in lease_messages([_at(state, now)], now, SOON, self._above_su):
+            for message in lease_messages([_with_cost_at(state, now)], now, SOON, self._above_su):
                 if (tag, message.text) not in self._sent:
                     self._sent.add((tag, message.text))
                     self._send_message(*message)
@@ -97,7 +97,7 @@ def _active(journal: "Journal", before: "Sequence[State]") -> "list[State]":
     return [state for state in found if state]
 
 
-def _at(state: "State", now: datetime) -> "State":
+def _with_cost_at(state: "State", now: datetime) -> "State":
     """Return a state with the cost at that time."""
     lease, total = state.lease, state.total_su
     if lease is None or total is None:

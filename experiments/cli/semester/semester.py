@@ -47,7 +47,7 @@ def semester(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Check all suites before a term: what changed, what to fix.
+    """Check all suites before a semester: what changed, what to fix.
 
     Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
     current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: the status of a

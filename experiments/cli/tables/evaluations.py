@@ -40,13 +40,13 @@ def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
     table = Table(
         "folder", Column("suite", optional=1), *counts, Column("files", prose=True), title=f"{len(evaluated)} runs"
     )
-    for one in sorted(evaluated, key=_badness, reverse=True):
+    for one in sorted(evaluated, key=_problem_counts, reverse=True):
         statuses = (status_count(status, one.evaluation.count(status)) for status in STATUSES)
         table.add(_name(one, root), one.evaluation.run.suite, *statuses, _files(one))
     return table
 
 
-def _badness(reevaluation: Reevaluation) -> tuple[int, int, int]:
+def _problem_counts(reevaluation: Reevaluation) -> tuple[int, int, int]:
     return (
         len(reevaluation.files_changed or ()),
         reevaluation.evaluation.count("error"),

@@ -8,7 +8,7 @@ from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import State
-from provision.leasing.request import idle_end_of, requested_idle_end, why_deleted
+from provision.leasing.request import deletion_reason, idle_end_of, requested_idle_end
 from provision.models import Host, HostBooking, Lease, TimeSlot
 
 NO_IDLE_END = "does not end itself: its setup did not finish; `testbed lease` with the same options resumes it"
@@ -47,7 +47,7 @@ def states_table(states: Sequence[State], now: datetime) -> Table:
 
 def lease_line(state: State, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
-    left = _lease_time_left(state.lease, now) if state.lease else why_deleted(state.active_lease) or "gone"
+    left = _lease_time_left(state.lease, now) if state.lease else deletion_reason(state.active_lease) or "gone"
     facts = (state.active_lease.name, left, _cost(state))
     return "lease " + ", ".join(filter(None, facts))
 
@@ -70,7 +70,7 @@ def host_in_words(host: Host) -> str:
 def _status(state: State) -> str:
     """Return a lease's status, and after how much idle time it ends, if it has such a rule."""
     if state.lease is None:
-        return why_deleted(state.active_lease) or "gone"
+        return deletion_reason(state.active_lease) or "gone"
     if idle_end := idle_end_of(state.active_lease):
         return f"{state.lease.status}, {idle_end.in_words}"
     interrupted = requested_idle_end(state.active_lease) is not None

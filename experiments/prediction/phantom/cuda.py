@@ -17,7 +17,7 @@ from experiments.suites.cards import Card
 from experiments.system.files import GIB
 
 NCCL_VERSION = (2, 28, 9)
-"""Of the CUDA build of PyTorch 2.13."""
+"""Version of NCCL in the CUDA build of PyTorch 2.13."""
 _resize_on_host = torch.UntypedStorage.resize_
 _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 

@@ -139,7 +139,7 @@ class Phantom:
         return int(self._library.phantom_executed())
 
     def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
-        """Return how often each operation was executed, from number ``begin`` to before ``end``.
+        """Return how many times each operation was executed, from number ``begin`` to before ``end``.
 
         recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
         """
@@ -167,8 +167,8 @@ class Phantom:
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Call this function before torch is imported. Raises InputError without a C++ compiler, and with the labs' library
-    versions.
+    Call this function before torch is imported. Raises InputError if there is no C++ compiler, or if the
+    installed libraries have the labs' versions.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")

@@ -65,8 +65,8 @@ def sandbox() -> Iterator[ExecutionPlace]:
 @cache
 def isolation_command() -> tuple[str, ...]:
     """Return the command that starts a process without network in its own namespaces; empty if that is not allowed."""
-    who = () if os.geteuid() == 0 else ("--map-root-user",)
-    command = ("unshare", *who, *NAMESPACES)
+    user_mapping = () if os.geteuid() == 0 else ("--map-root-user",)
+    command = ("unshare", *user_mapping, *NAMESPACES)
     try:
         works = subprocess.run([*command, "true"], capture_output=True, check=False, timeout=10).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

@@ -33,8 +33,8 @@ class ScriptFailed(Exception):
 
     def __init__(self, code: int) -> None:
         self.code = code
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-        super().__init__(f"the script itself failed with {how}; its output is above")
+        ending = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        super().__init__(f"the script itself failed with {ending}; its output is above")
 
 
 def trace_script(

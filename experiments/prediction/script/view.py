@@ -41,7 +41,7 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[
 
 
 INTERPRETER = "<"
-"""First character of the file names of code without a file, such as <frozen runpy>: lines of no script."""
+"""First character of the file names of code without a file, such as <frozen runpy>, which is not a script."""
 
 
 def script_predictions_view(predictions: Sequence[ScriptPrediction], precision: str = "") -> Group:

@@ -17,7 +17,7 @@ from experiments.suites.cards import card_of_device
 from experiments.system.files import write_atomically
 from provision.hardware import local
 
-PROGRESS_S = 5.0
+PROGRESS_INTERVAL_S = 5.0
 
 
 def this_machine(command: str) -> Machine:
@@ -77,7 +77,7 @@ def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
 def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterator[str]:
     started_s = printed_s = time.monotonic()
     for number, key in enumerate(keys):
-        if number and time.monotonic() - printed_s > PROGRESS_S:
+        if number and time.monotonic() - printed_s > PROGRESS_INTERVAL_S:
             printed_s = time.monotonic()
             left = format_duration((printed_s - started_s) / number * (len(keys) - number))
             print_line(f"measured {number} of {len(keys)} operations, about {left} left")

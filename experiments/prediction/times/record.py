@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.step import Work
+from experiments.prediction.times.step import RecordedPhase
 from experiments.results.schema import Phase
 
 
-class WorkRecorder:
+class PhaseRecorder:
     """Records each phase of a training on the phantom device: its operations and the tokens of its batch."""
 
     def __init__(self, phantom: Phantom) -> None:
@@ -26,11 +26,11 @@ class WorkRecorder:
         lengths = [tensor.shape[1] for tensor in tensors if tensor.dim() == 2]
         self._tokens[-1] = max(lengths, default=0)
 
-    def works(self) -> list[Work]:
-        """Return the phases recorded so far."""
+    def recorded_phases(self) -> list[RecordedPhase]:
+        """Return the phases that were recorded until now."""
         ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
         return [
-            Work(
+            RecordedPhase(
                 phase,
                 tokens,
                 self._phantom.operations(start, end),

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from experiments.prediction.times.operations import ATTENTION, Operation, tensor_bytes
-from experiments.prediction.times.table import Measured
+from experiments.prediction.times.table import OperationTime
 
 TYPES = {
     "Double": torch.float64,
@@ -34,7 +34,7 @@ class NotReplayable(Exception):
     """The operation cannot be run alone, for example because it belongs to another device."""
 
 
-def measure(operation: Operation) -> Measured:
+def measure(operation: Operation) -> OperationTime:
     """Run the operation on random values on the current GPU and return its times.
 
     Raises NotReplayable if it cannot be run.
@@ -49,7 +49,7 @@ def measure(operation: Operation) -> Measured:
         device_s, host_s = _timed_s(run, repeats)
     except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError) as error:
         raise NotReplayable(f"{operation.name}: {error}") from error
-    return Measured(device_s / share, host_s)
+    return OperationTime(device_s / share, host_s)
 
 
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:

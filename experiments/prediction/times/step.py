@@ -27,10 +27,11 @@ ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
 error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1 times the predicted time for FSDP)."""
 
 
-class Work(NamedTuple):
-    """The operations of one phase of a step, with how often each is executed. tokens: length of the batch's texts.
+class RecordedPhase(NamedTuple):
+    """The operations of one phase of a step, with the number of executions of each.
 
-    recomputed: those of ``operations`` that repeat a forward pass during a backward pass (activation checkpointing).
+    tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
+    backward pass (activation checkpointing).
     """
 
     phase: Phase
@@ -76,7 +77,7 @@ class PhaseTime(NamedTuple):
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
         return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
 
-    def at(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
+    def interpolated(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
         """Return the time for a batch of ``tokens``, linear between this batch and ``other``."""
         if own_tokens == other_tokens:
             share = tokens / own_tokens if own_tokens else 1.0
@@ -88,7 +89,7 @@ class PhaseTime(NamedTuple):
 
 
 def step_time(
-    works: Sequence[Work], spec: RowSpec, card: str, planned: int, tokens: float | None = None
+    recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned: int, tokens: float | None = None
 ) -> StepTime | None:
     """Return the time of an optimizer step of a traced row on ``card``.
 
@@ -97,10 +98,10 @@ def step_time(
     tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
     full-length training.
     """
-    table, on = nearest_table(card), card_named(card)
-    if not _has_step(works) or on.emulates(spec.settings.precision):
+    table, target = nearest_table(card), card_named(card)
+    if not _has_step(recorded) or target.emulates(spec.settings.precision):
         return None
-    phases = phases_of_step(works, spec.settings.accumulate, tokens, table, on)
+    phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
     error = _error_share(table, card, spec.settings)
     busy = busy_share(phases)
     extremes = [busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)]
@@ -122,49 +123,49 @@ def step_time(
     )
 
 
-def _has_step(works: Sequence[Work]) -> bool:
-    return any(work.phase == "optimizer step" for work in works)
+def _has_step(recorded: Sequence[RecordedPhase]) -> bool:
+    return any(one.phase == "optimizer step" for one in recorded)
 
 
 def phases_of_step(
-    works: Sequence[Work], accumulate: int, tokens: float | None, table: Table, card: Card
+    recorded: Sequence[RecordedPhase], accumulate: int, tokens: float | None, table: Table, card: Card
 ) -> list[PhaseTime]:
     """Return the phases of a step: forward and backward of each micro-step, then the optimizer's.
 
     tokens: length of the batches' texts; None: as traced.
     """
-    parts, found = _parts_of_step(works, accumulate), []
-    distinct = {id(work): work for part in parts for work in part}
-    times = {number: phase_time(work, table, card) for number, work in distinct.items()}
+    parts, found = _parts_of_step(recorded, accumulate), []
+    distinct = {id(one): one for part in parts for one in part}
+    times = {number: phase_time(one, table, card) for number, one in distinct.items()}
     for own, longest in parts:
         time = times[id(own)]
         if tokens is not None and own.phase != "optimizer step":
-            time = time.at(tokens, own.tokens, times[id(longest)], longest.tokens)
+            time = time.interpolated(tokens, own.tokens, times[id(longest)], longest.tokens)
         found.append(time)
     return found
 
 
-def _parts_of_step(works: Sequence[Work], accumulate: int) -> list[tuple[Work, Work]]:
+def _parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tuple[RecordedPhase, RecordedPhase]]:
     """Return the phases of a step as pairs: with an ordinary batch, and with the longest batch.
 
     A step consists of the first micro-step, the others, which add up gradients, and the optimizer's step. The
     longest batch is that of the last traced micro-step.
     """
-    passes = {phase: [work for work in works if work.phase == phase] for phase in ("forward", "backward")}
+    passes = {phase: [one for one in recorded if one.phase == phase] for phase in ("forward", "backward")}
     first = accumulate if accumulate > 1 else 0
     later = first + 1 if accumulate > 2 else 1
     places = [later if number else first for number in range(accumulate)]
     parts = [(passes[phase][place], passes[phase][-1]) for place in places for phase in passes]
-    last = [work for work in works if work.phase == "optimizer step"][-1]
+    last = [one for one in recorded if one.phase == "optimizer step"][-1]
     return [*parts, (last, last)]
 
 
-def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
+def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
     """Return the seconds of a phase on ``card``."""
     operations_s: dict[Phase, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
     link_s = cpu_optimizer_s = 0.0
-    for key, count in work.operations.items():
+    for key, count in recorded.operations.items():
         operation = parse(key)
         if operation.family == "communication":
             link_s += count * communication_s(operation)
@@ -173,9 +174,9 @@ def phase_time(work: Work, table: Table, card: Card) -> PhaseTime:
         else:
             times = table.times(key, card)
             device_s[operation.family] += count * times.device_s
-            recomputed = work.recomputed.get(key, 0)
+            recomputed = recorded.recomputed.get(key, 0)
             operations_s["forward"] += recomputed * times.host_s
-            operations_s[work.phase] += (count - recomputed) * times.host_s
+            operations_s[recorded.phase] += (count - recomputed) * times.host_s
     return PhaseTime(dict(operations_s), dict(device_s), link_s, cpu_optimizer_s)
 
 
@@ -208,14 +209,14 @@ def nearest_table(card: str) -> Table:
     return next((table for table in tables() if table.is_of(card)), tables()[-1])
 
 
-def needed_operations(works: Sequence[Work], accumulate: int) -> set[str]:
+def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set[str]:
     """Return the keys of the operations that the time of a step needs; none if no step was traced."""
-    if not _has_step(works):
+    if not _has_step(recorded):
         return set()
     return {
         key
-        for work in (work for pair in _parts_of_step(works, accumulate) for work in pair)
-        for key in work.operations
+        for one in (one for pair in _parts_of_step(recorded, accumulate) for one in pair)
+        for key in one.operations
         if parse(key).family not in ("communication", "CPU optimizer")
     }
 

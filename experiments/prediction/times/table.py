@@ -19,7 +19,7 @@ from experiments.system.files import cache_folder
 TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-LAUNCH_S = 2e-6
+MIN_KERNEL_S = 2e-6
 """Shortest time of a kernel, seconds."""
 
 
@@ -34,7 +34,7 @@ class Machine(Record):
     date: str = Field(description="day of the measurement")
 
 
-class Measured(NamedTuple):
+class OperationTime(NamedTuple):
     """Seconds of one operation: on the device, and on the host until it can start the next."""
 
     device_s: float
@@ -79,13 +79,16 @@ class Known(NamedTuple):
 
     sizes: tuple[float, float]
     bound_s: float
-    times: Measured
+    times: OperationTime
 
 
 class Table:
-    """Times of operations on one GPU, by key. An unmeasured operation is as efficient as the most similar one."""
+    """Times of operations on one GPU, by key.
 
-    def __init__(self, machine: Machine, measured: Mapping[str, Measured]) -> None:
+    An unmeasured operation is assumed to be as efficient as the most similar measured one.
+    """
+
+    def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
@@ -101,10 +104,10 @@ class Table:
     def read(cls, path: Path) -> "Table":
         """Read a table that a calibration wrote."""
         first, *lines = read_lines(path)
-        found = {line["key"]: Measured(line["device_s"], line["host_s"]) for line in lines if "device_s" in line}
+        found = {line["key"]: OperationTime(line["device_s"], line["host_s"]) for line in lines if "device_s" in line}
         return cls(Machine.model_validate(first), found)
 
-    def times(self, key: str, card: Card) -> Measured:
+    def times(self, key: str, card: Card) -> OperationTime:
         """Return the times of an operation on ``card``. The host is assumed to be the measured one.
 
         The host time is at most the median of similar operations: longer times include waiting for the GPU.
@@ -120,7 +123,7 @@ class Table:
             host_s = similar.times.host_s
         usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
         host_s = min(host_s, usual_s)
-        return Measured(device_s * bound_s(operation, card) / own_bound_s, host_s)
+        return OperationTime(device_s * bound_s(operation, card) / own_bound_s, host_s)
 
     def _most_similar(self, operation: Operation) -> Known:
         flop, size = _log_sizes(operation)
@@ -128,7 +131,7 @@ class Table:
             if found := self._similar.get(group):
                 return min(found, key=lambda one: abs(one.sizes[0] - flop) + abs(one.sizes[1] - size))
         least_s = bound_s(operation, self.card)
-        return Known((flop, size), least_s, Measured(2 * least_s, 1e-5))
+        return Known((flop, size), least_s, OperationTime(2 * least_s, 1e-5))
 
     def is_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
@@ -148,4 +151,4 @@ def _log_sizes(operation: Operation) -> tuple[float, float]:
 def bound_s(operation: Operation, card: Card) -> float:
     """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
     rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
-    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), LAUNCH_S)
+    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), MIN_KERNEL_S)

@@ -28,7 +28,7 @@ STEP_PARTS = {
     "kernels limited by memory bandwidth": ("element-wise", "reductions", "indexing", "copies", "quantization"),
     "transfers between host and GPU": ("host transfers",),
 }
-"""The parts of a step that the chart shows, and the families of operations that each adds up."""
+"""The parts of a step in the chart, and the families of operations in each part."""
 WAITING = "waiting for the host or for other GPUs"
 PANELS_BY_GPU = (("busy by GPU", "%", "util_percent"), ("memory by GPU", "GiB", "memory_gib"))
 MAX_GPUS = 16
@@ -43,7 +43,7 @@ def report_charts(report: Report) -> dict[str, Chart]:
         alt = "Predicted memory of each row at its peak, by kind; the same numbers are in the table below"
         found["predicted"] = _memory_chart(bars, alt, _limit(report.predicted.usable_gib, report.run.card))
         if bars := [bar for row in report.predicted.rows if (bar := _step_bar(row))]:
-            alt = "Shares of an optimizer step of each row that fits, by what the GPU does, as predicted"
+            alt = "Predicted shares of the time of a step, by what the GPU does, for each row that fits"
             found["step"] = bar_chart(bars, "% of the step", alt)
     if bars := [bar for row in report.rows if (bar := _peak_bar(row))]:
         alt = "Peak memory of each row, by kind; the same numbers are in the table of rows"

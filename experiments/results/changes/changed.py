@@ -9,14 +9,14 @@ from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_num
 
 STATUSES = get_args(Status)
 ROWS_NAMED = 3
-"""Rows that changed alike and are named one by one."""
+"""Maximum number of rows with the same change that are named one by one."""
 Key = tuple[str, str]
 """A row and the name of its figure or fact."""
 Figures = Mapping[Key, Figure]
 """The figures of a run."""
 
 
-class Changed(NamedTuple):
+class RunChange(NamedTuple):
     """One change between runs. row: empty for a verdict. ratio: new value of a figure divided by the old one."""
 
     row: str
@@ -41,31 +41,33 @@ class Changed(NamedTuple):
         return f"{place}{what} {before or 'none'} → {now or 'none'}{percent}"
 
 
-def sentences(changed: Iterable[Changed]) -> list[str]:
+def sentences(changed: Iterable[RunChange]) -> list[str]:
     """Return the changes, a line each. A fact that changed alike in more than ROWS_NAMED rows has one line for all."""
-    alike: dict[tuple[str, str, str, bool], list[Changed]] = {}
+    alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
     found: list[str] = []
-    for (*_, of_row), group in alike.items():
-        if of_row and len(group) > ROWS_NAMED:
+    for (*_, has_row), group in alike.items():
+        if has_row and len(group) > ROWS_NAMED:
             found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
         else:
             found += [one.sentence for one in group]
     return found
 
 
-def changed_figure(key: Key, before: float, now: float) -> Changed:
+def changed_figure(key: Key, before: float, now: float) -> RunChange:
     """Return the change of a figure from ``before`` to ``now``, in its own unit."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
-    return Changed(row, quantity_label(quantity), then, words, now / before if before else None)
+    return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
-def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[Changed]:
+def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[RunChange]:
     """Return the facts that differ, for rows that both runs have."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
     return [
-        Changed(*key, before.get(key, ""), now.get(key, "")) for key in keys if before.get(key, "") != now.get(key, "")
+        RunChange(*key, before.get(key, ""), now.get(key, ""))
+        for key in keys
+        if before.get(key, "") != now.get(key, "")
     ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker.types import DeviceRequest
 
 FLAG = "--in-container"
-ANSWER_S = 60
+ANSWER_TIMEOUT_S = 60
 RUNNER_LABEL = "llm-testbed.runner"
 """Label of a row's container: the process id of the command that started it."""
 CDI_GPU = "nvidia.com/gpu="
@@ -32,7 +32,7 @@ def connect() -> "DockerClient":
     import docker
 
     try:
-        return docker.from_env(timeout=ANSWER_S)
+        return docker.from_env(timeout=ANSWER_TIMEOUT_S)
     except docker.errors.DockerException as problem:
         why = next((remedy for words, remedy in REMEDIES.items() if words in str(problem)), str(problem))
         raise InputError(f"{FLAG}: {why}") from None
@@ -86,7 +86,7 @@ def remove_abandoned(client: "DockerClient") -> None:
 
 
 def remove(container: "Container") -> None:
-    """Kill and remove a container; one that is already being removed is no error."""
+    """Kill and remove a container; one that is already being removed is not an error."""
     from docker.errors import APIError, NotFound
 
     try:

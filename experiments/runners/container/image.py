@@ -28,7 +28,7 @@ STEP = re.compile(r"#\d+ (\[ *(?:stage-)?\d.*)")
 UNINFORMATIVE_PREFIX = re.compile(
     r"^([\d.]+ |ERROR: |failed to build: |failed to solve: |rpc error: code = Unknown desc = )+"
 )
-"""Beginning of an error line before the cause."""
+"""Prefix of an error line; the cause follows it."""
 FAILED_STEP, RULE = " > [", "------"
 
 

@@ -16,7 +16,7 @@ from experiments.runners.container.engine import FLAG, RUNNER_LABEL, gpu_request
 from experiments.runners.local.resources import Allocation
 from experiments.runners.local.row_process import NOTEBOOK_LOG
 from experiments.runners.local.runner import LocalRunner
-from experiments.runners.slurm.job_script import ROW_MODULE, STARTUP_S
+from experiments.runners.slurm.job_script import ROW_MODULE, STARTUP_LIMIT_S
 from experiments.runners.slurm.runtimes import container_variables
 from experiments.suites.choices import HUB, SYNTHETIC
 from experiments.suites.row_spec import RowSpec
@@ -69,7 +69,7 @@ class ContainerRunner(LocalRunner):
         super().__init__(folder, *local, **options)
         self._client, self._image = client, image
         self._row_grace_s = self._grace_s
-        self._grace_s += STARTUP_S
+        self._grace_s += STARTUP_LIMIT_S
 
     @cached_property
     def _info(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import exit_with_parent
 
 ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
-KERNEL_START_S = 600
+KERNEL_START_LIMIT_S = 600
 """How long a kernel may take to start: on a shared file system its imports take minutes."""
 
 
@@ -34,7 +34,7 @@ def execute(row_folder: Path) -> int:
             spec.parameters,
             progress_bar=False,
             kernel_name="python3",
-            start_timeout=KERNEL_START_S,
+            start_timeout=KERNEL_START_LIMIT_S,
             kernel_manager_class=WarmKernelManager,
             cwd=str(row_folder),
         )

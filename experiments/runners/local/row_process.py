@@ -17,7 +17,7 @@ from experiments.system.files import CODE_FOLDER
 NOTEBOOK_MODULE = "experiments.runners.local.row_notebook"
 ROW_VARIABLE = "TESTBED_ROW"
 WORKER_VARIABLE = "TESTBED_WORKER"
-"""Has the module that runs the row, for its notebook."""
+"""Environment variable with the module that runs the row; the row's notebook reads it."""
 NOTEBOOK_LOG = "notebook.log"
 
 

@@ -28,7 +28,7 @@ from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
 from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_process
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import RowState, View
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
@@ -38,7 +38,7 @@ from provision.models import Node
 from provision.words import counted
 
 GRACE_S = 120.0
-TICK_S = 0.25
+POLL_INTERVAL_S = 0.25
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -92,7 +92,7 @@ class LocalRunner:
         self._times_s: list[float] = []
         self._warm: WarmProcess | None = None
 
-    def run(self, rows: Sequence[Planned]) -> None:
+    def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows until each has a result.
 
         Raises Interrupted after SIGINT, SIGTERM or SIGHUP, and NoFreeGpu if no GPU becomes free; no process of a row is
@@ -110,7 +110,7 @@ class LocalRunner:
                     if not self._running:
                         raise NoFreeGpu(f"no free GPU is left for {counted(len(waiting), 'row')}")
                     self._show(len(rows), len(waiting))
-                    time.sleep(TICK_S)
+                    time.sleep(POLL_INTERVAL_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
                     for row in self._rows_lost_with_warm_process():

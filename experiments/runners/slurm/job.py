@@ -13,7 +13,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.runners.admission import rejection_reason
 from experiments.runners.failed_results import write_rejected_result
 from experiments.runners.local.runner import LocalRunner, clear_row_folder
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.suites.row_spec import RowSpec
 from experiments.system.terminal import SafeConsole
@@ -37,7 +37,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:
-        runner.run([Planned(spec, True, "runs as a Slurm job")])
+        runner.run([PlannedRow(spec, True, "runs as a Slurm job")])
     except Interrupted as signal:
         view.print_warning(f"stopped by {signal}")
         return STOPPED

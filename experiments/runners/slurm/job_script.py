@@ -24,7 +24,7 @@ STAGING_MODULES = {"data": "experiments.inputs.fetch_dataset"}
 """Modules that download an artifact, by its kind; the others come from the hub."""
 HUB_MODULE = "experiments.training.data.fetch_hub"
 
-STARTUP_S = 120
+STARTUP_LIMIT_S = 120
 STAGING_LIMIT_MIN, STAGING_CPUS, STAGING_GIB = 240, 2, 16
 GPUS_BUSY = 75
 """Exit code of a job whose GPUs are used by other processes."""
@@ -62,7 +62,7 @@ class JobSpec:
     @property
     def limit_s(self) -> float:
         """Return the time limit of the job, which covers its start."""
-        return self.spec.settings.time_limit_s + self.grace_s + STARTUP_S
+        return self.spec.settings.time_limit_s + self.grace_s + STARTUP_LIMIT_S
 
     @property
     def folder(self) -> str:

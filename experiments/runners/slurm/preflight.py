@@ -54,5 +54,7 @@ def _environment(cluster: Cluster) -> str:
     try:
         out = cluster.python_output("import papermill, sys; print(sys.version.split()[0])")
     except CommandFailed as problem:
-        raise CheckFailed(f"its Python cannot run rows: {problem}; correct environment and modules") from None
+        raise CheckFailed(
+            f"its Python cannot run rows: {problem}; change environment or modules of the profile"
+        ) from None
     return f"{cluster.profile.runtime} {cluster.profile.environment or ''}, Python {out.strip()}".replace(" ,", ",")

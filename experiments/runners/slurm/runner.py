@@ -17,7 +17,7 @@ from experiments.results.run_folder import RunFolder, row_path
 from experiments.results.schema import SPEC_FILE
 from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_signals
 from experiments.runners.local.warm import WORKER_MODULE
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
@@ -31,19 +31,19 @@ from experiments.suites.suite import Suite
 from experiments.system.files import write_atomically
 from provision.errors import CommandFailed
 
-TICK_S = 0.25
+POLL_INTERVAL_S = 0.25
 LEASE_RESERVE_S = 600.0
 """Time before the end of a lease that is reserved for downloads."""
-LEASE_QUERY_S = 60.0
+LEASE_QUERY_INTERVAL_S = 60.0
 """Minimum time between two queries of the end of a lease."""
 
 
 class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
-    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in LEASE_QUERY_S. Rows
-    that may not finish before it are not started. is_leased: whether the nodes are still leased; called when they do
-    not answer. data: the run's data, if it must be staged on the cluster.
+    ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
+    LEASE_QUERY_INTERVAL_S. Rows that may not finish before it are not started. is_leased: whether the nodes are still
+    leased; called when they do not answer. data: the run's data, if it must be staged on the cluster.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class SlurmRunner:
         self._now = now
         self._staging = Staging(cluster, view, data)
 
-    def run(self, rows: Sequence[Planned]) -> None:
+    def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
@@ -105,7 +105,7 @@ class SlurmRunner:
                 tracker.cancel_all()
             tracker.show(total)
             if tracker.rows:
-                time.sleep(TICK_S)
+                time.sleep(POLL_INTERVAL_S)
 
     def _explain_return(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
@@ -114,7 +114,7 @@ class SlurmRunner:
             "run the same command to track them again, or with --cancel to cancel them"
         )
 
-    def _begin(self, planned: Planned, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
+    def _begin(self, planned: PlannedRow, known: Sequence[queue.Job], tracker: JobTracker) -> TrackedRow | None:
         """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
@@ -134,7 +134,7 @@ class SlurmRunner:
             return None
         return self._submit(planned, submission.attempt if submission else secrets.token_hex(4), tracker)
 
-    def _submit(self, planned: Planned, attempt: str, tracker: JobTracker) -> TrackedRow:
+    def _submit(self, planned: PlannedRow, attempt: str, tracker: JobTracker) -> TrackedRow:
         spec = planned.spec
         row_folder = clear_row_folder(tracker.row_folder(spec))
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
@@ -169,7 +169,7 @@ class SlurmRunner:
     def _lease_ends_within(self, seconds: float) -> bool:
         """Return whether the lease ends before that time has passed."""
         now = self._now()
-        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_S):
+        if self._known_end is None or now - self._known_end[0] >= timedelta(seconds=LEASE_QUERY_INTERVAL_S):
             self._known_end = now, self._ends_at()
         end = self._known_end[1]
         return end is not None and now + timedelta(seconds=seconds) > end
@@ -185,13 +185,13 @@ class SlurmRunner:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 
-def most_needed_rows_first(rows: Sequence[Planned], suite: Suite) -> list[Planned]:
+def most_needed_rows_first(rows: Sequence[PlannedRow], suite: Suite) -> list[PlannedRow]:
     """Return the rows in the order of submission: first the rows that the most statements depend on."""
 
-    def statement_count(planned: Planned) -> int:
+    def statement_count(planned: PlannedRow) -> int:
         compared = [{name for check in claim.checks for name in (check.row, check.over_row)} for claim in suite.claims]
         expected = suite.row(planned.row).expect
-        of_row = (expected.outcome is not None) + len(expected.reference_values)
-        return of_row + sum(planned.row in names for names in compared)
+        own_statements = (expected.outcome is not None) + len(expected.reference_values)
+        return own_statements + sum(planned.row in names for names in compared)
 
     return sorted(rows, key=statement_count, reverse=True)

@@ -20,7 +20,7 @@ NODE_VARIABLES = (
     rendezvous.RENDEZVOUS_VARIABLE,
     "OMP_NUM_THREADS",
 )
-"""Passed into the containers of a job with several nodes."""
+"""Environment variables that are passed into the containers of a job with several nodes."""
 
 
 class Runtime(ABC):

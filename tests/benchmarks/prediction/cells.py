@@ -58,8 +58,8 @@ def cells() -> list[dict[str, Any]]:
 def _reference_record(value: ReferenceValue, prediction: Prediction) -> dict[str, Any]:
     found = QUANTITIES[value.quantity](convert_to_result(prediction))
     assert found is not None, "memory is always predicted"
-    off = found / value.low - 1 if found < value.low else max(0.0, found / value.high - 1)
-    return {"quantity": value.quantity, "low": value.low, "high": value.high, "predicted": found, "error": off}
+    error = found / value.low - 1 if found < value.low else max(0.0, found / value.high - 1)
+    return {"quantity": value.quantity, "low": value.low, "high": value.high, "predicted": found, "error": error}
 
 
 def tables_with_summary(made: list[dict[str, Any]]) -> str:

@@ -32,13 +32,13 @@ FORK = multiprocessing.get_context("fork")
 POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
 
 
-def with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
-    """Return the row of the first rank with the texts of ``rank``, traced in a separate process."""
-    here, there = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_trace_and_send, args=(rank, spec, phantom, there))
+def predict_with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
+    """Return the prediction of the first rank with the texts of ``rank``, traced in a separate process."""
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_trace_and_send, args=(rank, spec, phantom, sender))
     process.start()
-    there.close()
-    found: Prediction = here.recv()
+    sender.close()
+    found: Prediction = receiver.recv()
     process.join()
     return found
 
@@ -72,7 +72,7 @@ def main() -> None:
         results = RunFolder(EVIDENCE.parent / run).results()
         for row in rows:
             for one in results[row].ranks:
-                predicted = with_texts_of(one.rank, results[row].spec, phantom)
+                predicted = predict_with_texts_of(one.rank, results[row].spec, phantom)
                 found.append(
                     {
                         "row": row,
@@ -90,7 +90,7 @@ def main() -> None:
         [
             one["row"],
             one["rank"],
-            *map(_gib, _by_point(one)),
+            *map(_gib, _gib_by_point(one)),
             _gib(one["needed_gib"]),
             _gib(one["usable_gib"]),
         ]
@@ -99,7 +99,7 @@ def main() -> None:
     write(folder, "rank_texts", markdown(head, cells), found)
 
 
-def _by_point(one: dict[str, Any]) -> list[float | None]:
+def _gib_by_point(one: dict[str, Any]) -> list[float | None]:
     return [
         gib for both in zip(one["predicted_reserved_gib"], one["measured_reserved_gib"], strict=True) for gib in both
     ]

@@ -69,8 +69,8 @@ def between_rows_s(cold: bool) -> list[float]:
 
 def leased_overhead_s(rounds: int) -> list[float]:
     """Return the overhead of a row in a container for each round, seconds."""
-    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as on:
-        cli_user = CliUser(on)
+    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as started:
+        cli_user = CliUser(started)
         assert cli_user.start_reproduce("--keep", "--row", LEASED_ROW).end() in (0, 1)
         return [leased_row_overhead_s(cli_user, f"round-{number}") for number in range(rounds)]
 
@@ -93,36 +93,36 @@ def main() -> None:
     parser.add_argument("--leased", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    here = [local_overhead_s() for _ in range(options.rounds)]
+    local_s = [local_overhead_s() for _ in range(options.rounds)]
     cold, warm = [], []
     for _ in range(options.rounds):
         cold += between_rows_s(cold=True)
         warm += between_rows_s(cold=False)
-    there, once = [], []
+    slurm_s, once = [], []
     with started((4,)) as cluster:
         for _ in range(options.rounds):
             with new_run(cluster) as harness:
                 startup_s(harness)
                 once.append(startup_s(harness))
-                there.append(row_overhead_s(harness, once[-1]))
+                slurm_s.append(row_overhead_s(harness, once[-1]))
     leased = leased_overhead_s(options.rounds) if options.leased else []
     found = {
         "command": f"{COMMAND} --rounds {options.rounds}{' --leased' * options.leased}",
         "on": f"{os.cpu_count()} cores; a Slurm on this machine, looked at every 0.5 s; the worker is a fake",
         "git_commit": git_commit(),
         "load_average": os.getloadavg()[0],
-        "added_to_a_row_here_s": median(here),
+        "added_to_a_row_here_s": median(local_s),
         "between_rows_cold_s": median(cold),
         "between_rows_warm_s": median(warm),
         "warm_over_cold": median(warm) / median(cold),
-        "added_to_a_row_on_slurm_s": median(there),
+        "added_to_a_row_on_slurm_s": median(slurm_s),
         "once_a_run_on_slurm_s": median(once),
         "added_to_a_row_on_a_leased_node_s": median(leased) if leased else None,
         "rounds": {
-            "here": here,
+            "here": local_s,
             "cold": cold,
             "warm": warm,
-            "on_slurm": there,
+            "on_slurm": slurm_s,
             "once": once,
             "on_a_leased_node": leased,
         },

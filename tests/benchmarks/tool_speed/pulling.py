@@ -29,16 +29,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        here = Path(place)
-        write_files(here / "remote")
-        server = Sshd(here / "ssh").start()
+        folder = Path(place)
+        write_files(folder / "remote")
+        server = Sshd(folder / "ssh").start()
         login = server.login()
         try:
             jobs_to_cancel, others = [], []
             for number in range(ROUNDS):
-                others.append(seconds_taken(lambda n=number: rsync(login, here / "remote", here / f"rsync-{n}")))
+                others.append(seconds_taken(lambda n=number: rsync(login, folder / "remote", folder / f"rsync-{n}")))
                 jobs_to_cancel.append(
-                    seconds_taken(lambda n=number: download(login, here / "remote", here / f"pull-{n}"))
+                    seconds_taken(lambda n=number: download(login, folder / "remote", folder / f"pull-{n}"))
                 )
         finally:
             server.stop()

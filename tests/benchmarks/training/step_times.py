@@ -25,13 +25,13 @@ from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     PhaseTime,
-    Work,
+    RecordedPhase,
     nearest_table,
     phases_of_step,
     step_time,
     total_seconds,
 )
-from experiments.prediction.times.table import Measured, Table, bound_s
+from experiments.prediction.times.table import OperationTime, Table, bound_s
 from experiments.results.predictions import StepTime
 from experiments.results.schema import Phase, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
@@ -64,8 +64,8 @@ FACTORS: list[Mapping[Phase, float]] = [
 class Roofline(Table):
     """Table with the shortest possible time of each operation, and a host that needs no time."""
 
-    def times(self, key: str, card: Card) -> Measured:
-        return Measured(bound_s(parse(key), card), 0.0)
+    def times(self, key: str, card: Card) -> OperationTime:
+        return OperationTime(bound_s(parse(key), card), 0.0)
 
 
 class TimedRow(NamedTuple):
@@ -85,11 +85,11 @@ class TimedRow(NamedTuple):
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     """Trace a measured row in a separate process."""
-    here, there = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_trace, args=(row, phantom, there))
+    receiver, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_trace, args=(row, phantom, sender))
     process.start()
-    there.close()
-    found: TimedRow = here.recv()
+    sender.close()
+    found: TimedRow = receiver.recv()
     process.join()
     return found
 
@@ -102,12 +102,14 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
     lengths = batch_lengths(spec)[first : first + speed.measured_micro_steps]
     tokens = median(lengths) if lengths else None
 
-    def keep(works: Sequence[Work], one: RowSpec, name: str, planned: int, average: float | None) -> StepTime | None:
-        time = step_time(works, one, name, planned, tokens)
+    def keep(
+        recorded: Sequence[RecordedPhase], one: RowSpec, name: str, planned: int, average: float | None
+    ) -> StepTime | None:
+        time = step_time(recorded, one, name, planned, tokens)
         if name == card and time:
-            table, on = nearest_table(card), card_named(card)
-            phases = phases_of_step(works, accumulate, tokens, table, on)
-            shortest = phases_of_step(works, accumulate, tokens, Roofline(table.machine, {}), on)
+            table, target = nearest_table(card), card_named(card)
+            phases = phases_of_step(recorded, accumulate, tokens, table, target)
+            shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
             out.send(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
         return time
 

@@ -122,7 +122,7 @@ def plain_s(spec: RowSpec) -> float:
         return float(json.loads((Path(folder) / FIGURE_FILE).read_text()))
 
 
-def ours_s(spec: RowSpec) -> float:
+def project_s(spec: RowSpec) -> float:
     """Return the seconds of a micro-step of the row in this project."""
     with tempfile.TemporaryDirectory() as folder:
         result = run_row(spec, Path(folder), "")
@@ -165,7 +165,7 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count() or 1))
     rounds: list[tuple[float, float]] = []
     for number in range(1, options.rounds + 1):
-        rounds.append((plain_s(spec), ours_s(spec)))
+        rounds.append((plain_s(spec), project_s(spec)))
         results = figures(spec, rounds)
         print(
             f"round {number} of {options.rounds}: plain {rounds[-1][0]:.4f} s, ours {rounds[-1][1]:.4f} s", flush=True

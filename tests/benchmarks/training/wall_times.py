@@ -25,7 +25,7 @@ MIN_ROWS = 3
 """Runs with fewer rows are not compared as a whole."""
 
 
-class Compared(NamedTuple):
+class WallTimeComparison(NamedTuple):
     """Predicted and measured wall time of a row, s."""
 
     run: str
@@ -39,7 +39,7 @@ class Compared(NamedTuple):
         return (self.low_s + self.high_s) / 2
 
 
-def compare_wall_time(run: Run, result: Result, speed: Speed, step_s: float, others: StoredTimes) -> Compared:
+def compare_wall_time(run: Run, result: Result, speed: Speed, step_s: float, others: StoredTimes) -> WallTimeComparison:
     """Return the wall time of a row whose step is predicted as ``step_s``. others: runs of other suites."""
     accumulate = result.spec.settings.accumulate
     schedule = schedule_of(run.length, speed.planned_micro_steps, accumulate)
@@ -47,10 +47,10 @@ def compare_wall_time(run: Run, result: Result, speed: Speed, step_s: float, oth
     low_s, high_s = (
         start_s + micro_steps / accumulate * step_s for micro_steps in (schedule.minimum, schedule.maximum)
     )
-    return Compared(run.run_id, f"{run.suite}/{result.spec.row}", low_s, high_s, result.elapsed_s)
+    return WallTimeComparison(run.run_id, f"{run.suite}/{result.spec.row}", low_s, high_s, result.elapsed_s)
 
 
-def all_compared(stored: StoredTimes, step_s: dict[tuple[str, str], float]) -> list[Compared]:
+def all_compared(stored: StoredTimes, step_s: dict[tuple[str, str], float]) -> list[WallTimeComparison]:
     """Compare each stored row at full size whose step is predicted. step_s: by SUITE/ROW and card."""
     found = []
     for run, result in stored.results:
@@ -61,14 +61,14 @@ def all_compared(stored: StoredTimes, step_s: dict[tuple[str, str], float]) -> l
     return found
 
 
-def totals(rows: Sequence[Compared]) -> list[Compared]:
+def totals(rows: Sequence[WallTimeComparison]) -> list[WallTimeComparison]:
     """Return the sum of the rows of each run with enough rows."""
     found = []
     for run in dict.fromkeys(row.run for row in rows):
         own = [row for row in rows if row.run == run]
         if len(own) >= MIN_ROWS:
             low_s, high_s = sum(row.low_s for row in own), sum(row.high_s for row in own)
-            found.append(Compared(run, f"{len(own)} rows", low_s, high_s, sum(row.measured_s for row in own)))
+            found.append(WallTimeComparison(run, f"{len(own)} rows", low_s, high_s, sum(row.measured_s for row in own)))
     return found
 
 
@@ -94,12 +94,12 @@ def main() -> None:
     write(folder, "wall_times", text, data)
 
 
-def _summary(found: Sequence[Compared]) -> dict[str, float]:
+def _summary(found: Sequence[WallTimeComparison]) -> dict[str, float]:
     errors = [_error(one) for one in found]
     return {"mean": fmean(map(abs, errors))} | summary(errors)
 
 
-def _error(one: Compared) -> float:
+def _error(one: WallTimeComparison) -> float:
     return relative_error(one.middle_s, one.measured_s)
 
 

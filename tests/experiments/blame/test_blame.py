@@ -7,7 +7,7 @@ import pytest
 from experiments.blame.blame import blame
 from experiments.blame.environment import Environment, create_environment
 from experiments.errors import InputError
-from tests.support.results.fake_index import pins, seen, values, wheel
+from tests.support.results.fake_index import fake_observation, pins, values, wheel
 
 NAMES = [f"pack{number:02}" for number in range(14)]
 OLD, NEW = dict.fromkeys(NAMES, "1.0"), dict.fromkeys(NAMES, "2.0")
@@ -31,7 +31,7 @@ def package_index(tmp_path, monkeypatch):
 class Observer:
     """Observes the sum of all packages' values as the peak of a row; counts its observations."""
 
-    def __init__(self, observe=lambda values: seen(10 + sum(values.values()))):
+    def __init__(self, observe=lambda values: fake_observation(10 + sum(values.values()))):
         self.count, self._observe = 0, observe
 
     def __call__(self, method: str, environment: Environment):
@@ -63,7 +63,7 @@ def test_the_package_that_changed_a_figure_is_found_in_six_steps(package_index):
 
 def test_a_package_that_breaks_a_row_is_found(package_index):
     wheel(package_index, "pack03", "2.0", "float('nan')")
-    observe = Observer(lambda values: seen(0, "error") if values["pack03"] != 0 else seen(10))
+    observe = Observer(lambda values: fake_observation(0, "error") if values["pack03"] != 0 else fake_observation(10))
     found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack03"]
     assert found.differs == "row: outcome fits → error"
@@ -72,7 +72,7 @@ def test_a_package_that_breaks_a_row_is_found(package_index):
 def test_two_packages_that_change_a_value_only_together_are_both_named(package_index):
     for name in ("pack02", "pack11"):
         wheel(package_index, name, "2.0", "1")
-    observe = Observer(lambda values: seen(10 + values["pack02"] * values["pack11"]))
+    observe = Observer(lambda values: fake_observation(10 + values["pack02"] * values["pack11"]))
     found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack02", "pack11"]
 
@@ -84,7 +84,7 @@ def test_packages_that_need_each_other_move_together(package_index):
 
     def observe(method, environment):
         asked.append({name: environment.pins[name].version for name in ("pack04", "pack05")})
-        return seen(10 + sum(values(environment).values()))
+        return fake_observation(10 + sum(values(environment).values()))
 
     found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack04", "pack05"]
@@ -113,7 +113,7 @@ def test_a_step_that_cannot_be_tested_is_left_out(package_index):
         versions = {name: environment.pins[name].version for name in ("pack06", "pack07")}
         if versions == {"pack06": "2.0", "pack07": "1.0"}:
             raise InputError("cannot be imported")
-        return seen(10 + sum(values(environment).values()))
+        return fake_observation(10 + sum(values(environment).values()))
 
     found = run_blame(observe)
     assert [one.package for one in found.culprits] == ["pack09"]
@@ -171,7 +171,7 @@ def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(packag
 
     def observe(method, environment):
         observed.append(method)
-        return seen(10 + (sum(values(environment).values()) if method == "miniature" else 0))
+        return fake_observation(10 + (sum(values(environment).values()) if method == "miniature" else 0))
 
     found = blame(pins(OLD), pins(NEW), observe, ["prediction", "miniature"], None, lambda line: None)
     assert found.means == "miniature"

@@ -6,7 +6,7 @@ import pytest
 
 from experiments.blame import observe as module
 from experiments.cli.app import main
-from tests.support.results.fake_index import seen, values, wheel
+from tests.support.results.fake_index import fake_observation, values, wheel
 
 TARGET = "single_gpu_blip2/xxl-sgd"
 
@@ -36,7 +36,7 @@ def observed_environments(monkeypatch):
 
     def predicted(request, environment):
         names.append(environment.name)
-        return seen(10 + sum(values(environment).values()))
+        return fake_observation(10 + sum(values(environment).values()))
 
     monkeypatch.setattr(module, "_predict_observation", predicted)
     return names
@@ -46,14 +46,14 @@ def test_the_answer_names_package_versions_and_steps(good_and_bad, observed_envi
     assert main(["blame", TARGET, *good_and_bad]) == 0
     out, err = capsys.readouterr()
     assert "pack2 1.0 → 2.0 changed it" in out
-    assert "3 packages differ" in err
+    assert "packages that differ: 3" in err
     assert "like bad" in err
 
 
 def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, capsys, monkeypatch):
     def predicted(request, environment):
         status = "fail" if sum(values(environment).values()) else "pass"
-        return seen(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
+        return fake_observation(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
 
     monkeypatch.setattr(module, "_predict_observation", predicted)
     assert main(["blame", "single_gpu_blip2/lora-fits-easily", *good_and_bad]) == 0

@@ -1,23 +1,23 @@
 """How the two environments of a search differ, and which of them a later one resembles."""
 
 from experiments.blame.observation import find_difference, rejection_of
-from tests.support.results.fake_index import seen
+from tests.support.results.fake_index import fake_observation
 
 
 def test_an_environment_resembles_the_one_with_the_nearer_value():
-    found = find_difference(seen(10.0), seen(12.0), None)
+    found = find_difference(fake_observation(10.0), fake_observation(12.0), None)
     assert found
     assert found.sentence == "row: peak memory 10 GiB → 12 GiB (+20 %)"
-    assert [found.side(seen(value)) for value in (10.4, 11.6)] == ["good", "bad"]
-    assert found.side(seen(0, "error")) is None
+    assert [found.side(fake_observation(value)) for value in (10.4, 11.6)] == ["good", "bad"]
+    assert found.side(fake_observation(0, "error")) is None
 
 
 def test_a_difference_within_rounding_does_not_count():
-    assert find_difference(seen(10.0), seen(10.0005), None) is None
+    assert find_difference(fake_observation(10.0), fake_observation(10.0005), None) is None
 
 
 def test_a_row_that_is_rejected_differs_from_one_that_fits():
-    found = find_difference(seen(10.0), rejection_of(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
+    found = find_difference(fake_observation(10.0), rejection_of(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
     assert found
     assert found.sentence == "row: outcome fits → refused (bitsandbytes 0.44.1 needs a GPU)"
     assert found.side(rejection_of(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
@@ -25,8 +25,8 @@ def test_a_row_that_is_rejected_differs_from_one_that_fits():
 
 
 def test_the_status_of_a_statement_decides_before_its_value():
-    failed = seen(12.0).model_copy(update={"statuses": {"row/peak_gib": "fail"}})
-    flipped = find_difference(seen(10.0), failed, "row/peak_gib")
+    failed = fake_observation(12.0).model_copy(update={"statuses": {"row/peak_gib": "fail"}})
+    flipped = find_difference(fake_observation(10.0), failed, "row/peak_gib")
     assert flipped
     assert (flipped.kind, flipped.side(failed)) == ("statement", "bad")
-    assert find_difference(seen(10.0), seen(12.0), "row/reserved_gib") is None
+    assert find_difference(fake_observation(10.0), fake_observation(12.0), "row/reserved_gib") is None

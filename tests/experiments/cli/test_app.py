@@ -92,10 +92,10 @@ def test_the_shell_completes_commands_and_options(typed, completed):
 def test_a_missing_package_is_one_line_that_says_what_to_install(testbed, monkeypatch, tmp_path, extra):
     package = EXTRAS[extra][0]
 
-    def breaks(self, rows):
+    def raise_error(self, rows):
         raise ModuleNotFoundError(name=f"{package}.inner")
 
-    monkeypatch.setattr(FakeRunner, "run", breaks)
+    monkeypatch.setattr(FakeRunner, "run", raise_error)
     code, _, err = testbed("run", SUITE, "--row", "xxl", "--results", tmp_path)
     assert (code, err) == (
         2,

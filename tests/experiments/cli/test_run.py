@@ -165,10 +165,10 @@ def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
 
 
 def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
-    def breaks(self, rows):
+    def raise_error(self, rows):
         raise RuntimeError("the floor gave way")
 
-    monkeypatch.setattr(FakeRunner, "run", breaks)
+    monkeypatch.setattr(FakeRunner, "run", raise_error)
     code, _, err = testbed("run", SUITE, "--results", tmp_path)
     assert code == 3
     assert "the floor gave way" in err

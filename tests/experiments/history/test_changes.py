@@ -9,7 +9,7 @@ import pytest
 from experiments.history.changes import RunChanges, run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
-from experiments.results.changes.changed import Changed, sentences
+from experiments.results.changes.changed import RunChange, sentences
 from experiments.results.changes.noise import segment_starts
 from tests.support.results.terms import repeat_run, slow_down
 
@@ -18,7 +18,7 @@ ROW = "xxl-sgd"
 Result = dict[str, Any]
 
 
-def of_row(change: Callable[[Result], None], row: str = ROW) -> Callable[[Result], None]:
+def change_row(change: Callable[[Result], None], row: str = ROW) -> Callable[[Result], None]:
     """Return a change of one row only."""
     return lambda result: change(result) if result["spec"]["row"] == row else None
 
@@ -91,26 +91,26 @@ def with_much_slower_steps(result: Result) -> None:
 
 
 INJECTED: dict[str, tuple[Callable[[Result], None], str]] = {
-    "a tied head": (of_row(with_tied_head), f"{ROW}: number of parameters"),
-    "2 % more peak": (of_row(with_larger_value("peak_gib", 1.02)), f"{ROW}: peak memory"),
-    "2 % less peak": (of_row(with_larger_value("peak_gib", 0.98)), f"{ROW}: peak memory"),
-    "1 % more reserved": (of_row(with_larger_value("reserved_gib", 1.01)), f"{ROW}: reserved memory"),
+    "a tied head": (change_row(with_tied_head), f"{ROW}: number of parameters"),
+    "2 % more peak": (change_row(with_larger_value("peak_gib", 1.02)), f"{ROW}: peak memory"),
+    "2 % less peak": (change_row(with_larger_value("peak_gib", 0.98)), f"{ROW}: peak memory"),
+    "1 % more reserved": (change_row(with_larger_value("reserved_gib", 1.01)), f"{ROW}: reserved memory"),
     "10 % slower steps of all rows": (with_slower_steps, ": time of a step"),
-    "20 % slower steps of one row": (of_row(with_much_slower_steps), f"{ROW}: time of a step"),
-    "a removed argument": (of_row(with_removed_argument), f"{ROW}: outcome fits → error"),
-    "a changed default": (of_row(with_setting("weight_decay", 0.01)), f"{ROW}: weight_decay"),
-    "another optimizer": (of_row(with_setting("optimizer", "adamw")), f"{ROW}: optimizer sgd"),
-    "another learning rate": (of_row(with_setting("lr", 0.001)), f"{ROW}: lr"),
-    "another seed": (of_row(with_setting("seed", 7)), f"{ROW}: seed"),
+    "20 % slower steps of one row": (change_row(with_much_slower_steps), f"{ROW}: time of a step"),
+    "a removed argument": (change_row(with_removed_argument), f"{ROW}: outcome fits → error"),
+    "a changed default": (change_row(with_setting("weight_decay", 0.01)), f"{ROW}: weight_decay"),
+    "another optimizer": (change_row(with_setting("optimizer", "adamw")), f"{ROW}: optimizer sgd"),
+    "another learning rate": (change_row(with_setting("lr", 0.001)), f"{ROW}: lr"),
+    "another seed": (change_row(with_setting("seed", 7)), f"{ROW}: seed"),
     "another order of the data": (with_other_data_order, ": loss of the last batch"),
     "a lost memory limit": (without_memory_cap, f"{ROW}: memory limit"),
-    "frozen layers": (of_row(with_frozen_weights), f"{ROW}: number of trainable parameters"),
-    "longer texts": (of_row(with_longer_texts), f"{ROW}: longest text"),
-    "another loss": (of_row(with_other_loss), f"{ROW}: loss of the last"),
-    "out of memory": (of_row(with_out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
-    "gradients twice": (of_row(with_larger_snapshots("grads_gib", 2)), f"{ROW}: gradients"),
-    "activations kept": (of_row(with_larger_snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
-    "more allocated": (of_row(with_larger_snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),
+    "frozen layers": (change_row(with_frozen_weights), f"{ROW}: number of trainable parameters"),
+    "longer texts": (change_row(with_longer_texts), f"{ROW}: longest text"),
+    "another loss": (change_row(with_other_loss), f"{ROW}: loss of the last"),
+    "out of memory": (change_row(with_out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
+    "gradients twice": (change_row(with_larger_snapshots("grads_gib", 2)), f"{ROW}: gradients"),
+    "activations kept": (change_row(with_larger_snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
+    "more allocated": (change_row(with_larger_snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),
 }
 
 
@@ -150,7 +150,8 @@ def test_a_change_stays_the_only_one_when_more_runs_follow(tmp_path):
     with open_history(tmp_path / "history.db", create=True) as database:
         for week in range(10):
             record_run(
-                database, repeat_run(tmp_path, week, of_row(with_larger_value("peak_gib", 1.02)) if week >= 6 else None)
+                database,
+                repeat_run(tmp_path, week, change_row(with_larger_value("peak_gib", 1.02)) if week >= 6 else None),
             )
         (series,) = read_series(database)
     (found,) = run_changes(series)
@@ -188,9 +189,9 @@ def test_a_segment_starts_where_values_move_beyond_their_noise():
 
 
 def test_an_equal_change_in_many_rows_is_one_line() -> None:
-    seeds = [Changed(f"row-{number}", "seed", "42", "43") for number in range(4)]
-    verdicts = [Changed("", f"Statement {number}.", "pass", "fail") for number in range(4)]
-    found = sentences([seeds[0], *verdicts, *seeds[1:], Changed("row-0", "outcome", "fits", "oom")])
+    seeds = [RunChange(f"row-{number}", "seed", "42", "43") for number in range(4)]
+    verdicts = [RunChange("", f"Statement {number}.", "pass", "fail") for number in range(4)]
+    found = sentences([seeds[0], *verdicts, *seeds[1:], RunChange("row-0", "outcome", "fits", "oom")])
     assert found == [
         "4 rows: seed 42 → 43",
         *(f"Statement {number}: pass → fail" for number in range(4)),

@@ -54,7 +54,7 @@ def testbed(python):
 def test_the_client_of_mlflow_reads_back_every_figure_and_status_once(testbed, python, tmp_path):
     assert testbed("history", "record", RUN).returncode == 0
     first = testbed("history", "--mlflow", "exported")
-    assert (first.returncode, first.stderr) == (0, "1 runs added to MLflow\n")
+    assert (first.returncode, first.stderr) == (0, "1 run added to MLflow\n")
     assert testbed("history", "--mlflow", "exported").stderr == "0 runs added to MLflow\n"
     with open_history(tmp_path / "results/history.db") as database:
         (series,) = read_series(database)

@@ -119,7 +119,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
         (
             ("imdb", CAPTIONS_DATASET),
             r"^--data hub: the requested rows read gourmetgram-captions and imdb; "
-            r"with --row, choose rows that read one$",
+            r"with --row, choose rows that read the same data set$",
         ),
     ],
 )

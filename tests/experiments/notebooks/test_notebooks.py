@@ -58,7 +58,7 @@ def labs(notebook):
     return {key: value for key, value in names.items() if isinstance(value, narrative.Lab)}
 
 
-def of_results_in(place, notebook):
+def with_results_folder(place, notebook):
     """Return the notebook with another folder of results instead of the stored run."""
     setup = code_of(notebook)[0]
     setup.source, places = re.subn(r"^RESULTS = .*$", f"RESULTS = {str(place)!r}", setup.source, flags=re.M)
@@ -159,7 +159,7 @@ def test_questions_are_numbered_consecutively(name):
 def test_a_notebook_shows_stored_results_and_runs_nothing(name, size, tmp_path, shown_output):
     for card in suite_named(name).cards:
         stored_run(tmp_path, name, card, run_id=card, size=size)
-    notebook = of_results_in(tmp_path, notebook_of(name))
+    notebook = with_results_folder(tmp_path, notebook_of(name))
     run_through(notebook)
     text = "\n".join(block.data for block in shown_output if not isinstance(block, SVG))
     assert [text.count(f"### {row.title}: ") for row in suite_named(name).rows] == [1] * len(suite_named(name).rows)
@@ -187,7 +187,7 @@ def test_a_notebook_runs_headless_in_a_kernel(tmp_path):
     name = "multi_gpu_litgpt"
     for card in suite_named(name).cards:
         stored_run(tmp_path, name, card, run_id=card)
-    notebook = of_results_in(tmp_path, notebook_of(name))
+    notebook = with_results_folder(tmp_path, notebook_of(name))
     notebook.cells.insert(0, new_code_cell(NOTHING_RUNS))
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(PACKAGE / "notebooks")}}).execute()
     outputs = [out for cell in code_of(notebook) for out in cell.outputs]

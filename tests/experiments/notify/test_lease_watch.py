@@ -162,7 +162,7 @@ def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, t
     """Runs `testbed semester --lease`. Fake: `testbed reproduce`, during which the lease is in the journal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))
-    monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.python(tmp_path, "2.13.0"))
+    monkeypatch.setattr(check, "python_of", lambda *_: fake_environment.write_python(tmp_path, "2.13.0"))
     monkeypatch.setattr(check, "run_logged", partial(run_logged, poll_s=0.05))
     elapsed = datetime.now(UTC) - NOW
     add_lease(site, begins=elapsed - 2 * HOUR, ends=elapsed + HOUR / 2)

@@ -1,4 +1,4 @@
-"""Messages arrive at a real SMTP server and at a webhook; their addresses are in no output and no file."""
+"""Messages arrive at a real SMTP server and at a webhook; no output and no file contains their addresses."""
 
 import socket
 from collections.abc import Iterator

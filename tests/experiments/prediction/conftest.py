@@ -17,7 +17,7 @@ from tests.support.processes.warm_traces import start_warm, warm_traces
 
 
 @dataclass
-class Traced:
+class TinyPredictions:
     """The output of predict for the tiny rows: predictions, errors, and the rows in the order of completion."""
 
     predictions: dict[str, Prediction]
@@ -33,9 +33,9 @@ def library_cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def traced(library_cache) -> Traced:
+def traced(library_cache) -> TinyPredictions:
     """Predict all tiny rows with one tracer."""
-    found = Traced({})
+    found = TinyPredictions({})
     predictions = predict(
         list(ROWS.values()),
         library_cache,

@@ -112,7 +112,10 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
         ({"lora_targets": "q"}, "--lora-targets q: needs --lora-r"),
         ({"lora_r": 4, "lora_targets": " , "}, "allowed: names of linear layers"),
         ({"optim": "deepspeed_cpu"}, "--optim deepspeed_cpu: needs --strategy, one of deepspeed_stage_2_offload"),
-        ({"optim": "sgd", "strategy": "deepspeed_stage_2_offload"}, "--optim sgd: allowed with --strategy"),
+        (
+            {"optim": "sgd", "strategy": "deepspeed_stage_2_offload"},
+            "--optim sgd: with --strategy deepspeed_stage_2_offload, allowed: deepspeed_cpu",
+        ),
     ],
 )
 def test_an_error_is_one_line_that_names_the_option(flags, message):

@@ -39,7 +39,7 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--loop", "plain", "--strategy", "deepspeed_stage_2_offload"), "allowed with --loop lightning only"),
         ((*MODEL, "--quantization", "4bit"), "--quantization 4bit: needs --lora-r; quantized weights are not trained"),
         ((*MODEL, "--loop", "lightning", "--attention", "eager"), "allowed with --loop trainer, plain; not with lig"),
-        ((*MODEL, "--loop", "lightning", "--optim", "lion"), "--optim lion: allowed with --loop lightning: "),
+        ((*MODEL, "--loop", "lightning", "--optim", "lion"), "--optim lion: with --loop lightning, allowed: "),
         ((*MODEL, "--loop", "plain", "--batch", "two"), "--batch two: allowed: whole numbers from 1"),
         ((*MODEL, "--target-seq", "0"), "--target-seq 0: a whole number above 0 is needed"),
         ((*MODEL, "--loop", "plain", "--max-gib", "4"), "--max-gib"),

@@ -20,7 +20,7 @@ from tests.experiments.prediction.miniatures import ROWS
 from tests.support.runners.fake_predictions import prediction
 from tests.support.training.tiny_rows import spec
 
-PATIENCE_S, SOON_S = 120, 5
+WAIT_LIMIT_S, SOON_S = 120, 5
 A, B = spec(row="a"), spec(row="b", batch_size=3)
 FIRST, SLOW, ALSO_SLOW = spec(row="first", seed=3), *(spec(row="slow", train_samples=n) for n in (20000, 20002))
 
@@ -129,7 +129,7 @@ def traced_rows() -> list[psutil.Process]:
 
 
 def wait_until(condition) -> None:
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + WAIT_LIMIT_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -150,7 +150,7 @@ def test_rows_of_a_killed_tracer_end_and_are_reported_as_errors(library_cache):
     started = traced_rows()
     (tracer,) = {fork.parent() for fork in started}
     tracer.kill()
-    asking.join(PATIENCE_S)
+    asking.join(WAIT_LIMIT_S)
     psutil.wait_procs(started, SOON_S)
     assert [line.partition(":")[0] for line in caught] == ["the tracer failed"]
     assert set(descendants()) <= set(before)

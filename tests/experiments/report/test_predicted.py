@@ -95,7 +95,7 @@ def test_a_measurement_is_not_replaced_by_a_prediction(full_report: Path) -> Non
 
 
 def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) -> None:
-    folder = write_report(with_predictions(h200_run(tmp_path), off=0.1)).page.parent
+    folder = write_report(with_predictions(h200_run(tmp_path), factor=0.1)).page.parent
     report = Report.model_validate_json((folder / "report.json").read_bytes())
     found = {one.id: one for one in report.contradictions}
     assert (found["baseline/outcome"].measured.status, found["baseline/outcome"].predicted.status) == ("pass", "fail")

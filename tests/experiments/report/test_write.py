@@ -174,8 +174,8 @@ def test_junit_skips_a_known_failure(report_folder: Path) -> None:
 
 def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
     named = {line.split("  ", 1)[1] for line in (report_folder / "SHA256SUMS").read_text().splitlines()}
-    there = {str(path.relative_to(report_folder)) for path in report_folder.rglob("*") if path.is_file()}
-    assert named == there - {"SHA256SUMS"}
+    files = {str(path.relative_to(report_folder)) for path in report_folder.rglob("*") if path.is_file()}
+    assert named == files - {"SHA256SUMS"}
     check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
     assert subprocess.run(check, cwd=report_folder, check=False).returncode == 0
 

@@ -204,7 +204,10 @@ class TestClaim:
     def test_claims_on_losses_of_miniatures_compare_their_decrease(self, losses, over, status, reason):
         fall = {"quantity": "loss_fall", "low": 0.9, "high": 1.2}
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.5, "high": 0.6, "miniature": fall}
-        pair = [result(row, losses=of, size="tiny", settings=TWO_EPOCHS) for row, of in (("a", losses), ("b", over))]
+        pair = [
+            result(row, losses=row_losses, size="tiny", settings=TWO_EPOCHS)
+            for row, row_losses in (("a", losses), ("b", over))
+        ]
         verdict = claim_verdict(check, *pair)
         assert (verdict.status, verdict.grade) == (status, "miniature" if status != "not evaluated" else None)
         assert verdict.reason == reason or status == "fail"

@@ -121,7 +121,7 @@ SCALED = "ran on 2 of the 4 ranks that the row states"
 FOUR: dict[str, Any] = {"batch_size": 2, "devices": 4, "strategy": "ddp"}
 
 
-def on_two(row="a", **changes):
+def result_on_two_ranks(row="a", **changes):
     """Return the result of a row for four devices that ran on two."""
     return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
 
@@ -132,13 +132,13 @@ class TestScaledDown:
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_statements_about_the_row_alone_are_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
-        verdict = last_verdict([on_two(memory={"reserved_gib": 75.0})], rows, asked=("a",))
+        verdict = last_verdict([result_on_two_ranks(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
         assert verdict.value
 
     def test_a_scaled_down_row_with_an_error_is_an_error(self):
         rows = [{"id": "a", "settings": FOUR, "expect": {"outcome": "fits"}}]
-        assert last_verdict([on_two(outcome="error")], rows, asked=("a",)).status == "error"
+        assert last_verdict([result_on_two_ranks(outcome="error")], rows, asked=("a",)).status == "error"
 
     @pytest.mark.parametrize(
         ("check", "status"),
@@ -160,9 +160,9 @@ class TestScaledDown:
         verdict = self.claim(check, all_ranks=True)
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
 
-    def claim(self, check, **about):
-        results = on_two(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
-        return claim_verdict(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **about)
+    def claim(self, check, **fields):
+        results = result_on_two_ranks(memory=PEAK, speed={}), result("b", memory=PEAK, speed={})
+        return claim_verdict(check, *results, rows=[{"id": "a", "settings": FOUR}, {"id": "b"}], **fields)
 
 
 class TestGrade:

@@ -156,7 +156,7 @@ def now(**changes: Any) -> Software:
 
 
 @pytest.mark.parametrize(
-    ("then", "software", "message"),
+    ("changed_fields", "software", "message"),
     [
         ({}, now(versions={"torch": "2.13.0"}), "torch 2.11.0 -> 2.13.0"),
         ({}, now(driver="580.2"), "driver 570.1 -> 580.2"),
@@ -165,8 +165,8 @@ def now(**changes: Any) -> Software:
         ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
-def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, then, software, message):
-    folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **then})
+def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, changed_fields, software, message):
+    folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
     assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
     row = plan_row(folder, software=lambda: software, keep_versions=True)

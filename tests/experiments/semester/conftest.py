@@ -17,7 +17,7 @@ def semester(tmp_path, monkeypatch, capsys) -> Callable[..., tuple[int, str, str
     versions = {"as-taught": "2.5.1", "current": "2.13.0", "newest": "2.15.0"}
 
     def python_of(name: str, *_: object) -> Path:
-        return fake_environment.python(tmp_path, versions[name])
+        return fake_environment.write_python(tmp_path, versions[name])
 
     monkeypatch.setattr(check, "python_of", python_of)
 

@@ -23,7 +23,7 @@ GENERATIONS = {
     "gfx90a": (True, True, True, False, 32 * MIB),
     "gfx942": (True, True, True, False, 128 * MIB),
 }
-"""flash, memory-efficient, the same in bfloat16, cuDNN's; workspace."""
+"""Which kernels exist: flash, memory-efficient, memory-efficient in bfloat16, cuDNN's; and the workspace, bytes."""
 TRACES = 6
 """Kinds of kernels among all cards: before 8.0, 8.x, 9.x and 10.x, 12.x and gfx90a, gfx942, gfx908."""
 
@@ -31,9 +31,15 @@ TRACES = 6
 @pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
 def test_each_generation_has_its_kernels(generation, expected):
     card = card_named("a100_80gb").model_copy(update={"compute_capability": generation, "multiprocessors": 7})
-    of = kernels_of(card)
-    assert (of.flash, of.efficient, of.bfloat_efficient, of.cudnn, of.workspace_bytes) == expected
-    assert of.multiprocessors == 7
+    kernels = kernels_of(card)
+    assert (
+        kernels.flash,
+        kernels.efficient,
+        kernels.bfloat_efficient,
+        kernels.cudnn,
+        kernels.workspace_bytes,
+    ) == expected
+    assert kernels.multiprocessors == 7
 
 
 def test_every_card_is_of_a_generation_that_is_tested():

@@ -68,14 +68,14 @@ def test_the_place_of_a_hang_is_in_the_thread_that_runs_this_project():
 
 
 def test_a_real_dump_of_stacks_is_read(tmp_path):
-    waiting, over = threading.Event(), threading.Event()
+    waiting, ended = threading.Event(), threading.Event()
     called = function_of_module("def called(a, b):\n    a.set()\n    b.wait()\n")
-    thread = threading.Thread(target=called, args=(waiting, over))
+    thread = threading.Thread(target=called, args=(waiting, ended))
     thread.start()
     waiting.wait()
     with (tmp_path / "dump").open("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
-        over.set()
+        ended.set()
         file.seek(0)
         assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in location_in_log(
             file.read()

@@ -52,8 +52,8 @@ def fake_trainer(tmp_path, monkeypatch):
     return monkeypatch
 
 
-def run_fake_row(fake, out, how, time_limit_s=30):
-    fake.setenv("FAKE", how)
+def run_fake_row(fake, out, behavior, time_limit_s=30):
+    fake.setenv("FAKE", behavior)
     return run_row(spec(time_limit_s=time_limit_s), out, "the command")
 
 
@@ -147,11 +147,11 @@ def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake_train
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("behavior", "message"),
     [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
 )
-def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_trainer, tmp_path, how, message):
-    result = run_fake_row(fake_trainer, tmp_path, how)
+def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_trainer, tmp_path, behavior, message):
+    result = run_fake_row(fake_trainer, tmp_path, behavior)
     assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
     assert result.failure.message.startswith(message)
     assert (result.device.name, result.memory) == ("unknown", Memory())
@@ -251,14 +251,14 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "out", "err"),
+    ("behavior", "code", "out", "err"),
     [
         ("fits", 0, "oom: out of GPU memory\n", ""),
         ("reject", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
-def test_main_prints_the_outcome_of_the_row(fake_trainer, tmp_path, capsys, how, code, out, err):
-    fake_trainer.setenv("FAKE", how)
+def test_main_prints_the_outcome_of_the_row(fake_trainer, tmp_path, capsys, behavior, code, out, err):
+    fake_trainer.setenv("FAKE", behavior)
     fake_trainer.setenv("TESTBED_COMMAND", "testbed run lab")
     (tmp_path / "row.json").write_text(spec().model_dump_json())
     assert run_main(fake_trainer, "--spec", tmp_path / "row.json", "--out", tmp_path / "row") == code

@@ -15,8 +15,8 @@ from tests.support.services.chromium import Page, chromium_path
 
 SUITE = "single_gpu_blip2"
 ROWS = ("reduced-batch", "reduced-precision")
-WITHIN_S = 10.0
-RUN_S = 300.0
+UPDATE_LIMIT_S = 10.0
+RUN_LIMIT_S = 300.0
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_a_page_of_a_run_under_way_shows_each_row_and_changes_nothing(running_ru
     folder, process = running_run
     with serving(folder) as address, Page(chromium_path(), tmp_path / "chromium") as page:
         open_view(page, address)
-        page.until(shows_row(ROWS[0], "(?!waiting|ran)") + r" && /\d running/.test(shown())", RUN_S)
+        page.until(shows_row(ROWS[0], "(?!waiting|ran)") + r" && /\d running/.test(shown())", RUN_LIMIT_S)
         for row in ROWS:
             result = folder / SUITE / row / "result.json"
-            wait_for(result.exists, RUN_S)
-            page.until(shows_row(row, "ran"), WITHIN_S)
-        process.wait(RUN_S)
+            wait_for(result.exists, RUN_LIMIT_S)
+            page.until(shows_row(row, "ran"), UPDATE_LIMIT_S)
+        process.wait(RUN_LIMIT_S)
         before = files(folder)
         page.call("Input.insertText", text="dwx\r")
         time.sleep(2)

@@ -76,16 +76,16 @@ def slots_minute_by_minute(bookings, requirements, now):
     found = []
     for _, group in groupby(sorted(HOSTS, key=site_and_type), key=site_and_type):
         hosts = [(host, unavailable_minutes(host, bookings, first)) for host in group if host.gpus >= requirements.gpus]
-        over = 0
+        busy_until = 0
         for start in searched[: HORIZON_DAYS * 24]:
             free = [host for host, busy in hosts if busy.find(1, start - first, start - first + length) < 0]
-            if start < over or len(free) < requirements.count:
+            if start < busy_until or len(free) < requirements.count:
                 continue
             if requirements.hours is None or all(
                 slot_in_words(minute, requirements.hours) for minute in range(start, start + length)
             ):
                 found.append(time_slot(free[: requirements.count], start, length))
-                over = start + length
+                busy_until = start + length
     return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
 
 

@@ -300,7 +300,7 @@ def test_a_missing_image_is_rejected():
 
 def images(*described):
     """Return a site with images of that name; described: id, visibility and status of each."""
-    found = [SimpleNamespace(id=id, visibility=who, status=status) for id, who, status in described]
+    found = [SimpleNamespace(id=id, visibility=visibility, status=status) for id, visibility, status in described]
     return cloud(sdk=SimpleNamespace(image=SimpleNamespace(images=lambda name: found)))
 
 

@@ -143,7 +143,7 @@ def test_of_two_own_leases_the_younger_is_deleted(reconciler, lease_request, mon
     assert kept.created == "001"
 
 
-def test_a_lease_that_is_over_does_not_hide_the_living_one():
+def test_an_ended_lease_does_not_hide_the_active_one_of_the_same_name():
     site, record = FakeSite(), ActiveLease("llm_cc", "other", "CHI@UC", "")
     _add_lease_of_other_program(site, id="over", status="TERMINATED", created="001")
     _add_lease_of_other_program(site, id="alive", created="002")

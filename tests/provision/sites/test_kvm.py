@@ -52,9 +52,9 @@ def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
     assert busy_periods(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
 
 
-@pytest.mark.parametrize(("limit", "over"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
-def test_periods_in_which_too_much_is_taken(limit, over):
-    assert periods_above(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in over]
+@pytest.mark.parametrize(("limit", "periods"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
+def test_periods_in_which_too_much_is_taken(limit, periods):
+    assert periods_above(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in periods]
 
 
 def test_reservations_without_a_flavor_are_skipped():

@@ -242,16 +242,16 @@ def test_an_invalid_response_is_reported_in_one_line(answer, kind, message, serv
 
 
 def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, monkeypatch):
-    monkeypatch.setattr(reference_api, "REQUEST_S", 0.3)
-    over = threading.Event()
+    monkeypatch.setattr(reference_api, "REQUEST_TIMEOUT_S", 0.3)
+    ended = threading.Event()
 
     def send_slowly(client):
         client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
-        while not over.wait(0.05):
+        while not ended.wait(0.05):
             client.sendall(b" ")
 
     for action, says in (
-        (lambda client: over.wait(10), "does not answer: ReadTimeout"),
+        (lambda client: ended.wait(10), "does not answer: ReadTimeout"),
         (send_slowly, "does not end within"),
     ):
         raw_service(action)
@@ -259,7 +259,7 @@ def test_a_silent_or_slow_response_is_abandoned_at_the_time_limit(raw_service, m
         with pytest.raises(Unreachable, match=says):
             reference_items("sites")
         assert time.monotonic() - begun < 5
-    over.set()
+    ended.set()
 
 
 @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", b"garbage\r\n\r\n"])

@@ -1,4 +1,4 @@
-"""Invalid records of other users are skipped, and records of this program never. The clients are fakes."""
+"""Invalid records of other users are skipped; invalid records of this program are not. The clients are fakes."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -298,10 +298,10 @@ def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty_
 
 
 @pytest.mark.parametrize(
-    ("does", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
+    ("line", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
 )
-def test_a_login_shell_that_runs_no_command_is_named(chatty_login, does, message):
+def test_a_login_shell_that_runs_no_command_is_named(chatty_login, line, message):
     server, start = chatty_login
-    start.write_text(f"#!/bin/sh\n{does}\n")
+    start.write_text(f"#!/bin/sh\n{line}\n")
     with pytest.raises(LoginRejected, match=message):
         SshShell(server.login()).run("echo in")

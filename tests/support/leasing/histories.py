@@ -55,8 +55,8 @@ class UnreliableSite(FakeSite):
             setattr(self, name, self._request_with_planned_outcome(getattr(self, name)))
 
     def leases(self):
-        over = [one.id for one in self.held if one.end <= self.clock.now()]
-        return [replace(one, status="TERMINATED") if one.id in over else one for one in self.held]
+        ended = [one.id for one in self.held if one.end <= self.clock.now()]
+        return [replace(one, status="TERMINATED") if one.id in ended else one for one in self.held]
 
     def servers(self):
         going = {one.tag for one in self.leases() if one.status == "ACTIVE"}

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-LIVES_S = 30 * 60
-"""How long a service that lives may take until it answers: on a busy machine, minutes."""
+ANSWER_LIMIT_S = 30 * 60
+"""How long a service may take until it answers, as long as its process runs: on a busy machine, minutes."""
 TAIL = 3000
 
 
@@ -19,15 +19,15 @@ def enable_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_for(true, within_s: float = 150.0) -> None:
+def wait_for(condition, within_s: float = 150.0) -> None:
     until = time.monotonic() + within_s
-    while not true():
+    while not condition():
         assert time.monotonic() < until, "condition was not met in time"
         time.sleep(0.05)
 
 
 def wait_until_up(
-    name: str, process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool], limit_s: float = LIVES_S
+    name: str, process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool], limit_s: float = ANSWER_LIMIT_S
 ) -> None:
     """Wait until a service answers. Raises RuntimeError with the end of its log as soon as its process has ended."""
     until = time.monotonic() + limit_s

@@ -22,6 +22,6 @@ def reference_verdict(got, **changes):
     return last_verdict([got] if got else [], rows=rows, asked=("a",))
 
 
-def claim_verdict(check, *results, rows=({"id": "a"}, {"id": "b"}), **about):
+def claim_verdict(check, *results, rows=({"id": "a"}, {"id": "b"}), **fields):
     checks = check if isinstance(check, list) else [check]
-    return last_verdict(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **about}])
+    return last_verdict(results, list(rows), [{"id": "says-so", "says": "It is so.", "checks": checks, **fields}])

@@ -33,7 +33,7 @@ def pins(versions: Mapping[str, str]) -> Pins:
     return {name: Pin(version) for name, version in versions.items()}
 
 
-def seen(peak_gib: float, outcome: str = "fits") -> Observation:
+def fake_observation(peak_gib: float, outcome: str = "fits") -> Observation:
     """Return an observation of one row."""
     figures = {"row": {"peak_gib": peak_gib}} if outcome == "fits" else {}
     return Observation(outcomes={"row": outcome}, reasons={}, figures=figures, statuses={"row/peak_gib": "pass"})

@@ -321,12 +321,12 @@ def tiny_run(path: Path) -> RunFolder:
     return write_run(path, run, results)
 
 
-def with_predictions(folder: RunFolder, off: float = 1.01) -> RunFolder:
+def with_predictions(folder: RunFolder, factor: float = 1.01) -> RunFolder:
     """Write a prediction for each row of the run: ``off`` times the peak in MEASURED, or 60 GiB."""
     run = folder.read_run()
     suite = suite_named(run.suite)
     specs = [suite_row_spec(suite, suite.row(row), run.card) for row in run.rows]
-    predict = Predictor(lambda spec: _highest(spec.row) * off)
+    predict = Predictor(lambda spec: _highest(spec.row) * factor)
     folder.write_predictions(predict(specs))
     return folder
 

@@ -23,16 +23,16 @@ def time_noise() -> float:
     return stdev(plain) / mean(plain)
 
 
-def repeat_run(folder: Path, number: int, change: Change | None = None, of: Path = RUN) -> RunFolder:
+def repeat_run(folder: Path, number: int, change: Change | None = None, source: Path = RUN) -> RunFolder:
     """Write the run ``of`` as if it ran ``number`` weeks later, with noise, and with ``change`` in each result."""
     random, folder = Random(number), folder / f"week-{number:02}"
     folder.mkdir(parents=True)
     later = timedelta(weeks=number)
-    run = json.loads((of / RUN_FILE).read_text())
+    run = json.loads((source / RUN_FILE).read_text())
     run["started_at"] = _later(run["started_at"], later)
     (folder / RUN_FILE).write_text(json.dumps(run))
     with (folder / "results.jsonl").open("w") as file:
-        for result in _results(of):
+        for result in _results(source):
             result["started_at"] = _later(result["started_at"], later)
             _make_noise(result, random)
             if change:
@@ -41,8 +41,8 @@ def repeat_run(folder: Path, number: int, change: Change | None = None, of: Path
     return RunFolder(folder)
 
 
-def _results(of: Path) -> Iterator[dict[str, Any]]:
-    return (json.loads(line) for line in (of / "results.jsonl").read_text().splitlines())
+def _results(source: Path) -> Iterator[dict[str, Any]]:
+    return (json.loads(line) for line in (source / "results.jsonl").read_text().splitlines())
 
 
 def _later(moment: str, later: timedelta) -> str:

@@ -40,30 +40,32 @@ def main() -> int:
     return 0
 
 
-def behave(how: str, spec: RowSpec, out: Path) -> None:
+def behave(behavior: str, spec: RowSpec, out: Path) -> None:
     """Write a result or fail, depending on ``how``."""
-    print(f"{spec.row} behaves: {how}, started {'cold' if signals.warm_process_pid is None else 'warm'}", flush=True)
-    if how == "die":
+    print(
+        f"{spec.row} behaves: {behavior}, started {'cold' if signals.warm_process_pid is None else 'warm'}", flush=True
+    )
+    if behavior == "die":
         os.kill(os.getpid(), 9)
-    if how == "silent":
+    if behavior == "silent":
         return
-    if how == "garbled":
+    if behavior == "garbled":
         write(out / RESULT_FILE, "{}")
         return
-    if how == "child":
+    if behavior == "child":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-    if how == "hang" or (how == "warm-hang" and signals.warm_process_pid):
+    if behavior == "hang" or (behavior == "warm-hang" and signals.warm_process_pid):
         progress = Progress(phase="backward", step=3, micro_steps=7, planned_micro_steps=9, memory=Memory(peak_gib=1.5))
         write(out / PROGRESS_FILE, progress.model_dump_json())
         time.sleep(600)
-    if how == "slow":
+    if behavior == "slow":
         time.sleep(3)
-    if how == "large":
+    if behavior == "large":
         with (out / "large").open("wb") as file:
             file.write(os.urandom(LARGE_BYTES))
-    if how.startswith("sleep-"):
-        time.sleep(float(how.removeprefix("sleep-")))
-    write(out / RESULT_FILE, fake_result(spec, "oom" if how == "oom" else "fits").model_dump_json())
+    if behavior.startswith("sleep-"):
+        time.sleep(float(behavior.removeprefix("sleep-")))
+    write(out / RESULT_FILE, fake_result(spec, "oom" if behavior == "oom" else "fits").model_dump_json())
 
 
 def fake_result(spec: RowSpec, outcome: Outcome) -> Result:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.results.run_folder import RunFolder
-from experiments.runners.plan import Planned
+from experiments.runners.plan import PlannedRow
 from experiments.suites.row_spec import RowSpec
 from provision.models import Gpu, Node
 from tests.support.results import in_memory
@@ -31,8 +31,8 @@ def folder(path: Path, *rows: str, **changes: Any) -> RunFolder:
     return made
 
 
-def rows_to_run(*specs: RowSpec) -> list[Planned]:
-    return [Planned(one, True, "no result yet") for one in specs]
+def rows_to_run(*specs: RowSpec) -> list[PlannedRow]:
+    return [PlannedRow(one, True, "no result yet") for one in specs]
 
 
 OFFLOAD = {"model": "blip2-flan-t5-xxl", "optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}

@@ -61,16 +61,16 @@ class RequestHandler(BaseHTTPRequestHandler):
         if self.server.error_status:
             self._send(self.server.error_status, b"")
         elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
-            self._of_repo("/".join(match.groups()), self._info)
+            self._answer_for_repo("/".join(match.groups()), self._info)
         elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/[^/]+", path):
-            self._of_repo("/".join(match.groups()), self._tree)
+            self._answer_for_repo("/".join(match.groups()), self._tree)
         elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             kind, repo, commit, name = match.groups()
-            self._of_repo(f"{kind or 'models/'}{repo}", lambda folder: self._file(folder / name, name, commit))
+            self._answer_for_repo(f"{kind or 'models/'}{repo}", lambda folder: self._file(folder / name, name, commit))
         else:
             self._send(404, b"")
 
-    def _of_repo(self, repo, answer) -> None:
+    def _answer_for_repo(self, repo, answer) -> None:
         if repo in self.server.repos:
             answer(self.server.repos[repo])
         else:

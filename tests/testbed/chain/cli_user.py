@@ -23,7 +23,7 @@ SUITE = "single_gpu_blip2"
 REMOTE_RUNS = f"/home/{USER}/{REMOTE_FOLDER}"
 REPOSITORY = Path(__file__).resolve().parents[3]
 OUTPUT_TIMEOUT_S = 1500.0
-LOOK_S = 0.1
+POLL_INTERVAL_S = 0.1
 
 
 class Command:
@@ -51,7 +51,7 @@ class Command:
         while not (found := re.search(pattern, self.output)):
             assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.output}"
             assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.output}"
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
         return found[0]
 
     def kill(self) -> None:

@@ -15,7 +15,7 @@ from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.gate import Gate
 
-LOOK_S = 1.0
+POLL_INTERVAL_S = 1.0
 FIRST = 51
 SSH = 22
 DOCKER = "/var/lib/docker"
@@ -57,7 +57,7 @@ class Machines:
             self._keep({}, {})
 
     def _follow(self) -> None:
-        while not self._over.wait(LOOK_S):
+        while not self._over.wait(POLL_INTERVAL_S):
             with contextlib.suppress(SiteError):
                 servers = {one.id: one for one in self._site.servers() if one.status == "ACTIVE"}
                 addresses = {one.ip: one.server for one in self._site.addresses() if one.server in servers}

@@ -86,14 +86,14 @@ def main() -> int:
         return 2
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, stage(Path(folder)) as on:
-        client = subprocess.Popen(on.client(results))
+    with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, stage(Path(folder)) as started:
+        client = subprocess.Popen(started.client(results))
         with contextlib.suppress(KeyboardInterrupt):
             client.wait()
         if client.poll() is None:
             client.send_signal(signal.SIGINT)
         code = client.wait()
-        left = left_at(on.site)
+        left = left_at(started.site)
         if code:
             shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
     print(f"rehearsed in {format_duration(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")

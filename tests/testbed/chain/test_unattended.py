@@ -35,10 +35,10 @@ def results_target(cli_user: CliUser, tmp_path: Path) -> Iterator[Path]:
 
 
 def reproduces(cli_user: CliUser, target: Path) -> Command:
-    to = f"root@{network.GATEWAY}:{target}"
+    results_to = f"root@{network.GATEWAY}:{target}"
     key = target.with_name("sshd") / "key"
     return cli_user.start_reproduce(
-        "--row", ROW, "--end-when-idle", IDLE, "--results-to", to, "--results-key", str(key)
+        "--row", ROW, "--end-when-idle", IDLE, "--results-to", results_to, "--results-key", str(key)
     )
 
 

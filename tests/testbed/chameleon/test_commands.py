@@ -252,7 +252,7 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
     caplog.set_level("DEBUG")
     keystone = local_openstack.gates["keystone"]
     doctor = ("doctor", "--site", "chameleon", "--key", str(key.file))
-    keystone.heard = bytearray()
+    keystone.recorded_traffic = bytearray()
     messages = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]
     messages += [
         testbed("lease", *lease_flags, "--node-type", "none"),
@@ -265,7 +265,7 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
         testbed("orphans"),
     ]
     assert [code for code, _, _ in messages] == [0, 0, 0, 2, 0, 2, 1, 2]
-    tokens = re.findall(r"(?i)x-subject-token: (\S+)", keystone.heard.decode(errors="replace"))
+    tokens = re.findall(r"(?i)x-subject-token: (\S+)", keystone.recorded_traffic.decode(errors="replace"))
     assert len(tokens) >= 5, "each command has a token of its own"
     files = {file: file.read_text(errors="replace") for file in tmp_path.rglob("*") if file.is_file()}
     assert "create server" in files[tmp_path / "state" / "ledger.jsonl"]

@@ -61,7 +61,7 @@ class FaultInjector:
         self.local_openstack, self.site = local_openstack, site
         self.service: str | None = None
         self.met: list[tuple[str, str]] = []
-        self.patience_s = site.session.timeout
+        self.timeout_s = site.session.timeout
 
     def inject(self, fault, service):
         """Cut a service off; a client that gets no answer gives up after SHORT_S."""
@@ -76,7 +76,7 @@ class FaultInjector:
         if self.service and "attempt" in line:
             self._gate().repair()
             self.met.append((self.service, line))
-            self.service, self.site.session.timeout = None, self.patience_s
+            self.service, self.site.session.timeout = None, self.timeout_s
 
     def _gate(self):
         at_kvm = {"blazar": "blazar_kvm", "cinder": "volumes"} if self.site.name == KVM else {}
@@ -276,12 +276,12 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
         revoked.append(site.session.get_token())
         site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
         gate = local_openstack.gates["blazar" if service == "blazar" else "nova"]
-        gate.heard = bytearray()
+        gate.recorded_traffic = bytearray()
 
     lease_with_interrupted_waits(FaultInjector(local_openstack, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
-        heard = bytes(local_openstack.gates[service].heard)
+        heard = bytes(local_openstack.gates[service].recorded_traffic)
         assert token.encode() in heard
         assert b" 401 " in heard
     assert site.session.get_token() not in revoked

@@ -149,13 +149,13 @@ def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, local_o
     lease(site, reconciler, lease_request())
     local_openstack.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")
-    over = reconciler.wait(
+    ended = reconciler.wait(
         "end",
         lambda: release.lease_state(site, reconciler, active_lease).lease,
         lambda now: now.status == "TERMINATED",
         9e9,
     )
-    assert over
+    assert ended
     state = release.lease_state(site, reconciler, active_lease)
     assert (state.servers, state.lease.hosts) == ((), ())
     assert state.used_su > 0

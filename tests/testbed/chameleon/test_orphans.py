@@ -27,8 +27,8 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     assert leaked_resources(site, reconciler) == []
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
-    (there,) = (f"lease {one.id}" for one in site.leases())
-    orphans = {active_lease.tag: {"there": [there], "opened_here": True}}
+    (lease_name,) = (f"lease {one.id}" for one in site.leases())
+    orphans = {active_lease.tag: {"there": [lease_name], "opened_here": True}}
     code, out, _ = testbed("orphans", "--json")
     assert (code, json.loads(out)) == (0, {"orphans": orphans, "deleted": []})
     code, out, _ = testbed("orphans", "--clean", "--dry-run", "--json")

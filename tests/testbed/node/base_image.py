@@ -38,7 +38,7 @@ def base_archive(say: Say) -> Path:
 
 
 def wheels(pins: Path, say: Say) -> Path:
-    """Return an archive with the folder "wheels", downloaded if not cached: the list and JupyterLab, no PyTorch."""
+    """Return an archive of the wheels of the package list and JupyterLab, without PyTorch; download them once."""
     lines = [line for file in (pins, pins.with_name("jupyter.txt")) for line in file.read_text().splitlines()]
     listed = [line for line in lines if "==" in line and not line.startswith("torch==")]
     archive = cache_folder() / f"wheels-{hashlib.sha256(repr(listed).encode()).hexdigest()[:12]}.tar"

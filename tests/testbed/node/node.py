@@ -25,7 +25,7 @@ from tests.testbed.node import gpus, network
 from tests.testbed.node.image import NodeImage, copy_root
 
 BOOT_LIMIT_S = 90
-STOP_S = 15
+STOP_LIMIT_S = 15
 REBOOTED = 133
 TEST_NODE_VARIABLES = {
     "precheck_disk_gib": 12,
@@ -166,7 +166,7 @@ class Node:
             f"[Network]\nAddress={self.address}/24\nGateway={network.GATEWAY}\nIPv6AcceptRA=no\n"
         )
         (etc / "systemd/system.conf.d").mkdir(exist_ok=True)
-        (etc / "systemd/system.conf.d/10-node.conf").write_text(f"[Manager]\nDefaultTimeoutStopSec={STOP_S}\n")
+        (etc / "systemd/system.conf.d/10-node.conf").write_text(f"[Manager]\nDefaultTimeoutStopSec={STOP_LIMIT_S}\n")
         host_key = etc / "ssh/ssh_host_ed25519_key"
         host_key.unlink(missing_ok=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host_key], check=True)

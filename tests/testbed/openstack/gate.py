@@ -22,8 +22,8 @@ class Gate:
     def __init__(self, outer: tuple[str, int], inner: tuple[str, int]) -> None:
         self._outer, self._inner = outer, inner
         self._fault: Fault | None = None
-        self.heard: bytearray | None = None
-        """The traffic in both directions until ``repair``, once a test sets it."""
+        self.recorded_traffic: bytearray | None = None
+        """The traffic in both directions, recorded from when a test sets it until ``repair``."""
         self._mended = threading.Event()
         self._open()
 
@@ -42,7 +42,7 @@ class Gate:
     def repair(self) -> None:
         if self._fault == "gone":
             self._open()
-        self._fault = self.heard = None
+        self._fault = self.recorded_traffic = None
         self._mended.set()
 
     def close(self) -> None:
@@ -105,8 +105,8 @@ class Gate:
     def _pass(self, data: bytes, sink: socket.socket) -> None:
         if self._fault == "slow":
             self._mended.wait(SLOW_S)
-        if self.heard is not None:
-            self.heard += data
+        if self.recorded_traffic is not None:
+            self.recorded_traffic += data
         sink.sendall(data)
 
 

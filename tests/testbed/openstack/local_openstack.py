@@ -97,7 +97,7 @@ class LocalOpenStack:
         """Set how nodes boot, by name with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
         uids["hypervisor"] = hardware.HYPERVISOR
-        behavior = {uids[name]: how for name, how in nodes.items()}
+        behavior = {uids[name]: action for name, action in nodes.items()}
         _write_whole(self.place.folder / "nova" / "behavior.json", json.dumps(behavior))
 
     def answer_of_reference_api(self, **answer: object) -> None:
@@ -150,7 +150,7 @@ def _service_answers(url: str) -> bool:
 
 
 def open_local_openstack(folder: Path) -> LocalOpenStack:
-    """Start the services in an empty folder, from the seeded folder in the cache."""
+    """Start the services in an empty folder, with a copy of the seeded data in the cache."""
     golden = seeded()
     prefix, lock = _free_prefix()
     place = Place(folder, prefix)

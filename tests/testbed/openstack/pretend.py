@@ -20,10 +20,10 @@ class Driver(fake.FakeDriver):  # type: ignore[misc] # nova is not in this envir
     vcpus, memory_mb, local_gb = 160, 524_288, 2_000
 
     def spawn(self, context, instance, *args, **kwargs):
-        how = self._behavior()
-        time.sleep(how.get("seconds", 0))
-        if "fail" in how:
-            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=how["fail"])
+        behavior = self._behavior()
+        time.sleep(behavior.get("seconds", 0))
+        if "fail" in behavior:
+            raise exception.BuildAbortException(instance_uuid=instance.uuid, reason=behavior["fail"])
         return super().spawn(context, instance, *args, **kwargs)
 
     def get_nodenames_by_uuid(self, refresh=False):

@@ -8,7 +8,7 @@ in the service, a missing field of the model is null. Left out: histories of ver
 reservations, which the program does not read.
 
 The file ``answer.json`` replaces every answer: {"status": 503, "type": "text/html", "body": "...", "headers": {}}, with
-"times": how often the body is repeated.
+"times": how many copies of the body the answer has.
 """
 
 import hashlib
@@ -93,8 +93,8 @@ class ReferenceApi:
         }
 
     def _file(self, path: str, kind: str) -> Path:
-        here = self._folder / path.lstrip("/")
-        return here / f"{here.name}.json" if kind in ("site", "cluster") else here.parent / f"{here.name}.json"
+        item = self._folder / path.lstrip("/")
+        return item / f"{item.name}.json" if kind in ("site", "cluster") else item.parent / f"{item.name}.json"
 
     def _version(self) -> str:
         """Return a hash of the files, as the service returns the commit of their repository."""

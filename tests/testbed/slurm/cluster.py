@@ -29,8 +29,8 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = "slurm-wlm munge openssh-server"
 REPOSITORY = Path(__file__).resolve().parents[3]
 CPUS, MEMORY_MIB = 8, 8192
-UP_S = 600.0
-GONE_S = 15.0
+START_LIMIT_S = 600.0
+END_LIMIT_S = 15.0
 
 CONF = """\
 ClusterName=testbed
@@ -127,12 +127,12 @@ class Cluster:
         """Stop all of it, including jobs; only the files are left."""
         self.query("scancel", "--user", self.user, check=False)
         with suppress(TimeoutError):
-            _wait_for(lambda: not self.query("squeue", "--noheader", check=False), GONE_S)
+            _wait_for(lambda: not self.query("squeue", "--noheader", check=False), END_LIMIT_S)
         for process in self._started.values():
             process.kill()
             process.wait()
         self._sshd.stop()
-        kill_tagged("SLURM_CONF", str(self.conf), GONE_S)
+        kill_tagged("SLURM_CONF", str(self.conf), END_LIMIT_S)
         if os.getuid() == 0:
             with locked(cache_folder() / "useradd"):
                 subprocess.run(["userdel", "--remove", "--force", self.user], check=True, capture_output=True)
@@ -156,7 +156,7 @@ class Cluster:
         for process in above:
             if process.name() == "slurmstepd":
                 process.kill()
-        kill_tagged("SLURMD_NODENAME", node, GONE_S)
+        kill_tagged("SLURMD_NODENAME", node, END_LIMIT_S)
 
     def states(self) -> list[str]:
         return self.query("sinfo", "--noheader", "--Node", "--format", "%T", check=False).split()
@@ -233,9 +233,9 @@ def _free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def _wait_for(true: Callable[[], object], within_s: float = UP_S) -> None:
+def _wait_for(condition: Callable[[], object], within_s: float = START_LIMIT_S) -> None:
     until = time.monotonic() + within_s
-    while not true():
+    while not condition():
         if time.monotonic() > until:
             raise TimeoutError("the cluster did not come up; its logs are in its folder")
         time.sleep(0.05)

@@ -40,9 +40,9 @@ def small_disk(state: Path) -> Iterator[None]:
 
 @pytest.fixture
 def shell(cluster: Cluster) -> Iterator[SshShell]:
-    over = SshShell(cluster.login(), connect_limit_s=5)
-    yield over
-    over.close()
+    shell = SshShell(cluster.login(), connect_limit_s=5)
+    yield shell
+    shell.close()
 
 
 @pytest.fixture

@@ -49,8 +49,8 @@ class Harness:
     def files(self, row: str) -> str:
         """Return the ends of all files of a row and of its jobs, so that an unexpected outcome can be explained."""
         found = (path for top in self.folders() for path in sorted(top.rglob("*")) if path.is_file())
-        of_row = (path for path in found if path.parent.name.partition("-")[0] == row)
-        return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-2000:]}" for path in of_row)
+        row_logs = (path for path in found if path.parent.name.partition("-")[0] == row)
+        return "\n".join(f"{path}:\n{path.read_text(errors='replace')[-2000:]}" for path in row_logs)
 
     def folders(self) -> list[Path]:
         """Return the folders with files of rows."""
@@ -78,7 +78,7 @@ class LocalHarness(Harness):
         self._patch = patch
 
     def runner(self, behavior: dict[str, str]) -> LocalRunner:
-        self._patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in behavior.items()))
+        self._patch.setenv("FAKE", ",".join(f"{row}={action}" for row, action in behavior.items()))
         self._patch.setenv("FAKE_JOURNAL", str(self.journal))
         return LocalRunner(self.folder, sample_rows.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
@@ -101,17 +101,17 @@ class SlurmHarness(Harness):
         return [*super().folders(), self.cluster.home]
 
     def runner(self, behavior: dict[str, str]) -> SlurmRunner:
-        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        behaviors = ",".join(f"{row}={action}" for row, action in behavior.items())
         profile = profile_of(self.cluster, FAKE=behaviors, FAKE_JOURNAL=str(self.journal))
         rows = Rows(self.shell, profile.model_copy(update=self._profile))
         return SlurmRunner(self.folder, rows, self.view, fake_worker.MODULE, GRACE_S, **self.options)
 
     def running_processes(self) -> list[psutil.Process]:
-        there = str(self.cluster.home)
+        home = str(self.cluster.home)
         return [
             one
             for one in find_tagged(row_process.ROW_VARIABLE)
-            if one.environ()[row_process.ROW_VARIABLE].startswith(there)
+            if one.environ()[row_process.ROW_VARIABLE].startswith(home)
         ]
 
     def queue(self) -> dict[str, str]:

@@ -42,7 +42,7 @@ class CliUser:
         )
 
     def profile(self, **behavior: str) -> Path:
-        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        behaviors = ",".join(f"{row}={action}" for row, action in behavior.items())
         profile = profile_of(self.cluster, FAKE=behaviors, FAKE_JOURNAL=str(self.journal))
         file = self.path / "super.yaml"
         data = {**profile.model_dump(mode="json"), "host": "super", "folder": f"testbed-{self.path.name}"}
@@ -53,7 +53,7 @@ class CliUser:
         self, *more: str, program: str = fake_testbed.__name__, **behavior: str
     ) -> "subprocess.Popen[str]":
         rows = [part for row in ROWS for part in ("--row", row)]
-        profile = self.profile(**{name.replace("_", "-"): how for name, how in behavior.items()})
+        profile = self.profile(**{name.replace("_", "-"): action for name, action in behavior.items()})
         where = ["--site", "slurm", "--profile", str(profile), "--results", str(self.path / "results")]
         return subprocess.Popen(
             [sys.executable, "-m", program, "run", SUITE, *rows, *where, "--run-id", RUN_ID, "--size", "tiny", *more],

@@ -41,7 +41,7 @@ class FetchingHarness(SlurmHarness):
         self.pretrained = self.setup = ""
 
     def runner(self, behavior, worker=fake_worker.MODULE) -> SlurmRunner:
-        behaviors = ",".join(f"{row}={how}" for row, how in behavior.items())
+        behaviors = ",".join(f"{row}={action}" for row, action in behavior.items())
         own = {"FAKE": behaviors, "FAKE_JOURNAL": str(self.journal), "HF_ENDPOINT": self.web.url}
         profile = profile_of(self.cluster, **own)
         profile = profile.model_copy(update={"setup": (*profile.setup, self.setup), **self._profile})

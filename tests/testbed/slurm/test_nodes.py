@@ -44,7 +44,7 @@ class TwoNodeHarness:
         self.row = folder.row_named("a")
         return folder.results()["a"]
 
-    def real(self, *rows) -> dict[str, Result]:
+    def run_tiny_models(self, *rows) -> dict[str, Result]:
         """Run rows of the suite with tiny models, with one rank on each node."""
         size = {"size": "tiny", "length": "peak", "weights": "random", "data": "synthetic", "gpus_per_node": 1}
         run = in_memory.run(*rows, suite=SUITE, card="v100_32gb", run_id=self.mark, **size)
@@ -87,7 +87,7 @@ def harness(cluster, shell, tmp_path):
 
 
 def test_real_rows_train_on_two_nodes_by_torchrun_and_by_accelerate(harness):
-    found = harness.real("neo-8gpu-ddp", "neo-8gpu-fsdp")
+    found = harness.run_tiny_models("neo-8gpu-ddp", "neo-8gpu-fsdp")
     assert {row: result.reason for row, result in found.items() if result.outcome != "fits"} == {}
     assert [len(result.ranks) for result in found.values()] == [2, 2]
     assert [result.spec.settings.launcher for result in found.values()] == ["torchrun", "accelerate"]

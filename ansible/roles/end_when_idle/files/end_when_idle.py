@@ -25,9 +25,9 @@ QUERY_LIMIT_S = 60
 SAVE_LIMIT_S = 3000
 """Time limit of one attempt to copy the results, seconds."""
 LONGEST_GAP_S = 300
-"""After a longer gap between two checks, the idle time starts again, seconds."""
+"""Longest gap between two checks, seconds. After a longer one, the idle time starts again."""
 CLOCK_STEP_S = 60
-"""After a larger change of the clock between two checks, the idle time starts again, seconds."""
+"""Largest change of the clock between two checks, seconds. After a larger one, the idle time starts again."""
 JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
 """The folder of jobs in a run's folder, and two files in a job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
@@ -83,7 +83,7 @@ class ClockReading:
 class CheckState:
     """What the last check found.
 
-    idle_since_s: begin of the idle time, seconds since boot; None if the node was busy. marks: modification times of
+    idle_since_s: start of the idle time, seconds since boot; None if the node was busy. marks: modification times of
     files that work changes, which also show work between two checks.
     """
 

@@ -1,4 +1,4 @@
-"""Prepare libraries that use CUDA when they are imported for the phantom device, at their first import."""
+"""Prepare libraries for the phantom device at their first import, if importing them uses CUDA."""
 
 import importlib.util
 import sys

@@ -85,7 +85,7 @@ PARSERS: dict[Launcher, Callable[[Sequence[str]], tuple[Program, RankCounts]]] =
 
 
 def _parse_program(options: Any) -> Program:
-    """Return the program in the parsed options of torchrun or accelerate, which have the same names."""
+    """Return the program that torchrun or accelerate starts. Both parse it into options of the same names."""
     if options.module:
         return Program("module", options.training_script, tuple(options.training_script_args))
     program = parse_command([options.training_script, *options.training_script_args])

@@ -148,7 +148,7 @@ def _program_folder(program: Program) -> Path:
 
 
 def _run_program(program: Program) -> None:
-    """Run the program like Python does, with its folder first in sys.path and its arguments in sys.argv."""
+    """Run the program as Python does, with its folder first in sys.path and its arguments in sys.argv."""
     sys.argv = [program.target, *program.arguments]
     if program.kind == "module":
         sys.path[0] = os.getcwd()

@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[4]
 OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
 LIMIT_S = 600
 LINES = 12
-"""Lines of the log that are kept of a program that failed."""
+"""Number of log lines that are kept if a program fails."""
 STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged import watch\nwatch()\n"
 
 
@@ -77,7 +77,7 @@ def _run(words: list[str], folder: Path, environment: dict[str, str]) -> subproc
     return subprocess.run(words, cwd=folder, env=environment, check=False, **more)
 
 
-def each(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str, Any]]]) -> None:
+def append_answers(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str, Any]]]) -> None:
     """Append the answers for every case that the file does not have, with the seconds that they took."""
     done = {json.loads(line)["case"] for line in file.read_text().splitlines()} if file.exists() else set()
     for name, command in commands(wanted):
@@ -96,7 +96,7 @@ def each(file: Path, wanted: list[str], run: Callable[[list[str]], list[dict[str
 
 
 def compare(measured: Path, predicted: Path, table: Path) -> None:
-    """Write a table of both with the errors, and print their medians."""
+    """Write a table of measurements, predictions and errors; print a summary of the errors."""
     before, after = (
         {(one["case"], one.get("rank", 0)): one for one in map(json.loads, path.read_text().splitlines())}
         for path in (measured, predicted)
@@ -120,9 +120,9 @@ def compare(measured: Path, predicted: Path, table: Path) -> None:
 if __name__ == "__main__":
     what, first, second, *more = sys.argv[1:]
     if what == "measure":
-        each(Path(second), more, lambda command: measure(Path(first), command))
+        append_answers(Path(second), more, lambda command: measure(Path(first), command))
     elif what == "predict":
         card, *wanted = more
-        each(Path(second), wanted, lambda command: predict(Path(first), command, card))
+        append_answers(Path(second), wanted, lambda command: predict(Path(first), command, card))
     else:
         compare(Path(first), Path(second), Path(more[0]))

@@ -14,7 +14,7 @@ from experiments.cli.app import main
 from experiments.prediction import predict
 from experiments.prediction.times import calibrate
 from experiments.prediction.times.table import Machine as CalibratedMachine
-from experiments.prediction.times.table import Measured
+from experiments.prediction.times.table import OperationTime
 from experiments.runners import local_notebook_server, notebook_server, targets
 from experiments.runners.slurm import download
 from experiments.runners.targets import MonitorTarget
@@ -22,7 +22,7 @@ from provision.configure import playbook
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from provision.ssh.shell import LocalShell
-from tests.support.results.fake_index import seen, values, wheel
+from tests.support.results.fake_index import fake_observation, values, wheel
 from tests.support.results.handwritten import h200_run, with_predictions
 from tests.support.services.screens import WIDTHS, check_screen, session
 from tests.support.services.terminal import full_screen, terminal_output
@@ -108,8 +108,8 @@ def test_notebooks_on_fake_servers(width, monkeypatch):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_calibration_of_a_fake_gpu(width, monkeypatch):
     monkeypatch.setattr(calibrate, "this_machine", lambda _: GPU)
-    monkeypatch.setattr(calibrate, "measure", lambda _: Measured(1e-3, 1e-5))
-    monkeypatch.setattr(calibrate, "PROGRESS_S", 0.0)
+    monkeypatch.setattr(calibrate, "measure", lambda _: OperationTime(1e-3, 1e-5))
+    monkeypatch.setattr(calibrate, "PROGRESS_INTERVAL_S", 0.0)
     monkeypatch.setattr(predict, "trace_operations", lambda *_: OPERATIONS)
     check_screen("calibrate", width, session(CALIBRATE, width, {}))
 
@@ -124,7 +124,7 @@ def test_a_search_for_a_package_in_a_fake_index(width, tmp_path, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
     monkeypatch.setattr(
-        observe, "_predict_observation", lambda _, environment: seen(10 + sum(values(environment).values()))
+        observe, "_predict_observation", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
     )
     check_screen("blame", width, session(BLAME, width, {}))
 

@@ -79,13 +79,13 @@ def replayed(phantom: Any) -> Any:
 def streams(phantom: Any) -> Any:
     import torch
 
-    def two(side: Any) -> Any:
+    def free_then_allocate(side: Any) -> Any:
         held = block(512)
         del held
         with torch.cuda.stream(side):
             return block(512)
 
-    found = [added(phantom, partial(two, stream))[1] for stream in (None, torch.cuda.Stream())]
+    found = [added(phantom, partial(free_then_allocate, stream))[1] for stream in (None, torch.cuda.Stream())]
     return [*found, torch.cuda.current_stream().stream_id]
 
 
@@ -191,31 +191,33 @@ def shapes(phantom: Any) -> Any:
             "turned": (nn.Flatten(0, 1), (3, 7, 2)),
         }
 
-    def described(tensor: Any) -> Any:
+    def describe(tensor: Any) -> Any:
         return [list(tensor.shape), list(tensor.stride()), str(tensor.dtype)]
 
-    def ran(module: Any, given: Any) -> Any:
+    def run_backward(module: Any, given: Any) -> Any:
         out = module(given)
         out.backward(torch.empty_like(out))
         grads = [parameter.grad for parameter in module.parameters()] if isinstance(module, nn.Module) else []
-        return [described(tensor) for tensor in (out, *([given.grad] if given.is_floating_point() else []), *grads)]
+        return [describe(tensor) for tensor in (out, *([given.grad] if given.is_floating_point() else []), *grads)]
 
-    def found(device: str) -> Any:
+    def shapes_on(device: str) -> Any:
         digests = {}
         for dtype in (torch.float32, torch.bfloat16):
             for name, (module, size) in cases().items():
                 given = torch.zeros(size, dtype=dtype, device=device, requires_grad=True)
-                digests[f"{name} {dtype}"] = ran(module.to(device, dtype), given)
+                digests[f"{name} {dtype}"] = run_backward(module.to(device, dtype), given)
             ids = torch.zeros(2, 5, dtype=torch.long, device=device)
-            digests[f"embedding {dtype}"] = ran(nn.Embedding(11, 8).to(device, dtype), ids)
+            digests[f"embedding {dtype}"] = run_backward(nn.Embedding(11, 8).to(device, dtype), ids)
             logits = torch.zeros(10, 11, dtype=dtype, device=device, requires_grad=True)
             labels = ids.flatten()
-            digests[f"cross entropy {dtype}"] = ran(lambda given, labels=labels: F.cross_entropy(given, labels), logits)
+            digests[f"cross entropy {dtype}"] = run_backward(
+                lambda given, labels=labels: F.cross_entropy(given, labels), logits
+            )
             matrix = torch.zeros(2, 6, 3, dtype=dtype, device=device, requires_grad=True)
-            digests[f"matmul {dtype}"] = ran(lambda given: given @ given.transpose(1, 2), matrix)
+            digests[f"matmul {dtype}"] = run_backward(lambda given: given @ given.transpose(1, 2), matrix)
         return digests
 
-    return {"phantom": found("cuda"), "processor": found("cpu")}
+    return {"phantom": shapes_on("cuda"), "processor": shapes_on("cpu")}
 
 
 def kept_for_backward(phantom: Any) -> Any:
@@ -224,13 +226,13 @@ def kept_for_backward(phantom: Any) -> Any:
 
     given = torch.empty(1024, 1024, dtype=torch.bfloat16, device="cuda", requires_grad=True)
 
-    def kept(operation: Callable[[Any], Any]) -> int:
+    def kept_bytes(operation: Callable[[Any], Any]) -> int:
         return added(phantom, lambda: operation(given))[0]
 
     return {
-        "dropout": kept(lambda given: F.dropout(given, 0.1)),
-        "layer norm": kept(lambda given: F.layer_norm(given, (1024,))),
-        "relu": kept(F.relu),
+        "dropout": kept_bytes(lambda given: F.dropout(given, 0.1)),
+        "layer norm": kept_bytes(lambda given: F.layer_norm(given, (1024,))),
+        "relu": kept_bytes(F.relu),
     }
 
 
@@ -241,14 +243,14 @@ def attention(phantom: Any) -> Any:
     from experiments.suites.attention_kernels import kernels_of
     from experiments.suites.cards import card_named
 
-    def chosen(
+    def backward_kernel(
         card: str = "a100_80gb", type: Any = torch.bfloat16, keys: int = 16, heads: int = 4, width: int = 64,
-        mask: Any = None, **how: Any,
+        mask: Any = None, **options: Any,
     ) -> str:  # fmt: skip
         phantom.install(kernels_of(card_named(card)))
         query = torch.empty(2, 4, 16, width, dtype=type, device="cuda", requires_grad=True)
         key = torch.empty(2, heads, keys, width, dtype=type, device="cuda", requires_grad=True)
-        out = F.scaled_dot_product_attention(query, key, key, mask, **how)
+        out = F.scaled_dot_product_attention(query, key, key, mask, **options)
         out.backward(torch.empty_like(out))
         assert query.grad.shape == query.shape
         return out.grad_fn.name()
@@ -257,24 +259,24 @@ def attention(phantom: Any) -> Any:
     turned = torch.empty(2, 1, 16, 16, dtype=torch.bfloat16, device="cuda").transpose(2, 3)
     v100, half, mi250x, mi100 = "v100_32gb", torch.float16, "mi250x_gcd_64gb", "mi100_32gb"
     return {
-        "bfloat": chosen(),
-        "bfloat on AMD": chosen(mi250x),
-        "half on AMD without kernels": chosen(mi100, half),
-        "32 bit on AMD without kernels": chosen(mi100, torch.float32),
-        "32 bit": chosen(type=torch.float32),
-        "64 bit": chosen(type=torch.float64),
-        "mask": chosen(mask=whole),
-        "turned mask": chosen(mask=turned),
-        "bfloat without its kernels": chosen(v100),
-        "half without flash": chosen(v100, half),
-        "32 bit without flash": chosen(v100, torch.float32),
-        "causal": chosen(is_causal=True),
-        "causal, not square": chosen(is_causal=True, keys=24),
-        "not square": chosen(keys=24),
-        "grouped heads": chosen(heads=2, enable_gqa=True),
-        "grouped heads, mask": chosen(heads=2, enable_gqa=True, mask=whole),
-        "wide heads": chosen(width=264),
-        "unaligned heads": chosen(type=torch.float32, width=6),
+        "bfloat": backward_kernel(),
+        "bfloat on AMD": backward_kernel(mi250x),
+        "half on AMD without kernels": backward_kernel(mi100, half),
+        "32 bit on AMD without kernels": backward_kernel(mi100, torch.float32),
+        "32 bit": backward_kernel(type=torch.float32),
+        "64 bit": backward_kernel(type=torch.float64),
+        "mask": backward_kernel(mask=whole),
+        "turned mask": backward_kernel(mask=turned),
+        "bfloat without its kernels": backward_kernel(v100),
+        "half without flash": backward_kernel(v100, half),
+        "32 bit without flash": backward_kernel(v100, torch.float32),
+        "causal": backward_kernel(is_causal=True),
+        "causal, not square": backward_kernel(is_causal=True, keys=24),
+        "not square": backward_kernel(keys=24),
+        "grouped heads": backward_kernel(heads=2, enable_gqa=True),
+        "grouped heads, mask": backward_kernel(heads=2, enable_gqa=True, mask=whole),
+        "wide heads": backward_kernel(width=264),
+        "unaligned heads": backward_kernel(type=torch.float32, width=6),
     }
 
 

@@ -172,7 +172,7 @@ while True:
     optimizer.step()
     optimizer.zero_grad()
 """
-"""Weights of 8 MiB; the peak is at the begin of the backward pass. DDP replaces its buckets before the second one."""
+"""Weights of 8 MiB; the peak is at the start of the backward pass. DDP replaces its buckets before the second one."""
 
 
 def test_replaced_buckets_of_ddp_live_until_the_next_collective(trace):

@@ -10,7 +10,7 @@ from experiments.errors import InputError
 from experiments.prediction.times import calibrate as module
 from experiments.prediction.times.calibrate import calibrate
 from experiments.prediction.times.replay import NotReplayable
-from experiments.prediction.times.table import Machine, Measured, Table, read_lines
+from experiments.prediction.times.table import Machine, OperationTime, Table, read_lines
 
 MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
 KEYS = [
@@ -25,13 +25,13 @@ class FakeGpu:
         self.rejected, self.killed_at = rejected, killed_at
         self.measured: list[Any] = []
 
-    def measure(self, operation) -> Measured:
+    def measure(self, operation) -> OperationTime:
         if operation.elements == self.killed_at:
             raise KeyboardInterrupt
         if operation.elements == self.rejected:
             raise NotReplayable("not in this PyTorch")
         self.measured.append(operation.elements)
-        return Measured(1e-3, 1e-5)
+        return OperationTime(1e-3, 1e-5)
 
 
 @pytest.fixture

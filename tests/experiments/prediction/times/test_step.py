@@ -7,8 +7,15 @@ import pytest
 
 from experiments.prediction.times import step
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import HOST_FACTORS, PhaseTime, Work, communication_s, phase_time, total_seconds
-from experiments.prediction.times.table import Machine, Measured, Table, bound_s
+from experiments.prediction.times.step import (
+    HOST_FACTORS,
+    PhaseTime,
+    RecordedPhase,
+    communication_s,
+    phase_time,
+    total_seconds,
+)
+from experiments.prediction.times.table import Machine, OperationTime, Table, bound_s
 from experiments.suites.cards import card_named
 
 H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
@@ -40,8 +47,8 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
 
 
 def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():
-    table = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)})
-    assert table.times(product(4096), H100) == Measured(4e-4, 1e-5)
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
+    assert table.times(product(4096), H100) == OperationTime(4e-4, 1e-5)
     slower = A100.peak_tflops["bf16"] / H100.peak_tflops["bf16"]
     assert table.times(product(4096), A100).device_s == pytest.approx(4e-4 / slower)
 
@@ -51,8 +58,8 @@ def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_
     table = Table(
         MACHINE,
         {
-            large: Measured(2 * bound_s(parse(large), H100), 1e-5),
-            small: Measured(9 * bound_s(parse(small), H100), 1e-5),
+            large: OperationTime(2 * bound_s(parse(large), H100), 1e-5),
+            small: OperationTime(9 * bound_s(parse(small), H100), 1e-5),
         },
     )
     asked = product(4096)
@@ -60,24 +67,24 @@ def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_
 
 
 def test_the_host_time_of_an_operation_is_at_most_the_typical_time_of_its_family():
-    times = {product(rows): Measured(1e-4, host_s) for rows, host_s in ((64, 1e-5), (128, 1e-5), (256, 1.0))}
+    times = {product(rows): OperationTime(1e-4, host_s) for rows, host_s in ((64, 1e-5), (128, 1e-5), (256, 1.0))}
     assert Table(MACHINE, times).times(product(256), H100).host_s == 1e-5
 
 
 def test_a_phase_adds_up_its_operations(monkeypatch):
-    table = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)})
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     key = product(4096)
-    forward = phase_time(Work("forward", 0, {key: 10}), table, H100)
+    forward = phase_time(RecordedPhase("forward", 0, {key: 10}), table, H100)
     assert forward.device_s == {"matrix products": pytest.approx(4e-3)}
     assert forward.host_s == pytest.approx(HOST_FACTORS["forward"] * 1e-4)
     adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
-    offload = phase_time(Work("optimizer step", 0, {adam: 2}), table, H100)
+    offload = phase_time(RecordedPhase("optimizer step", 0, {adam: 2}), table, H100)
     assert (offload.host_s, offload.cpu_optimizer_s) == (0.0, pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S))
 
 
 def test_recomputed_operations_need_the_host_as_long_as_in_the_forward_pass():
-    table, key = Table(MACHINE, {product(4096): Measured(4e-4, 1e-5)}), product(4096)
-    backward = phase_time(Work("backward", 0, {key: 10}, {key: 4}), table, H100)
+    table, key = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}), product(4096)
+    backward = phase_time(RecordedPhase("backward", 0, {key: 10}, {key: 4}), table, H100)
     assert backward.host_s == pytest.approx(HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5)
     assert backward.device_s == {"matrix products": pytest.approx(4e-3)}
 
@@ -91,9 +98,9 @@ def test_an_all_reduce_sends_the_data_twice():
 
 def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
     short, long = phase(1, 2), phase(1, 6)
-    assert short.at(150, 100, long, 200).device_s == {"matrix products": 4}
-    assert short.at(50, 100, short, 100).device_s == {"matrix products": 1}
-    assert short.at(150, 100, long, 200).host_s == 1
+    assert short.interpolated(150, 100, long, 200).device_s == {"matrix products": 4}
+    assert short.interpolated(50, 100, short, 100).device_s == {"matrix products": 1}
+    assert short.interpolated(150, 100, long, 200).host_s == 1
 
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():

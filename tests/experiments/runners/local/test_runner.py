@@ -51,7 +51,7 @@ def finished_run(tmp_path_factory):
     """Run six rows, which end in different ways, on a machine with two cores."""
     path = tmp_path_factory.mktemp("runner")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FAKE", ",".join(f"{row}={how}" for row, how in BEHAVIOR.items()))
+        patch.setenv("FAKE", ",".join(f"{row}={action}" for row, action in BEHAVIOR.items()))
         patch.setenv("FAKE_JOURNAL", str(path / "journal"))
         specs = [sample_rows.spec(row, size="tiny") for row in "abcdef"]
         yield FinishedRun(path, specs, sample_rows.node(cpus=2)).run()

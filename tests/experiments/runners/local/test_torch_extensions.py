@@ -21,17 +21,17 @@ OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy=
 
 def test_environments_and_processors_do_not_share_builds(monkeypatch, tmp_path):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
-    here = extensions_folder("one processor")
-    assert here.is_relative_to(tmp_path)
-    assert here == extensions_folder("one processor") != extensions_folder("another")
+    builds = extensions_folder("one processor")
+    assert builds.is_relative_to(tmp_path)
+    assert builds == extensions_folder("one processor") != extensions_folder("another")
     with monkeypatch.context() as other:
         other.setattr("sys.prefix", "/elsewhere")
-        assert here != extensions_folder("one processor")
+        assert builds != extensions_folder("one processor")
     with monkeypatch.context() as other:
         other.setattr(torch_extensions, "version", lambda _: "0.0.1")
-        assert here != extensions_folder("one processor")
+        assert builds != extensions_folder("one processor")
     monkeypatch.setattr(torch_extensions, "versions", lambda: {"torch": "2.11.0", "deepspeed": "0.0.1"})
-    assert here != extensions_folder("one processor")
+    assert builds != extensions_folder("one processor")
 
 
 @pytest.mark.parametrize("alive", [True, False])

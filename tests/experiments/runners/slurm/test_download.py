@@ -116,7 +116,7 @@ def test_checkpoints_and_temporary_files_are_left_out(remote, tmp_path):
 def test_the_result_is_the_last_to_appear(remote, tmp_path, monkeypatch):
     order = []
     replace = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (order.append(to.name), replace(self, to)))
+    monkeypatch.setattr(Path, "replace", lambda self, target: (order.append(target.name), replace(self, target)))
     download_folder(LocalShell(), str(remote), tmp_path / "here")
     assert order[-1] == RESULT_FILE
     assert len(order) == len(FILES)
@@ -170,13 +170,13 @@ def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
 
 
 def test_growing_files_are_downloaded_without_the_result(remote, tmp_path):
-    here = tmp_path / "here"
-    download_growing(LocalShell(), [(str(remote), here)], ["log.txt"])
-    assert contents(here) == {"log.txt": b"said\n"}
+    local = tmp_path / "here"
+    download_growing(LocalShell(), [(str(remote), local)], ["log.txt"])
+    assert contents(local) == {"log.txt": b"said\n"}
     with (remote / "log.txt").open("ab") as log:
         log.write(b"more\n")
-    download_growing(LocalShell(), [(str(remote), here), (str(tmp_path / "nothing"), here)], ["log.txt"])
-    assert contents(here) == {"log.txt": b"said\nmore\n"}
+    download_growing(LocalShell(), [(str(remote), local), (str(tmp_path / "nothing"), local)], ["log.txt"])
+    assert contents(local) == {"log.txt": b"said\nmore\n"}
 
 
 def test_files_that_arrived_before_the_connection_dropped_are_not_downloaded_again(remote, tmp_path):

@@ -31,7 +31,7 @@ def test_synthetic_captions_are_reproducible():
     first, again, other = (SyntheticCaptionDataset(20, 28, seed) for seed in (1, 1, 2))
     assert first.texts == again.texts != other.texts
     image, next_image, same, others = (
-        np.asarray(of[n][0]) for of, n in ((first, 3), (first, 4), (again, 3), (other, 3))
+        np.asarray(samples[n][0]) for samples, n in ((first, 3), (first, 4), (again, 3), (other, 3))
     )
     assert np.array_equal(image, same)
     assert not np.array_equal(image, next_image)

@@ -168,7 +168,7 @@ def published_tokenizer(folder):
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>").save_pretrained(folder)
 
 
-def at_full_size(tmp_path, folder, dataset):
+def full_size_spec(tmp_path, folder, dataset):
     published_tokenizer(tmp_path / "model")
     own = known_models()[GPT_NEO].model_copy(update={"hub": str(tmp_path / "model")})
     return row(folder, dataset, own=own, size="full", max_length=8)
@@ -176,13 +176,13 @@ def at_full_size(tmp_path, folder, dataset):
 
 def test_a_full_size_row_uses_the_model_s_tokenizer(tmp_path, folder):
     write_json_lines(folder, [{"text": "good one good"}])
-    texts: Any = open_texts(at_full_size(tmp_path, folder, "imdb"), 100)
+    texts: Any = open_texts(full_size_spec(tmp_path, folder, "imdb"), 100)
     assert [text.tolist() for text in texts] == [[3, 2, 3]]
 
 
 def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
     write_json_lines(folder, [{"instruction": "one", "output": "good"}])
-    row = at_full_size(tmp_path, folder, "alpaca2k")
+    row = full_size_spec(tmp_path, folder, "alpaca2k")
     row = row.model_copy(update={"settings": row.settings.model_copy(update={"max_length": 512})})
     assert open_texts(row, 100)[0].tolist()[-2:] == [3, 1]
 
@@ -190,7 +190,7 @@ def test_litgpt_uses_the_model_s_tokenizer(tmp_path, folder):
 def test_a_tokenizer_of_another_model_is_rejected(tmp_path, folder):
     write_json_lines(folder, [{"text": "good one good"}])
     with pytest.raises(InputError, match=r"^model 'blip2-opt-2.7b': has 3 tokens, but its tokenizer uses the id 3$"):
-        open_texts(at_full_size(tmp_path, folder, "imdb"), 3)
+        open_texts(full_size_spec(tmp_path, folder, "imdb"), 3)
 
 
 def test_the_data_set_s_commit_is_recorded(web, folder, tmp_path):

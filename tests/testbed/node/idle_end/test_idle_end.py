@@ -26,7 +26,7 @@ SERVICE = "llm-testbed-end-when-idle.service"
 
 
 class FakeCloud(ThreadingHTTPServer):
-    """Fake keystone and Blazar with one lease. deleted: how often it was deleted."""
+    """Fake keystone and Blazar with one lease. deleted: how many times the lease was deleted."""
 
     deleted = 0
     secrets: tuple[str, ...] = ()
@@ -45,8 +45,8 @@ class CloudHandler(BaseHTTPRequestHandler):
         self._answer(201, {}, ("X-Subject-Token", "token"))
 
     def do_GET(self) -> None:
-        there = self.path == "/v1/leases/1" and not self.server.deleted
-        self._answer(200 if there else 404, {"lease": {"status": "ACTIVE"}})
+        exists = self.path == "/v1/leases/1" and not self.server.deleted
+        self._answer(200 if exists else 404, {"lease": {"status": "ACTIVE"}})
 
     def do_DELETE(self) -> None:
         self.server.deleted += self.path == "/v1/leases/1" and self.headers["X-Auth-Token"] == "token"

@@ -100,8 +100,8 @@ def main(task: dict[str, Any]) -> None:
     from gabbi import driver
 
     build = driver.build_tests
-    here = f"http://{task['address']}:{task['port']}/"
-    driver.build_tests = lambda *args, **more: build(*args, **{**more, "url": here})
+    address = f"http://{task['address']}:{task['port']}/"
+    driver.build_tests = lambda *args, **more: build(*args, **{**more, "url": address})
     folder = Path(blazar_tempest_plugin.__file__).parent
     found = unittest.TestLoader().discover(str(folder / "tests"), top_level_dir=str(folder.parent))
     result = Outcomes()

@@ -1,4 +1,4 @@
-"""Lightning: its command line, with the language model among its demonstrations."""
+"""Lightning: its command line, with the language model from its demonstrations."""
 
 import torch
 from lightning.pytorch.cli import LightningCLI
