@@ -26,7 +26,7 @@ from experiments.results.provenance import code_sha256, git_commit
 from experiments.suites.choices import Size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from tests.benchmarks.prediction.rank_texts import use_texts_of, with_texts_of
+from tests.benchmarks.prediction.rank_texts import predict_with_texts_of, use_texts_of
 from tests.benchmarks.prediction.tables import markdown
 from tests.benchmarks.rows import row_spec
 
@@ -112,7 +112,7 @@ def compare(path: Path, table: Path) -> None:
     rows = []
     for line in sorted(_lines(path), key=lambda line: (line["order"], line["rank"])):
         spec = row_spec(SUITE, ROW, CARD, line["size"], "verdict", seed=line["order"])
-        found = with_texts_of(line["rank"], spec, phantom)
+        found = predict_with_texts_of(line["rank"], spec, phantom)
         measured, predicted = f"{line['peak_gib']:.2f}", f"{found.peak_gib:.2f}"
         needed, usable = f"{found.needed_gib:.2f}", f"{found.usable_gib:.2f}"
         verdict = "oom" if found.failure else "fits"

@@ -14,6 +14,7 @@ from provision.leasing.request import (
     LeaseTask,
     address_data,
     default_image,
+    deletion_reason,
     first_with_tag,
     idle_end_data,
     idle_end_of,
@@ -21,7 +22,6 @@ from provision.leasing.request import (
     same_hardware,
     slot_data,
     slot_in_words,
-    why_deleted,
 )
 from provision.models import Address, Host, Requirements, Server, TaggedResource, TimeSlot
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
@@ -127,6 +127,6 @@ def test_an_idle_end_states_where_the_results_are(idle_end, ends, results):
     assert idle_end.in_words == f"ends after {'1h' if idle_end.key else '30m'} without work; {ends}"
     ended = record(idle_end_data(idle_end), Operation.CREATE_LEASE)
     assert idle_end_of(ended) == idle_end
-    assert f"and its results {results}, or somebody deleted it" in why_deleted(ended)
-    assert why_deleted(record(idle_end_data(idle_end))) == ""
-    assert why_deleted(record({}, Operation.CREATE_LEASE)) == ""
+    assert f"and its results {results}, or somebody deleted it" in deletion_reason(ended)
+    assert deletion_reason(record(idle_end_data(idle_end))) == ""
+    assert deletion_reason(record({}, Operation.CREATE_LEASE)) == ""
