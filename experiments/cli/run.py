@@ -27,7 +27,7 @@ def run(
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:
-    """Run missing and changed rows of suites; evaluate, report them."""
+    """Run missing and changed rows of suites; evaluate and report them."""
     from dataclasses import replace
 
     from experiments.cli.semester.notices import send_run_messages

@@ -19,7 +19,7 @@ EXPERIMENTS, RESULTS, PREDICTION, MACHINES = "Experiments", "Results", "Predicti
 COMMANDS = {
     "list": Entry(EXPERIMENTS, "results", "List the suites, or the rows of one."),
     "check": Entry(EXPERIMENTS, "check", "Check the files of your own suites: show all mistakes at once."),
-    "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate, report them."),
+    "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate and report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
     "logs": Entry(EXPERIMENTS, "monitoring.remote", "Print a row's log, also from the machine where the row runs."),
