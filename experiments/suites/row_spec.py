@@ -32,8 +32,7 @@ class RowSpec(StrictModel):
     card: str = Field(description="GPU model that the row targets")
     size: Size = Field(description="full: the lab's model; tiny: a tiny model of the same architecture")
     length: Length = Field(
-        description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
-        "peak of memory needs"
+        description="as-taught: all steps; verdict: enough for the evaluation; peak: enough for the peak of memory"
     )
     weights: Weights = Field(description="random, or pretrained from the hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
