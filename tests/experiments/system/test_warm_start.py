@@ -12,7 +12,7 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import PADDING_BYTES
 from experiments.system.processes import find_tagged, kill_tagged
-from tests.support.processes.waiting import wait_for
+from tests.support.processes.waiting import is_running, wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 
 TAG = "TESTBED_TEST"
@@ -37,10 +37,6 @@ def start_child(warm_server, tmp_path, monkeypatch):
             return warm_start.start_process([CHILD, "child.json", *action], variables, output.fileno())
 
     return start
-
-
-def has_ended(pid):
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def child_report(tmp_path):
@@ -102,7 +98,7 @@ def test_a_process_ends_with_the_one_that_requested_it(warm_server, tmp_path):
     pid = child_report(tmp_path)["pid"]
     asking.kill()
     asking.wait()
-    wait_for(lambda: has_ended(pid))
+    wait_for(lambda: not is_running(pid))
 
 
 def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm_server, start_child, tmp_path):
@@ -110,7 +106,7 @@ def test_processes_end_with_the_warm_process_and_the_next_start_cold(warm_server
     pid = child_report(tmp_path)["pid"]
     warm_server[0].kill()
     assert process.wait() == -signal.SIGKILL
-    wait_for(lambda: has_ended(pid))
+    wait_for(lambda: not is_running(pid))
     after = start_child("7")
     assert isinstance(after, subprocess.Popen)
     assert after.wait() == 7
@@ -142,7 +138,7 @@ def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp
     assert (pid == process.pid) == cold
     process.send_signal(number)
     assert process.wait() == -number
-    wait_for(lambda: has_ended(pid))
+    wait_for(lambda: not is_running(pid))
 
 
 def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):

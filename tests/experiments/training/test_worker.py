@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import psutil
 import pytest
 
 from experiments.errors import InputError
@@ -30,6 +29,7 @@ from experiments.training import worker
 from experiments.training.distributed import local_node
 from experiments.training.measure.telemetry import FIELDS
 from experiments.training.worker import main, progress_line, run_row
+from tests.support.processes.waiting import is_running, wait_for
 from tests.support.results.in_memory import CPU
 from tests.support.training.tiny_rows import LORA, spec
 
@@ -55,17 +55,6 @@ def fake_trainer(tmp_path, monkeypatch):
 def run_fake_row(fake, out, behavior, time_limit_s=30):
     fake.setenv("FAKE", behavior)
     return run_row(spec(time_limit_s=time_limit_s), out, "the command")
-
-
-def alive(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def wait_for(condition, limit_s=30):
-    limit = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
 
 
 def test_the_trainer_s_measurements_become_the_result(fake_trainer, tmp_path):
@@ -163,7 +152,7 @@ def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trai
     assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
     assert "in hang" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
-    assert not alive(int((tmp_path / "started.txt").read_text().split()[0]))
+    assert not is_running(int((tmp_path / "started.txt").read_text().split()[0]))
     output = "micro-step 7 of 9: 1.25 GiB now, 1.5 GiB at the peak, at most 2 s left\n"
     assert capfd.readouterr().out == output
 
@@ -204,7 +193,7 @@ def test_times_of_the_stages_add_up():
 
 def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):
     assert run_fake_row(fake_trainer, tmp_path, "child").outcome == "oom"
-    assert not alive(int((tmp_path / "child.txt").read_text()))
+    assert not is_running(int((tmp_path / "child.txt").read_text()))
 
 
 def test_processes_that_survive_are_named(fake_trainer, tmp_path):
@@ -279,10 +268,10 @@ def test_the_trainer_dies_with_a_killed_worker(fake_trainer, tmp_path):
     note = tmp_path / "row" / "progress.json"
     wait_for(note.exists)
     trainer = int((tmp_path / "row" / "started.txt").read_text().split()[0])
-    assert alive(trainer)
+    assert is_running(trainer)
     started.kill()
     started.wait()
-    wait_for(lambda: not alive(trainer))
+    wait_for(lambda: not is_running(trainer))
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from experiments.runners.local import row_process, torch_extensions
@@ -13,7 +12,7 @@ from experiments.runners.local.torch_extensions import (
     drop_stale_locks,
     extensions_folder,
 )
-from tests.support.processes.waiting import wait_for
+from tests.support.processes.waiting import is_running, wait_for
 from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
@@ -81,10 +80,6 @@ def test_a_failed_compilation_names_its_log_and_is_repeated(monkeypatch, tmp_pat
         assert last == f"DeepSpeed's CPU Adam was not compiled (exit code 3), see {tmp_path / 'deepspeed.log'}"
     assert (tmp_path / "deepspeed.log").read_text() == "no compiler\n"
     assert not (tmp_path / BUILT_MARKER).exists()
-
-
-def is_running(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_compilation_ends_with_an_interrupted_run(monkeypatch, tmp_path):

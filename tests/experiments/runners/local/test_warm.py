@@ -166,13 +166,12 @@ async def kernel_sockets(folder: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize(("folder", "sockets"), [("tmp", len(port_names)), ("long" * 25, 0)], ids=["short", "long"])
+@pytest.mark.parametrize(("folder", "sockets"), [("k", len(port_names)), ("long" * 25, 0)], ids=["short", "long"])
 def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too_long(
-    tmp_path, monkeypatch, folder, sockets
+    tmp_path_factory, monkeypatch, folder, sockets
 ):
     monkeypatch.delenv(WARM_SOCKET_VARIABLE, raising=False)
-    temporary = tmp_path / folder
-    temporary.mkdir()
+    temporary = tmp_path_factory.mktemp(folder)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     assert len(asyncio.run(kernel_sockets(temporary))) == sockets
     assert list(temporary.iterdir()) == []
