@@ -9,7 +9,7 @@ from tests.support.services.terminal import TERMINAL_VARIABLES
 
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks"}
-"""Groups of tests that use a warm process, by their fixture. With pytest-xdist, one worker runs all tests of a group."""
+"""Groups of tests that use a warm process, by their fixture. With pytest-xdist, one worker runs a whole group."""
 
 
 @pytest.hookimpl(tryfirst=True)

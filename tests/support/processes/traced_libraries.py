@@ -5,13 +5,14 @@ A fork installs the phantom device like a new process, but its library has been 
 
 import os
 
+from experiments.prediction.phantom import library
 from experiments.prediction.script.traced import device
 from experiments.suites.cards import cards
 from experiments.system.files import cache_folder
 
 os.environ.update(device.QUIET_VARIABLES)
-PHANTOM = device.load(cache_folder())
-device.load = lambda cache: PHANTOM
+PHANTOM = library.load(cache_folder())
+setattr(device, "load", lambda cache: PHANTOM)  # noqa: B010 - device does not export it
 
 import torch  # noqa: E402
 

@@ -42,7 +42,8 @@ def run_with_fault(monkeypatch, out, fault=None, **settings):
 
 def let_time_limit_pass_after_hang(monkeypatch, out, limit_s):
     """Move the worker's clock to the time limit as soon as the second rank hangs and the first one waits for it."""
-    monotonic, hung_s = time.monotonic, []
+    monotonic = time.monotonic
+    hung_s: list[float] = []
 
     def moved() -> float:
         log, progress = out / "rank-1" / LOG_FILE, out / "rank-0" / "progress.json"
