@@ -92,6 +92,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     phantom = phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
+    from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing
     from experiments.prediction.script.traced.answer import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
@@ -105,8 +106,6 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         nonlocal world_size
         if not isinstance(command, LaunchCommand):
             return command
-        from experiments.prediction.phantom.ranks import simulate_ranks
-
         program, ranks = launchers.parse_launch(command)
         world_size = ranks.world_size
         simulate_ranks(*ranks, phantom, job.rank)
