@@ -12,7 +12,8 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import PADDING_BYTES
 from experiments.system.processes import find_tagged, kill_tagged
-from tests.support.processes.waiting import is_running, wait_for
+from tests.support.processes.running import is_running
+from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 
 TAG = "TESTBED_TEST"

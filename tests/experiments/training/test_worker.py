@@ -29,7 +29,8 @@ from experiments.training import worker
 from experiments.training.distributed import local_node
 from experiments.training.measure.telemetry import FIELDS
 from experiments.training.worker import main, progress_line, run_row
-from tests.support.processes.waiting import is_running, wait_for
+from tests.support.processes.running import is_running
+from tests.support.processes.waiting import wait_for
 from tests.support.results.in_memory import CPU
 from tests.support.training.tiny_rows import LORA, spec
 

@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
 ANSWER_LIMIT_S = 30 * 60
 """How long a service may take until it answers, as long as its process runs: on a busy machine, minutes."""
 TAIL = 3000
@@ -26,14 +24,6 @@ def wait_for(condition, within_s: float = 150.0) -> None:
     while not condition():
         assert time.monotonic() < until, "condition was not met in time"
         time.sleep(0.05)
-
-
-def is_running(pid: int) -> bool:
-    """Return whether the process exists and is not a zombie."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def wait_until_up(

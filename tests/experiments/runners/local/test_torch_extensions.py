@@ -12,7 +12,8 @@ from experiments.runners.local.torch_extensions import (
     drop_stale_locks,
     extensions_folder,
 )
-from tests.support.processes.waiting import is_running, wait_for
+from tests.support.processes.running import is_running
+from tests.support.processes.waiting import wait_for
 from tests.support.runners import rows
 
 OFFLOADED = [rows.spec("a"), rows.spec("b", optimizer="deepspeed_cpu", strategy="deepspeed_stage_2_offload")]
