@@ -43,7 +43,7 @@ def configure_command(
         str,
         typer.Option(help="With build: package index; default: PyPI.", envvar="TESTBED_PIP_INDEX", show_envvar=True),
     ] = "",
-    ca_bundle: Annotated[Path | None, typer.Option(help="With build: certificates of the index.")] = None,
+    ca_bundle: Annotated[Path | None, typer.Option(help="With build: file of the index's CA certificates.")] = None,
     registry_login: RegistryLogin = None,
     check: Annotated[bool, typer.Option("--check", help="Print what would change; change nothing.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print each task.")] = False,

@@ -41,7 +41,8 @@ class PeakParts(Record):
 class StepTime(Record):
     """The predicted time of one optimizer step with batches of average length, in seconds.
 
-    The host starts operations while the GPU executes earlier ones, so the parts overlap.
+    The host starts operations while the GPU executes earlier ones. So the times of host and GPU overlap: a step takes
+    less than their sum.
     """
 
     step_s: float = Field(description="time of an optimizer step")

@@ -29,9 +29,9 @@ class PhantomGpu:
 
     @property
     def prediction(self) -> ScriptPrediction:
-        """Return the complete prediction. Raises InputError until the block has ended."""
+        """Return the complete prediction. Raises InputError until the with block has ended."""
         if self._prediction is None:
-            raise InputError("phantom(): the prediction is available only after the block")
+            raise InputError("phantom(): the prediction is available only after the with block has ended")
         return self._prediction
 
     @property

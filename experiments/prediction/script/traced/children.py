@@ -18,7 +18,7 @@ def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Comma
 
     Run are Python files, and what torchrun, accelerate or deepspeed start, if their output is not captured.
     is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU, else returns
-    its exit code. A process with this exit code then stands for the program.
+    its exit code. The script then gets a process that only ends with this exit code.
     """
     start = subprocess.Popen.__init__
 

@@ -21,7 +21,7 @@ _compile_calls: list[bool] = []
 
 
 class PreparedLoader(Loader):
-    """Loader that calls a function, which imports the library. The library must not be imported a second time."""
+    """Loader for a library that ``prepare`` imports itself. Python then does not execute the library again."""
 
     def __init__(self, prepare: Callable[[], None]) -> None:
         self._prepare = prepare
