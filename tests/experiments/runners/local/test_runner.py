@@ -96,9 +96,10 @@ def test_two_rows_run_side_by_side_and_each_runs_once(finished_run):
 
 
 def test_the_time_left_is_shown_after_the_first_row(finished_run):
-    first, *_, last = (left_s for *_, left_s in finished_run.view.shown)
+    """It is unknown again while a row runs for longer than the mean, as any row may on a busy machine."""
+    first, *others = (left_s for *_, left_s in finished_run.view.shown)
     assert first is None
-    assert last >= 0
+    assert min(left_s for left_s in others if left_s is not None) >= 0
 
 
 def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
