@@ -41,18 +41,16 @@ def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> Evaluations
     and the losses of a full training; of equally long ones, the row of the first run. Raises what ``evaluate_run``
     raises.
     """
-    runs: list[Run] = []
     results: dict[str, Result] = {}
     predictions: dict[str, Prediction] = {}
     lengths = get_args(Length)
-    longest_first = sorted(folders, key=lambda folder: lengths.index(folder.read_run().length))
-    for folder in reversed(longest_first):
-        runs.append(folder.read_run())
+    runs = sorted(((folder.read_run(), folder) for folder in folders), key=lambda one: lengths.index(one[0].length))
+    for _, folder in reversed(runs):
         results |= folder.results()
         predictions |= {prediction.spec.row: prediction for prediction in folder.predictions()}
-    requested = {row for run in runs for row in run.rows}
+    requested = {row for run, _ in runs for row in run.rows}
     rows = tuple(row.id for row in suite.rows if row.id in requested)
-    return _evaluate_all(suite, runs[-1].model_copy(update={"rows": rows}), results, tuple(predictions.values()))
+    return _evaluate_all(suite, runs[0][0].model_copy(update={"rows": rows}), results, tuple(predictions.values()))
 
 
 def _evaluate_all(

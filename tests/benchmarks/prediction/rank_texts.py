@@ -8,8 +8,6 @@ The tables have, in GiB, the memory that is reserved without a limit after the b
 the second step, next to the measurements, and the needed memory.
 """
 
-import multiprocessing
-from multiprocessing.connection import Connection
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -22,25 +20,19 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Memory
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
+from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, folder_of, markdown, write
 
 ROWS = {
     "multi_gpu_litgpt-a100_80gb-full-verdict": ("7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"),
     "multi_gpu_litgpt-v100_32gb-full-verdict": ("1b-4gpu-ddp", "1b-4gpu-fsdp", "3b-4gpu-fsdp"),
 }
-FORK = multiprocessing.get_context("fork")
 POINTS: tuple[StepPoint, ...] = ("after backward", "after optimizer step")
 
 
 def predict_with_texts_of(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     """Return the prediction of the first rank with the texts of ``rank``, traced in a separate process."""
-    receiver, sender = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_trace_and_send, args=(rank, spec, phantom, sender))
-    process.start()
-    sender.close()
-    found: Prediction = receiver.recv()
-    process.join()
-    return found
+    return run_in_fork(_trace, rank, spec, phantom)
 
 
 def use_texts_of(rank: int) -> None:
@@ -52,9 +44,9 @@ def use_texts_of(rank: int) -> None:
     ).start()
 
 
-def _trace_and_send(rank: int, spec: RowSpec, phantom: Phantom, out: Connection) -> None:
+def _trace(rank: int, spec: RowSpec, phantom: Phantom) -> Prediction:
     use_texts_of(rank)
-    out.send(tracer.trace(spec, [spec.card], phantom)[0])
+    return tracer.trace(spec, [spec.card], phantom)[0]
 
 
 def second_step(memory: Memory) -> list[float | None]:

@@ -34,10 +34,10 @@ def main() -> None:
         server = Sshd(folder / "ssh").start()
         login = server.login()
         try:
-            jobs_to_cancel, others = [], []
+            downloads, others = [], []
             for number in range(ROUNDS):
                 others.append(seconds_taken(lambda n=number: rsync(login, folder / "remote", folder / f"rsync-{n}")))
-                jobs_to_cancel.append(
+                downloads.append(
                     seconds_taken(lambda n=number: download(login, folder / "remote", folder / f"pull-{n}"))
                 )
         finally:
@@ -50,8 +50,8 @@ def main() -> None:
         "files": FILES,
         "bytes": BYTES,
         "rsync_s": others,
-        "pull_s": jobs_to_cancel,
-        "pull_over_rsync": min(jobs_to_cancel) / min(others),
+        "pull_s": downloads,
+        "pull_over_rsync": min(downloads) / min(others),
     }
     print(json.dumps(found, indent=1))
     if options.out:

@@ -15,24 +15,23 @@ predicts the same ranks without a GPU and writes a table of GiB.
 import argparse
 import importlib
 import json
-import multiprocessing
 import tempfile
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.provenance import code_sha256, git_commit
+from experiments.results.schema import Measured
 from experiments.suites.choices import Size
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
+from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.rank_texts import predict_with_texts_of, use_texts_of
 from tests.benchmarks.prediction.tables import markdown
 from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "multi_gpu_litgpt", "7b-4gpu-ddp", "a100_80gb"
 RANKS = 4
-FORK = multiprocessing.get_context("fork")
 
 
 class NoPhantom:
@@ -53,8 +52,8 @@ class NoPhantom:
         pass
 
 
-def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
-    """Send the measurements of the first rank with the texts of ``rank``; it has GPU 0 for itself."""
+def measure_rank(spec: RowSpec, rank: int) -> Measured:
+    """Return the measurements of the first rank with the texts of ``rank``; it has GPU 0 for itself."""
     import torch
 
     from experiments.prediction.phantom.ranks import simulate_ranks
@@ -64,7 +63,7 @@ def measure_rank(spec: RowSpec, rank: int, out: Connection) -> None:
     simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()))
     use_texts_of(rank)
     with tempfile.TemporaryDirectory() as folder:
-        out.send(run_rank(spec, Path(folder)).model_dump(mode="json"))
+        return run_rank(spec, Path(folder))
 
 
 def measure(path: Path, orders: int, size: Size) -> None:
@@ -75,23 +74,18 @@ def measure(path: Path, orders: int, size: Size) -> None:
         for rank in range(RANKS):
             if (order, rank) in done:
                 continue
-            here, there = FORK.Pipe(duplex=False)
-            process = FORK.Process(target=measure_rank, args=(spec, rank, there))
-            process.start()
-            there.close()
-            measured = here.recv()
-            process.join()
+            measured = run_in_fork(measure_rank, spec, rank)
             _append(path, {"order": order, "rank": rank, "size": size, **_summary(measured)})
 
 
-def _summary(measured: dict[str, Any]) -> dict[str, Any]:
+def _summary(measured: Measured) -> dict[str, Any]:
     return {
-        "outcome": measured["outcome"],
-        "reason": measured["reason"],
-        "peak_gib": measured["memory"]["peak_gib"],
-        "reserved_gib": measured["memory"]["reserved_gib"],
-        "device": measured["device"]["name"],
-        "cap_gib": measured["device"]["cap_gib"],
+        "outcome": measured.outcome,
+        "reason": measured.reason,
+        "peak_gib": measured.memory.peak_gib,
+        "reserved_gib": measured.memory.reserved_gib,
+        "device": measured.device.name,
+        "cap_gib": measured.device.cap_gib,
         "git_commit": git_commit(),
         "code": code_sha256(),
     }

@@ -13,9 +13,7 @@ one factor, fitted to the other suites only. Errors are relative to the measurem
 import argparse
 import itertools
 import json
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, NamedTuple
@@ -38,9 +36,9 @@ from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from experiments.training.measure.schedule import WARM_UP_STEPS
+from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 
-FORK = multiprocessing.get_context("fork")
 HEAD = [
     "row",
     "card of the row",
@@ -85,22 +83,17 @@ class TimedRow(NamedTuple):
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     """Trace a measured row in a separate process."""
-    receiver, sender = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_trace, args=(row, phantom, sender))
-    process.start()
-    sender.close()
-    found: TimedRow = receiver.recv()
-    process.join()
-    return found
+    return run_in_fork(_trace, row, phantom)
 
 
-def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
+def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     from experiments.training.data.texts import batch_lengths
 
     spec, speed, card = RowSpec.model_validate(row["spec"]), Speed.model_validate(row["speed"]), card_of(row)
     first, accumulate = WARM_UP_STEPS * spec.settings.accumulate, spec.settings.accumulate
     lengths = batch_lengths(spec)[first : first + speed.measured_micro_steps]
     tokens = median(lengths) if lengths else None
+    found: list[TimedRow] = []
 
     def keep(
         recorded: Sequence[RecordedPhase], one: RowSpec, name: str, planned: int, average: float | None
@@ -110,11 +103,12 @@ def _trace(row: dict[str, Any], phantom: Phantom, out: Connection) -> None:
             table, target = nearest_table(card), card_named(card)
             phases = phases_of_step(recorded, accumulate, tokens, table, target)
             shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
-            out.send(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
+            found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
     tracer.trace(spec.model_copy(update={"length": "peak"}), [spec.card, card], phantom)
+    return found[0]
 
 
 def card_of(row: dict[str, Any]) -> str:

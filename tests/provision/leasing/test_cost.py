@@ -42,14 +42,20 @@ def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, co
     assert cost() == LINE.format("16:00")
 
 
-def test_a_lease_that_was_possibly_created_may_cost(reconciler, lease_request, cost):
+def kill_before_the_answer(reconciler, request):
+    """Request a lease; the command is killed before it has the site's answer."""
+
     def killed(operation):
         raise KeyboardInterrupt
 
     site = priced_site()
     site.before = killed
     with pytest.raises(KeyboardInterrupt):
-        lease(site, reconciler, lease_request())
+        lease(site, reconciler, request)
+
+
+def test_a_lease_that_was_possibly_created_may_cost(reconciler, lease_request, cost):
+    kill_before_the_answer(reconciler, lease_request())
     assert "may exist; if it does, it costs 16 service units an hour" in cost()
 
 
@@ -223,13 +229,7 @@ def test_a_lease_without_a_price_costs_service_units(reconciler, lease_request, 
 
 
 def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(reconciler, lease_request, cost):
-    def killed(operation):
-        raise KeyboardInterrupt
-
-    site = priced_site()
-    site.before = killed
-    with pytest.raises(KeyboardInterrupt):
-        lease(site, reconciler, lease_request())
+    kill_before_the_answer(reconciler, lease_request())
     reconciler.clock.sleep(3 * 3600 - 1)
     assert "may exist" in cost()
     reconciler.clock.sleep(1)
