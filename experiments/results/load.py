@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
 
-from experiments.results.schema import Speed
+from experiments.results.schema import Speed, StageTimes
 from provision.files import read_text
 
 Sample = Mapping[str, float | str]
@@ -20,14 +20,19 @@ PROCESSES = "gpu_processes_of_all_gpus"
 OTHER_UTILIZATION = "other_gpu_util_percent"
 CPU_WAIT_SHARE = "cpu_wait_share"
 CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
+UTILIZATION_PERIOD_S = 1.0
+"""A GPU's utilization is a mean over up to this time before the sample (NVML, nvmlDeviceGetUtilizationRates)."""
+STEADY_SAMPLES = 3
+"""Fewest samples of which a median counts."""
 IDLE_BELOW_PERCENT = 5.0
 BUSY_CPU_FROM_PERCENT = 50.0
 
 
-def gpu_load(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]:
+def gpu_load(samples: Sequence[Sample], speed: Speed | None, times: StageTimes | None = None) -> dict[str, float]:
     """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
-    steady_gpu_util_percent: median utilization during training, of the GPU with the lowest median. cpu_wait_share:
+    steady_gpu_util_percent: median utilization during the steps after the warm-up, of the GPU with the lowest median;
+    without ``times``, as in earlier results, during all steps but the first. cpu_wait_share:
     share of the training during which all GPUs are idle and the host's processors are busy. cpu_wait_interval_s:
     median seconds from the start of one such wait to the next. other_gpu_util_percent_max: highest utilization of the
     machine's other GPUs that no other program uses.
@@ -36,12 +41,12 @@ def gpu_load(samples: Sequence[Sample], speed: Speed | None) -> dict[str, float]
     load = {}
     if utilization := training_utilization(samples):
         load[TRAINING_UTILIZATION] = fmean(utilization)
-    if steady := [
-        median(values)
-        for column in _gpu_columns(training, "util_percent")
-        if (values := _column_values(training, column))
-    ]:
-        load[STEADY_UTILIZATION] = min(steady)
+    steady = steady_samples(samples, speed, times) if speed and times else training
+    medians = [
+        median(values) for column in _gpu_columns(steady, "util_percent") if (values := _column_values(steady, column))
+    ]
+    if medians:
+        load[STEADY_UTILIZATION] = min(medians)
     if other := _column_values(training, OTHER_UTILIZATION):
         load[f"{OTHER_UTILIZATION}_max"] = max(other)
     return load | _cpu_waits(_until_last_work(_after_first_micro_step(samples)))
@@ -57,6 +62,14 @@ def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sam
         return _until_last_work(trained)
     last_s = float(trained[0]["t_s"]) + speed.step_s * max(speed.optimizer_steps - 1, 1)
     return [sample for sample in trained if float(sample["t_s"]) <= last_s]
+
+
+def steady_samples(samples: Sequence[Sample], speed: Speed, times: StageTimes) -> list[Sample]:
+    """Return the samples whose utilization is that of steps after the warm-up only; [] if they are too few."""
+    end_s = times.start_s + times.build_s + times.train_s
+    begin_s = end_s - speed.steady_s + UTILIZATION_PERIOD_S
+    steady = [sample for sample in samples if UTILIZATION in sample and begin_s <= float(sample["t_s"]) <= end_s]
+    return steady if len(steady) >= STEADY_SAMPLES else []
 
 
 def _after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:

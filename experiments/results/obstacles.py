@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from experiments.results.load import STEADY_UTILIZATION
 from experiments.results.quantities import (
     ABSOLUTE_TIME_QUANTITIES,
     LOAD_QUANTITIES,
@@ -76,6 +77,8 @@ def _load_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield the reasons why the load of GPUs is not known."""
     if _quantities(check) & set(LOAD_QUANTITIES) and result.device.kind != "cuda":
         yield "no GPU"
+    if "gpu_util_percent" in _quantities(check) and result.speed and STEADY_UTILIZATION not in result.telemetry:
+        yield "the steps after the warm-up were too short to measure the utilization of the GPU"
 
 
 def _quantities(check: Check) -> set[str]:

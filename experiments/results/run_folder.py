@@ -198,7 +198,7 @@ class RunFolder:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry(result.spec.row)
-        load = gpu_load(read_samples(path), result.speed) if path else {}
+        load = gpu_load(read_samples(path), result.speed, result.times) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
     def telemetry(self, row: str) -> Path | None:

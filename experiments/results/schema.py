@@ -30,6 +30,8 @@ EARLIER_FOLDER = "earlier"
 Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
+WARM_UP_STEPS = 2
+"""Optimizer steps at the beginning of a training whose times are not measured."""
 START_LIMIT_S = 600.0
 """Maximum time for the start of a row. The row's own time limit begins when the start ends, at the latest then."""
 
@@ -129,6 +131,11 @@ class Speed(Record):
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
     )
+
+    @property
+    def steady_s(self) -> float:
+        """Return the duration of all optimizer steps after the warm-up, s."""
+        return self.step_s * max(0, self.optimizer_steps - WARM_UP_STEPS)
 
 
 class StageTimestamps(Record):

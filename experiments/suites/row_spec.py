@@ -62,6 +62,7 @@ class RowSpec(StrictModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
+        del facts["settings"]["steady_s"]  # more steps of the same training
         for name in LATER_SETTINGS:
             if facts["settings"][name] == Settings.model_fields[name].default:
                 del facts["settings"][name]

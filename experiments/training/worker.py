@@ -78,6 +78,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
+    times = stage_times(row.moments, began, elapsed_s) if row.moments else None
     result = Result(
         **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
@@ -90,8 +91,8 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         command=command,
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
-        times=stage_times(row.moments, began, elapsed_s) if row.moments else None,
-        telemetry=telemetry.summary(row.speed),
+        times=times,
+        telemetry=telemetry.summary(row.speed, times),
     )
     _remove_intermediate_files(out)
     write_atomically(out / RESULT_FILE, result.model_dump_json(indent=1))

@@ -142,7 +142,7 @@ def _build_optimizer(settings: Settings, module: torch.nn.Module) -> torch.optim
 def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
-    if warmup == 0 or warmup == steps <= schedule.maximum // settings.accumulate:
+    if warmup == 0 or warmup == steps <= schedule.last // settings.accumulate:
         reason = f"LitGPT's schedule divides by warmup_steps and by {steps} steps minus warmup_steps"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)

@@ -141,8 +141,8 @@ class Probe:
     def _all_ranks_may_end(self) -> bool:
         """Return True if this rank and all others have run long enough."""
         assert self.schedule is not None
-        if not self.schedule.minimum <= self.micro_steps < self.schedule.maximum:
-            return self.micro_steps >= self.schedule.maximum
+        if not self.schedule.minimum <= self.micro_steps < self.schedule.last:
+            return self.micro_steps >= self.schedule.last
         may_end = self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
@@ -210,7 +210,7 @@ class Probe:
             allocated_gib=self.meter.allocated() / GIB,
             memory=self.memory(),
             device=self.device,
-            left_s=elapsed_s / self.micro_steps * (planned - self.micro_steps) if self.micro_steps else None,
+            left_s=elapsed_s / self.micro_steps * max(0, planned - self.micro_steps) if self.micro_steps else None,
         )
         write_atomically(self._out / PROGRESS_FILE, progress.model_dump_json())
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from math import ceil
 from statistics import median, quantiles
 
+from experiments.results.schema import WARM_UP_STEPS
 from experiments.suites.choices import Length
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 PEAK_STEPS = 2
-WARM_UP_STEPS = 2
 STEADY_MICRO_STEPS = 4
 STEADY_SPREAD = 0.05
 
@@ -19,7 +19,8 @@ class Schedule:
     """Numbers of micro-steps of a run.
 
     total: of the full-length training. done: those that an earlier run completed. minimum, maximum: bounds of this run.
-    accumulate: micro-steps per optimizer step.
+    accumulate: micro-steps per optimizer step. steady_s: seconds of steps after the warm-up for which a run exceeds the
+    maximum.
 
     The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
     exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer
@@ -31,6 +32,12 @@ class Schedule:
     maximum: int
     accumulate: int
     done: int = 0
+    steady_s: float = 0.0
+
+    @property
+    def last(self) -> int:
+        """The micro-step at which this run ends in any case."""
+        return self.total - self.done if self.steady_s else self.maximum
 
     @property
     def longest_batch_index(self) -> int | None:
@@ -46,11 +53,12 @@ class Schedule:
     def may_end(self, times_s: list[float]) -> bool:
         """Return True if a run may end after micro-steps with these times."""
         done = len(times_s)
-        if done >= self.maximum:
+        if done >= self.last:
             return True
         if done < self.minimum or done % self.accumulate:
             return False
-        return Timing.from_times(times_s, self.accumulate).spread <= STEADY_SPREAD
+        timing = Timing.from_times(times_s, self.accumulate)
+        return timing.total_s >= self.steady_s and (done >= self.maximum or timing.spread <= STEADY_SPREAD)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class Timing:
         """The number of measured micro-steps."""
         return len(self.stepping_s) + len(self.plain_s)
 
+    @property
+    def total_s(self) -> float:
+        """The duration of all measured micro-steps."""
+        return sum(self.stepping_s) + sum(self.plain_s)
+
     def step_s(self, accumulate: int) -> float:
         """Return the seconds of one optimizer step, from the medians of both kinds of micro-steps; 0 if none exist."""
         if not self.stepping_s or not self.plain_s:
@@ -94,7 +107,8 @@ class Timing:
 
 def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """Return the schedule of a row."""
-    return schedule_of(spec.length, full_micro_steps(spec.settings, batches_per_epoch), spec.settings.accumulate)
+    schedule = schedule_of(spec.length, full_micro_steps(spec.settings, batches_per_epoch), spec.settings.accumulate)
+    return replace(schedule, steady_s=spec.settings.steady_s) if spec.length == "verdict" else schedule
 
 
 def schedule_of(length: Length, total: int, accumulate: int) -> Schedule:

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from experiments.results.load import OTHER_UTILIZATION, PROCESSES, gpu_load
-from experiments.results.schema import Phase, Speed
+from experiments.results.schema import Phase, Speed, StageTimes
 from experiments.system.files import GIB
 from provision.hardware import gpus
 
@@ -65,10 +65,10 @@ class TelemetrySampler:
         gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
         return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
-    def summary(self, speed: Speed | None = None) -> dict[str, float]:
+    def summary(self, speed: Speed | None = None, times: StageTimes | None = None) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/load.py. ``speed`` has the duration of the training.
+        The load is defined in results/load.py. ``speed`` and ``times`` have the duration of the training.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -78,7 +78,7 @@ class TelemetrySampler:
                 summary[f"{field}_max"] = max(values)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
-        return summary | gpu_load(self._samples, speed)
+        return summary | gpu_load(self._samples, speed, times)
 
     def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:

@@ -31,11 +31,10 @@ from experiments.prediction.times.step import (
 )
 from experiments.prediction.times.table import OperationTime, Table, bound_s
 from experiments.results.predictions import StepTime
-from experiments.results.schema import Phase, Speed
+from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
-from experiments.training.measure.schedule import WARM_UP_STEPS
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 

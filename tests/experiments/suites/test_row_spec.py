@@ -48,11 +48,19 @@ def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
 def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     spec = run().spec(made_suite(), "a")
     before = spec.model_dump(mode="json")
-    del before["model"], before["settings"]["accelerator"], before["settings"]["prompt_length"]
+    del before["model"]
+    for name in ("accelerator", "prompt_length", "steady_s"):
+        del before["settings"][name]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
     given = [RowSpec.model_validate(data_with_own_model(model=model)) for model in (WHOLE, wider)]
     assert len({spec.fingerprint, *(other.fingerprint for other in given)}) == 3
+
+
+def test_more_steps_of_a_training_do_not_change_its_fingerprint():
+    data = run().spec(made_suite(), "a").model_dump(mode="json")
+    longer = data | {"settings": data["settings"] | {"steady_s": 3.0}}
+    assert RowSpec.model_validate(longer).fingerprint == RowSpec.model_validate(data).fingerprint
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,30 @@ def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
     assert not schedule.may_end([1.0] * 5)
 
 
+@pytest.mark.parametrize(
+    ("times", "ends"),
+    [
+        ([0.5] * 7, False),
+        ([9.0, 9.0] + [0.5] * 5, False),
+        ([9.0, 9.0] + [0.5] * 6, True),
+        ([0.1, 0.3] * 6, False),
+        ([0.1, 0.3] * 8, True),
+        ([0.01] * 39, False),
+        ([0.01] * 40, True),
+    ],
+)
+def test_a_row_with_steady_seconds_continues_until_they_are_measured_or_its_training_ends(times, ends):
+    row = spec(
+        length="verdict", max_epochs=1, max_steps=-1, train_samples=None, steady_s=3.0 if len(times) != 16 else 2.6
+    )
+    assert build_schedule(row, 40).may_end(times) == ends
+
+
+def test_steady_seconds_count_at_length_verdict_only():
+    row = spec(length="peak", max_epochs=1, max_steps=-1, train_samples=None, steady_s=3.0)
+    assert build_schedule(row, 40).last == 2
+
+
 def test_verdict_length_does_not_end_inside_a_step():
     schedule = schedule_for("verdict", 2, 1, 40)
     assert (schedule.minimum, schedule.maximum) == (8, 16)
