@@ -99,7 +99,7 @@ def _row_problems(run: Run, suite: Suite, results: Mapping[str, Result], folder:
 
 def _result_problems(run: Run, suite: Suite, result: Result, folder: RunFolder) -> Iterator[str]:
     expected = run.spec(suite, result.spec.row)
-    if result.spec != expected:
+    if result.spec.fingerprint != expected.fingerprint:
         names = [name for name, value in expected if value != getattr(result.spec, name)]
         yield f"other settings than the lab's ({', '.join(names)})"
     if result.device.kind == "cuda" and result.device.name not in run.host:

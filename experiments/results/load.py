@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean, median
 
-from experiments.results.schema import Speed, StageTimes
+from experiments.results.schema import Speed
 from provision.files import read_text
 
 Sample = Mapping[str, float | str]
@@ -24,15 +24,19 @@ UTILIZATION_PERIOD_S = 1.0
 """A GPU's utilization is a mean over up to this time before the sample (NVML, nvmlDeviceGetUtilizationRates)."""
 STEADY_SAMPLES = 3
 """Fewest samples of which a median counts."""
+UTILIZATION_S = 3.0
+"""Time in which enough samples are taken, with two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
 BUSY_CPU_FROM_PERCENT = 50.0
 
 
-def gpu_load(samples: Sequence[Sample], speed: Speed | None, times: StageTimes | None = None) -> dict[str, float]:
+def gpu_load(
+    samples: Sequence[Sample], speed: Speed | None, steady_s: tuple[float, float] | None = None
+) -> dict[str, float]:
     """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
     steady_gpu_util_percent: median utilization during the steps after the warm-up, of the GPU with the lowest median;
-    without ``times``, as in earlier results, during all steps but the first. cpu_wait_share:
+    without ``steady_s``, their begin and end, as in earlier results, during all steps but the first. cpu_wait_share:
     share of the training during which all GPUs are idle and the host's processors are busy. cpu_wait_interval_s:
     median seconds from the start of one such wait to the next. other_gpu_util_percent_max: highest utilization of the
     machine's other GPUs that no other program uses.
@@ -41,7 +45,7 @@ def gpu_load(samples: Sequence[Sample], speed: Speed | None, times: StageTimes |
     load = {}
     if utilization := training_utilization(samples):
         load[TRAINING_UTILIZATION] = fmean(utilization)
-    steady = steady_samples(samples, speed, times) if speed and times else training
+    steady = steady_samples(samples, *steady_s) if steady_s else training
     medians = [
         median(values) for column in _gpu_columns(steady, "util_percent") if (values := _column_values(steady, column))
     ]
@@ -64,11 +68,10 @@ def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sam
     return [sample for sample in trained if float(sample["t_s"]) <= last_s]
 
 
-def steady_samples(samples: Sequence[Sample], speed: Speed, times: StageTimes) -> list[Sample]:
-    """Return the samples whose utilization is that of steps after the warm-up only; [] if they are too few."""
-    end_s = times.start_s + times.build_s + times.train_s
-    begin_s = end_s - speed.steady_s + UTILIZATION_PERIOD_S
-    steady = [sample for sample in samples if UTILIZATION in sample and begin_s <= float(sample["t_s"]) <= end_s]
+def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> list[Sample]:
+    """Return the samples whose utilization is only that of the time between the two; [] if they are too few."""
+    first_s = begin_s + UTILIZATION_PERIOD_S
+    steady = [sample for sample in samples if UTILIZATION in sample and first_s <= float(sample["t_s"]) <= end_s]
     return steady if len(steady) >= STEADY_SAMPLES else []
 
 

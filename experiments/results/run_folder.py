@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import STEADY_UTILIZATION, gpu_load, read_samples
+from experiments.results.load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -96,11 +96,17 @@ class Run(Record):
     host: str = Field(description="processor and GPUs of the machine; no names or addresses")
 
     def spec(self, suite: Suite, row_id: str) -> RowSpec:
-        """Return one row as the trainer reads it. A tiny model whose loss is compared runs all steps of the lab."""
+        """Return one row as the trainer reads it.
+
+        A tiny model whose loss is compared runs all steps of the lab. A row with a statement on the utilization of its
+        GPUs runs long enough to measure it.
+        """
         shared = {name: getattr(self, name) for name in RowSpec.model_fields.keys() & Run.model_fields.keys()}
         settings = suite.settings(suite.row(row_id), self.card, self.gpus_per_node)
         if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
             shared["length"] = "as-taught"
+        if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
+            shared["steady_s"] = UTILIZATION_S
         return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
 
 
@@ -198,7 +204,7 @@ class RunFolder:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry(result.spec.row)
-        load = gpu_load(read_samples(path), result.speed, result.times) if path else {}
+        load = gpu_load(read_samples(path), result.speed, result.steady_s) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
     def telemetry(self, row: str) -> Path | None:

@@ -132,11 +132,6 @@ class Speed(Record):
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
     )
 
-    @property
-    def steady_s(self) -> float:
-        """Return the duration of all optimizer steps after the warm-up, s."""
-        return self.step_s * max(0, self.optimizer_steps - WARM_UP_STEPS)
-
 
 class StageTimestamps(Record):
     """Times at which a trainer had started, began training, and ended training; seconds since 1970.
@@ -148,6 +143,8 @@ class StageTimestamps(Record):
     started_at: float = Field(description="imports and device are ready")
     began_at: float = Field(description="model and data are ready")
     ended_at: float = Field(description="the last step has ended")
+    steady_from: float | None = Field(default=None, description="the warm-up has ended; None: it has not")
+    steady_until: float | None = Field(default=None, description="the last step that is timed has ended")
 
 
 class StageTimes(Record):
@@ -238,6 +235,10 @@ class Result(Measured):
     elapsed_s: float = Field(default=0.0, description="time from start to end, imports included")
     times: StageTimes | None = Field(
         default=None, description="durations of the row's stages; None if the trainer reported no timestamps"
+    )
+    steady_s: tuple[float, float] | None = Field(
+        default=None,
+        description="begin and end of the steps after the warm-up, seconds from the row's start as in telemetry.csv",
     )
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="each rank's measurements; empty for one process")

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeFloat, model_validator
 
 from experiments.errors import unknown_name
 from experiments.suites.choices import Input, Length, Size, Weights
@@ -39,6 +39,9 @@ class RowSpec(StrictModel):
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the model; with-image: captioning models also receive the image")
     settings: Settings = Field(description="all settings of the row")
+    steady_s: NonNegativeFloat = Field(
+        default=0.0, description="at length verdict: the steps after the warm-up last at least so many seconds"
+    )
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 
     @model_validator(mode="after")
@@ -62,7 +65,7 @@ class RowSpec(StrictModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
-        del facts["settings"]["steady_s"]  # more steps of the same training
+        del facts["steady_s"]  # more steps of the same training
         for name in LATER_SETTINGS:
             if facts["settings"][name] == Settings.model_fields[name].default:
                 del facts["settings"][name]

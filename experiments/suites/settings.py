@@ -85,10 +85,6 @@ class Settings(StrictModel):
     workers: NonNegativeInt = Field(
         description="data loader processes per rank; 0: the training process loads the data"
     )
-    steady_s: NonNegativeFloat = Field(
-        default=0.0,
-        description="verdict: seconds of steps after the warm-up, at least; a statement on gpu_util_percent needs 3",
-    )
     save_model: bool = Field(default=False, description="write a checkpoint at the end of training")
     seed: int = Field(default=42, description="random seed of weights, data order and dropout")
     time_limit_s: PositiveInt = Field(description="seconds after which the row is stopped")

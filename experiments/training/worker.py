@@ -71,14 +71,14 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     kills_before = _count_oom_kills()
     with (out / LOG_FILE).open("wb") as log:
         ranks = Ranks(spec, out, log.fileno())
-        with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values()) as telemetry:
+        with TelemetrySampler(out / TELEMETRY_FILE, lambda: ranks.pids().values(), start) as telemetry:
             limit = _wait_for_ranks(ranks, out, spec.settings.time_limit_s, telemetry)
         ranks.end()
     shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
     measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
-    times = stage_times(row.moments, began, elapsed_s) if row.moments else None
+    steady_s = steady_seconds(row.moments, began) if row.moments else None
     result = Result(
         **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
@@ -91,8 +91,9 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         command=command,
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
-        times=times,
-        telemetry=telemetry.summary(row.speed, times),
+        times=stage_times(row.moments, began, elapsed_s) if row.moments else None,
+        steady_s=steady_s,
+        telemetry=telemetry.summary(row.speed, steady_s),
     )
     _remove_intermediate_files(out)
     write_atomically(out / RESULT_FILE, result.model_dump_json(indent=1))
@@ -128,6 +129,13 @@ def stage_times(moments: StageTimestamps, began: float, elapsed_s: float) -> Sta
         train_s=max(0.0, moments.ended_at - moments.began_at),
         end_s=max(0.0, began + elapsed_s - moments.ended_at),
     )
+
+
+def steady_seconds(moments: StageTimestamps, began: float) -> tuple[float, float] | None:
+    """Return begin and end of the steps after the warm-up, in seconds from ``began``; None if there was none."""
+    if moments.steady_from is None or moments.steady_until is None:
+        return None
+    return moments.steady_from - began, moments.steady_until - began
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 
 from experiments.results.memory_parts import StepPoint
-from experiments.results.schema import PROGRESS_FILE, Device, Memory, Phase, Progress, Speed, StageTimestamps
+from experiments.results.schema import (
+    PROGRESS_FILE,
+    WARM_UP_STEPS,
+    Device,
+    Memory,
+    Phase,
+    Progress,
+    Speed,
+    StageTimestamps,
+)
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
@@ -46,6 +55,8 @@ class Probe:
         self.resumed_at_step: int | None = None
         self._started_at = time.time()
         self._began_at: float | None = None
+        self._steady_from: float | None = None
+        self._steady_until: float | None = None
         self._out = out
         self._recorder = MemoryRecorder(meter)
         self._losses: list[torch.Tensor] = []
@@ -120,8 +131,18 @@ class Probe:
         self.micro_steps += 1
         self.micro_step = 0 if stepped else self.micro_step + 1
         self.step += stepped
+        self._note_steady_steps(stepped)
         self.write_progress()
         return self._may_end(stepped)
+
+    def _note_steady_steps(self, stepped: bool) -> None:
+        """Note the end of the warm-up, and the end so far of the steps that are timed."""
+        if not stepped or self.step < WARM_UP_STEPS or self._timed_micro_steps is not None:
+            return
+        now = time.time()
+        if self.step == WARM_UP_STEPS:
+            self._steady_from = now
+        self._steady_until = now
 
     def _may_end(self, stepped: bool) -> bool:
         """Return True if the training may end now. If enough steps are left, the profile is recorded first."""
@@ -154,7 +175,13 @@ class Probe:
     def moments(self) -> StageTimestamps:
         """Return the times at which the stages of this process began. The end of the training is now."""
         now = time.time()
-        return StageTimestamps(started_at=self._started_at, began_at=self._began_at or now, ended_at=now)
+        return StageTimestamps(
+            started_at=self._started_at,
+            began_at=self._began_at or now,
+            ended_at=now,
+            steady_from=self._steady_from,
+            steady_until=self._steady_until,
+        )
 
     def close(self) -> None:
         """Stop counting operations, even if the first micro-step failed."""

@@ -108,7 +108,7 @@ class Timing:
 def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:
     """Return the schedule of a row."""
     schedule = schedule_of(spec.length, full_micro_steps(spec.settings, batches_per_epoch), spec.settings.accumulate)
-    return replace(schedule, steady_s=spec.settings.steady_s) if spec.length == "verdict" else schedule
+    return replace(schedule, steady_s=spec.steady_s) if spec.length == "verdict" else schedule
 
 
 def schedule_of(length: Length, total: int, accumulate: int) -> Schedule:

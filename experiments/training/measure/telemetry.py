@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from experiments.results.load import OTHER_UTILIZATION, PROCESSES, gpu_load
-from experiments.results.schema import Phase, Speed, StageTimes
+from experiments.results.schema import Phase, Speed
 from experiments.system.files import GIB
 from provision.hardware import gpus
 
@@ -34,13 +34,14 @@ FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memo
 class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
-    t_s: seconds since the start; process_memory_gib: resident memory of the trainer's processes; phase: the training's
-    phase, set by the owner. GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means,
-    power is the sum, and all other values are maxima; utilization and memory also have a column for each GPU.
+    t_s: seconds since ``started``, the row's start on the monotonic clock; process_memory_gib: resident memory of the
+    trainer's processes; phase: the training's phase, set by the owner. GPU columns are empty without a GPU. With
+    several GPUs, utilization and clocks are means, power is the sum, and all other values are maxima; utilization and
+    memory also have a column for each GPU.
     other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
     """
 
-    def __init__(self, path: Path, pids: Callable[[], Iterable[int]]) -> None:
+    def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:
         self.phase: Phase = "load"
         self._path, self._pids = path, pids
         self._gpus = gpus.visible_gpus()
@@ -49,7 +50,7 @@ class TelemetrySampler:
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []
         self._sampling_s = 0.0
-        self._started = time.monotonic()
+        self._started = started
 
     def __enter__(self) -> "TelemetrySampler":
         self._thread.start()
@@ -65,10 +66,10 @@ class TelemetrySampler:
         gpus = range(len(self._gpus)) if len(self._gpus) > 1 else ()
         return [*FIELDS, OTHER_UTILIZATION, *(f"gpu{number}_{field}" for number in gpus for field in PER_GPU_FIELDS)]
 
-    def summary(self, speed: Speed | None = None, times: StageTimes | None = None) -> dict[str, float]:
+    def summary(self, speed: Speed | None = None, steady_s: tuple[float, float] | None = None) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/load.py. ``speed`` and ``times`` have the duration of the training.
+        The load is defined in results/load.py. ``speed`` and ``steady_s`` tell when the row trained.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:
@@ -78,7 +79,7 @@ class TelemetrySampler:
                 summary[f"{field}_max"] = max(values)
         if self._samples:
             summary["sampling_core_share"] = self._sampling_s / (time.monotonic() - self._started)
-        return summary | gpu_load(self._samples, speed, times)
+        return summary | gpu_load(self._samples, speed, steady_s)
 
     def _sample_until_stopped(self) -> None:
         with self._path.open("w", newline="") as lines:

@@ -11,13 +11,12 @@ from experiments.results.load import (
     STEADY_UTILIZATION,
     gpu_load,
     read_samples,
-    steady_samples,
     training_samples,
     training_utilization,
 )
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import Result, StageTimes
+from experiments.results.schema import Result
 from experiments.suites.suite import Quantity
 from tests.support.results.evidence import EVIDENCE
 
@@ -172,21 +171,16 @@ def test_the_training_ends_with_its_last_step(steps: int, number: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "count", "utilization"),
-    [(2, 0, None), (3, 0, None), (4, 3, 90.0), (9, 13, 90.0)],
+    ("begin_s", "end_s", "utilization"),
+    [(9.0, 10.0, None), (8.0, 10.0, 90.0), (2.5, 10.0, 90.0), (1.0, 3.0, 0.0), (9.5, 12.0, 60.0)],
 )
 def test_the_steady_utilization_is_that_of_the_steps_after_the_warm_up(
-    steps: int, count: int, utilization: float | None
+    begin_s: float, end_s: float, utilization: float | None
 ) -> None:
-    """Samples every half second. Steps of one second end at 10.0; the GPU is idle until 3.5."""
-    result, _ = stored_row("7b-1gpu")
-    assert result.speed is not None
-    speed = result.speed.model_copy(update={"step_s": 1.0, "optimizer_steps": steps})
-    times = StageTimes(start_s=0.5, build_s=0.5, train_s=9.0, end_s=1.0)
-    loads = [(90.0 if 3.5 < number / 2 <= 10 else 0.0, 1.0) for number in range(24)]
+    """The GPU works from 3.5 to 10.0. A sample has the utilization of the second before it."""
+    loads = [(90.0 if 3.5 <= number / 2 <= 10 else 60.0 if number > 20 else 0.0, 1.0) for number in range(24)]
     samples = samples_of(*loads, every_s=0.5)
-    assert len(steady_samples(samples, speed, times)) == count
-    assert gpu_load(samples, speed, times).get(STEADY_UTILIZATION) == utilization
+    assert gpu_load(samples, None, (begin_s, end_s)).get(STEADY_UTILIZATION) == utilization
 
 
 def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Faults on a machine with four GPUs: for each, a statement of a lab fails. Fake: NVML."""
 
+import time
 from types import SimpleNamespace
 
 import pynvml
@@ -47,7 +48,7 @@ def telemetry(monkeypatch, tmp_path):
         }
         for name, read in readings.items():
             monkeypatch.setattr(pynvml, name, read)
-        sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [*ROW, OTHER])
+        sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [*ROW, OTHER], time.monotonic())
         sampler.phase = "forward"
         sampler._samples = [sampler._sample() for _ in range(5)]
         return sampler.summary()

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from experiments.suites.models import Model, models
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.suite import suite_named
 from tests.support.results.in_memory import run
 from tests.support.results.in_memory import suite as made_suite
 
@@ -49,8 +50,7 @@ def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     spec = run().spec(made_suite(), "a")
     before = spec.model_dump(mode="json")
     del before["model"]
-    for name in ("accelerator", "prompt_length", "steady_s"):
-        del before["settings"][name]
+    del before["steady_s"], before["settings"]["accelerator"], before["settings"]["prompt_length"]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
     given = [RowSpec.model_validate(data_with_own_model(model=model)) for model in (WHOLE, wider)]
@@ -59,7 +59,7 @@ def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
 
 def test_more_steps_of_a_training_do_not_change_its_fingerprint():
     data = run().spec(made_suite(), "a").model_dump(mode="json")
-    longer = data | {"settings": data["settings"] | {"steady_s": 3.0}}
+    longer = data | {"steady_s": 3.0}
     assert RowSpec.model_validate(longer).fingerprint == RowSpec.model_validate(data).fingerprint
 
 
@@ -76,3 +76,19 @@ def test_more_steps_of_a_training_do_not_change_its_fingerprint():
 def test_a_model_states_what_its_family_needs(model, words):
     with pytest.raises(ValidationError, match=words):
         Model.model_validate(model)
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "steady_s"),
+    [
+        ("7b-1gpu", {}, 3.0),
+        ("7b-4gpu-ddp", {}, 3.0),
+        ("7b-1gpu-acc4", {}, 0.0),
+        ("7b-1gpu", {"length": "as-taught"}, 0.0),
+        ("7b-1gpu", {"size": "tiny"}, 0.0),
+    ],
+)
+def test_a_row_with_a_statement_on_utilization_runs_long_enough_to_measure_it(row, changes, steady_s):
+    suite = suite_named("multi_gpu_litgpt")
+    given = run().model_copy(update={"card": "a100_80gb", "size": "full", "length": "verdict"} | changes)
+    assert given.spec(suite, row).steady_s == steady_s

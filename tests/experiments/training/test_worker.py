@@ -192,6 +192,13 @@ def test_times_of_the_stages_add_up():
     assert times == StageTimes(start_s=3.0, build_s=1.5, train_s=5.5, end_s=2.0)
 
 
+def test_the_steady_steps_are_timed_from_the_start_of_the_row_as_telemetry_is():
+    moments = StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5)
+    assert worker.steady_seconds(moments, began=100.0) == (6.0, 9.5)
+    unfinished = moments.model_copy(update={"steady_from": None, "steady_until": None})
+    assert worker.steady_seconds(unfinished, began=100.0) is None
+
+
 def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):
     assert run_fake_row(fake_trainer, tmp_path, "child").outcome == "oom"
     assert not is_running(int((tmp_path / "child.txt").read_text()))

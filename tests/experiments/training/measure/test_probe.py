@@ -84,6 +84,22 @@ def test_a_long_training_has_snapshots_in_steps_0_and_1_and_every_50th(tmp_path)
     assert len(training[0].losses()) == 120
 
 
+def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, monkeypatch):
+    training = probe_of(spec(batch_size=1, train_samples=40, length="verdict"), tmp_path)
+    probe = training[0]
+    probe.profile = FakeProfile(probe)
+    steady = []
+    ended = False
+    while not ended:
+        monkeypatch.setattr(time, "time", lambda: float(probe.micro_steps))
+        ended = micro_step(*training)
+        steady.append((probe.moments().steady_from, probe.moments().steady_until))
+    timed = probe.profile.recorded[0]
+    assert 6 <= timed < probe.micro_steps
+    assert steady[:3] == [(None, None), (2.0, 2.0), (2.0, 3.0)]
+    assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
+
+
 class FakeProfile:
     """Fake profile that records the micro-steps at which it is called."""
 

@@ -87,8 +87,8 @@ def test_a_row_with_steady_seconds_continues_until_they_are_measured_or_its_trai
 
 
 def test_steady_seconds_count_at_length_verdict_only():
-    row = spec(length="peak", max_epochs=1, max_steps=-1, train_samples=None, steady_s=3.0)
-    assert build_schedule(row, 40).last == 2
+    row = spec(length="peak", max_epochs=1, max_steps=-1, train_samples=None)
+    assert build_schedule(row.model_copy(update={"steady_s": 3.0}), 40).last == 2
 
 
 def test_verdict_length_does_not_end_inside_a_step():

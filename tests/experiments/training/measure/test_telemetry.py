@@ -153,7 +153,7 @@ def test_the_load_of_other_gpus_is_unknown_where_nothing_reports_it(fake_nvml):
 def sample_process(path, pid, monkeypatch):
     """Return the rows of the file and the summary of at least five samples."""
     monkeypatch.setattr(telemetry, "SAMPLE_INTERVAL_S", 0.01)
-    with TelemetrySampler(path, lambda: [pid]) as sampler:
+    with TelemetrySampler(path, lambda: [pid], time.monotonic()) as sampler:
         limit = time.monotonic() + 20
         while len(sampler._samples) < 5 and time.monotonic() < limit:
             time.sleep(0.01)
@@ -188,7 +188,7 @@ def test_sampling_continues_after_the_trainer_has_ended(tmp_path, monkeypatch, n
     ended = subprocess.Popen(["true"])
     while ended.returncode is None and not os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
         time.sleep(0.01)
-    with TelemetrySampler(tmp_path / "first.csv", lambda: [ended.pid]) as sampler:
+    with TelemetrySampler(tmp_path / "first.csv", lambda: [ended.pid], time.monotonic()) as sampler:
         ended.wait()
         sample = sampler._sample()
     assert sample["process_memory_gib"] == 0
@@ -211,7 +211,7 @@ def test_training_ends_when_the_gpu_worked_last(utilization, training):
 
 
 def test_training_utilization_excludes_the_loading(tmp_path, fake_nvml):
-    sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [])
+    sampler = TelemetrySampler(tmp_path / "telemetry.csv", lambda: [], time.monotonic())
     loading = sampler._sample()
     sampler.phase = "backward"
     fake_nvml.setattr(pynvml, "nvmlDeviceGetUtilizationRates", lambda handle: SimpleNamespace(gpu=21))
