@@ -80,6 +80,9 @@ class Settings(StrictModel):
     activation_checkpointing: bool = Field(
         default=False, description="recompute a block's activations in the backward pass instead of storing them"
     )
+    optimizer_in_backward: bool = Field(
+        default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
+    )
     lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
     workers: NonNegativeInt = Field(
@@ -121,6 +124,26 @@ class Settings(StrictModel):
     def _generation_on_cpu_only(self) -> Self:
         if self.accelerator == "cpu" and (self.task, self.world_size) != ("generate", 1):
             raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed otherwise: gpu")
+        return self
+
+    @model_validator(mode="after")
+    def _one_backward_pass_per_update(self) -> Self:
+        """Check that nothing comes between a backward pass and the update of the parameters."""
+        if not self.optimizer_in_backward:
+            return self
+        needed: dict[str, tuple[object, ...]] = {
+            "task": ("train",),
+            "accumulate": (1,),
+            "world_size": (1,),
+            "strategy": ("auto",),
+            "optimizer": ("adamw", "sgd", "adam_8bit"),
+            "engine": ("lightning", "litgpt", "litgpt_trainer"),
+            "quantization": (None,),
+        }
+        for name, allowed in needed.items():
+            if (value := getattr(self, name)) not in allowed:
+                values = ", ".join(map(str, allowed))
+                raise ValueError(f"optimizer_in_backward: needs {name} = {values}, but it is {value}")
         return self
 
     @model_validator(mode="after")

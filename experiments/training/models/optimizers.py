@@ -1,16 +1,24 @@
 """Build the optimizer of a row."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch.nn import Parameter
 
 from experiments.suites.settings import Settings
+from experiments.training.models.backward_optimizer import BackwardOptimizer
 
 
 def build_optimizer(settings: Settings, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
     """Return the row's optimizer over the trainable ``parameters``; its state is created by the first step."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    if settings.optimizer_in_backward:
+        return BackwardOptimizer(partial(_build, settings), trainable)
+    return _build(settings, trainable)
+
+
+def _build(settings: Settings, trainable: Iterable[Parameter]) -> torch.optim.Optimizer:
     options = {key: value for key in ("weight_decay", "betas") if (value := getattr(settings, key)) is not None}
     if settings.optimizer == "adam_8bit":
         import bitsandbytes
