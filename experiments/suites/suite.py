@@ -75,10 +75,10 @@ def cards_of_suites() -> list[str]:
 
 
 def suites_in_group(group: Groups) -> list[Suite]:
-    """Return the suites of a group, or of both groups: labs for one GPU first, then by name."""
+    """Return the suites of a group, or of both groups of labs: those for one GPU first, then by name."""
     suites = [suite_named(name) for name in suite_names()]
-    order = {"single": 0, "multi": 1}
-    return sorted((one for one in suites if group in ("both", one.group)), key=lambda one: order[one.group])
+    groups = ("single", "multi") if group == "both" else (group,)
+    return sorted((one for one in suites if one.group in groups), key=lambda one: groups.index(one.group))
 
 
 @cache
