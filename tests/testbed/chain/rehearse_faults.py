@@ -137,7 +137,7 @@ def main() -> int:
     results = (
         Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve() / f"faults-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     )
-    begun = time.monotonic()
+    begun, commit = time.monotonic(), git_commit()
     with (
         tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder,
         closing(SlowMirror()) as mirror,
