@@ -148,7 +148,7 @@ def main() -> int:
     took_s = round(time.monotonic() - begun)
     facts = {
         "command": COMMAND,
-        "git_commit": git_commit(),
+        "git_commit": commit,
         "wall_s": took_s,
         "checks": [one._asdict() for one in checks],
     }
