@@ -31,7 +31,7 @@ ROLES = ["precheck", "nvidia_driver", "slurm"]
 SOURCES = "/var/lib/slurm-sources"
 APPLICABLE = r"(1|2|4|5|6|9|15|17|28|39)\."
 """srun, scontrol, sinfo, squeue, scancel, many jobs at once, salloc, sbatch, arrays of jobs, and GPUs."""
-LIMIT_S = 240
+LIMIT_S = 900
 SKIPPED, TIMED_OUT = 255, 124
 WITHOUT_OWN_REASON = ("failed", "timed out")
 PREPARE = f"""
