@@ -22,7 +22,7 @@ OPTIONS  = $(call option,$(TARGET) $(NAMES)) $(ROWS) $(args)
 LEASE    = $(call option,site for hours count) $(if $(node),--node-type $(node)) $(if $(start),--start "$(start)")
 NAME     = $(if $(name),--name $(name))
 
-ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run results a b name by days version PINS CACHE PYTHON
+ALLOWED := $(TARGET) $(NAMES) for hours count node start row suite args run results a b name by days version faults PINS CACHE PYTHON
 GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 UNKNOWN := $(filter-out $(ALLOWED),$(GIVEN))
 $(if $(UNKNOWN),$(error unknown variable: $(UNKNOWN); allowed: $(sort $(ALLOWED))))
@@ -111,9 +111,9 @@ orphans: env ## list your tagged resources that no active lease covers (args=--c
 reproduce: env ## lease, configure, run, evaluate, report and release (node= name= for= hours= versions= args="--yes --max-hours 3")
 	$(TESTBED) reproduce $(suite) $(LEASE) $(NAME) $(call option,$(NAMES)) $(ROWS) $(args)
 
-rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container)
+rehearse: ## run all steps of reproduce with tiny models on this machine (needs root, mmdebstrap, systemd-container; faults=1 adds faults)
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse $(results)
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse$(if $(faults),_faults) $(results)
 
 test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed

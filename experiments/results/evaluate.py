@@ -290,8 +290,9 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
     if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""
     if check.quantity in GPU_SHARES:
-        error = GPU_SHARES[check.quantity] * speeds[0].idle_error
-        ranges, text = [(value - error, value + error) for value in compared], format_number(error)
+        errors = [GPU_SHARES[check.quantity] * speed.idle_error for speed in speeds]
+        ranges = _ranges_of_shares(check, pair, compared, errors)
+        text = " and ".join(dict.fromkeys(map(format_number, errors)))
     else:
         errors = [speed.ratio_error_share for speed in speeds] if check.over_row else [speeds[0].error_share]
         share = hypot(*errors)
@@ -299,6 +300,18 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
     bounds = [bound for bound in (check.low, check.high) if bound is not None]
     undecided = any(least < bound < most for least, most in ranges for bound in bounds)
     return f"predicted to {text}" if undecided else ""
+
+
+def _ranges_of_shares(
+    check: Check, pair: tuple[Result, Result], compared: list[float], errors: list[float]
+) -> list[tuple[float, float]]:
+    """Return the least and the most that a share of GPU time, or its ratio to that of another row, may be."""
+    if check.over_row is None:
+        return [(value - errors[0], value + errors[0]) for value in compared]
+    assert check.quantity is not None
+    value, divisor = (value_of(check.quantity, one) or 0.0 for one in pair)
+    least = _ratio(max(value - errors[0], 0.0), divisor + errors[-1])
+    return [(least, _ratio(value + errors[0], max(divisor - errors[-1], 0.0)))]
 
 
 def _bound_or_default(bound: float | None, default: float) -> float:

@@ -120,7 +120,7 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
     """Extend a lease within the site's rules. Raises ExtensionRejected with the rule or the site's reason.
 
-    An interrupted extension by the same length is resumed.
+    An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
     """
     with reconciler.journal.exclusive(active_lease.name):
         lease, end = extension(site, reconciler, active_lease, by)
@@ -157,9 +157,11 @@ def extension(
     if lease is None or lease.status in ENDED_STATUSES:
         raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
     intent = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
-    if intent.get("by") == length_in_words(by) and (end := datetime.fromisoformat(intent["end"])) >= lease.end:
-        reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {intent['by']}")
-        return lease, end
+    if intent.get("by") == length_in_words(by):
+        end, current = datetime.fromisoformat(intent["end"]), datetime.fromisoformat(journal_time(lease.end))
+        if current in (end - by, end):
+            reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {intent['by']}")
+            return lease, end
     opens = lease.end - EXTENSION_WINDOW
     if reconciler.clock.now() < opens:
         raise ExtensionRejected(

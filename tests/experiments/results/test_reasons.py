@@ -84,11 +84,17 @@ LOAD = {"steady_gpu_util_percent": 60.0}
         ({"quantity": "gpu_idle_share", "high": 0.74}, "not evaluated", "0.25"),
         ({"quantity": "gpu_util_percent", "low": 36.0}, "not evaluated", "25"),
         ({"quantity": "gpu_util_percent", "low": 35.0, "high": 85.0}, "pass", ""),
+        ({"quantity": "gpu_idle_share", "over_row": "b", "low": 0.42}, "not evaluated", "0.25 and 0.1"),
+        ({"quantity": "gpu_idle_share", "over_row": "b", "low": 0.41, "high": 1.88}, "pass", ""),
+        ({"quantity": "gpu_idle_share", "over_row": "b", "high": 1.87}, "not evaluated", "0.25 and 0.1"),
+        ({"quantity": "gpu_util_percent", "over_row": "b", "low": 0.51}, "not evaluated", "25 and 10"),
+        ({"quantity": "gpu_util_percent", "over_row": "b", "low": 0.5, "high": 1.7}, "pass", ""),
+        ({"quantity": "gpu_util_percent", "over_row": "b", "high": 1.69}, "not evaluated", "25 and 10"),
         ({"quantity": "peak_gib", "low": 9.9}, "pass", ""),
     ],
 )
 def test_a_prediction_within_its_error_of_a_bound_is_too_close_to_call(check, status, error):
-    other = predicted("b", ratio_error_share=0.4)
+    other = predicted("b", ratio_error_share=0.4, idle_error=0.1)
     made = predicted("a").model_copy(update={"memory": with_peak(10.0).memory})
     verdict = claim_verdict({"row": "a", **check}, made, other)
     assert verdict.status == status

@@ -137,6 +137,16 @@ def test_an_interrupted_extension_is_resumed_even_if_a_new_one_would_be_rejected
     assert extend(site, reconciler, active_lease, week).end == NOW + 2 * HOUR + week
 
 
+@pytest.mark.parametrize("changed_by", [-HOUR, HOUR])
+def test_an_interrupted_extension_is_a_new_one_after_another_change_of_the_end(
+    reconciler, site, active_lease, changed_by
+):
+    end = site.lease.end + changed_by
+    extend_and_kill(reconciler, site, active_lease, "done", by=3 * HOUR)
+    site.lease = replace(site.lease, end=end)
+    assert extend(site, reconciler, active_lease, 3 * HOUR).end == end + 3 * HOUR
+
+
 def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
     extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR

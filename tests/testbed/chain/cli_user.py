@@ -45,11 +45,15 @@ class Command:
     def output(self) -> str:
         return self._log.read_text()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def until(self, pattern: str) -> str:
         """Wait until the output matches; return the match."""
         ends = time.monotonic() + OUTPUT_TIMEOUT_S
         while not (found := re.search(pattern, self.output)):
-            assert self._process.poll() is None, f"ended before it printed {pattern!r}:\n{self.output}"
+            assert self.is_running, f"ended before it printed {pattern!r}:\n{self.output}"
             assert time.monotonic() < ends, f"does not print {pattern!r}:\n{self.output}"
             time.sleep(POLL_INTERVAL_S)
         return found[0]
@@ -77,8 +81,8 @@ class Command:
 class CliUser:
     """A user with the account, journal and key of ``stage``; ``results``: folder of the rows' results."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.results = stage, stage.folder / "results"
+    def __init__(self, stage: Stage, results: Path | None = None) -> None:
+        self.stage, self.results = stage, results or stage.folder / "results"
         self._commands: list[Command] = []
 
     @property

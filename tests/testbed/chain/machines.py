@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from experiments.system.files import cache_folder
@@ -25,7 +25,8 @@ class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
     gates: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
-    cloud-init would install nova's key. shared: see Node. services: answer on each node before it can be reached.
+    cloud-init would install nova's key. shared: see Node. services: answer on each node before it can be reached, and
+    ``prepare`` is called with it.
     Docker's data is cached from one node to the next, which saves rebuilding images.
     """
 
@@ -37,9 +38,10 @@ class Machines:
         cards: Sequence[str],
         shared: Sequence[Path],
         services: ServicesForNodes,
+        prepare: Callable[[Node], None],
     ) -> None:
         self._site, self._image, self._key, self._cards, self._shared = site, image, authorized_key, cards, shared
-        self._services = services
+        self._services, self._prepare = services, prepare
         self.nodes: dict[str, Node] = {}
         self.gates: dict[str, Gate] = {}
         self._over = threading.Event()
@@ -82,6 +84,7 @@ class Machines:
         address, disks = f"{network.PREFIX}.{number}", {DOCKER: _disk(number)}
         node = Node(f"machine-{number}", address, self._image, self._key, self._cards, self._shared, disks)
         node.start()
+        self._prepare(node)
         return node
 
 

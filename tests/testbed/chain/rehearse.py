@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,8 @@ from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.node import base_image
 from tests.testbed.node.image import NodeImage
-from tests.testbed.openstack.local_openstack import open_local_openstack
+from tests.testbed.node.node import Node
+from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_openstack
 
 PROGRAMS = (*TOOLS, "mmdebstrap", "systemd-nspawn", "iptables", "gpg", "rsync", "ip")
 PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-client"
@@ -42,19 +43,26 @@ LEFT = 3
 class Stage:
     """The local OpenStack cloud, and a real node for each of its servers."""
 
-    def __init__(self, site: Testbed, machines: Machines, key: Path, folder: Path) -> None:
-        self.site, self.machines, self.key, self.folder = site, machines, key, folder
+    def __init__(
+        self, local_openstack: LocalOpenStack, site: Testbed, machines: Machines, key: Path, folder: Path
+    ) -> None:
+        self.local_openstack, self.site, self.machines = local_openstack, site, machines
+        self.key, self.folder = key, folder
 
     def client(self, results: Path, *more: str) -> list[str]:
         """Return the command that a user would type, with options that replace the public registries."""
         return [sys.executable, "-m", "tests.testbed.chain.client", str(self.key), str(results), *more]
 
+    def copy_logs(self, results: Path) -> None:
+        """Copy the logs of the configuration to the results."""
+        shutil.copytree(self.folder / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
+
 
 @contextlib.contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
+def stage(folder: Path, prepare: Callable[[Node], None] = lambda node: None) -> Iterator[Stage]:
     """Start everything in an empty folder, the user's home; meanwhile this process's environment is that user's.
 
-    The cache folder stays the same.
+    The cache folder stays the same. prepare: called with each node before it can be reached.
     """
     with ThreadPoolExecutor() as pool:
         making = pool.submit(NodeImage.make, print)
@@ -71,9 +79,9 @@ def stage(folder: Path) -> Iterator[Stage]:
         key = new_key(folder / "id")
         site = connect_to("chameleon")
         with contextlib.closing(ServicesForNodes(local_openstack.place.outer)) as services:
-            machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared, services)
+            machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared, services, prepare)
             with machines.following():
-                yield Stage(site, machines, key, folder)
+                yield Stage(local_openstack, site, machines, key, folder)
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -95,7 +103,7 @@ def main() -> int:
         code = client.wait()
         left = left_at(started.site)
         if code:
-            shutil.copytree(Path(folder) / "ledger" / "configure", results / "configure", dirs_exist_ok=True)
+            started.copy_logs(results)
     print(f"rehearsed in {format_duration(time.monotonic() - begun)}; left at the testbed: {left or 'nothing'}")
     return code or (LEFT if left else 0)
 

@@ -13,29 +13,27 @@ import json
 import os
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import yaml
 
-from experiments.results.provenance import git_commit
-from experiments.system.files import write_atomically
 from provision.configure.playbook import ConfiguredNode
 from provision.ssh.login import Login
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.node import Node
+from tests.testbed.outcomes import Outcome, differences, unexplained, write_outcomes
 
 HERE = Path(__file__).parent
+COMMAND = "python -m pytest -s tests/testbed/node/slurm_suite/suite.py"
 RESULTS = HERE / "results.json"
 ROLES = ["precheck", "nvidia_driver", "slurm"]
 SOURCES = "/var/lib/slurm-sources"
 APPLICABLE = r"(1|2|4|5|6|9|15|17|28|39)\."
 """srun, scontrol, sinfo, squeue, scancel, many jobs at once, salloc, sbatch, arrays of jobs, and GPUs."""
-LIMIT_S = 240
+LIMIT_S = 900
 SKIPPED, TIMED_OUT = 255, 124
+WITHOUT_OWN_REASON = ("failed", "timed out")
 PREPARE = f"""
 export DEBIAN_FRONTEND=noninteractive
 sed 's/^deb /deb-src /' /etc/apt/sources.list > /etc/apt/sources.list.d/sources.list
@@ -58,43 +56,44 @@ def configured(node: Node, set_up: SetUp) -> ConfiguredNode:
 
 
 @pytest.mark.timeout(0)
-def test_slurm_s_own_tests(node: Node, login: Callable[[Node], Login], configured: ConfiguredNode) -> None:
-    reasons = yaml.safe_load((HERE / "differences.yaml").read_text()) or {}
+def test_slurm_s_own_tests(
+    node: Node, login: Callable[[Node], Login], configured: ConfiguredNode, tmp_path: Path
+) -> None:
+    print(f"output of the tests: {tmp_path}")
     version = node.run("dpkg-query", "--show", "--showformat=${Version}", "slurmctld")
+    chosen = os.environ.get("TESTBED_SLURM_TESTS", APPLICABLE)
+    for outcome in run_all(login(node), chosen, tmp_path):
+        kept = keep(version, outcome)
+    assert unexplained(kept) == []
+
+
+def keep(version: str, *outcomes: Outcome) -> list[Outcome]:
+    """Write outcomes to the results, with their reasons; those of other tests stay. Return all."""
+    reasons = differences(HERE)
     stored = json.loads(RESULTS.read_text())["tests"] if RESULTS.exists() else []
-    found = {one["test"]: one for one in stored}
-    for outcome in run_all(login(node), os.environ.get("TESTBED_SLURM_TESTS", APPLICABLE), reasons):
-        found[outcome["test"]] = outcome
-        outcomes = sorted(found.values(), key=lambda one: _order(one["test"]))
-        write_outcomes(version, outcomes)
-    assert [one["test"] for one in outcomes if one["outcome"] != "passed" and not one.get("reason")] == []
+    found = {one["test"]: one for one in [*stored, *outcomes]}
+    for name, one in found.items():
+        if one["outcome"] in WITHOUT_OWN_REASON:
+            one["reason"] = reasons.get(name, "")
+    kept = sorted(found.values(), key=lambda one: _order(one["test"]))
+    write_outcomes(RESULTS, COMMAND, {"slurm": version}, kept)
+    return kept
 
 
-def write_outcomes(version: str, outcomes: list[dict[str, str]]) -> None:
-    facts = {
-        "command": "python -m pytest -s tests/testbed/node/slurm_suite/suite.py",
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "git_commit": git_commit(),
-        "slurm": version,
-        "outcomes": dict(sorted(Counter(one["outcome"] for one in outcomes).items())),
-        "tests": outcomes,
-    }
-    write_atomically(RESULTS, json.dumps(facts, indent=1) + "\n")
-
-
-def run_all(login: Login, wanted: str, reasons: dict[str, str]) -> Iterator[dict[str, str]]:
-    """Run the tests whose numbers match ``wanted``; yield each outcome, and print it."""
+def run_all(login: Login, wanted: str, outputs: Path) -> Iterator[Outcome]:
+    """Run the tests whose numbers match ``wanted``; print and yield each outcome, and write the output of each test."""
     found = over_ssh(login, "ls").stdout.split()
     numbers = sorted((name.removeprefix("test") for name in found if re.fullmatch(r"test\d+\.\d+", name)), key=_order)
     for number in (number for number in numbers if re.match(wanted, number)):
         done = over_ssh(login, f"timeout --kill-after=10 {LIMIT_S} expect test{number}")
+        (outputs / f"test{number}.log").write_text(done.stdout)
         over_ssh(login, "scancel --user=$USER")
         outcome = {0: "passed", SKIPPED: "skipped", TIMED_OUT: "timed out"}.get(done.returncode, "failed")
         one = {"test": number, "outcome": outcome}
         if outcome == "skipped":
             one["reason"] = last_warning(done.stdout)
         elif outcome != "passed":
-            one |= {"last": last_warning(done.stdout), "reason": reasons.get(number, "")}
+            one["last"] = last_warning(done.stdout)
         print(one, flush=True)
         yield one
 

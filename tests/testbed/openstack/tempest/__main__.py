@@ -15,20 +15,16 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import openstack
-import yaml
 
-from experiments.results.provenance import git_commit
-from experiments.system.files import write_atomically
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.environment import environment
 from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_openstack
 from tests.testbed.openstack.settings import PORTS
+from tests.testbed.outcomes import differences, unexplained, write_outcomes
 
 HERE = Path(__file__).parent
 COMMAND = "python -m tests.testbed.openstack.tempest"
@@ -45,21 +41,11 @@ def main() -> None:
     parser.add_argument("--tests", default=API, help="regular expression of tests (default: those of the API)")
     parser.add_argument("--out", type=Path, help="file for the outcomes")
     options = parser.parse_args()
-    reasons = yaml.safe_load((HERE / "differences.yaml").read_text()) or {}
+    reasons = differences(HERE)
     tests = [{**test, "reason": reason_of(test, reasons)} for test in run_all(options.tests)]
-    facts = {
-        "command": COMMAND,
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "git_commit": git_commit(),
-        "versions": pinned(),
-        "outcomes": dict(sorted(Counter(test["outcome"] for test in tests).items())),
-        "tests": tests,
-    }
-    print(json.dumps(facts["outcomes"]))
-    if options.out:
-        write_atomically(options.out, json.dumps(facts, indent=1) + "\n")
-    if unexplained := [test["test"] for test in tests if test["outcome"] != "passed" and not test["reason"]]:
-        sys.exit(f"without a reason in differences.yaml: {', '.join(unexplained)}")
+    print(json.dumps(write_outcomes(options.out, COMMAND, pinned(), tests)))
+    if missing := unexplained(tests):
+        sys.exit(f"without a reason in differences.yaml: {', '.join(missing)}")
 
 
 def reason_of(test: dict[str, Any], reasons: dict[str, str]) -> str:
