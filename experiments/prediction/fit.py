@@ -65,7 +65,8 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
 
     Pairs of changes are tried if no single change fits.
 
-    Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation). Then come changes
+    Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation, the optimizer step
+    in the backward pass). Then come changes
     of the arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD) and the trained weights (LoRA).
     The most expensive use slow host memory or more GPUs.
     """
@@ -127,6 +128,9 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
 def single_changes(spec: RowSpec) -> Iterator[Change]:
     """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
     current = spec.settings
+    if _can_step_in_backward(current):
+        cost = "updates in the backward pass: no accumulation"
+        yield Change("optimizer in backward", cost, {"optimizer_in_backward": True})
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":
@@ -149,6 +153,12 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
             if gpus > current.devices or (gpus == current.devices and current.strategy != "fsdp"):
                 cost = f"{gpus} GPUs, each with this batch"
                 yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
+
+
+def _can_step_in_backward(current: Settings) -> bool:
+    of_this_kind = current.engine != "hf_trainer" and current.optimizer != "deepspeed_cpu" and not current.quantization
+    alone = (current.accumulate, current.world_size, current.strategy) == (1, 1, "auto")
+    return of_this_kind and alone and not current.optimizer_in_backward
 
 
 def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:
@@ -174,17 +184,27 @@ def _keep_fitting(spec: RowSpec, candidates: Sequence[Change], predict: Predict)
 
 
 def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
-    specs = [change_settings(spec, **change.settings) for change in candidates]
+    changed = [_change_or_explain(spec, change) for change in candidates]
+    specs = [one for one in changed if isinstance(one, RowSpec)]
     try:
-        found: list[Prediction | str] = [*predict(specs)]
+        predicted: list[Prediction | str] = [*predict(specs)]
     except InputError:
-        found = [_predict_or_explain(one, predict) for one in specs]
+        predicted = [_predict_or_explain(one, predict) for one in specs]
+    answers = iter(predicted)
+    found = [next(answers) if isinstance(one, RowSpec) else one for one in changed]
     return tuple(
         Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
         if isinstance(one, str)
         else Attempt(change=change.name, cost=change.cost, prediction=one)
         for change, one in zip(candidates, found, strict=True)
     )
+
+
+def _change_or_explain(spec: RowSpec, change: Change) -> RowSpec | str:
+    try:
+        return change_settings(spec, **change.settings)
+    except InputError as problem:
+        return str(problem)
 
 
 def _predict_or_explain(spec: RowSpec, predict: Predict) -> Prediction | str:

@@ -141,10 +141,10 @@ def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
         ("--cloud x", "missing command; see testbed --help"),
         ("report a b c", "unexpected argument b c; see testbed report --help"),
         ("logs", "ROW is required; see testbed logs --help"),
-        ("predict xxl-sgd", "unknown suite 'xxl-sgd' (xxl-sgd is a row of single_gpu_blip2); allowed: multi"),
+        ("predict xxl-sgd", "unknown suite 'xxl-sgd' (xxl-sgd is a row of single_gpu_blip2); allowed: beyond"),
         (
             "run single_gpu_blip2/xxl",
-            "unknown suite 'single_gpu_blip2/xxl' (xxl is a row of single_gpu_blip2); allowed: multi",
+            "unknown suite 'single_gpu_blip2/xxl' (xxl is a row of beyond and single_gpu_blip2); allowed: beyond",
         ),
         ("list single_gpu_blip", "did you mean single_gpu_blip2?"),
         ("run single_gpu_blip2 slurm_hf_trainer --row xxll", "; similar: xxl"),

@@ -62,6 +62,7 @@ def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
     found = fit_row(custom_spec(32), Predictor(needs_linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
+        "optimizer in backward",
         "precision bf16-mixed",
         "precision bf16-true",
         "activation checkpointing",
@@ -84,6 +85,20 @@ def test_a_smaller_batch_keeps_the_samples_per_optimizer_step():
     halved = found.changes[0].prediction.spec.settings
     assert (halved.batch_size, halved.accumulate) == (16, 12)
     assert halved.global_batch_size == custom_spec(64, accumulate=3).settings.global_batch_size
+
+
+@pytest.mark.parametrize(
+    "changes", [{"accumulate": 3}, {"devices": 2}, {"optim": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}]
+)
+def test_the_optimizer_steps_in_backward_only_where_it_can(changes):
+    found = fit_row(custom_spec(32, **changes), Predictor(needs_linear))
+    assert "optimizer in backward" not in [one.change for one in found.changes]
+
+
+def test_a_pair_whose_changes_exclude_each_other_is_not_offered():
+    found = fit_row(custom_spec(32), Predictor(lambda settings: 1e3))
+    assert found.pairs == ()
+    assert all(one.prediction for one in found.changes)
 
 
 def test_an_impossible_change_is_listed_with_the_reason():

@@ -66,6 +66,22 @@ def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_
     assert table.times(asked, H100).device_s == pytest.approx(2 * bound_s(parse(asked), H100))
 
 
+def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_one():
+    one, many = ({"type": "Float", "sizes": [4096, 4096]}, {"type": "Float", "tensors": 300, "elements": 2**24})
+    names = ("aten::_foreach_mul_.Scalar", "aten::mul_.Tensor")
+    listed, element_wise = (json.dumps([name, tensor, 2]) for name, tensor in zip(names, (many, one), strict=True))
+    table = Table(
+        MACHINE,
+        {
+            listed: OperationTime(9 * bound_s(parse(listed), H100), 1e-4),
+            element_wise: OperationTime(2 * bound_s(parse(element_wise), H100), 1e-5),
+        },
+    )
+    few, longer = (json.dumps([names[0], tensor, 2]) for tensor in ([one], many | {"tensors": 299}))
+    times = [table.times(key, H100).device_s / bound_s(parse(key), H100) for key in (few, longer)]
+    assert times == pytest.approx([2, 9])
+
+
 def test_the_host_time_of_an_operation_is_at_most_the_typical_time_of_its_family():
     times = {product(rows): OperationTime(1e-4, host_s) for rows, host_s in ((64, 1e-5), (128, 1e-5), (256, 1.0))}
     assert Table(MACHINE, times).times(product(256), H100).host_s == 1e-5
