@@ -11,8 +11,8 @@ Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
 Optimizer = Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"]
 Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
 
-Group = Literal["single", "multi", "beyond"]
-"""Labs that need one GPU, labs that need several, and what goes beyond the labs."""
+Group = Literal["single", "multi", "extra"]
+"""Labs that need one GPU, labs that need several, and suites that belong to no lab."""
 Groups = Literal["both", "single", "multi"]
 
 SYNTHETIC = "synthetic"

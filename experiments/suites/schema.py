@@ -193,7 +193,9 @@ class Suite(StrictModel):
     )
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")
-    group: Group = Field(default="single", description="single: one GPU is enough; multi: several are needed")
+    group: Group = Field(
+        default="single", description="single: one GPU is enough; multi: several are needed; extra: no lab"
+    )
     lease: LeaseEstimate = Field(default=LeaseEstimate(), description="the lease that all rows need")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the lab was written for")
     models: dict[str, Model] = Field(

@@ -27,7 +27,7 @@ from experiments.run_options import (
 )
 from experiments.runners.plan import continue_run
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.suite import suite_names, suites_in_group
+from experiments.suites.suite import suite_named, suite_names, suites_in_group
 from experiments.system.files import CODE_FOLDER
 from experiments.system.options import fields_with_options
 from tests.support.results import in_memory
@@ -166,13 +166,15 @@ def test_current_runs_are_read(tmp_path):
 
 def test_no_code_names_a_lab():
     code = [*CODE_FOLDER.glob("experiments/**/*.py"), *CODE_FOLDER.glob("provision/**/*.py"), CODE_FOLDER / "Makefile"]
-    found = [(path.name, name) for path in code for name in suite_names() if name in path.read_text()]
+    words = [name if "_" in name else f'"{name}' for name in suite_names()]
+    found = [(path.name, word) for path in code for word in words if word in path.read_text()]
     assert found == []
 
 
 def test_every_lab_is_in_one_group_and_both_have_all():
     assert [suite.suite for suite in suites_in_group("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
     assert [suite.suite for suite in suites_in_group("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
+    assert [name for name in suite_names() if suite_named(name).group == "extra"] == ["beyond"]
     assert suites_in_group("both") == suites_in_group("single") + suites_in_group("multi")
 
 

@@ -333,6 +333,9 @@ int64_t phantom_host_peak() { return phantom::host_peak; }
 // Allocate on this GPU of the process from now on, in this thread.
 void phantom_set_gpu(int64_t gpu) { phantom::current_gpu = gpu; }
 
+// Use a single GPU from now on, whatever number the process calls it by.
+void phantom_become_one_of_several_ranks() { phantom::is_one_of_several_ranks = true; }
+
 // Analyze the log of one GPU from now on.
 void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }
 

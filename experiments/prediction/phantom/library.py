@@ -155,6 +155,10 @@ class Phantom:
         """Make this thread allocate on this GPU of the process from now on."""
         self._library.phantom_set_gpu(ctypes.c_int64(gpu))
 
+    def become_one_of_several_ranks(self) -> None:
+        """Use a single GPU from now on, whatever number the process calls it by."""
+        self._library.phantom_become_one_of_several_ranks()
+
     def select_gpu(self, gpu: int) -> None:
         """Analyze only this GPU of the process from now on, in replays and shares of the log."""
         self._library.phantom_select_gpu(ctypes.c_int64(gpu))

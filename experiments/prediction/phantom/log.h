@@ -63,6 +63,9 @@ thread_local int64_t current_stream = 0;
 // A process may use several GPUs. For PyTorch, all its tensors are on one; the log has the GPU of each allocation.
 thread_local int64_t current_gpu = 0;
 
+// One of several ranks uses only the GPU of its own number, which is the first of the log.
+std::atomic<bool> is_one_of_several_ranks{false};
+
 struct Block {
   int64_t id;
   int64_t address;

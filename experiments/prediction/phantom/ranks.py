@@ -148,6 +148,8 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, rank: int = 0) ->
     Collective operations are logged with the operations of ``phantom``.
     """
     world = devices * nodes
+    if world > 1:
+        phantom.become_one_of_several_ranks()
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank % devices),

@@ -135,7 +135,8 @@ def test_a_module_and_a_notebook_run_as_python_and_jupyter_run_them(trace, tmp_p
         assert found.steps == 2
 
 
-def test_each_rank_of_a_launcher_is_traced_with_its_own_data(trace):
+@pytest.mark.parametrize("device", ["'cuda'", "torch.device('cuda', rank)", "rank"])
+def test_each_rank_of_a_launcher_is_traced_with_its_own_data_on_its_own_gpu(trace, device):
     source = """
 import os, torch
 import torch.distributed as dist
@@ -144,17 +145,17 @@ dist.init_process_group("nccl")
 rank = dist.get_rank()
 assert (rank, dist.get_world_size()) == (int(os.environ["RANK"]), 2)
 torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-model = nn.parallel.DistributedDataParallel(nn.Linear(1024, 1024, bias=False).cuda())
+model = nn.parallel.DistributedDataParallel(nn.Linear(1024, 1024, bias=False).to(DEVICE))
 optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
 while True:
     optimizer.zero_grad()
-    model(torch.zeros(1024 * (1 + rank), 1024, device="cuda")).square().mean().backward()
+    model(torch.zeros(1024 * (1 + rank), 1024, device=DEVICE)).square().mean().backward()
     optimizer.step()
-"""
+""".replace("DEVICE", device)
     first, second = trace(source, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
     assert [(one.rank, one.ranks) for one in (first, second)] == [(0, 2), (1, 2)]
     assert second.peak_gib - first.peak_gib > 4 * MIB / GIB
-    assert first.at_peak.params_gib == 4 * MIB / GIB
+    assert first.at_peak.params_gib == second.at_peak.params_gib == 4 * MIB / GIB
 
 
 DDP = """
