@@ -66,9 +66,8 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     Pairs of changes are tried if no single change fits.
 
     Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation, the optimizer step
-    in the backward pass). Then come changes
-    of the arithmetic (precision), the time (checkpointing), the optimizer (8 bit, SGD) and the trained weights (LoRA).
-    The most expensive use slow host memory or more GPUs.
+    in the backward pass). Then come changes of the arithmetic (precision), the time (checkpointing), the optimizer (8
+    bit, SGD) and the trained weights (LoRA). The most expensive use slow host memory or more GPUs.
     """
     batches = BatchSearch(
         spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])

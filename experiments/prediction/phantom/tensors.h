@@ -18,7 +18,7 @@ c10::ScalarType type_or_default(std::optional<c10::ScalarType> type) {
   return type.value_or(c10::typeMetaToScalarType(at::get_default_dtype()));
 }
 
-// While it exists, memory is allocated on the GPU of a device after the first, if one is given and no rank's own GPU.
+// While it exists, memory is allocated on the GPU of a device after the first, if one is given. A rank has one GPU only.
 struct OnGpu {
   explicit OnGpu(std::optional<Device> device) : before(current_gpu) {
     if (device && device->index() > 0 && !is_one_of_several_ranks) current_gpu = device->index();
