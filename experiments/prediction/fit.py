@@ -127,9 +127,10 @@ def change_settings(spec: RowSpec, **settings: Any) -> RowSpec:
 def single_changes(spec: RowSpec) -> Iterator[Change]:
     """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
     current = spec.settings
-    if _can_step_in_backward(current):
-        cost = "updates in the backward pass: no accumulation"
-        yield Change("optimizer in backward", cost, {"optimizer_in_backward": True})
+    cost = "updates in the backward pass: no accumulation"
+    in_backward = Change("optimizer in backward", cost, {"optimizer_in_backward": True})
+    if not current.optimizer_in_backward and isinstance(_change_or_explain(spec, in_backward), RowSpec):
+        yield in_backward
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":
@@ -152,12 +153,6 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
             if gpus > current.devices or (gpus == current.devices and current.strategy != "fsdp"):
                 cost = f"{gpus} GPUs, each with this batch"
                 yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
-
-
-def _can_step_in_backward(current: Settings) -> bool:
-    of_this_kind = current.engine != "hf_trainer" and current.optimizer != "deepspeed_cpu" and not current.quantization
-    alone = (current.accumulate, current.world_size, current.strategy) == (1, 1, "auto")
-    return of_this_kind and alone and not current.optimizer_in_backward
 
 
 def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:

@@ -80,9 +80,7 @@ def test_verdict_length_ends_at_its_minimum_only_if_times_are_steady():
     ],
 )
 def test_a_row_with_steady_seconds_continues_until_they_are_measured_or_its_training_ends(times, ends):
-    row = spec(
-        length="verdict", max_epochs=1, max_steps=-1, train_samples=None, steady_s=3.0 if len(times) != 16 else 2.6
-    )
+    row = spec(length="verdict", max_epochs=1, max_steps=-1, train_samples=None, steady_s=2.6)
     assert build_schedule(row, 40).may_end(times) == ends
 
 
