@@ -128,14 +128,17 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     """Yield single changes that may save memory, cheapest first. A smaller batch is not one of them."""
     current = spec.settings
     cost = "updates in the backward pass: no accumulation"
-    in_backward = Change("optimizer in backward", cost, {"optimizer_in_backward": True})
-    if not current.optimizer_in_backward and isinstance(_change_or_explain(spec, in_backward), RowSpec):
-        yield in_backward
+    if not current.optimizer_in_backward:
+        yield from _possible(spec, Change("optimizer in backward", cost, {"optimizer_in_backward": True}))
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":
         yield Change("precision bf16-true", "weights in 16 bit", {"precision": "bf16-true"})
     if not current.activation_checkpointing:
+        cost = "time: some activations are computed twice"
+        selective = {"activation_checkpointing": "selective"}
+        yield from _possible(spec, Change("selective checkpointing", cost, selective))
+    if current.activation_checkpointing is not True:
         cost = "time: activations are computed twice"
         yield Change("activation checkpointing", cost, {"activation_checkpointing": True})
     if current.optimizer == "adamw":
@@ -145,6 +148,11 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     if current.lora is None:
         adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})
+    if current.optimizer == "adamw":
+        yield from _possible(spec, Change("AdamW on the host", "more time, and host memory", {"optimizer": "adamw_cpu"}))
+    if not current.activation_offload:
+        cost = "more time, and host memory"
+        yield from _possible(spec, Change("activations on the host", cost, {"activation_offload": True}))
     if current.optimizer != "deepspeed_cpu" and current.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
         yield Change("optimizer offload", "much more time, and host memory", offload)
@@ -153,6 +161,12 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
             if gpus > current.devices or (gpus == current.devices and current.strategy != "fsdp"):
                 cost = f"{gpus} GPUs, each with this batch"
                 yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
+
+
+def _possible(spec: RowSpec, change: Change) -> Iterator[Change]:
+    """Yield the change if the row's other settings allow it."""
+    if isinstance(_change_or_explain(spec, change), RowSpec):
+        yield change
 
 
 def _smaller_batch_change(spec: RowSpec, largest: int) -> Iterator[Change]:

@@ -101,7 +101,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     phantom.install(kernels_of(card))
     import torch
 
-    from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
+    from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam, skip_fused_adamw
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
@@ -115,9 +115,11 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
         simulate_gpus(phantom, spec.settings.devices)
     else:
         simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom)
-    if "offload" in spec.settings.strategy:
+    if spec.settings.uses_host_memory:
         phantom.count_host_memory()
-        skip_cpu_adam(phantom.log_operation)
+        skip_fused_adamw(phantom.log_operation)
+    if "offload" in spec.settings.strategy:
+        skip_deepspeed_adam(phantom.log_operation)
     meter = PhantomMeter(phantom)
     device = Device(
         kind="cuda",
@@ -191,7 +193,7 @@ def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
     """Return the host memory that offload, or a row on the CPU, needs, GiB; None for other rows."""
     if spec.settings.accelerator == "cpu":
         return free.peak_allocated / GIB
-    return phantom.host_peak() / GIB if "offload" in spec.settings.strategy else None
+    return phantom.host_peak() / GIB if spec.settings.uses_host_memory else None
 
 
 def _without_gpu(prediction: Prediction) -> Prediction:

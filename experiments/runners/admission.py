@@ -50,11 +50,11 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: b
     for gpu in node.gpus:
         if why := too_small_reason(gpu, spec.card):
             return why
-    return _host_memory_shortage(spec, host_memory_gib, "optimizer offload") if offloads_optimizer(spec) else ""
+    return _host_memory_shortage(spec, host_memory_gib, "offload") if settings.uses_host_memory else ""
 
 
 def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, part: str) -> str:
-    """Return why the host memory is not enough for a part of the row, such as 'optimizer offload'; '' if it is."""
+    """Return why the host memory is not enough for a part of the row, such as 'offload'; '' if it is."""
     needed = host_memory_needed_gib(spec)
     if needed <= host_memory_gib:
         return ""
@@ -87,26 +87,25 @@ def too_small_reason(gpu: Gpu, card_name: str) -> str:
     return f"device {gpu.name} has {gpu.memory_gib:.1f} GiB, {card_name} needs {card.memory_gib:.1f} GiB"
 
 
-def offloads_optimizer(spec: RowSpec) -> bool:
-    """Return whether the row keeps its optimizer in host memory."""
-    return spec.settings.optimizer == "deepspeed_cpu" or "offload" in spec.settings.strategy
-
-
 def host_memory_needed_gib(spec: RowSpec) -> float:
     """Return the host memory to reserve for the row, GiB.
 
-    An offloaded parameter takes 4 bytes for the master weight, 8 for Adam's moments, 4 for the gradient, 2 for the
-    accumulated gradient and 2 for the updated weight that is copied back (DeepSpeed's stage_1_and_2.py; measured with
-    12.2e9 parameters: 231 GiB). A model on the CPU takes its weights and a fifth of them, the guide's overhead of
-    inference, in addition to the libraries.
+    DeepSpeed's offload takes for each parameter 4 bytes for the master weight, 8 for Adam's moments, 4 for the
+    gradient, 2 for the accumulated gradient and 2 for the updated weight that is copied back (stage_1_and_2.py;
+    measured with 12.2e9 parameters: 231 GiB). AdamW on the host takes two values of the weight's type for each
+    parameter. Offloaded activations are reserved as much memory as the card has. A model on the CPU takes its weights
+    and a fifth of them, the guide's overhead of inference, in addition to the libraries.
     """
-    if spec.size == "full" and not spec.settings.gpus:
-        weights = spec.base_model.parameters * BYTES_PER_WEIGHT[spec.settings.precision] / GIB
-        return HOST_MEMORY_PER_RANK_GIB["tiny"] + INFERENCE_OVERHEAD * weights
-    if spec.size == "full" and offloads_optimizer(spec):
-        shared = spec.base_model.parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB
-        return shared + OFFLOAD_SPARE_GIB * spec.settings.ranks
-    return HOST_MEMORY_PER_RANK_GIB[spec.size] * spec.settings.ranks
+    settings, parameters = spec.settings, spec.base_model.parameters
+    weights_gib = parameters * BYTES_PER_WEIGHT[settings.precision] / GIB
+    if spec.size == "full" and not settings.gpus:
+        return HOST_MEMORY_PER_RANK_GIB["tiny"] + INFERENCE_OVERHEAD * weights_gib
+    if spec.size == "full" and settings.uses_host_memory:
+        needed = OFFLOAD_SPARE_GIB * settings.ranks
+        needed += parameters * OFFLOAD_BYTES_PER_PARAMETER / GIB if settings.offloads_by_deepspeed else 0.0
+        needed += 2 * weights_gib if settings.optimizer == "adamw_cpu" else 0.0
+        return needed + (card_named(spec.card).memory_gib if settings.activation_offload else 0.0)
+    return HOST_MEMORY_PER_RANK_GIB[spec.size] * settings.ranks
 
 
 def checkpoints_gib(spec: RowSpec) -> float:

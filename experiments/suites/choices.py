@@ -8,7 +8,7 @@ Length = Literal["as-taught", "verdict", "peak"]
 Weights = Literal["random", "pretrained"]
 Input = Literal["as-taught", "with-image"]
 Precision = Literal["32-true", "bf16-true", "bf16-mixed"]
-Optimizer = Literal["adamw", "sgd", "adam_8bit", "deepspeed_cpu"]
+Optimizer = Literal["adamw", "sgd", "adam_8bit", "adamw_cpu", "deepspeed_cpu"]
 Strategy = Literal["auto", "ddp", "fsdp", "deepspeed_stage_2_offload", "deepspeed_stage_3_offload"]
 
 Group = Literal["single", "multi", "extra"]

@@ -88,6 +88,7 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
     yield from _unknown_names(document, "card", _list_at(data, "cards"), _cards_of_rows(data))
     rows = [row.id for _, row in _valid_entries(document, "rows", Row)]
     if len(rows) == len(_list_at(data, "rows")):
+        yield from _unknown_names(document, "row", rows, _rows_with_variants(document))
         yield from _unknown_names(document, "row", rows, _rows_of_claims(document))
 
 
@@ -111,6 +112,12 @@ def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
                 (("rows", number, "per_card", card), where, card)
                 for card in (per_card if isinstance(per_card, dict) else ())
             )
+
+
+def _rows_with_variants(document: Document) -> Iterator[NamePlace]:
+    for number, row in _valid_entries(document, "rows", Row):
+        if row.variant_of:
+            yield ("rows", number, "variant_of"), f"row {row.id!r}", row.variant_of
 
 
 def _rows_of_claims(document: Document) -> Iterator[NamePlace]:

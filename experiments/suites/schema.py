@@ -101,6 +101,9 @@ class Row(StrictModel):
     settings: dict[str, Any] = Field(description="settings that differ from the suite's common ones")
     per_card: dict[str, dict[str, Any]] = Field(default_factory=dict, description="settings that differ on a card")
     expect: Expectation = Field(default=Expectation(), description="result that the lab states")
+    variant_of: str | None = Field(
+        default=None, description="id of the row from which this row differs; tables of changes compare the two"
+    )
     note: str | None = Field(default=None, description="remark about the row, shown in reports")
 
 

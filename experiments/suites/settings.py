@@ -28,6 +28,22 @@ class Quantization(StrictModel):
     double_quantization: bool = Field(default=False, description="also quantize the scales of the quantization")
 
 
+_ONE_GPU: dict[str, tuple[object, ...]] = {"task": ("train",), "world_size": (1,), "strategy": ("auto",)}
+_NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
+    ("optimizer_in_backward", True): {
+        **_ONE_GPU,
+        "accumulate": (1,),  # nothing may come between a backward pass and the update of the parameters
+        "optimizer": ("adamw", "adamw_cpu", "sgd", "adam_8bit"),
+        "engine": ("lightning", "litgpt", "litgpt_trainer"),
+        "quantization": (None,),
+    },
+    ("optimizer", "adamw_cpu"): {**_ONE_GPU, "quantization": (None,)},
+    ("activation_offload", True): _ONE_GPU,
+    ("activation_checkpointing", "selective"): {**_ONE_GPU, "engine": ("lightning", "hf_trainer")},
+}
+"""Values of a setting that need values of other settings: (setting, value) to the allowed values of the others."""
+
+
 class Settings(StrictModel):
     """All settings of a row.
 
@@ -48,7 +64,7 @@ class Settings(StrictModel):
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
-    optimizer: Optimizer = Field(description="optimizer; deepspeed_cpu: Adam with its state in host memory")
+    optimizer: Optimizer = Field(description="optimizer; adamw_cpu, deepspeed_cpu: Adam with its state in host memory")
     lr: PositiveFloat = Field(description="learning rate")
     weight_decay: NonNegativeFloat | None = Field(
         default=None, description="weight decay; None: the optimizer's default"
@@ -77,8 +93,12 @@ class Settings(StrictModel):
     launcher: Literal["none", "torchrun", "accelerate"] = Field(
         default="none", description="command that starts the ranks; none: the engine starts them"
     )
-    activation_checkpointing: bool = Field(
-        default=False, description="recompute a block's activations in the backward pass instead of storing them"
+    activation_checkpointing: bool | Literal["selective"] = Field(
+        default=False,
+        description="recompute a block's activations in the backward pass; selective: store some of them",
+    )
+    activation_offload: bool = Field(
+        default=False, description="keep activations in host memory between the forward and the backward pass"
     )
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
@@ -127,23 +147,13 @@ class Settings(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _one_backward_pass_per_update(self) -> Self:
-        """Check that nothing comes between a backward pass and the update of the parameters."""
-        if not self.optimizer_in_backward:
-            return self
-        needed: dict[str, tuple[object, ...]] = {
-            "task": ("train",),
-            "accumulate": (1,),
-            "world_size": (1,),
-            "strategy": ("auto",),
-            "optimizer": ("adamw", "sgd", "adam_8bit"),
-            "engine": ("lightning", "litgpt", "litgpt_trainer"),
-            "quantization": (None,),
-        }
-        for name, allowed in needed.items():
-            if (value := getattr(self, name)) not in allowed:
-                values = ", ".join(map(str, allowed))
-                raise ValueError(f"optimizer_in_backward: needs {name} = {values}, but it is {value}")
+    def _settings_match(self) -> Self:
+        """Check that the values of other settings allow a value that needs them."""
+        for (name, value), needed in _NEEDED_SETTINGS.items():
+            for other, allowed in needed.items() if getattr(self, name) == value else ():
+                if (found := getattr(self, other)) not in allowed:
+                    values = ", ".join(map(str, allowed))
+                    raise ValueError(f"{name} = {value}: needs {other} = {values}, but it is {found}")
         return self
 
     @model_validator(mode="after")
@@ -178,6 +188,16 @@ class Settings(StrictModel):
     def ranks(self) -> int:
         """Return the number of processes over all nodes: one per device, or one in total for sampling from a model."""
         return 1 if self.task == "generate" else self.world_size
+
+    @property
+    def uses_host_memory(self) -> bool:
+        """Return whether the row keeps a part of its training state or activations in host memory."""
+        return self.offloads_by_deepspeed or self.activation_offload or self.optimizer == "adamw_cpu"
+
+    @property
+    def offloads_by_deepspeed(self) -> bool:
+        """Return whether DeepSpeed keeps the optimizer's state in host memory."""
+        return self.optimizer == "deepspeed_cpu" or "offload" in self.strategy
 
     def nodes_of(self, max_nodes: int) -> int:
         """Return the number of nodes to run the row's ranks on: ``nodes`` if ``max_nodes`` allows it, else 1."""

@@ -231,7 +231,7 @@ def _error_share(table: Table, card: str, settings: Settings) -> float:
 
 
 def _shared_error(settings: Settings) -> float:
-    return SHARED_ERROR if settings.world_size > 1 or "offload" in settings.strategy else 0.0
+    return SHARED_ERROR if settings.world_size > 1 or settings.uses_host_memory else 0.0
 
 
 def average_tokens(lengths: Sequence[int]) -> float | None:

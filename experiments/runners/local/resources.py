@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from experiments.runners.admission import host_memory_needed_gib, offloads_optimizer
+from experiments.runners.admission import host_memory_needed_gib
 from experiments.suites.row_spec import RowSpec
 from provision.models import Gpu, Node
 
@@ -70,4 +70,4 @@ class ResourcePool:
 
 def most_memory_first(specs: Sequence[RowSpec]) -> list[RowSpec]:
     """Return the rows in the order in which they start: most host memory first, then offloaded ones."""
-    return sorted(specs, key=lambda spec: (host_memory_needed_gib(spec), offloads_optimizer(spec)), reverse=True)
+    return sorted(specs, key=lambda spec: (host_memory_needed_gib(spec), spec.settings.uses_host_memory), reverse=True)

@@ -10,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from experiments.errors import unknown_name
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
+from experiments.training.models.activation_offload import offload_activations
+from experiments.training.models.selective_checkpointing import build_contexts
 from experiments.training.models.weights import build_random, load_pretrained
 
 if TYPE_CHECKING:
@@ -25,8 +27,11 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
     model.config.use_cache = False
     if settings.activation_checkpointing:
-        model.gradient_checkpointing_enable()
+        selective = settings.activation_checkpointing == "selective"
+        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": build_contexts} if selective else None)
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
+    if settings.activation_offload:
+        offload_activations(adapted)
     return adapted.train()
 
 

@@ -11,6 +11,7 @@ from experiments.errors import InputError, unknown_name
 from experiments.suites.models import models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
+from experiments.training.models.activation_offload import offload_activations
 
 LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
 # Wide enough that the rows' adapters are small compared with the layers.
@@ -29,6 +30,8 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
         model = lora.GPT(config) if isinstance(config, lora.Config) else GPT(config)
     if spec.settings.lora:
         lora.mark_only_lora_as_trainable(model)
+    if spec.settings.activation_offload:
+        offload_activations(model)
     return model.train()
 
 

@@ -8,6 +8,7 @@ from torch.nn import Parameter
 
 from experiments.suites.settings import Settings
 from experiments.training.models.backward_optimizer import BackwardOptimizer
+from experiments.training.models.host_optimizer import HostAdamW
 
 
 def build_optimizer(settings: Settings, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
@@ -28,5 +29,5 @@ def _build(settings: Settings, trainable: Iterable[Parameter]) -> torch.optim.Op
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(trainable, lr=settings.lr, **options)
-    optimizer_class = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
+    optimizer_class = {"adamw": torch.optim.AdamW, "adamw_cpu": HostAdamW, "sgd": torch.optim.SGD}[settings.optimizer]
     return optimizer_class(trainable, lr=settings.lr, **options)

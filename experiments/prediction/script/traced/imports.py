@@ -106,9 +106,9 @@ def _prepare_bitsandbytes() -> None:
 
 
 def _prepare_deepspeed() -> None:
-    from experiments.prediction.phantom.cpu_adam import skip_cpu_adam
+    from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
-    skip_cpu_adam(lambda key: None)
+    skip_deepspeed_adam(lambda key: None)
 
 
 def _prepare_triton() -> None:

@@ -1,0 +1,44 @@
+"""Activations that stay in host memory between the forward and the backward pass."""
+
+import functools
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+
+SMALLEST_OFFLOADED_BYTES = 2**20
+"""Smaller tensors stay on the GPU: a transfer costs more time than they save memory."""
+
+
+def offload_activations(model: nn.Module) -> None:
+    """Make the forward pass of ``model`` move the tensors for its backward pass to pinned host memory, until then.
+
+    Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay where they are. The arithmetic
+    is unchanged. The loss is not included if it is computed outside of the model's forward pass.
+    """
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def offloading_forward(*inputs: Any, **options: Any) -> Any:
+        weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        with _offload_except(weights):
+            return forward(*inputs, **options)
+
+    setattr(model, "forward", offloading_forward)  # noqa: B010 - mypy rejects the assignment to a method
+
+
+def _offload_except(kept_storages: set[int]) -> saved_tensors_hooks:
+    """Return the context in which saved tensors are offloaded, except those in the storages with these addresses."""
+    offload = save_on_cpu(pin_memory=True)
+
+    def pack(tensor: torch.Tensor) -> Any:
+        size, storage = tensor.numel() * tensor.element_size(), tensor.untyped_storage()
+        if size < SMALLEST_OFFLOADED_BYTES or storage.nbytes() < size or storage.data_ptr() in kept_storages:
+            return tensor
+        return offload.pack_hook(tensor)
+
+    def unpack(packed: Any) -> torch.Tensor:
+        return packed if isinstance(packed, torch.Tensor) else offload.unpack_hook(packed)
+
+    return saved_tensors_hooks(pack, unpack)

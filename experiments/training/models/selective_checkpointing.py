@@ -1,0 +1,31 @@
+"""Activation checkpointing that stores the results of attention and of every second matrix product."""
+
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, SelectiveCheckpointContext, create_selective_checkpoint_contexts
+
+_aten = torch.ops.aten
+ATTENTION = (
+    _aten._scaled_dot_product_flash_attention.default,
+    _aten._scaled_dot_product_efficient_attention.default,
+    _aten._scaled_dot_product_cudnn_attention.default,
+    _aten._scaled_dot_product_flash_attention_for_cpu.default,
+)
+MATRIX_PRODUCTS = (_aten.mm.default, _aten.addmm.default)
+
+
+def build_contexts() -> tuple[Any, Any]:
+    """Return the contexts of a block's forward pass and of its repetition, for torch.utils.checkpoint.
+
+    The choice is that of torchtitan (distributed/activation_checkpoint.py, selective by operation).
+    """
+    products = {False: 0, True: 0}
+
+    def policy(context: SelectiveCheckpointContext, operation: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        if operation in MATRIX_PRODUCTS:
+            products[context.is_recompute] += 1
+        stores = operation in ATTENTION or (operation in MATRIX_PRODUCTS and products[context.is_recompute] % 2)
+        return CheckpointPolicy.MUST_SAVE if stores else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
