@@ -25,11 +25,13 @@ from pydantic_core import PydanticUndefined
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from docs.sentence_tables import COLUMN_NAMES, INTRODUCTION, sentence_rows  # noqa: E402
+from docs.sentence_tables import COLUMN_NAMES, EVIDENCE, INTRODUCTION, sentence_rows  # noqa: E402
 from experiments.cli.app import main  # noqa: E402
 from experiments.cli.parsing.commands import COMMANDS, load_command  # noqa: E402
 from experiments.cli.parsing.examples import examples  # noqa: E402
 from experiments.cli.parsing.help import help_records  # noqa: E402
+from experiments.notebooks.tables import changes  # noqa: E402
+from experiments.results.run_folder import run_folders  # noqa: E402
 from experiments.results.wording import QUANTITY_LABELS  # noqa: E402
 from experiments.runners.slurm.profile import Profile  # noqa: E402
 from experiments.suites.cards import IMAGE_CUDA, Card, cards  # noqa: E402
@@ -174,8 +176,19 @@ def lab_page(suite: Suite) -> str:
             _table(("row", "title", "cards", "settings of the row", "expected outcome"), rows),
             "## Claims",
             _table(("claim", "the lab's statement"), claims),
+            *_measured_changes(suite),
         ]
     )
+
+
+def _measured_changes(suite: Suite) -> Iterator[str]:
+    """Yield a section for each stored run that measured rows which change another row."""
+    for folder in run_folders(EVIDENCE):
+        run = folder.read_run()
+        if run.suite == suite.suite and (table := changes(suite, folder.results())):
+            yield f"## What the changes save and cost, on {run.card}"
+            yield f"Measured at size {run.size}, {run.started_at[:10]}: {run.host}. Sizes are in GiB on one GPU."
+            yield table
 
 
 def sentence_pages() -> dict[str, str]:

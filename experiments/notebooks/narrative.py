@@ -103,6 +103,12 @@ class Lab:
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
 
+    def changes(self) -> None:
+        """Show a table of the rows that change another row: what changes, and what it saves and costs. Runs no rows."""
+        folder = self._choose_run([row.id for row in self._suite.rows])
+        table = tables.changes(self._suite, folder.results()) if folder else ""
+        display(Markdown(table or "None of the changed rows has a result yet."))
+
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
         self._folder = self._folder or self._best_matching_run(rows)

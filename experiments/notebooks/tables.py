@@ -8,8 +8,9 @@ from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
 from experiments.results.verdicts import Verdict
 from experiments.results.wording import OUTCOME_NAMES, format_number
+from experiments.suites.row_spec import DERIVED
 from experiments.suites.settings import Lora, Quantization, Settings
-from experiments.suites.suite import Quantity
+from experiments.suites.suite import Quantity, Row, Suite
 
 Cells = Mapping[str, str]
 
@@ -137,6 +138,19 @@ def settings(rows: Mapping[str, Settings]) -> str:
     return columns("", {name: {key: cells[key] for key in differing} for name, cells in texts.items()})
 
 
+def changes(suite: Suite, results: Mapping[str, Result]) -> str:
+    """Return a table of the rows that change another row; empty if none has a result.
+
+    results: by row. Columns: the settings that change, how the row ended, its peak, its speed and what the change costs.
+    """
+    cells = {}
+    for row in suite.rows:
+        base = row.variant_of or row.id
+        if {row.id, base} <= results.keys() and base in {one.variant_of for one in suite.rows}:
+            cells[row.title] = _change_cells(row, results[row.id], results[base])
+    return columns("GiB", cells) if cells else ""
+
+
 def verdicts(found: Iterable[Verdict]) -> str:
     """Return verdicts as a list: status, grade, statement, and the value or the reason."""
     return "\n".join(
@@ -144,6 +158,18 @@ def verdicts(found: Iterable[Verdict]) -> str:
         f" ({one.value if one.status == 'pass' else one.reason})"
         for one in found
     )
+
+
+def _change_cells(row: Row, result: Result, base: Result) -> dict[str, str]:
+    fits, own, other = result.outcome == "fits", dict(result.spec.settings), dict(base.spec.settings)
+    changed = {key: _text(value) for key, value in own.items() if value != other[key] and key != DERIVED}
+    return {
+        "change": ", ".join(f"{key} {text}" for key, text in changed.items()),
+        "ended": OUTCOME_NAMES[result.outcome],
+        "peak": _size(value_of("peak_gib", result), GIB) if fits else "",
+        "samples/s": format_number(result.speed.samples_per_s) if fits and result.speed else "",
+        "cost": row.note or "",
+    }
 
 
 def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, str]:

@@ -149,7 +149,9 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
         adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})
     if current.optimizer == "adamw":
-        yield from _possible(spec, Change("AdamW on the host", "more time, and host memory", {"optimizer": "adamw_cpu"}))
+        yield from _possible(
+            spec, Change("AdamW on the host", "more time, and host memory", {"optimizer": "adamw_cpu"})
+        )
     if not current.activation_offload:
         cost = "more time, and host memory"
         yield from _possible(spec, Change("activations on the host", cost, {"activation_offload": True}))

@@ -28,7 +28,9 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     model.config.use_cache = False
     if settings.activation_checkpointing:
         selective = settings.activation_checkpointing == "selective"
-        model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": build_contexts} if selective else None)
+        model.gradient_checkpointing_enable(
+            {"use_reentrant": False, "context_fn": build_contexts} if selective else None
+        )
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
     if settings.activation_offload:
         offload_activations(adapted)

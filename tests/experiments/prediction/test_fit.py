@@ -65,10 +65,13 @@ def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
         "optimizer in backward",
         "precision bf16-mixed",
         "precision bf16-true",
+        "selective checkpointing",
         "activation checkpointing",
         "8-bit Adam",
         "SGD",
         "LoRA, rank 16",
+        "AdamW on the host",
+        "activations on the host",
         "optimizer offload",
         "FSDP over 2 GPUs",
         "FSDP over 4 GPUs",
@@ -120,6 +123,15 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
     four = custom_spec(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
+
+
+def test_changes_that_other_settings_exclude_are_not_proposed():
+    names = [change.name for change in single_changes(custom_spec(devices=2, strategy="ddp"))]
+    assert not {"selective checkpointing", "AdamW on the host", "activations on the host"} & set(names)
+    changed = change_settings(custom_spec(), activation_checkpointing="selective", activation_offload=True)
+    names = [change.name for change in single_changes(changed)]
+    assert "activation checkpointing" in names
+    assert not {"selective checkpointing", "activations on the host"} & set(names)
 
 
 @pytest.mark.parametrize("batch", [1, 13, 64, 400])

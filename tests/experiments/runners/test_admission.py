@@ -9,8 +9,13 @@ import pytest
 from experiments.errors import InputError
 from experiments.runners import admission
 from experiments.runners.admission import check_disk, host_memory_needed_gib, rejection_reason
+from experiments.suites.cards import card_named
+from experiments.system.files import GIB
 from tests.support.runners.rows import GPU, OFFLOAD, T4, node, spec
 from tests.support.training.tiny_rows import LORA
+
+PARAMETERS = spec().base_model.parameters
+A100_GIB = card_named("a100_80gb").memory_gib
 
 
 def test_full_size_needs_a_gpu():
@@ -78,24 +83,27 @@ def test_a_rank_takes_eight_gib_and_one_of_a_tiny_model_less():
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "strategy", "offloads"),
+    ("changes", "needed_gib"),
     [
-        ("deepspeed_cpu", "deepspeed_stage_2_offload", True),
-        ("adamw", "deepspeed_stage_2", False),
-        ("adamw", "auto", False),
+        ({}, 8.0),
+        ({"optimizer": "adamw_cpu", "precision": "32-true"}, 10 + 2 * 4 * PARAMETERS / GIB),
+        ({"optimizer": "adamw_cpu", "precision": "bf16-true"}, 10 + 2 * 2 * PARAMETERS / GIB),
+        ({"activation_offload": True}, 10 + A100_GIB),
+        ({"activation_offload": True, "optimizer": "adamw_cpu"}, 10 + 2 * 2 * PARAMETERS / GIB + A100_GIB),
     ],
 )
-def test_a_row_offloads_by_its_optimizer_or_its_strategy(optimizer, strategy, offloads):
-    row = spec()
-    settings = row.settings.model_copy(update={"optimizer": optimizer, "strategy": strategy})
-    assert admission.offloads_optimizer(row.model_copy(update={"settings": settings})) == offloads
+def test_a_row_reserves_host_memory_for_what_it_keeps_there(changes, needed_gib):
+    assert host_memory_needed_gib(spec(**changes)) == pytest.approx(needed_gib, rel=1e-12)
+    rejects = bool(rejection_reason(spec(**changes), node(GPU), needed_gib - 0.1))
+    assert rejects == spec(**changes).settings.uses_host_memory == bool(changes)
+    assert rejection_reason(spec(**changes), node(GPU), needed_gib) == ""
 
 
 def test_a_row_that_only_its_strategy_offloads_needs_host_memory_too():
     row = spec()
     settings = row.settings.model_copy(update={"strategy": "deepspeed_stage_2_offload"})
     offloading = row.model_copy(update={"settings": settings})
-    assert rejection_reason(offloading, node(GPU), 9).startswith("optimizer offload needs ")
+    assert rejection_reason(offloading, node(GPU), 9).startswith("offload needs ")
     assert rejection_reason(row, node(GPU), 1) == ""
 
 
@@ -142,9 +150,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
 def test_offload_needs_host_memory_by_the_models_size():
     row = spec(**OFFLOAD)
     assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
-    assert (
-        rejection_reason(row, node(GPU), 200) == "optimizer offload needs 238 GiB of host memory, the host has 200 GiB"
-    )
+    assert rejection_reason(row, node(GPU), 200) == "offload needs 238 GiB of host memory, the host has 200 GiB"
     assert rejection_reason(row, node(GPU), 239) == ""
     assert rejection_reason(spec(size="tiny", **OFFLOAD), node(GPU), 8) == ""
 

@@ -73,7 +73,7 @@ def test_the_state_is_that_of_the_optimizers_of_the_parameters():
     [
         ({"accumulate": 2}, "needs accumulate = 1, but it is 2"),
         ({"devices": 2, "strategy": "ddp"}, "needs world_size = 1, but it is 2"),
-        ({"optimizer": "deepspeed_cpu"}, "needs optimizer = adamw, sgd, adam_8bit, but it is deepspeed_cpu"),
+        ({"optimizer": "deepspeed_cpu"}, "needs optimizer = adamw, adamw_cpu, sgd, adam_8bit, but it is deepspeed_cpu"),
         ({"engine": "hf_trainer"}, "needs engine = lightning, litgpt, litgpt_trainer, but it is hf_trainer"),
     ],
 )
