@@ -187,7 +187,7 @@ def _measured_changes(suite: Suite) -> Iterator[str]:
         run = folder.read_run()
         if run.suite == suite.suite and (table := changes(suite, folder.results())):
             yield f"## What the changes save and cost, on {run.card}"
-            yield f"Measured at size {run.size}, {run.started_at[:10]}: {run.host}. Sizes are in GiB on one GPU."
+            yield f"Measured at size {run.size}. The results are in `experiments/evidence/{folder.path.name}`."
             yield table
 
 

@@ -95,7 +95,7 @@ class Settings(StrictModel):
     )
     activation_checkpointing: bool | Literal["selective"] = Field(
         default=False,
-        description="recompute a block's activations in the backward pass; selective: store some of them",
+        description="recompute a block's activations in the backward pass; selective: some of them",
     )
     activation_offload: bool = Field(
         default=False, description="keep activations in host memory between the forward and the backward pass"

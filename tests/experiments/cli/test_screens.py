@@ -211,10 +211,10 @@ def machine(monkeypatch, tmp_path):
 def needed_gib(spec: RowSpec) -> float:
     """Return a needed memory that grows with model and batch, and that each change of a training lowers."""
     own = spec.settings
-    state = {"adamw": 3.0, "adam_8bit": 1.5, "sgd": 1.0, "deepspeed_cpu": 0.5}[own.optimizer]
+    state = {"adamw": 3.0, "adam_8bit": 1.5, "sgd": 1.0, "adamw_cpu": 1.0, "deepspeed_cpu": 0.5}[own.optimizer]
     weights = spec.base_model.parameters * (2 if own.precision.endswith("-true") and "16" in own.precision else 4)
     trained = 0.1 if own.lora else 1.0 + state
-    sample = 0.5 if own.activation_checkpointing else 2.0
+    sample = {False: 2.0, "selective": 1.0, True: 0.5}[own.activation_checkpointing] * (not own.activation_offload)
     return weights / 2**30 * (1 + trained) / own.devices + sample * own.batch_size
 
 

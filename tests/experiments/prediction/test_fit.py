@@ -149,7 +149,7 @@ def test_a_row_of_a_suite_keeps_its_other_settings_and_whole_optimizer_steps(bat
 def needs_two(spec: RowSpec) -> float:
     """Return a needed memory that fits only with SGD and one of two more changes: 16-bit weights or checkpointing."""
     settings = spec.settings
-    helps = [settings.precision == "bf16-true", settings.activation_checkpointing]
+    helps = [settings.precision == "bf16-true", settings.activation_checkpointing is True]
     return 60.0 if settings.optimizer == "sgd" and any(helps) and settings.devices == 1 else 100.0
 
 
