@@ -144,6 +144,25 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
 
 
 @pytest.mark.usefixtures("no_command")
+def test_the_table_of_changes_has_rows_with_results_of_their_own_and_of_the_row_they_change(tmp_path, shown_output):
+    lab = Lab("beyond", results=str(tmp_path))
+    lab.changes()
+    assert shown_output == ["None of the changed rows has a result yet."]
+    stored_run(tmp_path, "beyond", CARD, "opt", "opt-8bit", "opt-offload", "xxl-cpu")
+    lab.changes()
+    head, _, *lines = shown_output[1].splitlines()
+    assert head == "| GiB | change | ended | peak | samples/s | cost |"
+    assert [line.split(" | ")[0] for line in lines] == [
+        "| OPT-2.7B, batch 32, as taught",
+        "| OPT-2.7B, 8-bit Adam",
+        "| OPT-2.7B, activations in host memory",
+    ]
+    assert " | optimizer adam_8bit | fits | " in lines[1]
+    assert " | activation_offload True | fits | " in lines[2]
+    assert lines[2].endswith("| Same arithmetic. Activations go through host memory. |")
+
+
+@pytest.mark.usefixtures("no_command")
 def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, nothing, stated = shown_output

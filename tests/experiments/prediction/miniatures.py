@@ -6,6 +6,7 @@ from tests.support.training.tiny_rows import LLAMA, LORA, NF4, spec
 
 LITGPT: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 32, "warmup_steps": 1}
 LONG: dict[str, Any] = {"card": "v100_32gb", "dataset": "constant", "max_length": 2000}
+LARGE: dict[str, Any] = {"batch_size": 64, "train_samples": 128, "dataset": "constant", "max_length": 500}
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "adamw": {},
@@ -14,6 +15,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "fsdp": {"devices": 2, "strategy": "fsdp"},
     "qlora": {"precision": "bf16-true", "lora": LORA, "quantization": NF4},
     "adam_8bit": {"optimizer": "adam_8bit"},
+    "adamw_cpu": {"optimizer": "adamw_cpu"},
+    "large batch": LARGE,
+    "offload": {"activation_offload": True, **LARGE},
+    "checkpointing": {"activation_checkpointing": True, **LARGE},
+    "selective": {"activation_checkpointing": "selective", **LARGE},
     "hf_trainer": {"engine": "hf_trainer", "model": LLAMA, "dataset": "constant"},
     "litgpt": {"engine": "litgpt", **LITGPT},
     "litgpt_trainer": {"engine": "litgpt_trainer", **LITGPT},

@@ -53,6 +53,29 @@ def test_8_bit_adam_has_two_bytes_per_parameter_of_large_tensors(traced):
     assert params / 2 < in_bytes(traced, "adam_8bit", "optimizer") < 2 * params
 
 
+def test_the_state_of_adamw_on_the_host_takes_memory_there_only(traced):
+    found, params_gib = traced.predictions["adamw_cpu"], in_bytes(traced, "adamw", "params") / GIB
+    assert in_bytes(traced, "adamw_cpu", "optimizer") == 0
+    assert found.optimizer_cpu_gib == pytest.approx(2 * params_gib, rel=1e-3)
+    assert 2 * params_gib < found.host_gib < 3 * params_gib
+    assert found.peak_gib < traced.predictions["adamw"].peak_gib - params_gib
+    assert found.time.host_s > traced.predictions["adamw"].time.host_s
+    assert traced.predictions["adamw"].host_gib is None
+
+
+def test_offloaded_activations_take_host_memory_in_place_of_the_gpu_s(traced):
+    offload, usual = traced.predictions["offload"], traced.predictions["large batch"]
+    saved_gib = usual.memory.peak_by_phase_gib["forward"] - offload.memory.peak_by_phase_gib["forward"]
+    assert saved_gib > 0.3 * usual.memory.peak_by_phase_gib["forward"]
+    assert offload.host_gib > saved_gib
+
+
+def test_selective_checkpointing_saves_a_part_of_the_activations(traced):
+    names = "checkpointing", "selective", "large batch"
+    peaks = [traced.predictions[name].memory.peak_by_phase_gib["forward"] for name in names]
+    assert peaks == sorted(set(peaks))
+
+
 def test_at_the_optimizer_step_every_parameter_has_its_gradient(traced):
     assert traced.predictions["adamw"].peak_phase == "optimizer step"
     assert in_bytes(traced, "adamw", "grads") == in_bytes(traced, "adamw", "params")

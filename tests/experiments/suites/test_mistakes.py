@@ -51,6 +51,7 @@ def test_the_template_has_no_errors(mistakes):
         ("row: sgd,", "row: sgdd,", "- {row: sgdd", "claim 'sgd-has-no-state': unknown row 'sgdd'", "sgd"),
         ("over_row: full", "over_row: ful", "- {row: lora", "unknown row 'ful'; allowed: full, sgd, lora", "full"),
         ("y: peak_gib", "y: peak_gb", "- {quantity: peak_gb", "row 'lora': expect.reference_values.0.qua", "peak_gib"),
+        ("id: sgd\n", "id: sgd\n    variant_of: ful\n", "variant_of: ful", "row 'sgd': unknown row 'ful'", "full"),
         ("id: sgd\n", "id: full\n", "- id: full", "row 'full' occurs twice", ""),
         ("title: Adapters", "title: A\n    title: B", "title: B", "key 'title' occurs twice", ""),
         ("n_layer: 12", "layers: 12", "gpt2:", "model 'gpt2': the architecture does not state its layers", ""),
