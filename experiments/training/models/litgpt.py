@@ -33,7 +33,10 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 
 
 def build_config(spec: RowSpec) -> Config:
-    """Return LitGPT's configuration of the row's model or its tiny version. Raises InputError if unsupported."""
+    """Return LitGPT's configuration of the row's model, with as many layers as models.yaml states, or its tiny version.
+
+    Raises InputError if unsupported.
+    """
     settings = spec.settings
     base_model = spec.base_model
     if base_model.litgpt is None:
@@ -41,7 +44,8 @@ def build_config(spec: RowSpec) -> Config:
             "model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT"
         )
     _reject_unsupported(spec)
-    changes = TINY_SETTINGS if spec.size == "tiny" else {}
+    layers = base_model.architecture.get("num_hidden_layers")
+    changes = TINY_SETTINGS if spec.size == "tiny" else {"n_layer": layers} if layers else {}
     adapters = _adapters(settings.lora) if settings.lora else {}
     try:
         return (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
