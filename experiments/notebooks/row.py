@@ -123,7 +123,9 @@ def verdict(result: Result) -> str:
         return f"Settings differ from the lab's, so its statements do not apply: {', '.join(changed)}."
     verdicts = tables.verdicts(evaluate_row(suite, result))
     scale = f", {words}" if (words := suite.scale_of(spec.row, spec.card)) else ""
-    return f"**Statements of the lab{scale}**\n\n{verdicts}" if verdicts else "The lab states no result for this row alone."
+    if not verdicts:
+        return "The lab states no result for this row alone."
+    return f"**Statements of the lab{scale}**\n\n{verdicts}"
 
 
 def measurement_blocks(result: Result) -> list[str]:
