@@ -41,7 +41,7 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 
 
 def build_config(spec: RowSpec) -> Config:
-    """Return LitGPT's configuration of the row's model, with the sizes that its architecture states, or its tiny version.
+    """Return LitGPT's configuration of the row's model, with the sizes of its architecture, or its tiny version.
 
     Raises InputError if unsupported.
     """
