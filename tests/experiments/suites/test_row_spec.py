@@ -71,7 +71,7 @@ def test_more_steps_of_a_training_do_not_change_its_fingerprint():
             {"family": "transformers", "architecture": {"hidden_size": 64}},
             "the key 'model_type' of config.json is missing",
         ),
-        ({"family": "llama", "architecture": {}}, "a model of family llama needs hub, parameters and source"),
+        ({"family": "llama", "architecture": {}}, "a model of family llama needs parameters and source"),
     ],
 )
 def test_a_model_states_what_its_family_needs(model, words):
