@@ -21,8 +21,11 @@ def verdict_on(
     return evaluation(checks, twins, card, outcome).verdicts[-1]
 
 
-def evaluation(checks, twins=SIZES, card=SMALL, outcome="fits"):
-    rows = [{"id": row, "expect": {"outcome": outcome}} for row in ("a", "b")]
+def evaluation(checks, twins=SIZES, card=SMALL, outcome="fits", taught=2):
+    rows = [
+        {"id": row, "settings": {"batch_size": size}, "expect": {"outcome": outcome}}
+        for row, size in (("a", 2), ("b", taught))
+    ]
     lab = suite(rows, [{"id": "claim", "says": "So.", "checks": checks}])
     lab = lab.model_copy(update={"scales": (Scale(scale="12gb", cards=(SMALL,), rows=twins),)})
     results = {
@@ -81,3 +84,7 @@ def test_the_headline_says_that_the_run_is_scaled():
     assert headline(evaluation([RATIO])).startswith("Scaled to 12 GB: All 3 statements hold")
     assert headline(evaluation([RATIO], card=CARD)).startswith("All 3 statements hold")
     assert headline(evaluation([RATIO], twins={"a": {"batch_size": 2}})).startswith("1 of 2 rows scaled to 12 GB: ")
+
+
+def test_twins_may_differ_where_their_rows_do():
+    assert evaluation([RATIO], twins={"a": {"batch_size": 1}}, taught=4).verdicts[-1].status == "pass"

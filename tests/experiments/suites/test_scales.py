@@ -2,15 +2,20 @@
 
 from copy import deepcopy
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from shutil import which
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
+from experiments.cli.tables.suites import rows_as_data, rows_table, suites_table
 from experiments.errors import InputError
 from experiments.prediction.predict import predict, suite_row_spec
+from experiments.prediction.service import select_rows
+from experiments.prediction.tables import compare_with_lab, prediction_as_data, prediction_tables
 from experiments.results.run_folder import RunFolder
 from experiments.results.verdicts import Evaluation
 from experiments.runners.admission import host_memory_needed_gib, offloads_optimizer
@@ -182,3 +187,27 @@ def test_a_model_of_a_twin_has_the_stated_number_of_parameters(name, model):
 
     facts = suite_named(name).models[model]
     assert sum(one.numel() for one in meta_model(facts, "full").parameters()) == facts.parameters
+
+
+def test_the_terminal_says_that_rows_are_scaled():
+    name = "single_gpu_litgpt"
+    shown = Console(width=200, record=True, file=StringIO())
+    shown.print(rows_table(name, SMALL), prediction_tables(stored(name, SMALL).predictions()), suites_table())
+    text = shown.export_text()
+    assert f"on {SMALL}, scaled to 12 GB" in text
+    assert "GiB usable, scaled to 12 GB" in text
+    assert f"{SMALL} (scaled to 12 GB)" in text
+    assert {row["scaled"] for row in rows_as_data(name, SMALL)} == {"scaled to 12 GB"}
+    assert {row["scaled"] for row in rows_as_data(name, CARD)} == {""}
+
+
+def test_predictions_of_all_rows_are_those_of_the_lab_s_cards_unless_a_scale_is_requested():
+    assert {spec.card for spec in select_rows("single_gpu_litgpt", None)} == {CARD}
+    assert {spec.card for spec in select_rows("single_gpu_litgpt", SMALL)} == {SMALL}
+    assert {spec.suite for spec in select_rows(None, SMALL)} == set(SCALED_LABS)
+
+
+def test_the_prediction_of_a_twin_compares_with_the_lab_as_scaled():
+    prediction = stored("single_gpu_litgpt", SMALL).predictions()[0]
+    assert compare_with_lab(prediction) == "out of GPU memory, as the lab states (scaled to 12 GB)"
+    assert prediction_as_data(prediction)["scaled"] == "scaled to 12 GB"
