@@ -22,8 +22,9 @@ from experiments.runners.admission import host_memory_needed_gib, offloads_optim
 from experiments.suites.schema import SCALED_SETTINGS
 from experiments.suites.suite import Suite, read_suite, suite_named, suite_names
 from experiments.system.files import cache_folder
-from tests.experiments.suites.test_suite import CARD, GOOD
+from tests.experiments.suites.test_suite import GOOD
 from tests.support.results.evidence import EVIDENCE
+from tests.support.results.in_memory import CARD
 
 SMALL = "h100_1g_12gb"
 SCALE: dict[str, Any] = {"scale": "12gb", "cards": [SMALL], "rows": {"large": {"batch_size": 8}}}
@@ -73,8 +74,8 @@ BAD = {
         "lab.yaml: scales.0.scale = '12 GB': allowed: a whole number of GB, such as 12gb",
     ),
     "row": (
-        [{**SCALE, "rows": {"larg": {"batch_size": 8}}}],
-        "lab.yaml: scale '12gb': unknown row 'larg'; allowed: small, large; did you mean large?",
+        [{**SCALE, "rows": {"huge": {"batch_size": 8}}}],
+        "lab.yaml: scale '12gb': unknown row 'huge'; allowed: small, large",
     ),
     "card of two scales": (
         [SCALE, {**SCALE, "scale": "10gb"}],
