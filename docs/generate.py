@@ -167,6 +167,12 @@ def lab_page(suite: Suite) -> str:
         for row in suite.rows
     ]
     claims = [(f"`{claim.id}`", claim.says) for claim in suite.claims]
+    twins = [
+        (f"`{row}`", ", ".join(scale.cards), _settings_in_words(settings))
+        for scale in suite.scales
+        for row, settings in scale.rows.items()
+    ]
+    scales = ["## Twins for smaller cards", _table(("row", "cards", "settings of the twin"), twins)] if twins else []
     return "\n\n".join(
         [
             f"# {suite.title}",
@@ -176,6 +182,7 @@ def lab_page(suite: Suite) -> str:
             _table(("row", "title", "cards", "settings of the row", "expected outcome"), rows),
             "## Claims",
             _table(("claim", "the lab's statement"), claims),
+            *scales,
             *_measured_changes(suite),
         ]
     )

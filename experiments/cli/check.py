@@ -74,7 +74,7 @@ def _summary(path: Path, suite: "Suite") -> str:
     return "\n".join(
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
-            f"  cards: {', '.join(suite.cards)}",
+            f"  cards: {', '.join(suite.all_cards)}",
             f"  {counted(len(rows), 'row')}: {', '.join(rows)}",
             f"  {counted(len(statements), 'statement')}: {listed}",
             f"  next: testbed run --suite-file {path} --size tiny",

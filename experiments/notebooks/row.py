@@ -122,7 +122,10 @@ def verdict(result: Result) -> str:
     if changed := [f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name]]:
         return f"Settings differ from the lab's, so its statements do not apply: {', '.join(changed)}."
     verdicts = tables.verdicts(evaluate_row(suite, result))
-    return f"**Statements of the lab**\n\n{verdicts}" if verdicts else "The lab states no result for this row alone."
+    scale = f", {words}" if (words := suite.scale_of(spec.row, spec.card)) else ""
+    if not verdicts:
+        return "The lab states no result for this row alone."
+    return f"**Statements of the lab{scale}**\n\n{verdicts}"
 
 
 def measurement_blocks(result: Result) -> list[str]:

@@ -118,7 +118,7 @@ def reject_if_parameters_exceed_card(prediction: Prediction) -> None:
 def _specs_by_card(suite: Suite, card: str | None, row_id: str | None) -> list[RowSpec]:
     return [
         suite_row_spec(suite, row, name)
-        for name in suite.cards
+        for name in (suite.cards if card is None else suite.all_cards)
         if card in (None, name)
         for row in suite.rows_for(name)
         if row_id in (None, row.id)

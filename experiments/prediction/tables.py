@@ -53,6 +53,12 @@ def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
     return None if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
 
 
+def scale_of(prediction: Prediction) -> str:
+    """Return 'scaled to 12 GB' for the smaller twin of a row; '' for other rows and for a custom training."""
+    spec = prediction.spec
+    return "" if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).scale_of(spec.row, spec.card)
+
+
 def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
     """Return a prediction as one flat object; sizes in GiB on one GPU."""
     spec, expected = prediction.spec, expected_outcome(prediction)
@@ -60,6 +66,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "suite": spec.suite,
         "row": spec.row,
         "card": spec.card,
+        "scaled": scale_of(prediction),
         "model": spec.settings.model,
         "params": prediction.parameters,
         "trainable_params": prediction.trainable_parameters,
@@ -91,11 +98,19 @@ def emulates_bf16(prediction: Prediction) -> bool:
 def prediction_tables(predictions: Sequence[Prediction]) -> Group:
     """Return a table for each suite and card, and a legend of the columns."""
     places = groupby(predictions, key=lambda one: (one.spec.suite, one.spec.card, one.usable_gib))
-    tables = [_suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", own) for (suite, card, usable), own in places]
+    tables = [
+        _suite_table(f"{suite}, {card}: {usable:.2f} GiB usable", [*own]) for (suite, card, usable), own in places
+    ]
     return Group(*tables, *note_lines(predictions), Legend(UNIT, *tables))
 
 
-def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
+def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
+    spec = predictions[0].spec
+    note = (
+        suite_named(spec.suite).scale_note([one.spec.row for one in predictions], spec.card)
+        if spec.suite != CUSTOM_SUITE
+        else ""
+    )
     table = Table(
         "row",
         Column("peak", number=True),
@@ -107,7 +122,7 @@ def _suite_table(title: str, predictions: Iterable[Prediction]) -> Table:
         Column("peak in", optional=2),
         *part_columns(optional=3),
         Column(f"{RULE_OF_THUMB_FACTOR}x", number=True, optional=4, meaning=RULE_OF_THUMB),
-        title=title,
+        title=", ".join(filter(None, (title, note))),
     )
     for one in predictions:
         table.add(
@@ -139,10 +154,11 @@ def compare_with_lab(prediction: Prediction) -> str:
     words = f"{doubt}{OUTCOME_NAMES[likely]}"
     if expected is None:
         return words
+    scale = f" ({scaled})" if (scaled := scale_of(prediction)) else ""
     return (
-        f"{words}, as the lab states"
+        f"{words}, as the lab states{scale}"
         if expected == likely
-        else f"{words}, but the lab states: {OUTCOME_NAMES[expected]}"
+        else f"{words}, but the lab states: {OUTCOME_NAMES[expected]}{scale}"
     )
 
 

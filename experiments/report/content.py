@@ -65,6 +65,7 @@ class RowReport(Record):
     ran_on: str
     emulated: bool
     scaled: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
+    scale: str = Field(default="", description="'scaled to 12 GB' for the smaller twin of the lab's row; else empty")
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
@@ -178,6 +179,7 @@ def _row(
         ran_on=ran_on(result) if result else "",
         emulated=result.emulated if result else False,
         scaled=_scaling_note(stated_settings(suite, run, row_id), settings),
+        scale=suite.scale_of(row_id, run.card),
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},

@@ -7,8 +7,8 @@ from pydantic import Field
 
 from experiments.prediction.as_result import EvaluationsByEvidence, describe_outcome
 from experiments.report.words import STATUSES, predicted_headline
-from experiments.results.evaluate import scaling_note
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
+from experiments.results.obstacles import scaling_note
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status

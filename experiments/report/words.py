@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from experiments.results.evaluate import scaling_note
+from experiments.results.obstacles import scaling_note
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
@@ -18,10 +18,16 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 def headline(evaluation: Evaluation) -> str:
     """Return the evaluation in one sentence, failures first.
 
-    Example: '3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature; 9 were not evaluated.'
+    Examples: '3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature; 9 were not evaluated.', and for
+    smaller twins of the lab's rows 'Scaled to 12 GB: 3 of 41 statements fail; ...'.
     """
     if not evaluation.verdicts:
         return "The lab states nothing about these rows."
+    scale = f"{upper_first(evaluation.scale)}: " if evaluation.scale else ""
+    return f"{scale}{_headline_of_verdicts(evaluation)}"
+
+
+def _headline_of_verdicts(evaluation: Evaluation) -> str:
     parts = [*_failed_parts(evaluation)]
     parts += _passed_parts(evaluation, bool(parts))
     skipped = evaluation.count("not evaluated")
@@ -136,6 +142,11 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
     if scaled := sum(bool(scaling_note(suite, result)) for result in results.values()):
         rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
         found.append(f"{scaled} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
+    if note := suite.scale_note(run.rows, run.card):
+        found.append(
+            f"{upper_first(note)}: smaller models and batches than the lab's. Outcomes and ratios are compared "
+            "with the lab's statements. The lab's own numbers are neither evaluated nor reproduced."
+        )
     if any(result.emulated for result in results.values()):
         found.append(
             f"The memory limit is that of {run.card}. Times are those of the actual GPU: ratios between rows are "
@@ -187,6 +198,11 @@ def format_percent(error: float) -> str:
 def format_stages(times: StageTimes) -> str:
     """Format the seconds of a row's stages: '3.2 start, 1.1 build, 9.5 train, 0.8 end'."""
     return ", ".join(f"{seconds:.1f} {name.removesuffix('_s')}" for name, seconds in times.model_dump().items())
+
+
+def upper_first(words: str) -> str:
+    """Return the words with an upper-case first letter, to begin a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def lower_first(sentence: str) -> str:

@@ -10,6 +10,7 @@ from experiments.results.obstacles import (
     check_obstacles,
     missing_value_obstacles,
     outcome_obstacles,
+    unlike_twins,
 )
 from experiments.results.quantities import (
     ESTIMATED_QUANTITIES,
@@ -48,16 +49,16 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
     ``results`` are either all measured or all predicted.
     """
-    evidence = Evidence(results, {row: scaling_note(suite, result) for row, result in results.items()})
+    evidence = Evidence.of(suite, results)
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Evaluation(run=run, verdicts=tuple(verdicts))
+    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.scale_note(run.rows, run.card))
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
     """Return a verdict on every statement of ``suite`` about the row of ``result`` alone."""
     row = suite.row(result.spec.row)
-    evidence = Evidence({row.id: result}, {row.id: scaling_note(suite, result)})
+    evidence = Evidence.of(suite, {row.id: result})
     return tuple(_row_verdicts(row, evidence))
 
 
@@ -65,13 +66,6 @@ def claim_rows(claim: Claim) -> tuple[str, ...]:
     """Return the rows that a claim is about, each once, in the order of its checks."""
     names = [name for check in claim.checks for name in (check.row, check.over_row) if name]
     return tuple(dict.fromkeys(names))
-
-
-def scaling_note(suite: Suite, result: Result) -> str:
-    """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
-    stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
-    ran = result.spec.settings.world_size
-    return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
 
 
 def grade_of(result: Result) -> Grade:
@@ -158,6 +152,8 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.for_tiny_models() if tiny else check for check in claim.checks]
     found = [_evaluate_check(check, evidence, ClaimScope(claim.full_size, claim.all_ranks)) for check in checks]
+    outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
+    found += [CheckResult("not evaluated", "", unlike) for unlike in unlike_twins(outcomes_of, evidence)]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in found if one.status == status)

@@ -1,7 +1,8 @@
 """Find the reasons why a run does not decide a statement, each in one line. Pure functions."""
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple, Self
 
 from experiments.results.load import STEADY_UTILIZATION
 from experiments.results.quantities import (
@@ -15,7 +16,8 @@ from experiments.results.quantities import (
 )
 from experiments.results.schema import Result
 from experiments.suites.schema import LOSS_FALL
-from experiments.suites.suite import Check, Quantity
+from experiments.suites.settings import Settings
+from experiments.suites.suite import Check, Quantity, Suite
 
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "its time is not predicted": TIME_QUANTITIES,
@@ -26,11 +28,48 @@ NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
 """Reasons why a prediction has no value, with the quantities that they are about."""
 
 
+SIZE_FREE: tuple[Quantity, ...] = (
+    "peak_share",
+    "reserved_share",
+    "oom_step",
+    "communication_share",
+    "gpu_idle_share",
+    "gpu_processes",
+    "gpu_util_peak_percent",
+    "gpu_util_percent",
+    "other_gpu_util_percent",
+    "cpu_wait_share",
+)
+"""Quantities whose bounds are also those of a smaller twin of a row. Other numbers are about the lab's own sizes."""
+SIZES = ("model", "batch_size", "accumulate", "max_length")
+"""Settings in which two twins must be alike if their rows are, so that their comparison is that of the lab."""
+
+
 class Evidence(NamedTuple):
-    """The results by row. scaled: by row, a text if it ran on fewer ranks than it states, else ""."""
+    """The results by row, and the settings of each row as the lab states them.
+
+    scaled: by row, a text if it ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if the
+    row ran as its smaller twin, else "".
+    """
 
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
+    scale: Mapping[str, str]
+    taught: Mapping[str, Settings]
+
+    @classmethod
+    def of(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
+        """Return the evidence on ``suite`` that ``results`` are."""
+        taught = {row: suite.settings(suite.row(row), suite.taught_card(row)) for row in results}
+        scale = {row: suite.scale_of(row, result.spec.card) for row, result in results.items()}
+        return cls(results, {row: scaling_note(suite, result) for row, result in results.items()}, scale, taught)
+
+
+def scaling_note(suite: Suite, result: Result) -> str:
+    """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
+    stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
+    ran = result.spec.settings.world_size
+    return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
 
 
 class ClaimScope(NamedTuple):
@@ -62,6 +101,32 @@ def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iter
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
     yield from _scaling_obstacles(check, evidence.scaled, scope)
+    yield from _scale_obstacles(check, evidence)
+
+
+def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
+    """Yield why a number of the lab does not apply to the smaller twin of a row, or a comparison to two twins."""
+    scale = evidence.scale[check.row]
+    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
+        yield f"{scale}: the lab states this number for its own sizes"
+    if check.over_row:
+        yield from unlike_twins((check.row, check.over_row), evidence)
+
+
+def unlike_twins(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
+    """Yield the pairs of ``rows`` that the lab compares at the same size, and that are not so at a smaller scale."""
+    for one, other in combinations((row for row in rows if row in evidence.results), 2):
+        if not (scale := evidence.scale[one] or evidence.scale[other]):
+            continue
+        (first, second), taught = ((evidence.results[row].spec.settings for row in (one, other)), evidence.taught)
+        differ = [
+            name
+            for name in SIZES
+            if getattr(taught[one], name) == getattr(taught[other], name)
+            and getattr(first, name) != getattr(second, name)
+        ]
+        if differ:
+            yield f"{scale}: {one} and {other} differ in {' and '.join(differ)}, unlike in the lab"
 
 
 def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:

@@ -64,6 +64,7 @@ class Evaluation(Record):
     schema_version: Literal[3] = Field(default=VERDICT_SCHEMA_VERSION, description="version of this schema")
     run: Run = Field(description="options and origin of the run")
     verdicts: tuple[Verdict, ...] = Field(description="one per statement")
+    scale: str = Field(default="", description="'scaled to 12 GB' for smaller twins of the lab's rows; else empty")
     contradictions: tuple[Contradiction, ...] = Field(
         default=(), description="predictions that disagree with a measurement"
     )

@@ -29,6 +29,8 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
     size = _resolve_size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
         raise InputError("weights pretrained: a tiny model has none; allowed: random, or size full")
+    if options.weights == "pretrained":
+        _reject_unpublished(suite, rows, card)
     _check_run_id(options.run_id)
     resolved = replace(options, card=card, size=size, rows=rows)
     return replace(resolved, run_id=options.run_id or default_run_id(resolved))
@@ -64,7 +66,7 @@ def resolve_card(suite: Suite, requested: str, node: Node) -> str:
         return suite.cards[0]
     gpu = node.gpus[0]
     own = card_of_device(gpu.name, gpu.memory_gib)
-    if own in suite.cards:
+    if own in suite.all_cards:
         return own
     return next((card for card in suite.cards if not too_small_reason(gpu, card)), suite.cards[0])
 
@@ -83,6 +85,17 @@ def _resolve_rows(suite: Suite, requested: Sequence[str], card: str) -> tuple[st
         if suite.row(row_id).id not in rows:
             raise InputError(f"suite {suite.suite}: row {row_id!r} is not for {card}; allowed: {', '.join(rows)}")
     return tuple(row for row in rows if row in requested or not requested)
+
+
+def _reject_unpublished(suite: Suite, rows: Sequence[str], card: str) -> None:
+    """Raise InputError if a row's smaller twin has a model without published weights."""
+    for row in rows:
+        settings = suite.settings(suite.row(row), card)
+        scale, model = suite.scale_of(row, card), suite.own_model(settings)
+        if scale and model and not model.hub:
+            raise InputError(
+                f"weights pretrained: row {row!r} is {scale} and its model {settings.model} has none; allowed: random"
+            )
 
 
 def _check_run_id(run_id: str | None) -> None:

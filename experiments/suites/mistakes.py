@@ -11,7 +11,7 @@ from experiments.suites.cards import cards
 from experiments.suites.document import Document
 from experiments.suites.miniature import miniature
 from experiments.suites.models import Model, models
-from experiments.suites.schema import Claim, Row, Suite
+from experiments.suites.schema import SCALED_SETTINGS, Claim, Row, Scale, Suite
 from experiments.suites.settings import Settings
 from experiments.suites.yaml_schema import Problem, first_problem, validation_problems
 
@@ -85,11 +85,37 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
     yield from _unknown_names(
         document, "card", cards(), ((("cards", n), "", c) for n, c in enumerate(_list_at(data, "cards")))
     )
-    yield from _unknown_names(document, "card", _list_at(data, "cards"), _cards_of_rows(data))
+    own = [*_list_at(data, "cards"), *(card for _, scale in _scales(document) for card in scale.cards)]
+    yield from _unknown_names(document, "card", own, _cards_of_rows(data))
+    yield from _scale_mistakes(document)
     rows = [row.id for _, row in _valid_entries(document, "rows", Row)]
     if len(rows) == len(_list_at(data, "rows")):
-        yield from _unknown_names(document, "row", rows, _rows_with_variants(document))
-        yield from _unknown_names(document, "row", rows, _rows_of_claims(document))
+        named = (*_rows_with_variants(document), *_rows_of_claims(document), *_rows_of_scales(document))
+        yield from _unknown_names(document, "row", rows, named)
+
+
+def _scale_mistakes(document: Document) -> Iterator[Mistake]:
+    """Yield unknown cards of scales, cards of the suite or of another scale, and settings that a twin must keep."""
+    places = {card: "the suite" for card in _list_at(document.data, "cards") if isinstance(card, str)}
+    names: list[str] = []
+    for number, scale in _scales(document):
+        where = f"scale {scale.scale!r}"
+        if scale.scale in names:
+            says = f"{where} occurs twice; each scale needs its own name"
+            yield Mistake(document.line(["scales", number, "scale"]), "", says)
+        names.append(scale.scale)
+        yield from _unknown_names(
+            document, "card", cards(), ((("scales", number, "cards", n), where, c) for n, c in enumerate(scale.cards))
+        )
+        for index, card in enumerate(scale.cards):
+            if card in places:
+                says = f"card {card!r} is also a card of {places[card]}; a card has one size of each row"
+                yield Mistake(document.line(["scales", number, "cards", index]), where, says)
+            places.setdefault(card, where)
+        for row, settings in scale.rows.items():
+            for key in settings.keys() & SETTING_NAMES - set(SCALED_SETTINGS):
+                says = f"row {row!r}: {key} must be that of the row; allowed: {', '.join(SCALED_SETTINGS)}"
+                yield Mistake(document.line(["scales", number, "rows", row, key]), where, says)
 
 
 def _list_at(data: Mapping[str, Any], key: str) -> list[Any]:
@@ -118,6 +144,15 @@ def _rows_with_variants(document: Document) -> Iterator[NamePlace]:
     for number, row in _valid_entries(document, "rows", Row):
         if row.variant_of:
             yield ("rows", number, "variant_of"), f"row {row.id!r}", row.variant_of
+
+
+def _scales(document: Document) -> list[tuple[int, Scale]]:
+    return list(_valid_entries(document, "scales", Scale))
+
+
+def _rows_of_scales(document: Document) -> Iterator[NamePlace]:
+    for number, scale in _scales(document):
+        yield from ((("scales", number, "rows", row), f"scale {scale.scale!r}", row) for row in scale.rows)
 
 
 def _rows_of_claims(document: Document) -> Iterator[NamePlace]:
@@ -162,6 +197,20 @@ def _settings_mistakes(document: Document) -> Iterator[Mistake]:
             for problem in _problems_of_settings(values, models() | own):
                 place = _place_of_setting(problem.place, ("rows", number), row, card, common)
                 yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.near)
+        yield from _mistakes_of_twins(document, row, common, models() | own)
+
+
+def _mistakes_of_twins(
+    document: Document, row: Row, common: Mapping[str, Any], known: Mapping[str, Model]
+) -> Iterator[Mistake]:
+    """Yield the mistakes in the settings of the row's smaller twins; those of the row itself are not repeated."""
+    for number, scale in _scales(document):
+        changes = scale.rows.get(row.id)
+        if changes is None or list(_problems_of_settings({**common, **row.settings}, known)):
+            continue
+        for problem in _problems_of_settings({**common, **row.settings, **changes}, known):
+            place = document.line(("scales", number, "rows", row.id, *problem.place))
+            yield Mistake(place, f"row {row.id!r} {scale.words}", problem.text, problem.near)
 
 
 def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:

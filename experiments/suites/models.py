@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from experiments.suites.model_limits import impossible_size
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
@@ -25,6 +25,9 @@ class Model(StrictModel):
     )
     litgpt: str | None = Field(default=None, description="name of the model's configuration in LitGPT")
     architecture: dict[str, Any] = Field(description="keys of the model's config.json")
+    vision_layers: PositiveInt | None = Field(
+        default=None, description="layers of a BLIP-2 model's image encoder; None: as published"
+    )
     source: str = Field(default="", description="source of the architecture")
 
     @model_validator(mode="after")
@@ -32,8 +35,8 @@ class Model(StrictModel):
         if self.family == "transformers":
             if "model_type" not in self.architecture:
                 raise ValueError("architecture: the key 'model_type' of config.json is missing")
-        elif not (self.hub and self.parameters and self.source):
-            raise ValueError(f"a model of family {self.family} needs hub, parameters and source")
+        elif not (self.parameters and self.source):
+            raise ValueError(f"a model of family {self.family} needs parameters and source")
         if problem := impossible_size(self.architecture):
             raise ValueError(f"architecture: {problem}")
         return self

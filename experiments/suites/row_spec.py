@@ -66,6 +66,8 @@ class RowSpec(StrictModel):
         """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
         del facts["steady_s"]  # more steps of the same training
+        if self.model and self.model.vision_layers is None:
+            del facts["model"]["vision_layers"]  # of a later version
         for name in LATER_SETTINGS:
             if facts["settings"][name] == Settings.model_fields[name].default:
                 del facts["settings"][name]

@@ -1,5 +1,7 @@
 """Schema of a suite: rows with settings and expected results, and claims that compare rows."""
 
+import re
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -8,6 +10,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
+    field_validator,
     model_validator,
 )
 
@@ -19,6 +22,8 @@ from experiments.suites.yaml_schema import StrictModel, validate
 
 ExpectedOutcome = Literal["fits", "oom"]
 FailurePhase = Literal["load", "forward", "backward", "optimizer step"]
+SCALED_SETTINGS = ("model", "batch_size", "accumulate", "global_batch_size", "max_length", "workers", "time_limit_s")
+"""Settings in which a row's twin for a smaller card may differ from the row."""
 ID_PATTERN = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Quantity = Literal[
@@ -105,6 +110,29 @@ class Row(StrictModel):
         default=None, description="id of the row from which this row differs; tables of changes compare the two"
     )
     note: str | None = Field(default=None, description="remark about the row, shown in reports")
+
+
+class Scale(StrictModel):
+    """Smaller twins of rows for cards with less memory than those of the lab: what fits fits, what does not does not.
+
+    A twin keeps what its row changes, such as precision, optimizer or adapters. It differs in SCALED_SETTINGS only.
+    """
+
+    scale: str = Field(description="memory of the cards, such as 12gb")
+    cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the twins are for")
+    rows: dict[str, dict[str, Any]] = Field(description="settings of the twins that differ from the row's, by row")
+
+    @field_validator("scale")
+    @classmethod
+    def _is_size(cls, name: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*gb", name):
+            raise ValueError("allowed: a whole number of GB, such as 12gb")
+        return name
+
+    @property
+    def words(self) -> str:
+        """Return the scale in words: 'scaled to 12 GB'."""
+        return f"scaled to {self.scale.removesuffix('gb')} GB"
 
 
 class Bounds(StrictModel):
@@ -207,6 +235,7 @@ class Suite(StrictModel):
     common: dict[str, Any] = Field(description="settings that all rows share")
     rows: tuple[Row, ...] = Field(min_length=1, description="the experiments, in the order in which they run")
     claims: tuple[Claim, ...] = Field(default=(), description="statements that compare rows")
+    scales: tuple[Scale, ...] = Field(default=(), description="smaller twins of the rows, for smaller cards")
     _settings_cache: dict[str, Settings] = PrivateAttr(default_factory=dict)
 
     def row(self, row_id: str) -> Row:
@@ -217,10 +246,31 @@ class Suite(StrictModel):
         raise unknown_name("row", row_id, (row.id for row in self.rows), f"suite {self.suite}")
 
     def rows_for(self, card: str) -> tuple[Row, ...]:
-        """Return the lab's rows on ``card``. Raises InputError if the suite has none for it."""
-        if card not in self.cards:
-            raise unknown_name("card", card, self.cards, f"suite {self.suite}")
-        return tuple(row for row in self.rows if card in (row.cards or self.cards))
+        """Return the lab's rows on ``card``, or their twins for it. Raises InputError if the suite has none for it."""
+        if card not in self.all_cards:
+            raise unknown_name("card", card, self.all_cards, f"suite {self.suite}")
+        return tuple(row for row in self.rows if card in (row.cards or self.all_cards))
+
+    @property
+    def all_cards(self) -> tuple[str, ...]:
+        """Return the cards that the lab was written for, then those with smaller twins of the rows."""
+        return (*self.cards, *(card for scale in self.scales for card in scale.cards))
+
+    def taught_card(self, row_id: str) -> str:
+        """Return the first card on which the lab states the row."""
+        return (self.row(row_id).cards or self.cards)[0]
+
+    def scale_of(self, row_id: str, card: str) -> str:
+        """Return 'scaled to 12 GB' if ``card`` has a smaller twin of the row; '' if the row is as the lab states it."""
+        found = (scale for scale in self.scales if card in scale.cards and row_id in scale.rows)
+        return next((scale.words for scale in found), "")
+
+    def scale_note(self, rows: Sequence[str], card: str) -> str:
+        """Return 'scaled to 12 GB', or '2 of 14 rows scaled to 12 GB', for these rows on ``card``; '' if none is."""
+        words = [found for row in rows if (found := self.scale_of(row, card))]
+        if not words:
+            return ""
+        return words[0] if len(words) == len(rows) else f"{len(words)} of {len(rows)} rows {words[0]}"
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
         """Return the settings of ``row`` on ``card``: the common ones, overridden by the row's, then by the card's.
@@ -228,7 +278,7 @@ class Suite(StrictModel):
         A row that needs more devices per node than ``gpus_per_node`` is scaled down to that many. Raises InputError
         if the settings are invalid.
         """
-        merged = {**self.common, **row.settings, **row.per_card.get(card, {})}
+        merged = {**self.common, **row.settings, **row.per_card.get(card, {}), **self._of_twin(row, card)}
         if gpus_per_node is not None:
             merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
         where = f"{self.suite}.yaml: row {row.id!r} on {card}"
@@ -239,6 +289,10 @@ class Suite(StrictModel):
                 raise unknown_name("model", settings.model, known, where)
             self._settings_cache[key] = settings
         return self._settings_cache[key]
+
+    def _of_twin(self, row: Row, card: str) -> dict[str, Any]:
+        """Return the settings of the row's smaller twin on ``card`` that differ; none without a twin."""
+        return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 
     def rows_with_loss_in_miniature(self) -> set[str]:
         """Return the ids of the rows whose losses are compared between tiny models, which run all steps of the lab."""
@@ -264,4 +318,5 @@ def suite_json_schema() -> dict[str, Any]:
     row = definitions["Row"]["properties"]
     row["settings"] |= settings_schema
     row["per_card"]["additionalProperties"] = settings_schema
+    definitions["Scale"]["properties"]["rows"]["additionalProperties"] = settings_schema
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"$defs": definitions}

@@ -19,6 +19,7 @@ from experiments.suites.schema import (
     Quantity,
     ReferenceValue,
     Row,
+    Scale,
     Suite,
 )
 from experiments.suites.yaml_schema import LABS
@@ -36,6 +37,7 @@ __all__ = [
     "Quantity",
     "ReferenceValue",
     "Row",
+    "Scale",
     "Suite",
     "read_suite",
     "suite_named",

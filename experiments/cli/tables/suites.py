@@ -22,6 +22,7 @@ def suites_as_data() -> list[dict[str, Any]]:
             "title": suite.title,
             "engine": suite.common.get("engine"),
             "cards": list(suite.cards),
+            "scales": {card: scale.words for scale in suite.scales for card in scale.cards},
             "rows": len(suite.rows),
             "claims": len(suite.claims),
         }
@@ -40,7 +41,8 @@ def suites_table() -> Table:
     )
     for suite in suites_as_data():
         cells = [suite[key] for key in ("suite", "title", "rows", "claims", "engine")]
-        table.add(*map(str, cells), ", ".join(suite["cards"]))
+        scaled = (f"{card} ({words})" for card, words in suite["scales"].items())
+        table.add(*map(str, cells), ", ".join([*suite["cards"], *scaled]))
     return table
 
 
@@ -55,6 +57,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
             "row": row.id,
             "title": row.title,
             "card": card,
+            "scaled": suite.scale_of(row.id, card),
             "expected": row.expect.outcome,
             "settings": suite.settings(row, card).model_dump(mode="json"),
         }
@@ -69,7 +72,8 @@ def rows_table(name: str, card: str | None) -> Group:
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
-    table = Table(*columns, title=f"{suite.title}, on {card}")
+    note = suite.scale_note([row.id for row in suite.rows_for(card)], card)
+    table = Table(*columns, title=", ".join(filter(None, (suite.title, f"on {card}", note))))
     named: dict[str, None] = {}
     for row in suite.rows_for(card):
         settings = suite.settings(row, card)

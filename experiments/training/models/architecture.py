@@ -103,7 +103,7 @@ def build_config(base_model: Model, size: Size) -> PretrainedConfig:
         return _custom_config(base_model, size)
     family = base_model.family
     language = LANGUAGE_MODELS[family](**base_model.architecture | (TINY_SETTINGS[family] if size == "tiny" else {}))
-    return _blip2_config(language, family, size) if family in IMAGE_TOKENS else language
+    return _blip2_config(language, base_model, size) if family in IMAGE_TOKENS else language
 
 
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
@@ -141,9 +141,12 @@ def _custom_config(base_model: Model, size: Size) -> PretrainedConfig:
         raise InputError(f"model_type = {base_model.architecture['model_type']!r}: {problem}") from None
 
 
-def _blip2_config(language: PretrainedConfig, family: str, size: Size) -> Blip2Config:
+def _blip2_config(language: PretrainedConfig, base_model: Model, size: Size) -> Blip2Config:
+    family, vision = base_model.family, VISION_SETTINGS[size]
+    if base_model.vision_layers and size == "full":
+        vision = vision | {"num_hidden_layers": base_model.vision_layers}
     return Blip2Config(
-        vision_config=Blip2VisionConfig(**VISION_SETTINGS[size]).to_dict(),
+        vision_config=Blip2VisionConfig(**vision).to_dict(),
         qformer_config=Blip2QFormerConfig(**QFORMER_SETTINGS[size]).to_dict(),
         text_config=language.to_dict(),
         num_query_tokens=QUERY_TOKENS[size],

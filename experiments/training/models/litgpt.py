@@ -16,6 +16,14 @@ from experiments.training.models.activation_offload import offload_activations
 LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
 # Wide enough that the rows' adapters are small compared with the layers.
 TINY_SETTINGS: dict[str, Any] = {"n_layer": 2, "n_embd": 256, "n_head": 8, "intermediate_size": 704, "vocab_size": 256}
+SIZES = {
+    "n_layer": "num_hidden_layers",
+    "n_embd": "hidden_size",
+    "intermediate_size": "intermediate_size",
+    "n_head": "num_attention_heads",
+    "n_query_groups": "num_key_value_heads",
+}
+"""Sizes in LitGPT's configuration, and their keys in config.json."""
 DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16}
 
 
@@ -36,7 +44,10 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
 
 
 def build_config(spec: RowSpec) -> Config:
-    """Return LitGPT's configuration of the row's model or its tiny version. Raises InputError if unsupported."""
+    """Return LitGPT's configuration of the row's model, with the sizes of its architecture, or its tiny version.
+
+    Raises InputError if unsupported.
+    """
     settings = spec.settings
     base_model = spec.base_model
     if base_model.litgpt is None:
@@ -44,7 +55,8 @@ def build_config(spec: RowSpec) -> Config:
             "model", settings.model, [name for name, model in models().items() if model.litgpt], "LitGPT"
         )
     _reject_unsupported(spec)
-    changes = TINY_SETTINGS if spec.size == "tiny" else {}
+    stated = {name: base_model.architecture[key] for name, key in SIZES.items() if key in base_model.architecture}
+    changes = TINY_SETTINGS if spec.size == "tiny" else stated
     adapters = _adapters(settings.lora) if settings.lora else {}
     try:
         return (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)

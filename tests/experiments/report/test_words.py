@@ -168,6 +168,14 @@ def test_each_option_has_its_own_remark(options: dict[str, Any], remark: str) ->
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == (remark,)
 
 
+def test_a_run_of_smaller_twins_does_not_claim_the_numbers_of_the_lab() -> None:
+    run = make_run(rows=("baseline",), card="h100_1g_12gb")
+    results = {"baseline": make_result(run, "baseline")}
+    (remark,) = (one for one in remarks(run, suite_named(run.suite), evaluation(), results) if "caled" in one)
+    assert remark.startswith("Scaled to 12 GB: smaller models and batches than the lab's.")
+    assert remark.endswith("The lab's own numbers are neither evaluated nor reproduced.")
+
+
 @pytest.mark.parametrize(
     ("rows", "words"), [(1, "1 row ran on fewer ranks than it states"), (2, "2 rows ran on fewer ranks than they")]
 )

@@ -1,10 +1,14 @@
 """The card, size, rows and run id of a run, and the options that do not match the suite or the machine."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.errors import InputError
 from experiments.run_options import RunOptions
 from experiments.runners.resolve import datasets_of, resolve
+from experiments.suites.models import models
+from experiments.suites.suite import Scale
 from tests.support.results import in_memory
 from tests.support.runners.rows import GPU, T4, node
 
@@ -106,3 +110,26 @@ def test_a_row_of_one_rank_needs_one_gpu_and_reads_its_own_data_set():
     assert datasets_of(resolved_with_gpus(1, suite), suite) == {"gourmetgram-captions", "imdb"}
     with pytest.raises(InputError, match="--gpus-per-node 0: allowed: 1 and more"):
         datasets_of(resolved_with_gpus(0, suite), suite)
+
+
+def scaled_suite():
+    """Return a suite whose row a has a twin for a seventh of an H100, with a model that is not published."""
+    facts = models()["blip2-opt-2.7b"].model_copy(update={"hub": ""})
+    scale = Scale(scale="12gb", cards=("h100_1g_12gb",), rows={"a": {"model": "small"}})
+    return suite_for("a100_80gb").model_copy(update={"scales": (scale,), "models": {"small": facts}})
+
+
+def test_a_gpu_of_a_scale_chooses_its_card():
+    instance = GPU.__class__(0, "NVIDIA H100 NVL MIG 1g.12gb", 10.75, "MIG-1")
+    found = resolved(suite=scaled_suite(), machine=node(instance))
+    assert (found.card, found.size) == ("h100_1g_12gb", "full")
+
+
+def test_pretrained_weights_are_rejected_for_a_twin_that_has_none():
+    options = RunOptions(suite="lab", card="h100_1g_12gb", size="full", weights="pretrained")
+    with pytest.raises(InputError) as rejected:
+        resolved(options, scaled_suite())
+    assert str(rejected.value) == (
+        "weights pretrained: row 'a' is scaled to 12 GB and its model small has none; allowed: random"
+    )
+    assert resolved(replace(options, rows=("b",)), scaled_suite()).rows == ("b",)

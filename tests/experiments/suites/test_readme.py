@@ -10,7 +10,7 @@ from experiments import suites
 from experiments.suites.cards import Card
 from experiments.suites.models import Model
 from experiments.suites.settings import Lora, Quantization, Settings
-from experiments.suites.suite import Bounds, Check, Claim, Expectation, LeaseEstimate, ReferenceValue, Row, Suite
+from experiments.suites.suite import Bounds, Check, Claim, Expectation, LeaseEstimate, ReferenceValue, Row, Scale, Suite
 
 FOLDER = Path(suites.__path__[0])
 TEXT = (FOLDER / "README.md").read_text()
@@ -23,6 +23,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Claim": Claim,
     "Check": Check,
     "Bounds": Bounds,
+    "Scale": Scale,
     "Settings": Settings,
     "Card": Card,
     "Model": Model,

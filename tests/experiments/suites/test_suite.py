@@ -303,7 +303,7 @@ def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
         ),
         (
             lambda: suite.rows_for("v100_32gb"),
-            "suite single_gpu_blip2: unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb",
+            "suite single_gpu_blip2: unknown card 'v100_32gb'; allowed: a100_80gb, h100_94gb, h100_1g_12gb",
         ),
     ):
         with pytest.raises(InputError) as rejected:

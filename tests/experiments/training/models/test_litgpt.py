@@ -4,11 +4,13 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from litgpt import lora
-from litgpt.model import GPT
+from litgpt.model import GPT, Config
 from torch import nn
 
 from experiments.errors import InputError
+from experiments.prediction.predict import suite_row_spec
 from experiments.suites.models import models
+from experiments.suites.suite import suite_named
 from experiments.training.models.litgpt import LORA_TARGETS, build_config, build_litgpt
 from tests.support.training.tiny_rows import LORA, NF4
 from tests.support.training.tiny_rows import spec as any_spec
@@ -94,3 +96,14 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
 def test_models_that_litgpt_cannot_build_are_rejected(changes, message):
     with pytest.raises(InputError, match=message):
         build_config(spec(**changes))
+
+
+@pytest.mark.parametrize("name", LITGPT)
+def test_a_published_model_has_the_sizes_that_litgpt_states(name):
+    assert build_config(spec(model=name, size="full")) == Config.from_name(models()[name].litgpt)
+
+
+def test_a_model_of_a_suite_has_the_sizes_that_its_architecture_states():
+    suite = suite_named("single_gpu_litgpt")
+    config = build_config(suite_row_spec(suite, suite.row("7b-lora"), "h100_1g_12gb"))
+    assert (config.n_layer, config.n_embd, config.intermediate_size, config.n_head) == (9, 2560, 6912, 20)
