@@ -141,7 +141,7 @@ def settings(rows: Mapping[str, Settings]) -> str:
 def changes(suite: Suite, results: Mapping[str, Result]) -> str:
     """Return a table of the rows that change another row; empty if none has a result.
 
-    results: by row. Columns: the settings that change, how the row ended, its peak, its speed and what the change costs.
+    results: by row. Columns: the settings that change, how the row ended, its peak and speed, what the change costs.
     """
     cells = {}
     for row in suite.rows:

@@ -15,6 +15,7 @@ from experiments.results.quantities import (
     value_of,
 )
 from experiments.results.schema import Result
+from experiments.suites.cards import card_named, cards
 from experiments.suites.schema import LOSS_FALL
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Check, Quantity, Suite
@@ -43,6 +44,10 @@ SIZE_FREE: tuple[Quantity, ...] = (
 """Quantities whose bounds are also those of a smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
 """Settings in which two twins must be alike if their rows are, so that their comparison is that of the lab."""
+
+
+TIMES_LARGER = 4
+"""A GPU with so many times the multiprocessors of a card does not show the card's times. Parts of a GPU are such cards."""
 
 
 class Evidence(NamedTuple):
@@ -200,6 +205,18 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
         yield f"times on {first} and on {second} are not compared"
     if pair[0].emulated and not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
+    if (times := _times_larger(pair[0])) >= TIMES_LARGER:
+        card = pair[0].spec.card
+        yield f"times on {first}, with {times:.0f} times the multiprocessors of {card}, are not those of the card"
+
+
+def _times_larger(result: Result) -> float:
+    """Return the multiprocessors of the GPU that ran the row, divided by those of its card; 1 for an unknown GPU.
+
+    On a much larger GPU, the host limits trainings that the arithmetic of the card would limit.
+    """
+    device = cards().get(result.device.card or "")
+    return device.multiprocessors / card_named(result.spec.card).multiprocessors if device else 1.0
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:

@@ -146,6 +146,13 @@ class TestClaim:
         )
         assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
 
+    def test_times_on_a_whole_gpu_are_not_those_of_a_part_of_it(self):
+        check = {**RATIO, "quantity": "step_s"}
+        rows = [result(row, speed={}, device=EMULATING_GPU, card="h100_1g_12gb") for row in "ab"]
+        verdict = claim_verdict(check, *rows)
+        reason = "times on NVIDIA H200, with 8 times the multiprocessors of h100_1g_12gb, are not those of the card"
+        assert (verdict.status, verdict.reason) == ("not evaluated", reason)
+
     @pytest.mark.parametrize("quantity", ["gpu_idle_share", "communication_share"])
     def test_a_share_of_a_step_time_is_evaluated_on_any_gpu(self, quantity):
         check = {"row": "a", "quantity": quantity, "low": 0.1}

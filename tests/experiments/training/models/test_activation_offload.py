@@ -11,6 +11,7 @@ from experiments.training.rank import run_rank
 from tests.support.training.tiny_rows import LLAMA, OPT, spec
 
 LITGPT = {"engine": "litgpt", "model": LLAMA, "dataset": "constant", "max_length": 32, "warmup_steps": 1}
+LITGPT_TRAINER = LITGPT | {"engine": "litgpt_trainer", "warmup_steps": 0}
 TRAINER = {"engine": "hf_trainer", "model": OPT}
 
 
@@ -64,8 +65,7 @@ def test_weights_small_tensors_and_expanded_views_stay(offloaded, monkeypatch):
 
 @pytest.mark.parametrize(
     "row",
-    [{"model": OPT}, {"model": OPT, "activation_checkpointing": True}, TRAINER, LITGPT]
-    + [LITGPT | {"engine": "litgpt_trainer", "warmup_steps": 0}],
+    [{"model": OPT}, {"model": OPT, "activation_checkpointing": True}, TRAINER, LITGPT, LITGPT_TRAINER],
     ids=str,
 )
 def test_a_row_of_each_engine_has_the_same_losses(row, offloaded, tmp_path):
