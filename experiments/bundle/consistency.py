@@ -109,7 +109,7 @@ def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Itera
             yield f"{key} is {stated:.4g}, telemetry gives {_summary(kind, values):.4g}"
     times = [float(sample["t_s"]) for sample in samples]
     if times and (times != sorted(times) or times[-1] > result.elapsed_s + digits):
-        yield "the telemetry is longer than the row, or its samples are not in order"
+        yield "the telemetry lasts longer than the row, or its samples are not in order"
     trained = training_samples(samples, None)
     if result.outcome != "fits" or result.speed is None or not trained:
         return

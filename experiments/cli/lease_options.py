@@ -188,7 +188,7 @@ def new_reconciler(site: str = "") -> "Reconciler":
     from provision.sites.demo import DemoClock
 
     show = _progress()
-    show("demonstration: a canned calendar; nothing is leased, booted or charged")
+    show("demonstration: a simulated site; nothing is leased, booted or charged")
     clock = DemoClock(demo_folder())
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
 

@@ -100,7 +100,9 @@ class Prediction(Record):
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
     memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
-    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    tflop_per_sample: float | None = Field(
+        default=None, description="executed floating-point operations, 1e12, recomputation included"
+    )
     time: StepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
     versions: dict[str, str] = Field(description="versions of the installed packages, by name")
     elapsed_s: float = Field(description="duration of the prediction")

@@ -106,8 +106,10 @@ class Speed(Record):
     step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
-    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
-    tflops_per_s: float | None = Field(default=None, description="executed operations per second")
+    tflop_per_sample: float | None = Field(
+        default=None, description="executed floating-point operations, 1e12, recomputation included"
+    )
+    tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(
         default=None, description="share of the device's own dense peak rate, for the row's data type"
     )
@@ -202,10 +204,10 @@ class Measured(Record):
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
     weights_commit: str | None = Field(
-        default=None, description="version of the weights on the hub; None: not from the hub"
+        default=None, description="version of the weights on the Hugging Face hub; None: from a folder, or random"
     )
     data_commit: str | None = Field(
-        default=None, description="version of the data set on the hub; None: not from the hub"
+        default=None, description="version of the data set on the Hugging Face hub; None: from elsewhere"
     )
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(

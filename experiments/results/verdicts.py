@@ -19,7 +19,7 @@ GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
 NOT_RUN = "has not run"
-"""The end of the reason of a statement about a row that has no result."""
+"""Last words of the reason why a statement about a row without a result was not evaluated."""
 
 
 class Verdict(Record):

@@ -170,7 +170,7 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
 
 
 def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
-    """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
+    """Yield what to fix in the labs: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:
             yield f"{titles[name]}: no result: {done.problem}"

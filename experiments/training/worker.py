@@ -260,7 +260,7 @@ def _mark_stopped(measured: Measured, failed: Measured) -> Measured:
 def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
     if outcome == "timeout":
         at = f" at {failure.where}" if failure.where else ""
-        return f"{limit}, last seen in the {failure.phase} phase{at}; stacks are in the log"
+        return f"{limit}, last seen in the {failure.phase} phase{at}; the log has the stack traces"
     return describe_outcome(outcome, failure, memory, qualifier="last seen ")
 
 

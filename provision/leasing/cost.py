@@ -40,7 +40,7 @@ def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
     until = time_in_words(end, local_zone())
     price = _price_in_words(requested)
     if end <= reconciler.clock.now():
-        cost = f"was to end {until}, and costs {price} if it was extended elsewhere"
+        cost = f"should have ended {until}; if it was extended from another computer, it costs {price}"
     else:
         cost = f"costs {price} until {until}" if leases else f"may exist; if it does, it costs {price}"
     return f"lease {active_lease.name} at {active_lease.site} {cost}; to end it: testbed release {active_lease.name}"

@@ -21,7 +21,7 @@ from experiments.suites.row_spec import RowSpec
 ROW_MODULE = "experiments.runners.slurm.job"
 NODE_MODULE = "experiments.training.distributed.node_agent"
 STAGING_MODULES = {"data": "experiments.inputs.fetch_dataset"}
-"""Modules that download an artifact, by its kind; the others come from the hub."""
+"""Modules that download an artifact, by its kind; the others come from the Hugging Face hub."""
 HUB_MODULE = "experiments.training.data.fetch_hub"
 
 STARTUP_LIMIT_S = 120

@@ -8,7 +8,7 @@ from experiments.cli.app import main
 from provision.leasing.journal import Journal
 from provision.sites import base, demo
 
-BANNER = "demonstration: a canned calendar; nothing is leased, booted or charged\n"
+BANNER = "demonstration: a simulated site; nothing is leased, booted or charged\n"
 
 
 @pytest.fixture

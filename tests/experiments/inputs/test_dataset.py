@@ -113,7 +113,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
     [
         (
             (CAPTIONS_DATASET,),
-            r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder",
+            r"^--data hub: gourmetgram-captions is not on the Hugging Face hub; allowed: synthetic, a folder",
         ),
         (("constant",), r"^--data hub: the requested rows read synthetic texts only; allowed: synthetic$"),
         (

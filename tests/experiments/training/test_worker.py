@@ -150,7 +150,7 @@ def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_traine
 def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trainer, tmp_path, capfd):
     result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
-    assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
+    assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; the log has the stack traces"
     assert "in hang" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not is_running(int((tmp_path / "started.txt").read_text().split()[0]))
@@ -178,7 +178,7 @@ def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake_train
     fake_trainer.setattr(worker, "START_LIMIT_S", 1.0)
     result = run_fake_row(fake_trainer, tmp_path, "never starts", time_limit_s=600)
     assert (result.outcome, result.failure.phase, result.times) == ("timeout", "load", None)
-    assert result.reason == "did not start within 1 s, last seen in the load phase; stacks are in the log"
+    assert result.reason == "did not start within 1 s, last seen in the load phase; the log has the stack traces"
 
 
 def test_the_time_limit_begins_when_the_trainer_has_started(fake_trainer, tmp_path):

@@ -20,7 +20,7 @@ QUIET_VARIABLES = {
 
 
 def phantom_device(card_name: str, cache: Path) -> Phantom:
-    """Return the device. Until this process ends, it appears as the card ``card_name``.
+    """Make CUDA appear as the card ``card_name`` until this process ends; return the simulated device.
 
     Call this function before torch is imported. Raises InputError if the device cannot be compiled on this machine.
     """
