@@ -36,7 +36,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import deleted_lease
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
-from provision.sites.base import SimulatedServers, Testbed
+from provision.sites.base import LeasingSite, SimulatedServers
 from provision.words import counted
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
@@ -65,7 +65,7 @@ class Reproduction:
 
     suites: tuple[RunOptions, ...]
     lease_request: LeaseRequest
-    site: Testbed
+    site: LeasingSite
     setup: Setup
     max_length: timedelta | None = None
     choose_length: bool = False
@@ -163,7 +163,7 @@ def _run_on_lease(
         view.print_line(stages.summary())
 
 
-def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: View) -> None:
+def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, view: View) -> None:
     if isinstance(site, SimulatedServers):
         view.print_line("demonstration: no node is configured; the rows run as tiny models on this machine")
     else:
@@ -273,7 +273,7 @@ def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRu
         return list(run_prepared([run.with_target(target) for run in runs], view))
 
 
-def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> None:
+def _release(site: LeasingSite, reconciler: Reconciler, name: str, view: View) -> None:
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return

@@ -43,13 +43,13 @@ from experiments.cli.parsing.options import (
 )
 from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
-from provision.choices import DEMO, TESTBEDS
+from provision.choices import DEMO, LEASING_SITES
 
 if TYPE_CHECKING:
     from provision.leasing.lease import LeaseResult
     from provision.leasing.reconciler import Reconciler
     from provision.models import Host, TimeSlot
-    from provision.sites.base import Testbed
+    from provision.sites.base import LeasingSite
 
 EXIT_FAILED = 3
 
@@ -298,7 +298,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
 @app.command()
 def doctor(
     site: Annotated[
-        str | None, typer.Option(help=f"Check this site: {', '.join((*TESTBEDS, DEMO))}, a region, or slurm.")
+        str | None, typer.Option(help=f"Check this site: {', '.join((*LEASING_SITES, DEMO))}, a region, or slurm.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
@@ -331,14 +331,14 @@ def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
-def _connect_to_sites(name: str) -> "list[Testbed]":
+def _connect_to_sites(name: str) -> "list[LeasingSite]":
     from provision.sites.base import connect_to, connect_to_all
 
     return connect_to_all() if name == ANY_SITE else [connect_to(name)]
 
 
 def _show_calendar(
-    site: "Testbed", reconciler: "Reconciler", options: LeaseOptions, slots: "Sequence[TimeSlot]", days: int
+    site: "LeasingSite", reconciler: "Reconciler", options: LeaseOptions, slots: "Sequence[TimeSlot]", days: int
 ) -> None:
     from provision.availability.calendar import draw_calendar
     from provision.availability.matching import matching_hosts

@@ -7,13 +7,13 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import get_active_lease
 from provision.leasing.request import IdleEnd, find_lease, idle_end_data
 from provision.models import LeaseCredential
-from provision.sites.base import LeaseCredentials, Testbed
+from provision.sites.base import LeaseCredentials, LeasingSite
 from provision.ssh.known_hosts import pinned_lines
 
 ROLE = "end_when_idle"
 
 
-def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
+def end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
     """Let the node of the active lease with that name end the lease when it is idle.
 
     Its credential is new: keystone returns its secret only once, and only the node keeps it. Raises ConfigureFailed if

@@ -22,7 +22,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import ENDED_STATUSES, deletion_reason, find_lease, idle_end_of, journal_time, lease_data
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from provision.ssh.login import forget_host_key
 
 EXTENSION_WINDOW = timedelta(hours=48)
@@ -55,7 +55,7 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
     return active_leases[name]
 
 
-def lease_state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
+def lease_state(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> State:
     """Query the site for the state of an active lease."""
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
@@ -117,7 +117,7 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     return False
 
 
-def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
+def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
     """Extend a lease within the site's rules. Raises ExtensionRejected with the rule or the site's reason.
 
     An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
@@ -142,7 +142,7 @@ def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by:
 
 
 def extension(
-    site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
+    site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
 ) -> tuple[Lease, datetime]:
     """Return the lease and the end that ``extend`` would give it.
 
@@ -170,7 +170,7 @@ def extension(
     return lease, lease.end + by
 
 
-def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
+def release(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
     Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
@@ -184,7 +184,7 @@ def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) ->
 
 
 @contextmanager
-def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterator[None]:
+def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Iterator[None]:
     """Release the lease of that name when the body ends, even with an error.
 
     A lease of somebody else or of another account, or one that does not match the request, is not touched.
@@ -200,7 +200,7 @@ def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterato
     _release_or_report(site, reconciler, name)
 
 
-def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None:
+def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> None:
     """Release; if that fails or is interrupted, report the remaining resources and the command that deletes them."""
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
@@ -215,7 +215,7 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
 
 
-def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
+def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
 
     A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased

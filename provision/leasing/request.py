@@ -12,7 +12,7 @@ from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from provision.ssh.login import KeyPair
 
 ENDED_STATUSES = ("TERMINATED", "ERROR")
@@ -64,7 +64,7 @@ class LeaseRequest:
 class LeaseTask:
     """A lease request that is being carried out; opened: its record in the journal when the task began."""
 
-    site: Testbed
+    site: LeasingSite
     reconciler: Reconciler
     lease_request: LeaseRequest
     opened: ActiveLease
@@ -100,7 +100,7 @@ def default_image(node_type: str | None) -> str:
     return VGPU_IMAGE if "vgpu" in (node_type or "") else IMAGE
 
 
-def find_lease(site: Testbed, active_lease: ActiveLease) -> Lease | None:
+def find_lease(site: LeasingSite, active_lease: ActiveLease) -> Lease | None:
     """Return the site's lease with this record's tag."""
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
     return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)

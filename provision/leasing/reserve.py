@@ -32,7 +32,7 @@ from provision.leasing.request import (
 )
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import HostBooking, Lease, Requirements, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
@@ -45,7 +45,7 @@ CHOICE_ATTEMPTS = 3
 
 
 def choose_slots(
-    site: Testbed,
+    site: LeasingSite,
     reconciler: Reconciler,
     requirements: Requirements,
     at_once: bool = False,
@@ -73,7 +73,11 @@ def choose_slots(
 
 
 def choose_slots_among(
-    sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool = False, limit: int = 1
+    sites: Sequence[LeasingSite],
+    reconciler: Reconciler,
+    requirements: Requirements,
+    at_once: bool = False,
+    limit: int = 1,
 ) -> list[TimeSlot]:
     """Return the earliest time slots over several sites.
 
@@ -102,7 +106,9 @@ def choose_slots_among(
     return sorted(slots, key=search.slot_sort_key)[:limit]
 
 
-def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> list[HostBooking]:
+def bookings_among(
+    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements
+) -> list[HostBooking]:
     """Return everybody's current and future reservations of hosts with the required hardware, the earliest first.
 
     Raises NoSuchHost if no site has matching hosts.
@@ -118,15 +124,15 @@ def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirement
     return sorted((one for one in found if one.end > now), key=lambda one: (one.start, one.host.name))
 
 
-def _reject_unknown_hosts(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:
+def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
 
 def site_with_earliest_slot(
-    sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
-) -> Testbed:
+    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
+) -> LeasingSite:
     """Return the site with the earliest time slot; with ``watch``, search until there is one."""
     while len(sites) > 1:
         try:

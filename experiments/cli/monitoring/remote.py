@@ -19,7 +19,7 @@ from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown_name
 from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
-from provision.choices import DEMO, TESTBEDS, ImageVariant
+from provision.choices import DEMO, LEASING_SITES, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
 from provision.words import counted
 
@@ -35,7 +35,7 @@ REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
 
 app = Commands()
-SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
+SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(LEASING_SITES)}, or a region.")]
 
 
 @app.command()
@@ -108,7 +108,9 @@ def top(
 def notebook(
     site: Annotated[
         str,
-        typer.Option(help=f"Site: local (this machine), {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC."),
+        typer.Option(
+            help=f"Site: local (this machine), {', '.join((*LEASING_SITES, DEMO))}, or a region such as CHI@TACC."
+        ),
     ] = "chameleon",
     narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open the notebook of this suite.")] = None,
     image_variant: Annotated[

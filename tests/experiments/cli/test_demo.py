@@ -29,7 +29,7 @@ def testbed(tmp_path, monkeypatch, capsys):
 
 def test_the_demonstration_has_every_method_of_a_site(tmp_path):
     site = demo.Demo(tmp_path)
-    methods = [name for name, _ in inspect.getmembers(base.Testbed, inspect.isfunction) if not name.startswith("_")]
+    methods = [name for name, _ in inspect.getmembers(base.LeasingSite, inspect.isfunction) if not name.startswith("_")]
     assert len(methods) > 20
     assert [name for name in methods if not callable(getattr(site, name, None))] == []
     assert isinstance(site, base.SimulatedServers)

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments.system.files import cache_folder
 from provision.errors import SiteError
 from provision.models import Server
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage, copy_root
@@ -32,7 +32,7 @@ class Machines:
 
     def __init__(
         self,
-        site: Testbed,
+        site: LeasingSite,
         image: NodeImage,
         authorized_key: str,
         cards: Sequence[str],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.choices import TESTBEDS
+from provision.choices import LEASING_SITES
 from provision.configure import idle_end
 from provision.configure.idle_end import end_when_idle
 from provision.leasing import release
@@ -118,7 +118,7 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, reconciler, lease_
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", TESTBEDS)
+@pytest.mark.parametrize("name", LEASING_SITES)
 def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, lease_request, tmp_path):
     site = connected(name)
     wanted, outcomes = lease_request(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []
