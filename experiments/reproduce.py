@@ -30,7 +30,7 @@ from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
 from provision.leasing.account import require_credential_for
 from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_cost
-from provision.leasing.doctor import examine
+from provision.leasing.doctor import check_site
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import deleted_lease
@@ -226,7 +226,7 @@ def _check_budget(reproduction: Reproduction) -> None:
 
 def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
     lease_request = reproduction.lease_request
-    checks = examine(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
+    checks = check_site(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
     for check in checks:
         view.print_line(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isclose, isfinite
 from statistics import fmean
 
-from experiments.results.load import Sample, training_samples
+from experiments.results.gpu_load import Sample, training_samples
 from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Device, Measured, Result, Snapshot
 from experiments.suites.cards import Card, cards

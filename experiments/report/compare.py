@@ -69,7 +69,7 @@ class RowComparison(Record):
     samples_per_s: Change
 
     @property
-    def badness(self) -> float:
+    def worsening(self) -> float:
         """Return how much worse the row is in the second run, first by outcome, then by the largest ratio of a value.
 
         Negative if the row is better, 0 if no difference is known.
@@ -111,7 +111,7 @@ class Comparison(Record):
     @property
     def rows_worse_first(self) -> list[RowComparison]:
         """Return the rows, those that got most worse in the second run first, those in one run only last."""
-        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
+        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.worsening))
 
 
 def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Comparison:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from experiments.results.load import STEADY_UTILIZATION
+from experiments.results.gpu_load import STEADY_UTILIZATION
 from experiments.results.quantities import (
     ABSOLUTE_TIME_QUANTITIES,
     LOAD_QUANTITIES,

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
+from experiments.results.gpu_load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,

@@ -34,7 +34,7 @@ class _PlannedLease:
     reconciler: Reconciler
 
 
-def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
+def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
     """Run all checks for nodes with this disk image. If the account is unusable, skip the checks that need the site."""
     local = [
         run_check("local tools", _check_tools),

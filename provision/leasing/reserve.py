@@ -279,7 +279,7 @@ def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
         return None
     excluded = (*task.active_lease.failed_hosts, *lease.hosts)
     others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]
-    count = len(lease.resources)
+    count = len(lease.reservation_ids)
     requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, count=count)
     bookings = task.reconciler.query(task.site.bookings)
     slots = search.earliest_slots(others, bookings, requirements, now, limit=1) if len(others) >= count else []
@@ -320,7 +320,7 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
-    There are several if two computers created one at the same time, or if the answer to a first request was lost.
+    There are several if two computers created one at the same time, or if the response to a first request was lost.
     Raises ForeignLease if the oldest one is another computer's.
     """
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]

@@ -119,8 +119,8 @@ class Servers(Protocol):
         """Return the project's servers."""
         ...
 
-    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        """Create a server in the reservation ``resource``; source: id of the image, or volume, that it boots from."""
+    def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
+        """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
         ...
 
     def delete_server(self, server: Server) -> None:

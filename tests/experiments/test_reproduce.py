@@ -67,7 +67,7 @@ def recorded_stages(monkeypatch, events, reconciler):
         events.append("release")
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
-    monkeypatch.setattr(chain, "examine", lambda *_: events.append("doctor") or [Check("account", "ok", "cc")])
+    monkeypatch.setattr(chain, "check_site", lambda *_: events.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: events.append("configure"))
     monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: events.append("run") or runs)
@@ -202,7 +202,7 @@ def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(
 def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
-    monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
+    monkeypatch.setattr(chain, "check_site", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
         reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == []

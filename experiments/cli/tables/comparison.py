@@ -76,7 +76,7 @@ def _rows(comparison: Comparison) -> Table:
         title="rows, A → B, worse first",
     )
     for row in comparison.rows_worse_first:
-        style = WORSE if row.badness > 0 else BETTER if row.badness < 0 else ""
+        style = WORSE if row.worsening > 0 else BETTER if row.worsening < 0 else ""
         table.add(
             Text(row.row, style),
             _outcomes(row, comparison),

@@ -32,7 +32,7 @@ from provision.hardware.local import this_machine
 PREDICTIONS, MINIATURES, FULL_SIZE = "predictions", "miniatures", "full size"
 LEASES, CLUSTERS, IMAGES, CONTAINERS = "leases", "clusters", "images", "rows in containers"
 EVERY_RUN = (MINIATURES, FULL_SIZE)
-ANSWER_TIMEOUT_S = 15.0
+RESPONSE_TIMEOUT_S = 15.0
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 PCI = Path("/sys/bus/pci/devices")
 
@@ -144,13 +144,13 @@ def _docker() -> str:
     _tool("docker", "install Docker (docs.docker.com/engine/install)")
     command = ["docker", "info", "--format", "{{json .}}"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
+        response = subprocess.run(command, capture_output=True, text=True, timeout=RESPONSE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise CheckFailed(
-            f"the daemon does not answer within {ANSWER_TIMEOUT_S:.0f} s; systemctl restart docker"
+            f"the daemon does not answer within {RESPONSE_TIMEOUT_S:.0f} s; systemctl restart docker"
         ) from None
-    if answer.returncode or not (info := _parse_json_object(answer.stdout)).get("ServerVersion"):
-        message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
+    if response.returncode or not (info := _parse_json_object(response.stdout)).get("ServerVersion"):
+        message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
     if nvidia_device() and not _gives_gpus(info):
@@ -182,7 +182,7 @@ def _ports() -> str:
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            socket.create_connection(("localhost", port), timeout=ANSWER_TIMEOUT_S).close()
+            socket.create_connection(("localhost", port), timeout=RESPONSE_TIMEOUT_S).close()
     except OSError as problem:
         raise CheckFailed(f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall") from None
     return "any free port on localhost"

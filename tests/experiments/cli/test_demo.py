@@ -54,6 +54,15 @@ def test_a_lease_that_starts_later_is_pending(testbed):
     assert (code, "llm_you is PENDING\n" in out) == (0, True)
 
 
+def test_a_lease_that_an_earlier_version_stored_is_shown(testbed, tmp_path):
+    testbed("lease", "--site", "demo", "--no-wait", "--yes")
+    file = tmp_path / "state" / "demo" / "site.json"
+    stored = file.read_text()
+    file.write_text(stored.replace('"reservation_ids":', '"resources":'))
+    assert file.read_text() != stored
+    assert testbed("status")[0] == 0
+
+
 def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(testbed, tmp_path):
     assert testbed("lease", "--site", "demo", "--no-wait", "--yes")[0] == 0
     Journal(tmp_path / "state").open("llm_cc", "CHI@UC")

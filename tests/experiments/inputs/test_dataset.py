@@ -281,7 +281,7 @@ def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
 
 
 def test_a_rejected_request_is_a_user_error(tmp_path, server):
-    with pytest.raises(InputError, match="the server answers 404"):
+    with pytest.raises(InputError, match="the server responds with 404"):
         prepare(server.url.replace("set", "other"), "00", tmp_path)
 
 

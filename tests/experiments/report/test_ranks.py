@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.report.content import Report
-from experiments.report.pages.figures import report_charts
+from experiments.report.pages.charts import report_charts
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.report.write import write_report

@@ -11,7 +11,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.report.content import Report
 from experiments.report.junit import render_junit
-from experiments.report.pages.figures import report_charts
+from experiments.report.pages.charts import report_charts
 from experiments.report.write import reevaluate, write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results.load import CPU_WAIT_INTERVAL
+from experiments.results.gpu_load import CPU_WAIT_INTERVAL
 from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.quantities import QUANTITIES, is_lower_bound, value_of, values_of_ranks
 from experiments.results.schema import Failure, Snapshot

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import InputError
-from experiments.results.load import OTHER_UTILIZATION
+from experiments.results.gpu_load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
@@ -150,7 +150,9 @@ def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_traine
 def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trainer, tmp_path, capfd):
     result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
-    assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; the log has the stack traces"
+    assert (
+        result.reason == "reached its time limit of 2 s, last seen in the backward phase; the log has the stack traces"
+    )
     assert "in hang" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not is_running(int((tmp_path / "started.txt").read_text().split()[0]))

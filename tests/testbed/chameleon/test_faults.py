@@ -317,7 +317,7 @@ def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(
 ):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, reconciler, wanted, wait=False).lease
-    with without_aggregate(local_openstack, made.resources[0]):
+    with without_aggregate(local_openstack, made.reservation_ids[0]):
         local_openstack.move_clock(timedelta(hours=20, minutes=1))
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
             lease(site, reconciler, wanted)

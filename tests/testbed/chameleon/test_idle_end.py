@@ -199,7 +199,7 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
-    assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["there"]
+    assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["resources"]
     assert testbed("orphans", "--clean", "--yes")[0] == 0
     assert left_at(site) == []
 
@@ -215,5 +215,5 @@ def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)
     code, _, err = testbed(*flags, "--end-when-idle", "30m")
-    assert (code, "blazar answers 401 to a credential with access rules" in err) == (3, True)
+    assert (code, "blazar responds with 401 to a credential with access rules" in err) == (3, True)
     assert left_at(site) == []

@@ -94,7 +94,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing
-    from experiments.prediction.script.traced.answer import Trace, build_prediction
+    from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
 
     if job.fake_weights:
