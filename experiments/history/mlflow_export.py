@@ -92,17 +92,17 @@ def _export_run(client: "MlflowClient", experiment: str, series: Series, run: Re
     counts = Counter(one.status for one in run.verdicts.values())
     parent = client.create_run(experiment, start_ms, run_name=run.run_id)
     _log(client, parent.info.run_id, start_ms, tags, settings, {f"statements {name}": n for name, n in counts.items()})
-    for row in dict.fromkeys(row for row, _ in (*run.facts, *run.figures)):
+    for row in dict.fromkeys(row for row, _ in (*run.facts, *run.measured)):
         child = client.create_run(experiment, start_ms, run_name=f"{run.run_id}/{row}")
         row_tags = {PARENT: parent.info.run_id, COMMIT: run.commit, **_values_of_row(run.causes, row)}
-        figures = {name: figure.value for name, figure in _values_of_row(run.figures, row).items()}
+        metrics = {name: measured.value for name, measured in _values_of_row(run.measured, row).items()}
         _log(
             client,
             child.info.run_id,
             start_ms,
             row_tags,
             settings | {"row": row} | _values_of_row(run.facts, row),
-            figures,
+            metrics,
         )
         client.set_terminated(child.info.run_id, end_time=start_ms)
     client.set_terminated(parent.info.run_id, end_time=start_ms)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from experiments.errors import InputError
 from experiments.results.memory_parts import StepPoint
@@ -214,7 +214,11 @@ class Measured(Record):
         default=None, description="optimizer steps before the last restart; later steps are counted from here"
     )
     gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
-    moments: StageTimestamps | None = Field(default=None, description="when each stage began; None: not reported")
+    timestamps: StageTimestamps | None = Field(
+        default=None,
+        validation_alias=AliasChoices("timestamps", "moments"),
+        description="when each stage began; None: not reported",
+    )
 
 
 class Result(Measured):

@@ -149,7 +149,7 @@ SITE_CHECKS: dict[str, Callable[[_PlannedLease], str]] = {
     "floating IPs": lambda planned: _check_addresses(planned.site),
     "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
     "service units": lambda planned: planned.site.service_units(),
-    "idle end": lambda planned: _check_idle_end(planned.site),
+    "end when idle": lambda planned: _check_idle_end(planned.site),
     "clock": lambda planned: _check_clock(planned.site),
 }
 """The checks that need an account, by name."""

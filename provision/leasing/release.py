@@ -99,7 +99,7 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 
 
 def deleted_lease(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return in words that a lease with an idle end was deleted, and how to go on; '' for other leases."""
+    """Return in words that a lease that ends itself was deleted, and how to go on; '' for other leases."""
     why, idle_end = deletion_reason(active_lease), idle_end_of(active_lease)
     if not (why and idle_end and _is_deleted(reconciler, active_lease)):
         return ""

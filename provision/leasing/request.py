@@ -164,7 +164,7 @@ def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
 
 
 def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
-    """Return the data of an idle end for the journal."""
+    """Return the data for the journal of how a lease ends itself."""
     key = str(idle_end.key) if idle_end.key else ""
     return {"after_s": idle_end.after.total_seconds(), "results_to": idle_end.results_to, "key": key}
 

@@ -118,8 +118,8 @@ def test_changes_come_first_and_each_row_has_one_line(testbed, tmp_path):
 
 def test_the_csv_has_a_line_for_each_figure(testbed, tmp_path):
     testbed("history", "record", RUN)
-    assert testbed("history", "--csv", "figures.csv")[0] == 0
-    with (tmp_path / "figures.csv").open() as file:
+    assert testbed("history", "--csv", "values.csv")[0] == 0
+    with (tmp_path / "values.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == count(tmp_path / "results/history.db")["figures"]
     assert {line["suite"] for line in lines} == {"single_gpu_blip2"}

@@ -70,7 +70,7 @@ def test_the_client_of_mlflow_reads_back_every_figure_and_status_once(testbed, p
     assert rows.keys() == {row for row, _ in recorded.facts}
     assert {run["tags"]["mlflow.parentRunId"] for run in rows.values()} == {parent["id"]}
     figures = {(row, name): value for row, run in rows.items() for name, value in run["metrics"].items()}
-    assert figures == {key: figure.value for key, figure in recorded.figures.items()}
+    assert figures == {key: one.value for key, one in recorded.measured.items()}
     assert not (tmp_path / "mlruns").exists()
 
 

@@ -195,9 +195,11 @@ def test_times_of_the_stages_add_up():
 
 
 def test_the_steady_steps_are_timed_from_the_start_of_the_row_as_telemetry_is():
-    moments = StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5)
-    assert worker.steady_seconds(moments, began=100.0) == (6.0, 9.5)
-    unfinished = moments.model_copy(update={"steady_from": None, "steady_until": None})
+    timestamps = StageTimestamps(
+        started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5
+    )
+    assert worker.steady_seconds(timestamps, began=100.0) == (6.0, 9.5)
+    unfinished = timestamps.model_copy(update={"steady_from": None, "steady_until": None})
     assert worker.steady_seconds(unfinished, began=100.0) is None
 
 
@@ -331,6 +333,6 @@ def test_a_real_row_leaves_no_intermediate_files(finished_row):
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_stage():
-    moments = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
-    times = worker.stage_times(moments, 990.0, 120.0)
+    timestamps = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
+    times = worker.stage_times(timestamps, 990.0, 120.0)
     assert times == StageTimes(start_s=10.0, build_s=0.0, train_s=100.0, end_s=610.0)

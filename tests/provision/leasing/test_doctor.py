@@ -93,7 +93,7 @@ def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed_line
     assert names == [
         *("local tools", "SSH key", "time zone", "journal", "account"),
         *("credential", "reservations", "image", "boot", "quota", "floating IPs"),
-        *("SSH key at the site", "service units", "idle end", "clock"),
+        *("SSH key at the site", "service units", "end when idle", "clock"),
     ]
 
 
@@ -367,5 +367,5 @@ def test_the_site_clock_is_read_from_keystone():
 )
 def test_doctor_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
     site.answers["try_lease_credential"] = answer
-    (one,) = [one for one in doctor.check_site("chameleon", key, reconciler) if one.name == "idle end"]
+    (one,) = [one for one in doctor.check_site("chameleon", key, reconciler) if one.name == "end when idle"]
     assert (one.status, one.text) == ("ok", text)

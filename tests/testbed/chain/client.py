@@ -72,7 +72,7 @@ def main() -> int:
     spec.write_text(gpus.cdi_spec(GPUS))
     setup = Setup(
         base_image=base_image.NAME,
-        base_archive=base_image.base_archive(view.print_line),
+        base_image_archive=base_image.base_archive(view.print_line),
         wheels=base_image.wheels(PINS, view.print_line),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
