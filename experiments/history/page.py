@@ -16,7 +16,9 @@ DAY_S = 86400
 
 def write_history_page(path: Path, changes_of_series: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
     """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
-    shown = [(series, changed[::-1], series.grid, _trends(series)) for series, changed in changes_of_series]
+    shown = [
+        (series, changed[::-1], series.statuses_by_statement, _trends(series)) for series, changed in changes_of_series
+    ]
     save_page(path, render_template("history.html", shown=shown))
     return path
 

@@ -72,7 +72,7 @@ class Series(NamedTuple):
         return list(dict.fromkeys(key for run in self.runs for key in run.measured))
 
     @property
-    def grid(self) -> list[tuple[str, list[str]]]:
+    def statuses_by_statement(self) -> list[tuple[str, list[str]]]:
         """Return each statement that a run evaluated, and its status in each run; empty where a run lacks it."""
         says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
         statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
@@ -101,7 +101,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 
 
 def recorded_values(path: Path, folder: RunFolder) -> list[dict[Key, MeasuredValue]]:
-    """Return the measured values of all recorded runs that are comparable with that in ``folder``; [] without a database.
+    """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
 
     Raises InputError if ``folder`` is not a run's folder, or the file is not a database of a history.
     """

@@ -63,14 +63,14 @@ def _indented(line: str, style: str = "") -> Padding:
 
 def _verdicts(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "newest last")
-    for says, statuses in series.grid:
+    for says, statuses in series.statuses_by_statement:
         marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT:]]
         table.add(says, Text.assemble(*marks))
     return table
 
 
 def _counts(series: Series) -> Text:
-    counts = Counter(statuses[-1] for _, statuses in series.grid)
+    counts = Counter(statuses[-1] for _, statuses in series.statuses_by_statement)
     shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every measured value", "dim")
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from experiments.history.durations import RowTime
-from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_on, packed_s
+from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_on, makespan_s
 from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
@@ -26,7 +26,7 @@ def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=Fals
     ],
 )
 def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
-    assert packed_s(rows, gpus) == seconds
+    assert makespan_s(rows, gpus) == seconds
 
 
 def test_suites_run_one_after_another_and_the_sources_are_counted():
