@@ -28,7 +28,7 @@ from provision.configure.playbook import Setup, configure
 from provision.errors import UNTOUCHED_LEASE_ERRORS
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
-from provision.leasing.account import require_credential_for
+from provision.leasing.account import require_lasting_credential
 from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_cost
 from provision.leasing.doctor import check_site
 from provision.leasing.journal import Machine
@@ -131,7 +131,7 @@ def reproduce(
             lease_request = reproduction.lease_request
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.print_line(slot)
-        require_credential_for(site, reconciler, lease_request.requirements)
+        require_lasting_credential(site, reconciler, lease_request.requirements)
         confirm(slot)
     return _run_on_lease(reproduction, runs, reconciler, stages)
 

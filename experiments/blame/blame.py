@@ -74,9 +74,8 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
         step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
-        say(
-            f"step {len(steps)}, at most {left} more: {len(chosen)} of {len(names)} packages new: {step.value}, {result_of}"
-        )
+        tested = f"{len(chosen)} of {len(names)} packages new"
+        say(f"step {len(steps)}, at most {left} more: {tested}: {step.value}, {result_of}")
         return step.result_of
 
     result = search(units, count_likely_units(units, LIBRARIES), test)

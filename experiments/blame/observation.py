@@ -88,7 +88,7 @@ def observation_of(
 def rejection_of(rows: Sequence[str], reason: str) -> Observation:
     """Return the observation of rows that cannot run with this software."""
     return Observation(
-        outcomes=dict.fromkeys(rows, "refused"), reasons=dict.fromkeys(rows, reason), measured={}, statuses={}
+        outcomes=dict.fromkeys(rows, "rejected"), reasons=dict.fromkeys(rows, reason), measured={}, statuses={}
     )
 
 

@@ -144,7 +144,9 @@ def _measurement_key(result: Result) -> str:
 def _no_point_reason(result: Result | None) -> str:
     if result is None:
         return "no result"
-    return f"{OUTCOME_NAMES[result.outcome]}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "refused") else ""
+    return (
+        f"{OUTCOME_NAMES[result.outcome]}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "rejected") else ""
+    )
 
 
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:

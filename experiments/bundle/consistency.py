@@ -30,7 +30,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
         yield "the peak is not the highest peak of its ranks"
-    if (result.outcome == "fits") != (result.failure is None) and result.outcome != "refused":
+    if (result.outcome == "fits") != (result.failure is None) and result.outcome != "rejected":
         yield f"outcome {result.outcome} does not agree with the failure"
     if result.times and not _nearly_equal(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
         yield "the durations of the stages do not add up to elapsed_s"

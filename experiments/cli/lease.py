@@ -123,7 +123,7 @@ def lease(
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
-    from provision.leasing.account import require_credential_for
+    from provision.leasing.account import require_lasting_credential
     from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
@@ -160,7 +160,7 @@ def lease(
             say(_expected_times(options, hosts[: options.count]))
         return
     if run and not keep and not active:
-        require_credential_for(connected, reconciler, requirements)
+        require_lasting_credential(connected, reconciler, requirements)
     if not active:
         slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(slot()[0]))

@@ -10,6 +10,7 @@ from experiments.history.database import CAUSE_PREFIX, open_history
 from experiments.results.changes.changed import Key
 from experiments.results.changes.facts import MeasuredValue
 from experiments.results.run_folder import RunFolder
+from experiments.results.schema import FORMER_OUTCOMES
 
 
 class Status(NamedTuple):
@@ -128,7 +129,11 @@ def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None
         started_at=record["started_at"],
         commit=record["git_commit"] or "",
         measured={(where_, name): MeasuredValue(value, spread) for where_, name, value, spread in measured},
-        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE_PREFIX)},
+        facts={
+            (where_, name): FORMER_OUTCOMES.get(value, value) if name == "outcome" else value
+            for where_, name, value in facts
+            if not name.startswith(CAUSE_PREFIX)
+        },
         causes={
             (where_, name.removeprefix(CAUSE_PREFIX)): value
             for where_, name, value in facts

@@ -28,7 +28,7 @@ WARNED_OPTIONS = ("size", "card")
 """Options whose difference is shown as a warning, before all values."""
 Results = Mapping[str, Result]
 RUN_FIELDS = frozenset(Run.model_fields)
-OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
+OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "rejected")
 COMPARED_QUANTITIES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
 """The quantities that a comparison always shows, even if they did not change."""
 SHOWN_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
@@ -91,7 +91,7 @@ class Comparison(Record):
     a: Run
     b: Run
     names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
-    unlike: tuple[Difference, ...] = Field(
+    incomparable: tuple[Difference, ...] = Field(
         description="size and card, if they differ: values are then hardly comparable"
     )
     differences: tuple[Difference, ...]
@@ -126,7 +126,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         )
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
+    incomparable = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     alike = run_a.size == run_b.size
     moved = _changed_values(results_a, results_b, recorded) if alike else {}
@@ -137,7 +137,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         a=run_a,
         b=run_b,
         names=_run_labels((a, run_a), (b, run_b)),
-        unlike=unlike,
+        incomparable=incomparable,
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),

@@ -42,7 +42,7 @@ class ClaimScope(NamedTuple):
 
 def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
     """Yield each reason why the outcome of a row that ran does not count."""
-    if result.outcome == "refused":
+    if result.outcome == "rejected":
         yield result.reason
     if result.spec.size == "tiny":
         yield "a tiny model does not show what fits the card"

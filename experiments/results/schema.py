@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from experiments.errors import InputError
 from experiments.results.memory_parts import StepPoint
@@ -27,7 +27,9 @@ CHECKPOINTS_FOLDER = "trainer"
 EARLIER_FOLDER = "earlier"
 """Folder of a row's earlier results, after a rerun."""
 
-Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
+Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "rejected"]
+FORMER_OUTCOMES: dict[str, Outcome] = {"refused": "rejected"}
+"""Outcomes in files and histories of earlier versions, with their names today."""
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 WARM_UP_STEPS = 2
@@ -194,7 +196,7 @@ class Measured(Record):
     """Measurements of the trainer, or of one of its ranks."""
 
     rank: int = Field(default=0, description="number of the process among all processes of the row")
-    outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
+    outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; rejected: not started")
     reason: str = Field(description="reason for the outcome, in one line")
     failure: Failure | None = Field(default=None, description="None for a row that fits")
     device: Device = Field(description="device that was used")
@@ -219,6 +221,11 @@ class Measured(Record):
         validation_alias=AliasChoices("timestamps", "moments"),
         description="when each stage began; None: not reported",
     )
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _read_former_outcome(cls, value: object) -> object:
+        return FORMER_OUTCOMES.get(value, value) if isinstance(value, str) else value
 
 
 class Result(Measured):

@@ -42,7 +42,7 @@ def require_unrestricted(site: LeasingSite, reconciler: Reconciler) -> None:
         )
 
 
-def require_credential_for(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
+def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoCredentials if the credential ends before the lease: the program could not release the lease then."""
     ends = reconciler.query(site.credential).ends
     end = (requirements.start or reconciler.clock.now()) + requirements.length

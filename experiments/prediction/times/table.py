@@ -141,7 +141,7 @@ class Table:
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """Return the groups of similar operations, the most similar first.
 
-    A _foreach operation on few tensors resembles an element-wise one: on a long list, it needs time for each tensor.
+    On few tensors, a _foreach operation resembles an element-wise one; on many, it needs time for each tensor.
     """
     few = operation.name.startswith("aten::_foreach") and not any("tensors" in one for one in operation.tensors)
     family, data_type = "element-wise" if few else operation.family, operation.data_type

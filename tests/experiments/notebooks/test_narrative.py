@@ -187,7 +187,7 @@ def test_rejected_rows_are_compared_without_a_chart(tmp_path, shown_output):
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
         spec = folder.read_run().spec(suite_named(NAME), row)
-        write_result(folder, result("a", "refused").model_copy(update={"spec": spec}))
+        write_result(folder, result("a", "rejected").model_copy(update={"spec": spec}))
     Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
     assert not any(isinstance(block, list) for block in shown_output)
     assert "| Baseline | rejected |" in shown_output[1]

@@ -225,7 +225,7 @@ def test_a_run_without_results_has_a_report(tmp_path: Path) -> None:
     assert page.values("data-figure") == []
 
 
-@pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "refused"])
+@pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "rejected"])
 @pytest.mark.parametrize("memory", [Memory(), Memory(peak_gib=70.0)])
 def test_a_row_with_few_measurements_has_a_report(tmp_path: Path, outcome: str, memory: Memory) -> None:
     run = make_run(rows=("xxl", "xxl-sgd"))
