@@ -214,7 +214,7 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
         requirements = replace(request.requirements, length=length)
         reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))
     _check_budget(reproduction)
-    times.require(reproduction.lease_request.requirements.length)
+    times.require_to_end_within(reproduction.lease_request.requirements.length)
     return reproduction
 
 

@@ -66,7 +66,7 @@ class ExpectedTimes:
             return None
         return ceil((SETUP + self.total()[1]) * (1 + MARGIN) / STEP) * STEP
 
-    def require(self, length: timedelta) -> None:
+    def require_to_end_within(self, length: timedelta) -> None:
         """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
         low, _ = self.total()
         if low > length:

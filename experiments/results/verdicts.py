@@ -56,7 +56,7 @@ class Contradiction(Record):
 
 
 class Evaluation(Record):
-    """verdict.json: every verdict of one run, each with the best grade of evidence that can answer it.
+    """verdict.json: every verdict of one run, each with the best grade of evidence that can decide it.
 
     Also reads schema versions 1 and 2, which had other names and one basis for all verdicts.
     """

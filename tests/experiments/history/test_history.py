@@ -13,7 +13,7 @@ from experiments.cli.tables.history import sparkline
 from experiments.history.database import SCHEMA_FILE, open_history
 from experiments.history.series import read_series
 from tests.support.results.evidence import EVIDENCE, RUNS
-from tests.support.results.terms import RUN, repeat_run
+from tests.support.results.semesters import RUN, repeat_run
 
 
 @pytest.fixture

@@ -57,9 +57,9 @@ def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
 
 def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
     times = ExpectedTimes({"a": [row_time(7200, 9000)]}, 1)
-    times.require(timedelta(hours=2))
+    times.require_to_end_within(timedelta(hours=2))
     with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 120 to 150 min; allowed: --hours 4h30m"):
-        times.require(timedelta(hours=1))
+        times.require_to_end_within(timedelta(hours=1))
 
 
 def test_the_labs_have_times_on_the_nodes_of_the_course(tmp_path):

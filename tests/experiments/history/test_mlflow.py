@@ -12,7 +12,7 @@ from experiments.cli.app import main
 from experiments.history.database import open_history
 from experiments.history.series import read_series
 from experiments.system.files import CODE_FOLDER
-from tests.support.results.terms import RUN
+from tests.support.results.semesters import RUN
 from tests.support.services.mlflow_packages import mlflow_folder
 
 READ = """

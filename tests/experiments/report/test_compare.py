@@ -25,7 +25,7 @@ from tests.support.results.handwritten import (
     tiny_run,
     write_run,
 )
-from tests.support.results.terms import repeat_run
+from tests.support.results.semesters import repeat_run
 
 
 @pytest.fixture

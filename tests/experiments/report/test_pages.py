@@ -33,7 +33,7 @@ from experiments.semester.versions import SETS
 from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
-from tests.support.results.terms import repeat_run
+from tests.support.results.semesters import repeat_run
 from tests.support.services.chromium import Page, chromium_path
 
 LIMIT_BYTES = 500_000

@@ -30,7 +30,10 @@ def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconc
     lease(priced_site(), reconciler, lease_request())
     assert cost() == LINE.format("15:00")
     reconciler.clock.sleep(3 * 3600)
-    assert "should have ended 2026-11-21 15:00 UTC; if it was extended from another computer, it costs 16 service" in cost()
+    assert (
+        "should have ended 2026-11-21 15:00 UTC; if it was extended from another computer, it costs 16 service"
+        in cost()
+    )
 
 
 def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, cost, monkeypatch):

@@ -11,7 +11,7 @@ from provision.sites.openstack import BLAZAR_MINUTES, Cloud
 from tests.support.processes.waiting import wait_for
 from tests.testbed.node import network
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 
 ARCHIVE, SECURITY = "archive.ubuntu.com", "security.ubuntu.com"
 HTTP = 80
@@ -30,7 +30,7 @@ class Check(NamedTuple):
     evidence: str
 
 
-class SlowMirror(Gate):
+class SlowMirror(ServiceProxy):
     """Ubuntu's package archive in the network of the nodes, at SLOW_BYTES_PER_S for each connection."""
 
     def __init__(self) -> None:

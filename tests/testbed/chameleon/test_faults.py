@@ -80,7 +80,7 @@ class FaultInjector:
 
     def _gate(self):
         at_kvm = {"blazar": "blazar_kvm", "cinder": "volumes"} if self.site.name == KVM else {}
-        return self.local_openstack.gates[at_kvm.get(self.service, self.service)]
+        return self.local_openstack.proxies[at_kvm.get(self.service, self.service)]
 
 
 class InterceptedJournal(Journal):
@@ -275,13 +275,13 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
         site.session.invalidate()
         revoked.append(site.session.get_token())
         site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
-        gate = local_openstack.gates["blazar" if service == "blazar" else "nova"]
-        gate.recorded_traffic = bytearray()
+        proxy = local_openstack.proxies["blazar" if service == "blazar" else "nova"]
+        proxy.recorded_traffic = bytearray()
 
     lease_with_interrupted_waits(FaultInjector(local_openstack, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
-        heard = bytes(local_openstack.gates[service].recorded_traffic)
+        heard = bytes(local_openstack.proxies[service].recorded_traffic)
         assert token.encode() in heard
         assert b" 401 " in heard
     assert site.session.get_token() not in revoked
@@ -291,7 +291,7 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
 def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
     service, site, reconciler, lease_request, local_openstack, messages
 ):
-    local_openstack.gates[service].shut("gone")
+    local_openstack.proxies[service].shut("gone")
     with pytest.raises(Unreachable, match="does not answer"):
         lease(site, reconciler, lease_request())
     assert any("attempt" in line for line in messages)
