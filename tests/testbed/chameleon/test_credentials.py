@@ -50,7 +50,7 @@ def losing_answer(site, local_openstack, tmp_path):
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
-        keystone, listed = local_openstack.gates["keystone"], []
+        keystone, listed = local_openstack.proxies["keystone"], []
 
         def on_operation(operation, attempt):
             if (operation, attempt) == (lost, 1):
@@ -126,7 +126,7 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
 def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
     testbed, site, reconciler, active_lease, local_openstack
 ):
-    local_openstack.gates["keystone"].shut("500")
+    local_openstack.proxies["keystone"].shut("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         end_when_idle(site, reconciler, "llm_cc", IDLE_END)
     local_openstack.repair()

@@ -161,7 +161,7 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
 ):
     now = check.clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
-    local_openstack.gates[service].shut(fault)
+    local_openstack.proxies[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     local_openstack.repair()
     assert f"but the lease continues: {service}" in line

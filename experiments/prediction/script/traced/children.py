@@ -17,8 +17,8 @@ def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Comma
     """Replace subprocess.Popen, so that a program that a launcher starts runs in this process, by ``run``.
 
     This applies to Python files, and to programs that torchrun, accelerate or deepspeed start, unless their output is
-    captured. is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU, else
-    returns its exit code. Popen then starts a process that does nothing but end with this exit code.
+    captured. is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU,
+    else returns its exit code. Popen then starts a process that does nothing but end with this exit code.
     """
     start = subprocess.Popen.__init__
 

@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _exit_code(program: Program, out: Path) -> int:
-    """Run the program; return its exit code. If it fails, print its traceback, or write this project's error to ``out``."""
+    """Run the program; return its exit code. If it fails, print its traceback or write the error to ``out``."""
     try:
         _run_program(program)
     except SystemExit as end:
