@@ -1,4 +1,4 @@
-"""The figures in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
+"""The numbers in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
 
 import re
 from typing import NamedTuple
