@@ -47,7 +47,9 @@ class StepTime(Record):
 
     step_s: float = Field(description="time of an optimizer step")
     error_share: float = Field(description="error of the time in both directions, as a share of the time")
-    ratio_error_share: float = Field(description="what this time adds to the error of a ratio on the same card")
+    ratio_error_share: float = Field(
+        description="as error_share, if the time is compared with that of another row on the same card"
+    )
     busy_share: float = Field(description="share of the step in which kernels run on the GPU")
     busy_error: float = Field(description="error of busy_share, in both directions")
     host_s: float = Field(

@@ -130,7 +130,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="what a predicted time adds to the error of a ratio of times on one card; 0 if measured",
+        description="as error_share, if the times are compared with those of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -144,20 +144,20 @@ class StageTimestamps(Record):
     before the training begins, began_at equals ended_at.
     """
 
-    started_at: float = Field(description="imports and device are ready")
-    began_at: float = Field(description="model and data are ready")
-    ended_at: float = Field(description="the last step has ended")
-    steady_from: float | None = Field(default=None, description="the warm-up has ended; None: it has not")
-    steady_until: float | None = Field(default=None, description="the last step that is timed has ended")
+    started_at: float = Field(description="when the libraries were imported and the device was open")
+    began_at: float = Field(description="when model and data were ready")
+    ended_at: float = Field(description="when the last step had ended")
+    steady_from: float | None = Field(default=None, description="when the warm-up had ended; None: it did not end")
+    steady_until: float | None = Field(default=None, description="when the last timed step had ended")
 
 
 class StageTimes(Record):
     """Durations of the stages of a row, in seconds. The durations add up to elapsed_s."""
 
-    start_s: float = Field(description="processes, imports, device")
-    build_s: float = Field(description="model and data")
-    train_s: float = Field(description="the steps")
-    end_s: float = Field(description="reports, and the end of the processes")
+    start_s: float = Field(description="time to start processes, import libraries and open the device")
+    build_s: float = Field(description="time to build the model and read data")
+    train_s: float = Field(description="time of the steps")
+    end_s: float = Field(description="time to write the measurements and end the processes")
 
 
 class Progress(Record):
