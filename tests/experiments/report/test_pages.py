@@ -18,7 +18,7 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
-from experiments.notebooks.narrative import recipe
+from experiments.notebooks.lab import recipe
 from experiments.report.compare import compare
 from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
