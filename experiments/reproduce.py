@@ -23,7 +23,7 @@ from experiments.runners.progress import View
 from experiments.runners.targets import expected_node, expected_target
 from provision.availability.matching import matching_hosts
 from provision.availability.times import length_in_words
-from provision.configure.idle_end import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.configure.playbook import Setup, configure
 from provision.errors import UNTOUCHED_LEASE_ERRORS
 from provision.leasing import lease as leasing
@@ -146,8 +146,8 @@ def _run_on_lease(
         with stages.stage("lease"):
             machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
         with stages.stage("configure"):
-            if lease_request.idle_end:
-                end_when_idle(site, reconciler, lease_request.name, lease_request.idle_end)
+            if lease_request.end_when_idle:
+                set_up_end_when_idle(site, reconciler, lease_request.name, lease_request.end_when_idle)
             _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
             return _run_on_machines(runs, view)

@@ -28,7 +28,7 @@ from provision.temporary import TemporaryFolder
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
-IDLE_END_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
+END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
 SOCKET_FOLDER = Path("/tmp")  # noqa: S108 - a new folder in it
 """Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
@@ -98,14 +98,14 @@ def configure(
     return ConfiguredNode({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
 
 
-def set_up_idle_end(
+def configure_end_when_idle(
     machine: Machine, variables: Mapping[str, Any], report: Report, logs: Path | None = None
 ) -> tuple[str, ...]:
     """Let a machine end its lease when it is idle; return what changed.
 
     variables: those of the role, including secrets. Raises the errors of ``configure``.
     """
-    return _play(IDLE_END_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
+    return _play(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 
 
 def _play(

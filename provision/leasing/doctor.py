@@ -129,7 +129,7 @@ def _check_clock(site: LeasingSite) -> str:
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
-def _check_idle_end(site: LeasingSite) -> str:
+def _check_end_when_idle(site: LeasingSite) -> str:
     """Return in words whether a lease can end itself. The check passes in both cases."""
     if not isinstance(site, LeaseCredentials):
         return "not possible: the site cannot limit a credential to one lease"
@@ -149,7 +149,7 @@ SITE_CHECKS: dict[str, Callable[[_PlannedLease], str]] = {
     "floating IPs": lambda planned: _check_addresses(planned.site),
     "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
     "service units": lambda planned: planned.site.service_units(),
-    "end when idle": lambda planned: _check_idle_end(planned.site),
+    "end when idle": lambda planned: _check_end_when_idle(planned.site),
     "clock": lambda planned: _check_clock(planned.site),
 }
 """The checks that need an account, by name."""

@@ -62,7 +62,7 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
         f"nova: create server {servers} with image {image}",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
-        *(["keystone: create a credential that can only end this lease"] if lease_request.idle_end else []),
+        *(["keystone: create a credential that can only end this lease"] if lease_request.end_when_idle else []),
     ]
 
 
@@ -100,7 +100,7 @@ def _check_boot_requirements(task: LeaseTask) -> None:
     try:
         task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
         task.reconciler.query(task.site.boot_requirements)
-        if task.lease_request.idle_end:
+        if task.lease_request.end_when_idle:
             require_lease_credentials(task.site, task.reconciler)
     except ProvisionError:
         task.reconciler.journal.write("closed", task.opened)

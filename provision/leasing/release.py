@@ -19,7 +19,14 @@ from provision.leasing.account import connect_to_lease, verify_account
 from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import ENDED_STATUSES, deletion_reason, find_lease, idle_end_of, journal_time, lease_data
+from provision.leasing.request import (
+    ENDED_STATUSES,
+    deletion_reason,
+    end_when_idle_of,
+    find_lease,
+    journal_time,
+    lease_data,
+)
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import LeasingSite
@@ -100,10 +107,10 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 
 def deleted_lease(reconciler: Reconciler, active_lease: ActiveLease) -> str:
     """Return in words that a lease that ends itself was deleted, and how to go on; '' for other leases."""
-    why, idle_end = deletion_reason(active_lease), idle_end_of(active_lease)
-    if not (why and idle_end and _is_deleted(reconciler, active_lease)):
+    why, end_when_idle = deletion_reason(active_lease), end_when_idle_of(active_lease)
+    if not (why and end_when_idle and _is_deleted(reconciler, active_lease)):
         return ""
-    fetch = f"to fetch results: rsync -a {idle_end.results_to}/ results/; " if idle_end.results_to else ""
+    fetch = f"to fetch results: rsync -a {end_when_idle.results_to}/ results/; " if end_when_idle.results_to else ""
     return f"{why}; {fetch}then run the command again for the remaining rows"
 
 

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision.configure import idle_end
-from provision.configure.idle_end import end_when_idle
+from provision.configure import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FakeClock, left_at
@@ -204,7 +204,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     fault, connected, lease_request, local_openstack, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
-    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
+    monkeypatch.setattr(end_when_idle, "configure_end_when_idle", lambda *_: ())
     site = connected("kvm")
     injector, wanted = FaultInjector(local_openstack, site), lease_request(node_type=None)
 
@@ -221,7 +221,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     journal = InterceptedJournal(tmp_path / "state", on_operation)
     reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
-    end_when_idle(site, reconciler, wanted.name, IdleEnd(timedelta(minutes=30)))
+    set_up_end_when_idle(site, reconciler, wanted.name, EndWhenIdle(timedelta(minutes=30)))
     of_access = (site.addresses(), site.keys(), site.security_groups(), site.lease_credentials())
     one_of_each = (site.leases(), site.servers(), site.volumes(), *of_access)
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)

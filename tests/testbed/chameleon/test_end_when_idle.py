@@ -11,19 +11,19 @@ import pytest
 from openstack.exceptions import HttpException
 
 from experiments.runners.targets import target_named
-from provision.configure import idle_end as module
-from provision.configure.idle_end import end_when_idle
+from provision.configure import end_when_idle as module
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.errors import NotReached
 from provision.leasing import boot, release
 from provision.leasing.lease import lease
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from tests.support.leasing import idle_check
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 check = idle_check.load()
 HALF_HOUR = timedelta(minutes=30)
-IDLE_END = IdleEnd(HALF_HOUR)
+END_WHEN_IDLE = EndWhenIdle(HALF_HOUR)
 
 
 class IdleNode:
@@ -43,7 +43,7 @@ class IdleNode:
 def variables(monkeypatch, reachable):
     """Record the variables with which the node is set up."""
     given = []
-    monkeypatch.setattr(module, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
+    monkeypatch.setattr(module, "configure_end_when_idle", lambda machine, variables, report: given.append(variables))
     return given
 
 
@@ -51,7 +51,7 @@ def variables(monkeypatch, reachable):
 def settings(site, reconciler, lease_request, variables, tmp_path):
     """Lease a node that ends its lease; return the settings of its check."""
     lease(site, reconciler, lease_request())
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     return settings_of(variables[-1], tmp_path)
 
 
@@ -178,7 +178,7 @@ def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, messag
 
 
 def test_a_second_command_replaces_the_credential(site, reconciler, settings, variables, tmp_path):
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     (only,) = site.lease_credentials()
     newer = settings_of(variables[-1], tmp_path)
     assert (only.id, newer.secret != settings.secret) == (newer.credential_id, True)
