@@ -30,7 +30,7 @@ NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 LONGEST_VALUE = 5000
 
 
-def export_to_mlflow(target: str, several: Sequence[Series]) -> int:
+def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
     """Add each run of the series that MLflow at ``target`` lacks; return how many.
 
     target: URI of a tracking server or of a database, or a folder. Raises MissingPackage, and InputError if the target
@@ -46,7 +46,7 @@ def export_to_mlflow(target: str, several: Sequence[Series]) -> int:
     uri, artifacts = _addresses(target)
     try:
         client = MlflowClient(tracking_uri=uri)
-        return sum(_export(client, series, artifacts) for series in several)
+        return sum(_export(client, series, artifacts) for series in all_series)
     except MlflowException as problem:
         text = str(problem).replace(target, _without_password(target)).splitlines()[0][:300]
         raise InputError(f"--mlflow {_without_password(target)}: {text}") from None

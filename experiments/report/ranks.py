@@ -69,7 +69,7 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
 
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
-    """Return the rows of the run with several ranks and a result."""
+    """Return the speedup of each row of the run with several ranks and a result."""
     several = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
     return tuple(_scaling(suite, run, suite.row(row), results) for row in several)
 
