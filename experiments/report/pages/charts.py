@@ -75,7 +75,7 @@ def highest_snapshot(memory: Memory) -> Snapshot | None:
 
 
 def snapshots_to_show(memory: Memory) -> list[Snapshot]:
-    """Return the points of the first step and of the step with the peak, each of the micro-step with the most memory."""
+    """Return the points of the first step and the step with the peak, each of the micro-step with the most memory."""
     highest = highest_snapshot(memory)
     if highest is None:
         return []
