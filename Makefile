@@ -79,7 +79,7 @@ top: env ## show the GPUs and rows of leased nodes or of a cluster (site= profil
 	$(TESTBED) top $(call option,site profile) $(args)
 
 notebook: env ## run Jupyter on the leased node and open a tunnel to it (suite=NAME opens the notebook of the suite)
-	$(TESTBED) notebook $(if $(suite),--narrative $(suite)) $(args)
+	$(TESTBED) notebook $(suite) $(args)
 
 notebooks: env ## write the outputs of the labs' notebooks again, from the stored runs that they name
 	$(TESTBED:experiments=experiments.notebooks.refresh)

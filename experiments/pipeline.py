@@ -119,20 +119,20 @@ def run_suite(
 
 
 def run_suites(
-    several: Sequence[RunOptions],
+    all_options: Sequence[RunOptions],
     view: View,
     on_download: DownloadCallback = _ignore_progress,
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> Iterator[FinishedRun]:
     """Prepare runs of several suites at one target, then run them. See ``prepare`` and ``run_prepared``."""
-    with closing(connect_target(several[0])) as target:
-        prepared = [prepare(options, target, on_download) for options in several]
+    with closing(connect_target(all_options[0])) as target:
+        prepared = [prepare(options, target, on_download) for options in all_options]
         yield from run_prepared(prepared, view, worker, grace_s)
 
 
 def run_prepared(
-    several: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
+    prepared_runs: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
 ) -> Iterator[FinishedRun]:
     """Run the missing and changed rows of one suite after the other; yield each suite once it is reported.
 
@@ -143,22 +143,22 @@ def run_prepared(
     the runners.
     """
     with ExitStack() as locks:
-        for prepared in several:
+        for prepared in prepared_runs:
             locks.enter_context(lock_folder(prepared.folder.path))
-        planned = [_plan_run(prepared) for prepared in several]
+        planned = [_plan_run(prepared) for prepared in prepared_runs]
         if any(row.run for run in planned for row in run.rows):
-            several[0].target.reach(view.print_line)
+            prepared_runs[0].target.reach(view.print_line)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
 
 
-def cancel_suites(several: Sequence[RunOptions], view: View) -> list[str]:
+def cancel_jobs(all_options: Sequence[RunOptions], view: View) -> list[str]:
     """Cancel the jobs of runs; return the rows of these jobs. Raises InputError for a target without a queue."""
-    with closing(connect_target(several[0])) as target:
+    with closing(connect_target(all_options[0])) as target:
         if not target.has_queue:
-            site = several[0].site
+            site = all_options[0].site
             raise InputError(f"--cancel: --site {site} has no job queue; allowed: a site with one")
-        return [row for options in several for row in target.cancel(prepare(options, target).folder, view)]
+        return [row for options in all_options for row in target.cancel(prepare(options, target).folder, view)]
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:

@@ -23,20 +23,20 @@ from experiments.runners.progress import View
 from experiments.runners.targets import expected_node, expected_target
 from provision.availability.matching import matching_hosts
 from provision.availability.times import length_in_words
-from provision.configure.idle_end import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.configure.playbook import Setup, configure
 from provision.errors import UNTOUCHED_LEASE_ERRORS
 from provision.leasing import lease as leasing
 from provision.leasing import release as releasing
-from provision.leasing.account import require_credential_for
+from provision.leasing.account import require_lasting_credential
 from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_cost
-from provision.leasing.doctor import examine
+from provision.leasing.doctor import check_site
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import deleted_lease
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
-from provision.sites.base import SimulatedServers, Testbed
+from provision.sites.base import LeasingSite, SimulatedServers
 from provision.words import counted
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
@@ -65,7 +65,7 @@ class Reproduction:
 
     suites: tuple[RunOptions, ...]
     lease_request: LeaseRequest
-    site: Testbed
+    site: LeasingSite
     setup: Setup
     max_length: timedelta | None = None
     choose_length: bool = False
@@ -131,7 +131,7 @@ def reproduce(
             lease_request = reproduction.lease_request
             slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
             view.print_line(slot)
-        require_credential_for(site, reconciler, lease_request.requirements)
+        require_lasting_credential(site, reconciler, lease_request.requirements)
         confirm(slot)
     return _run_on_lease(reproduction, runs, reconciler, stages)
 
@@ -146,8 +146,8 @@ def _run_on_lease(
         with stages.stage("lease"):
             machines = leasing.lease(site, reconciler, lease_request, watch=reproduction.watch).machines
         with stages.stage("configure"):
-            if lease_request.idle_end:
-                end_when_idle(site, reconciler, lease_request.name, lease_request.idle_end)
+            if lease_request.end_when_idle:
+                set_up_end_when_idle(site, reconciler, lease_request.name, lease_request.end_when_idle)
             _configure(site, machines, reproduction.setup, view)
         with stages.stage("run"):
             return _run_on_machines(runs, view)
@@ -163,7 +163,7 @@ def _run_on_lease(
         view.print_line(stages.summary())
 
 
-def _configure(site: Testbed, machines: Sequence[Machine], setup: Setup, view: View) -> None:
+def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, view: View) -> None:
     if isinstance(site, SimulatedServers):
         view.print_line("demonstration: no node is configured; the rows run as tiny models on this machine")
     else:
@@ -214,7 +214,7 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
         requirements = replace(request.requirements, length=length)
         reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))
     _check_budget(reproduction)
-    times.require(reproduction.lease_request.requirements.length)
+    times.require_to_end_within(reproduction.lease_request.requirements.length)
     return reproduction
 
 
@@ -226,7 +226,7 @@ def _check_budget(reproduction: Reproduction) -> None:
 
 def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
     lease_request = reproduction.lease_request
-    checks = examine(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
+    checks = check_site(reproduction.site.name, lease_request.key.file, reconciler, lease_request.image)
     for check in checks:
         view.print_line(check.line)
     if failed := [f"{check.name}: {check.text}" for check in checks if check.status == "failed"]:
@@ -273,7 +273,7 @@ def _run_on_machines(runs: Sequence[PreparedRun], view: View) -> list[FinishedRu
         return list(run_prepared([run.with_target(target) for run in runs], view))
 
 
-def _release(site: Testbed, reconciler: Reconciler, name: str, view: View) -> None:
+def _release(site: LeasingSite, reconciler: Reconciler, name: str, view: View) -> None:
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return

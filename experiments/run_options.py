@@ -1,8 +1,8 @@
 """The options of a run, declared once.
 
-Each field of RunOptions states its default and its command-line option. The Choice of an option states where its value
-is used: in run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these uses
-reads the lists in this module. A test compares run.json and the Makefile with the lists.
+Each field of RunOptions states its default and its command-line option. The OptionUse of an option states where its
+value is used: in run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these
+uses reads the lists in this module. A test compares run.json and the Makefile with the lists.
 """
 # ruff: noqa: RUF009 (the fields are declared by functions that return dataclasses.field)
 
@@ -17,12 +17,12 @@ from experiments.system.options import option
 from provision.choices import ImageVariant
 
 AUTO = "auto"
-CHOICE_KEY = "choice"
+USE_KEY = "choice"
 IdPart = Callable[[Any], str]
 
 
 @dataclass(frozen=True)
-class Choice:
+class OptionUse:
     """Where the value of an option is used.
 
     recorded: stored in run.json. identity: a run can be continued only with the same value. shown: shown in
@@ -36,9 +36,9 @@ class Choice:
 
 
 def _option_field(default: Any, help: str, *, recorded: bool = True, **options: Any) -> Any:
-    """Return a dataclass field that has a command-line option and a Choice."""
+    """Return a dataclass field that has a command-line option and a OptionUse."""
     kinds = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
-    return option(default, help, metadata={CHOICE_KEY: Choice(recorded=recorded, **kinds)}, **options)
+    return option(default, help, metadata={USE_KEY: OptionUse(recorded=recorded, **kinds)}, **options)
 
 
 _identity_field = partial(_option_field, identity=True, shown=True)
@@ -58,7 +58,7 @@ class RunOptions:
     the command, and ``command`` is the command line itself.
     """
 
-    suite: str = field(default="", metadata={CHOICE_KEY: Choice(identity=True, id_part=str)})
+    suite: str = field(default="", metadata={USE_KEY: OptionUse(identity=True, id_part=str)})
     rows: tuple[str, ...] = _option_field((), "Only this row; may be given several times.", flag="--row", metavar="ROW")
     card: str = _identity_field(AUTO, "GPU model that the rows target; auto: the machine's own.", id_part=str)
     size: SizeOption = _identity_field(
@@ -123,15 +123,15 @@ class RunOptions:
     predict_only: bool = _unrecorded_field(
         False, "Predict the rows at full size and evaluate the predictions; run no row.", flag="--predict-only"
     )
-    command: str = field(default="", metadata={CHOICE_KEY: Choice()})
+    command: str = field(default="", metadata={USE_KEY: OptionUse()})
 
 
-OPTION_CHOICES: dict[str, Choice] = {one.name: one.metadata[CHOICE_KEY] for one in fields(RunOptions)}
+OPTION_USES: dict[str, OptionUse] = {one.name: one.metadata[USE_KEY] for one in fields(RunOptions)}
 
 
-def options_where(test: Callable[[Choice], bool]) -> tuple[str, ...]:
-    """Return the names of the options whose Choice passes ``test``, in the order of the fields."""
-    return tuple(name for name, choice in OPTION_CHOICES.items() if test(choice))
+def options_where(test: Callable[[OptionUse], bool]) -> tuple[str, ...]:
+    """Return the names of the options whose OptionUse passes ``test``, in the order of the fields."""
+    return tuple(name for name, choice in OPTION_USES.items() if test(choice))
 
 
 RECORDED_OPTIONS = options_where(lambda choice: choice.recorded)
@@ -149,5 +149,5 @@ def default_run_id(options: RunOptions) -> str:
 
     ``card`` and ``size`` must be resolved, not 'auto'.
     """
-    parts = (choice.id_part(getattr(options, name)) for name, choice in OPTION_CHOICES.items())
+    parts = (choice.id_part(getattr(options, name)) for name, choice in OPTION_USES.items())
     return "-".join(filter(None, parts))

@@ -10,7 +10,7 @@ IMAGE = "CC-Ubuntu24.04-CUDA"
 VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
 """Chameleon's image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
 
-TESTBEDS = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
+LEASING_SITES = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 """Modules of the sites, by name."""
 VIRTUAL = "kvm"
 """The site of virtual machines, which boot from volumes and need a security group."""

@@ -180,9 +180,9 @@ class LeaseCredential:
 class Lease:
     """A reservation at a site.
 
-    status: as the site reports it. resources: ids of its reservations, one for each server. hosts: ids of the hosts in
-    the same order, as far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag
-    and owner: see Resource.
+    status: as the site reports it. reservation_ids: one for each server. hosts: ids of the hosts in the same order, as
+    far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag and owner: see
+    Resource.
     """
 
     id: str
@@ -190,7 +190,7 @@ class Lease:
     status: str
     start: datetime
     end: datetime
-    resources: tuple[str, ...]
+    reservation_ids: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     tag: str = ""
     created: str = ""

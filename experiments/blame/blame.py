@@ -20,13 +20,13 @@ Say = Callable[[str], None]
 class Step(Record):
     """One step of the bisection.
 
-    moved: packages with new versions. value: the result. like: the environment with the same result; None: neither, or
-    not testable.
+    updated: packages with new versions. value: the result. result_of: the environment with the same result; None:
+    neither, or not testable.
     """
 
-    moved: tuple[str, ...]
+    updated: tuple[str, ...]
     value: str
-    like: Side
+    result_of: Side
 
 
 class Culprit(Record):
@@ -45,8 +45,8 @@ class Blame(Record):
     """
 
     differs: str
-    means: Method
-    packages_moved: int
+    method: Method
+    packages_changed: int
     units: int
     culprits: tuple[Culprit, ...]
     sure: bool
@@ -73,15 +73,16 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     def test(chosen: frozenset[str], left: int) -> Side:
         step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
-        like = f"like {step.like}" if step.like else "like neither"
-        say(f"step {len(steps)}, at most {left} more: {len(chosen)} of {len(names)} packages new: {step.value}, {like}")
-        return step.like
+        result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
+        tested = f"{len(chosen)} of {len(names)} packages new"
+        say(f"step {len(steps)}, at most {left} more: {tested}: {step.value}, {result_of}")
+        return step.result_of
 
     result = search(units, count_likely_units(units, LIBRARIES), test)
     return Blame(
         differs=difference.sentence,
-        means=used,
-        packages_moved=len(names),
+        method=used,
+        packages_changed=len(names),
         units=len(units),
         culprits=tuple(_culprit(name, ends) for name in sorted(result.names)),
         sure=result.sure,
@@ -124,8 +125,8 @@ def _step(
     try:
         observed = observe(method, create_environment(pins, ends))
     except (CannotCreate, InputError) as problem:
-        return Step(moved=tuple(sorted(chosen)), value=f"not testable ({problem})", like=None)
-    return Step(moved=tuple(sorted(chosen)), value=difference.value(observed), like=difference.side(observed))
+        return Step(updated=tuple(sorted(chosen)), value=f"not testable ({problem})", result_of=None)
+    return Step(updated=tuple(sorted(chosen)), value=difference.value(observed), result_of=difference.side(observed))
 
 
 def _culprit(name: str, ends: Sequence[Environment]) -> Culprit:

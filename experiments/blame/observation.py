@@ -1,11 +1,13 @@
-"""Observations of rows in an environment (outcomes, figures, statements), and differences between two of them."""
+"""Observations of rows in an environment (outcomes, values, statements), and differences between two of them."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from experiments.results.changes.changed import changed_figure
-from experiments.results.changes.facts import Figure, row_figures
+from pydantic import AliasChoices, Field
+
+from experiments.results.changes.changed import changed_value
+from experiments.results.changes.facts import MeasuredValue, measured_values
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.results.schema import Record, Result
@@ -14,18 +16,18 @@ from experiments.results.wording import format_number, quantity_unit
 
 
 class Observation(Record):
-    """The observed rows in one environment: outcomes, reasons and figures by row, statuses by statement."""
+    """The observed rows in one environment: outcomes, reasons and values by row, statuses by statement."""
 
     outcomes: dict[str, str]
     reasons: dict[str, str]
-    figures: dict[str, dict[str, float]]
+    measured: dict[str, dict[str, float]] = Field(validation_alias=AliasChoices("measured", "figures"))
     statuses: dict[str, str]
 
 
 class Difference(NamedTuple):
     """What differs between the good and the bad environment. key: the statement, or row and quantity."""
 
-    kind: Literal["statement", "outcome", "figure"]
+    kind: Literal["statement", "outcome", "value"]
     key: tuple[str, str]
     good: Observation
     bad: Observation
@@ -34,16 +36,16 @@ class Difference(NamedTuple):
     def sentence(self) -> str:
         """Return the difference as one line."""
         row, what = self.key
-        if self.kind == "figure":
-            return changed_figure(self.key, *(one.figures[row][what] for one in (self.good, self.bad))).sentence
+        if self.kind == "value":
+            return changed_value(self.key, *(one.measured[row][what] for one in (self.good, self.bad))).sentence
         reason = self.bad.reasons.get(row) or self.good.reasons.get(row, "")
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
     def value(self, observation: Observation) -> str:
-        """Return the value of the differing statement, outcome or figure in ``observation``, in words."""
+        """Return the value of the differing statement, outcome or value in ``observation``, in words."""
         row, what = self.key
-        if self.kind == "figure":
-            found = observation.figures.get(row, {}).get(what)
+        if self.kind == "value":
+            found = observation.measured.get(row, {}).get(what)
             return (
                 observation.reasons.get(row, "no value")
                 if found is None
@@ -54,10 +56,10 @@ class Difference(NamedTuple):
         )
 
     def side(self, observation: Observation) -> Literal["good", "bad"] | None:
-        """Return the environment whose result ``observation`` has; for a figure, the one with the nearer value."""
+        """Return the environment whose result ``observation`` has; for a value, the one with the nearer one."""
         row, what = self.key
-        if self.kind == "figure":
-            good, bad, found = (end.figures.get(row, {}).get(what) for end in (self.good, self.bad, observation))
+        if self.kind == "value":
+            good, bad, found = (end.measured.get(row, {}).get(what) for end in (self.good, self.bad, observation))
             if found is None or good is None or bad is None:
                 return None
             return "good" if abs(found - good) < abs(found - bad) else "bad"
@@ -78,7 +80,7 @@ def observation_of(
     return Observation(
         outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
-        figures={row: _figures(result) for row, result in results.items()},
+        measured={row: _values(result) for row, result in results.items()},
         statuses={one.id: one.status for one in evaluation.verdicts},
     )
 
@@ -86,31 +88,31 @@ def observation_of(
 def rejection_of(rows: Sequence[str], reason: str) -> Observation:
     """Return the observation of rows that cannot run with this software."""
     return Observation(
-        outcomes=dict.fromkeys(rows, "refused"), reasons=dict.fromkeys(rows, reason), figures={}, statuses={}
+        outcomes=dict.fromkeys(rows, "rejected"), reasons=dict.fromkeys(rows, reason), measured={}, statuses={}
     )
 
 
 def find_difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
-    """Return the first difference: the status of ``statement``, an outcome, or a figure; None if there is none.
+    """Return the first difference: the status of ``statement``, an outcome, or a value; None if there is none.
 
-    If ``statement`` is ROW/QUANTITY, only this figure counts.
+    If ``statement`` is ROW/QUANTITY, only this value counts.
     """
     if statement and good.statuses.get(statement) != bad.statuses.get(statement):
         return Difference("statement", (statement, "status"), good, bad)
     for row in good.outcomes.keys() & bad.outcomes.keys():
         if good.outcomes[row] != bad.outcomes[row]:
             return Difference("outcome", (row, "outcome"), good, bad)
-    before, now = ({(row, name): Figure(value, None) for row, name, value in _flat(one)} for one in (good, bad))
+    before, now = ({(row, name): MeasuredValue(value, None) for row, name, value in _flat(one)} for one in (good, bad))
     points = change_points([before, now])
     changed = [key for key, starts in points.items() if starts and (not statement or f"{key[0]}/{key[1]}" == statement)]
-    return Difference("figure", changed[0], good, bad) if changed else None
+    return Difference("value", changed[0], good, bad) if changed else None
 
 
 def _flat(observation: Observation) -> list[tuple[str, str, float]]:
-    return [(row, name, value) for row, found in observation.figures.items() for name, value in found.items()]
+    return [(row, name, value) for row, found in observation.measured.items() for name, value in found.items()]
 
 
-def _figures(result: Result) -> dict[str, float]:
-    measured = row_figures(result)
+def _values(result: Result) -> dict[str, float]:
+    measured = measured_values(result)
     left_out = ABSOLUTE_TIME_QUANTITIES if result.device.kind == "cpu" else ()
-    return {name: figure.value for name, figure in measured.items() if name not in left_out}
+    return {name: one.value for name, one in measured.items() if name not in left_out}

@@ -31,7 +31,7 @@ REJECTED = 2
 
 
 class ObservationRequest(NamedTuple):
-    """The rows to observe, and the statement to compare; None: outcomes and figures of the rows."""
+    """The rows to observe, and the statement to compare; None: outcomes and measured values of the rows."""
 
     suite: str
     rows: tuple[str, ...]

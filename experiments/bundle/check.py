@@ -10,7 +10,7 @@ from experiments.bundle.consistency import prediction_contradictions, result_con
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.write import stored_evaluation
-from experiments.results.load import read_samples
+from experiments.results.gpu_load import read_samples
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import SUITE_FILE, VERDICT_FILE, Run, RunFolder
 from experiments.results.schema import ERROR_OUTCOMES, RESULTS_FILE, Result
@@ -25,8 +25,8 @@ from provision.temporary import TemporaryFolder
 class BundleCheck(NamedTuple):
     """A checked bundle and its problems. run: None if the bundle cannot be read.
 
-    rows: the reason why each requested row gives no point, "" if it gives one. marks: a text by row that is unique to
-    its measurement.
+    rows: the reason why each requested row gives no point, "" if it gives one. measurement_keys: a text by row that is
+    unique to its measurement.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class BundleCheck(NamedTuple):
     run: Run | None = None
     evaluation: Evaluation | None = None
     rows: Mapping[str, str] = {}
-    marks: Mapping[str, str] = {}
+    measurement_keys: Mapping[str, str] = {}
 
     @property
     def accepted(self) -> bool:
@@ -85,7 +85,7 @@ def _check_files(
         run,
         evaluation,
         {row: _no_point_reason(results.get(row)) for row in requested_rows},
-        {row: _measurement_mark(result) for row, result in results.items()},
+        {row: _measurement_key(result) for row, result in results.items()},
     )
 
 
@@ -123,10 +123,10 @@ def _repeated_measurements(folder: RunFolder, results: Mapping[str, Result]) -> 
     for row, result in results.items():
         telemetry = folder.telemetry(row)
         text = hashlib.sha256(telemetry.read_bytes()).hexdigest() if telemetry else ""
-        for mark in filter(None, (_measurement_mark(result), text)):
-            if mark in seen:
-                yield f"{row}: has exactly the same measurements as {seen[mark]}"
-            seen[mark] = row
+        for key in filter(None, (_measurement_key(result), text)):
+            if key in seen:
+                yield f"{row}: has exactly the same measurements as {seen[key]}"
+            seen[key] = row
 
 
 def _verdict_problems(stored: Evaluation, evaluation: Evaluation) -> Iterator[str]:
@@ -135,7 +135,7 @@ def _verdict_problems(stored: Evaluation, evaluation: Evaluation) -> Iterator[st
             yield f"verdict.json states pass for {change.id}, but its results give fail"
 
 
-def _measurement_mark(result: Result) -> str:
+def _measurement_key(result: Result) -> str:
     """Return a text that is unique to a measurement: its times to the last digit; "" without times."""
     times = (result.gpu_s, result.speed.micro_step_s, result.speed.step_s) if result.speed else (result.gpu_s,)
     return " ".join(map(repr, times)) if any(times) else ""
@@ -144,30 +144,32 @@ def _measurement_mark(result: Result) -> str:
 def _no_point_reason(result: Result | None) -> str:
     if result is None:
         return "no result"
-    return f"{OUTCOME_NAMES[result.outcome]}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "refused") else ""
+    return (
+        f"{OUTCOME_NAMES[result.outcome]}: {result.reason}" if result.outcome in (*ERROR_OUTCOMES, "rejected") else ""
+    )
 
 
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:
     """Return the bundles, with a problem for each row whose measurements are also in another bundle or a ``known`` run.
 
-    known: path of the run of each measurement mark; see measurement_marks.
+    known: path of the run of each measurement key; see measurement_keys.
     """
     owners: dict[str, set[str]] = {}
     for one in checked:
-        for mark in filter(None, one.marks.values()):
-            owners.setdefault(mark, set()).add(str(one.path))
+        for key in filter(None, one.measurement_keys.values()):
+            owners.setdefault(key, set()).add(str(one.path))
     answer = []
     for one in checked:
         found = []
-        for row, mark in one.marks.items():
-            others = {known[mark]} if mark in known else owners.get(mark, set()) - {str(one.path)}
-            if mark and others:
+        for row, key in one.measurement_keys.items():
+            others = {known[key]} if key in known else owners.get(key, set()) - {str(one.path)}
+            if key and others:
                 found.append(f"{row}: copied; exactly the same measurements are in {', '.join(sorted(others))}")
         answer.append(one._replace(problems=(*one.problems, *found)))
     return answer
 
 
-def measurement_marks(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the path of the run of each measurement, by the mark of the measurement."""
-    marks = {_measurement_mark(result): str(folder.path) for folder in folders for result in folder.results().values()}
-    return {mark: path for mark, path in marks.items() if mark}
+def measurement_keys(folders: Sequence[RunFolder]) -> dict[str, str]:
+    """Return the path of the run of each measurement, by the key of the measurement."""
+    keys = {_measurement_key(result): str(folder.path) for folder in folders for result in folder.results().values()}
+    return {key: path for key, path in keys.items() if key}

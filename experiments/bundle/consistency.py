@@ -6,7 +6,7 @@ from itertools import pairwise
 from math import isclose, isfinite
 from statistics import fmean
 
-from experiments.results.load import Sample, training_samples
+from experiments.results.gpu_load import Sample, training_samples
 from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Device, Measured, Result, Snapshot
 from experiments.suites.cards import Card, cards
@@ -30,7 +30,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
         yield "the peak is not the highest peak of its ranks"
-    if (result.outcome == "fits") != (result.failure is None) and result.outcome != "refused":
+    if (result.outcome == "fits") != (result.failure is None) and result.outcome != "rejected":
         yield f"outcome {result.outcome} does not agree with the failure"
     if result.times and not _nearly_equal(sum(result.times.model_dump().values()), result.elapsed_s, 1e-3):
         yield "the durations of the stages do not add up to elapsed_s"
@@ -109,7 +109,7 @@ def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Itera
             yield f"{key} is {stated:.4g}, telemetry gives {_summary(kind, values):.4g}"
     times = [float(sample["t_s"]) for sample in samples]
     if times and (times != sorted(times) or times[-1] > result.elapsed_s + digits):
-        yield "the telemetry is longer than the row, or its samples are not in order"
+        yield "the telemetry lasts longer than the row, or its samples are not in order"
     trained = training_samples(samples, None)
     if result.outcome != "fits" or result.speed is None or not trained:
         return

@@ -70,7 +70,7 @@ def _summary(path: Path, suite: "Suite") -> str:
     from experiments.suites.sentences import statement_ids
 
     rows, statements = [row.id for row in suite.rows], statement_ids(suite)
-    listed = ", ".join(statements) or "none; rows are reported and not evaluated"
+    listed = ", ".join(statements) or "none; the report shows the rows and evaluates nothing"
     return "\n".join(
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",

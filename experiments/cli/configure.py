@@ -31,12 +31,12 @@ def configure_command(
         ImageVariant, typer.Option("--versions", help="Library versions: current, or those of the labs.")
     ] = "current",
     image_source: Annotated[
-        ImageSource, typer.Option(help="build the image on the machine, pull --reference, or load --archive.")
+        ImageSource, typer.Option(help="build the image on the machine, pull --reference, or load --image-archive.")
     ] = "build",
     reference: Annotated[str, typer.Option(help="With pull: name of the image in its registry.")] = "",
-    archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
+    image_archive: Annotated[Path | None, typer.Option(help="With load: archive made by docker save.")] = None,
     base_image: Annotated[str, typer.Option(help="With build: base image; default: PyTorch's of that variant.")] = "",
-    base_archive: Annotated[
+    base_image_archive: Annotated[
         Path | None, typer.Option(help="With build: archive of the base image, made by docker save.")
     ] = None,
     pip_index: Annotated[
@@ -57,16 +57,16 @@ def configure_command(
 
     require_packages("ansible_runner")
     _check_image_option("--reference", "pull", image_source, bool(reference))
-    _check_image_option("--archive", "load", image_source, archive is not None)
-    check_file("--archive", archive)
-    check_file("--base-archive", base_archive)
+    _check_image_option("--image-archive", "load", image_source, image_archive is not None)
+    check_file("--image-archive", image_archive)
+    check_file("--base-image-archive", base_image_archive)
     check_file("--ca-bundle", ca_bundle)
     check_file("--registry-login", registry_login)
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:
         raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for them")
-    options = (reference, archive, base_image, base_archive, pip_index, ca_bundle, registry_login)
+    options = (reference, image_archive, base_image, base_image_archive, pip_index, ca_bundle, registry_login)
     setup = Setup(image_variant, image_source, *options)
     done = configure(active_lease.machines, setup, _progress(verbose), check, reconciler.journal.folder / "configure")
     if as_json:

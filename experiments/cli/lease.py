@@ -25,8 +25,8 @@ from experiments.cli.lease_options import (
     reconciler_of_lease,
 )
 from experiments.cli.output import console, print_json, say, say_command, show_checks, show_plan
+from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     ActiveName,
@@ -43,13 +43,13 @@ from experiments.cli.parsing.options import (
 )
 from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
-from provision.choices import DEMO, TESTBEDS
+from provision.choices import DEMO, LEASING_SITES
 
 if TYPE_CHECKING:
     from provision.leasing.lease import LeaseResult
     from provision.leasing.reconciler import Reconciler
     from provision.models import Host, TimeSlot
-    from provision.sites.base import Testbed
+    from provision.sites.base import LeasingSite
 
 EXIT_FAILED = 3
 
@@ -98,7 +98,7 @@ def slots(
 @expand_options
 def lease(
     options: LeaseOptions,
-    idle: IdleEndOptions,
+    idle: EndWhenIdleOptions,
     site: SiteOrAny = "chameleon",
     name: Name = None,
     key: Key = DEFAULT_KEY,
@@ -119,11 +119,11 @@ def lease(
     """
     from experiments.system.signals import interrupt_on_stop_signals
     from provision.availability.matching import matching_hosts
-    from provision.configure.idle_end import end_when_idle
+    from provision.configure.end_when_idle import set_up_end_when_idle
     from provision.leasing import lease as leasing
     from provision.leasing import release as releasing
     from provision.leasing import reserve
-    from provision.leasing.account import require_credential_for
+    from provision.leasing.account import require_lasting_credential
     from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.request import slot_in_words
     from provision.sites.base import connect_to
@@ -133,19 +133,19 @@ def lease(
         raise InputError("--run: not allowed with --no-wait, which does not boot the nodes")
     key = key_for(site, key)
     options.check(name)
-    idle_end = idle.idle_end(options.count, wait)
+    end_when_idle = idle.parsed(options.count, wait)
     try:
         sites, reconciler = connect_ready(site, key), new_reconciler(site)
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(
-            options.request_of("USER", name, KeyPair(file=key, public=""), image), idle_end=idle_end
+            options.request_of("USER", name, KeyPair(file=key, public=""), image), end_when_idle=end_when_idle
         )
         show_plan(leasing.planned_calls_without_account(site, request_without_account), as_json)
         say(f"not ready: {problem}", stderr=True)
         return
-    lease_request = replace(options.request(sites[0], name, key, image), idle_end=idle_end)
+    lease_request = replace(options.request(sites[0], name, key, image), end_when_idle=end_when_idle)
     requirements, at_once = lease_request.requirements, lease_request.at_once
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY_SITE:
@@ -160,7 +160,7 @@ def lease(
             say(_expected_times(options, hosts[: options.count]))
         return
     if run and not keep and not active:
-        require_credential_for(connected, reconciler, requirements)
+        require_lasting_credential(connected, reconciler, requirements)
     if not active:
         slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
         confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(slot()[0]))
@@ -168,8 +168,8 @@ def lease(
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
     with report_cost_on_exit(reconciler, lease_request.name), at_end:
         leased = leasing.lease(connected, reconciler, lease_request, wait=wait, watch=watch)
-        if idle_end:
-            end_when_idle(connected, reconciler, lease_request.name, idle_end)
+        if end_when_idle:
+            set_up_end_when_idle(connected, reconciler, lease_request.name, end_when_idle)
         if as_json:
             print_json(leased)
         else:
@@ -246,10 +246,10 @@ def extend(
 ) -> None:
     """Extend a lease, within the site's rules."""
     from provision.availability.times import local_zone, parse_length, time_in_words
-    from provision.configure.idle_end import end_when_idle
+    from provision.configure.end_when_idle import set_up_end_when_idle
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_lease
-    from provision.leasing.request import requested_idle_end
+    from provision.leasing.request import requested_end_when_idle
 
     longer, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
@@ -263,8 +263,8 @@ def extend(
         return
     confirm(yes, f"extend {active_lease.name} by {by}")
     extended = releasing.extend(connected, reconciler, active_lease, longer)
-    if (idle_end := requested_idle_end(active_lease)) and active_lease.machines:
-        end_when_idle(connected, reconciler, active_lease.name, idle_end)
+    if (end_when_idle := requested_end_when_idle(active_lease)) and active_lease.machines:
+        set_up_end_when_idle(connected, reconciler, active_lease.name, end_when_idle)
     if as_json:
         print_json(extended)
     else:
@@ -298,7 +298,7 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
 @app.command()
 def doctor(
     site: Annotated[
-        str | None, typer.Option(help=f"Check this site: {', '.join((*TESTBEDS, DEMO))}, a region, or slurm.")
+        str | None, typer.Option(help=f"Check this site: {', '.join((*LEASING_SITES, DEMO))}, a region, or slurm.")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="With --site slurm: name or YAML file of a profile.")] = None,
     account: Annotated[str | None, typer.Option(help="With --site slurm: the project that is charged.")] = None,
@@ -331,14 +331,14 @@ def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
-def _connect_to_sites(name: str) -> "list[Testbed]":
+def _connect_to_sites(name: str) -> "list[LeasingSite]":
     from provision.sites.base import connect_to, connect_to_all
 
     return connect_to_all() if name == ANY_SITE else [connect_to(name)]
 
 
 def _show_calendar(
-    site: "Testbed", reconciler: "Reconciler", options: LeaseOptions, slots: "Sequence[TimeSlot]", days: int
+    site: "LeasingSite", reconciler: "Reconciler", options: LeaseOptions, slots: "Sequence[TimeSlot]", days: int
 ) -> None:
     from provision.availability.calendar import draw_calendar
     from provision.availability.matching import matching_hosts

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.request import LeaseRequest
     from provision.models import Host, Requirements
-    from provision.sites.base import Testbed
+    from provision.sites.base import LeasingSite
     from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
@@ -85,7 +85,7 @@ class LeaseOptions:
             hours=parse_time_option("--within", window, self.within) if self.within else None,
         )
 
-    def request(self, site: "Testbed", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
+    def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
         """Return the lease request at ``site``; name of the lease and disk image: None for the default.
 
         Raises BadName, BadKey.
@@ -137,7 +137,7 @@ class NotReady(InputError):
         self.bad_key = bad_key
 
 
-def connect_ready(site: str, key: Path) -> "list[Testbed]":
+def connect_ready(site: str, key: Path) -> "list[LeasingSite]":
     """Return the connections to the site, or to all sites.
 
     Raises NotReady with all missing requirements of a lease: a usable SSH key, an account.
@@ -147,7 +147,7 @@ def connect_ready(site: str, key: Path) -> "list[Testbed]":
     from provision.ssh.login import check_key, key_pair
 
     missing: list[str] = []
-    sites: list[Testbed] = []
+    sites: list[LeasingSite] = []
     try:
         check_key(key_pair(key.expanduser()))
     except BadKey as problem:
@@ -188,7 +188,7 @@ def new_reconciler(site: str = "") -> "Reconciler":
     from provision.sites.demo import DemoClock
 
     show = _progress()
-    show("demonstration: a canned calendar; nothing is leased, booted or charged")
+    show("demonstration: a simulated site; nothing is leased, booted or charged")
     clock = DemoClock(demo_folder())
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
 

@@ -49,7 +49,7 @@ def orphans_command(
         delete_leaked(connected, reconciler, chosen)
     names = [orphan.active_lease.tag for orphan in chosen]
     if as_json:
-        data = {one.active_lease.tag: {"there": one.resources, "opened_here": one.in_journal} for one in found}
+        data = {one.active_lease.tag: {"resources": one.resources, "in_journal": one.in_journal} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
         say("\n".join([*map(_line, found), _summary(names, dry_run)]) if found else "no leaked resources")

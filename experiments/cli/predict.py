@@ -130,7 +130,7 @@ def _predict_script(
 
         write_script_page(script.page, command, found)
         say(f"page: {script.page}", stderr=True)
-    needed = max(answer.needed_gib for one in found for answer in one.cards)
+    needed = max(card.needed_gib for one in found for card in one.cards)
     if script.max_gib is not None and needed > script.max_gib:
         say(f"testbed: {needed:.2f} GiB are needed, more than --max-gib {script.max_gib:g}", stderr=True)
         raise typer.Exit(1)

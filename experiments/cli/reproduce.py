@@ -6,8 +6,8 @@ import typer
 
 from experiments.cli.lease_options import LeaseOptions, check_file, confirm, connect_ready, key_for, new_reconciler
 from experiments.cli.output import console, show_plan
+from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.parsing.options import (
     DEFAULT_KEY,
     DryRun,
@@ -35,7 +35,7 @@ app = Commands()
 def reproduce_command(
     context: typer.Context,
     lease: LeaseOptions,
-    idle: IdleEndOptions,
+    idle: EndWhenIdleOptions,
     options: Annotated[RunOptions, OmitFields("site", "profile", "account", "in_container", "predict_only")],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
     suite_file: SuiteFile = None,
@@ -75,14 +75,14 @@ def reproduce_command(
     check_file("--registry-login", registry_login)
     key = key_for(site, key)
     lease.check(name)
-    idle_end = idle.idle_end(lease.count)
+    end_when_idle = idle.parsed(lease.count)
     max_length = parse_time_option("--max-hours", parse_length, max_hours) if max_hours else None
     (connected,), reconciler = connect_ready(site, key), new_reconciler(site)
     if is_demo(site) and not dry_run:
         options = replace(options, size="tiny")
     reproduction = Reproduction(
         suites=tuple(options_per_suite(names, replace(options, site=site, command=context.obj))),
-        lease_request=replace(lease.request(connected, name, key, image), idle_end=idle_end),
+        lease_request=replace(lease.request(connected, name, key, image), end_when_idle=end_when_idle),
         site=connected,
         setup=Setup(options.image_variant, registry_login=registry_login),
         max_length=max_length,

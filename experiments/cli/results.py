@@ -106,12 +106,12 @@ def compare(
     The exit code is 1 if a statement's status or a row's outcome changed.
     """
     from experiments.cli.tables.comparison import comparison_tables
-    from experiments.history.series import recorded_figures
+    from experiments.history.series import recorded_values
     from experiments.report.compare import compare as compare_runs
     from experiments.report.pages.comparison import write_comparison
     from experiments.results.run_folder import RunFolder
 
-    comparison = compare_runs(RunFolder(a), RunFolder(b), recorded_figures(database, RunFolder(a)))
+    comparison = compare_runs(RunFolder(a), RunFolder(b), recorded_values(database, RunFolder(a)))
     if page:
         write_comparison(page, comparison)
         say(f"page: {page}", stderr=True)

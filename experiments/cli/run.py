@@ -33,7 +33,7 @@ def run(
     from experiments.cli.semester.notices import send_run_messages
     from experiments.cli.tables.verdicts import run_as_data, show_runs
     from experiments.notify.send import Notifier
-    from experiments.pipeline import cancel_suites, options_per_suite, run_suites
+    from experiments.pipeline import cancel_jobs, options_per_suite, run_suites
     from experiments.runners.progress import view_on
     from experiments.runners.targets import leases_hint
     from experiments.suites.suite import suites_in_group, user_suites
@@ -45,7 +45,7 @@ def run(
     several = options_per_suite(names, replace(options, command=context.obj))
     output = console(stderr=as_json)
     if cancel:
-        cancelled = cancel_suites(several, view_on(output))
+        cancelled = cancel_jobs(several, view_on(output))
         say(f"cancelled: {', '.join(cancelled) or 'nothing'}", stderr=as_json)
         return
     notifier = Notifier(notify or ())

@@ -1,1 +1,1 @@
-"""The history of runs: a SQLite database of figures and verdicts, changes between runs, and pages of trends."""
+"""The history of runs: a SQLite database of measured values and verdicts, changes between runs, and pages of trends."""

@@ -1,10 +1,10 @@
-"""Find the changes of a run since earlier runs: facts, verdicts, and figures that changed beyond their noise."""
+"""Find what changed since earlier runs: facts, verdicts, and measured values that changed beyond their noise."""
 
 from itertools import pairwise
 from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
-from experiments.results.changes.changed import Key, RunChange, changed_figure, differing, sentences
+from experiments.results.changes.changed import Key, RunChange, changed_value, differing, sentences
 from experiments.results.changes.noise import change_points
 
 
@@ -31,10 +31,10 @@ def run_changes(series: Series) -> list[RunChanges]:
 
     A run with borderline statements only is left out.
     """
-    begin = change_points([run.figures for run in series.runs])
+    begin = change_points([run.measured for run in series.runs])
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
-        moved = [_changed_figure(key, series, place) for key, places in begin.items() if place in places]
+        moved = [_changed_value(key, series, place) for key, places in begin.items() if place in places]
         changed = [*differing(before.facts, run.facts), *moved]
         flipped, borderline = _flipped(before, run, {one.row for one in changed})
         if flipped or changed:
@@ -63,6 +63,6 @@ def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
     return list(dict.fromkeys(one._replace(row="") for one in differing(before.causes, run.causes)))
 
 
-def _changed_figure(key: Key, series: Series, place: int) -> RunChange:
+def _changed_value(key: Key, series: Series, place: int) -> RunChange:
     earlier = [value for value in series.values(key)[:place] if value is not None]
-    return changed_figure(key, earlier[-1], series.runs[place].figures[key].value)
+    return changed_value(key, earlier[-1], series.runs[place].measured[key].value)

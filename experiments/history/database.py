@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
-from experiments.results.changes.facts import cause_facts, outcome_facts, row_figures
+from experiments.results.changes.facts import cause_facts, measured_values, outcome_facts
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.verdicts import Evaluation
@@ -90,10 +90,10 @@ def _digest(run: Run, results: dict[str, Result], evaluation: Evaluation) -> str
 
 def _insert_rows(database: sqlite3.Connection, number: int, run: Run, results: dict[str, Result]) -> None:
     for row, result in results.items():
-        measured = row_figures(result)
+        measured = measured_values(result)
         database.executemany(
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?)",
-            [(number, row, quantity, *figure) for quantity, figure in measured.items()],
+            [(number, row, quantity, *one) for quantity, one in measured.items()],
         )
         causes = {CAUSE_PREFIX + name: value for name, value in cause_facts(run, result).items()}
         database.executemany(

@@ -82,16 +82,16 @@ class StoredTimes:
             if same and prediction.time:
                 low, high = _steps(prediction, spec)
                 step_s, error = prediction.time.step_s, prediction.time.error_share
-                start_s = self.start_s(spec.settings.ranks > 1)
+                besides_steps_s = self.besides_steps_s(spec.settings.ranks > 1)
                 return RowTime(
-                    start_s + low * step_s * max(0.0, 1 - error),
-                    start_s + high * step_s * (1 + error),
+                    besides_steps_s + low * step_s * max(0.0, 1 - error),
+                    besides_steps_s + high * step_s * (1 + error),
                     spec.settings.gpus,
                     f"predicted for {card}",
                 )
         return None
 
-    def start_s(self, several_ranks: bool) -> float:
+    def besides_steps_s(self, several_ranks: bool) -> float:
         """Return the median time that rows at full size need besides their steps, s; 0 if none was measured.
 
         It includes what the first steps need more than the later ones.

@@ -52,8 +52,8 @@ class ExpectedTimes:
     def wall_s(self, suite: str) -> tuple[float, float]:
         """Return the lowest and the highest expected time of a suite, s. Rows whose time is unknown do not count."""
         known = [row for row in self.rows[suite] if row]
-        low_s = packed_s([(row.low_s, row.gpus) for row in known], self.gpus)
-        return low_s, packed_s([(row.high_s, row.gpus) for row in known], self.gpus)
+        low_s = makespan_s([(row.low_s, row.gpus) for row in known], self.gpus)
+        return low_s, makespan_s([(row.high_s, row.gpus) for row in known], self.gpus)
 
     def total(self) -> tuple[timedelta, timedelta]:
         """Return the lowest and the highest expected time of all suites."""
@@ -66,7 +66,7 @@ class ExpectedTimes:
             return None
         return ceil((SETUP + self.total()[1]) * (1 + MARGIN) / STEP) * STEP
 
-    def require(self, length: timedelta) -> None:
+    def require_to_end_within(self, length: timedelta) -> None:
         """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
         low, _ = self.total()
         if low > length:
@@ -128,7 +128,7 @@ def card_that_runs(spec: RowSpec, node: Node) -> str:
     return (gpu and card_of_device(gpu.name, gpu.memory_gib)) or spec.card
 
 
-def packed_s(rows: Sequence[tuple[float, int]], gpus: int) -> float:
+def makespan_s(rows: Sequence[tuple[float, int]], gpus: int) -> float:
     """Return when the last row ends, s: each row (seconds, GPUs) starts as soon as its GPUs are free, in this order.
 
     A row that needs more GPUs than there are uses all of them. A row on the CPU runs alone.

@@ -30,7 +30,7 @@ NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 LONGEST_VALUE = 5000
 
 
-def export_to_mlflow(target: str, several: Sequence[Series]) -> int:
+def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
     """Add each run of the series that MLflow at ``target`` lacks; return how many.
 
     target: URI of a tracking server or of a database, or a folder. Raises MissingPackage, and InputError if the target
@@ -46,7 +46,7 @@ def export_to_mlflow(target: str, several: Sequence[Series]) -> int:
     uri, artifacts = _addresses(target)
     try:
         client = MlflowClient(tracking_uri=uri)
-        return sum(_export(client, series, artifacts) for series in several)
+        return sum(_export(client, series, artifacts) for series in all_series)
     except MlflowException as problem:
         text = str(problem).replace(target, _without_password(target)).splitlines()[0][:300]
         raise InputError(f"--mlflow {_without_password(target)}: {text}") from None
@@ -92,17 +92,17 @@ def _export_run(client: "MlflowClient", experiment: str, series: Series, run: Re
     counts = Counter(one.status for one in run.verdicts.values())
     parent = client.create_run(experiment, start_ms, run_name=run.run_id)
     _log(client, parent.info.run_id, start_ms, tags, settings, {f"statements {name}": n for name, n in counts.items()})
-    for row in dict.fromkeys(row for row, _ in (*run.facts, *run.figures)):
+    for row in dict.fromkeys(row for row, _ in (*run.facts, *run.measured)):
         child = client.create_run(experiment, start_ms, run_name=f"{run.run_id}/{row}")
         row_tags = {PARENT: parent.info.run_id, COMMIT: run.commit, **_values_of_row(run.causes, row)}
-        figures = {name: figure.value for name, figure in _values_of_row(run.figures, row).items()}
+        metrics = {name: measured.value for name, measured in _values_of_row(run.measured, row).items()}
         _log(
             client,
             child.info.run_id,
             start_ms,
             row_tags,
             settings | {"row": row} | _values_of_row(run.facts, row),
-            figures,
+            metrics,
         )
         client.set_terminated(child.info.run_id, end_time=start_ms)
     client.set_terminated(parent.info.run_id, end_time=start_ms)

@@ -1,4 +1,4 @@
-"""Write a page of the history that needs no network: changes, the verdicts of each run, trends of figures."""
+"""Write a page of the history that needs no network: changes, the verdicts of each run, trends of measured values."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,22 +16,24 @@ DAY_S = 86400
 
 def write_history_page(path: Path, changes_of_series: Sequence[tuple[Series, list[RunChanges]]]) -> Path:
     """Write the page of several series with their changes, oldest first, to ``path`` and return it."""
-    shown = [(series, changed[::-1], series.grid, _trends(series)) for series, changed in changes_of_series]
+    shown = [
+        (series, changed[::-1], series.statuses_by_statement, _trends(series)) for series, changed in changes_of_series
+    ]
     save_page(path, render_template("history.html", shown=shown))
     return path
 
 
 def _trends(series: Series) -> list[tuple[str, Chart]]:
-    """Return the chart of each row: a panel for each figure over the days since the first run."""
+    """Return the chart of each row: a panel for each quantity over the days since the first run."""
     rows = dict.fromkeys(row for row, _ in series.keys)
     return [(row, chart) for row in rows if (chart := _trend(series, row))]
 
 
 def _trend(series: Series, row: str) -> Chart | None:
-    figures = {name: series.values((row, name)) for name in TREND_QUANTITIES}
+    trends = {name: series.values((row, name)) for name in TREND_QUANTITIES}
     panels = [
         Panel(quantity_label(name), quantity_unit(name), [Line("", values)])
-        for name, values in figures.items()
+        for name, values in trends.items()
         if any(value is not None for value in values)
     ]
     if len(series.runs) < 2 or not panels:

@@ -1,4 +1,4 @@
-"""Read series of comparable runs, oldest first, with the figures, facts and verdicts of each run."""
+"""Read series of comparable runs, oldest first, with the measured values, facts and verdicts of each run."""
 
 import sqlite3
 from collections import defaultdict
@@ -8,8 +8,9 @@ from typing import NamedTuple
 from experiments.errors import InputError, unknown_name
 from experiments.history.database import CAUSE_PREFIX, open_history
 from experiments.results.changes.changed import Key
-from experiments.results.changes.facts import Figure
+from experiments.results.changes.facts import MeasuredValue
 from experiments.results.run_folder import RunFolder
+from experiments.results.schema import FORMER_OUTCOMES
 
 
 class Status(NamedTuple):
@@ -26,12 +27,12 @@ class Status(NamedTuple):
 
 
 class RecordedRun(NamedTuple):
-    """A run in the history. figures, facts and causes: by row and name. verdicts: by statement."""
+    """A run in the history. measured, facts and causes: by row and name. verdicts: by statement."""
 
     run_id: str
     started_at: str
     commit: str
-    figures: dict[Key, Figure]
+    measured: dict[Key, MeasuredValue]
     facts: dict[Key, str]
     causes: dict[Key, str]
     verdicts: dict[str, Status]
@@ -63,16 +64,16 @@ class Series(NamedTuple):
         return f"{self.suite} on {self.card}, size {self.size}, length {self.length}{limit}"
 
     def values(self, key: Key) -> list[float | None]:
-        """Return a figure in each run, None where a run does not have it."""
-        return [run.figures[key].value if key in run.figures else None for run in self.runs]
+        """Return a measured value in each run, None where a run does not have it."""
+        return [run.measured[key].value if key in run.measured else None for run in self.runs]
 
     @property
     def keys(self) -> list[Key]:
-        """Return the figures of any run, in their order."""
-        return list(dict.fromkeys(key for run in self.runs for key in run.figures))
+        """Return the row and quantity of each measured value of any run, in their order."""
+        return list(dict.fromkeys(key for run in self.runs for key in run.measured))
 
     @property
-    def grid(self) -> list[tuple[str, list[str]]]:
+    def statuses_by_statement(self) -> list[tuple[str, list[str]]]:
         """Return each statement that a run evaluated, and its status in each run; empty where a run lacks it."""
         says = {id_: one.says for run in self.runs for id_, one in run.verdicts.items()}
         statuses = [(text, [run.status(id_) for run in self.runs]) for id_, text in says.items()]
@@ -100,8 +101,8 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
     return found
 
 
-def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
-    """Return the figures of all recorded runs that are comparable with the run in ``folder``; [] without a database.
+def recorded_values(path: Path, folder: RunFolder) -> list[dict[Key, MeasuredValue]]:
+    """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
 
     Raises InputError if ``folder`` is not a run's folder, or the file is not a database of a history.
     """
@@ -111,13 +112,13 @@ def recorded_figures(path: Path, folder: RunFolder) -> list[dict[Key, Figure]]:
     with open_history(path) as database:
         all_series = read_series(database)
     alike = (run.suite, run.card, run.size, run.length, run.gpus_per_node)
-    return [one.figures for series in all_series if series[:5] == alike for one in series.runs]
+    return [one.measured for series in all_series if series[:5] == alike for one in series.runs]
 
 
 def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None) -> RecordedRun:
     chosen = [record["run"], row, row]
     where = "WHERE run = ? AND (? IS NULL OR row = ?)"
-    figures = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
+    measured = database.execute(f"SELECT row, quantity, value, spread FROM figures {where}", chosen)  # noqa: S608 - constants
     facts = database.execute(f"SELECT row, name, value FROM facts {where}", chosen).fetchall()  # noqa: S608 - constants
     verdicts = database.execute(
         "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
@@ -127,8 +128,12 @@ def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None
         run_id=record["run_id"],
         started_at=record["started_at"],
         commit=record["git_commit"] or "",
-        figures={(where_, name): Figure(value, spread) for where_, name, value, spread in figures},
-        facts={(where_, name): value for where_, name, value in facts if not name.startswith(CAUSE_PREFIX)},
+        measured={(where_, name): MeasuredValue(value, spread) for where_, name, value, spread in measured},
+        facts={
+            (where_, name): FORMER_OUTCOMES.get(value, value) if name == "outcome" else value
+            for where_, name, value in facts
+            if not name.startswith(CAUSE_PREFIX)
+        },
         causes={
             (where_, name.removeprefix(CAUSE_PREFIX)): value
             for where_, name, value in facts

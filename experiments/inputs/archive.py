@@ -65,7 +65,7 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
 
 
 def _max_unpacked(archive: Path, folder: Path) -> int:
-    """Return the bytes that the files of an archive may have together: what the disk has, at most MAX_RATIO."""
+    """Return the maximum bytes of the unpacked files: MAX_RATIO times the archive's, at most the free disk space."""
     disk = shutil.disk_usage(folder).free - MIN_FREE_BYTES
     return min(disk, max(MIN_UNPACKED_BYTES, MAX_RATIO * archive.stat().st_size))
 

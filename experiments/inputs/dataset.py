@@ -104,7 +104,9 @@ def _check_source(source: str, sha256: str | None, datasets: Collection[str]) ->
         return ""
     dataset = _single_real_dataset(datasets, source)
     if source == HUB and dataset == CAPTIONS_DATASET:
-        raise InputError(f"--data hub: {dataset} is not published on the hub; allowed: synthetic, a folder, an archive")
+        raise InputError(
+            f"--data hub: {dataset} is not on the Hugging Face hub; allowed: synthetic, a folder, an archive"
+        )
     if is_url(source) and not sha256:
         raise InputError(f"--data {source}: a URL needs --data-sha256")
     return dataset

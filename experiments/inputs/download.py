@@ -98,7 +98,9 @@ def _download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
             _resume_download(url, partial, on_progress)
             break
         except urllib.error.HTTPError as error:
-            raise InputError(f"--data {hide_secrets(url)}: the server answers {error.code} {error.reason}") from None
+            raise InputError(
+                f"--data {hide_secrets(url)}: the server responds with {error.code} {error.reason}"
+            ) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             if not tries_left:
                 raise InputError(f"--data {hide_secrets(url)}: cannot be downloaded ({error})") from None

@@ -1,4 +1,4 @@
-"""Artifacts that rows read and that are downloaded before the rows run: files of the hub, or an archive of data."""
+"""Artifacts, which are downloaded before the rows that read them: files of the Hugging Face hub, archives of data."""
 
 import hashlib
 import sys
@@ -23,9 +23,9 @@ PROGRESS_INTERVAL_S = 2.0
 class Artifact(StrictModel):
     """Files that are downloaded once for all rows that read them.
 
-    name: the model on the hub for weights and tokenizers, the data set for texts, the URL or path of the archive for
-    data. litgpt: LitGPT's name of the model, if the weights are converted for LitGPT. sha256: checksum of data, which
-    is also its name in the cache. dataset: the data set to which the data belongs.
+    name: the model on the Hugging Face hub for weights and tokenizers, the data set for texts, the URL or path of the
+    archive for data. litgpt: LitGPT's name of the model, if the weights are converted for LitGPT. sha256: checksum of
+    data, which is also its name in the cache. dataset: the data set to which the data belongs.
     """
 
     kind: Literal["weights", "tokenizer", "texts", "data"]

@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from experiments.errors import InputError
-from experiments.notebooks.narrative import EVIDENCE, folder_named
+from experiments.notebooks.lab import EVIDENCE, folder_named
 from experiments.suites.suite import suite_names
 from experiments.system.files import CODE_FOLDER
 
@@ -63,7 +63,7 @@ def opening_instructions(notebook: str, address: str) -> str:
 
     address: of the project's repository; only one on GitHub has a link to Colab.
     """
-    command = f"testbed notebook --narrative {notebook}"
+    command = f"testbed notebook {notebook}"
     text = f"**Open this notebook** on your computer: `{command} --site local`. On a leased node: `{command}`."
     if not address.startswith(GITHUB):
         return f"{text} Google Colab can use the node as its local runtime."

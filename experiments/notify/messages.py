@@ -48,7 +48,7 @@ def lease_messages(
 ) -> Iterator[Message]:
     """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than a bound.
 
-    A lease with an idle end that the site no longer lists also has a message.
+    A lease that ends itself and that the site no longer lists also has a message.
     """
     for state in states:
         lease, name = state.lease, state.active_lease.name

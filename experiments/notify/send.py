@@ -9,7 +9,7 @@ from experiments.system.packages import require_packages
 from experiments.system.secrets import NOTIFY_OPTION
 
 NOTIFY_VARIABLE = "TESTBED_NOTIFY"
-ADDRESSES_HELP = "https://appriseit.com/services has the form of addresses"
+ADDRESSES_HELP = "allowed: the URLs that https://appriseit.com/services lists"
 
 
 class Notifier:

@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 
 from experiments.results.best_grade import combine_evidence
 from experiments.results.evaluate import evaluate
-from experiments.results.load import OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
+from experiments.results.gpu_load import OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import code_sha256
 from experiments.results.run_folder import Run, RunFolder

@@ -1,4 +1,4 @@
-"""Build the row of a custom training. The model comes from models.yaml, a config.json or the hub."""
+"""Build the row of a custom training. The model comes from models.yaml, a config.json or the Hugging Face hub."""
 
 import json
 import re
@@ -215,7 +215,7 @@ def _reject_duplicate_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _download_config(name: str) -> str:
-    """Return the text of the model's config.json on the hub.
+    """Return the text of the model's config.json on the Hugging Face hub.
 
     Sends a single request, because hf_hub_download would retry for too long.
     """
@@ -232,6 +232,7 @@ def _download_config(name: str) -> str:
     except (httpx.HTTPError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"--model {name}: cannot download its config.json from the hub ({reason}); pass the path of a config.json"
+            f"--model {name}: cannot download its config.json from the Hugging Face hub ({reason}); "
+            "pass the path of a config.json"
         ) from None
     return str(response.text)

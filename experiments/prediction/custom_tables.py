@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import answer_cells, answers_table, format_gib
+from experiments.prediction.outcome_tables import format_gib, outcome_cells, outcomes_table
 from experiments.prediction.tables import UNIT, format_part, note_lines, part_columns, prediction_as_data
 from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.predictions import Prediction
@@ -60,7 +60,7 @@ def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
     parts = _parts_table(ordered)
     found = [parts, Legend(UNIT, parts)] if one_card else _smallest_card_lines(ordered)
     return Group(
-        Text(describe_custom_training(ordered[0]), "bold"), _answers_table(ordered), *found, *note_lines(ordered)
+        Text(describe_custom_training(ordered[0]), "bold"), _cards_table(ordered), *found, *note_lines(ordered)
     )
 
 
@@ -73,10 +73,12 @@ def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
     return [Text(line, "bold") for line in lines]
 
 
-def _answers_table(predictions: Iterable[Prediction]) -> Table:
-    table = answers_table("card", Column("batch", number=True), title="GiB on one GPU")
+def _cards_table(predictions: Iterable[Prediction]) -> Table:
+    table = outcomes_table("card", Column("batch", number=True), title="GiB on one GPU")
     for one in predictions:
-        cells = answer_cells(one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib)
+        cells = outcome_cells(
+            one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib
+        )
         table.add(one.spec.card, str(one.spec.settings.batch_size), *cells)
     return table
 

@@ -200,8 +200,8 @@ def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) 
         predicted: list[Prediction | str] = [*predict(specs)]
     except InputError:
         predicted = [_predict_or_explain(one, predict) for one in specs]
-    answers = iter(predicted)
-    found = [next(answers) if isinstance(one, RowSpec) else one for one in changed]
+    found_for_changed = iter(predicted)
+    found = [next(found_for_changed) if isinstance(one, RowSpec) else one for one in changed]
     return tuple(
         Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
         if isinstance(one, str)

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from experiments.errors import InputError
-from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, single_changes
+from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, highest_need
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
@@ -98,10 +98,10 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
     """Return the attempts as a table; '' if there are none."""
     if not attempts:
         return ""
-    table = answers_table("change", title="GiB on one GPU, same batch", note="reason")
+    table = outcomes_table("change", title="GiB on one GPU, same batch", note="reason")
     for one in attempts:
         table.add(
             one.change,
-            *(one.batch_prediction.cells() if one.batch_prediction else answer_cells("not possible", one.reason)),
+            *(one.batch_prediction.cells() if one.batch_prediction else outcome_cells("not possible", one.reason)),
         )
     return table

@@ -207,7 +207,7 @@ def _trace_rows(
             assert tracer.stdout is not None
             for line in tracer.stdout:
                 number = int(line)
-                found = _read_answers(folder / f"{number}.json", groups[number])
+                found = _read_predictions(folder / f"{number}.json", groups[number])
                 yield from zip((keys[id(spec)] for spec in groups[number]), found, strict=True)
             _reject_failure(tracer.wait(), log)
 
@@ -232,17 +232,17 @@ def _run_tracer(cache: Path, workers: int, jobs: list[dict[str, Any]], log: int)
         yield tracer
 
 
-def _read_answers(out: Path, group: Sequence[RowSpec]) -> Sequence[Prediction | TraceError]:
+def _read_predictions(out: Path, group: Sequence[RowSpec]) -> Sequence[Prediction | TraceError]:
     """Return the predictions of rows that were traced together, or an error for each row if tracing failed."""
     try:
         text = out.read_text()
     except FileNotFoundError:
         killed = "the tracer was killed, probably because the host ran out of memory"
         return [RuntimeError(f"{row_label(spec)} on {spec.card}: {killed}") for spec in group]
-    answer = json.loads(text)
-    if isinstance(answer, list):
-        return [Prediction.model_validate_json(json.dumps(prediction)) for prediction in answer]
-    return [_build_error(f"{row_label(spec)} on {spec.card}", **answer) for spec in group]
+    content = json.loads(text)
+    if isinstance(content, list):
+        return [Prediction.model_validate_json(json.dumps(prediction)) for prediction in content]
+    return [_build_error(f"{row_label(spec)} on {spec.card}", **content) for spec in group]
 
 
 def _build_error(row: str, error: str, user_error: bool) -> TraceError:

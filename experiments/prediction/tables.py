@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import STYLES, answer_cells, answers_table, format_gib
 from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
+from experiments.prediction.outcome_tables import STYLES, format_gib, outcome_cells, outcomes_table
 from experiments.prediction.predict import CUSTOM_SUITE
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
@@ -251,15 +251,15 @@ def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
 
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:
     change, speed = Column("change", prose=title == PAIRS_TITLE), Column("samples/s", number=True, optional=1)
-    table = answers_table(change, speed, title=title, note="cost")
+    table = outcomes_table(change, speed, title=title, note="cost")
     for one in attempts:
         found = one.prediction
         if found is None:
-            table.add(one.change, "", *answer_cells("not possible", one.reason))
+            table.add(one.change, "", *outcome_cells("not possible", one.reason))
             continue
         host = found.optimizer_cpu_gib
         cost = f"{one.cost} ({host:.0f} GiB of it)" if host >= SMALLEST_SHOWN_GIB else one.cost
-        sizes = answer_cells(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
+        sizes = outcome_cells(found.predicted_outcome, cost, peak=found.peak_gib, margin=found.margin_gib)
         samples_per_s = found.samples_per_s if fits(one) else None
         table.add(one.change, "" if samples_per_s is None else format_number(samples_per_s), *sizes)
     return table

@@ -29,7 +29,7 @@ from experiments.prediction.times.step import average_tokens, needed_operations,
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
-from experiments.suites.attention_kernels import kernels_of
+from experiments.suites.attention_kernels import kernel_properties
 from experiments.suites.cards import card_named, cards
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
@@ -98,7 +98,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     """
     started_s = time.perf_counter()
     card = card_named(spec.card)
-    phantom.install(kernels_of(card))
+    phantom.install(kernel_properties(card))
     import torch
 
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam, skip_fused_adamw

@@ -8,8 +8,8 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import ran_on
-from experiments.results.changes.changed import Figures, Key, RunChange, changed_figure, differing
-from experiments.results.changes.facts import cause_facts, figures_of, outcome_facts, step_deviations
+from experiments.results.changes.changed import Key, MeasuredValues, RunChange, changed_value, differing
+from experiments.results.changes.facts import cause_facts, outcome_facts, step_deviations, values_of_rows
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
@@ -28,9 +28,9 @@ WARNED_OPTIONS = ("size", "card")
 """Options whose difference is shown as a warning, before all values."""
 Results = Mapping[str, Result]
 RUN_FIELDS = frozenset(Run.model_fields)
-OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "refused")
-FIGURES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
-"""The figures that a comparison always shows, even if they did not change."""
+OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "rejected")
+COMPARED_QUANTITIES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
+"""The quantities that a comparison always shows, even if they did not change."""
 SHOWN_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
 """Possible causes of a change that are shown among the options and origins of the runs."""
 
@@ -43,7 +43,7 @@ class Change(Record):
     ratio: float | None = Field(
         description="b over a; None if either is missing, a is 0, or the sizes of the runs differ"
     )
-    changed: bool = Field(description="the value moved beyond its noise")
+    changed: bool = Field(description="the value changed beyond its noise")
 
 
 class Difference(Record):
@@ -69,7 +69,7 @@ class RowComparison(Record):
     samples_per_s: Change
 
     @property
-    def badness(self) -> float:
+    def worsening(self) -> float:
         """Return how much worse the row is in the second run, first by outcome, then by the largest ratio of a value.
 
         Negative if the row is better, 0 if no difference is known.
@@ -91,14 +91,14 @@ class Comparison(Record):
     a: Run
     b: Run
     names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
-    unlike: tuple[Difference, ...] = Field(
+    incomparable: tuple[Difference, ...] = Field(
         description="size and card, if they differ: values are then hardly comparable"
     )
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
     rows: tuple[RowComparison, ...]
     changed: tuple[Difference, ...] = Field(
-        description="outcomes, facts and figures of rows that changed; none if the sizes of the runs differ"
+        description="outcomes, facts and measured values of rows that changed; none if the sizes of the runs differ"
     )
     verdicts: tuple[VerdictChange, ...] = Field(description="the statements whose status differs, worse ones first")
 
@@ -111,11 +111,11 @@ class Comparison(Record):
     @property
     def rows_worse_first(self) -> list[RowComparison]:
         """Return the rows, those that got most worse in the second run first, those in one run only last."""
-        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.badness))
+        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.worsening))
 
 
-def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Comparison:
-    """Compare the runs in ``a`` and ``b``. recorded: figures of earlier runs like ``a``, which show the noise.
+def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
+    """Compare the runs in ``a`` and ``b``. recorded: measured values of earlier runs like ``a``, which show the noise.
 
     Raises InputError if one is not a run, or if their suites differ.
     """
@@ -126,10 +126,10 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
         )
     results_a, results_b = a.results(), b.results()
     suite = a.suite()
-    unlike = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
+    incomparable = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
     alike = run_a.size == run_b.size
-    moved = _changed_figures(results_a, results_b, recorded) if alike else {}
+    moved = _changed_values(results_a, results_b, recorded) if alike else {}
     facts = _changed_facts(results_a, results_b) if alike else []
     rows = [_row(row, results_a.get(row), results_b.get(row), moved, alike) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
@@ -137,7 +137,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
         a=run_a,
         b=run_b,
         names=_run_labels((a, run_a), (b, run_b)),
-        unlike=unlike,
+        incomparable=incomparable,
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
@@ -146,12 +146,12 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[Figures] = ()) -> Com
     )
 
 
-def _changed_figures(a: Results, b: Results, recorded: Sequence[Figures]) -> dict[Key, RunChange]:
-    """Return the figures that moved beyond their noise, by row and quantity."""
-    before, now = (figures_of(results) for results in (a, b))
+def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) -> dict[Key, RunChange]:
+    """Return the measured values that changed beyond their noise, by row and quantity."""
+    before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
     begin = change_points([before, now], recorded, steps)
-    return {key: changed_figure(key, before[key].value, now[key].value) for key, places in begin.items() if places}
+    return {key: changed_value(key, before[key].value, now[key].value) for key, places in begin.items() if places}
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
@@ -177,7 +177,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
 
 
 def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, RunChange], alike: bool) -> RowComparison:
-    peak, reserved, speed = (_change_of_figure(name, a, b, (row, name) in moved, alike) for name in FIGURES)
+    peak, reserved, speed = (_change_of_value(name, a, b, (row, name) in moved, alike) for name in COMPARED_QUANTITIES)
     return RowComparison(
         row=row,
         outcome_a=a.outcome if a else None,
@@ -199,7 +199,7 @@ def _settings(spec: RowSpec) -> dict[str, str]:
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _change_of_figure(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
+def _change_of_value(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if alike and value_a and value_b is not None else None
     return Change(a=value_a, b=value_b, ratio=ratio, changed=changed)

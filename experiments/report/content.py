@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from experiments.prediction.as_result import EvaluationsByEvidence
-from experiments.report.identity import Fact, Previous, identity_facts
+from experiments.report.identity import Fact, PreviousRun, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
@@ -100,7 +100,7 @@ class Report(Record):
     suite_version: int
     headline: str
     identity: tuple[Fact, ...] = Field(description="when, where, versions, time and cost")
-    previous: Previous | None = Field(default=None, description="the previous run with the same options")
+    previous: PreviousRun | None = Field(default=None, description="the previous run with the same options")
     setting: str
     remarks: tuple[str, ...]
     counts: dict[Status, int]
@@ -121,7 +121,7 @@ def build_report(
     suite: Suite,
     graded: EvaluationsByEvidence,
     results: Mapping[str, Result],
-    before: Previous | None = None,
+    before: PreviousRun | None = None,
 ) -> Report:
     """Return the report of the run in ``folder``."""
     evaluation = graded.best
@@ -152,7 +152,7 @@ def build_report(
     )
 
 
-def _statement(verdict: Verdict, results: Mapping[str, Result], before: Previous | None) -> Statement:
+def _statement(verdict: Verdict, results: Mapping[str, Result], before: PreviousRun | None) -> Statement:
     rows = () if verdict.grade == "predicted" else verdict.rows
     places = dict.fromkeys(ran_on(results[row]) for row in rows if row in results)
     status = before.statuses.get(verdict.id) if before else None

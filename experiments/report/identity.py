@@ -24,7 +24,7 @@ class Fact(Record):
     value: str
 
 
-class Previous(Record):
+class PreviousRun(Record):
     """The newest earlier run with the same options in the same folder of runs."""
 
     run_id: str
@@ -62,7 +62,7 @@ def duration_in_words(seconds: float) -> str:
     return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def find_previous_run(folder: Path, run: Run) -> Previous | None:
+def find_previous_run(folder: Path, run: Run) -> PreviousRun | None:
     """Return the newest evaluated run of the same suite, card, size, length and weights that is older than ``run``."""
     found = []
     for path in folder.resolve().parent.glob(f"*/{VERDICT_FILE}"):
@@ -78,7 +78,7 @@ def find_previous_run(folder: Path, run: Run) -> Previous | None:
     if last is None:
         return None
     statuses = {verdict.id: verdict.status for verdict in last.verdicts}
-    return Previous(run_id=last.run.run_id, date=format_date(last.run.started_at), statuses=statuses)
+    return PreviousRun(run_id=last.run.run_id, date=format_date(last.run.started_at), statuses=statuses)
 
 
 def _machine(result: Result) -> str:

@@ -33,13 +33,13 @@ class StatedTimes(Record):
     base_samples: int
     row_s: float
     row_samples: int
-    times: float = Field(description="speedup: samples per second of the row, divided by those of the base row")
+    speedup: float = Field(description="samples per second of the row, divided by those of the base row")
 
 
 class Scaling(Record):
     """The speedup of a row with several ranks over ``base``, the most similar row on one device.
 
-    times: samples per second relative to base. efficiency: times divided by the number of ranks. speed: None
+    speedup: samples per second relative to base. efficiency: speedup divided by the number of ranks. speed: None
     if the row does not fit.
     """
 
@@ -49,7 +49,7 @@ class Scaling(Record):
     base: str | None
     speed: Speed | None
     base_samples_per_s: float | None
-    times: float | None
+    speedup: float | None
     efficiency: float | None
     stated: StatedTimes | None
 
@@ -69,7 +69,7 @@ def rank_reports(result: Result) -> tuple[RankReport, ...]:
 
 
 def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Scaling, ...]:
-    """Return the rows of the run with several ranks and a result."""
+    """Return the speedup of each row of the run with several ranks and a result."""
     several = [row for row in run.rows if row in results and stated_settings(suite, run, row).ranks > 1]
     return tuple(_scaling(suite, run, suite.row(row), results) for row in several)
 
@@ -100,7 +100,7 @@ def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) ->
     base_result = results.get(base.id) if base else None
     speed = result.speed if result.outcome == "fits" else None
     base_speed = value_of("samples_per_s", base_result) if base_result else None
-    times = speed.samples_per_s / base_speed if speed and base_speed else None
+    speedup = speed.samples_per_s / base_speed if speed and base_speed else None
     ranks = result.spec.settings.ranks
     return Scaling(
         row=row.id,
@@ -109,8 +109,8 @@ def _scaling(suite: Suite, run: Run, row: Row, results: Mapping[str, Result]) ->
         base=base.id if base else None,
         speed=speed,
         base_samples_per_s=base_speed,
-        times=times,
-        efficiency=times / ranks if times else None,
+        speedup=speedup,
+        efficiency=speedup / ranks if speedup else None,
         stated=_stated_times(base, base_result, row, result) if base and base_result else None,
     )
 
@@ -120,8 +120,8 @@ def _stated_times(base: Row, base_result: Result, row: Row, result: Result) -> S
     base_samples, row_samples = _sample_count(base_result), _sample_count(result)
     if not (base_s and row_s and base_samples and row_samples):
         return None
-    times = row_samples / row_s / (base_samples / base_s)
-    return StatedTimes(base_s=base_s, base_samples=base_samples, row_s=row_s, row_samples=row_samples, times=times)
+    speedup = row_samples / row_s / (base_samples / base_s)
+    return StatedTimes(base_s=base_s, base_samples=base_samples, row_s=row_s, row_samples=row_samples, speedup=speedup)
 
 
 def _stated_train_s(row: Row) -> float | None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.results.load import read_samples
+from experiments.results.gpu_load import read_samples
 from experiments.results.schema import Record
 
 MAX_SAMPLES = 400

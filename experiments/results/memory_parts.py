@@ -1,4 +1,4 @@
-"""The parts of memory and the points of a training step, with their names for tables, figures and the tracer."""
+"""The parts of memory and the points of a training step, with their names for tables, charts and the tracer."""
 
 from typing import Literal, NamedTuple, get_args
 

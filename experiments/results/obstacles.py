@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple, Self
 
-from experiments.results.load import STEADY_UTILIZATION
+from experiments.results.gpu_load import STEADY_UTILIZATION
 from experiments.results.quantities import (
     ABSOLUTE_TIME_QUANTITIES,
     LOAD_QUANTITIES,
@@ -86,7 +86,7 @@ class ClaimScope(NamedTuple):
 
 def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
     """Yield each reason why the outcome of a row that ran does not count."""
-    if result.outcome == "refused":
+    if result.outcome == "rejected":
         yield result.reason
     if result.spec.size == "tiny":
         yield "a tiny model does not show what fits the card"

@@ -47,7 +47,9 @@ class StepTime(Record):
 
     step_s: float = Field(description="time of an optimizer step")
     error_share: float = Field(description="error of the time in both directions, as a share of the time")
-    ratio_error_share: float = Field(description="what this time adds to the error of a ratio on the same card")
+    ratio_error_share: float = Field(
+        description="as error_share, if the time is compared with that of another row on the same card"
+    )
     busy_share: float = Field(description="share of the step in which kernels run on the GPU")
     busy_error: float = Field(description="error of busy_share, in both directions")
     host_s: float = Field(
@@ -100,7 +102,9 @@ class Prediction(Record):
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="failure with the card's capacity; None: the training completes")
     memory: Memory = Field(description="memory as a probe would measure it, with unlimited capacity")
-    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    tflop_per_sample: float | None = Field(
+        default=None, description="executed floating-point operations, 1e12, recomputation included"
+    )
     time: StepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
     versions: dict[str, str] = Field(description="versions of the installed packages, by name")
     elapsed_s: float = Field(description="duration of the prediction")

@@ -3,7 +3,13 @@
 from collections.abc import Callable
 from statistics import fmean, median
 
-from experiments.results.load import CPU_WAIT_INTERVAL, CPU_WAIT_SHARE, OTHER_UTILIZATION, PROCESSES, STEADY_UTILIZATION
+from experiments.results.gpu_load import (
+    CPU_WAIT_INTERVAL,
+    CPU_WAIT_SHARE,
+    OTHER_UTILIZATION,
+    PROCESSES,
+    STEADY_UTILIZATION,
+)
 from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards

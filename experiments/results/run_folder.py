@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
+from experiments.results.gpu_load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -77,7 +77,7 @@ class Run(Record):
         description="as-taught: all steps of the lab; verdict: as many as the evaluation needs; peak: as many as the "
         "peak of memory needs"
     )
-    weights: Weights = Field(description="random, or pretrained from the hub")
+    weights: Weights = Field(description="random, or pretrained from the Hugging Face hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the models; with-image: captioning models also receive the image")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from experiments.errors import InputError
 from experiments.results.memory_parts import StepPoint
@@ -27,7 +27,9 @@ CHECKPOINTS_FOLDER = "trainer"
 EARLIER_FOLDER = "earlier"
 """Folder of a row's earlier results, after a rerun."""
 
-Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "refused"]
+Outcome = Literal["fits", "oom", "host_oom", "error", "timeout", "rejected"]
+FORMER_OUTCOMES: dict[str, Outcome] = {"refused": "rejected"}
+"""Outcomes in files and histories of earlier versions, with their names today."""
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 WARM_UP_STEPS = 2
@@ -106,8 +108,10 @@ class Speed(Record):
     step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
-    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
-    tflops_per_s: float | None = Field(default=None, description="executed operations per second")
+    tflop_per_sample: float | None = Field(
+        default=None, description="executed floating-point operations, 1e12, recomputation included"
+    )
+    tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(
         default=None, description="share of the device's own dense peak rate, for the row's data type"
     )
@@ -126,7 +130,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="what a predicted time adds to the error of a ratio of times on one card; 0 if measured",
+        description="as error_share, if the times are compared with those of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -140,20 +144,20 @@ class StageTimestamps(Record):
     before the training begins, began_at equals ended_at.
     """
 
-    started_at: float = Field(description="imports and device are ready")
-    began_at: float = Field(description="model and data are ready")
-    ended_at: float = Field(description="the last step has ended")
-    steady_from: float | None = Field(default=None, description="the warm-up has ended; None: it has not")
-    steady_until: float | None = Field(default=None, description="the last step that is timed has ended")
+    started_at: float = Field(description="when the libraries were imported and the device was open")
+    began_at: float = Field(description="when model and data were ready")
+    ended_at: float = Field(description="when the last step had ended")
+    steady_from: float | None = Field(default=None, description="when the warm-up had ended; None: it did not end")
+    steady_until: float | None = Field(default=None, description="when the last timed step had ended")
 
 
 class StageTimes(Record):
     """Durations of the stages of a row, in seconds. The durations add up to elapsed_s."""
 
-    start_s: float = Field(description="processes, imports, device")
-    build_s: float = Field(description="model and data")
-    train_s: float = Field(description="the steps")
-    end_s: float = Field(description="reports, and the end of the processes")
+    start_s: float = Field(description="time to start processes, import libraries and open the device")
+    build_s: float = Field(description="time to build the model and read data")
+    train_s: float = Field(description="time of the steps")
+    end_s: float = Field(description="time to write the measurements and end the processes")
 
 
 class Progress(Record):
@@ -192,7 +196,7 @@ class Measured(Record):
     """Measurements of the trainer, or of one of its ranks."""
 
     rank: int = Field(default=0, description="number of the process among all processes of the row")
-    outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; refused: not started")
+    outcome: Outcome = Field(description="oom: out of GPU memory; host_oom: out of host memory; rejected: not started")
     reason: str = Field(description="reason for the outcome, in one line")
     failure: Failure | None = Field(default=None, description="None for a row that fits")
     device: Device = Field(description="device that was used")
@@ -202,17 +206,26 @@ class Measured(Record):
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
     weights_commit: str | None = Field(
-        default=None, description="version of the weights on the hub; None: not from the hub"
+        default=None, description="version of the weights on the Hugging Face hub; None: from a folder, or random"
     )
     data_commit: str | None = Field(
-        default=None, description="version of the data set on the hub; None: not from the hub"
+        default=None, description="version of the data set on the Hugging Face hub; None: from elsewhere"
     )
     max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps before the last restart; later steps are counted from here"
     )
     gpu_s: float | None = Field(default=None, description="time from the first use of the device to the end")
-    moments: StageTimestamps | None = Field(default=None, description="when each stage began; None: not reported")
+    timestamps: StageTimestamps | None = Field(
+        default=None,
+        validation_alias=AliasChoices("timestamps", "moments"),
+        description="when each stage began; None: not reported",
+    )
+
+    @field_validator("outcome", mode="before")
+    @classmethod
+    def _read_former_outcome(cls, value: object) -> object:
+        return FORMER_OUTCOMES.get(value, value) if isinstance(value, str) else value
 
 
 class Result(Measured):

@@ -19,7 +19,7 @@ GRADES: tuple[Grade, ...] = get_args(Grade)
 
 
 NOT_RUN = "has not run"
-"""The end of the reason of a statement about a row that has no result."""
+"""Last words of the reason why a statement about a row without a result was not evaluated."""
 
 
 class Verdict(Record):
@@ -56,7 +56,7 @@ class Contradiction(Record):
 
 
 class Evaluation(Record):
-    """verdict.json: every verdict of one run, each with the best grade of evidence that can answer it.
+    """verdict.json: every verdict of one run, each with the best grade of evidence that can decide it.
 
     Also reads schema versions 1 and 2, which had other names and one basis for all verdicts.
     """

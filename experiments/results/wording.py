@@ -17,7 +17,7 @@ OUTCOME_NAMES = {
     "host_oom": "out of host memory",
     "error": "error",
     "timeout": "time limit",
-    "refused": "rejected",
+    "rejected": "rejected",
 }
 
 

@@ -30,7 +30,7 @@ def write_rejected_result(row_folder: Path, spec: RowSpec, node: Node, reason: s
     return _write(
         row_folder,
         spec,
-        outcome="refused",
+        outcome="rejected",
         reason=reason,
         device=device_of(node, node.gpus[: min(1, spec.settings.gpus)]),
     )

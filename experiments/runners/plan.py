@@ -96,7 +96,7 @@ def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_vers
 
 def _rerun_reason(spec: RowSpec, result: Result) -> str:
     """Return why a row with this result has to run again; "" if the result is valid."""
-    if result.outcome == "refused":
+    if result.outcome == "rejected":
         return f"rejected in the last run: {result.reason}"
     if result.fingerprint != spec.fingerprint:
         return "settings changed: " + (", ".join(_changed_settings(result.spec, spec)) or "their format")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MEGABYTE = 1_000_000
 REFRESH_INTERVAL_S = 0.25
-OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "refused": "dim"}
+OUTCOME_STYLES = {"fits": "green", "oom": "yellow", "rejected": "dim"}
 
 
 @dataclass(frozen=True)

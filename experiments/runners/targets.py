@@ -27,7 +27,7 @@ from experiments.suites.suite import Suite
 from experiments.system.files import cache_folder
 from experiments.system.packages import require_packages
 from provision.availability.times import local_zone, time_in_words
-from provision.choices import DEMO, REGIONS, TESTBEDS, ImageVariant
+from provision.choices import DEMO, LEASING_SITES, REGIONS, ImageVariant
 from provision.clock import Clock
 from provision.errors import NotReached, UnknownSite
 from provision.hardware import local
@@ -227,15 +227,15 @@ def target_named(
         raise InputError(f"--in-container: allowed with --site {LOCAL} only; leased machines always use the image")
     if in_container:
         return ContainerTarget(local.this_machine(), image_variant)
-    if is_testbed(site):
+    if leases_machines(site):
         return _leased_target(site, journal or Journal(), image_variant)
     if image_variant != "current":
-        allowed = f"on leased machines (--site {', '.join(TESTBEDS)}), or with --in-container"
+        allowed = f"on leased machines (--site {', '.join(LEASING_SITES)}), or with --in-container"
         raise InputError(f"--versions {image_variant}: allowed {allowed}")
     if site == SLURM:
         return _cluster_target(profile, account)
     if site not in (LOCAL, DEMO):
-        raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *TESTBEDS))}")
+        raise UnknownSite(f"unknown site {site!r}; allowed: {', '.join((LOCAL, SLURM, *LEASING_SITES))}")
     return LocalTarget(local.this_machine())
 
 
@@ -260,16 +260,16 @@ def monitor_target(site: str, profile: str | None, journal: Journal | None = Non
     if site == SLURM and profile:
         known = profile_named(profile)
         return MonitorTarget(shell_of(known), known.folder)
-    if not is_testbed(site):
-        raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(TESTBEDS)}")
+    if not leases_machines(site):
+        raise InputError(f"--site {site}: allowed: {SLURM} with --profile, {', '.join(LEASING_SITES)}")
     machines = _only_active_lease(site, journal or Journal()).machines
     nodes = tuple((one.server, _ssh_shell(one.login)) for one in machines)
     return MonitorTarget(nodes[0][1], REMOTE_FOLDER, nodes)
 
 
-def is_testbed(site: str) -> bool:
+def leases_machines(site: str) -> bool:
     """Return whether ``site`` is a site that leases machines."""
-    return site in TESTBEDS or site.startswith(tuple(REGIONS.values()))
+    return site in LEASING_SITES or site.startswith(tuple(REGIONS.values()))
 
 
 def _ssh_shell(login: Login | SshConfigHost) -> Shell:

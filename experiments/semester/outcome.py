@@ -96,7 +96,7 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
     lines = tuple(_lines(runs))
     titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
-    flips = (*_part_flips(check, before, titles), *of_runs) if before else ()
+    flips = (*_flips_of_parts(check, before, titles), *of_runs) if before else ()
     return Outcome(check, before, titles, runs, flips, lines, tuple(_list_fixes(check, titles, lines)))
 
 
@@ -149,7 +149,7 @@ def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
                 yield StatementLine(place[0], place[1], text, verdicts)
 
 
-def _part_flips(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
+def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
     """Yield the parts that gained or lost their result since the last check."""
     for name, done in check.done.items():
         then = before.done.get(name)
@@ -170,7 +170,7 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
 
 
 def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
-    """Yield what to fix in the material: failures with the current versions, and new ones with the newest versions."""
+    """Yield what to fix in the labs: failures with the current versions, and new ones with the newest versions."""
     for name, done in check.done.items():
         if done.problem:
             yield f"{titles[name]}: no result: {done.problem}"

@@ -44,7 +44,7 @@ def markdown(outcome: Outcome) -> str:
         f"|---|{'---:|' * len(STATUSES)}",
         *counts,
         *_section("Flipped", [f"- {flip.line}" for flip in outcome.flips]),
-        *_section("To fix in the material", [f"- {one}" for one in outcome.to_fix]),
+        *_section("To fix in the labs", [f"- {one}" for one in outcome.to_fix]),
     ]
     return "\n".join(lines) + "\n"
 

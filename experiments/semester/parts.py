@@ -37,14 +37,14 @@ class Part(NamedTuple):
 class Lease(NamedTuple):
     """The lease of a check: site, node type, hours for each set of versions, and maximum hours in total.
 
-    idle_end: options of `testbed reproduce` that let the lease end itself.
+    end_when_idle: options of `testbed reproduce` that let the lease end itself.
     """
 
     site: str
     node_type: str
     hours: float
     max_hours: float
-    idle_end: tuple[str, ...] = ()
+    end_when_idle: tuple[str, ...] = ()
 
 
 def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
@@ -78,7 +78,7 @@ def command(part: Part, python: Path, results: Path, suites: Sequence[str], leas
         node = ["--site", lease.site, "--node-type", lease.node_type]
         length = ["--hours", f"{lease.hours:g}", "--max-hours", f"{lease.hours:g}", "--yes"]
         run_options = ["--versions", part.versions, "--results", str(results)]
-        return [*testbed, "reproduce", *suites, *node, *length, *lease.idle_end, *run_options]
+        return [*testbed, "reproduce", *suites, *node, *length, *lease.end_when_idle, *run_options]
     what = ["--predict-only"] if part.kind == "predictions" else []
     without = ["--no-predict"] if part.versions == "as-taught" else []
     run = ["run", part.suite, "--card", part.card, "--size", "tiny", "--results", str(results)]

@@ -13,8 +13,8 @@ AMD_WITH_ATTENTION_KERNELS = ("gfx90a", "gfx942")
 
 
 @dataclass(frozen=True)
-class Kernels:
-    """Which attention kernels PyTorch can use on a card, and the size of the cuBLAS workspace.
+class KernelProperties:
+    """The properties of a card that determine which kernels PyTorch uses and how much memory they need.
 
     flash: flash attention. efficient: memory-efficient attention for all data types except bfloat16. bfloat_efficient:
     memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers to the others.
@@ -30,8 +30,8 @@ class Kernels:
     multiprocessors: int
 
 
-def kernels_of(card: Card) -> Kernels:
-    """Return the kernels that PyTorch chooses for the card's compute capability.
+def kernel_properties(card: Card) -> KernelProperties:
+    """Return the properties of a card that follow from its compute capability.
 
     The rules are from the source code of PyTorch 2.12 and 2.13:
 
@@ -47,9 +47,9 @@ def kernels_of(card: Card) -> Kernels:
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
         workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
-        return Kernels(fused, fused, fused, False, workspace, card.multiprocessors)
+        return KernelProperties(fused, fused, fused, False, workspace, card.multiprocessors)
     major = int(card.compute_capability.split(".")[0])
-    return Kernels(
+    return KernelProperties(
         flash=major >= 8,
         efficient=major >= 5,
         bfloat_efficient=major >= 8,
@@ -66,7 +66,7 @@ def group_by_kernels(card_names: Sequence[str]) -> list[list[str]]:
     """
 
     def kernels_key(name: str) -> tuple[int, ...]:
-        return astuple(replace(kernels_of(card_named(name)), multiprocessors=0))
+        return astuple(replace(kernel_properties(card_named(name)), multiprocessors=0))
 
     ordered = sorted(card_names, key=lambda name: (kernels_key(name), -card_named(name).multiprocessors))
     return [list(group) for _, group in groupby(ordered, key=kernels_key)]

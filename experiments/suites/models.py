@@ -19,7 +19,7 @@ class Model(StrictModel):
     family: Literal["blip2-opt", "blip2-t5", "llama", "gpt-neo", "transformers"] = Field(
         description="architecture of the model's code; transformers: any config.json"
     )
-    hub: str = Field(default="", description="id of the weights on the hub; empty: not published")
+    hub: str = Field(default="", description="id of the weights on the Hugging Face hub; empty: not published")
     parameters: NonNegativeInt = Field(
         default=0, description="number of parameters, shared tensors counted once; 0: not known yet"
     )

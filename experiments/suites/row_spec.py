@@ -34,7 +34,7 @@ class RowSpec(StrictModel):
     length: Length = Field(
         description="as-taught: all steps; verdict: enough for the evaluation; peak: enough for the peak of memory"
     )
-    weights: Weights = Field(description="random, or pretrained from the hub")
+    weights: Weights = Field(description="random, or pretrained from the Hugging Face hub")
     data: str = Field(description="'synthetic', 'hub', or the folder of a prepared data set")
     data_sha256: str | None = Field(default=None, description="SHA-256 of the prepared data set, hexadecimal")
     input: Input = Field(description="input of the model; with-image: captioning models also receive the image")

@@ -220,7 +220,7 @@ class Suite(StrictModel):
 
     suite: str = Field(pattern=NAME_PATTERN, description="the file's name without .yaml; name in commands")
     version: PositiveInt = Field(
-        description="version; raise it with each change that makes earlier results incomparable"
+        description="version; increase it with each change that makes earlier results incomparable"
     )
     title: str = Field(description="the lab's name in reports")
     source: str = Field(description="where the lab is published")

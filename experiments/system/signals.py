@@ -10,7 +10,7 @@ PR_SET_PDEATHSIG = 1
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 warm_process_pid: int | None = None
-"""Process id of the warm process that forked this process; None for a process that was started cold."""
+"""Process id of the warm process that forked this process; None for a process that started as a new interpreter."""
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:

@@ -214,7 +214,7 @@ def main(address: str, modules: Sequence[str]) -> NoReturn:
         listener.listen()
         import_modules(modules)
         if found := find_fork_obstacles():
-            sys.exit(f"rows start cold: {'; '.join(found)}")
+            sys.exit(f"rows cannot start from this process: {'; '.join(found)}")
         Path(address + READY_SUFFIX).touch()
         warm = WarmProcess(listener)
         request = warm.serve()

@@ -8,7 +8,7 @@ import torch
 
 from experiments.errors import InputError
 from experiments.results.schema import Device
-from experiments.suites.attention_kernels import Kernels, kernels_of
+from experiments.suites.attention_kernels import KernelProperties, kernel_properties
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.choices import Precision
 from experiments.suites.row_spec import RowSpec
@@ -74,7 +74,7 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
     if spec.size == "tiny":
         return None
     card = card_named(spec.card)
-    _match_attention_kernels(kernels_of(card), spec.settings.precision)
+    _match_attention_kernels(kernel_properties(card), spec.settings.precision)
     cap = memory_cap_gib(card, total_gib)
     if cap is not None:
         for gpu in process_gpus(spec.settings):
@@ -82,7 +82,7 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
     return cap
 
 
-def _match_attention_kernels(kernels: Kernels, precision: Precision) -> None:
+def _match_attention_kernels(kernels: KernelProperties, precision: Precision) -> None:
     """Disable the attention kernels that the card lacks, because they need less memory than the card's kernels."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
     efficient = kernels.efficient if precision == "32-true" else kernels.bfloat_efficient

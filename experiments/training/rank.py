@@ -70,7 +70,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         resumed_at_step=probe.resumed_at_step,
         max_tokens=probe.max_tokens or None,
         gpu_s=time.perf_counter() - start if device.kind == "cuda" else None,
-        moments=probe.moments(),
+        timestamps=probe.timestamps(),
     )
 
 

@@ -78,7 +78,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
-    steady_s = steady_seconds(row.moments, began) if row.moments else None
+    steady_s = steady_seconds(row.timestamps, began) if row.timestamps else None
     result = Result(
         **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
@@ -91,7 +91,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
         command=command,
         started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
         elapsed_s=elapsed_s,
-        times=stage_times(row.moments, began, elapsed_s) if row.moments else None,
+        times=stage_times(row.timestamps, began, elapsed_s) if row.timestamps else None,
         steady_s=steady_s,
         telemetry=telemetry.summary(row.speed, steady_s),
     )
@@ -118,24 +118,24 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
         shutil.rmtree(path)
 
 
-def stage_times(moments: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
+def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
     """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970.
 
     A clock that was set back during a stage gives it no negative duration.
     """
     return StageTimes(
-        start_s=max(0.0, moments.started_at - began),
-        build_s=max(0.0, moments.began_at - moments.started_at),
-        train_s=max(0.0, moments.ended_at - moments.began_at),
-        end_s=max(0.0, began + elapsed_s - moments.ended_at),
+        start_s=max(0.0, timestamps.started_at - began),
+        build_s=max(0.0, timestamps.began_at - timestamps.started_at),
+        train_s=max(0.0, timestamps.ended_at - timestamps.began_at),
+        end_s=max(0.0, began + elapsed_s - timestamps.ended_at),
     )
 
 
-def steady_seconds(moments: StageTimestamps, began: float) -> tuple[float, float] | None:
+def steady_seconds(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
     """Return begin and end of the steps after the warm-up, in seconds from ``began``; None if there was none."""
-    if moments.steady_from is None or moments.steady_until is None:
+    if timestamps.steady_from is None or timestamps.steady_until is None:
         return None
-    return moments.steady_from - began, moments.steady_until - began
+    return timestamps.steady_from - began, timestamps.steady_until - began
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
@@ -260,7 +260,7 @@ def _mark_stopped(measured: Measured, failed: Measured) -> Measured:
 def _describe_reason(outcome: Outcome, failure: Failure, memory: Memory, limit: str) -> str:
     if outcome == "timeout":
         at = f" at {failure.where}" if failure.where else ""
-        return f"{limit}, last seen in the {failure.phase} phase{at}; stacks are in the log"
+        return f"{limit}, last seen in the {failure.phase} phase{at}; the log has the stack traces"
     return describe_outcome(outcome, failure, memory, qualifier="last seen ")
 
 

@@ -50,9 +50,9 @@ class WatchServer(Server):
         if self._is_token(request.cookies.get(COOKIE, "")):
             return await handler(request)
         if self._is_token(request.query.get(TOKEN, "")):
-            answer = web.HTTPFound("/")
-            answer.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
-            raise answer
+            response = web.HTTPFound("/")
+            response.set_cookie(COOKIE, self._token, httponly=True, samesite="Strict")
+            raise response
         raise web.HTTPForbidden(text="the address with the token is in the terminal of `testbed watch --browser`")
 
     def _is_token(self, text: str) -> bool:

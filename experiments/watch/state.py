@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.prediction.as_result import describe_outcome, evaluate_run
-from experiments.results.load import read_samples
+from experiments.results.gpu_load import read_samples
 from experiments.results.run_folder import PREDICTIONS_FILE, Run, RunFolder, row_path
 from experiments.results.schema import (
     LOG_FILE,

@@ -28,7 +28,7 @@ from provision.temporary import TemporaryFolder
 
 ANSIBLE = data_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
-IDLE_END_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
+END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
 SOCKET_FOLDER = Path("/tmp")  # noqa: S108 - a new folder in it
 """Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
@@ -52,19 +52,19 @@ Report = Callable[[str], None]
 class Setup:
     """Settings for the configuration of machines. Paths are local.
 
-    source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``archive``. A build
+    source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``image_archive``. A build
     installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
     registry_login: logins of registries for a build or pull, as `docker login` writes them.
-    base_image: replaces the variant's own base image, loaded from ``base_archive`` if no registry has it. cdi_spec:
-    describes fake GPUs. extra: variables of the roles (see their defaults/main.yml).
+    base_image: replaces the variant's own base image, loaded from ``base_image_archive`` if no registry has it.
+    cdi_spec: describes fake GPUs. extra: variables of the roles (see their defaults/main.yml).
     """
 
     image_variant: ImageVariant = "current"
     source: Literal["build", "pull", "load"] = "build"
     reference: str = ""
-    archive: Path | None = None
+    image_archive: Path | None = None
     base_image: str = ""
-    base_archive: Path | None = None
+    base_image_archive: Path | None = None
     pip_index: str = ""
     ca_bundle: Path | None = None
     registry_login: Path | None = None
@@ -98,14 +98,14 @@ def configure(
     return ConfiguredNode({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
 
 
-def set_up_idle_end(
+def configure_end_when_idle(
     machine: Machine, variables: Mapping[str, Any], report: Report, logs: Path | None = None
 ) -> tuple[str, ...]:
     """Let a machine end its lease when it is idle; return what changed.
 
     variables: those of the role, including secrets. Raises the errors of ``configure``.
     """
-    return _play(IDLE_END_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
+    return _play(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 
 
 def _play(
@@ -232,11 +232,11 @@ def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_variant": setup.image_variant,
         "images_source": setup.source,
         "images_reference": setup.reference,
-        "images_archive": setup.archive,
+        "images_archive": setup.image_archive,
         "images_context": context if setup.source == "build" else None,
         "images_commit": commit(),
         "images_base": setup.base_image,
-        "images_base_archive": setup.base_archive,
+        "images_base_archive": setup.base_image_archive,
         "images_pip_index": setup.pip_index,
         "images_ca_bundle": setup.ca_bundle,
         "images_registry_login": setup.registry_login,

@@ -11,17 +11,17 @@ from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import find_lease
 from provision.models import Identity, Requirements
-from provision.sites.base import LeaseCredentials, Testbed, connect_to
+from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
 
 
-def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> Testbed:
+def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> LeasingSite:
     """Connect to the lease's site with its account. Raises OtherAccount if another one is configured."""
     site = connect_to(active_lease.site, active_lease.account.entry if active_lease.account else "")
     verify_account(site, reconciler, active_lease)
     return site
 
 
-def verify_account(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
+def verify_account(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Raise OtherAccount unless the connection to ``site`` uses the account that made the lease."""
     current, creator = reconciler.query(site.identity), active_lease.account
     if creator is None:
@@ -33,7 +33,7 @@ def verify_account(site: Testbed, reconciler: Reconciler, active_lease: ActiveLe
         )
 
 
-def require_unrestricted(site: Testbed, reconciler: Reconciler) -> None:
+def require_unrestricted(site: LeasingSite, reconciler: Reconciler) -> None:
     """Raise NoCredentials if the account's credential is not allowed to create a lease."""
     if reconciler.query(site.credential).restricted:
         raise NoCredentials(
@@ -42,7 +42,7 @@ def require_unrestricted(site: Testbed, reconciler: Reconciler) -> None:
         )
 
 
-def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: Requirements) -> None:
+def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoCredentials if the credential ends before the lease: the program could not release the lease then."""
     ends = reconciler.query(site.credential).ends
     end = (requirements.start or reconciler.clock.now()) + requirements.length
@@ -52,7 +52,7 @@ def require_credential_for(site: Testbed, reconciler: Reconciler, requirements: 
         )
 
 
-def require_lease_credentials(site: Testbed, reconciler: Reconciler) -> None:
+def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
     """Raise RequestRejected if the site cannot limit a credential to one lease."""
     if not isinstance(site, LeaseCredentials):
         raise RequestRejected(f"--end-when-idle: not possible, as {site.name} cannot limit a credential to one lease")
@@ -66,7 +66,7 @@ def early_credential_end_message(ends: datetime, lease_end: datetime) -> str:
 
 
 def _record_missing_account(
-    site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, current: Identity
+    site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, current: Identity
 ) -> None:
     """Add the account to a record of an earlier version, if the site lists the lease or the lease's end has passed."""
     created = active_lease.operations.get(Operation.CREATE_LEASE, {})

@@ -54,10 +54,10 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
     Raises BootFailed with the site's reason after BOOT_ATTEMPTS.
     """
     for attempt in range(1, BOOT_ATTEMPTS + 1):
-        named = zip(task.lease_request.server_names, lease.resources, strict=True)
+        named = zip(task.lease_request.server_names, lease.reservation_ids, strict=True)
         created = [
-            _create_server(task, resource, name, _boot_source(task, name, image_id), image_id)
-            for name, resource in named
+            _create_server(task, reservation_id, name, _boot_source(task, name, image_id), image_id)
+            for name, reservation_id in named
         ]
         servers = [_wait_until_active(task, lease, server) for server in created]
         failed = [number for number, server in enumerate(servers) if server.status != "ACTIVE"]
@@ -124,11 +124,11 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
     return ready
 
 
-def _create_server(task: LeaseTask, resource: str, name: str, source: str, image_id: str) -> Server:
+def _create_server(task: LeaseTask, reservation_id: str, name: str, source: str, image_id: str) -> Server:
     return task.find_or_create(
         Operation.CREATE_SERVER,
         lambda: task.find_server(name),
-        lambda: task.site.create_server(name, task.opened.tag, resource, source),
+        lambda: task.site.create_server(name, task.opened.tag, reservation_id, source),
         name=name,
         image_id=image_id,
     )

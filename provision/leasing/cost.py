@@ -11,7 +11,7 @@ from provision.leasing.journal import ActiveLease, Entry, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import find_lease
 from provision.models import Host, Lease
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 
 HOUR = timedelta(hours=1)
 
@@ -40,7 +40,7 @@ def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
     until = time_in_words(end, local_zone())
     price = _price_in_words(requested)
     if end <= reconciler.clock.now():
-        cost = f"was to end {until}, and costs {price} if it was extended elsewhere"
+        cost = f"should have ended {until}; if it was extended from another computer, it costs {price}"
     else:
         cost = f"costs {price} until {until}" if leases else f"may exist; if it does, it costs {price}"
     return f"lease {active_lease.name} at {active_lease.site} {cost}; to end it: testbed release {active_lease.name}"
@@ -75,7 +75,7 @@ def _end_of_lease(data: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(data["end"])
 
 
-def leased_hosts(reconciler: Reconciler, site: Testbed, lease: Lease) -> tuple[Host | None, ...]:
+def leased_hosts(reconciler: Reconciler, site: LeasingSite, lease: Lease) -> tuple[Host | None, ...]:
     """Return the hosts of a lease, None for each that the site does not list. Sites forget hosts of past leases."""
     known = {host.id: host for host in reconciler.query(site.hosts)}
     return tuple(map(known.get, lease.hosts or reconciler.journal.hosts(lease.id)))
@@ -93,7 +93,7 @@ def used_time(reconciler: Reconciler, lease: Lease) -> timedelta:
     return max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta())
 
 
-def cost_in_words(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> str:
+def cost_in_words(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> str:
     """Return the cost of a lease so far, 'unknown' if the site does not answer at once: a release must not wait."""
     used = None
     with suppress(SiteError):

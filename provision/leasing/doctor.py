@@ -14,7 +14,7 @@ from provision.choices import IMAGE
 from provision.errors import CheckFailed, RequestRejected
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
-from provision.sites.base import LeaseCredentials, Testbed, connect_to
+from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
 from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
@@ -28,13 +28,13 @@ MAX_CLOCK_SKEW = timedelta(minutes=2)
 class _PlannedLease:
     """What a lease at the site would use: the private key's file, and the name of the disk image."""
 
-    site: Testbed
+    site: LeasingSite
     key: Path
     image: str
     reconciler: Reconciler
 
 
-def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
+def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
     """Run all checks for nodes with this disk image. If the account is unusable, skip the checks that need the site."""
     local = [
         run_check("local tools", _check_tools),
@@ -42,7 +42,7 @@ def examine(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAG
         run_check("time zone", _check_time_zone),
         run_check("journal", lambda: _check_journal(reconciler)),
     ]
-    sites: list[Testbed] = []
+    sites: list[LeasingSite] = []
 
     def account() -> str:
         sites.append(connect_to(site_name))
@@ -79,7 +79,7 @@ def _check_journal(reconciler: Reconciler) -> str:
     return f"{reconciler.journal.folder}: active leases: {active or 'none'}"
 
 
-def _check_credential(site: Testbed, reconciler: Reconciler) -> str:
+def _check_credential(site: LeasingSite, reconciler: Reconciler) -> str:
     require_unrestricted(site, reconciler)
     ends = site.credential().ends
     if ends is None:
@@ -90,7 +90,7 @@ def _check_credential(site: Testbed, reconciler: Reconciler) -> str:
     return f"ends {when}; a lease can be released until then, or after another login"
 
 
-def _check_addresses(site: Testbed) -> str:
+def _check_addresses(site: LeasingSite) -> str:
     left = site.addresses_left()
     if left == 0:
         idle = ", ".join(address.ip for address in site.addresses() if not address.server) or "none"
@@ -101,7 +101,7 @@ def _check_addresses(site: Testbed) -> str:
     return "one will be allocated" if left is None else f"the project may allocate {left} more"
 
 
-def _check_site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
+def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str:
     """Compare the local key with those at the site: the active leases' keys and the one with the file's name."""
     local = fingerprint(key_pair(key).public)
     remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(PUBLIC_KEY_PREFIXES)}
@@ -120,7 +120,7 @@ def _check_site_key(site: Testbed, key: Path, reconciler: Reconciler) -> str:
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"
 
 
-def _check_clock(site: Testbed) -> str:
+def _check_clock(site: LeasingSite) -> str:
     skew = abs(site.skew())
     if skew > MAX_CLOCK_SKEW:
         raise CheckFailed(
@@ -129,7 +129,7 @@ def _check_clock(site: Testbed) -> str:
     return f"{skew.total_seconds():.0f} s off the site's"
 
 
-def _check_idle_end(site: Testbed) -> str:
+def _check_end_when_idle(site: LeasingSite) -> str:
     """Return in words whether a lease can end itself. The check passes in both cases."""
     if not isinstance(site, LeaseCredentials):
         return "not possible: the site cannot limit a credential to one lease"
@@ -149,7 +149,7 @@ SITE_CHECKS: dict[str, Callable[[_PlannedLease], str]] = {
     "floating IPs": lambda planned: _check_addresses(planned.site),
     "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
     "service units": lambda planned: planned.site.service_units(),
-    "idle end": lambda planned: _check_idle_end(planned.site),
+    "end when idle": lambda planned: _check_end_when_idle(planned.site),
     "clock": lambda planned: _check_clock(planned.site),
 }
 """The checks that need an account, by name."""

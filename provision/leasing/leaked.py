@@ -12,7 +12,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import delete_resources
 from provision.leasing.resources import all_kinds
 from provision.models import Resource
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class LeakedResources:
     in_journal: bool
 
 
-def leaked_resources(site: Testbed, reconciler: Reconciler) -> list[LeakedResources]:
+def leaked_resources(site: LeasingSite, reconciler: Reconciler) -> list[LeakedResources]:
     """Return the user's leaked resources by tag. Omits resources of other or unknown owners."""
     active = {active_lease.tag for active_lease in reconciler.journal.active_leases().values()}
     by_tag: dict[str, list[tuple[str, Resource]]] = {}
@@ -61,7 +61,7 @@ def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> lis
     return [by_tag[tag] for tag in tags] if tags else [one for one in leaked if one.in_journal]
 
 
-def delete_leaked(site: Testbed, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:
+def delete_leaked(site: LeasingSite, reconciler: Reconciler, leaked: Sequence[LeakedResources]) -> None:
     """Delete leaked resources. A failure does not stop other deletions. Raises NotReleased with all failures."""
     problems = []
     for one in leaked:

@@ -16,7 +16,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, LeaseTask, requirements_in_words, slot_in_words
 from provision.leasing.reserve import choose_slots, reserve, wait_for_start
 from provision.models import Host, Lease
-from provision.sites.base import BootVolumes, SecurityGroups, Testbed, is_virtual
+from provision.sites.base import BootVolumes, LeasingSite, SecurityGroups, is_virtual
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LeaseResult:
     image_id: str = ""
 
 
-def planned_calls(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
+def planned_calls(site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest) -> list[str]:
     """Return the API calls that ``lease`` would make, one per line. Changes nothing."""
     if active_lease := reconciler.journal.active_lease(lease_request.name):
         verify_account(site, reconciler, active_lease)
@@ -62,12 +62,12 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
         f"nova: create server {servers} with image {image}",
         f"neutron: allocate a floating IP and attach it to {servers}",
         f"ssh: log in to {servers}",
-        *(["keystone: create a credential that can only end this lease"] if lease_request.idle_end else []),
+        *(["keystone: create a credential that can only end this lease"] if lease_request.end_when_idle else []),
     ]
 
 
 def lease(
-    site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest, wait: bool = True, watch: bool = False
+    site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest, wait: bool = True, watch: bool = False
 ) -> LeaseResult:
     """Reserve, wait for the start, boot and connect.
 
@@ -100,7 +100,7 @@ def _check_boot_requirements(task: LeaseTask) -> None:
     try:
         task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
         task.reconciler.query(task.site.boot_requirements)
-        if task.lease_request.idle_end:
+        if task.lease_request.end_when_idle:
             require_lease_credentials(task.site, task.reconciler)
     except ProvisionError:
         task.reconciler.journal.write("closed", task.opened)
@@ -114,7 +114,7 @@ def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
         task.reconciler.report(f"{early_end}; log in again before then, so that you can release the lease")
 
 
-def _open_record(site: Testbed, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
+def _open_record(site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
     """Return the journal's record of this name, or a new one.
 
     Raises ForeignLease if it is at another site, OtherAccount, and NoCredentials for a restricted credential.

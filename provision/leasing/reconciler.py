@@ -33,7 +33,7 @@ class Reconciler:
     report: Report
 
     def query(self, request: Callable[[], T]) -> T:
-        """Return the answer to a request; retry a bounded number of times while a service is Unreachable."""
+        """Return the response to a request; retry a bounded number of times while a service is Unreachable."""
         return self._retrying()(request)
 
     def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
@@ -56,7 +56,7 @@ class Reconciler:
         outcome: Callable[[T], dict[str, Any]],
         **intent: Any,
     ) -> T:
-        """Return the resource that ``find`` returns, else create one; never create two, even if an answer was lost."""
+        """Return the resource that ``find`` returns, else create one; never create two, even if a response was lost."""
 
         def once() -> T:
             found = find()
@@ -101,7 +101,7 @@ class Reconciler:
         every_s: float = 10,
         remaining: Callable[[T], str] | None = None,
     ) -> T | None:
-        """Call ``request`` every ``every_s`` s; return the first answer that ``is_done`` accepts, None after limit_s.
+        """Call ``request`` every ``every_s`` s; return the first response that ``is_done`` accepts, None after limit_s.
 
         Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
 
@@ -110,17 +110,17 @@ class Reconciler:
         """
         began = self.clock.passed_s()
         shown, shown_s = "", 0.0
-        while not is_done(answer := self.query(request)):
+        while not is_done(response := self.query(request)):
             passed = self.clock.passed_s() - began
             if passed > limit_s:
                 return None
-            status = _status(answer)
+            status = _status(response)
             if status != shown or passed - shown_s >= max(limit_s / 8, 60):
                 shown, shown_s = status, passed
                 waited = f"for {passed / 60:.0f} of up to {limit_s / 60:.0f} minutes"
-                self.report(f"{label}: {status}, {remaining(answer) if remaining else waited}")
+                self.report(f"{label}: {status}, {remaining(response) if remaining else waited}")
             self.clock.sleep(every_s)
-        return answer
+        return response
 
     def _retrying(self) -> "Retrying":
         from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
@@ -148,7 +148,7 @@ def _pause_s(state: "RetryCallState") -> float:
     return max(wait_exponential(max=LONGEST_PAUSE_S)(state), requested)
 
 
-def _status(answer: object) -> str:
+def _status(response: object) -> str:
     """Return a resource's status and, if the site reports one, its current task: 'BUILD, spawning'."""
-    parts = getattr(answer, "status", "waiting"), getattr(answer, "task", "")
+    parts = getattr(response, "status", "waiting"), getattr(response, "task", "")
     return ", ".join(filter(None, parts))

@@ -19,10 +19,17 @@ from provision.leasing.account import connect_to_lease, verify_account
 from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import ENDED_STATUSES, deletion_reason, find_lease, idle_end_of, journal_time, lease_data
+from provision.leasing.request import (
+    ENDED_STATUSES,
+    deletion_reason,
+    end_when_idle_of,
+    find_lease,
+    journal_time,
+    lease_data,
+)
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
 from provision.models import Host, Lease, Server, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from provision.ssh.login import forget_host_key
 
 EXTENSION_WINDOW = timedelta(hours=48)
@@ -55,7 +62,7 @@ def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
     return active_leases[name]
 
 
-def lease_state(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> State:
+def lease_state(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> State:
     """Query the site for the state of an active lease."""
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
@@ -99,11 +106,11 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 
 
 def deleted_lease(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return in words that a lease with an idle end was deleted, and how to go on; '' for other leases."""
-    why, idle_end = deletion_reason(active_lease), idle_end_of(active_lease)
-    if not (why and idle_end and _is_deleted(reconciler, active_lease)):
+    """Return in words that a lease that ends itself was deleted, and how to go on; '' for other leases."""
+    why, end_when_idle = deletion_reason(active_lease), end_when_idle_of(active_lease)
+    if not (why and end_when_idle and _is_deleted(reconciler, active_lease)):
         return ""
-    fetch = f"to fetch results: rsync -a {idle_end.results_to}/ results/; " if idle_end.results_to else ""
+    fetch = f"to fetch results: rsync -a {end_when_idle.results_to}/ results/; " if end_when_idle.results_to else ""
     return f"{why}; {fetch}then run the command again for the remaining rows"
 
 
@@ -117,7 +124,7 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     return False
 
 
-def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
+def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
     """Extend a lease within the site's rules. Raises ExtensionRejected with the rule or the site's reason.
 
     An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
@@ -142,7 +149,7 @@ def extend(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by:
 
 
 def extension(
-    site: Testbed, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
+    site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
 ) -> tuple[Lease, datetime]:
     """Return the lease and the end that ``extend`` would give it.
 
@@ -170,7 +177,7 @@ def extension(
     return lease, lease.end + by
 
 
-def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
+def release(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete lease, servers, volumes, addresses and key, and check every service for remaining resources.
 
     Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
@@ -184,7 +191,7 @@ def release(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) ->
 
 
 @contextmanager
-def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterator[None]:
+def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Iterator[None]:
     """Release the lease of that name when the body ends, even with an error.
 
     A lease of somebody else or of another account, or one that does not match the request, is not touched.
@@ -200,7 +207,7 @@ def release_on_exit(site: Testbed, reconciler: Reconciler, name: str) -> Iterato
     _release_or_report(site, reconciler, name)
 
 
-def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None:
+def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> None:
     """Release; if that fails or is interrupted, report the remaining resources and the command that deletes them."""
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
@@ -215,7 +222,7 @@ def _release_or_report(site: Testbed, reconciler: Reconciler, name: str) -> None
     reconciler.report(f"{name} is released; nothing is left at {site.name}")
 
 
-def delete_resources(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> None:
+def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
 
     A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased

@@ -12,7 +12,7 @@ from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from provision.ssh.login import KeyPair
 
 ENDED_STATUSES = ("TERMINATED", "ERROR")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class IdleEnd:
+class EndWhenIdle:
     """How a lease ends itself: when its node was idle for ``after`` and its results are saved.
 
     results_to: rsync target for the results; ``key`` is the SSH key for it. '': this computer downloads them.
@@ -42,7 +42,7 @@ class IdleEnd:
 class LeaseRequest:
     """A request for a lease: names, requirements, SSH key and disk image.
 
-    at_once: start at the moment of the reservation. idle_end: None: the lease does not end itself.
+    at_once: start at the moment of the reservation. end_when_idle: None: the lease does not end itself.
     """
 
     name: str
@@ -51,7 +51,7 @@ class LeaseRequest:
     key: KeyPair
     at_once: bool = False
     image: str = IMAGE
-    idle_end: IdleEnd | None = None
+    end_when_idle: EndWhenIdle | None = None
 
     @property
     def server_names(self) -> list[str]:
@@ -64,7 +64,7 @@ class LeaseRequest:
 class LeaseTask:
     """A lease request that is being carried out; opened: its record in the journal when the task began."""
 
-    site: Testbed
+    site: LeasingSite
     reconciler: Reconciler
     lease_request: LeaseRequest
     opened: ActiveLease
@@ -100,7 +100,7 @@ def default_image(node_type: str | None) -> str:
     return VGPU_IMAGE if "vgpu" in (node_type or "") else IMAGE
 
 
-def find_lease(site: Testbed, active_lease: ActiveLease) -> Lease | None:
+def find_lease(site: LeasingSite, active_lease: ActiveLease) -> Lease | None:
     """Return the site's lease with this record's tag."""
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
     return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)
@@ -163,28 +163,28 @@ def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
     return f"{nodes} with {gpus_in_words(requirements)}, for {length_in_words(requirements.length)}, start: {start}"
 
 
-def idle_end_data(idle_end: IdleEnd) -> dict[str, Any]:
-    """Return the data of an idle end for the journal."""
-    key = str(idle_end.key) if idle_end.key else ""
-    return {"after_s": idle_end.after.total_seconds(), "results_to": idle_end.results_to, "key": key}
+def end_when_idle_data(end_when_idle: EndWhenIdle) -> dict[str, Any]:
+    """Return the data for the journal of how a lease ends itself."""
+    key = str(end_when_idle.key) if end_when_idle.key else ""
+    return {"after_s": end_when_idle.after.total_seconds(), "results_to": end_when_idle.results_to, "key": key}
 
 
-def idle_end_of(active_lease: ActiveLease) -> IdleEnd | None:
+def end_when_idle_of(active_lease: ActiveLease) -> EndWhenIdle | None:
     """Return when the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
-    return _idle_end_in(active_lease.operations)
+    return _end_when_idle_in(active_lease.operations)
 
 
-def requested_idle_end(active_lease: ActiveLease) -> IdleEnd | None:
+def requested_end_when_idle(active_lease: ActiveLease) -> EndWhenIdle | None:
     """Return how the lease shall end itself, also if the setup of its node was interrupted; None if it shall not."""
-    return _idle_end_in(active_lease.intents) or idle_end_of(active_lease)
+    return _end_when_idle_in(active_lease.intents) or end_when_idle_of(active_lease)
 
 
-def _idle_end_in(records: Mapping[str, Mapping[str, Any]]) -> IdleEnd | None:
+def _end_when_idle_in(records: Mapping[str, Mapping[str, Any]]) -> EndWhenIdle | None:
     data = records.get(Operation.CREATE_CREDENTIAL, {})
     if "after_s" not in data:
         return None
     key = Path(data["key"]) if data["key"] else None
-    return IdleEnd(timedelta(seconds=data["after_s"]), data["results_to"], key)
+    return EndWhenIdle(timedelta(seconds=data["after_s"]), data["results_to"], key)
 
 
 def deletion_reason(active_lease: ActiveLease) -> str:
@@ -192,9 +192,9 @@ def deletion_reason(active_lease: ActiveLease) -> str:
 
     The site does not tell whether the node or a person has deleted the lease.
     """
-    idle_end = idle_end_of(active_lease)
-    if idle_end is None or Operation.CREATE_LEASE not in active_lease.operations:
+    end_when_idle = end_when_idle_of(active_lease)
+    if end_when_idle is None or Operation.CREATE_LEASE not in active_lease.operations:
         return ""
-    where = f"are then at {idle_end.results_to}" if idle_end.results_to else "were fetched before"
-    after = length_in_words(idle_end.after)
+    where = f"are then at {end_when_idle.results_to}" if end_when_idle.results_to else "were fetched before"
+    after = length_in_words(end_when_idle.after)
     return f"was deleted: it ended itself after {after} without work, and its results {where}, or somebody deleted it"

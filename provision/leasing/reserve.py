@@ -32,7 +32,7 @@ from provision.leasing.request import (
 )
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import HostBooking, Lease, Requirements, TimeSlot
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 
 START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
@@ -45,7 +45,7 @@ CHOICE_ATTEMPTS = 3
 
 
 def choose_slots(
-    site: Testbed,
+    site: LeasingSite,
     reconciler: Reconciler,
     requirements: Requirements,
     at_once: bool = False,
@@ -73,7 +73,11 @@ def choose_slots(
 
 
 def choose_slots_among(
-    sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool = False, limit: int = 1
+    sites: Sequence[LeasingSite],
+    reconciler: Reconciler,
+    requirements: Requirements,
+    at_once: bool = False,
+    limit: int = 1,
 ) -> list[TimeSlot]:
     """Return the earliest time slots over several sites.
 
@@ -102,7 +106,9 @@ def choose_slots_among(
     return sorted(slots, key=search.slot_sort_key)[:limit]
 
 
-def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> list[HostBooking]:
+def bookings_among(
+    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements
+) -> list[HostBooking]:
     """Return everybody's current and future reservations of hosts with the required hardware, the earliest first.
 
     Raises NoSuchHost if no site has matching hosts.
@@ -118,15 +124,15 @@ def bookings_among(sites: Sequence[Testbed], reconciler: Reconciler, requirement
     return sorted((one for one in found if one.end > now), key=lambda one: (one.start, one.host.name))
 
 
-def _reject_unknown_hosts(sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements) -> None:
+def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
 
 def site_with_earliest_slot(
-    sites: Sequence[Testbed], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
-) -> Testbed:
+    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
+) -> LeasingSite:
     """Return the site with the earliest time slot; with ``watch``, search until there is one."""
     while len(sites) > 1:
         try:
@@ -273,7 +279,7 @@ def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
         return None
     excluded = (*task.active_lease.failed_hosts, *lease.hosts)
     others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]
-    count = len(lease.resources)
+    count = len(lease.reservation_ids)
     requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, count=count)
     bookings = task.reconciler.query(task.site.bookings)
     slots = search.earliest_slots(others, bookings, requirements, now, limit=1) if len(others) >= count else []
@@ -314,7 +320,7 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
-    There are several if two computers created one at the same time, or if the answer to a first request was lost.
+    There are several if two computers created one at the same time, or if the response to a first request was lost.
     Raises ForeignLease if the oldest one is another computer's.
     """
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]

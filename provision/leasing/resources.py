@@ -8,7 +8,7 @@ from provision.errors import ProvisionError
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Resource
-from provision.sites.base import BootVolumes, LeaseCredentials, SecurityGroups, Testbed
+from provision.sites.base import BootVolumes, LeaseCredentials, LeasingSite, SecurityGroups
 
 DELETE_LIMIT_S = 10 * 60
 ResourceQuery = Callable[[], Sequence[Resource]]
@@ -35,7 +35,7 @@ class ResourceKind:
         return [one for one in found if one.owner in ("", self.user_id())]
 
 
-def all_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
+def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources at the site, in the order of deletion: first the lease, as only it is charged."""
     return (
         ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
@@ -54,7 +54,7 @@ def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[R
     return [kind for kind in kinds if not (none and kind.deletion == Operation.DELETE_CREDENTIAL)]
 
 
-def server_kinds(site: Testbed) -> tuple[ResourceKind, ...]:
+def server_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources that make up a server, in the order of their deletion."""
     servers = ResourceKind(
         "server", Operation.DELETE_SERVER, site.servers, site.delete_server, site.user_id, lingers=True
@@ -82,14 +82,14 @@ def delete_tagged(
         reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
-def list_once(site: Testbed, active_lease: ActiveLease) -> list[str]:
+def list_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
     return [
         line for kind in kinds_of(active_lease, all_kinds(site)) for line in _in_words(kind, active_lease, _query_once)
     ]
 
 
-def list_remaining(site: Testbed, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
+def list_remaining(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service until it answers."""
     return [
         line
@@ -110,13 +110,13 @@ def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner)
         return [f"{kind.name} not known ({problem})"]
 
 
-def _security_groups(site: Testbed) -> tuple[ResourceKind, ...]:
+def _security_groups(site: LeasingSite) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
     return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)
 
 
-def _credentials(site: Testbed) -> tuple[ResourceKind, ...]:
+def _credentials(site: LeasingSite) -> tuple[ResourceKind, ...]:
     if not isinstance(site, LeaseCredentials):
         return ()
     operations = site.lease_credentials, site.delete_lease_credential, site.user_id

@@ -47,12 +47,12 @@ class BareMetal(Cloud):
             reserved[-1]["hypervisor_properties"] = json.dumps(["!=", "$hypervisor_hostname", tag])
         return reserved
 
-    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, reservation_id: str, source: str) -> dict[str, Any]:
         """Return the options of a server that boots from the image on the reserved node."""
         return {
             "flavor_id": self._flavor_id(),
             "image_id": source,
-            "scheduler_hints": {"reservation": resource},
+            "scheduler_hints": {"reservation": reservation_id},
         }
 
     def boot_requirements(self) -> str:

@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from provision.choices import DEMO, DEMO_PREFIX, REGIONS, TESTBEDS, VIRTUAL
+from provision.choices import DEMO, DEMO_PREFIX, LEASING_SITES, REGIONS, VIRTUAL
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -119,8 +119,8 @@ class Servers(Protocol):
         """Return the project's servers."""
         ...
 
-    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        """Create a server in the reservation ``resource``; source: id of the image, or volume, that it boots from."""
+    def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
+        """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
         ...
 
     def delete_server(self, server: Server) -> None:
@@ -160,7 +160,7 @@ class Access(Protocol):
         ...
 
 
-class Testbed(Account, Reservations, Servers, Access, Protocol):
+class LeasingSite(Account, Reservations, Servers, Access, Protocol):
     """Interface of every site. Capabilities of only some sites are separate protocols."""
 
 
@@ -241,14 +241,14 @@ def is_virtual(name: str) -> bool:
     return name == VIRTUAL or name.startswith(REGIONS[VIRTUAL])
 
 
-def connect_to_all() -> list[Testbed]:
+def connect_to_all() -> list[LeasingSite]:
     """Connect to the region of every configured account. Raises NoCredentials if there is none."""
     regions = import_module("provision.sites.accounts").account_regions()
     known = [region for region in regions if region.startswith(tuple(REGIONS.values()))]
     return [connect_to(region) for region in known] or [connect_to("chameleon")]
 
 
-def connect_to(name: str, entry: str = "") -> Testbed:
+def connect_to(name: str, entry: str = "") -> LeasingSite:
     """Connect to a testbed by its name, or by a region such as CHI@TACC.
 
     entry: the account to prefer if several match. Raises UnknownSite, and NoCredentials if no account or several
@@ -257,6 +257,8 @@ def connect_to(name: str, entry: str = "") -> Testbed:
     if is_demo(name):
         return import_module("provision.sites.demo").connect()
     kind = next((kind for kind, prefix in REGIONS.items() if name.startswith(prefix)), name)
-    if kind not in TESTBEDS:
-        raise UnknownSite(f"unknown site {name!r}; allowed: {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@UC")
-    return import_module(TESTBEDS[kind]).connect(name if kind != name else REGIONS[kind], entry)
+    if kind not in LEASING_SITES:
+        raise UnknownSite(
+            f"unknown site {name!r}; allowed: {', '.join((*LEASING_SITES, DEMO))}, or a region such as CHI@UC"
+        )
+    return import_module(LEASING_SITES[kind]).connect(name if kind != name else REGIONS[kind], entry)

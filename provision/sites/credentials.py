@@ -67,7 +67,7 @@ class RestrictedCredentials:
             self.delete_lease_credential(TaggedResource(credential.id, "credential", name))
         if status not in (200, 404):
             raise RequestRejected(
-                f"{self.name}: blazar answers {status} to a credential with access rules; "
+                f"{self.name}: blazar responds with {status} to a credential with access rules; "
                 "its operator has to set service_type in [keystone_authtoken]"
             )
 
@@ -110,17 +110,19 @@ class RestrictedCredentials:
         return str(found).rstrip("/")
 
     def _status_of_lease(self, credential: LeaseCredential) -> int:
-        """Return the status of Blazar's answer to a query of the credential's lease."""
+        """Return the status of Blazar's response to a query of the credential's lease."""
         own = {"id": credential.id, "secret": credential.secret}
         identity: dict[str, Any] = {"methods": ["application_credential"], "application_credential": own}
         send: dict[str, Any] = {"timeout": REQUEST_TIMEOUT_S, "verify": self.session.verify}
         with translate_errors("keystone or blazar"):
-            answer = requests.post(  # noqa: S113 - `send` has a time limit
+            response = requests.post(  # noqa: S113 - `send` has a time limit
                 f"{credential.auth_url}/auth/tokens", json={"auth": {"identity": identity}}, **send
             )
-            if answer.status_code != 201:
-                raise RequestRejected(f"{self.name}: keystone answers {answer.status_code} to a restricted credential")
-            token = {"X-Auth-Token": answer.headers["X-Subject-Token"]}
+            if response.status_code != 201:
+                raise RequestRejected(
+                    f"{self.name}: keystone responds with {response.status_code} to a restricted credential"
+                )
+            token = {"X-Auth-Token": response.headers["X-Subject-Token"]}
             return requests.get(credential.lease_url, headers=token, **send).status_code  # noqa: S113
 
 

@@ -102,6 +102,10 @@ class DemoClock(Clock):
             state.ahead += timedelta(seconds=seconds * SPEED - waited)
 
 
+FORMER_KEY = b'"resources":', b'"reservation_ids":'
+"""A key of a lease in files of earlier versions, and its name today."""
+
+
 class _Store:
     """The file of the demonstration's state."""
 
@@ -111,7 +115,7 @@ class _Store:
     def read(self) -> _State:
         if self._file.exists():
             try:
-                return _FORMAT.validate_json(read_bytes(self._file))
+                return _FORMAT.validate_json(read_bytes(self._file).replace(*FORMER_KEY))
             except (OSError, ValidationError):
                 raise BadJournal(f"{self._file}: damaged; remove the file to start the demonstration again") from None
         return _State(Clock().now().replace(minute=0, second=0, microsecond=0))
@@ -216,7 +220,7 @@ class Demo:
         now, made = self._clock.now(), self._store.read().servers.values()
         return [replace(server, status=ready[now >= since + BOOT_TIME]) for since, server in made]
 
-    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
+    def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
         with self._store.edit() as state:
             server = Server(self._id(state, "server"), name, "BUILD", tag, image_id=source, owner=USER.user_id)
             state.servers[server.id] = (self._clock.now(), server)

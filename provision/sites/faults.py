@@ -15,7 +15,7 @@ from provision.errors import NoCredentials, NotEnoughHosts, ProvisionError, Requ
 
 CREDENTIALS_FIX = "log in again, or check OS_USERNAME and OS_PASSWORD, or the application credential in clouds.yaml"
 LOST_CREDENTIAL = "application credential"
-"""Text in keystone's answer if an application credential was deleted or has expired."""
+"""Text in keystone's response if an application credential was deleted or has expired."""
 FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Conflict = sdk_errors.ConflictException
@@ -70,7 +70,7 @@ def _translated_error(service: str, problem: Exception) -> ProvisionError:
 
 
 def _retry_after_s(problem: Exception) -> float:
-    """Return the seconds that the service asks to wait, from a number or a date in its answer; 0 without one."""
+    """Return the seconds that the service asks to wait, from a number or a date in its response; 0 without one."""
     headers = getattr(getattr(problem, "response", None), "headers", None) or {}
     header = str(headers.get("Retry-After", ""))
     if header.isdecimal():

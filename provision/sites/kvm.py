@@ -68,7 +68,7 @@ class Kvm(Cloud):
             for host in slot.hosts
         ]
 
-    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, reservation_id: str, source: str) -> dict[str, Any]:
         """Return the options of a server that boots from the volume, with the security group of the tag."""
         volume = {
             "boot_index": 0,
@@ -78,7 +78,7 @@ class Kvm(Cloud):
             "delete_on_termination": True,
         }
         return {
-            "flavor_id": resource,
+            "flavor_id": reservation_id,
             "block_device_mapping": [volume],
             "security_groups": [{"name": tag}],
         }

@@ -151,8 +151,8 @@ class Cloud(RestrictedCredentials, ABC):
         """Return how far keystone's clock is ahead of the local one."""
         with translate_errors("keystone"):
             keystone = self.session.get_endpoint(service_type="identity", region_name=self.name)
-            answer = self.session.get(keystone, authenticated=False)
-        return parsedate_to_datetime(answer.headers["Date"]) - datetime.now(UTC)
+            response = self.session.get(keystone, authenticated=False)
+        return parsedate_to_datetime(response.headers["Date"]) - datetime.now(UTC)
 
     def quota(self) -> str:
         """Return the project's used and allowed servers in words. Raises RequestRejected if none is left."""
@@ -264,20 +264,20 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("nova"):
             return self.read("nova", self.sdk.compute.servers(), to_server)
 
-    def create_server(self, name: str, tag: str, resource: str, source: str) -> Server:
-        """Create a server in the reservation ``resource`` that boots from ``source``."""
+    def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
+        """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
         with translate_errors("nova"):
             created = self.sdk.compute.create_server(
                 name=name,
                 key_name=tag,
                 metadata={"llm-testbed": tag},
                 networks=[{"uuid": self._network_id(context.DEFAULT_NETWORK)}],
-                **self.server_options(tag, resource, source),
+                **self.server_options(tag, reservation_id, source),
             )
             return to_server(self.sdk.compute.get_server(created.id))
 
     @abstractmethod
-    def server_options(self, tag: str, resource: str, source: str) -> dict[str, Any]:
+    def server_options(self, tag: str, reservation_id: str, source: str) -> dict[str, Any]:
         """Return a server's reservation and boot source in nova's format."""
 
     def delete_server(self, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""Conversion of the OpenStack services' answers to this package's records."""
+"""Conversion of the OpenStack services' responses to this package's records."""
 
 import re
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
         status=lease["status"],
         start=parse_blazar_time(lease["start_date"]),
         end=parse_blazar_time(lease["end_date"]),
-        resources=tuple(reservation["id"] for reservation in reservations),
+        reservation_ids=tuple(reservation["id"] for reservation in reservations),
         hosts=hosts,
         tag=tag,
         created=str(lease["created_at"]),

@@ -1,6 +1,6 @@
 """Chameleon's reference API, which describes the hardware of nodes and flavors. It needs no login.
 
-https://chameleoncloud.readthedocs.io/en/latest/technical/discovery.html. An answer lists at most 500 items; ``total``
+https://chameleoncloud.readthedocs.io/en/latest/technical/discovery.html. A response lists at most 500 items; ``total``
 says how many there are.
 """
 
@@ -20,8 +20,8 @@ from provision.sites.faults import translate_errors
 SERVICE = "the reference API"
 REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
-ANSWER_MIB = 64
-"""Largest answer. 500 nodes take about 2 MiB."""
+RESPONSE_MIB = 64
+"""Largest response. 500 nodes take about 2 MiB."""
 MOST_ITEMS = 20_000
 MOST_GPUS = 64
 CHUNK = 65536
@@ -36,7 +36,7 @@ INTERCONNECTS = {"nvlink": "NVLink", "sxm": "NVLink", "pcie": "PCIe", "pci": "PC
 def reference_items(path: str) -> list[Any]:
     """Return all items of a list of the reference API.
 
-    Raises Unreachable if the service fails, or its answer is not a list of items, is too long, or does not end.
+    Raises Unreachable if the service fails, or its response is not a list of items, is too long, or does not end.
     """
     items: list[Any] = []
     while True:
@@ -51,33 +51,33 @@ def reference_items(path: str) -> list[Any]:
 def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
     """Return the items from the offset on, and how many there are in all."""
     url, query = f"{context.RESOURCE_API_URL}/{path}.json", {"offset": offset} if offset else {}
-    with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_TIMEOUT_S, stream=True) as answer:
-        if not answer.ok:
-            raise requests.HTTPError(answer.reason or "no reason given", response=answer)
-        body = _read_body(answer)
+    with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_TIMEOUT_S, stream=True) as response:
+        if not response.ok:
+            raise requests.HTTPError(response.reason or "no reason given", response=response)
+        body = _read_body(response)
     try:
         page = json.loads(body)
         items, total = page["items"], int(page.get("total", 0))
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
         items, total = None, 0
     if not isinstance(items, list):
-        kind = answer.headers.get("Content-Type", "without a type")
+        kind = response.headers.get("Content-Type", "without a type")
         raise Unreachable(f"{SERVICE}: {path} is not a list of items, but {kind!r} that begins with {body[:60]!r}")
     return items, total
 
 
-def _read_body(answer: requests.Response) -> bytes:
-    """Return an answer's body. Raises Unreachable if it is longer, or takes longer, than allowed, or breaks off."""
+def _read_body(response: requests.Response) -> bytes:
+    """Return a response's body. Raises Unreachable if it is longer, or takes longer, than allowed, or breaks off."""
     body, end = bytearray(), time.monotonic() + REQUEST_TIMEOUT_S
     try:
-        while chunk := answer.raw.read1(CHUNK, decode_content=True):
+        while chunk := response.raw.read1(CHUNK, decode_content=True):
             body += chunk
-            if len(body) > ANSWER_MIB * 2**20:
-                raise Unreachable(f"{SERVICE}: the answer is longer than {ANSWER_MIB} MiB")
+            if len(body) > RESPONSE_MIB * 2**20:
+                raise Unreachable(f"{SERVICE}: the response is longer than {RESPONSE_MIB} MiB")
             if time.monotonic() > end:
-                raise Unreachable(f"{SERVICE}: the answer does not end within {REQUEST_TIMEOUT_S} s")
+                raise Unreachable(f"{SERVICE}: the response does not end within {REQUEST_TIMEOUT_S} s")
     except urllib3.exceptions.HTTPError as problem:
-        raise Unreachable(f"{SERVICE}: the answer breaks off: {type(problem).__name__}") from None
+        raise Unreachable(f"{SERVICE}: the response breaks off: {type(problem).__name__}") from None
     return bytes(body)
 
 

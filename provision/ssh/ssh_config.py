@@ -17,7 +17,7 @@ KEY_SETTINGS = ("identityfile", "identityagent", "identitiesonly")
 HOST_SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias", *KEY_SETTINGS, *PROXY_SETTINGS)
 """Settings that are used for a host of the configuration."""
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
-ANSWER_TIMEOUT_S = 20
+RESPONSE_TIMEOUT_S = 20
 UNKNOWN_NODE = "192.0.2.1"
 """An address from the range for documentation: a node whose own address is not known yet."""
 
@@ -62,9 +62,9 @@ def _query_openssh(arguments: Sequence[str]) -> list[str]:
     command = ["ssh", "-G", *arguments]
     options: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "stdin": subprocess.DEVNULL}
     try:
-        result = subprocess.run(command, timeout=ANSWER_TIMEOUT_S, **options)
+        result = subprocess.run(command, timeout=RESPONSE_TIMEOUT_S, **options)
     except subprocess.TimeoutExpired:
-        problem = f"`ssh -G` does not end within {ANSWER_TIMEOUT_S} s"
+        problem = f"`ssh -G` does not end within {RESPONSE_TIMEOUT_S} s"
         raise BadSshConfig(
             f"ssh configuration: {problem}; ~/.ssh/config, its Include files and its Match commands must not wait"
         ) from None

@@ -230,7 +230,7 @@ def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine,
     machine(sample_rows.GPU, host_memory_gib=100)
     done = run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload", "xxl"), results=tmp_path), RecordingView())
     results = RunFolder(done.folder).results()
-    assert results["xxl-cpu-offload"].outcome == "refused"
+    assert results["xxl-cpu-offload"].outcome == "rejected"
     assert "of host memory, the host has 100 GiB" in results["xxl-cpu-offload"].reason
     assert FakeRunner.ran == ["xxl"]
     run_suite(RunOptions(SUITE, rows=("xxl-cpu-offload",), results=tmp_path, host_memory_gib=256), RecordingView())
@@ -242,7 +242,7 @@ def test_a_run_with_only_rejected_rows_is_a_user_error(machine, tmp_path):
     with pytest.raises(InputError, match=r"^device NVIDIA T4 has 14\.6 GiB, a100_80gb needs 79\.2 GiB$"):
         run_suite(RunOptions(SUITE, size="full", results=tmp_path), RecordingView())
     results = RunFolder(tmp_path / f"{SUITE}-a100_80gb-full-verdict").results()
-    assert {result.outcome for result in results.values()} == {"refused"}
+    assert {result.outcome for result in results.values()} == {"rejected"}
     assert FakeRunner.ran == []
 
 

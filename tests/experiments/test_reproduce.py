@@ -25,7 +25,7 @@ from provision.leasing import lease as leasing
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import LeaseResult
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import IdleEnd, LeaseRequest, idle_end_data
+from provision.leasing.request import EndWhenIdle, LeaseRequest, end_when_idle_data
 from provision.models import Host, Lease, Requirements
 from provision.sites import base as sites
 from provision.ssh.login import KeyPair
@@ -67,7 +67,7 @@ def recorded_stages(monkeypatch, events, reconciler):
         events.append("release")
         reconciler.journal.write("closed", reconciler.journal.active_lease(name))
 
-    monkeypatch.setattr(chain, "examine", lambda *_: events.append("doctor") or [Check("account", "ok", "cc")])
+    monkeypatch.setattr(chain, "check_site", lambda *_: events.append("doctor") or [Check("account", "ok", "cc")])
     monkeypatch.setattr(leasing, "lease", lease)
     monkeypatch.setattr(chain, "configure", lambda *_: events.append("configure"))
     monkeypatch.setattr(chain, "_run_on_machines", lambda runs, view: events.append("run") or runs)
@@ -202,7 +202,7 @@ def test_a_lease_longer_than_the_budget_is_rejected_before_any_request(
 def test_a_failed_check_of_doctor_ends_the_command_with_the_fix(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
-    monkeypatch.setattr(chain, "examine", lambda *_: [Check("quota", "failed", "delete a server")])
+    monkeypatch.setattr(chain, "check_site", lambda *_: [Check("quota", "failed", "delete a server")])
     with pytest.raises(InputError, match="quota: delete a server"):
         reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
     assert events == []
@@ -222,7 +222,7 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
 ):
     opened = reconciler.journal.open("llm_cc", "CHI@UC")
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
-    ended = idle_end_data(IdleEnd(timedelta(minutes=30), "me@host:there"))
+    ended = end_when_idle_data(EndWhenIdle(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
     monkeypatch.setattr("provision.leasing.release.connect_to_lease", lambda *_: SimpleNamespace(leases=lambda: []))
     with pytest.raises(
@@ -237,12 +237,12 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
 def test_the_node_is_set_up_to_end_its_lease_before_it_is_configured(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
-    monkeypatch.setattr(chain, "end_when_idle", lambda *given: events.append(given[-1]))
+    monkeypatch.setattr(chain, "set_up_end_when_idle", lambda *given: events.append(given[-1]))
     asked = make_reproduction()
-    idle_end = IdleEnd(timedelta(minutes=30))
-    asked = replace(asked, lease_request=replace(asked.lease_request, idle_end=idle_end))
+    end_when_idle = EndWhenIdle(timedelta(minutes=30))
+    asked = replace(asked, lease_request=replace(asked.lease_request, end_when_idle=end_when_idle))
     reproduce(asked, reconciler, LineRecorder(), lambda slot: None)
-    assert events == ["doctor", "lease", idle_end, "configure", "run", "release"]
+    assert events == ["doctor", "lease", end_when_idle, "configure", "run", "release"]
 
 
 def test_without_confirmation_nothing_is_leased(recorded_stages, make_reproduction, reconciler, events):

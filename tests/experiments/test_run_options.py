@@ -19,7 +19,7 @@ from experiments.report.write import write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.run_options import (
     IDENTITY_OPTIONS,
-    OPTION_CHOICES,
+    OPTION_USES,
     RECORDED_OPTIONS,
     SHOWN_OPTIONS,
     RunOptions,
@@ -53,7 +53,7 @@ def test_every_option_has_all_its_properties():
         assert field.default is not MISSING, field.name
         assert (field.name in OPTIONS) == (field.name not in NO_OPTION)
         assert field.name in NO_OPTION or OPTIONS[field.name].help.endswith("."), field.name
-    assert OPTION_CHOICES.keys() == {field.name for field in fields(RunOptions)}
+    assert OPTION_USES.keys() == {field.name for field in fields(RunOptions)}
 
 
 def test_run_json_has_exactly_the_recorded_options():

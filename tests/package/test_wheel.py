@@ -16,7 +16,7 @@ import pytest
 
 from provision.configure.build_context import PROJECT, write_build_context
 from tests.support.processes.phantom_library import cache_with_library
-from tests.support.services.installed import Environment, build_wheel, install, link_dependencies, project
+from tests.support.services.installed_package import Environment, build_wheel, install, link_dependencies, project
 
 pytestmark = pytest.mark.xdist_group("package")
 ROW = "single_gpu_blip2/baseline"

@@ -19,7 +19,7 @@ from experiments.cli.parsing.options import Json
 from experiments.errors import InputError, unknown_name
 from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
-from provision.choices import DEMO, TESTBEDS, ImageVariant
+from provision.choices import DEMO, LEASING_SITES, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
 from provision.words import counted
 
@@ -35,7 +35,7 @@ REFRESH_INTERVAL_S = 3.0
 CHUNK_BYTES = 1 << 22
 
 app = Commands()
-SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(TESTBEDS)}, or a region.")]
+SlurmSite = Annotated[str, typer.Option(help=f"Site: slurm (with --profile), {', '.join(LEASING_SITES)}, or a region.")]
 
 
 @app.command()
@@ -106,11 +106,15 @@ def top(
 
 @app.command()
 def notebook(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NOTEBOOK", help="Notebook to open: the name of a suite, or sizing.")
+    ] = None,
     site: Annotated[
         str,
-        typer.Option(help=f"Site: local (this machine), {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC."),
+        typer.Option(
+            help=f"Site: local (this machine), {', '.join((*LEASING_SITES, DEMO))}, or a region such as CHI@TACC."
+        ),
     ] = "chameleon",
-    narrative: Annotated[str | None, typer.Option(metavar="SUITE", help="Open the notebook of this suite.")] = None,
     image_variant: Annotated[
         ImageVariant, typer.Option("--versions", help="Library versions of the image in which Jupyter runs.")
     ] = "current",
@@ -127,19 +131,19 @@ def notebook(
 
     Jupyter runs on the first machine of the lease until Ctrl-C. Then the notebooks are downloaded. With --site local,
     Jupyter runs on this machine. It listens on the loopback interface only and requires the token in the printed
-    address. With --from, nothing is served: a copy of the suite's notebook is written with the outputs of a stored run.
+    address. With --from, nothing is served: a copy of the notebook is written with the outputs of a stored run.
     """
     if stored_run:
-        _write_with_outputs(narrative, stored_run, into)
+        _write_with_outputs(name, stored_run, into)
         return
     if site == "local":
-        _serve_locally(into, narrative)
+        _serve_locally(into, name)
         return
     from experiments.runners.notebook_server import NOTEBOOK_FOLDER, NOTEBOOKS_FETCHED, serve_notebooks
     from experiments.runners.slurm.download import download_folder
     from experiments.runners.targets import monitor_target
 
-    notebook_file = f"{narrative}.ipynb" if narrative else None
+    notebook_file = f"{name}.ipynb" if name else None
     with closing(monitor_target(site, None)) as monitored:
         if notebook_file:
             _upload_notebook(monitored.shell, notebook_file, f"{NOTEBOOK_FOLDER}/{notebook_file}")
@@ -151,24 +155,24 @@ def notebook(
         monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
 
 
-def _write_with_outputs(narrative: str | None, run: str, folder: Path) -> None:
+def _write_with_outputs(name: str | None, run: str, folder: Path) -> None:
     from experiments.system.packages import require_packages
 
     require_packages("papermill", "ipykernel")
     from experiments.notebooks.refresh import refresh
 
-    if narrative is None:
-        raise InputError(f"--from {run}: allowed with --narrative SUITE only")
-    name = f"{narrative}.ipynb"
-    refresh(_find_notebook(name), run, folder / name)
-    print(folder / name)
+    if name is None:
+        raise InputError(f"--from {run}: allowed with NOTEBOOK only")
+    notebook_file = f"{name}.ipynb"
+    refresh(_find_notebook(notebook_file), run, folder / notebook_file)
+    print(folder / notebook_file)
 
 
-def _serve_locally(folder: Path, narrative: str | None) -> None:
+def _serve_locally(folder: Path, name: str | None) -> None:
     from experiments.runners.local_notebook_server import serve_local_notebooks
 
     folder.mkdir(parents=True, exist_ok=True)
-    notebook_file = f"{narrative}.ipynb" if narrative else None
+    notebook_file = f"{name}.ipynb" if name else None
     if notebook_file and not (folder / notebook_file).exists():
         shutil.copy(_find_notebook(notebook_file), folder)
     with suppress(KeyboardInterrupt), serve_local_notebooks(folder, notebook_file) as (address, jupyter):
@@ -185,7 +189,7 @@ def _find_notebook(name: str) -> Path:
     known = {file.name: file for file in NOTEBOOKS.glob("*.ipynb")}
     if name not in known:
         raise unknown_name(
-            "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "--narrative"
+            "notebook", name.removesuffix(".ipynb"), sorted(file.stem for file in known.values()), "NOTEBOOK"
         )
     return known[name]
 

@@ -61,13 +61,13 @@ def watch(
 def _cost(site: str) -> str:
     """Return what the active leases at a site cost and when they end, in a line; empty for a site without leases."""
     from experiments.cli.tables.leases import lease_line
-    from experiments.runners.targets import is_testbed
+    from experiments.runners.targets import leases_machines
     from provision.clock import Clock
     from provision.leasing.journal import Journal
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import State, active_lease_states
 
-    if not is_testbed(site):
+    if not leases_machines(site):
         return ""
     reconciler = Reconciler(Journal(), Clock(), lambda _: None)
     return "; ".join(

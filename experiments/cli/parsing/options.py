@@ -12,7 +12,7 @@ import typer
 
 from experiments.suites.choices import Groups
 from experiments.system.options import Option, fields_with_options
-from provision.choices import DEMO, TESTBEDS
+from provision.choices import DEMO, LEASING_SITES
 
 HISTORY = Path("results/history.db")
 """The database of the history, unless --database names another."""
@@ -22,9 +22,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; r
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned operations; change nothing.")]
 Key = Annotated[Path, typer.Option(help="Your private SSH key.")]
 DEFAULT_KEY = Path("~/.ssh/id_ed25519")
-Site = Annotated[str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, or a region such as CHI@TACC.")]
+Site = Annotated[str, typer.Option(help=f"Site: {', '.join((*LEASING_SITES, DEMO))}, or a region such as CHI@TACC.")]
 SiteOrAny = Annotated[
-    str, typer.Option(help=f"Site: {', '.join((*TESTBEDS, DEMO))}, a region, or any: all sites with an account.")
+    str, typer.Option(help=f"Site: {', '.join((*LEASING_SITES, DEMO))}, a region, or any: all sites with an account.")
 ]
 Name = Annotated[
     str | None, typer.Option(help="Name of the lease; default: llm_USER, llm_single_USER or llm_multi_USER.")
@@ -44,7 +44,7 @@ Notify = Annotated[
     typer.Option(
         "--notify",
         metavar="URL",
-        help="Send messages to this address of apprise, such as mailto://USER:PASSWORD@HOST; also TESTBED_NOTIFY.",
+        help="Send messages to this Apprise URL, such as mailto://USER:PASSWORD@HOST; also TESTBED_NOTIFY.",
     ),
 ]
 

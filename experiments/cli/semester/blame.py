@@ -93,6 +93,6 @@ def _lines(result: "Blame") -> list[str]:
     """Return the result as lines."""
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
-    verb = "changed it" if result.sure else "or some of them changed it: no environment in between can be tested"
+    verb = "changed it" if result.sure else "or some of these changed it; the versions in between cannot be tested"
     lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({counted(len(result.steps), 'step')})"]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

@@ -38,7 +38,7 @@ def grade(
     predictions: Annotated[
         Path | None, typer.Option(metavar="RUN_FOLDER", help="Your own run; results must agree with its predictions.")
     ] = None,
-    known: Annotated[
+    known_runs: Annotated[
         list[Path] | None,
         typer.Option(metavar="RUN_FOLDER", help="Runs that students may have copied; copies are rejected."),
     ] = None,
@@ -53,7 +53,7 @@ def grade(
     telemetry or a prediction, or if a measurement is copied from another bundle. The reasons are shown. Exit code 1: a
     bundle is rejected.
     """
-    from experiments.bundle.check import check_bundle, measurement_marks, reject_copies
+    from experiments.bundle.check import check_bundle, measurement_keys, reject_copies
     from experiments.bundle.gradescope import gradescope as as_gradescope
     from experiments.results.run_folder import RunFolder, run_folders
     from experiments.suites.cards import card_named
@@ -67,7 +67,9 @@ def grade(
     if predictions and not trusted:
         raise InputError(f"--predictions {predictions}: has no predictions.json; `testbed run` writes it")
     first = [check_bundle(path, trusted, row or (), card) for path in bundles]
-    checked = reject_copies(first, measurement_marks([run for folder in known or () for run in run_folders(folder)]))
+    checked = reject_copies(
+        first, measurement_keys([run for folder in known_runs or () for run in run_folders(folder)])
+    )
     answers = {str(one.path): as_gradescope(one) for one in checked}
     if gradescope:
         write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))

@@ -1,4 +1,4 @@
-"""`testbed history`: record runs in a database; show verdicts, figures and changes over time."""
+"""`testbed history`: record runs in a database; show verdicts, measured values and changes over time."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,9 @@ def history(
     database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write every figure of every run to this CSV file.")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write the measured values of all runs to this CSV file.")
+    ] = None,
     mlflow: Annotated[
         str | None,
         typer.Option(metavar="DIR_OR_URI", help="Also add every run to MLflow: its server, database, or a folder."),
@@ -33,16 +35,16 @@ def history(
         bool, typer.Option("--fail-on-change", help="Exit with code 1 if the newest run of a series changed.")
     ] = False,
     details: Annotated[
-        bool, typer.Option("--all", help="Show every statement and figure over time, not one line for each row.")
+        bool, typer.Option("--all", help="Show every statement and measured value over time, not one line per row.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Record runs; show what changed between them, by which versions.
 
     testbed history record RUN_FOLDER... adds runs to the database, each only once. Without
-    record, every run is shown in which a verdict flipped, a setting changed or a figure moved beyond its noise, with
+    record, every run is shown in which a verdict flipped, a setting changed or a value changed beyond its noise, with
     all versions, devices and data that differ. Then one line shows each row's memory and time, newest last. One row, or
-    --all, shows every statement and figure over time.
+    --all, shows every statement and measured value over time.
     """
     if words and words[0] == RECORD:
         _record(words[1:], database, as_json)

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from experiments.cli.output import print_json, say, show_plan
+from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.idle_end import IdleEndOptions
 from experiments.cli.parsing.options import DryRun, Json, Notify, SuiteFile, expand_options
 from experiments.errors import InputError, unknown_name
 
@@ -34,7 +34,7 @@ def semester(
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
     hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
     max_hours: Annotated[float | None, typer.Option(help="With --lease, required: budget for all leases.")] = None,
-    idle: IdleEndOptions,
+    idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,
         typer.Option(metavar="SU", help="With --lease: send a message if a lease has cost more than this."),
@@ -69,15 +69,15 @@ def semester(
     require_packages("ruptures")
     if lease and max_hours is None:
         raise InputError(f"--lease {lease}: needs --max-hours, the budget for all leases")
-    idle_end = tuple(idle.arguments())
-    if idle_end and not lease:
-        raise InputError(f"{' '.join(idle_end[:2])}: allowed with --lease only")
+    end_when_idle = tuple(idle.arguments())
+    if end_when_idle and not lease:
+        raise InputError(f"{' '.join(end_when_idle[:2])}: allowed with --lease only")
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group("both")])
     for one in versions or ():
         if one not in SETS:
             raise unknown_name("set of versions", one, SETS, "--versions")
     chosen = tuple(one for one in SETS if one in (versions or SETS))
-    requested_lease = Lease(site, lease, hours, max_hours, idle_end) if lease and max_hours is not None else None
+    requested_lease = Lease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None
     request = Request(results, chosen, tuple(names), requested_lease, context.obj)
     if dry_run:
         show_plan([part.title for part in request.parts()], as_json)

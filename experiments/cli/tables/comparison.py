@@ -40,7 +40,7 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 
 def _warnings(comparison: Comparison) -> list[Line]:
     notes = {"size": "; a miniature has no ratios to full size"}
-    lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.unlike]
+    lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.incomparable]
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
@@ -76,7 +76,7 @@ def _rows(comparison: Comparison) -> Table:
         title="rows, A → B, worse first",
     )
     for row in comparison.rows_worse_first:
-        style = WORSE if row.badness > 0 else BETTER if row.badness < 0 else ""
+        style = WORSE if row.worsening > 0 else BETTER if row.worsening < 0 else ""
         table.add(
             Text(row.row, style),
             _outcomes(row, comparison),

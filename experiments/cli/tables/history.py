@@ -30,7 +30,7 @@ MISSING = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
-    """Return what changed in each series, then a line for each row; with ``details`` every statement and figure.
+    """Return what changed in each series, then a line per row; with ``details`` every statement and measured value.
 
     Series in which something changed come first.
     """
@@ -39,7 +39,7 @@ def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]],
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
         runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
         parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]
-        parts += [_verdicts(series), LEGEND, Text(), _figures(series)] if details else [_rows(series), _counts(series)]
+        parts += [_verdicts(series), LEGEND, Text(), _values(series)] if details else [_rows(series), _counts(series)]
         parts.append(Text())
     return Group(*parts)
 
@@ -63,16 +63,16 @@ def _indented(line: str, style: str = "") -> Padding:
 
 def _verdicts(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "newest last")
-    for says, statuses in series.grid:
+    for says, statuses in series.statuses_by_statement:
         marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT:]]
         table.add(says, Text.assemble(*marks))
     return table
 
 
 def _counts(series: Series) -> Text:
-    counts = Counter(statuses[-1] for _, statuses in series.grid)
+    counts = Counter(statuses[-1] for _, statuses in series.statuses_by_statement)
     shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every figure", "dim")
+    return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every measured value", "dim")
 
 
 def _rows(series: Series) -> Table:
@@ -96,15 +96,15 @@ def _newest(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _figures(series: Series) -> Table:
-    table = Table("row", "figure", "newest last", Column("first", number=True), Column("last", number=True))
+def _values(series: Series) -> Table:
+    table = Table("row", "quantity", "newest last", Column("first", number=True), Column("last", number=True))
     for key in series.keys:
         values = series.values(key)
         if key[1] in SHOWN and _newest(values) is not None:
-            figure = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
+            quantity = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
             table.add(
                 key[0],
-                figure,
+                quantity,
                 sparkline(values),
                 _newest_text(values[::-1], format_number),
                 _newest_text(values, format_number),
@@ -151,11 +151,11 @@ def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, 
 
 
 def write_csv(path: Path, all_series: Sequence[Series]) -> None:
-    """Write one line for each figure of each run. Raises InputError if the file cannot be written."""
+    """Write one line for each measured value of each run. Raises InputError if the file cannot be written."""
     with open_output(path, "--csv") as file:
         lines = csv.writer(file)
         lines.writerow(CSV_COLUMNS)
         for series in all_series:
             for run in series.runs:
                 head = (*series[:4], run.run_id, run.started_at, run.commit)
-                lines.writerows((*head, *key, figure.value) for key, figure in run.figures.items())
+                lines.writerows((*head, *key, one.value) for key, one in run.measured.items())

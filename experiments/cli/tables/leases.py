@@ -8,10 +8,10 @@ from experiments.system.tables import Column, Table
 from provision.availability.calendar import shown_zones, start_and_end
 from provision.availability.times import length_in_words, local_zone, start_in_words, time_in_words
 from provision.leasing.release import State
-from provision.leasing.request import deletion_reason, idle_end_of, requested_idle_end
+from provision.leasing.request import deletion_reason, end_when_idle_of, requested_end_when_idle
 from provision.models import Host, HostBooking, Lease, TimeSlot
 
-NO_IDLE_END = "does not end itself: its setup did not finish; `testbed lease` with the same options resumes it"
+SETUP_NOT_FINISHED = "does not end itself: its setup did not finish; `testbed lease` with the same options resumes it"
 
 
 def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
@@ -71,10 +71,10 @@ def _status(state: State) -> str:
     """Return a lease's status, and after how much idle time it ends, if it has such a rule."""
     if state.lease is None:
         return deletion_reason(state.active_lease) or "gone"
-    if idle_end := idle_end_of(state.active_lease):
-        return f"{state.lease.status}, {idle_end.in_words}"
-    interrupted = requested_idle_end(state.active_lease) is not None
-    return f"{state.lease.status}, {NO_IDLE_END}" if interrupted else state.lease.status
+    if end_when_idle := end_when_idle_of(state.active_lease):
+        return f"{state.lease.status}, {end_when_idle.in_words}"
+    interrupted = requested_end_when_idle(state.active_lease) is not None
+    return f"{state.lease.status}, {SETUP_NOT_FINISHED}" if interrupted else state.lease.status
 
 
 def _type(host: Host) -> str:

@@ -165,7 +165,10 @@ def _scatter_to_the_device(tensor: torch.Tensor, *_: Any, **__: Any) -> tuple[to
 
 
 def _detect_causal_mask(mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None) -> bool:
-    """Return whether a mask is causal, as torch.nn.Transformer asks; a mask on the device has no values and is."""
+    """Return whether torch.nn.Transformer treats a mask as causal.
+
+    A mask on the device has no values, and counts as causal if it is square and has the requested size.
+    """
     if is_causal is not None or mask is None or mask.device.type != "cuda":
         return _detect_on_host(mask, is_causal, size)
     return mask.shape[-1] == mask.shape[-2] == (size or mask.shape[-2])

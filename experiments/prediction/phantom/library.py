@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from experiments.errors import InputError
 from experiments.results.provenance import versions
-from experiments.suites.attention_kernels import Kernels
+from experiments.suites.attention_kernels import KernelProperties
 
 SOURCES = Path(__file__).parent
 CALLBACK_TYPE = ctypes.CFUNCTYPE(None)
@@ -55,7 +55,7 @@ class Phantom:
         self._library = library
         self._large_allocation_callback = NO_CALLBACK
 
-    def install(self, kernels: Kernels) -> None:
+    def install(self, kernels: KernelProperties) -> None:
         """Use the kernels of a card."""
         self._library.phantom_install(
             ctypes.c_int64(kernels.flash),

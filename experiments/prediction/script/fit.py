@@ -7,9 +7,9 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.errors import InputError
-from experiments.prediction.answers import answer_cells, answers_table
 from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
-from experiments.prediction.script.record import CardAnswer, ScriptPrediction
+from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
+from experiments.prediction.script.record import CardPrediction, ScriptPrediction
 from experiments.results.predictions import BORDERLINE_SHARE
 from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Line
@@ -23,7 +23,7 @@ class BatchPrediction(NamedTuple):
     """The prediction of one batch size, of the rank that needs the most memory."""
 
     prediction: ScriptPrediction
-    card: CardAnswer
+    card: CardPrediction
 
     @property
     def margin_gib(self) -> float:
@@ -31,9 +31,9 @@ class BatchPrediction(NamedTuple):
         return self.card.margin_gib
 
     def cells(self) -> tuple[str | Text, ...]:
-        """Return the cells of a row in an answers table."""
+        """Return the cells of a row in a table of outcomes."""
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
-        return answer_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+        return outcome_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
 
 
 class ScriptFit(NamedTuple):
@@ -113,7 +113,7 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
 
 def fit_view(fit: ScriptFit, flag: str) -> Group:
     """Return the result for the terminal, with every batch that was traced."""
-    table = answers_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
+    table = outcomes_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
         table.add(str(batch), *one.cells())
     notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)

@@ -79,7 +79,7 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
 
     device = phantom_device(card, cache_folder())
     from experiments.prediction.peak import MemoryTags
-    from experiments.prediction.script.traced.answer import Trace, build_prediction
+    from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.lines import LineTracker
     from experiments.prediction.script.traced.watch import TrainingWatcher
 

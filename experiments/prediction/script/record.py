@@ -12,7 +12,7 @@ TraceEnd = Literal["stopped", "ended", "time limit"]
 VERSION: Literal[1] = 1
 
 
-class CardAnswer(Record):
+class CardPrediction(Record):
     """Whether the training fits one card. Memory in GiB."""
 
     card: str = Field(description="name in cards.yaml")
@@ -90,7 +90,7 @@ class ScriptPrediction(Record):
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     host_gib: float = Field(description="maximum memory of tensors on the host")
-    cards: tuple[CardAnswer, ...] = Field(description="the answer for each card")
+    cards: tuple[CardPrediction, ...] = Field(description="whether it fits, for each card")
     timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
     phases: tuple[PhaseStart, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
@@ -103,7 +103,7 @@ class ScriptPrediction(Record):
 
 def smallest_card(predictions: Sequence[ScriptPrediction]) -> str | None:
     """Return the card with the least memory on which every traced rank fits all its GPUs; None if there is none."""
-    answers = [card for one in predictions for card in one.cards]
-    unfit = {card.card for card in answers if card.outcome != "fits"}
-    fitting = [card for card in answers if card.card not in unfit]
+    found = [card for one in predictions for card in one.cards]
+    unfit = {card.card for card in found if card.outcome != "fits"}
+    fitting = [card for card in found if card.card not in unfit]
     return min(fitting, key=lambda card: card.usable_gib).card if fitting else None

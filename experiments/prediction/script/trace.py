@@ -125,9 +125,9 @@ def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPre
         if not out.exists():
             raise ScriptFailed(code or 1)
         text = out.read_text()
-    if isinstance(answer := json.loads(text), dict):
-        raise InputError(answer["error"])
-    return [ScriptPrediction.model_validate(one) for one in answer]
+    if isinstance(content := json.loads(text), dict):
+        raise InputError(content["error"])
+    return [ScriptPrediction.model_validate(one) for one in content]
 
 
 def _python_path() -> str:

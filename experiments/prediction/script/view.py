@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from experiments.prediction.answers import answer_cells, answers_table
+from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
@@ -100,11 +100,11 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
 
 def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
     several = len({one.rank for one in predictions}) > 1
-    table = answers_table("card", "rank", "GPU", title="GiB on one GPU, smallest card first", note="out of memory in")
-    answers = [(one, card) for one in predictions for card in one.cards]
-    for one, card in sorted(answers, key=lambda answer: (answer[1].usable_gib, answer[0].rank, answer[0].gpu)):
+    table = outcomes_table("card", "rank", "GPU", title="GiB on one GPU, smallest card first", note="out of memory in")
+    found = [(one, card) for one in predictions for card in one.cards]
+    for one, card in sorted(found, key=lambda both: (both[1].usable_gib, both[0].rank, both[0].gpu)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
-        cells = answer_cells(
+        cells = outcome_cells(
             card.outcome,
             failed,
             peak=one.peak_gib,

@@ -17,7 +17,7 @@ class PhaseRecorder:
         self._tokens: list[int] = []
 
     def begin_phase(self, phase: Phase) -> None:
-        """Count the next operations to ``phase``."""
+        """Record the operations from now on as those of ``phase``."""
         self._starts.append((self._phantom.executed(), phase))
         self._tokens.append(self._tokens[-1] if self._tokens else 0)
 

@@ -72,7 +72,7 @@ class PhaseTime(NamedTuple):
         return max(sum(self.device_s.values()) - self.device_s.get("host transfers", 0.0), self.link_s)
 
     def scaled(self, host: float, device: float) -> "PhaseTime":
-        """Return the time with the host's seconds times ``host``, and those of the GPU and links times ``device``."""
+        """Return the time with the host's seconds multiplied by ``host``, those of GPU and links by ``device``."""
         operations_s = {phase: host * phase_s for phase, phase_s in self.operations_s.items()}
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
         return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)

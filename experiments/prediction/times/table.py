@@ -71,7 +71,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-class Known(NamedTuple):
+class MeasuredOperation(NamedTuple):
     """A measured operation.
 
     sizes: logarithms of its floating-point operations and of its bytes. bound_s: its shortest possible time, seconds.
@@ -92,13 +92,13 @@ class Table:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
-        self._similar: dict[tuple[str, ...], list[Known]] = defaultdict(list)
+        self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
-            known = Known(_log_sizes(operation), bound_s(operation, self.card), times)
+            one = MeasuredOperation(_log_sizes(operation), bound_s(operation, self.card), times)
             for group in _groups(operation):
-                self._similar[group].append(known)
-        self._host_s = {group: median(known.times.host_s for known in found) for group, found in self._similar.items()}
+                self._similar[group].append(one)
+        self._host_s = {group: median(one.times.host_s for one in found) for group, found in self._similar.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -125,13 +125,13 @@ class Table:
         host_s = min(host_s, usual_s)
         return OperationTime(device_s * bound_s(operation, card) / own_bound_s, host_s)
 
-    def _most_similar(self, operation: Operation) -> Known:
+    def _most_similar(self, operation: Operation) -> MeasuredOperation:
         flop, size = _log_sizes(operation)
         for group in _groups(operation):
             if found := self._similar.get(group):
                 return min(found, key=lambda one: abs(one.sizes[0] - flop) + abs(one.sizes[1] - size))
         least_s = bound_s(operation, self.card)
-        return Known((flop, size), least_s, OperationTime(2 * least_s, 1e-5))
+        return MeasuredOperation((flop, size), least_s, OperationTime(2 * least_s, 1e-5))
 
     def is_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
@@ -141,7 +141,7 @@ class Table:
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """Return the groups of similar operations, the most similar first.
 
-    A _foreach operation on few tensors resembles an element-wise one: on a long list, it needs time for each tensor.
+    On few tensors, a _foreach operation resembles an element-wise one; on many, it needs time for each tensor.
     """
     few = operation.name.startswith("aten::_foreach") and not any("tensors" in one for one in operation.tensors)
     family, data_type = "element-wise" if few else operation.family, operation.data_type

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from experiments.report.content import Report, RowReport
+from experiments.report.pages.charts import report_charts
 from experiments.report.pages.environment import render_template
-from experiments.report.pages.figures import report_charts
 from experiments.report.words import STATUSES
 from experiments.results.memory_parts import BUFFERS, PART_COLUMNS
 from experiments.results.wording import GRADE_NAMES, choose_memory_unit

@@ -20,14 +20,14 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
     Raises InputError if ``path`` cannot be written.
     """
     worst = max(predictions, key=lambda one: one.reserved_gib)
-    answers = sorted(
+    cards = sorted(
         ((one, card) for one in predictions for card in one.cards), key=lambda both: (both[1].usable_gib, both[0].rank)
     )
     text = render_template(
         "script.html",
         command=shlex.join(command),
         worst=worst,
-        answers=answers,
+        cards=cards,
         parts=[(part.name, getattr(worst.at_peak, part.field)) for part in PARTS_OF_SCRIPT],
         timeline=_timeline_chart(worst),
         peak=_peak_chart(worst),

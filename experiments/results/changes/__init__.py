@@ -1,1 +1,1 @@
-"""Changes between runs: facts and figures of rows, and figures that changed beyond their noise."""
+"""Changes between runs: facts and measured values of rows, and values that changed beyond their noise."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, get_args
 
-from experiments.results.changes.facts import Figure
+from experiments.results.changes.facts import MeasuredValue
 from experiments.results.verdicts import Status
 from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
@@ -11,13 +11,13 @@ STATUSES = get_args(Status)
 ROWS_NAMED = 3
 """Maximum number of rows with the same change that are named one by one."""
 Key = tuple[str, str]
-"""A row and the name of its figure or fact."""
-Figures = Mapping[Key, Figure]
-"""The figures of a run."""
+"""A row and the name of its quantity or fact."""
+MeasuredValues = Mapping[Key, MeasuredValue]
+"""The measured values of a run."""
 
 
 class RunChange(NamedTuple):
-    """One change between runs. row: empty for a verdict. ratio: new value of a figure divided by the old one."""
+    """One change between runs. row: empty for a verdict. ratio: new value of a value divided by the old one."""
 
     row: str
     what: str
@@ -55,8 +55,8 @@ def sentences(changed: Iterable[RunChange]) -> list[str]:
     return found
 
 
-def changed_figure(key: Key, before: float, now: float) -> RunChange:
-    """Return the change of a figure from ``before`` to ``now``, in its own unit."""
+def changed_value(key: Key, before: float, now: float) -> RunChange:
+    """Return the change of a value from ``before`` to ``now``, in its own unit."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
     return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)

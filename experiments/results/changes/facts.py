@@ -1,4 +1,4 @@
-"""The figures and facts of one row's result that runs are compared by."""
+"""The measured values and facts of a row, by which runs are compared."""
 
 from collections.abc import Mapping
 from math import isfinite, sqrt
@@ -34,26 +34,26 @@ MIN_MEASURED_STEPS = 3
 """Minimum number of steps for a meaningful spread."""
 
 
-class Figure(NamedTuple):
+class MeasuredValue(NamedTuple):
     """A value of a row, and its standard error over the steps of the run; None if it is not known."""
 
     value: float
     spread: float | None
 
 
-def row_figures(result: Result) -> dict[str, Figure]:
-    """Return the figures of a row by quantity; a value that is not a number is left out."""
+def measured_values(result: Result) -> dict[str, MeasuredValue]:
+    """Return the measured values of a row by quantity; a value that is not a number is left out."""
     values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
-        quantity: Figure(value, _standard_error(quantity, value, result))
+        quantity: MeasuredValue(value, _standard_error(quantity, value, result))
         for quantity, value in values.items()
         if value is not None and isfinite(value)
     }
 
 
-def figures_of(results: Mapping[str, Result]) -> dict[tuple[str, str], Figure]:
-    """Return the figures of several rows, by row and quantity."""
-    return {(row, name): figure for row, result in results.items() for name, figure in row_figures(result).items()}
+def values_of_rows(results: Mapping[str, Result]) -> dict[tuple[str, str], MeasuredValue]:
+    """Return the measured values of several rows, by row and quantity."""
+    return {(row, name): one for row, result in results.items() for name, one in measured_values(result).items()}
 
 
 def step_deviations(result: Result) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""Find figures that changed beyond their noise in consecutive runs.
+"""Find measured values that changed beyond their noise in consecutive runs.
 
-A figure changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
+A value changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
 squared distance to the segment's mean, in units of the noise. The penalty for a segment is that of the Bayesian
 information criterion for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so
-that long histories with many figures raise no more false alarms than short ones.
+that long histories with many quantities raise no more false alarms than short ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import inf, log, sqrt
 from statistics import median
 
-from experiments.results.changes.changed import Figures, Key
+from experiments.results.changes.changed import Key, MeasuredValues
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
 from experiments.system.packages import require_packages
 
@@ -28,9 +28,9 @@ MIN_DIFFERENCES = 3
 
 
 def change_points(
-    runs: Sequence[Figures], recorded: Sequence[Figures] = (), steps: Mapping[Key, float] | None = None
+    runs: Sequence[MeasuredValues], recorded: Sequence[MeasuredValues] = (), steps: Mapping[Key, float] | None = None
 ) -> dict[Key, set[int]]:
-    """Return the indices in ``runs``, oldest first, at which each figure changes.
+    """Return the indices in ``runs``, oldest first, at which each value changes.
 
     The noise between runs is measured on ``recorded``, else on ``runs`` without the newest, which may have the change.
     If these are too few, the noise of a time is measured between the rows of the newest two runs, else between steps.
@@ -57,7 +57,7 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     """Return the indices at which new segments of ``values`` start, without the first segment.
 
     noise: standard deviation of one value.
-    tested: number of values, of this figure and all others, that are searched for changes.
+    tested: number of values, of this quantity and all others, that are searched for changes.
     """
     if len(set(values)) < 2:
         return []
@@ -70,13 +70,13 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     return [int(end) for end in search.predict(pen=2 * log(tested))[:-1]]
 
 
-def _deviation_between_runs(key: Key, runs: Sequence[Figures]) -> float:
-    """Return the standard deviation of a figure between runs; 0 if it is not known."""
+def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
+    """Return the standard deviation of a value between runs; 0 if it is not known."""
     values = [run[key].value for run in runs if key in run]
     return _deviation([later - earlier for earlier, later in pairwise(values)])
 
 
-def _between_runs(runs: Sequence[Figures]) -> dict[str, float]:
+def _between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
     """Return the relative standard deviation of each quantity between runs, over all rows, where it is known."""
     steps: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
@@ -85,7 +85,7 @@ def _between_runs(runs: Sequence[Figures]) -> dict[str, float]:
     return {quantity: _deviation(changes) for quantity, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
 
 
-def _between_rows(runs: Sequence[Figures]) -> dict[str, float]:
+def _between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
     """Return the relative standard deviation of each time over the rows of the newest two runs, where it is known.
 
     A change that all rows have in common is not noise.

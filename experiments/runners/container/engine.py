@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from docker.types import DeviceRequest
 
 FLAG = "--in-container"
-ANSWER_TIMEOUT_S = 60
+RESPONSE_TIMEOUT_S = 60
 RUNNER_LABEL = "llm-testbed.runner"
 """Label of a row's container: the process id of the command that started it."""
 CDI_GPU = "nvidia.com/gpu="
@@ -32,7 +32,7 @@ def connect() -> "DockerClient":
     import docker
 
     try:
-        return docker.from_env(timeout=ANSWER_TIMEOUT_S)
+        return docker.from_env(timeout=RESPONSE_TIMEOUT_S)
     except docker.errors.DockerException as problem:
         why = next((remedy for words, remedy in REMEDIES.items() if words in str(problem)), str(problem))
         raise InputError(f"{FLAG}: {why}") from None

@@ -32,7 +32,7 @@ from provision.hardware.local import this_machine
 PREDICTIONS, MINIATURES, FULL_SIZE = "predictions", "miniatures", "full size"
 LEASES, CLUSTERS, IMAGES, CONTAINERS = "leases", "clusters", "images", "rows in containers"
 EVERY_RUN = (MINIATURES, FULL_SIZE)
-ANSWER_TIMEOUT_S = 15.0
+RESPONSE_TIMEOUT_S = 15.0
 NVIDIA_VENDOR, DISPLAY_CLASS = "0x10de", "0x03"
 PCI = Path("/sys/bus/pci/devices")
 
@@ -41,33 +41,35 @@ def check_this_machine(results: Path) -> list[Check]:
     """Run all checks of this machine. results: folder that runs are stored in; it need not exist."""
     needed_for_all = (PREDICTIONS, *EVERY_RUN)
     return [
-        run_check("Python", _python, (*needed_for_all, LEASES, CLUSTERS)),
-        run_check("training packages", lambda: _packages("train"), needed_for_all),
-        _optional(run_check("leasing packages", lambda: _packages("chameleon"), (LEASES,))),
-        run_check("C++ compiler", _compiler, needed_for_all),
-        run_check("disk", lambda: _disk(results), needed_for_all),
-        run_check("memory", _memory, needed_for_all),
-        _gpu(),
-        _optional(run_check("Docker", _docker, (IMAGES, CONTAINERS))),
-        _optional(run_check("container tools", _container_tools, (CONTAINERS,))),
-        run_check("ports", _ports, EVERY_RUN),
-        _optional(run_check("git", lambda: _tool("git", "results do not record the commit; apt install git"))),
-        _optional(run_check("SSH client", _ssh, (LEASES, CLUSTERS))),
+        run_check("Python", _check_python, (*needed_for_all, LEASES, CLUSTERS)),
+        run_check("training packages", lambda: _check_packages("train"), needed_for_all),
+        _as_optional(run_check("leasing packages", lambda: _check_packages("chameleon"), (LEASES,))),
+        run_check("C++ compiler", _check_compiler, needed_for_all),
+        run_check("disk", lambda: _check_disk(results), needed_for_all),
+        run_check("memory", _check_memory, needed_for_all),
+        _check_gpu(),
+        _as_optional(run_check("Docker", _check_docker, (IMAGES, CONTAINERS))),
+        _as_optional(run_check("container tools", _check_container_tools, (CONTAINERS,))),
+        run_check("ports", _check_ports, EVERY_RUN),
+        _as_optional(
+            run_check("git", lambda: _check_program("git", "results do not record the commit; apt install git"))
+        ),
+        _as_optional(run_check("SSH client", _check_ssh, (LEASES, CLUSTERS))),
     ]
 
 
-def _optional(check: Check) -> Check:
+def _as_optional(check: Check) -> Check:
     """Return the check, with a warning in place of a failure."""
     return Check(check.name, "warning", check.text, check.needed_for) if check.status == "failed" else check
 
 
-def _python() -> str:
+def _check_python() -> str:
     if platform.system() != "Linux":
         raise CheckFailed(f"{platform.system()} is not supported; use Linux, or on Windows its WSL 2")
     return f"{platform.python_version()} in {sys.prefix}"
 
 
-def _packages(extra: str) -> str:
+def _check_packages(extra: str) -> str:
     missing = [module for module in EXTRAS[extra] if find_spec(module) is None]
     if missing:
         raise CheckFailed(f"{', '.join(missing)} missing; make env, or pip install 'llm-testbed[{extra}]'")
@@ -76,14 +78,14 @@ def _packages(extra: str) -> str:
     return f"all {len(EXTRAS[extra])} installed"
 
 
-def _compiler() -> str:
+def _check_compiler() -> str:
     if missing := missing_build_tool():
         package = missing.partition("package ")[2].rstrip(")")
         raise CheckFailed(f"no {missing}: predictions and DeepSpeed's CPU Adam are compiled; apt install {package}")
     return str(shutil.which("c++"))
 
 
-def _disk(results: Path) -> str:
+def _check_disk(results: Path) -> str:
     needed_gib = SPARE_DISK_GIB + DISK_PER_ROW_GIB * sum(len(suite.rows) for suite in suites_in_group("both"))
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     finding = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
@@ -97,7 +99,7 @@ def _free_gib(folder: Path) -> float:
     return shutil.disk_usage(existing).free / GIB
 
 
-def _memory() -> str:
+def _check_memory() -> str:
     memory = psutil.virtual_memory()
     available_gib = memory.available / GIB
     finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
@@ -106,7 +108,7 @@ def _memory() -> str:
     return finding
 
 
-def _gpu() -> Check:
+def _check_gpu() -> Check:
     """Check for a GPU with a driver that answers; a machine without any GPU is a warning."""
 
     def describe_gpus() -> str:
@@ -140,17 +142,17 @@ def nvidia_device() -> bool:
     )
 
 
-def _docker() -> str:
-    _tool("docker", "install Docker (docs.docker.com/engine/install)")
+def _check_docker() -> str:
+    _check_program("docker", "install Docker (docs.docker.com/engine/install)")
     command = ["docker", "info", "--format", "{{json .}}"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S)
+        response = subprocess.run(command, capture_output=True, text=True, timeout=RESPONSE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise CheckFailed(
-            f"the daemon does not answer within {ANSWER_TIMEOUT_S:.0f} s; systemctl restart docker"
+            f"the daemon does not answer within {RESPONSE_TIMEOUT_S:.0f} s; systemctl restart docker"
         ) from None
-    if answer.returncode or not (info := _parse_json_object(answer.stdout)).get("ServerVersion"):
-        message = (answer.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
+    if response.returncode or not (info := _parse_json_object(response.stdout)).get("ServerVersion"):
+        message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
     if nvidia_device() and not _gives_gpus(info):
@@ -158,8 +160,8 @@ def _docker() -> str:
     return f"{version}, {'with' if nvidia_device() else 'without'} GPUs"
 
 
-def _container_tools() -> str:
-    package = _packages("container")
+def _check_container_tools() -> str:
+    package = _check_packages("container")
     if not has_buildx():
         raise CheckFailed(BUILDX_MISSING)
     return f"{package}, docker buildx"
@@ -177,23 +179,23 @@ def _parse_json_object(text: str) -> dict[str, object]:
         return {}
 
 
-def _ports() -> str:
+def _check_ports() -> str:
     """Listen on a port and connect to it, as the kernels of notebooks and ranks do."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
-            socket.create_connection(("localhost", port), timeout=ANSWER_TIMEOUT_S).close()
+            socket.create_connection(("localhost", port), timeout=RESPONSE_TIMEOUT_S).close()
     except OSError as problem:
         raise CheckFailed(f"localhost cannot be reached ({problem}); correct /etc/hosts or the firewall") from None
     return "any free port on localhost"
 
 
-def _tool(name: str, remedy: str) -> str:
+def _check_program(name: str, remedy: str) -> str:
     if path := shutil.which(name):
         return path
     raise CheckFailed(f"{name} missing; {remedy}")
 
 
-def _ssh() -> str:
+def _check_ssh() -> str:
     remedy = "apt install openssh-client"
-    return ", ".join(_tool(name, remedy) for name in ("ssh", "ssh-keygen"))
+    return ", ".join(_check_program(name, remedy) for name in ("ssh", "ssh-keygen"))

@@ -57,7 +57,7 @@ def tagged_processes(row_folder: Path) -> list[psutil.Process]:
     return processes.find_tagged(ROW_VARIABLE, str(row_folder.resolve()))
 
 
-def rows_alive() -> bool:
+def any_row_alive() -> bool:
     """Return whether a process of any row, of this runner or another, is alive on this machine."""
     return bool(processes.find_tagged(ROW_VARIABLE))
 

@@ -166,7 +166,7 @@ class LocalRunner:
         if self._warm is None or (why := self._warm.ended()) is None:
             return []
         was_ready, self._warm = self._warm.ready, None
-        self._view.print_line(f"rows start cold from now on: the warm process has ended ({why})")
+        self._view.print_line(f"rows start more slowly from now on: the warm process has ended ({why})")
         return [row for row in self._running if was_ready and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:

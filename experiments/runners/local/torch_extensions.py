@@ -44,7 +44,7 @@ def _ninja_version() -> str:
 
 def drop_stale_locks(folder: Path) -> None:
     """Remove the locks of killed builds. While any row is alive on this machine, nothing is removed."""
-    if row_process.rows_alive():
+    if row_process.any_row_alive():
         return
     for lock in folder.glob(f"*/{LOCK_FILE}"):
         lock.unlink(missing_ok=True)

@@ -83,7 +83,7 @@ class WarmProcess:
 
 @contextmanager
 def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
-    """Start the warm process of rows and end it afterwards; yield None if rows must start cold."""
+    """Start the warm process of rows and end it afterwards; yield None if rows must start as new interpreters."""
     if os.environ.get(COLD_START_VARIABLE):
         yield None
         return

@@ -41,7 +41,7 @@ class ChecksumMismatch(NotReached):
 
 
 class BadListing(ChecksumMismatch):
-    """The list of a remote folder's files is malformed, or has a file outside of the folder."""
+    """The list of a remote folder's files is malformed, or names a file outside of the folder."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from experiments.suites.row_spec import RowSpec
 ROW_MODULE = "experiments.runners.slurm.job"
 NODE_MODULE = "experiments.training.distributed.node_agent"
 STAGING_MODULES = {"data": "experiments.inputs.fetch_dataset"}
-"""Modules that download an artifact, by its kind; the others come from the hub."""
+"""Modules that download an artifact, by its kind; the others come from the Hugging Face hub."""
 HUB_MODULE = "experiments.training.data.fetch_hub"
 
 STARTUP_LIMIT_S = 120
@@ -95,8 +95,8 @@ class JobScripts:
             f"cd {shlex.quote(folder)} || exit 1",
             f'echo "$SLURM_JOB_ID" > {STARTED}',
             f"trap 'echo $? > {ENDED}.part; mv {ENDED}.part {ENDED}' EXIT",
-            f"row={shlex.quote(f'{run}/{job.row_folder}')}",
-            f'if [ -e "$row/{RESULT_FILE}" ]; then rm -rf "$row"; fi',
+            f"row_folder={shlex.quote(f'{run}/{job.row_folder}')}",
+            f'if [ -e "$row_folder/{RESULT_FILE}" ]; then rm -rf "$row_folder"; fi',
             f"cat > {SPEC} <<'SPEC'\n{job.spec.model_dump_json()}\nSPEC",
             *self.runtime.setup(),
             REQUIRE_FREE_GPUS,
@@ -169,10 +169,10 @@ class JobScripts:
         return _sbatch_options(options)
 
     def _start_other_nodes(self, nodes: int, folder: str) -> list[str]:
-        """Return the lines that start the node agents in the background; the variable ``row`` has the row's folder."""
+        """Return the lines that start the node agents in the background; the shell variable row_folder must be set."""
         prelude = [f"mkdir -p {shlex.quote(folder)}", NODE_SHARE, *self.runtime.setup(), REQUIRE_FREE_GPUS]
         node = "\n".join([*prelude, *self.runtime.command(NODE_COMMAND, nodes)])
-        checkpoints = [] if self.profile.shared else [f'rm -rf "$row/{CHECKPOINTS_FOLDER}"']
+        checkpoints = [] if self.profile.shared else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']
         options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
         srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" {self.runtime.shell} -c "$node"'
         return [

@@ -6,7 +6,7 @@ FOLDER/RUN_ID/.jobs/ROW-ATTEMPT/
                               and at its end the file ended, which has its exit code;
                               this machine writes the file fetched when it has the row's results
 FOLDER/code/SHA256/           the project's code, unless it is part of an image
-FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the hub
+FOLDER/cache/                 downloads that all runs share; huggingface/ is the cache of the Hugging Face hub
 FOLDER/cache/fetched/KEY/     the job that downloads one artifact: its script, its output, and paths.txt, the list of
                               downloaded files
 """

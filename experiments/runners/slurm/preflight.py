@@ -14,34 +14,34 @@ def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
     """Run all checks of the cluster of ``profile``, whose commands ``shell`` runs; nothing is submitted."""
     cluster = Cluster(shell, profile)
     checks = [
-        run_check("account", lambda: _account(profile)),
+        run_check("account", lambda: _check_account(profile)),
         run_check("connection", lambda: f"reached {shell.run('hostname', repeatable=True).out.strip()}"),
     ]
     if not checks[-1].passed:
         return checks + skip_checks(("tools", "folder", "partitions", "environment"), "connection")
-    checks.append(run_check("tools", lambda: _tools(shell)))
+    checks.append(run_check("tools", lambda: _check_tools(shell)))
     checks.append(run_check("folder", lambda: cluster.folder))
-    slurm: dict[str, Callable[[], str]] = {"partitions": lambda: _partitions(shell, profile)}
+    slurm: dict[str, Callable[[], str]] = {"partitions": lambda: _check_partitions(shell, profile)}
     if checks[-1].passed:
-        slurm["environment"] = lambda: _environment(cluster)
+        slurm["environment"] = lambda: _check_environment(cluster)
     checks += [run_check(name, check) for name, check in slurm.items()]
     return checks if "environment" in slurm else checks + skip_checks(("environment",), "folder")
 
 
-def _account(profile: Profile) -> str:
+def _check_account(profile: Profile) -> str:
     if profile.needs_account and not profile.account:
         raise CheckFailed(f"jobs at {profile.title} need --account, the project that is charged")
     return profile.account or "none is needed"
 
 
-def _tools(shell: Shell) -> str:
+def _check_tools(shell: Shell) -> str:
     command = f"for tool in {shlex.join(TOOLS)}; do command -v $tool > /dev/null || echo $tool; done"
     if missing := shell.run(command, repeatable=True).out.split():
         raise CheckFailed(f"{', '.join(missing)} missing on {shell.where}; set host of the profile to a login node")
     return ", ".join(TOOLS)
 
 
-def _partitions(shell: Shell, profile: Profile) -> str:
+def _check_partitions(shell: Shell, profile: Profile) -> str:
     known = shell.run("sinfo --noheader --format %R", repeatable=True).out.split()
     wanted = [name for name in (profile.partition, profile.cpu_partition) if name]
     if unknown := [name for name in wanted if name not in known]:
@@ -49,7 +49,7 @@ def _partitions(shell: Shell, profile: Profile) -> str:
     return ", ".join(wanted) or f"the default of {', '.join(known)}"
 
 
-def _environment(cluster: Cluster) -> str:
+def _check_environment(cluster: Cluster) -> str:
     """Start the Python of the profile, without the project's code."""
     try:
         out = cluster.python_output("import papermill, sys; print(sys.version.split()[0])")

@@ -1,4 +1,4 @@
-"""Download weights, tokenizer or texts of rows from the hub into the hub's cache, before the rows run.
+"""Download weights, tokenizer or texts of rows from the Hugging Face hub into its cache, before the rows run.
 
     python -m experiments.training.data.fetch_hub ARTIFACT
 

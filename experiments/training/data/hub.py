@@ -1,4 +1,4 @@
-"""Download files of published models and data sets from the hub into its cache, or use a local folder."""
+"""Download files of published models and data sets from the Hugging Face hub into its cache, or use a local folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +82,8 @@ def verify_checksums(source: SourceFiles, hub: str, description: str, kind: str 
         fetch_files(hub, paths, description, kind, revision=source.commit, force_download=True)
         if paths := _find_mismatches(source, hub, description, kind):
             raise InputError(
-                f"{description} of {hub!r}: {paths[0]} does not match the hub's checksum after two downloads"
+                f"{description} of {hub!r}: after two downloads, the checksum of {paths[0]} differs from that on the "
+                "Hugging Face hub"
             )
     return source
 
@@ -91,4 +92,6 @@ def _find_mismatches(source: SourceFiles, hub: str, description: str, kind: str)
     try:
         return checksum_mismatches(hub, kind, source.commit)
     except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"{description} of {hub!r} cannot be verified against the hub ({first_line(error)})") from None
+        raise InputError(
+            f"{description} of {hub!r} cannot be verified against the Hugging Face hub ({first_line(error)})"
+        ) from None

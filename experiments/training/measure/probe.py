@@ -172,7 +172,7 @@ class Probe:
         self._recorder.begin(phase)
         self.write_progress(now=self._micro_step_s >= PROGRESS_INTERVAL_S)
 
-    def moments(self) -> StageTimestamps:
+    def timestamps(self) -> StageTimestamps:
         """Return the times at which the stages of this process began. The end of the training is now."""
         now = time.time()
         return StageTimestamps(

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from experiments.results.load import OTHER_UTILIZATION, PROCESSES, gpu_load
+from experiments.results.gpu_load import OTHER_UTILIZATION, PROCESSES, gpu_load
 from experiments.results.schema import Phase, Speed
 from experiments.system.files import GIB
 from provision.hardware import gpus
@@ -69,7 +69,7 @@ class TelemetrySampler:
     def summary(self, speed: Speed | None = None, steady_s: tuple[float, float] | None = None) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/load.py. ``speed`` and ``steady_s`` tell when the row trained.
+        The load is defined in results/gpu_load.py. ``speed`` and ``steady_s`` tell when the row trained.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:

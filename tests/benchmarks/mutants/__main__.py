@@ -4,7 +4,7 @@
 
 mutants.toml names the modules and their tests. The program works in a copy of the checkout in the cache, and continues
 an interrupted sample of the same code. A mutant is found if a test fails or does not end within the limit. FILE keeps
-the figures and each survivor, with its reason from explained.yaml if it has one there.
+the numbers and each survivor, with its reason from equivalent_mutants.yaml if it has one there.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
     facts = {
         "command": f"{COMMAND} --sample {options.sample} --seed {options.seed}",
         "git_commit": git_commit(),
-        **summary(mutants, yaml.safe_load((HERE / "explained.yaml").read_text()) or []),
+        **summary(mutants, yaml.safe_load((HERE / "equivalent_mutants.yaml").read_text()) or []),
     }
     print(json.dumps({name: facts[name] for name in ("all", "parts")}, indent=1))
     if options.out:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, ErrorTable, measure_one
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_one
 
 MODELS = {
     "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.prediction.unchanged import SCRIPTS, STEPS, ErrorTable, measure_one
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_one
 
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
 CASES = (

@@ -77,7 +77,7 @@ def tracker(batch: int, tokens: int) -> Seconds:
 def phantom(batch: int, tokens: int) -> Seconds:
     """Trace with the phantom device."""
     from experiments.prediction.phantom.library import load
-    from experiments.suites.attention_kernels import kernels_of
+    from experiments.suites.attention_kernels import kernel_properties
 
     device, card = load(cache_folder()), card_named(CARD)
     import torch
@@ -86,7 +86,7 @@ def phantom(batch: int, tokens: int) -> Seconds:
 
     import_shared_modules()
     took: Seconds = {}
-    device.install(kernels_of(card))
+    device.install(kernel_properties(card))
     replace_cuda(device, card)
     with record_seconds(took, "build_s"):
         model, optimizer = build("cuda")

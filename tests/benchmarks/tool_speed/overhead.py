@@ -28,7 +28,7 @@ from experiments.results.schema import RESULT_FILE, read_result
 from experiments.runners.local.warm import COLD_START_VARIABLE
 from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.overlap import new_run, seconds_taken, startup_s
+from tests.benchmarks.tool_speed.parallel_rows import new_run, seconds_taken, startup_s
 from tests.testbed.chain.cli_user import SUITE, CliUser
 from tests.testbed.chain.rehearse import stage
 from tests.testbed.slurm.cluster import started

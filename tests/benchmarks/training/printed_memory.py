@@ -23,7 +23,7 @@ from experiments.training.data.texts import build_text_loader, open_texts
 from experiments.training.device import open_device
 from experiments.training.models.litgpt import build_litgpt
 from tests.benchmarks.rows import row_spec
-from tests.benchmarks.training.taught_speed import CARD, SUITE, PlainTuner
+from tests.benchmarks.training.lab_script_speed import CARD, SUITE, PlainTuner
 
 COMMAND = "python -m tests.benchmarks.training.printed_memory"
 

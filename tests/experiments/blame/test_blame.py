@@ -56,7 +56,11 @@ def test_the_package_that_changed_a_figure_is_found_in_six_steps(package_index):
     (culprit,) = found.culprits
     assert (culprit.package, culprit.before, culprit.now) == ("pack09", "1.0", "2.0")
     assert culprit.change_log == "Keeps a second copy of the weights."
-    assert (found.packages_moved, found.differs, found.sure) == (14, "row: peak memory 10 GiB → 11.5 GiB (+15 %)", True)
+    assert (found.packages_changed, found.differs, found.sure) == (
+        14,
+        "row: peak memory 10 GiB → 11.5 GiB (+15 %)",
+        True,
+    )
     assert len(found.steps) <= 6
     assert any("step 1, at most" in line for line in lines)
 
@@ -95,7 +99,7 @@ def test_only_the_package_whose_requirement_changes_the_value_is_named(package_i
     wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
     found = run_blame(Observer())
     assert [one.package for one in found.culprits] == ["pack04"]
-    assert all("pack05" in step.moved for step in found.steps if "pack04" in step.moved)
+    assert all("pack05" in step.updated for step in found.steps if "pack04" in step.updated)
 
 
 def test_a_package_that_is_new_or_gone_is_found(package_index):
@@ -174,5 +178,5 @@ def test_the_next_kind_of_observation_is_tried_if_one_shows_no_difference(packag
         return fake_observation(10 + (sum(values(environment).values()) if method == "miniature" else 0))
 
     found = blame(pins(OLD), pins(NEW), observe, ["prediction", "miniature"], None, lambda line: None)
-    assert found.means == "miniature"
+    assert found.method == "miniature"
     assert observed[:4] == ["prediction", "prediction", "miniature", "miniature"]

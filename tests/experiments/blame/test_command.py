@@ -47,7 +47,7 @@ def test_the_answer_names_package_versions_and_steps(good_and_bad, observed_envi
     out, err = capsys.readouterr()
     assert "pack2 1.0 → 2.0 changed it" in out
     assert "packages that differ: 3" in err
-    assert "like bad" in err
+    assert "as with --bad" in err
 
 
 def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, capsys, monkeypatch):

@@ -1,6 +1,6 @@
 """How the two environments of a search differ, and which of them a later one resembles."""
 
-from experiments.blame.observation import find_difference, rejection_of
+from experiments.blame.observation import Observation, find_difference, rejection_of
 from tests.support.results.fake_index import fake_observation
 
 
@@ -16,10 +16,15 @@ def test_a_difference_within_rounding_does_not_count():
     assert find_difference(fake_observation(10.0), fake_observation(10.0005), None) is None
 
 
+def test_an_observation_that_an_earlier_version_stored_is_read():
+    stored = fake_observation(10.0).model_dump_json().replace('"measured"', '"figures"')
+    assert Observation.model_validate_json(stored) == fake_observation(10.0)
+
+
 def test_a_row_that_is_rejected_differs_from_one_that_fits():
     found = find_difference(fake_observation(10.0), rejection_of(["row"], "bitsandbytes 0.44.1 needs a GPU"), None)
     assert found
-    assert found.sentence == "row: outcome fits → refused (bitsandbytes 0.44.1 needs a GPU)"
+    assert found.sentence == "row: outcome fits → rejected (bitsandbytes 0.44.1 needs a GPU)"
     assert found.side(rejection_of(["row"], "bitsandbytes 0.45.0 needs a GPU")) == "bad"
     assert found.side(rejection_of(["row"], "package torch is missing")) is None
 

@@ -118,7 +118,7 @@ def test_a_run_of_another_card_is_rejected(genuine_bundle):
 
 
 def test_a_copy_of_a_known_run_is_rejected(genuine_bundle, capsys):
-    assert main(["grade", str(genuine_bundle), "--known", str(EVIDENCE)]) == 1
+    assert main(["grade", str(genuine_bundle), "--known-runs", str(EVIDENCE)]) == 1
     assert "copied; exactly the same measurements are in" in capsys.readouterr().out
 
 

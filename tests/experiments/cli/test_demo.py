@@ -8,7 +8,7 @@ from experiments.cli.app import main
 from provision.leasing.journal import Journal
 from provision.sites import base, demo
 
-BANNER = "demonstration: a canned calendar; nothing is leased, booted or charged\n"
+BANNER = "demonstration: a simulated site; nothing is leased, booted or charged\n"
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def testbed(tmp_path, monkeypatch, capsys):
 
 def test_the_demonstration_has_every_method_of_a_site(tmp_path):
     site = demo.Demo(tmp_path)
-    methods = [name for name, _ in inspect.getmembers(base.Testbed, inspect.isfunction) if not name.startswith("_")]
+    methods = [name for name, _ in inspect.getmembers(base.LeasingSite, inspect.isfunction) if not name.startswith("_")]
     assert len(methods) > 20
     assert [name for name in methods if not callable(getattr(site, name, None))] == []
     assert isinstance(site, base.SimulatedServers)
@@ -52,6 +52,15 @@ def test_a_simulated_lease_goes_from_the_calendar_to_its_release(testbed, tmp_pa
 def test_a_lease_that_starts_later_is_pending(testbed):
     code, out, _ = testbed("lease", "--site", "demo", "--no-wait", "--yes")
     assert (code, "llm_you is PENDING\n" in out) == (0, True)
+
+
+def test_a_lease_that_an_earlier_version_stored_is_shown(testbed, tmp_path):
+    testbed("lease", "--site", "demo", "--no-wait", "--yes")
+    file = tmp_path / "state" / "demo" / "site.json"
+    stored = file.read_text()
+    file.write_text(stored.replace('"reservation_ids":', '"resources":'))
+    assert file.read_text() != stored
+    assert testbed("status")[0] == 0
 
 
 def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(testbed, tmp_path):

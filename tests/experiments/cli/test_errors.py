@@ -29,9 +29,9 @@ READ = (
     "predict -- python @",
     "fit --model @ --card a100_80gb --loop lightning",
     "lease --key @ --dry-run",
-    "configure --image-source load --archive @",
+    "configure --image-source load --image-archive @",
     "configure --ca-bundle @",
-    "configure --base-archive @",
+    "configure --base-image-archive @",
     "top --profile @ --once",
     "doctor --site slurm --profile @",
 )

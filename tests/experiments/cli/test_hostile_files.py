@@ -12,7 +12,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.report.write import checksums, files_changed
-from experiments.results.load import read_samples
+from experiments.results.gpu_load import read_samples
 from experiments.system.files import CODE_FOLDER, write_atomically
 from provision import files
 from provision.errors import BadJournal

@@ -163,7 +163,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["extend", "--yes"], "no active lease; create one with `testbed lease`"),
         (["release", "--yes"], "no active lease; create one with `testbed lease`"),
         (["configure"], "no active lease; create one with `testbed lease`"),
-        (["configure", "--archive", "a"], "--archive: allowed and required only with --image-source load"),
+        (["configure", "--image-archive", "a"], "--image-archive: allowed and required only with --image-source load"),
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )

@@ -8,13 +8,13 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardAnswer, LineShare, PeakBlock, ScriptPrediction
+from experiments.prediction.script.record import CardPrediction, LineShare, PeakBlock, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
 
-def card_answer(card: str, usable_gib: float, needed_gib: float) -> CardAnswer:
-    return CardAnswer(
+def card_prediction(card: str, usable_gib: float, needed_gib: float) -> CardPrediction:
+    return CardPrediction(
         card=card, usable_gib=usable_gib, needed_gib=needed_gib, reserved_gib=needed_gib, retries=0, failure=None
     )
 
@@ -36,7 +36,7 @@ def prediction(needed_gib: float) -> ScriptPrediction:
         peak_phase="backward",
         peak_step=1,
         host_gib=0.0,
-        cards=(card_answer("v100_32gb", 31.19, needed_gib), card_answer("a100_80gb", 78.6, needed_gib)),
+        cards=(card_prediction("v100_32gb", 31.19, needed_gib), card_prediction("a100_80gb", 78.6, needed_gib)),
         timeline_gib=(1.0, 10.0, 2.0),
         phases=(),
         modules=(),
@@ -144,7 +144,9 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_trac
 
 def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
-    larger = prediction(60.0).model_copy(update={"peak_gib": 55.0, "cards": (card_answer("mi100_32gb", 31.2, 60.0),)})
+    larger = prediction(60.0).model_copy(
+        update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 31.2, 60.0),)}
+    )
     console().print(script_predictions_view([fits, larger], "bf16-true"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "smallest card that fits: a100_80gb"

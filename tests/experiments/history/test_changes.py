@@ -11,7 +11,7 @@ from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
 from experiments.results.changes.changed import RunChange, sentences
 from experiments.results.changes.noise import segment_starts
-from tests.support.results.terms import repeat_run, slow_down
+from tests.support.results.semesters import repeat_run, slow_down
 
 BEFORE = 6
 ROW = "xxl-sgd"

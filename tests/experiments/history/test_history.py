@@ -11,8 +11,9 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.tables.history import sparkline
 from experiments.history.database import SCHEMA_FILE, open_history
+from experiments.history.series import read_series
 from tests.support.results.evidence import EVIDENCE, RUNS
-from tests.support.results.terms import RUN, repeat_run
+from tests.support.results.semesters import RUN, repeat_run
 
 
 @pytest.fixture
@@ -60,6 +61,14 @@ def test_a_resumed_run_replaces_its_earlier_record(testbed, tmp_path):
     after = count(tmp_path / "results/history.db")
     assert (before["runs"], after["runs"]) == (1, 1)
     assert after["figures"] > before["figures"]
+
+
+def test_an_outcome_that_an_earlier_version_recorded_has_its_name_of_today(testbed, tmp_path):
+    testbed("history", "record", RUN)
+    with open_history(tmp_path / "results/history.db") as database:
+        database.execute("UPDATE facts SET value = 'refused' WHERE name = 'outcome'")
+        (run,) = (run for series in read_series(database) for run in series.runs)
+    assert {value for (_, name), value in run.facts.items() if name == "outcome"} == {"rejected"}
 
 
 def test_a_value_over_time_can_be_queried_in_sql(testbed, tmp_path):
@@ -118,8 +127,8 @@ def test_changes_come_first_and_each_row_has_one_line(testbed, tmp_path):
 
 def test_the_csv_has_a_line_for_each_figure(testbed, tmp_path):
     testbed("history", "record", RUN)
-    assert testbed("history", "--csv", "figures.csv")[0] == 0
-    with (tmp_path / "figures.csv").open() as file:
+    assert testbed("history", "--csv", "values.csv")[0] == 0
+    with (tmp_path / "values.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == count(tmp_path / "results/history.db")["figures"]
     assert {line["suite"] for line in lines} == {"single_gpu_blip2"}

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from experiments.history.durations import RowTime
-from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_on, packed_s
+from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_on, makespan_s
 from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
@@ -26,7 +26,7 @@ def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=Fals
     ],
 )
 def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
-    assert packed_s(rows, gpus) == seconds
+    assert makespan_s(rows, gpus) == seconds
 
 
 def test_suites_run_one_after_another_and_the_sources_are_counted():
@@ -57,9 +57,9 @@ def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
 
 def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
     times = ExpectedTimes({"a": [row_time(7200, 9000)]}, 1)
-    times.require(timedelta(hours=2))
+    times.require_to_end_within(timedelta(hours=2))
     with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 120 to 150 min; allowed: --hours 4h30m"):
-        times.require(timedelta(hours=1))
+        times.require_to_end_within(timedelta(hours=1))
 
 
 def test_the_labs_have_times_on_the_nodes_of_the_course(tmp_path):

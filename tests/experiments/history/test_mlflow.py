@@ -12,7 +12,7 @@ from experiments.cli.app import main
 from experiments.history.database import open_history
 from experiments.history.series import read_series
 from experiments.system.files import CODE_FOLDER
-from tests.support.results.terms import RUN
+from tests.support.results.semesters import RUN
 from tests.support.services.mlflow_packages import mlflow_folder
 
 READ = """
@@ -70,7 +70,7 @@ def test_the_client_of_mlflow_reads_back_every_figure_and_status_once(testbed, p
     assert rows.keys() == {row for row, _ in recorded.facts}
     assert {run["tags"]["mlflow.parentRunId"] for run in rows.values()} == {parent["id"]}
     figures = {(row, name): value for row, run in rows.items() for name, value in run["metrics"].items()}
-    assert figures == {key: figure.value for key, figure in recorded.figures.items()}
+    assert figures == {key: one.value for key, one in recorded.measured.items()}
     assert not (tmp_path / "mlruns").exists()
 
 

@@ -113,7 +113,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
     [
         (
             (CAPTIONS_DATASET,),
-            r"^--data hub: gourmetgram-captions is not published on the hub; allowed: synthetic, a folder",
+            r"^--data hub: gourmetgram-captions is not on the Hugging Face hub; allowed: synthetic, a folder",
         ),
         (("constant",), r"^--data hub: the requested rows read synthetic texts only; allowed: synthetic$"),
         (
@@ -281,7 +281,7 @@ def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
 
 
 def test_a_rejected_request_is_a_user_error(tmp_path, server):
-    with pytest.raises(InputError, match="the server answers 404"):
+    with pytest.raises(InputError, match="the server responds with 404"):
         prepare(server.url.replace("set", "other"), "00", tmp_path)
 
 

@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
 import experiments
-from experiments.notebooks import narrative
+from experiments.notebooks import lab
 from experiments.results.evaluate import claim_rows
 from experiments.suites.suite import suite_named, suite_names
 from tests.support.results.stored_runs import stored_run
@@ -24,8 +24,8 @@ NARRATED = suite_names()
 NOTHING_RUNS = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-from experiments.notebooks import narrative
-narrative.COMMAND = (sys.executable, "-c", "raise SystemExit('ran')")
+from experiments.notebooks import lab
+lab.COMMAND = (sys.executable, "-c", "raise SystemExit('ran')")
 """
 
 
@@ -55,7 +55,7 @@ def labs(notebook):
     """Return the Lab objects that the first cell creates, by variable name."""
     names: dict[str, Any] = {}
     exec(code_of(notebook)[0].source, names)
-    return {key: value for key, value in names.items() if isinstance(value, narrative.Lab)}
+    return {key: value for key, value in names.items() if isinstance(value, lab.Lab)}
 
 
 def with_results_folder(place, notebook):
@@ -78,8 +78,8 @@ def run_through(notebook):
 def shown_output(monkeypatch):
     """The output of the cells; a cell that would run a row fails."""
     blocks: list[Any] = []
-    monkeypatch.setattr(narrative, "display", blocks.append)
-    monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
+    monkeypatch.setattr(lab, "display", blocks.append)
+    monkeypatch.setattr(lab, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
     return blocks
 
 
@@ -105,7 +105,7 @@ def test_the_outputs_in_a_notebook_are_those_of_the_stored_runs_that_it_names(na
         kept_outputs = [data for out in cell.outputs for kind, data in out.data.items() if kind in MIME.values()]
         assert kept_outputs == [block.data for block in shown_output], f"`make notebooks` renews it: {cell.source}"
     runs = [value for key, value in names.items() if key.startswith("RUN")]
-    assert all((narrative.EVIDENCE / run).is_dir() for run in runs)
+    assert all((lab.EVIDENCE / run).is_dir() for run in runs)
     assert len(runs) == len(labs(notebook))
 
 
@@ -130,10 +130,10 @@ def test_a_notebook_shows_every_row_once_in_order_under_its_title(name):
 @pytest.mark.parametrize("name", NARRATED)
 def test_each_row_is_shown_for_one_of_its_cards(name):
     notebook, suite = notebook_of(name), suite_named(name)
-    cards = {lab: made.choices["card"] for lab, made in labs(notebook).items()}
-    for lab, rows in rows_of_calls(notebook, "show") + rows_of_calls(notebook, "compare"):
+    cards = {one: made.choices["card"] for one, made in labs(notebook).items()}
+    for one, rows in rows_of_calls(notebook, "show") + rows_of_calls(notebook, "compare"):
         for row in map(suite.row, rows):
-            assert cards[lab] in (row.cards or ("auto", *suite.cards))
+            assert cards[one] in (row.cards or ("auto", *suite.cards))
 
 
 @pytest.mark.parametrize("name", NARRATED)
@@ -142,7 +142,7 @@ def test_every_claim_is_shown_with_its_row_or_with_the_rows_that_it_compares(nam
     compared = [rows for _, rows in rows_of_calls(notebook, "compare")]
     for claim in suite.claims:
         alone = len(claim_rows(claim)) == 1
-        assert alone or any(narrative.compares(claim, rows) for rows in compared), claim.id
+        assert alone or any(lab.compares(claim, rows) for rows in compared), claim.id
 
 
 @pytest.mark.parametrize("name", NARRATED)

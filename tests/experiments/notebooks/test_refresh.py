@@ -30,15 +30,15 @@ def test_all_outputs_are_of_the_named_run_in_any_folder_without_pythonpath(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("narrative", "run", "named"),
+    ("name", "run", "named"),
     [
         ("single_gpu_blip2", RUN, ("a run of multi_gpu_litgpt", "a run of single_gpu_blip2")),
         ("single_gpu_blip2", "nope", ("nope", "single_gpu_blip2-a100_80gb-full-verdict")),
         ("nope", RUN, ("nope", "sizing")),
     ],
 )
-def test_runs_of_another_lab_than_the_notebook_s_are_rejected(narrative, run, named, capsys):
-    assert main(["notebook", "--narrative", narrative, "--from", run]) == 2
+def test_runs_of_another_lab_than_the_notebook_s_are_rejected(name, run, named, capsys):
+    assert main(["notebook", name, "--from", run]) == 2
     error = capsys.readouterr().err
     assert all(" ".join(words.split()) in " ".join(error.split()) for words in named)
 
@@ -48,7 +48,7 @@ def test_a_notebook_says_how_to_open_it(name):
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     assert OPENING_TAG in cells[1].metadata.tags
     assert cells[1].source == opening_instructions(name, repository())
-    assert f"`testbed notebook --narrative {name} --site local`" in cells[1].source
+    assert f"`testbed notebook {name} --site local`" in cells[1].source
 
 
 def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
@@ -64,4 +64,4 @@ def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
 
 def test_options_for_outputs_need_a_notebook(capsys):
     assert main(["notebook", "--from", RUN]) == 2
-    assert "--narrative" in capsys.readouterr().err
+    assert "NOTEBOOK" in capsys.readouterr().err

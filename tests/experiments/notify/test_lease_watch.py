@@ -15,7 +15,7 @@ from experiments.semester.process import POLL_S, run_logged
 from provision.errors import RequestRejected, Unreachable
 from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
-from provision.leasing.request import IdleEnd, idle_end_data, lease_data
+from provision.leasing.request import EndWhenIdle, end_when_idle_data, lease_data
 from provision.models import Lease
 from tests.support import fake_environment
 from tests.support.leasing.fake_site import FakeSite, hosts_of
@@ -119,7 +119,7 @@ def test_an_extended_lease_is_reported_again_before_its_new_end(site, lease_watc
 
 def test_a_lease_that_ended_itself_is_reported_once(site, lease_watch):
     opened = add_lease(site, begins=-HOUR / 60)
-    Journal().write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(IdleEnd(HOUR / 2)))
+    Journal().write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **end_when_idle_data(EndWhenIdle(HOUR / 2)))
     assert lease_watch() == []
     site.held.clear()
     assert lease_watch(timedelta(minutes=5)) == ["testbed: lease llm_cc ended itself or was deleted"]

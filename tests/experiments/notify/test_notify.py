@@ -20,7 +20,7 @@ from experiments.runners import targets
 from experiments.system.secrets import hide_in_command
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.release import State
-from provision.leasing.request import IdleEnd, idle_end_data
+from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from tests.support.results.handwritten import h200_run
 from tests.support.runners.fake_runner import SUITE, FakeRunner
 
@@ -128,7 +128,7 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, 
 
 
 def deleted_lease_state(*records: str) -> State:
-    operations = dict.fromkeys(records, idle_end_data(IdleEnd(HOUR / 2)))
+    operations = dict.fromkeys(records, end_when_idle_data(EndWhenIdle(HOUR / 2)))
     return State(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
 
 

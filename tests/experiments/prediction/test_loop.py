@@ -13,7 +13,7 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import DEFAULT_LORA_RANK
 from experiments.prediction.loop_fit import fit_program, try_changes
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardAnswer
+from experiments.prediction.script.record import CardPrediction
 
 MODEL = ("--model", "tiny-llama-1.1b", "--card", "a100_80gb")
 GENERATE = (*MODEL, "--task", "generate")
@@ -77,7 +77,9 @@ def traced_jobs(monkeypatch):
         if words[0] == "torchrun":
             raise InputError("no FSDP here")
         need = jobs[-1].get("batch", 1) * (5.0 if jobs[-1].get("precision") == "bf16-true" else 10.0)
-        card = CardAnswer(card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None)
+        card = CardPrediction(
+            card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
+        )
         return [SimpleNamespace(cards=(card,), peak_gib=need, notes=())]
 
     monkeypatch.setattr(loop_fit, "trace_script", trace_script)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.prediction import loop_fit
 from experiments.prediction.custom import CustomTraining
-from experiments.prediction.script.record import CardAnswer
+from experiments.prediction.script.record import CardPrediction
 
 TRAINING = CustomTraining("tiny-llama-1.1b", "a100_80gb", batch=4)
 
@@ -19,10 +19,10 @@ def tried_changes(monkeypatch):
     def run(needs) -> list[loop_fit.Attempt]:
         def trace(words, cards, say, options, name):
             need = needs(json.loads(words[-1]))
-            answer = CardAnswer(
+            card = CardPrediction(
                 card=cards[0], usable_gib=78.6, needed_gib=need, reserved_gib=need, retries=0, failure=None
             )
-            return [SimpleNamespace(cards=(answer,), peak_gib=need)]
+            return [SimpleNamespace(cards=(card,), peak_gib=need)]
 
         monkeypatch.setattr(loop_fit, "trace_script", trace)
         messages: list[str] = []

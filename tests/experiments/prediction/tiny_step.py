@@ -61,7 +61,7 @@ def real() -> int:
 def traced(cache: Path) -> dict[str, int]:
     """Return the bytes at the peak of the phantom device's log, by category."""
     from experiments.prediction.phantom.library import load
-    from experiments.suites.attention_kernels import Kernels
+    from experiments.suites.attention_kernels import KernelProperties
 
     phantom = load(cache)
     from experiments.prediction.phantom.cuda import replace_cuda
@@ -72,7 +72,9 @@ def traced(cache: Path) -> dict[str, int]:
 
     # Without multiprocessors no scratch memory of sums, which the processor does not need either.
     phantom.install(
-        Kernels(flash=False, efficient=True, bfloat_efficient=False, cudnn=False, workspace_bytes=0, multiprocessors=0)
+        KernelProperties(
+            flash=False, efficient=True, bfloat_efficient=False, cudnn=False, workspace_bytes=0, multiprocessors=0
+        )
     )
     replace_cuda(phantom, card_named("h200_141gb"))
     train(build("cuda"), "cuda", tag)

@@ -12,7 +12,7 @@ from rich.console import Console
 from experiments.cli.tables.comparison import comparison_tables
 from experiments.errors import InputError
 from experiments.report.compare import Comparison, compare
-from experiments.results.changes.facts import figures_of
+from experiments.results.changes.facts import values_of_rows
 from experiments.results.run_folder import RunFolder
 from tests.support.results.handwritten import (
     A100,
@@ -25,7 +25,7 @@ from tests.support.results.handwritten import (
     tiny_run,
     write_run,
 )
-from tests.support.results.terms import repeat_run
+from tests.support.results.semesters import repeat_run
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_the_noise_of_a_value_is_computed_from_recorded_runs(tmp_path: Path) -> 
         return lambda result: result["memory"].update(peak_gib=result["memory"]["peak_gib"] * times)
 
     runs = [repeat_run(tmp_path, week, vary(1 + 0.01 * (-1) ** week)) for week in range(6)]
-    recorded = [figures_of(run.results()) for run in runs]
+    recorded = [values_of_rows(run.results()) for run in runs]
     peaks = "peak memory"
     assert any(peaks in one.what for one in compare(runs[0], runs[1]).changed)
     assert not any(peaks in one.what for one in compare(runs[0], runs[1], recorded).changed)

@@ -18,7 +18,7 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
-from experiments.notebooks.narrative import recipe
+from experiments.notebooks.lab import recipe
 from experiments.report.compare import compare
 from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
@@ -33,7 +33,7 @@ from experiments.semester.versions import SETS
 from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
 from tests.support.results.handwritten import SUITE, h200_run, ranks_run, tiny_run, with_predictions, worse_run
-from tests.support.results.terms import repeat_run
+from tests.support.results.semesters import repeat_run
 from tests.support.services.chromium import Page, chromium_path
 
 LIMIT_BYTES = 500_000

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments.report.content import Report
-from experiments.report.pages.figures import report_charts
+from experiments.report.pages.charts import report_charts
 from experiments.report.ranks import base_row
 from experiments.report.words import ran_on, setting_sentence
 from experiments.report.write import write_report
@@ -51,18 +51,18 @@ def test_scaling_is_the_throughput_relative_to_one_device(report_folder: Path) -
     assert list(scaling) == ["7b-4gpu-ddp", "7b-4gpu-fsdp", "7b-4gpu-fsdp-b8"]
     ddp = scaling["7b-4gpu-ddp"]
     assert (ddp.base, ddp.speed and ddp.speed.samples_per_s, ddp.base_samples_per_s) == ("7b-1gpu", 22.8, 7.6)
-    assert (ddp.times, ddp.efficiency) == (pytest.approx(3.0), pytest.approx(0.75))
+    assert (ddp.speedup, ddp.efficiency) == (pytest.approx(3.0), pytest.approx(0.75))
     assert ddp.speed is not None
     assert (ddp.speed.communication_share, ddp.speed.exposed_communication_share) == (0.31, pytest.approx(0.155))
     failed = scaling["7b-4gpu-fsdp-b8"]
-    assert (failed.times, failed.efficiency, failed.stated) == (None, None, None)
+    assert (failed.speedup, failed.efficiency, failed.stated) == (None, None, None)
 
 
 def test_times_of_the_lab_are_scaled_to_its_number_of_samples(report_folder: Path) -> None:
     stated = next(one.stated for one in report_in(report_folder).scaling if one.row == "7b-4gpu-ddp")
     assert stated is not None
     assert (stated.base_s, stated.row_s, stated.base_samples, stated.row_samples) == (212, 163, 1600, 1600)
-    assert stated.times == pytest.approx(212 / 163)
+    assert stated.speedup == pytest.approx(212 / 163)
     assert "212 s → 163 s for 1,600 samples: 1.30 times" in Page(report_folder / "report.html").text
 
 

@@ -11,7 +11,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.report.content import Report
 from experiments.report.junit import render_junit
-from experiments.report.pages.figures import report_charts
+from experiments.report.pages.charts import report_charts
 from experiments.report.write import reevaluate, write_report
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Memory, Result, StageTimes
@@ -225,7 +225,7 @@ def test_a_run_without_results_has_a_report(tmp_path: Path) -> None:
     assert page.values("data-figure") == []
 
 
-@pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "refused"])
+@pytest.mark.parametrize("outcome", ["fits", "oom", "host_oom", "error", "timeout", "rejected"])
 @pytest.mark.parametrize("memory", [Memory(), Memory(peak_gib=70.0)])
 def test_a_row_with_few_measurements_has_a_report(tmp_path: Path, outcome: str, memory: Memory) -> None:
     run = make_run(rows=("xxl", "xxl-sgd"))

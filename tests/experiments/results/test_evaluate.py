@@ -46,7 +46,7 @@ class TestOutcome:
     @pytest.mark.parametrize(
         ("got", "reason"),
         [
-            (result("a", "refused"), "a ended as refused"),
+            (result("a", "rejected"), "a ended as rejected"),
             (result("a", size="tiny"), "a tiny model does not show what fits the card"),
             (result("a", device=CPU), "no GPU"),
             (None, "the row has not run"),
@@ -183,13 +183,13 @@ class TestGrade:
         verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", memory=PEAK, device=EMULATING_GPU))
         assert verdict.grade == "emulated"
 
-    @pytest.mark.parametrize("outcome", ["error", "refused"])
+    @pytest.mark.parametrize("outcome", ["error", "rejected"])
     def test_a_statement_that_is_not_evaluated_has_no_grade(self, outcome):
         assert outcome_verdict("fits", result("a", outcome)).grade is None
 
 
 class TestExitCode:
-    OUTCOMES: ClassVar[dict[str, Outcome]] = {"pass": "fits", "open": "refused", "fails": "oom", "broken": "error"}
+    OUTCOMES: ClassVar[dict[str, Outcome]] = {"pass": "fits", "open": "rejected", "fails": "oom", "broken": "error"}
 
     @pytest.mark.parametrize(
         ("rows", "code"),

@@ -7,7 +7,7 @@ import pynvml
 import pytest
 
 from experiments.results.evaluate import evaluate
-from experiments.results.load import gpu_load
+from experiments.results.gpu_load import gpu_load
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Speed
 from experiments.suites.suite import suite_named

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.results.load import CPU_WAIT_INTERVAL
+from experiments.results.gpu_load import CPU_WAIT_INTERVAL
 from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.quantities import QUANTITIES, is_lower_bound, value_of, values_of_ranks
 from experiments.results.schema import Failure, Snapshot
@@ -72,7 +72,7 @@ def test_only_a_row_that_ran_out_of_memory_failed_at_a_step():
     failure = Failure(phase="forward", step=1, kind="x", message="")
     assert QUANTITIES["oom_step"](result("a", "oom").model_copy(update={"failure": failure})) == 1
     assert QUANTITIES["oom_step"](result("a", "oom")) is None
-    for outcome in ("fits", "host_oom", "refused", "timeout"):
+    for outcome in ("fits", "host_oom", "rejected", "timeout"):
         assert QUANTITIES["oom_step"](result("a", outcome).model_copy(update={"failure": failure})) is None
 
 

@@ -124,7 +124,7 @@ def test_the_row_without_a_value_is_named():
 
 
 def test_the_first_obstacle_of_an_outcome_is_its_reason():
-    assert outcome_verdict("fits", result("a", "refused", size="tiny")).reason == "a ended as refused"
+    assert outcome_verdict("fits", result("a", "rejected", size="tiny")).reason == "a ended as rejected"
     on_cpu = result("a").spec.settings.model_copy(update={"accelerator": "cpu"})
     assert outcome_verdict("fits", result("a", device=CPU, settings=on_cpu)).status == "pass"
 

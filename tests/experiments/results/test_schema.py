@@ -22,6 +22,17 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_result_with_the_names_of_earlier_versions_is_read(tmp_path):
+    path = tmp_path / "result.json"
+    timestamps = {"started_at": 1.0, "began_at": 2.0, "ended_at": 3.0}
+    written = result("a", "rejected", timestamps=timestamps).model_dump_json()
+    former = written.replace('"rejected"', '"refused"').replace('"timestamps"', '"moments"')
+    assert '"refused"' in former
+    assert '"moments"' in former
+    write_atomically(path, former)
+    assert read_result(path).model_dump_json() == written
+
+
 def test_a_loss_that_is_not_a_number_is_read_as_it_was_written(tmp_path):
     path = tmp_path / "result.json"
     write_atomically(path, result("a", losses=(2.0, nan, inf)).model_dump_json())

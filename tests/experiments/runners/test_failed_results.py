@@ -65,7 +65,7 @@ def test_a_row_began_as_long_ago_as_it_ran(failed):
 
 def test_a_rejected_row_has_the_device_that_it_would_have_used(tmp_path):
     result = write_rejected_result(tmp_path, spec(devices=2), node(GPU, GPU), "no space")
-    assert (result.outcome, result.reason, result.elapsed_s) == ("refused", "no space", 0.0)
+    assert (result.outcome, result.reason, result.elapsed_s) == ("rejected", "no space", 0.0)
     assert (result.device.kind, result.device.count) == ("cuda", 1)
     assert read_result(tmp_path / RESULT_FILE) == result
     on_cpu = write_rejected_result(tmp_path, spec(**ON_CPU), node(GPU), "no space")

@@ -71,7 +71,7 @@ def test_the_command_opens_a_copy_and_keeps_one_that_was_edited(jupyterlab, tmp_
     monkeypatch.chdir(tmp_path)
     Path("notebooks").mkdir()
     Path("notebooks/answer-once").touch()
-    command = ["notebook", "--site", "local", "--narrative", "sizing"]
+    command = ["notebook", "sizing", "--site", "local"]
     assert main(command) == 0
     assert re.search(r"http://localhost:\d+/lab/tree/sizing\.ipynb\?token=[0-9a-f]{48}\n", capsys.readouterr().out)
     copy = Path("notebooks/sizing.ipynb")
@@ -84,7 +84,7 @@ def test_the_command_opens_a_copy_and_keeps_one_that_was_edited(jupyterlab, tmp_
 def test_an_unknown_notebook_and_a_missing_jupyterlab_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(local_notebook_server, "find_spec", lambda name: None)
-    assert main(["notebook", "--site", "local", "--narrative", "nope"]) == 2
+    assert main(["notebook", "nope", "--site", "local"]) == 2
     assert "nope" in capsys.readouterr().err
     assert main(["notebook", "--site", "local"]) == 2
     error = capsys.readouterr().err

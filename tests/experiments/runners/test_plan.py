@@ -91,7 +91,7 @@ def test_a_row_with_an_error_runs_again(folder_with_result, outcome):
 
 
 def test_a_rejected_row_is_tried_again(folder_with_result):
-    assert plan_row(folder_with_result("refused", reason="no GPU")).why == "rejected in the last run: no GPU"
+    assert plan_row(folder_with_result("rejected", reason="no GPU")).why == "rejected in the last run: no GPU"
 
 
 def test_a_result_of_another_schema_is_rejected(folder_with_result):

@@ -134,7 +134,7 @@ def test_a_long_status_is_wrapped_in_its_column():
 
 @pytest.mark.parametrize(
     ("outcome", "size", "color"),
-    [("fits", "full", 32), ("fits", "tiny", None), ("oom", "full", 33), ("error", "full", 31), ("refused", "full", 2)],
+    [("fits", "full", 32), ("fits", "tiny", None), ("oom", "full", 33), ("error", "full", 31), ("rejected", "full", 2)],
 )
 def test_the_end_of_a_row_has_the_color_of_its_outcome(outcome, size, color):
     text = StringIO()

@@ -203,10 +203,10 @@ def reproduce_commands(monkeypatch):
 
 def test_a_lease_of_a_check_ends_itself_as_requested(semester, checks, tmp_path, reproduce_commands):
     (tmp_path / "key").write_text("a key")
-    idle_end = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
-    out = semester(*CURRENT, *LEASE, *idle_end, "key")[1]
+    end_when_idle = ["--end-when-idle", "30m", "--results-to", "me@host.edu:there", "--results-key"]
+    out = semester(*CURRENT, *LEASE, *end_when_idle, "key")[1]
     (words,) = reproduce_commands
-    assert words[words.index("--end-when-idle") :][:6] == [*idle_end, str(tmp_path / "key")]
+    assert words[words.index("--end-when-idle") :][:6] == [*end_when_idle, str(tmp_path / "key")]
     assert "keystone: create a credential that can only end this lease" in out
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.suites.attention_kernels import KIB, MIB, group_by_kernels, kernels_of
+from experiments.suites.attention_kernels import KIB, MIB, group_by_kernels, kernel_properties
 from experiments.suites.cards import card_named, cards, parse_card_list
 
 SMALL = 8 * MIB + 128 * KIB
@@ -31,7 +31,7 @@ TRACES = 6
 @pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
 def test_each_generation_has_its_kernels(generation, expected):
     card = card_named("a100_80gb").model_copy(update={"compute_capability": generation, "multiprocessors": 7})
-    kernels = kernels_of(card)
+    kernels = kernel_properties(card)
     assert (
         kernels.flash,
         kernels.efficient,

@@ -159,4 +159,4 @@ def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module
     with warm_process(tmp_path, module) as (process, environment):
         assert process.wait() == 1
         assert not warm_start.is_ready(environment)
-    assert (tmp_path / "warm.txt").read_text().startswith(f"rows start cold: {obstacle}")
+    assert (tmp_path / "warm.txt").read_text().startswith(f"rows cannot start from this process: {obstacle}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from experiments.errors import InputError
-from experiments.results.load import OTHER_UTILIZATION
+from experiments.results.gpu_load import OTHER_UTILIZATION
 from experiments.results.provenance import code_sha256
 from experiments.results.schema import (
     CHECKPOINTS_FOLDER,
@@ -150,7 +150,9 @@ def test_a_failure_without_a_report_has_the_last_line_as_its_message(fake_traine
 def test_a_hanging_trainer_reaches_its_time_limit_and_dumps_its_stacks(fake_trainer, tmp_path, capfd):
     result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
-    assert result.reason == "reached its time limit of 2 s, last seen in the backward phase; stacks are in the log"
+    assert (
+        result.reason == "reached its time limit of 2 s, last seen in the backward phase; the log has the stack traces"
+    )
     assert "in hang" in (tmp_path / "log.txt").read_text()
     assert result.elapsed_s < 10
     assert not is_running(int((tmp_path / "started.txt").read_text().split()[0]))
@@ -178,7 +180,7 @@ def test_a_trainer_that_does_not_start_reaches_the_limit_of_the_start(fake_train
     fake_trainer.setattr(worker, "START_LIMIT_S", 1.0)
     result = run_fake_row(fake_trainer, tmp_path, "never starts", time_limit_s=600)
     assert (result.outcome, result.failure.phase, result.times) == ("timeout", "load", None)
-    assert result.reason == "did not start within 1 s, last seen in the load phase; stacks are in the log"
+    assert result.reason == "did not start within 1 s, last seen in the load phase; the log has the stack traces"
 
 
 def test_the_time_limit_begins_when_the_trainer_has_started(fake_trainer, tmp_path):
@@ -193,9 +195,11 @@ def test_times_of_the_stages_add_up():
 
 
 def test_the_steady_steps_are_timed_from_the_start_of_the_row_as_telemetry_is():
-    moments = StageTimestamps(started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5)
-    assert worker.steady_seconds(moments, began=100.0) == (6.0, 9.5)
-    unfinished = moments.model_copy(update={"steady_from": None, "steady_until": None})
+    timestamps = StageTimestamps(
+        started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5
+    )
+    assert worker.steady_seconds(timestamps, began=100.0) == (6.0, 9.5)
+    unfinished = timestamps.model_copy(update={"steady_from": None, "steady_until": None})
     assert worker.steady_seconds(unfinished, began=100.0) is None
 
 
@@ -329,6 +333,6 @@ def test_a_real_row_leaves_no_intermediate_files(finished_row):
 
 
 def test_a_clock_that_was_set_back_gives_no_negative_stage():
-    moments = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
-    times = worker.stage_times(moments, 990.0, 120.0)
+    timestamps = StageTimestamps(started_at=1000.0, began_at=400.0, ended_at=500.0)
+    times = worker.stage_times(timestamps, 990.0, 120.0)
     assert times == StageTimes(start_s=10.0, build_s=0.0, train_s=100.0, end_s=610.0)

@@ -308,7 +308,7 @@ def test_a_busy_kernel_is_work_and_an_idle_one_is_not(fake_node, jupyter):
 
 def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one_does_not(fake_node, jupyter):
     jupyter["code"] = 403
-    assert "answers 403" in fake_node.check_each_minute(1)
+    assert "responds with 403" in fake_node.check_each_minute(1)
     for file in fake_node.home.rglob("jpserver-7.json"):
         file.write_text(json.dumps({"port": 9, "base_url": "/", "token": "a-token"}))
     fake_node.check_each_minute(31)
@@ -324,6 +324,6 @@ def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(fake_node, tmp_
 
 
 def test_no_secret_is_in_the_log(fake_node):
-    fake_node.lease.problem = "keystone answers 401"
+    fake_node.lease.problem = "keystone responds with 401"
     lines = [fake_node.check_each_minute(1) for _ in range(40)]
     assert "not-to-be-seen" not in "".join([*lines, repr(fake_node.settings)])

@@ -29,7 +29,7 @@ def test_files_may_be_named_from_this_folder_or_from_home(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     login = Path("~/.docker/config.json")
-    setup = Setup(source="load", archive=Path("image.tar"), registry_login=login)
+    setup = Setup(source="load", image_archive=Path("image.tar"), registry_login=login)
     variables = playbook._role_variables(setup, tmp_path)
     assert variables["images_archive"] == str(tmp_path / "image.tar")
     assert variables["images_registry_login"] == "/home/somebody/.docker/config.json"

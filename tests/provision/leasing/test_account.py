@@ -8,7 +8,7 @@ import pytest
 
 from provision.errors import NoCredentials, OtherAccount
 from provision.leasing import account as accounts
-from provision.leasing.account import connect_to_lease, require_credential_for
+from provision.leasing.account import connect_to_lease, require_lasting_credential
 from provision.leasing.lease import lease, planned_calls
 from provision.leasing.release import extend, lease_state, release, release_on_exit
 from provision.models import Credential, Requirements
@@ -165,7 +165,7 @@ def test_an_unattended_release_needs_a_credential_that_is_valid_until_then(recon
     site = FakeSite(limits=Credential(ends=NOW + timedelta(hours=hours)))
     wanted = Requirements(3 * HOUR, start=start)
     if fits:
-        require_credential_for(site, reconciler, wanted)
+        require_lasting_credential(site, reconciler, wanted)
         return
     with pytest.raises(NoCredentials, match="log in again, or make a shorter lease"):
-        require_credential_for(site, reconciler, wanted)
+        require_lasting_credential(site, reconciler, wanted)

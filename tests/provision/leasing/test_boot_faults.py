@@ -39,8 +39,8 @@ class FaultySite(FakeSite):
 
     words = ""
 
-    def create_server(self, name, tag, resource, source):
-        super().create_server(name, tag, resource, source)
+    def create_server(self, name, tag, reservation_id, source):
+        super().create_server(name, tag, reservation_id, source)
         self.booted[-1] = replace(self.booted[-1], status="ERROR", fault=self.words)
         return self.booted[-1]
 

@@ -30,7 +30,10 @@ def test_a_lease_costs_until_its_end_and_after_it_if_somebody_extended_it(reconc
     lease(priced_site(), reconciler, lease_request())
     assert cost() == LINE.format("15:00")
     reconciler.clock.sleep(3 * 3600)
-    assert "was to end 2026-11-21 15:00 UTC, and costs 16 service units an hour if it was extended elsewhere" in cost()
+    assert (
+        "should have ended 2026-11-21 15:00 UTC; if it was extended from another computer, it costs 16 service"
+        in cost()
+    )
 
 
 def test_an_extended_lease_costs_until_its_new_end(reconciler, lease_request, cost, monkeypatch):
@@ -233,7 +236,7 @@ def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(re
     reconciler.clock.sleep(3 * 3600 - 1)
     assert "may exist" in cost()
     reconciler.clock.sleep(1)
-    assert "was to end 2026-11-21 15:00 UTC" in cost()
+    assert "should have ended 2026-11-21 15:00 UTC" in cost()
 
 
 def test_the_end_of_a_command_without_a_lease_reports_no_cost(reconciler, messages):

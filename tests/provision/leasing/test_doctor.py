@@ -83,23 +83,23 @@ def key(generated_key, tmp_path):
 def failed_lines(site, key, reconciler):
     """Return the lines of the failed checks by name."""
     return lambda: {
-        one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.status == "failed"
+        one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.status == "failed"
     }
 
 
 def test_every_check_passes_at_a_healthy_site(site, key, reconciler, failed_lines):
     assert failed_lines() == {}
-    names = [one.name for one in doctor.examine("chameleon", key, reconciler)]
+    names = [one.name for one in doctor.check_site("chameleon", key, reconciler)]
     assert names == [
         *("local tools", "SSH key", "time zone", "journal", "account"),
         *("credential", "reservations", "image", "boot", "quota", "floating IPs"),
-        *("SSH key at the site", "service units", "idle end", "clock"),
+        *("SSH key at the site", "service units", "end when idle", "clock"),
     ]
 
 
 def test_the_image_that_will_be_booted_is_the_one_that_is_checked(site, key, reconciler):
     site.image_id = lambda name: {"my-image": "5678"}[name]
-    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler, "my-image")}
+    texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler, "my-image")}
     assert texts["image"] == "image my-image (5678)"
 
 
@@ -156,7 +156,7 @@ def test_a_credential_that_lasts_for_a_lab_passes(site, failed_lines):
 def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, reconciler, failed_lines):
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}
-    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler)}
+    texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler)}
     assert texts["credential"].startswith("ends 2040-01-01 00:00 UTC")
 
 
@@ -169,7 +169,7 @@ def test_a_journal_of_another_version_fails(reconciler, failed_lines):
 def test_without_an_account_the_site_is_not_queried(site, key, reconciler, failed_lines):
     site.answers["identity"] = NoCredentials("credentials: no account; set OS_* variables")
     assert failed_lines() == {"account": "credentials: no account; set OS_* variables"}
-    left_out = [one for one in doctor.examine("chameleon", key, reconciler) if one.status == "not checked"]
+    left_out = [one for one in doctor.check_site("chameleon", key, reconciler) if one.status == "not checked"]
     assert [one.name for one in left_out] == list(doctor.SITE_CHECKS)
     assert left_out[0].line == "skip  credential: needs account"
 
@@ -220,7 +220,7 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
 )
 def test_a_check_that_passes_says_what_it_found(site, key, reconciler, answer, value, check, text):
     site.answers[answer] = value
-    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.passed}
+    texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.passed}
     assert texts[check] == text
     assert texts["local tools"] == "ssh, ssh-keygen"
 
@@ -249,7 +249,7 @@ def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
         ("theirs", OTHER),
         ("none", ""),
     ]
-    texts = {one.name: one.text for one in doctor.examine("chameleon", key, reconciler) if one.passed}
+    texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.passed}
     assert texts["SSH key at the site"] == f"at the site as laptop, {key.name}"
 
 
@@ -362,10 +362,10 @@ def test_the_site_clock_is_read_from_keystone():
     ("answer", "text"),
     [
         (None, "possible: testbed lease --end-when-idle 30m"),
-        (RequestRejected("blazar answers 401"), "not possible: blazar answers 401"),
+        (RequestRejected("blazar responds with 401"), "not possible: blazar responds with 401"),
     ],
 )
 def test_doctor_reports_whether_a_lease_can_end_itself_and_passes_in_both_cases(site, key, reconciler, answer, text):
     site.answers["try_lease_credential"] = answer
-    (one,) = [one for one in doctor.examine("chameleon", key, reconciler) if one.name == "idle end"]
+    (one,) = [one for one in doctor.check_site("chameleon", key, reconciler) if one.name == "end when idle"]
     assert (one.status, one.text) == ("ok", text)

@@ -17,7 +17,7 @@ from provision.errors import (
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease, planned_calls, planned_calls_without_account
 from provision.leasing.release import release
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from provision.models import Address, Host, Server
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
 
@@ -195,11 +195,11 @@ def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
 
 
 @pytest.mark.parametrize(("site", "virtual"), [("CHI@UC", False), ("KVM@TACC", True)])
-@pytest.mark.parametrize("idle_end", [None, IdleEnd(HOUR)])
-def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, virtual, idle_end):
-    wanted, *rest = planned_calls_without_account(site, replace(lease_request(), idle_end=idle_end))
+@pytest.mark.parametrize("end_when_idle", [None, EndWhenIdle(HOUR)])
+def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, virtual, end_when_idle):
+    wanted, *rest = planned_calls_without_account(site, replace(lease_request(), end_when_idle=end_when_idle))
     assert wanted == "blazar: create lease llm_cc of 1 node with at least 1 GPU, for 3h, start: now"
-    assert rest == calls(IMAGE, virtual, bool(idle_end))
+    assert rest == calls(IMAGE, virtual, bool(end_when_idle))
 
 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
@@ -231,7 +231,7 @@ def test_a_lease_that_is_resumed_is_reported_with_its_age(reconciler, lease_requ
 def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
     site = FakeSite()
     with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
-        lease(site, reconciler, replace(lease_request(), idle_end=IdleEnd(HOUR)))
+        lease(site, reconciler, replace(lease_request(), end_when_idle=EndWhenIdle(HOUR)))
     assert (site.held, reconciler.journal.active_leases()) == ([], {})
 
 

@@ -79,7 +79,7 @@ def test_a_leased_node_behind_a_jump_host_is_reached_by_commands_and_streams(hom
 
 @pytest.mark.timeout(60)
 def test_an_ssh_configuration_that_waits_is_rejected(home, monkeypatch):
-    monkeypatch.setattr(ssh_config, "ANSWER_TIMEOUT_S", 1)
+    monkeypatch.setattr(ssh_config, "RESPONSE_TIMEOUT_S", 1)
     (home / ".ssh" / "config").write_text('Match exec "sleep 100"\n  Port 1\n')
     with pytest.raises(BadSshConfig, match="`ssh -G` does not end within 1 s"):
         SshShell(SshConfigHost("super")).run("true")

@@ -124,9 +124,9 @@ class FakeSite:
     def servers(self):
         return list(self.booted)
 
-    def create_server(self, name, tag, resource, source):
+    def create_server(self, name, tag, reservation_id, source):
         self.before("create server")
-        host = resource.rpartition("-")[2]
+        host = reservation_id.rpartition("-")[2]
         self.attempts.append((name, host))
         status = "ERROR" if host in self.broken else "BUILD" if host in self.slow else "ACTIVE"
         fault = f"no power on {host}" if status == "ERROR" else ""

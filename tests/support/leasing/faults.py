@@ -18,7 +18,7 @@ def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _create_without_search(self, active_lease, operation, find, create, outcome, **intent):
-    """Create a resource without a search for one that an earlier request, whose answer was lost, may have created."""
+    """Create a resource without a search for one that an earlier request, whose response was lost, may have created."""
     resource = self._retrying()(lambda: self.perform(active_lease, operation, create, **intent))
     self.journal.write("done", active_lease, operation, **outcome(resource))
     return resource
@@ -53,7 +53,7 @@ def _delete_all(reconciler, active_lease, kind, name=None, _delete=resources.del
 
 
 INJECTED: dict[str, Fault] = {
-    "a lost answer is requested again": (reconciler.Reconciler, "find_or_create", _create_without_search),
+    "a lost response is requested again": (reconciler.Reconciler, "find_or_create", _create_without_search),
     "any account may release": (release, "verify_account", lambda *_: None),
     "what remains is not asked": (release, "list_remaining", lambda *_: []),
     "a rejection ends the release": (release, "_delete_kinds", _stop_at_first_rejection),

@@ -22,6 +22,6 @@ is_initialized = torch.cuda.is_initialized
 replace_cuda(PHANTOM, next(iter(cards().values())))
 
 from experiments.prediction.loops import generate  # noqa: E402, F401
-from experiments.prediction.script.traced import answer, launchers, missing, process, watch  # noqa: E402, F401
+from experiments.prediction.script.traced import build_prediction, launchers, missing, process, watch  # noqa: E402, F401
 
 torch.cuda.is_initialized = is_initialized  # the warm process looks for real GPUs before it forks

@@ -36,7 +36,7 @@ def pins(versions: Mapping[str, str]) -> Pins:
 def fake_observation(peak_gib: float, outcome: str = "fits") -> Observation:
     """Return an observation of one row."""
     figures = {"row": {"peak_gib": peak_gib}} if outcome == "fits" else {}
-    return Observation(outcomes={"row": outcome}, reasons={}, figures=figures, statuses={"row/peak_gib": "pass"})
+    return Observation(outcomes={"row": outcome}, reasons={}, measured=figures, statuses={"row/peak_gib": "pass"})
 
 
 def values(environment: Environment) -> dict[str, float]:

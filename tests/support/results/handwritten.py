@@ -183,7 +183,7 @@ def make_results(run: Run, device: Device = H200) -> dict[str, Result]:
         reason="the compiler of DeepSpeed's Adam is missing",
         failure=make_failure(),
     )
-    results["xxl-lora"] = make_result(run, "xxl-lora", "refused", device, reason="the node has 64 GiB of host memory")
+    results["xxl-lora"] = make_result(run, "xxl-lora", "rejected", device, reason="the node has 64 GiB of host memory")
     return results
 
 

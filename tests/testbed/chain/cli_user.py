@@ -17,7 +17,7 @@ from provision.ssh.login import USER
 from tests.support.processes.waiting import enable_interrupts
 from tests.testbed.chain.rehearse import Stage
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 
 SUITE = "single_gpu_blip2"
 REMOTE_RUNS = f"/home/{USER}/{REMOTE_FOLDER}"
@@ -91,10 +91,10 @@ class CliUser:
         return node
 
     @property
-    def node_gate(self) -> Gate:
+    def node_proxy(self) -> ServiceProxy:
         """Return the proxy through which the node is reached."""
-        (gate,) = self.stage.machines.gates.values()
-        return gate
+        (proxy,) = self.stage.machines.proxies.values()
+        return proxy
 
     def start_reproduce(self, *more: str) -> Command:
         return self._start_command(self.stage.client(self.results, *more))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cli.parsing.idle_end import IdleEndOptions
+from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.tables.verdicts import show_runs
 from experiments.errors import InputError
 from experiments.pipeline import options_per_suite
@@ -72,18 +72,20 @@ def main() -> int:
     spec.write_text(gpus.cdi_spec(GPUS))
     setup = Setup(
         base_image=base_image.NAME,
-        base_archive=base_image.base_archive(view.print_line),
+        base_image_archive=base_image.base_archive(view.print_line),
         wheels=base_image.wheels(PINS, view.print_line),
         ca_bundle=CA_BUNDLE,
         cdi_spec=spec,
         extra=TEST_NODE_VARIABLES,
     )
     requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
-    idle_end = IdleEndOptions(asked.end_when_idle, asked.results_to, asked.results_key).idle_end(asked.nodes)
+    end_when_idle = EndWhenIdleOptions(asked.end_when_idle, asked.results_to, asked.results_key).parsed(asked.nodes)
     key = key_pair(asked.key)
     wanted = Reproduction(
         suites=tuple(options_per_suite(SUITES, options)),
-        lease_request=LeaseRequest("llm_cc", "node-llm-cc", requirements, key, at_once=True, idle_end=idle_end),
+        lease_request=LeaseRequest(
+            "llm_cc", "node-llm-cc", requirements, key, at_once=True, end_when_idle=end_when_idle
+        ),
         site=connect_to("chameleon"),
         setup=setup,
         keep=asked.keep,

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from provision.models import Lease
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from provision.sites.openstack import BLAZAR_MINUTES, Cloud
 from tests.support.processes.waiting import wait_for
 from tests.testbed.node import network
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 
 ARCHIVE, SECURITY = "archive.ubuntu.com", "security.ubuntu.com"
 HTTP = 80
@@ -30,7 +30,7 @@ class Check(NamedTuple):
     evidence: str
 
 
-class SlowMirror(Gate):
+class SlowMirror(ServiceProxy):
     """Ubuntu's package archive in the network of the nodes, at SLOW_BYTES_PER_S for each connection."""
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ def check_firewall(node: Node) -> Check:
     return Check("fault: firewalld is active", rejected, f"{state}; another port than SSH: {answer or 'connected'}")
 
 
-def set_end(site: Testbed, lease: Lease, end: datetime) -> Lease:
+def set_end(site: LeasingSite, lease: Lease, end: datetime) -> Lease:
     """Change the end of a lease with an API call, as a dashboard does; return the lease as Blazar lists it."""
     assert isinstance(site, Cloud)
     site.blazar.lease.update(lease.id, end_date=f"{end:{BLAZAR_MINUTES}}")

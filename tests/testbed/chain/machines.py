@@ -8,12 +8,12 @@ from pathlib import Path
 from experiments.system.files import cache_folder
 from provision.errors import SiteError
 from provision.models import Server
-from provision.sites.base import Testbed
+from provision.sites.base import LeasingSite
 from tests.testbed.chain.services import ServicesForNodes
 from tests.testbed.node import network
 from tests.testbed.node.image import NodeImage, copy_root
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 
 POLL_INTERVAL_S = 1.0
 FIRST = 51
@@ -24,7 +24,7 @@ DOCKER = "/var/lib/docker"
 class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
-    gates: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
+    proxies: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
     cloud-init would install nova's key. shared: see Node. services: answer on each node before it can be reached, and
     ``prepare`` is called with it.
     Docker's data is cached from one node to the next, which saves rebuilding images.
@@ -32,7 +32,7 @@ class Machines:
 
     def __init__(
         self,
-        site: Testbed,
+        site: LeasingSite,
         image: NodeImage,
         authorized_key: str,
         cards: Sequence[str],
@@ -43,7 +43,7 @@ class Machines:
         self._site, self._image, self._key, self._cards, self._shared = site, image, authorized_key, cards, shared
         self._services, self._prepare = services, prepare
         self.nodes: dict[str, Node] = {}
-        self.gates: dict[str, Gate] = {}
+        self.proxies: dict[str, ServiceProxy] = {}
         self._over = threading.Event()
 
     @contextlib.contextmanager
@@ -66,17 +66,17 @@ class Machines:
                 self._keep(servers, addresses)
 
     def _keep(self, servers: dict[str, Server], addresses: dict[str, str]) -> None:
-        """Run exactly one node for each server and one gate for each address."""
-        for ip in self.gates.keys() - addresses.keys():
-            self.gates.pop(ip).close()
+        """Run exactly one node for each server and one proxy for each address."""
+        for ip in self.proxies.keys() - addresses.keys():
+            self.proxies.pop(ip).close()
         for id in self.nodes.keys() - servers.keys():
             self.nodes.pop(id).stop()
         for id in servers.keys() - self.nodes.keys():
             self.nodes[id] = self._booted()
-        for ip in addresses.keys() - self.gates.keys():
+        for ip in addresses.keys() - self.proxies.keys():
             node = self.nodes[addresses[ip]]
             if self._services.connect(node):
-                self.gates[ip] = Gate((ip, SSH), (node.address, SSH))
+                self.proxies[ip] = ServiceProxy((ip, SSH), (node.address, SSH))
 
     def _booted(self) -> Node:
         taken = {node.address for node in self.nodes.values()}

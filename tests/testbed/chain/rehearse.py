@@ -22,7 +22,7 @@ from pathlib import Path
 from experiments.results.wording import format_duration
 from experiments.system.files import cache_folder
 from provision.leasing.doctor import TOOLS
-from provision.sites.base import Testbed, connect_to
+from provision.sites.base import LeasingSite, connect_to
 from provision.ssh.login import key_pair
 from tests.support.needs import missing
 from tests.support.services.sshd import new_key
@@ -44,7 +44,7 @@ class Stage:
     """The local OpenStack cloud, and a real node for each of its servers."""
 
     def __init__(
-        self, local_openstack: LocalOpenStack, site: Testbed, machines: Machines, key: Path, folder: Path
+        self, local_openstack: LocalOpenStack, site: LeasingSite, machines: Machines, key: Path, folder: Path
     ) -> None:
         self.local_openstack, self.site, self.machines = local_openstack, site, machines
         self.key, self.folder = key, folder

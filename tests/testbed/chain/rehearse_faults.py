@@ -47,7 +47,7 @@ class Rehearsal:
     def __init__(self, user: CliUser, mirror: SlowMirror) -> None:
         self._user, self._mirror = user, mirror
         self._site = user.stage.site
-        self._requests = user.stage.local_openstack.gates["blazar"].recorded_traffic = bytearray()
+        self._requests = user.stage.local_openstack.proxies["blazar"].recorded_traffic = bytearray()
 
     def run(self) -> Iterator[Check]:
         client = self._user.start_reproduce()

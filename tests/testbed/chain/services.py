@@ -4,7 +4,7 @@ from contextlib import suppress
 
 from tests.testbed.node import network
 from tests.testbed.node.node import Node
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 from tests.testbed.openstack.settings import PORTS
 
 SERVICES = ("keystone", "blazar")
@@ -18,14 +18,14 @@ class ServicesForNodes:
         network.create_network()
         self._address = address
         ports = [PORTS[name] for name in SERVICES]
-        self._gates = {port: Gate((network.GATEWAY, 0), (address, port)) for port in ports}
+        self._proxies = {port: ServiceProxy((network.GATEWAY, 0), (address, port)) for port in ports}
 
     def connect(self, node: Node) -> bool:
         """Let the services answer on the node; return whether the node has booted far enough for it."""
         commands = [
             f"systemctl --quiet is-active testbed-{port}.socket || systemd-run --quiet --unit=testbed-{port}"
-            f" --socket-property=ListenStream={self._address}:{port} {PROXY} {network.GATEWAY}:{gate.port}"
-            for port, gate in self._gates.items()
+            f" --socket-property=ListenStream={self._address}:{port} {PROXY} {network.GATEWAY}:{proxy.port}"
+            for port, proxy in self._proxies.items()
         ]
         with suppress(RuntimeError):
             node.run("sh", "-ec", "\n".join(commands))
@@ -33,7 +33,7 @@ class ServicesForNodes:
         return False
 
     def close(self) -> None:
-        """Close the gates."""
-        for gate in self._gates.values():
-            gate.close()
+        """Close the proxies."""
+        for proxy in self._proxies.values():
+            proxy.close()
         network.remove_network()

@@ -55,21 +55,21 @@ def all_fit(cli_user: CliUser, run_id: str) -> bool:
 
 def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_client: Command) -> None:
     command = running(cli_user, "cut")
-    cli_user.node_gate.shut("gone")
+    cli_user.node_proxy.shut("gone")
     time.sleep(OUTAGE_S)
-    cli_user.node_gate.repair()
+    cli_user.node_proxy.repair()
     assert command.end() in (0, 1), command.output
     assert all_fit(cli_user, "cut"), command.output
     assert cli_user.started_rows("cut") == sorted(ROWS)
 
 
 def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Command) -> None:
-    cli_user.node_gate.shut("slow")
+    cli_user.node_proxy.shut("slow")
     try:
         command = running(cli_user, "slow")
         assert command.end() in (0, 1), command.output
     finally:
-        cli_user.node_gate.repair()
+        cli_user.node_proxy.repair()
     assert all_fit(cli_user, "slow"), command.output
 
 

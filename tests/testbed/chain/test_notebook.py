@@ -34,7 +34,7 @@ class Jupyter:
 def test_a_notebook_is_served_only_to_its_owner_and_work_is_downloaded(
     cli_user: CliUser, last_client: Command, tmp_path: Path
 ) -> None:
-    command = cli_user.start_command("notebook", "--narrative", "single_gpu_blip2", "--into", str(tmp_path / "home"))
+    command = cli_user.start_command("notebook", "single_gpu_blip2", "--into", str(tmp_path / "home"))
     jupyter = Jupyter(command.until(r"http://localhost:\d+/\S+"))
     assert jupyter.path == "/lab/tree/single_gpu_blip2.ipynb"
     with pytest.raises(HTTPError, match="403"):

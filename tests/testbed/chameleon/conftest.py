@@ -17,7 +17,7 @@ from provision.leasing.journal import Journal
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest
 from provision.models import Requirements
-from provision.sites.base import LeaseCredentials, Testbed, connect_to
+from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
 from provision.sites.kvm import Kvm
 from provision.ssh.login import KeyPair
 from tests.support.needs import need
@@ -85,11 +85,11 @@ def account(local_openstack: LocalOpenStack, monkeypatch: pytest.MonkeyPatch, tm
 @pytest.fixture
 def connected(
     local_openstack: LocalOpenStack, account: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Testbed]]:
+) -> Iterator[Callable[..., LeasingSite]]:
     """Connect to a site by name as a user; delete what the test left behind."""
     connections = []
 
-    def connect(name: str, user: str = "cc") -> Testbed:
+    def connect(name: str, user: str = "cc") -> LeasingSite:
         for variable, value in local_openstack.environment(REGIONS[name], user).items():
             monkeypatch.setenv(variable, value)
         connections.append(connect_to(name))
@@ -102,14 +102,14 @@ def connected(
 
 
 @pytest.fixture
-def site(connected: Callable[[str], Testbed]) -> Testbed:
+def site(connected: Callable[[str], LeasingSite]) -> LeasingSite:
     """Connect to the bare-metal site."""
     return connected("chameleon")
 
 
 @pytest.fixture
 def testbed(
-    site: Testbed, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: LeasingSite, key: KeyPair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run a command line in this process; return exit code, stdout and stderr."""
     monkeypatch.setattr("provision.clock.Clock", FakeClock)
@@ -150,7 +150,7 @@ def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boot, "try_login", lambda login: None)
 
 
-def empty(site: Testbed) -> None:
+def empty(site: LeasingSite) -> None:
     """Delete all resources of the project at the site."""
     reconciler = Reconciler(None, FakeClock(), lambda line: None)
     kinds: tuple[tuple[Any, Any], ...] = (
@@ -168,7 +168,7 @@ def empty(site: Testbed) -> None:
     reconciler.wait("servers", site.servers, lambda left: not left, limit_s=10_000)
 
 
-def left_at(site: Testbed) -> list[Any]:
+def left_at(site: LeasingSite) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
     credentials = site.lease_credentials() if isinstance(site, LeaseCredentials) else []

@@ -250,7 +250,7 @@ def test_no_credential_token_or_key_is_in_anything_that_a_run_writes(
     testbed, site, lease_flags, key, local_openstack, sshd, tmp_path, caplog, monkeypatch
 ):
     caplog.set_level("DEBUG")
-    keystone = local_openstack.gates["keystone"]
+    keystone = local_openstack.proxies["keystone"]
     doctor = ("doctor", "--site", "chameleon", "--key", str(key.file))
     keystone.recorded_traffic = bytearray()
     messages = [testbed("lease", *lease_flags), testbed("status", "--json"), testbed("release", "--yes")]

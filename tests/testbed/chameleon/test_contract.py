@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from experiments.runners.targets import target_named
-from provision.choices import TESTBEDS
+from provision.choices import LEASING_SITES
 from provision.errors import BootFailed, NotEnoughHosts
 from provision.hardware import local
 from provision.leasing import boot, release
@@ -20,7 +20,7 @@ from tests.testbed.openstack.settings import PORTS
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture(params=TESTBEDS)
+@pytest.fixture(params=LEASING_SITES)
 def any_site(request, connected):
     return connected(request.param)
 
@@ -65,9 +65,9 @@ def test_deleting_a_deleted_resource_is_not_an_error(any_site, reconciler, lease
         any_site.release_address(address)
 
 
-@pytest.mark.parametrize("name", ["local", *TESTBEDS])
+@pytest.mark.parametrize("name", ["local", *LEASING_SITES])
 def test_every_site_has_a_machine_that_describes_itself(name, connected, reconciler, lease_request, sshd):
-    if name in TESTBEDS:
+    if name in LEASING_SITES:
         lease(connected(name), reconciler, lease_request(node_type=None))
     target = target_named(name, None, None, reconciler.journal)
     machine = local.this_machine()

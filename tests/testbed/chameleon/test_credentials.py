@@ -10,20 +10,20 @@ from uuid import uuid4
 import pytest
 from openstack.exceptions import ForbiddenException
 
-from provision.configure import idle_end
-from provision.configure.idle_end import end_when_idle
+from provision.configure import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.errors import RequestRejected, Unreachable
 from provision.leasing import release
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from provision.models import TaggedResource
 from provision.sites.credentials import TRY_NAME
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.chameleon.test_faults import InterceptedJournal
 
-IDLE_END = IdleEnd(timedelta(minutes=30))
+END_WHEN_IDLE = EndWhenIdle(timedelta(minutes=30))
 NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 
 
@@ -31,7 +31,9 @@ NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 def setup_variables(monkeypatch, reachable):
     """The credentials with which the node was set up."""
     given = []
-    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
+    monkeypatch.setattr(
+        end_when_idle, "configure_end_when_idle", lambda machine, variables, report: given.append(variables)
+    )
     return given
 
 
@@ -50,7 +52,7 @@ def losing_answer(site, local_openstack, tmp_path):
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
-        keystone, listed = local_openstack.gates["keystone"], []
+        keystone, listed = local_openstack.proxies["keystone"], []
 
         def on_operation(operation, attempt):
             if (operation, attempt) == (lost, 1):
@@ -80,7 +82,7 @@ def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
     site, reconciler, active_lease, losing_answer, setup_variables
 ):
     make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
-    end_when_idle(site, make_reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, make_reconciler, "llm_cc", END_WHEN_IDLE)
     (((lost,),), (only,)) = listed, site.lease_credentials()
     assert lost.id != only.id == setup_variables[-1]["end_when_idle_credential_id"]
     give_back(site, reconciler)
@@ -99,13 +101,13 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
         return found
 
     monkeypatch.setattr(site, "lease_credentials", listed_before_the_late_one)
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     (only,) = list_now()
     assert late[0] != only.id == setup_variables[-1]["end_when_idle_credential_id"]
 
 
 def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, active_lease, losing_answer):
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
     give_back(site, make_reconciler)
     assert listed == [[]]
@@ -118,7 +120,7 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
     with monkeypatch.context() as patched:
         patched.setattr(site.sdk.identity, "create_application_credential", forbidden)
         with pytest.raises(RequestRejected, match=r"^keystone rejects the request \(403\): policy does not allow it"):
-            end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+            set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     assert (len(site.leases()), site.lease_credentials(), NOT_SET_UP in status_text(testbed)) == (1, [], True)
     give_back(site, reconciler)
 
@@ -126,12 +128,12 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
 def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
     testbed, site, reconciler, active_lease, local_openstack
 ):
-    local_openstack.gates["keystone"].shut("500")
+    local_openstack.proxies["keystone"].shut("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
-        end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+        set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     local_openstack.repair()
     assert NOT_SET_UP in status_text(testbed)
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     assert "ACTIVE, ends after 30m without work" in status_text(testbed)
     assert len(site.lease_credentials()) == 1
 
@@ -144,9 +146,9 @@ def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(idle_end, "set_up_idle_end", interrupted)
+        patched.setattr(end_when_idle, "configure_end_when_idle", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+            set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     (orphan,) = site.lease_credentials()
     assert NOT_SET_UP in status_text(testbed)
     assert testbed("orphans")[1] == "no leaked resources\n"
@@ -175,5 +177,5 @@ def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_tr
 def test_a_lease_of_two_nodes_is_rejected_before_a_credential_exists(site, reconciler, lease_request):
     lease(site, reconciler, lease_request(count=2))
     with pytest.raises(RequestRejected, match=r"^lease llm_cc has 2 nodes; --end-when-idle is allowed with one node$"):
-        end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+        set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     assert site.lease_credentials() == []

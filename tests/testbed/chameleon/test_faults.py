@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision.configure import idle_end
-from provision.configure.idle_end import end_when_idle
+from provision.configure import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.errors import BootFailed, LeaseFailed, LeaseGone, NoAddress, NoCredentials, Unreachable
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from provision.sites.base import connect_to
 from tests.testbed.chameleon import conftest
 from tests.testbed.chameleon.conftest import FakeClock, left_at
@@ -80,7 +80,7 @@ class FaultInjector:
 
     def _gate(self):
         at_kvm = {"blazar": "blazar_kvm", "cinder": "volumes"} if self.site.name == KVM else {}
-        return self.local_openstack.gates[at_kvm.get(self.service, self.service)]
+        return self.local_openstack.proxies[at_kvm.get(self.service, self.service)]
 
 
 class InterceptedJournal(Journal):
@@ -204,7 +204,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     fault, connected, lease_request, local_openstack, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
-    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
+    monkeypatch.setattr(end_when_idle, "configure_end_when_idle", lambda *_: ())
     site = connected("kvm")
     injector, wanted = FaultInjector(local_openstack, site), lease_request(node_type=None)
 
@@ -221,7 +221,7 @@ def test_each_service_and_keystone_may_fail_at_each_operation(
     journal = InterceptedJournal(tmp_path / "state", on_operation)
     reconciler = Reconciler(journal, FakeClock(), report)
     assert lease(site, reconciler, wanted).machines
-    end_when_idle(site, reconciler, wanted.name, IdleEnd(timedelta(minutes=30)))
+    set_up_end_when_idle(site, reconciler, wanted.name, EndWhenIdle(timedelta(minutes=30)))
     of_access = (site.addresses(), site.keys(), site.security_groups(), site.lease_credentials())
     one_of_each = (site.leases(), site.servers(), site.volumes(), *of_access)
     assert [len(found) for found in one_of_each] == [1] * len(one_of_each)
@@ -275,13 +275,13 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
         site.session.invalidate()
         revoked.append(site.session.get_token())
         site.sdk.identity.delete("/auth/tokens", headers={"X-Subject-Token": revoked[-1]})
-        gate = local_openstack.gates["blazar" if service == "blazar" else "nova"]
-        gate.recorded_traffic = bytearray()
+        proxy = local_openstack.proxies["blazar" if service == "blazar" else "nova"]
+        proxy.recorded_traffic = bytearray()
 
     lease_with_interrupted_waits(FaultInjector(local_openstack, site), revoke)
     assert len(set(revoked)) == 2
     for service, token in zip(("blazar", "nova"), revoked, strict=True):
-        heard = bytes(local_openstack.gates[service].recorded_traffic)
+        heard = bytes(local_openstack.proxies[service].recorded_traffic)
         assert token.encode() in heard
         assert b" 401 " in heard
     assert site.session.get_token() not in revoked
@@ -291,7 +291,7 @@ def test_a_token_that_keystone_revokes_during_a_wait_is_renewed(site, local_open
 def test_an_unreachable_service_is_named_after_a_bounded_number_of_attempts(
     service, site, reconciler, lease_request, local_openstack, messages
 ):
-    local_openstack.gates[service].shut("gone")
+    local_openstack.proxies[service].shut("gone")
     with pytest.raises(Unreachable, match="does not answer"):
         lease(site, reconciler, lease_request())
     assert any("attempt" in line for line in messages)
@@ -317,7 +317,7 @@ def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(
 ):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))
     made = lease(site, reconciler, wanted, wait=False).lease
-    with without_aggregate(local_openstack, made.resources[0]):
+    with without_aggregate(local_openstack, made.reservation_ids[0]):
         local_openstack.move_clock(timedelta(hours=20, minutes=1))
         with pytest.raises(LeaseFailed, match=r"is ERROR \(blazar: start_lease failed; reservation .* is in error\)"):
             lease(site, reconciler, wanted)

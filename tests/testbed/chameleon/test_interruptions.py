@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from provision.choices import TESTBEDS
-from provision.configure import idle_end
-from provision.configure.idle_end import end_when_idle
+from provision.choices import LEASING_SITES
+from provision.configure import end_when_idle
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.leasing import release
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.openstack.hardware import KVM
 
 OF_KVM = {Operation.OPEN_SSH, Operation.CLOSE_SSH, Operation.CREATE_VOLUME, Operation.DELETE_VOLUME}
 """Operations only of a site with security groups and volumes."""
-IDLE_END = IdleEnd(timedelta(minutes=30))
+END_WHEN_IDLE = EndWhenIdle(timedelta(minutes=30))
 
 
 class KillingJournal(Journal):
@@ -42,7 +42,7 @@ def lease_and_release(site, reconciler, lease_request, stage: Path) -> None:
     stage.write_text("lease")
     lease(site, reconciler, lease_request)
     stage.write_text("idle end")
-    end_when_idle(site, reconciler, lease_request.name, IDLE_END)
+    set_up_end_when_idle(site, reconciler, lease_request.name, END_WHEN_IDLE)
     stage.write_text("extend")
     release.extend(site, reconciler, release.get_active_lease(reconciler, lease_request.name), timedelta(hours=1))
     stage.write_text("release")
@@ -61,7 +61,7 @@ def first_end(reconciler) -> str:
 def test_a_run_killed_after_an_operation_resumes(
     operation, connected, local_openstack, reconciler, lease_request, reachable, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(idle_end, "set_up_idle_end", lambda *_: ())
+    monkeypatch.setattr(end_when_idle, "configure_end_when_idle", lambda *_: ())
     site = connected("kvm" if operation in OF_KVM else "chameleon")
     if operation == Operation.DELETE_VOLUME:
         local_openstack.fail_to_delete_a_volume()
@@ -77,7 +77,7 @@ def test_a_run_killed_after_an_operation_resumes(
 
     if stage.read_text() != "release":
         lease(site, reconciler, wanted)
-        end_when_idle(site, reconciler, wanted.name, IDLE_END)
+        set_up_end_when_idle(site, reconciler, wanted.name, END_WHEN_IDLE)
         assert len(site.lease_credentials()) == 1
         end = datetime.fromisoformat(first_end(reconciler))
         if stage.read_text() == "extend":
@@ -118,7 +118,7 @@ def test_two_clients_at_once_for_one_name_get_one_lease(site, reconciler, lease_
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", TESTBEDS)
+@pytest.mark.parametrize("name", LEASING_SITES)
 def test_two_clients_at_once_on_two_computers_get_one_lease(name, connected, lease_request, tmp_path):
     site = connected(name)
     wanted, outcomes = lease_request(node_type=None, start=datetime.now(UTC) + timedelta(hours=20)), []

@@ -28,7 +28,7 @@ def test_resources_of_a_closed_lease_are_leaked(testbed, site, reconciler, lease
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     (lease_name,) = (f"lease {one.id}" for one in site.leases())
-    orphans = {active_lease.tag: {"there": [lease_name], "opened_here": True}}
+    orphans = {active_lease.tag: {"resources": [lease_name], "in_journal": True}}
     code, out, _ = testbed("orphans", "--json")
     assert (code, json.loads(out)) == (0, {"orphans": orphans, "deleted": []})
     code, out, _ = testbed("orphans", "--clean", "--dry-run", "--json")

@@ -20,7 +20,7 @@ from experiments.system.files import CODE_FOLDER, cache_folder
 from provision.configure.build_context import PROJECT
 from tests.support.needs import need
 from tests.support.processes.waiting import wait_for
-from tests.support.services.docker_here import daemon, load_image
+from tests.support.services.local_docker import daemon, load_image
 from tests.testbed.node.base_image import NAME as BASE
 from tests.testbed.node.base_image import base_archive
 

@@ -231,7 +231,7 @@ def test_a_build_does_not_store_the_password_of_the_index(
         [node],
         source="build",
         base_image=BASE,
-        base_archive=fake_image(node_image.root, BASE, tmp_path / "base.tar"),
+        base_image_archive=fake_image(node_image.root, BASE, tmp_path / "base.tar"),
         pip_index=f"https://reader:{PASSWORD}@index.invalid/simple",
         ca_bundle=CA_BUNDLE,
         extra={"images_save": "/var/lib/llm-testbed/kept.tar"},

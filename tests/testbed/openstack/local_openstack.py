@@ -29,7 +29,7 @@ from experiments.system.signals import die_with_parent
 from tests.support.processes.waiting import wait_until_up
 from tests.testbed.openstack import hardware, settings
 from tests.testbed.openstack.environment import LOCK, environment, locked
-from tests.testbed.openstack.gate import Gate
+from tests.testbed.openstack.service_proxy import ServiceProxy
 from tests.testbed.openstack.settings import PORTS, SERVICES, Place
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ class LocalOpenStack:
         self.place, self.passwords, self._lock = place, passwords, lock
         self._python = environment() / "bin" / "python"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self.gates: dict[str, Gate] = {}
+        self.proxies: dict[str, ServiceProxy] = {}
 
     def start(self, services: tuple[str, ...] = SERVICES) -> None:
         for service in services:
@@ -54,11 +54,11 @@ class LocalOpenStack:
         for service in services:
             self._wait_for(service)
             outer, inner = ((address, PORTS[service]) for address in (self.place.outer, self.place.inner))
-            self.gates[service] = Gate(outer, inner)
+            self.proxies[service] = ServiceProxy(outer, inner)
 
     def stop(self) -> None:
-        for gate in self.gates.values():
-            gate.close()
+        for proxy in self.proxies.values():
+            proxy.close()
         for process in self._running.values():
             process.kill()
         for process in self._running.values():
@@ -83,8 +83,8 @@ class LocalOpenStack:
 
     def repair(self) -> None:
         """End all faults: services answer, nodes boot, clocks agree."""
-        for gate in self.gates.values():
-            gate.repair()
+        for proxy in self.proxies.values():
+            proxy.repair()
         for knob in (
             "nova/behavior.json",
             "refapi/answer.json",
@@ -168,7 +168,7 @@ def seeded() -> Path:
     """Return the cached folder with databases as an operator leaves them; create it if it is missing."""
     sources = [
         LOCK,
-        *(HERE / f"{name}.py" for name in ("databases", "hardware", "pretend", "seed", "services", "settings")),
+        *(HERE / f"{name}.py" for name in ("databases", "hardware", "fake_hardware", "seed", "services", "settings")),
     ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / f"openstack-seeded-{digest}"

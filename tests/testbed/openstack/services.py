@@ -1,8 +1,8 @@
 """Run one OpenStack project as one process, in the services' environment: SERVICE FOLDER ADDRESS PORT.
 
 A project's RPC stays in this process (nova's scheduler, conductor and computes; Blazar's manager), so oslo.messaging's
-in-memory transport suffices and no broker is needed. Fakes: the hardware (pretend.py), the network's data plane (agents
-that are rows in a table), volumes (volumes.py), the reference API (reference_api.py).
+in-memory transport suffices and no broker is needed. Fakes: the hardware (fake_hardware.py), the network's data plane
+(agents that are rows in a table), volumes (volumes.py), the reference API (reference_api.py).
 """
 
 import ctypes
@@ -81,10 +81,10 @@ def _report_agents() -> None:
 def nova() -> Wsgi:
     import nova.virt
 
-    from tests.testbed.openstack import pretend
+    from tests.testbed.openstack import fake_hardware
 
-    pretend.FOLDER = HERE
-    sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = pretend
+    fake_hardware.FOLDER = HERE
+    sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = fake_hardware
     import os_brick
     import os_vif
     from nova import conf, objects, service

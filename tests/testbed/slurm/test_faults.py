@@ -143,7 +143,7 @@ def test_a_run_does_not_wait_for_nodes_whose_lease_has_ended(harness):
 def test_a_job_without_the_gpu_of_its_profile_rejects_the_row(harness):
     harness.runner({}).run(rows_to_run(spec("a", size="full", weights="random")))
     (result,) = harness.folder.results().values()
-    assert (result.outcome, result.reason) == ("refused", "no GPU: full size needs one; size tiny runs anywhere")
+    assert (result.outcome, result.reason) == ("rejected", "no GPU: full size needs one; size tiny runs anywhere")
     assert harness.start_count("a") == 0
 
 

@@ -245,10 +245,10 @@ def _kernels_of(server: dict[str, object]) -> list[dict[str, str]]:
     url = f"http://127.0.0.1:{server.get('port')}{server.get('base_url', '/')}api/kernels"
     request = urllib.request.Request(url, headers={"Authorization": f"token {server.get('token')}"})
     try:
-        with _OPENER.open(request, timeout=QUERY_LIMIT_S) as answer:
-            return json.load(answer)
+        with _OPENER.open(request, timeout=QUERY_LIMIT_S) as response:
+            return json.load(response)
     except urllib.error.HTTPError as problem:
-        raise CheckFailed(f"Jupyter at port {server.get('port')} answers {problem.code}") from None
+        raise CheckFailed(f"Jupyter at port {server.get('port')} responds with {problem.code}") from None
     except urllib.error.URLError as problem:
         if isinstance(problem.reason, ConnectionRefusedError):
             return []
@@ -269,13 +269,13 @@ class Lease:
 
     def status(self) -> str | None:
         """Return the lease's status; None if it no longer exists. Raises CheckFailed."""
-        code, answer = self._request("GET")
+        code, response = self._request("GET")
         if code == 404:
             return None
         try:
-            return str(json.loads(answer)["lease"]["status"])
+            return str(json.loads(response)["lease"]["status"])
         except (KeyError, TypeError, ValueError):
-            raise CheckFailed("blazar: no lease in the answer") from None
+            raise CheckFailed("blazar: no lease in the response") from None
 
     def delete(self) -> None:
         """Delete the lease. Raises CheckFailed."""
@@ -290,24 +290,24 @@ class Lease:
             {"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as answer:  # noqa: S310 - an address of the site
-                return answer.headers["X-Subject-Token"]
+            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
+                return response.headers["X-Subject-Token"]
         except urllib.error.HTTPError as problem:
-            raise CheckFailed(f"keystone answers {problem.code}") from None
+            raise CheckFailed(f"keystone responds with {problem.code}") from None
         except OSError as problem:
             raise CheckFailed(f"keystone: {getattr(problem, 'reason', type(problem).__name__)}") from None
 
     def _request(self, method: str) -> tuple[int, bytes]:
-        """Return the status code and body of Blazar's answer; Blazar requires the header Accept. Raises CheckFailed."""
+        """Return the status code and body of the response; Blazar requires the header Accept. Raises CheckFailed."""
         headers = {"X-Auth-Token": self._token(), "Accept": "application/json"}
         request = urllib.request.Request(self._settings.lease_url, headers=headers, method=method)  # noqa: S310 - an address of the site
         try:
-            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as answer:  # noqa: S310 - an address of the site
-                return answer.status, answer.read()
+            with urllib.request.urlopen(request, timeout=QUERY_LIMIT_S) as response:  # noqa: S310 - an address of the site
+                return response.status, response.read()
         except urllib.error.HTTPError as problem:
             if problem.code == 404:
                 return 404, b""
-            raise CheckFailed(f"blazar answers {problem.code} to {method}") from None
+            raise CheckFailed(f"blazar responds with {problem.code} to {method}") from None
         except OSError as problem:
             raise CheckFailed(f"blazar: {getattr(problem, 'reason', type(problem).__name__)}") from None
 

@@ -14,11 +14,11 @@ Command = Program | LaunchCommand
 
 
 def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Command], int]) -> None:
-    """Replace subprocess.Popen: ``run`` the programs in this process that a launcher starts, in place of a process.
+    """Replace subprocess.Popen, so that a program that a launcher starts runs in this process, by ``run``.
 
-    Run are Python files, and what torchrun, accelerate or deepspeed start, if their output is not captured.
-    is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU, else returns
-    its exit code. The script then gets a process that only ends with this exit code.
+    This applies to Python files, and to programs that torchrun, accelerate or deepspeed start, unless their output is
+    captured. is_launcher: whether the script has used no GPU yet. run: does not return if the program uses the GPU,
+    else returns its exit code. Popen then starts a process that does nothing but end with this exit code.
     """
     start = subprocess.Popen.__init__
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.suites.attention_kernels import kernels_of
+from experiments.suites.attention_kernels import kernel_properties
 from experiments.suites.cards import card_named
 
 QUIET_VARIABLES = {
@@ -20,7 +20,7 @@ QUIET_VARIABLES = {
 
 
 def phantom_device(card_name: str, cache: Path) -> Phantom:
-    """Return the device. Until this process ends, it appears as the card ``card_name``.
+    """Make CUDA appear as the card ``card_name`` until this process ends; return the simulated device.
 
     Call this function before torch is imported. Raises InputError if the device cannot be compiled on this machine.
     """
@@ -34,7 +34,7 @@ def phantom_device(card_name: str, cache: Path) -> Phantom:
     card = card_named(card_name)
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    phantom.install(kernels_of(card))
+    phantom.install(kernel_properties(card))
     phantom.count_host_memory()
     imports.prepare_imports()
     imports.record_compile_calls()

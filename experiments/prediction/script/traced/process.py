@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def _exit_code(program: Program, out: Path) -> int:
-    """Run the program and return its exit code. Print its traceback, or write an error of this project to ``out``."""
+    """Run the program; return its exit code. If it fails, print its traceback or write the error to ``out``."""
     try:
         _run_program(program)
     except SystemExit as end:
@@ -94,7 +94,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks
     from experiments.prediction.script.traced import launchers, missing
-    from experiments.prediction.script.traced.answer import Trace, build_prediction
+    from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
 
     if job.fake_weights:

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from tests.benchmarks.prediction.unchanged import ErrorTable
+from tests.benchmarks.prediction.unchanged_program import ErrorTable
 
 HERE = Path(__file__).parent
 REPOSITORY = Path(__file__).parents[4]
@@ -30,7 +30,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLEL
 LIMIT_S = 600
 LINES = 12
 """Number of log lines that are kept if a program fails."""
-STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged import watch\nwatch()\n"
+STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged_program import watch\nwatch()\n"
 
 
 def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:

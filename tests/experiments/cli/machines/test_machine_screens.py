@@ -29,9 +29,9 @@ from tests.support.services.terminal import full_screen, terminal_output
 
 CONFIGURE = ("configure", "configure --check")
 NOTEBOOK = (
-    "notebook --narrative single_gpu_blip2",
+    "notebook single_gpu_blip2",
     "notebook --site local",
-    "notebook --site local --narrative nosuch",
+    "notebook nosuch --site local",
 )
 CALIBRATE = ("calibrate single_gpu_blip2/xxl-sgd --out my_gpu.jsonl",)
 BLAME = ("blame single_gpu_blip2/xxl-sgd --good old.txt --bad new.txt",)

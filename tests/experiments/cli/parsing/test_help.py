@@ -57,7 +57,7 @@ def test_an_example_is_parsed_by_its_command(line):
     assert line in examples()[name]
     for card in _names_in(given.get("card")) - {"all", "auto", "smallest"}:
         card_named(card)
-    for suite in _names_in(given.get("suites")) | _names_in(given.get("suite")) | _names_in(given.get("narrative")):
+    for suite in _names_in(given.get("suites")) | _names_in(given.get("suite")):
         assert suite in suite_names()
     if (rows := given.get("rows")) and name == "fit":
         assert select_rows(rows[0], given["card"])

@@ -11,7 +11,7 @@ from rich.console import Console
 from experiments.cli.tables.leases import lease_line, slots_table, states_table
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.release import State
-from provision.leasing.request import IdleEnd, idle_end_data
+from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from provision.models import Lease, Server, TimeSlot
 from tests.support.leasing.calendars import HOUR, a100, at
 
@@ -73,7 +73,7 @@ def test_a_lease_that_no_longer_exists_is_shown_as_such():
 def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for_results(target, active, gone):
     armed: dict[str, dict[str, Any]] = {
         Operation.CREATE_LEASE: {},
-        Operation.CREATE_CREDENTIAL: {"id": "c", **idle_end_data(IdleEnd(HOUR / 2, target))},
+        Operation.CREATE_CREDENTIAL: {"id": "c", **end_when_idle_data(EndWhenIdle(HOUR / 2, target))},
     }
     state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
     assert active in " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
@@ -84,7 +84,7 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
 
 
 def test_a_lease_whose_idle_end_was_not_set_up_says_so():
-    wanted: dict[str, dict[str, Any]] = {Operation.CREATE_CREDENTIAL: idle_end_data(IdleEnd(HOUR / 2))}
+    wanted: dict[str, dict[str, Any]] = {Operation.CREATE_CREDENTIAL: end_when_idle_data(EndWhenIdle(HOUR / 2))}
     state = replace(STATE, active_lease=replace(STATE.active_lease, intents=wanted))
     text = " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
     assert "ACTIVE, does not end itself: its setup did not finish" in text

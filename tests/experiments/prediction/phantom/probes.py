@@ -103,10 +103,10 @@ def resized(phantom: Any) -> Any:
 def workspaces(phantom: Any) -> Any:
     import torch
 
-    from experiments.suites.attention_kernels import kernels_of
+    from experiments.suites.attention_kernels import kernel_properties
     from experiments.suites.cards import card_named
 
-    phantom.install(kernels_of(card_named("h200_141gb")))
+    phantom.install(kernel_properties(card_named("h200_141gb")))
     left, right = (torch.empty(128, 128, device="cuda", requires_grad=True) for _ in range(2))
     found = [phantom.stats()[0]]
 
@@ -240,14 +240,14 @@ def attention(phantom: Any) -> Any:
     import torch
     from torch.nn import functional as F
 
-    from experiments.suites.attention_kernels import kernels_of
+    from experiments.suites.attention_kernels import kernel_properties
     from experiments.suites.cards import card_named
 
     def backward_kernel(
         card: str = "a100_80gb", type: Any = torch.bfloat16, keys: int = 16, heads: int = 4, width: int = 64,
         mask: Any = None, **options: Any,
     ) -> str:  # fmt: skip
-        phantom.install(kernels_of(card_named(card)))
+        phantom.install(kernel_properties(card_named(card)))
         query = torch.empty(2, 4, 16, width, dtype=type, device="cuda", requires_grad=True)
         key = torch.empty(2, heads, keys, width, dtype=type, device="cuda", requires_grad=True)
         out = F.scaled_dot_product_attention(query, key, key, mask, **options)
@@ -326,11 +326,13 @@ def answer(probe: Callable[[Any], Any], phantom: Any) -> Any:
 
 def main(cache: Path) -> None:
     from experiments.prediction.phantom.library import load
-    from experiments.suites.attention_kernels import Kernels
+    from experiments.suites.attention_kernels import KernelProperties
 
     phantom = load(cache)
     phantom.install(
-        Kernels(flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132)
+        KernelProperties(
+            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132
+        )
     )
 
     from experiments.prediction.phantom.cuda import replace_cuda

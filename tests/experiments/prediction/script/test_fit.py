@@ -6,7 +6,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.prediction.script.fit import fit_as_data, fit_batches, read_batch, set_batch
-from experiments.prediction.script.record import CardAnswer
+from experiments.prediction.script.record import CardPrediction
 
 FLAG = "--batch"
 
@@ -36,7 +36,7 @@ def test_the_largest_batch_is_found_with_few_traces_of_the_rank_that_needs_most(
     def trace(batch):
         traced.append(batch)
         needs = (5.0 + batch, 6.0 + batch)
-        return [SimpleNamespace(cards=(card_answer(need),), peak_gib=need) for need in needs]
+        return [SimpleNamespace(cards=(card_prediction(need),), peak_gib=need) for need in needs]
 
     found = fit_batches(8, trace)
     assert (found.largest, found.likely) == (92, 94)
@@ -46,5 +46,5 @@ def test_the_largest_batch_is_found_with_few_traces_of_the_rank_that_needs_most(
     assert {one["batch"]: one["outcome"] for one in data["batches"]}[94] == "borderline"
 
 
-def card_answer(need):
-    return CardAnswer(card="big", usable_gib=100.0, needed_gib=need, reserved_gib=need, retries=0, failure=None)
+def card_prediction(need):
+    return CardPrediction(card="big", usable_gib=100.0, needed_gib=need, reserved_gib=need, retries=0, failure=None)

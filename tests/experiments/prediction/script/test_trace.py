@@ -8,7 +8,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction.script import trace as tracing
 from experiments.prediction.script.options import ScriptOptions
-from experiments.prediction.script.record import CardAnswer, ScriptPrediction, smallest_card
+from experiments.prediction.script.record import CardPrediction, ScriptPrediction, smallest_card
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.results.predictions import PeakParts
 from experiments.suites.attention_kernels import group_by_kernels
@@ -352,15 +352,15 @@ def test_the_smallest_card_is_found_with_few_traces(monkeypatch, tmp_path):
 
     def fake_traced(job, place):
         traced.extend(job["cards"])
-        answers = [
-            CardAnswer(
+        cards = [
+            CardPrediction(
                 card=name, usable_gib=card_named(name).usable_gib, needed_gib=GROUPS[name], reserved_gib=60.0,
                 retries=0, failure=None,
             )
             for name in job["cards"]
         ]  # fmt: skip
         shares = PeakParts(params_gib=20.0, grads_gib=15.0, optimizer_gib=15.0, buffers_gib=0.0, activations_gib=5.0)
-        return [ScriptPrediction.model_construct(cards=tuple(answers), ranks=1, at_peak=shares)]
+        return [ScriptPrediction.model_construct(cards=tuple(cards), ranks=1, at_peak=shares)]
 
     monkeypatch.setattr(tracing, "_trace_rank", fake_traced)
     messages: list[str] = []

@@ -187,7 +187,9 @@ def test_rows_are_lost_with_the_warm_process_unless_they_have_measured(local, cl
         (row.folder / RESULT_FILE).write_text(in_memory.result("a", outcome).model_dump_json())
     assert [one.spec.row for one in made._rows_lost_with_warm_process()] == lost
     over = warm is not None and warm.why is not None
-    assert made._view.lines == (["rows start cold from now on: the warm process has ended (killed)"] if over else [])
+    assert made._view.lines == (
+        ["rows start more slowly from now on: the warm process has ended (killed)"] if over else []
+    )
     assert (made._warm is None) == (over or warm is None)
 
 

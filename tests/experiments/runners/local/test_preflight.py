@@ -125,7 +125,7 @@ def test_a_gpu_is_a_display_device_of_nvidia(tmp_path, vendor, kind, found):
 def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, docker, monkeypatch):
     docker({"ServerVersion": "29.0"})
     assert check_named("Docker").text == "29.0, without GPUs"
-    monkeypatch.setattr(preflight, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(preflight, "RESPONSE_TIMEOUT_S", 0.2)
     real = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda command, **more: real(["sleep", "9"], **more))
     assert check_named("Docker").text == "the daemon does not answer within 0 s; systemctl restart docker"

@@ -39,7 +39,7 @@ def test_a_lock_is_removed_unless_a_row_is_running(monkeypatch, tmp_path, alive)
     (tmp_path / "cpu_adam").mkdir()
     lock = tmp_path / "cpu_adam" / "lock"
     lock.touch()
-    monkeypatch.setattr(row_process, "rows_alive", lambda: alive)
+    monkeypatch.setattr(row_process, "any_row_alive", lambda: alive)
     drop_stale_locks(tmp_path)
     assert lock.exists() == alive
 

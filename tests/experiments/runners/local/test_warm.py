@@ -83,7 +83,11 @@ def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatc
     assert [made.start_count(row) for row in "abc"] == [1, 2, 1]
     assert [made.started(row) for row in "bc"] == ["cold"] * 2
     assert (
-        sum(line.startswith("rows start cold from now on: the warm process has ended") for line in made.view.lines) == 1
+        sum(
+            line.startswith("rows start more slowly from now on: the warm process has ended")
+            for line in made.view.lines
+        )
+        == 1
     )
 
 

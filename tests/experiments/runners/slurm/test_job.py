@@ -48,7 +48,7 @@ def test_a_row_runs_on_the_machine_of_its_job(run_job, capsys):
 def test_a_row_for_which_the_job_has_too_little_is_rejected_with_a_result(run_job):
     code, folder, runners = run_job(rows.spec("a"), rows.node())
     assert (code, runners) == (0, [])
-    assert folder.results()["a"].outcome == "refused"
+    assert folder.results()["a"].outcome == "rejected"
     assert (folder.row_named("a") / RESULT_FILE).exists()
 
 

@@ -149,7 +149,7 @@ def test_the_nodes_but_the_first_start_an_agent_with_the_rows_address():
     text = script(wide, nodes=3)
     srun = "srun --nodes=2 --ntasks=2 --relative=1 --kill-on-bad-exit=1 --chdir=/ --cpus-per-task="
     assert srun in text
-    clear = f'rm -rf "$row/{CHECKPOINTS_FOLDER}"'
+    clear = f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"'
     assert clear not in text
     assert clear in script(wide, nodes=3, shared=False)
     assert "srun" not in script(nodes=1)
@@ -249,9 +249,11 @@ def test_a_row_waits_for_its_staging_jobs_and_is_cancelled_when_one_fails():
 def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
     job = JobSpec(rows.spec("a", time_limit_s=900), "abc", "some.worker", 120.0, ())
     (line,) = [
-        line for line in scripts().row_script(job, run, "name", "comment").splitlines() if line.startswith("row=")
+        line
+        for line in scripts().row_script(job, run, "name", "comment").splitlines()
+        if line.startswith("row_folder=")
     ]
-    assert shlex.split(line) == [f"row={scripts().layout.run(run)}/{job.row_folder}"]
+    assert shlex.split(line) == [f"row_folder={scripts().layout.run(run)}/{job.row_folder}"]
 
 
 @pytest.mark.parametrize("limit_s", [901, 959, 960])

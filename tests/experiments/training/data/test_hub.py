@@ -99,7 +99,8 @@ def test_a_second_checksum_mismatch_is_an_error_with_the_file_name(web, repo, ca
     web.corruptions["model.safetensors"] = 2
     assert run_fetch(weights().model_dump_json(), fetch_artifact) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "the weights of 'team/small': model.safetensors does not match the hub's checksum after two downloads"
+        "the weights of 'team/small': after two downloads, the checksum of model.safetensors differs from that on the "
+        "Hugging Face hub"
     )
     assert web.downloads["model.safetensors"] == 2
 

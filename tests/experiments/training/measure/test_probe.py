@@ -93,7 +93,7 @@ def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, mo
     while not ended:
         monkeypatch.setattr(time, "time", lambda: float(probe.micro_steps))
         ended = micro_step(*training)
-        steady.append((probe.moments().steady_from, probe.moments().steady_until))
+        steady.append((probe.timestamps().steady_from, probe.timestamps().steady_until))
     timed = probe.profile.recorded[0]
     assert 6 <= timed < probe.micro_steps
     assert steady[:3] == [(None, None), (2.0, 2.0), (2.0, 3.0)]

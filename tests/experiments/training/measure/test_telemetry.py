@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from experiments.results.load import TRAINING_UTILIZATION, training_utilization
+from experiments.results.gpu_load import TRAINING_UTILIZATION, training_utilization
 from experiments.training.measure import telemetry
 from experiments.training.measure.telemetry import (
     FIELDS,

@@ -72,9 +72,9 @@ def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler,
     faults = {"1": "no power", "2": "Quota exceeded for instances"}
     create = site.create_server
 
-    def create_server(name, tag, resource, source):
-        made = create(name, tag, resource, source)
-        site.booted[-1] = replace(made, fault=faults[resource[-1]])
+    def create_server(name, tag, reservation_id, source):
+        made = create(name, tag, reservation_id, source)
+        site.booted[-1] = replace(made, fault=faults[reservation_id[-1]])
         return site.booted[-1]
 
     monkeypatch.setattr(site, "create_server", create_server)

@@ -9,15 +9,15 @@ import pytest
 from provision.choices import IMAGE, VGPU_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.request import (
-    IdleEnd,
+    EndWhenIdle,
     LeaseRequest,
     LeaseTask,
     address_data,
     default_image,
     deletion_reason,
+    end_when_idle_data,
+    end_when_idle_of,
     first_with_tag,
-    idle_end_data,
-    idle_end_of,
     requirements_in_words,
     same_hardware,
     slot_data,
@@ -106,27 +106,27 @@ def test_a_server_is_found_by_its_name_among_those_of_the_lease(reconciler, leas
     assert address_data(Address("1", "192.0.2.1", "2")) == {"id": "1", "ip": "192.0.2.1"}
 
 
-def record(idle_end, *operations):
+def record(end_when_idle, *operations):
     """Return the record of a lease that ends itself, with the outcomes of these operations."""
     outcomes = {operation: {"id": "1"} for operation in operations}
-    return ActiveLease("a", "tag", "CHI@UC", "", operations={**outcomes, Operation.CREATE_CREDENTIAL: idle_end})
+    return ActiveLease("a", "tag", "CHI@UC", "", operations={**outcomes, Operation.CREATE_CREDENTIAL: end_when_idle})
 
 
 @pytest.mark.parametrize(
-    ("idle_end", "ends", "results"),
+    ("end_when_idle", "ends", "results"),
     [
-        (IdleEnd(timedelta(minutes=30)), "if all results are fetched", "were fetched before"),
+        (EndWhenIdle(timedelta(minutes=30)), "if all results are fetched", "were fetched before"),
         (
-            IdleEnd(HOUR, "me@host:there", Path("key")),
+            EndWhenIdle(HOUR, "me@host:there", Path("key")),
             "its results are copied to me@host:there",
             "are then at me@host:there",
         ),
     ],
 )
-def test_an_idle_end_states_where_the_results_are(idle_end, ends, results):
-    assert idle_end.in_words == f"ends after {'1h' if idle_end.key else '30m'} without work; {ends}"
-    ended = record(idle_end_data(idle_end), Operation.CREATE_LEASE)
-    assert idle_end_of(ended) == idle_end
+def test_an_idle_end_states_where_the_results_are(end_when_idle, ends, results):
+    assert end_when_idle.in_words == f"ends after {'1h' if end_when_idle.key else '30m'} without work; {ends}"
+    ended = record(end_when_idle_data(end_when_idle), Operation.CREATE_LEASE)
+    assert end_when_idle_of(ended) == end_when_idle
     assert f"and its results {results}, or somebody deleted it" in deletion_reason(ended)
-    assert deletion_reason(record(idle_end_data(idle_end))) == ""
+    assert deletion_reason(record(end_when_idle_data(end_when_idle))) == ""
     assert deletion_reason(record({}, Operation.CREATE_LEASE)) == ""

@@ -1,6 +1,6 @@
 """Run four rows on four GPUs of a cluster: compare the time in parallel with the time one after another, in one run.
 
-    python -m tests.benchmarks.tool_speed.overlap [--seconds 20] [--out FILE]
+    python -m tests.benchmarks.tool_speed.parallel_rows [--seconds 20] [--out FILE]
 
 The cluster is a real Slurm on this machine. Fakes: the four GPUs; and the rows, which only sleep, so that the ratio
 shows the overlap and not the competition of rows for resources. The work that a run does once before its first row
@@ -62,7 +62,7 @@ def main() -> None:
             sequential_s = [seconds_taken(partial(harness.run, row, **sleeping)) for row in ROWS]
             assert harness.outcomes() == dict.fromkeys(ROWS, "fits")
     found = {
-        "command": f"python -m tests.benchmarks.tool_speed.overlap --seconds {options.seconds}",
+        "command": f"python -m tests.benchmarks.tool_speed.parallel_rows --seconds {options.seconds}",
         "on": "a Slurm on this machine with four fake GPUs; the rows are fakes that sleep",
         "git_commit": git_commit(),
         "rows_sleep_s": options.seconds,

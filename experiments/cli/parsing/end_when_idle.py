@@ -12,7 +12,7 @@ from experiments.errors import InputError
 from experiments.system.options import option
 
 if TYPE_CHECKING:
-    from provision.leasing.request import IdleEnd
+    from provision.leasing.request import EndWhenIdle
 
 TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
 """An rsync target USER@HOST:PATH, without characters that are special in a shell."""
@@ -20,7 +20,7 @@ SHORTEST = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class IdleEndOptions:
+class EndWhenIdleOptions:
     """Options for a lease that ends itself: the idle time, and where the node copies its results."""
 
     end_when_idle: str | None = option(
@@ -38,21 +38,25 @@ class IdleEndOptions:
     )
 
     def arguments(self) -> list[str]:
-        """Return the options as arguments of another `testbed` command. Raises as ``idle_end`` does."""
-        idle_end = self.idle_end(1)
-        if idle_end is None:
+        """Return the options as arguments of another `testbed` command. Raises as ``parsed`` does."""
+        end_when_idle = self.parsed(1)
+        if end_when_idle is None:
             return []
-        target = ["--results-to", idle_end.results_to, "--results-key", str(idle_end.key)] if idle_end.key else []
+        target = (
+            ["--results-to", end_when_idle.results_to, "--results-key", str(end_when_idle.key)]
+            if end_when_idle.key
+            else []
+        )
         return ["--end-when-idle", str(self.end_when_idle), *target]
 
-    def idle_end(self, count: int, wait: bool = True) -> "IdleEnd | None":
+    def parsed(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
         """Return how a lease of ``count`` nodes ends itself; None if it does not.
 
         wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.
         """
         from experiments.system.packages import require_packages
         from provision.availability.times import parse_length
-        from provision.leasing.request import IdleEnd
+        from provision.leasing.request import EndWhenIdle
 
         after, target, key = self.end_when_idle, self.results_to, self.results_key
         if bool(target) != bool(key):
@@ -74,4 +78,4 @@ class IdleEndOptions:
         if (length := parse_time_option("--end-when-idle", parse_length, after)) < SHORTEST:
             raise InputError(f"--end-when-idle {after}: allowed: 5m or longer")
         require_packages("ansible_runner")
-        return IdleEnd(length, target or "", key.expanduser().absolute() if key else None)
+        return EndWhenIdle(length, target or "", key.expanduser().absolute() if key else None)

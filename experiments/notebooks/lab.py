@@ -38,8 +38,8 @@ ENGINES = CODE_FOLDER / "experiments" / "training" / "engines"
 class Lab:
     """Shows rows of a suite from one run: a stored one, or one of your own.
 
-    run: the name of a run that is stored in this project, or under ``results``; nothing is run. "": your own newest run
-    under ``results`` with the same choices; rows without a result are run, into the same run.
+    run: the name of a run in this project or under ``results``, whose rows are shown and not run. If it is empty, your
+    own newest run under ``results`` with the same choices is shown, and rows without a result run first.
     choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
 
     Raises InputError for an unknown suite or run.

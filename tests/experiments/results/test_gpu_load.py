@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.results.load import (
+from experiments.results.gpu_load import (
     CPU_WAIT_INTERVAL,
     CPU_WAIT_SHARE,
     STEADY_UTILIZATION,

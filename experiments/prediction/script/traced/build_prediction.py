@@ -11,7 +11,7 @@ import torch
 from experiments.prediction.peak import CATEGORIES, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import LiveAllocation, Phantom
 from experiments.prediction.script.record import (
-    CardAnswer,
+    CardPrediction,
     LineShare,
     ModuleShare,
     PeakBlock,
@@ -74,7 +74,7 @@ def build_prediction(
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_answer(name, phantom, tags, needed) for name in traced.cards),
+        cards=tuple(_card_prediction(name, phantom, tags, needed) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
         modules=_module_shares(allocations, watcher),
@@ -96,10 +96,10 @@ def _class_name(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
-def _card_answer(name: str, phantom: Phantom, tags: MemoryTags, needed: int) -> CardAnswer:
+def _card_prediction(name: str, phantom: Phantom, tags: MemoryTags, needed: int) -> CardPrediction:
     usable = round(card_named(name).usable_gib * GIB)
     limited = phantom.replay(usable)
-    return CardAnswer(
+    return CardPrediction(
         card=name,
         usable_gib=usable / GIB,
         needed_gib=needed / GIB,

@@ -7,8 +7,8 @@ import pytest
 from IPython.display import SVG
 
 from experiments.errors import InputError
-from experiments.notebooks import narrative
-from experiments.notebooks.narrative import Lab
+from experiments.notebooks import lab
+from experiments.notebooks.lab import Lab
 from experiments.results.memory_parts import STEP_POINTS
 from experiments.results.run_folder import RunFolder
 from experiments.suites.suite import suite_named
@@ -40,7 +40,7 @@ def shown_output(monkeypatch):
     """The output of the cells: blocks of Markdown, and figures by the labels of their bars."""
     blocks = []
     monkeypatch.setattr(
-        narrative,
+        lab,
         "display",
         lambda block: blocks.append(labels(block.data) if isinstance(block, SVG) else block.data),
     )
@@ -49,7 +49,7 @@ def shown_output(monkeypatch):
 
 @pytest.fixture
 def no_command(monkeypatch):
-    monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
+    monkeypatch.setattr(lab, "COMMAND", (sys.executable, "-c", "raise SystemExit('ran')"))
 
 
 @pytest.mark.usefixtures("no_command")
@@ -95,7 +95,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
         "print(*sys.argv[1:])\n"
         f"shutil.copytree({str(stored_run)!r}, sys.argv[sys.argv.index('--results') + 1] + '/one')\n"
     )
-    monkeypatch.setattr(narrative, "COMMAND", (sys.executable, str(script)))
+    monkeypatch.setattr(lab, "COMMAND", (sys.executable, str(script)))
     results = tmp_path / "results"
     Lab(NAME, results=str(results), card="a100_80gb", size="auto").show("xxl-sgd")
     expected = f"run {NAME} --row xxl-sgd --results {results} --card a100_80gb --size auto\n"
@@ -104,7 +104,7 @@ def test_a_row_without_a_result_is_run_and_what_it_prints_is_shown(tmp_path, sho
 
 
 def test_a_command_that_leaves_no_result_is_an_error_with_its_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(narrative, "COMMAND", (sys.executable, "-c", "raise SystemExit(2)"))
+    monkeypatch.setattr(lab, "COMMAND", (sys.executable, "-c", "raise SystemExit(2)"))
     with pytest.raises(RuntimeError, match="xxl has no result; the command above ended with exit code 2"):
         Lab(NAME, results=str(tmp_path)).show("xxl")
 
@@ -206,7 +206,7 @@ def test_rejected_rows_are_compared_without_a_chart(tmp_path, shown_output):
     folder.write_run(run("baseline", "reduced-batch", suite=NAME))
     for row in ("baseline", "reduced-batch"):
         spec = folder.read_run().spec(suite_named(NAME), row)
-        write_result(folder, result("a", "refused").model_copy(update={"spec": spec}))
+        write_result(folder, result("a", "rejected").model_copy(update={"spec": spec}))
     Lab(NAME, results=str(tmp_path)).compare("baseline", "reduced-batch")
     assert not any(isinstance(block, list) for block in shown_output)
     assert "| Baseline | rejected |" in shown_output[1]

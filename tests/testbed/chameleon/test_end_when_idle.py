@@ -11,19 +11,19 @@ import pytest
 from openstack.exceptions import HttpException
 
 from experiments.runners.targets import target_named
-from provision.configure import idle_end as module
-from provision.configure.idle_end import end_when_idle
+from provision.configure import end_when_idle as module
+from provision.configure.end_when_idle import set_up_end_when_idle
 from provision.errors import NotReached
 from provision.leasing import boot, release
 from provision.leasing.lease import lease
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 from tests.support.leasing import idle_check
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
 check = idle_check.load()
 HALF_HOUR = timedelta(minutes=30)
-IDLE_END = IdleEnd(HALF_HOUR)
+END_WHEN_IDLE = EndWhenIdle(HALF_HOUR)
 
 
 class IdleNode:
@@ -43,7 +43,7 @@ class IdleNode:
 def variables(monkeypatch, reachable):
     """Record the variables with which the node is set up."""
     given = []
-    monkeypatch.setattr(module, "set_up_idle_end", lambda machine, variables, report: given.append(variables))
+    monkeypatch.setattr(module, "configure_end_when_idle", lambda machine, variables, report: given.append(variables))
     return given
 
 
@@ -51,7 +51,7 @@ def variables(monkeypatch, reachable):
 def settings(site, reconciler, lease_request, variables, tmp_path):
     """Lease a node that ends its lease; return the settings of its check."""
     lease(site, reconciler, lease_request())
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     return settings_of(variables[-1], tmp_path)
 
 
@@ -161,7 +161,7 @@ def test_a_lease_does_not_end_while_a_service_does_not_answer_and_ends_after_it(
 ):
     now = check.clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
-    local_openstack.gates[service].shut(fault)
+    local_openstack.proxies[service].shut(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     local_openstack.repair()
     assert f"but the lease continues: {service}" in line
@@ -178,7 +178,7 @@ def test_no_secret_is_in_the_journal_or_in_messages(settings, reconciler, messag
 
 
 def test_a_second_command_replaces_the_credential(site, reconciler, settings, variables, tmp_path):
-    end_when_idle(site, reconciler, "llm_cc", IDLE_END)
+    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     (only,) = site.lease_credentials()
     newer = settings_of(variables[-1], tmp_path)
     assert (only.id, newer.secret != settings.secret) == (newer.credential_id, True)
@@ -199,14 +199,14 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     active_lease = release.get_active_lease(reconciler, "llm_cc")
     reconciler.journal.write("closed", active_lease)
     orphans = json.loads(testbed("orphans", "--json")[1])["orphans"]
-    assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["there"]
+    assert f"credential {settings.credential_id}" in orphans[active_lease.tag]["resources"]
     assert testbed("orphans", "--clean", "--yes")[0] == 0
     assert left_at(site) == []
 
 
 def test_doctor_shows_that_an_idle_end_is_possible_and_leaves_no_credential(testbed, site, key):
     out = testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
-    assert "idle end: possible" in " ".join(out.split())
+    assert "end when idle: possible" in " ".join(out.split())
     assert site.lease_credentials() == []
 
 
@@ -215,5 +215,5 @@ def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)
     code, _, err = testbed(*flags, "--end-when-idle", "30m")
-    assert (code, "blazar answers 401 to a credential with access rules" in err) == (3, True)
+    assert (code, "blazar responds with 401 to a credential with access rules" in err) == (3, True)
     assert left_at(site) == []

@@ -8,16 +8,16 @@ STYLES = {"fits": "green", "borderline": "yellow", "oom": "red"}
 SIZES = ("peak", "needed", "usable", "margin")
 
 
-def answers_table(*leading_columns: Column | str, title: str, note: str = "note") -> Table:
+def outcomes_table(*leading_columns: Column | str, title: str, note: str = "note") -> Table:
     """Return a table without rows: ``leading_columns``, sizes in GiB, outcome, note. Empty columns are hidden."""
     sizes = (Column(name, number=True) for name in SIZES)
     return Table(*leading_columns, *sizes, "outcome", Column(note, prose=True), title=title)
 
 
-def answer_cells(
+def outcome_cells(
     outcome: str, note: str = "", *, margin: float | None = None, **sizes: float
 ) -> tuple[str | Text, ...]:
-    """Return the cells after the leading columns of an answers table.
+    """Return the cells after the leading columns of a table of outcomes.
 
     ``sizes`` are the known ones of peak, needed and usable, in GiB.
     """

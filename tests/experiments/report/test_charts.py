@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from experiments.report.content import RowReport
-from experiments.report.pages.figures import BETWEEN_POINTS, STEP_PARTS, WAITING, _parts, _peak_bar, _step_bar
+from experiments.report.pages.charts import BETWEEN_POINTS, STEP_PARTS, WAITING, _parts, _peak_bar, _step_bar
 from experiments.report.predicted import PredictedRow
 from experiments.results.schema import Snapshot
 from tests.support.results.in_memory import result

@@ -1,6 +1,6 @@
 """Predict the memory of FSDP with batch size 8 after a forward pass, with and without gradient accumulation.
 
-    python -m tests.benchmarks.prediction.accumulated [FOLDER]
+    python -m tests.benchmarks.prediction.fsdp_accumulation [FOLDER]
 
 Writes accumulated.md and accumulated.json into the folder (default: experiments/evidence/prediction_h200). While a
 training accumulates gradients, Lightning disables the exchange of gradients between the GPUs, so that each GPU has the

@@ -1,6 +1,6 @@
 """Compare the download of results with rsync: 500 MB in 2,000 files over a real sshd on this machine.
 
-    python -m tests.benchmarks.tool_speed.pulling [--out FILE]
+    python -m tests.benchmarks.tool_speed.result_downloads [--out FILE]
 
 Three alternating rounds; the best time of each is compared. rsync uses OpenSSH with its default ciphers.
 """
@@ -43,7 +43,7 @@ def main() -> None:
         finally:
             server.stop()
     found = {
-        "command": "python -m tests.benchmarks.tool_speed.pulling",
+        "command": "python -m tests.benchmarks.tool_speed.result_downloads",
         "on": f"{os.cpu_count()} cores, both ends on this machine",
         "git_commit": git_commit(),
         "load_average": os.getloadavg()[0],

@@ -1,6 +1,6 @@
 """Compare the speed of a row with two ways to prepare images: in the loader's workers, and in the training step.
 
-    python -m tests.benchmarks.training.image_feeding [--row reduced-precision] [--size full] [--micro-steps 24]
+    python -m tests.benchmarks.training.image_loading [--row reduced-precision] [--size full] [--micro-steps 24]
         [--rounds 5] [--pixels 224] [--out FILE]
 
 In the lab's method, every step turns its images and captions into tensors, and copies the loss to the CPU. Both methods
@@ -121,7 +121,7 @@ def figures(spec: RowSpec, rounds: Sequence[Seconds], processor: str) -> dict[st
     in_step, by_loader = (spec.settings.batch_size / median(seconds) for seconds in zip(*rounds, strict=True))
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "processor"
     return {
-        "command": "python -m tests.benchmarks.training.image_feeding",
+        "command": "python -m tests.benchmarks.training.image_loading",
         "row": f"{spec.suite}/{spec.row}",
         "size": spec.size,
         "card": spec.card,

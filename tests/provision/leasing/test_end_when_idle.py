@@ -10,11 +10,17 @@ from provision.leasing import account
 from provision.leasing.account import require_lease_credentials
 from provision.leasing.journal import Operation
 from provision.leasing.release import deleted_lease, release
-from provision.leasing.request import IdleEnd, idle_end_data, idle_end_of, lease_data, requested_idle_end
+from provision.leasing.request import (
+    EndWhenIdle,
+    end_when_idle_data,
+    end_when_idle_of,
+    lease_data,
+    requested_end_when_idle,
+)
 from provision.models import Lease, TaggedResource
 from tests.support.leasing.fake_site import HOUR, NOW, FakeSite
 
-IDLE_END = IdleEnd(timedelta(minutes=30))
+END_WHEN_IDLE = EndWhenIdle(timedelta(minutes=30))
 
 
 class FakeCredentialSite(FakeSite):
@@ -55,28 +61,28 @@ def active_lease(site, reconciler):
     return lambda: reconciler.journal.active_lease("llm_cc")
 
 
-def enable_idle_end(site, reconciler, record, idle_end=IDLE_END):
+def enable_end_when_idle(site, reconciler, record, end_when_idle=END_WHEN_IDLE):
     site.credentials = [TaggedResource("c", "credential", record.tag, site.user_id())]
-    reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **idle_end_data(idle_end))
+    reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **end_when_idle_data(end_when_idle))
 
 
 def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, active_lease, tmp_path):
-    assert idle_end_of(active_lease()) is None
-    idle_end = IdleEnd(HOUR, "me@host:there", tmp_path / "key")
-    enable_idle_end(site, reconciler, active_lease(), idle_end)
-    assert idle_end_of(active_lease()) == idle_end
+    assert end_when_idle_of(active_lease()) is None
+    end_when_idle = EndWhenIdle(HOUR, "me@host:there", tmp_path / "key")
+    enable_end_when_idle(site, reconciler, active_lease(), end_when_idle)
+    assert end_when_idle_of(active_lease()) == end_when_idle
 
 
 def test_an_unfinished_setup_of_an_idle_end_does_not_count_but_stays_requested(reconciler, active_lease):
-    reconciler.journal.write("intent", active_lease(), Operation.CREATE_CREDENTIAL, **idle_end_data(IDLE_END))
+    reconciler.journal.write("intent", active_lease(), Operation.CREATE_CREDENTIAL, **end_when_idle_data(END_WHEN_IDLE))
     reconciler.journal.write("done", active_lease(), Operation.CREATE_CREDENTIAL, id="c")
-    assert (idle_end_of(active_lease()), requested_idle_end(active_lease())) == (None, IDLE_END)
+    assert (end_when_idle_of(active_lease()), requested_end_when_idle(active_lease())) == (None, END_WHEN_IDLE)
 
 
 def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(
     site, reconciler, active_lease
 ):
-    enable_idle_end(site, reconciler, active_lease())
+    enable_end_when_idle(site, reconciler, active_lease())
     assert deleted_lease(reconciler, active_lease()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
@@ -88,7 +94,7 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
 
 
 def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(site, reconciler, active_lease):
-    enable_idle_end(site, reconciler, active_lease(), IdleEnd(HOUR, "me@host:there"))
+    enable_end_when_idle(site, reconciler, active_lease(), EndWhenIdle(HOUR, "me@host:there"))
     site.held = []
     assert deleted_lease(reconciler, active_lease()).endswith(
         "; to fetch results: rsync -a me@host:there/ results/; then run the command again for the remaining rows"
@@ -96,7 +102,7 @@ def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(
 
 
 def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, active_lease):
-    enable_idle_end(site, reconciler, active_lease())
+    enable_end_when_idle(site, reconciler, active_lease())
     reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")
     site.held = []
     assert deleted_lease(reconciler, active_lease()) == ""
@@ -111,13 +117,13 @@ def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, active
     def fail_to_list_leases():
         raise Unreachable("blazar does not answer")
 
-    enable_idle_end(site, reconciler, active_lease())
+    enable_end_when_idle(site, reconciler, active_lease())
     monkeypatch.setattr(site, "leases", fail_to_list_leases)
     assert deleted_lease(reconciler, active_lease()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, active_lease):
-    enable_idle_end(site, reconciler, active_lease())
+    enable_end_when_idle(site, reconciler, active_lease())
     release(site, reconciler, active_lease())
     assert (site.credentials, site.remaining_resources()) == ([], [])
 
@@ -127,7 +133,7 @@ def test_a_credential_that_stays_is_named(site, reconciler, active_lease):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
 
-    enable_idle_end(site, reconciler, active_lease())
+    enable_end_when_idle(site, reconciler, active_lease())
     site.before = reject
     with pytest.raises(NotReleased, match=r"credential c \(keystone: no\)"):
         release(site, reconciler, active_lease())

@@ -16,7 +16,7 @@ CHUNK = 65536
 SERVER_ERROR = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 
 
-class Gate:
+class ServiceProxy:
     """Listens at ``outer`` and forwards to ``inner``, each an address and a port."""
 
     def __init__(self, outer: tuple[str, int], inner: tuple[str, int]) -> None:
@@ -50,11 +50,11 @@ class Gate:
         self._server.server_close()
 
     def _open(self) -> None:
-        gate = self
+        proxy = self
 
         class ConnectionHandler(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                gate._receive(self.request)
+                proxy._receive(self.request)
 
         self._server = _Server(self._outer, ConnectionHandler)
         self._outer = (self._outer[0], self._server.server_address[1])
@@ -88,7 +88,7 @@ class Gate:
             back.join()
 
     def _ask(self, client: socket.socket, service: socket.socket, lost: threading.Event) -> None:
-        """Forward a client's requests until the gate is shut, which also ends kept-alive connections."""
+        """Forward a client's requests until the proxy is shut, which also ends kept-alive connections."""
         with contextlib.suppress(OSError):
             while (data := client.recv(CHUNK)) and not self._rejected(client):
                 if self._fault == "deaf" and data.startswith(CHANGES):

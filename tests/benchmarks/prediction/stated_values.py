@@ -1,6 +1,6 @@
 """Compare the values that the labs state with predicted values, for every row of every suite on every card.
 
-    python -m tests.benchmarks.prediction.cells [FOLDER]
+    python -m tests.benchmarks.prediction.stated_values [FOLDER]
 
 Writes cells.md and cells.json into the folder (default: experiments/evidence/prediction_h200). The first table has the
 outcomes. The second has the memory that the lab prints, with the error relative to the nearer end of the range (0

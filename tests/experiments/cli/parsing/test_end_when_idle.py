@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from experiments.cli.parsing.idle_end import IdleEndOptions
+from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.errors import InputError
 from provision.errors import BadTime
-from provision.leasing.request import IdleEnd
+from provision.leasing.request import EndWhenIdle
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def key(tmp_path):
 
 
 def test_without_the_option_a_lease_does_not_end_itself():
-    assert IdleEndOptions().idle_end(1) is None
+    assert EndWhenIdleOptions().parsed(1) is None
 
 
 def test_a_lease_ends_itself_with_or_without_a_target(key):
-    assert IdleEndOptions("30m").idle_end(1) == IdleEnd(timedelta(minutes=30))
-    with_target = IdleEndOptions("1h", "me@host.edu:~/results", key).idle_end(1)
-    assert with_target == IdleEnd(timedelta(hours=1), "me@host.edu:~/results", key)
+    assert EndWhenIdleOptions("30m").parsed(1) == EndWhenIdle(timedelta(minutes=30))
+    with_target = EndWhenIdleOptions("1h", "me@host.edu:~/results", key).parsed(1)
+    assert with_target == EndWhenIdle(timedelta(hours=1), "me@host.edu:~/results", key)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_a_lease_ends_itself_with_or_without_a_target(key):
 def test_a_wrong_option_is_one_line(words, count, wait, message, key):
     given = [key if word == "KEY" else word for word in words]
     with pytest.raises((InputError, BadTime), match=message.replace("(", r"\(")):
-        IdleEndOptions(*given).idle_end(count, wait)
+        EndWhenIdleOptions(*given).parsed(count, wait)
 
 
 def test_a_missing_key_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        IdleEndOptions("30m", "me@host:there", tmp_path / "missing").idle_end(1)
+        EndWhenIdleOptions("30m", "me@host:there", tmp_path / "missing").parsed(1)

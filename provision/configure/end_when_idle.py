@@ -1,19 +1,19 @@
 """Set up a leased node so that it ends its lease when it is idle, with a credential for this lease only."""
 
-from provision.configure.playbook import set_up_idle_end
+from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
 from provision.leasing.journal import Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import get_active_lease
-from provision.leasing.request import IdleEnd, find_lease, idle_end_data
+from provision.leasing.request import EndWhenIdle, end_when_idle_data, find_lease
 from provision.models import LeaseCredential
-from provision.sites.base import LeaseCredentials, Testbed
+from provision.sites.base import LeaseCredentials, LeasingSite
 from provision.ssh.known_hosts import pinned_lines
 
 ROLE = "end_when_idle"
 
 
-def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: IdleEnd) -> None:
+def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
     """Let the node of the active lease with that name end the lease when it is idle.
 
     Its credential is new: keystone returns its secret only once, and only the node keeps it. Raises ConfigureFailed if
@@ -30,7 +30,7 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
         raise LeaseGone(f"lease {name} is gone")
-    target = _target_variables(idle_end)
+    target = _results_variables(end_when_idle)
     with reconciler.journal.exclusive(name):
         credential = reconciler.find_or_create(
             active_lease,
@@ -38,17 +38,19 @@ def end_when_idle(site: Testbed, reconciler: Reconciler, name: str, idle_end: Id
             lambda: None,
             lambda: site.create_lease_credential(active_lease.tag, lease),
             lambda made: {"id": made.id},
-            **idle_end_data(idle_end),
+            **end_when_idle_data(end_when_idle),
         )
-        set_up_idle_end(active_lease.machines[0], _variables(credential, idle_end) | target, reconciler.report)
-        outcome = {"id": credential.id, **idle_end_data(idle_end)}
+        configure_end_when_idle(
+            active_lease.machines[0], _variables(credential, end_when_idle) | target, reconciler.report
+        )
+        outcome = {"id": credential.id, **end_when_idle_data(end_when_idle)}
         reconciler.journal.write("done", active_lease, Operation.CREATE_CREDENTIAL, **outcome)
-    reconciler.report(f"lease {name} {idle_end.in_words}")
+    reconciler.report(f"lease {name} {end_when_idle.in_words}")
 
 
-def _variables(credential: LeaseCredential, idle_end: IdleEnd) -> dict[str, object]:
+def _variables(credential: LeaseCredential, end_when_idle: EndWhenIdle) -> dict[str, object]:
     return {
-        f"{ROLE}_after_s": idle_end.after.total_seconds(),
+        f"{ROLE}_after_s": end_when_idle.after.total_seconds(),
         f"{ROLE}_auth_url": credential.auth_url,
         f"{ROLE}_lease_url": credential.lease_url,
         f"{ROLE}_credential_id": credential.id,
@@ -56,15 +58,15 @@ def _variables(credential: LeaseCredential, idle_end: IdleEnd) -> dict[str, obje
     }
 
 
-def _target_variables(idle_end: IdleEnd) -> dict[str, object]:
+def _results_variables(end_when_idle: EndWhenIdle) -> dict[str, object]:
     """Return the variables of the rsync target. Raises BadKey without a key, NotReached without a host key."""
-    if not idle_end.results_to:
+    if not end_when_idle.results_to:
         return {}
-    if idle_end.key is None or not idle_end.key.is_file():
-        raise BadKey(f"results key {idle_end.key}: no such file; the node needs it to copy the results")
-    host = idle_end.results_to.rpartition(":")[0].rpartition("@")[2]
+    if end_when_idle.key is None or not end_when_idle.key.is_file():
+        raise BadKey(f"results key {end_when_idle.key}: no such file; the node needs it to copy the results")
+    host = end_when_idle.results_to.rpartition(":")[0].rpartition("@")[2]
     return {
-        f"{ROLE}_results_to": idle_end.results_to,
-        f"{ROLE}_results_key": idle_end.key.read_text(),
+        f"{ROLE}_results_to": end_when_idle.results_to,
+        f"{ROLE}_results_key": end_when_idle.key.read_text(),
         f"{ROLE}_results_known_hosts": pinned_lines(host),
     }

@@ -1,6 +1,6 @@
 """Compare the speed of a multi-GPU row with a plain script like the lab's, on the same GPUs in one run.
 
-    python -m tests.benchmarks.training.taught_speed [--row 7b-4gpu-ddp] [--gpus N] [--size full] [--rounds 2]
+    python -m tests.benchmarks.training.lab_script_speed [--row 7b-4gpu-ddp] [--gpus N] [--size full] [--rounds 2]
         [--out FILE]
 
 The plain script: LitGPT's model in a LightningModule, Lightning's Trainer with default strategies, a progress bar with
@@ -110,7 +110,7 @@ def plain_s(spec: RowSpec) -> float:
         (Path(folder) / SPEC_FILE).write_text(spec.model_dump_json())
         ranks = ["--nproc-per-node", str(spec.settings.devices), "--master-addr", LOCAL_ADDRESS]
         torchrun = [sys.executable, "-m", "torch.distributed.run", *ranks, "--master-port", str(free_port())]
-        command = [*torchrun, "--module", "tests.benchmarks.training.taught_speed", "--as-rank", folder]
+        command = [*torchrun, "--module", "tests.benchmarks.training.lab_script_speed", "--as-rank", folder]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
         try:
             errors = process.communicate(timeout=spec.settings.time_limit_s)[1].decode()
@@ -135,7 +135,7 @@ def figures(spec: RowSpec, rounds: Sequence[tuple[float, float]]) -> dict[str, A
     """Return the results so far: each round's seconds (plain, ours), and the ratio of their medians."""
     plain, jobs_to_cancel = (median(times) for times in zip(*rounds, strict=True))
     return {
-        "command": "python -m tests.benchmarks.training.taught_speed",
+        "command": "python -m tests.benchmarks.training.lab_script_speed",
         "row": f"{SUITE}/{spec.row}",
         "ranks": spec.settings.ranks,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "processor",

@@ -1,4 +1,4 @@
-"""The figures in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
+"""The numbers in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
 
 import re
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.docs.blocks import ROOT
-from tests.support.results.terms import time_noise
+from tests.support.results.semesters import time_noise
 
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)

@@ -1,6 +1,6 @@
 """Measure the CPU seconds of the search for the earliest time slots in a large calendar.
 
-    python -m tests.benchmarks.tool_speed.slots [--runs 5] [--out FILE]
+    python -m tests.benchmarks.tool_speed.slot_search [--runs 5] [--out FILE]
 
 2,000 nodes, 60 days, 100,000 reservations; the result is the median of the runs for each of several requests.
 """
@@ -66,7 +66,7 @@ def main() -> None:
         print(f"{name}: {len(found)} blocks in {medians_s[name]:.2f} s")
     if options.out:
         facts = {
-            "command": f"python -m tests.benchmarks.tool_speed.slots --runs {options.runs}",
+            "command": f"python -m tests.benchmarks.tool_speed.slot_search --runs {options.runs}",
             "git_commit": git_commit(),
             "nodes": NODES,
             "days": HORIZON.days,

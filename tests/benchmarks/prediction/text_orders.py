@@ -1,6 +1,6 @@
 """Predict how the order of the training texts affects the memory of the rows that train the 7B model on four GPUs.
 
-    python -m tests.benchmarks.prediction.orders [FOLDER]
+    python -m tests.benchmarks.prediction.text_orders [FOLDER]
 
 Writes orders.md and orders.json into the folder (default: experiments/evidence/prediction_h200). Each row is predicted
 for the same texts in ORDERS orders, at the lab's length and at the short length, which has the longest texts in its

@@ -54,7 +54,7 @@ def report_charts(report: Report) -> dict[str, Chart]:
             alt = "Memory at the points of a step; the same numbers are in the table below"
             found[f"memory-{row.row}"] = _memory_chart(points, alt, limit)
         if row.telemetry and row.telemetry.columns.keys() - {"t_s"}:
-            found[f"telemetry-{row.row}"] = _telemetry(row.telemetry)
+            found[f"telemetry-{row.row}"] = _telemetry_chart(row.telemetry)
     return found
 
 
@@ -75,7 +75,7 @@ def highest_snapshot(memory: Memory) -> Snapshot | None:
 
 
 def snapshots_to_show(memory: Memory) -> list[Snapshot]:
-    """Return the points of the first step and of the step with the peak, each at its highest micro-step."""
+    """Return the points of the first step and the step with the peak, each of the micro-step with the most memory."""
     highest = highest_snapshot(memory)
     if highest is None:
         return []
@@ -151,7 +151,7 @@ def _limit(usable_gib: float | None, card: str) -> Limit | None:
     return None if usable_gib is None else Limit(usable_gib, f"{card}: {format_gib(usable_gib)} usable")
 
 
-def _telemetry(telemetry: Telemetry) -> Chart:
+def _telemetry_chart(telemetry: Telemetry) -> Chart:
     columns = telemetry.columns
     panels = [
         Panel(title, unit, [Line(name, columns[column]) for column, name in lines.items()])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from provision.configure.playbook import set_up_idle_end
+from provision.configure.playbook import configure_end_when_idle
 from provision.errors import ConfigureFailed
 from provision.leasing.journal import Machine
 from provision.ssh.login import USER
@@ -85,7 +85,7 @@ def set_up(node: Node, login: LoginTo, cloud: FakeCloud, tmp_path):
             **variables,
         }
         prefixed = {f"end_when_idle_{name}": value for name, value in given.items()} | {"download_pause_s": 0.1}
-        return set_up_idle_end(Machine(node.name, login(node)), prefixed, print, tmp_path / "logs")
+        return configure_end_when_idle(Machine(node.name, login(node)), prefixed, print, tmp_path / "logs")
 
     yield operation
     node.run("systemctl", "stop", "llm-testbed-end-when-idle.timer", SERVICE)
