@@ -47,7 +47,7 @@ SIZES = ("model", "batch_size", "accumulate", "max_length")
 
 
 TIMES_LARGER = 4
-"""A GPU with so many times the multiprocessors of a card does not show the card's times. Parts of a GPU are such cards."""
+"""A GPU with so many times the multiprocessors of a card, such as a part of a GPU, does not show the card's times."""
 
 
 class Evidence(NamedTuple):
