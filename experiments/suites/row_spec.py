@@ -18,7 +18,14 @@ CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 DERIVED = "global_batch_size"
 """The setting that follows from others: batch_size, accumulate and the number of ranks."""
 
-LATER_SETTINGS = ("accelerator", "prompt_length", "optimizer_in_backward")
+LATER_SETTINGS = (
+    "accelerator",
+    "prompt_length",
+    "optimizer_in_backward",
+    "fused_optimizer",
+    "packing",
+    "compile",
+)
 """Settings of later versions. Their defaults do not change a fingerprint, so that earlier results stay valid."""
 
 

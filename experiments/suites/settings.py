@@ -83,6 +83,11 @@ class Settings(StrictModel):
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
     )
+    fused_optimizer: bool = Field(default=False, description="update the parameters with one GPU kernel for many tensors")
+    packing: bool = Field(
+        default=False, description="concatenate a batch's texts without padding; each text attends only to itself"
+    )
+    compile: bool = Field(default=False, description="compile the model's blocks with torch.compile")
     lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
     workers: NonNegativeInt = Field(
@@ -129,21 +134,32 @@ class Settings(StrictModel):
     @model_validator(mode="after")
     def _one_backward_pass_per_update(self) -> Self:
         """Check that nothing comes between a backward pass and the update of the parameters."""
-        if not self.optimizer_in_backward:
-            return self
-        needed: dict[str, tuple[object, ...]] = {
-            "task": ("train",),
-            "accumulate": (1,),
-            "world_size": (1,),
-            "strategy": ("auto",),
-            "optimizer": ("adamw", "sgd", "adam_8bit"),
-            "engine": ("lightning", "litgpt", "litgpt_trainer"),
-            "quantization": (None,),
-        }
-        for name, allowed in needed.items():
-            if (value := getattr(self, name)) not in allowed:
+        return self._needs(
+            "optimizer_in_backward",
+            task=("train",),
+            accumulate=(1,),
+            world_size=(1,),
+            strategy=("auto",),
+            optimizer=("adamw", "sgd", "adam_8bit"),
+            engine=("lightning", "litgpt", "litgpt_trainer"),
+            quantization=(None,),
+        )
+
+    @model_validator(mode="after")
+    def _supports_the_levers_of_speed(self) -> Self:
+        """Check that the row's libraries have the fused optimizer, packing and compilation."""
+        one_gpu: dict[str, tuple[object, ...]] = {"task": ("train",), "world_size": (1,), "strategy": ("auto",)}
+        self._needs("fused_optimizer", task=("train",), optimizer=("adamw", "sgd"), quantization=(None,))
+        texts, engines = ("alpaca2k", "imdb", "constant"), ("litgpt", "litgpt_trainer")
+        self._needs("packing", engine=engines, dataset=texts, **one_gpu)
+        return self._needs("compile", **one_gpu, quantization=(None,), activation_checkpointing=(False,))
+
+    def _needs(self, name: str, **needed: tuple[object, ...]) -> Self:
+        """Check that the settings ``needed`` by the setting ``name`` have one of the allowed values, if it is on."""
+        for other, allowed in needed.items() if getattr(self, name) else ():
+            if (value := getattr(self, other)) not in allowed:
                 values = ", ".join(map(str, allowed))
-                raise ValueError(f"optimizer_in_backward: needs {name} = {values}, but it is {value}")
+                raise ValueError(f"{name}: needs {other} = {values}, but it is {value}")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from experiments.suites.choices import Precision
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.system.files import GIB
+from experiments.training.models.compilation import require_c_compiler
 from provision.hardware import gpus
 from provision.hardware.local import processor_name
 
@@ -22,13 +23,16 @@ def open_device(spec: RowSpec) -> Device:
     """Return the device of this process, after capping its memory allocator to the row's card.
 
     Call this function before any allocation. A tiny row on a CPU gets one thread, because rows run in parallel and
-    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card.
+    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card, or if a row is
+    compiled and the machine has no C compiler.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
     if not (spec.settings.gpus and torch.cuda.is_available()):
         if spec.size == "tiny":
             torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)
+    if spec.settings.compile:
+        require_c_compiler()
     torch.cuda.set_device(process_gpus(spec.settings)[0])
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     total = properties.total_memory / GIB

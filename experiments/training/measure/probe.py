@@ -99,6 +99,8 @@ class Probe:
         self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
+            if self.spec.settings.compile:  # an observed operation would never be compiled
+                self._flop_counting.enter_context(torch.compiler.set_stance("force_eager"))
             self._flops = self._flop_counting.enter_context(FlopCount())
 
     def after_forward(self, loss: torch.Tensor) -> None:

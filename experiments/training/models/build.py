@@ -10,7 +10,9 @@ from transformers.pytorch_utils import Conv1D
 from experiments.errors import unknown_name
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
+from experiments.training.models.compilation import compile_blocks
 from experiments.training.models.weights import build_random, load_pretrained
+from experiments.training.transformers_compat import checkpointed_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -19,7 +21,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": t
 
 
 def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
-    """Return the row's model on ``device`` in training mode, with its quantization, adapters and checkpointing."""
+    """Return the row's model on ``device`` in training mode, with all that its settings say about it."""
     settings, dtype = spec.settings, DTYPES[spec.settings.precision]
     build = load_pretrained if spec.weights == "pretrained" else build_random
     model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
@@ -27,6 +29,7 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable()
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
+    compile_blocks((one for one in adapted.modules() if isinstance(one, tuple(checkpointed_layers()))), settings, device)
     return adapted.train()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -28,5 +29,7 @@ def _build(settings: Settings, trainable: Iterable[Parameter]) -> torch.optim.Op
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(trainable, lr=settings.lr, **options)
-    optimizer_class = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
-    return optimizer_class(trainable, lr=settings.lr, **options)
+    optimizer_class: Any = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[settings.optimizer]
+    fused = {"fused": True} if settings.fused_optimizer else {}
+    optimizer: torch.optim.Optimizer = optimizer_class(trainable, lr=settings.lr, **options, **fused)
+    return optimizer
