@@ -106,7 +106,9 @@ class Speed(Record):
     step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
-    tflop_per_sample: float | None = Field(default=None, description="executed operations, recomputation included")
+    tflop_per_sample: float | None = Field(
+        default=None, description="executed operations in the first micro-step, recomputation included"
+    )
     tflops_per_s: float | None = Field(default=None, description="executed operations per second")
     peak_share: float | None = Field(
         default=None, description="share of the device's own dense peak rate, for the row's data type"
