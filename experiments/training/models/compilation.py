@@ -33,12 +33,11 @@ def compile_blocks(blocks: Iterable[nn.Module], settings: Settings, device: torc
 
 def require_c_compiler() -> None:
     """Raise InputError if Triton lacks what it needs to start the compiled kernels: a C compiler, Python's headers."""
-    compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, C_COMPILERS)), None)
-    if compiler is None or shutil.which(compiler.split()[0]) is None:
-        found = "no C compiler" if compiler is None else f"no program CC={compiler}"
+    stated = os.environ.get("CC")
+    if not any(shutil.which(one) for one in (stated.split()[:1] if stated else C_COMPILERS)):
         raise InputError(
-            f"compile = True: found {found}, which Triton needs to start the compiled kernels;"
-            f" allowed: {' or '.join(C_COMPILERS)} in PATH, or the environment variable CC"
+            f"compile = True: found {f'no program CC={stated}' if stated else 'no C compiler'}, which Triton needs to"
+            f" start the compiled kernels; allowed: {' or '.join(C_COMPILERS)} in PATH, or the environment variable CC"
         )
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.is_file():
