@@ -11,8 +11,8 @@ import yaml
 from IPython.display import Markdown, display
 
 from experiments.errors import unknown_name
+from experiments.notebooks import rungs, tables
 from experiments.notebooks import row as one_row
-from experiments.notebooks import tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
 from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows
@@ -102,6 +102,18 @@ class Lab:
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
             display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
+
+    def ladder(self, *rows: str) -> None:
+        """Show the samples per second of rows as bars, the first as taught, and a table of speed, memory and losses.
+
+        Does not run rows. Without a GPU, the bars are missing.
+        """
+        folder = self._choose_run(rows)
+        results = folder.results() if folder else {}
+        found = {self._suite.row(row).title: results[row] for row in rows if row in results}
+        if chart := rungs.speed_bars(found):
+            display(chart)
+        display(Markdown(rungs.rungs_table(found) or f"None of these has a result yet: {', '.join(rows)}."))
 
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
