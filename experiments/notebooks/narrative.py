@@ -11,8 +11,8 @@ import yaml
 from IPython.display import Markdown, display
 
 from experiments.errors import unknown_name
-from experiments.notebooks import rungs, tables
 from experiments.notebooks import row as one_row
+from experiments.notebooks import rungs, tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
 from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows

@@ -42,7 +42,7 @@ def rungs_table(results: Mapping[str, Result]) -> str:
             "times the row before": _ratio(speed, before),
             "times as taught": _ratio(speed, first),
             "of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
-            "peak memory": format_size(result.memory.peak_gib),
+            "peak memory": _peak(result),
             "first losses": "" if loss is None else f"{loss:.3f}",
         }
         before = speed
@@ -56,8 +56,12 @@ def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:
 def _note(speed: Speed, first: Speed, result: Result) -> str:
     times = "" if speed is first else f"{format_number(speed.samples_per_s / first.samples_per_s)} times as taught, "
     share = "" if speed.peak_share is None else f"{speed.peak_share:.0%} of the peak rate, "
-    return f"{times}{share}{format_size(result.memory.peak_gib)}"
+    return f"{times}{share}{_peak(result)}"
 
 
 def _ratio(speed: Speed | None, base: Speed | None) -> str:
     return format_number(speed.samples_per_s / base.samples_per_s) if speed and base and speed is not base else ""
+
+
+def _peak(result: Result) -> str:
+    return "" if result.memory.peak_gib is None else format_size(result.memory.peak_gib)

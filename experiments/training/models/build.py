@@ -29,7 +29,8 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable()
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
-    compile_blocks((one for one in adapted.modules() if isinstance(one, tuple(checkpointed_layers()))), settings, device)
+    blocks = [one for one in adapted.modules() if isinstance(one, tuple(checkpointed_layers()))]
+    compile_blocks(blocks, settings, device)
     return adapted.train()
 
 

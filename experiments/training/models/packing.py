@@ -1,8 +1,8 @@
 """Concatenated texts without padding in LitGPT's models, each of which attends only to itself.
 
 All layers but attention work on one token at a time, so they need no padding. Attention gets the texts as a padded
-batch, because PyTorch's attention kernels for texts of different lengths exist for some cards, data types and head sizes
-only. A later token does not influence an earlier one, so the padding after a text has no effect on the text.
+batch, because PyTorch's attention kernels for texts of different lengths exist for some cards, data types and head
+sizes only. A later token does not influence an earlier one, so the padding after a text has no effect on the text.
 """
 
 from types import MethodType
@@ -54,8 +54,16 @@ class _Unpad(torch.autograd.Function):
         return gradient.new_zeros(ctx.count, *gradient.shape[1:]).index_copy(0, places, gradient), None
 
 
-class PackedForward(GPT):
+_pad: Any = _Pad.apply
+_unpad: Any = _Unpad.apply
+
+
+class PackedForward(GPT):  # type: ignore[misc]
     """GPT whose input is one row of concatenated texts; ``set_texts`` must name them before each forward pass."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    _max_seq_length: int
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -71,20 +79,20 @@ class PackedForward(GPT):
 
     def forward(self, idx: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor | list[torch.Tensor]:
         """Return the logits of ``idx`` (1, tokens), as GPT does; positions begin anew with each text."""
-        cos, sin, longest = self.cos, self.sin, self._max_seq_length
-        self.cos, self.sin = cos[self._places_in_text], sin[self._places_in_text]
+        kept = self.cos, self.sin, self._max_seq_length
+        self.cos, self.sin = (cache[self._places_in_text] for cache in (self.cos, self.sin))
         self._max_seq_length = idx.shape[1]
         try:
             return super().forward(idx, *rest, **options)
         finally:
-            self.cos, self.sin, self._max_seq_length = cos, sin, longest
+            self.cos, self.sin, self._max_seq_length = kept
 
 
 class PackedGPT(PackedForward):
     """LitGPT's model for concatenated texts."""
 
 
-class PackedLoraGPT(PackedForward, lora.GPT):
+class PackedLoraGPT(PackedForward, lora.GPT):  # type: ignore[misc]
     """LitGPT's model with adapters for concatenated texts."""
 
 
@@ -95,11 +103,8 @@ def _attention_within_texts(
 
     q, k, v: (1, heads, tokens, size).
     """
-    texts, longest = self.texts.mask.shape
-    places = self.texts.places
-    padded = (
-        _Pad.apply(one[0].transpose(0, 1), places, texts * longest).view(texts, longest, *one.shape[1::2]).transpose(1, 2)
-        for one in (q, k, v)
-    )
+    places, (texts, longest) = self.texts.places, self.texts.mask.shape
+    rows = (_pad(one[0].transpose(0, 1), places, texts * longest) for one in (q, k, v))
+    padded = (row.view(texts, longest, *row.shape[1:]).transpose(1, 2) for row in rows)
     attended = type(self).scaled_dot_product_attention(self, *padded, mask)
-    return _Unpad.apply(attended.flatten(0, 1), places)[None]  # type: ignore[no-any-return]
+    return _unpad(attended.flatten(0, 1), places)[None]

@@ -1,22 +1,24 @@
 """Compiled blocks: the same training, with one compilation for equal blocks, and none for a new length."""
 
-import sysconfig
+from typing import Any
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from experiments.errors import InputError
 from experiments.suites.settings import Settings
-from experiments.training import device
 from experiments.training.data import texts as data
-from experiments.training.models import compilation
-from experiments.training.models.compilation import require_c_compiler
 from experiments.training.rank import run_rank
 from tests.support.training.tiny_rows import LLAMA, T5, spec
 
-LITGPT = {"engine": "litgpt", "model": LLAMA, "dataset": "alpaca2k", "max_length": 512, "warmup_steps": 1}
-ROWS = {
+LITGPT: dict[str, Any] = {
+    "engine": "litgpt",
+    "model": LLAMA,
+    "dataset": "alpaca2k",
+    "max_length": 512,
+    "warmup_steps": 1,
+}
+ROWS: dict[str, dict[str, Any]] = {
     "litgpt": LITGPT,
     "litgpt, packed": LITGPT | {"packing": True},
     "litgpt_trainer": LITGPT | {"engine": "litgpt_trainer", "warmup_steps": 0},
@@ -86,44 +88,6 @@ def test_the_operations_of_the_first_micro_step_are_counted(tmp_path):
 def test_a_tiny_model_whose_memory_is_measured_on_a_cpu_is_not_compiled(tmp_path):
     assert run_rank(spec(**LITGPT, compile=True), tmp_path).outcome == "fits"
     assert not counters["stats"]
-
-
-@pytest.mark.parametrize(
-    ("environment", "programs", "words"),
-    [
-        (None, (), r"^compile = True: found no C compiler, .*; allowed: gcc or clang in PATH, or the environment"),
-        ("missing-cc -O2", ("gcc",), "found no program CC=missing-cc -O2, which Triton needs"),
-        (None, ("clang",), None),
-        ("zig cc", ("zig",), None),
-    ],
-)
-def test_a_missing_compiler_is_named(monkeypatch, tmp_path, environment, programs, words):
-    monkeypatch.delenv("CC", raising=False)
-    if environment:
-        monkeypatch.setenv("CC", environment)
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None)
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    (tmp_path / "Python.h").touch()
-    if words is None:
-        require_c_compiler()
-        return
-    with pytest.raises(InputError, match=words):
-        require_c_compiler()
-
-
-def test_missing_headers_of_python_are_named(monkeypatch, tmp_path):
-    monkeypatch.setenv("CC", "gcc")
-    monkeypatch.setattr(compilation.shutil, "which", lambda name: f"/usr/bin/{name}")
-    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
-    with pytest.raises(InputError, match=f"{tmp_path}/Python.h is missing, which Triton needs"):
-        require_c_compiler()
-
-
-def test_a_gpu_is_opened_for_a_compiled_row_only_with_a_compiler(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device, "require_c_compiler", lambda: (_ for _ in ()).throw(InputError("no compiler")))
-    with pytest.raises(InputError, match="no compiler"):
-        device.open_device(spec(compile=True))
 
 
 @pytest.mark.parametrize(

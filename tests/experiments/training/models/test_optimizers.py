@@ -1,5 +1,6 @@
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -52,7 +53,7 @@ def test_the_offloaded_optimizer_is_deepspeed_s(parameters, monkeypatch):
     assert optimizer.options == {"weight_decay": 0.5}
 
 
-TEXTS = {"model": LLAMA, "dataset": "constant", "max_length": 16, "train_samples": None, "max_steps": 4}
+TEXTS: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 16, "train_samples": None, "max_steps": 4}
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -66,7 +67,7 @@ def test_a_fused_optimizer_trains_alike(monkeypatch, tmp_path, optimizer, engine
         kernel = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *rest, kernel=kernel, **more: kernels.append(kernel(*rest, **more)))
     row = TEXTS | {"engine": engine, "optimizer": optimizer, "lr": 0.01, "optimizer_in_backward": in_backward}
-    row |= {"warmup_steps": 1} if engine == "litgpt" else {}
+    row["warmup_steps"] = int(engine == "litgpt")
     usual = run_rank(spec(**row), tmp_path)
     assert not kernels
     fused = run_rank(spec(**row, fused_optimizer=True), tmp_path)

@@ -1,5 +1,7 @@
 """Packed texts: the same training as with padding, in which no text attends to another."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,7 +13,14 @@ from experiments.training.models.packing import PackedGPT, PackedLoraGPT
 from experiments.training.rank import run_rank
 from tests.support.training.tiny_rows import LLAMA, LORA, shots, spec
 
-ROW = {"engine": "litgpt", "model": LLAMA, "dataset": "alpaca2k", "max_length": 512, "warmup_steps": 1, "batch_size": 3}
+ROW: dict[str, Any] = {
+    "engine": "litgpt",
+    "model": LLAMA,
+    "dataset": "alpaca2k",
+    "max_length": 512,
+    "warmup_steps": 1,
+    "batch_size": 3,
+}
 TRAINER = ROW | {"engine": "litgpt_trainer", "warmup_steps": 0}
 ADAPTERS = LORA | {"targets": ["query", "value"]}
 TEXTS = [torch.arange(count) * 7 % 256 for count in (5, 40, 1, 23)]
