@@ -201,14 +201,11 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     measured = one_row.measurement_blocks(result) if result else []
     if result is None:
         outcome = (
-            f"{OUTCOME_NAMES[predictions[0].predicted_outcome]}, predicted at full size"
-            if predictions
-            else "not in this run"
+            f"{_outcome_at_full_size(predictions[0])}, predicted at full size" if predictions else "not in this run"
         )
         lines = [*full_size, *points]
     elif result.spec.size == "tiny" and predictions:
-        full_size_outcome = OUTCOME_NAMES[predictions[0].predicted_outcome]
-        outcome = f"{full_size_outcome} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+        outcome = f"{_outcome_at_full_size(predictions[0])} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
@@ -218,6 +215,10 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _outcome_at_full_size(prediction: Prediction) -> str:
+    return OUTCOME_NAMES.get(prediction.predicted_outcome, prediction.predicted_outcome)
 
 
 def points_at_full_size(prediction: Prediction) -> str:

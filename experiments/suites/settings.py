@@ -83,9 +83,7 @@ class Settings(StrictModel):
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
     )
-    fused_optimizer: bool = Field(
-        default=False, description="update the parameters with one GPU kernel for many tensors"
-    )
+    fused_optimizer: bool = Field(default=False, description="update many parameters with one GPU kernel")
     packing: bool = Field(
         default=False, description="concatenate a batch's texts without padding; each text attends only to itself"
     )

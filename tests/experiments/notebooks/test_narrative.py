@@ -293,3 +293,9 @@ def test_a_ladder_without_times_on_a_gpu_has_no_bars(tmp_path, shown_output):
     shown_output.clear()
     Lab(NAME, results=str(tmp_path / "none")).ladder("reduced-batch")
     assert shown_output == ["None of these has a result yet: reduced-batch."]
+
+
+def test_a_borderline_row_without_a_result_is_shown_as_borderline(shown_output):
+    lab = Lab("ladder", run="ladder-a100_80gb-without-gpu")
+    lab.show("llama-7b-in-backward")
+    assert "updated in backward: borderline, predicted at full size" in shown_output[0]
