@@ -66,8 +66,8 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     Pairs of changes are tried if no single change fits.
 
     Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation, the optimizer step
-    in the backward pass). Then come changes of the arithmetic (precision), the time (checkpointing), the optimizer (8
-    bit, SGD) and the trained weights (LoRA). The most expensive use slow host memory or more GPUs.
+    in the backward pass, packing). Then come changes of the arithmetic (precision), the time (checkpointing), the
+    optimizer (8 bit, SGD) and the trained weights (LoRA). The most expensive use slow host memory or more GPUs.
     """
     batches = BatchSearch(
         spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])
@@ -131,6 +131,9 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     in_backward = Change("optimizer in backward", cost, {"optimizer_in_backward": True})
     if not current.optimizer_in_backward and isinstance(_change_or_explain(spec, in_backward), RowSpec):
         yield in_backward
+    packing = Change("packing", "none: texts without padding", {"packing": True})
+    if current.dataset != "constant" and not current.packing and isinstance(_change_or_explain(spec, packing), RowSpec):
+        yield packing
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":

@@ -55,7 +55,7 @@ class NoMeter:
 
 @pytest.fixture(autouse=True)
 def fresh_compiler(monkeypatch):
-    monkeypatch.setattr(data, "TINY_TOKENS", 90)
+    monkeypatch.setattr(data, "TINY_TOKENS", 300)
     torch._dynamo.reset()
     counters.clear()
     yield
