@@ -12,7 +12,7 @@ from IPython.display import Markdown, display
 
 from experiments.errors import unknown_name
 from experiments.notebooks import row as one_row
-from experiments.notebooks import tables
+from experiments.notebooks import rungs, tables
 from experiments.notebooks.sizing import parts_at, stacked_bars
 from experiments.prediction.as_result import convert_to_result, describe_outcome, evaluate_run
 from experiments.results.evaluate import claim_rows
@@ -109,6 +109,18 @@ class Lab:
         table = tables.changes(self._suite, folder.results()) if folder else ""
         display(Markdown(table or "None of the changed rows has a result yet."))
 
+    def ladder(self, *rows: str) -> None:
+        """Show the samples per second of rows as bars, the first as taught, and a table of speed, memory and losses.
+
+        Does not run rows. Without a GPU, the bars are missing.
+        """
+        folder = self._choose_run(rows)
+        results = folder.results() if folder else {}
+        found = {self._suite.row(row).title: results[row] for row in rows if row in results}
+        if chart := rungs.speed_bars(found):
+            display(chart)
+        display(Markdown(rungs.rungs_table(found) or f"None of these has a result yet: {', '.join(rows)}."))
+
     def _choose_run(self, rows: Collection[str]) -> RunFolder | None:
         """Return the run that all cells show. The first cell that finds a run with its ``rows`` sets it."""
         self._folder = self._folder or self._best_matching_run(rows)
@@ -195,14 +207,11 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
     measured = one_row.measurement_blocks(result) if result else []
     if result is None:
         outcome = (
-            f"{OUTCOME_NAMES[predictions[0].predicted_outcome]}, predicted at full size"
-            if predictions
-            else "not in this run"
+            f"{_outcome_at_full_size(predictions[0])}, predicted at full size" if predictions else "not in this run"
         )
         lines = [*full_size, *points]
     elif result.spec.size == "tiny" and predictions:
-        full_size_outcome = OUTCOME_NAMES[predictions[0].predicted_outcome]
-        outcome = f"{full_size_outcome} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
+        outcome = f"{_outcome_at_full_size(predictions[0])} at full size; miniature: {OUTCOME_NAMES[result.outcome]}"
         lines = [*full_size, *points, "**In miniature**", *measured]
     else:
         outcome, lines = OUTCOME_NAMES[result.outcome], [*measured, *full_size]
@@ -212,6 +221,10 @@ def row_in_markdown(folder: RunFolder, row: str) -> str:
         tables.verdicts(one for one in evaluate_run(suite, folder).best.verdicts if one.rows == (row,)),
     ]
     return "\n\n".join(block for block in blocks if block)
+
+
+def _outcome_at_full_size(prediction: Prediction) -> str:
+    return OUTCOME_NAMES.get(prediction.predicted_outcome, prediction.predicted_outcome)
 
 
 def points_at_full_size(prediction: Prediction) -> str:

@@ -34,6 +34,7 @@ OMITTED_FIELDS = {
 UNIT = "GiB on one GPU"
 MARGIN = "margin: free memory of the card, negative if memory is missing"
 STEP = "step: time of an optimizer step, from operations measured on one GPU"
+COMPILED = "compiled rows are predicted without compilation: their memory is an upper bound, their time is unknown"
 RULE_OF_THUMB = f"{RULE_OF_THUMB_FACTOR}x: the rule of thumb, {RULE_OF_THUMB_FACTOR} times the model"
 MEANINGS = {
     PARAMETERS: f"{PARAMETERS.short} to {BUFFERS.short}: the parts of the peak",
@@ -83,9 +84,10 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
 
 
 def note_lines(predictions: Sequence[Prediction]) -> list[Line]:
-    """Return notes about the cards, each note once: missing bf16 arithmetic, and notes of cards.yaml."""
+    """Return notes, each once: on missing bf16 arithmetic, on compiled rows, and those of cards.yaml."""
     slow = emulation_notes(one.spec.card for one in predictions if emulates_bf16(one))
-    lines = [*slow, *card_notes(one.spec.card for one in predictions)]
+    compiled = [COMPILED] if any(one.spec.settings.compile for one in predictions) else []
+    lines = [*slow, *compiled, *card_notes(one.spec.card for one in predictions)]
     return [Line(f"note: {line}", "yellow") for line in lines]
 
 

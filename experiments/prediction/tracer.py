@@ -141,9 +141,10 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     planned = measured.speed.planned_micro_steps if measured.speed else 0
     elapsed_s = time.perf_counter() - started_s
     specs = [spec.model_copy(update={"card": name}) for name in card_names]
+    compiled = spec.settings.compile  # traced without compilation: an upper bound of the memory, but not the time
     found = [
         _build_prediction(one, measured, phantom, meter, elapsed_s).model_copy(
-            update={"time": step_time(recorded, one, one.card, planned, tokens)}
+            update={"time": None if compiled else step_time(recorded, one, one.card, planned, tokens)}
         )
         for one in specs
     ]

@@ -16,7 +16,7 @@ from experiments.results.quantities import (
 )
 from experiments.results.schema import Result
 from experiments.suites.cards import card_named, cards
-from experiments.suites.schema import LOSS_FALL
+from experiments.suites.schema import EARLY_LOSS, LOSS_FALL
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Check, Quantity, Suite
 
@@ -176,14 +176,14 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
     Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are
-    compared, in trainings whose loss falls.
+    compared, in trainings whose loss falls, and the losses of the first steps of the same training.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
     for result in pair:
-        if result.spec.size == "tiny" and check.quantity != LOSS_FALL:
+        if result.spec.size == "tiny" and check.quantity not in (LOSS_FALL, EARLY_LOSS):
             yield "the loss of a tiny model is not that of the real one"
-        if result.spec.length != "as-taught":
+        if check.quantity != EARLY_LOSS and result.spec.length != "as-taught":
             yield "the loss is stated for the full length of the training"
         if not check.relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
             yield "the loss is stated for pretrained weights and the lab's data"

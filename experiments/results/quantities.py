@@ -13,10 +13,13 @@ from experiments.results.gpu_load import (
 from experiments.results.memory_parts import StepPoint
 from experiments.results.schema import Device, Measured, Result
 from experiments.suites.cards import cards
-from experiments.suites.schema import LOSS_FALL
+from experiments.suites.schema import EARLY_LOSS, LOSS_FALL
 from experiments.suites.suite import Quantity
 
 Reader = Callable[[Measured], float | None]
+
+EARLY_STEPS = 3
+"""Optimizer steps that every run has: the warm-up of two steps, and at least one that is timed."""
 
 
 def _maximum_at(point: StepPoint, field: str) -> Reader:
@@ -110,6 +113,12 @@ def _cpu_waits_per_step(measured: Measured) -> float | None:
     return measured.speed.step_s / interval_s if measured.speed and interval_s else None
 
 
+def _early_loss(measured: Measured) -> float | None:
+    """Return the mean loss of the first three optimizer steps, which have the same samples however they are divided."""
+    count = EARLY_STEPS * (measured.spec.settings.accumulate if isinstance(measured, Result) else 1)
+    return fmean(measured.losses[:count]) if len(measured.losses) >= count else None
+
+
 def _final_loss(measured: Measured) -> float | None:
     """Return the mean loss of the last epoch, as labs print it. If not at full length, all steps count as an epoch."""
     losses = measured.losses
@@ -159,6 +168,7 @@ QUANTITIES: dict[Quantity, Reader] = {
     "samples_per_s": _speed_reader("samples_per_s"),
     "step_s": _speed_reader("step_s"),
     "train_s": _train_s,
+    "mfu": _speed_reader("peak_share"),
     "communication_share": _speed_reader("communication_share"),
     "gpu_idle_share": _speed_reader("gpu_idle_share"),
     "gpu_processes": _gpu_processes,
@@ -167,6 +177,7 @@ QUANTITIES: dict[Quantity, Reader] = {
     "other_gpu_util_percent": _telemetry_reader(f"{OTHER_UTILIZATION}_max"),
     "cpu_wait_share": _telemetry_reader(CPU_WAIT_SHARE),
     "cpu_waits_per_step": _cpu_waits_per_step,
+    "early_loss": _early_loss,
     "final_loss": _final_loss,
     "loss_fall": _loss_fall,
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
@@ -174,8 +185,8 @@ QUANTITIES: dict[Quantity, Reader] = {
 MIN_LOSS_FALL = 5e-4
 """A smaller fall is noise: with a learning rate of nearly zero, dropout alone changes the loss by up to 1e-4 of it."""
 ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
-TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "communication_share", "gpu_idle_share")
-LOSS_QUANTITIES: tuple[Quantity, ...] = ("final_loss", "last_loss", LOSS_FALL)
+TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "mfu", "communication_share", "gpu_idle_share")
+LOSS_QUANTITIES: tuple[Quantity, ...] = (EARLY_LOSS, "final_loss", "last_loss", LOSS_FALL)
 LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "gpu_processes",
     "gpu_util_peak_percent",

@@ -109,7 +109,8 @@ class Speed(Record):
     spread: float = Field(description="interquartile range of the micro-steps' times over their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
     tflop_per_sample: float | None = Field(
-        default=None, description="executed floating-point operations, 1e12, recomputation included"
+        default=None,
+        description="executed floating-point operations in the first micro-step, 1e12, recomputation included",
     )
     tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(

@@ -18,7 +18,15 @@ CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 DERIVED = "global_batch_size"
 """The setting that follows from others: batch_size, accumulate and the number of ranks."""
 
-LATER_SETTINGS = ("accelerator", "prompt_length", "optimizer_in_backward", "activation_offload")
+LATER_SETTINGS = (
+    "accelerator",
+    "prompt_length",
+    "optimizer_in_backward",
+    "activation_offload",
+    "fused_optimizer",
+    "packing",
+    "compile",
+)
 """Settings of later versions. Their defaults do not change a fingerprint, so that earlier results stay valid."""
 
 

@@ -50,6 +50,7 @@ Quantity = Literal[
     "samples_per_s",
     "step_s",
     "train_s",
+    "mfu",
     "communication_share",
     "gpu_idle_share",
     "gpu_processes",
@@ -58,12 +59,15 @@ Quantity = Literal[
     "other_gpu_util_percent",
     "cpu_wait_share",
     "cpu_waits_per_step",
+    "early_loss",
     "final_loss",
     "last_loss",
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The only quantity of losses that is compared between tiny models."""
+"""The only quantity of losses that is compared between tiny models at full length."""
+EARLY_LOSS: Quantity = "early_loss"
+"""The only quantity of losses that does not depend on the length of the training."""
 
 
 class ReferenceValue(StrictModel):

@@ -37,6 +37,18 @@ _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
         "engine": ("lightning", "litgpt", "litgpt_trainer"),
         "quantization": (None,),
     },
+    ("fused_optimizer", True): {"task": ("train",), "optimizer": ("adamw", "sgd"), "quantization": (None,)},
+    ("packing", True): {
+        **_ONE_GPU,
+        "engine": ("litgpt", "litgpt_trainer"),
+        "dataset": ("alpaca2k", "imdb", "constant"),
+    },
+    ("compile", True): {
+        **_ONE_GPU,
+        "quantization": (None,),
+        "activation_checkpointing": (False,),
+        "activation_offload": (False,),
+    },
     ("optimizer", "adamw_cpu"): {**_ONE_GPU, "quantization": (None,)},
     ("activation_offload", True): _ONE_GPU,
     ("activation_checkpointing", "selective"): {**_ONE_GPU, "engine": ("lightning", "hf_trainer")},
@@ -103,6 +115,11 @@ class Settings(StrictModel):
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
     )
+    fused_optimizer: bool = Field(default=False, description="update many parameters with one GPU kernel")
+    packing: bool = Field(
+        default=False, description="concatenate a batch's texts without padding; each text attends only to itself"
+    )
+    compile: bool = Field(default=False, description="compile the model's blocks with torch.compile")
     lora: Lora | None = Field(default=None, description="train low-rank adapters in place of the model's weights")
     quantization: Quantization | None = Field(default=None, description="store the model's weights in 4 bits")
     workers: NonNegativeInt = Field(

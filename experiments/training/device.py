@@ -1,6 +1,9 @@
 """Open the device of a row, with limits that make a larger GPU emulate a smaller card."""
 
 import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,18 +20,24 @@ from experiments.system.files import GIB
 from provision.hardware import gpus
 from provision.hardware.local import processor_name
 
+C_COMPILERS = ("gcc", "clang")
+"""Programs that Triton looks for if the environment variable CC is not set (triton.runtime.build)."""
+
 
 def open_device(spec: RowSpec) -> Device:
     """Return the device of this process, after capping its memory allocator to the row's card.
 
     Call this function before any allocation. A tiny row on a CPU gets one thread, because rows run in parallel and
-    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card.
+    times of tiny models are not evaluated. Raises InputError if the device has less memory than the card, or if the row
+    is compiled and the machine has no C compiler.
     """
     host: dict[str, Any] = {"host_cpus": os.cpu_count() or 1, "host_memory_gib": psutil.virtual_memory().total / GIB}
     if not (spec.settings.gpus and torch.cuda.is_available()):
         if spec.size == "tiny":
             torch.set_num_threads(1)
         return Device(kind="cpu", name=processor_name(), **host)
+    if spec.settings.compile:
+        require_c_compiler()
     torch.cuda.set_device(process_gpus(spec.settings)[0])
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     total = properties.total_memory / GIB
@@ -45,6 +54,19 @@ def open_device(spec: RowSpec) -> Device:
         topology=gpus.topology(),
         **host,
     )
+
+
+def require_c_compiler() -> None:
+    """Raise InputError if Triton lacks what it needs to start the compiled kernels: a C compiler, Python's headers."""
+    stated = os.environ.get("CC")
+    if not any(shutil.which(one) for one in (stated.split()[:1] if stated else C_COMPILERS)):
+        raise InputError(
+            f"compile = True: found {f'no program CC={stated}' if stated else 'no C compiler'}, which Triton needs to"
+            f" start the compiled kernels; allowed: {' or '.join(C_COMPILERS)} in PATH, or the environment variable CC"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise InputError(f"compile = True: {header} is missing, which Triton needs; install the headers of Python")
 
 
 def process_gpus(settings: Settings) -> range:

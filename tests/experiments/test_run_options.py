@@ -174,7 +174,7 @@ def test_no_code_names_a_lab():
 def test_every_lab_is_in_one_group_and_both_have_all():
     assert [suite.suite for suite in suites_in_group("single")] == ["single_gpu_blip2", "single_gpu_litgpt"]
     assert [suite.suite for suite in suites_in_group("multi")] == ["multi_gpu_litgpt", "slurm_hf_trainer"]
-    assert [name for name in suite_names() if suite_named(name).group == "extra"] == ["beyond"]
+    assert [name for name in suite_names() if suite_named(name).group == "extra"] == ["beyond", "ladder"]
     assert suites_in_group("both") == suites_in_group("single") + suites_in_group("multi")
 
 

@@ -14,18 +14,26 @@ class SeededBatchSampler(Sampler[list[int]]):
 
     lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch, over all epochs,
     that gets the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full
-    training. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples than one
-    batch needs.
+    training. packed: that batch is the epoch's batch with the most tokens, because without padding a batch needs memory
+    for all its tokens. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples
+    than one batch needs.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, seed: int, longest_batch_index: int | None, ranks: int = 1
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        longest_batch_index: int | None,
+        ranks: int = 1,
+        packed: bool = False,
     ) -> None:
         if batch_size * ranks > len(lengths):
             raise InputError(
                 f"batch_size = {batch_size}: the data set has only {len(lengths)} samples for {ranks} device(s)"
             )
         self._lengths, self._batch_size, self._longest_at, self._ranks = lengths, batch_size, longest_batch_index, ranks
+        self._packed = packed
         self._shuffle = random.Random(seed)
         self._epoch = 0
 
@@ -39,7 +47,10 @@ class SeededBatchSampler(Sampler[list[int]]):
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         batches = batches[: len(self)]
         index = -1 if self._longest_at is None else self._longest_at - self._epoch * len(self)
-        if 0 <= index < len(batches):
+        if 0 <= index < len(batches) and self._packed:
+            fullest = max(range(len(batches)), key=lambda place: sum(self._lengths[one] for one in batches[place]))
+            batches[index], batches[fullest] = batches[fullest], batches[index]
+        elif 0 <= index < len(batches):
             by_length = sorted(order, key=self._lengths.__getitem__, reverse=True)
             batches[index] = by_length[: self._batch_size]
         self._epoch += 1

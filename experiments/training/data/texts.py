@@ -103,6 +103,22 @@ def pad_texts(texts: list[torch.Tensor]) -> Batch:
     }
 
 
+def pack_texts(texts: list[torch.Tensor]) -> Batch:
+    """Return a batch of concatenated texts: input_ids and labels, (1, tokens) int64.
+
+    The first label of a text is ignored, so that no text predicts the next one. attention_mask, (texts, longest), and
+    places, (tokens,), say where the tokens are in the padded batch.
+    """
+    mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
+    labels = [torch.cat([torch.tensor([IGNORED_LABEL]), text[1:]]) for text in texts]
+    return {
+        "input_ids": torch.cat(texts)[None],
+        "attention_mask": mask,
+        "labels": torch.cat(labels)[None],
+        "places": mask.flatten().nonzero().squeeze(1),
+    }
+
+
 def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
     """Return the row's training texts for all ranks and whole optimizer steps, with token ids below ``vocabulary``.
 
@@ -133,10 +149,7 @@ def build_text_loader(
 
     The loader has no workers, because the texts are random or already in memory.
     """
-    settings = spec.settings
-    sampler = SeededBatchSampler(
-        texts.lengths, settings.batch_size, settings.seed, longest_batch_index, settings.world_size
-    )
+    sampler = _build_sampler(spec.settings, texts.lengths, longest_batch_index)
     return DataLoader(texts, batch_sampler=sampler, collate_fn=collate)
 
 
@@ -146,14 +159,23 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
 
 
 def batch_lengths(spec: RowSpec) -> list[int]:
-    """Return the length in tokens of each batch of one epoch of random texts; empty for other data sets."""
+    """Return the tokens of each batch's longest text, or of all its texts if they are packed, in one epoch.
+
+    Empty for data sets without random texts.
+    """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
         return []
     lengths = _random_lengths(spec)
     lengths = lengths[: _training_text_count(settings, len(lengths))]
-    sampler = SeededBatchSampler(lengths, settings.batch_size, settings.seed, None, settings.world_size)
-    return [max(lengths[index] for index in batch) for batch in sampler]
+    tokens = sum if settings.packing else max
+    return [tokens(lengths[index] for index in batch) for batch in _build_sampler(settings, lengths, None)]
+
+
+def _build_sampler(settings: Settings, lengths: Sequence[int], longest_batch_index: int | None) -> SeededBatchSampler:
+    return SeededBatchSampler(
+        lengths, settings.batch_size, settings.seed, longest_batch_index, settings.world_size, packed=settings.packing
+    )
 
 
 def _training_text_count(settings: Settings, available: int) -> int:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins import Precision
 from litgpt.args import EvalArgs, TrainArgs
 from litgpt.finetune import full, lora
+from litgpt.model import GPT
 from litgpt.utils import instantiate_bnb_optimizer, load_checkpoint
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -24,11 +26,12 @@ from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
-from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pad_texts
+from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pack_texts, pad_texts
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import Schedule, build_schedule
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
+from experiments.training.models.packing import PackedForward
 from provision.temporary import TemporaryFolder
 
 LitgptBatch = dict[str, Any]
@@ -61,13 +64,15 @@ class ProbedLoader:
     dataset: items with the lengths of the texts, in which ``fit`` searches for the longest.
     """
 
-    def __init__(self, probe: Probe, batches: Any, lengths: Sequence[int]) -> None:
+    def __init__(self, probe: Probe, model: GPT, batches: Any, lengths: Sequence[int]) -> None:
         self.dataset = [{"input_ids": range(length)} for length in lengths]
-        self._probe, self._batches = probe, batches
+        self._probe, self._model, self._batches = probe, model, batches
 
     def __iter__(self) -> Iterator[LitgptBatch]:
         for batch in self._batches:
-            self._probe.before_forward({key: batch[key] for key in ("input_ids", "labels")})
+            if isinstance(self._model, PackedForward):
+                self._model.set_texts(batch)
+            self._probe.before_forward({key: value for key, value in batch.items() if key != "token_counts"})
             yield batch
             if self._probe.after_batch():
                 raise TrainingDone
@@ -81,7 +86,8 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     fabric = ProbedFabric(probe, build_precision(settings, device))
     fabric.launch()
     fabric.seed_everything(settings.seed, verbose=False)
-    module = fabric.setup_module(build_litgpt(spec, device))
+    model = build_litgpt(spec, device)
+    module = fabric.setup_module(model)
     inner = _build_optimizer(settings, module)
     if settings.quantization:
         _stabilize_embedding(module)
@@ -93,10 +99,12 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     scheduler = _build_scheduler(settings, optimizer, schedule)
     if spec.weights == "pretrained":
         _load_weights(spec, probe, fabric, module)
-    loader = build_text_loader(spec, texts, schedule.longest_batch_index, collate)
+    loader = build_text_loader(
+        spec, texts, schedule.longest_batch_index, collate_packed if settings.packing else collate
+    )
     probe.set_model(module, lambda: [inner])
     probe.start(schedule)
-    batches = ProbedLoader(probe, fabric.setup_dataloaders(loader), texts.lengths)
+    batches = ProbedLoader(probe, model, fabric.setup_dataloaders(loader), texts.lengths)
     with suppress(TrainingDone), TemporaryFolder("tokenizer") as folder:
         _write_tokenizer(folder)
         shared = _fit_arguments(settings, fabric, batches, folder, out)
@@ -113,6 +121,15 @@ def collate(texts: list[torch.Tensor]) -> LitgptBatch:
     del batch["attention_mask"]
     counts = torch.tensor([[len(text)] for text in texts])
     return batch | {"token_counts": {"raw": counts, "raw_plus_prompt_template": counts}}
+
+
+def collate_packed(texts: list[torch.Tensor]) -> LitgptBatch:
+    """Return a batch of ``pack_texts`` with LitGPT's token counts.
+
+    The counts are no tensors, so they stay on the host. LitGPT reads them in each micro-step, and would wait for a GPU.
+    """
+    counts = np.array([[len(text)] for text in texts])
+    return pack_texts(texts) | {"token_counts": {"raw": counts, "raw_plus_prompt_template": counts}}
 
 
 def _reject_unsupported(settings: Settings) -> None:

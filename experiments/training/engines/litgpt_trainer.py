@@ -10,12 +10,19 @@ from experiments.errors import InputError
 from experiments.suites.row_spec import RowSpec
 from experiments.training.data.collate import Batch
 from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_checkpoint
-from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts
+from experiments.training.data.texts import (
+    batches_per_epoch,
+    build_text_loader,
+    open_texts,
+    pack_texts,
+    pad_texts,
+)
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
+from experiments.training.models.packing import PackedForward
 
 
 class LitgptTuner(L.LightningModule):
@@ -26,6 +33,8 @@ class LitgptTuner(L.LightningModule):
         self.probe, self.model = probe, model
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
+        if isinstance(self.model, PackedForward):
+            self.model.set_texts(batch)
         logits = self.model(batch["input_ids"])
         loss = chunked_cross_entropy(logits[..., :-1, :], batch["labels"][..., 1:])
         self.probe.after_forward(loss)
@@ -53,4 +62,5 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     schedule = build_schedule(spec, batches_per_epoch(spec, texts))
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)
-    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index))
+    collate = pack_texts if spec.settings.packing else pad_texts
+    trainer.fit(LitgptTuner(probe, model), build_text_loader(spec, texts, schedule.longest_batch_index, collate))

@@ -60,6 +60,7 @@ class Probe:
         self._out = out
         self._recorder = MemoryRecorder(meter)
         self._losses: list[torch.Tensor] = []
+        self._tokens: list[int] = []
         self._timer = StepTimer(device.kind == "cuda")
         self._flop_counting = ExitStack()
         self._flops: FlopCount | None = None
@@ -96,9 +97,12 @@ class Probe:
         self._micro_step_began = time.monotonic()
         self.enter_phase("forward")
         self.meter.track("batch", batch.values())
-        self.max_tokens = max(self.max_tokens, batch["input_ids"].shape[1])
+        self.max_tokens = max(self.max_tokens, batch.get("attention_mask", batch["input_ids"]).shape[1])
+        self._tokens.append(1 if "pixel_values" in batch else batch["input_ids"].numel())
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
+            if self.spec.settings.compile:  # an observed operation would never be compiled
+                self._flop_counting.enter_context(torch.compiler.set_stance("force_eager"))
             self._flops = self._flop_counting.enter_context(FlopCount())
 
     def after_forward(self, loss: torch.Tensor) -> None:
@@ -197,7 +201,11 @@ class Probe:
         return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
 
     def speed(self) -> Speed | None:
-        """Return times and rates of the micro-steps; None before the first micro-step has ended."""
+        """Return times and rates of the micro-steps; None before the first micro-step has ended.
+
+        Operations are counted in the first micro-step. For texts, their rate is in proportion to the tokens, padding
+        included, of the timed micro-steps.
+        """
         if self.schedule is None or not self.micro_steps:
             return None
         settings = self.spec.settings
@@ -205,7 +213,8 @@ class Probe:
         step_s = timing.step_s(settings.accumulate)
         flop = self._flops.total / settings.batch_size if self._flops and self._flops.total else None
         rank_samples_per_s = settings.batch_size * settings.accumulate / step_s
-        rate = flop * rank_samples_per_s / TERA if flop else None
+        timed_tokens = self._tokens[: self._timed_micro_steps or self.micro_steps][-timing.micro_step_count :]
+        rate = flop * rank_samples_per_s / TERA * median(timed_tokens) / self._tokens[0] if flop else None
         return Speed(
             optimizer_steps=self.step,
             micro_steps=self.micro_steps,

@@ -11,8 +11,10 @@ from experiments.errors import unknown_name
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.activation_offload import offload_activations
+from experiments.training.models.compilation import compile_blocks
 from experiments.training.models.selective_checkpointing import build_contexts
 from experiments.training.models.weights import build_random, load_pretrained
+from experiments.training.transformers_compat import checkpointed_layers
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -21,7 +23,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": t
 
 
 def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
-    """Return the row's model on ``device`` in training mode, with its quantization, adapters and checkpointing."""
+    """Return the row's model on ``device`` in training mode, with all that its settings say about it."""
     settings, dtype = spec.settings, DTYPES[spec.settings.precision]
     build = load_pretrained if spec.weights == "pretrained" else build_random
     model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
@@ -34,6 +36,8 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
     if settings.activation_offload:
         offload_activations(adapted)
+    blocks = [one for one in adapted.modules() if isinstance(one, tuple(checkpointed_layers()))]
+    compile_blocks(blocks, settings, device)
     return adapted.train()
 
 

@@ -12,6 +12,8 @@ from experiments.suites.models import models
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Settings
 from experiments.training.models.activation_offload import offload_activations
+from experiments.training.models.compilation import compile_blocks
+from experiments.training.models.packing import PackedGPT, PackedLoraGPT
 
 LORA_TARGETS = ("query", "key", "value", "projection", "mlp", "head")
 # Wide enough that the rows' adapters are small compared with the layers.
@@ -35,12 +37,19 @@ def build_litgpt(spec: RowSpec, device: torch.device) -> GPT:
     """
     config = build_config(spec)
     with device, build_precision(spec.settings, device).module_init_context():
-        model = lora.GPT(config) if isinstance(config, lora.Config) else GPT(config)
+        model = _model_class(config, spec.settings.packing)(config)
     if spec.settings.lora:
         lora.mark_only_lora_as_trainable(model)
     if spec.settings.activation_offload:
         offload_activations(model)
+    compile_blocks(model.transformer.h, spec.settings, device)
     return model.train()
+
+
+def _model_class(config: Config, packing: bool) -> type[GPT]:
+    if isinstance(config, lora.Config):
+        return PackedLoraGPT if packing else lora.GPT
+    return PackedGPT if packing else GPT
 
 
 def build_config(spec: RowSpec) -> Config:

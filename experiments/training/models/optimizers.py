@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -9,6 +10,12 @@ from torch.nn import Parameter
 from experiments.suites.settings import Settings
 from experiments.training.models.backward_optimizer import BackwardOptimizer
 from experiments.training.models.host_optimizer import HostAdamW
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adamw_cpu": HostAdamW,
+    "sgd": torch.optim.SGD,
+}
 
 
 def build_optimizer(settings: Settings, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
@@ -29,5 +36,7 @@ def _build(settings: Settings, trainable: Iterable[Parameter]) -> torch.optim.Op
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(trainable, lr=settings.lr, **options)
-    optimizer_class = {"adamw": torch.optim.AdamW, "adamw_cpu": HostAdamW, "sgd": torch.optim.SGD}[settings.optimizer]
-    return optimizer_class(trainable, lr=settings.lr, **options)
+    optimizer_class: Any = OPTIMIZERS[settings.optimizer]
+    fused = {"fused": True} if settings.fused_optimizer else {}
+    optimizer: torch.optim.Optimizer = optimizer_class(trainable, lr=settings.lr, **options, **fused)
+    return optimizer

@@ -43,7 +43,7 @@ def edited_labs(tmp_path, monkeypatch):
     [
         ([SUITE, "--row", "nope"], f"suite {SUITE}: unknown row 'nope'; allowed: baseline, reduced-batch"),
         ([SUITE, "--versions", "as-taught"], "--versions as-taught: allowed on leased machines (--site chameleon"),
-        (["nope"], "unknown suite 'nope'; allowed: beyond, multi_gpu_litgpt, single_gpu_blip2"),
+        (["nope"], "unknown suite 'nope'; allowed: beyond, ladder, multi_gpu_litgpt, single_gpu_blip2"),
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),
         ([SUITE, "--size", "full"], "no GPU: full size needs one; size tiny runs anywhere"),

@@ -283,3 +283,38 @@ def test_a_run_of_predictions_shows_them_in_place_of_results(shown_output):
     assert re.match(r"### .*: out of GPU memory, predicted at full size\n\nPredicted at full size on ", shown_output[1])
     assert shown_output[3].startswith("**Memory predicted at full size**")
     assert "| fits |" in shown_output[3]
+
+
+@pytest.mark.usefixtures("no_command")
+def test_a_ladder_shows_each_row_s_speed_relative_to_the_first_and_to_the_row_before(tmp_path, shown_output):
+    folder = stored_run(tmp_path, NAME, CARD)
+    for row, samples_per_s, losses in (("reduced-batch", 10.0, 3.0), ("mixed-precision", 20.0, 2.0)):
+        made = folder.results()[row]
+        speed = made.speed.model_copy(update={"samples_per_s": samples_per_s, "peak_share": samples_per_s / 50})
+        write_result(folder, made.model_copy(update={"speed": speed, "losses": (losses,) * 12}))
+    rows = ("baseline", "reduced-batch", "mixed-precision", "grad-accumulation")
+    Lab(NAME, results=str(tmp_path)).ladder(*rows)
+    bars, table = shown_output
+    assert bars == ["Reduced batch size", "Mixed precision", "Gradient accumulation"]
+    first, second = (next(line for line in table.splitlines() if f"| {title} |" in line) for title in bars[:2])
+    assert "| 10 |  |  | 20.0% |" in first
+    assert "| 20 | 2 | 2 | 40.0% |" in second
+    assert [line.split("|")[-2].strip() for line in (first, second)] == ["3.000", "2.000"]
+
+
+@pytest.mark.usefixtures("no_command")
+def test_a_ladder_without_times_on_a_gpu_has_no_bars(tmp_path, shown_output):
+    stored_run(tmp_path, NAME, CARD, size="tiny")
+    lab = Lab(NAME, results=str(tmp_path))
+    lab.ladder("reduced-batch", "mixed-precision")
+    assert len(shown_output) == 1
+    assert "| Mixed precision |" in shown_output[0]
+    shown_output.clear()
+    Lab(NAME, results=str(tmp_path / "none")).ladder("reduced-batch")
+    assert shown_output == ["None of these has a result yet: reduced-batch."]
+
+
+def test_a_borderline_row_without_a_result_is_shown_as_borderline(shown_output):
+    lab = Lab("ladder", run="ladder-a100_80gb-without-gpu")
+    lab.show("llama-7b-in-backward")
+    assert "updated in backward: borderline, predicted at full size" in shown_output[0]

@@ -22,6 +22,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "selective": {"activation_checkpointing": "selective", **LARGE},
     "hf_trainer": {"engine": "hf_trainer", "model": LLAMA, "dataset": "constant"},
     "litgpt": {"engine": "litgpt", **LITGPT},
+    "packed": {"engine": "litgpt", **LITGPT, "packing": True, "fused_optimizer": True},
+    "compiled": {"engine": "litgpt", **LITGPT, "compile": True},
     "litgpt_trainer": {"engine": "litgpt_trainer", **LITGPT},
     "too long": {"batch_size": 2600, "train_samples": 5200, **LONG},
     "far too long": {"batch_size": 6000, "train_samples": 12000, **LONG},

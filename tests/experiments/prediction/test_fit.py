@@ -9,6 +9,7 @@ from experiments.prediction.predict import suite_row_spec
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
 from tests.support.runners.fake_predictions import Predictor
+from tests.support.training.tiny_rows import LLAMA, spec
 
 SUITE = suite_named("single_gpu_blip2")
 USABLE = 78.6
@@ -167,3 +168,12 @@ def test_pairs_are_proposed_if_no_single_change_fits_cheapest_first():
 def test_pairs_are_tried_only_if_single_changes_save_too_little():
     assert fit_row(custom_spec(32), Predictor(needs_linear)).pairs == ()
     assert fit_row(custom_spec(3), Predictor(lambda spec: 100.0)).pairs == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "offered"),
+    [({}, True), ({"packing": True}, False), ({"dataset": "constant"}, False), ({"engine": "lightning"}, False)],
+)
+def test_packing_is_offered_for_padded_texts_of_an_engine_that_packs(changes, offered):
+    row = {"engine": "litgpt", "model": LLAMA, "dataset": "alpaca2k", "warmup_steps": 1} | changes
+    assert ("packing" in [change.name for change in single_changes(spec(**row))]) == offered

@@ -129,6 +129,17 @@ def test_a_step_has_a_time_of_host_and_gpu(traced, name):
     assert {"matrix products", "optimizer"} <= set(time.device_s)
 
 
+def test_a_compiled_row_has_the_memory_without_compilation_and_no_time(traced):
+    compiled, usual = traced.predictions["compiled"], traced.predictions["litgpt"]
+    assert (compiled.peak_gib, compiled.at_peak, compiled.time) == (usual.peak_gib, usual.at_peak, None)
+
+
+def test_packed_texts_are_counted_without_padding(traced):
+    packed = traced.predictions["packed"]
+    assert packed.at_peak.params_gib == traced.predictions["litgpt"].at_peak.params_gib
+    assert {"optimizer", "attention", "indexing"} <= set(packed.time.device_s)
+
+
 def test_only_rows_on_several_gpus_use_their_links(traced):
     assert traced.predictions["adamw"].time.link_s == 0
     assert traced.predictions["ddp"].time.link_s > 0

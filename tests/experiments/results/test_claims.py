@@ -185,6 +185,13 @@ class TestClaim:
         )
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
+    @pytest.mark.parametrize("change", [{"length": "verdict"}, {"size": "tiny", "length": "verdict"}])
+    @pytest.mark.parametrize(("losses", "status"), [((4.0, 3.0, 2.1), "pass"), ((4.0, 3.0, 2.5), "fail")])
+    def test_the_losses_of_the_first_steps_are_compared_at_any_length_and_size(self, change, losses, status):
+        check = {"row": "a", "quantity": "early_loss", "over_row": "b", "low": 0.98, "high": 1.02}
+        pair = result("a", losses=losses, **change), result("b", losses=(4.0, 3.0, 2.0), **change)
+        assert claim_verdict(check, *pair).status == status
+
     @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
     def test_a_claim_of_a_difference_passes_outside_the_bounds(self, loss, status):
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}

@@ -30,6 +30,18 @@ def test_the_last_loss_is_that_of_the_last_batch_and_the_final_one_of_at_least_o
     assert (QUANTITIES["last_loss"](made), QUANTITIES["final_loss"](made)) == (1.0, 1.0)
 
 
+@pytest.mark.parametrize(("accumulate", "early"), [(1, 3.0), (2, 2.5), (3, None)])
+def test_the_early_loss_is_that_of_the_first_three_optimizer_steps(accumulate, early):
+    settings = result("a").spec.settings.model_copy(update={"accumulate": accumulate})
+    made = result("a", losses=(4.0, 3.0, 2.0, 2.0, 2.0, 2.0, 0.0), settings=settings)
+    assert QUANTITIES["early_loss"](made) == early
+
+
+def test_the_use_of_the_peak_rate_is_that_of_a_row_that_fits():
+    assert QUANTITIES["mfu"](result("a", speed={"peak_share": 0.4})) == 0.4
+    assert QUANTITIES["mfu"](result("a", "oom", speed={"peak_share": 0.4})) is None
+
+
 def test_a_step_has_several_micro_steps():
     speed: dict[str, float] = {"micro_steps": 12, "optimizer_steps": 3, "planned_micro_steps": 40}
     made = result("a", speed=speed)

@@ -50,7 +50,8 @@ def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     spec = run().spec(made_suite(), "a")
     before = spec.model_dump(mode="json")
     del before["model"], before["steady_s"]
-    for name in ("accelerator", "prompt_length", "optimizer_in_backward", "activation_offload"):
+    later = "activation_offload", "fused_optimizer", "packing", "compile"
+    for name in ("accelerator", "prompt_length", "optimizer_in_backward", *later):
         del before["settings"][name]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}

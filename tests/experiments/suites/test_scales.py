@@ -18,7 +18,7 @@ from experiments.prediction.service import select_rows
 from experiments.prediction.tables import compare_with_lab, prediction_as_data, prediction_tables
 from experiments.results.run_folder import RunFolder
 from experiments.results.verdicts import Evaluation
-from experiments.runners.admission import host_memory_needed_gib, offloads_optimizer
+from experiments.runners.admission import host_memory_needed_gib
 from experiments.suites.schema import SCALED_SETTINGS
 from experiments.suites.suite import Suite, read_suite, suite_named, suite_names
 from experiments.system.files import cache_folder
@@ -148,7 +148,7 @@ def test_a_twin_needs_no_more_host_memory_than_a_student_has(name, row):
 
 def test_a_twin_of_an_offloading_row_is_among_them():
     suite = suite_named("single_gpu_blip2")
-    assert any(offloads_optimizer(suite_row_spec(suite, row, SMALL)) for row in suite.rows_for(SMALL))
+    assert any(suite_row_spec(suite, row, SMALL).settings.uses_host_memory for row in suite.rows_for(SMALL))
 
 
 def test_twin_and_row_have_different_fingerprints():

@@ -1,4 +1,6 @@
 import platform
+import shutil
+import sysconfig
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,7 @@ import torch
 from experiments.errors import InputError
 from experiments.suites.cards import card_named
 from experiments.training import device
-from experiments.training.device import memory_cap_gib, open_device
+from experiments.training.device import memory_cap_gib, open_device, require_c_compiler
 from provision.hardware import amd, gpus
 from provision.hardware.local import processor_name
 from tests.support.results.in_memory import CARD
@@ -132,3 +134,41 @@ def test_an_amd_gpu_is_recognized_as_its_card(tmp_path, monkeypatch):
     opened = open_device(spec(size="full", card="mi250x_gcd_64gb"))
     assert (opened.card, opened.cap_gib) == ("mi250x_gcd_64gb", None)
     assert (opened.driver, opened.cuda, opened.compute_capability) == ("amdgpu 6.3.6", "ROCm 6.2.41134", "gfx90a")
+
+
+@pytest.mark.parametrize(
+    ("environment", "programs", "words"),
+    [
+        (None, (), r"^compile = True: found no C compiler, .*; allowed: gcc or clang in PATH, or the environment"),
+        ("missing-cc -O2", ("gcc",), "found no program CC=missing-cc -O2, which Triton needs"),
+        (None, ("clang",), None),
+        ("zig cc", ("zig",), None),
+    ],
+)
+def test_a_missing_compiler_is_named(monkeypatch, tmp_path, environment, programs, words):
+    monkeypatch.delenv("CC", raising=False)
+    if environment:
+        monkeypatch.setenv("CC", environment)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name in programs else None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    (tmp_path / "Python.h").touch()
+    if words is None:
+        require_c_compiler()
+        return
+    with pytest.raises(InputError, match=words):
+        require_c_compiler()
+
+
+def test_missing_headers_of_python_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "gcc")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(InputError, match=f"{tmp_path}/Python.h is missing, which Triton needs"):
+        require_c_compiler()
+
+
+def test_a_gpu_is_opened_for_a_compiled_row_only_with_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(device, "require_c_compiler", lambda: (_ for _ in ()).throw(InputError("no compiler")))
+    with pytest.raises(InputError, match="no compiler"):
+        device.open_device(spec(compile=True))

@@ -7,7 +7,14 @@ import torch
 from torch import distributed
 
 from experiments.errors import InputError
-from experiments.training.data.texts import TINY_TOKENS, batches_per_epoch, build_text_loader, open_texts
+from experiments.training.data.texts import (
+    TINY_TOKENS,
+    batch_lengths,
+    batches_per_epoch,
+    build_text_loader,
+    open_texts,
+    pack_texts,
+)
 from tests.support.training.tiny_rows import spec
 
 VOCABULARY = 100
@@ -51,6 +58,33 @@ def test_a_batch_is_padded_to_its_longest_text_with_ignored_labels():
         assert torch.equal(batch["attention_mask"], real.long())
         assert torch.equal(batch["labels"], batch["input_ids"].where(real, -100))
         assert (batch["input_ids"][~real] == 0).all()
+
+
+def test_packed_texts_follow_each_other_and_none_predicts_the_next():
+    batch = pack_texts([torch.tensor([5, 6, 7]), torch.tensor([8]), torch.tensor([9, 10])])
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10]]
+    assert batch["labels"].tolist() == [[-100, 6, 7, -100, -100, 10]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert batch["places"].tolist() == [0, 1, 2, 3, 6, 7]
+
+
+def test_packed_batches_have_the_same_texts_and_the_fullest_is_in_the_requested_place():
+    changes: dict[str, Any] = {"engine": "litgpt", "train_samples": 40}
+    padded, packed = text_loader(**changes), text_loader(3, packing=True, **changes)
+    batches, in_place = list(padded.batch_sampler), list(packed.batch_sampler)
+    tokens = [sum(packed.dataset.lengths[one] for one in batch) for batch in batches]
+    fullest = tokens.index(max(tokens))
+    assert fullest != 3
+    batches[3], batches[fullest] = batches[fullest], batches[3]
+    assert in_place == batches
+
+
+def test_the_length_of_a_packed_batch_is_that_of_all_its_texts():
+    changes: dict[str, Any] = {"engine": "litgpt", "train_samples": 40}
+    batches = list(text_loader(**changes))
+    packed, padded = (batch_lengths(row(packing=packing, **changes)) for packing in (True, False))
+    assert packed == [int(batch["attention_mask"].sum()) for batch in batches]
+    assert padded == [batch["attention_mask"].shape[1] for batch in batches]
 
 
 def test_random_tokens_cover_the_whole_vocabulary():

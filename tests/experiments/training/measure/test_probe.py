@@ -289,6 +289,18 @@ def test_operations_of_the_first_micro_step_are_divided_by_its_samples(tmp_path)
     assert speed.tflops_per_s == pytest.approx(speed.tflop_per_sample * speed.samples_per_s)
 
 
+@pytest.mark.parametrize(("shape", "with_images", "rate"), [((2, 6), False, 3.0), ((2, 6), True, 1.0)])
+def test_the_rate_of_operations_is_that_of_the_timed_tokens(tmp_path, shape, with_images, rate):
+    probe = probe_of(spec(batch_size=2, train_samples=8), tmp_path, StorageMeter())[0]
+    for step in range(4):
+        batch = {"input_ids": torch.zeros((2, 2) if step == 0 else shape, dtype=torch.int64)}
+        probe.before_forward(batch | ({"pixel_values": torch.zeros(1)} if with_images else {}))
+        torch.ones(2, 4) @ torch.ones(4, 4)
+        probe.after_batch()
+    speed = probe.speed()
+    assert speed.tflops_per_s == pytest.approx(rate * speed.tflop_per_sample * speed.samples_per_s)
+
+
 @pytest.fixture
 def tf32():
     before = torch.backends.cuda.matmul.allow_tf32

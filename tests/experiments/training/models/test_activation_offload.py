@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import save_on_cpu
 
 from experiments.suites.settings import Settings
 from experiments.training.models import activation_offload
@@ -18,16 +19,16 @@ TRAINER = {"engine": "hf_trainer", "model": OPT}
 @pytest.fixture
 def offloaded(monkeypatch):
     """Return the list of tensors that are moved to the host, however small they are, and back."""
-    moved = []
+    moved: list[torch.Tensor] = []
 
-    class RecordingSaveOnCpu(activation_offload.save_on_cpu):
-        def __init__(self, pin_memory):
-            assert pin_memory
-            super().__init__(pin_memory)
-            pack = self.pack_hook
-            self.pack_hook = lambda tensor: moved.append(tensor) or pack(tensor)
+    def recording_save_on_cpu(pin_memory):
+        assert pin_memory
+        hooks = save_on_cpu(pin_memory)
+        pack = hooks.pack_hook
+        hooks.pack_hook = lambda tensor: moved.append(tensor) or pack(tensor)
+        return hooks
 
-    monkeypatch.setattr(activation_offload, "save_on_cpu", RecordingSaveOnCpu)
+    monkeypatch.setattr(activation_offload, "save_on_cpu", recording_save_on_cpu)
     monkeypatch.setattr(activation_offload, "SMALLEST_OFFLOADED_BYTES", 1)
     return moved
 

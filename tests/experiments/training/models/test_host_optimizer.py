@@ -1,5 +1,7 @@
 """AdamW with its state in host memory: the arithmetic of PyTorch's fused AdamW."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -34,7 +36,7 @@ def trained(build, steps=5, accumulate=2):
 
 
 def test_the_training_is_that_of_the_fused_adamw_bit_for_bit():
-    options = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9), "eps": 1e-6}
+    options: Any = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9), "eps": 1e-6}
     losses, weights, usual = trained(lambda parameters: torch.optim.AdamW(parameters, fused=True, **options))
     found, found_weights, optimizer = trained(lambda parameters: HostAdamW(parameters, **options))
     assert found == losses

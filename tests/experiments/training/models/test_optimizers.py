@@ -1,13 +1,16 @@
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import bitsandbytes
 import pytest
 import torch
 from torch import nn
 
+from experiments.suites.settings import Settings
 from experiments.training.models.optimizers import build_optimizer
-from tests.support.training.tiny_rows import spec
+from experiments.training.rank import run_rank
+from tests.support.training.tiny_rows import LLAMA, spec
 
 
 class FakeCpuAdam(torch.optim.SGD):
@@ -48,3 +51,39 @@ def test_the_offloaded_optimizer_is_deepspeed_s(parameters, monkeypatch):
     optimizer = build_optimizer(spec(optimizer="deepspeed_cpu", weight_decay=0.5).settings, parameters)
     assert isinstance(optimizer, FakeCpuAdam)
     assert optimizer.options == {"weight_decay": 0.5}
+
+
+TEXTS: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 16, "train_samples": None, "max_steps": 4}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("engine", ["lightning", "litgpt", "litgpt_trainer", "hf_trainer"])
+@pytest.mark.parametrize("in_backward", [False, True])
+def test_a_fused_optimizer_trains_alike(monkeypatch, tmp_path, optimizer, engine, in_backward):
+    if in_backward and engine == "hf_trainer":
+        pytest.skip("hf_trainer has no optimizer step in the backward pass")
+    kernels = []
+    for name in ("_fused_adamw_", "_fused_sgd_"):
+        kernel = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *rest, kernel=kernel, **more: kernels.append(kernel(*rest, **more)))
+    row = TEXTS | {"engine": engine, "optimizer": optimizer, "lr": 0.01, "optimizer_in_backward": in_backward}
+    row["warmup_steps"] = int(engine == "litgpt")
+    usual = run_rank(spec(**row), tmp_path)
+    assert not kernels
+    fused = run_rank(spec(**row, fused_optimizer=True), tmp_path)
+    assert kernels
+    assert fused.losses == pytest.approx(usual.losses, rel=1e-5)
+    assert len(set(usual.losses)) >= 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer": "adam_8bit"}, "fused_optimizer: needs optimizer = adamw, sgd, but it is adam_8bit"),
+        ({"optimizer": "deepspeed_cpu"}, "fused_optimizer: needs optimizer = adamw, sgd, but it is deepspeed_cpu"),
+        ({"quantization": {"kind": "nf4"}}, "fused_optimizer: needs quantization = None, but it is kind='nf4'"),
+    ],
+)
+def test_optimizers_without_a_fused_kernel_are_rejected(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Settings.model_validate(spec().settings.model_dump() | {"fused_optimizer": True} | changes)

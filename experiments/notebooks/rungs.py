@@ -1,0 +1,67 @@
+"""Chart and table of a ladder of rows: each row with one change more than the row before it. Pure functions."""
+
+from collections.abc import Mapping
+
+from IPython.display import SVG
+
+from experiments.charts.bars import Bar, bar_chart
+from experiments.notebooks import tables
+from experiments.results.quantities import value_of
+from experiments.results.schema import Result, Speed
+from experiments.results.wording import format_number, format_size
+
+
+def speed_bars(results: Mapping[str, Result]) -> SVG | None:
+    """Return a bar of the samples per second of each row, by title; None without times on a GPU."""
+    speeds = _speeds(results)
+    if not speeds or any(results[title].device.kind != "cuda" for title in speeds):
+        return None
+    first = next(iter(speeds.values()))
+    bars = [
+        Bar(
+            title,
+            {"samples per second": speed.samples_per_s},
+            value=f"{format_number(speed.samples_per_s)} samples/s",
+            note=_note(speed, first, results[title]),
+        )
+        for title, speed in speeds.items()
+    ]
+    return SVG(bar_chart(bars, "samples/s", f"Samples per second: {', '.join(speeds)}").standalone())
+
+
+def rungs_table(results: Mapping[str, Result]) -> str:
+    """Return a Markdown table of rows by title: speed, use of the GPU, memory, first losses; empty without rows."""
+    if not results:
+        return ""
+    speeds, before, rows = _speeds(results), None, {}
+    first = next(iter(speeds.values()), None)
+    for title, result in results.items():
+        speed, loss = speeds.get(title), value_of("early_loss", result)
+        rows[title] = {
+            "samples/s": format_number(speed.samples_per_s) if speed else "",
+            "times the row before": _ratio(speed, before),
+            "times as taught": _ratio(speed, first),
+            "of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
+            "peak memory": _peak(result),
+            "first losses": "" if loss is None else f"{loss:.3f}",
+        }
+        before = speed
+    return tables.columns("", rows)
+
+
+def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:
+    return {title: one.speed for title, one in results.items() if one.speed and one.outcome == "fits"}
+
+
+def _note(speed: Speed, first: Speed, result: Result) -> str:
+    times = "" if speed is first else f"{format_number(speed.samples_per_s / first.samples_per_s)} times as taught, "
+    share = "" if speed.peak_share is None else f"{speed.peak_share:.0%} of the peak rate, "
+    return f"{times}{share}{_peak(result)}"
+
+
+def _ratio(speed: Speed | None, base: Speed | None) -> str:
+    return format_number(speed.samples_per_s / base.samples_per_s) if speed and base and speed is not base else ""
+
+
+def _peak(result: Result) -> str:
+    return "" if result.memory.peak_gib is None else format_size(result.memory.peak_gib)

@@ -1,0 +1,23 @@
+"""Compile the repeated blocks of a model with torch.compile."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from experiments.suites.settings import Settings
+
+
+def compile_blocks(blocks: Iterable[nn.Module], settings: Settings, device: torch.device) -> None:
+    """Compile each of a model's ``blocks`` in place, if the row's settings ask for it.
+
+    Equal blocks share one compilation. Lengths are variables of the compiled code unless all texts have the same
+    length, so that a new length needs no compilation. On a CPU the operations are only captured, not compiled, so that
+    no C++ compiler is needed. PyTorch compiles nothing while a dispatch mode observes the operations: in the first
+    micro-step, whose operations are counted, and in tiny models on a CPU, whose memory is measured.
+    """
+    if not settings.compile:
+        return
+    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    for block in blocks:
+        block.compile(backend=backend, dynamic=settings.dataset != "constant")

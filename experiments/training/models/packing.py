@@ -1,0 +1,110 @@
+"""Concatenated texts without padding in LitGPT's models, each of which attends only to itself.
+
+All layers but attention work on one token at a time, so they need no padding. Attention gets the texts as a padded
+batch, because PyTorch's attention kernels for texts of different lengths exist for some cards, data types and head
+sizes only. A later token does not influence an earlier one, so the padding after a text has no effect on the text.
+"""
+
+from types import MethodType
+from typing import Any, NamedTuple
+
+import torch
+from litgpt import lora
+from litgpt.model import GPT
+
+
+class PackedTexts(NamedTuple):
+    """Places of concatenated texts in a padded batch.
+
+    places: (tokens,) int64, place of each token in the flattened padded batch. mask: (texts, longest text), of which
+    only the shape is used.
+    """
+
+    places: torch.Tensor
+    mask: torch.Tensor
+
+
+class _Pad(torch.autograd.Function):
+    """Copy tokens (tokens, ...) to their places in a padded batch (texts x longest, ...) of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        return tokens.new_zeros(count, *tokens.shape[1:]).index_copy(0, places, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        return gradients[0].index_select(0, places), None, None
+
+
+class _Unpad(torch.autograd.Function):
+    """Copy the tokens out of a padded batch. Unlike index_select, the backward pass adds nothing up."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.count = padded.shape[0]
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (places,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient.new_zeros(ctx.count, *gradient.shape[1:]).index_copy(0, places, gradient), None
+
+
+_pad: Any = _Pad.apply
+_unpad: Any = _Unpad.apply
+
+
+class PackedForward(GPT):  # type: ignore[misc]
+    """GPT whose input is one row of concatenated texts; ``set_texts`` must name them before each forward pass."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    _max_seq_length: int
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for block in self.transformer.h:
+            block.attn.scaled_dot_product_attention = MethodType(_attention_within_texts, block.attn)
+
+    def set_texts(self, batch: dict[str, Any]) -> None:
+        """Set the texts of the next forward pass: those of a batch of ``pack_texts``."""
+        texts = PackedTexts(batch["places"], batch["attention_mask"])
+        self._places_in_text = texts.places % texts.mask.shape[1]
+        for block in self.transformer.h:
+            block.attn.texts = texts
+
+    def forward(self, idx: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor | list[torch.Tensor]:
+        """Return the logits of ``idx`` (1, tokens), as GPT does; positions begin anew with each text."""
+        kept = self.cos, self.sin, self._max_seq_length
+        self.cos, self.sin = (cache[self._places_in_text] for cache in (self.cos, self.sin))
+        self._max_seq_length = idx.shape[1]
+        try:
+            return super().forward(idx, *rest, **options)
+        finally:
+            self.cos, self.sin, self._max_seq_length = kept
+
+
+class PackedGPT(PackedForward):
+    """LitGPT's model for concatenated texts."""
+
+
+class PackedLoraGPT(PackedForward, lora.GPT):  # type: ignore[misc]
+    """LitGPT's model with adapters for concatenated texts."""
+
+
+def _attention_within_texts(
+    self: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the attention of concatenated texts, each within itself: (1, tokens, heads, size).
+
+    q, k, v: (1, heads, tokens, size).
+    """
+    places, (texts, longest) = self.texts.places, self.texts.mask.shape
+    rows = (_pad(one[0].transpose(0, 1), places, texts * longest) for one in (q, k, v))
+    padded = (row.view(texts, longest, *row.shape[1:]).transpose(1, 2) for row in rows)
+    attended = type(self).scaled_dot_product_attention(self, *padded, mask)
+    return _unpad(attended.flatten(0, 1), places)[None]
