@@ -33,6 +33,8 @@ $(if $(UNSAFE),$(error $(firstword $(UNSAFE)) has a character that the shell wou
 $(if $(word 2,$(CACHE)),$(error the cache folder has a space: $(CACHE); make needs one without: CACHE=FOLDER))
 $(if $(word 2,$(CURDIR)),$(error the folder of this project has a space: $(CURDIR); make needs one without))
 
+unexport PYTHONDONTWRITEBYTECODE # set in many container images; with it, each process compiles its packages again
+
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
 .PHONY: test test-chameleon test-slurm test-node test-chain test-as-taught mutants lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
