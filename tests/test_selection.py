@@ -1,11 +1,13 @@
-"""Which tests run where: groups of pytest-xdist, and the marker ``slow``."""
+"""How tests run: groups of pytest-xdist, the marker ``slow``, and the variables of make."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.system.files import CODE_FOLDER
 from tests.support.slow import FILES, PYTHON
 
 
@@ -34,3 +36,9 @@ def test_a_test_that_is_not_slow_can_start_a_short_program():
 @pytest.mark.slow
 def test_a_slow_test_can_start_any_program(tmp_path):
     assert subprocess.run([PYTHON, "-c", "", "experiments.prediction.tracer"]).returncode == 0
+
+
+def test_make_lets_python_keep_its_compiled_modules():
+    show = ["make", "--silent", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    assert subprocess.run(show, cwd=CODE_FOLDER, env=environment, capture_output=True, text=True).stdout == "[]\n"
