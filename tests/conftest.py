@@ -1,25 +1,45 @@
-"""The environment of every test, and groups of tests that share a warm process.
+"""The environment of every test, the marker of slow tests, and groups of tests that share a warm process.
 
 The variables that describe a terminal or a running make are removed, so that every test has the same output.
 """
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.support.services.terminal import TERMINAL_VARIABLES
+from tests.support.slow import is_slow, reject_slow_programs
 
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
-GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks"}
-"""Groups of tests that use a warm process, by their fixture. With pytest-xdist, one worker runs all tests of one."""
+SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
+GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks", "finished_row": "worker"}
+"""Groups of tests that share a fixture of several seconds. With pytest-xdist, one worker runs all tests of one."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> Iterator[None]:
     for item in items:
         for fixture in GROUPS.keys() & item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(GROUPS[fixture]))
+        if is_slow(item):
+            item.add_marker("slow")
+    yield
+    for item in items:
+        _pass_on_group(item)
+
+
+def _pass_on_group(item: pytest.Item) -> None:
+    """Give a test the name in which pytest-xdist 3.8 wrote its group: pytest 9.2 reads names from elsewhere.
+
+    Without it, `--dist loadgroup` ignores the groups: https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    if grouped := vars(item).get("_nodeid"):
+        item._id = type(item.id).parse(grouped)
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _bare_environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not any(request.node.get_closest_marker(name) for name in SLOW_MARKERS):
+        reject_slow_programs(monkeypatch)
     for name in (*TERMINAL_VARIABLES, *MAKE_VARIABLES):
         monkeypatch.delenv(name, raising=False)

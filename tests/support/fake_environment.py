@@ -20,18 +20,21 @@ STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
 
 
 def write_python(folder: Path, torch: str) -> Path:
-    """Write the Python of an environment with that version of PyTorch; return its path."""
+    """Write the Python of an environment with that version of PyTorch; return its path.
+
+    With -c, it prints the version.
+    """
     made = folder / f"python-{torch}"
-    made.write_text(f'#!/bin/sh\nPYTHONPATH={CODE_FOLDER} exec {sys.executable} -m {__name__} {torch} "$@"\n')
+    made.write_text(
+        f"#!/bin/sh\n[ \"$1\" = -c ] && echo '{json.dumps({'torch': torch})}' && exit\n"
+        f'PYTHONPATH={CODE_FOLDER} exec {sys.executable} -m {__name__} "$@"\n'
+    )
     made.chmod(0o755)
     return made
 
 
-def main(torch: str, words: list[str]) -> int:
-    """Print the versions, or write a run."""
-    if words[0] == "-c":
-        print(json.dumps({"torch": torch}))
-        return 0
+def main(words: list[str]) -> int:
+    """Write a run."""
     results = Path(words[words.index("--results") + 1])
     settings = results.parents[1]
     with (settings / "CALLS.txt").open("a+") as calls:
@@ -68,4 +71,4 @@ def _setting(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,10 @@ from typing import Any
 SERVICE, FOLDER, ADDRESS, PORT = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 HERE = FOLDER / SERVICE
 Wsgi = Callable[..., object]
+POLL_S = 0.25
+"""How often Blazar looks for events and for servers that are gone; upstream every 10 and every 5 seconds."""
+LONGEST_SILENCE_S = 1.0
+"""After how long a listener without messages looks again."""
 
 
 def refapi() -> Wsgi:
@@ -83,6 +89,7 @@ def nova() -> Wsgi:
 
     from tests.testbed.openstack import fake_hardware
 
+    hear_at_once()
     fake_hardware.FOLDER = HERE
     sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = fake_hardware
     import os_brick
@@ -132,6 +139,7 @@ def blazar() -> Wsgi:
     from oslo_service import backend
 
     backend.init_backend(backend.BackendType.THREADING)
+    hear_at_once()
     gettext.install("blazar")
     _whole_seconds()
     from blazar.api import wsgi_app
@@ -140,7 +148,8 @@ def blazar() -> Wsgi:
     from blazar.manager import service
     from blazar.notification import notifier
 
-    service.EVENT_INTERVAL = 1
+    service.EVENT_INTERVAL = POLL_S
+    _poll_deleted_servers()
     notifier.init()
     manager = service.ManagerService()
     blazar.manager = manager  # type: ignore[attr-defined] # it lives as long as the process
@@ -150,6 +159,12 @@ def blazar() -> Wsgi:
 
 
 blazar_kvm = blazar
+
+
+def _poll_deleted_servers() -> None:
+    import retrying
+
+    retrying.Retrying.fixed_sleep = lambda *_: 1000 * POLL_S
 
 
 def _whole_seconds() -> None:
@@ -208,6 +223,43 @@ def queue_writers() -> None:
     def begin(connection, cursor, statement, parameters, context, executemany):
         writes = statement == "BEGIN" and connection.get_execution_options().get("writes")
         return ("BEGIN IMMEDIATE" if writes else statement), parameters
+
+
+def hear_at_once() -> None:
+    """Let the listeners of the in-memory transport wait for a message; they look for one 20 times a second."""
+    from oslo_messaging._drivers import impl_fake
+
+    arrivals = Arrivals()
+    deliver = impl_fake.FakeExchange.deliver_message
+
+    def deliver_message(self, *message, **options):
+        deliver(self, *message, **options)
+        arrivals.notify()
+
+    impl_fake.FakeExchange.deliver_message = deliver_message
+    impl_fake.time = arrivals
+
+
+class Arrivals:
+    """The listeners' clock: a sleep ends when a message has arrived since the thread's last sleep."""
+
+    time = staticmethod(time.time)
+
+    def __init__(self) -> None:
+        self._arrived = threading.Condition()
+        self._number = 0
+        self._seen = threading.local()
+
+    def notify(self) -> None:
+        with self._arrived:
+            self._number += 1
+            self._arrived.notify_all()
+
+    def sleep(self, seconds: float) -> None:
+        with self._arrived:
+            if getattr(self._seen, "number", -1) == self._number:
+                self._arrived.wait(LONGEST_SILENCE_S)
+            self._seen.number = self._number
 
 
 def die_with_parent() -> None:

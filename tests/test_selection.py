@@ -1,0 +1,44 @@
+"""How tests run: groups of pytest-xdist, the marker ``slow``, and the variables of make."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.system.files import CODE_FOLDER
+from tests.support.slow import FILES, PYTHON
+
+
+@pytest.mark.xdist_group("one worker")
+def test_the_scheduler_gets_the_group_of_a_test(request):
+    grouped = request.config.getoption("loadgroup", False)
+    assert request.node.nodeid.endswith("@one worker") == grouped
+
+
+@pytest.mark.parametrize("place", FILES)
+def test_a_place_in_the_list_of_slow_tests_exists(place):
+    file, _, test = place.partition("::")
+    assert f"def {test or 'test_'}" in (Path(__file__).parent / file).read_text()
+
+
+@pytest.mark.parametrize("command", [["chromium"], "c++ a.cpp", [PYTHON, "-m", "experiments.prediction.tracer"]])
+def test_a_test_that_is_not_slow_cannot_start_a_program_of_several_seconds(command):
+    with pytest.raises(pytest.fail.Exception, match="so it is slow: mark it"):
+        subprocess.run(command)
+
+
+def test_a_test_that_is_not_slow_can_start_a_short_program():
+    assert subprocess.run([sys.executable, "-c", ""]).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_slow_test_can_start_any_program(tmp_path):
+    assert subprocess.run([PYTHON, "-c", "", "experiments.prediction.tracer"]).returncode == 0
+
+
+def test_make_lets_python_keep_its_compiled_modules():
+    show = ["make", "--silent", "--eval", "show: ; @echo [$$PYTHONDONTWRITEBYTECODE]", "show"]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    assert subprocess.run(show, cwd=CODE_FOLDER, env=environment, capture_output=True, text=True).stdout == "[]\n"
