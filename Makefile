@@ -119,13 +119,13 @@ rehearse: ## run all steps of reproduce with tiny models on this machine (needs 
 
 test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon
 
 test-fast: env ## run the tests that take no more than a moment each, after every change (2 minutes)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed -m "not slow"
 
 test-chameleon: env testbed-env ## test leasing with real OpenStack services on this machine
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon tests/provision
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon tests/provision
 
 test-slurm: env ## test rows on clusters with a real Slurm on this machine (needs slurm-wlm, munge, openssh-server)
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 --dist loadfile tests/testbed/slurm
