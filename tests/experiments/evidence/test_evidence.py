@@ -24,6 +24,17 @@ FAILED_STATEMENTS = {
         "claim/accumulation-keeps-memory",
         "claim/lora-trains-13b-with-minimal-memory",
     ],
+    "single_gpu_blip2-h100_1g_12gb-full-verdict": ["claim/lora-fits-easily"],
+    "single_gpu_litgpt-h100_1g_12gb-full-verdict": [
+        "claim/accumulation-keeps-memory",
+        "claim/lora-trains-13b-with-minimal-memory",
+    ],
+    "ladder-a100_80gb-full-verdict": [
+        "claim/llama-3b-fused-is-faster",
+        "claim/llama-3b-top-is-fast",
+        "claim/llama-3b-uses-the-gpu",
+        "claim/opt-compiled-is-faster",
+    ],
     "single_gpu_blip2-h100_1g_12gb-without-gpu": ["claim/lora-fits-easily"],
     "single_gpu_litgpt-h100_1g_12gb-without-gpu": [
         "claim/accumulation-keeps-memory",
@@ -176,4 +187,7 @@ def test_the_stored_predictions_agree_with_the_stored_measurements(folder: Path)
             if not on_gpu or row not in predicted or predicted[row].spec.settings != result.spec.settings:
                 continue
             peak_gib = result.ranks[0].memory.peak_gib if result.ranks else result.memory.peak_gib
+            if result.spec.settings.compile:  # predicted without compilation, which saves memory
+                assert predicted[row].peak_gib >= peak_gib
+                continue
             assert predicted[row].peak_gib == pytest.approx(peak_gib, rel=PEAK_ERRORS.get(row, 0.003), abs=0.06), row

@@ -46,12 +46,23 @@ def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
         RowSpec.model_validate(data_with_own_model())
 
 
+LATER = (
+    "accelerator",
+    "prompt_length",
+    "optimizer_in_backward",
+    "activation_offload",
+    "fused_optimizer",
+    "packing",
+    "compile",
+)
+"""The settings that earlier versions did not have."""
+
+
 def test_a_fingerprint_depends_on_the_row_s_own_model_if_it_has_one():
     spec = run().spec(made_suite(), "a")
     before = spec.model_dump(mode="json")
     del before["model"], before["steady_s"]
-    later = "activation_offload", "fused_optimizer", "packing", "compile"
-    for name in ("accelerator", "prompt_length", "optimizer_in_backward", *later):
+    for name in LATER:
         del before["settings"][name]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     wider = WHOLE | {"architecture": {"model_type": "llama", "hidden_size": 128}}
@@ -63,7 +74,7 @@ def test_a_model_without_a_setting_of_later_versions_keeps_its_fingerprint():
     spec = RowSpec.model_validate(data_with_own_model(model=WHOLE))
     before = spec.model_dump(mode="json")
     del before["steady_s"], before["model"]["vision_layers"]
-    for name in ("accelerator", "prompt_length", "optimizer_in_backward"):
+    for name in LATER:
         del before["settings"][name]
     assert spec.fingerprint == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     fewer = RowSpec.model_validate(data_with_own_model(model=WHOLE | {"vision_layers": 2}))

@@ -131,6 +131,7 @@ def test_a_twin_is_predicted_to_end_as_the_lab_states_with_memory_to_spare(name,
     assert abs(prediction.margin_gib) > MARGIN * prediction.usable_gib
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (find_spec("torch") and which("c++")), reason="needs torch and a C++ compiler")
 @pytest.mark.parametrize("row", ["tiny-reduced-batch", "13b-adamw"])
 def test_the_stored_prediction_of_a_twin_is_that_of_the_current_code(row):

@@ -85,6 +85,7 @@ def test_quantized_weights_are_smaller(generate, bits, bytes_each):
     assert found.at_peak.params_gib * GIB == pytest.approx(bytes_each * linear + 2 * embeddings, rel=0.1)
 
 
+@pytest.mark.slow
 def test_30_billion_parameters_in_16_bit_fit_two_gcds_and_not_one():
     suite = suite_named("slurm_hf_trainer")
     specs = [suite_row_spec(suite, suite.row(row), GCD) for row in ("opt-30b-1gpu", "opt-30b-2gpu")]

@@ -53,7 +53,8 @@ def published_model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def base_model(published_model, tmp_path):
-    return models()[LLAMA].model_copy(update={"hub": str(tmp_path / "published"), "litgpt": NAME})
+    changes = {"hub": str(tmp_path / "published"), "litgpt": NAME, "architecture": published_model.config.to_dict()}
+    return models()[LLAMA].model_copy(update=changes)
 
 
 @pytest.fixture

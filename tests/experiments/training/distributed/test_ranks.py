@@ -123,7 +123,7 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     assert result.outcome == "timeout"
     assert [rank.outcome for rank in result.ranks] == ["timeout"] * 2
     assert re.match(
-        r"rank \d: reached its time limit of 25 s, last seen in the backward phase at .*; stacks are in the",
+        r"rank \d: reached its time limit of 25 s, last seen in the backward phase at .*; the log has the stack traces",
         result.reason,
     )
     first, second = (tmp_path / LOG_FILE).read_text().split("==== rank 1 ====")

@@ -81,5 +81,5 @@ def test_a_row_of_each_engine_has_the_same_losses(row, offloaded, tmp_path):
 
 def test_rows_on_several_gpus_are_rejected():
     data = spec().settings.model_dump() | {"activation_offload": True, "global_batch_size": None}
-    with pytest.raises(ValueError, match="activation_offload: needs world_size = 1, but it is 2"):
+    with pytest.raises(ValueError, match="activation_offload = True: needs world_size = 1, but it is 2"):
         Settings.model_validate(data | {"devices": 2, "strategy": "ddp"})

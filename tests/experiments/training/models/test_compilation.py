@@ -93,8 +93,8 @@ def test_a_tiny_model_whose_memory_is_measured_on_a_cpu_is_not_compiled(tmp_path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"devices": 2, "strategy": "ddp"}, "compile: needs world_size = 1, but it is 2"),
-        ({"activation_checkpointing": True}, "compile: needs activation_checkpointing = False, but it is True"),
+        ({"devices": 2, "strategy": "ddp"}, "compile = True: needs world_size = 1, but it is 2"),
+        ({"activation_checkpointing": True}, "compile = True: needs activation_checkpointing = False, but it is True"),
     ],
 )
 def test_rows_that_cannot_be_compiled_are_rejected(changes, words):

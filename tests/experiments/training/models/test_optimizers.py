@@ -79,9 +79,12 @@ def test_a_fused_optimizer_trains_alike(monkeypatch, tmp_path, optimizer, engine
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optimizer": "adam_8bit"}, "fused_optimizer: needs optimizer = adamw, sgd, but it is adam_8bit"),
-        ({"optimizer": "deepspeed_cpu"}, "fused_optimizer: needs optimizer = adamw, sgd, but it is deepspeed_cpu"),
-        ({"quantization": {"kind": "nf4"}}, "fused_optimizer: needs quantization = None, but it is kind='nf4'"),
+        ({"optimizer": "adam_8bit"}, "fused_optimizer = True: needs optimizer = adamw, sgd, but it is adam_8bit"),
+        (
+            {"optimizer": "deepspeed_cpu"},
+            "fused_optimizer = True: needs optimizer = adamw, sgd, but it is deepspeed_cpu",
+        ),
+        ({"quantization": {"kind": "nf4"}}, "fused_optimizer = True: needs quantization = None, but it is kind='nf4'"),
     ],
 )
 def test_optimizers_without_a_fused_kernel_are_rejected(changes, words):

@@ -100,9 +100,9 @@ def test_packed_texts_need_no_activations_of_padding(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"engine": "lightning"}, "packing: needs engine = litgpt, litgpt_trainer, but it is lightning"),
-        ({"dataset": "gourmetgram-captions"}, "packing: needs dataset = alpaca2k, imdb, constant"),
-        ({"devices": 2, "strategy": "ddp"}, "packing: needs world_size = 1, but it is 2"),
+        ({"engine": "lightning"}, "packing = True: needs engine = litgpt, litgpt_trainer, but it is lightning"),
+        ({"dataset": "gourmetgram-captions"}, "packing = True: needs dataset = alpaca2k, imdb, constant"),
+        ({"devices": 2, "strategy": "ddp"}, "packing = True: needs world_size = 1, but it is 2"),
     ],
 )
 def test_rows_that_cannot_be_packed_are_rejected(changes, words):
