@@ -239,7 +239,7 @@ def catalog_pages() -> dict[str, str]:
     ]
     usable = (
         "Usable memory is the memory that one process can allocate: the memory of the card, less its CUDA context. "
-        "The column PyTorch for names the build of PyTorch 2.11 to 2.13 that runs on the card; the course's image has "
+        "The column PyTorch for names the build of PyTorch 2.11 to 2.13 that runs on the card; the project's image has "
         f"PyTorch for CUDA {IMAGE_CUDA}. For any other GPU, use its memory, such as `--card 24GiB`. "
         "`experiments/suites/catalog/cards.yaml` names the sources."
     )

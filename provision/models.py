@@ -35,7 +35,7 @@ class Node:
     processor: str
 
 
-def describe_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
+def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
     """Return a node whose description is composed of its parts."""
     names = sorted({gpu.name for gpu in gpus})
     counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)

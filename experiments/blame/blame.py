@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from experiments.blame.change_log import line_of_change_log
-from experiments.blame.environment import CannotCreate, Environment, create_environment
+from experiments.blame.environment import Environment, EnvironmentNotCreated, create_environment
 from experiments.blame.observation import Difference, Observation, find_difference
 from experiments.blame.observe import Method
 from experiments.blame.pins import Pins
@@ -41,7 +41,7 @@ class Culprit(Record):
 class Blame(Record):
     """The difference between two environments, the packages that cause it, and the steps that found them.
 
-    sure: False if only some of ``culprits`` may be the cause.
+    sure: all of ``culprits`` are needed for the change; otherwise at least one of them is.
     """
 
     differs: str
@@ -93,7 +93,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
 def _end(pins: Pins, flag: str) -> Environment:
     try:
         return create_environment(pins)
-    except CannotCreate as error:
+    except EnvironmentNotCreated as error:
         raise InputError(f"{flag}: cannot be installed: {error}") from None
 
 
@@ -124,7 +124,7 @@ def _step(
 ) -> Step:
     try:
         observed = observe(method, create_environment(pins, ends))
-    except (CannotCreate, InputError) as problem:
+    except (EnvironmentNotCreated, InputError) as problem:
         return Step(updated=tuple(sorted(chosen)), value=f"not testable ({problem})", result_of=None)
     return Step(updated=tuple(sorted(chosen)), value=difference.value(observed), result_of=difference.side(observed))
 

@@ -22,7 +22,7 @@ COMPLETE_MARKER = ".made"
 """File in an environment that shows that it is complete."""
 
 
-class CannotCreate(Exception):
+class EnvironmentNotCreated(Exception):
     """uv cannot create the environment; the message states the reason in one line."""
 
 
@@ -80,7 +80,7 @@ def blame_folder() -> Path:
 def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
     """Return the environment of ``pins``, created if missing; a new one reuses the compiled files of those in ``like``.
 
-    Raises CannotCreate, or InputError if it is locked.
+    Raises EnvironmentNotCreated, or InputError if it is locked.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
@@ -97,7 +97,7 @@ def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environm
                         folder, f"torch=={torch.version}", {name: pin.version for name, pin in pins.items()}
                     )
             except subprocess.CalledProcessError as error:
-                raise CannotCreate(" ".join(error.stderr.split())) from None
+                raise EnvironmentNotCreated(" ".join(error.stderr.split())) from None
             for other in like:
                 environment.reuse_bytecode(other)
             (folder / COMPLETE_MARKER).touch()

@@ -68,7 +68,7 @@ def _legend() -> list[str]:
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
         "capability; types that it lacks run slowly, if at all.",
-        f"The course's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
+        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
         f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 

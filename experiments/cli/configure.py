@@ -68,7 +68,9 @@ def configure_command(
         raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for them")
     options = (reference, image_archive, base_image, base_image_archive, pip_index, ca_bundle, registry_login)
     setup = Setup(image_variant, image_source, *options)
-    done = configure(active_lease.machines, setup, _progress(verbose), check, reconciler.journal.folder / "configure")
+    done = configure(
+        active_lease.machines, setup, _printer_of_tasks(verbose), check, reconciler.journal.folder / "configure"
+    )
     if as_json:
         print_json(done)
     else:
@@ -82,7 +84,7 @@ def _check_image_option(option: str, source: ImageSource, current_source: ImageS
         )
 
 
-def _progress(verbose: bool) -> Callable[[str], None]:
+def _printer_of_tasks(verbose: bool) -> Callable[[str], None]:
     """Return a function that prints warnings and each task, or only each role if ``verbose`` is False."""
     printed: set[str] = set()
 

@@ -183,11 +183,11 @@ def new_reconciler(site: str = "") -> "Reconciler":
     from provision.sites.base import is_demo
 
     if not is_demo(site):
-        return reconciler.Reconciler(Journal(), Clock(), _progress())
+        return reconciler.Reconciler(Journal(), Clock(), _printer_of_new_lines())
     from provision.folders import demo_folder
     from provision.sites.demo import DemoClock
 
-    show = _progress()
+    show = _printer_of_new_lines()
     show("demonstration: a simulated site; nothing is leased, booted or charged")
     clock = DemoClock(demo_folder())
     return reconciler.Reconciler(Journal(demo_folder(), clock.now), clock, lambda line: show(f"demonstration: {line}"))
@@ -222,7 +222,7 @@ def key_for(site: str, key: Path) -> Path:
     return demo_key()
 
 
-def _progress() -> Callable[[str], None]:
+def _printer_of_new_lines() -> Callable[[str], None]:
     """Return a function that prints a line on stderr, unless it is the same as the line before."""
     last = ""
 

@@ -16,6 +16,7 @@ from experiments.cli.parsing.trainings import (
     Training,
     command_after_dashes,
     exit_code_of_script,
+    only_word,
     options_given,
     parse_batches,
     reject_options_of_models,
@@ -55,9 +56,7 @@ def predict(
         _predict_script(context, card, command, script, as_json)
         return
     reject_options_of_scripts(context)
-    if len(words or ()) > 1:
-        raise InputError(f"predict {' '.join(words or ())}: one SUITE[/ROW] is allowed; a script's command follows --")
-    rows = words[0] if words else None
+    rows = only_word(words, "predict", "SUITE[/ROW]")
     if runs_as_program(context, rows, training):
         _predict_programs(training, card, parse_batches(batch), as_json)
     else:

@@ -54,7 +54,7 @@ class CustomTraining:
     seq: int = option(512, "Tokens per text; generate: per prompt.")
     task: Task = option("train", "Training, or text generation by transformers' generate.")
     new_tokens: int | None = option(None, f"Generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}.")
-    no_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-cache")
+    no_kv_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-kv-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
     devices: int = option(1, "Number of GPUs; generate: they share the layers, as in device_map=auto.")
     precision: LoopPrecision = option(

@@ -64,7 +64,7 @@ def build_job(training: CustomTraining) -> LoopJob:
         fsdp=training.strategy == "fsdp",
         gpus=training.gpus_per_process,
         new_tokens=training.new_tokens or DEFAULT_NEW_TOKENS,
-        cache=not training.no_cache,
+        kv_cache=not training.no_kv_cache,
     )
 
 
@@ -93,7 +93,7 @@ def _describe_generation(training: CustomTraining) -> str:
     new_tokens = training.new_tokens or DEFAULT_NEW_TOKENS
     words = [f"{training.batch} prompts of {training.seq} tokens and {new_tokens} new tokens each", training.precision]
     words += [f"{training.quantization} weights"] if training.quantization else []
-    words.append("no key-value cache" if training.no_cache else "key-value cache")
+    words.append("no key-value cache" if training.no_kv_cache else "key-value cache")
     words += [f"layers spread over {training.devices} GPUs"] if training.devices > 1 else []
     return f"text generation: {', '.join(words)}"
 
@@ -153,8 +153,8 @@ def _reject_options_of_training(training: CustomTraining) -> None:
 
 
 def _reject_unsupported(training: CustomTraining) -> None:
-    if training.new_tokens is not None or training.no_cache:
-        option = "--no-cache" if training.no_cache else f"--new-tokens {training.new_tokens}"
+    if training.new_tokens is not None or training.no_kv_cache:
+        option = "--no-kv-cache" if training.no_kv_cache else f"--new-tokens {training.new_tokens}"
         raise InputError(f"{option}: needs --task generate")
     if training.strategy.startswith("deepspeed") or training.optim == "deepspeed_cpu":
         raise InputError(f"--strategy {training.strategy}: allowed with --loop lightning only")

@@ -23,7 +23,9 @@ class PredictedRow(Record):
     """
 
     stated: str
-    agrees: bool | None = Field(description="None: nothing is stated")
+    agrees: bool | None = Field(
+        description="whether the predicted outcome is the one that the lab states; None: the lab states none"
+    )
     words: str
     prediction: Prediction
     measured_peak_gib: float | None = None

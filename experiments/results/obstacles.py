@@ -101,7 +101,7 @@ def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iter
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
     if not result.predicted:
-        yield from _load_obstacles(check, result)
+        yield from _gpu_load_obstacles(check, result)
     yield from _size_obstacles(check, pair, scope)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
@@ -143,7 +143,7 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
             yield kind
 
 
-def _load_obstacles(check: Check, result: Result) -> Iterator[str]:
+def _gpu_load_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield the reasons why the load of GPUs is not known."""
     if _quantities(check) & set(LOAD_QUANTITIES) and result.device.kind != "cuda":
         yield "no GPU"
@@ -168,7 +168,7 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
     """Yield the reasons why a row has no value for a check."""
     yield from prediction_obstacles(check, pair[0])
     if not pair[0].predicted:
-        yield from _load_obstacles(check, pair[0])
+        yield from _gpu_load_obstacles(check, pair[0])
     yield from _loss_obstacles(check, pair)
 
 

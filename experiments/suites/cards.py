@@ -22,7 +22,7 @@ REFERENCE_CARD = "a100_80gb"
 """A card that is given only as a size is assumed to have the kernels and data types of this card."""
 SIZE_HELP = "or a size such as 24GiB"
 IMAGE_CUDA = "13.0"
-"""CUDA version of PyTorch in the course's image. A test compares it with containers/Dockerfile."""
+"""CUDA version of PyTorch in the project's image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
 """Lowest compute capability of each build of PyTorch 2.11 to 2.13 (pytorch/pytorch RELEASE.md, #175253, #187075)."""
 
@@ -181,8 +181,8 @@ def _card_note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed, as of {REFERENCE_CARD}"
     if card.build == "CUDA 12.6":
-        return f"too old for the course's image, PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed"
-    return "PyTorch for ROCm is needed; the course's image is for NVIDIA" if card.build == "ROCm" else ""
+        return f"too old for the project's image, PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed"
+    return "PyTorch for ROCm is needed; the project's image is for NVIDIA" if card.build == "ROCm" else ""
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:

@@ -161,7 +161,9 @@ class Check(StrictModel):
     low: float | None = Field(default=None, description="smallest value that passes")
     high: float | None = Field(default=None, description="largest value that passes")
     outside: bool = Field(default=False, description="the value must not lie within [low, high]")
-    miniature: Bounds | None = Field(default=None, description="bounds for tiny models, where they differ")
+    miniature: Bounds | None = Field(
+        default=None, description="quantity and bounds for tiny models; default: those of the check"
+    )
     outcome: ExpectedOutcome | None = Field(default=None, description="outcome that passes, in place of a quantity")
     phase: FailurePhase | None = Field(default=None, description="phase in which the memory must run out; None: any")
 

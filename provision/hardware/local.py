@@ -8,7 +8,7 @@ import psutil
 
 from provision.errors import UnknownDevices
 from provision.hardware.gpus import installed, visible_names
-from provision.models import GIB, Gpu, Node, describe_node
+from provision.models import GIB, Gpu, Node, build_node
 
 
 def this_machine() -> Node:
@@ -17,7 +17,7 @@ def this_machine() -> Node:
     Raises UnknownDevices if that variable names a GPU that the machine does not have.
     """
     gpus = visible(installed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    return describe_node(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
+    return build_node(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
 
 
 def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:

@@ -98,7 +98,7 @@ def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> flo
 
 def installed() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows, in the order of the bus."""
-    return tuple(_describe_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
+    return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
 
 
 def driver_version() -> str:
@@ -114,7 +114,7 @@ def topology() -> str | None:
     return shown.stdout.strip() or None
 
 
-def _describe_gpu(index: int, handle: Any) -> Gpu:
+def _read_gpu(index: int, handle: Any) -> Gpu:
     return Gpu(
         index=index,
         name=pynvml.nvmlDeviceGetName(handle),

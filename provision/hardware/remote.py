@@ -2,7 +2,7 @@
 
 from provision.errors import CommandFailed
 from provision.hardware import nvidia_smi
-from provision.models import Gpu, Node, describe_node
+from provision.models import Gpu, Node, build_node
 from provision.ssh.shell import Shell
 
 KIB_PER_GIB = 1024**2
@@ -20,7 +20,7 @@ def remote_node(shell: Shell) -> Node:
     """Return the machine's cores, memory and GPUs. Raises CommandFailed if it cannot report them."""
     cores, memory_kib, processor, *lines = shell.run(DESCRIBE_COMMAND, repeatable=True).out.strip().splitlines()
     gpus = [_parse_gpu(shell, line) for line in lines]
-    return describe_node(gpus, int(cores), int(memory_kib) / KIB_PER_GIB, processor)
+    return build_node(gpus, int(cores), int(memory_kib) / KIB_PER_GIB, processor)
 
 
 def _parse_gpu(shell: Shell, line: str) -> Gpu:

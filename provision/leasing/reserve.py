@@ -347,7 +347,7 @@ def _delete_leases(task: LeaseTask, ids: list[str]) -> None:
 
 def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
     return ForeignLease(
-        f"{task.site.name} has a lease {lease.name} that is not in this journal ({lease.id}); "
+        f"{task.site.name} has a lease {lease.name} ({lease.id}) that is not in the journal on this computer; "
         "delete it at the site, or choose another --name"
     )
 

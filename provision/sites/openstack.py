@@ -122,7 +122,10 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.project_id:
-            raise NoCredentials("credentials: no project is selected; set OS_PROJECT_NAME as the site's menu shows it")
+            raise NoCredentials(
+                "credentials: no project is selected; "
+                "set OS_PROJECT_NAME to a project that the site's web dashboard lists"
+            )
         user_and_project = access.username, access.user_id, access.project_name, access.project_id
         address = urlsplit(str(self.session.auth.auth_url))
         endpoint = address._replace(netloc=address.netloc.rpartition("@")[2]).geturl()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from experiments.suites.row_spec import RowSpec
 
 MAX_DIGITS = 9
+SCRIPT_COMMAND = "a script's command after --, as in -- python train.py"
 RowsOrCommand = Annotated[
     list[str] | None,
     typer.Argument(metavar="SUITE[/ROW] | -- COMMAND", help="Rows of a suite, or a training script's command line."),
@@ -68,7 +69,7 @@ def exit_code_of_script() -> Iterator[None]:
 def reject_options_of_scripts(context: typer.Context) -> None:
     """Raise InputError if an option of scripts is set."""
     if options_set := options_given(context, ScriptOptions):
-        raise InputError(f"--{_flag_name(min(options_set))}: needs a script's command after --")
+        raise InputError(f"--{_flag_name(min(options_set))}: needs {SCRIPT_COMMAND}")
 
 
 def reject_options_of_models(context: typer.Context) -> None:
@@ -81,6 +82,13 @@ def command_after_dashes(context: typer.Context) -> list[str]:
     """Return the words after `--` on the command line, which is in context.obj; empty without `--`."""
     words = shlex.split(context.obj)
     return words[words.index("--") + 1 :] if "--" in words else []
+
+
+def only_word(words: list[str] | None, command: str, allowed: str) -> str | None:
+    """Return the only word after ``command``; None without one. Raises InputError if there are several."""
+    if len(words or ()) > 1:
+        raise InputError(f"{command} {' '.join(words or ())}: allowed: one {allowed}; write {SCRIPT_COMMAND}")
+    return words[0] if words else None
 
 
 def _flag_name(name: str) -> str:

@@ -30,7 +30,7 @@ def generate(job: LoopJob) -> None:
         prompt,
         attention_mask=torch.ones_like(prompt),
         do_sample=True,
-        use_cache=job.cache,
+        use_cache=job.kv_cache,
         max_new_tokens=job.new_tokens,
         pad_token_id=PADDING,
     )

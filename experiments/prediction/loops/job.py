@@ -26,8 +26,8 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. Only for a generation:
-    gpus: GPUs that share the model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. cache: keep the keys
-    and values of earlier tokens.
+    gpus: GPUs that share the model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep
+    the keys and values of earlier tokens.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,7 +46,7 @@ class LoopJob(BaseModel):
     fsdp: bool = False
     gpus: int = 1
     new_tokens: int = 1
-    cache: bool = True
+    kv_cache: bool = True
 
 
 def run_program(train: Callable[[LoopJob], None]) -> None:

@@ -21,8 +21,8 @@ class EnoughSteps(BaseException):
     """
 
 
-class PhantomGpu:
-    """The memory that the training in a block `with phantom(...)` needs, in GiB (bytes / 1024**3)."""
+class BlockPrediction:
+    """The prediction of the memory that the training in a block `with phantom(...)` needs, in GiB (bytes / 1024**3)."""
 
     def __init__(self) -> None:
         self._prediction: ScriptPrediction | None = None
@@ -61,7 +61,7 @@ class PhantomGpu:
 
 
 @contextmanager
-def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
+def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     """Run the block on a simulated GPU; yield an object that has the prediction after the block.
 
     The block ends before its training takes more than ``steps`` optimizer steps. With None it runs to its end.
@@ -75,9 +75,9 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
             "phantom(): PyTorch is already imported; begin the block before the import, and use one block per process"
         )
     started_s = time.perf_counter()
-    from experiments.prediction.script.traced.device import phantom_device
+    from experiments.prediction.script.traced.device import install_phantom_device
 
-    device = phantom_device(card, cache_folder())
+    device = install_phantom_device(card, cache_folder())
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.lines import LineTracker
@@ -90,17 +90,17 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[PhantomGpu]:
     lines = LineTracker(device, _program_folder())
     watcher.install()
     lines.start()
-    gpu = PhantomGpu()
+    predicted = BlockPrediction()
     ended: TraceEnd = "ended"
     try:
-        yield gpu
+        yield predicted
     except EnoughSteps:
         ended = "stopped"
     finally:
         lines.stop()
     if not watcher.tags.event_count:
         raise InputError("phantom(): the block allocated nothing on the GPU")
-    gpu._prediction = build_prediction(Trace(device, (card,), 0, 1, started_s), watcher, lines, ended)
+    predicted._prediction = build_prediction(Trace(device, (card,), 0, 1, started_s), watcher, lines, ended)
 
 
 def _program_folder() -> Path:

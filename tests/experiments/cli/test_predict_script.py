@@ -130,8 +130,11 @@ def test_the_page_is_one_file_without_scripts(requested_traces, tmp_path):
     ("arguments", "message"),
     [
         (["--batch", "4", "--", "python", "x.py"], "--batch: not allowed with a script, which has its own settings"),
-        (["--max-gib", "4"], "--max-gib: needs a script's command after --"),
-        (["python", "x.py"], "predict python x.py: one SUITE[/ROW] is allowed; a script's command follows --"),
+        (["--max-gib", "4"], "--max-gib: needs a script's command after --, as in -- python train.py"),
+        (
+            ["python", "x.py"],
+            "predict python x.py: allowed: one SUITE[/ROW]; write a script's command after --, as in -- python",
+        ),
         (["--card", "a100", "--", "python", "x.py"], "unknown card 'a100'"),
         (["--steps", "0", "--", "python", "x.py"], "--steps 0: allowed: whole numbers from 1"),
     ],
@@ -140,6 +143,11 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_trac
     assert main(["predict", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert requested_traces == []
+
+
+def test_fit_takes_one_row(capsys):
+    assert main(["fit", "python", "x.py"]) == 2
+    assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 
 
 def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):

@@ -52,7 +52,7 @@ def nothing_is_traced(monkeypatch):
         ),
         ((*GENERATE, "--new-tokens", "0"), "--new-tokens 0: a whole number above 0 is needed"),
         ((*MODEL, "--new-tokens", "5"), "--new-tokens 5: needs --task generate"),
-        ((*MODEL, "--no-cache"), "--no-cache: needs --task generate"),
+        ((*MODEL, "--no-kv-cache"), "--no-kv-cache: needs --task generate"),
         ((ROW, "--task", "generate"), "--task: needs --model; a row has its own settings"),
         ((*MODEL, "--task", "chat"), "--task chat: allowed: train, generate"),
         ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),

@@ -114,7 +114,7 @@ def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease
     theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, reconciler, theirs, wait=False)
     reconciler.journal.write("closed", release.get_active_lease(reconciler, "llm_cc"))
-    with pytest.raises(ForeignLease, match="not in this journal"):
+    with pytest.raises(ForeignLease, match="not in the journal on this computer"):
         lease(site, reconciler, theirs, wait=False)
     assert len(site.leases()) == 1
 

@@ -19,7 +19,7 @@ QUIET_VARIABLES = {
 """Variables that disable compilation, experiment trackers, telemetry, and PyTorch's warnings about kernels."""
 
 
-def phantom_device(card_name: str, cache: Path) -> Phantom:
+def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     """Make CUDA appear as the card ``card_name`` until this process ends; return the simulated device.
 
     Call this function before torch is imported. Raises InputError if the device cannot be compiled on this machine.

@@ -24,7 +24,7 @@ from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Program, parse_command
 from experiments.prediction.script.record import TraceEnd
 from experiments.prediction.script.traced.children import Command, trace_started_programs
-from experiments.prediction.script.traced.device import phantom_device
+from experiments.prediction.script.traced.device import install_phantom_device
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.system.files import write_atomically
 from experiments.system.signals import die_with_parent
@@ -89,7 +89,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     """Install the phantom device; return the program, and a function that writes the prediction and exits."""
     started_s = time.perf_counter()
     command = parse_command(job.command)
-    phantom = phantom_device(job.cards[0], job.cache)
+    phantom = install_phantom_device(job.cards[0], job.cache)
     from experiments.prediction.peak import MemoryTags
     from experiments.prediction.phantom.gpus import simulate_gpus
     from experiments.prediction.phantom.ranks import simulate_ranks

@@ -64,7 +64,7 @@ def test_the_cache_has_keys_and_values_of_all_tokens_but_the_last(generate):
     assert cache <= found.at_peak.cache_gib * GIB <= cache * (1 + one_layer_is_copied)
     assert found.at_peak.params_gib * GIB == pytest.approx(2 * found.parameters, rel=0.01)
     assert (found.steps, found.peak_phase, found.ended) == (0, "forward", "ended")
-    (without,) = generate(no_cache=True)
+    (without,) = generate(no_kv_cache=True)
     assert without.at_peak.cache_gib == 0
 
 

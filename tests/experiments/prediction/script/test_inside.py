@@ -18,7 +18,8 @@ def run_program(program, tmp_path, library_cache):
 
 def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_memory(tmp_path, library_cache):
     (example,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    ran = run_program(f"{example}\nprint(step, {{one.line for one in gpu.prediction.lines}})", tmp_path, library_cache)
+    shows_lines = "print(step, {one.line for one in predicted.prediction.lines})"
+    ran = run_program(f"{example}\n{shows_lines}", tmp_path, library_cache)
     assert ran.returncode == 0, ran.stderr
     outcome, parts, lines = ran.stdout.splitlines()
     assert outcome.startswith("fits: peak 15.02 GiB, reserved ")
