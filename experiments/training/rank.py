@@ -16,7 +16,16 @@ from contextlib import closing
 from pathlib import Path
 
 from experiments.errors import InputError
-from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, Device, Failure, Measured, Outcome
+from experiments.results.schema import (
+    LOG_FILE,
+    MEASURED_FILE,
+    RANK_FOLDER,
+    REJECTION_FILE,
+    Device,
+    Failure,
+    Measured,
+    Outcome,
+)
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.logs import error_message, location_of_error
@@ -102,6 +111,7 @@ def main(spec_path: str, out: str) -> int:
         measured = run_rank(spec, folder)
     except InputError as error:
         print(error, file=sys.stderr)
+        write_atomically(folder / REJECTION_FILE, str(error))
         return 2
     write_atomically(folder / MEASURED_FILE, measured.model_dump_json())
     return 3 if measured.failure else 0

@@ -29,6 +29,7 @@ from experiments.results.schema import (
     MEASURED_FILE,
     PROGRESS_FILE,
     RANK_FOLDER,
+    REJECTION_FILE,
     RESULT_FILE,
     SPEC_FILE,
     START_LIMIT_S,
@@ -110,7 +111,7 @@ def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
 
 def _remove_intermediate_files(out: Path, *names: str) -> None:
     """Remove the files that trainers write for the worker, and the files ``names``."""
-    for name in (*names, MEASURED_FILE, PROGRESS_FILE):
+    for name in (*names, MEASURED_FILE, PROGRESS_FILE, REJECTION_FILE):
         (out / name).unlink(missing_ok=True)
     for path in out.glob(CODES_FILE.format("*")):
         path.unlink()
@@ -192,9 +193,9 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
     Raises InputError if a rank rejected its input.
     """
     codes = ranks.codes()
-    for rank, code in codes.items():
-        if code == 2 and not limit:
-            raise InputError((last_lines(_read_log_end(ranks.log(rank))) or (NO_OUTPUT,))[-1])
+    for rank in range(ranks.count):
+        if not limit and (reason := ranks.rejection(rank)):
+            raise InputError(reason)
     measurements = sorted(
         (
             _read_reported(ranks, rank, bool(limit)) or _infer_measurements(ranks, rank, codes, limit, oom_killed)

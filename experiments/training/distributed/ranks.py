@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 from experiments.results import rendezvous
-from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, SPEC_FILE, Measured
+from experiments.results.schema import LOG_FILE, MEASURED_FILE, RANK_FOLDER, REJECTION_FILE, SPEC_FILE, Measured
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.training.distributed.local_node import LocalNodeRanks, NodeRanks, read_measured
@@ -70,6 +70,11 @@ class Ranks:
     def measured(self, rank: int) -> Measured | None:
         """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
+
+    def rejection(self, rank: int) -> str:
+        """Return why a rank rejected its input; '' if it did not. Its exit code may be lost if another rank fails."""
+        path = self.folder(rank) / REJECTION_FILE
+        return path.read_text() if path.exists() else ""
 
     def lost_reason(self, rank: int) -> str:
         """Return the reason why the node of a rank can no longer report; '' if it can."""

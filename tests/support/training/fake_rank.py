@@ -1,10 +1,11 @@
 """Fake rank: experiments.training.rank with a fake engine that fails on request. Started like a rank.
 
-FAULT is the failure of rank 1 in its second micro-step: oom, killed, hang, error, wrong (a user error), quiet (out of
-memory in a kernel that ends the process). SCATTER is the number of the rank whose step times vary. The ranks
-communicate through a real collective.
+FAULT is the failure of rank 1 in its second micro-step: oom, killed, hang, error, wrong (a user error; "wrong, ends
+late": the other rank fails before this one has ended), quiet (out of memory in a kernel that ends the process). SCATTER
+is the number of the rank whose step times vary. The ranks communicate through a real collective.
 """
 
+import atexit
 import os
 import signal
 import subprocess
@@ -44,7 +45,9 @@ def inject_fault(fault):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has")
     if fault == "error":
         raise ValueError("shapes differ")
-    if fault == "wrong":
+    if fault in ("wrong", "wrong, ends late"):
+        if fault == "wrong, ends late":
+            atexit.register(hang)
         raise InputError("max_length = 8: too short")
     if fault == "hang":
         hang()
@@ -80,6 +83,10 @@ def train(spec, probe, out):
         loss.backward()
         if rank_number == 1 and probe.micro_steps == 1 and "FAULT" in os.environ:
             inject_fault(os.environ["FAULT"])
+        if rank_number == 0 and probe.micro_steps == 1 and os.environ.get("FAULT") == "wrong, ends late":
+            while not (out.parent / "rank-1" / "rejection.txt").exists():
+                time.sleep(0.05)
+            raise RuntimeError("Connection closed by peer")
         dist.all_reduce(torch.ones(1))
         probe.after_backward()
         probe.before_optimizer_step()

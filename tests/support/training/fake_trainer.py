@@ -37,7 +37,9 @@ def main() -> int:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (out / "child.txt").write_text(str(child.pid))
     if behavior == "reject":
-        print("a warning\ncaptions: has 3 captioned images, the row trains on 512", file=sys.stderr)
+        reason = "captions: has 3 captioned images, the row trains on 512"
+        print(f"a warning\n{reason}", file=sys.stderr)
+        (out / "rejection.txt").write_text(reason)
         return 2
     if behavior in ("killed", "oom", "hang", "starts late"):
         (out / "progress.json.part").write_text(PROGRESS)

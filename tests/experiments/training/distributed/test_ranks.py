@@ -131,9 +131,10 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     assert "in hang" in second
 
 
-def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path):
+@pytest.mark.parametrize("fault", ["wrong", "wrong, ends late"])
+def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path, fault):
     with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
-        run_with_fault(monkeypatch, tmp_path, "wrong")
+        run_with_fault(monkeypatch, tmp_path, fault)
     assert not (tmp_path / RESULT_FILE).exists()
 
 
