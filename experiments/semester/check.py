@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,9 +106,16 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     if found := find_interrupted_check(request.folder, plan, now):
         return found
     check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
-    folder = request.folder / f"{now:%Y-%m-%dT%H%M%S}"
+    folder = _new_folder(request.folder, now)
     write_check(folder, check)
     return folder, check
+
+
+def _new_folder(parent: Path, now: datetime) -> Path:
+    """Return a folder that is named by the time and does not exist; of several in one second, by the next second."""
+    while (folder := parent / f"{now:%Y-%m-%dT%H%M%S}").exists():
+        now += timedelta(seconds=1)
+    return folder
 
 
 def _run(

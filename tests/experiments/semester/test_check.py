@@ -4,7 +4,7 @@ import json
 import os
 import time
 import xml.etree.ElementTree as ET
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -122,6 +122,15 @@ def test_an_interrupted_check_resumes(semester, checks, monkeypatch):
     assert semester(*CURRENT)[0] == 0
     assert recorded_calls(checks) == [MINIATURES, PREDICTIONS]
     assert len(checks_in(checks)) == 1
+
+
+def test_checks_that_begin_in_the_same_second_have_folders_of_their_own(tmp_path):
+    now, names = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), []
+    for _ in range(2):
+        folder = check._new_folder(tmp_path, now)
+        folder.mkdir()
+        names.append(folder.name)
+    assert names == ["2026-12-31T235959", "2027-01-01T000000"]
 
 
 @pytest.mark.parametrize(("age", "plan"), [(timedelta(days=8), None), (timedelta(days=1), ("other",))])
