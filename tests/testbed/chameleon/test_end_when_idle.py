@@ -182,7 +182,7 @@ def test_a_second_command_replaces_the_credential(site, reconciler, settings, va
     (only,) = site.lease_credentials()
     newer = settings_of(variables[-1], tmp_path)
     assert (only.id, newer.secret != settings.secret) == (newer.credential_id, True)
-    with pytest.raises(check.CheckFailed, match="keystone answers"):
+    with pytest.raises(check.CheckFailed, match="keystone responds"):
         check.Lease(settings).status()
     assert check.Lease(newer).status() == "ACTIVE"
 
