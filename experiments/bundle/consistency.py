@@ -104,8 +104,9 @@ def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Itera
     digits = 10**-SAMPLE_DIGITS
     for key, stated in result.telemetry.items():
         column, _, kind = key.rpartition("_")
-        of_all_samples = column != OTHER_UTILIZATION  # its maximum is that of the training
-        values = [float(sample[column]) for sample in samples if column in sample and of_all_samples]
+        if column == OTHER_UTILIZATION:  # stated for the training only, not for all samples
+            continue
+        values = [float(sample[column]) for sample in samples if column in sample]
         if values and kind in ("mean", "max") and not _nearly_equal(_summary(kind, values), stated, digits):
             yield f"{key} is {stated:.4g}, telemetry gives {_summary(kind, values):.4g}"
     times = [float(sample["t_s"]) for sample in samples]

@@ -143,10 +143,10 @@ def changes(suite: Suite, results: Mapping[str, Result]) -> str:
 
     results: by row. Columns: the settings that change, how the row ended, its peak and speed, what the change costs.
     """
-    cells = {}
+    cells, changed = {}, suite.changed_rows()
     for row in suite.rows:
         base = row.variant_of or row.id
-        if {row.id, base} <= results.keys() and base in {one.variant_of for one in suite.rows}:
+        if {row.id, base} <= results.keys() and base in changed:
             cells[row.title] = _change_cells(row, results[row.id], results[base])
     return columns("GiB", cells) if cells else ""
 

@@ -118,7 +118,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     if spec.settings.uses_host_memory:
         phantom.count_host_memory()
         skip_fused_adamw(phantom.log_operation)
-    if "offload" in spec.settings.strategy:
+    if spec.settings.offloads_by_deepspeed:
         skip_deepspeed_adam(phantom.log_operation)
     meter = PhantomMeter(phantom)
     device = Device(

@@ -305,6 +305,10 @@ class Suite(StrictModel):
         checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
 
+    def changed_rows(self) -> set[str]:
+        """Return the ids of the rows that other rows change."""
+        return {row.variant_of for row in self.rows if row.variant_of}
+
     def rows_with_utilization(self) -> set[str]:
         """Return the ids of the rows with a statement on the utilization of their GPUs."""
         return {check.row for claim in self.claims for check in claim.checks if check.quantity == "gpu_util_percent"}

@@ -85,7 +85,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
 
 def gpu_may_wait(spec: RowSpec) -> bool:
     """Return True if the GPU may wait for other ranks, or for an optimizer step on the CPU."""
-    return spec.settings.ranks > 1 or "offload" in spec.settings.strategy
+    return spec.settings.ranks > 1 or spec.settings.offloads_by_deepspeed
 
 
 def build_failure(error: Exception, probe: Probe) -> Failure:

@@ -164,7 +164,7 @@ def loader_worker_context(spec: RowSpec) -> BaseContext | None:
     share its memory pages. After such a fork, the kernel would copy every page of the optimizer that a step changes
     (measured: 46 GiB more host memory after one backward pass of a 12e9-parameter model).
     """
-    if "offload" not in spec.settings.strategy:
+    if not spec.settings.offloads_by_deepspeed:
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
