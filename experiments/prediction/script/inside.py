@@ -82,11 +82,13 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.lines import LineTracker
     from experiments.prediction.script.traced.watch import TrainingWatcher
+    from experiments.prediction.times.record import StepRecorder
 
     def raise_enough_steps() -> None:
         raise EnoughSteps
 
-    watcher = TrainingWatcher(MemoryTags(device), sys.maxsize if steps is None else steps, raise_enough_steps)
+    maximum = sys.maxsize if steps is None else steps
+    watcher = TrainingWatcher(MemoryTags(device), StepRecorder(device), maximum, raise_enough_steps)
     lines = LineTracker(device, _program_folder())
     watcher.install()
     lines.start()

@@ -22,6 +22,7 @@ from experiments.prediction.script.record import (
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
 from experiments.prediction.script.traced.watch import TrainingWatcher
+from experiments.prediction.times.step import program_step_time
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
@@ -56,6 +57,7 @@ def build_prediction(
     needed = needed_bytes(phantom, free)
     allocations = phantom.live_allocations(free.peak_event)
     counted = list(model.parameters()) if model else []
+    recorded = [] if imports.compiles() else watcher.recorder.last_step()
     recurrent = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
@@ -74,7 +76,12 @@ def build_prediction(
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_prediction(name, phantom, tags, needed) for name in traced.cards),
+        cards=tuple(
+            _card_prediction(name, phantom, tags, needed).model_copy(
+                update={"time": program_step_time(recorded, name, traced.ranks)}
+            )
+            for name in traced.cards
+        ),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
         modules=_module_shares(allocations, watcher),

@@ -59,10 +59,13 @@ class ImportFinder(MetaPathFinder):
         self._prepare()
 
 
-def prepare_imports() -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
+def prepare_imports(log: Callable[[str], None]) -> None:
+    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them.
+
+    log: logs an operation that is not one of PyTorch's.
+    """
     sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
-    sys.meta_path.insert(0, ImportFinder("deepspeed", _prepare_deepspeed))
+    sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
     sys.meta_path.insert(0, ImportFinder("triton", _prepare_triton))
 
 
@@ -81,9 +84,16 @@ def modeling_notes(recurrent: bool) -> list[str]:
         ]
     if recurrent:
         lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
-    if any(_compile_calls):
-        lines.append("torch.compile was called: the prediction is for the uncompiled model")
+    if compiles():
+        lines.append(
+            "torch.compile was called: the memory is that of the uncompiled model, the time of a step is unknown"
+        )
     return lines
+
+
+def compiles() -> bool:
+    """Return whether the script compiles a module."""
+    return any(_compile_calls)
 
 
 def record_compile_calls() -> None:
@@ -105,10 +115,10 @@ def _prepare_bitsandbytes() -> None:
     import_bitsandbytes()
 
 
-def _prepare_deepspeed() -> None:
+def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
-    skip_deepspeed_adam(lambda key: None)
+    skip_deepspeed_adam(log)
 
 
 def _prepare_triton() -> None:

@@ -30,7 +30,11 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLEL
 LIMIT_S = 600
 LINES = 12
 """Number of log lines that are kept if a program fails."""
-STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged_program import watch\nwatch()\n"
+STARTED_IN_EACH_PROCESS = """
+import atexit
+from tests.benchmarks.prediction.unchanged_program import watch
+atexit.register(watch().write)
+"""
 
 
 def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
