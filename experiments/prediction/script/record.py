@@ -100,6 +100,7 @@ class ScriptPrediction(Record):
     lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
     blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
+    time_unknown: str = Field(default="", description="why no card has a time of a step; empty: some have one")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")
 

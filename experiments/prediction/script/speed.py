@@ -1,0 +1,51 @@
+"""Describe the predicted time of a script's optimizer step."""
+
+from collections.abc import Iterator, Sequence
+
+from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.results.wording import format_number
+from experiments.system.tables import Column
+
+STEP_COLUMN = Column("step", number=True, optional=1)
+NOT_INCLUDED = "loading data and the script's other work on the CPU are not included"
+
+
+def samples_per_s(card: CardPrediction, samples: int | None) -> float | None:
+    """Return the samples per second over all GPUs; None if they are unknown. samples: of an optimizer step."""
+    return samples / card.time.step_s if samples and card.time else None
+
+
+def step_cell(card: CardPrediction) -> str:
+    """Format the time of a step with its error; '' if it is not predicted, or if the training does not fit."""
+    return card.time.words if card.time and card.margin_gib >= 0 else ""
+
+
+def samples_cell(card: CardPrediction, samples: int | None) -> str:
+    """Format the samples per second; '' if they are unknown, or if the training does not fit."""
+    speed = samples_per_s(card, samples)
+    return format_number(speed) if speed and card.margin_gib >= 0 else ""
+
+
+def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: int | None) -> str:
+    """Describe in one line the time of a step on a card, what limits it, and the share of each device."""
+    if card.time is None:
+        reason = prediction.time_unknown or f"{card.card} has no arithmetic in the data type of the training"
+        return f"time of a step: unknown: {reason}"
+    time, speed = card.time, samples_per_s(card, samples)
+    shares = {"host": time.host_s, "GPU": sum(time.device_s.values()), "links": time.link_s}
+    words = [f"step {time.words} on {card.card}"]
+    words += [f"{format_number(speed)} samples/s"] if speed else []
+    words.append(f"limited by {time.limited_by}")
+    parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in shares.items() if seconds)
+    return f"{', '.join(words)} ({parts})"
+
+
+def time_notes(predictions: Sequence[ScriptPrediction]) -> Iterator[str]:
+    """Yield a note on the source of the predicted times, and on what they do not include."""
+    times = [card.time for one in predictions for card in one.cards if card.time]
+    if not times:
+        return
+    share = max(time.unmeasured_share or 0.0 for time in times)
+    estimated = f"; {share:.0%} of the GPU's time is estimated from similar operations" if share else ""
+    gpus = " or ".join(sorted({time.measured_on for time in times}))
+    yield f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {NOT_INCLUDED}"
