@@ -11,6 +11,7 @@ from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.outcome_tables import STYLES, format_gib, outcome_cells, outcomes_table
 from experiments.prediction.predict import CUSTOM_SUITE
+from experiments.prediction.script.speed import describe_fastest
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES, format_number
@@ -240,15 +241,11 @@ def _describe_largest_batch(fit: Fit) -> str:
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
     """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
     speeds = {
-        attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time.error_share)
+        attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts
         if fits(attempt) and attempt.prediction and attempt.prediction.samples_per_s and attempt.prediction.time
     }
-    if len(speeds) < 2:
-        return []
-    fastest = max(speeds, key=lambda change: speeds[change][0])
-    samples_per_s, error_share = speeds[fastest]
-    return [f"fastest change that fits: {fastest}, {format_number(samples_per_s)} samples/s ±{error_share:.0%}"]
+    return describe_fastest("change", speeds, "samples/s")
 
 
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:

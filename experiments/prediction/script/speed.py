@@ -1,12 +1,14 @@
 """Describe the predicted time of a script's optimizer step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.results.predictions import StepTime
 from experiments.results.wording import format_number
 from experiments.system.tables import Column
 
 STEP_COLUMN = Column("step", number=True, optional=1)
+SAMPLES_COLUMN = Column("samples/s", number=True, optional=1)
 NOT_INCLUDED = "loading data and the script's other work on the CPU are not included"
 
 
@@ -26,11 +28,28 @@ def samples_cell(card: CardPrediction, samples: int | None) -> str:
     return format_number(speed) if speed and card.margin_gib >= 0 else ""
 
 
+def describe_fastest(what: str, speeds: Mapping[str, tuple[float, StepTime]], unit: str) -> list[str]:
+    """Return a line with the fastest of several trainings; none if fewer than two have a speed.
+
+    what: one of them, such as 'change'. speeds: the speed in ``unit`` and the time of a step of each, by name.
+    """
+    if len(speeds) < 2:
+        return []
+    fastest = max(speeds, key=lambda name: speeds[name][0])
+    speed, time = speeds[fastest]
+    return [f"fastest {what} that fits: {fastest}, {format_number(speed)} {unit} ±{time.error_share:.0%}"]
+
+
 def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: int | None) -> str:
-    """Describe in one line the time of a step on a card, what limits it, and the share of each device."""
+    """Describe in one line the time of a step on a card, what limits it, and the seconds of each device.
+
+    '' if the training does not fit the card.
+    """
+    if card.margin_gib < 0:
+        return ""
     if card.time is None:
         reason = prediction.time_unknown or f"{card.card} has no arithmetic in the data type of the training"
-        return f"time of a step: unknown: {reason}"
+        return f"time of a step unknown: {reason}"
     time, speed = card.time, samples_per_s(card, samples)
     shares = {"host": time.host_s, "GPU": sum(time.device_s.values()), "links": time.link_s}
     words = [f"step {time.words} on {card.card}"]
@@ -42,7 +61,7 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
 
 def time_notes(predictions: Sequence[ScriptPrediction]) -> Iterator[str]:
     """Yield a note on the source of the predicted times, and on what they do not include."""
-    times = [card.time for one in predictions for card in one.cards if card.time]
+    times = [card.time for one in predictions for card in one.cards if card.time and card.margin_gib >= 0]
     if not times:
         return
     share = max(time.unmeasured_share or 0.0 for time in times)

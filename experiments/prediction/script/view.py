@@ -15,6 +15,7 @@ from experiments.prediction.script.record import (
     smallest_card,
 )
 from experiments.prediction.script.speed import (
+    SAMPLES_COLUMN,
     STEP_COLUMN,
     describe_time,
     samples_cell,
@@ -82,7 +83,7 @@ def script_predictions_view(
     shown = _prediction_to_show(predictions, smallest)
     on_card = f" on {smallest or shown.cards[0].card}" if len(names) > 1 else ""
     parts += [Text(line) for line in _summary_lines(shown, on_card)]
-    parts.append(Text(describe_time(shown, _card_to_show(shown, smallest), samples)))
+    parts += [Text(line)] if (line := describe_time(shown, _card_to_show(shown, smallest), samples)) else []
     parts += [_cards_table(predictions, samples), _modules_table(shown.modules)]
     lines = [one for one in shown.lines if not one.line.startswith(INTERPRETER)]
     if any(one.line for one in lines):
@@ -130,9 +131,8 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
 
 def _cards_table(predictions: Sequence[ScriptPrediction], samples: int | None) -> Table:
     several = len({one.rank for one in predictions}) > 1
-    speed = STEP_COLUMN, Column("samples/s", number=True, optional=1)
     title = "GiB on one GPU, smallest card first"
-    table = outcomes_table("card", "rank", "GPU", *speed, title=title, note="out of memory in")
+    table = outcomes_table("card", "rank", "GPU", STEP_COLUMN, SAMPLES_COLUMN, title=title, note="out of memory in")
     found = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(found, key=lambda both: (both[1].usable_gib, both[0].rank, both[0].gpu)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""

@@ -1,7 +1,7 @@
 """Measure and predict the training programs of `testbed predict --model --loop`, and trainings on two GPUs.
 
     python -m tests.benchmarks.prediction.loop_cases measure FILE GPUS [WORD]   on GPUs without a memory limit
-    python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE         without a GPU
+    python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE [CARD]   without a GPU
 
 GPUS: 1 or 2: the cases for so many GPUs. WORD: only the cases that contain it. Measured and predicted memory are those
 before the program's third optimizer step; the measured time is the median of later steps.
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_in_fork, measure_one
+from tests.benchmarks.prediction.error_table import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork, measure_one
 
 MODELS = {
     "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
@@ -117,23 +118,16 @@ def measure_ranks(case: Case) -> list[dict[str, Any]]:
 
 
 def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
-    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    """Predict every measured case on ``card``; write a table of both with the errors."""
     measured = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = [
-        "| case | rank | peak measured | predicted | error | reserved measured | predicted | error |",
-        "|---|" + "---|" * 7,
-    ]
-    errors = ErrorTable()
+    errors = ErrorTable("case", "rank")
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
         for one in predict_ranks(case, card) if found else []:
-            own = found[one.rank]
-            pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
-            lines.append(f"| {case.name} | {one.rank} | {errors.cells(pairs)} |")
-            print(lines[-1], flush=True)
-    lines += errors.summary()
+            predicted = predicted_quantities(one)
+            print(errors.add(case.name, one.rank, measured=found[one.rank], predicted=predicted), flush=True)
     print(*errors.summary(), sep="\n")
-    table.write_text("\n".join(lines) + "\n")
+    table.write_text(errors.text())
 
 
 def predict_ranks(case: Case, card: str) -> list[ScriptPrediction]:
@@ -151,4 +145,4 @@ if __name__ == "__main__":
     elif what == "measure":
         measure(Path(given[0]), int(given[1]), *given[2:])
     else:
-        compare(Path(given[0]), Path(given[1]))
+        compare(Path(given[0]), Path(given[1]), *given[2:])

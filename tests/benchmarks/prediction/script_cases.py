@@ -1,7 +1,7 @@
 """Measure unchanged training scripts on a GPU, and compare the measurements with predictions.
 
     python -m tests.benchmarks.prediction.script_cases measure FILE [WORD]  on a GPU without a memory limit
-    python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
+    python -m tests.benchmarks.prediction.script_cases compare FILE TABLE [CARD]   without a GPU
 
 WORD: measure only the cases that contain it. The command appends the measurements to FILE. Measured and predicted
 memory are those before the script's third optimizer step; the measured time is the median of later steps.
@@ -11,7 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_in_fork
+from tests.benchmarks.prediction.error_table import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork
 
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
 CASES = (
@@ -49,15 +50,11 @@ def measure(file: Path, word: str = "") -> None:
 
 
 def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
-    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    """Predict every measured case on ``card``; write a table of both with the errors."""
     from experiments.prediction.script.options import ScriptOptions
     from experiments.prediction.script.trace import trace_script
 
-    lines = [
-        "| case | peak measured | predicted | error | reserved measured | predicted | error |",
-        "|---|" + "---|" * 6,
-    ]
-    errors = ErrorTable()
+    errors = ErrorTable("case")
     for line in file.read_text().splitlines():
         case = json.loads(line)
         if "error" in case:
@@ -65,12 +62,9 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         script, *words = case["case"].split()
         command = ["python", str(SCRIPTS / script), *words]
         (one,) = trace_script(command, [card], lambda _: None, ScriptOptions(steps=STEPS))
-        pairs = [(case["peak_gib"], one.peak_gib), (case["reserved_gib"], one.reserved_gib)]
-        lines.append(f"| `{case['case']}` | {errors.cells(pairs)} |")
-        print(lines[-1], flush=True)
-    lines += errors.summary()
+        print(errors.add(f"`{case['case']}`", measured=case, predicted=predicted_quantities(one)), flush=True)
     print(*errors.summary(), sep="\n")
-    table.write_text("\n".join(lines) + "\n")
+    table.write_text(errors.text())
 
 
 if __name__ == "__main__":
@@ -78,4 +72,4 @@ if __name__ == "__main__":
     if what == "measure":
         measure(Path(given[0]), *given[1:])
     else:
-        compare(Path(given[0]), Path(given[1]))
+        compare(Path(given[0]), Path(given[1]), *given[2:])

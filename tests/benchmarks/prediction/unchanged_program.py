@@ -7,7 +7,6 @@ import os
 import runpy
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ class Measurement:
             os._exit(0)
 
     def write(self) -> None:
-        """Print the measurement as JSON, or write it to a file in $MEASURED_FOLDER. Do nothing before the third step."""
+        """Print the measurement, or write it to a file in $MEASURED_FOLDER; do nothing before the third step."""
         if not self._found:
             return
         import torch
@@ -153,26 +152,3 @@ def _measure_and_log(words: list[str], folder: Path, log: Path) -> None:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
     measure_one(words)
-
-
-class ErrorTable:
-    """Errors of predictions against measurements, as cells and lines of a table."""
-
-    def __init__(self) -> None:
-        self._found: list[tuple[float, ...]] = []
-
-    def cells(self, pairs: Sequence[tuple[float, float]]) -> str:
-        """Return the cells of one case. pairs: measured and predicted peak, and reserved memory, GiB."""
-        self._found.append(tuple(predicted / measured - 1 for measured, predicted in pairs))
-        cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, self._found[-1], strict=True)]
-        return " | ".join(cells)
-
-    def summary(self) -> list[str]:
-        """Return the median and the worst error of the peaks, and of the reserved memory."""
-        lines = []
-        for name, own in zip(("peak", "reserved"), zip(*self._found, strict=True), strict=True):
-            sizes = [abs(error) for error in own]
-            lines.append(
-                f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)} cases"
-            )
-        return lines
