@@ -74,6 +74,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "trainable_params": prediction.trainable_parameters,
         **prediction.model_dump(mode="json", exclude=OMITTED_FIELDS),
         "samples_per_s": prediction.samples_per_s,
+        "limited_by": prediction.time.limited_by if prediction.time else None,
         "margin_gib": prediction.margin_gib,
         "verdict": prediction.predicted_outcome,
         "expected": expected,
@@ -121,6 +122,7 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
         "outcome",
         "stated",
         Column("step", number=True, optional=1, meaning=STEP),
+        Column("limited by", optional=2),
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
         *part_columns(optional=3),
@@ -134,7 +136,7 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
             f"{one.margin_gib:+.2f}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             _lab_cell(one),
-            _step_cell(one),
+            *_step_cells(one),
             format_gib(one.reserved_gib),
             f"{one.peak_phase}, step {one.peak_step}",
             *(format_part(one, part) for part in PART_COLUMNS),
@@ -174,12 +176,15 @@ def _lab_cell(prediction: Prediction) -> Text:
     return Text(f"{expected}: differs", "bold red")
 
 
-def _step_cell(prediction: Prediction) -> str:
-    """Format the time of an optimizer step with its error; '' if it is not predicted, or if the row does not fit."""
+def _step_cells(prediction: Prediction) -> tuple[str, str]:
+    """Format the time of an optimizer step with its error, and what limits it.
+
+    Both are '' if the time is not predicted, or if the row does not fit.
+    """
     time = prediction.time
     if time is None or prediction.likely_outcome != "fits":
-        return ""
-    return time.words
+        return "", ""
+    return time.words, time.limited_by
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Describe the predicted time of a script's optimizer step."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
 from experiments.results.predictions import StepTime
@@ -9,7 +9,7 @@ from experiments.system.tables import Column
 
 STEP_COLUMN = Column("step", number=True, optional=1)
 SAMPLES_COLUMN = Column("samples/s", number=True, optional=1)
-NOT_INCLUDED = "loading data and the script's other work on the CPU are not included"
+NOT_INCLUDED = "loading data and other work of the program on the CPU are not included"
 
 
 def samples_per_s(card: CardPrediction, samples: int | None) -> float | None:
@@ -50,21 +50,29 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
     if card.time is None:
         reason = prediction.time_unknown or f"{card.card} has no arithmetic in the data type of the training"
         return f"time of a step unknown: {reason}"
-    time, speed = card.time, samples_per_s(card, samples)
+    return describe_step(card.time, card.card, samples_per_s(card, samples))
+
+
+def describe_step(time: StepTime, card: str, speed: float | None) -> str:
+    """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: samples/s."""
     shares = {"host": time.host_s, "GPU": sum(time.device_s.values()), "links": time.link_s}
-    words = [f"step {time.words} on {card.card}"]
+    words = [f"step {time.words} on {card}"]
     words += [f"{format_number(speed)} samples/s"] if speed else []
     words.append(f"limited by {time.limited_by}")
     parts = ", ".join(f"{name} {format_number(seconds)} s" for name, seconds in shares.items() if seconds)
     return f"{', '.join(words)} ({parts})"
 
 
-def time_notes(predictions: Sequence[ScriptPrediction]) -> Iterator[str]:
-    """Yield a note on the source of the predicted times, and on what they do not include."""
-    times = [card.time for one in predictions for card in one.cards if card.time and card.margin_gib >= 0]
+def time_notes(predictions: Sequence[ScriptPrediction]) -> list[str]:
+    """Return a note on the times that are shown, if there are any."""
+    return source_notes([card.time for one in predictions for card in one.cards if card.time and card.margin_gib >= 0])
+
+
+def source_notes(times: Sequence[StepTime]) -> list[str]:
+    """Return a note on the source of predicted times, and on what they do not include; [] without times."""
     if not times:
-        return
+        return []
     share = max(time.unmeasured_share or 0.0 for time in times)
     estimated = f"; {share:.0%} of the GPU's time is estimated from similar operations" if share else ""
     gpus = " or ".join(sorted({time.measured_on for time in times}))
-    yield f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {NOT_INCLUDED}"
+    return [f"step: from operations measured on one {gpus}, scaled to other cards{estimated}; {NOT_INCLUDED}"]

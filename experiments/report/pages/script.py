@@ -34,7 +34,7 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
         timeline=_timeline_chart(worst),
         step_cell=step_cell,
         step=_step_chart(cards),
-        time_notes=(*time_notes(predictions),),
+        time_notes=tuple(time_notes(predictions)),
         peak=_peak_chart(worst),
         blocks=_block_treemap(worst),
     )

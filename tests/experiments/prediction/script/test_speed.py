@@ -1,6 +1,7 @@
 """The time of a step in the output of `testbed predict` and `testbed fit` for scripts and models. Fake: the traces."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -39,13 +40,18 @@ def prediction(times: dict[str, StepTime | None], need: float = 10.0, reason: st
         for name, time in times.items()
     )
     parts = PeakParts(params_gib=1.0, grads_gib=1.0, optimizer_gib=2.0, buffers_gib=0.0, activations_gib=6.0)
-    sizes = {"peak_gib": need, "reserved_gib": need, "host_gib": 0.0, "at_peak": parts, "timeline_gib": (1.0,)}
-    model = {"model": "Net", "parameters": 10, "trainable_parameters": 10, "optimizers": ("Adam",)}
-    empty = dict.fromkeys(("phases", "modules", "lines", "blocks", "notes"), ())
-    return ScriptPrediction(
-        **{"rank": 0, "ranks": 1, "steps": 2, "ended": "stopped", "versions": {}, "elapsed_s": 1.0, **sizes, **model},
-        **{**empty, "peak_phase": "backward", "peak_step": 1, "cards": tuple(cards), "time_unknown": reason},
-    )
+    sizes: dict[str, Any] = {
+        "peak_gib": need,
+        "reserved_gib": need,
+        "host_gib": 0.0,
+        "at_peak": parts,
+        "timeline_gib": (1.0,),
+    }
+    model: dict[str, Any] = {"model": "Net", "parameters": 10, "trainable_parameters": 10, "optimizers": ("Adam",)}
+    empty: dict[str, Any] = dict.fromkeys(("phases", "modules", "lines", "blocks", "notes"), ())
+    counts: dict[str, Any] = {"rank": 0, "ranks": 1, "steps": 2, "ended": "stopped", "versions": {}, "elapsed_s": 1.0}
+    peak: dict[str, Any] = {"peak_phase": "backward", "peak_step": 1, "cards": tuple(cards), "time_unknown": reason}
+    return ScriptPrediction(**counts, **sizes, **model, **empty, **peak)
 
 
 @pytest.fixture
@@ -70,7 +76,7 @@ def test_a_script_has_the_seconds_of_a_step_what_limits_it_and_where_the_time_co
     assert "a100_80gb 0.4 s ±25 % 10.00" in out
     assert "samples/s" not in out
     assert "from operations measured on one NVIDIA H100 80GB HBM3, scaled to other cards; 30% of the GPU's time" in out
-    assert "loading data and the script's other work on the CPU are not included" in out
+    assert "loading data and other work of the program on the CPU are not included" in out
 
 
 def test_a_model_has_samples_per_second_over_all_micro_steps_and_gpus(predicts, capsys):
@@ -122,7 +128,12 @@ def test_fit_names_the_traced_batch_that_is_fastest_of_those_that_fit(capsys):
     out = printed(capsys)
     assert "fastest traced batch that fits: --batch 8, 10 samples/s ±25%" in out
     assert "8 1.6 s ±25 % 10 10.00" in out
-    assert [one["samples_per_s"] for one in fit_as_data(fit, 2)["batches"]] == [8.0, 10.0, pytest.approx(9.47, 0.01), 16]
+    assert [one["samples_per_s"] for one in fit_as_data(fit, 2)["batches"]] == [
+        8.0,
+        10.0,
+        pytest.approx(9.47, 0.01),
+        16,
+    ]
 
 
 def test_fit_names_the_change_that_is_fastest_of_those_that_fit(monkeypatch, capsys):
