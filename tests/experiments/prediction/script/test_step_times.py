@@ -121,6 +121,39 @@ while True:
     assert step(inside)[1].device_s["matrix products"] == pytest.approx(product_s(5))
 
 
+def test_the_backward_pass_goes_on_after_a_step_inside_of_it(step):
+    source = (
+        START
+        + """
+optimizer = torch.optim.SGD([model[2].weight], lr=1.0)
+def update(*_):
+    optimizer.step()
+    optimizer.zero_grad()
+if "inside" in sys.argv:
+    model[2].weight.register_post_accumulate_grad_hook(update)
+while True:
+    model(batch).square().mean().backward()
+    if "inside" not in sys.argv:
+        update()
+"""
+    )
+    (_, inside), (_, after) = (step(source, *words, host_s=0.001) for words in (["inside"], []))
+    assert inside.host_s == pytest.approx(after.host_s, rel=0.05)
+
+
+def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step, tmp_path):
+    for name in ("__init__", "runtime/__init__", "runtime/autotuner", "runtime/jit"):
+        file = tmp_path / "triton" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        classes = {"runtime/autotuner": ("Autotuner", "Heuristics"), "runtime/jit": ("JITFunction",)}.get(name, ())
+        file.write_text("".join(f"class {one}:\n    pass\n" for one in classes))
+    source = "from triton.runtime.jit import JITFunction\n" + LOOP
+    kernel = source.replace("    optimizer.step()", "    JITFunction().run(batch, 3, out=batch)\n    optimizer.step()")
+    without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
+    shortest_s = 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
+    assert launched - without == pytest.approx(shortest_s, rel=0.01)
+
+
 def test_ranks_have_the_time_of_their_links(step):
     first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
     assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_GB_S * 1e9), rel=0.01)
