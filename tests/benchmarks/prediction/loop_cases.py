@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from tests.benchmarks.prediction.error_table import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
 from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork, measure_one
 
 MODELS = {

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.benchmarks.prediction.error_table import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
 from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork
 
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")

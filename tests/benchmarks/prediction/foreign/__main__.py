@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
-from tests.benchmarks.prediction.error_table import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
 
 HERE = Path(__file__).parent
 REPOSITORY = Path(__file__).parents[4]
