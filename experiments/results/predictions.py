@@ -52,6 +52,7 @@ class StepTime(Record):
     host_s: float = Field(
         description="time that the host needs to start the operations, and for an optimizer on the CPU"
     )
+    cpu_optimizer_s: float = Field(default=0.0, description="time of an optimizer on the CPU, which is part of host_s")
     link_s: float = Field(description="time of the transfers between GPUs")
     device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
     measured_on: str = Field(description="the GPU on which the operations were measured")
@@ -67,11 +68,13 @@ class StepTime(Record):
 
     @property
     def limited_by(self) -> str:
-        """Return what needs most of the step: the GPU's largest family of operations, the host, or the links."""
-        device_s = sum(self.device_s.values())
-        if self.link_s > max(device_s, self.host_s):
+        """Return what needs most of the step: host, links, optimizer on the CPU, or a family of the GPU's operations."""
+        device_s, starting_s = sum(self.device_s.values()), self.host_s - self.cpu_optimizer_s
+        if self.cpu_optimizer_s > max(device_s, starting_s, self.link_s):
+            return "optimizer on the CPU"
+        if self.link_s > max(device_s, starting_s):
             return "links between GPUs"
-        if self.host_s > device_s:
+        if starting_s > device_s:
             return "host"
         return f"GPU: {max(self.device_s, key=self.device_s.__getitem__)}"
 

@@ -55,7 +55,12 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
 
 def describe_step(time: StepTime, card: str, speed: float | None) -> str:
     """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: samples/s."""
-    shares = {"host": time.host_s, "GPU": sum(time.device_s.values()), "links": time.link_s}
+    shares = {
+        "host": time.host_s - time.cpu_optimizer_s,
+        "GPU": sum(time.device_s.values()),
+        "links": time.link_s,
+        "optimizer on the CPU": time.cpu_optimizer_s,
+    }
     words = [f"step {time.words} on {card}"]
     words += [f"{format_number(speed)} samples/s"] if speed else []
     words.append(f"limited by {time.limited_by}")

@@ -152,6 +152,7 @@ def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_err
         busy_share=busy,
         busy_error=max(abs(one - busy) for one in extremes),
         host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
+        cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
         link_s=sum(phase.link_s for phase in phases),
         device_s=dict(families),
         measured_on=table.machine.gpu,

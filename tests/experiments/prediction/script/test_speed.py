@@ -150,3 +150,11 @@ def test_fit_names_the_change_that_is_fastest_of_those_that_fit(monkeypatch, cap
     changes = {one["change"]: one for one in json.loads(capsys.readouterr().out)["changes"]}
     assert changes["activation checkpointing"]["samples_per_s"] == 4.0
     assert changes["SGD"]["time"]["step_s"] == 1.0
+
+
+def test_an_optimizer_on_the_cpu_limits_a_step_if_it_needs_more_time_than_the_rest(capsys):
+    offloaded = step_time(0.5, host_s=2.1).model_copy(update={"cpu_optimizer_s": 2.0})
+    console().print(script_predictions_view([prediction({"a100_80gb": offloaded})]))
+    assert "limited by optimizer on the CPU (host 0.1 s, GPU 0.5 s, optimizer on the CPU 2 s)" in printed(capsys)
+    shorter = offloaded.model_copy(update={"host_s": 0.5, "cpu_optimizer_s": 0.4})
+    assert shorter.limited_by == "GPU: matrix products"
