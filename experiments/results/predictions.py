@@ -68,7 +68,7 @@ class StepTime(Record):
 
     @property
     def limited_by(self) -> str:
-        """Return what needs most of the step: the host, the links, an optimizer on the CPU, or operations of the GPU."""
+        """Return what needs most of the step: host, links, an optimizer on the CPU, or operations of the GPU."""
         device_s, starting_s = sum(self.device_s.values()), self.host_s - self.cpu_optimizer_s
         if self.cpu_optimizer_s > max(device_s, starting_s, self.link_s):
             return "optimizer on the CPU"
