@@ -1,4 +1,4 @@
-"""Predict the GPU memory of a block of a Python program or notebook, in the process of the program."""
+"""Predict memory and time of a block of a Python program or notebook, in the process of the program."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction, TraceEnd
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
-from experiments.results.predictions import PredictedOutcome
+from experiments.results.predictions import PredictedOutcome, StepTime
 from experiments.suites.cards import supported_card
 from experiments.system.files import cache_folder
 
@@ -22,7 +22,7 @@ class EnoughSteps(BaseException):
 
 
 class BlockPrediction:
-    """The prediction of the memory that the training in a block `with phantom(...)` needs, in GiB (bytes / 1024**3)."""
+    """The prediction of the training in a block `with phantom(...)`; its memory is in GiB (bytes / 1024**3)."""
 
     def __init__(self) -> None:
         self._prediction: ScriptPrediction | None = None
@@ -53,6 +53,11 @@ class BlockPrediction:
     def outcome(self) -> PredictedOutcome:
         """Return whether the training fits the card: fits, borderline or oom."""
         return self.prediction.cards[0].outcome
+
+    @property
+    def time(self) -> StepTime | None:
+        """Return the time of the last traced optimizer step; None if it is unknown: ``prediction.time_unknown``."""
+        return self.prediction.cards[0].time
 
     @property
     def parts_gib(self) -> dict[str, float]:
