@@ -132,6 +132,11 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
     return _build_time(phases, table, card, SHARED_ERROR if shared else 0.0)
 
 
+def _share(part: float, whole: float) -> float:
+    """Return part / whole, from 0 to 1: extrapolated times can be a little outside of it."""
+    return min(1.0, max(0.0, part / whole)) if whole else 0.0
+
+
 def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
     """Return the data types in which matrix products and attention compute, such as bf16."""
     operations = (parse(key) for one in recorded for key in one.operations)
@@ -156,7 +161,7 @@ def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_err
         link_s=sum(phase.link_s for phase in phases),
         device_s=dict(families),
         measured_on=table.machine.gpu,
-        unmeasured_share=sum(phase.unmeasured_s for phase in phases) / (sum(families.values()) or 1.0),
+        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases), sum(families.values())),
     )
 
 

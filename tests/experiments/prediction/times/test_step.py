@@ -156,3 +156,12 @@ def test_the_share_of_operations_that_were_not_measured_is_that_of_the_gpus_time
 def test_a_card_without_the_data_type_of_a_programs_products_has_no_time(monkeypatch):
     monkeypatch.setattr(step, "tables", lambda: (Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}),))
     assert program_step_time([RecordedPhase("forward", 0, {product(4096): 1})], "v100_32gb", 1) is None
+
+
+def test_a_share_of_extrapolated_times_is_at_most_one():
+    short = PhaseTime({"forward": 1.0}, {"matrix products": 3.0}, unmeasured_s=2.0)
+    long = PhaseTime({"forward": 1.0}, {"matrix products": 5.0}, unmeasured_s=5.0)
+    longer = short.interpolated(40, 20, long, 30)
+    assert (longer.device_s["matrix products"], longer.unmeasured_s) == (7.0, 8.0)
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
+    assert step._build_time([longer], table, "h100_80gb", 0.0).unmeasured_share == 1.0
