@@ -37,8 +37,8 @@ def estimate_all(table: Table) -> list[Estimated]:
     keys, found = list(table.measured), []
     random.Random(0).shuffle(keys)
     for part in range(PARTS):
-        own = keys[part::PARTS]
-        others = Table(table.machine, {key: table.measured[key] for key in set(keys) - set(own)})
+        own = dict.fromkeys(keys[part::PARTS])
+        others = Table(table.machine, {key: table.measured[key] for key in keys if key not in own})
         found += [
             Estimated(parse(key).family, table.measured[key].device_s, others.times(key, table.card).device_s)
             for key in own
