@@ -17,6 +17,10 @@ class GpuHandle(Protocol):
         """Memory in use by all processes, GiB."""
         ...
 
+    def process_gib(self) -> dict[int, float]:
+        """Return the memory of the processes that compute on it, GiB, by process id, without unreported ones."""
+        ...
+
     def sample(self) -> dict[str, float]:
         """Return the GPU's current values by telemetry column, without unsupported ones."""
         ...
@@ -54,6 +58,12 @@ def used_gib(indices: Sequence[int]) -> dict[int, float]:
         return {}
     with _open_vendor() as vendor:
         return {index: vendor.gpu_named(str(index)).used_gib for index in indices}
+
+
+def process_gib(index: int) -> dict[int, float]:
+    """Return the memory of the processes that compute on a GPU, GiB, by process id, without unreported ones."""
+    with _open_vendor() as vendor:
+        return vendor.gpu_named(str(index)).process_gib()
 
 
 def visible_gpus() -> list[GpuHandle]:
