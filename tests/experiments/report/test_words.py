@@ -124,6 +124,15 @@ def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
+def test_a_shared_gpu_is_named_and_its_times_are_not_promised() -> None:
+    run, device = make_run(), H200.model_copy(update={"shared": True})
+    results = {"xxl": make_result(run, "xxl", device=device)}
+    assert ran_on(results["xxl"]) == f"{EMULATING_GPU_NAME}, shared with other rows"
+    found = remarks(run, suite_named(run.suite), evaluation(), results)
+    assert any("Rows shared a GPU, each with this limit: their times and the utilization" in one for one in found)
+    assert not any("ratios between rows are evaluated" in one for one in found)
+
+
 def test_the_stated_card_emulates_nothing() -> None:
     assert ran_on(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
