@@ -52,6 +52,17 @@ def installed() -> tuple[Gpu, ...]:
         return vendor.installed()
 
 
+@contextmanager
+def open_driver() -> Iterator[None]:
+    """Keep the vendor's library open while the body runs, so that readings do not open it again, and the GPU stays on.
+
+    A GPU that no program has open is switched off, unless its driver is set to keep it on, and needs a second or more
+    for its next start (NVIDIA's documentation, "Driver Persistence").
+    """
+    with _open_vendor():
+        yield
+
+
 def used_gib(indices: Sequence[int]) -> dict[int, float]:
     """Return the memory in use by all processes on each of these GPUs, GiB."""
     if not indices:

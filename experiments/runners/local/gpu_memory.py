@@ -8,6 +8,7 @@ from experiments.runners.local import row_process
 from provision.hardware import gpus
 
 TOLERANCE_GIB = 0.25
+POLL_INTERVAL_S = 0.05
 
 
 def gpus_still_in_use(
@@ -24,7 +25,7 @@ def gpus_still_in_use(
         in_use = {index: now[index] for index in before if now[index] > before[index] + TOLERANCE_GIB}
         if not in_use or time.monotonic() > deadline:
             return in_use
-        time.sleep(0.2)
+        time.sleep(POLL_INTERVAL_S)
 
 
 def memory_of_rows(index: int, folders: Collection[Path], most_gib: float) -> float:

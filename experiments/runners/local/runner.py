@@ -40,7 +40,7 @@ from provision.models import Node
 from provision.words import counted
 
 GRACE_S = 120.0
-POLL_INTERVAL_S = 0.25
+POLL_INTERVAL_S = 0.1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -106,8 +106,13 @@ class LocalRunner:
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
             self._end(self._row_folder(spec))
-        idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
-        with stop_signals() as received, self._view.live(), self._prepare(waiting, lambda: received):
+        with (
+            gpus.open_driver(),
+            stop_signals() as received,
+            self._view.live(),
+            self._prepare(waiting, lambda: received),
+        ):
+            idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
             try:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]

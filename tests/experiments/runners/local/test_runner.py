@@ -194,7 +194,9 @@ def test_a_gpu_whose_memory_is_still_used_gets_no_other_row(tmp_path, no_noteboo
     not_free = gpu_memory.gpus_still_in_use
     occupied = {0: 3.0}
     monkeypatch.setattr(
-        gpu_memory, "gpus_still_in_use", lambda *asked: used_gib.update(occupied) or not_free(*asked, 0.1)
+        gpu_memory,
+        "gpus_still_in_use",
+        lambda before, neighbors_gib: used_gib.update(occupied) or not_free(before, neighbors_gib, 0.1),
     )
     finished_run = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "abc"], sample_rows.node(sample_rows.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):
