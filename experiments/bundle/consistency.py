@@ -27,6 +27,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     for measured in (result, *result.ranks):
         yield from _memory_contradictions(measured)
     yield from _speed_contradictions(result)
+    yield from _count_contradictions(result)
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
         yield "the peak is not the highest peak of its ranks"
@@ -84,7 +85,6 @@ def _speed_contradictions(result: Result) -> Iterator[str]:
     speed, settings = result.speed, result.spec.settings
     if any(not isfinite(loss) and result.outcome != "fits" for loss in result.losses):
         yield "a loss is NaN or infinite, but the row failed for another reason"
-    yield from _count_contradictions(result)
     if speed is None:
         return
     if result.device.shared:
