@@ -247,16 +247,17 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
     assert (FakeRunner.rows_per_gpu, len(expected), announced in view.lines) == (1, 1, False)
 
 
-def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path):
-    machine(H200, cpus=8)
+def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
     options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", share_gpus=True)
+    machine(H200, cpus=8)
     with pytest.raises(
-        InputError, match="xxl-sgd: throughput would be disturbed by other rows.*allowed: --row xxl, or"
+        InputError, match=r"xxl-sgd: throughput would be disturbed by other rows.*allowed: --row xxl, or"
     ):
         run_suite(options, RecordingView())
+    machine()
     with pytest.raises(InputError, match="no GPU; allowed without --share-gpus"):
-        machine()
-        run_suite(replace(options, card="a100_80gb", size="tiny"), RecordingView())
+        run_suite(replace(options, size="tiny"), RecordingView())
     assert not list(tmp_path.iterdir())
     assert FakeRunner.ran == []
 
