@@ -17,16 +17,14 @@ pytestmark = pytest.mark.xdist_group("runner")
 
 @pytest.mark.parametrize(("outcome", "code"), [("fits", 0), ("oom", 1)])
 def test_the_kernel_is_not_asked_to_end_but_is_gone_afterwards(tmp_path, monkeypatch, outcome, code):
-    async def never_ask(manager, restart=False):
-        pytest.fail("the kernel was asked to end")
-
-    monkeypatch.setattr(WarmKernelManager, "request_shutdown", never_ask)
+    asked: list[object] = []
+    monkeypatch.setattr(WarmKernelManager, "request_shutdown", lambda *stated, **options: asked.append(stated))
     monkeypatch.setenv(row_process.ROW_VARIABLE, str(tmp_path))
     monkeypatch.setenv(row_process.WORKER_VARIABLE, fake_worker.MODULE)
     monkeypatch.setenv("FAKE", f"a={outcome}")
     monkeypatch.setenv("PYTHONPATH", row_process.environment_of_modules()["PYTHONPATH"])
     (tmp_path / SPEC_FILE).write_text(sample_rows.spec("a", size="tiny").model_dump_json())
-    assert execute(tmp_path) == code
+    assert (execute(tmp_path), asked) == (code, [])
     assert (tmp_path / RESULT_FILE).exists()
     text = (tmp_path / NOTEBOOK_FILE).read_text()
     assert f"a behaves: {outcome}" in text
