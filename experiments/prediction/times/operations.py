@@ -34,7 +34,7 @@ BYTES = {
     "Char": 1,
 }
 PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)_?\.")
-ATTENTION = re.compile(r"^aten::_scaled_dot_product")
+ATTENTION = re.compile(r"^aten::_(scaled_dot_product|flash_attention)")
 REDUCTIONS = re.compile(
     r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)"
 )

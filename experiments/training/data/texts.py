@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import ceil, log
 from typing import Any
 
@@ -107,7 +108,8 @@ def pack_texts(texts: list[torch.Tensor]) -> Batch:
     """Return a batch of concatenated texts: input_ids and labels, (1, tokens) int64.
 
     The first label of a text is ignored, so that no text predicts the next one. attention_mask, (texts, longest), and
-    places, (tokens,), say where the tokens are in the padded batch.
+    places, (tokens,), say where the tokens are in the padded batch; starts, (texts + 1,) int32, where each text begins
+    in the concatenation, and where the last one ends.
     """
     mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
     labels = [torch.cat([torch.tensor([IGNORED_LABEL]), text[1:]]) for text in texts]
@@ -116,6 +118,7 @@ def pack_texts(texts: list[torch.Tensor]) -> Batch:
         "attention_mask": mask,
         "labels": torch.cat(labels)[None],
         "places": mask.flatten().nonzero().squeeze(1),
+        "starts": torch.tensor([0, *accumulate(len(text) for text in texts)], dtype=torch.int32),
     }
 
 

@@ -1,10 +1,11 @@
 """Concatenated texts without padding in LitGPT's models, each of which attends only to itself.
 
-All layers but attention work on one token at a time, so they need no padding. Attention gets the texts as a padded
-batch, because PyTorch's attention kernels for texts of different lengths exist for some cards, data types and head
-sizes only. A later token does not influence an earlier one, so the padding after a text has no effect on the text.
+All layers but attention work on one token at a time, so they need no padding. PyTorch has flash attention for texts of
+different lengths, but only for some GPUs, data types and models. Otherwise attention gets the texts as a padded batch.
+A later token does not influence an earlier one, so the padding after a text has no effect on the text.
 """
 
+import math
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -12,16 +13,22 @@ import torch
 from litgpt import lora
 from litgpt.model import GPT
 
+FLASH_TYPES = (torch.float16, torch.bfloat16)
+LARGEST_FLASH_HEAD = 256
+HEAD_MULTIPLE = 8
+
 
 class PackedTexts(NamedTuple):
     """Places of concatenated texts in a padded batch.
 
     places: (tokens,) int64, place of each token in the flattened padded batch. mask: (texts, longest text), of which
-    only the shape is used.
+    only the shape is used. starts: (texts + 1,) int32, first token of each text and the number of tokens; None if the
+    GPU has no flash attention for texts of different lengths.
     """
 
     places: torch.Tensor
     mask: torch.Tensor
+    starts: torch.Tensor | None
 
 
 class _Pad(torch.autograd.Function):
@@ -72,7 +79,8 @@ class PackedForward(GPT):  # type: ignore[misc]
 
     def set_texts(self, batch: dict[str, Any]) -> None:
         """Set the texts of the next forward pass: those of a batch of ``pack_texts``."""
-        texts = PackedTexts(batch["places"], batch["attention_mask"])
+        starts = batch["starts"]
+        texts = PackedTexts(batch["places"], batch["attention_mask"], starts if _has_flash(starts.device) else None)
         self._places_in_text = texts.places % texts.mask.shape[1]
         for block in self.transformer.h:
             block.attn.texts = texts
@@ -103,8 +111,50 @@ def _attention_within_texts(
 
     q, k, v: (1, heads, tokens, size).
     """
-    places, (texts, longest) = self.texts.places, self.texts.mask.shape
-    rows = (_pad(one[0].transpose(0, 1), places, texts * longest) for one in (q, k, v))
+    attention = _flash_attention if _suits_flash(self, q, mask) else _padded_attention
+    return attention(self, q[0].transpose(0, 1), k[0].transpose(0, 1), v[0].transpose(0, 1), mask)[None]
+
+
+def _padded_attention(
+    block: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return LitGPT's attention of the texts in a padded batch: (tokens, heads, size), as are ``q``, ``k``, ``v``."""
+    places, (texts, longest) = block.texts.places, block.texts.mask.shape
+    rows = (_pad(one, places, texts * longest) for one in (q, k, v))
     padded = (row.view(texts, longest, *row.shape[1:]).transpose(1, 2) for row in rows)
-    attended = type(self).scaled_dot_product_attention(self, *padded, mask)
-    return _unpad(attended.flatten(0, 1), places)[None]
+    attended = type(block).scaled_dot_product_attention(block, *padded, mask)
+    return _unpad(attended.flatten(0, 1), places)
+
+
+def _flash_attention(
+    block: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, _: torch.Tensor | None
+) -> torch.Tensor:
+    """Return flash attention of texts of different lengths: (tokens, heads, size), as are ``q``, ``k``, ``v``.
+
+    The kernel needs heads of a multiple of 8 values; added zeros have no effect. Scaled as in LitGPT's attention.
+    """
+    starts, longest, size = block.texts.starts, block.texts.mask.shape[1], q.shape[-1]
+    scale = block.mscale**2 / math.sqrt(block.config.attention_scores_scalar or block.config.head_size)
+    if size % HEAD_MULTIPLE:
+        q, k, v = (torch.nn.functional.pad(one, (0, -size % HEAD_MULTIPLE)) for one in (q, k, v))
+    attended: torch.Tensor = torch.ops.aten._flash_attention_forward(
+        q, k, v, starts, starts, longest, longest, 0.0, True, False, scale=scale
+    )[0]
+    return attended[..., :size]
+
+
+def _suits_flash(block: Any, q: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Return whether flash attention for texts of different lengths can compute what the model asks for."""
+    plain = mask is None and block.config.attention_logit_softcapping is None
+    return block.texts.starts is not None and plain and q.dtype in FLASH_TYPES and q.shape[-1] <= LARGEST_FLASH_HEAD
+
+
+def _has_flash(device: torch.device) -> bool:
+    """Return whether PyTorch has flash attention for texts of different lengths on ``device``.
+
+    It needs an NVIDIA GPU of compute capability 8.0 (ATen/native/transformers/cuda/flash_attn/flash_api.cpp). AMD's
+    kernels have not been tried.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx"):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

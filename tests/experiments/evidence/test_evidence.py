@@ -29,12 +29,6 @@ FAILED_STATEMENTS = {
         "claim/accumulation-keeps-memory",
         "claim/lora-trains-13b-with-minimal-memory",
     ],
-    "ladder-a100_80gb-full-verdict": [
-        "claim/llama-3b-fused-is-faster",
-        "claim/llama-3b-top-is-fast",
-        "claim/llama-3b-uses-the-gpu",
-        "claim/opt-compiled-is-faster",
-    ],
     "single_gpu_blip2-h100_1g_12gb-without-gpu": ["claim/lora-fits-easily"],
     "single_gpu_litgpt-h100_1g_12gb-without-gpu": [
         "claim/accumulation-keeps-memory",

@@ -1,13 +1,16 @@
 """Packed texts: the same training as with padding, in which no text attends to another."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from experiments.suites.settings import Settings
 from experiments.training.data import texts as data
 from experiments.training.data.texts import pack_texts, pad_texts
+from experiments.training.models import packing
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.packing import PackedGPT, PackedLoraGPT
 from experiments.training.rank import run_rank
@@ -34,9 +37,9 @@ def texts_of_different_lengths(monkeypatch):
     monkeypatch.setattr(data, "TINY_TOKENS", LONGEST)
 
 
-def model_of(packing, **changes):
+def model_of(packed, **changes):
     torch.manual_seed(0)
-    return build_litgpt(spec(**ROW | {"packing": packing} | changes), torch.device("cpu"))
+    return build_litgpt(spec(**ROW | {"packing": packed} | changes), torch.device("cpu"))
 
 
 def logits_of_texts(model, texts=TEXTS):
@@ -79,6 +82,49 @@ def test_the_caches_of_positions_are_as_before_after_a_pass():
     caches, longest = (model.cos, model.sin), model.max_seq_length
     logits_of_texts(model)
     assert (model.cos is caches[0], model.sin is caches[1], model.max_seq_length) == (True, True, longest)
+
+
+def flash(q, k, v, starts, key_starts, longest, longest_key, dropout, causal, debug, scale):
+    """Return what PyTorch's flash attention for texts of different lengths returns: attention within each text."""
+    assert (q.shape[-1] % packing.HEAD_MULTIPLE, dropout, causal, debug) == (0, 0.0, True, False)
+    assert starts is key_starts
+    assert (starts.dtype, starts[-1]) == (torch.int32, len(q))
+    assert longest == longest_key == max(starts.diff())
+    heads_first = (one.transpose(0, 1).split(starts.diff().tolist(), dim=1) for one in (q, k, v))
+    attended = [
+        scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        for query, key, value in zip(*heads_first, strict=True)
+    ]
+    return (torch.cat(attended, dim=1).transpose(0, 1),)
+
+
+@pytest.mark.parametrize("multiple", [8, 24], ids="heads of a multiple of {}".format)
+@pytest.mark.parametrize("model", [LLAMA, "open-llama-3b"])
+def test_flash_attention_gets_each_text_and_gives_the_same_logits_and_gradients(monkeypatch, model, multiple):
+    padded, packed = (model_of(True, model=model) for _ in range(2))
+    before = logits_of_texts(padded)
+    monkeypatch.setattr(packing, "_has_flash", lambda device: True)
+    monkeypatch.setattr(packing, "FLASH_TYPES", (torch.float32,))
+    monkeypatch.setattr(packing, "HEAD_MULTIPLE", multiple)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash)
+    monkeypatch.setattr(packing, "_padded_attention", None)
+    after = logits_of_texts(packed)
+    torch.testing.assert_close(after, before)
+    for per_text in (before, after):
+        sum(one.square().sum() for one in per_text).backward()
+    for one, other in zip(padded.parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "capability", "found"),
+    [("8.0", (8, 0), True), ("9.0", (9, 0), True), ("7.5", (7, 5), False), ("gfx90a:sramecc+", (9, 0), False)],
+)
+def test_gpus_with_flash_attention_for_texts_of_different_lengths(monkeypatch, architecture, capability, found):
+    properties = SimpleNamespace(gcnArchName=architecture)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert packing._has_flash(torch.device("cuda")) is found
 
 
 @pytest.mark.usefixtures("texts_of_different_lengths")

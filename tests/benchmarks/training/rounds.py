@@ -1,0 +1,74 @@
+"""Samples per second of rows in several runs of a suite, as medians, and relative to the row as taught.
+
+    python -m tests.benchmarks.training.rounds TABLE RUN... [--unpacked RUN]
+
+RUN: a run's folder, or its compact form; a run may have some of the rows only. --unpacked: an older run, of which only
+the rows without packing count, because packed texts had another attention then. A row whose title ends with "as taught"
+is the base of the rows after it. Writes a Markdown table to TABLE, and the speeds of each run to a .jsonl file beside
+it.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiments.results.run_folder import RunFolder
+from experiments.suites.suite import Suite
+from experiments.system.files import write_atomically
+from tests.benchmarks.prediction.tables import markdown
+
+HEAD = ("row", "samples/s", "median", "times as taught", "of the peak rate")
+FIELDS = ("samples_per_s", "step_s", "spread", "peak_share", "measured_micro_steps")
+
+Speeds = dict[str, Any]
+
+
+def speeds_of(folder: RunFolder, unpacked: bool = False) -> Iterator[Speeds]:
+    """Yield the speed of each row of a run that fits; ``unpacked``: only of the rows without packing."""
+    started_at = folder.read_run().started_at
+    for row, result in folder.results().items():
+        if result.speed and result.outcome == "fits" and not (unpacked and result.spec.settings.packing):
+            yield {"row": row, "run_started_at": started_at} | result.speed.model_dump(include=set(FIELDS))
+
+
+def table_lines(suite: Suite, speeds: Sequence[Speeds]) -> Iterator[list[str]]:
+    """Yield a line of the table for each row of ``suite`` with ``speeds``."""
+    base = None
+    for row in suite.rows:
+        found = [speed for speed in speeds if speed["row"] == row.id]
+        rates = [speed["samples_per_s"] for speed in found]
+        if row.title.endswith("as taught"):
+            base = median(rates) if rates else None
+        if not rates:
+            continue
+        shares = [speed["peak_share"] for speed in found if speed["peak_share"] is not None]
+        yield [
+            row.id,
+            ", ".join(f"{rate:.1f}" for rate in rates),
+            f"{median(rates):.1f}",
+            f"{median(rates) / base:.2f}" if base else "",
+            f"{median(shares):.1%}" if shares else "",
+        ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", type=Path, metavar="TABLE", help="Markdown file to write")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--unpacked", type=Path, metavar="RUN", help="older run, only its rows without packing")
+    options = parser.parse_args(arguments)
+    speeds = list(speeds_of(RunFolder(options.unpacked), unpacked=True)) if options.unpacked else []
+    for path in options.runs:
+        speeds += speeds_of(RunFolder(path))
+    text = markdown(HEAD, list(table_lines(RunFolder(options.runs[0]).suite(), speeds)))
+    write_atomically(options.table, text)
+    write_atomically(options.table.with_suffix(".jsonl"), "".join(json.dumps(one) + "\n" for one in speeds))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
