@@ -102,17 +102,16 @@ class LocalRunner:
         Raises Interrupted after SIGINT, SIGTERM or SIGHUP, and NoFreeGpu if no GPU becomes free; no process of a row is
         left then.
         """
+        with gpus.open_driver():
+            self._run_until_done(rows)
+
+    def _run_until_done(self, rows: Sequence[PlannedRow]) -> None:
         why = {row.row: row.why for row in rows}
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
             self._end(self._row_folder(spec))
-        with (
-            gpus.open_driver(),
-            stop_signals() as received,
-            self._view.live(),
-            self._prepare(waiting, lambda: received),
-        ):
-            idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
+        idle_gib = gpus.used_gib([gpu.index for gpu in self._node.gpus])
+        with stop_signals() as received, self._view.live(), self._prepare(waiting, lambda: received):
             try:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory
 from experiments.training.failures import (
     classify_error,
@@ -10,6 +11,7 @@ from experiments.training.failures import (
     first_line,
     requested_gib,
 )
+from tests.support.results.evidence import RUNS
 from tests.support.results.in_memory import EMULATING_GPU
 
 GPU = (
@@ -119,6 +121,14 @@ def test_a_row_that_runs_out_of_memory_below_its_limit_found_its_shared_gpu_full
     assert bool(describe_full_gpu(failed, memory, device)) == is_full
     alone = EMULATING_GPU, device.model_copy(update={"cap_gib": None})
     assert [describe_full_gpu(failed, memory, other) for other in alone] == ["", ""], "no limit, or no neighbors"
+
+
+def test_no_stored_row_that_reached_its_limit_is_taken_for_one_that_found_its_gpu_full():
+    rows = [row for run in RUNS for row in RunFolder(run).results().values() if row.outcome == "oom" and not row.ranks]
+    limited = [row for row in rows if row.device.cap_gib and row.failure]
+    assert len(limited) >= 10
+    for row in limited:
+        assert describe_full_gpu(row.failure, row.memory, row.device.model_copy(update={"shared": True})) == ""
 
 
 def test_the_reason_of_a_full_gpu_names_what_was_needed_and_what_to_do():
