@@ -269,10 +269,9 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     rows = counted(len(run.rows), "row")
     summary = f"{prepared.suite.title}, {rows}, size {run.size} for {run.card}, on {node.description}"
     view.print_line(f"{prepared.folder.path}: {summary}")
-    if run.share_gpus:
-        rows = counted(prepared.target.rows_per_gpu(run, prepared.suite), "row")
+    if (shared := prepared.target.rows_per_gpu(run, prepared.suite)) > 1:
         view.print_line(
-            f"up to {rows} on a GPU at a time, each with the memory limit of {run.card}; times are not measured"
+            f"up to {shared} rows on a GPU at a time, each with the memory limit of {run.card}; times are not measured"
         )
     for line in _gpu_warnings(prepared):
         view.print_line(f"warning: {line}")
@@ -327,8 +326,9 @@ def _show_expected_times(planned: PlannedRun, view: View) -> None:
     expected = expected_times(
         {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
     )
-    view.print_line(expected.rows_summary + ("; without shared GPUs" if planned.run.share_gpus else ""))
-    if planned.run.share_gpus:
+    shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
+    view.print_line(expected.rows_summary + ("; without shared GPUs" if shared else ""))
+    if shared:
         return
     times = zip(specs, expected.rows[prepared.suite.suite], strict=True)
     view.expect({spec.row: (time.low_s, time.high_s) for spec, time in times if time})

@@ -70,7 +70,9 @@ class Target(ABC):
     def rows_per_gpu(self, run: Run, suite: Suite) -> int:
         """Return how many of the run's rows use a GPU at the same time. Raises InputError if they cannot share one."""
         if run.share_gpus:
-            raise InputError("--share-gpus: jobs and containers get whole GPUs; allowed with --site local on its own")
+            raise InputError(
+                "--share-gpus: jobs and containers get whole GPUs; allowed with --site local, not with --in-container"
+            )
         return 1
 
     @abstractmethod

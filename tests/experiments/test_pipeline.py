@@ -243,8 +243,11 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
     assert (FakeRunner.rows_per_gpu, FakeRunner.ran, expected) == (3, [*rows], [])
     assert folder.read_run().share_gpus
     assert folder.path.name.endswith("-shared")
-    run_suite(replace(options, share_gpus=False), view := RecordingView())
-    assert (FakeRunner.rows_per_gpu, len(expected), announced in view.lines) == (1, 1, False)
+    for other in (replace(options, share_gpus=False), replace(options, rows=("xxl",), results=tmp_path / "one")):
+        expected.clear()
+        run_suite(other, view := RecordingView())
+        assert (FakeRunner.rows_per_gpu, len(expected)) == (1, 1)
+        assert not [line for line in view.lines if "at a time" in line or "without shared GPUs" in line]
 
 
 def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):
