@@ -11,8 +11,10 @@ from markupsafe import Markup
 from provision.files import printable_value
 
 CHARTS_FOLDER = Path(__file__).parent
-STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())  # noqa: S704 - a file of this package
-"""Style sheet of charts: colors as CSS variables, for light and dark."""
+SVG_STYLE = Markup((CHARTS_FOLDER / "charts.css").read_text())  # noqa: S704 - a file of this package
+"""Style sheet of the content of charts: colors as CSS variables, for light and dark."""
+STYLE = SVG_STYLE + Markup((CHARTS_FOLDER / "figure.css").read_text())  # noqa: S704 - a file of this package
+"""Style sheet of a page with charts: content, legends and tooltips."""
 SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())  # noqa: S704 - a file of this package
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
@@ -48,7 +50,7 @@ class Chart:
 
     def standalone(self, width: int = WIDTH_PX) -> str:
         """Return an SVG document with its own styles and legend, ``width`` px wide."""
-        return TEMPLATES.get_template("standalone.svg").render(chart=self, style=STYLE, width=width)
+        return TEMPLATES.get_template("standalone.svg").render(chart=self, style=SVG_STYLE, width=width)
 
 
 def render_template(template: str, **values: Any) -> Markup:

@@ -55,7 +55,7 @@ def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:
 
 def _note(speed: Speed, first: Speed, result: Result) -> str:
     times = "" if speed is first else f"{format_number(speed.samples_per_s / first.samples_per_s)} times as taught, "
-    share = "" if speed.peak_share is None else f"{speed.peak_share:.0%} of the peak rate, "
+    share = "" if speed.peak_share is None else f"MFU {speed.peak_share:.0%}, "
     return f"{times}{share}{_peak(result)}"
 
 

@@ -18,6 +18,7 @@ LoopOptimizer = Literal[
     "adamw_fused",
     "adamw_foreach",
     "adamw_loop",
+    "adamw_cpu",
     "sgd",
     "sgd_momentum",
     "adam_8bit",
@@ -66,6 +67,14 @@ class CustomTraining:
     strategy: Strategy = option("auto", "How GPUs share the work; auto: DDP on several GPUs.")
     activation_checkpointing: bool = option(
         False, "Recompute activations in the backward pass.", flag="--activation-checkpointing"
+    )
+    activation_offload: bool = option(
+        False, "Keep activations in host memory between forward and backward pass.", flag="--activation-offload"
+    )
+    optimizer_in_backward: bool = option(
+        False,
+        "Update each parameter in the backward pass; with --loop plain, lightning, litgpt.",
+        flag="--optimizer-in-backward",
     )
     lora_r: int | None = option(None, "Rank of LoRA adapters; default: all weights are trained.")
     lora_targets: str | None = option(None, "Layers with adapters, comma-separated, or all-linear.")

@@ -93,6 +93,8 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "devices": training.devices,
         "strategy": strategy,
         "activation_checkpointing": training.activation_checkpointing,
+        "activation_offload": training.activation_offload,
+        "optimizer_in_backward": training.optimizer_in_backward,
         "lora": _build_optional_lora(training, base_model),
         "workers": 0,
         "time_limit_s": 900,

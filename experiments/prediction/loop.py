@@ -17,6 +17,8 @@ OPTIONS_OF_TRAINING = (
     "optim",
     "strategy",
     "activation_checkpointing",
+    "activation_offload",
+    "optimizer_in_backward",
     "lora_r",
     "lora_targets",
     "lora_dropout",
@@ -60,6 +62,8 @@ def build_job(training: CustomTraining) -> LoopJob:
         attention=training.attention,
         quantization=training.quantization,
         checkpointing=training.activation_checkpointing,
+        offload=training.activation_offload,
+        step_in_backward=training.optimizer_in_backward,
         lora=adapters,
         fsdp=training.strategy == "fsdp",
         gpus=training.gpus_per_process,
@@ -78,6 +82,8 @@ def describe_training(training: CustomTraining) -> str:
     words += [f"{training.quantization} weights"] if training.quantization else []
     words += [f"LoRA rank {training.lora_r}"] if training.lora_r else []
     words += ["activation checkpointing"] if training.activation_checkpointing else []
+    words += ["activations on the host"] if training.activation_offload else []
+    words += ["optimizer in backward"] if training.optimizer_in_backward else []
     words += [f"{training.devices} GPUs, {training.strategy}"] if training.devices > 1 else []
     others = ", ".join(name for name in LOOP_DESCRIPTIONS if name != training.loop)
     return f"loop: {loop} (others: --loop {others}); {', '.join(words)}"
@@ -117,6 +123,8 @@ def _changes_of_generation(training: CustomTraining) -> list[tuple[str, CustomTr
 
 def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTraining]]:
     found = []
+    if _may_step_in_backward(training) and not training.optimizer_in_backward:
+        found.append(("optimizer in backward", replace(training, optimizer_in_backward=True)))
     if training.precision == "32-true":
         found.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
     if training.precision not in ("bf16-true", "16-true"):
@@ -129,6 +137,10 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
         found.append(("SGD", replace(training, optim="sgd")))
     if training.lora_r is None:
         found.append((f"LoRA, rank {DEFAULT_LORA_RANK}", replace(training, lora_r=DEFAULT_LORA_RANK)))
+    if (training.optim or "adamw").startswith("adamw") and training.optim not in ("adamw_8bit", "adamw_cpu"):
+        found.append(("AdamW on the host", replace(training, optim="adamw_cpu", optimizer_in_backward=False)))
+    if not training.activation_offload:
+        found.append(("activations on the host", replace(training, activation_offload=True)))
     if training.quantization is None:
         quantized = replace(training, quantization="4bit", lora_r=training.lora_r or DEFAULT_LORA_RANK)
         found.append((f"4-bit weights and LoRA, rank {quantized.lora_r}", quantized))
@@ -152,7 +164,18 @@ def _reject_options_of_training(training: CustomTraining) -> None:
         )
 
 
+def _may_step_in_backward(training: CustomTraining) -> bool:
+    """Return whether gradients are complete and unscaled in each backward pass of this training."""
+    alone = training.loop == "plain" and training.devices == 1 and training.accumulate == 1
+    return alone and not training.precision.startswith("16") and training.optim != "adamw_cpu"
+
+
 def _reject_unsupported(training: CustomTraining) -> None:
+    if training.optimizer_in_backward and not _may_step_in_backward(training):
+        raise InputError(
+            "--optimizer-in-backward: allowed with --loop plain, lightning, litgpt; --loop plain needs --devices 1,"
+            " --accumulate 1, --precision 32-true, bf16-true or bf16-mixed, and another --optim than adamw_cpu"
+        )
     if training.new_tokens is not None or training.no_kv_cache:
         option = "--no-kv-cache" if training.no_kv_cache else f"--new-tokens {training.new_tokens}"
         raise InputError(f"{option}: needs --task generate")

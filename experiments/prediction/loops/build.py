@@ -12,6 +12,7 @@ from transformers.quantizers import AutoHfQuantizer
 
 from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
+from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.architecture import build_config, has_untied_output_head
 from experiments.training.models.device_map import spread_evenly
 from experiments.training.models.weights import fill_randomly
@@ -67,7 +68,10 @@ def build_model(job: LoopJob) -> Any:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
         model.gradient_checkpointing_enable()
-    return _add_adapters(model, job, job.lora) if job.lora else model
+    model = _add_adapters(model, job, job.lora) if job.lora else model
+    if job.offload:
+        offload_activations(model)
+    return model
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:

@@ -25,7 +25,8 @@ class LoopLora(BaseModel):
 class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
-    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. Only for a generation:
+    batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. offload: keep
+    activations in host memory. step_in_backward: update each parameter in the backward pass. Only for a generation:
     gpus: GPUs that share the model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep
     the keys and values of earlier tokens.
     """
@@ -42,6 +43,8 @@ class LoopJob(BaseModel):
     attention: Attention | None = None
     quantization: QuantizedBits | None = None
     checkpointing: bool = False
+    offload: bool = False
+    step_in_backward: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False
     gpus: int = 1

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from experiments.prediction.custom import LoopOptimizer
+from experiments.training.models.host_optimizer import HostAdamW
 
 LEARNING_RATE = 1e-5
 
@@ -17,6 +18,7 @@ def find_optimizer(name: LoopOptimizer, default: LoopOptimizer) -> tuple[type[to
         "adamw_fused": (torch.optim.AdamW, {"fused": True}),
         "adamw_foreach": (torch.optim.AdamW, {"foreach": True}),
         "adamw_loop": (torch.optim.AdamW, {"foreach": False}),
+        "adamw_cpu": (HostAdamW, {}),
         "sgd": (torch.optim.SGD, {}),
         "sgd_momentum": (torch.optim.SGD, {"momentum": 0.9}),
     }

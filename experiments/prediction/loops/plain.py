@@ -6,7 +6,9 @@ JOB: the JSON of a LoopJob. torchrun starts several ranks.
 """
 
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,7 @@ from experiments.prediction.loops.build import AUTOCAST, build_model
 from experiments.prediction.loops.job import LoopJob, run_program
 from experiments.prediction.loops.optimizers import find_optimizer
 from experiments.prediction.loops.samples import make_sample
+from experiments.training.models.backward_optimizer import BackwardOptimizer
 
 STEPS = 10
 
@@ -30,7 +33,9 @@ def train(job: LoopJob) -> None:
         dist.init_process_group("nccl")
         model = torch.nn.parallel.DistributedDataParallel(model, device_ids=[torch.cuda.current_device()])
     kind, options = find_optimizer(job.optimizer, "adamw_foreach")
-    optimizer = kind([parameter for parameter in model.parameters() if parameter.requires_grad], **options)
+    build: Callable[..., torch.optim.Optimizer] = partial(kind, **options)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = BackwardOptimizer(build, trainable) if job.step_in_backward else build(trainable)
     autocast = AUTOCAST.get(job.precision)
     scaler = torch.amp.GradScaler(enabled=autocast is torch.float16)
     for _ in range(STEPS):

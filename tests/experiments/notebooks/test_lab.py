@@ -315,6 +315,6 @@ def test_a_ladder_without_times_on_a_gpu_has_no_bars(tmp_path, shown_output):
 
 
 def test_a_borderline_row_without_a_result_is_shown_as_borderline(shown_output):
-    lab = Lab("ladder", run="ladder-a100_80gb-without-gpu")
-    lab.show("llama-7b-in-backward")
-    assert "updated in backward: borderline, predicted at full size" in shown_output[0]
+    lab = Lab("multi_gpu_litgpt", run="multi_gpu_litgpt-a100_80gb-without-gpu")
+    lab.show("7b-4gpu-ddp")
+    assert "DDP: borderline, predicted at full size" in shown_output[0]

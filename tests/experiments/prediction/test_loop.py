@@ -41,6 +41,15 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--loop", "lightning", "--attention", "eager"), "allowed with --loop trainer, plain; not with lig"),
         ((*MODEL, "--loop", "lightning", "--optim", "lion"), "--optim lion: with --loop lightning, allowed: "),
         ((*MODEL, "--loop", "plain", "--batch", "two"), "--batch two: allowed: whole numbers from 1"),
+        ((*MODEL, "--optimizer-in-backward"), "--optimizer-in-backward: allowed with --loop plain, lightning, litgpt"),
+        (
+            (*MODEL, "--loop", "plain", "--optimizer-in-backward", "--accumulate", "2"),
+            "--loop plain needs --devices 1, --accumulate 1, --precision 32-true, bf16-true or bf16-mixed",
+        ),
+        (
+            (*MODEL, "--loop", "lightning", "--optimizer-in-backward", "--accumulate", "2"),
+            "optimizer_in_backward = True: needs accumulate = 1, but it is 2",
+        ),
         ((*MODEL, "--target-seq", "0"), "--target-seq 0: a whole number above 0 is needed"),
         ((*MODEL, "--loop", "plain", "--max-gib", "4"), "--max-gib"),
         ((*GENERATE, "--optim", "sgd"), "--optim sgd: not allowed with --task generate, which trains nothing"),
@@ -96,6 +105,10 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_d
     assert tried["precision bf16-mixed"].batch_prediction.card.outcome == "oom"
     assert "the script itself failed" in tried[f"LoRA, rank {DEFAULT_LORA_RANK}"].reason
     assert ("FSDP over 2 GPUs" in tried) == (loop == "trainer")
+    assert ("optimizer in backward" in tried) == (loop == "plain")
+    assert {"AdamW on the host", "activations on the host"} < tried.keys()
+    changed = {"optimizer": "adamw_cpu"}, {"offload": True}, *([{"step_in_backward": True}] if loop == "plain" else [])
+    assert all(any(one.items() <= job.items() for job in traced_jobs) for one in changed)
     assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
 
 
