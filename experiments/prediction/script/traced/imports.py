@@ -1,6 +1,7 @@
 """Prepare libraries for the phantom device at their first import, if importing them uses CUDA."""
 
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
@@ -59,11 +60,14 @@ class ImportFinder(MetaPathFinder):
         self._prepare()
 
 
-def prepare_imports() -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
+def prepare_imports(log: Callable[[str], None]) -> None:
+    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them.
+
+    log: logs an operation that is not one of PyTorch's.
+    """
     sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
-    sys.meta_path.insert(0, ImportFinder("deepspeed", _prepare_deepspeed))
-    sys.meta_path.insert(0, ImportFinder("triton", _prepare_triton))
+    sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
+    sys.meta_path.insert(0, ImportFinder("triton", lambda: _prepare_triton(log)))
 
 
 def modeling_notes(recurrent: bool) -> list[str]:
@@ -81,9 +85,14 @@ def modeling_notes(recurrent: bool) -> list[str]:
         ]
     if recurrent:
         lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
-    if any(_compile_calls):
+    if compiles():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
+
+
+def compiles() -> bool:
+    """Return whether the script compiles a module."""
+    return any(_compile_calls)
 
 
 def record_compile_calls() -> None:
@@ -105,16 +114,22 @@ def _prepare_bitsandbytes() -> None:
     import_bitsandbytes()
 
 
-def _prepare_deepspeed() -> None:
+def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
-    skip_deepspeed_adam(lambda key: None)
+    skip_deepspeed_adam(log)
 
 
-def _prepare_triton() -> None:
-    """Skip the launches of Triton's kernels. They allocate nothing: their results are tensors that exist already."""
+def _prepare_triton(log: Callable[[str], None]) -> None:
+    """Skip and log the launches of Triton's kernels. They allocate nothing: their results are tensors that exist."""
+    import torch
     from triton.runtime.autotuner import Autotuner, Heuristics
     from triton.runtime.jit import JITFunction
 
+    def launch(_: Any, *arguments: Any, **options: Any) -> None:
+        tensors = (one for one in (*arguments, *options.values()) if isinstance(one, torch.Tensor))
+        sizes = [{"type": "Byte", "sizes": [one.nbytes]} for one in tensors]
+        log(json.dumps(["triton::kernel", *sizes]))
+
     for kernel in (JITFunction, Autotuner, Heuristics):
-        kernel.run = lambda *_, **__: None
+        kernel.run = launch
