@@ -12,7 +12,7 @@ Fault = tuple[object, str, object]
 
 
 def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every server answer SSH, the disk be fast, and a line of a journal be parsed the first time that it is read."""
+    """Let every server answer SSH, the disk be fast, and each line of a journal be parsed once."""
     parse = journal.Journal._entry
     parsed: dict[str, journal.Entry | None] = {}
 
