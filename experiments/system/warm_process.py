@@ -63,7 +63,7 @@ class StartedProcess:
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage in the body: the imports of an engine, whose objects live on, then take a quarter less time."""
+    """Collect no garbage in the body: imports of an engine, whose objects live on, take a quarter less time."""
     gc.disable()
     try:
         yield
