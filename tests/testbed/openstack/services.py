@@ -277,6 +277,7 @@ def application() -> Wsgi:
         monkey_patch.patch(backend="threading")
     if SERVICE not in ("refapi", "volumes"):
         queue_writers()
+        shortcuts.read_policies_once()
     return globals()[SERVICE]()
 
 

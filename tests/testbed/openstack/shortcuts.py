@@ -31,6 +31,20 @@ def share_tokens() -> None:
     vars(v3)["Password"].get_auth_ref = get_auth_ref
 
 
+def read_policies_once() -> None:
+    """Read the policy files again only for new rules: oslo.policy looks for changes at each check of a right."""
+    from oslo_policy import policy
+
+    load = policy.Enforcer.load_rules
+
+    def load_rules(self: Any, force_reload: bool = False) -> None:
+        if force_reload or getattr(self, "known_rules", None) != len(self.registered_rules):
+            load(self, force_reload)
+            self.known_rules = len(self.registered_rules)
+
+    policy.Enforcer.load_rules = load_rules
+
+
 def load_hosts_in_parts() -> None:
     """Query the properties of Blazar's hosts for each kind: Blazar's own query returns all their combinations."""
     from blazar.db.sqlalchemy import models
