@@ -30,6 +30,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.logs import error_message, location_of_error
 from experiments.system.signals import exit_with_parent
+from experiments.system.warm_process import without_garbage_collection
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER_PID_VARIABLE
@@ -54,7 +55,8 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
     failure = None
     try:
         with meter, closing(probe):
-            engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
+            with without_garbage_collection():
+                engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
             probe.begin_build()
             engine.train(spec, probe, out)
     except InputError:
