@@ -130,12 +130,20 @@ def test_a_row_alone_on_its_gpu_does_not_count_as_shared(tmp_path, gpu):
     assert not [row for row, environment in gpu.environments.items() if SHARED_GPU_VARIABLE in environment]
 
 
+def test_memory_that_the_driver_does_not_attribute_to_a_neighbor_is_no_leftover(tmp_path, gpu, monkeypatch):
+    exact = gpu.process_gib
+    monkeypatch.setattr(gpus, "process_gib", lambda index: {pid: gib - 0.2 for pid, gib in exact(index).items()})
+    view = Watching(gpu)
+    run_rows(tmp_path, view, specs_of("abc"))
+    assert not [line for line in view.lines if "later rows" in line]
+
+
 def test_memory_that_a_row_leaves_is_found_among_the_memory_of_its_neighbors(tmp_path, gpu):
     gpu.left_gib = {"a": 3.0}
     view = Watching(gpu)
     with pytest.raises(NoFreeGpu, match="1 row"):
         run_rows(tmp_path, view, specs_of("abcd"))
-    found = "a, or a row that shared its GPU: later rows do not use its GPUs: 3.5 GiB are still in use on GPU 0"
+    found = "a, or a row that shared its GPU: later rows do not use its GPUs: 3.0 GiB are still in use on GPU 0"
     assert found in view.lines_before, "it is found while the neighbors run"
     assert set(gpu.started) == set("abc")
 
