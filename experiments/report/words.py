@@ -9,7 +9,7 @@ from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import GRADE_NAMES, choose_memory_unit, format_number
 from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
-from provision.words import counted
+from provision.words import number_with_noun
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
 ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not evaluated": "–"}
@@ -49,9 +49,9 @@ def _failed_parts(evaluation: Evaluation) -> Iterator[str]:
         verb = "fails" if failed == 1 else "fail"
         yield f"{failed} of {_statement_count(total)} {verb}{_known_failures_note(evaluation)}"
     if errors:
-        yield counted(errors, "error")
+        yield number_with_noun(errors, "error")
     if found := len(evaluation.contradictions):
-        yield f"{counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+        yield f"{number_with_noun(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
 
 
 def _passed_parts(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
@@ -95,10 +95,10 @@ def _grades_of_passed(evaluation: Evaluation) -> str:
 
 
 def _statement_count(count: int) -> str:
-    return counted(count, "statement")
+    return number_with_noun(count, "statement")
 
 
-def ran_on(result: Result) -> str:
+def machine_in_words(result: Result) -> str:
     """Return the machine of a row: 'NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb'."""
     machine = _machine_name(result, result.device.count)
     return f"{machine}, in miniature" if result.spec.size == "tiny" else machine

@@ -67,7 +67,7 @@ class StepTime(Record):
 
     @property
     def limited_by(self) -> str:
-        """Return what needs most of the step: the GPU's largest family of operations, the host, or the links."""
+        """Return what limits the step: the GPU's largest family of operations, the host, or the links."""
         device_s = sum(self.device_s.values())
         if self.link_s > max(device_s, self.host_s):
             return "links between GPUs"
@@ -128,7 +128,7 @@ class Prediction(Record):
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:
-        """Return the more likely outcome, also of a borderline row."""
+        """Return the more likely outcome, ``fits`` or ``oom``, also for a borderline row."""
         return "fits" if self.margin_gib >= 0 else "oom"
 
     @property

@@ -9,7 +9,7 @@ from provision.models import Host, Requirements
 
 
 def hardware_in_words(host: Host) -> str:
-    """Return a host's type, site and GPUs in words, which are equal for interchangeable hosts."""
+    """Return a host's type, site and GPUs in words. Interchangeable hosts have the same words."""
     memory = f"{host.gpu_memory_gib:g} GiB" if host.gpu_memory_gib else "of unknown memory"
     gpus = " ".join(filter(None, (f"{host.gpus} x", host.gpu_model, memory, host.interconnect)))
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
@@ -64,7 +64,7 @@ def _has_hardware(host: Host, requirements: Requirements) -> bool:
 
 
 def _contains_words(text: str, words: str) -> bool:
-    """Return whether ``text`` has every one of ``words``: A100 is in "NVIDIA A100-PCIE-40GB", A10 is not."""
+    """Return whether ``text`` contains all ``words``: A100 is in "NVIDIA A100-PCIE-40GB", A10 is not."""
     present, required = (set(re.findall(r"[^\W_]+", part.casefold())) for part in (text, words))
     return required <= present
 

@@ -90,7 +90,7 @@ def gpu_named(name: str) -> AmdGpu:
     return gpus()[int(name)]
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that this process may use."""
     return tuple(Gpu(index, gpu.name, gpu.memory_gib, gpu.uuid) for index, gpu in enumerate(gpus()))
 

@@ -10,7 +10,7 @@ from provision.models import Gpu
 
 
 class GpuHandle(Protocol):
-    """A GPU whose values can be read repeatedly."""
+    """A GPU whose memory use and load can be read repeatedly."""
 
     @property
     def used_gib(self) -> float:
@@ -33,7 +33,7 @@ class Vendor(Protocol):
         """Return a GPU by its name in CUDA_VISIBLE_DEVICES."""
         ...
 
-    def installed(self) -> tuple[Gpu, ...]:
+    def installed_gpus(self) -> tuple[Gpu, ...]:
         """Describe every GPU."""
         ...
 
@@ -42,10 +42,10 @@ class Vendor(Protocol):
         ...
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows; none without a driver."""
     with _open_vendor() as vendor:
-        return vendor.installed()
+        return vendor.installed_gpus()
 
 
 def used_gib(indices: Sequence[int]) -> dict[int, float]:

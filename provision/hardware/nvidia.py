@@ -29,11 +29,11 @@ class NvidiaGpu:
         return int(pynvml.nvmlDeviceGetIndex(self.handle))
 
     def pids(self) -> set[int]:
-        """Return the processes that compute on it."""
+        """Return the ids of the processes that compute on the GPU."""
         return {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
 
     def utilization(self) -> float:
-        """Return its load in percent."""
+        """Return the load of the GPU in percent."""
         return float(pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
 
     def sample(self) -> dict[str, float]:
@@ -96,7 +96,7 @@ def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> flo
         return None
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows, in the order of the bus."""
     return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
 

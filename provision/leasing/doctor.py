@@ -109,12 +109,12 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
         if remote.get(active_lease.tag, local) != local:
             raise CheckFailed(
                 f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
-                "pass the key that it was created with as --key, or release it and lease again"
+                "pass the key with which the lease was created as --key, or release the lease and lease again"
             )
     if remote.get(key.name, local) != local:
         raise CheckFailed(
             f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
-            f"pass the right key as --key, or delete the one at the site (openstack keypair delete {key.name})"
+            f"pass the right key as --key, or delete the key at the site (openstack keypair delete {key.name})"
         )
     names = [name for name, other in remote.items() if other == local]
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"

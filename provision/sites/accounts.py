@@ -138,5 +138,5 @@ def _no_account_message(region_prefix: str, entries: Sequence[_Entry], wanted: s
 def _several_accounts_message(region_prefix: str, entries: Sequence[_Entry]) -> str:
     found = ", ".join(f"{entry.name} ({entry.region})" for entry in entries)
     several = len({entry.name for entry in entries}) > 1
-    fix = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one by --site"
+    fix = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one with --site"
     return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {fix}"

@@ -161,7 +161,7 @@ class Access(Protocol):
 
 
 class LeasingSite(Account, Reservations, Servers, Access, Protocol):
-    """Interface of every site. Capabilities of only some sites are separate protocols."""
+    """Interface that every site implements. Capabilities that only some sites have are separate protocols."""
 
 
 @runtime_checkable

@@ -80,7 +80,7 @@ class RestrictedCredentials:
             return []
 
     def _delete_expired_tries(self) -> None:
-        """Delete the tried credentials that killed programs left."""
+        """Delete the test credentials that killed programs left."""
         for one in self._all_credentials():
             if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):
                 self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))

@@ -141,7 +141,7 @@ class Cloud(RestrictedCredentials, ABC):
         return Credential(restricted, self._credential_end(access.user_id, access.application_credential_id))
 
     def _credential_end(self, user_id: str, application_credential_id: str) -> datetime | None:
-        """Return when an application credential ends; None if it does not, or if keystone does not say so."""
+        """Return when an application credential ends; None if it has no end, or if keystone does not report the end."""
         keystone: Any = self.sdk.identity
         try:
             with translate_errors("keystone"):
@@ -164,7 +164,7 @@ class Cloud(RestrictedCredentials, ABC):
         used, maximum = limits.instances_used or 0, limits.instances
         if maximum is not None and 0 <= maximum <= used:
             raise RequestRejected(
-                f"nova: the project has {used} of {maximum} servers; delete one, or ask the site's help desk"
+                f"nova: the project has {used} of {maximum} servers; delete a server, or ask the site's help desk"
             )
         return f"{used} of {maximum} servers are used"
 
@@ -207,7 +207,7 @@ class Cloud(RestrictedCredentials, ABC):
         if chosen:
             raise RequestRejected(f"{len(chosen)} images {name} at {self.name}: {listed}; delete or rename yours")
         state = f"is not active: {listed}" if found else "does not exist"
-        raise RequestRejected(f"image {name} at {self.name} {state}; choose another by --image, or ask the help desk")
+        raise RequestRejected(f"image {name} at {self.name} {state}; choose another with --image, or ask the help desk")
 
     def boot_requirements(self) -> str:
         """Return the networks that servers need, and the flavor."""

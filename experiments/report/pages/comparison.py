@@ -75,7 +75,7 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
 
 
 def row_changes(row: RowComparison) -> list[ValueChange]:
-    """Return the row's measured values that at least one run has."""
+    """Return the row's measured values before and after, for values that at least one of the two runs has."""
     return [
         *_memory_changes("peak memory", row.peak_gib),
         *_memory_changes("reserved memory", row.reserved_gib),

@@ -42,7 +42,7 @@ class MeasuredValue(NamedTuple):
 
 
 def measured_values(result: Result) -> dict[str, MeasuredValue]:
-    """Return the measured values of a row by quantity; a value that is not a number is left out."""
+    """Return the measured values of a row by quantity, without values that are not a number."""
     values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: MeasuredValue(value, _standard_error(quantity, value, result))

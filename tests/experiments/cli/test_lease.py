@@ -190,13 +190,13 @@ def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, 
         site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
     code, out, err = testbed("status", "--json")
     assert (code, [one["active_lease"]["name"] for one in json.loads(out)]) == (3, ["llm_b"])
-    assert "lease llm_a was made by" in err
+    assert "lease llm_a was created by" in err
 
 
 def test_an_unattended_lease_needs_a_credential_until_its_end(testbed, site):
     site.limits = Credential(ends=datetime.now(UTC) + HOUR)
     code, _, err = testbed("lease", "--key", "KEY", "--start", "now", "--run", "true", "--yes")
-    assert (code, "log in again, or make a shorter lease" in err, site.held) == (2, True, [])
+    assert (code, "log in again, or request a shorter lease" in err, site.held) == (2, True, [])
 
 
 def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch):

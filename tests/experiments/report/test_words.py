@@ -12,8 +12,8 @@ from experiments.report.words import (
     format_stages,
     headline,
     lower_first,
+    machine_in_words,
     predicted_headline,
-    ran_on,
     remarks,
     setting_sentence,
 )
@@ -110,28 +110,30 @@ def test_the_headline_of_known_failures_alone_names_no_number() -> None:
 
 
 def test_a_gpu_that_emulates_a_card_is_named() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
+    assert machine_in_words(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
 
 
 def test_an_emulating_gpu_without_a_memory_cap_is_named() -> None:
     device = H200.model_copy(update={"cap_gib": None, "count": 4})
-    assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
+    assert (
+        machine_in_words(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
+    )
 
 
 def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     device = H200.model_copy(update={"cap_gib": 92.55})
     result = make_result(make_run(card="h100_94gb"), "baseline", device=device)
-    assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
+    assert machine_in_words(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
 def test_the_stated_card_emulates_nothing() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
+    assert machine_in_words(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 
 def test_a_run_with_tiny_models_is_named_as_such() -> None:
     run = make_run(size="tiny")
     result = make_result(run, "baseline", device=PROCESSOR)
-    assert ran_on(result) == "a CPU (AMD EPYC 7763), in miniature"
+    assert machine_in_words(result) == "a CPU (AMD EPYC 7763), in miniature"
     assert "This is a miniature on a CPU (AMD EPYC 7763)" in setting_sentence(run, {"baseline": result})
 
 
@@ -141,8 +143,8 @@ def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
     results = {row: make_result(run, row, device=device) for row, device in devices.items()}
     assert setting_sentence(run, results) == ("At full size on 2 x NVIDIA A100 80GB PCIe; a CPU (AMD EPYC 7763).")
     assert setting_sentence(run, {}) == "No row has a result yet. Requested: a100_80gb, size full."
-    assert ran_on(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
-    assert ran_on(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
+    assert machine_in_words(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
+    assert machine_in_words(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 
 
 def test_data_of_the_users_own_has_no_remark() -> None:
