@@ -133,7 +133,7 @@ class TimeSlot:
 class Identity:
     """The user and project of an account: names for messages, ids for comparison, never a secret.
 
-    endpoint: keystone's URL. entry: the account's name in clouds.yaml, envvars for that of the OS_* variables.
+    endpoint: keystone's URL. entry: the name in clouds.yaml, ``envvars`` for the account of the OS_* variables.
     """
 
     user: str

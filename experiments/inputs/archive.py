@@ -71,7 +71,7 @@ def _max_unpacked(archive: Path, folder: Path) -> int:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Unpack only files, folders and links. The filter of extractall does the same, but only since Python 3.11.4."""
+    """Unpack only files, folders and links. The filter of extractall, which also does this, needs Python 3.11.4."""
     free = _max_unpacked(archive, folder)
     with tarfile.open(archive) as packed:
         for number, member in enumerate(packed):

@@ -41,7 +41,7 @@ SIZE_FREE: tuple[Quantity, ...] = (
     "other_gpu_util_percent",
     "cpu_wait_share",
 )
-"""Quantities whose bounds are also those of a smaller twin of a row. Other numbers are about the lab's own sizes."""
+"""Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
 """Settings that two twins must have in common if their rows do: only then do the twins compare like the rows."""
 
@@ -216,7 +216,7 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def _times_larger(result: Result) -> float:
-    """Return the multiprocessors of the GPU that ran the row, divided by those of its card; 1 for an unknown GPU.
+    """Return the multiprocessors of the GPU that ran the row, as a multiple of the card's; 1 for an unknown GPU.
 
     On a much larger GPU, the host limits trainings that the arithmetic of the card would limit.
     """

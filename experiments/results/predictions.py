@@ -17,7 +17,7 @@ PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
 def outcome_for_margin(margin_gib: float, usable_gib: float) -> PredictedOutcome:
-    """Return the outcome on a card of ``usable_gib``: borderline if the margin is within BORDERLINE_SHARE of it."""
+    """Return the outcome on a card: borderline if the margin is at most BORDERLINE_SHARE of ``usable_gib``."""
     if abs(margin_gib) < BORDERLINE_SHARE * usable_gib:
         return "borderline"
     return "fits" if margin_gib > 0 else "oom"

@@ -209,7 +209,7 @@ COUNT_QUANTITIES: tuple[Quantity, ...] = (
     *STEP_QUANTITIES,
 )
 ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
-"""Quantities that have one value per row. All others have a value per rank."""
+"""Quantities that have one value per row. All other quantities have one value per rank."""
 
 
 def is_lower_bound(quantity: Quantity, result: Result) -> bool:

@@ -68,7 +68,7 @@ class Device(Record):
 
 
 class Snapshot(Record):
-    """Memory at one point of one micro-step, GiB. On a CPU the sizes are those of live tensor storages."""
+    """Memory at one point of one micro-step, GiB. On a CPU, memory is the size of all live tensor storages."""
 
     step: int = Field(description="optimizer step, from 0")
     micro_step: int = Field(description="micro-step within the optimizer step, from 0")

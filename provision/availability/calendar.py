@@ -76,7 +76,7 @@ def draw_calendar(
 
 
 def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
-    """Return UTC and ``zone``, or only UTC if they are the same."""
+    """Return UTC and ``zone``, or only UTC if ``zone`` is UTC."""
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 

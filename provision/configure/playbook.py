@@ -103,7 +103,7 @@ def configure_end_when_idle(
 ) -> tuple[str, ...]:
     """Let a machine end its lease when it is idle; return what changed.
 
-    variables: those of the role, including secrets. Raises the errors of ``configure``.
+    variables: the variables of the role, including secrets. Raises the errors of ``configure``.
     """
     return _play(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 

@@ -238,7 +238,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Others may belong to classmates."""
+    """Return a free address that this lease allocated, or allocate one. Other free ones may belong to classmates."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

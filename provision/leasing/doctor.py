@@ -102,7 +102,7 @@ def _check_addresses(site: LeasingSite) -> str:
 
 
 def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str:
-    """Compare the local key with those at the site: the active leases' keys and the one with the file's name."""
+    """Compare the local key with keys at the site: the keys of active leases, and the key with the file's name."""
     local = fingerprint(key_pair(key).public)
     remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(PUBLIC_KEY_PREFIXES)}
     for active_lease in reconciler.journal.active_leases().values():

@@ -73,7 +73,7 @@ class Reconciler:
         find: Callable[[], Sequence[T]],
         delete: Callable[[T], None],
     ) -> None:
-        """Delete everything that ``find`` finds; raise the first rejection only after the others are deleted."""
+        """Delete everything that ``find`` returns; raise the first rejection after all other deletions."""
 
         def once() -> None:
             rejections = []

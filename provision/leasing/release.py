@@ -225,8 +225,8 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
 def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
 
-    A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased
-    with the remaining resources and the reasons.
+    If a resource cannot be deleted, the other deletions continue, and the deletion is tried once more at the end.
+    Raises NotReleased with the remaining resources and the reasons.
     """
     failures = _delete_kinds(reconciler, active_lease, kinds_of(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])

@@ -125,7 +125,7 @@ def bookings_among(
 
 
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
+    """Raise NoSuchHost with the most similar names over all of ``sites``, none of which has such hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 

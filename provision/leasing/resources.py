@@ -69,7 +69,7 @@ def server_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
 def delete_tagged(
     reconciler: Reconciler, active_lease: ActiveLease, kind: ResourceKind, name: str | None = None
 ) -> None:
-    """Delete the lease's resources of one kind, or the one with this name, and wait until they are gone."""
+    """Delete the lease's resources of one kind, or only the resource with this name; wait until they are gone."""
 
     def present() -> Sequence[Resource]:
         return kind.tagged(active_lease.tag, name)

@@ -1,4 +1,4 @@
-"""The user's accounts: entries of clouds.yaml, and the one that OS_* variables describe."""
+"""The user's accounts: entries of clouds.yaml, and the account that OS_* variables describe."""
 
 import os
 import warnings
@@ -61,7 +61,7 @@ def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
 
 
 def account_regions() -> list[str]:
-    """Return the regions of the configured accounts; with OS_CLOUD, those of its entry."""
+    """Return the regions of the configured accounts; with OS_CLOUD, only the regions of its entry."""
     wanted = os.environ.get(CLOUD_VARIABLE, "")
     return sorted({entry.region for entry in _entries() if entry.region and wanted in ("", entry.name)})
 

@@ -92,7 +92,7 @@ class RestrictedCredentials:
         return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
     def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
-        """Create a credential for ``path``. Raises Unreachable if one of that name exists, from a request of before."""
+        """Create a credential for ``path``. Raises Unreachable if a late earlier request has created it."""
         try:
             return self.sdk.identity.create_application_credential(
                 self.user_id(),

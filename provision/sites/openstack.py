@@ -195,7 +195,7 @@ class Cloud(RestrictedCredentials, ABC):
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self, name: str) -> str:
-        """Return the UUID of the active image of that name; the public one, if the project has others."""
+        """Return the UUID of the active image of that name; if several have the name, of the only public image."""
         with translate_errors("glance"):
             found = list(self.sdk.image.images(name=name))
         active = [image for image in found if image.status == "active"]

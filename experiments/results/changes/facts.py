@@ -29,7 +29,7 @@ RECORDED_QUANTITIES: tuple[Quantity, ...] = (
 NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
-"""Standard error of the median divided by that of the mean, for a normal distribution: the square root of pi/2."""
+"""Standard error of the median divided by the standard error of the mean, normal distribution: square root of pi/2."""
 MIN_MEASURED_STEPS = 3
 """Minimum number of steps for a meaningful spread."""
 
