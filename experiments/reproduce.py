@@ -170,7 +170,7 @@ def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, vie
         configure(machines, setup, view.print_line)
 
 
-def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
+def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     """Return one line for each operation that ``reproduce`` would perform, and change nothing. Raises LeaseTooLong."""
     runs, name = _prepare_runs(reproduction, reconciler), reproduction.lease_request.name
     left = [(run, rows) for run in runs if (rows := run.rows_left())]

@@ -142,7 +142,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
         changed=tuple(_in_words(one) for one in [*facts, *moved.values()]),
-        verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
+        verdicts=tuple(sorted(changes, key=lambda change: -change.worsening)),
     )
 
 

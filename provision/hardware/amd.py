@@ -80,7 +80,7 @@ def gpus() -> tuple[AmdGpu, ...]:
     return tuple(by_name[name] for name in names if name in by_name)
 
 
-def count() -> int:
+def gpu_count() -> int:
     """Return the number of GPUs that this process may use."""
     return len(gpus())
 

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, read through NVML. Call ``start`` first and ``stop`` at the end."""
+"""NVIDIA GPUs, read through NVML. Call ``start_nvml`` first and ``stop_nvml`` at the end."""
 
 import shutil
 import subprocess
@@ -56,7 +56,7 @@ class NvidiaGpu:
         return sample
 
 
-def start() -> bool:
+def start_nvml() -> bool:
     """Initialize NVML; return False on a machine without NVIDIA's driver."""
     try:
         pynvml.nvmlInit()
@@ -65,12 +65,12 @@ def start() -> bool:
     return True
 
 
-def stop() -> None:
+def stop_nvml() -> None:
     """Shut NVML down."""
     pynvml.nvmlShutdown()
 
 
-def count() -> int:
+def gpu_count() -> int:
     """Return the number of GPUs that the driver knows."""
     return int(pynvml.nvmlDeviceGetCount())
 
@@ -85,7 +85,7 @@ def gpu_named(name: str) -> NvidiaGpu:
 def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
     """Return the GPUs of this machine that are not in ``gpus``."""
     own = {gpu.index for gpu in gpus}
-    return [gpu_named(str(index)) for index in range(count()) if index not in own]
+    return [gpu_named(str(index)) for index in range(gpu_count()) if index not in own]
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
@@ -98,7 +98,7 @@ def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> flo
 
 def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows, in the order of the bus."""
-    return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
+    return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(gpu_count()))
 
 
 def driver_version() -> str:

@@ -46,7 +46,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def headline(comparison: Comparison) -> str:
     """Return how many statements and rows got worse or better in the second run, as one sentence."""
-    both = [change.worse for change in comparison.verdicts if change.a and change.b]
+    both = [change.worsening for change in comparison.verdicts if change.a and change.b]
     rows = [row.worsening for row in comparison.rows]
     worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
     slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
