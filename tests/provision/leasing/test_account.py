@@ -55,7 +55,7 @@ def test_another_account_neither_shows_extends_nor_releases(lease_of_first_accou
         lambda: release(theirs, reconciler, active_lease),
     ):
         with pytest.raises(
-            OtherAccount, match="made by cc in project CHI-000001 at CHI@UC, but the current account is"
+            OtherAccount, match="created by cc in project CHI-000001 at CHI@UC, but the current account is"
         ):
             act()
     assert reconciler.journal.active_lease("llm_cc") == active_lease
