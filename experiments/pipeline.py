@@ -198,6 +198,7 @@ def prepare(options: RunOptions, target: Target, on_download: DownloadCallback =
     data = _prepare_data(resolved, suite, target, on_download)
     run = _new_run(resolved, suite, data, target)
     target.check_disk(options.results, [run.spec(suite, row) for row in run.rows])
+    target.rows_per_gpu(run, suite)
     return PreparedRun(resolved, options.size == AUTO, suite, target, run, data)
 
 
@@ -268,6 +269,10 @@ def _show_run(prepared: PreparedRun, view: View) -> None:
     rows = number_with_noun(len(run.rows), "row")
     summary = f"{prepared.suite.title}, {rows}, size {run.size} for {run.card}, on {node.description}"
     view.print_line(f"{prepared.folder.path}: {summary}")
+    if (shared := prepared.target.rows_per_gpu(run, prepared.suite)) > 1:
+        view.print_line(
+            f"up to {shared} rows on a GPU at a time, each with the memory limit of {run.card}; times are not measured"
+        )
     for line in _gpu_warnings(prepared):
         view.print_line(f"warning: {line}")
     if prepared.auto_size and run.size == "tiny" and node.gpus:
@@ -309,7 +314,10 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
 
 
 def _show_expected_times(planned: PlannedRun, view: View) -> None:
-    """Print how long the rows take at full size, if these times are known. The view then shows the time of each row."""
+    """Print how long the rows take at full size, if these times are known. The view then shows the time of each row.
+
+    Times on shared GPUs are not known.
+    """
     prepared, target = planned.prepared, planned.prepared.target
     if planned.run.size == "tiny":
         return
@@ -318,6 +326,9 @@ def _show_expected_times(planned: PlannedRun, view: View) -> None:
     expected = expected_times(
         {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
     )
-    view.print_line(expected.rows_summary)
+    shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
+    view.print_line(expected.rows_summary + ("; without shared GPUs" if shared else ""))
+    if shared:
+        return
     times = zip(specs, expected.rows[prepared.suite.suite], strict=True)
     view.expect({spec.row: (time.low_s, time.high_s) for spec, time in times if time})

@@ -102,6 +102,12 @@ class RunOptions:
         metavar="N",
         id_part=_id_part_unless(None, text="{}gpus"),
     )
+    share_gpus: bool = _identity_field(
+        False,
+        "With --site local: rows whose times are not evaluated share a GPU that emulates a smaller card.",
+        flag="--share-gpus",
+        id_part=lambda chosen: "shared" if chosen else "",
+    )
     data: str = _option_field(
         SYNTHETIC,
         "synthetic, hub (published texts), gourmetgram-captions (the lab's archive), a folder, or an archive's path or "

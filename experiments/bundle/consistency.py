@@ -27,6 +27,7 @@ def result_contradictions(result: Result) -> Iterator[str]:
     for measured in (result, *result.ranks):
         yield from _memory_contradictions(measured)
     yield from _speed_contradictions(result)
+    yield from _count_contradictions(result)
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks]
     if peaks and not _nearly_equal(max(peaks), result.memory.peak_gib or 0.0):
         yield "the peak is not the highest peak of its ranks"
@@ -86,17 +87,23 @@ def _speed_contradictions(result: Result) -> Iterator[str]:
         yield "a loss is NaN or infinite, but the row failed for another reason"
     if speed is None:
         return
+    if result.device.shared:
+        yield "the GPU was shared, but the speed is stated"
     if speed.step_s and not _nearly_equal(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
         yield f"samples per second, multiplied by seconds per step, is not the batch size {settings.global_batch_size}"
     if speed.train_s > result.elapsed_s:
         yield "the training took longer than the row"
-    if result.outcome != "fits":
-        return
-    if len(result.losses) != speed.micro_steps or speed.optimizer_steps * settings.accumulate < speed.micro_steps:
-        counts = f"{speed.optimizer_steps} steps, {speed.micro_steps} micro-steps, {len(result.losses)} losses"
-        yield f"{counts} do not agree"
-    if speed.step_s * speed.optimizer_steps > speed.train_s * (1 + speed.spread):
+    if result.outcome == "fits" and speed.step_s * speed.optimizer_steps > speed.train_s * (1 + speed.spread):
         yield "the steps took longer than the training"
+
+
+def _count_contradictions(result: Result) -> Iterator[str]:
+    counts, settings = result.step_counts, result.spec.settings
+    if counts is None or result.outcome != "fits":
+        return
+    if len(result.losses) != counts.micro_steps or counts.optimizer_steps * settings.accumulate < counts.micro_steps:
+        words = f"{counts.optimizer_steps} steps, {counts.micro_steps} micro-steps, {len(result.losses)} losses"
+        yield f"{words} do not agree"
 
 
 def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Iterator[str]:

@@ -62,8 +62,14 @@ def fit(
 
 
 def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training, training_as_data
-    from experiments.prediction.loop_fit import attempts_as_data, attempts_table, fit_program, try_changes
+    from experiments.prediction.loop import describe_training, samples_of_step, training_as_data
+    from experiments.prediction.loop_fit import (
+        attempts_as_data,
+        attempts_table,
+        describe_fastest_change,
+        fit_program,
+        try_changes,
+    )
     from experiments.prediction.script.fit import fit_as_data, fit_view
     from experiments.suites.cards import parse_card_list
 
@@ -72,10 +78,11 @@ def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_js
         with progress() as show, exit_code_of_script():
             found = fit_program(one, show)
             tried = try_changes(one, found, show)
-        changes = attempts_as_data(tried)
-        data.append({**training_as_data(one), **fit_as_data(found), "changes": changes})
+        changes, samples = attempts_as_data(tried), samples_of_step(replace(one, batch=1))
+        data.append({**training_as_data(one), **fit_as_data(found, samples), "changes": changes})
         if not as_json:
-            console().print(describe_training(one), fit_view(found, "--batch"), attempts_table(tried), sep="\n")
+            lines = describe_training(one), fit_view(found, "--batch", samples), *describe_fastest_change(tried)
+            console().print(*lines, attempts_table(tried), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 

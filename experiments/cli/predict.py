@@ -1,4 +1,4 @@
-"""`testbed predict`: GPU memory of rows, of custom trainings and of scripts, without a GPU."""
+"""`testbed predict`: GPU memory and the time of a step, of rows, custom trainings and scripts, without a GPU."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,7 +47,7 @@ def predict(
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
 ) -> None:
-    """Predict GPU memory of rows, models and scripts, without a GPU.
+    """Predict memory and time of rows, models and scripts without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.
@@ -89,7 +89,7 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
 
 
 def _predict_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
-    from experiments.prediction.loop import describe_training, program_command, training_as_data
+    from experiments.prediction.loop import describe_training, program_command, samples_of_step, training_as_data
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view
     from experiments.suites.cards import parse_card_list
@@ -101,9 +101,10 @@ def _predict_programs(training: CustomTraining, card: str, batches: list[int], a
         with progress() as show, exit_code_of_script():
             options = ScriptOptions(gpus=one.gpus_per_process)
             found = trace_script(words, names, show, options, f"{one.model}, batch {one.batch}", smallest)
-        data.append({**training_as_data(one), **script_predictions_as_data(found)})
+        samples = samples_of_step(one)
+        data.append({**training_as_data(one), **script_predictions_as_data(found, samples)})
         if not as_json:
-            console().print(describe_training(one), script_predictions_view(found, one.precision), sep="\n")
+            console().print(describe_training(one), script_predictions_view(found, one.precision, samples), sep="\n")
     if as_json:
         print_json(data[0] if len(data) == 1 else data)
 

@@ -36,7 +36,9 @@ def reproduce_command(
     context: typer.Context,
     lease: LeaseOptions,
     idle: EndWhenIdleOptions,
-    options: Annotated[RunOptions, OmitFields("site", "profile", "account", "in_container", "predict_only")],
+    options: Annotated[
+        RunOptions, OmitFields("site", "profile", "account", "in_container", "share_gpus", "predict_only")
+    ],
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Default: the labs of --for.")] = None,
     suite_file: SuiteFile = None,
     site: Site = "chameleon",

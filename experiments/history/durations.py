@@ -59,11 +59,12 @@ class StoredTimes:
         """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
 
         A time that was measured on the chip of ``card`` counts first, then a prediction, then a time that was measured
-        on another device.
+        on another device. Times on shared GPUs do not count.
         """
         measured = [
             result
             for run, result in self.results
+            if not result.device.shared
             if (run.suite, run.size, run.length, result.spec.row) == (spec.suite, spec.size, spec.length, spec.row)
         ]
         own = [result for result in measured if _is_chip_of(result.device.card, card)]

@@ -20,6 +20,7 @@ from experiments.system.secrets import hide_secrets
 CHUNK_BYTES = 1 << 20
 MAX_ATTEMPTS = 4
 TIMEOUT_S = 60.0
+RETRY_WAIT_S = 0.5
 DownloadCallback = Callable[[int, int | None], None]
 """Function of the number of downloaded bytes and the total number, which is None if unknown."""
 
@@ -104,7 +105,7 @@ def _download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
         except (OSError, http.client.HTTPException, ValueError) as error:
             if not tries_left:
                 raise InputError(f"--data {hide_secrets(url)}: cannot be downloaded ({error})") from None
-            time.sleep(0.5)
+            time.sleep(RETRY_WAIT_S)
 
 
 def _request(url: str) -> urllib.request.Request:

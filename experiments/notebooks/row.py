@@ -152,6 +152,7 @@ def device(result: Result) -> str:
     where = result.device
     memory_gib = f", {where.memory_gib:.1f} GiB" if where.memory_gib else ""
     emulates = f", emulating {result.spec.card}" if result.emulated else ""
+    emulates += ", shared with other rows" if where.shared else ""
     return f"{where.count} x {where.name}{memory_gib}{emulates}; size {result.spec.size}, length {result.spec.length}"
 
 

@@ -7,11 +7,12 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.prediction.outcome_tables import format_gib, outcome_cells, outcomes_table
+from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_step, source_notes
 from experiments.prediction.tables import UNIT, format_part, note_lines, part_columns, prediction_as_data
 from experiments.results.memory_parts import PART_COLUMNS
 from experiments.results.predictions import Prediction
-from experiments.results.wording import format_parameter_count
-from experiments.system.tables import Column, Legend, Table
+from experiments.results.wording import format_number, format_parameter_count
+from experiments.system.tables import Column, Legend, Line, Table
 
 
 def describe_custom_training(prediction: Prediction) -> str:
@@ -53,15 +54,23 @@ def smallest_cards(predictions: Iterable[Prediction]) -> dict[int, str | None]:
 def custom_predictions_view(predictions: Sequence[Prediction]) -> Group:
     """Return the training's description and a table of cards and batches.
 
-    For one card, it also shows the parts of the peak; for several, the smallest card that fits.
+    For one card, it also shows the parts of the peak and what limits a step; for several, the smallest card that fits.
     """
     one_card = len({one.spec.card for one in predictions}) == 1
     ordered = sorted(predictions, key=lambda one: (one.usable_gib, one.spec.settings.batch_size))
     parts = _parts_table(ordered)
     found = [parts, Legend(UNIT, parts)] if one_card else _smallest_card_lines(ordered)
-    return Group(
-        Text(describe_custom_training(ordered[0]), "bold"), _cards_table(ordered), *found, *note_lines(ordered)
-    )
+    timed = [one for one in ordered if one.time and one.likely_outcome == "fits"]
+    steps = [Text(_describe_step(one)) for one in timed] if one_card else []
+    notes = [Line(f"note: {note}", "yellow") for note in source_notes([one.time for one in timed if one.time])]
+    title = Text(describe_custom_training(ordered[0]), "bold")
+    return Group(title, *steps, _cards_table(ordered), *found, *note_lines(ordered), *notes)
+
+
+def _describe_step(prediction: Prediction) -> str:
+    assert prediction.time
+    step = describe_step(prediction.time, prediction.spec.card, prediction.samples_per_s)
+    return f"batch {prediction.spec.settings.batch_size}: {step}"
 
 
 def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
@@ -74,12 +83,16 @@ def _smallest_card_lines(predictions: Sequence[Prediction]) -> list[Text]:
 
 
 def _cards_table(predictions: Iterable[Prediction]) -> Table:
-    table = outcomes_table("card", Column("batch", number=True), title="GiB on one GPU")
+    columns = "card", Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
+    table = outcomes_table(*columns, title="GiB on one GPU")
     for one in predictions:
+        fits = one.likely_outcome == "fits"
+        speed = format_number(one.samples_per_s) if fits and one.samples_per_s else ""
         cells = outcome_cells(
             one.predicted_outcome, needed=one.needed_gib, usable=one.usable_gib, margin=one.margin_gib
         )
-        table.add(one.spec.card, str(one.spec.settings.batch_size), *cells)
+        step = one.time.words if fits and one.time else ""
+        table.add(one.spec.card, str(one.spec.settings.batch_size), step, speed, *cells)
     return table
 
 

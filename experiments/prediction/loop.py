@@ -89,6 +89,11 @@ def describe_training(training: CustomTraining) -> str:
     return f"loop: {loop} (others: --loop {others}); {', '.join(words)}"
 
 
+def samples_of_step(training: CustomTraining) -> int | None:
+    """Return the samples of an optimizer step over all GPUs; None for text generation."""
+    return training.batch * training.accumulate * training.devices if training.task == "train" else None
+
+
 def training_as_data(training: CustomTraining) -> dict[str, str]:
     """Return the predicted training as a JSON-compatible object."""
     loop = {"loop": training.loop} if training.task == "train" else {}

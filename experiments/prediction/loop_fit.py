@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from experiments.errors import InputError
 from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
-from experiments.prediction.loop import program_command, single_changes
+from experiments.prediction.loop import program_command, samples_of_step, single_changes
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, highest_need
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
 from experiments.prediction.script.trace import ScriptFailed, trace_script
 from experiments.system.tables import Table
 
@@ -23,11 +24,13 @@ NamedChange = tuple[str, CustomTraining]
 class Attempt(NamedTuple):
     """The prediction of a training with one change.
 
-    ``batch_prediction`` is None if the training cannot run with the change; ``reason`` says why.
+    ``batch_prediction`` is None if the training cannot run with the change; ``reason`` says why. samples: of an
+    optimizer step, over all GPUs.
     """
 
     change: str
     batch_prediction: BatchPrediction | None
+    samples: int | None = None
     reason: str = ""
 
     @property
@@ -71,8 +74,8 @@ def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
     try:
         found = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
-        return Attempt(name, None, str(problem))
-    return Attempt(name, highest_need(found))
+        return Attempt(name, None, reason=str(problem))
+    return Attempt(name, highest_need(found), samples_of_step(training))
 
 
 def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
@@ -88,6 +91,7 @@ def attempts_as_data(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
             "outcome": one.batch_prediction.card.outcome if one.batch_prediction else None,
             "peak_gib": one.batch_prediction.prediction.peak_gib if one.batch_prediction else None,
             "needed_gib": one.batch_prediction.card.needed_gib if one.batch_prediction else None,
+            **(one.batch_prediction.speed_as_data(one.samples) if one.batch_prediction else {}),
             "reason": one.reason,
         }
         for one in attempts
@@ -98,10 +102,20 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
     """Return the attempts as a table; '' if there are none."""
     if not attempts:
         return ""
-    table = outcomes_table("change", title="GiB on one GPU, same batch", note="reason")
+    table = outcomes_table("change", STEP_COLUMN, SAMPLES_COLUMN, title="GiB on one GPU, same batch", note="reason")
     for one in attempts:
-        table.add(
-            one.change,
-            *(one.batch_prediction.cells() if one.batch_prediction else outcome_cells("not possible", one.reason)),
-        )
+        found = one.batch_prediction
+        cells = found.cells(one.samples) if found else ("", "", *outcome_cells("not possible", one.reason))
+        table.add(one.change, *cells)
     return table
+
+
+def describe_fastest_change(attempts: Sequence[Attempt]) -> list[str]:
+    """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
+    speeds = {
+        one.change: (speed, one.batch_prediction.card.time)
+        for one in attempts
+        if one.batch_prediction and one.batch_prediction.card.time and one.fits
+        if (speed := samples_per_s(one.batch_prediction.card, one.samples))
+    }
+    return describe_fastest("change", speeds, "samples/s")

@@ -11,6 +11,7 @@ from experiments.prediction.batches import LARGEST_BATCH
 from experiments.prediction.fit import Attempt, Fit, fits
 from experiments.prediction.outcome_tables import STYLES, format_gib, outcome_cells, outcomes_table
 from experiments.prediction.predict import CUSTOM_SUITE
+from experiments.prediction.script.speed import describe_fastest
 from experiments.results.memory_parts import ACTIVATIONS, BUFFERS, OPTIMIZER_CPU, PARAMETERS, PART_COLUMNS, MemoryPart
 from experiments.results.predictions import RULE_OF_THUMB_FACTOR, Prediction
 from experiments.results.wording import OUTCOME_NAMES, format_number
@@ -73,6 +74,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "trainable_params": prediction.trainable_parameters,
         **prediction.model_dump(mode="json", exclude=OMITTED_FIELDS),
         "samples_per_s": prediction.samples_per_s,
+        "limited_by": prediction.time.limited_by if prediction.time else None,
         "margin_gib": prediction.margin_gib,
         "verdict": prediction.predicted_outcome,
         "expected": expected,
@@ -120,6 +122,7 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
         "outcome",
         "stated",
         Column("step", number=True, optional=1, meaning=STEP),
+        Column("limited by", optional=2),
         Column("reserved", number=True, optional=1),
         Column("peak in", optional=2),
         *part_columns(optional=3),
@@ -133,7 +136,7 @@ def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
             f"{one.margin_gib:+.2f}",
             Text(one.predicted_outcome, STYLES[one.predicted_outcome]),
             _lab_cell(one),
-            _step_cell(one),
+            *_step_cells(one),
             format_gib(one.reserved_gib),
             f"{one.peak_phase}, step {one.peak_step}",
             *(format_part(one, part) for part in PART_COLUMNS),
@@ -173,12 +176,15 @@ def _lab_cell(prediction: Prediction) -> Text:
     return Text(f"{expected}: differs", "bold red")
 
 
-def _step_cell(prediction: Prediction) -> str:
-    """Format the time of an optimizer step with its error; '' if it is not predicted, or if the row does not fit."""
+def _step_cells(prediction: Prediction) -> tuple[str, str]:
+    """Format the time of an optimizer step with its error, and what limits it.
+
+    Both are '' if the time is not predicted, or if the row does not fit.
+    """
     time = prediction.time
     if time is None or prediction.likely_outcome != "fits":
-        return ""
-    return time.words
+        return "", ""
+    return time.words, time.limited_by
 
 
 def fit_as_data(fit: Fit) -> dict[str, Any]:
@@ -240,15 +246,11 @@ def _describe_largest_batch(fit: Fit) -> str:
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:
     """Return a line with the change that fits and trains the most samples per second; none without predicted times."""
     speeds = {
-        attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time.error_share)
+        attempt.change: (attempt.prediction.samples_per_s, attempt.prediction.time)
         for attempt in attempts
         if fits(attempt) and attempt.prediction and attempt.prediction.samples_per_s and attempt.prediction.time
     }
-    if len(speeds) < 2:
-        return []
-    fastest = max(speeds, key=lambda change: speeds[change][0])
-    samples_per_s, error_share = speeds[fastest]
-    return [f"fastest change that fits: {fastest}, {format_number(samples_per_s)} samples/s ±{error_share:.0%}"]
+    return describe_fastest("change", speeds, "samples/s")
 
 
 def _attempts_table(title: str, attempts: Iterable[Attempt]) -> Table:

@@ -34,6 +34,7 @@ from experiments.suites.cards import card_named, cards
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import GIB, write_atomically
 from experiments.system.signals import die_with_parent
+from experiments.system.warm_process import without_garbage_collection
 from provision.temporary import TemporaryFolder
 
 MEMORY_LIMIT = 6 * GIB
@@ -235,8 +236,9 @@ def main() -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    import_libraries(phantom)
-    tables()
+    with without_garbage_collection():
+        import_libraries(phantom)
+        tables()
 
     gc.freeze()
     running: dict[int, int] = {}

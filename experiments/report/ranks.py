@@ -133,4 +133,5 @@ def _stated_train_s(row: Row) -> float | None:
 def _sample_count(result: Result) -> int:
     """Return the number of samples of the full-length training; 0 if the row does not record it."""
     settings = result.spec.settings
-    return result.speed.planned_micro_steps * settings.batch_size * settings.world_size if result.speed else 0
+    counts = result.step_counts
+    return counts.planned_micro_steps * settings.batch_size * settings.world_size if counts else 0

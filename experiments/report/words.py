@@ -114,6 +114,8 @@ def _machine_name(result: Result, count: int) -> str:
     if result.emulated:
         chip = ", which has the same chip" if have_same_chip(device.card, result.spec.card) else ""
         words += f", emulating {result.spec.card}{chip}"
+    if device.shared:
+        words += ", shared with other rows"
     return words
 
 
@@ -147,7 +149,12 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
             f"{upper_first(note)}: smaller models and batches than the lab's. Outcomes and ratios are compared "
             "with the lab's statements. The lab's own numbers are neither evaluated nor reproduced."
         )
-    if any(result.emulated for result in results.values()):
+    if any(result.device.shared for result in results.values()):
+        found.append(
+            f"The memory limit is that of {run.card}. Rows shared a GPU, each with this limit: their times and the "
+            "utilization of the GPU were not measured."
+        )
+    elif any(result.emulated for result in results.values()):
         found.append(
             f"The memory limit is that of {run.card}. Times are those of the actual GPU: ratios between rows are "
             "evaluated, seconds are not."

@@ -46,6 +46,8 @@ SIZES = ("model", "batch_size", "accumulate", "max_length")
 """Settings that two twins must have in common if their rows do: only then do the twins compare like the rows."""
 
 
+UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
+"""Quantities that are not measured for rows that share a GPU."""
 TIMES_LARGER = 4
 """A GPU with so many times the multiprocessors of a card, such as a part of a GPU, does not show the card's times."""
 
@@ -172,6 +174,8 @@ def _size_obstacles(check: Check, pair: tuple[Result, Result], scope: ClaimScope
 def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why a row has no value for a check."""
     yield from prediction_obstacles(check, pair[0])
+    if _quantities(check) & UNKNOWN_ON_SHARED_GPU and (shared := [one for one in pair if one.device.shared]):
+        yield f"{shared[0].spec.row} shared its GPU with other rows: times and load of the GPU were not measured"
     if not pair[0].predicted:
         yield from _gpu_load_obstacles(check, pair[0])
     yield from _loss_obstacles(check, pair)
@@ -210,18 +214,42 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
         yield f"times on {first} and on {second} are not compared"
     if pair[0].emulated and not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
-    if (times := _times_larger(pair[0])) >= TIMES_LARGER:
-        card = pair[0].spec.card
+    card = pair[0].spec.card
+    if (times := times_larger(pair[0].device.card, card)) >= TIMES_LARGER:
         yield f"times on {first}, with {times:.0f} times the multiprocessors of {card}, are not those of the card"
 
 
-def _times_larger(result: Result) -> float:
-    """Return the multiprocessors of the GPU that ran the row, as a multiple of the card's; 1 for an unknown GPU.
+def times_larger(device_card: str | None, card: str) -> float:
+    """Return the multiprocessors of a GPU, as a multiple of those of the card that it emulates; 1 for an unknown GPU.
 
-    On a much larger GPU, the host limits trainings that the arithmetic of the card would limit.
+    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host limits trainings that the arithmetic
+    of the card would limit.
     """
-    device = cards().get(result.device.card or "")
-    return device.multiprocessors / card_named(result.spec.card).multiprocessors if device else 1.0
+    device = cards().get(device_card or "")
+    return device.multiprocessors / card_named(card).multiprocessors if device else 1.0
+
+
+def evaluated_quantities(suite: Suite, row: str, device_card: str | None, card: str) -> list[Quantity]:
+    """Return the quantities that are unknown on a shared GPU and that are evaluated for the row on another GPU.
+
+    device_card: the GPU's own name in cards.yaml; it emulates ``card``.
+    """
+    checks = [reference.as_check(row) for reference in suite.row(row).expect.reference_values]
+    checks += [check for claim in suite.claims for check in claim.checks if row in (check.row, check.over_row)]
+    return [
+        name
+        for name in LOAD_QUANTITIES + TIME_QUANTITIES
+        if any(name in _quantities(check) and _may_be_evaluated(check, device_card, card) for check in checks)
+    ]
+
+
+def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
+    """Return whether a GPU that emulates ``card`` may decide a check of times or load."""
+    quantities = _quantities(check)
+    if quantities & set(LOAD_QUANTITIES):
+        return True
+    seconds = not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
+    return not seconds and times_larger(device_card, card) < TIMES_LARGER
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:

@@ -39,7 +39,7 @@ class PeakParts(Record):
 
 
 class StepTime(Record):
-    """The predicted time of one optimizer step with batches of average length, in seconds.
+    """The predicted time of one optimizer step, in seconds.
 
     The host starts operations while the GPU executes earlier ones. So the times of host and GPU overlap: a step takes
     less than their sum.
@@ -47,18 +47,19 @@ class StepTime(Record):
 
     step_s: float = Field(description="time of an optimizer step")
     error_share: float = Field(description="error of the time in both directions, as a share of the time")
-    ratio_error_share: float = Field(
-        description="as error_share, if the time is compared with that of another row on the same card"
-    )
     busy_share: float = Field(description="share of the step in which kernels run on the GPU")
     busy_error: float = Field(description="error of busy_share, in both directions")
     host_s: float = Field(
         description="time that the host needs to start the operations, and for an optimizer on the CPU"
     )
+    cpu_optimizer_s: float = Field(default=0.0, description="time of an optimizer on the CPU, which is part of host_s")
     link_s: float = Field(description="time of the transfers between GPUs")
     device_s: dict[str, float] = Field(description="time of the GPU by family of operations")
-    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
     measured_on: str = Field(description="the GPU on which the operations were measured")
+    unmeasured_share: float | None = Field(
+        default=None,
+        description="share of the GPU's time of operations that were not measured, but estimated from similar ones",
+    )
 
     @property
     def words(self) -> str:
@@ -67,13 +68,24 @@ class StepTime(Record):
 
     @property
     def limited_by(self) -> str:
-        """Return what limits the step: the GPU's largest family of operations, the host, or the links."""
-        device_s = sum(self.device_s.values())
-        if self.link_s > max(device_s, self.host_s):
+        """Return what limits the step: host, links, an optimizer on the CPU, or a family of operations of the GPU."""
+        device_s, starting_s = sum(self.device_s.values()), self.host_s - self.cpu_optimizer_s
+        if self.cpu_optimizer_s > max(device_s, starting_s, self.link_s):
+            return "optimizer on the CPU"
+        if self.link_s > max(device_s, starting_s):
             return "links between GPUs"
-        if self.host_s > device_s:
+        if starting_s > device_s:
             return "host"
         return f"GPU: {max(self.device_s, key=self.device_s.__getitem__)}"
+
+
+class RowStepTime(StepTime):
+    """The predicted time of one optimizer step of a row, with batches of average length."""
+
+    ratio_error_share: float = Field(
+        description="as error_share, if the time is compared with that of another row on the same card"
+    )
+    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
 
 
 class Prediction(Record):
@@ -105,7 +117,7 @@ class Prediction(Record):
     tflop_per_sample: float | None = Field(
         default=None, description="executed floating-point operations, 1e12, recomputation included"
     )
-    time: StepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
+    time: RowStepTime | None = Field(default=None, description="time of a step; None if it is not predicted")
     versions: dict[str, str] = Field(description="versions of the installed packages, by name")
     elapsed_s: float = Field(description="duration of the prediction")
 

@@ -92,8 +92,12 @@ def _samples_per_step(measured: Measured) -> float | None:
 
 
 def _micro_steps_per_step(measured: Measured) -> float | None:
-    speed = measured.speed
-    return speed.micro_steps / speed.optimizer_steps if speed and speed.optimizer_steps else None
+    counts = measured.step_counts
+    return counts.micro_steps / counts.optimizer_steps if counts and counts.optimizer_steps else None
+
+
+def _planned_micro_steps(measured: Measured) -> float | None:
+    return measured.step_counts.planned_micro_steps if measured.step_counts else None
 
 
 def _telemetry_reader(key: str) -> Reader:
@@ -164,7 +168,7 @@ QUANTITIES: dict[Quantity, Reader] = {
     "oom_step": _oom_step,
     "samples_per_step": _samples_per_step,
     "micro_steps_per_step": _micro_steps_per_step,
-    "planned_micro_steps": lambda measured: measured.speed.planned_micro_steps if measured.speed else None,
+    "planned_micro_steps": _planned_micro_steps,
     "samples_per_s": _speed_reader("samples_per_s"),
     "step_s": _speed_reader("step_s"),
     "train_s": _train_s,

@@ -84,6 +84,9 @@ class Run(Record):
     gpus_per_node: int | None = Field(
         default=None, ge=1, le=10**6, description="rows that need more GPUs per node are scaled down to this number"
     )
+    share_gpus: bool = Field(
+        default=False, description="rows share a GPU that emulates a smaller card; their times are not measured"
+    )
     in_container: bool = Field(default=False, description="with site local: rows run in the project's image")
     image_variant: str = Field(
         default="current",

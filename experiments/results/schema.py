@@ -35,6 +35,8 @@ Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 WARM_UP_STEPS = 2
 """Optimizer steps at the beginning of a training whose times are not measured."""
+SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
+"""Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
 """Maximum time for the start of a row. The row's own time limit begins when the start ends, at the latest then."""
 
@@ -58,6 +60,9 @@ class Device(Record):
     card: str | None = Field(default=None, description="the device's own name in cards.yaml")
     cap_gib: float | None = Field(
         default=None, description="limit of the allocator that emulates a smaller card; None: no limit"
+    )
+    shared: bool = Field(
+        default=False, description="other rows could use the GPU at the same time, so no times were measured"
     )
     driver: str | None = Field(default=None, description="version of the GPU driver")
     cuda: str | None = Field(default=None, description="version of CUDA that PyTorch was built with")
@@ -139,6 +144,14 @@ class Speed(Record):
     )
 
 
+class StepCounts(Record):
+    """Numbers of steps of a row whose times are not measured."""
+
+    optimizer_steps: int = Field(description="number of completed optimizer steps")
+    micro_steps: int = Field(description="number of completed micro-steps")
+    planned_micro_steps: int = Field(description="micro-steps of the training at full length")
+
+
 class StageTimestamps(Record):
     """Times at which a trainer had started, began training, and ended training; seconds since 1970.
 
@@ -203,7 +216,10 @@ class Measured(Record):
     failure: Failure | None = Field(default=None, description="None for a row that fits")
     device: Device = Field(description="device that was used")
     memory: Memory = Field(default=Memory(), description="memory of the device")
-    speed: Speed | None = Field(default=None, description="speed of training; None if too few steps were completed")
+    speed: Speed | None = Field(
+        default=None, description="speed of training; None if too few steps were completed, and on a shared GPU"
+    )
+    steps: StepCounts | None = Field(default=None, description="on a shared GPU: numbers of steps; else None")
     losses: tuple[float, ...] = Field(default=(), description="loss of each micro-step")
     parameters: int | None = Field(default=None, description="parameters of the model, shared tensors once")
     trainable_parameters: int | None = Field(default=None, description="parameters that have gradients")
@@ -223,6 +239,11 @@ class Measured(Record):
         validation_alias=AliasChoices("timestamps", "moments"),
         description="when each stage began; None: not reported",
     )
+
+    @property
+    def step_counts(self) -> Speed | StepCounts | None:
+        """Return the record that has the numbers of steps; None if too few steps were completed."""
+        return self.speed or self.steps
 
     @field_validator("outcome", mode="before")
     @classmethod

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet
 from experiments.inputs.download import DownloadCallback
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.software import Software
@@ -65,6 +66,14 @@ class Target(ABC):
     @abstractmethod
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         """Return why the row cannot run at this target; "" if it can."""
+
+    def rows_per_gpu(self, run: Run, suite: Suite) -> int:
+        """Return how many of the run's rows use a GPU at the same time. Raises InputError if they cannot share one."""
+        if run.share_gpus:
+            raise InputError(
+                "--share-gpus: jobs and containers get whole GPUs; allowed with --site local, not with --in-container"
+            )
+        return 1
 
     @abstractmethod
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from experiments.errors import InputError
 from experiments.inputs.dataset import DataSet, prepare_dataset, prepare_remote_dataset
 from experiments.inputs.download import DownloadCallback
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.admission import check_disk, rejection_reason
 from experiments.runners.base import Runner, RunnerOptions, Target
 from experiments.runners.container.image import image_of
 from experiments.runners.local.runner import LocalRunner
+from experiments.runners.local.sharing import shared_rows_per_gpu
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
@@ -30,7 +31,7 @@ from provision.availability.times import local_zone, time_in_words
 from provision.choices import DEMO, LEASING_SITES, REGIONS, ImageVariant
 from provision.clock import Clock
 from provision.errors import NotReached, UnknownSite
-from provision.hardware import local
+from provision.hardware import gpus, local
 from provision.hardware.remote import remote_node
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
@@ -71,8 +72,15 @@ class LocalTarget(Target):
     def software(self) -> Software | None:
         return local_software(self.node)
 
+    def rows_per_gpu(self, run: Run, suite: Suite) -> int:
+        if not run.share_gpus:
+            return 1
+        used_gib = gpus.used_gib([gpu.index for gpu in self.node.gpus])
+        return shared_rows_per_gpu([run.spec(suite, row) for row in run.rows], suite, self.node, used_gib)
+
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
-        return LocalRunner(folder, self.node, options.host_memory_gib, view, options.worker, options.grace_s)
+        machine = self.node, options.host_memory_gib, view, options.worker, options.grace_s
+        return LocalRunner(folder, *machine, rows_per_gpu=self.rows_per_gpu(folder.read_run(), folder.suite()))
 
 
 class ContainerTarget(LocalTarget):
@@ -102,6 +110,9 @@ class ContainerTarget(LocalTarget):
 
     def software(self) -> Software | None:
         return software_of_image(self._variant)
+
+    def rows_per_gpu(self, run: Run, suite: Suite) -> int:
+        return Target.rows_per_gpu(self, run, suite)
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         from experiments.runners.container.runner import ContainerRunner

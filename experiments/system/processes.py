@@ -42,6 +42,14 @@ def find_tagged(variable: str, value: str | None = None) -> list[psutil.Process]
     return tagged
 
 
+def tag_of(pid: int, variable: str) -> str:
+    """Return the value of ``variable`` in the environment of a process; "" if it has none or has ended."""
+    try:
+        return _read_tag(psutil.Process(pid), variable) or ""
+    except psutil.Error:
+        return ""
+
+
 def kill_tagged(variable: str, value: str, timeout_s: float) -> list[int]:
     """Kill tagged processes until none is left; return the ids of those that still run after ``timeout_s`` seconds."""
     deadline = time.monotonic() + timeout_s

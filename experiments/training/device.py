@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from experiments.errors import InputError
-from experiments.results.schema import Device
+from experiments.results.schema import SHARED_GPU_VARIABLE, Device
 from experiments.suites.attention_kernels import KernelProperties, kernel_properties
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.choices import Precision
@@ -48,6 +48,7 @@ def open_device(spec: RowSpec) -> Device:
         memory_gib=total,
         card=card_of_device(properties.name, total),
         cap_gib=_emulate(spec, total),
+        shared=SHARED_GPU_VARIABLE in os.environ,
         driver=gpus.driver_version(),
         cuda=f"ROCm {torch.version.hip}" if torch.version.hip else torch.version.cuda,
         compute_capability=_gpu_architecture(properties),

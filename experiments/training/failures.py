@@ -2,10 +2,12 @@
 
 import re
 
-from experiments.results.schema import Failure, Memory, Outcome
+from experiments.results.schema import Device, Failure, Memory, Outcome
 from experiments.results.wording import format_size
 from experiments.system.files import GIB
 
+LIMIT_TOLERANCE_GIB = 0.05
+"""The allocator reserves up to 20 MiB more than is requested, and its message rounds the size."""
 BYTES_BY_UNIT = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 GPU_OOM_MESSAGE = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
@@ -43,6 +45,20 @@ def requested_gib(text: str) -> float | None:
     """Return the requested size in GiB from an out-of-memory message; None if the message has no size."""
     match = REQUESTED_SIZE.search(text)
     return float(match[1]) * BYTES_BY_UNIT[match[2]] / GIB if match else None
+
+
+def describe_full_gpu(failure: Failure, memory: Memory, device: Device) -> str:
+    """Return why a row ran out of memory below its own limit: its shared GPU was full; "" for any other row.
+
+    Such a row does not show what fits the card.
+    """
+    reached_gib = (memory.reserved_gib or 0.0) + (failure.requested_gib or 0.0)
+    if not device.shared or device.cap_gib is None or reached_gib >= device.cap_gib - LIMIT_TOLERANCE_GIB:
+        return ""
+    return (
+        f"the shared GPU was full when the row needed {format_size(reached_gib)} of its {format_size(device.cap_gib)}; "
+        f"end other programs on the GPU, or run the row without --share-gpus ({failure.message})"
+    )
 
 
 def first_line(error: BaseException) -> str:

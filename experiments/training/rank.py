@@ -30,10 +30,11 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.logs import error_message, location_of_error
 from experiments.system.signals import exit_with_parent
+from experiments.system.warm_process import without_garbage_collection
 from experiments.training.device import open_device, process_gpus
 from experiments.training.distributed.local_node import PID_FILE
 from experiments.training.distributed.ranks import LAUNCHER_PID_VARIABLE
-from experiments.training.failures import classify_error, describe_outcome, requested_gib
+from experiments.training.failures import classify_error, describe_full_gpu, describe_outcome, requested_gib
 from experiments.training.measure.meters import CudaMeter, Meter, StorageMeter
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.step_profile import StepProfile
@@ -54,7 +55,8 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
     failure = None
     try:
         with meter, closing(probe):
-            engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
+            with without_garbage_collection():
+                engine = importlib.import_module(f"experiments.training.engines.{spec.settings.engine}")
             probe.begin_build()
             engine.train(spec, probe, out)
     except InputError:
@@ -63,6 +65,8 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         traceback.print_exc()
         outcome, failure = classify_error(error), build_failure(error, probe)
     memory = probe.memory()
+    if failure and outcome == "oom" and (crowded := describe_full_gpu(failure, memory, device)):
+        outcome, failure = "error", failure.model_copy(update={"message": crowded})
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
         outcome=outcome,
@@ -71,6 +75,7 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         device=device,
         memory=memory,
         speed=None if failure else probe.speed(),
+        steps=None if failure else probe.steps(),
         losses=probe.losses(),
         parameters=probe.parameters or None,
         trainable_parameters=probe.trainable_parameters or None,

@@ -84,7 +84,9 @@ class RunStatus:
 
     @property
     def gpu_hours(self) -> float:
-        """Return the hours for which the rows have held GPUs; 0 without a GPU."""
+        """Return the hours for which the rows have held GPUs; 0 without a GPU, and if rows share GPUs."""
+        if self.run.share_gpus:
+            return 0.0
         held_s = sum(row.devices * (row.elapsed_s or 0.0) for row in self.rows if _uses_gpu(row))
         return held_s / 3600
 

@@ -43,6 +43,10 @@ class AmdGpu:
         """Memory in use by all processes, GiB."""
         return self._number("mem_info_vram_used") / GIB
 
+    def process_gib(self) -> dict[int, float]:
+        """Return nothing: the driver's files do not report the memory of processes."""
+        return {}
+
     def sample(self) -> dict[str, float]:
         """Return load (percent), memory (GiB), power (W), clock (MHz) and temperature (C).
 

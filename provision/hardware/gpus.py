@@ -17,6 +17,10 @@ class GpuHandle(Protocol):
         """Memory in use by all processes, GiB."""
         ...
 
+    def process_gib(self) -> dict[int, float]:
+        """Return the memory of the processes that compute on it, GiB, by process id, without unreported ones."""
+        ...
+
     def sample(self) -> dict[str, float]:
         """Return the GPU's current values by telemetry column, without unsupported ones."""
         ...
@@ -48,12 +52,29 @@ def installed_gpus() -> tuple[Gpu, ...]:
         return vendor.installed_gpus()
 
 
+@contextmanager
+def open_driver() -> Iterator[None]:
+    """Keep the vendor's library open while the body runs, so that readings do not open it again, and the GPU stays on.
+
+    A GPU that no program has open is switched off, unless its driver is set to keep it on, and needs a second or more
+    for its next start (NVIDIA's documentation, "Driver Persistence").
+    """
+    with _open_vendor():
+        yield
+
+
 def used_gib(indices: Sequence[int]) -> dict[int, float]:
     """Return the memory in use by all processes on each of these GPUs, GiB."""
     if not indices:
         return {}
     with _open_vendor() as vendor:
         return {index: vendor.gpu_named(str(index)).used_gib for index in indices}
+
+
+def process_gib(index: int) -> dict[int, float]:
+    """Return the memory of the processes that compute on a GPU, GiB, by process id, without unreported ones."""
+    with _open_vendor() as vendor:
+        return vendor.gpu_named(str(index)).process_gib()
 
 
 def visible_gpus() -> list[GpuHandle]:

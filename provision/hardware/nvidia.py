@@ -32,6 +32,17 @@ class NvidiaGpu:
         """Return the ids of the processes that compute on the GPU."""
         return {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
 
+    def process_gib(self) -> dict[int, float]:
+        """Return the memory of each process that computes on it, GiB, its context included, as far as NVML reports it.
+
+        NVML reports none on some virtual GPUs, and in a container other process ids than those of the container.
+        """
+        try:
+            processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
+        except pynvml.NVMLError:
+            return {}
+        return {process.pid: process.usedGpuMemory / GIB for process in processes if process.usedGpuMemory}
+
     def utilization(self) -> float:
         """Return the load of the GPU in percent."""
         return float(pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)

@@ -1,5 +1,6 @@
 """The numbers in the documentation, such as the accuracy of predictions, are those of the stored evidence."""
 
+import json
 import re
 from typing import NamedTuple
 
@@ -69,6 +70,14 @@ def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) ->
     ((mean, largest),) = TIMES.findall(text)
     rows = text.count("\n| ") - 1
     assert f"{sentence.format(rows=rows, mean=mean)} and the largest {largest} %." in page()
+
+
+def test_errors_of_estimated_operations_are_the_stored_ones() -> None:
+    errors = json.loads((EVIDENCE / "prediction_h100" / "estimated_operations.json").read_text())
+    every, products, attention = (
+        f"{100 * errors[name]['median']:.2f} %" for name in ("all", "matrix products", "attention")
+    )
+    assert f"the median error is {every}: of matrix products {products}, of attention {attention}" in page()
 
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:

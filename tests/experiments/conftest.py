@@ -46,7 +46,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             """Be quiet."""
 
     server = HTTPServer(("127.0.0.1", 0), Hook)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"json://user:pass-word@127.0.0.1:{server.server_port}/hook", received
     server.shutdown()
     server.server_close()

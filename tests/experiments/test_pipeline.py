@@ -19,6 +19,7 @@ from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import ClusterTarget
 from provision.errors import UnknownHost
+from provision.hardware import gpus
 from provision.models import Gpu
 from provision.ssh.login import SshConfigHost
 from provision.ssh.shell import LocalShell
@@ -224,6 +225,44 @@ def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path):
     assert [line for line in view.lines if line.startswith(f"time on 1 GPU: {SUITE} ")]
     run_suite(replace(options, size="tiny"), view := RecordingView())
     assert not [line for line in view.lines if line.startswith("time on")]
+
+
+def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, tmp_path, monkeypatch):
+    machine(H200, cpus=8)
+    monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
+    rows = ("baseline", "xxl", "xxl-lora")
+    options = RunOptions(SUITE, rows=rows, results=tmp_path, card="h100_1g_12gb", size="full", share_gpus=True)
+    expected: list[object] = []
+    monkeypatch.setattr(RecordingView, "expect", lambda view, times: expected.append(times))
+    folder = RunFolder(run_suite(options, view := RecordingView()).folder)
+    announced = "up to 3 rows on a GPU at a time, each with the memory limit of h100_1g_12gb; times are not measured"
+    assert announced in view.lines
+    assert [
+        line for line in view.lines if line.startswith("time on 1 GPU: ") and line.endswith("; without shared GPUs")
+    ]
+    assert (FakeRunner.rows_per_gpu, FakeRunner.ran, expected) == (3, [*rows], [])
+    assert folder.read_run().share_gpus
+    assert folder.path.name.endswith("-shared")
+    for other in (replace(options, share_gpus=False), replace(options, rows=("xxl",), results=tmp_path / "one")):
+        expected.clear()
+        run_suite(other, view := RecordingView())
+        assert (FakeRunner.rows_per_gpu, len(expected)) == (1, 1)
+        assert not [line for line in view.lines if "at a time" in line or "without shared GPUs" in line]
+
+
+def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
+    options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", share_gpus=True)
+    machine(H200, cpus=8)
+    with pytest.raises(
+        InputError, match=r"xxl-sgd: throughput would be disturbed by other rows.*allowed: --row xxl, or"
+    ):
+        run_suite(options, RecordingView())
+    machine()
+    with pytest.raises(InputError, match="no GPU; allowed without --share-gpus"):
+        run_suite(replace(options, size="tiny"), RecordingView())
+    assert not list(tmp_path.iterdir())
+    assert FakeRunner.ran == []
 
 
 def test_a_rejected_row_has_a_result_with_the_reason_and_the_others_run(machine, tmp_path):

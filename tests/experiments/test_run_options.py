@@ -71,7 +71,8 @@ def test_a_row_s_spec_has_every_option_that_changes_it():
 
 @pytest.mark.parametrize("command", [run, reproduce_command])
 def test_commands_take_every_option(command):
-    left_out = {"site", "profile", "account", "in_container", "predict_only"} if command is reproduce_command else set()
+    left_out = {"site", "profile", "account", "in_container", "share_gpus", "predict_only"}
+    left_out = left_out if command is reproduce_command else set()
     parameters = inspect.signature(command).parameters
     assert OPTIONS.keys() - left_out <= parameters.keys()
     for name in OPTIONS.keys() - left_out - {"rows"}:

@@ -10,6 +10,15 @@ from experiments.errors import InputError
 from experiments.prediction.batches import LARGEST_BATCH, BatchSearch
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.prediction.script.speed import (
+    SAMPLES_COLUMN,
+    STEP_COLUMN,
+    describe_fastest,
+    samples_cell,
+    samples_per_s,
+    step_cell,
+    time_notes,
+)
 from experiments.results.predictions import BORDERLINE_SHARE
 from experiments.suites.cards import card_notes
 from experiments.system.tables import Column, Line
@@ -30,10 +39,20 @@ class BatchPrediction(NamedTuple):
         """Return the free memory of the card; negative if memory is missing."""
         return self.card.margin_gib
 
-    def cells(self) -> tuple[str | Text, ...]:
-        """Return the cells of a row in a table of outcomes."""
+    def cells(self, samples: int | None) -> tuple[str | Text, ...]:
+        """Return the cells of a row in a table of speeds and outcomes. samples: of an optimizer step, None: unknown."""
+        speed = step_cell(self.card), samples_cell(self.card, samples)
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
-        return outcome_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+        return *speed, *outcome_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
+
+    def speed_as_data(self, samples: int | None) -> dict[str, Any]:
+        """Return the time of a step and the samples per second as a JSON-compatible object."""
+        time = self.card.time
+        return {
+            "time": time.model_dump(mode="json") if time else None,
+            "limited_by": time.limited_by if time else None,
+            "samples_per_s": samples_per_s(self.card, samples),
+        }
 
 
 class ScriptFit(NamedTuple):
@@ -92,8 +111,11 @@ def highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
     return max((BatchPrediction(one, one.cards[0]) for one in predictions), key=lambda one: one.card.needed_gib)
 
 
-def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
-    """Return the result as a JSON-compatible object."""
+def fit_as_data(fit: ScriptFit, samples: int | None = None) -> dict[str, Any]:
+    """Return the result as a JSON-compatible object.
+
+    samples: of an optimizer step over all GPUs, divided by the batch; None if they are unknown.
+    """
     return {
         "card": next(iter(fit.predictions.values())).card.card,
         "largest_batch": fit.largest or None,
@@ -105,22 +127,34 @@ def fit_as_data(fit: ScriptFit) -> dict[str, Any]:
                 "needed_gib": one.card.needed_gib,
                 "margin_gib": one.margin_gib,
                 "outcome": one.card.outcome,
+                **one.speed_as_data(samples and batch * samples),
             }
             for batch, one in sorted(fit.predictions.items())
         ],
     }
 
 
-def fit_view(fit: ScriptFit, flag: str) -> Group:
-    """Return the result for the terminal, with every batch that was traced."""
-    table = outcomes_table(Column("batch", number=True), title="GiB on one GPU, traced batches")
+def fit_view(fit: ScriptFit, flag: str, samples: int | None = None) -> Group:
+    """Return the result for the terminal, with every batch that was traced. samples: as in ``fit_as_data``."""
+    columns = Column("batch", number=True), STEP_COLUMN, SAMPLES_COLUMN
+    table = outcomes_table(*columns, title="GiB on one GPU, traced batches")
     for batch, one in sorted(fit.predictions.items()):
-        table.add(str(batch), *one.cells())
+        table.add(str(batch), *one.cells(samples and batch * samples))
+    lines = [_describe_largest_batch(fit, flag), *_describe_fastest(fit, flag, samples)]
     notes = dict.fromkeys(note for one in fit.predictions.values() for note in one.prediction.notes)
     notes |= dict.fromkeys(card_notes(one.card.card for one in fit.predictions.values()))
-    return Group(
-        Text(_describe_largest_batch(fit, flag), "bold"), table, *(Line(f"note: {note}", "yellow") for note in notes)
-    )
+    notes |= dict.fromkeys(time_notes([one.prediction for one in fit.predictions.values()]))
+    return Group(*(Text(line, "bold") for line in lines), table, *(Line(f"note: {note}", "yellow") for note in notes))
+
+
+def _describe_fastest(fit: ScriptFit, flag: str, samples: int | None) -> list[str]:
+    """Describe the traced batch with the highest speed of those that fit; without ``samples``: the batch by second."""
+    speeds = {
+        f"{flag} {batch}": ((samples or 1) * batch / one.card.time.step_s, one.card.time)
+        for batch, one in fit.predictions.items()
+        if one.card.time and one.card.outcome == "fits"
+    }
+    return describe_fastest("traced batch", speeds, "samples/s" if samples else f"x {flag} per second")
 
 
 def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:

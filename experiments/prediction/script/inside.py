@@ -1,4 +1,4 @@
-"""Predict the GPU memory of a block of a Python program or notebook, in the process of the program."""
+"""Predict memory and time of a block of a Python program or notebook, in the process of the program."""
 
 import sys
 import time
@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.errors import InputError
 from experiments.prediction.script.record import ScriptPrediction, TraceEnd
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
-from experiments.results.predictions import PredictedOutcome
+from experiments.results.predictions import PredictedOutcome, StepTime
 from experiments.suites.cards import supported_card
 from experiments.system.files import cache_folder
 
@@ -22,7 +22,7 @@ class EnoughSteps(BaseException):
 
 
 class BlockPrediction:
-    """The prediction of the memory that the training in a block `with phantom(...)` needs, in GiB (bytes / 1024**3)."""
+    """The prediction of the training in a block `with phantom(...)`; its memory is in GiB (bytes / 1024**3)."""
 
     def __init__(self) -> None:
         self._prediction: ScriptPrediction | None = None
@@ -55,6 +55,11 @@ class BlockPrediction:
         return self.prediction.cards[0].outcome
 
     @property
+    def time(self) -> StepTime | None:
+        """Return the time of the last traced optimizer step; None if it is unknown: ``prediction.time_unknown``."""
+        return self.prediction.cards[0].time
+
+    @property
     def parts_gib(self) -> dict[str, float]:
         """Return the parts of the peak: parameters, gradients, optimizer, activations, buffers."""
         return {part.name: getattr(self.prediction.at_peak, part.field) for part in PARTS_OF_SCRIPT}
@@ -82,11 +87,13 @@ def phantom(card: str, steps: int | None = 2) -> Iterator[BlockPrediction]:
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.lines import LineTracker
     from experiments.prediction.script.traced.watch import TrainingWatcher
+    from experiments.prediction.times.record import StepRecorder
 
     def raise_enough_steps() -> None:
         raise EnoughSteps
 
-    watcher = TrainingWatcher(MemoryTags(device), sys.maxsize if steps is None else steps, raise_enough_steps)
+    maximum = sys.maxsize if steps is None else steps
+    watcher = TrainingWatcher(MemoryTags(device), StepRecorder(device), maximum, raise_enough_steps)
     lines = LineTracker(device, _program_folder())
     watcher.install()
     lines.start()

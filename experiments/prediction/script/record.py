@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from experiments.results.predictions import PeakParts, PredictedOutcome, outcome_for_margin
+from experiments.results.predictions import PeakParts, PredictedOutcome, StepTime, outcome_for_margin
 from experiments.results.schema import Failure, Phase, Record
 
 TraceEnd = Literal["stopped", "ended", "time limit"]
@@ -21,6 +21,9 @@ class CardPrediction(Record):
     reserved_gib: float = Field(description="maximum reserved memory, with the card's capacity")
     retries: int = Field(description="number of times that the allocator freed its cache, with the card's capacity")
     failure: Failure | None = Field(description="the failure with the card's capacity; None: the training completes")
+    time: StepTime | None = Field(
+        default=None, description="time of the last traced optimizer step; None if it is not predicted"
+    )
 
     @property
     def margin_gib(self) -> float:
@@ -97,6 +100,7 @@ class ScriptPrediction(Record):
     lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
     blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
+    time_unknown: str = Field(default="", description="why no card has a time of a step; empty: some have one")
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")
 

@@ -7,7 +7,22 @@ from rich.console import Group
 from rich.text import Text
 
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
-from experiments.prediction.script.record import LineShare, ModuleShare, ScriptPrediction, smallest_card
+from experiments.prediction.script.record import (
+    CardPrediction,
+    LineShare,
+    ModuleShare,
+    ScriptPrediction,
+    smallest_card,
+)
+from experiments.prediction.script.speed import (
+    SAMPLES_COLUMN,
+    STEP_COLUMN,
+    describe_time,
+    samples_cell,
+    samples_per_s,
+    step_cell,
+    time_notes,
+)
 from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_named, card_notes, emulation_notes
@@ -23,15 +38,24 @@ SHOWN_ROWS = 10
 SMALLEST_SHOWN_GIB = 0.005
 
 
-def script_predictions_as_data(predictions: Sequence[ScriptPrediction]) -> dict[str, Any]:
-    """Return the predictions as one object, with the smallest card that fits."""
+def script_predictions_as_data(predictions: Sequence[ScriptPrediction], samples: int | None = None) -> dict[str, Any]:
+    """Return the predictions as one object, with the smallest card that fits.
+
+    samples: of an optimizer step, over all GPUs; None if they are unknown.
+    """
     return {
         "smallest_card": smallest_card(predictions),
         "predictions": [
             {
                 **one.model_dump(mode="json"),
                 "cards": [
-                    {**card.model_dump(mode="json"), "margin_gib": card.margin_gib, "outcome": card.outcome}
+                    {
+                        **card.model_dump(mode="json"),
+                        "margin_gib": card.margin_gib,
+                        "outcome": card.outcome,
+                        "limited_by": card.time.limited_by if card.time else None,
+                        "samples_per_s": samples_per_s(card, samples),
+                    }
                     for card in one.cards
                 ],
             }
@@ -44,11 +68,13 @@ INTERPRETER = "<"
 """First character of the file names of code without a file, such as <frozen runpy>, which is not a script."""
 
 
-def script_predictions_view(predictions: Sequence[ScriptPrediction], precision: str = "") -> Group:
+def script_predictions_view(
+    predictions: Sequence[ScriptPrediction], precision: str = "", samples: int | None = None
+) -> Group:
     """Return the view for the terminal: the smallest card, the traced training, each card, and the parts of the peak.
 
     Training and parts are those of the smallest card that fits, or else those with the largest memory. precision: of
-    the training; "" if it is unknown.
+    the training; "" if it is unknown. samples: of an optimizer step, over all GPUs; None if they are unknown.
     """
     names = list(dict.fromkeys(card.card for one in predictions for card in one.cards))
     smallest, parts = smallest_card(predictions), list[Any]()
@@ -57,19 +83,24 @@ def script_predictions_view(predictions: Sequence[ScriptPrediction], precision: 
     shown = _prediction_to_show(predictions, smallest)
     on_card = f" on {smallest or shown.cards[0].card}" if len(names) > 1 else ""
     parts += [Text(line) for line in _summary_lines(shown, on_card)]
-    parts += [_cards_table(predictions), _modules_table(shown.modules)]
+    parts += [Text(line)] if (line := describe_time(shown, _card_to_show(shown, smallest), samples)) else []
+    parts += [_cards_table(predictions, samples), _modules_table(shown.modules)]
     lines = [one for one in shown.lines if not one.line.startswith(INTERPRETER)]
     if any(one.line for one in lines):
         parts.append(_lines_table(lines))
     notes = dict.fromkeys(note for one in predictions for note in one.notes)
     notes |= dict.fromkeys(emulation_notes(name for name in names if card_named(name).emulates(precision)))
-    notes |= dict.fromkeys(card_notes(names))
+    notes |= dict.fromkeys(card_notes(names)) | dict.fromkeys(time_notes(predictions))
     return Group(*parts, *(Line(f"note: {note}", "yellow") for note in notes))
 
 
 def _prediction_to_show(predictions: Sequence[ScriptPrediction], smallest: str | None) -> ScriptPrediction:
     of_smallest = [one for one in predictions if any(card.card == smallest for card in one.cards)]
     return max(of_smallest or predictions, key=lambda one: one.reserved_gib)
+
+
+def _card_to_show(prediction: ScriptPrediction, smallest: str | None) -> CardPrediction:
+    return next((card for card in prediction.cards if card.card == smallest), prediction.cards[0])
 
 
 def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
@@ -98,9 +129,10 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
     ]
 
 
-def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
+def _cards_table(predictions: Sequence[ScriptPrediction], samples: int | None) -> Table:
     several = len({one.rank for one in predictions}) > 1
-    table = outcomes_table("card", "rank", "GPU", title="GiB on one GPU, smallest card first", note="out of memory in")
+    title = "GiB on one GPU, smallest card first"
+    table = outcomes_table("card", "rank", "GPU", STEP_COLUMN, SAMPLES_COLUMN, title=title, note="out of memory in")
     found = [(one, card) for one in predictions for card in one.cards]
     for one, card in sorted(found, key=lambda both: (both[1].usable_gib, both[0].rank, both[0].gpu)):
         failed = f"{card.failure.phase}, step {card.failure.step}" if card.failure else ""
@@ -112,7 +144,8 @@ def _cards_table(predictions: Sequence[ScriptPrediction]) -> Table:
             usable=card.usable_gib,
             margin=card.margin_gib,
         )
-        table.add(card.card, str(one.rank) if several else "", str(one.gpu) if one.gpus > 1 else "", *cells)
+        places = str(one.rank) if several else "", str(one.gpu) if one.gpus > 1 else ""
+        table.add(card.card, *places, step_cell(card), samples_cell(card, samples), *cells)
     return table
 
 

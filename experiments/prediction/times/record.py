@@ -1,4 +1,4 @@
-"""Record the operations of each phase of a traced training."""
+"""Record the operations of each phase of a traced training, or of one step of a traced program."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -26,8 +26,8 @@ class PhaseRecorder:
         lengths = [tensor.shape[1] for tensor in tensors if tensor.dim() == 2]
         self._tokens[-1] = max(lengths, default=0)
 
-    def recorded_phases(self) -> list[RecordedPhase]:
-        """Return the phases that were recorded until now."""
+    def recorded_phases(self, first: int = 0, stop: int | None = None) -> list[RecordedPhase]:
+        """Return the phases that were recorded until now: from number ``first`` to before ``stop``."""
         ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
         return [
             RecordedPhase(
@@ -36,5 +36,34 @@ class PhaseRecorder:
                 self._phantom.operations(start, end),
                 self._phantom.operations(start, end, recomputed=True),
             )
-            for (start, phase), tokens, end in zip(self._starts, self._tokens, ends, strict=True)
+            for (start, phase), tokens, end in [*zip(self._starts, self._tokens, ends, strict=True)][first:stop]
         ]
+
+
+class StepRecorder(PhaseRecorder):
+    """Records the phases of any program, and where the steps of its optimizers end."""
+
+    def __init__(self, phantom: Phantom) -> None:
+        super().__init__(phantom)
+        self._ends: list[tuple[int, int]] = []
+
+    def begin_phase(self, phase: Phase) -> None:
+        """Record the operations from now on as those of ``phase``, which may have begun before."""
+        if not self._starts or self._starts[-1][1] != phase:
+            super().begin_phase(phase)
+
+    def end_step(self, optimizer: int, phase: Phase) -> None:
+        """Record the end of a step of an optimizer, whose id is ``optimizer``; ``phase`` goes on or begins."""
+        self._ends.append((optimizer, len(self._starts)))
+        super().begin_phase(phase)
+
+    def last_step(self) -> list[RecordedPhase]:
+        """Return the phases of the last step that is not the first one of its optimizer; [] if there is none.
+
+        It begins where the optimizer's step before ends, and so contains the steps of other optimizers.
+        """
+        for number, (optimizer, end) in reversed([*enumerate(self._ends)]):
+            before = [begin for other, begin in self._ends[:number] if other == optimizer]
+            if before:
+                return self.recorded_phases(before[-1], end)
+        return []

@@ -7,12 +7,11 @@ from statistics import fmean
 from typing import NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
-from experiments.prediction.times.table import Table, table_files
-from experiments.results.predictions import StepTime
+from experiments.prediction.times.table import TENSOR_TYPES, Table, table_files
+from experiments.results.predictions import RowStepTime, StepTime
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.settings import Settings
 
 HOST_FACTORS: Mapping[Phase, float] = {"forward": 5.0, "backward": 1.25, "optimizer step": 5.0}
 """Host time of a phase divided by the host time of its operations alone. Python, modules and autograd add to it, least
@@ -44,13 +43,15 @@ class PhaseTime(NamedTuple):
     """Seconds that a phase needs: of the host, of the GPU by family of operations, and of the links between GPUs.
 
     operations_s: seconds of the host for the operations alone, by the phase whose factor applies. cpu_optimizer_s:
-    seconds in which the optimizer works on the CPU while the GPU waits.
+    seconds in which the optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were
+    estimated from similar operations.
     """
 
     operations_s: Mapping[Phase, float]
     device_s: Mapping[Family, float]
     link_s: float = 0.0
     cpu_optimizer_s: float = 0.0
+    unmeasured_s: float = 0.0
 
     @property
     def host_s(self) -> float:
@@ -75,22 +76,28 @@ class PhaseTime(NamedTuple):
         """Return the time with the host's seconds multiplied by ``host``, those of GPU and links by ``device``."""
         operations_s = {phase: host * phase_s for phase, phase_s in self.operations_s.items()}
         device_s = {family: device * family_s for family, family_s in self.device_s.items()}
-        return PhaseTime(operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s)
+        return PhaseTime(
+            operations_s, device_s, device * self.link_s, host * self.cpu_optimizer_s, device * self.unmeasured_s
+        )
 
     def interpolated(self, tokens: float, own_tokens: int, other: "PhaseTime", other_tokens: int) -> "PhaseTime":
         """Return the time for a batch of ``tokens``, linear between this batch and ``other``."""
         if own_tokens == other_tokens:
             share = tokens / own_tokens if own_tokens else 1.0
-            return self._replace(device_s={family: share * s for family, s in self.device_s.items()})
+            device_s = {family: share * s for family, s in self.device_s.items()}
+            return self._replace(device_s=device_s, unmeasured_s=share * self.unmeasured_s)
         weight = (tokens - own_tokens) / (other_tokens - own_tokens)
         families = {*self.device_s, *other.device_s}
         pairs = {family: (self.device_s.get(family, 0.0), other.device_s.get(family, 0.0)) for family in families}
-        return self._replace(device_s={family: a + weight * (b - a) for family, (a, b) in pairs.items()})
+        return self._replace(
+            device_s={family: a + weight * (b - a) for family, (a, b) in pairs.items()},
+            unmeasured_s=self.unmeasured_s + weight * (other.unmeasured_s - self.unmeasured_s),
+        )
 
 
 def step_time(
     recorded: Sequence[RecordedPhase], spec: RowSpec, card: str, planned: int, tokens: float | None = None
-) -> StepTime | None:
+) -> RowStepTime | None:
     """Return the time of an optimizer step of a traced row on ``card``.
 
     Returns None if no step was traced, or if the card emulates the row's data type, because the slowdown is unknown.
@@ -102,7 +109,42 @@ def step_time(
     if not _has_step(recorded) or target.emulates(spec.settings.precision):
         return None
     phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
-    error = _error_share(table, card, spec.settings)
+    shared_error = SHARED_ERROR if spec.settings.world_size > 1 or spec.settings.uses_host_memory else 0.0
+    return RowStepTime(
+        **dict(_build_time(phases, table, card, shared_error)),
+        ratio_error_share=ERROR + shared_error,
+        planned_micro_steps=planned,
+    )
+
+
+def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) -> StepTime | None:
+    """Return the time of an optimizer step of a program on ``card``.
+
+    Returns None if no step was traced, or if the card emulates the data type of the program's matrix products.
+
+    recorded: the phases of one step, in their order.
+    """
+    table, target = nearest_table(card), card_named(card)
+    if not recorded or any(target.emulates(name) for name in _precisions(recorded)):
+        return None
+    phases = [phase_time(one, table, target) for one in recorded]
+    shared = ranks > 1 or any(phase.cpu_optimizer_s for phase in phases)
+    return _build_time(phases, table, card, SHARED_ERROR if shared else 0.0)
+
+
+def _share(part: float, whole: float) -> float:
+    """Return part / whole, from 0 to 1: extrapolated times can be a little outside of it."""
+    return min(1.0, max(0.0, part / whole)) if whole else 0.0
+
+
+def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
+    """Return the data types in which matrix products and attention compute, such as bf16."""
+    operations = (parse(key) for one in recorded for key in one.operations)
+    return {TENSOR_TYPES.get(operation.data_type, "") for operation in operations if operation.flop}
+
+
+def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_error: float) -> StepTime:
+    error = (ERROR if table.is_of(card) else OTHER_CHIP_ERROR) + shared_error
     busy = busy_share(phases)
     extremes = [busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)]
     families: dict[str, float] = defaultdict(float)
@@ -112,14 +154,14 @@ def step_time(
     return StepTime(
         step_s=total_seconds(phases),
         error_share=error,
-        ratio_error_share=ERROR + _shared_error(spec.settings),
         busy_share=busy,
         busy_error=max(abs(one - busy) for one in extremes),
         host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
+        cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
         link_s=sum(phase.link_s for phase in phases),
         device_s=dict(families),
-        planned_micro_steps=planned,
         measured_on=table.machine.gpu,
+        unmeasured_share=_share(sum(phase.unmeasured_s for phase in phases), sum(families.values())),
     )
 
 
@@ -164,7 +206,7 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
     """Return the seconds of a phase on ``card``."""
     operations_s: dict[Phase, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
-    link_s = cpu_optimizer_s = 0.0
+    link_s = cpu_optimizer_s = unmeasured_s = 0.0
     for key, count in recorded.operations.items():
         operation = parse(key)
         if operation.family == "communication":
@@ -174,10 +216,11 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
         else:
             times = table.times(key, card)
             device_s[operation.family] += count * times.device_s
+            unmeasured_s += 0.0 if table.is_measured(key) else count * times.device_s
             recomputed = recorded.recomputed.get(key, 0)
             operations_s["forward"] += recomputed * times.host_s
             operations_s[recorded.phase] += (count - recomputed) * times.host_s
-    return PhaseTime(dict(operations_s), dict(device_s), link_s, cpu_optimizer_s)
+    return PhaseTime(dict(operations_s), dict(device_s), link_s, cpu_optimizer_s, unmeasured_s)
 
 
 def communication_s(operation: Operation) -> float:
@@ -224,14 +267,6 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
 def busy_share(phases: Sequence[PhaseTime]) -> float:
     """Return the share of a step in which kernels run on the GPU."""
     return min(1.0, sum(phase.kernels_s for phase in phases) / total_seconds(phases))
-
-
-def _error_share(table: Table, card: str, settings: Settings) -> float:
-    return (ERROR if table.is_of(card) else OTHER_CHIP_ERROR) + _shared_error(settings)
-
-
-def _shared_error(settings: Settings) -> float:
-    return SHARED_ERROR if settings.world_size > 1 or settings.uses_host_memory else 0.0
 
 
 def average_tokens(lengths: Sequence[int]) -> float | None:

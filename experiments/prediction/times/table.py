@@ -71,6 +71,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
+class Estimate(NamedTuple):
+    """The times of an operation on the GPU of a table. bound_s: its shortest possible time there, seconds.
+
+    measured: False if the times are those of a similar operation, scaled to this one's size.
+    """
+
+    operation: Operation
+    times: OperationTime
+    bound_s: float
+    measured: bool
+
+
 class MeasuredOperation(NamedTuple):
     """A measured operation.
 
@@ -98,6 +110,7 @@ class Table:
             one = MeasuredOperation(_log_sizes(operation), bound_s(operation, self.card), times)
             for group in _groups(operation):
                 self._similar[group].append(one)
+        self._estimates: dict[str, Estimate] = {}
         self._host_s = {group: median(one.times.host_s for one in found) for group, found in self._similar.items()}
 
     @classmethod
@@ -112,18 +125,29 @@ class Table:
 
         The host time is at most the median of similar operations: longer times include waiting for the GPU.
         """
-        key = canonical(key)
-        operation = parse(key)
+        operation, times, own_bound_s, _ = self._estimate(key)
+        return OperationTime(times.device_s * bound_s(operation, card) / own_bound_s, times.host_s)
+
+    def is_measured(self, key: str) -> bool:
+        """Return whether the operation itself was measured."""
+        return self._estimate(key).measured
+
+    def _estimate(self, key: str) -> Estimate:
+        if key not in self._estimates:
+            self._estimates[key] = self._new_estimate(canonical(key))
+        return self._estimates[key]
+
+    def _new_estimate(self, key: str) -> Estimate:
+        operation, found = parse(key), self.measured.get(key)
         own_bound_s = bound_s(operation, self.card)
-        if found := self.measured.get(key):
+        if found:
             device_s, host_s = found
         else:
             similar = self._most_similar(operation)
             device_s = similar.times.device_s * own_bound_s / similar.bound_s
             host_s = similar.times.host_s
         usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
-        host_s = min(host_s, usual_s)
-        return OperationTime(device_s * bound_s(operation, card) / own_bound_s, host_s)
+        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_bound_s, found is not None)
 
     def _most_similar(self, operation: Operation) -> MeasuredOperation:
         flop, size = _log_sizes(operation)

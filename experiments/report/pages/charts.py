@@ -8,6 +8,7 @@ from experiments.report.predicted import PredictedRow
 from experiments.report.telemetry import Telemetry
 from experiments.report.words import format_gib
 from experiments.results.memory_parts import BUFFERS, PARTS_AT_POINT, STEP_POINTS
+from experiments.results.predictions import StepTime
 from experiments.results.schema import Memory, Snapshot
 from experiments.results.wording import choose_memory_unit
 
@@ -126,16 +127,21 @@ def _predicted_bar(row: PredictedRow) -> Bar:
 
 
 def _step_bar(row: PredictedRow) -> Bar | None:
-    """Return the bar of a step: shares of its time, in percent; None without a time, or if the row does not fit."""
+    """Return the bar of a row's step; None without a time, or if the row does not fit."""
     time = row.prediction.time
     if time is None or row.prediction.likely_outcome != "fits":
         return None
-    parts = {name: sum(time.device_s.get(one, 0.0) for one in families) for name, families in STEP_PARTS.items()}
+    return step_bar(row.row, time)
+
+
+def step_bar(name: str, time: StepTime) -> Bar:
+    """Return the bar of a step: shares of its time, in percent."""
+    parts = {part: sum(time.device_s.get(one, 0.0) for one in families) for part, families in STEP_PARTS.items()}
     parts[WAITING] = max(0.0, time.step_s - sum(parts.values()))
-    percent = {name: 100 * part_s / time.step_s for name, part_s in parts.items()}
+    percent = {part: 100 * part_s / time.step_s for part, part_s in parts.items()}
     marks = [Mark("work of the host", 100 * time.host_s / time.step_s)]
     note = "" if time.limited_by.startswith("GPU") else f"limited by the {time.limited_by}"
-    return Bar(row.row, percent, marks, time.words, note)
+    return Bar(name, percent, marks, time.words, note)
 
 
 def _point_bar(shot: Snapshot) -> Bar:

@@ -1,11 +1,13 @@
-"""The page about the predicted memory of a training script: cards, memory over time, and the parts of the peak."""
+"""The page about the prediction of a training script: cards, memory over time, parts of the peak and of a step."""
 
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.charts import Band, Bar, Chart, Line, Panel, Tile, bar_chart, line_chart, treemap
-from experiments.prediction.script.record import ScriptPrediction
+from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from experiments.prediction.script.speed import step_cell, time_notes
+from experiments.report.pages.charts import step_bar
 from experiments.report.pages.environment import render_template, save_page
 from experiments.results.memory_parts import ACTIVATIONS, PARTS_OF_SCRIPT
 
@@ -30,6 +32,9 @@ def write_script_page(path: Path, command: Sequence[str], predictions: Sequence[
         cards=cards,
         parts=[(part.name, getattr(worst.at_peak, part.field)) for part in PARTS_OF_SCRIPT],
         timeline=_timeline_chart(worst),
+        step_cell=step_cell,
+        step=_step_chart(cards),
+        time_notes=tuple(time_notes(predictions)),
         peak=_peak_chart(worst),
         blocks=_block_treemap(worst),
     )
@@ -46,6 +51,16 @@ def _timeline_chart(prediction: ScriptPrediction) -> Chart:
     return line_chart(
         [panel], positions, "", f"Allocated memory over time, at most {prediction.peak_gib:.2f} GiB", bands, HEIGHT_PX
     )
+
+
+def _step_chart(cards: Sequence[tuple[ScriptPrediction, CardPrediction]]) -> Chart | None:
+    """Return the chart of the step on each card that the training fits; None without a predicted time."""
+    bars = [
+        step_bar(f"{card.card}, rank {one.rank}" if one.ranks > 1 else card.card, card.time)
+        for one, card in cards
+        if card.time and card.margin_gib >= 0
+    ]
+    return bar_chart(bars, "% of the step", "Predicted shares of the time of a step on each card") if bars else None
 
 
 def _peak_chart(prediction: ScriptPrediction) -> Chart:

@@ -1,18 +1,42 @@
 """Check that a row has freed the memory of its GPUs."""
 
 import time
+from collections.abc import Callable, Collection
+from pathlib import Path
 
+from experiments.runners.local import row_process
 from provision.hardware import gpus
 
 TOLERANCE_GIB = 0.25
+POLL_INTERVAL_S = 0.05
 
 
-def gpus_still_in_use(before: dict[int, float], within_s: float = 30.0) -> dict[int, float]:
-    """Return the GPUs that still use more memory than in ``before`` after ``within_s``, and how much (GiB)."""
+def gpus_still_in_use(
+    before: dict[int, float], neighbors_gib: Callable[[int], float] = lambda index: 0.0, within_s: float = 30.0
+) -> dict[int, float]:
+    """Return the GPUs that still use more memory than in ``before`` after ``within_s``, and how much (GiB).
+
+    neighbors_gib: returns the memory on a GPU that belongs to rows that still run. It does not count.
+    """
     deadline = time.monotonic() + within_s
     while True:
-        now = gpus.used_gib(list(before))
+        used = gpus.used_gib(list(before))
+        now = {index: used[index] - neighbors_gib(index) for index in before}
         in_use = {index: now[index] for index in before if now[index] > before[index] + TOLERANCE_GIB}
         if not in_use or time.monotonic() > deadline:
             return in_use
-        time.sleep(0.2)
+        time.sleep(POLL_INTERVAL_S)
+
+
+def memory_of_rows(index: int, folders: Collection[Path], most_gib: float) -> float:
+    """Return the memory of running rows on a GPU, GiB. folders: the rows' folders.
+
+    Each row counts with the memory of its processes and a tolerance, because drivers do not attribute all memory of a
+    process to it. A row of whose processes the driver reports none, because it has not opened the GPU yet or because
+    the driver does not report processes, counts with ``most_gib``, the most that a row may use.
+    """
+    own_gib = {str(folder.resolve()): 0.0 for folder in folders}
+    for pid, gib in (gpus.process_gib(index) if folders else {}).items():
+        if (row := row_process.row_of(pid)) in own_gib:
+            own_gib[row] += gib
+    return sum(gib + TOLERANCE_GIB if gib else most_gib for gib in own_gib.values())

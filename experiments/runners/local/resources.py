@@ -12,25 +12,33 @@ MAX_CPU_SHARES = 4
 
 @dataclass(frozen=True, eq=False)
 class Allocation:
-    """Resources of one row: GPUs for it alone (none for a row on the CPU), and its share of the cores.
+    """Resources of one row: GPUs (none for a row on the CPU), and its share of the cores.
 
-    ``numbers``: the parts of the machine that the row occupies, one for each GPU.
+    ``numbers``: the parts of the machine that the row occupies, one for each GPU. ``shared``: other rows may use its
+    GPU at the same time.
     """
 
     numbers: tuple[int, ...]
     gpus: tuple[Gpu, ...]
     cores: int
+    shared: bool = False
 
 
 class ResourcePool:
-    """The free resources of a machine. nodes: number of machines that a row's ranks run on, including this one."""
+    """The free resources of a machine.
 
-    def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1) -> None:
+    nodes: number of machines that a row's ranks run on, including this one. rows_per_gpu: rows that share a GPU; if
+    several, each row needs one GPU.
+    """
+
+    def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1, rows_per_gpu: int = 1) -> None:
         self._nodes = nodes
-        self.size = len(node.gpus) or max(1, min(node.cpus, MAX_CPU_SHARES))
+        self._shared = rows_per_gpu > 1
+        self.size = len(node.gpus) * rows_per_gpu or max(1, min(node.cpus, MAX_CPU_SHARES))
         self._gpus = node.gpus
         self._cores = max(1, node.cpus // self.size)
         self._free = list(range(self.size))
+        self._withdrawn: set[int] = set()
         self._memory_gib = host_memory_gib
         self._used: dict[Allocation, float] = {}
 
@@ -45,8 +53,8 @@ class ResourcePool:
         if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
         numbers = tuple(self._free[:count])
-        gpus = tuple(self._gpus[number] for number in numbers if self._gpus and spec.settings.gpus)
-        allocation = Allocation(numbers, gpus, self._cores * max(1, count))
+        gpus = tuple(self._gpus[self._place(number)] for number in numbers if self._gpus and spec.settings.gpus)
+        allocation = Allocation(numbers, gpus, self._cores * max(1, count), self._shared)
         self._free = self._free[count:]
         self._used[allocation] = needed_gib
         return allocation
@@ -57,15 +65,24 @@ class ResourcePool:
             return 1
         return spec.settings.gpus // self._nodes if spec.settings.gpus else self.size
 
+    def _place(self, number: int) -> int:
+        """Return the index of the GPU that a part belongs to; the part's own number without GPUs."""
+        return number % len(self._gpus) if self._gpus else number
+
     def release(self, allocation: Allocation) -> None:
-        """Make the resources of a row that has ended available again."""
+        """Make the resources of a row that has ended available again, except withdrawn ones."""
         del self._used[allocation]
-        self._free = sorted([*self._free, *allocation.numbers])
+        parts = sorted([*self._free, *allocation.numbers])
+        self._free = [number for number in parts if self._place(number) not in self._withdrawn]
+        self.size -= len(parts) - len(self._free)
 
     def retire(self, allocation: Allocation) -> None:
-        """Withdraw the resources of a row that has ended from further use."""
-        del self._used[allocation]
-        self.size -= len(allocation.numbers)
+        """Withdraw the resources of a row that has ended from further use, those of later rows on its GPUs too.
+
+        Rows that run on the same GPUs continue.
+        """
+        self._withdrawn |= {self._place(number) for number in allocation.numbers}
+        self.release(allocation)
 
 
 def most_memory_first(specs: Sequence[RowSpec]) -> list[RowSpec]:

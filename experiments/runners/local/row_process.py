@@ -57,6 +57,11 @@ def tagged_processes(row_folder: Path) -> list[psutil.Process]:
     return processes.find_tagged(ROW_VARIABLE, str(row_folder.resolve()))
 
 
+def row_of(pid: int) -> str:
+    """Return the folder of the row that a process belongs to; "" for other processes, and for ended ones."""
+    return processes.tag_of(pid, ROW_VARIABLE)
+
+
 def any_row_alive() -> bool:
     """Return whether a process of any row, of this runner or another, is alive on this machine."""
     return bool(processes.find_tagged(ROW_VARIABLE))

@@ -16,6 +16,7 @@ from experiments.results.schema import (
     EARLIER_FOLDER,
     ERROR_OUTCOMES,
     RESULT_FILE,
+    SHARED_GPU_VARIABLE,
     SPEC_FILE,
     START_LIMIT_S,
     Outcome,
@@ -26,6 +27,7 @@ from experiments.results.schema import (
 from experiments.runners.failed_results import device_of, most_informative_line, write_failed_result
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
+from experiments.runners.local.sharing import most_gib
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
 from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_process
 from experiments.runners.plan import PlannedRow
@@ -38,7 +40,7 @@ from provision.models import Node
 from provision.words import number_with_noun
 
 GRACE_S = 120.0
-POLL_INTERVAL_S = 0.25
+POLL_INTERVAL_S = 0.1
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -67,7 +69,7 @@ class LocalRunner:
     """Runs rows on ``node`` into ``folder``.
 
     worker: module that runs one row. grace_s: seconds from a row's limit to its kill. nodes: number of machines
-    that a row's ranks run on; this is the first of them.
+    that a row's ranks run on; this is the first of them. rows_per_gpu: rows that share a GPU.
     """
 
     def __init__(
@@ -79,15 +81,17 @@ class LocalRunner:
         worker: str = WORKER_MODULE,
         grace_s: float = GRACE_S,
         nodes: int = 1,
+        rows_per_gpu: int = 1,
     ) -> None:
+        run = folder.read_run()
         self._folder = folder
-        self._command = folder.read_run().command
+        self._command, self._card = run.command, run.card
         self._node = node
         self._view = view
         self._worker = worker
         self._grace_s = grace_s
         self._extensions = extensions_folder(node.processor)
-        self._pool = ResourcePool(node, host_memory_gib, nodes)
+        self._pool = ResourcePool(node, host_memory_gib, nodes, rows_per_gpu)
         self._running: list[RunningRow] = []
         self._times_s: list[float] = []
         self._warm: WarmProcess | None = None
@@ -98,6 +102,10 @@ class LocalRunner:
         Raises Interrupted after SIGINT, SIGTERM or SIGHUP, and NoFreeGpu if no GPU becomes free; no process of a row is
         left then.
         """
+        with gpus.open_driver():
+            self._run_until_done(rows)
+
+    def _run_until_done(self, rows: Sequence[PlannedRow]) -> None:
         why = {row.row: row.why for row in rows}
         waiting = most_memory_first([row.spec for row in rows])
         for spec in waiting:
@@ -158,6 +166,7 @@ class LocalRunner:
             "OMP_NUM_THREADS": str(allocation.cores),
             "TORCH_EXTENSIONS_DIR": str(self._extensions),
             "TESTBED_COMMAND": self._command,
+            **({SHARED_GPU_VARIABLE: "1"} if allocation.shared else {}),
             **(self._warm.environment if self._warm else {}),
         }
 
@@ -204,13 +213,24 @@ class LocalRunner:
         self._free(row, alive, idle_gib)
 
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
-        """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use."""
-        used_gib = gpu_memory.gpus_still_in_use({gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus})
+        """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use.
+
+        Memory that a row leaves on a shared GPU is found now if the driver reports the memory of the neighbors'
+        processes, or if it is more than the neighbors may use; otherwise when the last of the neighbors has ended.
+        """
+        before = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
+        used_gib = gpu_memory.gpus_still_in_use(before, self._neighbors_gib)
         if alive or used_gib:
             self._pool.retire(row.allocation)
-            self._view.print_warning(f"{row.spec.row}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
+            whose = f"{row.spec.row}, or a row that shared its GPU" if row.allocation.shared else row.spec.row
+            self._view.print_warning(f"{whose}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
         else:
             self._pool.release(row.allocation)
+
+    def _neighbors_gib(self, index: int) -> float:
+        """Return the memory of the running rows on a GPU."""
+        rows = [row.folder for row in self._running if index in {gpu.index for gpu in row.allocation.gpus}]
+        return gpu_memory.memory_of_rows(index, rows, most_gib(self._card))
 
     def _result(self, row: RunningRow, timed_out: bool, elapsed_s: float) -> Result:
         """Return the result that the row's worker wrote, else write one."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
@@ -34,6 +35,11 @@ NOTEBOOK_MODULES = (
     NOTEBOOK_MODULE,
     "experiments.runners.local.warm_kernel",
     "ipykernel.kernelapp",
+    "IPython.core.completerlib",
+    "IPython.core.oinspect",
+    "IPython.extensions.storemagic",
+    "tornado.platform.asyncio",
+    *(name for name in ("black",) if find_spec(name)),  # papermill formats parameters with it, if it is installed
     "experiments.notebooks.row",
 )
 LOG_FILE = "log.txt"

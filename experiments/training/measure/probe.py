@@ -19,6 +19,7 @@ from experiments.results.schema import (
     Progress,
     Speed,
     StageTimestamps,
+    StepCounts,
 )
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -168,7 +169,7 @@ class Probe:
         assert self.schedule is not None
         if not self.schedule.minimum <= self.micro_steps < self.schedule.last:
             return self.micro_steps >= self.schedule.last
-        may_end = self.schedule.may_end(self._timer.intervals_s())
+        may_end = self.device.shared or self.schedule.may_end(self._timer.intervals_s())
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
     def enter_phase(self, phase: Phase) -> None:
@@ -201,12 +202,12 @@ class Probe:
         return tuple(torch.stack([loss.float() for loss in self._losses]).tolist()) if self._losses else ()
 
     def speed(self) -> Speed | None:
-        """Return times and rates of the micro-steps; None before the first micro-step has ended.
+        """Return times and rates of the micro-steps; None on a shared GPU, and before the first micro-step has ended.
 
         Operations are counted in the first micro-step. For texts, their rate is in proportion to the tokens, padding
         included, of the timed micro-steps.
         """
-        if self.schedule is None or not self.micro_steps:
+        if self.schedule is None or not self.micro_steps or self.device.shared:
             return None
         settings = self.spec.settings
         timing = Timing.from_times(self._timer.intervals_s()[: self._timed_micro_steps], settings.accumulate)
@@ -229,6 +230,14 @@ class Probe:
             peak_share=peak_share(rate, self.device, settings),
             train_s=time.perf_counter() - self._started,
             **(self.profile.shares if self.profile else {}),
+        )
+
+    def steps(self) -> StepCounts | None:
+        """Return the numbers of steps on a shared GPU; None on other devices, where ``speed`` has them."""
+        if self.schedule is None or not self.device.shared:
+            return None
+        return StepCounts(
+            optimizer_steps=self.step, micro_steps=self.micro_steps, planned_micro_steps=self.schedule.total
         )
 
     def write_progress(self, *, now: bool = False) -> None:

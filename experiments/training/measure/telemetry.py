@@ -4,9 +4,10 @@ The process of the worker takes the samples, so that the trainer is not slowed d
 """
 
 import csv
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import psutil
 
 from experiments.results.gpu_load import OTHER_UTILIZATION, PROCESSES, gpu_load
-from experiments.results.schema import Phase, Speed
+from experiments.results.schema import SHARED_GPU_VARIABLE, Phase, Speed
 from experiments.system.files import GIB
 from provision.hardware import gpus
 
@@ -27,6 +28,8 @@ GPU_FIELDS: dict[str, Callable[[Iterable[float]], float]] = {
     "gpu_temperature_c": max,
     "gpu_processes": max,
 }
+FIELDS_OF_THE_DEVICE = ("gpu_sm_clock_mhz", "gpu_temperature_c")
+"""GPU columns that do not depend on how many rows use the GPU."""
 PER_GPU_FIELDS = ("util_percent", "memory_gib")
 FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memory_gib", "process_memory_gib")
 
@@ -39,6 +42,8 @@ class TelemetrySampler:
     several GPUs, utilization and clocks are means, power is the sum, and all other values are maxima; utilization and
     memory also have a column for each GPU.
     other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
+    If the row shares its GPU, memory and processes are the row's own, as far as the driver reports them, and load and
+    power are empty.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:
@@ -46,6 +51,7 @@ class TelemetrySampler:
         self._path, self._pids = path, pids
         self._gpus = gpus.visible_gpus()
         self._load_of_others = gpus.other_gpus_load()
+        self._shared = SHARED_GPU_VARIABLE in os.environ
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
         self._samples: list[dict[str, Any]] = []
@@ -95,9 +101,12 @@ class TelemetrySampler:
                 if self._stop.wait(SAMPLE_INTERVAL_S):
                     return
 
+    def _sample_gpu(self, gpu: gpus.GpuHandle, pids: Collection[int]) -> dict[str, float]:
+        return own_values(pids, gpu.sample(), gpu.process_gib()) if self._shared else gpu.sample()
+
     def _sample(self) -> dict[str, Any]:
         pids = tuple(self._pids())
-        samples = [gpu.sample() for gpu in self._gpus]
+        samples = [self._sample_gpu(gpu, pids) for gpu in self._gpus]
         other = self._load_of_others(pids)
         return {
             "t_s": time.monotonic() - self._started,
@@ -109,6 +118,17 @@ class TelemetrySampler:
             **total_processes(samples),
             **({} if other is None else {OTHER_UTILIZATION: other}),
         }
+
+
+def own_values(pids: Collection[int], sample: dict[str, float], process_gib: dict[int, float]) -> dict[str, float]:
+    """Return the values of a shared GPU that are a row's own, or the same for all rows.
+
+    pids: the row's processes. process_gib: memory of all processes on the GPU.
+    """
+    columns = {field: sample[field] for field in FIELDS_OF_THE_DEVICE if field in sample}
+    if own := [process_gib[pid] for pid in pids if pid in process_gib]:
+        columns |= {"gpu_memory_gib": sum(own), "gpu_processes": len(own)}
+    return columns
 
 
 def total_processes(samples: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -1,21 +1,22 @@
 """Measure and predict the training programs of `testbed predict --model --loop`, and trainings on two GPUs.
 
     python -m tests.benchmarks.prediction.loop_cases measure FILE GPUS [WORD]   on GPUs without a memory limit
-    python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE         without a GPU
+    python -m tests.benchmarks.prediction.loop_cases compare FILE TABLE [CARD]   without a GPU
 
-GPUS: 1 or 2: the cases for so many GPUs. WORD: only the cases that contain it. Both runs of a program stop at the same
-place: before its third optimizer step.
+GPUS: 1 or 2: the cases for so many GPUs. WORD: only the cases that contain it. Measured and predicted memory are those
+before the program's third optimizer step; the measured time is the median of later steps.
 """
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
-from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_one
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork, measure_one
 
 MODELS = {
     "llama": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 16, "num_key_value_heads": 4},
@@ -99,40 +100,34 @@ CASES = (
 
 def measure(file: Path, gpus: int, word: str = "") -> None:
     """Measure each case for ``gpus`` GPUs that contains ``word``; append one line for each rank."""
-    import torch
-
-    device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     with file.open("a") as out:
         for case in (case for case in CASES if case.gpus == gpus and word in case.name):
-            module = ("-m", __spec__.name, "one", *case.words)
-            start = [sys.executable] if gpus == 1 else ["torchrun", "--nproc-per-node", str(gpus)]
-            ran = subprocess.run([*start, *module], capture_output=True, text=True, check=False, timeout=300)
-            lines = [line for line in ran.stdout.splitlines() if line.startswith('{"rank"')]
-            found = [json.loads(line) for line in lines] or [{"error": ran.stderr.strip().splitlines()[-5:]}]
+            found = [measure_in_fork([*case.words])] if gpus == 1 else measure_ranks(case)
             print(case.name, found, flush=True)
             for one in found:
-                out.write(json.dumps({"case": case.name, **device, **one}) + "\n")
+                out.write(json.dumps({"case": case.name, **one}) + "\n")
             out.flush()
 
 
+def measure_ranks(case: Case) -> list[dict[str, Any]]:
+    """Return the measurement of each rank of a case on several GPUs."""
+    words = ["torchrun", "--nproc-per-node", str(case.gpus), "-m", __spec__.name, "one", *case.words]
+    ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    lines = [line for line in ran.stdout.splitlines() if line.startswith('{"rank"')]
+    return [json.loads(line) for line in lines] or [{"error": ran.stderr.strip().splitlines()[-5:]}]
+
+
 def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
-    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    """Predict every measured case on ``card``; write a table of both with the errors."""
     measured = [json.loads(line) for line in file.read_text().splitlines()]
-    lines = [
-        "| case | rank | peak measured | predicted | error | reserved measured | predicted | error |",
-        "|---|" + "---|" * 7,
-    ]
-    errors = ErrorTable()
+    errors = ErrorTable("case", "rank")
     for case in CASES:
         found = {one["rank"]: one for one in measured if one["case"] == case.name and "rank" in one}
         for one in predict_ranks(case, card) if found else []:
-            own = found[one.rank]
-            pairs = [(own["peak_gib"], one.peak_gib), (own["reserved_gib"], one.reserved_gib)]
-            lines.append(f"| {case.name} | {one.rank} | {errors.cells(pairs)} |")
-            print(lines[-1], flush=True)
-    lines += errors.summary()
+            predicted = predicted_quantities(one)
+            print(errors.add(case.name, one.rank, measured=found[one.rank], predicted=predicted), flush=True)
     print(*errors.summary(), sep="\n")
-    table.write_text("\n".join(lines) + "\n")
+    table.write_text(errors.text())
 
 
 def predict_ranks(case: Case, card: str) -> list[ScriptPrediction]:
@@ -150,4 +145,4 @@ if __name__ == "__main__":
     elif what == "measure":
         measure(Path(given[0]), int(given[1]), *given[2:])
     else:
-        compare(Path(given[0]), Path(given[1]))
+        compare(Path(given[0]), Path(given[1]), *given[2:])

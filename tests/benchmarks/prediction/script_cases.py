@@ -1,18 +1,18 @@
 """Measure unchanged training scripts on a GPU, and compare the measurements with predictions.
 
     python -m tests.benchmarks.prediction.script_cases measure FILE [WORD]  on a GPU without a memory limit
-    python -m tests.benchmarks.prediction.script_cases compare FILE TABLE   without a GPU
+    python -m tests.benchmarks.prediction.script_cases compare FILE TABLE [CARD]   without a GPU
 
-WORD: measure only the cases that contain it. The command appends the measurements to FILE. Measured and predicted runs
-of a script stop at the same place: before its third optimizer step.
+WORD: measure only the cases that contain it. The command appends the measurements to FILE. Measured and predicted
+memory are those before the script's third optimizer step; the measured time is the median of later steps.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, ErrorTable, measure_one
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
+from tests.benchmarks.prediction.unchanged_program import SCRIPTS, STEPS, measure_in_fork
 
 MODELS = ("gpt2", "llama", "qwen2", "gemma2", "bloom", "mixtral", "opt", "neox", "t5", "bert", "vit")
 CASES = (
@@ -40,31 +40,21 @@ CASES = (
 
 def measure(file: Path, word: str = "") -> None:
     """Measure each case that contains ``word`` in a separate process; append one line per case."""
-    import torch
-
-    device = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     with file.open("a") as out:
         for case in (case for case in CASES if word in case):
             script, *words = case.split()
-            command = [sys.executable, "-m", __spec__.name, "one", str(SCRIPTS / script), *words]
-            ran = subprocess.run(command, capture_output=True, text=True, check=False)
-            line = (ran.stdout.strip().splitlines() or [""])[-1]
-            found = json.loads(line) if line.startswith("{") else {"error": ran.stderr.strip().splitlines()[-1:]}
+            found = measure_in_fork([str(SCRIPTS / script), *words])
             print(case, found, flush=True)
-            out.write(json.dumps({"case": case, **device, **found}) + "\n")
+            out.write(json.dumps({"case": case, **found}) + "\n")
             out.flush()
 
 
 def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
-    """Predict every measured case; write a table of both with the errors, and print their medians."""
+    """Predict every measured case on ``card``; write a table of both with the errors."""
     from experiments.prediction.script.options import ScriptOptions
     from experiments.prediction.script.trace import trace_script
 
-    lines = [
-        "| case | peak measured | predicted | error | reserved measured | predicted | error |",
-        "|---|" + "---|" * 6,
-    ]
-    errors = ErrorTable()
+    errors = ErrorTable("case")
     for line in file.read_text().splitlines():
         case = json.loads(line)
         if "error" in case:
@@ -72,19 +62,14 @@ def compare(file: Path, table: Path, card: str = "h100_94gb") -> None:
         script, *words = case["case"].split()
         command = ["python", str(SCRIPTS / script), *words]
         (one,) = trace_script(command, [card], lambda _: None, ScriptOptions(steps=STEPS))
-        pairs = [(case["peak_gib"], one.peak_gib), (case["reserved_gib"], one.reserved_gib)]
-        lines.append(f"| `{case['case']}` | {errors.cells(pairs)} |")
-        print(lines[-1], flush=True)
-    lines += errors.summary()
+        print(errors.add(f"`{case['case']}`", measured=case, predicted=predicted_quantities(one)), flush=True)
     print(*errors.summary(), sep="\n")
-    table.write_text("\n".join(lines) + "\n")
+    table.write_text(errors.text())
 
 
 if __name__ == "__main__":
     what, *given = sys.argv[1:]
-    if what == "one":
-        measure_one(given)
-    elif what == "measure":
+    if what == "measure":
         measure(Path(given[0]), *given[1:])
     else:
-        compare(Path(given[0]), Path(given[1]))
+        compare(Path(given[0]), Path(given[1]), *given[2:])

@@ -1,17 +1,26 @@
-"""Run an unchanged program on a GPU until a prediction of it would stop; compare the memory of both."""
+"""Run an unchanged program on a GPU: its memory until a prediction of it would stop, and the time of later steps."""
 
+import importlib
+import itertools
 import json
 import os
 import runpy
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.prediction.peak import MemoryTags
+from experiments.prediction.times.record import StepRecorder
+from experiments.results.schema import Phase
+from experiments.training.measure.schedule import relative_spread
+from provision.temporary import TemporaryFolder
+from tests.benchmarks.forks import FORK
 
 SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 2
+TIMED_STEPS = 6
+"""Steps that are timed, after the third one and another, which warms up."""
 
 
 class FakeTags(MemoryTags):
@@ -25,58 +34,121 @@ class FakeTags(MemoryTags):
     def _tag(self, kind: str, tensors: object) -> None: ...
 
 
-def watch() -> None:
-    """End this process before its third optimizer step; print its memory, or write it to a file in $MEASURED_FOLDER."""
-    import torch
+class FakeRecorder(StepRecorder):
+    """Fake of the phantom device's recorder of operations, which records none."""
 
-    from experiments.prediction.script.traced.watch import TrainingWatcher
+    def __init__(self) -> None: ...
 
-    def enough() -> None:
+    def begin_phase(self, phase: Phase) -> None: ...
+
+    def end_step(self, optimizer: int, phase: Phase) -> None: ...
+
+
+class Measurement:
+    """The memory of this process before its third optimizer step, and the seconds of later steps.
+
+    The hooks that find the third step delay the host, so the steps that are timed run without those of modules.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+        self._begun: list[Any] = []
+        self._optimizers = 1
+
+    def begin_step(self, optimizers: int) -> None:
+        """Measure before an optimizer's step, from the third one on; end the process after the last timed step.
+
+        optimizers: those that take steps; each of them begins every step of the training.
+        """
+        import torch
+        from torch.nn.modules import module as modules
+
+        if not self._found:
+            torch.cuda.synchronize()
+            peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            self._found = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+            self._found |= {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
+            self._optimizers = optimizers
+            for hooks in (modules._global_forward_pre_hooks, modules._global_forward_hooks):
+                hooks.clear()
+            return
+        begun = torch.cuda.Event(enable_timing=True)
+        begun.record()
+        self._begun.append(begun)
+        if len(self._begun) == (TIMED_STEPS + 1) * self._optimizers:
+            self.write()
+            os._exit(0)
+
+    def write(self) -> None:
+        """Print the measurement, or write it to a file in $MEASURED_FOLDER; do nothing before the third step."""
+        if not self._found:
+            return
+        import torch
+
         torch.cuda.synchronize()
-        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        found = {"peak_gib": peak / 2**30, "reserved_gib": reserved / 2**30}
+        begun = self._begun[:: self._optimizers]
+        steps_s = [first.elapsed_time(second) / 1000 for first, second in itertools.pairwise(begun)]
+        times = {"step_s": statistics.median(steps_s), "spread": relative_spread(steps_s)} if len(steps_s) > 1 else {}
         rank = int(os.environ.get("RANK", "0"))
-        line = json.dumps({"rank": rank, **found})
+        line = json.dumps({"rank": rank, **self._found, "timed_steps": len(steps_s), **times})
         if folder := os.environ.get("MEASURED_FOLDER"):
             Path(folder, f"{rank}.json").write_text(line)
         else:
             print(line, flush=True)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
-        os._exit(0)
 
-    TrainingWatcher(FakeTags(), STEPS, enough).install()
+
+def watch() -> Measurement:
+    """Measure this process's memory until its third optimizer step, and the seconds of later steps.
+
+    The process ends after TIMED_STEPS of them. If the program ends before, ``write`` of the measurement must be called.
+    """
+    from experiments.prediction.script.traced.watch import TrainingWatcher
+
+    measurement = Measurement()
+
+    def begin_step() -> None:
+        measurement.begin_step(len(watcher.steps_by_optimizer))
+
+    watcher = TrainingWatcher(FakeTags(), FakeRecorder(), STEPS, begin_step)
+    watcher.install()
+    return measurement
 
 
 def measure_one(words: list[str]) -> None:
-    """Run a file or a module (`-m MODULE`) in this process until its third optimizer step, and print its memory."""
-    watch()
+    """Run a file or a module (`-m MODULE`) in this process as ``watch`` does."""
+    measurement = watch()
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     else:
         sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
         runpy.run_path(words[0], run_name="__main__")
+    measurement.write()
 
 
-class ErrorTable:
-    """Errors of predictions against measurements, as cells and lines of a table."""
+def measure_in_fork(words: list[str]) -> dict[str, Any]:
+    """Return what ``measure_one`` measures in a fork of this process, which has not used the GPU; or {"error": LINES}.
 
-    def __init__(self) -> None:
-        self._found: list[tuple[float, ...]] = []
+    The fork does not import the usual libraries again.
+    """
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else this process uses the GPU when it looks for one
+    importlib.import_module("experiments.prediction.loops.build")
+    with TemporaryFolder("measured") as temporary:
+        found, log = temporary / "0.json", temporary / "log.txt"
+        process = FORK.Process(target=_measure_and_log, args=(words, temporary, log))
+        process.start()
+        process.join()
+        if not found.exists():
+            return {"error": log.read_text(errors="replace").strip().splitlines()[-5:]}
+        measured: dict[str, Any] = json.loads(found.read_text())
+        return measured
 
-    def cells(self, pairs: Sequence[tuple[float, float]]) -> str:
-        """Return the cells of one case. pairs: measured and predicted peak, and reserved memory, GiB."""
-        self._found.append(tuple(predicted / measured - 1 for measured, predicted in pairs))
-        cells = [f"{a:.3f} | {b:.3f} | {error:+.2%}" for (a, b), error in zip(pairs, self._found[-1], strict=True)]
-        return " | ".join(cells)
 
-    def summary(self) -> list[str]:
-        """Return the median and the worst error of the peaks, and of the reserved memory."""
-        lines = []
-        for name, own in zip(("peak", "reserved"), zip(*self._found, strict=True), strict=True):
-            sizes = [abs(error) for error in own]
-            lines.append(
-                f"\n{name}: median {statistics.median(sizes):.2%}, worst {max(sizes):.2%} of {len(sizes)} cases"
-            )
-        return lines
+def _measure_and_log(words: list[str], folder: Path, log: Path) -> None:
+    os.environ["MEASURED_FOLDER"] = str(folder)
+    with log.open("w") as out:
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+    measure_one(words)

@@ -30,7 +30,7 @@ from experiments.prediction.times.step import (
     total_seconds,
 )
 from experiments.prediction.times.table import OperationTime, Table, bound_s
-from experiments.results.predictions import StepTime
+from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
@@ -71,7 +71,7 @@ class TimedRow(NamedTuple):
     spec: RowSpec
     card: str
     speed: Speed
-    time: StepTime
+    time: RowStepTime
     phases: list[PhaseTime]
     roofline_s: float
 
@@ -96,7 +96,7 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
 
     def keep(
         recorded: Sequence[RecordedPhase], one: RowSpec, name: str, planned: int, average: float | None
-    ) -> StepTime | None:
+    ) -> RowStepTime | None:
         time = step_time(recorded, one, name, planned, tokens)
         if name == card and time:
             table, target = nearest_table(card), card_named(card)

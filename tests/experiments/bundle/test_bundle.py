@@ -11,11 +11,11 @@ import pytest
 from experiments.bundle import archive
 from experiments.bundle.archive import BadBundle, read_bundle, write_bundle
 from experiments.bundle.check import check_bundle, reject_copies
-from experiments.bundle.consistency import prediction_contradictions
+from experiments.bundle.consistency import prediction_contradictions, result_contradictions
 from experiments.cli.app import main
 from experiments.report.archive import write_zip
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import RESULTS_FILE
+from experiments.results.schema import RESULTS_FILE, StepCounts
 from tests.support.results.evidence import EVIDENCE, RUNS
 from tests.support.results.forgeries import FORGERIES, Forger, write_hostile_archive
 
@@ -50,6 +50,21 @@ def test_another_peak_of_a_row_on_the_cpu_contradicts_its_prediction():
     assert not list(prediction_contradictions(result, prediction))
     higher = result.model_copy(update={"memory": result.memory.model_copy(update={"peak_gib": 3.0})})
     assert list(prediction_contradictions(higher, prediction)) == ["peak 3.00 GiB, predicted 2.62 GiB"]
+
+
+def test_a_result_of_a_shared_gpu_states_its_steps_and_no_speed():
+    result = next(one for one in RunFolder(EVIDENCE / f"{LAB}-full-verdict").results().values() if one.speed)
+    speed, device = result.speed, result.device.model_copy(update={"shared": True})
+    assert speed
+    counts = StepCounts(**{name: getattr(speed, name) for name in StepCounts.model_fields})
+    shared = result.model_copy(update={"device": device, "speed": None, "steps": counts})
+    assert not list(result_contradictions(shared))
+    more = counts.model_copy(update={"micro_steps": speed.micro_steps + 1})
+    assert [text.rpartition(", ")[2] for text in result_contradictions(shared.model_copy(update={"steps": more}))] == [
+        f"{len(result.losses)} losses do not agree"
+    ]
+    timed = shared.model_copy(update={"speed": speed, "steps": None})
+    assert list(result_contradictions(timed)) == ["the GPU was shared, but the speed is stated"]
 
 
 def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):

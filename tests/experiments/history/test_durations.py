@@ -45,6 +45,15 @@ def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results)
     assert expected_time(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
+def test_times_on_shared_gpus_do_not_count(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    shared = tuple(
+        (run, result.model_copy(update={"device": result.device.model_copy(update={"shared": True})}))
+        for run, result in stored.results
+    )
+    assert StoredTimes(shared, ()).expected_time(spec_of("reduced-batch"), CARD) is None
+
+
 def test_a_run_that_cannot_be_read_is_left_out(results):
     (results / "one" / RUN_FILE).write_text("{")
     assert expected_time(StoredTimes.read(results), "baseline").high_s == 100.0

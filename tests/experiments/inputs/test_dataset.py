@@ -87,7 +87,7 @@ def server():
             pass
 
     web = FakeWebServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=web.serve_forever, daemon=True).start()
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield web
     web.shutdown()
     web.server_close()

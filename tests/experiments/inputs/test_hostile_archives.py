@@ -136,7 +136,7 @@ def server():
     seen: list[tuple[str, str | None]] = []
     with HTTPServer(("127.0.0.1", 0), Answers) as web:
         setattr(web, "seen", seen)  # noqa: B010 - for the tests
-        threading.Thread(target=web.serve_forever, daemon=True).start()
+        threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
         yield web
         web.shutdown()
 

@@ -9,6 +9,7 @@ import pytest
 from experiments.errors import InputError
 from experiments.prediction import custom_spec
 from experiments.prediction.custom import CustomTraining
+from experiments.prediction.predict import predict
 
 CARD = "v100_32gb"
 GPT2 = {"model_type": "gpt2", "n_positions": 1024, "n_embd": 768}
@@ -167,3 +168,11 @@ def test_an_unreachable_hub_is_reported_at_once(monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to ask again"))
     with pytest.raises(InputError, match=r"^--model org/name: cannot download its .*; pass the path of a config.json$"):
         _ = CustomTraining("org/name", CARD).spec
+
+
+@pytest.mark.parametrize("loop", ["lightning", "litgpt"])
+def test_a_loop_that_runs_as_a_row_is_traced_and_has_a_time(loop, library_cache):
+    training = CustomTraining("tiny-llama-1.1b", "a100_80gb", seq=32, precision="bf16-true", loop=loop)
+    (one,) = predict([training.spec], library_cache)
+    assert one.predicted_outcome == "fits"
+    assert one.samples_per_s == pytest.approx(1 / one.time.step_s)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from experiments.report.identity import identity_facts
 from experiments.report.words import (
     format_gib,
     format_memory,
@@ -124,6 +125,23 @@ def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     device = H200.model_copy(update={"cap_gib": 92.55})
     result = make_result(make_run(card="h100_94gb"), "baseline", device=device)
     assert machine_in_words(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
+
+
+def test_a_shared_gpu_is_named_and_its_times_are_not_promised() -> None:
+    run, device = make_run(), H200.model_copy(update={"shared": True})
+    results = {"xxl": make_result(run, "xxl", device=device)}
+    assert machine_in_words(results["xxl"]) == f"{EMULATING_GPU_NAME}, shared with other rows"
+    found = remarks(run, suite_named(run.suite), evaluation(), results)
+    assert any("Rows shared a GPU, each with this limit: their times and the utilization" in one for one in found)
+    assert not any("ratios between rows are evaluated" in one for one in found)
+
+
+def test_times_of_rows_that_shared_a_gpu_are_not_added_up_to_gpu_hours() -> None:
+    run = make_run()
+    for shared, cost in ((False, ["1 GPU-hours"]), (True, [])):
+        device = H200.model_copy(update={"shared": shared})
+        results = {row: make_result(run, row, device=device, gpu_s=1800.0) for row in ("xxl", "xxl-sgd")}
+        assert [fact.value for fact in identity_facts(run, results) if fact.name == "cost"] == cost
 
 
 def test_the_stated_card_emulates_nothing() -> None:

@@ -4,8 +4,15 @@ import pytest
 
 from experiments.results.gpu_load import CPU_WAIT_INTERVAL
 from experiments.results.memory_parts import PART_COLUMNS
-from experiments.results.quantities import QUANTITIES, is_lower_bound, value_of, values_of_ranks
-from experiments.results.schema import Failure, Snapshot
+from experiments.results.quantities import (
+    QUANTITIES,
+    STEP_QUANTITIES,
+    TIME_QUANTITIES,
+    is_lower_bound,
+    value_of,
+    values_of_ranks,
+)
+from experiments.results.schema import Failure, Snapshot, StepCounts
 from tests.support.results.in_memory import CPU, GPU, ranks, result
 
 
@@ -50,6 +57,16 @@ def test_a_step_has_several_micro_steps():
     assert QUANTITIES["train_s"](made) == 0.5 * 40 * 3 / 12
     none = result("a", speed={"optimizer_steps": 0})
     assert (QUANTITIES["micro_steps_per_step"](none), QUANTITIES["train_s"](none)) == (None, None)
+
+
+def test_a_row_on_a_shared_gpu_has_numbers_of_steps_and_no_times():
+    counts = StepCounts(optimizer_steps=3, micro_steps=12, planned_micro_steps=40)
+    made = result("a").model_copy(update={"steps": counts})
+    assert {name: QUANTITIES[name](made) for name in (*STEP_QUANTITIES, *TIME_QUANTITIES)} == {
+        "micro_steps_per_step": 4,
+        "planned_micro_steps": 40,
+        **dict.fromkeys(TIME_QUANTITIES),
+    }
 
 
 @pytest.mark.parametrize("quantity", ["step_s", "samples_per_s", "train_s"])

@@ -35,6 +35,29 @@ def test_a_failure_says_by_how_much_the_value_misses_its_bound(bounds, gib, miss
     assert claim_verdict(of_peak(**bounds), with_peak(gib)).missed == missed
 
 
+SHARED_GPU = EMULATING_GPU.model_copy(update={"shared": True})
+
+
+@pytest.mark.parametrize("quantity", ["samples_per_s", "gpu_util_percent", "cpu_wait_share"])
+@pytest.mark.parametrize("shared", ["a", "b"])
+def test_times_and_load_of_a_row_on_a_shared_gpu_are_not_evaluated(quantity, shared):
+    telemetry = {"steady_gpu_util_percent": 90.0, "cpu_wait_share": 0.5}
+    rows = [
+        result(row, device=SHARED_GPU)
+        if row == shared
+        else result(row, device=EMULATING_GPU, speed={}).model_copy(update={"telemetry": telemetry})
+        for row in "ab"
+    ]
+    found = claim_verdict({"row": "a", "quantity": quantity, "over_row": "b", "low": 0.1}, *rows)
+    reason = f"{shared} shared its GPU with other rows: times and load of the GPU were not measured"
+    assert (found.status, found.reason) == ("not evaluated", reason)
+
+
+def test_memory_of_rows_on_a_shared_gpu_is_evaluated():
+    rows = [result(row, device=SHARED_GPU, memory=PEAK) for row in "ab"]
+    assert claim_verdict(RATIO, *rows).status == "pass"
+
+
 def test_a_ratio_that_fails_says_by_how_much_in_times():
     assert claim_verdict(RATIO, with_peak(30.0), result("b", memory=PEAK)).missed == "50 % above 2 times"
     optimizer = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "high": 10.0}

@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from experiments.system.processes import find_tagged, kill_tagged
+from experiments.system.processes import find_tagged, kill_tagged, tag_of
 
 SPAWN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); input()"
 
@@ -31,7 +31,9 @@ def tagged_processes_and_another():
 
 
 def test_tagged_processes_are_found_and_killed_together(tagged_processes_and_another):
-    assert len(find_tagged("TESTBED_TEST", tagged_processes_and_another)) == 2
+    tagged = find_tagged("TESTBED_TEST", tagged_processes_and_another)
+    assert [tag_of(process.pid, "TESTBED_TEST") for process in tagged] == [tagged_processes_and_another] * 2
+    assert tag_of(os.getpid(), "TESTBED_TEST") == tag_of(2**22, "TESTBED_TEST") == ""
     assert len(find_tagged("TESTBED_TEST")) >= 2
     assert find_tagged("TESTBED_TEST", "another") == []
     assert kill_tagged("TESTBED_TEST", tagged_processes_and_another, 20) == []

@@ -1,5 +1,6 @@
 """Processes that are forked from the warm process have the same properties as new ones, and end like those."""
 
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import PADDING_BYTES
 from experiments.system.processes import find_tagged, kill_tagged
+from experiments.system.warm_process import import_modules
 from tests.support.processes.running import is_running
 from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
@@ -160,3 +162,14 @@ def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module
         assert process.wait() == 1
         assert not warm_start.is_ready(environment)
     assert (tmp_path / "warm.txt").read_text().startswith(f"rows cannot start from this process: {obstacle}")
+
+
+def test_no_garbage_is_collected_during_imports_even_if_one_fails(tmp_path, monkeypatch, capfd):
+    collects = "import gc\ncollects = gc.isenabled()\n"
+    (tmp_path / "imported_once.py").write_text(collects)
+    (tmp_path / "fails_once.py").write_text(collects + "raise ValueError(collects)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import_modules(["fails_once", "imported_once"])
+    assert not sys.modules.pop("imported_once").collects
+    assert "ValueError: False" in capfd.readouterr().err
+    assert gc.isenabled()

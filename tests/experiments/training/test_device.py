@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.errors import InputError
+from experiments.results.schema import SHARED_GPU_VARIABLE
 from experiments.suites.cards import card_named
 from experiments.training import device
 from experiments.training.device import memory_cap_gib, open_device, require_c_compiler
@@ -110,7 +111,10 @@ def test_a_rank_uses_the_gpu_of_its_local_rank(monkeypatch, rank, number):
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(gpus, "driver_version", lambda: "none")
     row = spec(devices=4, strategy="ddp") if rank else spec()
-    assert open_device(row).name == f"GPU {number}"
+    opened = open_device(row)
+    assert (opened.name, opened.shared) == (f"GPU {number}", False)
+    monkeypatch.setenv(SHARED_GPU_VARIABLE, "1")
+    assert open_device(row).shared
 
 
 def test_the_cpu_is_named_as_in_proc_cpuinfo():

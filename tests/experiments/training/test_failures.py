@@ -1,8 +1,18 @@
 import pytest
 import torch
 
+from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory
-from experiments.training.failures import classify_error, classify_text, describe_outcome, first_line, requested_gib
+from experiments.training.failures import (
+    classify_error,
+    classify_text,
+    describe_full_gpu,
+    describe_outcome,
+    first_line,
+    requested_gib,
+)
+from tests.support.results.evidence import RUNS
+from tests.support.results.in_memory import EMULATING_GPU
 
 GPU = (
     "CUDA out of memory. Tried to allocate 194.00 MiB. GPU 0 has a total capacity of 79.15 GiB",
@@ -99,3 +109,31 @@ def failure(phase="backward", step=1, requested=None):
 )
 def test_the_reason_is_one_line(outcome, failed, memory, reason):
     assert describe_outcome(outcome, failed, memory) == reason
+
+
+@pytest.mark.parametrize(
+    ("reserved_gib", "requested", "is_full"),
+    [(78.0, 0.7, False), (78.55, None, False), (78.0, 0.1, True), (40.0, 2.0, True), (None, None, True)],
+)
+def test_a_row_that_runs_out_of_memory_below_its_limit_found_its_shared_gpu_full(reserved_gib, requested, is_full):
+    device = EMULATING_GPU.model_copy(update={"shared": True})
+    memory, failed = Memory(peak_gib=30.0, reserved_gib=reserved_gib), failure(requested=requested)
+    assert bool(describe_full_gpu(failed, memory, device)) == is_full
+    alone = EMULATING_GPU, device.model_copy(update={"cap_gib": None})
+    assert [describe_full_gpu(failed, memory, other) for other in alone] == ["", ""], "no limit, or no neighbors"
+
+
+def test_no_stored_row_that_reached_its_limit_is_taken_for_one_that_found_its_gpu_full():
+    rows = [row for run in RUNS for row in RunFolder(run).results().values() if row.outcome == "oom" and not row.ranks]
+    limited = [row for row in rows if row.device.cap_gib and row.failure]
+    assert len(limited) >= 10
+    for row in limited:
+        assert describe_full_gpu(row.failure, row.memory, row.device.model_copy(update={"shared": True})) == ""
+
+
+def test_the_reason_of_a_full_gpu_names_what_was_needed_and_what_to_do():
+    device = EMULATING_GPU.model_copy(update={"shared": True})
+    assert describe_full_gpu(failure(requested=2.0), Memory(reserved_gib=40.0), device) == (
+        "the shared GPU was full when the row needed 42 GiB of its 78.6 GiB;"
+        " end other programs on the GPU, or run the row without --share-gpus (shapes differ)"
+    )

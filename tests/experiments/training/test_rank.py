@@ -15,7 +15,7 @@ from experiments.suites.models import Model
 from experiments.training import rank
 from experiments.training.engines import lightning
 from experiments.training.measure.meters import StorageMeter
-from tests.support.results.in_memory import CPU
+from tests.support.results.in_memory import CPU, EMULATING_GPU
 from tests.support.training.tiny_rows import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
 
 POINTS = ("before forward", "after forward", "after backward")
@@ -275,6 +275,19 @@ def test_a_failed_row_leaves_no_active_dispatch_mode(train_once, tmp_path):
     capacity = capacity_between(train_once("plain")[0].memory, 0, "after forward")
     rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert torch._C._len_torch_dispatch_stack() == 0
+
+
+@pytest.mark.parametrize(("requested", "outcome"), [("1.00 GiB", "error"), ("90.00 GiB", "oom")])
+def test_a_row_that_finds_its_shared_gpu_full_has_an_error(monkeypatch, tmp_path, requested, outcome):
+    def fail(spec, device):
+        raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {requested}. GPU 0 has")
+
+    monkeypatch.setattr(lightning, "build_model", fail)
+    device = EMULATING_GPU.model_copy(update={"shared": True})
+    measured = rank.run_rank(spec(), tmp_path, StorageMeter(), device)
+    assert measured.outcome == outcome
+    assert ("the shared GPU was full" in measured.reason) == (outcome == "error")
+    assert ("the shared GPU was full" in measured.failure.message) == (outcome == "error")
 
 
 @pytest.mark.parametrize(

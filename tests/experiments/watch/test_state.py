@@ -1,5 +1,6 @@
 """The state of a run, read from its folder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def test_gpu_hours_are_those_of_finished_and_running_rows(folder, tmp_path):
     expected_s = sum(row.elapsed_s for row in now.rows if row.result or row.row == RUNNING)
     assert now.gpu_hours == pytest.approx(expected_s / 3600)
     assert RunWatcher(tiny_run(tmp_path / "tiny").path).read().gpu_hours == 0
+    assert replace(now, run=now.run.model_copy(update={"share_gpus": True})).gpu_hours == 0, "their times overlap"
 
 
 def test_a_finished_miniature_is_not_shown_as_fitting(tmp_path):

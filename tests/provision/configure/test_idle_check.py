@@ -289,7 +289,7 @@ def jupyter(fake_node):
             """Be quiet."""
 
     server = HTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     file = fake_node.home / "llm-testbed/cache/.local/share/jupyter/runtime/jpserver-7.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps({"port": server.server_port, "base_url": "/", "token": "a-token"}))

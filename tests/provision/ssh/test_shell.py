@@ -152,7 +152,7 @@ def test_a_port_of_the_remote_loopback_is_forwarded(shell):
             pass
 
     with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         with shell.forward(server.server_port) as port:
             assert urlopen(f"http://127.0.0.1:{port}/").read() == b"hello"
         server.shutdown()

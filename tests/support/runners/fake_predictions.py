@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.results.predictions import PeakParts, Prediction, StepTime
+from experiments.results.predictions import PeakParts, Prediction, RowStepTime
 from experiments.results.schema import Failure, Memory, Phase
 from experiments.suites.cards import card_named
 from experiments.suites.row_spec import RowSpec
@@ -86,9 +86,9 @@ class Predictor:
         return found
 
 
-def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> StepTime:
+def step_time(step_s: float, error_share: float = 0.2, gpu_share: float = 0.9) -> RowStepTime:
     """Return a predicted time of a step; matrix products keep the GPU busy for ``gpu_share`` of it."""
-    return StepTime(
+    return RowStepTime(
         step_s=step_s,
         error_share=2 * error_share,
         ratio_error_share=error_share,

@@ -10,12 +10,14 @@ SLURM = "slurm_hf_trainer"
 
 
 class FakeRunner:
-    """Writes a result for every row at once, and records the requested rows."""
+    """Writes a result for every row at once, and records the requested rows, and how many share a GPU."""
 
     ran: ClassVar[list[str]] = []
+    rows_per_gpu = 1
 
-    def __init__(self, folder, *_):
+    def __init__(self, folder, *_, rows_per_gpu=1):
         self.folder = folder
+        FakeRunner.rows_per_gpu = rows_per_gpu
 
     def run(self, rows):
         for row in rows:

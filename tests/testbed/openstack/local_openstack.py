@@ -169,6 +169,7 @@ def seeded() -> Path:
     sources = [
         LOCK,
         *(HERE / f"{name}.py" for name in ("databases", "hardware", "fake_hardware", "seed", "services", "settings")),
+        HERE / "shortcuts.py",
     ]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     folder = cache_folder() / f"openstack-seeded-{digest}"

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.testbed.openstack import shortcuts
+
 SERVICE, FOLDER, ADDRESS, PORT = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 HERE = FOLDER / SERVICE
 Wsgi = Callable[..., object]
@@ -140,6 +142,8 @@ def blazar() -> Wsgi:
 
     backend.init_backend(backend.BackendType.THREADING)
     hear_at_once()
+    shortcuts.share_tokens()
+    shortcuts.load_hosts_in_parts()
     gettext.install("blazar")
     _whole_seconds()
     from blazar.api import wsgi_app
@@ -273,6 +277,7 @@ def application() -> Wsgi:
         monkey_patch.patch(backend="threading")
     if SERVICE not in ("refapi", "volumes"):
         queue_writers()
+        shortcuts.read_policies_once()
     return globals()[SERVICE]()
 
 
@@ -288,6 +293,7 @@ def main() -> None:
         os._exit(1)
     import waitress
 
+    shortcuts.collect_garbage_rarely()
     waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
 
 

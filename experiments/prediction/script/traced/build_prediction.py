@@ -21,7 +21,9 @@ from experiments.prediction.script.record import (
 )
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.lines import LineTracker
+from experiments.prediction.script.traced.step_times import predict_step_times
 from experiments.prediction.script.traced.watch import TrainingWatcher
+from experiments.results.predictions import StepTime
 from experiments.results.provenance import versions
 from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
@@ -56,6 +58,7 @@ def build_prediction(
     needed = needed_bytes(phantom, free)
     allocations = phantom.live_allocations(free.peak_event)
     counted = list(model.parameters()) if model else []
+    times, time_unknown = predict_step_times(watcher, traced.cards, traced.ranks)
     recurrent = model is not None and any(isinstance(part, torch.nn.RNNBase) for part in model.modules())
     return ScriptPrediction(
         rank=traced.rank,
@@ -74,13 +77,14 @@ def build_prediction(
         peak_phase=phase,
         peak_step=step,
         host_gib=phantom.host_peak() / GIB,
-        cards=tuple(_card_prediction(name, phantom, tags, needed) for name in traced.cards),
+        cards=tuple(_card_prediction(name, phantom, tags, needed, times[name]) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
         modules=_module_shares(allocations, watcher),
         lines=_line_shares(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
         notes=tuple(imports.modeling_notes(recurrent)),
+        time_unknown=time_unknown,
         versions={"torch": torch.__version__, **versions()},
         elapsed_s=time.perf_counter() - traced.started_s,
     )
@@ -96,7 +100,9 @@ def _class_name(model: torch.nn.Module) -> str:
     return type(model).__name__
 
 
-def _card_prediction(name: str, phantom: Phantom, tags: MemoryTags, needed: int) -> CardPrediction:
+def _card_prediction(
+    name: str, phantom: Phantom, tags: MemoryTags, needed: int, time: StepTime | None
+) -> CardPrediction:
     usable = round(card_named(name).usable_gib * GIB)
     limited = phantom.replay(usable)
     return CardPrediction(
@@ -106,6 +112,7 @@ def _card_prediction(name: str, phantom: Phantom, tags: MemoryTags, needed: int)
         reserved_gib=limited.peak_reserved / GIB,
         retries=limited.retries,
         failure=failure_in_replay(limited, tags),
+        time=time,
     )
 
 

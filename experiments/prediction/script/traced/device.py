@@ -36,6 +36,6 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     replace_cuda(phantom, card)
     phantom.install(kernel_properties(card))
     phantom.count_host_memory()
-    imports.prepare_imports()
+    imports.prepare_imports(phantom.log_operation)
     imports.record_compile_calls()
     return phantom

@@ -1,6 +1,8 @@
 """Prepare libraries for the phantom device at their first import, if importing them uses CUDA."""
 
+import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from importlib.abc import Loader, MetaPathFinder
@@ -17,6 +19,7 @@ NOT_MODELED = {
 """Libraries with their own kernels, whose scratch memory is unknown."""
 TRITON_USERS = ("trl", "liger_kernel")
 """Libraries that run other code if Triton is missing."""
+HOST_OPTIMIZER = "experiments.training.models.host_optimizer"
 _compile_calls: list[bool] = []
 
 
@@ -59,11 +62,15 @@ class ImportFinder(MetaPathFinder):
         self._prepare()
 
 
-def prepare_imports() -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
+def prepare_imports(log: Callable[[str], None]) -> None:
+    """Prepare bitsandbytes, DeepSpeed, Triton and AdamW on the host for the phantom device when they are imported.
+
+    log: logs an operation that is not one of PyTorch's.
+    """
     sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
-    sys.meta_path.insert(0, ImportFinder("deepspeed", _prepare_deepspeed))
-    sys.meta_path.insert(0, ImportFinder("triton", _prepare_triton))
+    sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
+    sys.meta_path.insert(0, ImportFinder("triton", lambda: _prepare_triton(log)))
+    sys.meta_path.insert(0, ImportFinder(HOST_OPTIMIZER, lambda: _prepare_host_optimizer(log)))
 
 
 def modeling_notes(recurrent: bool) -> list[str]:
@@ -81,9 +88,14 @@ def modeling_notes(recurrent: bool) -> list[str]:
         ]
     if recurrent:
         lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
-    if any(_compile_calls):
+    if compiles():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
+
+
+def compiles() -> bool:
+    """Return whether the script compiles a module."""
+    return any(_compile_calls)
 
 
 def record_compile_calls() -> None:
@@ -105,16 +117,30 @@ def _prepare_bitsandbytes() -> None:
     import_bitsandbytes()
 
 
-def _prepare_deepspeed() -> None:
+def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
-    skip_deepspeed_adam(lambda key: None)
+    skip_deepspeed_adam(log)
 
 
-def _prepare_triton() -> None:
-    """Skip the launches of Triton's kernels. They allocate nothing: their results are tensors that exist already."""
+def _prepare_host_optimizer(log: Callable[[str], None]) -> None:
+    """Skip and log the updates of AdamW on the host, which would take the time and memory of a real training."""
+    from experiments.prediction.phantom.cpu_adam import skip_fused_adamw
+
+    importlib.import_module(HOST_OPTIMIZER)
+    skip_fused_adamw(log)
+
+
+def _prepare_triton(log: Callable[[str], None]) -> None:
+    """Skip and log the launches of Triton's kernels. They allocate nothing: their results are tensors that exist."""
+    import torch
     from triton.runtime.autotuner import Autotuner, Heuristics
     from triton.runtime.jit import JITFunction
 
+    def launch(_: Any, *arguments: Any, **options: Any) -> None:
+        tensors = (one for one in (*arguments, *options.values()) if isinstance(one, torch.Tensor))
+        sizes = [{"type": "Byte", "sizes": [one.nbytes]} for one in tensors]
+        log(json.dumps(["triton::kernel", *sizes]))
+
     for kernel in (JITFunction, Autotuner, Heuristics):
-        kernel.run = lambda *_, **__: None
+        kernel.run = launch

@@ -96,6 +96,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     from experiments.prediction.script.traced import launchers, missing
     from experiments.prediction.script.traced.build_prediction import Trace, build_prediction
     from experiments.prediction.script.traced.watch import TrainingWatcher
+    from experiments.prediction.times.record import StepRecorder
 
     if job.fake_weights:
         missing.replace_missing_weights()
@@ -132,7 +133,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         sys.stderr.flush()
         os._exit(0)
 
-    watcher = TrainingWatcher(MemoryTags(phantom), job.steps, lambda: finish("stopped"))
+    watcher = TrainingWatcher(MemoryTags(phantom), StepRecorder(phantom), job.steps, lambda: finish("stopped"))
     watcher.install()
     lines = LineTracker(phantom, _program_folder(program))
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))

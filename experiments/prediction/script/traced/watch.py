@@ -14,7 +14,9 @@ from torch.optim import optimizer as optimizers
 
 from experiments.prediction.peak import MemoryTags
 from experiments.prediction.script.traced.lines import NamedSpans
+from experiments.prediction.times.record import StepRecorder
 from experiments.results.memory_parts import GRADIENTS, OPTIMIZER, PARAMETERS
+from experiments.results.schema import Phase
 
 
 class TrainingWatcher:
@@ -24,8 +26,10 @@ class TrainingWatcher:
     state exists, and another forward and backward pass has run with it.
     """
 
-    def __init__(self, tags: MemoryTags, steps: int, on_enough_steps: Callable[[], None]) -> None:
-        self.tags = tags
+    def __init__(
+        self, tags: MemoryTags, recorder: StepRecorder, steps: int, on_enough_steps: Callable[[], None]
+    ) -> None:
+        self.tags, self.recorder = tags, recorder
         self.model: torch.nn.Module | None = None
         self.optimizers: dict[str, None] = {}
         self.module_spans = NamedSpans()
@@ -34,13 +38,13 @@ class TrainingWatcher:
         self._parameter_counts: dict[int, int] = {}
         self._module_stack: list[str] = []
         self._backward_count = self._backward_depth = 0
-        self._steps_taken: dict[int, int] = {}
+        self.steps_by_optimizer: dict[int, int] = {}
         self._backwards_at_last_step: dict[int, int] = {}
 
     @property
     def steps(self) -> int:
         """The number of optimizer steps; with several optimizers, the highest number."""
-        return max(self._steps_taken.values(), default=0)
+        return max(self.steps_by_optimizer.values(), default=0)
 
     def install(self) -> None:
         """Watch all modules and optimizers of the process."""
@@ -73,8 +77,12 @@ class TrainingWatcher:
             self._parameter_counts[id(module)] = sum(one.numel() for one in module.parameters())
         if self.model is None or self._model_priority(module) > self._model_priority(self.model):
             self.model = module
-        if self.tags.phases[-1][1] != "forward":
-            self.tags.begin_phase("forward")
+        self._begin_phase("forward")
+
+    def _begin_phase(self, phase: Phase) -> None:
+        self.recorder.begin_phase(phase)
+        if self.tags.phases[-1][1] != phase:
+            self.tags.begin_phase(phase)
 
     def _model_priority(self, module: torch.nn.Module) -> tuple[bool, int]:
         """Return the sort key that selects the model: a module in training mode with the most parameters."""
@@ -84,6 +92,7 @@ class TrainingWatcher:
         def watched(*arguments: Any, **options: Any) -> None:
             if not self._backward_depth:
                 self._backward_count += 1
+                self.recorder.begin_phase("backward")
                 self.tags.begin_phase("backward")
             self._backward_depth += 1
             try:
@@ -114,14 +123,13 @@ class TrainingWatcher:
         key = id(optimizer)
         if (
             self._backwards_at_last_step.get(key) != self._backward_count
-            and self._steps_taken.get(key, 0) >= self._max_steps
+            and self.steps_by_optimizer.get(key, 0) >= self._max_steps
         ):
             self._on_enough_steps()
         parameters = [one for group in optimizer.param_groups for one in group["params"]]
         self.tags.tag_tensors(PARAMETERS.key, parameters)
         self.tags.tag_tensors(GRADIENTS.key, (one.grad for one in parameters if one.grad is not None))
-        if self.tags.phases[-1][1] != "optimizer step":
-            self.tags.begin_phase("optimizer step")
+        self._begin_phase("optimizer step")
 
     def _on_step_end(self, optimizer: Any, *_: Any) -> None:
         key = id(optimizer)
@@ -129,7 +137,8 @@ class TrainingWatcher:
         self.tags.tag_tensors(OPTIMIZER.key, _find_tensors(list(optimizer.state.values())))
         if self._backwards_at_last_step.get(key) != self._backward_count:
             self._backwards_at_last_step[key] = self._backward_count
-            self._steps_taken[key] = self._steps_taken.get(key, 0) + 1
+            self.steps_by_optimizer[key] = self.steps_by_optimizer.get(key, 0) + 1
+            self.recorder.end_step(key, "backward" if self._backward_depth else "optimizer step")
 
 
 def _find_tensors(value: Any) -> Iterator[torch.Tensor]:

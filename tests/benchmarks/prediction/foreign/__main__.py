@@ -5,8 +5,8 @@
     python -m tests.benchmarks.prediction.foreign compare MEASURED PREDICTED TABLE
 
 FOLDER: that of `python -m tests.benchmarks.prediction.foreign.inputs`, in which the programs run. The commands append
-one line per case to FILE and skip the cases that it has. Without CASE: all of cases.yaml. Measured and predicted runs
-stop at the same place: before the third optimizer step.
+one line per case to FILE and skip the cases that it has. Without CASE: all of cases.yaml. Measured and predicted
+memory are those before the third optimizer step; the measured time is the median of later steps.
 """
 
 import json
@@ -22,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from tests.benchmarks.prediction.unchanged_program import ErrorTable
+from experiments.prediction.script.record import CardPrediction, ScriptPrediction
+from tests.benchmarks.prediction.tables import ErrorTable, predicted_quantities
 
 HERE = Path(__file__).parent
 REPOSITORY = Path(__file__).parents[4]
@@ -30,7 +31,11 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLEL
 LIMIT_S = 600
 LINES = 12
 """Number of log lines that are kept if a program fails."""
-STARTED_IN_EACH_PROCESS = "from tests.benchmarks.prediction.unchanged_program import watch\nwatch()\n"
+STARTED_IN_EACH_PROCESS = """
+import atexit
+from tests.benchmarks.prediction.unchanged_program import watch
+atexit.register(watch().write)
+"""
 
 
 def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -46,7 +51,7 @@ def commands(wanted: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
-    """Run a command on the GPU until its third optimizer step. Return each rank's peak and reserved memory, GiB."""
+    """Run a command on the GPU until its last timed step. Return each rank's memory, GiB, and time of a step, s."""
     with tempfile.TemporaryDirectory(prefix="llm-testbed-", ignore_cleanup_errors=True) as temporary:
         (Path(temporary) / "sitecustomize.py").write_text(STARTED_IN_EACH_PROCESS)
         found = Path(temporary) / "ranks"
@@ -60,7 +65,7 @@ def measure(folder: Path, command: list[str]) -> list[dict[str, Any]]:
 
 
 def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]:
-    """Return the predicted peak and reserved memory of each rank of a command, GiB."""
+    """Return the predicted memory, GiB, and the time of a step, s, of each rank of a command."""
     options = ["--card", card, "--fake-weights", "--all-ranks", "--json"]
     words = [sys.executable, "-m", "experiments", "predict", *options, "--", *command]
     environment = os.environ | OFFLINE | {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -69,7 +74,14 @@ def predict(folder: Path, command: list[str], card: str) -> list[dict[str, Any]]
         predicted = json.loads(ran.stdout)["predictions"]
     except ValueError:
         return [{"error": ran.stderr.strip().splitlines()[-LINES:]}]
-    return [{name: one[name] for name in ("rank", "peak_gib", "reserved_gib", "notes")} for one in predicted]
+    return [{"rank": one.rank, "notes": one.notes, **predicted_quantities(one)} for one in map(_read, predicted)]
+
+
+def _read(found: dict[str, Any]) -> ScriptPrediction:
+    """Return a prediction from its JSON, without the fields that the output computes from others."""
+    known = CardPrediction.model_fields
+    cards = [{name: value for name, value in card.items() if name in known} for card in found["cards"]]
+    return ScriptPrediction.model_validate({**found, "cards": cards})
 
 
 def _run(words: list[str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -101,20 +113,16 @@ def compare(measured: Path, predicted: Path, table: Path) -> None:
         {(one["case"], one.get("rank", 0)): one for one in map(json.loads, path.read_text().splitlines())}
         for path in (measured, predicted)
     )
-    errors, failed = ErrorTable(), []
-    head = "| program | rank | peak measured | predicted | error | reserved measured | predicted | error |"
-    lines = [head, "|---|" + "---|" * 7]
+    errors, failed = ErrorTable("program", "rank"), []
     for (name, rank), one in before.items():
         other = after.get((name, rank), {"error": ["no answer"]})
         for side, answer in (("measured", one), ("predicted", other)):
             if "error" in answer:
                 failed.append(f"- {name}: not {side}: {(answer['error'] or [''])[-1]}")
         if "error" not in one and "error" not in other:
-            cells = errors.cells([(one[quantity], other[quantity]) for quantity in ("peak_gib", "reserved_gib")])
-            lines.append(f"| {name} | {rank} | {cells} |")
-    summary = errors.summary()
-    print(*summary, *failed, sep="\n")
-    table.write_text("\n".join([*lines, *summary, "", *failed]).rstrip() + "\n")
+            errors.add(name, rank, measured=one, predicted=other)
+    print(*errors.summary(), *failed, sep="\n")
+    table.write_text("\n".join([errors.text(), *failed]).rstrip() + "\n")
 
 
 if __name__ == "__main__":

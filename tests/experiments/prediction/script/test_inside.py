@@ -21,9 +21,10 @@ def test_the_example_of_the_documentation_stops_after_two_steps_and_prints_its_m
     shows_lines = "print(step, {one.line for one in predicted.prediction.lines})"
     ran = run_program(f"{example}\n{shows_lines}", tmp_path, library_cache)
     assert ran.returncode == 0, ran.stderr
-    outcome, parts, lines = ran.stdout.splitlines()
+    outcome, parts, time, lines = ran.stdout.splitlines()
     assert outcome.startswith("fits: peak 15.02 GiB, reserved ")
     assert "'optimizer': 6.00" in parts
+    assert re.fullmatch(r"[\d.]+ s ±25 % for each step, limited by GPU: matrix products", time)
     assert lines.startswith("2 ")
     assert "program.py:6" in lines  # the model
 

@@ -13,6 +13,7 @@ from experiments.prediction.times.step import (
     RecordedPhase,
     communication_s,
     phase_time,
+    program_step_time,
     total_seconds,
 )
 from experiments.prediction.times.table import Machine, OperationTime, Table, bound_s
@@ -131,3 +132,36 @@ def test_every_time_of_the_stored_tables_is_positive_and_its_machine_is_named():
         assert table.machine.card
         assert table.machine.torch
         assert all(times.device_s > 0 and times.host_s > 0 for times in table.measured.values())
+
+
+def test_a_program_whose_optimizer_is_on_the_cpu_waits_for_it(monkeypatch):
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
+    monkeypatch.setattr(step, "tables", lambda: (table,))
+    adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
+    recorded = [RecordedPhase("forward", 0, {product(4096): 10}), RecordedPhase("optimizer step", 0, {adam: 2})]
+    time, alone = (program_step_time(phases, "h100_80gb", 1) for phases in (recorded, recorded[:1]))
+    assert time.cpu_optimizer_s == pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S)
+    assert time.step_s == pytest.approx(alone.step_s + time.cpu_optimizer_s)
+    assert (alone.error_share, time.error_share) == (step.ERROR, pytest.approx(step.ERROR + step.SHARED_ERROR))
+    assert (alone.unmeasured_share, program_step_time([], "h100_80gb", 1)) == (0.0, None)
+
+
+def test_the_share_of_operations_that_were_not_measured_is_that_of_the_gpus_time(monkeypatch):
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
+    monkeypatch.setattr(step, "tables", lambda: (table,))
+    recorded = [RecordedPhase("forward", 0, {product(4096): 1, product(8192): 1})]
+    assert program_step_time(recorded, "h100_80gb", 1).unmeasured_share == pytest.approx(2 / 3)
+
+
+def test_a_card_without_the_data_type_of_a_programs_products_has_no_time(monkeypatch):
+    monkeypatch.setattr(step, "tables", lambda: (Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}),))
+    assert program_step_time([RecordedPhase("forward", 0, {product(4096): 1})], "v100_32gb", 1) is None
+
+
+def test_a_share_of_extrapolated_times_is_at_most_one():
+    short = PhaseTime({"forward": 1.0}, {"matrix products": 3.0}, unmeasured_s=2.0)
+    long = PhaseTime({"forward": 1.0}, {"matrix products": 5.0}, unmeasured_s=5.0)
+    longer = short.interpolated(40, 20, long, 30)
+    assert (longer.device_s["matrix products"], longer.unmeasured_s) == (7.0, 8.0)
+    table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
+    assert step._build_time([longer], table, "h100_80gb", 0.0).unmeasured_share == 1.0

@@ -121,7 +121,7 @@ def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(lo
 def test_resources_that_a_row_leaves_in_use_are_not_used_again(local, clock, monkeypatch, alive, used_gib, line):
     made = local()
     row = running(made, clock)
-    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: used_gib)
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: used_gib)
     made._free(row, alive, {0: 0.0, 1: 0.0})
     assert made._pool.size == (1 if line else 2)
     assert made._view.lines == ([f"a: later rows do not use its GPUs: {line}"] if line else [])
@@ -136,7 +136,7 @@ def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clo
     if had_result:
         (row.folder / RESULT_FILE).write_text(result)
     monkeypatch.setattr(made, "_end", lambda folder: (folder / RESULT_FILE).write_text(result) and [])
-    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: {})
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     if act == "_kill":
         made._kill(row)
         assert (row.folder / RESULT_FILE).exists() == had_result
@@ -198,7 +198,7 @@ def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypa
     row = running(made, clock)
     (row.folder / RESULT_FILE).write_text("{}")
     monkeypatch.setattr(made, "_end", lambda folder: [])
-    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before: {})
+    monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
     assert (made._running, made._times_s, (row.folder / RESULT_FILE).exists()) == ([], [], False)
     assert made._pool.allocate(sample_rows.spec("b", devices=2, strategy="ddp"))

@@ -126,8 +126,12 @@ def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, dock
     docker({"ServerVersion": "29.0"})
     assert check_named("Docker").text == "29.0, without GPUs"
     monkeypatch.setattr(preflight, "RESPONSE_TIMEOUT_S", 0.2)
-    real = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda command, **more: real(["sleep", "9"], **more))
+    real, of_docker = subprocess.run, ["sleep", "9"]
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **more: real(of_docker if command[:2] == ["docker", "info"] else command, **more),
+    )
     assert check_named("Docker").text == "the daemon does not answer within 0 s; systemctl restart docker"
 
 

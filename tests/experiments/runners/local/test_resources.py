@@ -96,3 +96,35 @@ def test_gpus_are_assigned_by_index_and_not_by_order_of_release():
     for allocation in reversed(taken):
         pool.release(allocation)
     assert [gpu.index for gpu in pool.allocate(spec(devices=2)).gpus] == [0, 1]
+
+
+def test_rows_that_share_gpus_fill_them_evenly_and_divide_the_cores():
+    pool = ResourcePool(node(GPU, second_gpu(), cpus=13), 64, rows_per_gpu=2)
+    rows = [pool.allocate(spec()) for _ in range(4)]
+    assert [row.gpus for row in rows] == [(GPU,), (second_gpu(),)] * 2
+    assert {(row.cores, row.shared) for row in rows} == {(3, True)}
+    assert pool.allocate(spec()) is None
+    pool.release(rows[1])
+    assert pool.allocate(spec()).gpus == (second_gpu(),)
+
+
+def test_a_row_with_a_gpu_to_itself_does_not_share_it():
+    assert not ResourcePool(node(GPU), 64).allocate(spec()).shared
+
+
+def test_a_shared_gpu_that_did_not_become_free_gets_no_other_row_and_its_rows_continue():
+    pool = ResourcePool(node(GPU, second_gpu()), 64, rows_per_gpu=3)
+    first, other, neighbor = (pool.allocate(spec()) for _ in range(3))
+    pool.retire(first)
+    assert (first.gpus, neighbor.gpus, pool.size) == ((GPU,), (GPU,), 4), "the neighbor still runs"
+    assert [pool.allocate(spec()).gpus for _ in range(2)] == [(second_gpu(),)] * 2
+    assert pool.allocate(spec()) is None
+    pool.retire(neighbor)
+    assert pool.size == 3
+    pool.release(other)
+    assert pool.allocate(spec()).gpus == (second_gpu(),)
+
+
+def test_rows_that_share_a_gpu_never_exceed_the_memory_of_the_host():
+    pool = ResourcePool(node(GPU), 20, rows_per_gpu=4)
+    assert [pool.allocate(spec()) is not None for _ in range(3)] == [True, True, False]

@@ -15,7 +15,7 @@ import pytest
 from experiments.results.schema import CHECKPOINTS_FOLDER, EARLIER_FOLDER, NOTEBOOK_FILE, RESULT_FILE
 from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu, clear_row_folder
-from provision.hardware import gpus
+from provision.hardware import gpus, nvidia
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as sample_rows
 from tests.support.runners.fake_view import RecordingView
@@ -176,6 +176,20 @@ def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
     assert seen == {"a": "0", "b": "1"}
 
 
+def test_the_gpus_driver_stays_open_while_rows_run(tmp_path, no_notebooks, monkeypatch):
+    """Fake: NVIDIA's driver, which counts how often it is opened and closed."""
+    used_gib, _ = no_notebooks
+    opened: list[int] = []
+    monkeypatch.setattr(nvidia, "start", lambda: opened.append(1) or True)
+    monkeypatch.setattr(nvidia, "stop", lambda: opened.append(-1))
+    seen: list[int] = []
+    monkeypatch.setattr(
+        gpus, "used_gib", lambda indices: seen.append(sum(opened)) or dict.fromkeys(indices, used_gib[0])
+    )
+    FinishedRun(tmp_path, [sample_rows.spec("a")], sample_rows.node(sample_rows.GPU)).run()
+    assert (seen, opened) == ([1, 1], [1, -1]), "before the row and after it"
+
+
 def test_extensions_are_compiled_before_the_first_row_starts(tmp_path, no_notebooks, monkeypatch):
     compiled: list[str] = []
 
@@ -194,7 +208,9 @@ def test_a_gpu_whose_memory_is_still_used_gets_no_other_row(tmp_path, no_noteboo
     not_free = gpu_memory.gpus_still_in_use
     occupied = {0: 3.0}
     monkeypatch.setattr(
-        gpu_memory, "gpus_still_in_use", lambda before: used_gib.update(occupied) or not_free(before, 0.1)
+        gpu_memory,
+        "gpus_still_in_use",
+        lambda before, neighbors_gib: used_gib.update(occupied) or not_free(before, neighbors_gib, 0.1),
     )
     finished_run = FinishedRun(tmp_path, [sample_rows.spec(row) for row in "abc"], sample_rows.node(sample_rows.GPU))
     with pytest.raises(NoFreeGpu, match="2 row"):

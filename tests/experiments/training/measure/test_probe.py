@@ -5,12 +5,13 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from experiments.results.schema import Device, Phase, Progress
+from experiments.results.schema import Device, Phase, Progress, StepCounts
 from experiments.training.measure import probe as probing
 from experiments.training.measure.flops import FlopCount
 from experiments.training.measure.meters import StorageMeter, resident_peak_gib
 from experiments.training.measure.probe import Probe, count_weights, peak_share
 from experiments.training.measure.schedule import build_schedule
+from experiments.training.measure.step_timer import StepTimer
 from tests.support.results.in_memory import CPU, GPU
 from tests.support.training.tiny_rows import GIB, spec
 
@@ -98,6 +99,25 @@ def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, mo
     assert 6 <= timed < probe.micro_steps
     assert steady[:3] == [(None, None), (2.0, 2.0), (2.0, 3.0)]
     assert steady[timed - 1 :] == [(2.0, timed)] * (len(steady) - timed + 1)
+
+
+def test_on_a_shared_gpu_a_training_ends_at_its_minimum_and_has_no_speed(tmp_path, monkeypatch):
+    """The times of the micro-steps vary so much that a training whose times count would go on."""
+    row = spec(batch_size=1, train_samples=40, length="verdict")
+    lengths = {}
+    for shared in (False, True):
+        training = probe_of(row, tmp_path)
+        probe = training[0]
+        probe.device = CPU.model_copy(update={"shared": shared})
+        monkeypatch.setattr(
+            StepTimer, "intervals_s", lambda timer, probe=probe: [float(n) for n in range(1, probe.micro_steps + 1)]
+        )
+        while not micro_step(*training):
+            pass
+        lengths[shared] = probe.micro_steps
+        assert (probe.speed() is None, probe.steps() is None) == (shared, not shared)
+    assert lengths[True] == probe.schedule.minimum < lengths[False]
+    assert probe.steps() == StepCounts(optimizer_steps=6, micro_steps=6, planned_micro_steps=40)
 
 
 class FakeProfile:

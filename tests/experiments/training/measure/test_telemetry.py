@@ -2,12 +2,14 @@ import csv
 import os
 import subprocess
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
 from experiments.results.gpu_load import TRAINING_UTILIZATION, training_utilization
+from experiments.results.schema import SHARED_GPU_VARIABLE
 from experiments.training.measure import telemetry
 from experiments.training.measure.telemetry import (
     FIELDS,
@@ -176,6 +178,30 @@ def test_samples_are_written_and_summarized(tmp_path, monkeypatch, fake_nvml):
     assert summary["gpu_processes_of_all_gpus_max"] == 4.0
     assert summary["process_memory_gib_max"] > 0.01
     assert 0 < summary["sampling_core_share"] < 1
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_row_on_a_shared_gpu_has_its_own_memory_and_no_load(fake_nvml, reported):
+    """Fake: the row's process uses 3 GiB of the GPU, a neighbor's 8 GiB; some drivers report no memory by process."""
+    own, neighbor = os.getpid(), 1
+    processes = [
+        SimpleNamespace(pid=pid, usedGpuMemory=gib * 2**30 if reported else None)
+        for pid, gib in ((own, 3), (neighbor, 8))
+    ]
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", lambda handle: processes)
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle: SimpleNamespace(used=12 * 2**30))
+    fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
+    fake_nvml.setenv(SHARED_GPU_VARIABLE, "1")
+    sampler = TelemetrySampler(Path("unused"), lambda: [own], time.monotonic())
+    sample = sampler._sample()
+    common = {"gpu_sm_clock_mhz": 1410.0, "gpu_temperature_c": 61.0}
+    of_row = {"gpu_memory_gib": 3.0, "gpu_processes": 1, "gpu_processes_of_all_gpus": 1} if reported else {}
+    assert {name: value for name, value in sample.items() if name.startswith("gpu")} == common | of_row
+
+
+def test_memory_by_process_is_unknown_where_nvml_does_not_support_it(fake_nvml):
+    fake_nvml.setattr(pynvml, "nvmlDeviceGetComputeRunningProcesses", not_supported)
+    assert NvidiaGpu("GPU 0").process_gib() == {}
 
 
 def test_gpu_columns_are_empty_without_a_gpu(tmp_path, monkeypatch, no_gpu):

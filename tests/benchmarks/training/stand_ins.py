@@ -1,6 +1,6 @@
 """Compare measured peaks with the peaks predicted for the card of the run, and for the GPU that stood in for it.
 
-    python -m tests.benchmarks.prediction.stand_ins [--out FOLDER] [NAME...]
+    python -m tests.benchmarks.training.stand_ins [--out FOLDER] [NAME...]
 
 NAME: the folder of a stored run (experiments/evidence); default: those of `beyond` and `ladder`. Only rows on one GPU
 that fit and are not compiled; of compiled rows the prediction is an upper bound. A GPU that stands in for a card has

@@ -1,0 +1,200 @@
+"""The time of an optimizer step of unchanged scripts and of `--model`, with a table of few, round times."""
+
+import json
+
+import pytest
+
+from experiments.prediction.custom import CustomTraining
+from experiments.prediction.loop import program_command
+from experiments.prediction.script.options import ScriptOptions
+from experiments.prediction.script.trace import trace_script
+from experiments.prediction.times.step import ERROR, LINK_GB_S, SHARED_ERROR
+from experiments.suites.cards import card_named
+from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
+from tests.support.processes.phantom_library import cache_with_library
+
+CARDS = ["a100_40gb", "a100_80gb"]
+"""The table is of the second card; the first one has the same arithmetic and less bandwidth."""
+MACHINE = {"card": "a100_80gb", "gpu": "A GPU", "host": "", "torch": "2", "command": "", "date": "2026-11-30"}
+FLOAT = {"type": "Float", "sizes": [1024, 1024]}
+HOST_S, SLOWDOWN = 1e-6, 3.0
+"""Seconds of the host for each operation of the table; time of a matrix product over its shortest possible time."""
+PRODUCT_FLOP = 2 * 8192 * 1024 * 1024
+
+
+@pytest.fixture
+def use_table(tmp_path, monkeypatch, trace):
+    """Return a function that writes the user's own table: matrix products, and operations limited by the bandwidth."""
+
+    def write(host_s: float = HOST_S) -> None:
+        cache = cache_with_library(tmp_path / "cache") if not (tmp_path / "cache").exists() else tmp_path / "cache"
+        monkeypatch.setenv("TESTBED_CACHE", str(cache))
+        card = card_named(MACHINE["card"])
+        product_s = SLOWDOWN * 2 * 1024**3 / (card.peak_tflops["fp32"] * 1e12)
+        copy_s = 3 * 4 * 1024**2 / (card.bandwidth_gb_s * 1e9)
+        names = {"aten::mm.out": product_s, "aten::add.out": copy_s, "aten::_foreach_add_.List": copy_s}
+        names |= {"aten::mean.out": copy_s}
+        lines = [
+            {"key": json.dumps([name, FLOAT, FLOAT, FLOAT], separators=(",", ":")), "device_s": time, "host_s": host_s}
+            for name, time in names.items()
+        ]
+        (cache / "times").mkdir(exist_ok=True)
+        (cache / "times" / "a100_80gb.jsonl").write_text("\n".join(map(json.dumps, [MACHINE, *lines])))
+
+    return write
+
+
+@pytest.fixture
+def step(use_table, trace):
+    """Return a function that traces a script, and returns the times of its step on both cards."""
+
+    def step(source: str, *words: str, host_s: float = HOST_S, **options):
+        use_table(host_s)
+        predictions = trace(source, *words, cards=CARDS, **options)
+        return [{card.card: card.time for card in one.cards}[name] for one in predictions for name in CARDS]
+
+    return step
+
+
+def product_s(products: int) -> float:
+    return SLOWDOWN * products * PRODUCT_FLOP / (card_named("a100_80gb").peak_tflops["fp32"] * 1e12)
+
+
+def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
+    slow, fast = step(LOOP)
+    assert fast.device_s["matrix products"] == pytest.approx(product_s(2 + 3))
+    assert fast.step_s == pytest.approx(sum(fast.device_s.values()))
+    assert fast.limited_by == "GPU: matrix products"
+    assert {*fast.device_s} == {"matrix products", "element-wise", "reductions"}
+    assert slow.device_s["matrix products"] == fast.device_s["matrix products"]
+    assert (slow.measured_on, fast.unmeasured_share) == ("A GPU", pytest.approx(1.0))
+
+
+def test_accumulation_multiplies_the_products_but_not_the_optimizers_step(step):
+    loop = LOOP.replace("foreach=False", "foreach=True")
+    (_, once), (_, often) = step(loop), step(loop.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
+    assert often.device_s["matrix products"] == pytest.approx(product_s(4 * 5))
+    assert often.device_s["optimizer"] == pytest.approx(once.device_s["optimizer"])
+
+
+def test_a_step_limited_by_the_bandwidth_depends_on_that_of_the_card(step):
+    slow, fast = step(LOOP.replace("model(batch)", "(model[0](batch) + (batch + 1).sin().cos().exp().add(1))"))
+    ratio = card_named("a100_80gb").bandwidth_gb_s / card_named("a100_40gb").bandwidth_gb_s
+    assert slow.device_s["element-wise"] / fast.device_s["element-wise"] == pytest.approx(ratio, rel=0.01)
+
+
+def test_a_host_twice_as_slow_doubles_a_step_that_it_limits(step):
+    (_, first), (_, second) = (step(LOOP, host_s=host_s) for host_s in (0.001, 0.002))
+    assert first.limited_by == "host"
+    assert second.step_s == pytest.approx(2 * first.step_s) == pytest.approx(second.host_s)
+
+
+def test_the_first_step_which_creates_the_optimizers_state_is_not_the_predicted_one(step):
+    (_, second), (_, fourth) = (step(LOOP, host_s=0.001, steps=steps) for steps in (2, 4))
+    assert second.host_s == pytest.approx(fourth.host_s)
+    assert second.device_s == pytest.approx(fourth.device_s)
+
+
+def test_a_step_has_that_of_each_optimizer_and_of_one_in_the_backward_pass(step):
+    two = (
+        START
+        + """
+optimizers = [torch.optim.SGD([one], lr=1.0) for one in model.parameters()]
+while True:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+"""
+    )
+    inside = (
+        START
+        + """
+optimizers = {one: torch.optim.SGD([one], lr=1.0, momentum=0.9) for one in model.parameters()}
+for one in model.parameters():
+    one.register_post_accumulate_grad_hook(lambda one: optimizers[one].step() or optimizers[one].zero_grad())
+while True:
+    model(batch).square().mean().backward()
+"""
+    )
+    assert step(two)[1].device_s["matrix products"] == pytest.approx(product_s(2 * 5))
+    assert step(inside)[1].device_s["matrix products"] == pytest.approx(product_s(5))
+
+
+def test_the_backward_pass_goes_on_after_a_step_inside_of_it(step):
+    source = (
+        START
+        + """
+optimizer = torch.optim.SGD([model[2].weight], lr=1.0)
+def update(*_):
+    optimizer.step()
+    optimizer.zero_grad()
+if "inside" in sys.argv:
+    model[2].weight.register_post_accumulate_grad_hook(update)
+while True:
+    model(batch).square().mean().backward()
+    if "inside" not in sys.argv:
+        update()
+"""
+    )
+    (_, inside), (_, after) = (step(source, *words, host_s=0.001) for words in (["inside"], []))
+    assert inside.host_s == pytest.approx(after.host_s, rel=0.05)
+
+
+def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step, tmp_path):
+    for name in ("__init__", "runtime/__init__", "runtime/autotuner", "runtime/jit"):
+        file = tmp_path / "triton" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        classes = {"runtime/autotuner": ("Autotuner", "Heuristics"), "runtime/jit": ("JITFunction",)}.get(name, ())
+        file.write_text("".join(f"class {one}:\n    pass\n" for one in classes))
+    source = "from triton.runtime.jit import JITFunction\n" + LOOP
+    kernel = source.replace("    optimizer.step()", "    JITFunction().run(batch, 3, out=batch)\n    optimizer.step()")
+    without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
+    shortest_s = 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
+    assert launched - without == pytest.approx(shortest_s, rel=0.01)
+
+
+def test_ranks_have_the_time_of_their_links(step):
+    first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
+    assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_GB_S * 1e9), rel=0.01)
+    assert last.error_share == pytest.approx(ERROR + SHARED_ERROR)
+    assert step(LOOP)[1].link_s == 0.0
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "reason"),
+    [
+        (LOOP, {"steps": 1}, "a second optimizer step is needed, and the script took one before the trace ended"),
+        (START + "model(batch)", {}, "a second optimizer step is needed, and the script took none before"),
+        (LOOP.replace("optimizer =", "model = torch.compile(model)\noptimizer ="), {}, "torch.compile was called"),
+        ("import torch\ntorch.set_float32_matmul_precision('high')\n" + LOOP, {}, "TF32 is on"),
+    ],
+)
+def test_a_time_that_cannot_be_predicted_has_a_reason(traced, source, options, reason):
+    one = traced(source, **options)
+    assert one.cards[0].time is None
+    assert one.time_unknown.startswith(reason)
+
+
+def test_tf32_does_not_matter_for_products_in_16_bit(traced):
+    source = LOOP.replace("model(batch)", "torch.autocast('cuda', torch.bfloat16)(model)(batch)")
+    one = traced("import torch\ntorch.set_float32_matmul_precision('high')\n" + source, cards=["v100_32gb"])
+    assert (one.cards[0].time, one.time_unknown) == (None, "")  # without bf16 arithmetic
+    assert traced("import torch\ntorch.set_float32_matmul_precision('high')\n" + source).cards[0].time
+
+
+@pytest.mark.parametrize("loop", ["plain", "trainer"])
+def test_a_question_about_a_model_has_a_time_that_grows_with_its_micro_steps(use_table, tmp_path, loop):
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
+    use_table()
+    times = []
+    for accumulate in (1, 3):
+        training = CustomTraining(str(config), CARDS[1], batch=2, seq=64, loop=loop, accumulate=accumulate)
+        (one,) = trace_script(program_command(training), CARDS[1:], lambda _: None, ScriptOptions())
+        times.append(one.cards[0].time)
+    once, often = times
+    assert (once.limited_by, once.step_s) == ("host", pytest.approx(once.host_s))
+    assert often.device_s["matrix products"] == pytest.approx(3 * once.device_s["matrix products"])
+    assert often.step_s > 2 * once.step_s
