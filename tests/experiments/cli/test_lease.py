@@ -225,8 +225,10 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
 
 def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
     planned = []
-    original = reproduction.plan
-    monkeypatch.setattr(reproduction, "plan", lambda *arguments: planned.append(arguments[0]) or original(*arguments))
+    original = reproduction.planned_operations
+    monkeypatch.setattr(
+        reproduction, "planned_operations", lambda *arguments: planned.append(arguments[0]) or original(*arguments)
+    )
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "soup"}\n')
     given = {"weights": "pretrained", "data": str(tmp_path / "captions"), "input": "with-image", "gpus_per_node": 1}
