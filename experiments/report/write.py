@@ -148,7 +148,8 @@ def stored_evaluation(path: Path) -> Evaluation | None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         problem = error_message(error.errors()[0])
-        raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
+        why = f"not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})"
+        raise InputError(f"{path}: {why}; `testbed report {path.parent}` writes the file again") from None
 
 
 def folder_checksums(folder: Path) -> str:
