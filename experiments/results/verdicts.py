@@ -82,7 +82,7 @@ class Evaluation(Record):
         return sum(verdict.status == status for verdict in self.verdicts)
 
     def passed_by_grade(self) -> dict[Grade, int]:
-        """Return the number of statements that hold, by grade, the best grade first."""
+        """Return the number of statements that pass, by grade, the best grade first."""
         counts = Counter(verdict.grade for verdict in self.verdicts if verdict.status == "pass")
         return {grade: counts[grade] for grade in GRADES if counts[grade]}
 

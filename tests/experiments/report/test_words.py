@@ -43,26 +43,26 @@ def evaluation(**counts: int) -> Evaluation:
         ({}, "The lab states nothing about these rows."),
         (
             {"pass": 14, "fail": 2, "not_evaluated": 9},
-            "2 of 16 statements fail; 14 hold; 9 were not evaluated.",
+            "2 of 16 statements fail; 14 pass; 9 were not evaluated.",
         ),
-        ({"pass": 3}, "All 3 statements hold."),
-        ({"predicted": 3}, "All 3 statements hold, predicted."),
+        ({"pass": 3}, "All 3 statements pass."),
+        ({"predicted": 3}, "All 3 statements pass, predicted."),
         (
             {"miniature": 9, "predicted": 29, "fail": 3},
-            "3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature.",
+            "3 of 41 statements fail; 38 pass: 29 predicted, 9 measured in miniature.",
         ),
         (
             {"emulated": 1, "measured": 1, "not_evaluated": 2},
-            "All 2 statements hold: 1 measured, 1 measured on a GPU that emulates the card; 2 were not evaluated.",
+            "All 2 statements pass: 1 measured, 1 measured on a GPU that emulates the card; 2 were not evaluated.",
         ),
-        ({"measured": 1}, "The statement holds, measured."),
-        ({"pass": 1, "not_evaluated": 1}, "The statement holds; 1 was not evaluated."),
+        ({"measured": 1}, "The statement passes, measured."),
+        ({"pass": 1, "not_evaluated": 1}, "The statement passes; 1 was not evaluated."),
         ({"fail": 1}, "The statement fails."),
-        ({"fail": 2}, "None of 2 statements holds."),
+        ({"fail": 2}, "None of 2 statements passs."),
         ({"not_evaluated": 5}, "None of the 5 statements was evaluated."),
         ({"not_evaluated": 5, "error": 1}, "1 error; 5 were not evaluated."),
         ({"error": 2}, "2 errors."),
-        ({"pass": 2, "error": 1}, "1 error; 2 statements hold."),
+        ({"pass": 2, "error": 1}, "1 error; 2 statements pass."),
     ],
 )
 def test_the_headline_counts_the_statuses(counts: dict[str, int], sentence: str) -> None:
@@ -83,18 +83,18 @@ def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -
     found = evaluation(**{"pass": 1, "fail": 2})
     fails = [one.model_copy(update={"known_failure": "cause"}) for one in found.verdicts[1 : 1 + known]]
     verdicts = (found.verdicts[0], *fails, *found.verdicts[1 + known :])
-    assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 holds."
+    assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 passes."
 
 
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ({"pass": 2}, "All 2 statements about memory are predicted to hold."),
+        ({"pass": 2}, "All 2 statements about memory are predicted to pass."),
         (
             {"pass": 20, "fail": 2, "not_evaluated": 8},
-            "20 of 22 statements about memory are predicted to hold; 8 others cannot be predicted.",
+            "20 of 22 statements about memory are predicted to pass; 8 cannot be predicted.",
         ),
-        ({"fail": 2}, "0 of 2 statements about memory are predicted to hold."),
+        ({"fail": 2}, "0 of 2 statements about memory are predicted to pass."),
         ({"not_evaluated": 2}, "No statement is about memory, so none can be predicted."),
     ],
 )
@@ -106,8 +106,8 @@ def test_the_headline_of_known_failures_alone_names_no_number() -> None:
     found = evaluation(fail=1)
     known = found.verdicts[0].model_copy(update={"known_failure": "cause"})
     assert headline(found.model_copy(update={"verdicts": (known,)})) == "The statement fails with a known cause."
-    assert headline(evaluation(**{"pass": 1, "fail": 1})) == "1 of 2 statements fails; 1 holds."
-    assert headline(evaluation(**{"pass": 1, "error": 2})) == "2 errors; 1 statement holds."
+    assert headline(evaluation(**{"pass": 1, "fail": 1})) == "1 of 2 statements fails; 1 passes."
+    assert headline(evaluation(**{"pass": 1, "error": 2})) == "2 errors; 1 statement passes."
 
 
 def test_a_gpu_that_emulates_a_card_is_named() -> None:
