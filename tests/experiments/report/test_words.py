@@ -58,7 +58,7 @@ def evaluation(**counts: int) -> Evaluation:
         ({"measured": 1}, "The statement passes, measured."),
         ({"pass": 1, "not_evaluated": 1}, "The statement passes; 1 was not evaluated."),
         ({"fail": 1}, "The statement fails."),
-        ({"fail": 2}, "None of 2 statements passs."),
+        ({"fail": 2}, "None of 2 statements passes."),
         ({"not_evaluated": 5}, "None of the 5 statements was evaluated."),
         ({"not_evaluated": 5, "error": 1}, "1 error; 5 were not evaluated."),
         ({"error": 2}, "2 errors."),
