@@ -26,6 +26,10 @@ ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
 error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1 times the predicted time for FSDP)."""
 
 
+TRANSFERS_SHARE = 0.1
+"""Share of the GPU's time from which transfers from and to the host count as use of host memory."""
+
+
 class RecordedPhase(NamedTuple):
     """The operations of one phase of a step, with the number of executions of each.
 
@@ -128,13 +132,20 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
     if not recorded or any(target.emulates(name) for name in _precisions(recorded)):
         return None
     phases = [phase_time(one, table, target) for one in recorded]
-    shared = ranks > 1 or any(phase.cpu_optimizer_s for phase in phases)
+    shared = ranks > 1 or _uses_host_memory(phases)
     return _build_time(phases, table, card, SHARED_ERROR if shared else 0.0)
 
 
 def _share(part: float, whole: float) -> float:
     """Return part / whole, from 0 to 1: extrapolated times can be a little outside of it."""
     return min(1.0, max(0.0, part / whole)) if whole else 0.0
+
+
+def _uses_host_memory(phases: Sequence[PhaseTime]) -> bool:
+    """Return whether an optimizer works on the CPU, or transfers from and to the host take much time of the GPU."""
+    transfers_s = sum(phase.device_s.get("host transfers", 0.0) for phase in phases)
+    busy_s = sum(sum(phase.device_s.values()) for phase in phases)
+    return any(phase.cpu_optimizer_s for phase in phases) or transfers_s > TRANSFERS_SHARE * busy_s
 
 
 def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:

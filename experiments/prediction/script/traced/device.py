@@ -28,6 +28,7 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     phantom = load(cache)
     import torch
 
+    from experiments.prediction.phantom.cpu_adam import skip_fused_adamw
     from experiments.prediction.phantom.cuda import replace_cuda
     from experiments.prediction.script.traced import imports
 
@@ -36,6 +37,7 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     replace_cuda(phantom, card)
     phantom.install(kernel_properties(card))
     phantom.count_host_memory()
+    skip_fused_adamw(phantom.log_operation)
     imports.prepare_imports(phantom.log_operation)
     imports.record_compile_calls()
     return phantom

@@ -1,6 +1,5 @@
 """Prepare libraries for the phantom device at their first import, if importing them uses CUDA."""
 
-import importlib
 import importlib.util
 import json
 import sys
@@ -19,7 +18,6 @@ NOT_MODELED = {
 """Libraries with their own kernels, whose scratch memory is unknown."""
 TRITON_USERS = ("trl", "liger_kernel")
 """Libraries that run other code if Triton is missing."""
-HOST_OPTIMIZER = "experiments.training.models.host_optimizer"
 _compile_calls: list[bool] = []
 
 
@@ -63,14 +61,13 @@ class ImportFinder(MetaPathFinder):
 
 
 def prepare_imports(log: Callable[[str], None]) -> None:
-    """Prepare bitsandbytes, DeepSpeed, Triton and AdamW on the host for the phantom device when they are imported.
+    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them.
 
     log: logs an operation that is not one of PyTorch's.
     """
     sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
     sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
     sys.meta_path.insert(0, ImportFinder("triton", lambda: _prepare_triton(log)))
-    sys.meta_path.insert(0, ImportFinder(HOST_OPTIMIZER, lambda: _prepare_host_optimizer(log)))
 
 
 def modeling_notes(recurrent: bool) -> list[str]:
@@ -121,14 +118,6 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
-
-
-def _prepare_host_optimizer(log: Callable[[str], None]) -> None:
-    """Skip and log the updates of AdamW on the host, which would take the time and memory of a real training."""
-    from experiments.prediction.phantom.cpu_adam import skip_fused_adamw
-
-    importlib.import_module(HOST_OPTIMIZER)
-    skip_fused_adamw(log)
 
 
 def _prepare_triton(log: Callable[[str], None]) -> None:

@@ -8,7 +8,7 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import program_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
-from experiments.prediction.times.step import ERROR, LINK_GB_S, SHARED_ERROR
+from experiments.prediction.times.step import ADAM_PARAMETERS_PER_S, ERROR, LINK_GB_S, SHARED_ERROR
 from experiments.suites.cards import card_named
 from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
 from tests.support.processes.phantom_library import cache_with_library
@@ -152,6 +152,28 @@ def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step, tmp_path):
     without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
     shortest_s = 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
     assert launched - without == pytest.approx(shortest_s, rel=0.01)
+
+
+def test_an_optimizer_in_host_memory_has_its_own_time(step):
+    source = """
+import torch
+weight = torch.nn.Parameter(torch.zeros(4096, 1024))
+optimizer = torch.optim.AdamW([weight], fused=True)
+while True:
+    optimizer.zero_grad()
+    weight.cuda().square().mean().backward()
+    optimizer.step()
+"""
+    time = step(source)[1]
+    assert time.cpu_optimizer_s == pytest.approx(4096 * 1024 / ADAM_PARAMETERS_PER_S)
+    assert time.device_s["host transfers"] > 0
+    assert time.error_share == pytest.approx(ERROR + SHARED_ERROR)
+
+
+def test_transfers_from_and_to_the_host_widen_the_error_of_a_time(step):
+    source = LOOP.replace("model(batch)", "(model(batch) + sum(batch.cpu().cuda() for _ in range(100)))")
+    assert step(source)[1].error_share == pytest.approx(ERROR + SHARED_ERROR)
+    assert step(LOOP)[1].error_share == pytest.approx(ERROR)
 
 
 def test_ranks_have_the_time_of_their_links(step):
