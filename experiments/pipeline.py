@@ -34,7 +34,7 @@ from experiments.suites.cards import card_of_device, card_warnings
 from experiments.suites.suite import Suite, suite_named
 from experiments.system.files import cache_folder, point_link
 from experiments.system.lock import lock_folder
-from provision.words import counted
+from provision.words import number_with_noun
 
 
 def _ignore_progress(done: int, total: int | None) -> None:
@@ -113,7 +113,7 @@ def run_suite(
     worker: str = WORKER_MODULE,
     grace_s: float = GRACE_S,
 ) -> FinishedRun:
-    """Run the missing and changed rows of one suite, as ``run_suites`` does for several."""
+    """Run the rows of one suite that have no result or have changed; see ``run_suites``."""
     (finished,) = run_suites([options], view, on_download, worker, grace_s)
     return finished
 
@@ -266,7 +266,7 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
 
 def _show_run(prepared: PreparedRun, view: View) -> None:
     run, node = prepared.run, prepared.target.node
-    rows = counted(len(run.rows), "row")
+    rows = number_with_noun(len(run.rows), "row")
     summary = f"{prepared.suite.title}, {rows}, size {run.size} for {run.card}, on {node.description}"
     view.print_line(f"{prepared.folder.path}: {summary}")
     if (shared := prepared.target.rows_per_gpu(run, prepared.suite)) > 1:
@@ -314,7 +314,7 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
 
 
 def _show_expected_times(planned: PlannedRun, view: View) -> None:
-    """Print how long the rows take at full size, if that is known; then the view shows it next to each row.
+    """Print how long the rows take at full size, if these times are known. The view then shows the time of each row.
 
     Times on shared GPUs are not known.
     """

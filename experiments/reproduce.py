@@ -33,11 +33,11 @@ from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_c
 from provision.leasing.doctor import check_site
 from provision.leasing.journal import Machine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import deleted_lease
+from provision.leasing.release import lease_deletion_message
 from provision.leasing.request import LeaseRequest, slot_in_words
 from provision.leasing.reserve import choose_slots
 from provision.sites.base import LeasingSite, SimulatedServers
-from provision.words import counted
+from provision.words import number_with_noun
 
 STAGES = ("doctor", "predict", "slots", "lease", "configure", "run", "release")
 """The stages in order. The stage "run" also evaluates and reports each suite."""
@@ -109,12 +109,12 @@ def reproduce(
         _run_preflight_checks(reproduction, reconciler, view)
     runs = _prepare_runs(reproduction, reconciler)
     active = reconciler.journal.active_lease(lease_request.name)
-    if active and (why := deleted_lease(reconciler, active)):
+    if active and (why := lease_deletion_message(reconciler, active)):
         with stages.stage("release"):
             _release(site, reconciler, lease_request.name, view)
         raise LeaseEnded(f"lease {lease_request.name} {why}")
     if not any(run.rows_left() for run in runs):
-        view.print_line("every row already has a result; --rerun runs them again")
+        view.print_line("every row already has a result; --rerun runs the rows again")
         if active and not reproduction.keep:
             with stages.stage("release"):
                 _release(site, reconciler, lease_request.name, view)
@@ -170,7 +170,7 @@ def _configure(site: LeasingSite, machines: Sequence[Machine], setup: Setup, vie
         configure(machines, setup, view.print_line)
 
 
-def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
+def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
     """Return one line for each operation that ``reproduce`` would perform, and change nothing. Raises LeaseTooLong."""
     runs, name = _prepare_runs(reproduction, reconciler), reproduction.lease_request.name
     left = [(run, rows) for run in runs if (rows := run.rows_left())]
@@ -185,7 +185,7 @@ def plan(reproduction: Reproduction, reconciler: Reconciler) -> list[str]:
         *leasing.planned_calls(reproduction.site, reconciler, reproduction.lease_request),
         f"ansible: configure the machines of {name}, image {reproduction.setup.image_variant}",
         *(
-            f"slurm on {name}: run {counted(len(rows), 'row')} of {run.suite.suite}, download the results"
+            f"slurm on {name}: run {number_with_noun(len(rows), 'row')} of {run.suite.suite}, download the results"
             for run, rows in left
         ),
         *([] if reproduction.keep else [f"release {name}: servers, volumes, addresses, key and lease"]),
@@ -202,9 +202,9 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
 
 
 def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
-    """Return the reproduction with the length of lease that the rows need, if it is to be chosen and can be.
+    """Return the reproduction; if its length is to be chosen, with the length of lease that the rows need.
 
-    Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for one in which the rows cannot end.
+    Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for a lease in which the rows cannot end.
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:

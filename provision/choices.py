@@ -11,7 +11,7 @@ VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
 """Chameleon's image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
 
 LEASING_SITES = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
-"""Modules of the sites, by name."""
+"""Names of the sites that lease nodes. Each is also the name of its module in provision/sites/."""
 VIRTUAL = "kvm"
 """The site of virtual machines, which boot from volumes and need a security group."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}

@@ -7,18 +7,18 @@ from provision.errors import Unreachable
 
 
 class Clock:
-    """A clock; tests replace it by one that advances without waiting."""
+    """The real clock. Tests replace it with a clock that advances without waiting."""
 
     def now(self) -> datetime:
         """Return the current time in UTC."""
         return datetime.now(UTC)
 
-    def passed_s(self) -> float:
-        """Return the seconds since an arbitrary moment."""
+    def monotonic_s(self) -> float:
+        """Return the seconds since an arbitrary moment; only differences between two values have a meaning."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait this many seconds."""
         time.sleep(seconds)
 
 
@@ -27,4 +27,4 @@ class NoWaitClock(Clock):
 
     def sleep(self, seconds: float) -> None:
         """Raise Unreachable instead of waiting for another attempt."""
-        raise Unreachable(f"no answer at once; the next attempt would be in {seconds:.0f} s")
+        raise Unreachable(f"no answer to the first request; not waiting {seconds:.0f} s for another attempt")

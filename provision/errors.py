@@ -39,7 +39,7 @@ Every message is a single line. At the command line a SiteError gives exit code 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-NEAREST_COUNT = 3
+SIMILAR_COUNT = 3
 
 
 class ProvisionError(Exception):
@@ -55,7 +55,7 @@ class UnknownDevices(ProvisionError):
 
 
 class NoSuchHost(ProvisionError):
-    """No host has the requested type, name or hardware; the message lists the nearest matches."""
+    """No host has the requested type, name or hardware; the message lists the most similar names."""
 
 
 class BadTime(ProvisionError):
@@ -185,8 +185,8 @@ class NotReleased(SiteError):
     """Resources remain after a release."""
 
 
-def nearest(value: str, names: Iterable[str]) -> str:
-    """Return the ``NEAREST_COUNT`` names most similar to ``value``, comma-separated; for a/b, b is also compared."""
+def most_similar_names(value: str, names: Iterable[str]) -> str:
+    """Return the ``SIMILAR_COUNT`` names most similar to ``value``, comma-separated; for a/b, b is also compared."""
     spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
-    keys = get_close_matches(value.casefold(), spelled, n=2 * NEAREST_COUNT, cutoff=0)
-    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:NEAREST_COUNT])
+    keys = get_close_matches(value.casefold(), spelled, n=2 * SIMILAR_COUNT, cutoff=0)
+    return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:SIMILAR_COUNT])

@@ -133,7 +133,7 @@ class TimeSlot:
 class Identity:
     """The user and project of an account: names for messages, ids for comparison, never a secret.
 
-    endpoint: keystone's URL. entry: the account's name in clouds.yaml, envvars for that of the OS_* variables.
+    endpoint: keystone's URL. entry: the name in clouds.yaml, ``envvars`` for the account of the OS_* variables.
     """
 
     user: str
@@ -148,7 +148,7 @@ class Identity:
         return f"{self.user} in project {self.project} at {self.region}"
 
     def is_same_as(self, other: "Identity") -> bool:
-        """Return whether both are the same user in the same project of the same region."""
+        """Return whether this identity and ``other`` are the same user in the same project of the same region."""
         return self._key() == other._key()
 
     def _key(self) -> tuple[str | None, ...]:
@@ -239,7 +239,7 @@ class Volume:
 
 @dataclass(frozen=True)
 class TaggedResource:
-    """A key at the site or a security group. complete: False if the program was killed while creating it."""
+    """An SSH key or a security group at the site. complete: False if the program was killed while creating it."""
 
     id: str
     kind: str

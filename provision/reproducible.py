@@ -33,7 +33,7 @@ def files_in(folder: Path, excluded: Collection[str]) -> list[Path]:
     return [path for path in paths if not set(excluded) & set(path.relative_to(folder).parts)]
 
 
-def commit(checkout: Path) -> str:
+def checkout_commit(checkout: Path) -> str:
     """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout or without git."""
     if not (checkout / ".git").exists() or not shutil.which("git"):  # an environment can be inside another repository
         return ""

@@ -16,7 +16,7 @@ class TemporaryFolder:
     """A new folder, removed with its content by ``remove`` or at the end of a with block.
 
     kind: part of its name. parent: None for the system's folder of temporary files. The process holds a lock on the
-    folder, so that others can tell it from one that a killed process left behind.
+    folder, so that other processes do not take it for a folder that a killed process left behind.
     """
 
     def __init__(self, kind: str, parent: Path | None = None) -> None:

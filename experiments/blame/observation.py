@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import AliasChoices, Field
 
-from experiments.results.changes.changed import changed_value
+from experiments.results.changes.changed import value_change
 from experiments.results.changes.facts import MeasuredValue, measured_values
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import ABSOLUTE_TIME_QUANTITIES
@@ -37,7 +37,7 @@ class Difference(NamedTuple):
         """Return the difference as one line."""
         row, what = self.key
         if self.kind == "value":
-            return changed_value(self.key, *(one.measured[row][what] for one in (self.good, self.bad))).sentence
+            return value_change(self.key, *(one.measured[row][what] for one in (self.good, self.bad))).sentence
         reason = self.bad.reasons.get(row) or self.good.reasons.get(row, "")
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 

@@ -170,6 +170,6 @@ def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> l
 
 
 def measurement_keys(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the path of the run of each measurement, by the key of the measurement."""
+    """Return the path of each measurement's run, by the key of the measurement."""
     keys = {_measurement_key(result): str(folder.path) for folder in folders for result in folder.results().values()}
     return {key: path for key, path in keys.items() if key}

@@ -1,4 +1,4 @@
-"""Find contradictions within a row's result, and between it, its telemetry and a prediction."""
+"""Find contradictions within a row's result, and between the result, the row's telemetry and a prediction."""
 
 import re
 from collections.abc import Iterator, Sequence

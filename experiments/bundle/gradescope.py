@@ -5,15 +5,17 @@ from typing import Any
 from experiments.bundle.check import BundleCheck
 
 
-def gradescope(checked: BundleCheck) -> dict[str, Any]:
+def gradescope_results(bundle_check: BundleCheck) -> dict[str, Any]:
     """Return the score and the tests of one bundle. An accepted row gives one point, a rejected bundle none."""
-    reasons = "\n".join(checked.problems) or "rows and settings are right, values are consistent, nothing is copied"
-    genuine = _test("The bundle is accepted", 0, reasons, checked.accepted)
+    reasons = (
+        "\n".join(bundle_check.problems) or "rows and settings are right, values are consistent, nothing is copied"
+    )
+    genuine = _test("The bundle is accepted", 0, reasons, bundle_check.accepted)
     rows = [
-        _test(row, 1, missing or "has a result", checked.accepted and not missing)
-        for row, missing in checked.rows.items()
+        _test(row, 1, missing or "has a result", bundle_check.accepted and not missing)
+        for row, missing in bundle_check.rows.items()
     ]
-    statements = checked.evaluation.verdicts if checked.evaluation else ()
+    statements = bundle_check.evaluation.verdicts if bundle_check.evaluation else ()
     lines = [f"{one.status}: {one.says} {one.value}".strip() for one in statements if one.status != "not evaluated"]
     return {
         "score": sum(test["score"] for test in rows),

@@ -64,7 +64,7 @@ def format_percent(value: float, total: float) -> str:
 
 
 def round_ticks(highest: float, max_count: int) -> list[float]:
-    """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` others."""
+    """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` further numbers."""
     power = 10.0 ** (floor(log10(highest / max_count)))
     step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
     return [format_number * step for format_number in range(floor(highest / step + 1e-9) + 1)]

@@ -14,7 +14,7 @@ X_TICKS, Y_TICKS = 5, 2
 
 
 class Line(NamedTuple):
-    """One line; a value of None is missing. The name is empty if the title of the panel already names the line."""
+    """One line of a panel. None stands for a missing value. The name is empty if the panel's title names the line."""
 
     name: str
     values: Sequence[float | None]

@@ -71,7 +71,7 @@ def _worst_ratio(row: Sequence[float], side: float) -> float:
 
 
 def _place_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
-    """Return a row of boxes with these areas along the shorter side of ``box``, and the rest of ``box``."""
+    """Return a row of boxes with these areas along the shorter side of ``box``, and the free part of ``box``."""
     thickness, offset, placed = sum(areas) / min(box.width, box.height), 0.0, []
     for area in areas:
         length = area / thickness

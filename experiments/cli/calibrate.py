@@ -8,7 +8,7 @@ import typer
 
 from experiments.cli.output import say
 from experiments.cli.parsing.group import Commands
-from provision.words import counted
+from provision.words import number_with_noun
 
 app = Commands()
 Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
@@ -35,7 +35,7 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     table = out or own_table_path(machine.card)
     targets: list[str | None] = [*suites] if suites else [None]
     specs = [spec for target in targets for spec in select_rows(target, None)]
-    say(f"tracing {counted(len(specs), 'row')} to find the operations")
+    say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations")
     keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
     calibrate(keys, table, machine, say)

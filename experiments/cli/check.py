@@ -9,7 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json
 from experiments.errors import InputError
-from provision.words import counted
+from provision.words import number_with_noun
 
 if TYPE_CHECKING:
     from experiments.suites.mistakes import Mistake
@@ -75,8 +75,8 @@ def _summary(path: Path, suite: "Suite") -> str:
         (
             f"{path}: suite {suite.suite}, version {suite.version}: no mistakes",
             f"  cards: {', '.join(suite.all_cards)}",
-            f"  {counted(len(rows), 'row')}: {', '.join(rows)}",
-            f"  {counted(len(statements), 'statement')}: {listed}",
+            f"  {number_with_noun(len(rows), 'row')}: {', '.join(rows)}",
+            f"  {number_with_noun(len(statements), 'statement')}: {listed}",
             f"  next: testbed run --suite-file {path} --size tiny",
         )
     )

@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.system.packages import require_packages
 from provision.choices import ImageVariant
 from provision.errors import NotReached
-from provision.words import counted
+from provision.words import number_with_noun
 
 if TYPE_CHECKING:
     from provision.configure.playbook import ConfiguredNode
@@ -98,7 +98,7 @@ def _printer_of_tasks(verbose: bool) -> Callable[[str], None]:
 
 
 def _show(done: "ConfiguredNode", check: bool) -> None:
-    changed = f"{counted(len(done.changed), 'task')} {'would change' if check else 'changed'} something"
+    changed = f"{number_with_noun(len(done.changed), 'task')} {'would change' if check else 'changed'} something"
     say("\n".join([*(done.changed if check else ()), changed]))
     for server, facts in done.facts.items():
         counts = Counter(gpu["name"] for gpu in facts.get("gpus", []))

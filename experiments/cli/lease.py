@@ -255,7 +255,7 @@ def extend(
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_lease(reconciler, active_lease)
     if dry_run:
-        lease, end = releasing.extension(connected, reconciler, active_lease, longer)
+        lease, end = releasing.planned_extension(connected, reconciler, active_lease, longer)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
         show_plan(
             [f"blazar: extend lease {active_lease.name} at {active_lease.site} from {' to '.join(until)}"], as_json

@@ -47,7 +47,7 @@ def predict(
     suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
     as_json: Json = False,
 ) -> None:
-    """Predict memory and time of rows, models and scripts without a GPU.
+    """Predict memory and time of rows, models or scripts without a GPU.
 
     A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
     does not exist, until it has taken enough optimizer steps.

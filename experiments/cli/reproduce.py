@@ -63,7 +63,7 @@ def reproduce_command(
     from experiments.cli.tables.verdicts import show_runs
     from experiments.notify.send import Notifier
     from experiments.pipeline import options_per_suite
-    from experiments.reproduce import LeaseEnded, Reproduction, plan, reproduce
+    from experiments.reproduce import LeaseEnded, Reproduction, planned_operations, reproduce
     from experiments.runners.progress import view_on
     from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.signals import interrupt_on_stop_signals
@@ -93,7 +93,7 @@ def reproduce_command(
         watch=watch,
     )
     if dry_run:
-        show_plan(plan(reproduction, reconciler), as_json=False)
+        show_plan(planned_operations(reproduction, reconciler), as_json=False)
         return
     output = console()
     interrupt_on_stop_signals()

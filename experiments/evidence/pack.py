@@ -18,7 +18,7 @@ from experiments.errors import InputError
 from experiments.results.run_folder import PREDICTIONS_FILE, RUN_FILE, RunFolder
 from experiments.results.schema import RESULT_FILE, RESULTS_FILE, TELEMETRY_FILE, TELEMETRY_FOLDER
 
-COPIED = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
+COPIED_FILES = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -45,7 +45,7 @@ def unpack(folder: Path, target: Path) -> None:
 
 
 def _copy(folder: Path, target: Path) -> None:
-    for name in COPIED:
+    for name in COPIED_FILES:
         _copy_file(folder / name, target / name)
 
 

@@ -24,7 +24,7 @@ EVIDENCE = Path(__file__).parent
 
 
 def predict_again(folder: RunFolder, view: View) -> None:
-    """Replace the predictions of a stored run with those of the current code."""
+    """Replace the predictions of a stored run with predictions of the current code."""
     run, suite = folder.read_run(), folder.suite()
     if not folder.results():
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from experiments.history.series import RecordedRun, Series
-from experiments.results.changes.changed import Key, RunChange, changed_value, differing, sentences
+from experiments.results.changes.changed import Key, RunChange, change_sentences, differing_facts, value_change
 from experiments.results.changes.noise import change_points
 
 
@@ -23,7 +23,7 @@ class RunChanges(NamedTuple):
     @property
     def sentences(self) -> list[str]:
         """Return what changed, a line each; what changed alike in many rows is one line."""
-        return sentences(self.changed)
+        return change_sentences(self.changed)
 
 
 def run_changes(series: Series) -> list[RunChanges]:
@@ -35,7 +35,7 @@ def run_changes(series: Series) -> list[RunChanges]:
     found = []
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
         moved = [_changed_value(key, series, place) for key, places in begin.items() if place in places]
-        changed = [*differing(before.facts, run.facts), *moved]
+        changed = [*differing_facts(before.facts, run.facts), *moved]
         flipped, borderline = _flipped(before, run, {one.row for one in changed})
         if flipped or changed:
             found.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
@@ -60,9 +60,9 @@ def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[lis
 
 def _causes(before: RecordedRun, run: RecordedRun) -> list[RunChange]:
     """Return the versions, devices and other causes that differ, each once for all rows."""
-    return list(dict.fromkeys(one._replace(row="") for one in differing(before.causes, run.causes)))
+    return list(dict.fromkeys(one._replace(row="") for one in differing_facts(before.causes, run.causes)))
 
 
 def _changed_value(key: Key, series: Series, place: int) -> RunChange:
     earlier = [value for value in series.values(key)[:place] if value is not None]
-    return changed_value(key, earlier[-1], series.runs[place].measured[key].value)
+    return value_change(key, earlier[-1], series.runs[place].measured[key].value)

@@ -19,7 +19,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
 from provision.availability.times import length_in_words
 from provision.models import Host, Node
-from provision.words import counted
+from provision.words import number_with_noun
 
 SETUP = timedelta(hours=1)
 """Time until the first row can start: about 10 minutes for the boot, on some nodes 30 (Chameleon's documentation), then
@@ -88,8 +88,8 @@ class ExpectedTimes:
         if not sources.keys() - {"unknown"}:
             return "time: unknown; none of these rows was measured or predicted at this size and length"
         suites = ", ".join(f"{suite} {self._suite_time(suite)}" for suite in self.rows)
-        known = ", ".join(f"{counted(number, 'row')} {source}" for source, number in sources.items())
-        place = f"on {counted(self.gpus, 'GPU')}" if self.gpus else "without a GPU"
+        known = ", ".join(f"{number_with_noun(number, 'row')} {source}" for source, number in sources.items())
+        place = f"on {number_with_noun(self.gpus, 'GPU')}" if self.gpus else "without a GPU"
         return f"time {place}: {suites} ({known})"
 
     def _suite_time(self, suite: str) -> str:

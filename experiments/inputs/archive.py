@@ -16,7 +16,7 @@ MAX_RATIO = 200
 """Limit of the unpacked size relative to the archive's. Texts have about 10; a bomb has 1000 or more."""
 MIN_UNPACKED_BYTES, MIN_FREE_BYTES = 1 << 28, 1 << 28
 TOO_LARGE = f"unpacked, it has more than {MAX_FILES} files, is {MAX_RATIO} times as large, or fills the disk"
-DAMAGED = (
+DAMAGED_ARCHIVE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
@@ -57,7 +57,7 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
             partial.rename(folder)
         except InputError:
             raise
-        except DAMAGED as error:
+        except DAMAGED_ARCHIVE_ERRORS as error:
             if folder.exists():
                 return folder
             raise InputError(f"--data {archive}: cannot be unpacked ({' '.join(str(error).split())})") from None
@@ -71,7 +71,7 @@ def _max_unpacked(archive: Path, folder: Path) -> int:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Unpack only files, folders and links. The filter of extractall does the same, but only since Python 3.11.4."""
+    """Unpack only files, folders and links. The filter of extractall, which also does this, needs Python 3.11.4."""
     free = _max_unpacked(archive, folder)
     with tarfile.open(archive) as packed:
         for number, member in enumerate(packed):

@@ -40,7 +40,7 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
         return path if path.exists() else _download_verified(url, sha256, path, on_progress)
 
 
-def download_first(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
+def download_without_checksum(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
     """Download an archive of unknown checksum to the path that ``download`` uses; return its SHA-256.
 
     ``name`` names the unfinished download. Raises InputError if the download fails.
@@ -109,7 +109,7 @@ def _download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
 
 
 def _request(url: str) -> urllib.request.Request:
-    """Return the request of a URL. Its login is sent as a header, and not to another host that the server names."""
+    """Return the request of a URL. The URL's login is sent as a header, but not after a redirect to another host."""
     parts = urllib.parse.urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(urllib.parse.urlunsplit(parts._replace(netloc=host)))  # noqa: S310 - is_url

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from experiments.inputs.download import DownloadCallback, download_first, is_url
+from experiments.inputs.download import DownloadCallback, download_without_checksum, is_url
 from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, validate
 
 
@@ -39,7 +39,7 @@ def locate_archive(
         return archive.address, sha256
     record = cache_folder / "data" / f"{source}.sha256"
     if not record.exists():
-        digest = download_first(archive.address, source, cache_folder / "downloads", on_progress)
+        digest = download_without_checksum(archive.address, source, cache_folder / "downloads", on_progress)
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(digest)
     return archive.address, record.read_text().strip()

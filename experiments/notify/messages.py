@@ -8,7 +8,7 @@ from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
 from provision.leasing.release import State
 from provision.leasing.request import deletion_reason
-from provision.words import counted
+from provision.words import number_with_noun
 
 
 class Message(NamedTuple):
@@ -23,7 +23,7 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     counts = {status: evaluation.count(status) for status in ("pass", "fail", "error", "not evaluated")}
     known = f" ({evaluation.known_failures} known)" if evaluation.known_failures else ""
     title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
-    lines = [f"{counted(number, 'statement')}: {status}" for status, number in counts.items() if number]
+    lines = [f"{number_with_noun(number, 'statement')}: {status}" for status, number in counts.items() if number]
     flipped = [
         f"flipped: {_without_period(one)}: {before[one.id]} → {one.status}"
         for one in evaluation.verdicts

@@ -16,7 +16,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite, cards_of_suites, suite_named, suite_names
 from experiments.system.files import cache_folder
 from experiments.system.packages import require_packages
-from provision.words import counted
+from provision.words import number_with_noun
 
 PrintLine = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
     """
     specs = [suite_row_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
     view.print_line(
-        f"predicting {counted(len(specs), 'row')} at full size on {run.card}; cached predictions are reused"
+        f"predicting {number_with_noun(len(specs), 'row')} at full size on {run.card}; cached predictions are reused"
     )
     try:
         predictions = trace_rows(specs, view.print_line, lambda spec, why: view.print_line(f"not predicted: {why}"))

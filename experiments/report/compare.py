@@ -7,8 +7,8 @@ from pydantic import Field
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
-from experiments.report.words import ran_on
-from experiments.results.changes.changed import Key, MeasuredValues, RunChange, changed_value, differing
+from experiments.report.words import machine_in_words
+from experiments.results.changes.changed import Key, MeasuredValues, RunChange, differing_facts, value_change
 from experiments.results.changes.facts import cause_facts, outcome_facts, step_deviations, values_of_rows
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
@@ -31,7 +31,7 @@ RUN_FIELDS = frozenset(Run.model_fields)
 OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "rejected")
 COMPARED_QUANTITIES: tuple[Quantity, ...] = ("peak_gib", "reserved_gib", "samples_per_s")
 """The quantities that a comparison always shows, even if they did not change."""
-SHOWN_ELSEWHERE = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
+CAUSES_SHOWN_AS_OPTIONS = frozenset(("suite version", "commit", "node", "data", "data SHA-256", "device"))
 """Possible causes of a change that are shown among the options and origins of the runs."""
 
 
@@ -110,14 +110,14 @@ class Comparison(Record):
 
     @property
     def rows_worse_first(self) -> list[RowComparison]:
-        """Return the rows, those that got most worse in the second run first, those in one run only last."""
+        """Return the rows, those that worsened most in the second run first, and those of only one run last."""
         return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.worsening))
 
 
 def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
     """Compare the runs in ``a`` and ``b``. recorded: measured values of earlier runs like ``a``, which show the noise.
 
-    Raises InputError if one is not a run, or if their suites differ.
+    Raises InputError if ``a`` or ``b`` is not a run, or if their suites differ.
     """
     run_a, run_b = a.read_run(), b.read_run()
     if run_a.suite != run_b.suite:
@@ -142,7 +142,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
         changed=tuple(_in_words(one) for one in [*facts, *moved.values()]),
-        verdicts=tuple(sorted(changes, key=lambda change: -change.worse)),
+        verdicts=tuple(sorted(changes, key=lambda change: -change.worsening)),
     )
 
 
@@ -151,16 +151,16 @@ def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) 
     before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
     begin = change_points([before, now], recorded, steps)
-    return {key: changed_value(key, before[key].value, now[key].value) for key, places in begin.items() if places}
+    return {key: value_change(key, before[key].value, now[key].value) for key, places in begin.items() if places}
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
-    """Return the facts that changed, without the settings of rows, which each row has."""
+    """Return the facts that changed, without settings: each row's comparison has its settings."""
     before, now = (
         {(row, name): value for row, one in results.items() for name, value in outcome_facts(one).items()}
         for results in (a, b)
     )
-    return [one for one in differing(before, now) if one.what not in Settings.model_fields]
+    return [one for one in differing_facts(before, now) if one.what not in Settings.model_fields]
 
 
 def _in_words(change: RunChange) -> Difference:
@@ -182,8 +182,8 @@ def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, RunCh
         row=row,
         outcome_a=a.outcome if a else None,
         outcome_b=b.outcome if b else None,
-        ran_on_a=ran_on(a) if a else "",
-        ran_on_b=ran_on(b) if b else "",
+        ran_on_a=machine_in_words(a) if a else "",
+        ran_on_b=machine_in_words(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
         settings=tuple(_differences(_settings(a.spec), _settings(b.spec))) if a and b else (),
         peak_gib=peak,
@@ -223,8 +223,8 @@ def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     facts["git commit"] = facts["git commit"][:COMMIT_DIGITS]
     seen: dict[str, set[str]] = {}
     for result in results.values():
-        seen.setdefault("device", set()).add(ran_on(result))
+        seen.setdefault("device", set()).add(machine_in_words(result))
         for name, value in cause_facts(run, result).items():
-            if name not in SHOWN_ELSEWHERE:
+            if name not in CAUSES_SHOWN_AS_OPTIONS:
                 seen.setdefault(name, set()).add(value)
     return facts | {what: ", ".join(sorted(filter(None, values))) for what, values in seen.items()}

@@ -11,7 +11,7 @@ from experiments.report.identity import Fact, PreviousRun, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
-from experiments.report.words import STATUSES, headline, ran_on, remarks, setting_sentence
+from experiments.report.words import STATUSES, headline, machine_in_words, remarks, setting_sentence
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import (
@@ -154,7 +154,7 @@ def build_report(
 
 def _statement(verdict: Verdict, results: Mapping[str, Result], before: PreviousRun | None) -> Statement:
     rows = () if verdict.grade == "predicted" else verdict.rows
-    places = dict.fromkeys(ran_on(results[row]) for row in rows if row in results)
+    places = dict.fromkeys(machine_in_words(results[row]) for row in rows if row in results)
     status = before.statuses.get(verdict.id) if before else None
     return Statement(**verdict.model_dump(), ran_on=tuple(places), before=status)
 
@@ -176,7 +176,7 @@ def _row(
         status=outcome.status if outcome else None,
         grade=outcome.grade if outcome else None,
         reason=result.reason if result else "the row was not run",
-        ran_on=ran_on(result) if result else "",
+        ran_on=machine_in_words(result) if result else "",
         emulated=result.emulated if result else False,
         scaled=_scaling_note(stated_settings(suite, run, row_id), settings),
         scale=suite.scale_of(row_id, run.card),
@@ -236,7 +236,7 @@ def _versions(results: Mapping[str, Result]) -> dict[str, tuple[ValueWithRows, .
 def _devices(results: Mapping[str, Result]) -> tuple[DeviceReport, ...]:
     rows: dict[tuple[str, str], list[str]] = {}
     for row, result in results.items():
-        rows.setdefault((ran_on(result), result.device.model_dump_json()), []).append(row)
+        rows.setdefault((machine_in_words(result), result.device.model_dump_json()), []).append(row)
     return tuple(
         DeviceReport(ran_on=words, device=results[own[0]].device, rows=tuple(own)) for (words, _), own in rows.items()
     )

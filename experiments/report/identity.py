@@ -11,7 +11,7 @@ from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import COMMIT_DIGITS, format_number
 from provision.files import read_bytes
-from provision.words import counted
+from provision.words import number_with_noun
 
 SHOWN_LIBRARIES = ("torch", "transformers", "lightning", "deepspeed", "litgpt")
 MATCHING_OPTIONS = ("suite", "card", "size", "length", "weights")
@@ -104,7 +104,7 @@ def _versions(results: Mapping[str, Result]) -> str:
 def _total_time(results: Mapping[str, Result]) -> str:
     if not results:
         return ""
-    rows = counted(len(results), "row")
+    rows = number_with_noun(len(results), "row")
     return f"{duration_in_words(sum(result.elapsed_s for result in results.values()))} for {rows}"
 
 

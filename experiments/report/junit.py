@@ -37,10 +37,10 @@ def render_junit(report: Report) -> str:
         suite.append(_case(report.run.suite, statement, elapsed))
     root = ET.Element("testsuites")
     root.append(suite)
-    return as_xml(root)
+    return xml_text(root)
 
 
-def as_xml(root: ET.Element) -> str:
+def xml_text(root: ET.Element) -> str:
     """Return the text of an XML file."""
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

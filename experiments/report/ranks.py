@@ -75,7 +75,7 @@ def scalings(suite: Suite, run: Run, results: Mapping[str, Result]) -> tuple[Sca
 
 
 def stated_settings(suite: Suite, run: Run, row: str) -> Settings:
-    """Return the row's settings without scaling down."""
+    """Return the row's settings as the suite states them, not scaled down to fewer GPUs."""
     return suite.settings(suite.row(row), run.card)
 
 

@@ -1,4 +1,4 @@
-"""telemetry.csv as columns of numbers."""
+"""Read telemetry.csv as columns of numbers."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from experiments.results.verdicts import Evaluation, Status
 from experiments.results.wording import GRADE_NAMES, choose_memory_unit, format_number
 from experiments.suites.cards import have_same_chip
 from experiments.suites.suite import Suite
-from provision.words import counted
+from provision.words import number_with_noun
 
 STATUSES: tuple[Status, ...] = ("fail", "error", "pass", "not evaluated")
 ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not evaluated": "–"}
@@ -18,7 +18,7 @@ ICONS: dict[Status, str] = {"fail": "✕", "error": "!", "pass": "✓", "not eva
 def headline(evaluation: Evaluation) -> str:
     """Return the evaluation in one sentence, failures first.
 
-    Examples: '3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature; 9 were not evaluated.', and for
+    Examples: '3 of 41 statements fail; 38 pass: 29 predicted, 9 measured in miniature; 9 were not evaluated.', and for
     smaller twins of the lab's rows 'Scaled to 12 GB: 3 of 41 statements fail; ...'.
     """
     if not evaluation.verdicts:
@@ -44,39 +44,39 @@ def _failed_parts(evaluation: Evaluation) -> Iterator[str]:
     if failed and total == 1:
         yield f"The statement fails{_known_failures_note(evaluation)}"
     elif failed and not passed:
-        yield f"None of {_statement_count(total)} holds{_known_failures_note(evaluation)}"
+        yield f"None of {_statement_count(total)} passes{_known_failures_note(evaluation)}"
     elif failed:
         verb = "fails" if failed == 1 else "fail"
         yield f"{failed} of {_statement_count(total)} {verb}{_known_failures_note(evaluation)}"
     if errors:
-        yield counted(errors, "error")
+        yield number_with_noun(errors, "error")
     if found := len(evaluation.contradictions):
-        yield f"{counted(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
+        yield f"{number_with_noun(found, 'prediction')} contradict{'s' if found == 1 else ''} a measurement"
 
 
 def _passed_parts(evaluation: Evaluation, after_failures: bool) -> Iterator[str]:
     passed, grades = evaluation.count("pass"), _grades_of_passed(evaluation)
-    hold = "holds" if passed == 1 else "hold"
+    verb = "passes" if passed == 1 else "pass"
     if passed and evaluation.count("fail"):
-        yield f"{passed} {hold}{grades}"
+        yield f"{passed} {verb}{grades}"
     elif passed and after_failures:
-        yield f"{_statement_count(passed)} {hold}{grades}"
+        yield f"{_statement_count(passed)} {verb}{grades}"
     elif passed:
-        yield f"{'The statement' if passed == 1 else f'All {_statement_count(passed)}'} {hold}{grades}"
+        yield f"{'The statement' if passed == 1 else f'All {_statement_count(passed)}'} {verb}{grades}"
 
 
 def predicted_headline(evaluation: Evaluation) -> str:
     """Return the prediction in one sentence.
 
-    Example: '20 of 22 statements about memory are predicted to hold; 8 others cannot be predicted.'
+    Example: '20 of 22 statements about memory are predicted to pass; 8 cannot be predicted.'
     """
     passed, failed = evaluation.count("pass"), evaluation.count("fail")
     if not passed + failed:
         return "No statement is about memory, so none can be predicted."
     shares = f"All {passed}" if not failed else f"{passed} of {passed + failed}"
     skipped = evaluation.count("not evaluated")
-    rest = f"; {skipped} others cannot be predicted" if skipped else ""
-    return f"{shares} statements about memory are predicted to hold{rest}."
+    rest = f"; {skipped} cannot be predicted" if skipped else ""
+    return f"{shares} statements about memory are predicted to pass{rest}."
 
 
 def _known_failures_note(evaluation: Evaluation) -> str:
@@ -86,7 +86,7 @@ def _known_failures_note(evaluation: Evaluation) -> str:
 
 
 def _grades_of_passed(evaluation: Evaluation) -> str:
-    """Return how the statements that hold were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
+    """Return how the statements that pass were evaluated: ', predicted', or ': 29 predicted, 9 measured'."""
     counts = evaluation.passed_by_grade()
     if len(counts) == 1:
         return f", {GRADE_NAMES[next(iter(counts))]}"
@@ -95,10 +95,10 @@ def _grades_of_passed(evaluation: Evaluation) -> str:
 
 
 def _statement_count(count: int) -> str:
-    return counted(count, "statement")
+    return number_with_noun(count, "statement")
 
 
-def ran_on(result: Result) -> str:
+def machine_in_words(result: Result) -> str:
     """Return the machine of a row: 'NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb'."""
     machine = _machine_name(result, result.device.count)
     return f"{machine}, in miniature" if result.spec.size == "tiny" else machine

@@ -76,7 +76,7 @@ def write_report(folder: RunFolder) -> WrittenReport:
     write_atomically(folder.path / REPORT_FILE, report.model_dump_json(indent=2))
     write_atomically(folder.path / JUNIT_FILE, render_junit(report))
     write_atomically(folder.path / PAGE_FILE, render_report(report))
-    write_atomically(folder.path / CHECKSUMS_FILE, checksums(folder.path), errors="surrogateescape")
+    write_atomically(folder.path / CHECKSUMS_FILE, folder_checksums(folder.path), errors="surrogateescape")
     return WrittenReport(folder.path / PAGE_FILE, evaluation, _changes(stored, evaluation))
 
 
@@ -99,7 +99,7 @@ def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = 
 
 
 def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
-    """Evaluate several runs of one suite on one card as one run with the rows of all; write nothing.
+    """Evaluate several runs of one suite on one card as if they were one run with all their rows; write nothing.
 
     Statements that compare rows of several runs then have a verdict. Raises InputError if suite or card differ, and
     what ``write_report`` raises for one of the runs.
@@ -148,10 +148,11 @@ def stored_evaluation(path: Path) -> Evaluation | None:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
         problem = error_message(error.errors()[0])
-        raise InputError(f"{path}: not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})") from None
+        why = f"not verdicts of schema version {VERDICT_SCHEMA_VERSION} ({problem})"
+        raise InputError(f"{path}: {why}; `testbed report {path.parent}` writes the file again") from None
 
 
-def checksums(folder: Path) -> str:
+def folder_checksums(folder: Path) -> str:
     """Return the SHA-256 of every file in ``folder`` except SHA256SUMS, in the format of ``sha256sum -c``.
 
     A link out of the folder is left out.

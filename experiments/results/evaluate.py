@@ -56,7 +56,7 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
-    """Return a verdict on every statement of ``suite`` about the row of ``result`` alone."""
+    """Return a verdict on every statement of ``suite`` that is only about the row of ``result``."""
     row = suite.row(result.spec.row)
     evidence = Evidence.of(suite, {row.id: result})
     return tuple(_row_verdicts(row, evidence))
@@ -281,7 +281,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of the predicted values if it makes the check undecided, such as 'predicted to 5 %'; else ""."""
+    """Return the error of the predicted values, 'predicted to 5 %', if it leaves the check undecided; else ""."""
     speeds = [one.speed for one in pair if one.predicted and one.speed]
     if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""
@@ -301,7 +301,7 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
 def _ranges_of_shares(
     check: Check, pair: tuple[Result, Result], compared: list[float], errors: list[float]
 ) -> list[tuple[float, float]]:
-    """Return the least and the most that a share of GPU time, or its ratio to that of another row, may be."""
+    """Return the range of a share of GPU time, or of its ratio to the share of another row, within the error."""
     if check.over_row is None:
         return [(value - errors[0], value + errors[0]) for value in compared]
     assert check.quantity is not None

@@ -23,7 +23,7 @@ CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
 UTILIZATION_PERIOD_S = 1.0
 """A GPU's utilization is a mean over up to this time before the sample (NVML, nvmlDeviceGetUtilizationRates)."""
 STEADY_SAMPLES = 3
-"""Fewest samples of which a median counts."""
+"""Minimum number of samples for a meaningful median."""
 UTILIZATION_S = 3.0
 """Time in which enough samples are taken, with two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
@@ -69,7 +69,7 @@ def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sam
 
 
 def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> list[Sample]:
-    """Return the samples whose utilization is only that of the time between the two; [] if they are too few."""
+    """Return the samples whose utilization covers only the time from begin_s to end_s; [] if they are too few."""
     first_s = begin_s + UTILIZATION_PERIOD_S
     steady = [sample for sample in samples if UTILIZATION in sample and first_s <= float(sample["t_s"]) <= end_s]
     return steady if len(steady) >= STEADY_SAMPLES else []

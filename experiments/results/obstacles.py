@@ -41,9 +41,9 @@ SIZE_FREE: tuple[Quantity, ...] = (
     "other_gpu_util_percent",
     "cpu_wait_share",
 )
-"""Quantities whose bounds are also those of a smaller twin of a row. Other numbers are about the lab's own sizes."""
+"""Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
-"""Settings in which two twins must be alike if their rows are, so that their comparison is that of the lab."""
+"""Settings that two twins must have in common if their rows do: only then do the twins compare like the rows."""
 
 
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
@@ -62,14 +62,16 @@ class Evidence(NamedTuple):
     results: Mapping[str, Result]
     scaled: Mapping[str, str]
     scale: Mapping[str, str]
-    taught: Mapping[str, Settings]
+    stated_settings: Mapping[str, Settings]
 
     @classmethod
     def of(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
-        """Return the evidence on ``suite`` that ``results`` are."""
-        taught = {row: suite.settings(suite.row(row), suite.taught_card(row)) for row in results}
+        """Return ``results`` as evidence on ``suite``, with the notes and settings that it needs."""
+        stated_settings = {row: suite.settings(suite.row(row), suite.taught_card(row)) for row in results}
         scale = {row: suite.scale_of(row, result.spec.card) for row, result in results.items()}
-        return cls(results, {row: scaling_note(suite, result) for row, result in results.items()}, scale, taught)
+        return cls(
+            results, {row: scaling_note(suite, result) for row, result in results.items()}, scale, stated_settings
+        )
 
 
 def scaling_note(suite: Suite, result: Result) -> str:
@@ -112,7 +114,7 @@ def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iter
 
 
 def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
-    """Yield why a number of the lab does not apply to the smaller twin of a row, or a comparison to two twins."""
+    """Yield why a number of the lab does not apply to the twin of a row, or a comparison of the lab to two twins."""
     scale = evidence.scale[check.row]
     if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
         yield f"{scale}: the lab states this number for its own sizes"
@@ -121,15 +123,18 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
 
 
 def unlike_twins(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
-    """Yield the pairs of ``rows`` that the lab compares at the same size, and that are not so at a smaller scale."""
+    """Yield the pairs of ``rows`` that have the same size in the lab and different sizes as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.scale[one] or evidence.scale[other]):
             continue
-        (first, second), taught = ((evidence.results[row].spec.settings for row in (one, other)), evidence.taught)
+        (first, second), stated = (
+            (evidence.results[row].spec.settings for row in (one, other)),
+            evidence.stated_settings,
+        )
         differ = [
             name
             for name in SIZES
-            if getattr(taught[one], name) == getattr(taught[other], name)
+            if getattr(stated[one], name) == getattr(stated[other], name)
             and getattr(first, name) != getattr(second, name)
         ]
         if differ:
@@ -215,7 +220,7 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 
 
 def times_larger(device_card: str | None, card: str) -> float:
-    """Return the multiprocessors of a GPU, divided by those of the card that it emulates; 1 for an unknown GPU.
+    """Return the multiprocessors of a GPU, as a multiple of those of the card that it emulates; 1 for an unknown GPU.
 
     device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host limits trainings that the arithmetic
     of the card would limit.

@@ -17,7 +17,7 @@ PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
 def outcome_for_margin(margin_gib: float, usable_gib: float) -> PredictedOutcome:
-    """Return the outcome on a card of ``usable_gib``: borderline if the margin is within BORDERLINE_SHARE of it."""
+    """Return the outcome on a card: borderline if the margin is at most BORDERLINE_SHARE of ``usable_gib``."""
     if abs(margin_gib) < BORDERLINE_SHARE * usable_gib:
         return "borderline"
     return "fits" if margin_gib > 0 else "oom"
@@ -68,7 +68,7 @@ class StepTime(Record):
 
     @property
     def limited_by(self) -> str:
-        """Return what needs most of the step: host, links, an optimizer on the CPU, or operations of the GPU."""
+        """Return what limits the step: host, links, an optimizer on the CPU, or a family of operations of the GPU."""
         device_s, starting_s = sum(self.device_s.values()), self.host_s - self.cpu_optimizer_s
         if self.cpu_optimizer_s > max(device_s, starting_s, self.link_s):
             return "optimizer on the CPU"
@@ -140,7 +140,7 @@ class Prediction(Record):
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:
-        """Return the more likely outcome, also of a borderline row."""
+        """Return the more likely outcome, ``fits`` or ``oom``, also for a borderline row."""
         return "fits" if self.margin_gib >= 0 else "oom"
 
     @property

@@ -42,7 +42,7 @@ def git_commit() -> str | None:
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named
-    return reproducible.commit(CODE_FOLDER) or None
+    return reproducible.checkout_commit(CODE_FOLDER) or None
 
 
 def image() -> str | None:

@@ -31,7 +31,7 @@ def _maximum_at(point: StepPoint, field: str) -> Reader:
 
 
 def _median_at(point: StepPoint, field: str) -> Reader:
-    """Return a reader of the median at a point.
+    """Return a function that reads the median of a field at a point of the step.
 
     The first step, without optimizer state, counts only if there is no other.
     """
@@ -213,7 +213,7 @@ COUNT_QUANTITIES: tuple[Quantity, ...] = (
     *STEP_QUANTITIES,
 )
 ROW_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, *LOSS_QUANTITIES, *LOAD_QUANTITIES, *COUNT_QUANTITIES)
-"""Quantities that have one value per row. All others have a value per rank."""
+"""Quantities that have one value per row. All other quantities have one value per rank."""
 
 
 def is_lower_bound(quantity: Quantity, result: Result) -> bool:
@@ -228,7 +228,7 @@ def is_lower_bound(quantity: Quantity, result: Result) -> bool:
 
 
 def value_of(quantity: Quantity, result: Result) -> float | None:
-    """Return the row's value: for memory the maximum over its ranks, otherwise the row's own."""
+    """Return the value of a quantity: for memory, the maximum over the row's ranks; else the value of the whole row."""
     if quantity in ROW_QUANTITIES:
         return QUANTITIES[quantity](result)
     return max(values_of_ranks(quantity, result), default=None)

@@ -144,7 +144,8 @@ class RunFolder:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         except ValidationError as error:
             problem = error_message(error.errors()[0])
-            raise InputError(f"{path}: not a run of schema version {RUN_SCHEMA_VERSION} ({problem})") from None
+            why = f"not a run of schema version {RUN_SCHEMA_VERSION} ({problem})"
+            raise InputError(f"{path}: {why}; restore the file, or run the suite again") from None
 
     def _runs_nearby(self) -> str:
         """Return what an error adds: the first runs in this folder, or next to it if it is missing."""

@@ -73,7 +73,7 @@ class Device(Record):
 
 
 class Snapshot(Record):
-    """Memory at one point of one micro-step, GiB. On a CPU the sizes are those of live tensor storages."""
+    """Memory at one point of one micro-step, GiB. On a CPU, memory is the size of all live tensor storages."""
 
     step: int = Field(description="optimizer step, from 0")
     micro_step: int = Field(description="micro-step within the optimizer step, from 0")
@@ -312,7 +312,7 @@ def _validated(text: bytes, where: str) -> Result:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         why = f"not a result of schema version {SCHEMA_VERSION} ({key}: {error_message(problem)})"
-        raise InputError(f"{where}: {why}") from None
+        raise InputError(f"{where}: {why}; restore the file, or run the row again") from None
 
 
 def read_progress(row_folder: Path) -> Progress | None:

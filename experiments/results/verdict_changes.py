@@ -19,7 +19,7 @@ class VerdictChange(Record):
     reason: str
 
     @property
-    def worse(self) -> int:
+    def worsening(self) -> int:
         """Return how much worse the second status is: positive if it is worse, negative if it is better."""
         return SEVERITY[self.b] - SEVERITY[self.a]
 

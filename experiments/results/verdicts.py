@@ -15,7 +15,7 @@ VERSION_1_STATUSES = {"held": "pass", "did not hold": "fail", "not judged": "not
 Status = Literal["pass", "fail", "not evaluated", "error"]
 Grade = Literal["measured", "emulated", "predicted", "miniature"]
 GRADES: tuple[Grade, ...] = get_args(Grade)
-"""Best first: measured on a GPU of the stated model, or on one that emulates it; predicted; on a tiny model."""
+"""Best first: measured on a GPU of the stated model or one that emulates this model; predicted; on a tiny model."""
 
 
 NOT_RUN = "has not run"
@@ -82,13 +82,13 @@ class Evaluation(Record):
         return sum(verdict.status == status for verdict in self.verdicts)
 
     def passed_by_grade(self) -> dict[Grade, int]:
-        """Return the number of statements that hold, by grade, the best grade first."""
+        """Return the number of statements that pass, by grade, the best grade first."""
         counts = Counter(verdict.grade for verdict in self.verdicts if verdict.status == "pass")
         return {grade: counts[grade] for grade in GRADES if counts[grade]}
 
     @property
     def exit_code(self) -> int:
-        """Return 0 if no statement fails but those that are known to fail, 1 if another does, 3 for an error."""
+        """Return 3 if a statement has an error, else 1 if a statement fails that is not known to fail, else 0."""
         return 3 if self.count("error") else 1 if self.count("fail") > self.known_failures else 0
 
     @property

@@ -35,7 +35,7 @@ from provision.hardware import gpus, local
 from provision.hardware.remote import remote_node
 from provision.leasing.journal import ActiveLease, Journal
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.release import current_end, deleted_lease, is_leased
+from provision.leasing.release import current_end, is_leased, lease_deletion_message
 from provision.models import Gpu, Host, Node
 from provision.ssh.login import Login, SshConfigHost
 from provision.ssh.shell import LocalShell, Shell
@@ -313,7 +313,7 @@ def _leased_target(site: str, journal: Journal, image_variant: ImageVariant) -> 
     try:
         node = remote_node(shell)
     except NotReached:
-        if why := deleted_lease(*query):
+        if why := lease_deletion_message(*query):
             raise InputError(
                 f"lease {active_lease.name} {why}; `testbed release {active_lease.name}` ends it"
             ) from None

@@ -1,4 +1,4 @@
-"""Results of a check: which statements hold with which versions, what flipped since the last check, what to fix."""
+"""Results of a check: which statements pass with which versions, what flipped since the last check, what to fix."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.report.identity import duration_in_words, format_date
-from experiments.report.junit import as_xml, without_control_characters
+from experiments.report.junit import without_control_characters, xml_text
 from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
@@ -75,7 +75,7 @@ def junit(outcome: Outcome) -> str:
     parts = outcome.check.done.items()
     _suite(root, "parts", [(name, "error" if done.problem else "", done.problem) for name, done in parts])
     _suite(root, "flips", [(f"{flip.where}: {flip.what}", "failure", "; ".join(flip.causes)) for flip in outcome.flips])
-    return as_xml(root)
+    return xml_text(root)
 
 
 def _section(title: str, lines: list[str]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from experiments.suites.choices import Optimizer, Precision, Strategy
 from experiments.suites.yaml_schema import StrictModel
-from provision.words import counted
+from provision.words import number_with_noun
 
 Engine = Literal["lightning", "litgpt", "litgpt_trainer", "hf_trainer"]
 
@@ -139,7 +139,7 @@ class Settings(StrictModel):
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{key} = {value!r}: allowed: a whole number above 0")
         world = 1 if data.get("task") == "generate" else data.get("devices", 1) * data.get("nodes", 1)
-        devices = counted(world, "device")
+        devices = number_with_noun(world, "device")
         batch, accumulate, total = (data.get(key) for key in ("batch_size", "accumulate", "global_batch_size"))
         if batch is None and total is None:
             raise ValueError("the row needs batch_size or global_batch_size")

@@ -29,7 +29,7 @@ def file_sha256(path: Path) -> str:
 
 @contextmanager
 def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterator[TextIO]:
-    """Open the file that the value of an option names for writing in UTF-8; ``append`` keeps what it has.
+    """Open for writing in UTF-8 the file that an option names. append: keep the file's content.
 
     The file may be a device, or a FIFO that somebody reads. Raises InputError if it cannot be opened or written.
     """

@@ -71,7 +71,7 @@ class Table:
         return [i for i, _ in enumerate(self._columns) if i == 0 or any(row[i] for row in self._rows)]
 
     def _fitting_columns(self, filled_columns: list[int], width: int) -> list[int] | None:
-        """Return the columns to show, without optional ones that do not fit; None if the others do not fit either."""
+        """Return the columns to show, without optional columns that do not fit; None if too wide without them."""
         for limit in sorted({self._columns[i].optional for i in filled_columns}, reverse=True):
             shown_columns = [i for i in filled_columns if self._columns[i].optional <= limit]
             if sum(map(self._minimum_width, shown_columns)) + COLUMN_GAP * (len(shown_columns) - 1) <= width:

@@ -9,7 +9,7 @@ from provision.files import printable
 
 
 class SafeConsole(Console):
-    """A console that replaces control characters, and characters that reverse text, by escapes."""
+    """A console that prints escapes in place of control characters and of characters that reverse text."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Yield the segments of ``renderable``; only rich's own segments can control the terminal."""

@@ -118,7 +118,7 @@ def start_in_warm_process(
 
 
 def module_prefix(environment: Mapping[str, str]) -> list[str]:
-    """Return what precedes a module's name in its command line: this module's name if the warm process is ready."""
+    """Return the words before a module's name in a command line: this module's name if the warm process is ready."""
     return [MODULE] if is_ready(environment) else []
 
 

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from provision.availability.matching import hardware_in_words
-from provision.availability.search import CLEANING
+from provision.availability.search import CLEANING_TIME
 from provision.availability.times import MINUTE, length_in_words
 from provision.models import Booking, Host, HostBooking, TimeSlot
 
@@ -76,12 +76,12 @@ def draw_calendar(
 
 
 def shown_zones(zone: ZoneInfo) -> list[ZoneInfo]:
-    """Return UTC and ``zone``, or only UTC if they are the same."""
+    """Return UTC and ``zone``, or only UTC if ``zone`` is UTC."""
     return [UTC_ZONE] if zone.key.endswith("UTC") else [UTC_ZONE, zone]
 
 
 def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
-    """Return start and end in a zone, with the end's date if it differs."""
+    """Return start and end as local times of ``zone``, with the end's date if it differs from the start's."""
     start, end = slot.start.astimezone(zone), slot.end.astimezone(zone)
     date = "" if start.date() == end.date() else f"{end:%Y-%m-%d} "
     return f"{start:%Y-%m-%d %H:%M} to {date}{end:%H:%M}"
@@ -105,7 +105,7 @@ def _tick_labels(axis: _Axis, zone: ZoneInfo) -> str:
 def _symbol_states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
     """Yield the state that each symbol of a host's line shows."""
     minutes = bytearray(axis.cells * axis.step)
-    periods = [(CLEANED, booking.start - CLEANING, booking.end + CLEANING) for booking in bookings]
+    periods = [(CLEANED, booking.start - CLEANING_TIME, booking.end + CLEANING_TIME) for booking in bookings]
     periods += [(RESERVED, booking.start, booking.end) for booking in bookings]
     periods += [(FOUND, slot.start, slot.end) for slot in slots]
     for state, begin, end in periods:

@@ -4,25 +4,26 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-from provision.errors import NoSuchHost, nearest
+from provision.errors import NoSuchHost, most_similar_names
 from provision.models import Host, Requirements
 
 
 def hardware_in_words(host: Host) -> str:
-    """Return a host's type, site and GPUs in words, which are equal for interchangeable hosts."""
+    """Return a host's type, site and GPUs in words. Interchangeable hosts have the same words."""
     memory = f"{host.gpu_memory_gib:g} GiB" if host.gpu_memory_gib else "of unknown memory"
     gpus = " ".join(filter(None, (f"{host.gpus} x", host.gpu_model, memory, host.interconnect)))
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
 
 
 def matching_hosts(hosts: Sequence[Host], requirements: Requirements) -> list[Host]:
-    """Return the hosts that meet ``requirements``; raise NoSuchHost, with the nearest matches, if none does."""
+    """Return the hosts that meet ``requirements``; raise NoSuchHost, with the most similar names, if none does."""
     named = _filter_by_name(
         _filter_by_name(hosts, "node_type", "node type", requirements.node_type), "name", "node", requirements.node
     )
     models = {host.gpu_model for host in hosts if host.gpu_model}
     if requirements.gpu_model and not any(_contains_words(model, requirements.gpu_model) for model in models):
-        raise NoSuchHost(f"unknown GPU {requirements.gpu_model!r}; nearest: {nearest(requirements.gpu_model, models)}")
+        similar = most_similar_names(requirements.gpu_model, models)
+        raise NoSuchHost(f"unknown GPU {requirements.gpu_model!r}; similar names: {similar}")
     chosen = [host for host in named if _has_hardware(host, requirements)]
     if not chosen:
         available = "; ".join(sorted({hardware_in_words(host) for host in named}))
@@ -50,7 +51,8 @@ def _filter_by_name(hosts: Sequence[Host], field: str, what: str, name: str | No
         return hosts
     named = [host for host in hosts if getattr(host, field) == name]
     if not named:
-        raise NoSuchHost(f"unknown {what} {name!r}; nearest: {nearest(name, {getattr(host, field) for host in hosts})}")
+        similar = most_similar_names(name, {getattr(host, field) for host in hosts})
+        raise NoSuchHost(f"unknown {what} {name!r}; similar names: {similar}")
     return named
 
 
@@ -64,7 +66,7 @@ def _has_hardware(host: Host, requirements: Requirements) -> bool:
 
 
 def _contains_words(text: str, words: str) -> bool:
-    """Return whether ``text`` has every one of ``words``: A100 is in "NVIDIA A100-PCIE-40GB", A10 is not."""
+    """Return whether ``text`` contains all ``words``: A100 is in "NVIDIA A100-PCIE-40GB", A10 is not."""
     present, required = (set(re.findall(r"[^\W_]+", part.casefold())) for part in (text, words))
     return required <= present
 

@@ -16,7 +16,7 @@ from provision.availability.times import MINUTE, length_in_words, lies_within, t
 from provision.errors import BadTime
 from provision.models import Booking, Host, Requirements, TimeSlot
 
-CLEANING = timedelta(minutes=10)
+CLEANING_TIME = timedelta(minutes=10)
 """Time that is kept free before and after a time slot, in which the site cleans the host.
 
 The value is the gap that the labs' own time slots leave before the full hour. The site's setting (Blazar's
@@ -42,7 +42,7 @@ def earliest_slots(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
 
-    Each group of hosts with equal type, site and GPUs contributes its earliest slot, then the earliest one after it,
+    Each group of hosts with equal type, site and GPUs contributes its earliest slot, then the earliest slot after it,
     and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost and BadTime.
     """
     _validate(requirements, now)
@@ -114,7 +114,7 @@ def _slots_of_group(
 
 def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
     """Yield ranges of indices into ``starts`` whose slots do not overlap a host's ``periods`` or their cleaning."""
-    cleaning = CLEANING // MINUTE
+    cleaning = CLEANING_TIME // MINUTE
     opens = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):
         closes = begin - cleaning - length

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
-from provision.errors import BadTime, nearest
+from provision.errors import BadTime, most_similar_names
 from provision.models import Hours
 
 MINUTE = timedelta(minutes=1)
@@ -65,7 +65,7 @@ def zone_named(name: str) -> ZoneInfo:
     """Return a time zone by its name, such as Europe/Helsinki or UTC."""
     zones = _zone_names()
     if name not in zones:
-        raise BadTime(f"unknown time zone {name!r}; nearest: {nearest(name, zones)}")
+        raise BadTime(f"unknown time zone {name!r}; similar names: {most_similar_names(name, zones)}")
     return ZoneInfo(name)
 
 

@@ -26,9 +26,9 @@ def write_build_context(archive: Path, project: Path = PROJECT) -> None:
         reproducible.write_archive(target, _context_files(project))
 
 
-def commit(project: Path = PROJECT) -> str:
+def checkout_commit(project: Path = PROJECT) -> str:
     """Return the checkout's commit, with -dirty if files differ from it; '' outside a checkout or without git."""
-    return reproducible.commit(project)
+    return reproducible.checkout_commit(project)
 
 
 def _context_files(project: Path) -> dict[str, Path]:

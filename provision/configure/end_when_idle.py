@@ -21,7 +21,9 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     nodes, and LeaseGone for a lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"--end-when-idle: not possible, as {site.name} cannot limit a credential to one lease")
+        raise RequestRejected(
+            f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
+        )
     active_lease = get_active_lease(reconciler, name)
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")
@@ -29,7 +31,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
         raise NotReached(f"lease {name}: no node has answered, so none can end the lease when it is idle")
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
-        raise LeaseGone(f"lease {name} is gone")
+        raise LeaseGone(f"lease {name} no longer exists; lease again")
     target = _results_variables(end_when_idle)
     with reconciler.journal.exclusive(name):
         credential = reconciler.find_or_create(

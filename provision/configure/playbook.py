@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from provision.choices import ImageVariant
-from provision.configure.build_context import commit, data_folder, write_build_context
+from provision.configure.build_context import checkout_commit, data_folder, write_build_context
 from provision.errors import ConfigureFailed, NotReached
 from provision.folders import default_folder
 from provision.leasing.journal import Machine
@@ -103,7 +103,7 @@ def configure_end_when_idle(
 ) -> tuple[str, ...]:
     """Let a machine end its lease when it is idle; return what changed.
 
-    variables: those of the role, including secrets. Raises the errors of ``configure``.
+    variables: the variables of the role, including secrets. Raises the errors of ``configure``.
     """
     return _play(END_WHEN_IDLE_PLAYBOOK, [machine], lambda scratch: dict(variables), report, False, logs)[0]
 
@@ -234,7 +234,7 @@ def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
         "images_reference": setup.reference,
         "images_archive": setup.image_archive,
         "images_context": context if setup.source == "build" else None,
-        "images_commit": commit(),
+        "images_commit": checkout_commit(),
         "images_base": setup.base_image,
         "images_base_archive": setup.base_image_archive,
         "images_pip_index": setup.pip_index,

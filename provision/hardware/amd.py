@@ -84,7 +84,7 @@ def gpus() -> tuple[AmdGpu, ...]:
     return tuple(by_name[name] for name in names if name in by_name)
 
 
-def count() -> int:
+def gpu_count() -> int:
     """Return the number of GPUs that this process may use."""
     return len(gpus())
 
@@ -94,7 +94,7 @@ def gpu_named(name: str) -> AmdGpu:
     return gpus()[int(name)]
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that this process may use."""
     return tuple(Gpu(index, gpu.name, gpu.memory_gib, gpu.uuid) for index, gpu in enumerate(gpus()))
 

@@ -10,7 +10,7 @@ from provision.models import Gpu
 
 
 class GpuHandle(Protocol):
-    """A GPU whose values can be read repeatedly."""
+    """A GPU whose memory use and load can be read repeatedly."""
 
     @property
     def used_gib(self) -> float:
@@ -29,7 +29,7 @@ class GpuHandle(Protocol):
 class Vendor(Protocol):
     """Interface of each vendor's module."""
 
-    def count(self) -> int:
+    def gpu_count(self) -> int:
         """Return the number of GPUs."""
         ...
 
@@ -37,7 +37,7 @@ class Vendor(Protocol):
         """Return a GPU by its name in CUDA_VISIBLE_DEVICES."""
         ...
 
-    def installed(self) -> tuple[Gpu, ...]:
+    def installed_gpus(self) -> tuple[Gpu, ...]:
         """Describe every GPU."""
         ...
 
@@ -46,10 +46,10 @@ class Vendor(Protocol):
         ...
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows; none without a driver."""
     with _open_vendor() as vendor:
-        return vendor.installed()
+        return vendor.installed_gpus()
 
 
 @contextmanager
@@ -79,8 +79,8 @@ def process_gib(index: int) -> dict[int, float]:
 
 def visible_gpus() -> list[GpuHandle]:
     """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all; they are valid until the process ends."""
-    vendor: Vendor = nvidia if nvidia.start() else amd
-    number = vendor.count()
+    vendor: Vendor = nvidia if nvidia.start_nvml() else amd
+    number = vendor.gpu_count()
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
     if names is None:
         names = [str(index) for index in range(number)]
@@ -93,7 +93,7 @@ def other_gpus_load() -> Callable[[Collection[int]], float | None]:
     The returned function takes a row's process ids, and ignores GPUs that other programs use. It returns None if there
     are no other GPUs, and for AMD's GPUs, whose processes are unknown.
     """
-    if not nvidia.start():
+    if not nvidia.start_nvml():
         return lambda pids: None
     own = [gpu for gpu in visible_gpus() if isinstance(gpu, nvidia.NvidiaGpu)]
     others = nvidia.other_gpus(own)
@@ -121,10 +121,10 @@ def visible_names(devices: str | None) -> list[str] | None:
 
 @contextmanager
 def _open_vendor() -> Iterator[Vendor]:
-    if not nvidia.start():
+    if not nvidia.start_nvml():
         yield amd
         return
     try:
         yield nvidia
     finally:
-        nvidia.stop()
+        nvidia.stop_nvml()

@@ -7,20 +7,20 @@ from pathlib import Path
 import psutil
 
 from provision.errors import UnknownDevices
-from provision.hardware.gpus import installed, visible_names
+from provision.hardware.gpus import installed_gpus, visible_names
 from provision.models import GIB, Gpu, Node, build_node
 
 
 def this_machine() -> Node:
-    """Return this machine, with the GPUs that CUDA_VISIBLE_DEVICES names, or all.
+    """Return this machine, with the GPUs that CUDA_VISIBLE_DEVICES names, or all GPUs without this variable.
 
-    Raises UnknownDevices if that variable names a GPU that the machine does not have.
+    Raises UnknownDevices if the variable names a GPU that the machine does not have.
     """
-    gpus = visible(installed(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = select_visible(installed_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     return build_node(gpus, len(os.sched_getaffinity(0)), psutil.virtual_memory().total / GIB, processor_name())
 
 
-def visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
+def select_visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
     """Return the GPUs that ``devices`` names, in its order: a value of CUDA_VISIBLE_DEVICES, None for all.
 
     Raises UnknownDevices for a name that no GPU has.

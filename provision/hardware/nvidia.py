@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, read through NVML. Call ``start`` first and ``stop`` at the end."""
+"""NVIDIA GPUs, read through NVML. Call ``start_nvml`` first and ``stop_nvml`` at the end."""
 
 import shutil
 import subprocess
@@ -29,7 +29,7 @@ class NvidiaGpu:
         return int(pynvml.nvmlDeviceGetIndex(self.handle))
 
     def pids(self) -> set[int]:
-        """Return the processes that compute on it."""
+        """Return the ids of the processes that compute on the GPU."""
         return {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
 
     def process_gib(self) -> dict[int, float]:
@@ -44,7 +44,7 @@ class NvidiaGpu:
         return {process.pid: process.usedGpuMemory / GIB for process in processes if process.usedGpuMemory}
 
     def utilization(self) -> float:
-        """Return its load in percent."""
+        """Return the load of the GPU in percent."""
         return float(pynvml.nvmlDeviceGetUtilizationRates(self.handle).gpu)
 
     def sample(self) -> dict[str, float]:
@@ -67,7 +67,7 @@ class NvidiaGpu:
         return sample
 
 
-def start() -> bool:
+def start_nvml() -> bool:
     """Initialize NVML; return False on a machine without NVIDIA's driver."""
     try:
         pynvml.nvmlInit()
@@ -76,12 +76,12 @@ def start() -> bool:
     return True
 
 
-def stop() -> None:
+def stop_nvml() -> None:
     """Shut NVML down."""
     pynvml.nvmlShutdown()
 
 
-def count() -> int:
+def gpu_count() -> int:
     """Return the number of GPUs that the driver knows."""
     return int(pynvml.nvmlDeviceGetCount())
 
@@ -96,7 +96,7 @@ def gpu_named(name: str) -> NvidiaGpu:
 def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
     """Return the GPUs of this machine that are not in ``gpus``."""
     own = {gpu.index for gpu in gpus}
-    return [gpu_named(str(index)) for index in range(count()) if index not in own]
+    return [gpu_named(str(index)) for index in range(gpu_count()) if index not in own]
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
@@ -107,9 +107,9 @@ def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> flo
         return None
 
 
-def installed() -> tuple[Gpu, ...]:
+def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU that the driver knows, in the order of the bus."""
-    return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(count()))
+    return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(gpu_count()))
 
 
 def driver_version() -> str:

@@ -15,7 +15,7 @@ from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
 
 
 def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> LeasingSite:
-    """Connect to the lease's site with its account. Raises OtherAccount if another one is configured."""
+    """Connect to the lease's site with the lease's account. Raises OtherAccount if another account is configured."""
     site = connect_to(active_lease.site, active_lease.account.entry if active_lease.account else "")
     verify_account(site, reconciler, active_lease)
     return site
@@ -28,8 +28,8 @@ def verify_account(site: LeasingSite, reconciler: Reconciler, active_lease: Acti
         _record_missing_account(site, reconciler, active_lease, current)
     elif not current.is_same_as(creator):
         raise OtherAccount(
-            f"lease {active_lease.name} was made by {creator}, but the current account is {current}; "
-            f"nothing is changed; use the account that made it: {_how_to_select(creator)}"
+            f"lease {active_lease.name} was created by {creator}, but the current account is {current}; "
+            f"nothing is changed; use the account that created the lease: {_how_to_select(creator)}"
         )
 
 
@@ -48,21 +48,23 @@ def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requir
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
         raise NoCredentials(
-            f"credentials: {early_credential_end_message(ends, end)}; log in again, or make a shorter lease"
+            f"credentials: {early_credential_end_message(ends, end)}; log in again, or request a shorter lease"
         )
 
 
 def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
     """Raise RequestRejected if the site cannot limit a credential to one lease."""
     if not isinstance(site, LeaseCredentials):
-        raise RequestRejected(f"--end-when-idle: not possible, as {site.name} cannot limit a credential to one lease")
+        raise RequestRejected(
+            f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
+        )
     reconciler.query(site.try_lease_credential)
 
 
 def early_credential_end_message(ends: datetime, lease_end: datetime) -> str:
     """Return the message that a credential ends before its lease."""
     moments = (time_in_words(moment, local_zone()) for moment in (ends, lease_end))
-    return "the credential ends {}, before the lease does ({})".format(*moments)
+    return "the credential ends {}, before the lease ends ({})".format(*moments)
 
 
 def _record_missing_account(
@@ -73,9 +75,10 @@ def _record_missing_account(
     end = datetime.fromisoformat(created["end"]) if "end" in created else reconciler.clock.now()
     if reconciler.clock.now() < end and reconciler.query(lambda: find_lease(site, active_lease)) is None:
         raise OtherAccount(
-            f"lease {active_lease.name} is not listed for {current}, and its record names no account; "
-            f"use the account that made it; if somebody else deleted it, "
-            f"it cannot be released here before {end:%Y-%m-%d %H:%M} UTC"
+            f"lease {active_lease.name}: "
+            f"the site does not list the lease for {current}, and the journal does not record "
+            f"which account created it; use that account; if somebody else deleted the lease, "
+            f"it can be released here after {end:%Y-%m-%d %H:%M} UTC"
         )
     reconciler.journal.record_account(active_lease, current)
 

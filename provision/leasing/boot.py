@@ -13,7 +13,7 @@ from provision.models import Address, Lease, Server, Volume
 from provision.sites.base import BootVolumes, SecurityGroups, SimulatedServers
 from provision.ssh.login import Login, try_login
 
-CREATING = ("creating", "downloading")
+CREATING_STATUSES = ("creating", "downloading")
 """Cinder's statuses of a volume until the image is in it."""
 SSH_LIMIT_S = 20 * 60
 """How long an ACTIVE server may take to answer SSH: its operating system starts after the site reports ACTIVE."""
@@ -115,7 +115,7 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
         image_id=image_id,
     )
     ready = task.reconciler.wait(
-        f"volume {name}", find, lambda now: now is None or now.status not in CREATING, task.site.boot_limit_s
+        f"volume {name}", find, lambda now: now is None or now.status not in CREATING_STATUSES, task.site.boot_limit_s
     )
     if ready is None or ready.status.startswith("error"):
         _delete_server(task, name)
@@ -185,7 +185,7 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
         except NotReached as problem:
             _require_server(task, server)
             rejected = isinstance(problem, LoginRejected)
-            rejections[:] = [*rejections[:1], task.reconciler.clock.passed_s()] if rejected else []
+            rejections[:] = [*rejections[:1], task.reconciler.clock.monotonic_s()] if rejected else []
             return _LoginAttempt(str(problem), rejected and rejections[-1] - rejections[0] > KEY_LIMIT_S)
         return _LoginAttempt()
 
@@ -193,11 +193,12 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
     ended = task.reconciler.wait(label, try_once, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
     if ended is None:
         error = try_once().status
-        raise NotReached(f"{server.name} runs, but SSH does not answer ({error}); see its console log")
+        fix = f"read its console log: openstack console log show {server.name}"
+        raise NotReached(f"{server.name} runs, but SSH does not answer ({error}); {fix}")
     if ended.rejected:
         raise LoginRejected(
             f"{server.name} rejects the SSH key {login.key} ({ended.status}); "
-            "pass the key with which the lease was made as --key, or release the lease and make a new one"
+            "pass the key with which the lease was created as --key, or release the lease and lease again"
         )
 
 
@@ -230,11 +231,14 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
             )
         except RequestRejected as problem:
             task.reconciler.report(f"{problem}; trying another address")
-    raise NoAddress(f"no address could be attached to {server.name}: other programs took {ADDRESS_ATTEMPTS} in a row")
+    raise NoAddress(
+        f"no address could be attached to {server.name}: "
+        f"other programs took {ADDRESS_ATTEMPTS} in a row; run the command again"
+    )
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Others may belong to classmates."""
+    """Return a free address that this lease allocated, or allocate one. Other free ones may belong to classmates."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

@@ -102,19 +102,19 @@ def _check_addresses(site: LeasingSite) -> str:
 
 
 def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str:
-    """Compare the local key with those at the site: the active leases' keys and the one with the file's name."""
+    """Compare the local key with keys at the site: the keys of active leases, and the key with the file's name."""
     local = fingerprint(key_pair(key).public)
     remote = {name: fingerprint(text) for name, text in site.public_keys() if text.startswith(PUBLIC_KEY_PREFIXES)}
     for active_lease in reconciler.journal.active_leases().values():
         if remote.get(active_lease.tag, local) != local:
             raise CheckFailed(
                 f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
-                "pass the key that it was created with as --key, or release it and lease again"
+                "pass the key with which the lease was created as --key, or release the lease and lease again"
             )
     if remote.get(key.name, local) != local:
         raise CheckFailed(
             f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
-            f"pass the right key as --key, or delete the one at the site (openstack keypair delete {key.name})"
+            f"pass the right key as --key, or delete the key at the site (openstack keypair delete {key.name})"
         )
     names = [name for name, other in remote.items() if other == local]
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"

@@ -105,14 +105,14 @@ class Journal:
 
     @contextmanager
     def exclusive(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Let one program at a time work on the lease of that name; call ``on_wait`` if another one does."""
+        """Let only one program work on the lease of that name; call ``on_wait`` if another program works on it."""
         if "/" in name or name in ("", ".", ".."):
-            raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line that has it")
+            raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line with this name")
         with self._locked(self.folder / "locks" / name, on_wait):
             yield
 
     def open(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
-        """Open a record with a new, unique tag; account: the one that makes the lease."""
+        """Open a record with a new, unique tag. account: the account that creates the lease."""
         tag = f"llm-testbed-{secrets.token_hex(6)}"
         self.write("opened", ActiveLease(name, tag, site, ""), **_account_data(account))
         active_lease = self.active_lease(name)

@@ -1,6 +1,6 @@
 """Resources that carry a tag of this program but belong to no active lease of the local journal.
 
-Only the user's own resources are considered; those of other users are never listed.
+Only the user's own resources are listed, never resources of other users.
 """
 
 from collections.abc import Sequence

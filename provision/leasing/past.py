@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from provision.leasing.journal import Entry, Operation
-from provision.words import counted
+from provision.words import number_with_noun
 
 HOUR = timedelta(hours=1)
 
@@ -53,7 +53,8 @@ def sum_in_words(leases: Iterable[PastLease]) -> str:
     costs = [lease.used_su for lease in leases]
     unknown = costs.count(None)
     more = f", and {unknown} of unknown price" if unknown else ""
-    return f"{counted(len(costs), 'lease')}: {sum(cost for cost in costs if cost is not None):.1f} service units{more}"
+    used = sum(cost for cost in costs if cost is not None)
+    return f"{number_with_noun(len(costs), 'lease')}: {used:.1f} service units{more}"
 
 
 def _price_su_per_hour(slot: dict[str, object]) -> float | None:

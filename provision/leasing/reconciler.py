@@ -73,7 +73,7 @@ class Reconciler:
         find: Callable[[], Sequence[T]],
         delete: Callable[[T], None],
     ) -> None:
-        """Delete everything that ``find`` finds; raise the first rejection only after the others are deleted."""
+        """Delete everything that ``find`` returns; raise the first rejection after all other deletions."""
 
         def once() -> None:
             rejections = []
@@ -108,10 +108,10 @@ class Reconciler:
         label: the awaited resource, such as "server NAME"; each report begins with it. remaining: returns the expected
         remaining time, as text; without it, the report states the time waited so far.
         """
-        began = self.clock.passed_s()
+        began = self.clock.monotonic_s()
         shown, shown_s = "", 0.0
         while not is_done(response := self.query(request)):
-            passed = self.clock.passed_s() - began
+            passed = self.clock.monotonic_s() - began
             if passed > limit_s:
                 return None
             status = _status(response)

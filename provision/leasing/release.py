@@ -55,7 +55,7 @@ class State:
 
 
 def get_active_lease(reconciler: Reconciler, name: str) -> ActiveLease:
-    """Return the active lease of that name. Raises BadName, with the names of the active ones."""
+    """Return the active lease of that name. Raises BadName, with the names of all active leases, if there is none."""
     active_leases = reconciler.journal.active_leases()
     if name not in active_leases:
         raise BadName(f"no active lease {name!r}; active leases: {', '.join(sorted(active_leases)) or 'none'}")
@@ -105,8 +105,8 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     return lease is not None and lease.status not in ENDED_STATUSES
 
 
-def deleted_lease(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return in words that a lease that ends itself was deleted, and how to go on; '' for other leases."""
+def lease_deletion_message(reconciler: Reconciler, active_lease: ActiveLease) -> str:
+    """Return the message that a lease was deleted, and what to do next; '' unless the lease ends itself."""
     why, end_when_idle = deletion_reason(active_lease), end_when_idle_of(active_lease)
     if not (why and end_when_idle and _is_deleted(reconciler, active_lease)):
         return ""
@@ -130,7 +130,7 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
     An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
     """
     with reconciler.journal.exclusive(active_lease.name):
-        lease, end = extension(site, reconciler, active_lease, by)
+        lease, end = planned_extension(site, reconciler, active_lease, by)
         slot = TimeSlot((), lease.start, end, None)
 
         def extended() -> Lease | None:
@@ -148,7 +148,7 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
         )
 
 
-def extension(
+def planned_extension(
     site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
 ) -> tuple[Lease, datetime]:
     """Return the lease and the end that ``extend`` would give it.
@@ -162,7 +162,7 @@ def extension(
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in ENDED_STATUSES:
-        raise ExtensionRejected(f"lease {active_lease.name} is over; lease again")
+        raise ExtensionRejected(f"lease {active_lease.name} has ended; lease again")
     intent = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
     if intent.get("by") == length_in_words(by):
         end, current = datetime.fromisoformat(intent["end"]), datetime.fromisoformat(journal_time(lease.end))
@@ -225,15 +225,15 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
 def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
     """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
 
-    A resource that cannot be deleted does not stop the others, and is tried once more after them. Raises NotReleased
-    with the remaining resources and the reasons.
+    If a resource cannot be deleted, the other deletions continue, and the deletion is tried once more at the end.
+    Raises NotReleased with the remaining resources and the reasons.
     """
     failures = _delete_kinds(reconciler, active_lease, kinds_of(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
     if left := list_remaining(site, reconciler, active_lease):
         _record_undeleted(reconciler, active_lease, left)
         why = f" ({'; '.join(str(problem) for _, problem in failures)})" if failures else ""
-        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; release again")
+        raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; run the release again")
 
 
 def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
@@ -252,6 +252,6 @@ def _delete_kinds(
         try:
             delete_tagged(reconciler, active_lease, kind)
         except SiteError as problem:
-            reconciler.report(f"{problem}; releasing the rest first")
+            reconciler.report(f"{problem}; releasing the other resources first")
             failures.append((kind, problem))
     return failures

@@ -175,7 +175,7 @@ def end_when_idle_of(active_lease: ActiveLease) -> EndWhenIdle | None:
 
 
 def requested_end_when_idle(active_lease: ActiveLease) -> EndWhenIdle | None:
-    """Return how the lease shall end itself, also if the setup of its node was interrupted; None if it shall not."""
+    """Return how the lease was requested to end itself, even if its node's setup was interrupted; else None."""
     return _end_when_idle_in(active_lease.intents) or end_when_idle_of(active_lease)
 
 

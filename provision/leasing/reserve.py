@@ -38,10 +38,10 @@ START_GRACE_S = 15 * 60
 """How long after its start a lease may take to become ACTIVE."""
 SEARCH_PAUSE_S = 120
 """Pause between two searches for a time slot, seconds."""
-TRANSIENT = (NotEnoughHosts, Unreachable)
+TRANSIENT_ERRORS = (NotEnoughHosts, Unreachable)
 """Errors after which a site may have a time slot later."""
 CHOICE_ATTEMPTS = 3
-"""How many time slots are tried before the command ends, if others reserve each of them first."""
+"""Maximum number of time slots to try, if somebody else reserves each of them first."""
 
 
 def choose_slots(
@@ -96,7 +96,7 @@ def choose_slots_among(
             problems[site.name] = problem
     lines = [f"{name}: {problem}" for name, problem in problems.items()]
     if not slots:
-        if any(isinstance(problem, TRANSIENT) for problem in problems.values()):
+        if any(isinstance(problem, TRANSIENT_ERRORS) for problem in problems.values()):
             raise NotEnoughHosts("; ".join(lines))
         without_such_hosts = [site for site in sites if isinstance(problems[site.name], NoSuchHost)]
         _reject_unknown_hosts(without_such_hosts, reconciler, requirements)
@@ -125,7 +125,7 @@ def bookings_among(
 
 
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoSuchHost with the nearest matches over all of ``sites``, none of which has such hosts."""
+    """Raise NoSuchHost with the most similar names over all of ``sites``, none of which has such hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
@@ -160,8 +160,10 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
         try:
             return _create_lease(task, slot)
         except NotEnoughHosts as problem:
-            task.reconciler.report(f"{problem}: lost the race for this slot; choosing another")
-    raise NotEnoughHosts(f"lost the race for a slot {CHOICE_ATTEMPTS} times; retry")
+            task.reconciler.report(f"{problem}: somebody else reserved this slot first; choosing another slot")
+    raise NotEnoughHosts(
+        f"somebody else reserved the chosen slot first, {CHOICE_ATTEMPTS} times; run the command again"
+    )
 
 
 def _choose_slot(task: LeaseTask) -> TimeSlot:
@@ -313,7 +315,7 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
     actual = f"{len(lease.hosts)} x {hardware_in_words(hosts[0])}"
     raise LeaseMismatch(
         f"lease {lease.name} is active with {actual}, which does not meet the request; "
-        "request that hardware, release the lease, or choose another --name"
+        "request this hardware, release the lease, or choose another --name"
     )
 
 
@@ -355,5 +357,5 @@ def _foreign_lease_error(task: LeaseTask, lease: Lease) -> ForeignLease:
 def lease_gone_error(task: LeaseTask) -> LeaseGone:
     """Return the error for a lease that has ended, or that the site no longer lists."""
     name, why = task.lease_request.name, deletion_reason(task.active_lease)
-    what = why or "is gone: deleted by somebody else, or over"
+    what = why or "no longer exists: somebody else deleted it, or it has ended"
     return LeaseGone(f"lease {name} {what}; release it here and lease again")

@@ -26,7 +26,7 @@ class ResourceKind:
     user_id: Callable[[], str]
     lingers: bool = False
 
-    def tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
+    def list_tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
         """Return the user's resources with this tag, and this name if one is given.
 
         A server that a classmate copied from this one has the same tag, but another owner; it is not returned.
@@ -69,10 +69,10 @@ def server_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
 def delete_tagged(
     reconciler: Reconciler, active_lease: ActiveLease, kind: ResourceKind, name: str | None = None
 ) -> None:
-    """Delete the lease's resources of one kind, or the one with this name, and wait until they are gone."""
+    """Delete the lease's resources of one kind, or only the resource with this name; wait until they are gone."""
 
     def present() -> Sequence[Resource]:
-        return kind.tagged(active_lease.tag, name)
+        return kind.list_tagged(active_lease.tag, name)
 
     def deletable() -> Sequence[Resource]:
         return [one for one in present() if getattr(one, "status", "") != "deleting"]
@@ -105,7 +105,7 @@ def _query_once(query: ResourceQuery) -> Sequence[Resource]:
 def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
     """Return the lease's resources of a kind in words; one line with the reason if the service cannot be queried."""
     try:
-        return [f"{kind.name} {one.id}" for one in query(lambda: kind.tagged(active_lease.tag))]
+        return [f"{kind.name} {one.id}" for one in query(lambda: kind.list_tagged(active_lease.tag))]
     except ProvisionError as problem:
         return [f"{kind.name} not known ({problem})"]
 

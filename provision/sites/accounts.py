@@ -1,4 +1,4 @@
-"""The user's accounts: entries of clouds.yaml, and the one that OS_* variables describe."""
+"""The user's accounts: entries of clouds.yaml, and the account that OS_* variables describe."""
 
 import os
 import warnings
@@ -61,7 +61,7 @@ def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
 
 
 def account_regions() -> list[str]:
-    """Return the regions of the configured accounts; with OS_CLOUD, those of its entry."""
+    """Return the regions of the configured accounts; with OS_CLOUD, only the regions of its entry."""
     wanted = os.environ.get(CLOUD_VARIABLE, "")
     return sorted({entry.region for entry in _entries() if entry.region and wanted in ("", entry.name)})
 
@@ -138,5 +138,5 @@ def _no_account_message(region_prefix: str, entries: Sequence[_Entry], wanted: s
 def _several_accounts_message(region_prefix: str, entries: Sequence[_Entry]) -> str:
     found = ", ".join(f"{entry.name} ({entry.region})" for entry in entries)
     several = len({entry.name for entry in entries}) > 1
-    fix = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one by --site"
+    fix = f"choose one: testbed --cloud {entries[0].name}, or {CLOUD_VARIABLE}" if several else "choose one with --site"
     return f"credentials: {len(entries)} accounts for a region {region_prefix}...: {found}; {fix}"

@@ -27,14 +27,14 @@ class BareMetal(Cloud):
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
         described = dict(
-            self.read(SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), SITE)
+            self.convert_records(SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), SITE)
         )
         with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
         known = [host for host in reservable if host.get("hypervisor_hostname") in described]
         pairs = [(host, described[host["hypervisor_hostname"]]) for host in known]
-        return self.read(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), SITE)
+        return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), SITE)
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Reserve exactly these nodes.
@@ -69,7 +69,11 @@ class BareMetal(Cloud):
 
     def _reference_nodes(self) -> list[dict[str, Any]]:
         listed = reference_items("sites")
-        uids = dict(self.read(SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE))
+        uids = dict(
+            self.convert_records(
+                SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE
+            )
+        )
         if self.name not in uids:
             raise RequestRejected(f"{SERVICE} does not list site {self.name}")
         return reference_items(f"sites/{uids[self.name]}/clusters/chameleon/nodes")

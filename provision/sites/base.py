@@ -50,7 +50,7 @@ class Account(Protocol):
         ...
 
     def skew(self) -> timedelta:
-        """Return how far the site's clock is ahead of the local one."""
+        """Return how far the site's clock is ahead of the local clock."""
         ...
 
     def quota(self) -> str:
@@ -161,7 +161,7 @@ class Access(Protocol):
 
 
 class LeasingSite(Account, Reservations, Servers, Access, Protocol):
-    """Interface of every site. Capabilities of only some sites are separate protocols."""
+    """Interface that every site implements. Capabilities that only some sites have are separate protocols."""
 
 
 @runtime_checkable
@@ -232,12 +232,12 @@ class SimulatedServers(Protocol):
 
 
 def is_demo(name: str) -> bool:
-    """Return whether the name is that of the demonstration or of its region."""
+    """Return whether ``name`` is the name of the demonstration or of its region."""
     return name == DEMO or name.startswith(DEMO_PREFIX)
 
 
 def is_virtual(name: str) -> bool:
-    """Return whether the site with that name, or the region, has virtual machines."""
+    """Return whether ``name`` names a site or a region that has virtual machines."""
     return name == VIRTUAL or name.startswith(REGIONS[VIRTUAL])
 
 

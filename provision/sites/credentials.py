@@ -80,7 +80,7 @@ class RestrictedCredentials:
             return []
 
     def _delete_expired_tries(self) -> None:
-        """Delete the tried credentials that killed programs left."""
+        """Delete the test credentials that killed programs left."""
         for one in self._all_credentials():
             if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):
                 self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))
@@ -92,7 +92,7 @@ class RestrictedCredentials:
         return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
     def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
-        """Create a credential for ``path``. Raises Unreachable if one of that name exists, from a request of before."""
+        """Create a credential for ``path``. Raises Unreachable if a late earlier request has created it."""
         try:
             return self.sdk.identity.create_application_credential(
                 self.user_id(),

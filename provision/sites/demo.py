@@ -92,8 +92,8 @@ class DemoClock(Clock):
     def now(self) -> datetime:
         return super().now() + self._store.read().ahead
 
-    def passed_s(self) -> float:
-        return super().passed_s() + self._store.read().ahead.total_seconds()
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self._store.read().ahead.total_seconds()
 
     def sleep(self, seconds: float) -> None:
         waited = min(seconds, LONGEST_WAIT_S)

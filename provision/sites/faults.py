@@ -20,7 +20,7 @@ FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Conflict = sdk_errors.ConflictException
 """A service rejects a request because a resource of that name exists."""
-PERMANENT = (
+PERMANENT_ERRORS = (
     keystone_errors.CatalogException,
     sdk_errors.DuplicateResource,
     sdk_errors.EndpointNotFound,
@@ -60,7 +60,7 @@ def _translated_error(service: str, problem: Exception) -> ProvisionError:
         return NoCredentials(f"credentials: keystone rejects them: {line}; {CREDENTIALS_FIX}")
     if code == TOO_MANY_REQUESTS:
         return Unreachable(f"{service} asks to wait (429): {line}", _retry_after_s(problem))
-    if code is None and isinstance(problem, PERMANENT):
+    if code is None and isinstance(problem, PERMANENT_ERRORS):
         return RequestRejected(f"{service}: {line}")
     if code is None or code >= 500:
         what = f"{service} has an error ({code or type(problem).__name__}): {line}"

@@ -35,7 +35,7 @@ class Kvm(Cloud):
         """Return a host for each pair of a flavor with GPUs and a reservable hypervisor."""
         described, flavors = reference_items("sites/kvm/flavors"), self._flavors()
         hosts = [
-            self.read(SERVICE, described, partial(_make_host, self.name, hypervisor), "the site's")
+            self.convert_records(SERVICE, described, partial(_make_host, self.name, hypervisor), "the site's")
             for hypervisor in self._hypervisors()
         ]
         return [host for of_one in hosts for host in of_one if host.gpus and host.node_type in flavors]
@@ -86,7 +86,7 @@ class Kvm(Cloud):
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""
         with translate_errors("cinder"):
-            return self.read("cinder", self.sdk.block_storage.volumes(), _volume)
+            return self.convert_records("cinder", self.sdk.block_storage.volumes(), _volume)
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
         """Create a volume with a copy of the image."""
@@ -106,7 +106,7 @@ class Kvm(Cloud):
         with translate_errors("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
         tagged = [group for group in groups if find_tag(group.name)]
-        return self.read("neutron", tagged, lambda group: _security_group(group, find_tag(group.name)))
+        return self.convert_records("neutron", tagged, lambda group: _security_group(group, find_tag(group.name)))
 
     def open_ssh(self, tag: str) -> TaggedResource:
         """Create a security group that admits only SSH, from everywhere; complete an existing one."""
@@ -121,16 +121,18 @@ class Kvm(Cloud):
         with translate_errors("neutron"):
             self.sdk.network.delete_security_group(group.id)
 
-    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
+    def host_ids(self, lease: dict[str, Any], reserved_hosts: dict[str, str]) -> tuple[str, ...]:
         """Return the ids of the hosts: pairs of a flavor and a hypervisor."""
         reserved = sorted_by_id(_reservations_of(lease))
-        return tuple(f"{_flavor_name(one)}@{taken[one['id']]}" for one in reserved if one["id"] in taken)
+        return tuple(
+            f"{_flavor_name(one)}@{reserved_hosts[one['id']]}" for one in reserved if one["id"] in reserved_hosts
+        )
 
     def _reserved_flavors(self) -> dict[str, tuple[str, int]]:
         """Return flavor and amount of each flavor reservation of the project, by reservation id."""
         with translate_errors("blazar"):
             leases = self.blazar.lease.list()
-        per_lease = self.read("blazar", leases, _flavors_in)
+        per_lease = self.convert_records("blazar", leases, _flavors_in)
         return {id: reserved for flavors in per_lease for id, reserved in flavors.items()}
 
     def _flavors(self) -> dict[str, str]:
@@ -153,13 +155,13 @@ def _volume(volume: Any) -> Volume:
     return Volume(volume.id, volume.name or "", volume.status, find_tag(text), find_owner(text))
 
 
-def periods_above(limit: int, taken: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """Return the periods in which more than ``limit`` is reserved; taken: begin, end and amount of each reservation."""
-    moments = sorted({moment for begin, end, _ in taken for moment in (begin, end)})
+def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
+    """Return the periods in which more than ``limit`` is reserved. reserved: begin, end and amount of reservations."""
+    moments = sorted({moment for begin, end, _ in reserved for moment in (begin, end)})
     return [
         (first, last)
         for first, last in pairwise(moments)
-        if sum(number for begin, end, number in taken if begin <= first < end) > limit
+        if sum(number for begin, end, number in reserved if begin <= first < end) > limit
     ]
 
 

@@ -82,7 +82,7 @@ class Cloud(RestrictedCredentials, ABC):
         self.blazar = Blazar("1", session=session, service_type="reservation", region_name=self.name)
         self.session = session
 
-    def read(
+    def convert_records(
         self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner: str = "somebody else's"
     ) -> list[T]:
         """Convert the records. Skip an unreadable record of somebody else, and log each once with its owner.
@@ -141,7 +141,7 @@ class Cloud(RestrictedCredentials, ABC):
         return Credential(restricted, self._credential_end(access.user_id, access.application_credential_id))
 
     def _credential_end(self, user_id: str, application_credential_id: str) -> datetime | None:
-        """Return when an application credential ends; None if it does not, or if keystone does not say so."""
+        """Return when an application credential ends; None if it has no end, or if keystone does not report the end."""
         keystone: Any = self.sdk.identity
         try:
             with translate_errors("keystone"):
@@ -164,7 +164,7 @@ class Cloud(RestrictedCredentials, ABC):
         used, maximum = limits.instances_used or 0, limits.instances
         if maximum is not None and 0 <= maximum <= used:
             raise RequestRejected(
-                f"nova: the project has {used} of {maximum} servers; delete one, or ask the site's help desk"
+                f"nova: the project has {used} of {maximum} servers; delete a server, or ask the site's help desk"
             )
         return f"{used} of {maximum} servers are used"
 
@@ -185,17 +185,17 @@ class Cloud(RestrictedCredentials, ABC):
 
     def bookings(self) -> list[Booking]:
         """Return everybody's reservations of the hosts."""
-        return self.read("blazar", self.allocations(), lambda one: Booking(one[0], *_booked_period(one[1])))
+        return self.convert_records("blazar", self.allocations(), lambda one: Booking(one[0], *_booked_period(one[1])))
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
         """Return pairs of a Blazar host's id and a reservation of that host."""
         with translate_errors("blazar"):
             listed = self.blazar.allocation.list("os-hosts")
-        per_host = self.read("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
+        per_host = self.convert_records("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self, name: str) -> str:
-        """Return the UUID of the active image of that name; the public one, if the project has others."""
+        """Return the UUID of the active image of that name; if several have the name, of the only public image."""
         with translate_errors("glance"):
             found = list(self.sdk.image.images(name=name))
         active = [image for image in found if image.status == "active"]
@@ -207,7 +207,7 @@ class Cloud(RestrictedCredentials, ABC):
         if chosen:
             raise RequestRejected(f"{len(chosen)} images {name} at {self.name}: {listed}; delete or rename yours")
         state = f"is not active: {listed}" if found else "does not exist"
-        raise RequestRejected(f"image {name} at {self.name} {state}; choose another by --image, or ask the help desk")
+        raise RequestRejected(f"image {name} at {self.name} {state}; choose another with --image, or ask the help desk")
 
     def boot_requirements(self) -> str:
         """Return the networks that servers need, and the flavor."""
@@ -219,13 +219,15 @@ class Cloud(RestrictedCredentials, ABC):
         """Return the project's leases."""
         with translate_errors("blazar"):
             listed = self.blazar.lease.list()
-        taken = {booked["id"]: host_id for host_id, booked in self.allocations()}
-        return self.read("blazar", listed, lambda lease: to_lease(lease, self.host_ids(lease, taken)))
+        reserved_hosts = {booked["id"]: host_id for host_id, booked in self.allocations()}
+        return self.convert_records(
+            "blazar", listed, lambda lease: to_lease(lease, self.host_ids(lease, reserved_hosts))
+        )
 
-    def host_ids(self, lease: dict[str, Any], taken: dict[str, str]) -> tuple[str, ...]:
-        """Return the ids of the lease's hosts; ``taken``: ids of Blazar's hosts by the ids of their reservations."""
+    def host_ids(self, lease: dict[str, Any], reserved_hosts: dict[str, str]) -> tuple[str, ...]:
+        """Return the ids of the lease's hosts; reserved_hosts: ids of Blazar's hosts by their reservations' ids."""
         ids = (reservation["id"] for reservation in sorted_by_id(lease["reservations"]))
-        return tuple(taken[id] for id in ids if id in taken)
+        return tuple(reserved_hosts[id] for id in ids if id in reserved_hosts)
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         """Reserve the hosts of ``slot``; a slot that begins within a minute begins at once."""
@@ -265,7 +267,7 @@ class Cloud(RestrictedCredentials, ABC):
     def servers(self) -> list[Server]:
         """Return the project's servers."""
         with translate_errors("nova"):
-            return self.read("nova", self.sdk.compute.servers(), to_server)
+            return self.convert_records("nova", self.sdk.compute.servers(), to_server)
 
     def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
         """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
@@ -313,7 +315,9 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("neutron"):
             servers = {port.id: port.device_id for port in self.sdk.network.ports()}
             listed = list(self.sdk.network.ips(project_id=self.session.get_project_id()))
-        return self.read("neutron", listed, lambda ip: to_address(ip, servers.get(ip.port_id, ip.port_id or "")))
+        return self.convert_records(
+            "neutron", listed, lambda ip: to_address(ip, servers.get(ip.port_id, ip.port_id or ""))
+        )
 
     def allocate_address(self, tag: str) -> Address:
         """Allocate a floating IP to the project. Raises NoAddress if none is free."""

@@ -74,7 +74,7 @@ def may_be_own(record: Any, user_id: str) -> bool:
 
 
 def record_name(record: Any) -> str:
-    """Return a record's name, else its id, for messages; of a tuple, that of its last part."""
+    """Return a record's name, else its id, for messages. The name of a tuple is the name of its last part."""
     if isinstance(record, tuple):
         return record_name(record[-1])
     fields = record if isinstance(record, dict) else getattr(record, "__dict__", {}) | {"id": getattr(record, "id", "")}

@@ -151,7 +151,10 @@ class Shell(ABC):
         result = CommandResult(code, "", err.decode(errors="replace"))
         self._raise_on_failure(command, result, timeout_s, check)
         if not output.mark_received and not code:
-            raise LoginRejected(f"{self.where}: its login shell runs no commands; it printed: {output.greeting}")
+            raise LoginRejected(
+                f"{self.where}: its login shell runs no commands; correct the shell's start files; "
+                f"they print: {output.greeting}"
+            )
         return result
 
     def _raise_on_failure(self, command: str, result: CommandResult, timeout_s: float, check: bool) -> None:

@@ -31,7 +31,10 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the same for only the host's keys, agent and jump hosts; ``arguments``: its other settings, for ssh."""
+    """Return the text of ``resolve_host`` with only the host's keys, agent and jump hosts.
+
+    arguments: the other settings of the host, as options of ssh.
+    """
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
 

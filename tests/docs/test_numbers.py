@@ -62,7 +62,7 @@ def test_the_number_of_published_measurements_is_the_stored_one() -> None:
     ("folder", "sentence"),
     [
         ("prediction_h100", "Compared with {rows} measured steps on an H100, the mean error is {mean} %"),
-        ("prediction_h200", "Compared with {rows} measured steps on one, the mean error is {mean} %"),
+        ("prediction_h200", "Compared with {rows} measured steps on an H200, the mean error is {mean} %"),
     ],
 )
 def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) -> None:

@@ -136,7 +136,7 @@ def test_a_plan_lists_the_stages_and_runs_none(recorded_stages, make_reproductio
         "planned_calls",
         lambda site, reconciler, lease_request: [f"blazar: create lease {lease_request.name}"],
     )
-    lines = chain.plan(make_reproduction(), reconciler)
+    lines = chain.planned_operations(make_reproduction(), reconciler)
     assert [line.partition(":")[0] for line in lines] == [
         "blazar",
         "ansible",
@@ -144,10 +144,10 @@ def test_a_plan_lists_the_stages_and_runs_none(recorded_stages, make_reproductio
         "release llm_cc",
         "time on 4 GPUs",
     ]
-    assert chain.plan(make_reproduction(keep=True), reconciler) == [*lines[:3], lines[4]]
+    assert chain.planned_operations(make_reproduction(keep=True), reconciler) == [*lines[:3], lines[4]]
     assert events == []
     with pytest.raises(LeaseTooLong, match="--max-hours 1h"):
-        chain.plan(make_reproduction(max_length=timedelta(hours=1)), reconciler)
+        chain.planned_operations(make_reproduction(max_length=timedelta(hours=1)), reconciler)
 
 
 def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(
@@ -165,7 +165,8 @@ def test_the_length_of_the_lease_is_chosen_from_the_times_of_its_rows(
     assert lengths == [timedelta(hours=1.5)]
     assert any(line.startswith("length of the lease: 1h30m, ") for line in view.lines)
     assert any(
-        "length of the lease: 1h30m, " in line for line in chain.plan(make_reproduction(choose_length=True), reconciler)
+        "length of the lease: 1h30m, " in line
+        for line in chain.planned_operations(make_reproduction(choose_length=True), reconciler)
     )
 
 

@@ -21,7 +21,7 @@ from experiments.system.files import CODE_FOLDER
 from experiments.system.logs import lines_for_terminal
 from provision.choices import DEMO, LEASING_SITES, ImageVariant
 from provision.errors import ConnectionDropped, NotReached
-from provision.words import counted
+from provision.words import number_with_noun
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -151,7 +151,7 @@ def notebook(
             _show_address("open in a browser, or as a local runtime of Colab", address)
             signal.pause()
         downloaded = download_folder(monitored.shell, NOTEBOOK_FOLDER, into)
-        print(f"{counted(downloaded, 'file')} downloaded to {into}")
+        print(f"{number_with_noun(downloaded, 'file')} downloaded to {into}")
         monitored.shell.run(f": > {NOTEBOOKS_FETCHED}", check=False, repeatable=True)
 
 

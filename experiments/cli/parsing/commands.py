@@ -32,7 +32,7 @@ COMMANDS = {
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
     "grade": Entry(RESULTS, "semester.bundle", "Check archives that students hand in; show reasons and points."),
     "schema": Entry(RESULTS, "results", "Print the JSON schemas of suites and of the files of a run."),
-    "predict": Entry(PREDICTION, "predict", "Predict memory and time of rows, models and scripts without a GPU."),
+    "predict": Entry(PREDICTION, "predict", "Predict memory and time of rows, models or scripts without a GPU."),
     "fit": Entry(PREDICTION, "fit", "Find the largest batch that fits, and changes that save memory."),
     "calibrate": Entry(PREDICTION, "calibrate", "Measure the labs' operations on this GPU, to predict times."),
     "cards": Entry(PREDICTION, "catalog", "List the GPU models that predictions and labs know."),

@@ -9,7 +9,7 @@ from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Json, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
-from provision.words import counted
+from provision.words import number_with_noun
 
 if TYPE_CHECKING:
     from experiments.blame.blame import Blame
@@ -94,5 +94,8 @@ def _lines(result: "Blame") -> list[str]:
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
     verb = "changed it" if result.sure else "or some of these changed it; the versions in between cannot be tested"
-    lines = [f"{result.differs}", f"{', '.join(packages)}{together} {verb} ({counted(len(result.steps), 'step')})"]
+    lines = [
+        f"{result.differs}",
+        f"{', '.join(packages)}{together} {verb} ({number_with_noun(len(result.steps), 'step')})",
+    ]
     return lines + [f"change log of {one.package}: {one.change_log}" for one in result.culprits if one.change_log]

@@ -54,7 +54,7 @@ def grade(
     bundle is rejected.
     """
     from experiments.bundle.check import check_bundle, measurement_keys, reject_copies
-    from experiments.bundle.gradescope import gradescope as as_gradescope
+    from experiments.bundle.gradescope import gradescope_results
     from experiments.results.run_folder import RunFolder, run_folders
     from experiments.suites.cards import card_named
     from experiments.system.files import write_atomically
@@ -70,7 +70,7 @@ def grade(
     checked = reject_copies(
         first, measurement_keys([run for folder in known_runs or () for run in run_folders(folder)])
     )
-    answers = {str(one.path): as_gradescope(one) for one in checked}
+    answers = {str(one.path): gradescope_results(one) for one in checked}
     if gradescope:
         write_atomically(gradescope, json.dumps(answers[str(bundles[0])], indent=2))
     if as_json:

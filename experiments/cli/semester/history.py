@@ -9,7 +9,7 @@ from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import HISTORY, Json, SuiteFile
 from experiments.errors import InputError
-from provision.words import counted
+from provision.words import number_with_noun
 
 app = Commands()
 RECORD = "record"
@@ -65,7 +65,7 @@ def history(
     if mlflow:
         from experiments.history.mlflow_export import export_to_mlflow
 
-        say(f"{counted(export_to_mlflow(mlflow, several), 'run')} added to MLflow", stderr=True)
+        say(f"{number_with_noun(export_to_mlflow(mlflow, several), 'run')} added to MLflow", stderr=True)
     if page:
         from experiments.history.page import write_history_page
 

@@ -62,7 +62,7 @@ def _count_without(comparison: Comparison, side: str) -> int:
 
 
 def _style(change: VerdictChange) -> str:
-    return WORSE if change.worse > 0 else BETTER if change.worse < 0 else ""
+    return WORSE if change.worsening > 0 else BETTER if change.worsening < 0 else ""
 
 
 def _rows(comparison: Comparison) -> Table:

@@ -27,7 +27,7 @@ from experiments.results.memory_parts import PARTS_OF_SCRIPT
 from experiments.results.wording import format_parameter_count
 from experiments.suites.cards import card_named, card_notes, emulation_notes
 from experiments.system.tables import Column, Line, Table
-from provision.words import counted
+from provision.words import number_with_noun
 
 END_DESCRIPTIONS = {
     "stopped": "stopped after",
@@ -119,7 +119,7 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
         for part in PARTS_OF_SCRIPT
         if getattr(prediction.at_peak, part.field) >= 0.005
     )
-    steps = counted(prediction.steps, "optimizer step")
+    steps = number_with_noun(prediction.steps, "optimizer step")
     point = f"{prediction.peak_phase}, step {prediction.peak_step}"
     return [
         f"{rank}{model}; {optimizers}",

@@ -46,7 +46,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def headline(comparison: Comparison) -> str:
     """Return how many statements and rows got worse or better in the second run, as one sentence."""
-    both = [change.worse for change in comparison.verdicts if change.a and change.b]
+    both = [change.worsening for change in comparison.verdicts if change.a and change.b]
     rows = [row.worsening for row in comparison.rows]
     worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
     slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
@@ -75,7 +75,7 @@ def differences(comparison: Comparison) -> dict[str, list[Difference]]:
 
 
 def row_changes(row: RowComparison) -> list[ValueChange]:
-    """Return the row's measured values that at least one run has."""
+    """Return the row's measured values before and after, for values that at least one of the two runs has."""
     return [
         *_memory_changes("peak memory", row.peak_gib),
         *_memory_changes("reserved memory", row.reserved_gib),

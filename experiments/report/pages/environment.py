@@ -40,7 +40,7 @@ TEMPLATES = Environment(
     finalize=printable_value,
 )
 SHOWN_FAILURES = 6
-"""Maximum number of failed statements at the top of a report; the others follow below."""
+"""Maximum number of failed statements at the top of a report; further failures follow below."""
 TEMPLATES.filters |= {function.__name__: function for function in FILTERS}
 TEMPLATES.globals |= {
     "icons": ICONS,

@@ -41,8 +41,8 @@ class RunChange(NamedTuple):
         return f"{place}{what} {before or 'none'} → {now or 'none'}{percent}"
 
 
-def sentences(changed: Iterable[RunChange]) -> list[str]:
-    """Return the changes, a line each. A fact that changed alike in more than ROWS_NAMED rows has one line for all."""
+def change_sentences(changed: Iterable[RunChange]) -> list[str]:
+    """Return one line for each change. More than ROWS_NAMED rows with the same change of a fact share one line."""
     alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
@@ -55,15 +55,15 @@ def sentences(changed: Iterable[RunChange]) -> list[str]:
     return found
 
 
-def changed_value(key: Key, before: float, now: float) -> RunChange:
+def value_change(key: Key, before: float, now: float) -> RunChange:
     """Return the change of a value from ``before`` to ``now``, in its own unit."""
     row, quantity = key
     then, words = (f"{format_number(value)} {quantity_unit(quantity)}".strip() for value in (before, now))
     return RunChange(row, quantity_label(quantity), then, words, now / before if before else None)
 
 
-def differing(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[RunChange]:
-    """Return the facts that differ, for rows that both runs have."""
+def differing_facts(before: Mapping[Key, str], now: Mapping[Key, str]) -> list[RunChange]:
+    """Return the facts that differ between two runs, for the rows that have facts in both runs."""
     rows = {row for row, _ in before} & {row for row, _ in now}
     keys = [key for key in dict.fromkeys([*before, *now]) if key[0] in rows]
     return [

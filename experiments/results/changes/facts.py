@@ -29,7 +29,7 @@ RECORDED_QUANTITIES: tuple[Quantity, ...] = (
 NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
 MEDIAN_EFFICIENCY = 1.2533
-"""Standard error of the median divided by that of the mean, for a normal distribution: the square root of pi/2."""
+"""Standard error of the median divided by the standard error of the mean, normal distribution: square root of pi/2."""
 MIN_MEASURED_STEPS = 3
 """Minimum number of steps for a meaningful spread."""
 
@@ -42,7 +42,7 @@ class MeasuredValue(NamedTuple):
 
 
 def measured_values(result: Result) -> dict[str, MeasuredValue]:
-    """Return the measured values of a row by quantity; a value that is not a number is left out."""
+    """Return the measured values of a row by quantity, without values that are not a number."""
     values = {quantity: value_of(quantity, result) for quantity in RECORDED_QUANTITIES}
     return {
         quantity: MeasuredValue(value, _standard_error(quantity, value, result))

@@ -57,7 +57,7 @@ def segment_starts(values: Sequence[float], noise: float, tested: int) -> list[i
     """Return the indices at which new segments of ``values`` start, without the first segment.
 
     noise: standard deviation of one value.
-    tested: number of values, of this quantity and all others, that are searched for changes.
+    tested: number of values, over all quantities, that are searched for changes.
     """
     if len(set(values)) < 2:
         return []

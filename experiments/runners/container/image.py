@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.runners.container.engine import FLAG
 from experiments.system.processes import process_group
 from provision.choices import ImageVariant
-from provision.configure.build_context import commit, data_folder, write_build_context
+from provision.configure.build_context import checkout_commit, data_folder, write_build_context
 from provision.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def role_variables(kind: str) -> dict[str, Any]:
 
 def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]:
     """Return the options of the build. A package index, which may have a password, is passed as a secret file."""
-    arguments = {"BASE_IMAGE": base_image(variant), "PINS": f"{variant}.txt", "COMMIT": commit()}
+    arguments = {"BASE_IMAGE": base_image(variant), "PINS": f"{variant}.txt", "COMMIT": checkout_commit()}
     options = ["--tag", image_of(variant), "--file", "containers/Dockerfile", "--label", label]
     options += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if index := os.environ.get(PIP_INDEX_VARIABLE):

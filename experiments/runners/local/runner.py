@@ -37,7 +37,7 @@ from experiments.system.files import write_atomically
 from experiments.system.warm_start import Process
 from provision.hardware import gpus
 from provision.models import Node
-from provision.words import counted
+from provision.words import number_with_noun
 
 GRACE_S = 120.0
 POLL_INTERVAL_S = 0.1
@@ -116,7 +116,7 @@ class LocalRunner:
                 while waiting or self._running:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
-                        raise NoFreeGpu(f"no free GPU is left for {counted(len(waiting), 'row')}")
+                        raise NoFreeGpu(f"no free GPU is left for {number_with_noun(len(waiting), 'row')}")
                     self._show(len(rows), len(waiting))
                     time.sleep(POLL_INTERVAL_S)
                     if received:

@@ -190,13 +190,13 @@ def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, 
         site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
     code, out, err = testbed("status", "--json")
     assert (code, [one["active_lease"]["name"] for one in json.loads(out)]) == (3, ["llm_b"])
-    assert "lease llm_a was made by" in err
+    assert "lease llm_a was created by" in err
 
 
 def test_an_unattended_lease_needs_a_credential_until_its_end(testbed, site):
     site.limits = Credential(ends=datetime.now(UTC) + HOUR)
     code, _, err = testbed("lease", "--key", "KEY", "--start", "now", "--run", "true", "--yes")
-    assert (code, "log in again, or make a shorter lease" in err, site.held) == (2, True, [])
+    assert (code, "log in again, or request a shorter lease" in err, site.held) == (2, True, [])
 
 
 def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch):
@@ -225,8 +225,10 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
 
 def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
     planned = []
-    original = reproduction.plan
-    monkeypatch.setattr(reproduction, "plan", lambda *arguments: planned.append(arguments[0]) or original(*arguments))
+    original = reproduction.planned_operations
+    monkeypatch.setattr(
+        reproduction, "planned_operations", lambda *arguments: planned.append(arguments[0]) or original(*arguments)
+    )
     (tmp_path / "captions").mkdir()
     (tmp_path / "captions" / "metadata.jsonl").write_text('{"file_name": "1.jpg", "text": "soup"}\n')
     given = {"weights": "pretrained", "data": str(tmp_path / "captions"), "input": "with-image", "gpus_per_node": 1}

@@ -96,7 +96,7 @@ def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run
     ]
     back = [row for row in compare(worse_run_folder, first).rows_worse_first if row.outcome_a and row.outcome_b]
     assert [row.row for row in back][-2:] == ["reduced-precision", "xxl-sgd"]
-    severity = [change.worse for change in compare(first, worse_run_folder).verdicts]
+    severity = [change.worsening for change in compare(first, worse_run_folder).verdicts]
     assert severity == sorted(severity, reverse=True)
     assert severity[0] > 0
     rows = (

@@ -9,7 +9,7 @@ import pytest
 from experiments.history.changes import RunChanges, run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.series import read_series
-from experiments.results.changes.changed import RunChange, sentences
+from experiments.results.changes.changed import RunChange, change_sentences
 from experiments.results.changes.noise import segment_starts
 from tests.support.results.semesters import repeat_run, slow_down
 
@@ -193,10 +193,10 @@ def test_a_segment_starts_where_values_move_beyond_their_noise():
 def test_an_equal_change_in_many_rows_is_one_line() -> None:
     seeds = [RunChange(f"row-{number}", "seed", "42", "43") for number in range(4)]
     verdicts = [RunChange("", f"Statement {number}.", "pass", "fail") for number in range(4)]
-    found = sentences([seeds[0], *verdicts, *seeds[1:], RunChange("row-0", "outcome", "fits", "oom")])
+    found = change_sentences([seeds[0], *verdicts, *seeds[1:], RunChange("row-0", "outcome", "fits", "oom")])
     assert found == [
         "4 rows: seed 42 → 43",
         *(f"Statement {number}: pass → fail" for number in range(4)),
         "row-0: outcome fits → out of GPU memory",
     ]
-    assert sentences(seeds[:3]) == [f"row-{number}: seed 42 → 43" for number in range(3)]
+    assert change_sentences(seeds[:3]) == [f"row-{number}: seed 42 → 43" for number in range(3)]

@@ -111,7 +111,7 @@ def test_the_headline_counts_statements_that_pass_by_prediction(tiny_report: Pat
     held = sum(one.predicted == "pass" for one in found.statements)
     assert 0 < held < len(found.statements)
     assert found.headline.startswith(f"{held} of {len(found.statements)} statements")
-    assert found.headline.endswith(f"are predicted to hold; {found.not_evaluated} others cannot be predicted.")
+    assert found.headline.endswith(f"are predicted to pass; {found.not_evaluated} cannot be predicted.")
 
 
 def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny_report: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_headline_has_a_text_for_all_and_for_none(full_report: Path) -> None
             return self.counts.get(status.replace(" ", "_"), 0)
 
     assert predicted_headline(Counts(**{"pass": 3})) == (  # type: ignore[arg-type]
-        "All 3 statements about memory are predicted to hold."
+        "All 3 statements about memory are predicted to pass."
     )
     nothing = predicted_headline(Counts(not_evaluated=3))  # type: ignore[arg-type]
     assert nothing == "No statement is about memory, so none can be predicted."

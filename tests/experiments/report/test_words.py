@@ -13,8 +13,8 @@ from experiments.report.words import (
     format_stages,
     headline,
     lower_first,
+    machine_in_words,
     predicted_headline,
-    ran_on,
     remarks,
     setting_sentence,
 )
@@ -43,26 +43,26 @@ def evaluation(**counts: int) -> Evaluation:
         ({}, "The lab states nothing about these rows."),
         (
             {"pass": 14, "fail": 2, "not_evaluated": 9},
-            "2 of 16 statements fail; 14 hold; 9 were not evaluated.",
+            "2 of 16 statements fail; 14 pass; 9 were not evaluated.",
         ),
-        ({"pass": 3}, "All 3 statements hold."),
-        ({"predicted": 3}, "All 3 statements hold, predicted."),
+        ({"pass": 3}, "All 3 statements pass."),
+        ({"predicted": 3}, "All 3 statements pass, predicted."),
         (
             {"miniature": 9, "predicted": 29, "fail": 3},
-            "3 of 41 statements fail; 38 hold: 29 predicted, 9 measured in miniature.",
+            "3 of 41 statements fail; 38 pass: 29 predicted, 9 measured in miniature.",
         ),
         (
             {"emulated": 1, "measured": 1, "not_evaluated": 2},
-            "All 2 statements hold: 1 measured, 1 measured on a GPU that emulates the card; 2 were not evaluated.",
+            "All 2 statements pass: 1 measured, 1 measured on a GPU that emulates the card; 2 were not evaluated.",
         ),
-        ({"measured": 1}, "The statement holds, measured."),
-        ({"pass": 1, "not_evaluated": 1}, "The statement holds; 1 was not evaluated."),
+        ({"measured": 1}, "The statement passes, measured."),
+        ({"pass": 1, "not_evaluated": 1}, "The statement passes; 1 was not evaluated."),
         ({"fail": 1}, "The statement fails."),
-        ({"fail": 2}, "None of 2 statements holds."),
+        ({"fail": 2}, "None of 2 statements passes."),
         ({"not_evaluated": 5}, "None of the 5 statements was evaluated."),
         ({"not_evaluated": 5, "error": 1}, "1 error; 5 were not evaluated."),
         ({"error": 2}, "2 errors."),
-        ({"pass": 2, "error": 1}, "1 error; 2 statements hold."),
+        ({"pass": 2, "error": 1}, "1 error; 2 statements pass."),
     ],
 )
 def test_the_headline_counts_the_statuses(counts: dict[str, int], sentence: str) -> None:
@@ -83,18 +83,18 @@ def test_the_headline_says_how_many_failures_are_known(known: int, words: str) -
     found = evaluation(**{"pass": 1, "fail": 2})
     fails = [one.model_copy(update={"known_failure": "cause"}) for one in found.verdicts[1 : 1 + known]]
     verdicts = (found.verdicts[0], *fails, *found.verdicts[1 + known :])
-    assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 holds."
+    assert headline(found.model_copy(update={"verdicts": verdicts})) == f"2 of 3 statements fail{words}; 1 passes."
 
 
 @pytest.mark.parametrize(
     ("counts", "sentence"),
     [
-        ({"pass": 2}, "All 2 statements about memory are predicted to hold."),
+        ({"pass": 2}, "All 2 statements about memory are predicted to pass."),
         (
             {"pass": 20, "fail": 2, "not_evaluated": 8},
-            "20 of 22 statements about memory are predicted to hold; 8 others cannot be predicted.",
+            "20 of 22 statements about memory are predicted to pass; 8 cannot be predicted.",
         ),
-        ({"fail": 2}, "0 of 2 statements about memory are predicted to hold."),
+        ({"fail": 2}, "0 of 2 statements about memory are predicted to pass."),
         ({"not_evaluated": 2}, "No statement is about memory, so none can be predicted."),
     ],
 )
@@ -106,29 +106,31 @@ def test_the_headline_of_known_failures_alone_names_no_number() -> None:
     found = evaluation(fail=1)
     known = found.verdicts[0].model_copy(update={"known_failure": "cause"})
     assert headline(found.model_copy(update={"verdicts": (known,)})) == "The statement fails with a known cause."
-    assert headline(evaluation(**{"pass": 1, "fail": 1})) == "1 of 2 statements fails; 1 holds."
-    assert headline(evaluation(**{"pass": 1, "error": 2})) == "2 errors; 1 statement holds."
+    assert headline(evaluation(**{"pass": 1, "fail": 1})) == "1 of 2 statements fails; 1 passes."
+    assert headline(evaluation(**{"pass": 1, "error": 2})) == "2 errors; 1 statement passes."
 
 
 def test_a_gpu_that_emulates_a_card_is_named() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
+    assert machine_in_words(make_result(make_run(), "baseline", device=H200)) == EMULATING_GPU_NAME
 
 
 def test_an_emulating_gpu_without_a_memory_cap_is_named() -> None:
     device = H200.model_copy(update={"cap_gib": None, "count": 4})
-    assert ran_on(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
+    assert (
+        machine_in_words(make_result(make_run(), "baseline", device=device)) == "4 x NVIDIA H200, emulating a100_80gb"
+    )
 
 
 def test_an_emulating_gpu_of_the_same_chip_is_marked() -> None:
     device = H200.model_copy(update={"cap_gib": 92.55})
     result = make_result(make_run(card="h100_94gb"), "baseline", device=device)
-    assert ran_on(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
+    assert machine_in_words(result) == "NVIDIA H200 capped at 92.5 GiB, emulating h100_94gb, which has the same chip"
 
 
 def test_a_shared_gpu_is_named_and_its_times_are_not_promised() -> None:
     run, device = make_run(), H200.model_copy(update={"shared": True})
     results = {"xxl": make_result(run, "xxl", device=device)}
-    assert ran_on(results["xxl"]) == f"{EMULATING_GPU_NAME}, shared with other rows"
+    assert machine_in_words(results["xxl"]) == f"{EMULATING_GPU_NAME}, shared with other rows"
     found = remarks(run, suite_named(run.suite), evaluation(), results)
     assert any("Rows shared a GPU, each with this limit: their times and the utilization" in one for one in found)
     assert not any("ratios between rows are evaluated" in one for one in found)
@@ -143,13 +145,13 @@ def test_times_of_rows_that_shared_a_gpu_are_not_added_up_to_gpu_hours() -> None
 
 
 def test_the_stated_card_emulates_nothing() -> None:
-    assert ran_on(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
+    assert machine_in_words(make_result(make_run(), "baseline", device=A100)) == "NVIDIA A100 80GB PCIe"
 
 
 def test_a_run_with_tiny_models_is_named_as_such() -> None:
     run = make_run(size="tiny")
     result = make_result(run, "baseline", device=PROCESSOR)
-    assert ran_on(result) == "a CPU (AMD EPYC 7763), in miniature"
+    assert machine_in_words(result) == "a CPU (AMD EPYC 7763), in miniature"
     assert "This is a miniature on a CPU (AMD EPYC 7763)" in setting_sentence(run, {"baseline": result})
 
 
@@ -159,8 +161,8 @@ def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
     results = {row: make_result(run, row, device=device) for row, device in devices.items()}
     assert setting_sentence(run, results) == ("At full size on 2 x NVIDIA A100 80GB PCIe; a CPU (AMD EPYC 7763).")
     assert setting_sentence(run, {}) == "No row has a result yet. Requested: a100_80gb, size full."
-    assert ran_on(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
-    assert ran_on(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
+    assert machine_in_words(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
+    assert machine_in_words(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 
 
 def test_data_of_the_users_own_has_no_remark() -> None:

@@ -81,8 +81,8 @@ def test_a_comparison_is_not_evaluated_if_the_twins_are_less_alike_than_the_rows
 
 
 def test_the_headline_says_that_the_run_is_scaled():
-    assert headline(evaluation([RATIO])).startswith("Scaled to 12 GB: All 3 statements hold")
-    assert headline(evaluation([RATIO], card=CARD)).startswith("All 3 statements hold")
+    assert headline(evaluation([RATIO])).startswith("Scaled to 12 GB: All 3 statements pass")
+    assert headline(evaluation([RATIO], card=CARD)).startswith("All 3 statements pass")
     assert headline(evaluation([RATIO], twins={"a": {"batch_size": 2}})).startswith("1 of 2 rows scaled to 12 GB: ")
 
 

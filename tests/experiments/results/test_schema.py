@@ -200,7 +200,9 @@ def test_runs_in_a_folder_or_next_to_a_missing_one_are_named(tmp_path):
 
 def test_a_run_of_another_schema_is_rejected(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(json.loads(run().model_dump_json()) | {"schema_version": 2}))
-    with pytest.raises(InputError, match=r"run\.json: not a run of schema version 1 \(allowed: 1\)$"):
+    with pytest.raises(
+        InputError, match=r"run\.json: not a run of schema version 1 \(allowed: 1\); restore the file, or run"
+    ):
         RunFolder(tmp_path).read_run()
 
 

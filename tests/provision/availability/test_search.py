@@ -166,10 +166,10 @@ def test_a_gpu_model_is_matched_by_whole_words():
     [
         (
             Requirements(HOUR, node_type="gpu_a100"),
-            "unknown node type 'gpu_a100'; nearest: gpu_a100_pcie, compute_gigaio",
+            "unknown node type 'gpu_a100'; similar names: gpu_a100_pcie, compute_gigaio",
         ),
-        (Requirements(HOUR, node="p3-1"), "unknown node 'p3-1'; nearest: p3-01, gigaio-01"),
-        (Requirements(HOUR, gpu_model="A10"), "unknown GPU 'A10'; nearest: NVIDIA A100"),
+        (Requirements(HOUR, node="p3-1"), "unknown node 'p3-1'; similar names: p3-01, gigaio-01"),
+        (Requirements(HOUR, gpu_model="A10"), "unknown GPU 'A10'; similar names: NVIDIA A100"),
         (
             Requirements(HOUR, node_type="compute_gigaio", gpus=4, gpu_memory_gib=80),
             "no node has at least 4 GPUs of at least 80 GiB; available: compute_gigaio at CHI@UC with no GPU",

@@ -56,7 +56,7 @@ def test_a_time_has_its_zone_as_offset_or_name(text):
         ("2026-13-01T00:00Z", "is malformed"),
         ("14:00 Europe/Helsinki", "is malformed"),
         ("2026-11-23T14:00Z Europe/Helsinki", "is malformed"),
-        ("2026-11-23 14:00 Europe/Helsinky", "unknown time zone 'Europe/Helsinky'; nearest: Europe/Helsinki, "),
+        ("2026-11-23 14:00 Europe/Helsinky", "unknown time zone 'Europe/Helsinky'; similar names: Europe/Helsinki, "),
         ("2026-10-25 03:30 Europe/Helsinki", "a clock change repeats or skips it; allowed: an offset or UTC"),
         ("2027-03-28 03:30 Europe/Helsinki", "a clock change repeats or skips it; allowed: an offset or UTC"),
         ("2026-11-23T14:00:30Z", "allowed: whole minutes"),
@@ -94,7 +94,7 @@ def test_hours_that_are_not_a_daily_window_are_rejected(text):
     ],
 )
 def test_a_misspelled_zone_is_reported_with_similar_names(typed, meant):
-    with pytest.raises(BadTime, match=f"^unknown time zone {typed!r}; nearest: {meant}, "):
+    with pytest.raises(BadTime, match=f"^unknown time zone {typed!r}; similar names: {meant}, "):
         times.zone_named(typed)
 
 

@@ -28,11 +28,11 @@ def amd_machine(tmp_path, monkeypatch):
 
 def test_each_die_is_a_gpu_in_the_order_of_the_nodes(amd_machine):
     gib = MEMORY / 2**30
-    assert gpus.installed() == (
+    assert gpus.installed_gpus() == (
         Gpu(0, "AMD Instinct MI250X", gib, FIRST),
         Gpu(1, "AMD Instinct MI250X", gib, SECOND),
     )
-    assert card_of_device(gpus.installed()[0].name) == "mi250x_gcd_64gb"
+    assert card_of_device(gpus.installed_gpus()[0].name) == "mi250x_gcd_64gb"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,6 @@ def test_the_driver_has_a_version(amd_machine, tmp_path):
 
 def test_a_machine_without_amd_gpus_has_none(amd_machine, tmp_path):
     amd_machine.setattr(amd, "SYS", tmp_path / "nothing")
-    assert gpus.installed() == ()
+    assert gpus.installed_gpus() == ()
     assert gpus.driver_version() is None
     assert gpus.visible_gpus() == []

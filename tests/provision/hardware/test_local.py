@@ -6,14 +6,14 @@ import pytest
 
 from provision.errors import UnknownDevices
 from provision.hardware import local
-from provision.hardware.gpus import installed
+from provision.hardware.gpus import installed_gpus
 from provision.models import Gpu
 
 GPUS = (Gpu(0, "NVIDIA A", 80.0, "GPU-aa1"), Gpu(1, "NVIDIA A", 80.0, "GPU-bb2"), Gpu(2, "NVIDIA B", 40.0, "GPU-cc3"))
 
 
 def test_this_machine_has_cores_memory_and_a_description_without_its_name(monkeypatch):
-    monkeypatch.setattr(local, "installed", lambda: GPUS)
+    monkeypatch.setattr(local, "installed_gpus", lambda: GPUS)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     node = local.this_machine()
     assert node.cpus >= 1
@@ -27,7 +27,7 @@ def test_without_a_driver_no_gpu_is_found(monkeypatch):
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
     monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
-    assert installed() == ()
+    assert installed_gpus() == ()
     assert "no GPU" in local.this_machine().description
 
 
@@ -42,7 +42,7 @@ def test_the_memory_of_a_gpu_excludes_the_memory_of_the_driver(monkeypatch):
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: "NVIDIA A")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", lambda handle: "GPU-aa1")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda handle, version=None: Memory)
-    assert installed() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
+    assert installed_gpus() == (Gpu(0, "NVIDIA A", 79.5, "GPU-aa1"),)
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_the_memory_of_a_gpu_excludes_the_memory_of_the_driver(monkeypatch):
     [(None, [0, 1, 2]), ("", []), ("-1", []), ("2,0", [2, 0]), ("GPU-bb", [1]), (" 1 ", [1])],
 )
 def test_only_visible_gpus_count(devices, indices):
-    assert [gpu.index for gpu in local.visible(GPUS, devices)] == indices
+    assert [gpu.index for gpu in local.select_visible(GPUS, devices)] == indices
 
 
 def test_an_unknown_gpu_is_named():
     with pytest.raises(UnknownDevices, match=r"unknown GPU '7'; allowed: 0 \(NVIDIA A\), 1 \(NVIDIA A\)"):
-        local.visible(GPUS, "0,7")
+        local.select_visible(GPUS, "0,7")
     with pytest.raises(UnknownDevices, match="this machine has no GPU"):
-        local.visible((), "0")
+        local.select_visible((), "0")

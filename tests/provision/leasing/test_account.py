@@ -55,7 +55,7 @@ def test_another_account_neither_shows_extends_nor_releases(lease_of_first_accou
         lambda: release(theirs, reconciler, active_lease),
     ):
         with pytest.raises(
-            OtherAccount, match="made by cc in project CHI-000001 at CHI@UC, but the current account is"
+            OtherAccount, match="created by cc in project CHI-000001 at CHI@UC, but the current account is"
         ):
             act()
     assert reconciler.journal.active_lease("llm_cc") == active_lease
@@ -65,7 +65,9 @@ def test_another_account_neither_shows_extends_nor_releases(lease_of_first_accou
 def test_another_account_cannot_lease_under_a_used_name(lease_of_first_account, reconciler, lease_request):
     theirs = seen_by(PROJECT, lease_of_first_account[0])
     for act in (lease, planned_calls):
-        with pytest.raises(OtherAccount, match="use the account that made it: testbed --cloud uc, or OS_CLOUD=uc"):
+        with pytest.raises(
+            OtherAccount, match="use the account that created the lease: testbed --cloud uc, or OS_CLOUD=uc"
+        ):
             act(theirs, reconciler, lease_request())
     assert theirs.remaining_resources() == []
 
@@ -116,7 +118,9 @@ def test_a_record_without_account_stays_open_until_its_end_if_its_lease_is_not_l
     lease_of_first_account, reconciler
 ):
     old, theirs = without_account(reconciler), seen_by(PROJECT, lease_of_first_account[0])
-    with pytest.raises(OtherAccount, match=r"names no account.* cannot be released here before 2026-11-21"):
+    with pytest.raises(
+        OtherAccount, match=r"does not record which account created it.* can be released here after 2026-11-21"
+    ):
         release(theirs, reconciler, old)
     reconciler.clock.sleep(4 * 3600)
     release(theirs, reconciler, old)
@@ -167,5 +171,5 @@ def test_an_unattended_release_needs_a_credential_that_is_valid_until_then(recon
     if fits:
         require_lasting_credential(site, reconciler, wanted)
         return
-    with pytest.raises(NoCredentials, match="log in again, or make a shorter lease"):
+    with pytest.raises(NoCredentials, match="log in again, or request a shorter lease"):
         require_lasting_credential(site, reconciler, wanted)

@@ -107,7 +107,9 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, c
             raise problem
 
     site.before = fail_some_operations
-    with pytest.raises(NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); release again"):
+    with pytest.raises(
+        NotReleased, match=rf"still at CHI@UC after release: {kind} .* \({problem}\); run the release again"
+    ):
         release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert len(site.remaining_resources()) == 1
     listed = [entry.data["id"] for entry in reconciler.journal.entries() if entry.data.get("reason") == "still listed"]
@@ -138,7 +140,7 @@ def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_req
     site.before = fail_some_operations
     release(site, reconciler, reconciler.journal.active_lease("llm_cc"))
     assert site.remaining_resources() == []
-    assert "neutron: in use; releasing the rest first" in messages
+    assert "neutron: in use; releasing the other resources first" in messages
 
 
 def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):

@@ -238,7 +238,7 @@ def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_line
     site.answers["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed_lines()["SSH key at the site"]
     assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
-    assert "pass the key that it was created with as --key" in line
+    assert "pass the key with which the lease was created as --key" in line
 
 
 def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
@@ -286,14 +286,14 @@ def test_the_identity_has_names_ids_and_no_secret():
 def test_a_used_up_quota_is_rejected():
     limits = SimpleNamespace(absolute=SimpleNamespace(instances_used=10, instances=10))
     sdk = SimpleNamespace(compute=SimpleNamespace(get_limits=lambda: limits))
-    with pytest.raises(RequestRejected, match="10 of 10 servers; delete one, or ask the site's help desk"):
+    with pytest.raises(RequestRejected, match="10 of 10 servers; delete a server, or ask the site's help desk"):
         cloud(sdk=sdk).quota()
 
 
 def test_a_missing_image_is_rejected():
     sdk = SimpleNamespace(image=SimpleNamespace(images=lambda name: []))
     with pytest.raises(
-        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; choose another by --image"
+        RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; choose another with --image"
     ):
         cloud(sdk=sdk).image_id(IMAGE)
 

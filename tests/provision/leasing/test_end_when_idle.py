@@ -9,7 +9,7 @@ from provision.errors import NotReleased, RequestRejected, Unreachable
 from provision.leasing import account
 from provision.leasing.account import require_lease_credentials
 from provision.leasing.journal import Operation
-from provision.leasing.release import deleted_lease, release
+from provision.leasing.release import lease_deletion_message, release
 from provision.leasing.request import (
     EndWhenIdle,
     end_when_idle_data,
@@ -83,12 +83,12 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
     site, reconciler, active_lease
 ):
     enable_end_when_idle(site, reconciler, active_lease())
-    assert deleted_lease(reconciler, active_lease()) == ""
+    assert lease_deletion_message(reconciler, active_lease()) == ""
     held = site.held
     site.held = [replace(held[0], status="TERMINATED")]
-    assert deleted_lease(reconciler, active_lease()) == ""
+    assert lease_deletion_message(reconciler, active_lease()) == ""
     site.held = []
-    assert deleted_lease(reconciler, active_lease()).startswith(
+    assert lease_deletion_message(reconciler, active_lease()).startswith(
         "was deleted: it ended itself after 30m without work, and its results were fetched before, or somebody deleted"
     )
 
@@ -96,7 +96,7 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
 def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease(), EndWhenIdle(HOUR, "me@host:there"))
     site.held = []
-    assert deleted_lease(reconciler, active_lease()).endswith(
+    assert lease_deletion_message(reconciler, active_lease()).endswith(
         "; to fetch results: rsync -a me@host:there/ results/; then run the command again for the remaining rows"
     )
 
@@ -105,12 +105,12 @@ def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconcil
     enable_end_when_idle(site, reconciler, active_lease())
     reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")
     site.held = []
-    assert deleted_lease(reconciler, active_lease()) == ""
+    assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
 def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, active_lease):
     site.held = []
-    assert deleted_lease(reconciler, active_lease()) == ""
+    assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
 def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, active_lease, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, active
 
     enable_end_when_idle(site, reconciler, active_lease())
     monkeypatch.setattr(site, "leases", fail_to_list_leases)
-    assert deleted_lease(reconciler, active_lease()) == ""
+    assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
 def test_a_release_deletes_the_credential(site, reconciler, active_lease):

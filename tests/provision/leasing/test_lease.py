@@ -53,7 +53,9 @@ def test_after_a_lost_race_another_node_is_chosen(reconciler, lease_request, mes
 
     site.before = fail_some_operations
     assert lease(site, reconciler, lease_request()).lease.hosts == ("2",)
-    assert "blazar: Not enough hosts available: lost the race for this slot; choosing another" in messages
+    assert (
+        "blazar: Not enough hosts available: somebody else reserved this slot first; choosing another slot" in messages
+    )
 
 
 def test_lost_races_end_after_three_attempts(reconciler, lease_request):
@@ -62,7 +64,9 @@ def test_lost_races_end_after_three_attempts(reconciler, lease_request):
 
     site = FakeSite()
     site.before = fail_some_operations
-    with pytest.raises(NotEnoughHosts, match="lost the race for a slot 3 times; retry"):
+    with pytest.raises(
+        NotEnoughHosts, match="somebody else reserved the chosen slot first, 3 times; run the command again"
+    ):
         lease(site, reconciler, lease_request())
 
 
@@ -99,7 +103,7 @@ def test_a_flavor_is_retried_in_its_reservation(reconciler, lease_request, messa
 def test_a_lease_deleted_by_others_while_a_node_fails_is_not_recreated(reconciler, lease_request):
     site = FakeSite(broken={"1"})
     site.before = lambda operation: site.held.clear() if operation == "delete server" else None
-    with pytest.raises(LeaseGone, match="deleted by somebody else, or over"):
+    with pytest.raises(LeaseGone, match="somebody else deleted it, or it has ended"):
         lease(site, reconciler, lease_request())
     assert site.held == []
 

@@ -14,10 +14,10 @@ from provision.leasing.release import (
     active_lease_states,
     current_end,
     extend,
-    extension,
     get_active_lease,
     is_leased,
     lease_state,
+    planned_extension,
     release,
 )
 from provision.leasing.request import lease_data
@@ -158,7 +158,7 @@ def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconc
     assert extend(site, reconciler, active_lease, HOUR).end == NOW + 5 * HOUR
 
 
-@pytest.mark.parametrize("ask", [extend, extension])
+@pytest.mark.parametrize("ask", [extend, planned_extension])
 def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_lease, ask):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, minutes=1))
     with pytest.raises(ExtensionRejected, match=r"cannot be extended before 2026-11-21 12:01 UTC"):
@@ -171,12 +171,12 @@ def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_
 @pytest.mark.parametrize("by", [timedelta(), timedelta(days=7, minutes=1)])
 def test_a_lease_is_extended_by_at_most_a_week(reconciler, site, active_lease, by):
     with pytest.raises(BadTime, match=r"extension by (0m|168h1m): allowed: more than 0m, at most 168h"):
-        extension(site, reconciler, active_lease, by)
+        planned_extension(site, reconciler, active_lease, by)
 
 
 def test_a_lease_that_is_over_is_not_extended(reconciler, site, active_lease):
     site.lease = replace(site.lease, status="TERMINATED")
-    with pytest.raises(ExtensionRejected, match="llm_cc is over; lease again"):
+    with pytest.raises(ExtensionRejected, match="llm_cc has ended; lease again"):
         extend(site, reconciler, active_lease, HOUR)
 
 
@@ -207,7 +207,7 @@ def test_a_remaining_volume_is_named_and_the_lease_stays_active(reconciler, site
         Volume("volume-1", "node", "error_deleting", active_lease.tag),
         Volume("volume-2", "theirs", "in-use"),
     )
-    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: volume volume-1; release again"):
+    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: volume volume-1; run the release again"):
         release(site, reconciler, active_lease)
     assert NAME in reconciler.journal.active_leases()
     site.stuck = site.stuck[1:]
@@ -287,7 +287,7 @@ def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to
     (first, state), (second, problem) = active_lease_states(reconciler)
     assert isinstance(state, State)
     assert (first.name, state.lease, second.name) == (NAME, connect_to_site.lease, "other")
-    assert "was made by" in str(problem)
+    assert "was created by" in str(problem)
 
 
 @pytest.mark.parametrize("left_s", [0, 1])
@@ -295,17 +295,17 @@ def test_a_lease_is_extended_from_the_first_moment_of_its_last_48_hours(reconcil
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, seconds=left_s))
     if left_s:
         with pytest.raises(ExtensionRejected):
-            extension(site, reconciler, active_lease, HOUR)
+            planned_extension(site, reconciler, active_lease, HOUR)
         return
     week = timedelta(days=7)
-    assert extension(site, reconciler, active_lease, week)[1] == site.lease.end + week
+    assert planned_extension(site, reconciler, active_lease, week)[1] == site.lease.end + week
 
 
 def test_an_interrupted_extension_is_not_resumed_if_the_lease_ends_later(reconciler, site, active_lease):
     messages: list[str] = []
     reporting = replace(reconciler, report=messages.append)
     extend_and_kill(reconciler, site, active_lease, "done")
-    assert extension(site, reporting, active_lease, HOUR)[1] == NOW + 3 * HOUR
+    assert planned_extension(site, reporting, active_lease, HOUR)[1] == NOW + 3 * HOUR
     assert messages == ["resuming the interrupted extension of llm_cc by 1h"]
     site.lease = replace(site.lease, end=NOW + 4 * HOUR)
-    assert extension(site, reporting, active_lease, HOUR)[1] == NOW + 5 * HOUR
+    assert planned_extension(site, reporting, active_lease, HOUR)[1] == NOW + 5 * HOUR

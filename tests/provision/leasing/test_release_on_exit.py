@@ -74,7 +74,7 @@ def test_an_interrupted_release_reports_what_remains(reconciler, lease_request, 
 def test_an_incomplete_release_names_what_remains(reconciler, lease_request, messages, monkeypatch):
     site = FakeSite()
     monkeypatch.setattr(site, "delete_lease", lambda lease: None)
-    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; release again"):
+    with pytest.raises(NotReleased, match=r"still at CHI@UC after release: lease lease-1; run the release again"):
         run_with_lease(site, reconciler, lease_request())
     assert "llm_cc is not released; still at CHI@UC: lease lease-1; run: testbed release llm_cc" in messages
     assert messages[-1].startswith("lease llm_cc at CHI@UC costs service units until ")

@@ -66,7 +66,7 @@ def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages
 @pytest.mark.parametrize(
     ("requirements", "line"),
     [
-        ({"node_type": "gpu_v10"}, "unknown node type 'gpu_v10'; nearest: gpu_v100, gpu_a100"),
+        ({"node_type": "gpu_v10"}, "unknown node type 'gpu_v10'; similar names: gpu_v100, gpu_a100"),
         ({"gpus": 8}, "no node has at least 8 GPUs; available: gpu_a100 at CHI@UC .*; gpu_v100 at CHI@TACC"),
         ({"count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
@@ -157,7 +157,7 @@ def test_a_lease_may_start_some_minutes_late(reconciler, lease_request, monkeypa
 
     def start_late(seconds):
         sleep(seconds)
-        if reconciler.clock.passed_s() > START_GRACE_S / 2:
+        if reconciler.clock.monotonic_s() > START_GRACE_S / 2:
             site.held = [replace(one, status="ACTIVE") for one in site.held]
 
     monkeypatch.setattr(reconciler.clock, "sleep", start_late)

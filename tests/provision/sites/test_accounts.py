@@ -94,7 +94,7 @@ def test_a_preferred_entry_counts_only_among_several(write_clouds, monkeypatch):
 
 def test_an_entry_of_several_regions_needs_the_region(write_clouds):
     write_clouds(all={**cloud_entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
-    with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one by --site"):
+    with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one with --site"):
         find_account("CHI@")
     assert (find_account("CHI@TACC").region_name, find_account("KVM@").region_name) == ("CHI@TACC", "KVM@TACC")
 

@@ -24,7 +24,7 @@ class FakeClock(Clock):
     def now(self):
         return self.at
 
-    def passed_s(self):
+    def monotonic_s(self):
         return (self.at - NOW).total_seconds()
 
     def sleep(self, seconds):

@@ -49,7 +49,7 @@ def _write_no_intent(self, event, *arguments, _write=journal.Journal.write, **da
         _write(self, event, *arguments, **data)
 
 
-def _extend_from_now(site, reconciler, active_lease, by, _extension=release.extension):
+def _extend_from_now(site, reconciler, active_lease, by, _extension=release.planned_extension):
     lease, _ = _extension(site, reconciler, active_lease, by)
     return lease, reconciler.clock.now() + by
 
@@ -68,7 +68,7 @@ INJECTED: dict[str, Fault] = {
     "a rejection ends the release": (release, "_delete_kinds", _stop_at_first_rejection),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
     "intents are not recorded": (journal.Journal, "write", _write_no_intent),
-    "an extension counts from now": (release, "extension", _extend_from_now),
+    "an extension counts from now": (release, "planned_extension", _extend_from_now),
     "others' resources are deleted": (release, "delete_tagged", _delete_all),
     "costs are not reported": (cost, "running_cost", lambda *_: ""),
 }

@@ -47,8 +47,8 @@ class FakeClock(Clock):
     def __init__(self, speed: float = 1) -> None:
         self.speed, self.skipped_s, self.waits = speed, 0.0, 0
 
-    def passed_s(self) -> float:
-        return super().passed_s() + self.skipped_s
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.skipped_s
 
     def sleep(self, seconds: float) -> None:
         self.waits += 1

@@ -51,7 +51,7 @@ def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
     assert testbed("lease", *lease_flags)[0] == 0
     (held,) = site.leases()
     monkeypatch.setenv("OS_PROJECT_NAME", other_project)
-    made = "lease llm_cc was made by cc in project CHI-000001 at CHI@UC"
+    made = "lease llm_cc was created by cc in project CHI-000001 at CHI@UC"
     current = "the current account is cc in project CHI-000002 at CHI@UC"
     for arguments in (
         ("status",),
@@ -112,7 +112,7 @@ def test_a_credential_that_ends_before_the_lease_is_reported_or_rejected(
     limits = connect_to("chameleon").credential()
     assert (limits.restricted, limits.ends.replace(microsecond=0)) == (False, ends.replace(microsecond=0))
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--no-wait"], "--run", "true")
-    assert (code, "before the lease does" in err) == (2, True)
+    assert (code, "before the lease ends" in err) == (2, True)
     assert left_at(site) == []
     code, _, err = testbed("lease", *lease_flags)
     assert (code, "the credential ends" in err) == (0, True)

@@ -157,7 +157,7 @@ def test_the_earliest_slot_is_found_over_all_sites_with_an_account(
     flags = ("--site", "any", "--key", str(key.file), "--start", "2030-01-01T10:00Z", "--no-wait", "--yes")
     code, _, err = testbed("lease", *flags, "--node-type", "g1.h100.pc.1", "--watch")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "unknown node type 'g1.h100.pc.1'; nearest: g1.h100.pci.1" in err
+    assert "unknown node type 'g1.h100.pc.1'; similar names: g1.h100.pci.1" in err
     assert testbed("lease", *flags, "--node-type", "g1.h100.pci.1")[0] == 0
     assert [lease.name for lease in connect_to("kvm").leases()] == ["llm_cc"]
     assert site.leases() == []
@@ -174,7 +174,7 @@ def _account(variables):
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--node-type", "gpu_a100_pci"], "nearest: gpu_a100_pcie"),
+        (["--node-type", "gpu_a100_pci"], "similar names: gpu_a100_pcie"),
         (["--hours", "0"], "length 0m"),
         (["--hours", "200"], "at most 168h"),
         (["--start", "2020-01-01T10:00Z"], "in the past"),
@@ -182,7 +182,7 @@ def _account(variables):
         (["--key", "/nowhere/id"], "SSH key /nowhere/id does not exist"),
         (["--name", "llm netid;"], "--name 'llm netid;'"),
         (["--site", "moon"], "unknown site 'moon'"),
-        (["--zone", "Europe/Helsinky"], "nearest: Europe/Helsinki"),
+        (["--zone", "Europe/Helsinky"], "similar names: Europe/Helsinki"),
     ],
 )
 def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, site, lease_flags, flags, line):

@@ -341,7 +341,7 @@ def without_aggregate(local_openstack, reservation):
 def test_a_lease_that_others_delete_is_reported(site, reconciler, lease_request, reachable):
     leased = lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)), wait=False)
     site.delete_lease(leased.lease)
-    with pytest.raises(LeaseGone, match="deleted by somebody else, or over"):
+    with pytest.raises(LeaseGone, match="somebody else deleted it, or it has ended"):
         lease(site, reconciler, lease_request(start=datetime.now(UTC) + timedelta(hours=20)))
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
 
@@ -358,7 +358,7 @@ def test_a_lease_that_others_delete_during_a_wait_is_reported(
 
     local_openstack.behave(P3_GPU_001={"seconds": 3})
     start = {"start": datetime.now(UTC) + timedelta(hours=20)} if "PENDING" in stage else {}
-    with pytest.raises(LeaseGone, match="deleted by somebody else, or over; release it here and lease again"):
+    with pytest.raises(LeaseGone, match="somebody else deleted it, or it has ended; release it here and lease again"):
         lease(site, Reconciler(reconciler.journal, reconciler.clock, report), lease_request(**start))
     assert site.leases() == []
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))

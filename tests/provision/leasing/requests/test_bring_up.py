@@ -145,7 +145,9 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages, mo
         raise RequestRejected("in use")
 
     monkeypatch.setattr(site, "attach_address", attach_address)
-    with pytest.raises(NoAddress, match="no address could be attached to node: other programs took 3 in a row"):
+    with pytest.raises(
+        NoAddress, match="no address could be attached to node: other programs took 3 in a row; run the command again"
+    ):
         lease(site, reconciler, lease_request())
     assert len(tried) == 3
     assert messages.count("in use; trying another address") == 3

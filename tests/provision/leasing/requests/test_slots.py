@@ -126,7 +126,9 @@ def test_a_lease_that_somebody_deleted_is_not_made_again(task, reconciler):
     site = FakeCalendar()
     begun = task(site)
     reconciler.journal.write("done", begun.opened, Operation.CREATE_LEASE, id="gone", start="", end="")
-    with pytest.raises(LeaseGone, match="lease llm_cc is gone: deleted by somebody else, or over; release it here"):
+    with pytest.raises(
+        LeaseGone, match="lease llm_cc no longer exists: somebody else deleted it, or it has ended; release it here"
+    ):
         reserve(begun)
     assert site.held == []
 
