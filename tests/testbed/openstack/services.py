@@ -293,7 +293,7 @@ def main() -> None:
         os._exit(1)
     import waitress
 
-    shortcuts.collect_garbage_rarely()
+    shortcuts.keep_what_is_started()
     waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
 
 

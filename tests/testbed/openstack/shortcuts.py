@@ -3,14 +3,10 @@
 import gc
 from typing import Any
 
-COLLECT_AFTER = 50_000
-"""Objects made between two looks for unreachable ones; Python's default is 700."""
 
-
-def collect_garbage_rarely() -> None:
-    """Pass over all objects of the started service in later garbage collections, and collect less often."""
+def keep_what_is_started() -> None:
+    """Pass over all objects of the started service in later garbage collections."""
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 def share_tokens() -> None:
