@@ -36,7 +36,7 @@ $(if $(word 2,$(CURDIR)),$(error the folder of this project has a space: $(CURDI
 unexport PYTHONDONTWRITEBYTECODE # set in many container images; with it, each process compiles its packages again
 
 .PHONY: help run-single run-multi predict semester reproduce rehearse evaluate report compare cards models list logs top notebook notebooks python env testbed-env clean-results clean uninstall
-.PHONY: test unit leasing test-fast test-chameleon test-slurm test-node test-chain test-as-taught mutants lint
+.PHONY: test test-fast test-chameleon test-slurm test-node test-chain test-as-taught mutants lint
 .PHONY: lock wheel test-wheel evidence-archive release-check release-version
 .PHONY: doctor slots lease configure status extend release orphans
 .DEFAULT_GOAL := help
@@ -117,14 +117,9 @@ rehearse: ## run all steps of reproduce with tiny models on this machine (needs 
 	@$(MAKE) --no-print-directory -j 2 env testbed-env
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse$(if $(faults),_faults) $(results)
 
-test: env testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
-	@$(MAKE) --no-print-directory --keep-going --jobs $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint unit leasing
-
-unit: env
+test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
-
-leasing: testbed-env
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 2 tests/testbed/chameleon
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon
 
 test-fast: env ## run the tests that take no more than a moment each, after every change (3 to 4 minutes)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed -m "not slow"

@@ -180,8 +180,8 @@ def test_the_gpus_driver_stays_open_while_rows_run(tmp_path, no_notebooks, monke
     """Fake: NVIDIA's driver, which counts how often it is opened and closed."""
     used_gib, _ = no_notebooks
     opened: list[int] = []
-    monkeypatch.setattr(nvidia, "start", lambda: opened.append(1) or True)
-    monkeypatch.setattr(nvidia, "stop", lambda: opened.append(-1))
+    monkeypatch.setattr(nvidia, "start_nvml", lambda: opened.append(1) or True)
+    monkeypatch.setattr(nvidia, "stop_nvml", lambda: opened.append(-1))
     seen: list[int] = []
     monkeypatch.setattr(
         gpus, "used_gib", lambda indices: seen.append(sum(opened)) or dict.fromkeys(indices, used_gib[0])
