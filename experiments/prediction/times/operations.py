@@ -34,7 +34,8 @@ BYTES = {
     "Char": 1,
 }
 PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)_?\.")
-ATTENTION = re.compile(r"^aten::_(scaled_dot_product|flash_attention)")
+PACKED_ATTENTION = re.compile(r"^aten::_flash_attention")
+ATTENTION = re.compile(rf"^aten::_scaled_dot_product|{PACKED_ATTENTION.pattern}")
 REDUCTIONS = re.compile(
     r"^aten::(sum|mean|native_layer_norm|_softmax|_log_softmax|softmax|amax|any|all|norm|linalg_vector_norm|_fused_rms_norm|argmax|max|cumsum|nll_loss)"
 )
@@ -141,10 +142,18 @@ def _tensors(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _attention_flop(operation: Operation) -> float:
-    """Return 4 b h q k d for the forward pass (two products), 10 b h q k d for the backward pass (five products)."""
+    """Return 4 b h q k d for the forward pass (two products), 10 b h q k d for the backward pass (five products).
+
+    Texts of different lengths (tokens x heads x size) count with their mean length, because lengths are not logged.
+    """
     backward = "backward" in operation.name
     query, key = [tensor["sizes"] for tensor in operation.tensors][backward : 2 + backward]
-    return (10.0 if backward else 4.0) * math.prod(query) * key[2]
+    if PACKED_ATTENTION.match(operation.name):
+        texts = next(tensor["sizes"][0] - 1 for tensor in operation.tensors if tensor["type"] == "Int")
+        length = key[0] / texts
+    else:
+        length = key[2]
+    return (10.0 if backward else 4.0) * math.prod(query) * length
 
 
 def _convolution_flop(operation: Operation) -> float:

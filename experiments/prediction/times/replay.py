@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from experiments.prediction.times.operations import ATTENTION, Operation, tensor_bytes
+from experiments.prediction.times.operations import ATTENTION, PACKED_ATTENTION, Operation, tensor_bytes
 from experiments.prediction.times.table import OperationTime
 
 TYPES = {
@@ -54,6 +54,8 @@ def measure(operation: Operation) -> OperationTime:
 
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
     """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
+    if PACKED_ATTENTION.match(operation.name):
+        raise NotReplayable(f"{operation.name}: its time depends on the lengths of the texts, which are not logged")
     if ATTENTION.match(operation.name) and "backward" in operation.name:
         return _attention_backward(operation), 1.0
     function, (args, kwargs, share) = _function(operation), _arguments(operation)

@@ -9,7 +9,8 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.prediction.times import calibrate as module
 from experiments.prediction.times.calibrate import calibrate
-from experiments.prediction.times.replay import NotReplayable
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.replay import NotReplayable, measure
 from experiments.prediction.times.table import Machine, OperationTime, Table, read_lines
 
 MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
@@ -96,3 +97,8 @@ def test_the_table_of_another_gpu_is_not_extended(run_calibration):
 def test_without_a_gpu_there_is_one_line(capsys):
     assert main(["calibrate"]) == 2
     assert "testbed calibrate measures a GPU, and this machine has none" in capsys.readouterr().err
+
+
+def test_attention_within_texts_is_not_replayed_because_their_lengths_are_unknown():
+    with pytest.raises(NotReplayable, match="lengths of the texts"):
+        measure(parse('["aten::_flash_attention_forward.default"]'))

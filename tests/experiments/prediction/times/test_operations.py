@@ -38,6 +38,16 @@ def operation(name: str, *arguments: object):
             10 * 2 * 4 * 32 * 32 * 8,
         ),
         (
+            "aten::_flash_attention_forward.default",
+            (*[tensor(96, 4, 8)] * 3, *[tensor(4, type="Int")] * 2, 50, 50, 0.0, True, False),
+            4 * (96 * 4 * 8) * 32,
+        ),
+        (
+            "aten::_flash_attention_backward.default",
+            (*[tensor(96, 4, 8)] * 5, tensor(4, 96, type="Float"), *[tensor(4, type="Int")] * 2, 50, 50, 0.0, True),
+            10 * (96 * 4 * 8) * 32,
+        ),
+        (
             "aten::convolution.default",
             (tensor(2, 3, 8, 8), tensor(16, 3, 4, 4), None, [4, 4], [0, 0], [1, 1], False, [0, 0], 1),
             2 * (2 * 2 * 2 * 16) * (3 * 4 * 4),
@@ -54,6 +64,7 @@ def test_arithmetic_of_products_attention_and_convolutions(name, arguments, flop
     [
         ("aten::mm.out", (tensor(8, 16),), "matrix products"),
         ("aten::_scaled_dot_product_efficient_attention.default", (), "attention"),
+        ("aten::_flash_attention_backward.default", (), "attention"),
         ("aten::_foreach_addcmul_.Scalar", (), "optimizer"),
         ("aten::native_layer_norm.default", (), "reductions"),
         ("aten::index_select.default", (), "indexing"),
