@@ -121,7 +121,7 @@ test: lint testbed-env ## run all checks that each change needs: style, types, i
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon
 
-test-fast: env ## run the tests that take no more than a moment each, after every change (3 to 4 minutes)
+test-fast: env ## run the tests that take no more than a moment each, after every change (2 to 4 minutes)
 	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed -m "not slow"
 
 test-chameleon: env testbed-env ## test leasing with real OpenStack services on this machine

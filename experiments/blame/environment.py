@@ -73,7 +73,7 @@ class Environment:
 
 
 def blame_folder() -> Path:
-    """Return the folder of environments and finished steps, inside the cache folder."""
+    """Return the folder, inside the cache folder, of Python environments and of finished steps of the bisection."""
     return cache_folder() / "blame"
 
 

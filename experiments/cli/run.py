@@ -23,7 +23,7 @@ def run(
     ] = None,
     group: Group = None,
     suite_file: SuiteFile = None,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the jobs that the same command submitted.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Cancel the Slurm jobs of this command.")] = False,
     notify: Notify = None,
     as_json: Json = False,
 ) -> None:

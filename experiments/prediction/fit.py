@@ -103,7 +103,9 @@ def cheapest_pairs(
     combine: Callable[[ChangeT, ChangeT], ChangeT | None],
     keep_fitting: Callable[[Sequence[ChangeT]], list[AttemptT]],
 ) -> list[AttemptT]:
-    """Return the pairs of changes that fit and whose more expensive change is as cheap as possible; empty if none fits.
+    """Return the cheapest pairs of changes with which the training fits; empty if there are none.
+
+    The cost of a pair is that of its more expensive change.
 
     candidates: single changes, cheapest first. combine: returns two changes as one, or None if they exclude each other.
     keep_fitting: tries pairs and returns those that fit.

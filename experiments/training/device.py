@@ -71,7 +71,10 @@ def require_c_compiler() -> None:
 
 
 def process_gpus(settings: Settings) -> range:
-    """Return the indices of this process's GPUs: one GPU for one of several ranks (LOCAL_RANK), else all of the row."""
+    """Return the indices of this process's GPUs.
+
+    If the row has several ranks, the index is LOCAL_RANK. Otherwise, the process has all GPUs of the row.
+    """
     rank = int(os.environ.get("LOCAL_RANK", 0))
     return range(rank, rank + 1) if settings.ranks > 1 else range(settings.devices)
 

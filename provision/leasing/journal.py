@@ -112,7 +112,7 @@ class Journal:
             yield
 
     def open(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
-        """Open a record with a new, unique tag. account: the account that creates the lease."""
+        """Start the record of a new lease, with a unique tag. account: the account that creates the lease."""
         tag = f"llm-testbed-{secrets.token_hex(6)}"
         self.write("opened", ActiveLease(name, tag, site, ""), **_account_data(account))
         active_lease = self.active_lease(name)

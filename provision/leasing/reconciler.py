@@ -103,7 +103,7 @@ class Reconciler:
     ) -> T | None:
         """Call ``request`` every ``every_s`` s; return the first response that ``is_done`` accepts, None after limit_s.
 
-        Reports each new status, and an unchanged one again after an eighth of limit_s, but at least a minute.
+        Reports each new status. Reports an unchanged status again after limit_s / 8, but not within a minute.
 
         label: the awaited resource, such as "server NAME"; each report begins with it. remaining: returns the expected
         remaining time, as text; without it, the report states the time waited so far.

@@ -85,8 +85,9 @@ class Cloud(RestrictedCredentials, ABC):
     def convert_records(
         self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner: str = "somebody else's"
     ) -> list[T]:
-        """Convert the records. Skip an unreadable record of somebody else, and log each once with its owner.
+        """Convert the records. Skip an unreadable record of somebody else, and log each such record once.
 
+        owner: whose record it is, in the words of the log.
         Raises Unreachable for an unreadable record that may be this program's.
         """
         return [one for record in records for one in self._read_one(service, record, convert, owner)]

@@ -225,4 +225,5 @@ def _compile(compiler: str, torch: Path, out: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines()
-        raise InputError(f"the phantom device does not compile against this PyTorch: {' | '.join(lines[:3])}")
+        errors = " | ".join(lines[:3])
+        raise InputError(f"predictions need a simulated GPU, which does not compile against this PyTorch: {errors}")

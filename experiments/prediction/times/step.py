@@ -185,7 +185,7 @@ def phases_of_step(
 ) -> list[PhaseTime]:
     """Return the phases of a step: forward and backward of each micro-step, then the optimizer's.
 
-    tokens: length of the batches' texts; None: as traced.
+    tokens: average length of the batches' texts; None: the length of each traced batch.
     """
     parts, found = _parts_of_step(recorded, accumulate), []
     distinct = {id(one): one for part in parts for one in part}

@@ -66,7 +66,10 @@ def table_files() -> list[Path]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a table: the machine, then the operations. Omits an incomplete last line."""
+    """Return the lines of a table of measured times: the first is the machine, each other line is one operation.
+
+    Omits an incomplete last line.
+    """
     lines = (gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()).splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 

@@ -27,7 +27,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
-        raise InputError("quantization: a model on several GPUs is not quantized; allowed: on one device")
+        raise InputError("quantization: not supported for a model on several GPUs; allowed: with devices = 1")
     dtype = DTYPES[spec.settings.precision]
     model: Any = meta_model(spec.base_model, spec.size)
     if device.kind == "cpu":
