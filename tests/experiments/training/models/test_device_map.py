@@ -94,5 +94,7 @@ def test_a_tiny_model_on_a_cpu_knows_the_parts_of_its_gpus():
 
 def test_4_bit_weights_are_not_distributed():
     row = spec(engine="hf_trainer", model=GPT_NEO, devices=2, task="generate", lora=LORA, quantization=NF4)
-    with pytest.raises(InputError, match=r"^quantization: not supported for a model on several GPUs; allowed: with devices = 1"):
+    with pytest.raises(
+        InputError, match=r"^quantization: not supported for a model on several GPUs; allowed: with devices = 1"
+    ):
         device_map.build_across_gpus(row, EMULATING_GPU)
