@@ -44,8 +44,6 @@ SIZE_FREE: tuple[Quantity, ...] = (
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
 """Settings that two twins must have in common if their rows do: only then do the twins compare like the rows."""
-
-
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
 TIMES_LARGER = 4

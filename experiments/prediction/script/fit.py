@@ -15,7 +15,7 @@ from experiments.prediction.script.speed import (
     STEP_COLUMN,
     describe_fastest,
     samples_cell,
-    samples_per_s,
+    speed_as_data,
     step_cell,
     time_notes,
 )
@@ -48,11 +48,7 @@ class BatchPrediction(NamedTuple):
     def speed_as_data(self, samples: int | None) -> dict[str, Any]:
         """Return the time of a step and the samples per second as a JSON-compatible object."""
         time = self.card.time
-        return {
-            "time": time.model_dump(mode="json") if time else None,
-            "limited_by": time.limited_by if time else None,
-            "samples_per_s": samples_per_s(self.card, samples),
-        }
+        return {"time": time.model_dump(mode="json") if time else None, **speed_as_data(self.card, samples)}
 
 
 class ScriptFit(NamedTuple):

@@ -17,6 +17,15 @@ def samples_per_s(card: CardPrediction, samples: int | None) -> float | None:
     return samples / card.time.step_s if samples and card.time else None
 
 
+def speed_as_data(card: CardPrediction, samples: int | None) -> dict[str, str | float | None]:
+    """Return what limits a step on the card and the samples per second as a JSON-compatible object.
+
+    samples: of an optimizer step.
+    """
+    limited_by = card.time.limited_by if card.time else None
+    return {"limited_by": limited_by, "samples_per_s": samples_per_s(card, samples)}
+
+
 def step_cell(card: CardPrediction) -> str:
     """Format the time of a step with its error; '' if it is not predicted, or if the training does not fit."""
     return card.time.words if card.time and card.margin_gib >= 0 else ""

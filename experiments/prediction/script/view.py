@@ -19,7 +19,7 @@ from experiments.prediction.script.speed import (
     STEP_COLUMN,
     describe_time,
     samples_cell,
-    samples_per_s,
+    speed_as_data,
     step_cell,
     time_notes,
 )
@@ -53,8 +53,7 @@ def script_predictions_as_data(predictions: Sequence[ScriptPrediction], samples:
                         **card.model_dump(mode="json"),
                         "margin_gib": card.margin_gib,
                         "outcome": card.outcome,
-                        "limited_by": card.time.limited_by if card.time else None,
-                        "samples_per_s": samples_per_s(card, samples),
+                        **speed_as_data(card, samples),
                     }
                     for card in one.cards
                 ],

@@ -11,7 +11,6 @@ experiments/evidence/prediction_h200).
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 from experiments.evidence.renew import EVIDENCE
 from experiments.prediction.predict import predict
@@ -19,7 +18,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder, write_atomically
-from tests.benchmarks.prediction.tables import markdown, percent
+from tests.benchmarks.prediction.tables import markdown, percent, relative_error, summary
 
 STORED = ("beyond-a100_80gb-full-verdict", "ladder-a100_80gb-full-verdict")
 OUT = EVIDENCE / "prediction_h200"
@@ -44,15 +43,15 @@ def table(results: Sequence[Result], peaks: Sequence[tuple[float, float]]) -> st
     for result, both in zip(results, peaks, strict=True):
         measured = result.memory.peak_gib
         assert measured is not None, "a row that fits has a peak"
-        found = [predicted / measured - 1 for predicted in both]
-        errors.append([abs(error) for error in found])
+        found = [relative_error(predicted, measured) for predicted in both]
+        errors.append(found)
         lines.append([f"{result.spec.suite}/{result.spec.row}", f"{measured:.3f}", *(percent(one) for one in found)])
     card, gpu = results[0].spec.card, _gpu(results[0])
-    summary = "; ".join(
-        f"for {name}: median {percent(median(one))}, largest {percent(max(one))}"
-        for name, one in zip((card, gpu), zip(*errors, strict=True), strict=True)
+    summaries = [(name, summary(one)) for name, one in zip((card, gpu), zip(*errors, strict=True), strict=True)]
+    words = "; ".join(
+        f"for {name}: median {percent(one['median'])}, largest {percent(one['worst'])}" for name, one in summaries
     )
-    return f"{markdown(['row', 'measured GiB', f'for {card}', f'for {gpu}'], lines)}\n\nAbsolute errors {summary}.\n"
+    return f"{markdown(['row', 'measured GiB', f'for {card}', f'for {gpu}'], lines)}\n\nAbsolute errors {words}.\n"
 
 
 def _stands_in(result: Result) -> bool:
