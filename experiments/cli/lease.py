@@ -62,7 +62,7 @@ def slots(
     options: LeaseOptions,
     site: SiteOrAny = "chameleon",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
-    days: Annotated[int, typer.Option("--calendar", min=0, help="Also show the calendar of this number of days.")] = 0,
+    days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
         bool,
         typer.Option("--bookings", help="Instead, list everybody's reservations of such nodes, with exact times."),

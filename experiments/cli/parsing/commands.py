@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
-    "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
+    "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, and which versions."),
     "blame": Entry(RESULTS, "semester.blame", "Find the package whose new version changed a statement or a row."),
     "semester": Entry(RESULTS, "semester.semester", "Check all suites before a semester: what changed, what to fix."),
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),

@@ -39,7 +39,7 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 
 
 def _warnings(comparison: Comparison) -> list[Line]:
-    notes = {"size": "; a miniature has no ratios to full size"}
+    notes = {"size": "; memory and times of tiny models and of full size are not compared"}
     lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.incomparable]
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
