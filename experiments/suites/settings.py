@@ -53,7 +53,7 @@ _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
     ("activation_offload", True): _ONE_GPU,
     ("activation_checkpointing", "selective"): {**_ONE_GPU, "engine": ("lightning", "hf_trainer")},
 }
-"""Values of a setting that need values of other settings: (setting, value) to the allowed values of the others."""
+"""Values of settings that restrict other settings: maps (setting, value) to the allowed values of the others."""
 
 
 class Settings(StrictModel):
