@@ -36,7 +36,10 @@ from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row
 
 
 class CheckResult(NamedTuple):
-    """The result of one check of a statement: its status, the compared value, and a reason unless it passes."""
+    """The result of one check of a statement: its status, the compared value, and a reason unless it passes.
+
+    missed: by how much the value is outside of its bounds, for a check that fails; else "".
+    """
 
     status: Status
     value: str
