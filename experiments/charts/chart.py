@@ -67,7 +67,7 @@ def round_ticks(highest: float, max_count: int) -> list[float]:
     """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` further numbers."""
     power = 10.0 ** (floor(log10(highest / max_count)))
     step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
-    return [format_number * step for format_number in range(floor(highest / step + 1e-9) + 1)]
+    return [index * step for index in range(floor(highest / step + 1e-9) + 1)]
 
 
 def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:

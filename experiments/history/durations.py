@@ -93,9 +93,9 @@ class StoredTimes:
         return None
 
     def besides_steps_s(self, several_ranks: bool) -> float:
-        """Return the median time that rows at full size need besides their steps, s; 0 if none was measured.
+        """Return the median time that rows at full size need in addition to their steps, s; 0 if none was measured.
 
-        It includes what the first steps need more than the later ones.
+        It includes the time by which the first steps take longer than later steps.
         """
         times = [
             result.elapsed_s - result.speed.optimizer_steps * result.speed.step_s

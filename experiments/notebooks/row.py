@@ -110,7 +110,7 @@ class Experiment:
 def verdict(result: Result) -> str:
     """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
-    None apply if settings differ from the lab's, or if this machine does not have the lab.
+    The text states the reason if settings differ from the lab's, or if this machine does not have the lab's suite.
     """
     spec = result.spec
     try:
