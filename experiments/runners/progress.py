@@ -54,7 +54,7 @@ class View:
         self._at_full_size = at_full_size
 
     def expect(self, times: Mapping[str, tuple[float, float]]) -> None:
-        """Show the expected time of each row, s, lowest and highest, when the row starts and while it runs."""
+        """Set the expected times of rows: lowest and highest, s. They are shown when a row starts and while it runs."""
         self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
 
     def report_kept(self, row: PlannedRow) -> None:

@@ -123,7 +123,10 @@ class ContainerRunner(LocalRunner):
         return [core for number in allocation.numbers for core in cores[number * each : (number + 1) * each]]
 
     def _end(self, folder: Path) -> list[int]:
-        """Remove the row's container; without a result, keep what it printed. No process of a container survives it."""
+        """Remove the row's container; if the row has no result, first write the container's output to notebook.log.
+
+        Returns no process ids, because no process survives its container.
+        """
         label = f"{ROW_LABEL}={folder.resolve()}"
         for container in self._client.containers.list(all=True, ignore_removed=True, filters={"label": label}):
             if not (folder / RESULT_FILE).exists():

@@ -38,7 +38,7 @@ PCI = Path("/sys/bus/pci/devices")
 
 
 def check_this_machine(results: Path) -> list[Check]:
-    """Run all checks of this machine. results: folder that runs are stored in; it need not exist."""
+    """Run all checks of this machine and return them. results: folder that runs are stored in; it need not exist."""
     needed_for_all = (PREDICTIONS, *EVERY_RUN)
     return [
         run_check("Python", _check_python, (*needed_for_all, LEASES, CLUSTERS)),

@@ -77,9 +77,9 @@ class ResourcePool:
         self.size -= len(parts) - len(self._free)
 
     def retire(self, allocation: Allocation) -> None:
-        """Withdraw the resources of a row that has ended from further use, those of later rows on its GPUs too.
+        """Withdraw the GPUs of a row that has ended: no later row gets a part of them.
 
-        Rows that run on the same GPUs continue.
+        Rows that already run on the same GPUs continue.
         """
         self._withdrawn |= {self._place(number) for number in allocation.numbers}
         self.release(allocation)

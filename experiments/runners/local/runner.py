@@ -68,8 +68,8 @@ class RunningRow:
 class LocalRunner:
     """Runs rows on ``node`` into ``folder``.
 
-    worker: module that runs one row. grace_s: seconds from a row's limit to its kill. nodes: number of machines
-    that a row's ranks run on; this is the first of them. rows_per_gpu: rows that share a GPU.
+    worker: module that runs one row. grace_s: seconds from a row's time limit until it is killed. nodes: number of
+    machines that a row's ranks run on; this is the first of them. rows_per_gpu: rows that share a GPU.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class LocalRunner:
         return [row for row in self._running if was_ready and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
-        """End a row as if it had not started; return it."""
+        """Kill a row and remove its result, so that it can start again; return its specification."""
         (row.folder / RESULT_FILE).unlink(missing_ok=True)
         self._kill(row)
         self._running.remove(row)

@@ -61,7 +61,7 @@ class JobSpec:
 
     @property
     def limit_s(self) -> float:
-        """Return the time limit of the job, which covers its start."""
+        """Return the time limit of the job in seconds, which covers its start."""
         return self.spec.settings.time_limit_s + self.grace_s + STARTUP_LIMIT_S
 
     @property
