@@ -75,7 +75,10 @@ def build_model(job: LoopJob) -> Any:
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the class to build: of --model-class, else of the configuration, else the first one for a task."""
+    """Return the model class: --model-class, else that of the configuration, else the first class for MODEL_TASKS.
+
+    Raises InputError if transformers has no such class, or if the class does not support the configuration.
+    """
     named = job.model_class or next(iter(config.architectures or ()), None)
     if found := getattr(transformers, named or "", None):
         if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):

@@ -156,7 +156,7 @@ class Phantom:
         self._library.phantom_set_gpu(ctypes.c_int64(gpu))
 
     def become_one_of_several_ranks(self) -> None:
-        """Use a single GPU from now on, whatever number the process calls it by."""
+        """Count all GPU numbers as one GPU from now on: a rank has a single GPU, whose number depends on the rank."""
         self._library.phantom_become_one_of_several_ranks()
 
     def select_gpu(self, gpu: int) -> None:
