@@ -1,4 +1,4 @@
-"""Concatenated texts without padding in LitGPT's models, each of which attends only to itself.
+"""Run LitGPT's models on concatenated texts without padding; each text attends only to itself.
 
 All layers but attention work on one token at a time, so they need no padding. PyTorch has flash attention for texts of
 different lengths, but only for some GPUs, data types and models. Otherwise attention gets the texts as a padded batch.
@@ -46,7 +46,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Copy the tokens out of a padded batch. Unlike index_select, the backward pass adds nothing up."""
+    """Copy the tokens out of a padded batch. Unlike that of index_select, its backward pass sums no gradients."""
 
     @staticmethod
     def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
