@@ -332,7 +332,7 @@ def _show_expected_times(planned: PlannedRun, view: View) -> None:
         {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
     )
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
-    view.print_line(expected.rows_summary + ("; without shared GPUs" if shared else ""))
+    view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
     if shared:
         return
     times = zip(specs, expected.rows[prepared.suite.suite], strict=True)

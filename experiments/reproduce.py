@@ -212,7 +212,7 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
     length = times.lease_length() if reproduction.choose_length else None
     if length:
         words = f"{length_in_words(length)}, for setup and rows with a margin of {MARGIN:.0%}"
-        report(f"length of the lease: {words}; --hours sets another")
+        report(f"length of the lease: {words}; --hours sets another length")
         request = reproduction.lease_request
         requirements = replace(request.requirements, length=length)
         reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))
@@ -224,7 +224,10 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
 def _check_budget(reproduction: Reproduction) -> None:
     length, budget = reproduction.lease_request.requirements.length, reproduction.max_length
     if budget is not None and length > budget:
-        raise LeaseTooLong(f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long")
+        raise LeaseTooLong(
+            f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long; "
+            "shorten --hours or raise --max-hours"
+        )
 
 
 def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:

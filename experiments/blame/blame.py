@@ -62,7 +62,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     """
     names = differing_packages(good, bad)
     if not names:
-        raise InputError("--good and --bad: have the same versions of all packages")
+        raise InputError("--good and --bad: all packages have the same versions; allowed: environments that differ")
     say(f"packages that differ: {len(names)}; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)

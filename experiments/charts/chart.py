@@ -19,7 +19,7 @@ SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())  # noqa: S704 - a fil
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
 EDGE_SHARE = 0.96
-"""Share of the axis; the label of a last tick beyond it ends at the tick, so that it stays inside the chart."""
+"""Share of the axis. If the last tick is beyond it, its label ends at the tick, and so stays inside the chart."""
 TEMPLATES = Environment(
     loader=FileSystemLoader(CHARTS_FOLDER / "templates"),
     autoescape=True,

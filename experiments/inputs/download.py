@@ -43,7 +43,7 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
 def download_without_checksum(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
     """Download an archive of unknown checksum to the path that ``download`` uses; return its SHA-256.
 
-    ``name`` names the unfinished download. Raises InputError if the download fails.
+    name: file name of the unfinished download. Raises InputError if the download fails.
     """
     suffix = archive_suffix(url.partition("?")[0])
     with _locked(folder / (name + suffix)):

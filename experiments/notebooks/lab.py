@@ -40,7 +40,8 @@ class Lab:
 
     run: the name of a run in this project or under ``results``, whose rows are shown and not run. If it is empty, your
     own newest run under ``results`` with the same choices is shown, and rows without a result run first.
-    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
+    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto', or an option that is left
+    out, matches any value.
 
     Raises InputError for an unknown suite or run.
     """
@@ -149,7 +150,7 @@ class Lab:
         return all(value in (AUTO, str(getattr(record, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
-        """Return the settings that differ between the rows: from their results, or for the suite's first card."""
+        """Return a table of the settings that differ between rows, from their results, else from the suite."""
         chosen_card = self.choices.get("card", AUTO)
         sets = {}
         for row_id, title in titles.items():

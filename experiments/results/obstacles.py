@@ -53,8 +53,8 @@ MULTIPROCESSOR_RATIO_LIMIT = 4
 class Evidence(NamedTuple):
     """The results by row, and the settings of each row as the lab states them.
 
-    scaled: by row, a text if it ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if the
-    row ran as its smaller twin, else "".
+    scaled: by row, a note if the row ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if
+    the row ran as its smaller twin, else "".
     """
 
     results: Mapping[str, Result]
@@ -121,7 +121,7 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
 
 
 def unlike_twins(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
-    """Yield the pairs of ``rows`` that have the same size in the lab and different sizes as smaller twins."""
+    """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.scale[one] or evidence.scale[other]):
             continue
@@ -182,8 +182,8 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
-    Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are
-    compared, in trainings whose loss falls, and the losses of the first steps of the same training.
+    Losses of random weights count only where two losses are compared. Of tiny models, only the
+    fall of the loss is compared, if the loss falls, and the losses of the first steps.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return

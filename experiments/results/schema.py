@@ -38,7 +38,7 @@ WARM_UP_STEPS = 2
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
-"""Maximum time for the start of a row. The row's own time limit begins when the start ends, at the latest then."""
+"""Maximum time for the start of a row, s. The row's own time limit begins after its start, or after this time."""
 
 
 class Record(BaseModel):

@@ -131,6 +131,6 @@ def check_disk(folder: Path, specs: Sequence[RowSpec], local: bool = True) -> No
         needed_gib += max(map(checkpoints_gib, specs), default=0.0)
     if (free_gib := shutil.disk_usage(existing).free / GIB) < needed_gib:
         raise InputError(
-            f"{folder}: no disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
+            f"{folder}: not enough disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
             "free some space or choose another --results"
         )

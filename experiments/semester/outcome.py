@@ -82,7 +82,7 @@ class Outcome:
     def headline(self) -> str:
         """Return the outcome in a sentence."""
         if self.before is None:
-            return "The first check; there is none to compare it with."
+            return "This is the first check, so nothing can have flipped."
         if not self.flips:
             return f"No status or outcome flipped since {self.before.begun_at:%d %B %Y}."
         return f"Statuses and outcomes flipped since {self.before.begun_at:%d %B %Y}: {len(self.flips)}."

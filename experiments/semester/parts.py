@@ -64,7 +64,7 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
     leased = [Part(versions, "lease") for versions in sets if lease and versions in LEASED]
     if lease and len(leased) * lease.hours > lease.max_hours:
         raise InputError(
-            f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours are longer;"
+            f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours take longer;"
             " allowed: shorter --hours, or fewer --versions"
         )
     return parts + leased

@@ -65,9 +65,9 @@ Quantity = Literal[
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The only quantity of losses that tiny models are compared by; these then run all steps of the lab."""
+"""The quantity of losses that is compared between tiny models that run all steps of the lab."""
 EARLY_LOSS: Quantity = "early_loss"
-"""The only quantity of losses that does not depend on the length of the training."""
+"""The quantity of losses that does not depend on the length of the training, nor on the size of the model."""
 
 
 class ReferenceValue(StrictModel):

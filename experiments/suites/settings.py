@@ -165,7 +165,7 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _settings_match(self) -> Self:
-        """Check that the values of other settings allow a value that needs them."""
+        """Check the restrictions of _NEEDED_SETTINGS."""
         for (name, value), needed in _NEEDED_SETTINGS.items():
             for other, allowed in needed.items() if getattr(self, name) == value else ():
                 if (found := getattr(self, other)) not in allowed:

@@ -238,7 +238,9 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
     announced = "up to 3 rows on a GPU at a time, each with the memory limit of h100_1g_12gb; times are not measured"
     assert announced in view.lines
     assert [
-        line for line in view.lines if line.startswith("time on 1 GPU: ") and line.endswith("; without shared GPUs")
+        line
+        for line in view.lines
+        if line.startswith("time on 1 GPU: ") and line.endswith("; the times are for GPUs that rows do not share")
     ]
     assert (FakeRunner.rows_per_gpu, FakeRunner.ran, expected) == (3, [*rows], [])
     assert folder.read_run().share_gpus
@@ -247,7 +249,7 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
         expected.clear()
         run_suite(other, view := RecordingView())
         assert (FakeRunner.rows_per_gpu, len(expected)) == (1, 1)
-        assert not [line for line in view.lines if "at a time" in line or "without shared GPUs" in line]
+        assert not [line for line in view.lines if "at a time" in line or "rows do not share" in line]
 
 
 def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ def _settings(row: RowComparison) -> str:
 
 
 def _sizes(change: Change) -> str:
-    """Return a change of memory, each size in the unit that suits it; a common unit only once."""
+    """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'; each size in the unit that suits it."""
     units = [None if size is None else choose_memory_unit(size) for size in (change.a, change.b)]
     common = units[0] if units[0] == units[1] else None
     a, b = (

@@ -171,8 +171,8 @@ class Phantom:
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Call this function before torch is imported. Raises InputError if there is no C++ compiler, or if the
-    installed libraries have the labs' versions.
+    Call this function before torch is imported. Raises InputError if PyTorch or a C++ compiler is missing, or if
+    Transformers has the labs' version 4.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
@@ -180,7 +180,8 @@ def load(cache: Path) -> Phantom:
         raise InputError("predictions need PyTorch, which is not installed; install it with: pip install .[train]")
     if (installed := versions().get("transformers", "")).startswith("4."):
         raise InputError(
-            f"predictions need Transformers 5, but {installed} is installed; containers/current.txt has the versions"
+            f"predictions need Transformers 5, but {installed} is installed; "
+            "install the versions of containers/current.txt"
         )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):

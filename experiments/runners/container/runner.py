@@ -94,7 +94,7 @@ class ContainerRunner(LocalRunner):
         return ContainerProcess(created)
 
     def _options(self, spec: RowSpec, folder: Path, allocation: Allocation) -> dict[str, Any]:
-        """Return the options of a row's container. It has the same folders, under the same paths, and no network."""
+        """Return the options of a row's container. Folders have the same paths inside it."""
         cache = cache_folder().resolve()
         cache.mkdir(parents=True, exist_ok=True)
         volumes = {str(path): {"bind": str(path), "mode": "rw"} for path in (cache, self._folder.path.resolve())}

@@ -90,7 +90,9 @@ def _check_disk(results: Path) -> str:
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     finding = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:
-        raise CheckFailed(f"{finding}, {needed_gib:.1f} GiB are needed; free some, or set --results and TESTBED_CACHE")
+        raise CheckFailed(
+            f"{finding}, {needed_gib:.1f} GiB are needed; free some space, or set --results and TESTBED_CACHE"
+        )
     return finding
 
 

@@ -86,5 +86,5 @@ class ResourcePool:
 
 
 def most_memory_first(specs: Sequence[RowSpec]) -> list[RowSpec]:
-    """Return the rows in the order in which they start: most host memory first, then offloaded ones."""
+    """Return the rows in the order in which they start: most host memory first; with equal memory, offload first."""
     return sorted(specs, key=lambda spec: (host_memory_needed_gib(spec), spec.settings.uses_host_memory), reverse=True)

@@ -13,7 +13,7 @@ from experiments.system.signals import exit_with_parent
 
 ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 KERNEL_START_LIMIT_S = 600
-"""How long a kernel may take to start: on a shared file system its imports take minutes."""
+"""Maximum seconds for the start of a kernel: on a shared file system, its imports take minutes."""
 
 
 def execute(row_folder: Path) -> int:

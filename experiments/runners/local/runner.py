@@ -260,7 +260,7 @@ class LocalRunner:
     def _remaining_s(self, states: Sequence[RowState], waiting: int) -> float | None:
         """Return the time until all rows have ended, by the mean time of ended rows and the rows' own estimates.
 
-        None before a row has ended, and while one that gives no estimate runs for longer than the mean.
+        None before the first row has ended, and while a row without an estimate of its own runs longer than the mean.
         """
         if not self._times_s:
             return None

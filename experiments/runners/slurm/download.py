@@ -1,6 +1,6 @@
 """Download of folders: files that are missing or differ, in one stream, verified by SHA-256 on both ends.
 
-Checksums are computed while files travel. A file is FILE.part until it has been verified. The download of a large file
+Checksums are computed during the transfer. A file is FILE.part until it has been verified. The download of a large file
 is resumed after an interruption; a file with a checksum mismatch is downloaded again.
 """
 

@@ -66,7 +66,7 @@ _unpad: Any = _Unpad.apply
 
 
 class PackedForward(GPT):  # type: ignore[misc]
-    """GPT whose input is one row of concatenated texts; ``set_texts`` must name them before each forward pass."""
+    """GPT whose input is one row of concatenated texts. Call ``set_texts`` before each forward pass."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -152,8 +152,8 @@ def _suits_flash(block: Any, q: torch.Tensor, mask: torch.Tensor | None) -> bool
 def _has_flash(device: torch.device) -> bool:
     """Return whether PyTorch has flash attention for texts of different lengths on ``device``.
 
-    It needs an NVIDIA GPU of compute capability 8.0 (ATen/native/transformers/cuda/flash_attn/flash_api.cpp). AMD's
-    kernels have not been tried.
+    It needs an NVIDIA GPU of compute capability 8.0 or newer (ATen/native/transformers/cuda/flash_attn/flash_api.cpp).
+    AMD's kernels have not been tried.
     """
     if device.type != "cuda" or torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx"):
         return False

@@ -111,7 +111,7 @@ def test_a_run_without_disk_space_is_rejected(testbed, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     code, _, err = testbed("run", SUITE, "--results", tmp_path)
     assert code == 2
-    assert "no disk space" in err
+    assert "not enough disk space" in err
 
 
 def test_an_archive_with_a_wrong_checksum_is_rejected(testbed, tmp_path):

@@ -171,7 +171,7 @@ def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     ("words", "message"),
     [
         (["--lease", "gpu_a100_pcie"], "--lease gpu_a100_pcie: needs --max-hours"),
-        (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours are longer"),
+        (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours take longer"),
         (["--end-when-idle", "30m"], "--end-when-idle 30m: allowed with --lease only"),
         ([*LEASE, "--end-when-idle", "4m"], "--end-when-idle 4m: allowed: 5m or longer"),
         (["--versions", "newer"], "--versions: unknown set of versions 'newer'; allowed: as-taught, current, newest"),
