@@ -139,7 +139,7 @@ def run_prepared(
 ) -> Iterator[FinishedRun]:
     """Run the missing and changed rows of one suite after the other; yield each run when its report is written.
 
-    worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
+    worker: module that runs a row. grace_s: a row is killed this many seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
     Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
@@ -306,7 +306,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
 
 
 def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:
-    """Predict and run the rows, evaluate and report."""
+    """Predict and run the rows, evaluate their results and write the report. worker, grace_s: see ``run_prepared``."""
     prepared, folder, target = planned.prepared, planned.prepared.folder, planned.prepared.target
     if prepared.options.predict or prepared.options.predict_only:
         predict_rows(prepared.suite, planned.run, folder, view)

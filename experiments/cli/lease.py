@@ -354,7 +354,10 @@ def _show_calendar(
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the leases since the day ``since`` (local time) with their cost, and the total cost."""
+    """Print the leases that began on the day ``since`` (local time) or later, each with its cost, and the total cost.
+
+    name: of the leases; None: any name.
+    """
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words

@@ -96,7 +96,10 @@ class LeaseOptions:
         return self.request_of(user, name, key_pair(key.expanduser()), image)
 
     def request_of(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
-        """Return the lease request of a user with this SSH key."""
+        """Return the lease request of ``user`` with the SSH key ``pair``.
+
+        name: of the lease; None: a name with ``user``. image: disk image of its nodes; None: the default.
+        """
         from provision.leasing.request import LeaseRequest, default_image
 
         requirements = self.requirements()
@@ -194,7 +197,10 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 
 def reconciler_of_lease(name: str | None) -> "Reconciler":
-    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it."""
+    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it.
+
+    name: of the lease; None: any lease.
+    """
     from provision.choices import DEMO
     from provision.folders import demo_folder
     from provision.leasing.journal import Journal

@@ -95,7 +95,8 @@ class StoredTimes:
     def besides_steps_s(self, several_ranks: bool) -> float:
         """Return the median time that rows at full size need in addition to their steps, s; 0 if none was measured.
 
-        It includes the time by which the first steps take longer than later steps.
+        several_ranks: whether the rows have several ranks, or one. The first steps take longer than later steps; the
+        time includes this difference.
         """
         times = [
             result.elapsed_s - result.speed.optimizer_steps * result.speed.step_s

@@ -29,7 +29,7 @@ FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: bool = True, nodes: int = 1) -> str:
     """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
-    local: whether the node is this machine.
+    host_memory_gib: memory of a node's host. local: whether the node is this machine.
     """
     settings = spec.settings
     if local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):

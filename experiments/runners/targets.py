@@ -225,11 +225,11 @@ def target_named(
     image_variant: ImageVariant = "current",
     in_container: bool = False,
 ) -> Target:
-    """Return the target at ``site``; for site slurm, the cluster of ``profile``.
+    """Return the target at ``site``; for site slurm, the cluster of ``profile``, charged to ``account`` if given.
 
-    image_variant: variant of the image in which rows run on a leased machine, or here with ``in_container``. Raises
-    InputError for a profile that is missing or cannot be read, and if there is no lease at the site. Raises SiteError
-    if a leased machine does not answer.
+    journal: records of the active leases; None: the user's journal. image_variant: variant of the image in which rows
+    run on a leased machine, or here with ``in_container``. Raises InputError for a profile that is missing or cannot be
+    read, and if there is no lease at the site. Raises SiteError if a leased machine does not answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"

@@ -71,7 +71,10 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
 
 
 def command(part: Part, python: Path, results: Path, suites: Sequence[str], lease: Lease | None) -> list[str]:
-    """Return the command line of a part; its runs are written to folders in ``results``."""
+    """Return the command line of a part; its runs are written to folders in ``results``.
+
+    lease: the lease of the check; None for a part on this machine.
+    """
     testbed = [str(python), "-m", "experiments"]
     if part.kind == "lease":
         assert lease

@@ -120,9 +120,10 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
 
 
 def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
-    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970.
+    """Return the durations of a row's stages.
 
-    A stage during which the clock was set back has no negative duration.
+    began: the row's start in seconds since 1970. elapsed_s: seconds from then to the row's end. A stage during which
+    the clock was set back has no negative duration.
     """
     return StageTimes(
         start_s=max(0.0, timestamps.started_at - began),
@@ -188,8 +189,9 @@ def progress_line(progress: Progress) -> str:
 
 
 def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
-    """Return the measurements of all ranks, in the order in which they ended. ``limit``: result of _wait_for_ranks.
+    """Return the measurements of all ranks, in the order in which they ended.
 
+    limit: result of _wait_for_ranks. oom_killed: whether the kernel killed a process because host memory was full.
     Raises InputError if a rank rejected its input.
     """
     codes = ranks.codes()

@@ -60,7 +60,7 @@ def report_charts(report: Report) -> dict[str, Chart]:
 
 
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
-    """Draw bars of GiB, in the unit that suits the largest one; in GiB with a limit."""
+    """Draw bars of memory, given in GiB, in the unit that suits the largest bar; with a limit always in GiB."""
     unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
     return bar_chart([_scaled_bar(bar, per_gib) for bar in bars], unit, alt, limit)
 

@@ -27,8 +27,8 @@ class Allocation:
 class ResourcePool:
     """The free resources of a machine.
 
-    nodes: number of machines that a row's ranks run on, including this one. rows_per_gpu: rows that share a GPU; if
-    several, each row needs one GPU.
+    host_memory_gib: memory that rows may use at the same time. nodes: number of machines that a row's ranks run on,
+    including this one. rows_per_gpu: rows that share a GPU; if several, each row needs one GPU.
     """
 
     def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1, rows_per_gpu: int = 1) -> None:

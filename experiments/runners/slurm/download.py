@@ -71,7 +71,8 @@ def download_folder(
 ) -> int:
     """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
 
-    Checkpoints and files that are still being written are left out. Raises ChecksumMismatch if a file cannot be
+    on_progress: called after each part of a download. Checkpoints and files that are still being written are left out.
+    Raises ChecksumMismatch if a file cannot be
     downloaded intact, and NotReached if the connection drops; the next call resumes.
     """
     downloaded: set[str] = set()

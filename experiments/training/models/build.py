@@ -44,7 +44,7 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
 def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> "PeftModel":
     """Return ``model`` with frozen weights and trainable low-rank adapters.
 
-    A quantized model is prepared as peft requires.
+    quantization: how the weights are stored; None: not quantized. A quantized model is prepared as peft requires.
 
     Raises InputError if a target names no layer of the model.
     """
