@@ -156,7 +156,10 @@ def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip
 
 
 def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
-    """Return a function to call every few seconds while a part runs. It reports the lease and missing progress."""
+    """Return a function to call every few seconds while a part runs.
+
+    The function checks the lease (see Tools.on_lease) and reports once if the part makes no progress.
+    """
     stalls = StallDetector()
 
     def report() -> None:

@@ -154,7 +154,7 @@ def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> I
     for name, done in check.done.items():
         then = before.done.get(name)
         if then and bool(then.problem) != bool(done.problem):
-            what = f"no result any more: {done.problem}" if done.problem else "has a result again"
+            what = f"has no result any more: {done.problem}" if done.problem else "has a result again"
             yield Flip(titles[name], what, _installed_changes(check, before, name))
 
 

@@ -82,7 +82,7 @@ def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     (checks / "BROKEN.txt").write_text(MINIATURES)
     code, out, _ = semester(*CURRENT)
     assert code == 1
-    assert f"{MINIATURES_IN_WORDS}: no result any more: exit code 3: testbed: the driver is missing" in out
+    assert f"{MINIATURES_IN_WORDS}: has no result any more: exit code 3: testbed: the driver is missing" in out
     assert f">{MINIATURES_IN_WORDS}<" in (checks / "latest" / "semester.html").read_text()
     assert recorded_calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
