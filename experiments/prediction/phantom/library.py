@@ -79,7 +79,7 @@ class Phantom:
         self._library.phantom_empty_cache()
 
     def tag(self, pointers: Sequence[int], category: int) -> None:
-        """Set the category of the storages at these data pointers; category 0 is untagged."""
+        """Set the category, such as parameters or gradients, of the storages at these data pointers; 0: no category."""
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 

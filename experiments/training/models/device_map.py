@@ -83,6 +83,6 @@ def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[i
     if unplaced:
         sizes = ", ".join(f"{size / GIB:.3g}" for size in budgets.values())
         raise torch.OutOfMemoryError(
-            f"the weights do not fit {sizes} GiB of {len(budgets)} GPUs; not placed: {', '.join(unplaced)}"
+            f"the weights do not fit into {sizes} GiB on {len(budgets)} GPUs; not placed: {', '.join(unplaced)}"
         )
     return device_map
