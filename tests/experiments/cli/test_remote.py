@@ -50,7 +50,7 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
             ["logs", "RUN"],
             "ROW RUN: is a run's folder; allowed: the id of a row, then the folder, as in testbed logs ROW RUN",
         ),
-        (["logs", "RUN", "a"], "ROW RUN: a run's folder"),
+        (["logs", "RUN", "a"], "ROW RUN: is a run's folder"),
         (["top", "--json"], "--json: allowed with --once only"),
         (["top", "--once"], "no lease with a reachable machine; create one with `testbed lease`"),
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
