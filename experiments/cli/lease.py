@@ -354,10 +354,7 @@ def _show_calendar(
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the leases that began on the day ``since`` (local time) or later, each with its cost, and the total cost.
-
-    name: of the leases; None: any name.
-    """
+    """Print the cost of each lease (with ``name``, if given) since the day ``since`` in local time, and the sum."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
