@@ -39,7 +39,7 @@ def backdate_newest_check(checks: Path) -> None:
 def test_a_first_check_has_nothing_to_compare_with(semester, checks):
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")
-    assert "The first check" in out
+    assert "This is the first check" in out
     names = [part.name for part in parts_of(SETS, [SUITE], None)]
     assert recorded_calls(checks) == [name for name in names if "environment" not in name]
     assert f"[{len(names)}/{len(names)}] newest: predictions of {SUITE} on h100_94gb" in out
