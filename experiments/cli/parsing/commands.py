@@ -46,7 +46,7 @@ COMMANDS = {
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
     "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
     "doctor": Entry(MACHINES, "lease", "Check this machine, a site or a cluster; failures name their fix."),
-    "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
+    "orphans": Entry(MACHINES, "orphans", "List your resources from the testbed that no active lease uses."),
 }
 
 

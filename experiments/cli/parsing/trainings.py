@@ -76,7 +76,7 @@ def reject_options_of_scripts(context: typer.Context) -> None:
 
 
 def reject_options_of_models(context: typer.Context) -> None:
-    """Raise InputError if an option of models other than the card is set."""
+    """Raise InputError if an option of a custom training other than --card is set."""
     if other := options_given(context, CustomTraining) - {"card"}:
         raise InputError(f"--{_flag_name(min(other))}: not allowed with a script, which has its own settings")
 
