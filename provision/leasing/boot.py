@@ -1,4 +1,4 @@
-"""From an ACTIVE lease to reachable machines: key, volume, server, address, SSH."""
+"""Boot the servers of an ACTIVE lease and connect to them: key, volume, server, address, SSH."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,7 +75,10 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
 
 
 def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that did not boot, record its hosts if they are at fault, and return the fault in words."""
+    """Delete a server that did not boot, and return the fault in words; record its host as failed if it is at fault.
+
+    hosts: the id of the server's host; empty if the site does not report it.
+    """
     failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
     task.reconciler.journal.write(
         "failed", task.opened, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
@@ -238,7 +241,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Other free ones may belong to classmates."""
+    """Return a free address that this lease allocated, or allocate one. Others' free addresses are left to them."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

@@ -164,7 +164,7 @@ def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
 
 
 def end_when_idle_data(end_when_idle: EndWhenIdle) -> dict[str, Any]:
-    """Return the data for the journal of how a lease ends itself."""
+    """Return the journal's data on when a lease ends itself, and where its results go."""
     key = str(end_when_idle.key) if end_when_idle.key else ""
     return {"after_s": end_when_idle.after.total_seconds(), "results_to": end_when_idle.results_to, "key": key}
 

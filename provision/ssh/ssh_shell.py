@@ -207,7 +207,7 @@ def _configured_connection(login: SshConfigHost) -> Connection:
 
 
 def _fabric_config(ssh_config: str) -> Config:
-    """Return fabric's settings for every connection, also to jump hosts, with the text of an ssh configuration."""
+    """Return fabric's settings for all connections, including those to jump hosts. ssh_config: text of the file."""
     identities = {"authentication": {"strategy_class": Identities}}
     return Config(lazy=True, ssh_config=SSHConfig.from_text(ssh_config), overrides=identities)
 

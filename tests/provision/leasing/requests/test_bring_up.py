@@ -156,7 +156,7 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages, mo
 @pytest.mark.usefixtures("reachable")
 def test_an_address_that_this_lease_allocated_before_is_used(reconciler, lease_request):
     site = FakeSite()
-    tag = reconciler.journal.open("llm_cc", site.name, site.account).tag
+    tag = reconciler.journal.open_lease("llm_cc", site.name, site.account).tag
     site.taken = [
         Address("1", "192.0.2.91", server="another", tag=tag),
         Address("2", "192.0.2.92", tag=tag),

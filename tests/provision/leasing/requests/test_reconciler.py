@@ -13,7 +13,7 @@ SILENT = Unreachable("blazar does not answer")
 
 @pytest.fixture
 def active_lease(reconciler):
-    return reconciler.journal.open("llm_cc", "CHI@UC")
+    return reconciler.journal.open_lease("llm_cc", "CHI@UC")
 
 
 @pytest.fixture

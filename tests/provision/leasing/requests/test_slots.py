@@ -40,7 +40,7 @@ def task(reconciler, lease_request):
     """Begin a task at a site."""
 
     def begin(site, **requirements):
-        opened = reconciler.journal.open("llm_cc", site.name)
+        opened = reconciler.journal.open_lease("llm_cc", site.name)
         return LeaseTask(site, reconciler, lease_request(**requirements), opened)
 
     return begin
