@@ -2,9 +2,9 @@
 """End this node's lease after the node has had no work for a set time.
 
 A timer runs this program once a minute as root. The node is busy while Slurm has a job, a process uses a GPU, somebody
-is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check
-of the set time found the node idle, and all results are saved. The node also counts as busy if a check fails. The log
-contains no secret.
+is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check during the set time
+found the node idle, and if all results are saved. The node also counts as busy if a check fails. The log contains no
+secret.
 """
 
 import json
@@ -83,8 +83,9 @@ class ClockReading:
 class CheckState:
     """What the last check found.
 
-    idle_since_s: start of the idle time, seconds since boot; None if the node was busy. marks: modification times of
-    files that work changes, which also show work between two checks.
+    wall_s, passed_s, boot: the time of the check, see ClockReading. idle_since_s: start of the idle time, seconds since
+    boot; None if the node was busy. marks: modification times of files that work changes, which also show work between
+    two checks.
     """
 
     wall_s: float
