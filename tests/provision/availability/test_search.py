@@ -227,7 +227,7 @@ def test_each_kind_of_node_offers_consecutive_slots():
     ]
 
 
-def test_every_word_of_a_gpu_model_has_to_be_there():
+def test_a_gpu_model_matches_only_with_every_requested_word():
     hosts = [a100("a", gpu_model="NVIDIA A100-PCIE-40GB")]
     assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="NVIDIA A100"), MONDAY)
     with pytest.raises(NoSuchHost):

@@ -63,7 +63,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
     profile = leased_profile(sample_rows.node(sample_rows.GPU, sample_rows.GPU, cpus=64), 2)
     assert (profile.runtime, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
     assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
-    assert (profile.nodes, profile.shared) == (2, False)
+    assert (profile.nodes, profile.shared_folder) == (2, False)
 
 
 def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
