@@ -77,7 +77,7 @@ class Settings(StrictModel):
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
     optimizer: Optimizer = Field(
-        description="optimizer; adamw_cpu, deepspeed_cpu: AdamW that runs on the CPU, with its state in host memory"
+        description="optimizer; adamw_cpu, deepspeed_cpu: AdamW on the CPU, with its state in host memory"
     )
     lr: PositiveFloat = Field(description="learning rate")
     weight_decay: NonNegativeFloat | None = Field(

@@ -63,7 +63,7 @@ def _validate(requirements: Requirements, now: datetime) -> None:
             )
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
-        raise BadTime(f"length {length}: allowed: whole minutes, more than 0m, at most {longest}")
+        raise BadTime(f"length {length} is not possible; allowed: whole minutes, more than 0m, at most {longest}")
     if requirements.start and _minute_containing(requirements.start) < _minute_containing(now):
         start, first = time_in_words(requirements.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
         raise BadTime(f"start {start} is in the past; allowed: {first} or later")

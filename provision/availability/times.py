@@ -142,7 +142,7 @@ def _parse_iso(text: str) -> datetime | None:
 
 def _in_utc(moment: datetime, text: str) -> datetime:
     if moment.year not in YEARS:
-        raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
+        raise BadTime(f"time {text!r} has the year {moment.year}; allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
             f"time {text!r}: a clock change repeats or skips it; "

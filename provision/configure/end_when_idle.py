@@ -29,7 +29,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")
     if not count:
-        raise NotReached(f"lease {name}: no node has answered, so none can end the lease when it is idle")
+        raise NotReached(f"lease {name} cannot end itself yet: no node has answered; run the command again")
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
         raise LeaseGone(f"lease {name} no longer exists; lease again")
@@ -69,7 +69,10 @@ def _results_variables(end_when_idle: EndWhenIdle) -> dict[str, object]:
     if not end_when_idle.results_to:
         return {}
     if end_when_idle.key is None or not end_when_idle.key.is_file():
-        raise BadKey(f"results key {end_when_idle.key}: no such file; the node needs it to copy the results")
+        raise BadKey(
+            f"results key {end_when_idle.key}: no such file; "
+            "pass the file of the private key with which the node copies the results as --results-key"
+        )
     host = end_when_idle.results_to.rpartition(":")[0].rpartition("@")[2]
     return {
         f"{ROLE}_results_to": end_when_idle.results_to,

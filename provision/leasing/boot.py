@@ -123,7 +123,10 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
     if ready is None or ready.status.startswith("error"):
         _delete_server(task, name)
         status = (ready or created).status
-        raise BootFailed(f"volume {name} was not created from image {image_id}; the site's status: {status}")
+        raise BootFailed(
+            f"volume {name} was not created from image {image_id}; the site's status: {status}; "
+            "run the command again, or ask the site's help desk"
+        )
     return ready
 
 
@@ -236,7 +239,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
             task.reconciler.report(f"{problem}; trying another address")
     raise NoAddress(
         f"no address could be attached to {server.name}: "
-        f"other programs took {ADDRESS_ATTEMPTS} in a row; run the command again"
+        f"other programs took {ADDRESS_ATTEMPTS} addresses in a row; run the command again"
     )
 
 

@@ -158,7 +158,8 @@ class Journal:
         try:
             lines = read_text(self._file, errors="replace").split("\n") if self._file.exists() else []
         except OSError as error:
-            raise BadJournal(f"{self._file}: cannot be read ({error.strerror})") from None
+            fix = "replace it by a file that you may read"
+            raise BadJournal(f"{self._file}: cannot be read ({error.strerror}); {fix}") from None
         return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
 
     def active_leases(self) -> dict[str, ActiveLease]:

@@ -161,7 +161,7 @@ def planned_extension(
     """
     if not timedelta() < by <= LONGEST_EXTENSION:
         most = length_in_words(LONGEST_EXTENSION)
-        raise BadTime(f"extension by {length_in_words(by)}: allowed: more than 0m, at most {most}")
+        raise BadTime(f"extension by {length_in_words(by)} is not possible; allowed: more than 0m, at most {most}")
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in ENDED_STATUSES:

@@ -225,7 +225,8 @@ def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
         moved = task.reconciler.query(lambda: current_lease(task, lease))
         if moved.start > lease.start:
             return wait_for_start(task, moved)
-        raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its start time")
+        late = f"did not start within {START_GRACE_S // 60} minutes of its start time"
+        raise LeaseFailed(f"lease {lease.name} {late}; release it and lease again")
     if found.status != "ACTIVE":
         why = f" ({found.fault})" if found.fault else ""
         raise LeaseFailed(f"lease {lease.name} is {found.status}{why}; release it and lease again")
@@ -252,7 +253,7 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     slot = _slot_on_other_hosts(task, replace(lease, end=now.end))
     if slot is None:
         return lease
-    task.reconciler.report("enough other nodes of the same hardware are free")
+    task.reconciler.report("enough other nodes of the same hardware are free; moving the lease to them")
     delete_tagged(task.reconciler, task.opened, server_kinds(task.site)[0])
     _delete_leases(task, [lease.id])
     return wait_for_start(task, _create_lease(task, slot))

@@ -76,7 +76,7 @@ class BareMetal(Cloud):
             )
         )
         if self.name not in uids:
-            raise RequestRejected(f"{SERVICE} does not list site {self.name}")
+            raise RequestRejected(f"{SERVICE} does not list site {self.name}; ask the site's help desk")
         return reference_items(f"sites/{uids[self.name]}/clusters/chameleon/nodes")
 
 

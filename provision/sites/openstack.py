@@ -210,7 +210,9 @@ class Cloud(RestrictedCredentials, ABC):
             return str(chosen[0].id)
         listed = ", ".join(f"{image.id} ({image.visibility}, {image.status})" for image in found)
         if chosen:
-            raise RequestRejected(f"{len(chosen)} images {name} at {self.name}: {listed}; delete or rename yours")
+            raise RequestRejected(
+                f"{len(chosen)} images at {self.name} have the name {name}: {listed}; delete or rename yours"
+            )
         state = f"is not active: {listed}" if found else "does not exist"
         raise RequestRejected(f"image {name} at {self.name} {state}; choose another with --image, or ask the help desk")
 

@@ -208,7 +208,10 @@ class _OutputFilter:
         if mark and own:
             self._sink(bytes(own))
         if not mark and len(self._head) > MAX_GREETING_BYTES:
-            raise LoginRejected(f"{self._where}: its login shell does not stop printing: {self.greeting}")
+            raise LoginRejected(
+                f"{self._where}: its login shell does not stop printing; correct the shell's start files; "
+                f"they print: {self.greeting}"
+            )
 
     @property
     def greeting(self) -> str:

@@ -143,7 +143,8 @@ class SshShell(Shell):
             raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
             raise LoginRejected(
-                f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)})"
+                f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)}); "
+                "check the user and the SSH key"
             ) from None
         except socket.gaierror as problem:
             raise self._unknown_host_error(str(connection.host), problem) from None

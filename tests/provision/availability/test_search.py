@@ -63,7 +63,9 @@ def test_bookings_may_overlap_and_come_in_any_order():
 
 def test_seven_days_is_the_longest_slot():
     assert slot_starts([ONE], [], Requirements(timedelta(days=7))) == [at(0, 50)]
-    with pytest.raises(BadTime, match=r"^length 168h1m: allowed: whole minutes, more than 0m, at most 168h$"):
+    with pytest.raises(
+        BadTime, match=r"^length 168h1m is not possible; allowed: whole minutes, more than 0m, at most 168h$"
+    ):
         slot_starts([ONE], [], Requirements(timedelta(days=7, minutes=1)))
 
 

@@ -1,4 +1,4 @@
-"""Every end of a command reports what still costs, from the journal; a release continues after a failed deletion."""
+"""A command that ends reports, from the journal, what still costs; a release continues after a failed deletion."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential goes with it, and what is known about its end. The site is a fake."""
+"""A lease that ends itself: its release deletes its credential, and messages explain its end. The site is a fake."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What becomes of the reference API's answers: usual, incomplete, broken. The service and Blazar are fakes."""
+"""How the reference API's answers are read: usual, incomplete and broken ones. The service and Blazar are fakes."""
 
 import json
 import socket

@@ -146,7 +146,8 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages, mo
 
     monkeypatch.setattr(site, "attach_address", attach_address)
     with pytest.raises(
-        NoAddress, match="no address could be attached to node: other programs took 3 in a row; run the command again"
+        NoAddress,
+        match="no address could be attached to node: other programs took 3 addresses in a row; run the command again",
     ):
         lease(site, reconciler, lease_request())
     assert len(tried) == 3
