@@ -204,7 +204,7 @@ def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Ite
     except UNTOUCHED_LEASE_ERRORS:
         raise
     except BaseException as why:
-        reconciler.report(f"{str(why) or 'interrupted'}; releasing {name}")
+        reconciler.report(f"{str(why) or 'interrupted'}; releasing lease {name}")
         _release_or_report(site, reconciler, name)
         raise
     _release_or_report(site, reconciler, name)

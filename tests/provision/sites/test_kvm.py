@@ -11,7 +11,10 @@ from tests.support.leasing.calendars import at
 
 
 class FakeKvm(Kvm):
-    """A hypervisor with four GPUs and two flavors, and reservations of flavors (None: another project's)."""
+    """A hypervisor with four GPUs, two flavors, and reservations: a flavor, begin and end in hours.
+
+    The flavor is None for a reservation of another project. amount: instances of the flavor in each reservation.
+    """
 
     def __init__(self, *reserved, amount=1):
         self.name, self.reserved, self.amount = "KVM@TACC", reserved, amount

@@ -107,7 +107,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     for number, handler in before.items():
         signal.signal(number, handler)
     assert code == app.EXIT_INTERRUPTED
-    assert "received SIGTERM; releasing llm_cc" in err
+    assert "received SIGTERM; releasing lease llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
     assert left_at(site) == []
 

@@ -106,7 +106,7 @@ def run(command: Sequence[str], limit_s: float) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        raise CheckFailed(f"{command[0]}: {type(problem).__name__}") from None
+        raise CheckFailed(f"{command[0]} failed: {type(problem).__name__}") from None
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise CheckFailed(f"{command[0]} ended with {done.returncode}: {' '.join(last)[:200]}")
@@ -185,7 +185,7 @@ class Node:
             except FileNotFoundError:  # the process has ended
                 continue
             except OSError as problem:
-                raise CheckFailed(f"{folder}: {type(problem).__name__}") from None
+                raise CheckFailed(f"{folder} cannot be read: {type(problem).__name__}") from None
             found += [folder.parent.name] if device in targets else []
         return found
 
@@ -215,7 +215,7 @@ class Node:
                 try:
                     yield json.loads(file.read_text())
                 except (OSError, ValueError) as problem:
-                    raise CheckFailed(f"{file}: {type(problem).__name__}") from None
+                    raise CheckFailed(f"{file} cannot be read: {type(problem).__name__}") from None
 
     def _job_folders(self) -> list[Path]:
         return sorted(self._settings.results.glob(f"*/{JOBS}/*"))
