@@ -76,7 +76,9 @@ class Settings(StrictModel):
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
-    optimizer: Optimizer = Field(description="optimizer; adamw_cpu, deepspeed_cpu: Adam with its state in host memory")
+    optimizer: Optimizer = Field(
+        description="optimizer; adamw_cpu, deepspeed_cpu: AdamW on the CPU, with its state in host memory"
+    )
     lr: PositiveFloat = Field(description="learning rate")
     weight_decay: NonNegativeFloat | None = Field(
         default=None, description="weight decay; None: the optimizer's default"

@@ -338,6 +338,6 @@ def test_rows_of_a_cluster_have_the_path_of_the_data_at_the_cluster(cluster, rev
 
 
 def test_data_of_the_user_is_rejected_for_nodes_without_a_shared_folder(cluster, reviews, tmp_path):
-    cluster(shared=False)
+    cluster(shared_folder=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
         run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), RecordingView())

@@ -76,7 +76,8 @@ class LeaseWatch:
         from provision.leasing.journal import Journal
 
         journal = Journal()
-        recorded = [(one.tag, journal.start(one), journal.last_end(one)) for one in journal.active_leases().values()]
+        active = journal.active_leases().values()
+        recorded = [(one.tag, journal.lease_start(one), journal.last_end(one)) for one in active]
         if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()
