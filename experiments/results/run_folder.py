@@ -190,7 +190,7 @@ class RunFolder:
             problem = error_message(error.errors()[0])
             remedy = "remove the file, or run again"
             raise InputError(
-                f"{path}: not predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
+                f"{path}: does not contain predictions of schema version {PREDICTION_VERSION} ({problem}); {remedy}"
             ) from None
 
     def results(self) -> dict[str, Result]:

@@ -59,7 +59,7 @@ def _validate(requirements: Requirements, now: datetime) -> None:
     for moment in filter(None, (requirements.start, requirements.not_before)):
         if moment.tzinfo is None:
             raise BadTime(
-                f"time '{moment:%Y-%m-%d %H:%M}' has no zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another zone"
+                f"time '{moment:%Y-%m-%d %H:%M}' has no time zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another time zone"
             )
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:

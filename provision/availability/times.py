@@ -45,7 +45,7 @@ def parse_time(text: str) -> datetime:
     if parsed is None or (parsed.tzinfo and zone):
         raise BadTime(f"time {text!r} is malformed; allowed: {_time_examples()}")
     if parsed.tzinfo is None and zone is None:
-        raise BadTime(f"time {text!r} has no zone; allowed: {_time_examples()}")
+        raise BadTime(f"time {text!r} has no time zone; allowed: {_time_examples()}")
     return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 

@@ -1,4 +1,4 @@
-"""Chameleon's bare-metal nodes: whole machines, reserved by Blazar and described by the reference API.
+"""Chameleon's bare-metal nodes: whole machines, reserved by Blazar and described by Chameleon's reference API.
 
 There are no volumes and no security groups: nodes boot from their own disks, and the image's firewall admits only SSH.
 """

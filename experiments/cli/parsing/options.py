@@ -35,7 +35,7 @@ Image = Annotated[
     typer.Option(metavar="NAME", help="Disk image of the nodes; default: Chameleon's with the driver of their GPUs."),
 ]
 RegistryLogin = Annotated[
-    Path | None, typer.Option(help="File with logins of container registries, such as ~/.docker/config.json.")
+    Path | None, typer.Option(help="File with logins for container registries, such as ~/.docker/config.json.")
 ]
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until a time slot is free, then lease it.")]
 

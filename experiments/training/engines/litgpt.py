@@ -161,8 +161,8 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
     """Return LitGPT's learning-rate schedule. Raises InputError for a warm-up that makes it divide by zero."""
     warmup, steps = settings.warmup_steps, schedule.total // settings.accumulate
     if warmup == 0 or warmup == steps <= schedule.last // settings.accumulate:
-        reason = f"LitGPT's schedule divides by warmup_steps and by {steps} steps minus warmup_steps"
-        raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 and more, except {steps}")
+        reason = f"LitGPT's schedule would divide by zero (by warmup_steps, and by {steps} - warmup_steps)"
+        raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 or more, but not {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
 
 

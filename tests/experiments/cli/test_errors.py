@@ -152,7 +152,7 @@ def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
         ("slots --hours soon", "--hours: length 'soon' is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d"),
         ("slots --within noon", "--within: hours 'noon' are not a daily window; allowed: 9-17"),
         ("slots --zone Helsinki", "--zone: unknown time zone 'Helsinki'; similar names: Europe/Helsinki"),
-        ("slots --start 2099-01-01", "--start: time '2099-01-01' has no zone; allowed: 20"),
+        ("slots --start 2099-01-01", "--start: time '2099-01-01' has no time zone; allowed: 20"),
         ("slots --site nowhere", "unknown site 'nowhere'; allowed: chameleon, kvm"),
         ("extend --by soon", "--by: length 'soon' is malformed; allowed: 3 or 3h"),
         ("status --within soon", "--within: length 'soon' is malformed; allowed: 3 or 3h"),

@@ -86,7 +86,7 @@ def test_a_start_in_the_past_is_rejected_but_not_in_the_current_minute():
 @pytest.mark.parametrize("field", ["start", "not_before"])
 def test_a_time_without_a_zone_is_rejected(field):
     without_zone: dict[str, Any] = {field: datetime(2026, 11, 23, 14)}
-    with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no zone; allowed: '2026-11-23 14:00Z'"):
+    with pytest.raises(BadTime, match="time '2026-11-23 14:00' has no time zone; allowed: '2026-11-23 14:00Z'"):
         slot_starts([ONE], [], replace(Requirements(HOUR), **without_zone))
 
 

@@ -49,8 +49,8 @@ def test_a_time_has_its_zone_as_offset_or_name(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("2026-11-23 14:00", "has no zone; allowed: 20"),
-        ("2026-11-23\n14:00", "has no zone"),
+        ("2026-11-23 14:00", "has no time zone; allowed: 20"),
+        ("2026-11-23\n14:00", "has no time zone"),
         ("tomorrow", "is malformed; allowed: 20"),
         ("", "is malformed"),
         ("2026-13-01T00:00Z", "is malformed"),

@@ -178,7 +178,7 @@ def _account(variables):
         (["--hours", "0"], "length 0m"),
         (["--hours", "200"], "at most 168h"),
         (["--start", "2020-01-01T10:00Z"], "in the past"),
-        (["--start", "2030-01-01T10:00"], "has no zone"),
+        (["--start", "2030-01-01T10:00"], "has no time zone"),
         (["--key", "/nowhere/id"], "SSH key /nowhere/id does not exist"),
         (["--name", "llm netid;"], "--name 'llm netid;'"),
         (["--site", "moon"], "unknown site 'moon'"),
