@@ -18,7 +18,7 @@ from provision.errors import NotReached
 from provision.words import number_with_noun
 
 if TYPE_CHECKING:
-    from provision.configure.playbook import ConfiguredNode
+    from provision.configure.playbook import ConfigurationResult
 
 app = Commands()
 ImageSource = Literal["build", "pull", "load"]
@@ -97,7 +97,7 @@ def _printer_of_tasks(verbose: bool) -> Callable[[str], None]:
     return show
 
 
-def _show(done: "ConfiguredNode", check: bool) -> None:
+def _show(done: "ConfigurationResult", check: bool) -> None:
     changed = f"{number_with_noun(len(done.changed), 'task')} {'would change' if check else 'changed'} something"
     say("\n".join([*(done.changed if check else ()), changed]))
     for server, facts in done.facts.items():

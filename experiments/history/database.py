@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
-from experiments.results.changes.facts import cause_facts, measured_values, outcome_facts
+from experiments.results.changes.facts import measured_values, outcome_facts, possible_causes
 from experiments.results.run_folder import Run, RunFolder
 from experiments.results.schema import Result
 from experiments.results.verdicts import Evaluation
@@ -98,7 +98,7 @@ def _insert_rows(database: sqlite3.Connection, number: int, run: Run, results: d
             "INSERT INTO figures VALUES (?, ?, ?, ?, ?)",
             [(number, row, quantity, *one) for quantity, one in measured.items()],
         )
-        causes = {CAUSE_PREFIX + name: value for name, value in cause_facts(run, result).items()}
+        causes = {CAUSE_PREFIX + name: value for name, value in possible_causes(run, result).items()}
         database.executemany(
             "INSERT INTO facts VALUES (?, ?, ?, ?)",
             [(number, row, name, value) for name, value in (outcome_facts(result) | causes).items()],

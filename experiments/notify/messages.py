@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from experiments.results.verdicts import Evaluation, Status, Verdict
 from provision.availability.times import length_in_words
-from provision.leasing.release import State
+from provision.leasing.release import LeaseState
 from provision.leasing.request import deletion_reason
 from provision.words import number_with_noun
 
@@ -44,7 +44,7 @@ def _without_period(verdict: Verdict) -> str:
 
 
 def lease_messages(
-    states: Iterable[State], now: datetime, within: timedelta, above_su: float | None
+    states: Iterable[LeaseState], now: datetime, within: timedelta, above_su: float | None
 ) -> Iterator[Message]:
     """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than ``above_su``.
 

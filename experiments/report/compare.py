@@ -9,7 +9,7 @@ from experiments.errors import InputError
 from experiments.prediction.as_result import evaluate_run
 from experiments.report.words import machine_in_words
 from experiments.results.changes.changed import Key, MeasuredValues, RunChange, differing_facts, value_change
-from experiments.results.changes.facts import cause_facts, outcome_facts, step_deviations, values_of_rows
+from experiments.results.changes.facts import outcome_facts, possible_causes, step_deviations, values_of_rows
 from experiments.results.changes.noise import change_points
 from experiments.results.quantities import value_of
 from experiments.results.run_folder import Run, RunFolder
@@ -224,7 +224,7 @@ def _comparable_values(run: Run, results: Results) -> dict[str, str]:
     seen: dict[str, set[str]] = {}
     for result in results.values():
         seen.setdefault("device", set()).add(machine_in_words(result))
-        for name, value in cause_facts(run, result).items():
+        for name, value in possible_causes(run, result).items():
             if name not in CAUSES_SHOWN_AS_OPTIONS:
                 seen.setdefault(name, set()).add(value)
     return facts | {what: ", ".join(sorted(filter(None, values))) for what, values in seen.items()}

@@ -5,8 +5,8 @@ from math import hypot, inf
 from typing import NamedTuple
 
 from experiments.results.obstacles import (
-    ClaimScope,
     Evidence,
+    StatementConditions,
     check_obstacles,
     missing_value_obstacles,
     outcome_obstacles,
@@ -135,7 +135,7 @@ def _outcome_status(row: str, expected: str | None, evidence: Evidence) -> tuple
 def _reference_verdict(row: Row, reference: ReferenceValue, evidence: Evidence) -> Verdict:
     check = reference.as_check(row.id)
     expected = f"{format_bounds(check.low, check.high)} {quantity_unit(reference.quantity)}".rstrip()
-    found = _evaluate_check(check, evidence, ClaimScope(full_size=True))
+    found = _evaluate_check(check, evidence, StatementConditions(full_size=True))
     return Verdict(
         id=f"{row.id}/{reference.quantity}",
         kind="reference value",
@@ -154,7 +154,9 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
     rows = claim_rows(claim)
     tiny = any(evidence.results[row].spec.size == "tiny" for row in rows if row in evidence.results)
     checks = [check.for_tiny_models() if tiny else check for check in claim.checks]
-    found = [_evaluate_check(check, evidence, ClaimScope(claim.full_size, claim.all_ranks)) for check in checks]
+    found = [
+        _evaluate_check(check, evidence, StatementConditions(claim.full_size, claim.all_ranks)) for check in checks
+    ]
     outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
     found += [CheckResult("not evaluated", "", unlike) for unlike in unlike_twins(outcomes_of, evidence)]
     statuses = [one.status for one in found]
@@ -181,7 +183,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
     return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
 
 
-def _evaluate_check(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
+def _evaluate_check(check: Check, evidence: Evidence, conditions: StatementConditions) -> CheckResult:
     missing = [name for name in (check.row, check.over_row) if name and name not in evidence.results]
     if missing:
         return CheckResult("not evaluated", "", f"{', '.join(missing)} {NOT_RUN}")
@@ -194,7 +196,7 @@ def _evaluate_check(check: Check, evidence: Evidence, scope: ClaimScope) -> Chec
     for row in filter(None, (check.row, check.over_row)):
         if evidence.results[row].outcome in ERROR_OUTCOMES:
             return CheckResult("not evaluated", "", f"{row} has no results ({evidence.results[row].reason})")
-    return _evaluate_quantity(check, evidence, scope)
+    return _evaluate_quantity(check, evidence, conditions)
 
 
 def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
@@ -204,7 +206,7 @@ def _phase_status(phase: str, result: Result) -> tuple[Status, str]:
     return ("pass", "") if result.failure.phase == phase else ("fail", result.reason)
 
 
-def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> CheckResult:
+def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementConditions) -> CheckResult:
     assert check.quantity is not None
     result = evidence.results[check.row]
     base = evidence.results[check.over_row] if check.over_row else result
@@ -219,7 +221,7 @@ def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> C
         return CheckResult("not evaluated", "", next(missing_value_obstacles(check, (result, base)), no_value))
     compared = values if divisor is None else [_ratio(max(values), divisor)]
     text = _describe_values(check, values, divisor, compared) + _loss_note(check, result)
-    if obstacle := next(check_obstacles(check, evidence, scope), None):
+    if obstacle := next(check_obstacles(check, evidence, conditions), None):
         return CheckResult("not evaluated", text, obstacle)
     if lower_bound_problem := _lower_bound_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, lower_bound_problem)

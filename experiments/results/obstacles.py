@@ -79,7 +79,7 @@ def scaling_note(suite: Suite, result: Result) -> str:
     return "" if ran == stated else f"ran on {ran} of the {stated} ranks that the row states"
 
 
-class ClaimScope(NamedTuple):
+class StatementConditions(NamedTuple):
     """The conditions of a statement: whether it needs the full-size model, and all ranks that the rows state."""
 
     full_size: bool = False
@@ -98,16 +98,16 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield scaled
 
 
-def check_obstacles(check: Check, evidence: Evidence, scope: ClaimScope) -> Iterator[str]:
+def check_obstacles(check: Check, evidence: Evidence, conditions: StatementConditions) -> Iterator[str]:
     """Yield each reason why the values of a check's rows do not count."""
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
     if not result.predicted:
         yield from _gpu_load_obstacles(check, result)
-    yield from _size_obstacles(check, pair, scope)
+    yield from _size_obstacles(check, pair, conditions)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
-    yield from _scaling_obstacles(check, evidence.scaled, scope)
+    yield from _scaling_obstacles(check, evidence.scaled, conditions)
     yield from _scale_obstacles(check, evidence)
 
 
@@ -160,10 +160,10 @@ def _quantities(check: Check) -> set[str]:
     return {quantity for quantity in (check.quantity, check.over_quantity) if quantity}
 
 
-def _size_obstacles(check: Check, pair: tuple[Result, Result], scope: ClaimScope) -> Iterator[str]:
+def _size_obstacles(check: Check, pair: tuple[Result, Result], conditions: StatementConditions) -> Iterator[str]:
     """Yield the reasons why the size of the model or of the device's memory does not allow a check."""
     for result in pair:
-        if result.spec.size == "tiny" and (scope.full_size or (not check.relative and check.high != 0)):
+        if result.spec.size == "tiny" and (conditions.full_size or (not check.relative and check.high != 0)):
             yield "a tiny model does not show the size of the real one"
         if result.device.kind != "cuda" and "optimizer_cpu_gib" in _quantities(check):
             yield "no GPU: all memory is host memory"
@@ -250,7 +250,7 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
-def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:
+def _scaling_obstacles(check: Check, scaled: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
     """Yield the reasons why a check needs all ranks that the lab states. Ratios may be allowed on fewer."""
-    if scope.all_ranks or not check.relative:
+    if conditions.all_ranks or not check.relative:
         yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])

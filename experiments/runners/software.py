@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.results.provenance import LIBRARIES, versions
 from experiments.results.schema import Result
 from provision.choices import ImageVariant
-from provision.configure.build_context import data_folder
+from provision.configure.build_context import packaged_folder
 from provision.hardware import gpus
 from provision.models import Node
 
@@ -42,13 +42,13 @@ def local_software(node: Node) -> Software:
 
 def software_of_image(variant: ImageVariant) -> Software:
     """Return the software of the image of that variant, from the version list that the image is built from."""
-    pins = dict(PIN.findall((data_folder("containers") / f"{variant}.txt").read_text()))
+    pins = dict(PIN.findall((packaged_folder("containers") / f"{variant}.txt").read_text()))
     return Software({name: pins[name] for name in RELEVANT_LIBRARIES if name in pins})
 
 
 def lock_files(variant: str) -> list[Path]:
     """Return the lock files of an environment with the versions of ``variant``."""
-    return [data_folder("containers") / "locks" / f"{name}.txt" for name in LOCKS[variant]]
+    return [packaged_folder("containers") / "locks" / f"{name}.txt" for name in LOCKS[variant]]
 
 
 def parse_software(output: str) -> Software:

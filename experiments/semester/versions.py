@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from experiments.errors import InputError
 from experiments.runners.software import PIN, PRINT_VERSIONS, lock_files, parse_software
 from experiments.system.files import cache_folder, write_atomically
-from provision.configure.build_context import data_folder
+from provision.configure.build_context import packaged_folder
 
 Versions = Literal["as-taught", "current", "newest"]
 SETS: tuple[Versions, ...] = get_args(Versions)
@@ -53,7 +53,7 @@ def newest_lock(today: date) -> Path:
     """
     path = cache_folder() / f"newest-{today.isoformat()}.txt"
     if not path.exists():
-        names = [name for name, _ in PIN.findall((data_folder("containers") / "current.txt").read_text())]
+        names = [name for name, _ in PIN.findall((packaged_folder("containers") / "current.txt").read_text())]
         together = _resolve([name for name in names if name not in CONFLICTING])
         text = lock_text(together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names)
         for old in cache_folder().glob("newest-*.txt"):
@@ -92,7 +92,7 @@ def _installed(prefix: str, locks: Sequence[Path]) -> Path:
         for old in cache_folder().glob("newest-*-py*"):
             if old.is_dir() and old != folder:
                 shutil.rmtree(old)
-    script = data_folder("containers") / "environment.py"
+    script = packaged_folder("containers") / "environment.py"
     _output(["flock", f"{folder}.lock", sys.executable, str(script), str(folder), *map(str, locks)])
     return folder / "bin" / "python"
 

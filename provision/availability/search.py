@@ -58,9 +58,8 @@ def _validate(requirements: Requirements, now: datetime) -> None:
     """Raise BadTime if the requested time or length is not allowed."""
     for moment in filter(None, (requirements.start, requirements.not_before)):
         if moment.tzinfo is None:
-            raise BadTime(
-                f"time '{moment:%Y-%m-%d %H:%M}' has no time zone; allowed: '{moment:%Y-%m-%d %H:%M}Z' or another time zone"
-            )
+            text = f"{moment:%Y-%m-%d %H:%M}"
+            raise BadTime(f"time '{text}' has no time zone; allowed: '{text}Z' or another time zone")
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
         raise BadTime(f"length {length} is not possible; allowed: whole minutes, more than 0m, at most {longest}")

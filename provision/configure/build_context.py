@@ -14,7 +14,7 @@ EXCLUDED_FOLDERS = {"__pycache__", "evidence", "files"}
 """Names of folders that are not in the image. Evidence is left out so that new evidence causes no rebuild."""
 
 
-def data_folder(name: str, project: Path = PROJECT) -> Path:
+def packaged_folder(name: str, project: Path = PROJECT) -> Path:
     """Return the folder ``ansible`` or ``containers``: an installed package's own, else the checkout's."""
     installed = project / "provision" / "files" / name
     return installed if installed.is_dir() else project / name
@@ -33,7 +33,7 @@ def checkout_commit(project: Path = PROJECT) -> str:
 
 def _context_files(project: Path) -> dict[str, Path]:
     """Return the files of the context by their names in the archive."""
-    folders = {part: data_folder(part, project) for part in CONTEXT_FOLDERS}
+    folders = {part: packaged_folder(part, project) for part in CONTEXT_FOLDERS}
     return {
         f"{part}/{path.relative_to(folder).as_posix()}": path
         for part, folder in folders.items()

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import yaml
 
 from provision.choices import ImageVariant
-from provision.configure.build_context import checkout_commit, data_folder, write_build_context
+from provision.configure.build_context import checkout_commit, packaged_folder, write_build_context
 from provision.errors import ConfigureFailed, NotReached
 from provision.folders import default_folder
 from provision.leasing.journal import Machine
@@ -26,7 +26,7 @@ from provision.ssh.login import Login
 from provision.ssh.ssh_shell import SshShell
 from provision.temporary import TemporaryFolder
 
-ANSIBLE = data_folder("ansible")
+ANSIBLE = packaged_folder("ansible")
 PLAYBOOK = ANSIBLE / "site.yml"
 END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
@@ -75,7 +75,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class ConfiguredNode:
+class ConfigurationResult:
     """The result of a configuration.
 
     facts: the content of each machine's node.json, by the machine's name. changed: the tasks that changed something;
@@ -89,14 +89,14 @@ class ConfiguredNode:
 
 def configure(
     machines: Sequence[Machine], setup: Setup, report: Report, check: bool = False, logs: Path | None = None
-) -> ConfiguredNode:
+) -> ConfigurationResult:
     """Configure machines, the first one as their Slurm controller; with ``check``, only list what would change.
 
     Raises ConfigureFailed if a task fails, NotReached if a machine does not answer, and KeyboardInterrupt after SIGINT
     or SIGTERM.
     """
     changed, log = _play(PLAYBOOK, machines, partial(_role_variables, setup), report, check, logs)
-    return ConfiguredNode({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
+    return ConfigurationResult({machine.server: _read_facts(machine.login) for machine in machines}, changed, log)
 
 
 def configure_end_when_idle(

@@ -29,7 +29,7 @@ class GpuHandle(Protocol):
         ...
 
 
-class Vendor(Protocol):
+class VendorModule(Protocol):
     """Interface of each vendor's module."""
 
     def gpu_count(self) -> int:
@@ -85,7 +85,7 @@ def process_gib(index: int) -> dict[int, float]:
 
 def visible_gpus() -> list[GpuHandle]:
     """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all; they are valid until the process ends."""
-    vendor: Vendor = nvidia if nvidia.start_nvml() else amd
+    vendor: VendorModule = nvidia if nvidia.start_nvml() else amd
     number = vendor.gpu_count()
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
     if names is None:
@@ -126,7 +126,7 @@ def visible_names(devices: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _open_vendor() -> Iterator[Vendor]:
+def _open_vendor() -> Iterator[VendorModule]:
     if not nvidia.start_nvml():
         yield amd
         return

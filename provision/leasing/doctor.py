@@ -121,7 +121,7 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
 
 
 def _check_clock(site: LeasingSite) -> str:
-    skew = abs(site.skew())
+    skew = abs(site.clock_skew())
     if skew > MAX_CLOCK_SKEW:
         raise CheckFailed(
             f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"

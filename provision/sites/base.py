@@ -49,7 +49,7 @@ class Account(Protocol):
         """Return the limits of the account's credential."""
         ...
 
-    def skew(self) -> timedelta:
+    def clock_skew(self) -> timedelta:
         """Return how far the site's clock is ahead of the local clock."""
         ...
 

@@ -159,7 +159,7 @@ class Demo:
     def credential(self) -> Credential:
         return Credential()
 
-    def skew(self) -> timedelta:
+    def clock_skew(self) -> timedelta:
         return timedelta()
 
     def quota(self) -> str:

@@ -152,7 +152,7 @@ class Cloud(RestrictedCredentials, ABC):
             return None
         return datetime.fromisoformat(ends).replace(tzinfo=UTC) if ends else None
 
-    def skew(self) -> timedelta:
+    def clock_skew(self) -> timedelta:
         """Return how far keystone's clock is ahead of the local one."""
         with translate_errors("keystone"):
             keystone = self.session.get_endpoint(service_type="identity", region_name=self.name)

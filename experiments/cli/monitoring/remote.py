@@ -126,7 +126,11 @@ def notebook(
     ] = Path("notebooks"),
     stored_run: Annotated[
         str | None,
-        typer.Option("--from", metavar="RUN", help="Write the notebook with the outputs of this stored run, and do not start Jupyter."),
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Write the notebook with the outputs of this stored run, and do not start Jupyter.",
+        ),
     ] = None,
 ) -> None:
     """Serve Jupyter from the leased machine through a tunnel.

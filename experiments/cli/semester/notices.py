@@ -14,7 +14,7 @@ from experiments.notify.send import Notifier
 if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
     from provision.leasing.journal import Journal
-    from provision.leasing.release import State
+    from provision.leasing.release import LeaseState
 
 SOON = timedelta(hours=1)
 QUERY_EVERY_S = 300.0
@@ -33,7 +33,7 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
 
 
 def notify_of_leases(
-    states: "Iterable[State]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
+    states: "Iterable[LeaseState]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
 ) -> None:
     """Send a message for each lease that begins or ends ``within`` this time, or costs more than ``above_su``."""
     from experiments.notify.messages import lease_messages
@@ -55,7 +55,7 @@ class LeaseWatch:
         self._sent: set[tuple[str, str]] = set()
         self._queried_s = -inf
         self._recorded: object = None
-        self._states: list[State] = []
+        self._states: list[LeaseState] = []
 
     def __call__(self) -> None:
         """Query the sites if a query is due, and send new messages. Ignores errors of sites and of the journal."""
@@ -84,21 +84,21 @@ class LeaseWatch:
         self._states = _active(journal, self._states)
 
 
-def _active(journal: "Journal", before: "Sequence[State]") -> "list[State]":
+def _active(journal: "Journal", before: "Sequence[LeaseState]") -> "list[LeaseState]":
     """Return the active leases as their sites report them; as ``before`` if a site does not answer at once."""
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
-    from provision.leasing.release import State, active_lease_states
+    from provision.leasing.release import LeaseState, active_lease_states
 
     reconciler = Reconciler(journal, NoWaitClock(), lambda line: None)
     known = {state.active_lease.tag: state for state in before}
     found = (
-        state if isinstance(state, State) else known.get(one.tag) for one, state in active_lease_states(reconciler)
+        state if isinstance(state, LeaseState) else known.get(one.tag) for one, state in active_lease_states(reconciler)
     )
     return [state for state in found if state]
 
 
-def _with_cost_at(state: "State", now: datetime) -> "State":
+def _with_cost_at(state: "LeaseState", now: datetime) -> "LeaseState":
     """Return the state with the cost until ``now``; unchanged if the lease or its cost is unknown."""
     lease, total = state.lease, state.total_su
     if lease is None or total is None:

@@ -84,7 +84,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
     }
 
 
-def cause_facts(run: Run, result: Result) -> dict[str, str]:
+def possible_causes(run: Run, result: Result) -> dict[str, str]:
     """Return facts of a row that may cause a change: versions, code, device, node and data."""
     device = result.device
     found: dict[str, Any] = {

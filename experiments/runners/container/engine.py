@@ -82,10 +82,10 @@ def remove_abandoned(client: "DockerClient") -> None:
     """Remove the containers of rows whose command was killed."""
     for container in client.containers.list(all=True, ignore_removed=True, filters={"label": RUNNER_LABEL}):
         if not psutil.pid_exists(int(container.labels[RUNNER_LABEL])):
-            remove(container)
+            remove_container(container)
 
 
-def remove(container: "Container") -> None:
+def remove_container(container: "Container") -> None:
     """Kill and remove a container; one that is already being removed is not an error."""
     from docker.errors import APIError, NotFound
 

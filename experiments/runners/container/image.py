@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.runners.container.engine import FLAG
 from experiments.system.processes import process_group
 from provision.choices import ImageVariant
-from provision.configure.build_context import checkout_commit, data_folder, write_build_context
+from provision.configure.build_context import checkout_commit, packaged_folder, write_build_context
 from provision.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def base_image(variant: ImageVariant) -> str:
 @cache
 def role_variables(kind: str) -> dict[str, Any]:
     """Return the variables of the role that installs the image on nodes. kind: 'vars' or 'defaults'."""
-    path = data_folder("ansible") / "roles" / "images" / kind / "main.yml"
+    path = packaged_folder("ansible") / "roles" / "images" / kind / "main.yml"
     return dict(yaml.safe_load(path.read_text()))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.errors import InputError
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import RESULT_FILE, SPEC_FILE
-from experiments.runners.container.engine import FLAG, RUNNER_LABEL, gpu_requests, remove
+from experiments.runners.container.engine import FLAG, RUNNER_LABEL, gpu_requests, remove_container
 from experiments.runners.local.resources import Allocation
 from experiments.runners.local.row_process import NOTEBOOK_LOG
 from experiments.runners.local.runner import LocalRunner
@@ -131,5 +131,5 @@ class ContainerRunner(LocalRunner):
         for container in self._client.containers.list(all=True, ignore_removed=True, filters={"label": label}):
             if not (folder / RESULT_FILE).exists():
                 (folder / NOTEBOOK_LOG).write_bytes(container.logs())
-            remove(container)
+            remove_container(container)
         return []

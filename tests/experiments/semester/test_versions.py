@@ -82,7 +82,7 @@ def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
 def test_a_list_that_does_not_resolve_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
     """The real uv runs, without a network."""
     (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
-    monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
+    monkeypatch.setattr(versions, "packaged_folder", lambda _: tmp_path)
     monkeypatch.setenv("UV_OFFLINE", "1")
     with pytest.raises(NotInstalled, match="no-such-package"):
         python_of("newest", tmp_path, TODAY)
@@ -92,7 +92,7 @@ def test_an_environment_that_cannot_be_created_is_reported(monkeypatch, tmp_path
     """Fake: the script that creates environments, which fails like the one in containers/."""
     (tmp_path / "environment.py").write_text("import sys; sys.exit('a hash differs\\n3 of 4: packages: exit code 1')")
     (tmp_path / "newest.txt").write_text("numpy==2.4.6\n")
-    monkeypatch.setattr(versions, "data_folder", lambda _: tmp_path)
+    monkeypatch.setattr(versions, "packaged_folder", lambda _: tmp_path)
     with pytest.raises(NotInstalled, match="a hash differs 3 of 4: packages: exit code 1"):
         python_of("newest", tmp_path, TODAY)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.build_context import CONTEXT_FOLDERS, data_folder, write_build_context
+from provision.configure.build_context import CONTEXT_FOLDERS, packaged_folder, write_build_context
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_an_installed_package_packs_the_same_files_as_a_checkout(project_folder:
     files = project_folder / "provision" / "files"
     files.mkdir()
     (project_folder / "containers").rename(files / "containers")
-    assert data_folder("containers", project_folder) == files / "containers"
+    assert packaged_folder("containers", project_folder) == files / "containers"
     assert packed(project_folder) == first
 
 

@@ -42,7 +42,7 @@ class FakeSite:
             "addresses_left": 3,
             "public_keys": [],
             "service_units": "not reported by the site's services",
-            "skew": timedelta(seconds=1),
+            "clock_skew": timedelta(seconds=1),
             "try_lease_credential": None,
         }
 
@@ -191,7 +191,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
         ),
         ("quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
         ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
-        ("skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
+        ("clock_skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
 )
 def test_a_problem_at_the_site_is_reported_with_its_fix(site, failed_lines, answer, value, check, fix):
@@ -212,7 +212,7 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
     [
         ("addresses_left", 3, "floating IPs", "the project may allocate 3 more"),
         ("addresses_left", None, "floating IPs", "one will be allocated"),
-        ("skew", timedelta(minutes=-2), "clock", "120 s off the site's"),
+        ("clock_skew", timedelta(minutes=-2), "clock", "120 s off the site's"),
         ("credential", Credential(), "credential", "does not end"),
         ("public_keys", [("theirs", OTHER)], "SSH key at the site", "not at the site yet; a lease uploads it"),
         ("hosts", ["a", "b"], "reservations", "2 reservable nodes at CHI@UC"),
@@ -355,7 +355,7 @@ def test_the_site_clock_is_read_from_keystone():
     ahead = datetime.now(UTC) + timedelta(minutes=7)
     answer = SimpleNamespace(headers={"Date": f"{ahead:%a, %d %b %Y %H:%M:%S} GMT"})
     session = SimpleNamespace(get_endpoint=lambda **_: "http://keystone", get=lambda url, authenticated: answer)
-    assert cloud(session=session).skew() == pytest.approx(timedelta(minutes=7), abs=timedelta(seconds=30))
+    assert cloud(session=session).clock_skew() == pytest.approx(timedelta(minutes=7), abs=timedelta(seconds=30))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from provision.leasing import account
 from provision.leasing.journal import Journal, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import (
-    State,
+    LeaseState,
     active_lease_states,
     current_end,
     extend,
@@ -285,7 +285,7 @@ def test_the_state_of_a_lease_has_its_own_servers_and_their_addresses(reconciler
 def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to_site, active_lease):
     reconciler.journal.open_lease("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
     (first, state), (second, problem) = active_lease_states(reconciler)
-    assert isinstance(state, State)
+    assert isinstance(state, LeaseState)
     assert (first.name, state.lease, second.name) == (NAME, connect_to_site.lease, "other")
     assert "was created by" in str(problem)
 

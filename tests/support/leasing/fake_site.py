@@ -74,7 +74,7 @@ class FakeSite:
     def credential(self):
         return self.limits
 
-    def skew(self):
+    def clock_skew(self):
         return timedelta(0)
 
     def quota(self):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from provision.configure.playbook import ConfiguredNode, Setup, configure
+from provision.configure.playbook import ConfigurationResult, Setup, configure
 from provision.leasing.journal import Machine
 from provision.ssh.login import KeyPair, Login, forget_host_key
 from tests.support.needs import need
@@ -20,7 +20,7 @@ from tests.testbed.node.node import TEST_NODE_VARIABLES, Node
 NODE_FOLDER = Path(__file__).parent
 NEEDS = ("mmdebstrap", "gpg", "systemd-nspawn", "iptables", "ip", "ssh-keygen")
 PACKAGES = "mmdebstrap gpg systemd-container iptables iproute2 openssh-client"
-SetUp = Callable[..., ConfiguredNode]
+SetUp = Callable[..., ConfigurationResult]
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def set_up(login: Callable[[Node], Login], archive: Path, tmp_path_factory: pyte
         roles: Sequence[str] = (),
         extra: Mapping[str, Any] = {},
         **setup: Any,
-    ) -> ConfiguredNode:
+    ) -> ConfigurationResult:
         options: dict[str, Any] = {"source": "load", "archive": archive, "cdi_spec": spec} | setup
         machines = [Machine(node.name, login(node)) for node in nodes]
         with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ from statistics import median
 
 import pytest
 
-from provision.configure.playbook import ConfiguredNode
+from provision.configure.playbook import ConfigurationResult
 from provision.ssh.login import KeyPair, Login
 from tests.support.processes.waiting import wait_for
 from tests.testbed.node.conftest import SetUp
@@ -34,26 +34,28 @@ def nodes(node_image: NodeImage, key: KeyPair, login: Callable[[Node], Login]) -
 
 
 @pytest.fixture(scope="module")
-def cluster(nodes: list[Node], set_up: SetUp) -> ConfiguredNode:
+def cluster(nodes: list[Node], set_up: SetUp) -> ConfigurationResult:
     return set_up(nodes, roles=ROLES)
 
 
 @pytest.mark.parametrize("where", [0, 1])
 def test_a_job_of_two_nodes_runs_on_both_with_their_gpus(
-    where: int, nodes: list[Node], login: Callable[[Node], Login], cluster: ConfiguredNode
+    where: int, nodes: list[Node], login: Callable[[Node], Login], cluster: ConfigurationResult
 ) -> None:
     asked = "srun --immediate=60 --nodes=2 --gres=gpu:a100:2 sh -c 'echo $(hostname) $USER $CUDA_VISIBLE_DEVICES'"
     done = subprocess.run([*login(nodes[where]).arguments(), asked], check=True, capture_output=True, text=True)
     assert sorted(done.stdout.splitlines()) == ["test-first cc 0,1", "test-second cc 0,1"]
 
 
-def test_the_nodes_share_a_key_that_is_in_no_log(nodes: list[Node], cluster: ConfiguredNode) -> None:
+def test_the_nodes_share_a_key_that_is_in_no_log(nodes: list[Node], cluster: ConfigurationResult) -> None:
     first, second = (node.run(*KEY) for node in nodes)
     assert first == second
     assert first not in cluster.log.read_text()
 
 
-def test_a_second_run_on_two_nodes_changes_nothing(nodes: list[Node], set_up: SetUp, cluster: ConfiguredNode) -> None:
+def test_a_second_run_on_two_nodes_changes_nothing(
+    nodes: list[Node], set_up: SetUp, cluster: ConfigurationResult
+) -> None:
     assert set_up(nodes, roles=ROLES).changed == ()
 
 
@@ -64,7 +66,7 @@ def on_first(nodes: list[Node], login: Callable[[Node], Login], command: str) ->
 
 @pytest.mark.parametrize("impossible", ["--ntasks=100000", "--nodes=3", "--gres=gpu:3 --nodes=1", "--mem=100000G"])
 def test_a_job_that_the_nodes_can_never_run_is_rejected(
-    impossible: str, nodes: list[Node], login: Callable[[Node], Login], cluster: ConfiguredNode
+    impossible: str, nodes: list[Node], login: Callable[[Node], Login], cluster: ConfigurationResult
 ) -> None:
     done = on_first(nodes, login, f"sbatch --output=/dev/null --wrap=true {impossible}")
     assert done.returncode, done.stdout
@@ -72,7 +74,7 @@ def test_a_job_that_the_nodes_can_never_run_is_rejected(
 
 
 def test_a_waiting_job_starts_soon_after_the_one_before(
-    nodes: list[Node], login: Callable[[Node], Login], cluster: ConfiguredNode
+    nodes: list[Node], login: Callable[[Node], Login], cluster: ConfigurationResult
 ) -> None:
     submit = "sbatch --exclusive --nodes=2 --output=/dev/null --job-name=waiting --wrap=true"
     assert on_first(nodes, login, "; ".join([submit] * 6)).returncode == 0

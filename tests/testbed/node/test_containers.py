@@ -103,7 +103,7 @@ def test_containers_of_a_killed_command_are_removed_and_others_stay(docker: Dock
         docker.containers.create(BASE, ["true"], name=name, labels={engine.RUNNER_LABEL: str(owner)})
     engine.remove_abandoned(docker)
     assert [one.name for one in docker.containers.list(all=True)] == ["in-use"]
-    engine.remove(docker.containers.get("in-use"))
+    engine.remove_container(docker.containers.get("in-use"))
 
 
 def test_a_running_container_with_a_gpu_is_named(docker: DockerClient) -> None:
@@ -111,7 +111,7 @@ def test_a_running_container_with_a_gpu_is_named(docker: DockerClient) -> None:
     other = docker.containers.run(BASE, ["sleep", "600"], name="other", detach=True, **devices)
     with pytest.raises(InputError, match=r"stop them first: docker stop other$"):
         engine.require_free_gpus(docker)
-    engine.remove(other)
+    engine.remove_container(other)
     engine.require_free_gpus(docker)
 
 

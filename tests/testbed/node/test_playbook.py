@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from provision.configure.playbook import ANSIBLE, ConfiguredNode, Setup, configure
+from provision.configure.playbook import ANSIBLE, ConfigurationResult, Setup, configure
 from provision.errors import ConfigureFailed, NotReached
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
@@ -33,7 +33,7 @@ PASSWORD = "not-to-be-seen"
 
 
 @pytest.fixture(scope="module")
-def configured_node(node: Node, set_up: SetUp) -> ConfiguredNode:
+def configured_node(node: Node, set_up: SetUp) -> ConfigurationResult:
     """Configure the node."""
     return set_up([node])
 
@@ -45,7 +45,7 @@ def test_a_check_of_a_bare_node_lists_changes_and_makes_none(node: Node, set_up:
     assert not (node.root / "usr/bin/docker").exists()
 
 
-def test_a_configured_node_describes_itself(node: Node, configured_node: ConfiguredNode) -> None:
+def test_a_configured_node_describes_itself(node: Node, configured_node: ConfigurationResult) -> None:
     facts = configured_node.facts[node.name]
     assert facts["images"]["llm-testbed:current"].startswith("sha256:")
     assert [gpu["type"] for gpu in facts["gpus"]] == ["a100", "a100"]
@@ -54,24 +54,24 @@ def test_a_configured_node_describes_itself(node: Node, configured_node: Configu
     assert facts["hardware"]["cpus"] == os.cpu_count()
 
 
-def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
+def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, configured_node: ConfigurationResult) -> None:
     assert set_up([node]).changed == ()
 
 
 def test_a_check_of_a_finished_node_finds_nothing_to_change(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     assert set_up([node], check=True).changed == ()
 
 
-def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
+def test_a_stopped_docker_is_started(node: Node, set_up: SetUp, configured_node: ConfigurationResult) -> None:
     node.run("systemctl", "stop", "docker.socket", "docker")
     changed = set_up([node], roles=["docker"]).changed
     assert [one.split(" (")[0] for one in changed] == ["docker: Start and enable Docker"]
     node.run("docker", "version")
 
 
-def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, configured_node: ConfiguredNode) -> None:
+def test_slurm_has_the_gpus_after_a_reboot(node: Node, login: LoginTo, configured_node: ConfigurationResult) -> None:
     node.reboot()
     node.wait(login(node))
     job = [*login(node).arguments(), "srun --immediate=60 --gres=gpu:2 sh -c 'echo $USER $CUDA_VISIBLE_DEVICES'"]
@@ -85,7 +85,9 @@ def failure_message(set_up: SetUp, node: Node, **options: Any) -> str:
     return str(caught.value)
 
 
-def test_a_masked_service_is_named_with_its_fix(node: Node, set_up: SetUp, configured_node: ConfiguredNode) -> None:
+def test_a_masked_service_is_named_with_its_fix(
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
+) -> None:
     node.run("systemctl", "mask", "--now", "docker")
     try:
         said = failure_message(set_up, node, roles=["docker"])
@@ -99,7 +101,7 @@ SETTINGS = Path("/etc/docker/daemon.json")
 
 
 @pytest.fixture
-def settings(node: Node, configured_node: ConfiguredNode) -> Iterator[Path]:
+def settings(node: Node, configured_node: ConfigurationResult) -> Iterator[Path]:
     """Yield the file of Docker's settings on the node; it is restored at the end."""
     file = node.root / SETTINGS.relative_to("/")
     before = file.read_bytes()
@@ -139,7 +141,7 @@ def broken_vendor(node: Node) -> Iterator[None]:
 
 
 def test_a_vendor_whose_repository_is_down_is_a_warning(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode, broken_vendor: None
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult, broken_vendor: None
 ) -> None:
     lines: list[str] = []
     set_up([node], lines.append, roles=["precheck", "docker"])
@@ -147,14 +149,14 @@ def test_a_vendor_whose_repository_is_down_is_a_warning(
 
 
 def test_packages_that_no_repository_offers_are_reported_before_any_change(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode, broken_vendor: None
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult, broken_vendor: None
 ) -> None:
     said = failure_message(set_up, node, roles=["precheck"], extra={"precheck_packages": ["no-such-package"]})
     assert "precheck: Check the package repositories" in said
 
 
 def test_too_little_disk_space_is_reported_before_any_change(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     said = failure_message(set_up, node, roles=["precheck"], extra={"precheck_disk_gib": 10**6})
     assert "precheck: Check the free disk space" in said
@@ -171,7 +173,7 @@ def full_disk(node: Node) -> Iterator[str]:
 
 
 def test_a_disk_that_fills_up_is_named_with_its_fix(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode, full_disk: str
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult, full_disk: str
 ) -> None:
     said = failure_message(
         set_up, node, roles=["nvidia_driver", "images"], extra={"images_save": f"{full_disk}/image.tar"}
@@ -191,7 +193,7 @@ def other_installer(node: Node) -> Iterator[None]:
 
 
 def test_the_playbook_waits_for_a_held_package_lock_and_then_names_it(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode, other_installer: None
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}
     said = failure_message(set_up, node, extra=wanted)
@@ -212,7 +214,7 @@ def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path
 
 
 def test_an_interruption_ends_ansible_and_the_next_run_resumes(
-    node: Node, set_up: SetUp, configured_node: ConfiguredNode
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     def interrupt(line: str) -> None:
         if "docker: Install" in line:
@@ -225,7 +227,7 @@ def test_an_interruption_ends_ansible_and_the_next_run_resumes(
 
 
 def test_a_build_does_not_store_the_password_of_the_index(
-    node: Node, node_image: NodeImage, set_up: SetUp, configured_node: ConfiguredNode, tmp_path: Path
+    node: Node, node_image: NodeImage, set_up: SetUp, configured_node: ConfigurationResult, tmp_path: Path
 ) -> None:
     built = set_up(
         [node],
@@ -276,7 +278,7 @@ def pulling(reference: str, **options: Any) -> dict[str, Any]:
 
 
 def test_an_image_is_pulled_from_a_registry(
-    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfigurationResult, settings: Path
 ) -> None:
     with serve_image(network.GATEWAY, archive, "group/testbed:1", busy=1) as reference:
         wanted = pulling(reference)
@@ -288,7 +290,7 @@ def test_an_image_is_pulled_from_a_registry(
 
 
 def test_a_registrys_limit_is_named_with_its_fix(
-    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfigurationResult, settings: Path
 ) -> None:
     with serve_image(network.GATEWAY, archive, "group/limited:1", busy=1000) as reference:
         said = failure_message(set_up, node, **pulling(reference))
@@ -297,7 +299,7 @@ def test_a_registrys_limit_is_named_with_its_fix(
 
 
 def test_a_registry_s_login_is_used_and_stored_nowhere(
-    node: Node, archive: Path, set_up: SetUp, configured_node: ConfiguredNode, settings: Path, tmp_path: Path
+    node: Node, archive: Path, set_up: SetUp, configured_node: ConfigurationResult, settings: Path, tmp_path: Path
 ) -> None:
     login, secret = f"reader:{PASSWORD}", base64.b64encode(f"reader:{PASSWORD}".encode()).decode()
     with serve_image(network.GATEWAY, archive, "group/private:1", login) as reference:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from experiments.cli.tables.leases import lease_line, slots_table, states_table
 from provision.leasing.journal import ActiveLease, Operation
-from provision.leasing.release import State
+from provision.leasing.release import LeaseState
 from provision.leasing.request import EndWhenIdle, end_when_idle_data
 from provision.models import Lease, Server, TimeSlot
 from tests.support.leasing.calendars import HOUR, a100, at
@@ -39,7 +39,7 @@ def test_a_slot_is_shown_in_both_zones_with_its_nodes_and_cost():
 
 
 LEASE = Lease("l", "llm_cc", "ACTIVE", at(12), at(15), ())
-STATE = State(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,), 16.0, 48.0)
+STATE = LeaseState(ActiveLease("llm_cc", "tag", "CHI@UC", ""), LEASE, (), (), (NODE,), 16.0, 48.0)
 
 
 @pytest.mark.parametrize(

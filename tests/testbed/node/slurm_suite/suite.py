@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.configure.playbook import ConfiguredNode
+from provision.configure.playbook import ConfigurationResult
 from provision.ssh.login import Login
 from tests.testbed.node.conftest import SetUp
 from tests.testbed.node.node import Node
@@ -49,7 +49,7 @@ chown --recursive cc: {SOURCES}
 
 
 @pytest.fixture(scope="module")
-def configured(node: Node, set_up: SetUp) -> ConfiguredNode:
+def configured(node: Node, set_up: SetUp) -> ConfigurationResult:
     configured = set_up([node], roles=ROLES)
     node.run("bash", "-eu", "-c", PREPARE)
     return configured
@@ -57,7 +57,7 @@ def configured(node: Node, set_up: SetUp) -> ConfiguredNode:
 
 @pytest.mark.timeout(0)
 def test_slurm_s_own_tests(
-    node: Node, login: Callable[[Node], Login], configured: ConfiguredNode, tmp_path: Path
+    node: Node, login: Callable[[Node], Login], configured: ConfigurationResult, tmp_path: Path
 ) -> None:
     print(f"output of the tests: {tmp_path}")
     version = node.run("dpkg-query", "--show", "--showformat=${Version}", "slurmctld")
