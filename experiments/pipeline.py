@@ -300,7 +300,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
     for row in planned.rows:
         if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             rejected[row.row] = reason
-            folder = clear_row_folder(prepared.folder.row(row.spec))
+            folder = clear_row_folder(prepared.folder.row_folder(row.spec))
             view.report_end(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
     return rejected
 
@@ -314,7 +314,7 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
         options = RunnerOptions(worker, grace_s, prepared.host_memory_gib)
         _show_expected_times(planned, view)
         runner = target.runner(folder, prepared.data, view, options)
-        runner.run(target.in_order(planned.rows, prepared.suite))
+        runner.run(target.in_start_order(planned.rows, prepared.suite))
     return _write_report(folder)
 
 
@@ -336,4 +336,4 @@ def _show_expected_times(planned: PlannedRun, view: View) -> None:
     if shared:
         return
     times = zip(specs, expected.rows[prepared.suite.suite], strict=True)
-    view.expect({spec.row: (time.low_s, time.high_s) for spec, time in times if time})
+    view.set_expected_times({spec.row: (time.low_s, time.high_s) for spec, time in times if time})

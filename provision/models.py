@@ -83,7 +83,7 @@ class HostBooking:
 
 
 @dataclass(frozen=True)
-class Hours:
+class DailyWindow:
     """A daily window in a zone's local time, in minutes after midnight.
 
     An end that is not after the begin is on the next day.
@@ -116,7 +116,7 @@ class Requirements:
     count: int = 1
     start: datetime | None = None
     not_before: datetime | None = None
-    hours: Hours | None = None
+    hours: DailyWindow | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.blame.pins import Pins, normalized
+from experiments.blame.pins import Pins, normalize_name
 from experiments.blame.uv import add_dependencies, create
 from experiments.system.files import cache_folder
 from experiments.system.lock import lock_folder
@@ -48,7 +48,7 @@ class Environment:
 
     def packages(self) -> dict[str, Distribution]:
         """Return the installed packages by normalized name."""
-        return {normalized(one.metadata["Name"]): one for one in distributions(path=[str(self.site)])}
+        return {normalize_name(one.metadata["Name"]): one for one in distributions(path=[str(self.site)])}
 
     def needs(self) -> Mapping[str, "list[Requirement]"]:
         """Return the requirements of each installed package on this machine, without those of extras."""

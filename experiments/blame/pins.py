@@ -29,7 +29,7 @@ Pins = Mapping[str, Pin]
 """Pins by the normalized name of the package."""
 
 
-def normalized(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return a package name as package indexes spell it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -58,7 +58,7 @@ def read_pins(text: str, where: str) -> Pins:
     for line in CONTINUATION.sub(" ", text).splitlines():
         if pin := PIN.fullmatch(line.strip()):
             name, version, options = pin.groups()
-            found[normalized(name)] = Pin(version, tuple(OPTION.findall(options)))
+            found[normalize_name(name)] = Pin(version, tuple(OPTION.findall(options)))
         elif line.strip() and not line.strip().startswith("#"):
             raise InputError(f"{where}: {line.strip()!r} is not an exact version; allowed: NAME==VERSION")
     if not found:
@@ -73,7 +73,7 @@ def _pins_of_locks(variant: str) -> Pins:
 def _pins_of_run(folder: RunFolder, flag: str) -> Pins:
     """Return the pins of the run's image variant, changed to the recorded versions and their dependencies."""
     recorded = {
-        normalized(name): version.partition("+")[0]
+        normalize_name(name): version.partition("+")[0]
         for result in folder.results().values()
         for name, version in result.versions.items()
     }

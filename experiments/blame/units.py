@@ -8,7 +8,7 @@ which do not all agree with what packages declare.
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from experiments.blame.pins import Pin, Pins, normalized
+from experiments.blame.pins import Pin, Pins, normalize_name
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -64,7 +64,7 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
 
 def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
     """Return whether ``own`` has a version of ``name`` that meets all ``needs``, and ``other`` does not."""
-    of_name = [need for need in needs if normalized(need.name) == name]
+    of_name = [need for need in needs if normalize_name(need.name) == name]
     return bool(of_name) and _are_met(of_name, own.get(name)) and not _are_met(of_name, other.get(name))
 
 

@@ -50,7 +50,7 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
     lines = [_remove_secrets(result.model_dump_json()) for result in results.values()]
     contents[RESULTS_FILE] = b"".join(line + b"\n" for line in lines)
     for row in results:
-        if path := folder.telemetry(row):
+        if path := folder.telemetry_file(row):
             contents[f"{TELEMETRY_FOLDER}/{row}.csv"] = read_bytes(path)
     place = folder.path.resolve()
     return write_zip(target or place.with_name(f"{place.name}.bundle.zip"), contents)

@@ -107,7 +107,7 @@ def _result_problems(run: Run, suite: Suite, result: Result, folder: RunFolder) 
     if result.predicted:
         yield "a prediction, not a measurement"
     yield from result_contradictions(result)
-    telemetry = folder.telemetry(result.spec.row)
+    telemetry = folder.telemetry_file(result.spec.row)
     if telemetry:
         yield from telemetry_contradictions(result, read_samples(telemetry))
 
@@ -121,7 +121,7 @@ def _repeated_measurements(folder: RunFolder, results: Mapping[str, Result]) -> 
     """Yield a problem for each row that has the measurements or the telemetry of another row."""
     seen: dict[str, str] = {}
     for row, result in results.items():
-        telemetry = folder.telemetry(row)
+        telemetry = folder.telemetry_file(row)
         text = hashlib.sha256(telemetry.read_bytes()).hexdigest() if telemetry else ""
         for key in filter(None, (_measurement_key(result), text)):
             if key in seen:

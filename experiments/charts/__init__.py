@@ -1,7 +1,7 @@
 """Draw charts as SVG for pages and notebooks. The charts need neither JavaScript nor a network.
 
 In a page: include ``STYLE`` once, and optionally ``SCRIPT`` for tooltips; ``chart.html`` is a figure with its legend.
-In a notebook: ``display(SVG(chart.standalone()))``.
+In a notebook: ``display(SVG(chart.standalone_svg()))``.
 """
 
 from experiments.charts.bars import Bar, Limit, Mark, NoteTone, bar_chart

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from experiments.charts.chart import Chart, axis_ticks, format_number, format_percent, render_template, series_class
+from experiments.charts.chart import Chart, axis_ticks, css_class_of, format_number, format_percent, render_template
 
 NoteTone = Literal["quiet", "bad", "warn"]
 
@@ -57,7 +57,7 @@ def bar_chart(bars: Sequence[Bar], unit: str, alt: str, limit: Limit | None = No
         bottom=bottom,
         unit=unit,
     )
-    parts = {name: series_class(name) for bar in bars for name in bar.parts}
+    parts = {name: css_class_of(name) for bar in bars for name in bar.parts}
     marks = {mark.name: f"mark-{mark.symbol}" for bar in bars for mark in bar.marks}
     return Chart(alt=alt, content=content, height=bottom + AXIS_PX, legend=parts | marks)
 
@@ -68,7 +68,7 @@ def _bar_values(bar: Bar, y: int, highest: float, unit: str) -> dict[str, object
         tip = f"{name} {format_number(size)} {unit}"
         if size > 0:
             box = {"x": format_percent(start, highest), "width": format_percent(size, highest)}
-            parts.append({**box, "tip": tip, "class": series_class(name)})
+            parts.append({**box, "tip": tip, "class": css_class_of(name)})
         start += size
     marks = [
         {"x": format_percent(mark.value, highest), "tip": f"{mark.name} {format_number(mark.value)} {unit}", "is": mark}

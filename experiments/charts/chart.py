@@ -48,7 +48,7 @@ class Chart:
         """Return a figure: the legend, and the chart as inline SVG."""
         return Markup(TEMPLATES.get_template("figure.html").render(chart=self))  # noqa: S704 - the template escapes
 
-    def standalone(self, width: int = WIDTH_PX) -> str:
+    def standalone_svg(self, width: int = WIDTH_PX) -> str:
         """Return an SVG document with its own styles and legend, ``width`` px wide."""
         return TEMPLATES.get_template("standalone.svg").render(chart=self, style=SVG_STYLE, width=width)
 
@@ -63,7 +63,7 @@ def format_percent(value: float, total: float) -> str:
     return f"{100 * value / total:.5g}%"
 
 
-def round_ticks(highest: float, max_count: int) -> list[float]:
+def tick_values(highest: float, max_count: int) -> list[float]:
     """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` further numbers."""
     power = 10.0 ** (floor(log10(highest / max_count)))
     step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
@@ -72,7 +72,7 @@ def round_ticks(highest: float, max_count: int) -> list[float]:
 
 def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:
     """Return position, label and alignment of each tick of a horizontal axis. No label extends beyond the chart."""
-    values = round_ticks(highest, max_count)
+    values = tick_values(highest, max_count)
     anchors = ["start", *(["middle"] * (len(values) - 1))]
     if len(values) > 1 and values[-1] > EDGE_SHARE * highest:
         anchors[-1] = "end"
@@ -82,7 +82,7 @@ def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:
     ]
 
 
-def series_class(name: str) -> str:
+def css_class_of(name: str) -> str:
     """Return the CSS class that colors a part of memory: 'c-optimizer' for 'optimizer in host memory'."""
     return f"c-{name.split()[0]}"
 

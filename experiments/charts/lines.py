@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import NamedTuple
 
-from experiments.charts.chart import Chart, axis_ticks, format_number, format_percent, render_template, round_ticks
+from experiments.charts.chart import Chart, axis_ticks, format_number, format_percent, render_template, tick_values
 
 PANEL_PX, TITLE_PX, AXIS_PX, LEFT_PX = 76, 30, 40, 46
 PANEL_UNITS = 1000
@@ -78,7 +78,7 @@ def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height:
         "panel": panel,
         "y": y,
         "highest": highest,
-        "ticks": [(y + height * (1 - tick / highest), format_number(tick)) for tick in round_ticks(highest, Y_TICKS)],
+        "ticks": [(y + height * (1 - tick / highest), format_number(tick)) for tick in tick_values(highest, Y_TICKS)],
         "lines": [
             (color, line.name, line_path(x, line.values, last, highest))
             for color, line in zip(cycle(LINE_CLASSES), panel.lines, strict=False)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.charts.chart import WIDTH_PX, Chart, format_number, format_percent, render_template, series_class
+from experiments.charts.chart import WIDTH_PX, Chart, css_class_of, format_number, format_percent, render_template
 
 HEIGHT_PX = 420
 LINE_HEIGHT_PX = 15
@@ -42,7 +42,7 @@ def treemap(groups: Mapping[str, Sequence[Tile]], unit: str, alt: str) -> Chart:
         boxes = squarify([tile.size for tile in tiles], place)
         drawn += [_tile_values(name, tile, box, unit) for tile, box in zip(tiles, boxes, strict=True)]
     content = render_template("treemap.svg", tiles=drawn)
-    return Chart(alt=alt, content=content, height=HEIGHT_PX, legend={name: series_class(name) for name in names})
+    return Chart(alt=alt, content=content, height=HEIGHT_PX, legend={name: css_class_of(name) for name in names})
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
@@ -93,7 +93,7 @@ def _tile_values(group: str, tile: Tile, box: Box, unit: str) -> dict[str, objec
         "width": format_percent(box.width, WIDTH_PX),
         "y": round(box.y, 1),
         "height": round(box.height, 1),
-        "class": series_class(group),
+        "class": css_class_of(group),
         "tip": ", ".join(filter(None, (group, tile.name, tile.note, size))),
         "lines": [(LINE_HEIGHT_PX * (place + 1) - 1, line) for place, line in enumerate(lines)],
         "narrow": box.width < MIN_WIDE_PX,

@@ -18,7 +18,7 @@ from experiments.cli.lease_options import (
     NotReady,
     active_lease_named,
     confirm,
-    connect_ready,
+    connect_if_ready,
     gpu_warnings,
     key_for,
     new_reconciler,
@@ -135,7 +135,7 @@ def lease(
     options.check(name)
     end_when_idle = idle.parsed(options.count, wait)
     try:
-        sites, reconciler = connect_ready(site, key), new_reconciler(site)
+        sites, reconciler = connect_if_ready(site, key), new_reconciler(site)
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise

@@ -83,16 +83,16 @@ class StoredTimes:
             if same and prediction.time:
                 low, high = _steps(prediction, spec)
                 step_s, error = prediction.time.step_s, prediction.time.error_share
-                besides_steps_s = self.besides_steps_s(spec.settings.ranks > 1)
+                time_outside_steps_s = self.time_outside_steps_s(spec.settings.ranks > 1)
                 return RowTime(
-                    besides_steps_s + low * step_s * max(0.0, 1 - error),
-                    besides_steps_s + high * step_s * (1 + error),
+                    time_outside_steps_s + low * step_s * max(0.0, 1 - error),
+                    time_outside_steps_s + high * step_s * (1 + error),
                     spec.settings.gpus,
                     f"predicted for {card}",
                 )
         return None
 
-    def besides_steps_s(self, several_ranks: bool) -> float:
+    def time_outside_steps_s(self, several_ranks: bool) -> float:
         """Return the median time that rows at full size need in addition to their steps, s; 0 if none was measured.
 
         several_ranks: whether the rows have several ranks, or one. The first steps take longer than later steps; the

@@ -98,7 +98,7 @@ class Lab:
         elif not folder or not results:
             display(Markdown(f"None of these has a result yet: {', '.join(rows)}."))
         else:
-            if parts := bars(results):
+            if parts := memory_bars(results):
                 display(stacked_bars(parts))
             display(Markdown("\n\n".join(side_by_side(folder, named, titles))))
         if claims := [claim for claim in self._suite.claims if compares(claim, rows)]:
@@ -242,7 +242,7 @@ def compares(claim: Claim, rows: Collection[str]) -> bool:
     return len(claim_rows(claim)) > 1 and set(claim_rows(claim)) <= set(rows)
 
 
-def bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
+def memory_bars(results: Mapping[str, Result]) -> dict[str, dict[str, float]]:
     """Return the parts of each row's memory at each point of a step that it reached, in GiB, for ``stacked_bars``."""
     return {
         f"{row}, {point}": parts_at(shot)

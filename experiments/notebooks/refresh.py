@@ -52,7 +52,7 @@ def execute(document: Any) -> None:
     document.metadata = metadata
 
 
-def repository() -> str:
+def repository_url() -> str:
     """Return the public address of the project, Repository of [project.urls] in pyproject.toml; "" if it has none."""
     project = tomllib.loads((CODE_FOLDER / "pyproject.toml").read_text())["project"]
     return str(project.get("urls", {}).get("Repository", "")).removesuffix("/").removesuffix(".git")
@@ -81,7 +81,7 @@ def write_opening(document: Any, notebook: str) -> None:
         cell = nbformat.v4.new_markdown_cell(metadata={"tags": [OPENING_TAG]}, id=OPENING_TAG)  # type: ignore[no-untyped-call]
         document.cells.insert(1, cell)
         tagged = [cell]
-    tagged[0].source = opening_instructions(notebook, repository())
+    tagged[0].source = opening_instructions(notebook, repository_url())
 
 
 def main() -> None:

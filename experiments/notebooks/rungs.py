@@ -26,7 +26,7 @@ def speed_bars(results: Mapping[str, Result]) -> SVG | None:
         )
         for title, speed in speeds.items()
     ]
-    return SVG(bar_chart(bars, "samples/s", f"Samples per second: {', '.join(speeds)}").standalone())
+    return SVG(bar_chart(bars, "samples/s", f"Samples per second: {', '.join(speeds)}").standalone_svg())
 
 
 def rungs_table(results: Mapping[str, Result]) -> str:

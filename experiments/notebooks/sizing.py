@@ -53,7 +53,7 @@ def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({}
         )
         for label, parts in bars.items()
     ]
-    return SVG(bar_chart(drawn, unit, f"Parts of the memory in {unit}: {', '.join(bars)}").standalone())
+    return SVG(bar_chart(drawn, unit, f"Parts of the memory in {unit}: {', '.join(bars)}").standalone_svg())
 
 
 def parts_at(shot: Snapshot) -> dict[str, float]:

@@ -188,7 +188,7 @@ def _row(
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _has_error(result) else (),
         files=_files(folder, run, row_id),
-        telemetry=read_telemetry(folder.telemetry(row_id)),
+        telemetry=read_telemetry(folder.telemetry_file(row_id)),
         result=result,
     )
 

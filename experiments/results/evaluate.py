@@ -10,7 +10,7 @@ from experiments.results.obstacles import (
     check_obstacles,
     missing_value_obstacles,
     outcome_obstacles,
-    unlike_twins,
+    twin_size_obstacles,
 )
 from experiments.results.quantities import (
     ESTIMATED_QUANTITIES,
@@ -158,7 +158,7 @@ def _claim_verdict(claim: Claim, evidence: Evidence) -> Verdict:
         _evaluate_check(check, evidence, StatementConditions(claim.full_size, claim.all_ranks)) for check in checks
     ]
     outcomes_of = tuple(dict.fromkeys(check.row for check in checks if check.outcome))
-    found += [CheckResult("not evaluated", "", unlike) for unlike in unlike_twins(outcomes_of, evidence)]
+    found += [CheckResult("not evaluated", "", unlike) for unlike in twin_size_obstacles(outcomes_of, evidence)]
     statuses = [one.status for one in found]
     status: Status = next((worst for worst in ("fail", "not evaluated") if worst in statuses), "pass")
     reasons = dict.fromkeys(one.reason for one in found if one.status == status)

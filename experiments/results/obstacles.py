@@ -117,10 +117,10 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
     if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
         yield f"{scale}: the lab states this number for its own sizes"
     if check.over_row:
-        yield from unlike_twins((check.row, check.over_row), evidence)
+        yield from twin_size_obstacles((check.row, check.over_row), evidence)
 
 
-def unlike_twins(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
+def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
     """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.scale[one] or evidence.scale[other]):

@@ -125,11 +125,11 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def row(self, spec: RowSpec) -> Path:
+    def row_folder(self, spec: RowSpec) -> Path:
         """Return the folder of a row; it need not exist."""
         return self.path / row_path(spec.suite, spec.row)
 
-    def row_named(self, row_id: str) -> Path:
+    def row_folder_named(self, row_id: str) -> Path:
         """Return the folder of a row by its id; reads run.json for the suite."""
         return self.path / row_path(self.read_run().suite, row_id)
 
@@ -207,13 +207,13 @@ class RunFolder:
     def _with_load(self, result: Result) -> Result:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
-        path = self.telemetry(result.spec.row)
+        path = self.telemetry_file(result.spec.row)
         load = gpu_load(read_samples(path), result.speed, result.steady_s) if path else {}
         return result.model_copy(update={"telemetry": load | result.telemetry}) if load else result
 
-    def telemetry(self, row: str) -> Path | None:
+    def telemetry_file(self, row: str) -> Path | None:
         """Return the path of a row's telemetry, in its folder or in compact form; None if there is none."""
-        places = (self.row_named(row) / TELEMETRY_FILE, self.path / TELEMETRY_FOLDER / f"{row}.csv")
+        places = (self.row_folder_named(row) / TELEMETRY_FILE, self.path / TELEMETRY_FOLDER / f"{row}.csv")
         return next((path for path in places if path.is_file()), None)
 
 

@@ -40,7 +40,7 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: b
         return _host_memory_shortage(spec, host_memory_gib, "the model on the CPU") if spec.size == "full" else ""
     if not node.gpus:
         return "no GPU: full size needs one; size tiny runs anywhere" if spec.size == "full" else ""
-    needed_gpus = settings.world_size // (spread := settings.nodes_of(nodes))
+    needed_gpus = settings.world_size // (spread := settings.nodes_to_use(nodes))
     if needed_gpus > len(node.gpus):
         found = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
         of_each = f" of each of {spread} nodes" if spread > 1 else ""

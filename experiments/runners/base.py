@@ -90,7 +90,7 @@ class Target(ABC):
         """Return the target's current versions, GPUs and driver, which results depend on; None if unknown."""
         return None
 
-    def in_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
+    def in_start_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         """Return the rows in the order in which they start."""
         return rows
 

@@ -72,7 +72,7 @@ def continue_run(folder: RunFolder, run: Run, suite: Suite) -> Run:
 
 
 def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> PlannedRow:
-    path = folder.row(spec)
+    path = folder.row_folder(spec)
     if not (path / RESULT_FILE).exists():
         why = "the last run was interrupted" if (path / SPEC_FILE).exists() else "no result yet"
         return PlannedRow(spec, True, why)
@@ -86,7 +86,7 @@ def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> PlannedRow:
 
 def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_versions: bool) -> PlannedRow:
     """Return the plan of a row with a valid result: to run it again if the software has changed since."""
-    found = ", ".join(software_changes(read_result(folder.row(row.spec) / RESULT_FILE), now))
+    found = ", ".join(software_changes(read_result(folder.row_folder(row.spec) / RESULT_FILE), now))
     if not found:
         return row
     if keep_versions:

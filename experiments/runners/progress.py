@@ -53,7 +53,7 @@ class View:
         self._console.print(table)
         self._at_full_size = at_full_size
 
-    def expect(self, times: Mapping[str, tuple[float, float]]) -> None:
+    def set_expected_times(self, times: Mapping[str, tuple[float, float]]) -> None:
         """Set the expected times of rows: lowest and highest, s. They are shown when a row starts and while it runs."""
         self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
 

@@ -198,7 +198,7 @@ class ClusterTarget(ExpectedTarget):
         worker, grace_s = options.worker, options.grace_s
         return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
 
-    def in_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
+    def in_start_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         return most_needed_rows_first(rows, suite)
 
     def cancel(self, folder: RunFolder, view: View) -> list[str]:

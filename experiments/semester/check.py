@@ -22,7 +22,7 @@ from experiments.semester.process import (
     last_line,
     run_logged,
 )
-from experiments.semester.state import Check, Done, checks_in, database_of, find_interrupted_check, write_check
+from experiments.semester.state import Check, EndedPart, checks_in, database_of, find_interrupted_check, write_check
 from experiments.semester.versions import NotInstalled, Versions, python_of, versions_in
 from experiments.system.files import CODE_FOLDER, point_link
 from experiments.system.lock import lock_folder
@@ -83,7 +83,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
             if part.name in check.done and part.kind != "environment":
                 continue
             left = _parts_time_left(parts[number - 1 :], check, earlier)
-            tools.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.seconds())} so far{left}")
+            tools.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}")
             started_s = time.monotonic()
             try:
                 problem = _run(part, request, folder, installed, tools)
@@ -91,7 +91,7 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
                 problem = str(error)
             took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
             tools.say(f"  {problem or 'done'} ({format_duration(took_s)})")
-            check = _with_done(check, part, Done(took_s=took_s, problem=problem), installed)
+            check = _with_done(check, part, EndedPart(took_s=took_s, problem=problem), installed)
             write_check(folder, check)
             if earlier:
                 reported |= _report_flips(part, request, check, reported, tools)
@@ -179,7 +179,7 @@ def _environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with_done(check: Check, part: Part, done: Done, installed: dict[Versions, InstalledVersions]) -> Check:
+def _with_done(check: Check, part: Part, done: EndedPart, installed: dict[Versions, InstalledVersions]) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 

@@ -21,7 +21,7 @@ def write_page(place: Path, outcome: Outcome) -> Path:
         outcome=outcome,
         statuses=STATUSES,
         day=format_date(check.begun_at.isoformat()),
-        took=duration_in_words(check.seconds()),
+        took=duration_in_words(check.duration_s()),
         packages=list(dict.fromkeys(name for versions in check.installed.values() for name in versions)),
         parts=[
             (outcome.titles[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()

@@ -16,7 +16,7 @@ MAX_AGE = timedelta(days=7)
 """An older interrupted check is not resumed, because its versions are no longer the newest."""
 
 
-class Done(Record):
+class EndedPart(Record):
     """A part that has ended."""
 
     took_s: float = Field(description="duration in seconds")
@@ -32,12 +32,12 @@ class Check(Record):
     command: str = Field(description="command line that started the check")
     plan: tuple[str, ...] = Field(description="names of the check's parts, in their order")
     sets: tuple[Versions, ...] = Field(description="sets of versions")
-    done: dict[str, Done] = Field(default={}, description="ended parts by name")
+    done: dict[str, EndedPart] = Field(default={}, description="ended parts by name")
     installed: dict[Versions, dict[str, str]] = Field(
         default={}, description="version of each package that affects a result, by set of versions"
     )
 
-    def seconds(self) -> float:
+    def duration_s(self) -> float:
         """Return the time that its parts took, without interruptions."""
         return sum(one.took_s for one in self.done.values())
 

@@ -55,14 +55,16 @@ def newest_lock(today: date) -> Path:
     if not path.exists():
         names = [name for name, _ in PIN.findall((packaged_folder("containers") / "current.txt").read_text())]
         together = _resolve([name for name in names if name not in CONFLICTING])
-        text = lock_text(together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names)
+        text = format_lock_file(
+            together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names
+        )
         for old in cache_folder().glob("newest-*.txt"):
             old.unlink()
         write_atomically(path, text)
     return path
 
 
-def lock_text(resolved: str, names: Collection[str]) -> str:
+def format_lock_file(resolved: str, names: Collection[str]) -> str:
     """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without its dependencies.
 
     names: the requested packages, which are never removed.

@@ -219,7 +219,7 @@ class Settings(StrictModel):
         """Return whether DeepSpeed keeps the optimizer's state in host memory."""
         return self.optimizer == "deepspeed_cpu" or "offload" in self.strategy
 
-    def nodes_of(self, max_nodes: int) -> int:
+    def nodes_to_use(self, max_nodes: int) -> int:
         """Return the number of nodes to run the row's ranks on: ``nodes`` if ``max_nodes`` allows it, else 1."""
         return self.nodes if self.ranks > 1 and self.nodes <= max_nodes else 1
 

@@ -194,7 +194,7 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
     limit: result of _wait_for_ranks. oom_killed: whether the kernel killed a process because host memory was full.
     Raises InputError if a rank rejected its input.
     """
-    codes = ranks.codes()
+    codes = ranks.exit_codes()
     for rank in range(ranks.count):
         if not limit and (reason := ranks.rejection(rank)):
             raise InputError(reason)

@@ -119,7 +119,7 @@ class RunWatcher:
 
     def lines(self, row: str) -> tuple[Line, ...]:
         """Return the row's GPU and host load over time; nothing before its first sample."""
-        samples = read_samples(self.folder.row_named(row) / TELEMETRY_FILE)
+        samples = read_samples(self.folder.row_folder_named(row) / TELEMETRY_FILE)
         return tuple(
             Line(name, unit, values)
             for name, (column, unit) in SERIES.items()
@@ -128,7 +128,7 @@ class RunWatcher:
 
     def log(self, row: str) -> Sequence[str]:
         """Return the last lines of the row's log, without control characters."""
-        path = self.folder.row_named(row) / LOG_FILE
+        path = self.folder.row_folder_named(row) / LOG_FILE
         return end_of_log(path).splitlines() if path.is_file() else ()
 
     def _row(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:

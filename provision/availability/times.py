@@ -11,7 +11,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
 
 from provision.errors import BadTime, most_similar_names
-from provision.models import Hours
+from provision.models import DailyWindow
 
 MINUTE = timedelta(minutes=1)
 DAY_MINUTES = 24 * 60
@@ -49,7 +49,7 @@ def parse_time(text: str) -> datetime:
     return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 
-def parse_hours(text: str, zone: ZoneInfo) -> Hours:
+def parse_hours(text: str, zone: ZoneInfo) -> DailyWindow:
     """Parse a daily window in the local time of ``zone``: 9-17, 8:30-12, or 22-6 (over midnight)."""
     match = HOURS.fullmatch(text.replace(" ", ""))
     begin, end = (
@@ -58,7 +58,7 @@ def parse_hours(text: str, zone: ZoneInfo) -> Hours:
     )
     if min(begin, end) < 0 or max(begin, end) > DAY_MINUTES or (end - begin) % DAY_MINUTES == 0:
         raise BadTime(f"hours {text!r} are not a daily window; allowed: 9-17, 8:30-12:00, 22-6 (over midnight)")
-    return Hours(begin, end, zone)
+    return DailyWindow(begin, end, zone)
 
 
 def zone_named(name: str) -> ZoneInfo:
@@ -100,12 +100,12 @@ def time_in_words(moment: datetime, zone: ZoneInfo) -> str:
     return f"{utc:%Y-%m-%d %H:%M} UTC{local}"
 
 
-def window_length(hours: Hours) -> timedelta:
+def window_length(hours: DailyWindow) -> timedelta:
     """Return the length of ``hours`` on a day without a clock change."""
     return ((hours.end - hours.begin - 1) % DAY_MINUTES + 1) * MINUTE
 
 
-def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
+def lies_within(hours: DailyWindow, start: datetime, length: timedelta) -> bool:
     """Return whether every minute of a time slot lies in ``hours``; length: whole minutes, at most window_length."""
     if _utc_offset(start, hours.zone) == _utc_offset(start + length - MINUTE, hours.zone):
         return _time_since_begin(hours, start) + length <= window_length(hours)
@@ -114,7 +114,7 @@ def lies_within(hours: Hours, start: datetime, length: timedelta) -> bool:
     )
 
 
-def _time_since_begin(hours: Hours, moment: datetime) -> timedelta:
+def _time_since_begin(hours: DailyWindow, moment: datetime) -> timedelta:
     """Return the local time that has passed since the last start of ``hours``."""
     local = moment.astimezone(hours.zone)
     return (local.hour * 60 + local.minute - hours.begin) % DAY_MINUTES * MINUTE

@@ -44,7 +44,7 @@ def _prepare_access(task: LeaseTask) -> None:
         task.find_or_create(
             Operation.OPEN_SSH,
             lambda: first_with_tag([group for group in groups.security_groups() if group.complete], tag),
-            lambda: groups.open_ssh(tag),
+            lambda: groups.create_security_group(tag),
         )
 
 

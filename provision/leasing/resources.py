@@ -116,7 +116,8 @@ def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner)
 def _security_groups(site: LeasingSite) -> tuple[ResourceKind, ...]:
     if not isinstance(site, SecurityGroups):
         return ()
-    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, site.close_ssh, site.user_id),)
+    delete = site.delete_security_group
+    return (ResourceKind("security group", Operation.CLOSE_SSH, site.security_groups, delete, site.user_id),)
 
 
 def _credentials(site: LeasingSite) -> tuple[ResourceKind, ...]:

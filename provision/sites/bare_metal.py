@@ -16,7 +16,7 @@ from provision.sites.openstack import Cloud
 from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, text_field
 
 FLAVOR = "baremetal"
-SITE = "the site's"
+OF_THE_SITE = "the site's"
 
 
 class BareMetal(Cloud):
@@ -27,14 +27,16 @@ class BareMetal(Cloud):
     def hosts(self) -> list[Host]:
         """Return the nodes that are in the reference API and reservable in Blazar."""
         described = dict(
-            self.convert_records(SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), SITE)
+            self.convert_records(
+                SERVICE, self._reference_nodes(), lambda node: (text_field(node, "uid"), node), OF_THE_SITE
+            )
         )
         with translate_errors("blazar"):
             listed = self.blazar.host.list()
         reservable = [host for host in listed if host.get("reservable", True)]
         known = [host for host in reservable if host.get("hypervisor_hostname") in described]
         pairs = [(host, described[host["hypervisor_hostname"]]) for host in known]
-        return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), SITE)
+        return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), OF_THE_SITE)
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Return reservations of exactly the nodes of ``slot``, in Blazar's format.
@@ -72,7 +74,7 @@ class BareMetal(Cloud):
         listed = reference_items("sites")
         uids = dict(
             self.convert_records(
-                SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), SITE
+                SERVICE, listed, lambda site: (text_field(site, "name"), text_field(site, "uid")), OF_THE_SITE
             )
         )
         if self.name not in uids:

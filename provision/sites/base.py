@@ -172,11 +172,11 @@ class SecurityGroups(Protocol):
         """Return the project's tagged security groups; one without its rule is not complete."""
         ...
 
-    def open_ssh(self, tag: str) -> TaggedResource:
+    def create_security_group(self, tag: str) -> TaggedResource:
         """Create the tag's security group, which admits SSH; complete it if it exists without its rule."""
         ...
 
-    def close_ssh(self, group: TaggedResource) -> None:
+    def delete_security_group(self, group: TaggedResource) -> None:
         """Delete the security group."""
         ...
 

@@ -92,7 +92,7 @@ class Kvm(Cloud):
         """Create a volume with a copy of the image."""
         with translate_errors("cinder"):
             created = self.sdk.block_storage.create_volume(
-                name=name, description=self.label(tag), size=VOLUME_GIB, image_id=image_id
+                name=name, description=self.owner_label(tag), size=VOLUME_GIB, image_id=image_id
             )
         return _volume(created)
 
@@ -108,15 +108,15 @@ class Kvm(Cloud):
         tagged = [group for group in groups if find_tag(group.name)]
         return self.convert_records("neutron", tagged, lambda group: _security_group(group, find_tag(group.name)))
 
-    def open_ssh(self, tag: str) -> TaggedResource:
+    def create_security_group(self, tag: str) -> TaggedResource:
         """Create a security group that admits only SSH, from everywhere; complete an existing one."""
         existing = next((group.id for group in self.security_groups() if group.tag == tag), None)
         with translate_errors("neutron"):
-            group = existing or self.sdk.network.create_security_group(name=tag, description=self.label(tag)).id
+            group = existing or self.sdk.network.create_security_group(name=tag, description=self.owner_label(tag)).id
             self.sdk.network.create_security_group_rule(security_group_id=group, ether_type="IPv4", **SSH_RULE)
         return TaggedResource(group, "security group", tag, self.user_id())
 
-    def close_ssh(self, group: TaggedResource) -> None:
+    def delete_security_group(self, group: TaggedResource) -> None:
         """Delete the security group."""
         with translate_errors("neutron"):
             self.sdk.network.delete_security_group(group.id)

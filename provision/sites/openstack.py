@@ -115,7 +115,7 @@ class Cloud(RestrictedCredentials, ABC):
         with translate_errors("keystone"):
             return self.session.get_user_id()
 
-    def label(self, tag: str) -> str:
+    def owner_label(self, tag: str) -> str:
         """Return a description with tag and owner, for resources whose creator the site does not record."""
         return f"{tag} of {self.user_id()}"
 
@@ -331,7 +331,7 @@ class Cloud(RestrictedCredentials, ABC):
         try:
             with translate_errors("neutron"):
                 network = self._network_id(PUBLIC_NETWORK)
-                created = self.sdk.network.create_ip(floating_network_id=network, description=self.label(tag))
+                created = self.sdk.network.create_ip(floating_network_id=network, description=self.owner_label(tag))
                 return to_address(created, "")
         except RequestRejected as problem:
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None

@@ -90,6 +90,6 @@ def find_tag(text: str | None) -> str:
 
 
 def find_owner(text: str | None) -> str:
-    """Return the user's id in a label (Cloud.label), or ''."""
+    """Return the user's id in a label (Cloud.owner_label), or ''."""
     match = OWNER.search(text or "")
     return match[1] if match else ""

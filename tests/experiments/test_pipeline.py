@@ -202,8 +202,8 @@ def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machi
     assert any("xxl: kept (finished: fits; --keep-versions: torch 2" in line for line in view.lines)
     run_suite(options, RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl"]
-    clear_row_folder(folder.row_named("xxl"))
-    (earlier,) = (folder.row_named("xxl") / EARLIER_FOLDER).iterdir()
+    clear_row_folder(folder.row_folder_named("xxl"))
+    (earlier,) = (folder.row_folder_named("xxl") / EARLIER_FOLDER).iterdir()
     assert read_result(earlier).outcome == "fits"
 
 

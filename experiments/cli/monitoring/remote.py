@@ -75,7 +75,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
         raise InputError(f"logs of row {row}: {problem}") from None
     if row not in stored.rows:
         raise unknown_name("row", row, stored.rows, f"run {folder}")
-    if (folder / RESULTS_FILE).exists() and not os.path.lexists(RunFolder(folder).row_named(row) / LOG_FILE):
+    if (folder / RESULTS_FILE).exists() and not os.path.lexists(RunFolder(folder).row_folder_named(row) / LOG_FILE):
         raise InputError(f"{folder}: the run is stored in compact form, without logs")
     return stored
 

@@ -28,15 +28,15 @@ def gpus_still_in_use(
         time.sleep(POLL_INTERVAL_S)
 
 
-def memory_of_rows(index: int, folders: Collection[Path], most_gib: float) -> float:
+def memory_of_rows(index: int, folders: Collection[Path], max_row_gib: float) -> float:
     """Return the memory of running rows on a GPU, GiB. folders: the rows' folders.
 
     Each row counts with the memory of its processes and a tolerance, because drivers do not attribute all memory of a
     process to it. A row of whose processes the driver reports none, because it has not opened the GPU yet or because
-    the driver does not report processes, counts with ``most_gib``, the most that a row may use.
+    the driver does not report processes, counts with ``max_row_gib``, the most that a row may use.
     """
     own_gib = {str(folder.resolve()): 0.0 for folder in folders}
     for pid, gib in (gpus.process_gib(index) if folders else {}).items():
         if (row := row_process.row_of(pid)) in own_gib:
             own_gib[row] += gib
-    return sum(gib + TOLERANCE_GIB if gib else most_gib for gib in own_gib.values())
+    return sum(gib + TOLERANCE_GIB if gib else max_row_gib for gib in own_gib.values())

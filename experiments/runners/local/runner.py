@@ -27,7 +27,7 @@ from experiments.results.schema import (
 from experiments.runners.failed_results import device_of, most_informative_line, write_failed_result
 from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
-from experiments.runners.local.sharing import most_gib
+from experiments.runners.local.sharing import max_row_gib
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
 from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_process
 from experiments.runners.plan import PlannedRow
@@ -138,7 +138,7 @@ class LocalRunner:
             yield
 
     def _row_folder(self, spec: RowSpec) -> Path:
-        return self._folder.row(spec)
+        return self._folder.row_folder(spec)
 
     def _start(self, spec: RowSpec, why: str) -> bool:
         """Start the row; return False if its resources are in use."""
@@ -173,7 +173,7 @@ class LocalRunner:
 
     def _rows_lost_with_warm_process(self) -> list[RunningRow]:
         """Return the rows that have ended only because the warm process that started them has ended."""
-        if self._warm is None or (why := self._warm.ended()) is None:
+        if self._warm is None or (why := self._warm.last_line_if_ended()) is None:
             return []
         was_ready, self._warm = self._warm.ready, None
         self._view.print_line(f"rows start more slowly from now on: the warm process has ended ({why})")
@@ -235,7 +235,7 @@ class LocalRunner:
     def _neighbors_gib(self, index: int) -> float:
         """Return the memory of the running rows on a GPU."""
         rows = [row.folder for row in self._running if index in {gpu.index for gpu in row.allocation.gpus}]
-        return gpu_memory.memory_of_rows(index, rows, most_gib(self._card))
+        return gpu_memory.memory_of_rows(index, rows, max_row_gib(self._card))
 
     def _result(self, row: RunningRow, timed_out: bool, elapsed_s: float) -> Result:
         """Return the result that the row's worker wrote, else write one."""

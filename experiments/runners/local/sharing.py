@@ -17,7 +17,7 @@ OUTSIDE_LIMIT_GIB = 1.0
 stored runs on an H200 it was 0.6 to 0.9 GiB."""
 
 
-def most_gib(card: str) -> float:
+def max_row_gib(card: str) -> float:
     """Return the most GPU memory that a row for ``card`` uses under its limit, GiB."""
     return card_named(card).usable_gib + OUTSIDE_LIMIT_GIB
 
@@ -32,7 +32,7 @@ def shared_rows_per_gpu(specs: Sequence[RowSpec], suite: Suite, node: Node, used
     if not node.gpus:
         raise InputError(f"{FLAG}: no GPU; allowed without {FLAG}: rows share the cores of a machine without GPUs")
     card, gpu_count = specs[0].card, len(node.gpus)
-    needed_gib = most_gib(card)
+    needed_gib = max_row_gib(card)
     for gpu in node.gpus:
         _require_emulation(gpu, card)
     _require_shareable(specs, suite, node.gpus)

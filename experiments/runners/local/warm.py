@@ -73,7 +73,7 @@ class WarmProcess:
         """Whether the process has completed its imports, so that rows could start from it."""
         return is_ready(self.environment)
 
-    def ended(self) -> str | None:
+    def last_line_if_ended(self) -> str | None:
         """Return the last line that the process printed if it has ended, else None."""
         if self._process.poll() is None:
             return None

@@ -47,7 +47,7 @@ class Cluster:
         self.reach()
         if self.runtime.uploads_code:
             self._code = self._upload_code()
-        self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.layout.run(run_id)}/{RUN_FILE}")
+        self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.layout.run_folder(run_id)}/{RUN_FILE}")
         self._check()
 
     def software(self) -> Software | None:
@@ -93,7 +93,7 @@ class Cluster:
     def _upload_code(self) -> str:
         """Upload the project's code unless the cluster has it; return its folder."""
         packed = code_archive()
-        folder = self.layout.code(hashlib.sha256(packed).hexdigest())
+        folder = self.layout.code_folder(hashlib.sha256(packed).hexdigest())
         quoted, archive = shlex.quote(folder), f"{folder}.tar.gz"
         if self.shell.run(f"test -d {quoted}", check=False, repeatable=True).code:
             self.shell.put(packed, archive)

@@ -33,7 +33,7 @@ def main(run_folder: str, spec_path: str, worker: str, grace_s: str, nodes: str)
     view.print_line(f"{spec.suite}/{spec.row} on {node.description}")
     folder, memory_gib = RunFolder(Path(run_folder)), node.host_memory_gib
     if why := rejection_reason(spec, node, memory_gib, nodes=int(nodes)):
-        view.report_end(spec, write_rejected_result(clear_row_folder(folder.row(spec)), spec, node, why))
+        view.report_end(spec, write_rejected_result(clear_row_folder(folder.row_folder(spec)), spec, node, why))
         return 0
     runner = LocalRunner(folder, node, memory_gib, view, worker, float(grace_s), int(nodes))
     try:

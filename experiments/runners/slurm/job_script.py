@@ -85,9 +85,9 @@ class JobScripts:
 
     def row_script(self, job: JobSpec, run_id: str, name: str, comment: str) -> str:
         """Return the script of the job that runs a row."""
-        run = self.layout.run(run_id)
+        run = self.layout.run_folder(run_id)
         folder = f"{run}/{job.folder}"
-        nodes = job.spec.settings.nodes_of(self.profile.nodes)
+        nodes = job.spec.settings.nodes_to_use(self.profile.nodes)
         command = ["python", "-m", ROW_MODULE, run, f"{folder}/{SPEC}", job.worker, f"{job.grace_s:g}", str(nodes)]
         lines = [
             f"#!/bin/{self.runtime.shell}",
@@ -107,7 +107,7 @@ class JobScripts:
 
     def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
         """Return the script of the job that downloads ``artifact``: once if nodes share the folder, else on each."""
-        profile, folder = self.profile, self.layout.staging(artifact.key)
+        profile, folder = self.profile, self.layout.staging_folder(artifact.key)
         nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
         command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE)
@@ -127,7 +127,7 @@ class JobScripts:
 
     def _row_options(self, job: JobSpec, folder: str, name: str, comment: str) -> list[str]:
         settings, profile = job.spec.settings, self.profile
-        nodes = settings.nodes_of(profile.nodes)
+        nodes = settings.nodes_to_use(profile.nodes)
         gpus = settings.gpus // nodes if profile.gpus_per_node else 0
         share = gpus / profile.gpus_per_node if gpus else self._share_without_gpus(job.spec)
         options = {

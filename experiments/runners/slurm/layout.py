@@ -29,14 +29,14 @@ class Layout:
         """Return the folder of downloaded data and models."""
         return f"{self.folder}/cache"
 
-    def run(self, run_id: str) -> str:
+    def run_folder(self, run_id: str) -> str:
         """Return the folder of a run."""
         return f"{self.folder}/{run_id}"
 
-    def code(self, sha256: str) -> str:
+    def code_folder(self, sha256: str) -> str:
         """Return the folder of the code whose archive has this checksum."""
         return f"{self.folder}/code/{sha256[:16]}"
 
-    def staging(self, key: str) -> str:
+    def staging_folder(self, key: str) -> str:
         """Return the folder of the job that downloads the artifact with this key."""
         return f"{self.cache}/fetched/{key}"

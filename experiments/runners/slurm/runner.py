@@ -177,7 +177,7 @@ class SlurmRunner:
 
     @property
     def _remote(self) -> str:
-        return self._cluster.layout.run(self._run_id)
+        return self._cluster.layout.run_folder(self._run_id)
 
     def _job_spec(self, spec: RowSpec, attempt: str) -> JobSpec:
         return JobSpec(spec, attempt, self._worker, self._grace_s)

@@ -93,7 +93,7 @@ class Staging:
         return _visible(output) or f"job ended as {job.state}"
 
     def _staging_folder(self, artifact: Artifact) -> str:
-        return self._cluster.layout.staging(artifact.key)
+        return self._cluster.layout.staging_folder(artifact.key)
 
     def _tail(self, artifact: Artifact) -> str:
         return f"tail -n 1 {shlex.quote(f'{self._staging_folder(artifact)}/{OUT}')} 2> /dev/null"

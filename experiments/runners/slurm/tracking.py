@@ -96,7 +96,7 @@ class JobTracker:
         self._folder = folder
         self._cluster = cluster
         self._shell = cluster.shell
-        self._remote = cluster.layout.run(folder.read_run().run_id)
+        self._remote = cluster.layout.run_folder(folder.read_run().run_id)
         self._staging = staging
         self._view = view
         self._is_leased = is_leased
@@ -105,7 +105,7 @@ class JobTracker:
 
     def row_folder(self, spec: RowSpec) -> Path:
         """Return the folder of a row on this machine."""
-        return self._folder.row(spec)
+        return self._folder.row_folder(spec)
 
     def poll_if_due(self) -> None:
         """Update all rows once every ``poll_s`` and finish those whose job has ended.

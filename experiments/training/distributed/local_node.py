@@ -28,7 +28,7 @@ class NodeRanks(Protocol):
     ranks: Sequence[int]
     lost_reason: str
 
-    def code(self) -> int | None:
+    def exit_code(self) -> int | None:
         """Return the exit code of the launcher; None while it runs."""
 
     def failed(self) -> bool:
@@ -76,11 +76,11 @@ class LocalNodeRanks:
             command, {**os.environ, **variables, **environment}, log, wait_for_imports=True, preexec=prefer_oom_kill
         )
 
-    def code(self) -> int | None:
+    def exit_code(self) -> int | None:
         return self._process.poll()
 
     def failed(self) -> bool:
-        return bool(self.code()) or (
+        return bool(self.exit_code()) or (
             self._launcher and any(self._rank_failed(rank, pid) for rank, pid in self.pids().items())
         )
 

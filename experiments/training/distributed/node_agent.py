@@ -53,7 +53,7 @@ def serve(connection: Connection, node: int, scratch: Path) -> None:
             pass
         finally:
             ranks.end()
-    node_exit = NodeExit(code=ranks.code() or 0, output=log_path.read_text(errors="replace"))
+    node_exit = NodeExit(code=ranks.exit_code() or 0, output=log_path.read_text(errors="replace"))
     connection.send_bytes(node_exit.model_dump_json().encode())
     rank_files = [f"{RANK_FOLDER.format(rank)}/*" for rank in ranks.ranks]
     connection.send_bytes(pack_files(out, [*rank_files, CODES_FILE.format(node)]))
@@ -72,7 +72,7 @@ def _row_folder(assignment: NodeAssignment, scratch: Path) -> Path:
 def _monitor(ranks: LocalNodeRanks, connection: Connection) -> None:
     """Report a failure and follow the worker's messages, until the ranks end or the worker requests their end."""
     failed = False
-    while ranks.code() is None:
+    while ranks.exit_code() is None:
         if not failed and ranks.failed():
             failed = True
             connection.send_bytes(FAILED_MESSAGE)

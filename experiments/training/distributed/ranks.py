@@ -61,7 +61,7 @@ class Ranks:
 
     def ended(self) -> bool:
         """Return True if the launchers of all nodes have ended."""
-        return all(node.code() is not None for node in self._nodes)
+        return all(node.exit_code() is not None for node in self._nodes)
 
     def failed(self) -> bool:
         """Return True if a rank or a launcher has failed. Other ranks may still wait for it."""
@@ -80,14 +80,14 @@ class Ranks:
         """Return the reason why the node of a rank can no longer report; '' if it can."""
         return next(node.lost_reason for node in self._nodes if rank in node.ranks)
 
-    def codes(self) -> dict[int, int]:
+    def exit_codes(self) -> dict[int, int]:
         """Return the exit codes of failed ranks, as reported by launchers; negative for a signal.
 
         If a launcher failed before it could report, its own exit code is used for all its ranks.
         """
         codes: dict[int, int] = {}
         for number, node in enumerate(self._nodes):
-            code, report = node.code() or 0, self._out / CODES_FILE.format(number)
+            code, report = node.exit_code() or 0, self._out / CODES_FILE.format(number)
             if report.exists():
                 codes |= {int(rank): rank_code for rank, rank_code in json.loads(report.read_text()).items()}
             elif self.count == 1 or (code > 0 and not node.lost_reason):

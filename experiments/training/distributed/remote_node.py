@@ -70,12 +70,12 @@ class RemoteNodeRanks:
         self._name = f"node {self.node} ({name})"
         self._connection = connection
 
-    def code(self) -> int | None:
+    def exit_code(self) -> int | None:
         self._update_status()
         return self._code
 
     def failed(self) -> bool:
-        return bool(self.code()) or self._failed
+        return bool(self.exit_code()) or self._failed
 
     def pids(self) -> dict[int, int]:
         return {}
@@ -86,7 +86,7 @@ class RemoteNodeRanks:
     def end(self) -> None:
         self._send(END_MESSAGE)
         deadline = time.monotonic() + KILL_TIMEOUT_S + TIMEOUT_SLACK_S
-        while self.code() is None and self._connection and time.monotonic() < deadline:
+        while self.exit_code() is None and self._connection and time.monotonic() < deadline:
             time.sleep(0.05)
         if self._code is None:
             self._mark_lost("did not connect" if self._connection is None else "did not report how its ranks ended")

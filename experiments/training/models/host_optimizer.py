@@ -8,7 +8,7 @@ from torch.nn import Parameter
 from torch.optim.adamw import adamw
 
 
-class OnHost(NamedTuple):
+class HostCopies(NamedTuple):
     """A parameter, and copies of it and of its gradient in host memory, complete once ``copied`` has happened."""
 
     parameter: Parameter
@@ -39,7 +39,7 @@ class HostAdamW(torch.optim.AdamW):
                 one.parameter.copy_(one.weight, non_blocking=True)
         return loss
 
-    def _update(self, group: dict[str, Any], one: OnHost) -> None:
+    def _update(self, group: dict[str, Any], one: HostCopies) -> None:
         state = self.state[one.parameter]
         if not state:
             state["step"] = torch.tensor(0.0)
@@ -64,7 +64,7 @@ class HostAdamW(torch.optim.AdamW):
         )
 
 
-def _copied_ahead(parameters: Iterable[Parameter]) -> Iterator[OnHost]:
+def _copied_ahead(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
     """Yield the parameters that have a gradient, each when the copies of the next one have begun."""
     copies = (_copy_to_host(parameter) for parameter in parameters if parameter.grad is not None)
     current = next(copies, None)
@@ -74,7 +74,7 @@ def _copied_ahead(parameters: Iterable[Parameter]) -> Iterator[OnHost]:
         current = following
 
 
-def _copy_to_host(parameter: Parameter) -> OnHost:
+def _copy_to_host(parameter: Parameter) -> HostCopies:
     """Begin to copy a parameter and its gradient into pinned host memory."""
     assert parameter.grad is not None
     on_gpu = parameter.is_cuda
@@ -83,4 +83,4 @@ def _copy_to_host(parameter: Parameter) -> OnHost:
         for tensor in (parameter.detach(), parameter.grad)
     )
     copied = torch.cuda.current_stream().record_event() if on_gpu else None
-    return OnHost(parameter, weight, gradient, copied)
+    return HostCopies(parameter, weight, gradient, copied)

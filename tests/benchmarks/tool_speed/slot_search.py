@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 from provision.availability.search import HORIZON, earliest_slots
-from provision.models import Booking, Host, Hours, Requirements
+from provision.models import Booking, DailyWindow, Host, Requirements
 
 NODES, TYPES, SITES, RESERVATIONS = 2_000, 20, ("CHI@UC", "CHI@TACC"), 100_000
 NOW = datetime(2026, 11, 21, 12, 7, tzinfo=UTC)
@@ -51,7 +51,7 @@ def main() -> None:
         "any node": Requirements(LENGTH),
         "16 nodes alike": Requirements(LENGTH, count=16),
         "50 nodes alike, 7 days": Requirements(timedelta(days=7), count=50),
-        "in working hours": Requirements(LENGTH, hours=Hours(9 * 60, 17 * 60, ZoneInfo("Europe/Helsinki"))),
+        "in working hours": Requirements(LENGTH, hours=DailyWindow(9 * 60, 17 * 60, ZoneInfo("Europe/Helsinki"))),
         "one type": Requirements(LENGTH, node_type="type-7"),
     }
     nodes, calendar = hosts(), reservations()

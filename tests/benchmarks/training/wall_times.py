@@ -43,9 +43,9 @@ def compare_wall_time(run: Run, result: Result, speed: Speed, step_s: float, oth
     """Return the wall time of a row whose step is predicted as ``step_s``. others: runs of other suites."""
     accumulate = result.spec.settings.accumulate
     schedule = schedule_of(run.length, speed.planned_micro_steps, accumulate)
-    besides_steps_s = others.besides_steps_s(len(result.ranks) > 1)
+    time_outside_steps_s = others.time_outside_steps_s(len(result.ranks) > 1)
     low_s, high_s = (
-        besides_steps_s + micro_steps / accumulate * step_s for micro_steps in (schedule.minimum, schedule.maximum)
+        time_outside_steps_s + micro_steps / accumulate * step_s for micro_steps in (schedule.minimum, schedule.maximum)
     )
     return WallTimeComparison(run.run_id, f"{run.suite}/{result.spec.row}", low_s, high_s, result.elapsed_s)
 

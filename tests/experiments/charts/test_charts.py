@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from experiments.charts import STYLE, Band, Bar, Limit, Line, Mark, Panel, Tile, bar_chart, line_chart, treemap
-from experiments.charts.chart import round_ticks, series_class
+from experiments.charts.chart import css_class_of, tick_values
 from experiments.charts.lines import line_path
 from experiments.charts.treemap import Box, squarify
 from experiments.results.memory_parts import PART_COLUMNS, PARTS_OF_SCRIPT
@@ -47,7 +47,7 @@ def test_a_limit_beyond_all_bars_is_in_the_chart():
     ],
 )
 def test_ticks_are_round_numbers_within_the_axis(highest, expected):
-    assert round_ticks(highest, 5) == pytest.approx(expected, abs=1e-12)
+    assert tick_values(highest, 5) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_line_leaves_out_repeated_and_missing_values():
@@ -61,9 +61,9 @@ def test_every_chart_is_a_complete_document_with_escaped_text():
     lines = line_chart([panel, panel], [0, 1, 2], "seconds", EVIL, [Band(EVIL, 0, 1)])
     tiles = treemap({"parameters": [Tile(EVIL, EVIL, EVIL, 1.0)]}, "GiB", EVIL)
     for chart in (bar_chart(BARS, "GiB", EVIL, Limit(40, EVIL)), lines, tiles):
-        root = ET.fromstring(chart.standalone())
+        root = ET.fromstring(chart.standalone_svg())
         assert root.get("aria-label") == EVIL
-        assert "<script" not in chart.standalone() + chart.html
+        assert "<script" not in chart.standalone_svg() + chart.html
         assert chart.html.count("<svg") == chart.html.count("</svg>")
 
 
@@ -100,4 +100,4 @@ def test_a_treemap_has_each_group_in_one_piece_and_no_group_without_size():
 
 @pytest.mark.parametrize("part", sorted({*PART_COLUMNS, *PARTS_OF_SCRIPT}), ids=lambda part: part.key)
 def test_each_part_of_memory_has_a_color(part):
-    assert f".{series_class(part.name)} {{ --own: var(--c-" in STYLE
+    assert f".{css_class_of(part.name)} {{ --own: var(--c-" in STYLE

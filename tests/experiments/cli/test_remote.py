@@ -13,8 +13,8 @@ from tests.support.runners import rows
 @pytest.fixture
 def row(tmp_path):
     folder = rows.folder(tmp_path / "run", "a", site="local")
-    folder.row_named("a").mkdir(parents=True)
-    return folder.row_named("a")
+    folder.row_folder_named("a").mkdir(parents=True)
+    return folder.row_folder_named("a")
 
 
 def test_a_log_is_printed(row, tmp_path, capfdbinary):

@@ -63,7 +63,7 @@ def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
     stored = StoredTimes.read(tmp_path)
     time, prediction = expected_time(stored, "reduced-batch", length="as-taught"), _prediction("reduced-batch", stored)
     steps = prediction.time.planned_micro_steps / prediction.spec.settings.accumulate
-    low_s, high_s = (time_s - stored.besides_steps_s(several_ranks=False) for time_s in time[:2])
+    low_s, high_s = (time_s - stored.time_outside_steps_s(several_ranks=False) for time_s in time[:2])
     assert low_s == pytest.approx(steps * prediction.time.step_s * (1 - prediction.time.error_share))
     assert high_s == pytest.approx(steps * prediction.time.step_s * (1 + prediction.time.error_share))
     assert (time.source, time.other_chip) == (f"predicted for {CARD}", False)
@@ -72,7 +72,7 @@ def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
 def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):
     stored = StoredTimes.read(tmp_path)
     time, prediction = expected_time(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
-    assert time.low_s == stored.besides_steps_s(several_ranks=False)
+    assert time.low_s == stored.time_outside_steps_s(several_ranks=False)
     longest_s = (prediction.peak_step + 1) * prediction.time.step_s * (1 + prediction.time.error_share)
     assert time.high_s - time.low_s == pytest.approx(longest_s)
 
@@ -96,8 +96,8 @@ def test_the_card_that_runs_counts_and_not_the_one_that_it_emulates(tmp_path):
 
 def test_rows_of_several_processes_need_longer_to_start(tmp_path):
     stored = StoredTimes.read(tmp_path)
-    assert 0 < stored.besides_steps_s(several_ranks=False) < stored.besides_steps_s(several_ranks=True)
-    assert StoredTimes((), ()).besides_steps_s(several_ranks=False) == 0
+    assert 0 < stored.time_outside_steps_s(several_ranks=False) < stored.time_outside_steps_s(several_ranks=True)
+    assert StoredTimes((), ()).time_outside_steps_s(several_ranks=False) == 0
 
 
 def _prediction(row, stored):

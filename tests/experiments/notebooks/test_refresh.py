@@ -4,7 +4,7 @@ import nbformat
 import pytest
 
 from experiments.cli.app import main
-from experiments.notebooks.refresh import OPENING_TAG, WITHOUT_LAB, opening_instructions, refresh, repository
+from experiments.notebooks.refresh import OPENING_TAG, WITHOUT_LAB, opening_instructions, refresh, repository_url
 from experiments.suites.suite import suite_named, suite_names
 from experiments.system.files import CODE_FOLDER
 
@@ -47,7 +47,7 @@ def test_runs_of_another_lab_than_the_notebook_s_are_rejected(name, run, named, 
 def test_a_notebook_says_how_to_open_it(name):
     cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells
     assert OPENING_TAG in cells[1].metadata.tags
-    assert cells[1].source == opening_instructions(name, repository())
+    assert cells[1].source == opening_instructions(name, repository_url())
     assert f"`testbed notebook {name} --site local`" in cells[1].source
 
 

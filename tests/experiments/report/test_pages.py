@@ -28,7 +28,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.outputs import write_page as write_semester_page
 from experiments.semester.parts import Part
-from experiments.semester.state import Check, Done
+from experiments.semester.state import Check, EndedPart
 from experiments.semester.versions import SETS
 from experiments.suites.suite import suite_named
 from tests.experiments.cli.test_predict_script import prediction
@@ -55,7 +55,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     outputs = [
         new_output("stream", text="\x1b[31mout</pre><script>alert(1)</script>"),
         new_output(
-            "display_data", data={"image/svg+xml": chart.standalone(), "text/html": "<script>alert(2)</script>"}
+            "display_data", data={"image/svg+xml": chart.standalone_svg(), "text/html": "<script>alert(2)</script>"}
         ),
         new_output(
             "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
@@ -88,7 +88,10 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
     """Write the page of a check before a semester, with runs, changed statuses, problems and fixes."""
     parts = [Part("current", "miniatures", SUITE, "a100_80gb"), Part("newest", "environment")]
     begun = datetime(2026, 11, 28, 3, tzinfo=UTC)
-    done = {parts[0].name: Done(took_s=600.0), parts[1].name: Done(took_s=9.0, problem="torch 9.9 is not found")}
+    done = {
+        parts[0].name: EndedPart(took_s=600.0),
+        parts[1].name: EndedPart(took_s=9.0, problem="torch 9.9 is not found"),
+    }
     versions = {"current": {"torch": "2.13.0", "transformers": "5.17.0"}}
     names = tuple(part.name for part in parts)
     check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, sets=SETS, done=done)

@@ -174,8 +174,8 @@ def test_a_run_folder_returns_its_results_in_the_requested_order(tmp_path):
     folder = RunFolder(tmp_path / "results" / "one")
     folder.write_run(run("b", "a", "c"))
     for row in ("a", "b"):
-        folder.row_named(row).mkdir(parents=True)
-        write_atomically(folder.row_named(row) / "result.json", result(row).model_dump_json())
+        folder.row_folder_named(row).mkdir(parents=True)
+        write_atomically(folder.row_folder_named(row) / "result.json", result(row).model_dump_json())
     assert list(folder.results()) == ["b", "a"]
     assert folder.read_run() == run("b", "a", "c")
 

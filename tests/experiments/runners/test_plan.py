@@ -27,8 +27,8 @@ def folder_with_result(tmp_path):
         result = in_memory.result("a", outcome).model_copy(
             update={"spec": spec, "fingerprint": spec.fingerprint, "code": code_sha256(), **changes}
         )
-        folder.row_named("a").mkdir(parents=True)
-        (folder.row_named("a") / RESULT_FILE).write_text(result.model_dump_json())
+        folder.row_folder_named("a").mkdir(parents=True)
+        (folder.row_folder_named("a") / RESULT_FILE).write_text(result.model_dump_json())
         return folder
 
     return make
@@ -67,8 +67,8 @@ def test_a_row_without_result_runs(tmp_path):
 
 def test_an_interrupted_row_runs_again(tmp_path):
     folder = sample_rows.folder(tmp_path, "a")
-    folder.row_named("a").mkdir(parents=True)
-    (folder.row_named("a") / "spec.json").write_text("{}")
+    folder.row_folder_named("a").mkdir(parents=True)
+    (folder.row_folder_named("a") / "spec.json").write_text("{}")
     assert plan_row(folder).why == "the last run was interrupted"
 
 
@@ -96,7 +96,7 @@ def test_a_rejected_row_is_tried_again(folder_with_result):
 
 def test_a_result_of_another_schema_is_rejected(folder_with_result):
     folder = folder_with_result()
-    path = folder.row_named("a") / RESULT_FILE
+    path = folder.row_folder_named("a") / RESULT_FILE
     path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":7'))
     with pytest.raises(InputError, match="not a result of schema version 1"):
         plan_row(folder)

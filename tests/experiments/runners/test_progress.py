@@ -43,7 +43,7 @@ def test_a_running_row_shows_its_position():
 
 def test_the_expected_time_stands_beside_the_elapsed_time():
     view = RecordingView()
-    view.expect({"a": (20.0, 20.0), "b": (50.0, 70.0)})
+    view.set_expected_times({"a": (20.0, 20.0), "b": (50.0, 70.0)})
     for row in ("a", "b", "c"):
         view.report_start(spec(row), "no result yet")
     assert view.lines == [

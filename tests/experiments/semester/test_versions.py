@@ -8,7 +8,14 @@ import pytest
 from packaging.requirements import Requirement
 
 from experiments.semester import versions
-from experiments.semester.versions import CONFLICTING, NotInstalled, lock_text, newest_lock, python_of, versions_in
+from experiments.semester.versions import (
+    CONFLICTING,
+    NotInstalled,
+    format_lock_file,
+    newest_lock,
+    python_of,
+    versions_in,
+)
 
 TODAY = date(2026, 11, 28)
 RESOLVED = """numpy==2.4.6 \\
@@ -46,7 +53,7 @@ def test_packages_installed_separately_declare_conflicts_with_the_current_list()
 
 
 def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies_but_no_package_of_the_current_list():
-    text = lock_text(RESOLVED, ["numpy", "nvidia-ml-py", "torch"])
+    text = format_lock_file(RESOLVED, ["numpy", "nvidia-ml-py", "torch"])
     kept = "numpy==2.4.6 \\\n    --hash=sha256:aa\nnvidia-ml-py==13.615.71 \\\n    --hash=sha256:ff\n"
     assert text == f"# torch==2.15.0\n{kept}"
 

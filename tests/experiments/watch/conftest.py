@@ -15,10 +15,10 @@ def folder(tmp_path):
     """Create a run with one row that trains, one that starts and one that waits; the others have ended."""
     folder = with_predictions(h200_run(tmp_path / "run"))
     for row in (RUNNING, STARTING, WAITING):
-        shutil.rmtree(folder.row_named(row))
+        shutil.rmtree(folder.row_folder_named(row))
     for row in (RUNNING, STARTING):
-        folder.row_named(row).mkdir()
-        (folder.row_named(row) / "spec.json").write_text("{}")
+        folder.row_folder_named(row).mkdir()
+        (folder.row_folder_named(row) / "spec.json").write_text("{}")
     progress = Progress(
         phase="backward",
         step=1,
@@ -29,7 +29,7 @@ def folder(tmp_path):
         device=H200,
         left_s=90.0,
     )
-    (folder.row_named(RUNNING) / "progress.json").write_text(progress.model_dump_json())
-    (folder.row_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(1))
-    (folder.row_named(RUNNING) / "log.txt").write_bytes(b"step 1\n\x1b[31mstep\x1b[0m 2\n\x07")
+    (folder.row_folder_named(RUNNING) / "progress.json").write_text(progress.model_dump_json())
+    (folder.row_folder_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(1))
+    (folder.row_folder_named(RUNNING) / "log.txt").write_bytes(b"step 1\n\x1b[31mstep\x1b[0m 2\n\x07")
     return folder

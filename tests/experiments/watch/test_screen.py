@@ -59,7 +59,7 @@ def test_the_view_has_rows_cost_log_load_and_verdicts(folder):
 
 
 def test_a_new_verdict_is_added(folder):
-    path = folder.row_named("reduced-batch") / "result.json"
+    path = folder.row_folder_named("reduced-batch") / "result.json"
     result = path.read_text()
     path.unlink()
 

@@ -37,7 +37,7 @@ def test_verdicts_are_evaluated_again_only_after_a_new_result(folder, monkeypatc
     before = {one.id: one for one in watcher.read().verdicts}
     watcher.read()
     assert len(evaluations) == 1
-    (folder.row_named("reduced-batch") / "result.json").unlink()
+    (folder.row_folder_named("reduced-batch") / "result.json").unlink()
     after = {one.id: one for one in watcher.read().verdicts}
     assert len(evaluations) == 2
     assert before["reduced-batch/outcome"].grade == "emulated"
@@ -78,7 +78,7 @@ def test_the_load_is_that_of_the_gpu_or_of_the_host(folder):
     assert lines["GPU memory"].values[-1] == 76.0
     assert len(lines["GPU utilization"].values) == 60
     assert watcher.lines(WAITING) == ()
-    (folder.row_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(0))
+    (folder.row_folder_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(0))
     assert [line.name for line in watcher.lines(RUNNING)] == ["CPU utilization", "memory of the row's processes"]
 
 

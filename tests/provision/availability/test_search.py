@@ -9,7 +9,7 @@ import pytest
 
 from provision.availability.search import earliest_slots
 from provision.errors import BadTime, NoSuchHost
-from provision.models import Host, Hours, Requirements
+from provision.models import DailyWindow, Host, Requirements
 from tests.support.leasing.calendars import HOUR, MINUTE, MONDAY, a100, at, booked, gigaio
 
 ONE, TWO = a100("p3-01"), a100("p3-02")
@@ -103,38 +103,38 @@ def test_nothing_is_found_further_ahead_than_sixty_days():
 
 
 def test_a_slot_lies_within_the_local_daily_window():
-    nine_to_five = Requirements(THREE_HOURS, hours=Hours(9 * 60, 17 * 60, HELSINKI))
+    nine_to_five = Requirements(THREE_HOURS, hours=DailyWindow(9 * 60, 17 * 60, HELSINKI))
     found = [slot.start.astimezone(HELSINKI) for slot in earliest_slots([ONE], [], nine_to_five, MONDAY, 4)]
     assert [f"{start:%d %H:%M}" for start in found] == ["23 09:50", "23 12:50", "24 09:50", "24 12:50"]
 
 
 def test_the_daily_window_follows_clock_changes():
     before = datetime(2026, 10, 24, tzinfo=UTC)
-    requirements = Requirements(7 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI))
+    requirements = Requirements(7 * HOUR, hours=DailyWindow(9 * 60, 17 * 60, HELSINKI))
     found = [slot.start for slot in earliest_slots([ONE], [], requirements, before, 2)]
     assert [f"{start:%d %H:%M}" for start in found] == ["24 06:50", "25 07:50"]
 
 
 def test_a_longer_slot_fits_the_window_of_a_25_hour_day():
     before = datetime(2026, 10, 20, tzinfo=UTC)
-    requirements = Requirements(6 * HOUR, hours=Hours(0, 6 * 60, HELSINKI))
+    requirements = Requirements(6 * HOUR, hours=DailyWindow(0, 6 * 60, HELSINKI))
     assert [slot.start for slot in earliest_slots([ONE], [], requirements, before)] == [
         datetime(2026, 10, 24, 21, 50, tzinfo=UTC)
     ]
 
 
 def test_the_daily_window_may_cross_midnight():
-    found = slot_starts([ONE], [], Requirements(7 * HOUR, hours=Hours(22 * 60, 6 * 60, HELSINKI)))
+    found = slot_starts([ONE], [], Requirements(7 * HOUR, hours=DailyWindow(22 * 60, 6 * 60, HELSINKI)))
     assert [f"{start.astimezone(HELSINKI):%d %H:%M}" for start in found] == ["23 22:50"]
 
 
 def test_a_given_start_outside_the_daily_window_is_not_offered():
-    assert slot_starts([ONE], [], Requirements(HOUR, start=at(20), hours=Hours(9 * 60, 17 * 60, HELSINKI))) == []
+    assert slot_starts([ONE], [], Requirements(HOUR, start=at(20), hours=DailyWindow(9 * 60, 17 * 60, HELSINKI))) == []
 
 
 def test_a_slot_longer_than_the_daily_window_is_rejected():
     with pytest.raises(BadTime, match=r"^length 9h is longer than the daily window; allowed: at most 8h$"):
-        slot_starts([ONE], [], Requirements(9 * HOUR, hours=Hours(9 * 60, 17 * 60, HELSINKI)))
+        slot_starts([ONE], [], Requirements(9 * HOUR, hours=DailyWindow(9 * 60, 17 * 60, HELSINKI)))
 
 
 def test_a_node_without_a_gpu_is_left_out_of_its_type():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provision.availability import search
-from provision.models import Booking, Host, Hours, Requirements, TimeSlot
+from provision.models import Booking, DailyWindow, Host, Requirements, TimeSlot
 
 MINUTE, SECOND = timedelta(minutes=1), timedelta(seconds=1)
 DAY = 24 * 60
@@ -109,7 +109,9 @@ def cases(draw):
         Booking(str(host % 7), start := begins + odd % (8 * DAY) * MINUTE / 2, start + length % DAY * MINUTE)
         for host, odd, length in struct.iter_unpack("<BHH", draw(st.binary(min_size=50, max_size=50)))
     ]
-    hours = draw(st.none() | st.builds(Hours, st.integers(0, DAY - 1), st.integers(1, DAY), st.just(ZoneInfo(zone))))
+    hours = draw(
+        st.none() | st.builds(DailyWindow, st.integers(0, DAY - 1), st.integers(1, DAY), st.just(ZoneInfo(zone)))
+    )
     longest = (hours.end - hours.begin - 1) % DAY + 1 if hours else 3 * DAY
     minutes = draw(st.integers(1, longest) | st.sampled_from((60, 120, 170, 180)).map(lambda m: min(m, longest)))
     when = {draw(st.sampled_from(("start", "not_before"))): now + draw(st.integers(0, 2 * DAY)) * MINUTE}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from provision.availability import times
 from provision.errors import BadTime
-from provision.models import Hours
+from provision.models import DailyWindow
 
 HELSINKI = ZoneInfo("Europe/Helsinki")
 
@@ -75,7 +75,7 @@ def test_a_malformed_or_ambiguous_time_is_rejected(text, message):
     ("text", "begin", "end"), [("9-17", 540, 1020), ("8:30-12", 510, 720), ("22 - 6", 1320, 360), ("18-24", 1080, 1440)]
 )
 def test_hours_are_a_part_of_the_day_also_over_midnight(text, begin, end):
-    assert times.parse_hours(text, HELSINKI) == Hours(begin, end, HELSINKI)
+    assert times.parse_hours(text, HELSINKI) == DailyWindow(begin, end, HELSINKI)
 
 
 @pytest.mark.parametrize("text", ["", "9", "9-9", "0-24", "24-0", "9-25", "24:30-3", "9-17:75", "nine-five", "9-17-19"])

@@ -36,7 +36,7 @@ def stored_run(
 
 def write_result(folder: RunFolder, result: Result) -> None:
     """Write ``result`` into the folder of its row."""
-    place = folder.row(result.spec)
+    place = folder.row_folder(result.spec)
     place.mkdir(parents=True, exist_ok=True)
     (place / RESULT_FILE).write_text(result.model_dump_json())
 

@@ -98,7 +98,7 @@ class FakeCluster:
 
     def row_folder(self, row: str = "a") -> Path:
         """Return the folder of a row on this machine."""
-        return self.run.row(rows.spec(row))
+        return self.run.row_folder(rows.spec(row))
 
     def result_of(self, row: str = "a") -> Result:
         """Return the result of a row on this machine."""

@@ -21,7 +21,7 @@ class FakeRunner:
 
     def run(self, rows):
         for row in rows:
-            path = self.folder.row(row.spec)
+            path = self.folder.row_folder(row.spec)
             path.mkdir(parents=True, exist_ok=True)
             (path / RESULT_FILE).write_text(fake_worker.fake_result(row.spec, "fits").model_dump_json())
             FakeRunner.ran.append(row.row)

@@ -164,7 +164,7 @@ def empty(site: LeasingSite) -> None:
         *([(site.volumes, site.delete_volume)] if isinstance(site, Kvm) else []),
         (site.addresses, site.release_address),
         (site.keys, site.delete_key),
-        *([(site.security_groups, site.close_ssh)] if isinstance(site, Kvm) else []),
+        *([(site.security_groups, site.delete_security_group)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
         *([(site.lease_credentials, site.delete_lease_credential)] if isinstance(site, LeaseCredentials) else []),
     )

@@ -94,7 +94,7 @@ def test_a_security_group_without_its_rule_is_completed(connected, reconciler, l
     site, active_lease = connected("kvm"), reconciler.journal.open_lease("llm_cc", KVM)
     with monkeypatch.context() as deadly:
         deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
-        child = multiprocessing.get_context("fork").Process(target=site.open_ssh, args=(active_lease.tag,))
+        child = multiprocessing.get_context("fork").Process(target=site.create_security_group, args=(active_lease.tag,))
         child.start()
         child.join()
     assert [(one.tag, one.complete) for one in site.security_groups()] == [(active_lease.tag, False)]

@@ -81,7 +81,7 @@ def test_a_classmates_resources_are_never_listed(testbed, connected, lease_reque
 
 def test_security_groups_record_their_owner(testbed, connected):
     theirs, mine = connected("kvm", "classmate"), connected("kvm")
-    groups = [site.open_ssh(tag) for site, tag in ((theirs, TAG), (mine, TAG.replace("0", "1")))]
+    groups = [site.create_security_group(tag) for site, tag in ((theirs, TAG), (mine, TAG.replace("0", "1")))]
     assert set(mine.security_groups()) == set(groups)
     code, out, _ = testbed("orphans", "--site", "kvm", "--json")
     assert (code, list(json.loads(out)["orphans"])) == (0, [groups[1].tag])

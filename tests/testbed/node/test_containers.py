@@ -67,7 +67,7 @@ def test_a_row_trains_in_a_container_of_the_image(docker: DockerClient, tmp_path
     result = folder.results()["tiny-lora"]
     assert (result.outcome, result.image) == ("fits", docker.images.get(image.image_of("current")).id)
     assert folder.read_run().in_container
-    place = folder.row_named("tiny-lora")
+    place = folder.row_folder_named("tiny-lora")
     assert {path.name for path in place.iterdir()} >= {"log.txt", "notebook.ipynb", "result.json", "telemetry.csv"}
 
 

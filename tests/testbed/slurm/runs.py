@@ -83,7 +83,7 @@ class LocalHarness(Harness):
         return LocalRunner(self.folder, sample_rows.node(cpus=self.cpus), 64.0, self.view, fake_worker.MODULE, GRACE_S)
 
     def running_processes(self) -> list[psutil.Process]:
-        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_named(row))]
+        return [one for row in "abcdefg" for one in row_process.tagged_processes(self.folder.row_folder_named(row))]
 
 
 class SlurmHarness(Harness):

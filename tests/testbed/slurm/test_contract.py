@@ -55,8 +55,8 @@ def test_rows_run_side_by_side_and_each_once(harness):
 
 
 def test_the_notebook_and_log_of_a_row_are_on_this_machine(harness):
-    assert (harness.folder.row_named("f") / NOTEBOOK_FILE).stat().st_size > 1000
-    assert "last line of f" in (harness.folder.row_named("f") / "log.txt").read_text()
+    assert (harness.folder.row_folder_named("f") / NOTEBOOK_FILE).stat().st_size > 1000
+    assert "last line of f" in (harness.folder.row_folder_named("f") / "log.txt").read_text()
 
 
 def test_no_process_of_a_row_is_left_not_even_detached_ones(harness):

@@ -38,7 +38,7 @@ def test_a_job_whose_record_is_lost_is_found_by_its_name(harness):
     with pytest.raises(Exception, match="SIGTERM"):
         harness.run("a", a="slow")
     first.join()
-    (harness.folder.row_named("a") / SUBMISSION_FILE).unlink()
+    (harness.folder.row_folder_named("a") / SUBMISSION_FILE).unlink()
     harness.run("a")
     assert harness.outcomes() == {"a": "fits"}
     assert harness.start_count("a") == 1
@@ -105,11 +105,11 @@ def test_before_the_lease_ends_results_are_downloaded_and_other_jobs_cancelled(h
     def later() -> None:
         clock[0] += timedelta(hours=2, minutes=51)
 
-    call_when(lambda: harness.start_count("b") and (harness.folder.row_named("a") / RESULT_FILE).exists(), later)
+    call_when(lambda: harness.start_count("b") and (harness.folder.row_folder_named("a") / RESULT_FILE).exists(), later)
     harness.run("ab", b="hang")
     assert harness.outcomes() == {"a": "fits"}
     assert "b: cancelled, the lease ends" in harness.view.lines
-    assert "last line of b" in (harness.folder.row_named("b") / "log.txt").read_text()
+    assert "last line of b" in (harness.folder.row_folder_named("b") / "log.txt").read_text()
     wait_for(lambda: not harness.queue())
 
 

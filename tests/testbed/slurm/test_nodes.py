@@ -41,7 +41,7 @@ class TwoNodeHarness:
         variables = {"TESTBED_TEST": self.mark} | ({"FAULT": fault} if fault else {})
         folder = self._folder(in_memory.run("a", run_id=self.mark))
         self._runner(folder, variables, fake_rank_worker.MODULE).run(rows_to_run(spec))
-        self.row = folder.row_named("a")
+        self.row = folder.row_folder_named("a")
         return folder.results()["a"]
 
     def run_tiny_models(self, *rows) -> dict[str, Result]:

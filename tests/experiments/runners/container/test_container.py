@@ -73,7 +73,7 @@ def options(tmp_path, spec: RowSpec, *gpus, cpus: int = 4):
     client = SimpleNamespace(info=lambda: CDI)
     machine = sample_rows.node(*gpus, cpus=cpus), 64.0, RecordingView()
     runner = ContainerRunner(client, "sha256:1", folder, *machine, grace_s=1.0)
-    place = folder.row(spec)
+    place = folder.row_folder(spec)
     place.mkdir(parents=True)
     allocation = runner._pool.allocate(spec)
     assert allocation

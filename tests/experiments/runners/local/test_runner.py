@@ -41,7 +41,7 @@ class FinishedRun:
         return self
 
     def notebook_error(self, row: str) -> str | None:
-        notebook = json.loads((self.folder.row_named(row) / NOTEBOOK_FILE).read_text())
+        notebook = json.loads((self.folder.row_folder_named(row) / NOTEBOOK_FILE).read_text())
         outputs = [output for cell in notebook["cells"] for output in cell.get("outputs", ())]
         return next((output["evalue"] for output in outputs if output["output_type"] == "error"), None)
 
@@ -81,7 +81,7 @@ def test_a_result_that_cannot_be_read_is_an_error(finished_run):
 
 
 def test_a_notebook_shows_the_outcome_and_streams_the_worker(finished_run):
-    text = (finished_run.folder.row_named("f") / NOTEBOOK_FILE).read_text()
+    text = (finished_run.folder.row_folder_named("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text
     assert str(finished_run.path) not in "".join(text.partition('"papermill"')[0])
@@ -103,7 +103,7 @@ def test_the_time_left_is_shown_after_the_first_row(finished_run):
 
 
 def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
-    assert [row_process.tagged_processes(finished_run.folder.row_named(row)) for row in "abcdef"] == [[]] * 6
+    assert [row_process.tagged_processes(finished_run.folder.row_folder_named(row)) for row in "abcdef"] == [[]] * 6
 
 
 def test_one_line_for_each_start_and_end(finished_run):
@@ -137,13 +137,13 @@ def test_a_row_that_hangs_ends_at_its_time_limit(tmp_path, monkeypatch):
     assert result.outcome == "timeout"
     assert "the time limit is 1 s" in result.reason
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
-    assert row_process.tagged_processes(finished_run.folder.row_named("a")) == []
+    assert row_process.tagged_processes(finished_run.folder.row_folder_named("a")) == []
     assert finished_run.view.passed_s, "the row's progress was not shown"
 
 
 def test_a_row_that_runs_again_has_no_file_of_its_earlier_run(tmp_path):
     finished_run = FinishedRun(tmp_path, [sample_rows.spec("a", size="tiny")], sample_rows.node())
-    old = finished_run.folder.row_named("a")
+    old = finished_run.folder.row_folder_named("a")
     (old / "checkpoints").mkdir(parents=True)
     (old / "checkpoints" / "weights").write_text("old")
     finished_run.run()

@@ -13,7 +13,7 @@ import pytest
 from experiments.results.schema import RESULT_FILE, SHARED_GPU_VARIABLE
 from experiments.runners.local import gpu_memory, row_process, runner
 from experiments.runners.local.runner import LocalRunner, NoFreeGpu
-from experiments.runners.local.sharing import most_gib
+from experiments.runners.local.sharing import max_row_gib
 from provision.hardware import gpus
 from tests.support.results.in_memory import CARD
 from tests.support.runners import fake_worker
@@ -148,7 +148,7 @@ def test_memory_that_a_row_leaves_is_found_among_the_memory_of_its_neighbors(tmp
     assert set(gpu.started) == set("abc")
 
 
-@pytest.mark.parametrize(("left_gib", "at_once"), [(3.0, False), (3 * most_gib(CARD), True)])
+@pytest.mark.parametrize(("left_gib", "at_once"), [(3.0, False), (3 * max_row_gib(CARD), True)])
 def test_where_the_driver_reports_no_processes_the_memory_is_found_later(tmp_path, gpu, left_gib, at_once):
     gpu.left_gib, gpu.reports_processes = {"a": left_gib}, False
     view = Watching(gpu)

@@ -8,7 +8,7 @@ from experiments.errors import InputError
 from experiments.results.run_folder import Run
 from experiments.runners.base import Target
 from experiments.runners.local import sharing
-from experiments.runners.local.sharing import OUTSIDE_LIMIT_GIB, most_gib, shared_rows_per_gpu
+from experiments.runners.local.sharing import OUTSIDE_LIMIT_GIB, max_row_gib, shared_rows_per_gpu
 from experiments.runners.targets import ContainerTarget, LocalTarget, expected_target
 from experiments.suites.cards import card_named
 from experiments.suites.suite import suite_named
@@ -48,7 +48,7 @@ def compared(quantity: str, row: str = "a", **bounds: Any) -> list[dict[str, Any
 
 def test_rows_share_a_gpu_while_their_limits_and_contexts_fit_into_its_memory():
     needed_gib = card_named(SLICE).usable_gib + OUTSIDE_LIMIT_GIB
-    assert most_gib(SLICE) == needed_gib
+    assert max_row_gib(SLICE) == needed_gib
     assert shared(*many()) == int(139.8 / needed_gib) == 12
     assert shared(*many(), card="a100_40gb") == 3
     assert shared(*many(), used_gib={0: 20.0}) == int(119.8 / needed_gib) == 10

@@ -46,11 +46,11 @@ class FinishedRun:
 
     def run(self) -> "FinishedRun":
         self.runner.run(sample_rows.rows_to_run(*(sample_rows.spec(row, size="tiny") for row in self.rows)))
-        assert not any(row_process.tagged_processes(self.folder.row_named(row)) for row in self.rows)
+        assert not any(row_process.tagged_processes(self.folder.row_folder_named(row)) for row in self.rows)
         return self
 
     def started(self, row: str) -> str:
-        text = (self.folder.row_named(row) / NOTEBOOK_FILE).read_text()
+        text = (self.folder.row_folder_named(row) / NOTEBOOK_FILE).read_text()
         return "warm" if "started warm" in text else "cold" if "started cold" in text else "nothing"
 
     def start_count(self, row: str) -> int:
@@ -184,7 +184,7 @@ def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too
 def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     process = WarmProcess(["json"])
-    assert process.ended() is None
+    assert process.last_line_if_ended() is None
     wait_for(lambda: process.ready)
     process.close()
     assert list(tmp_path.iterdir()) == []

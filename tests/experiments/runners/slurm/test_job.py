@@ -49,7 +49,7 @@ def test_a_row_for_which_the_job_has_too_little_is_rejected_with_a_result(run_jo
     code, folder, runners = run_job(rows.spec("a"), rows.node())
     assert (code, runners) == (0, [])
     assert folder.results()["a"].outcome == "rejected"
-    assert (folder.row_named("a") / RESULT_FILE).exists()
+    assert (folder.row_folder_named("a") / RESULT_FILE).exists()
 
 
 @pytest.mark.parametrize(("nodes", "runs"), [("1", False), ("2", True)])

@@ -253,7 +253,7 @@ def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
         for line in scripts().row_script(job, run, "name", "comment").splitlines()
         if line.startswith("row_folder=")
     ]
-    assert shlex.split(line) == [f"row_folder={scripts().layout.run(run)}/{job.row_folder}"]
+    assert shlex.split(line) == [f"row_folder={scripts().layout.run_folder(run)}/{job.row_folder}"]
 
 
 @pytest.mark.parametrize("limit_s", [901, 959, 960])

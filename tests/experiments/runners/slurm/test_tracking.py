@@ -42,7 +42,7 @@ def track(cluster, tracker):
         job = job_of(rows.spec(name), f"{name}bcdefgh")
         for folder in (job.folder, job.row_folder):
             (cluster.run_there / folder).mkdir(parents=True)
-        write_submission(cluster.run.row(job.spec), job.spec, job.attempt, "7")
+        write_submission(cluster.run.row_folder(job.spec), job.spec, job.attempt, "7")
         tracker.rows.append(TrackedRow(job, Job("7", state, "None", "run/lab/a", ""), **known))
         return tracker.rows[-1]
 

@@ -21,11 +21,11 @@ class GroupSite(FakeSite):
     def security_groups(self):
         return [TaggedResource("0", "security group", "theirs"), *self.opened]
 
-    def open_ssh(self, tag):
+    def create_security_group(self, tag):
         self.opened.append(TaggedResource("2", "security group", tag))
         return self.opened[-1]
 
-    def close_ssh(self, group):
+    def delete_security_group(self, group):
         self.opened.remove(group)
 
 

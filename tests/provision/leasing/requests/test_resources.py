@@ -52,7 +52,8 @@ class FullSite(FakeSite):
     def delete_volume(self, volume):
         raise AssertionError("nothing is deleted")
 
-    open_ssh = close_ssh = create_lease_credential = delete_lease_credential = try_lease_credential = delete_volume
+    create_security_group = delete_security_group = delete_volume
+    create_lease_credential = delete_lease_credential = try_lease_credential = delete_volume
 
     def security_groups(self):
         return [TaggedResource("g", "security group", TAG)]
