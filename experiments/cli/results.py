@@ -89,7 +89,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of another run of the same suite.")],
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     database: Annotated[
-        Path, typer.Option(help="Database of the history, which shows the noise; it need not exist.")
+        Path, typer.Option(help="Database of earlier runs, which show how much values vary; it need not exist.")
     ] = HISTORY,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Also exit with code 1 if only a value changed.")

@@ -43,13 +43,13 @@ def datasets_of(options: RunOptions, suite: Suite) -> Collection[str]:
     """
     limit = options.gpus_per_node
     if limit is not None and limit < 1:
-        raise InputError(f"--gpus-per-node {limit}: allowed: 1 and more")
+        raise InputError(f"--gpus-per-node {limit}: allowed: 1 or more")
     datasets = set()
     for row in options.rows:
         settings = suite.settings(suite.row(row), options.card, limit)
         if settings.strategy in MULTI_RANK_STRATEGIES and settings.world_size < MIN_RANKS:
             problem = f"row {row!r} of suite {suite.suite} would have 1 rank, but {settings.strategy} needs more"
-            raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {MIN_RANKS} and more")
+            raise InputError(f"--gpus-per-node {limit}: {problem}; allowed: {MIN_RANKS} or more")
         datasets.add(settings.dataset)
     return datasets
 

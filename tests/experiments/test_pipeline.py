@@ -261,7 +261,7 @@ def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(
     ):
         run_suite(options, RecordingView())
     machine()
-    with pytest.raises(InputError, match="no GPU; allowed without --share-gpus"):
+    with pytest.raises(InputError, match="no GPU; omit --share-gpus"):
         run_suite(replace(options, size="tiny"), RecordingView())
     assert not list(tmp_path.iterdir())
     assert FakeRunner.ran == []

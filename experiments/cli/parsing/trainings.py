@@ -49,7 +49,7 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
     if "model" not in options_set:
         return False
     if rows is not None:
-        raise InputError(f"--model {training.model}: allowed without {rows!r} only")
+        raise InputError(f"--model {training.model}: not allowed with {rows!r}")
     if "card" not in options_set:
         from experiments.suites.cards import SIZE_HELP, cards
 

@@ -106,7 +106,7 @@ def _check_memory() -> str:
     available_gib = memory.available / GIB
     finding = f"{available_gib:.1f} of {memory.total / GIB:.1f} GiB available"
     if available_gib < HOST_MEMORY_PER_RANK_GIB["tiny"]:
-        raise CheckFailed(f"{finding}, a tiny row needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
+        raise CheckFailed(f"{finding}, a tiny model needs {HOST_MEMORY_PER_RANK_GIB['tiny']} GiB; end other programs")
     return finding
 
 

@@ -30,7 +30,7 @@ def shared_rows_per_gpu(specs: Sequence[RowSpec], suite: Suite, node: Node, used
     there is no memory or no core for two rows.
     """
     if not node.gpus:
-        raise InputError(f"{FLAG}: no GPU; allowed without {FLAG}: rows share the cores of a machine without GPUs")
+        raise InputError(f"{FLAG}: this machine has no GPU; omit {FLAG}: without GPUs, rows always share the cores")
     card, gpu_count = specs[0].card, len(node.gpus)
     needed_gib = max_row_gib(card)
     for gpu in node.gpus:

@@ -58,11 +58,11 @@ def edited_labs(tmp_path, monkeypatch):
         ([SUITE, SLURM, "--run-id", "mine"], "--run-id mine: allowed with one suite only"),
         ([SUITE, SLURM, "--row", "nope"], f"--row nope: none of the suites {SUITE}, {SLURM} has this row"),
         ([SUITE, SLURM, "--card", "a100_80gb"], f"suite {SLURM}: unknown card 'a100_80gb'; allowed: v100_32gb"),
-        ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 and more"),
+        ([SUITE, "--gpus-per-node", "0"], "--gpus-per-node 0: allowed: 1 or more"),
         (
             [SLURM, "--gpus-per-node", "1"],
             "--gpus-per-node 1: row 'neo-4gpu-ddp' of suite slurm_hf_trainer would have 1 rank, but ddp needs more;"
-            " allowed: 2 and more",
+            " allowed: 2 or more",
         ),
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 devices"),
     ],

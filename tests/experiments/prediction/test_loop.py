@@ -32,7 +32,7 @@ def nothing_is_traced(monkeypatch):
     [
         ((*MODEL, "--loop", "keras"), "--loop keras: allowed: trainer, plain, lightning, litgpt"),
         ((ROW, "--loop", "plain"), "--loop: needs --model; a row has its own settings"),
-        ((ROW, *MODEL, "--loop", "plain"), f"--model tiny-llama-1.1b: allowed without '{ROW}' only"),
+        ((ROW, *MODEL, "--loop", "plain"), f"--model tiny-llama-1.1b: not allowed with '{ROW}'"),
         (("--loop", "plain", "--", "python", "x.py"), "--loop: not allowed with a script, which has its own settings"),
         (("--model", "tiny-llama-1.1b", "--loop", "plain"), "--model tiny-llama-1.1b: needs --card, one of a100_80gb"),
         ((*MODEL, "--loop", "plain", "--strategy", "fsdp"), "--strategy fsdp: allowed with --loop trainer, lightning"),

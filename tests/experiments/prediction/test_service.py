@@ -194,7 +194,7 @@ def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testb
         ([f"{SUITE}/xxl", "--card", "v100_32gb"], f"suite {SUITE}: unknown card 'v100_32gb'; allowed: a100_80gb, h100"),
         (["multi_gpu_litgpt/3b-1gpu", "--card", CARD], "unknown row '3b-1gpu'; allowed: 7b-1gpu, "),
         ([f"{SUITE}/xxl", "--batch", "8"], "--batch: needs --model; a row has its own settings"),
-        ([f"{SUITE}/xxl", *LLAMA], "--model tiny-llama-1.1b: allowed without 'single_gpu_blip2/xxl' only"),
+        ([f"{SUITE}/xxl", *LLAMA], "--model tiny-llama-1.1b: not allowed with 'single_gpu_blip2/xxl'"),
         (["--model", "tiny-llama-1.1b"], "--model tiny-llama-1.1b: needs --card, one of a100_80gb, "),
         ([*LLAMA, "--batch", "0"], "--batch 0: allowed: whole numbers from 1 to 999999999, such as 4 or 1,2,4"),
         ([*LLAMA, "--seq", "-5"], "--seq -5: allowed: a whole number above 0"),

@@ -108,7 +108,7 @@ def test_a_row_of_several_ranks_needs_more_than_one_gpu(strategy):
 def test_a_row_of_one_rank_needs_one_gpu_and_reads_its_own_data_set():
     suite = suite_for(b={"engine": "hf_trainer", "model": "gpt-neo-1.3b", "dataset": "imdb"})
     assert datasets_of(resolved_with_gpus(1, suite), suite) == {"gourmetgram-captions", "imdb"}
-    with pytest.raises(InputError, match="--gpus-per-node 0: allowed: 1 and more"):
+    with pytest.raises(InputError, match="--gpus-per-node 0: allowed: 1 or more"):
         datasets_of(resolved_with_gpus(0, suite), suite)
 
 

@@ -74,7 +74,7 @@ def test_a_full_disk_and_a_full_memory_fail(check_named, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB))
     assert check_named("disk").status == "failed"
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=GIB, total=8 * GIB))
-    assert check_named("memory").text == "1.0 of 8.0 GiB available, a tiny row needs 1.5 GiB; end other programs"
+    assert check_named("memory").text == "1.0 of 8.0 GiB available, a tiny model needs 1.5 GiB; end other programs"
 
 
 @pytest.mark.parametrize(("available_gib", "status"), [(1.5, "ok"), (1.49, "failed")])

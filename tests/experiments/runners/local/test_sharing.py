@@ -79,7 +79,7 @@ def test_a_gpu_as_large_as_the_card_gives_rows_no_limit(device):
 
 
 def test_without_a_gpu_rows_share_the_cores_anyway():
-    assert "no GPU; allowed without --share-gpus: rows share the cores" in rejection(spec(), on=node())
+    assert "no GPU; omit --share-gpus: without GPUs, rows always share the cores" in rejection(spec(), on=node())
 
 
 def test_rows_that_do_not_use_one_gpu_under_a_limit_are_named_with_those_that_are_allowed():
