@@ -14,9 +14,7 @@ app = Commands()
 Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        "--out", metavar="FILE", help="File for the table of times; default: in the cache, one file per GPU model."
-    ),
+    typer.Option("--out", metavar="FILE", help="File for the table of times; default: in the cache, one per GPU."),
 ]
 
 

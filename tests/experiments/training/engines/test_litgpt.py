@@ -165,7 +165,7 @@ def test_a_batch_counts_its_tokens_as_litgpt_does():
         ({"warmup_steps": 0}, "warmup_steps = 0: .* allowed: 1 or more, but not 3"),
         (
             {"warmup_steps": 3},
-            "warmup_steps = 3: .* by warmup_steps, and by 3 - warmup_steps.; allowed: 1 or more, but not 3",
+            "warmup_steps = 3: .* by 3 - warmup_steps.; allowed: 1 or more, but not 3",
         ),
         ({**ROWS["qlora"], "optimizer": "sgd"}, "optimizer = 'sgd': .* allowed: adamw"),
     ],
