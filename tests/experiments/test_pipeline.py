@@ -233,7 +233,7 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
     rows = ("baseline", "xxl", "xxl-lora")
     options = RunOptions(SUITE, rows=rows, results=tmp_path, card="h100_1g_12gb", size="full", share_gpus=True)
     expected: list[object] = []
-    monkeypatch.setattr(RecordingView, "expect", lambda view, times: expected.append(times))
+    monkeypatch.setattr(RecordingView, "set_expected_times", lambda view, times: expected.append(times))
     folder = RunFolder(run_suite(options, view := RecordingView()).folder)
     announced = "up to 3 rows on a GPU at a time, each with the memory limit of h100_1g_12gb; times are not measured"
     assert announced in view.lines
