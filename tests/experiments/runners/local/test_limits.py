@@ -164,7 +164,7 @@ class WarmProcess:
     def __init__(self, ready=True, why=None):
         self.ready, self.why, self.environment = ready, why, {"WARM": "1"}
 
-    def ended(self):
+    def last_line_if_ended(self):
         return self.why
 
 
