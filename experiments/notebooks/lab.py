@@ -80,7 +80,7 @@ class Lab:
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
         engine = self._suite.settings(stated, (stated.cards or self._suite.cards)[0]).engine
         assert folder
-        display(Markdown(f"{row_in_markdown(folder, row)}\n\n{recipe(stated, engine)}"))
+        display(Markdown(f"{row_in_markdown(folder, row)}\n\n{row_definition(stated, engine)}"))
 
     def compare(self, *rows: str) -> None:
         """Show rows side by side: settings, memory, speed, and the claims that compare them.
@@ -177,7 +177,7 @@ def folder_named(name: str, place: Path) -> RunFolder:
     raise unknown_name("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
 
 
-def recipe(row: Row, engine: str) -> str:
+def row_definition(row: Row, engine: str) -> str:
     """Return a row as its suite states it, and the function that trains it, as a collapsed section of Markdown."""
     stated = yaml.safe_dump(row.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=100)
     source = (ENGINES / f"{engine}.py").read_text()

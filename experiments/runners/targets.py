@@ -350,7 +350,7 @@ def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
 
 def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
     """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
-    start, end, now = journal.lease_start(active_lease), journal.last_end(active_lease), Clock().now()
+    start, end, now = journal.recorded_start(active_lease), journal.recorded_end(active_lease), Clock().now()
     if start is None or end is None:
         return "is not reserved yet; `testbed lease` resumes the reservation"
     if end <= now:

@@ -34,7 +34,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     if lease is None:
         raise LeaseGone(f"lease {name} no longer exists; lease again")
     target = _results_variables(end_when_idle)
-    with reconciler.journal.exclusive(name):
+    with reconciler.journal.lock_lease(name):
         credential = reconciler.find_or_create(
             active_lease,
             Operation.CREATE_CREDENTIAL,

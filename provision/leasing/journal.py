@@ -104,7 +104,7 @@ class Journal:
         self.known_hosts = self.folder / "known_hosts"
 
     @contextmanager
-    def exclusive(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def lock_lease(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Let only one program work on the lease of that name; call ``on_wait`` if another program works on it."""
         if "/" in name or name in ("", ".", ".."):
             raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line with this name")
@@ -191,13 +191,13 @@ class Journal:
         hosts = [data["hosts"] for data in leases if data.get("id") == lease_id and data["hosts"]]
         return tuple(hosts[-1]) if hosts else ()
 
-    def last_end(self, active_lease: ActiveLease) -> datetime | None:
+    def recorded_end(self, active_lease: ActiveLease) -> datetime | None:
         """Return the lease's end as recorded last, at its creation or an extension; None without a record."""
         done = [entry.data for entry in self.entries() if (entry.tag, entry.event) == (active_lease.tag, "done")]
         ends = [data["end"] for data in done if "end" in data]
         return datetime.fromisoformat(ends[-1]) if ends else None
 
-    def lease_start(self, active_lease: ActiveLease) -> datetime | None:
+    def recorded_start(self, active_lease: ActiveLease) -> datetime | None:
         """Return the recorded start of the lease, None if it is not reserved yet."""
         start = active_lease.operations.get(Operation.CREATE_LEASE, {}).get("start")
         return datetime.fromisoformat(start) if start else None

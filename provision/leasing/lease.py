@@ -78,7 +78,7 @@ def lease(
     def report_wait() -> None:
         reconciler.report(f"another program is working on lease {lease_request.name}; waiting for it")
 
-    with reconciler.journal.exclusive(lease_request.name, report_wait):
+    with reconciler.journal.lock_lease(lease_request.name, report_wait):
         task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
         if not task.opened.intents:
             _check_boot_requirements(task)

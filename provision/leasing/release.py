@@ -24,7 +24,7 @@ from provision.leasing.request import (
     deletion_reason,
     end_when_idle_of,
     find_lease,
-    journal_time,
+    format_journal_time,
     lease_data,
 )
 from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
@@ -93,7 +93,7 @@ def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime |
     with suppress(ProvisionError):
         if lease := find_lease(connect_to_lease(reconciler, active_lease), active_lease):
             return lease.end
-    return reconciler.journal.last_end(active_lease)
+    return reconciler.journal.recorded_end(active_lease)
 
 
 def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
@@ -132,7 +132,7 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
 
     An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
     """
-    with reconciler.journal.exclusive(active_lease.name):
+    with reconciler.journal.lock_lease(active_lease.name):
         lease, end = planned_extension(site, reconciler, active_lease, by)
         slot = TimeSlot((), lease.start, end, None)
 
@@ -147,7 +147,7 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
             lambda: site.extend_lease(lease, slot),
             lease_data,
             by=length_in_words(by),
-            end=journal_time(end),
+            end=format_journal_time(end),
         )
 
 
@@ -168,7 +168,7 @@ def planned_extension(
         raise ExtensionRejected(f"lease {active_lease.name} has ended; lease again")
     intent = reconciler.journal.pending_intent(active_lease, Operation.EXTEND_LEASE)
     if intent.get("by") == length_in_words(by):
-        end, current = datetime.fromisoformat(intent["end"]), datetime.fromisoformat(journal_time(lease.end))
+        end, current = datetime.fromisoformat(intent["end"]), datetime.fromisoformat(format_journal_time(lease.end))
         if current in (end - by, end):
             reconciler.report(f"resuming the interrupted extension of {active_lease.name} by {intent['by']}")
             return lease, end
@@ -185,7 +185,7 @@ def release(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease
 
     Raises NotReleased if any remain, and OtherAccount for a lease of another account, which is not changed.
     """
-    with reconciler.journal.exclusive(active_lease.name):
+    with reconciler.journal.lock_lease(active_lease.name):
         verify_account(site, reconciler, active_lease)
         delete_resources(site, reconciler, active_lease)
         for machine in active_lease.machines:

@@ -120,8 +120,8 @@ def lease_data(lease: Lease) -> dict[str, Any]:
     """Return id, start, end and hosts of a lease, as the journal stores them."""
     return {
         "id": lease.id,
-        "start": journal_time(lease.start),
-        "end": journal_time(lease.end),
+        "start": format_journal_time(lease.start),
+        "end": format_journal_time(lease.end),
         "hosts": list(lease.hosts),
     }
 
@@ -129,7 +129,12 @@ def lease_data(lease: Lease) -> dict[str, Any]:
 def slot_data(slot: TimeSlot) -> dict[str, Any]:
     """Return start, end, hosts and cost of a time slot, as the journal stores them."""
     names = [host.name for host in slot.hosts]
-    return {"start": journal_time(slot.start), "end": journal_time(slot.end), "hosts": names, "cost_su": slot.cost_su}
+    return {
+        "start": format_journal_time(slot.start),
+        "end": format_journal_time(slot.end),
+        "hosts": names,
+        "cost_su": slot.cost_su,
+    }
 
 
 def address_data(address: Address) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def address_data(address: Address) -> dict[str, Any]:
     return {"id": address.id, "ip": address.ip}
 
 
-def journal_time(moment: datetime) -> str:
+def format_journal_time(moment: datetime) -> str:
     """Return a time in the journal's format."""
     return moment.isoformat(timespec="minutes")
 

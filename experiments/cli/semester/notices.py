@@ -77,7 +77,7 @@ class LeaseWatch:
 
         journal = Journal()
         active = journal.active_leases().values()
-        recorded = [(one.tag, journal.lease_start(one), journal.last_end(one)) for one in active]
+        recorded = [(one.tag, journal.recorded_start(one), journal.recorded_end(one)) for one in active]
         if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()

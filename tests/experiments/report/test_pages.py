@@ -18,7 +18,7 @@ from experiments.history.changes import run_changes
 from experiments.history.database import open_history, record_run
 from experiments.history.page import write_history_page as write_history_page
 from experiments.history.series import read_series
-from experiments.notebooks.lab import recipe
+from experiments.notebooks.lab import row_definition
 from experiments.report.compare import compare
 from experiments.report.pages.comparison import write_comparison
 from experiments.report.pages.index import write_index
@@ -61,7 +61,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "display_data", data={"text/markdown": "| a |\n|---|\n| <script>alert(3)</script> [x](javascript:x) |"}
         ),
         new_output("display_data", data={"text/markdown": markdown_table(columns=24)}),
-        new_output("display_data", data={"text/markdown": recipe(row, "lightning")}),
+        new_output("display_data", data={"text/markdown": row_definition(row, "lightning")}),
     ]
     notebook = root / "h200" / SUITE / "baseline" / "notebook.ipynb"
     notebook.write_text(json.dumps(new_notebook(cells=[new_code_cell("run()", outputs=outputs)])))

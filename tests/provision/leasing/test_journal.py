@@ -109,7 +109,7 @@ def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ".", ""])
 def test_a_lock_stays_in_its_folder(journal, name):
-    with pytest.raises(BadJournal, match="is not a valid lease name"), journal.exclusive(name):
+    with pytest.raises(BadJournal, match="is not a valid lease name"), journal.lock_lease(name):
         pass
 
 
@@ -138,29 +138,29 @@ def test_programs_that_write_at_once_lose_no_line(journal):
 
 def test_a_second_program_waits_for_the_first_and_reports_it(journal):
     calls = []
-    with journal.exclusive("llm_cc"):
+    with journal.lock_lease("llm_cc"):
         other = multiprocessing.get_context("fork").Process(target=_wait_alone, args=(journal,))
         other.start()
         other.join(0.3)
         assert other.is_alive()
     other.join(5)
     assert other.exitcode == 0
-    with journal.exclusive("llm_cc", lambda: calls.append("waiting")):
+    with journal.lock_lease("llm_cc", lambda: calls.append("waiting")):
         assert calls == []
 
 
 def test_a_program_that_waits_calls_back_once(journal):
     calls, entered = [], []
-    first = journal.exclusive("llm_cc")
+    first = journal.lock_lease("llm_cc")
     first.__enter__()
 
     def end_of_first():
         calls.append("waiting")
         first.__exit__(None, None, None)
 
-    with journal.exclusive("llm_cc", end_of_first):
+    with journal.lock_lease("llm_cc", end_of_first):
         entered.append("second")
-    with journal.exclusive("other"), journal.exclusive("llm_cc"):
+    with journal.lock_lease("other"), journal.lock_lease("llm_cc"):
         entered.append("both")
     assert (calls, entered) == (["waiting"], ["second", "both"])
 
@@ -178,7 +178,7 @@ def test_a_record_is_dated_to_the_second_and_keeps_its_site(journal):
 
 
 def _wait_alone(journal):
-    with journal.exclusive("llm_cc"):
+    with journal.lock_lease("llm_cc"):
         pass
 
 
@@ -210,7 +210,7 @@ def test_the_last_recorded_hosts_of_a_lease_are_known_after_its_end(journal):
 
 def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
     active_lease, other = journal.open_lease("llm_cc", "CHI@UC"), journal.open_lease("other", "CHI@UC")
-    assert (journal.lease_start(active_lease), journal.last_end(active_lease)) == (None, None)
+    assert (journal.recorded_start(active_lease), journal.recorded_end(active_lease)) == (None, None)
     times = {"start": "2026-11-21T12:00+00:00", "end": "2026-11-21T15:00+00:00"}
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", **times)
     journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", end="2026-11-21T16:00+00:00")
@@ -218,8 +218,8 @@ def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
     journal.write("done", other, Operation.CREATE_LEASE, id="2", end="2026-11-21T18:00+00:00")
     journal.write("done", active_lease, Operation.UPLOAD_KEY, id="3")
     active_lease = journal.active_lease("llm_cc")
-    assert journal.lease_start(active_lease) == datetime(2026, 11, 21, 12, tzinfo=UTC)
-    assert journal.last_end(active_lease) == datetime(2026, 11, 21, 16, tzinfo=UTC)
+    assert journal.recorded_start(active_lease) == datetime(2026, 11, 21, 12, tzinfo=UTC)
+    assert journal.recorded_end(active_lease) == datetime(2026, 11, 21, 16, tzinfo=UTC)
 
 
 def test_an_unfinished_deletion_of_a_server_keeps_its_machine(journal):
@@ -284,7 +284,7 @@ def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
     umask = os.umask(0)
     try:
         if lock_first:
-            with journal.exclusive("llm_cc"):
+            with journal.lock_lease("llm_cc"):
                 pass
         journal.open_lease("llm_cc", "CHI@UC")
     finally:
