@@ -141,7 +141,7 @@ class NotReady(InputError):
 
 
 def connect_if_ready(site: str, key: Path) -> "list[LeasingSite]":
-    """Return the connections to the site, or to all sites.
+    """Return the connections to the site, or to all sites, if key and account are ready for a lease.
 
     Raises NotReady with all missing requirements of a lease: a usable SSH key, an account.
     """

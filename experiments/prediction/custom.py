@@ -52,12 +52,14 @@ class CustomTraining:
     model: str = option("", f"Model of a custom training: {MODEL_HELP}.", metavar="MODEL")
     card: str = option("", "GPU model; default for rows of a suite: all GPU models of the row.", metavar="CARD")
     batch: int = option(1, "Samples per GPU and micro-step.")
-    seq: int = option(512, "Tokens per text; generate: per prompt.")
+    seq: int = option(512, "Tokens per text, or with --task generate, per prompt.")
     task: Task = option("train", "Training, or text generation by transformers' generate.")
-    new_tokens: int | None = option(None, f"Generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}.")
-    no_kv_cache: bool = option(False, "Generate: keep no key-value cache.", flag="--no-kv-cache")
+    new_tokens: int | None = option(
+        None, f"With --task generate: tokens after each prompt; default: {DEFAULT_NEW_TOKENS}."
+    )
+    no_kv_cache: bool = option(False, "With --task generate: keep no key-value cache.", flag="--no-kv-cache")
     accumulate: int = option(1, "Micro-steps per optimizer step.")
-    devices: int = option(1, "Number of GPUs; generate: they share the layers, as in device_map=auto.")
+    devices: int = option(1, "Number of GPUs; with --task generate, they share the layers, as in device_map=auto.")
     precision: LoopPrecision = option(
         "32-true", "Precision of weights and arithmetic; bf16-mixed is bf16=True of transformers' Trainer."
     )

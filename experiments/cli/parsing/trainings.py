@@ -29,7 +29,7 @@ CardList = Annotated[
     str,
     typer.Option(
         metavar="CARD,...",
-        help="GPU models or sizes (24GiB); all; or smallest: the smallest that fits. "
+        help="GPU models or sizes (24GiB); all; or smallest, the smallest that fits. "
         "Default for rows: each row's GPU models.",
     ),
 ]
