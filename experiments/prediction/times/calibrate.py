@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from experiments.errors import InputError
-from experiments.prediction.times.operations import parse
+from experiments.prediction.times.operations import canonical, parse
 from experiments.prediction.times.replay import NotReplayable, measure
-from experiments.prediction.times.table import Machine, canonical, read_lines
+from experiments.prediction.times.table import Machine, read_lines
 from experiments.results.wording import format_duration
 from experiments.suites.cards import card_of_device
 from experiments.system.files import write_atomically
@@ -47,14 +47,15 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: not a regular file")
     trying = out.with_suffix(".trying")
-    known = set(_known_keys(out, machine))
+    known = set(map(canonical, _known_keys(out, machine)))
     with out.open("a") as file:
         if not known and not out.stat().st_size:
             file.write(machine.model_dump_json() + "\n")
         if trying.exists():
             file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
-            known.add(trying.read_text())
-        missing = [key for key in dict.fromkeys(map(canonical, keys)) if key not in known]
+            known.add(canonical(trying.read_text()))
+        distinct = {canonical(key): key for key in keys}
+        missing = [key for computation, key in distinct.items() if computation not in known]
         for key in _with_progress(missing, print_line):
             trying.write_text(key)
             try:

@@ -1,8 +1,10 @@
 """Measure logged operations: the seconds that the GPU needs to execute one, and the host to start it."""
 
+import importlib
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -91,6 +93,8 @@ def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
 
 def _function(operation: Operation) -> Any:
     namespace, _, rest = operation.name.partition("::")
+    if namespace == "bitsandbytes" and find_spec(namespace):
+        importlib.import_module(namespace)
     packet, _, overload = rest.rpartition(".")
     try:
         return getattr(getattr(getattr(torch.ops, namespace), packet), overload)

@@ -260,7 +260,7 @@ def tables() -> tuple[Table, ...]:
 
 def nearest_table(card: str) -> Table:
     """Return the times that were measured on the card or its chip, or else those of the last table."""
-    return next((table for table in tables() if table.is_of(card)), tables()[-1])
+    return max(tables(), key=lambda table: (table.machine.card == card, table.is_of(card)))
 
 
 def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set[str]:
