@@ -157,7 +157,9 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
 
     On few tensors, an optimizer's operation resembles an element-wise one; on many, it needs time for each tensor.
     """
-    few = operation.name.startswith(("aten::_foreach", "bitsandbytes::optimizer")) and not any("tensors" in one for one in operation.tensors)
+    few = operation.name.startswith(("aten::_foreach", "bitsandbytes::optimizer")) and not any(
+        "tensors" in one for one in operation.tensors
+    )
     family, data_type = "element-wise" if few else operation.family, operation.data_type
     base = operation.name.partition(".")[0].rstrip("_")
     return (family, data_type, base), (family, data_type), (family,)
