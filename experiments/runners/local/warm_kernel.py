@@ -6,20 +6,33 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import nbformat
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import port_names
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
 from traitlets import Type, default
 
 from experiments.system import warm_start
+from experiments.system.files import CODE_FOLDER
 from provision.temporary import TemporaryFolder
 
+ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 SOCKET_NAME_BYTES = 107
 """Longest name of a Unix socket, bytes (Linux, unix(7))."""
 
 
 REPLY_WITHIN_S = 1.0
 IDLE_WITHIN_S = 0.2
+
+
+def prepare_notebooks() -> None:
+    """Do once what every notebook needs, for the forks of this process.
+
+    Reads the entry points of all installed packages, and compiles the schema of notebooks.
+    """
+    KernelProvisionerFactory.instance()
+    nbformat.read(ROW_NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
 
 
 class PromptKernelClient(AsyncKernelClient):
@@ -36,9 +49,9 @@ class PromptKernelClient(AsyncKernelClient):
         deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
         while not await self._answers(self.kernel_info()):
             if not await self.is_alive():
-                raise RuntimeError("Kernel died before replying to kernel_info")
+                raise RuntimeError("the kernel died before it answered")
             if time.monotonic() > deadline:
-                raise RuntimeError(f"Kernel didn't respond in {timeout} seconds")
+                raise RuntimeError(f"the kernel did not answer within {timeout} s")
 
     async def _answers(self, request: str) -> bool:
         """Return whether the reply to the request arrives, and after it the message that the kernel is idle again."""
@@ -91,3 +104,6 @@ class WarmKernelManager(AsyncKernelManager):
         command: list[str] = super().format_kernel_cmd(extra_arguments)
         module = command.index("-m") + 1
         return [*command[:module], *warm_start.module_prefix(os.environ), *command[module:]]
+
+
+prepare_notebooks()
