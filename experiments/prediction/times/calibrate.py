@@ -42,7 +42,7 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     """Measure the operations that the table ``out`` lacks, and append each as soon as it is measured.
 
     If the process dies during an operation, the next call records this and skips the operation. Raises InputError if
-    the table is from another machine.
+    the table is from another machine, or if an operation has broken the GPU for this process.
     """
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: not a regular file")
@@ -63,6 +63,7 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
             finally:
                 trying.unlink()
             file.flush()
+            _require_working_gpu(key)
 
 
 def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
@@ -86,10 +87,21 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
     print_line(f"measured {len(keys)} operations")
 
 
+def _require_working_gpu(key: str) -> None:
+    """Release cached memory. Raises InputError if the GPU rejects all work of this process since an operation failed."""
+    try:
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        name = parse(key).name
+        raise InputError(
+            f"{name} failed on this GPU, which rejects all other work of this process now; the table has all measured"
+            " times: run the command again to measure the operations after it"
+        ) from None
+
+
 def _table_entry(key: str) -> dict[str, object]:
     try:
         times = measure(parse(key))
     except (NotReplayable, torch.OutOfMemoryError) as problem:
-        torch.cuda.empty_cache()
         return {"key": key, "problem": str(problem).splitlines()[0][:200]}
     return {"key": key, "device_s": float(f"{times.device_s:.4g}"), "host_s": float(f"{times.host_s:.4g}")}

@@ -74,6 +74,19 @@ def test_an_interrupted_calibration_resumes(run_calibration):
     assert len(Table.read(table).measured) == len(KEYS)
 
 
+def test_an_operation_that_breaks_the_gpu_ends_the_calibration_which_resumes_after_it(run_calibration, monkeypatch):
+    def reject() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("torch.cuda.empty_cache", reject)
+        with pytest.raises(InputError, match=r"aten::relu.out failed on this GPU.*run the command again"):
+            run_calibration(FakeGpu(rejected=8))
+    again = FakeGpu()
+    run_calibration(again)
+    assert again.measured == [16, 32]
+
+
 def test_an_operation_during_which_the_process_died_is_not_tried_again(run_calibration, tmp_path):
     (tmp_path / "table.trying").write_text(KEYS[1])
     table, _ = run_calibration(FakeGpu())
