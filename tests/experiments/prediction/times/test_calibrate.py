@@ -117,3 +117,9 @@ def test_without_a_gpu_there_is_one_line(capsys):
 def test_attention_within_texts_is_not_replayed_because_their_lengths_are_unknown():
     with pytest.raises(NotReplayable, match="lengths of the texts"):
         measure(parse('["aten::_flash_attention_forward.default"]'))
+
+
+def test_paged_memory_of_bitsandbytes_is_not_measured():
+    state = {"type": "Float", "sizes": [8], "host": 1}
+    with pytest.raises(NotReplayable, match="paged memory"):
+        measure(parse(json.dumps(["bitsandbytes::optimizer_update_32bit.default", "adam", state])))
