@@ -88,7 +88,7 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
 
 
 def _require_working_gpu(key: str) -> None:
-    """Release cached memory. Raises InputError if the GPU rejects all work of this process since an operation failed."""
+    """Release cached memory. Raises InputError if the GPU rejects all work since an operation failed."""
     try:
         torch.cuda.empty_cache()
     except RuntimeError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from queue import Empty
+from typing import Any
 
 import psutil
 import pytest
@@ -203,7 +204,7 @@ def test_forks_inherit_what_every_notebook_needs():
 class FakeChannels(PromptKernelClient):
     """Client whose channels return the given messages; None stands for no message in time."""
 
-    def __init__(self, shell: list, iopub: list, alive: bool = True) -> None:
+    def __init__(self, shell: list[Any], iopub: list[Any], alive: bool = True) -> None:
         super().__init__()
         self.messages = {"shell": shell, "iopub": iopub}
         self.alive, self.requests = alive, 0
@@ -228,11 +229,11 @@ class FakeChannels(PromptKernelClient):
         return message
 
 
-def idle(request: str) -> dict:
+def idle(request: str) -> dict[str, Any]:
     return {"parent_header": {"msg_id": request}, "content": {"execution_state": "idle"}}
 
 
-def busy(request: str) -> dict:
+def busy(request: str) -> dict[str, Any]:
     return {"parent_header": {"msg_id": request}, "content": {"execution_state": "busy"}}
 
 
