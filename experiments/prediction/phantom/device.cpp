@@ -77,15 +77,15 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// Replace the kernels of PyTorch's CUDA build with the fallback, if there are any. Operations on lists of tensors have one
-// kernel for the whole list on a GPU, and are not split here either.
-void replace_kernels() {
+// Replace the CUDA kernels of a library's operations with the fallback, if there are any. Operations on lists of tensors
+// have one kernel for the whole list on a GPU, and are not split here either.
+void replace_kernels(const std::string& library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   auto* kept = new std::vector<c10::RegistrationHandleRAII>;
   for (const auto& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
     const bool on_list = name.name.rfind("aten::_foreach_", 0) == 0;
-    if (!op || !(on_list || op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) || name.name.rfind("aten::", 0) != 0) continue;
+    if (!op || !(on_list || op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) || name.name.rfind(library + "::", 0) != 0) continue;
     kept->push_back(dispatcher.registerImpl(
         name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&phantom::run>(), std::nullopt,
         nullptr, "phantom"));
@@ -150,7 +150,7 @@ void phantom_install(
   static bool registered = false;
   if (!registered) {
     c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
-    replace_kernels();
+    replace_kernels("aten");
     add_operations();
   }
   registered = true;
@@ -160,6 +160,8 @@ void phantom_install(
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;
 }
+
+void phantom_replace_kernels(const char* library) { replace_kernels(library); }
 
 // Return allocated bytes, reserved bytes, their peaks since the last reset, and the number of events.
 void phantom_stats(int64_t* out) {

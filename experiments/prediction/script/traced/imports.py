@@ -9,6 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from experiments.prediction.phantom.library import Phantom
+
 NOT_MODELED = {
     "flash_attn": "its attention kernels",
     "xformers": "its attention kernels",
@@ -60,14 +62,16 @@ class ImportFinder(MetaPathFinder):
         self._prepare()
 
 
-def prepare_imports(log: Callable[[str], None]) -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them.
-
-    log: logs an operation that is not one of PyTorch's.
-    """
-    sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
-    sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
-    sys.meta_path.insert(0, ImportFinder("triton", lambda: _prepare_triton(log)))
+def prepare_imports(phantom: Phantom) -> None:
+    """Prepare bitsandbytes, DeepSpeed, torchvision and Triton for the phantom device when the script imports them."""
+    prepared = {
+        "bitsandbytes": _prepare_bitsandbytes,
+        "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "torchvision": lambda: _prepare_torchvision(phantom),
+        "triton": lambda: _prepare_triton(phantom.log_operation),
+    }
+    for library, prepare in prepared.items():
+        sys.meta_path.insert(0, ImportFinder(library, prepare))
 
 
 def modeling_notes(recurrent: bool) -> list[str]:
@@ -118,6 +122,12 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
+
+
+def _prepare_torchvision(phantom: Phantom) -> None:
+    from experiments.prediction.phantom.vision import prepare_torchvision
+
+    prepare_torchvision(phantom)
 
 
 def _prepare_triton(log: Callable[[str], None]) -> None:
