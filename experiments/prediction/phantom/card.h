@@ -15,15 +15,17 @@ struct CardProperties {
   bool flash = true;             // flash attention kernels
   bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
+  bool cudnn_attention = false;  // cuDNN's attention, which is preferred to the others
+  bool cudnn = false;            // cuDNN's convolutions and recurrent layers
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
   int64_t multiprocessors = 1;   // number of multiprocessors, over which a large reduction is divided
 };
 
 CardProperties card;
 
-// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
-// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x
-// and 10.x, accepts the same inputs as flash attention and is treated the same way.
+// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, cuDNN's
+// or plain (SDPBackend 1, 2, 3, 0), with the conditions that can occur in training. Without a mask, cuDNN's attention has
+// the same results as flash attention, and is called by its name.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -39,6 +41,10 @@ int64_t choose_attention(
   if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
       query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
     return 1;
+  if (card.cudnn_attention && context.userEnabledCuDNNSDP() && (half || bfloat) && has_mask && !mask->requires_grad() &&
+      query.size(3) <= 256 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0 && key.size(2) > 1 &&
+      (same_heads || grouped))
+    return 3;
   const bool efficient_type = bfloat ? card.bfloat_efficient : card.efficient && (half || type == at::kFloat);
   const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
   return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
