@@ -115,7 +115,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = skipped_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
-    allocate_scratch(schema, arguments);
+    allocate_scratch(schema, arguments, *written);
     return;
   }
 
@@ -172,7 +172,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
-  if (!values_known) allocate_scratch(schema, arguments);
+  if (!values_known) allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
 }
 
 }  // namespace phantom

@@ -88,7 +88,7 @@ def modeling_notes(recurrent: bool) -> list[str]:
             if name in sys.modules
         ]
     if recurrent:
-        lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
+        lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
     if compiles():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
