@@ -169,6 +169,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       if (values_known) return from_host(made);
       const Tensor result = empty_strided_on_device(made.sizes(), made.strides(), made.scalar_type());
       forget_values(result);
+      allocate_scratch_of_result(schema, arguments, place, result);
       return result;
     });
   }

@@ -3,10 +3,9 @@
 #pragma once
 
 #include "card.h"
+#include "convolution.h"
 
 namespace phantom {
-
-int64_t divide_rounding_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 int64_t power_of_two_up_to(int64_t value, int64_t most) {
   int64_t power = 1;
@@ -61,20 +60,28 @@ int64_t embedding_backward_scratch_bytes(const Tensor& gradient, const Tensor& t
   return count > 3072 ? 4 * (count / 10 + std::min(count, rows)) * gradient.size(-1) : 0;
 }
 
-// Return whether cuDNN converts the operands of a convolution to channels last, because tensor cores need that order: if
-// they are stored in another order, and both numbers of channels fill a vector.
-bool converts_to_channels_last(const Tensor& input, const Tensor& weight, int64_t groups) {
-  constexpr int64_t least = 8;
-  const auto type = input.scalar_type();
-  return card.cudnn && groups == 1 && input.dim() == 4 && weight.size(0) >= least && weight.size(1) >= least &&
-      !input.is_contiguous(at::MemoryFormat::ChannelsLast) &&
-      (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
+// Allocate and free the temporary memory of a convolution.
+void allocate_convolution_scratch(const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
+  const bool transposed = arguments[6].toBool();
+  const Convolution convolution(
+      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(), transposed,
+      arguments[8].toInt());
+  const auto bytes = transposed ? convolution.backward_bytes() : convolution.forward_bytes();
+  if (bytes) allocate_block(bytes, false);
 }
 
-// Return the scratch bytes of a convolution or its backward pass: the converted operands. Measured with cuDNN 9.19 on an
-// H200. Some shapes need up to 10 MiB more.
-int64_t convolution_scratch_bytes(const Tensor& input, const Tensor& weight, const Tensor& output, int64_t groups) {
-  return converts_to_channels_last(input, weight, groups) ? input.nbytes() + weight.nbytes() + output.nbytes() : 0;
+// Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed one
+// after the other. Call this after the result is allocated.
+void allocate_scratch_of_result(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, size_t place, const Tensor& result) {
+  if (schema.name() != "aten::convolution_backward" || place > 1 || !result.defined()) return;
+  const bool transposed = arguments[7].toBool();
+  const Convolution convolution(
+      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(), transposed,
+      arguments[9].toInt());
+  const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
+  const auto bytes = place ? convolution.weight_backward_bytes() : input_bytes;
+  if (bytes) allocate_block(bytes, false);
 }
 
 // Allocate and free the scratch memory of an operation. Call this after the results of the operation are allocated.
@@ -93,11 +100,7 @@ void allocate_scratch(
       (schema.name() == "aten::_scaled_dot_product_flash_attention_backward" && card.cudnn_attention)) {
     bytes = cudnn_attention_backward_scratch_bytes(arguments[1].toTensor(), arguments[2].toTensor());
   } else if (schema.name() == "aten::convolution") {
-    bytes = convolution_scratch_bytes(
-        arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[8].toInt());
-  } else if (schema.name() == "aten::convolution_backward") {
-    bytes = convolution_scratch_bytes(
-        arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[9].toInt());
+    allocate_convolution_scratch(arguments, results);
   } else if (schema.name() == "aten::embedding_dense_backward") {
     bytes = embedding_backward_scratch_bytes(arguments[0].toTensor(), arguments[1].toTensor(), arguments[2].toInt());
   }
