@@ -18,7 +18,6 @@ class KernelProperties:
 
     flash: flash attention. efficient: memory-efficient attention for all data types except bfloat16. bfloat_efficient:
     memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers to the others.
-    cudnn_layers: convolutions and recurrent layers of cuDNN.
     workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps. multiprocessors: the
     card's number of multiprocessors, which determines the scratch memory of large reductions.
     """
@@ -27,7 +26,6 @@ class KernelProperties:
     efficient: bool
     bfloat_efficient: bool
     cudnn: bool
-    cudnn_layers: bool
     workspace_bytes: int
     multiprocessors: int
 
@@ -49,14 +47,13 @@ def kernel_properties(card: Card) -> KernelProperties:
     if card.compute_capability.startswith("gfx"):
         fused = card.compute_capability in AMD_WITH_ATTENTION_KERNELS
         workspace = 128 * MIB if card.compute_capability.startswith("gfx94") else 32 * MIB
-        return KernelProperties(fused, fused, fused, False, False, workspace, card.multiprocessors)
+        return KernelProperties(fused, fused, fused, False, workspace, card.multiprocessors)
     major = int(card.compute_capability.split(".")[0])
     return KernelProperties(
         flash=major >= 8,
         efficient=major >= 5,
         bfloat_efficient=major >= 8,
         cudnn=major in (9, 10),
-        cudnn_layers=True,
         workspace_bytes=32 * MIB if major in (9, 10, 12) else 8 * MIB + 128 * KIB,
         multiprocessors=card.multiprocessors,
     )

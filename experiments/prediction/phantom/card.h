@@ -16,7 +16,6 @@ struct CardProperties {
   bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
   bool cudnn_attention = false;  // cuDNN's attention, which is preferred to the others
-  bool cudnn = false;            // cuDNN's convolutions and recurrent layers
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
   int64_t multiprocessors = 1;   // number of multiprocessors, over which a large reduction is divided
 };

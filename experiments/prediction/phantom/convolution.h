@@ -25,7 +25,7 @@ struct Convolution {
     constexpr int64_t least_channels = 8, least_area = 49;
     const auto type = input.scalar_type();
     const bool ordered = input.dim() == 3 || (input.dim() == 4 && !input.is_contiguous(at::MemoryFormat::ChannelsLast));
-    converts = card.cudnn && groups == 1 && ordered && (std::min(inputs, outputs) >= least_channels || area >= least_area) &&
+    converts = groups == 1 && ordered && (std::min(inputs, outputs) >= least_channels || area >= least_area) &&
         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
   }
 

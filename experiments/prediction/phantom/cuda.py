@@ -14,7 +14,6 @@ from experiments.prediction.phantom.cuda_memory import replace_memory_functions
 from experiments.prediction.phantom.cuda_random import no_operation, replace_random_functions
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
-from experiments.suites.attention_kernels import kernel_properties
 from experiments.suites.cards import Card
 from experiments.system.files import GIB
 
@@ -113,7 +112,6 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         gcnArchName=card.compute_capability,
         warp_size=32,
     )
-    has_cudnn = kernel_properties(card).cudnn_layers
     replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
@@ -149,7 +147,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda.nvtx, "_nvtx", no_nvtx),
         (torch.cuda.nccl, "version", lambda: NCCL_VERSION),
-        (torch.backends.cudnn, "is_acceptable", lambda tensor: has_cudnn and tensor.dtype in CUDNN_DATA_TYPES),
+        (torch.backends.cudnn, "is_acceptable", lambda tensor: tensor.dtype in CUDNN_DATA_TYPES),
         (torch.backends.cudnn.rnn, "get_cudnn_mode", CUDNN_MODES.index),
         (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
         (torch.nn.modules.transformer, "_detect_is_causal_mask", _detect_causal_mask),

@@ -60,7 +60,7 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
-  bool compiledWithCuDNN() const override { return card.cudnn; }
+  bool compiledWithCuDNN() const override { return true; }
   bool supportsBFloat16RNNWithCuDNN() const override { return true; }
   // PyTorch's own kernels for the normalization of batches need the same memory as cuDNN's.
   double batchnormMinEpsilonCuDNN() const override { return std::numeric_limits<double>::infinity(); }
@@ -161,10 +161,9 @@ void replace_writes_on_host() {
 
 extern "C" {
 
-// Set the properties of the card: its attention kernels, whether it has cuDNN, the size of a cuBLAS workspace in bytes,
-// its multiprocessors.
+// Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
 void phantom_install(
-    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_attention, int64_t cudnn,
+    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_attention,
     int64_t workspace_bytes, int64_t multiprocessors) {
   static bool registered = false;
   if (!registered) {
@@ -177,7 +176,6 @@ void phantom_install(
   phantom::card.efficient = efficient;
   phantom::card.bfloat_efficient = bfloat_efficient;
   phantom::card.cudnn_attention = cudnn_attention;
-  phantom::card.cudnn = cudnn;
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;
 }

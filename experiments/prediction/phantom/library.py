@@ -62,7 +62,6 @@ class Phantom:
             ctypes.c_int64(kernels.efficient),
             ctypes.c_int64(kernels.bfloat_efficient),
             ctypes.c_int64(kernels.cudnn),
-            ctypes.c_int64(kernels.cudnn_layers),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),
         )

@@ -63,6 +63,7 @@ def prepare_torchvision(phantom: Phantom) -> None:
     kernels.impl("nms", _keep_all_boxes)
     _libraries.append(kernels)
     _spread_boxes()
+    _sample_boxes()
 
 
 def _define_operations() -> None:
@@ -96,3 +97,17 @@ def _spread_boxes() -> None:
         return torch.arange(count, device=boxes[0].device) % (mapper.k_max - mapper.k_min + 1)
 
     LevelMapper.__call__ = levels
+
+
+def _sample_boxes() -> None:
+    """Sample as many boxes of each image for the loss as allowed, because which boxes match an object is unknown."""
+    from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+    def sample(sampler: Any, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        positions = [torch.arange(len(one), device=one.device) for one in matched]
+        most = int(sampler.batch_size_per_image * sampler.positive_fraction)
+        with_object = [one < most for one in positions]
+        without = [(one >= most) & (one < sampler.batch_size_per_image) for one in positions]
+        return with_object, without
+
+    BalancedPositiveNegativeSampler.__call__ = sample

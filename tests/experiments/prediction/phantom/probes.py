@@ -337,8 +337,7 @@ def main(cache: Path) -> None:
     phantom = load(cache)
     phantom.install(
         KernelProperties(
-            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, cudnn_layers=True, workspace_bytes=0,
-            multiprocessors=132,
+            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132
         )
     )
 
