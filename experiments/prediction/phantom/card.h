@@ -52,13 +52,16 @@ int64_t choose_attention(
       : 0;
 }
 
-// cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it.
-void allocate_workspace(const std::string& name) {
+// cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it. The
+// first product with a bias allocates one of cublasLt, too. Source: CUDABlas.cpp.
+void allocate_workspace(const std::string& name, bool has_bias) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
   if (!card.workspace_bytes || !products.count(name)) return;
-  thread_local std::set<std::pair<int64_t, int64_t>> taken;
-  if (taken.insert({current_gpu, current_stream}).second) (new c10::DataPtr)->operator=(allocate_block(card.workspace_bytes, false));
+  thread_local std::set<std::pair<int64_t, int64_t>> taken, taken_with_bias;
+  const std::pair<int64_t, int64_t> place{current_gpu, current_stream};
+  if (taken.insert(place).second) new c10::DataPtr(allocate_block(card.workspace_bytes, false));
+  if (has_bias && taken_with_bias.insert(place).second) new c10::DataPtr(allocate_block(kMiB, false));
 }
 
 }  // namespace phantom

@@ -24,8 +24,9 @@ struct Convolution {
         strided(std::any_of(stride.begin(), stride.end(), [](int64_t step) { return step > 1; })) {
     constexpr int64_t least_channels = 8, least_area = 49;
     const auto type = input.scalar_type();
-    const bool ordered = input.dim() == 3 || (input.dim() == 4 && !input.is_contiguous(at::MemoryFormat::ChannelsLast));
-    converts = groups == 1 && ordered && (std::min(inputs, outputs) >= least_channels || area >= least_area) &&
+    const bool ordered = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
+        weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
+    converts = groups == 1 && input.dim() <= 4 && !ordered && (std::min(inputs, outputs) >= least_channels || area >= least_area) &&
         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
   }
 

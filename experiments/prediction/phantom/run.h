@@ -106,7 +106,8 @@ Tensor view_like(const Tensor& tensor, const Tensor& made) {
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
-  allocate_workspace(schema.name());
+  const IValue& bias = (*stack)[first];
+  allocate_workspace(schema.name(), schema.name() == "aten::addmm" && bias.toTensor().dim() == 1);
   if (schema.name() == "aten::index" || schema.name() == "aten::index_put_" || schema.name() == "aten::_index_put_impl_")
     replace_masks_by_positions(stack, first);
   const std::vector<IValue> arguments(stack->begin() + first, stack->end());

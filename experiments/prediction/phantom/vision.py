@@ -1,5 +1,6 @@
-"""Kernels of torchvision on the phantom device. They are defined even if torchvision's compiled library does not load."""
+"""Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ SHAPE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
 POOLED = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
 ALIGNED = "int sampling_ratio, bool aligned"
 STRIDES = (
-    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, SymInt groups, "
-    "SymInt offset_groups, bool use_mask"
+    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, "
+    "SymInt groups, SymInt offset_groups, bool use_mask"
 )
 WEIGHTS = "Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias"
 SCHEMAS = (
@@ -43,7 +44,7 @@ def prepare_torchvision(phantom: Phantom) -> None:
 
     The published packages of torchvision need PyTorch's CUDA build. Without it, only their operations are defined.
     """
-    load = torch.ops.load_library
+    load: Callable[[str], None] = torch.ops.load_library
 
     def load_or_define(path: str) -> None:
         try:

@@ -83,9 +83,7 @@ def other_scratch(phantom: Any) -> Any:
 
     def attention(batch: int, heads: int, groups: int, length: int, width: int, masked: bool) -> int:
         def make(count: int) -> Any:
-            return torch.empty(
-                batch, count, length, width, dtype=torch.float16, device="cuda", requires_grad=True
-            )
+            return torch.empty(batch, count, length, width, dtype=torch.float16, device="cuda", requires_grad=True)
 
         mask = torch.empty(length, length, dtype=torch.float16, device="cuda") if masked else None
         inputs = make(heads), make(groups), make(groups)
@@ -127,4 +125,22 @@ def dropout_order(phantom: Any) -> Any:
     return reserved
 
 
-PROBES = (recurrent, convolutions, other_scratch, dropout_order)
+def bias_workspace(phantom: Any) -> Any:
+    """Return the bytes that stay allocated after the first and the second product with a bias, and after others."""
+    import torch
+
+    from experiments.suites.attention_kernels import kernel_properties
+    from experiments.suites.cards import card_named
+
+    phantom.install(kernel_properties(card_named("h200_141gb")))
+    bias, left = torch.empty(4, device="cuda"), torch.empty(4, 4, device="cuda")
+    left @ left
+    before = phantom.stats()[0]
+    found = []
+    for run in (lambda: left @ left, lambda: torch.addmm(left, left, left), lambda: torch.addmm(bias, left, left)) * 2:
+        run()
+        found.append(phantom.stats()[0] - before)
+    return found
+
+
+PROBES = (bias_workspace, recurrent, convolutions, other_scratch, dropout_order)

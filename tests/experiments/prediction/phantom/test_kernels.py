@@ -63,3 +63,7 @@ def test_the_gradients_of_more_than_3072_tokens_are_summed_in_parts(probe_result
 
 def test_dropout_allocates_its_mask_before_its_result(probe_results):
     assert probe_results["dropout_order"] == 16 * MIB
+
+
+def test_the_first_product_with_a_bias_allocates_a_workspace_of_1_mib(probe_results):
+    assert probe_results["bias_workspace"] == [0, 0, MIB, MIB, MIB, MIB]
