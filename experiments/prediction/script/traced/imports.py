@@ -63,11 +63,12 @@ class ImportFinder(MetaPathFinder):
 
 
 def prepare_imports(phantom: Phantom) -> None:
-    """Prepare bitsandbytes, DeepSpeed, torchvision and Triton for the phantom device when the script imports them."""
+    """Prepare libraries for the phantom device when the script imports them."""
     prepared = {
         "bitsandbytes": _prepare_bitsandbytes,
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
         "torchvision": lambda: _prepare_torchvision(phantom),
+        "transformers.generation.stopping_criteria": _prepare_generation,
         "triton": lambda: _prepare_triton(phantom.log_operation),
     }
     for library, prepare in prepared.items():
@@ -122,6 +123,12 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
+
+
+def _prepare_generation() -> None:
+    from experiments.prediction.script.traced.generation import ignore_ends_of_texts
+
+    ignore_ends_of_texts()
 
 
 def _prepare_torchvision(phantom: Phantom) -> None:
