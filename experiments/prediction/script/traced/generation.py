@@ -1,4 +1,4 @@
-"""End the texts that a script generates at their maximal length, because the generated tokens are unknown."""
+"""Texts that a script generates: each is as long as possible, because the sampled tokens are unknown."""
 
 from typing import Any
 
@@ -6,13 +6,21 @@ import torch
 
 
 def ignore_ends_of_texts() -> None:
-    """Replace transformers' criterion for the end of a text by one that no text meets.
+    """Sample always the last token of the vocabulary, and no end of a text.
 
-    Without it, a text whose tokens are unknown would never end.
+    The values of sampled tokens are known then, so that masks and lengths that a script computes from them are, too.
+    Without them, a text would never end.
     """
     from transformers.generation.stopping_criteria import EosTokenCriteria
+
+    sample = torch.multinomial
+
+    def sample_last(weights: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        tokens = sample(weights, *arguments, **options)
+        return torch.full_like(tokens, weights.shape[-1] - 1) if tokens.is_cuda else tokens
 
     def never(_: Any, tokens: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
+    torch.multinomial = sample_last
     EosTokenCriteria.__call__ = never
