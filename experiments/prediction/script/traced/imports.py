@@ -65,7 +65,7 @@ class ImportFinder(MetaPathFinder):
 def prepare_imports(phantom: Phantom) -> None:
     """Prepare libraries for the phantom device when the script imports them."""
     prepared = {
-        "bitsandbytes": _prepare_bitsandbytes,
+        "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
         "torchvision": lambda: _prepare_torchvision(phantom),
         "transformers.generation.stopping_criteria": _prepare_generation,
@@ -113,10 +113,10 @@ def record_compile_calls() -> None:
     torch.compile = recording_compile
 
 
-def _prepare_bitsandbytes() -> None:
+def _prepare_bitsandbytes(phantom: Phantom) -> None:
     from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
 
-    import_bitsandbytes()
+    import_bitsandbytes(phantom)
 
 
 def _prepare_deepspeed(log: Callable[[str], None]) -> None:
