@@ -22,5 +22,9 @@ def ignore_ends_of_texts() -> None:
     def never(_: Any, tokens: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
-    torch.multinomial = sample_last
-    EosTokenCriteria.__call__ = never
+    replacements: list[tuple[Any, str, Any]] = [
+        (torch, "multinomial", sample_last),
+        (EosTokenCriteria, "__call__", never),
+    ]
+    for owner, name, replacement in replacements:
+        setattr(owner, name, replacement)
