@@ -103,7 +103,6 @@ def other_scratch(phantom: Any) -> Any:
 
     return {
         "attention with a mask": attention(128, 8, 8, 77, 64, masked=True),
-        "attention with grouped heads": attention(4, 14, 2, 512, 64, masked=False),
         "embedding of few tokens": embedding(2048, 151936, 896),
         "embedding": embedding(4096, 151936, 896),
         "embedding of many tokens": embedding(16384, 4096, 4096),
