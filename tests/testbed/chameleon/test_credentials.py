@@ -1,6 +1,6 @@
 """Faults while the credential of an idle end is created or deleted: one remains, or none, and the next command resumes.
 
-The setup of the node is a fake; the tests of nodes run the real one.
+The boot and the setup of the node are fakes; the tests of leasing boot servers, and those of nodes run the setup.
 """
 
 import time
@@ -28,7 +28,7 @@ NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 
 
 @pytest.fixture(autouse=True)
-def setup_variables(monkeypatch, reachable):
+def setup_variables(monkeypatch, fake_boot):
     """The credentials with which the node was set up."""
     given = []
     monkeypatch.setattr(
