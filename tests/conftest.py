@@ -2,6 +2,7 @@
 
 No garbage is collected while the tests are imported, and what the imports have made is passed over later: otherwise a
 third of the time of a collection, and seconds at the end of each process, are searches in objects that all live on.
+Slow tests run first, so that no worker is left with a long one while the others have ended.
 The variables that describe a terminal or a running make are removed, so that every test has the same output.
 """
 
@@ -43,6 +44,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> Iterator[None
         if is_slow(item):
             item.add_marker("slow")
     yield
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         _pass_on_group(item)
 
