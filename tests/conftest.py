@@ -16,7 +16,17 @@ from tests.support.slow import is_slow, reject_slow_programs
 
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
-GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks", "finished_row": "worker"}
+GROUPS = {
+    "traces_start_warm": "scripts",
+    "ranks_start_warm": "warm ranks",
+    "finished_row": "worker",
+    "train_once": "trained rows",
+    "measure_row": "rows of hf_trainer",
+    "measured_rows": "rows of litgpt",
+    "folders": "screens of runs",
+    "pages": "pages",
+    "keys": "keys",
+}
 """Groups of tests that share a fixture of several seconds. With pytest-xdist, one worker runs all tests of one."""
 
 
