@@ -1,6 +1,6 @@
 """A lease that ends itself, at real services: the rights of its credential, and the client's report of the end.
 
-Fakes: the setup of the node, which the tests of nodes have, and its boot, except in the test of the client's report.
+Fakes: the setup of the node, which tests/testbed/node/end_when_idle tests, and its boot, except in one test.
 """
 
 import json

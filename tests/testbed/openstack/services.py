@@ -94,7 +94,7 @@ def nova() -> Wsgi:
 
     from tests.testbed.openstack import fake_hardware
 
-    hear_at_once()
+    wake_listeners_at_once()
     fake_hardware.FOLDER = HERE
     sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = fake_hardware
     import os_brick
@@ -145,7 +145,7 @@ def blazar() -> Wsgi:
     from oslo_service import backend
 
     backend.init_backend(backend.BackendType.THREADING)
-    hear_at_once()
+    wake_listeners_at_once()
     shortcuts.share_tokens()
     shortcuts.load_hosts_in_parts()
     gettext.install("blazar")
@@ -242,8 +242,8 @@ def wait_until_up(*services: str) -> None:
             time.sleep(POLL_S)
 
 
-def hear_at_once() -> None:
-    """Let the listeners of the in-memory transport wait for a message; they look for one 20 times a second."""
+def wake_listeners_at_once() -> None:
+    """Wake the listeners of the in-memory transport by each message; unchanged, they look for one 20 times a second."""
     from oslo_messaging._drivers import impl_fake
 
     arrivals = Arrivals()
@@ -279,7 +279,7 @@ class Arrivals:
             self._seen.number = self._number
 
 
-def die_with_parent() -> None:
+def exit_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -296,7 +296,7 @@ def application() -> Wsgi:
 
 
 def main() -> None:
-    die_with_parent()
+    exit_with_parent()
     sys.argv = [SERVICE.partition("_")[0]]
     os.environ[f"OS_{SERVICE.partition('_')[0].upper()}_CONFIG_DIR"] = str(HERE)
     try:

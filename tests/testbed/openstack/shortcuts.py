@@ -1,4 +1,4 @@
-"""What the services of the tests do less often than upstream, because it takes most of their processor time."""
+"""Changes to the services that save most of their processor time: they do some things less often than upstream."""
 
 import gc
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 @contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Collect no garbage while a service starts, and pass over all that it has started in later collections."""
+    """Collect no garbage while a service starts, and exclude what then exists from later collections."""
     gc.disable()
     yield
     gc.freeze()
