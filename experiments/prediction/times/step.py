@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from experiments.prediction.times.limits import TENSOR_TYPES
 from experiments.prediction.times.operations import Family, Operation, parse
-from experiments.prediction.times.table import TENSOR_TYPES, Table, table_files
+from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named

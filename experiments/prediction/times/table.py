@@ -1,6 +1,7 @@
 """Tables of measured operation times of one GPU; they also estimate other operations and other cards."""
 
 import gzip
+import heapq
 import json
 import math
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from experiments.prediction.times.limits import attainable_s
 from experiments.prediction.times.operations import Operation, parse
 from experiments.results.schema import Record
 from experiments.suites.cards import Card, card_named, have_same_chip
@@ -18,9 +20,12 @@ from experiments.system.files import cache_folder
 
 TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
-TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-MIN_KERNEL_S = 2e-6
-"""Shortest time of a kernel, seconds."""
+MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
+UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5
+"""Assumed time of an operation that resembles no measured one: relative to the attainable time, and of the host."""
+NEIGHBORS, NEIGHBORS_WITHIN = 3, math.log(2)
+"""An operation that was not measured is assumed to have the median efficiency of the most similar operations: at most
+this number, whose sizes differ from its own at most by this factor (logarithm) more than those of the most similar."""
 
 
 class Machine(Record):
@@ -75,32 +80,32 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Estimate(NamedTuple):
-    """The times of an operation on the GPU of a table. bound_s: its shortest possible time there, seconds.
+    """The times of an operation on the GPU of a table. attainable_s: its attainable time there, seconds.
 
-    measured: False if the times are those of a similar operation, scaled to this one's size.
+    measured: False if the times are those of similar operations, scaled to this one's size.
     """
 
     operation: Operation
     times: OperationTime
-    bound_s: float
+    attainable_s: float
     measured: bool
 
 
 class MeasuredOperation(NamedTuple):
-    """A measured operation.
+    """A measured operation. sizes: logarithms of the sizes that it has in common with similar operations.
 
-    sizes: logarithms of its floating-point operations and of its bytes. bound_s: its shortest possible time, seconds.
+    slowdown: its time divided by its attainable time.
     """
 
-    sizes: tuple[float, float]
-    bound_s: float
-    times: OperationTime
+    sizes: tuple[float, ...]
+    slowdown: float
+    host_s: float
 
 
 class Table:
     """Times of operations on one GPU, by key.
 
-    An unmeasured operation is assumed to be as efficient as the most similar measured one.
+    An unmeasured operation is assumed to be as efficient as the most similar measured ones.
     """
 
     def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
@@ -110,11 +115,12 @@ class Table:
         self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
-            one = MeasuredOperation(_log_sizes(operation), bound_s(operation, self.card), times)
+            slowdown = times.device_s / attainable_s(operation, self.card)
+            one = MeasuredOperation(_log_sizes(operation), slowdown, times.host_s)
             for group in _groups(operation):
                 self._similar[group].append(one)
         self._estimates: dict[str, Estimate] = {}
-        self._host_s = {group: median(one.times.host_s for one in found) for group, found in self._similar.items()}
+        self._host_s = {group: median(one.host_s for one in found) for group, found in self._similar.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -128,8 +134,8 @@ class Table:
 
         The host time is at most the median of similar operations: longer times include waiting for the GPU.
         """
-        operation, times, own_bound_s, _ = self._estimate(key)
-        return OperationTime(times.device_s * bound_s(operation, card) / own_bound_s, times.host_s)
+        operation, times, own_s, _ = self._estimate(key)
+        return OperationTime(times.device_s * attainable_s(operation, card) / own_s, times.host_s)
 
     def is_measured(self, key: str) -> bool:
         """Return whether the operation itself was measured."""
@@ -142,23 +148,24 @@ class Table:
 
     def _new_estimate(self, key: str) -> Estimate:
         operation, found = parse(key), self.measured.get(key)
-        own_bound_s = bound_s(operation, self.card)
+        own_s = attainable_s(operation, self.card)
         if found:
             device_s, host_s = found
         else:
             similar = self._most_similar(operation)
-            device_s = similar.times.device_s * own_bound_s / similar.bound_s
-            host_s = similar.times.host_s
-        usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
-        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_bound_s, found is not None)
+            device_s = own_s * median(one.slowdown for one in similar)
+            host_s = similar[0].host_s
+        usual_s = next((self._host_s[one] for one in _groups(operation)[-3:] if one in self._host_s), host_s)
+        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_s, found is not None)
 
-    def _most_similar(self, operation: Operation) -> MeasuredOperation:
-        flop, size = _log_sizes(operation)
+    def _most_similar(self, operation: Operation) -> list[MeasuredOperation]:
+        sizes = _log_sizes(operation)
         for group in _groups(operation):
             if found := self._similar.get(group):
-                return min(found, key=lambda one: abs(one.sizes[0] - flop) + abs(one.sizes[1] - size))
-        least_s = bound_s(operation, self.card)
-        return MeasuredOperation((flop, size), least_s, OperationTime(2 * least_s, 1e-5))
+                nearest = heapq.nsmallest(NEIGHBORS, found, key=lambda one: _distance(one.sizes, sizes))
+                limit = _distance(nearest[0].sizes, sizes) + NEIGHBORS_WITHIN
+                return [one for one in nearest if _distance(one.sizes, sizes) <= limit]
+        return [MeasuredOperation(sizes, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)]
 
     def is_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
@@ -172,14 +179,17 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """
     few = operation.name.startswith("aten::_foreach") and not any("tensors" in one for one in operation.tensors)
     family, data_type = "element-wise" if few else operation.family, operation.data_type
-    return (family, data_type, operation.name.partition(".")[0]), (family, data_type), (family,)
+    name = operation.name.partition(".")[0]
+    alike = ((family, data_type, name, operation.layout),) if family in MEMORY_BOUND else ()
+    return *alike, (family, data_type, name), (family, data_type), (family,)
 
 
-def _log_sizes(operation: Operation) -> tuple[float, float]:
-    return math.log(operation.flop + 1), math.log(operation.total_bytes + 1)
+def _log_sizes(operation: Operation) -> tuple[float, ...]:
+    """Return logarithms: of the sizes of a matrix product, otherwise of the operation's arithmetic and bytes."""
+    sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
+    return tuple(math.log(max(1, size)) for size in sizes)
 
 
-def bound_s(operation: Operation, card: Card) -> float:
-    """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
-    rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
-    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), MIN_KERNEL_S)
+def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Return the distance of two operations by their sizes; infinite if these are of different kinds."""
+    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) if len(a) == len(b) else math.inf

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.times.limits import bound_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     PhaseTime,
@@ -29,7 +30,7 @@ from experiments.prediction.times.step import (
     step_time,
     total_seconds,
 )
-from experiments.prediction.times.table import OperationTime, Table, bound_s
+from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
 from experiments.suites.cards import Card, card_named, card_of_device

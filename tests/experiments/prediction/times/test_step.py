@@ -16,7 +16,8 @@ from experiments.prediction.times.step import (
     program_step_time,
     total_seconds,
 )
-from experiments.prediction.times.table import Machine, OperationTime, Table, bound_s
+from experiments.prediction.times.limits import bound_s
+from experiments.prediction.times.table import Machine, OperationTime, Table
 from experiments.suites.cards import card_named
 
 H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
