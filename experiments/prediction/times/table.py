@@ -1,7 +1,6 @@
 """Tables of measured operation times of one GPU; they also estimate other operations and other cards."""
 
 import gzip
-import heapq
 import json
 import math
 from collections import defaultdict
@@ -21,11 +20,13 @@ from experiments.system.files import cache_folder
 TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
+LAYOUT_DISTANCE = 2.0
+"""Distance of two memory-bound operations whose tensors have different layouts, as that of sizes which differ by a factor
+of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
+MAX_HOST_S = 8e-5
+"""Longest host time of an operation that the host can start in advance while the GPU is occupied (``replay``)."""
 UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5
 """Assumed time of an operation that resembles no measured one: relative to the attainable time, and of the host."""
-NEIGHBORS, NEIGHBORS_WITHIN = 3, math.log(2)
-"""An operation that was not measured is assumed to have the median efficiency of the most similar operations: at most
-this number, whose sizes differ from its own at most by this factor (logarithm) more than those of the most similar."""
 
 
 class Machine(Record):
@@ -82,7 +83,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 class Estimate(NamedTuple):
     """The times of an operation on the GPU of a table. attainable_s: its attainable time there, seconds.
 
-    measured: False if the times are those of similar operations, scaled to this one's size.
+    measured: False if the times are those of a similar operation, scaled to this one's size.
     """
 
     operation: Operation
@@ -91,13 +92,24 @@ class Estimate(NamedTuple):
     measured: bool
 
 
-class MeasuredOperation(NamedTuple):
-    """A measured operation. sizes: logarithms of the sizes that it has in common with similar operations.
-
-    slowdown: its time divided by its attainable time.
-    """
+class Features(NamedTuple):
+    """What two similar operations have in common. sizes: logarithms. layout: of a memory-bound operation, else ''."""
 
     sizes: tuple[float, ...]
+    layout: str
+
+    def distance(self, other: "Features") -> float:
+        """Return how much two operations differ; infinite if their sizes are of different kinds."""
+        if len(self.sizes) != len(other.sizes):
+            return math.inf
+        sizes = sum(abs(own - others) for own, others in zip(self.sizes, other.sizes, strict=True))
+        return sizes + (LAYOUT_DISTANCE if self.layout != other.layout else 0.0)
+
+
+class MeasuredOperation(NamedTuple):
+    """A measured operation. slowdown: its time divided by its attainable time."""
+
+    features: Features
     slowdown: float
     host_s: float
 
@@ -105,7 +117,7 @@ class MeasuredOperation(NamedTuple):
 class Table:
     """Times of operations on one GPU, by key.
 
-    An unmeasured operation is assumed to be as efficient as the most similar measured ones.
+    An unmeasured operation is assumed to be as efficient as the most similar measured one.
     """
 
     def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
@@ -113,14 +125,17 @@ class Table:
         self.card = card_named(machine.card)
         self.measured = measured
         self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
+        host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
             slowdown = times.device_s / attainable_s(operation, self.card)
-            one = MeasuredOperation(_log_sizes(operation), slowdown, times.host_s)
+            one = MeasuredOperation(_features(operation), slowdown, times.host_s)
             for group in _groups(operation):
-                self._similar[group].append(one)
+                host_s[group].append(times.host_s)
+                if not waited_for_host(operation, times):
+                    self._similar[group].append(one)
         self._estimates: dict[str, Estimate] = {}
-        self._host_s = {group: median(one.host_s for one in found) for group, found in self._similar.items()}
+        self._host_s = {group: median(found) for group, found in host_s.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -153,23 +168,28 @@ class Table:
             device_s, host_s = found
         else:
             similar = self._most_similar(operation)
-            device_s = own_s * median(one.slowdown for one in similar)
-            host_s = similar[0].host_s
-        usual_s = next((self._host_s[one] for one in _groups(operation)[-3:] if one in self._host_s), host_s)
+            device_s, host_s = own_s * similar.slowdown, similar.host_s
+        usual_s = next((self._host_s[one] for one in _groups(operation) if one in self._host_s), host_s)
         return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_s, found is not None)
 
-    def _most_similar(self, operation: Operation) -> list[MeasuredOperation]:
-        sizes = _log_sizes(operation)
+    def _most_similar(self, operation: Operation) -> MeasuredOperation:
+        features = _features(operation)
         for group in _groups(operation):
             if found := self._similar.get(group):
-                nearest = heapq.nsmallest(NEIGHBORS, found, key=lambda one: _distance(one.sizes, sizes))
-                limit = _distance(nearest[0].sizes, sizes) + NEIGHBORS_WITHIN
-                return [one for one in nearest if _distance(one.sizes, sizes) <= limit]
-        return [MeasuredOperation(sizes, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)]
+                return min(found, key=lambda one: one.features.distance(features))
+        return MeasuredOperation(features, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)
 
     def is_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
         return self.machine.card == card or have_same_chip(self.machine.card, card)
+
+
+def waited_for_host(operation: Operation, times: OperationTime) -> bool:
+    """Return whether the GPU had to wait for the host during the measurement, so that the measured time is too long.
+
+    Transfers from and to the host always wait for it.
+    """
+    return operation.family != "host transfers" and times.device_s < times.host_s > MAX_HOST_S
 
 
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
@@ -179,17 +199,11 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """
     few = operation.name.startswith("aten::_foreach") and not any("tensors" in one for one in operation.tensors)
     family, data_type = "element-wise" if few else operation.family, operation.data_type
-    name = operation.name.partition(".")[0]
-    alike = ((family, data_type, name, operation.layout),) if family in MEMORY_BOUND else ()
-    return *alike, (family, data_type, name), (family, data_type), (family,)
+    return (family, data_type, operation.name.partition(".")[0]), (family, data_type), (family,)
 
 
-def _log_sizes(operation: Operation) -> tuple[float, ...]:
-    """Return logarithms: of the sizes of a matrix product, otherwise of the operation's arithmetic and bytes."""
+def _features(operation: Operation) -> Features:
+    """Return the sizes of a matrix product, otherwise the operation's arithmetic and bytes; and its layout."""
     sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
-    return tuple(math.log(max(1, size)) for size in sizes)
-
-
-def _distance(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Return the distance of two operations by their sizes; infinite if these are of different kinds."""
-    return sum(abs(x - y) for x, y in zip(a, b, strict=True)) if len(a) == len(b) else math.inf
+    layout = operation.layout if operation.family in MEMORY_BOUND else ""
+    return Features(tuple(math.log(max(1, size)) for size in sizes), layout)

@@ -73,7 +73,8 @@ class PublishedTimes(Stated):
         peak_tflops = self.cards[name].peak_tflops
         return card_named(name).model_copy(update={"peak_tflops": peak_tflops} if peak_tflops else {})
 
-    def predicted_labels(self) -> list[Label]:
+    @property
+    def predicted(self) -> list[Label]:
         """Return the labels of the models that are predicted."""
         return [label for label in self.labels if not self.models[label.model].excluded]
 
