@@ -21,8 +21,8 @@ TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
 MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
 LAYOUT_DISTANCE = 2.0
-"""Distance of two memory-bound operations whose tensors have different layouts, as that of sizes which differ by a factor
-of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
+"""Distance of two memory-bound operations whose tensors have different layouts, as that of sizes that differ by a
+factor of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
 MAX_HOST_S = 8e-5
 """Longest host time of an operation that the host can start in advance while the GPU is occupied (``replay``)."""
 UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5

@@ -100,7 +100,5 @@ def step_seconds(
     recorded: Sequence[RecordedPhase], phases_s: Sequence[float], accumulate: int, tokens: float | None
 ) -> float:
     """Return the seconds of a step from those of the recorded phases, for batches of ``tokens``."""
-    times = {
-        id(one): PhaseTime({}, {"element-wise": seconds}) for one, seconds in zip(recorded, phases_s, strict=True)
-    }
+    times = {id(one): PhaseTime({}, {"element-wise": seconds}) for one, seconds in zip(recorded, phases_s, strict=True)}
     return total_seconds(interpolated_phases(parts_of_step(recorded, accumulate), times, tokens))

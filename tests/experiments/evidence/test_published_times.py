@@ -1,12 +1,12 @@
 """Published times of training steps: the labels are complete, the stored table is current, and faults change it."""
 
 import json
-from dataclasses import dataclass
 
 import pytest
 
 from experiments.prediction.times import limits, step
-from experiments.prediction.times.step import HOST_FACTORS
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.step import HOST_FACTORS, PhaseTime
 from tests.benchmarks.prediction.published import FOLDER
 from tests.benchmarks.prediction.published_times.__main__ import ERRORS, summarize, table
 from tests.benchmarks.prediction.published_times.labels import PASSES, published_times, read_operations
@@ -39,7 +39,7 @@ def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
     assert {label.training for label in TIMES.predicted} == set(operations)
     for one in operations.values():
         assert set(one.phases) == set(one.allocated_gib) == set(PASSES)
-        assert "Cross" not in one.model and sum(one.phases["backward"].values()) > sum(one.phases["forward"].values())
+        assert sum(one.phases["backward"].values()) > sum(one.phases["forward"].values()) > 500
 
 
 def test_the_board_replaces_the_peak_rates_of_the_catalog_and_nothing_else():
@@ -76,7 +76,7 @@ def test_without_a_family_of_operations_the_errors_change_and_without_a_large_on
     complete = step.phase_time
 
     def incomplete(recorded, *arguments):
-        kept = {key: count for key, count in recorded.operations.items() if step.parse(key).family != family}
+        kept = {key: count for key, count in recorded.operations.items() if parse(key).family != family}
         return complete(recorded._replace(operations=kept), *arguments)
 
     monkeypatch.setattr("tests.benchmarks.prediction.published_times.predict.phase_time", incomplete)
@@ -100,14 +100,9 @@ def test_the_sources_own_errors_are_copied_and_not_computed():
         assert set(ERRORS) <= set(one)
 
 
-@dataclass(frozen=True)
-class FakeTime:
-    busy_s: float
-    host_s: float
-
-
 def comparison(measured_s: float, busy_s: float, host_s: float, allocated_gib: float) -> Comparison:
-    return Comparison(TIMES.labels[0], (Pass(measured_s, FakeTime(busy_s, host_s), allocated_gib, busy_s / 2),))
+    time = PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": busy_s})
+    return Comparison(TIMES.labels[0], (Pass(measured_s, time, allocated_gib, busy_s / 2),))
 
 
 def test_the_host_allocates_while_the_gpu_works_and_the_slower_one_limits():

@@ -4,10 +4,10 @@
 
 Labels are in experiments/evidence/prediction_published/times.yaml, the operations of their trainings in
 time_operations.jsonl.gz beside it; --record traces the trainings again and writes that file. Each label is predicted
-from the operations that were measured on an H100, and nothing else. Writes times.md and times.json into the same folder.
-Beside each prediction: the error with one more constant, the host's time to allocate memory, which is fitted to the
-other labels of the card only; the error that the source states for its own estimator; the roofline; the roofline times
-one constant, fitted to the other labels of the card only.
+from the operations that were measured on an H100, and nothing else. Writes times.md and times.json into the same
+folder. Beside each prediction: the error with one more constant, the host's time to allocate memory, which is fitted to
+the other labels of the card only; the error that the source states for its own estimator; the roofline; the roofline
+times one constant, fitted to the other labels of the card only.
 """
 
 import sys
@@ -67,16 +67,18 @@ def summarize(times: PublishedTimes, comparisons: Sequence[Comparison]) -> dict[
         mean = {name: mean_error(one[name] for one in found) for name in ERRORS}
         reached = {name: mean[name] <= board.goal for name in ERRORS[:2]} if board.goal else {}
         labels += found
-        means[card] = {"labels": len(found), "goal": board.goal, **mean, "reached": reached}
+        backward = mean_error(one["backward_error"] for one in found)
+        means[card] = {"labels": len(found), "goal": board.goal, **mean, "backward_error": backward, "reached": reached}
     return {"labels": labels, "means": means}
 
 
 def table(times: PublishedTimes, found: dict[str, Any]) -> str:
     """Return the table of all labels, the mean errors by card with the verdicts, and the source."""
     lines = markdown(HEAD, [_label_row(one) for one in found["labels"]])
-    head = ["mean error", "labels", *HEAD[5:], "goal", "reached", "reached with allocation"]
+    head = ["mean error", "labels", *HEAD[5:], "error of the backward pass", "goal", "reached", "reached with allocation"]
     means = markdown(head, [_mean_row(card, one) for card, one in found["means"].items()])
-    excluded = [f"- {name} is not predicted: {model.excluded}" for name, model in times.models.items() if model.excluded]
+    reasons = {name: model.excluded for name, model in times.models.items() if model.excluded}
+    excluded = [f"- {name} is not predicted: {reason}" for name, reason in reasons.items()]
     return "\n".join([lines, means, *excluded, f"- source: {times.source}"]) + "\n"
 
 
@@ -90,7 +92,7 @@ def _label_row(one: dict[str, Any]) -> list[str]:
 def _mean_row(card: str, one: dict[str, Any]) -> list[Any]:
     verdicts = [{True: "yes", False: "no"}[one["reached"][name]] if one["reached"] else "" for name in ERRORS[:2]]
     goal = f"{one['goal']:.1%}" if one["goal"] else ""
-    return [card, one["labels"], *(f"{one[name]:.2%}" for name in ERRORS), goal, *verdicts]
+    return [card, one["labels"], *(f"{one[name]:.2%}" for name in (*ERRORS, "backward_error")), goal, *verdicts]
 
 
 def _error(name: str, error: float) -> str:

@@ -107,6 +107,7 @@ def errors_of_card(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "host_s": [each.time.host_s for each in one.passes],
             "allocated_gib": [each.allocated_gib for each in one.passes],
             "error": one.error(),
+            "backward_error": relative_error(one.passes[1].predicted_s(), one.passes[1].measured_s),
             "allocation_s_per_gib": allocation_s,
             "allocation_error": one.error(allocation_s),
             "neusight_error": one.label.neusight_percent / 100,

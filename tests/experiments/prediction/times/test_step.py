@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.prediction.times import step
+from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     HOST_FACTORS,
@@ -16,7 +17,6 @@ from experiments.prediction.times.step import (
     program_step_time,
     total_seconds,
 )
-from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.table import Machine, OperationTime, Table
 from experiments.suites.cards import card_named
 
