@@ -190,7 +190,7 @@ def lab_page(suite: Suite) -> str:
 
 def _measured_changes(suite: Suite) -> Iterator[str]:
     """Yield a section for each stored run that measured rows which change another row."""
-    for folder in run_folders(EVIDENCE) if suite.changed_rows() else ():
+    for folder in run_folders(EVIDENCE) if suite.rows_with_variants() else ():
         run = folder.read_run()
         if run.suite == suite.suite and (table := changes(suite, folder.results())):
             yield f"## What the changes save and cost, on {run.card}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MIN_SIMILARITY = 0.75
-"""Similarity, from 0 to 1, that an allowed name needs to be suggested (difflib's ratio)."""
+"""Allowed names that are less similar to the given name are not suggested (difflib's ratio, from 0 to 1)."""
 
 
 class InputError(ValueError):

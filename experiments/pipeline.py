@@ -64,7 +64,7 @@ class PreparedRun:
         return self.options.host_memory_gib or self.target.node.host_memory_gib
 
     def plan(self) -> list[PlannedRow]:
-        """Return the plan of every row. A row that the target cannot run again keeps its result.
+        """Return for each row whether it has to run. An outdated row that the target cannot run keeps its result.
 
         Raises InputError if a result has another schema version.
         """
@@ -82,7 +82,7 @@ class PreparedRun:
         return [row for row in self.plan() if row.run]
 
     def with_target(self, target: Target, on_download: DownloadCallback = _ignore_progress) -> "PreparedRun":
-        """Return the same run at another target, after preparing its data at that target."""
+        """Prepare the data at another target; return the same run for that target."""
         data = _prepare_data(self.options, self.suite, target, on_download)
         changes = {"data": data.data, "data_sha256": data.sha256, "host": target.node.description}
         return replace(self, target=target, data=data, run=self.run.model_copy(update=changes))
@@ -90,7 +90,10 @@ class PreparedRun:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A prepared run, the content to write to run.json (with rows of earlier runs in its folder), and the plan."""
+    """A prepared run and the plan of its rows.
+
+    run: the content to write to run.json, including the rows of earlier commands with the same folder.
+    """
 
     prepared: PreparedRun
     run: Run
@@ -134,9 +137,9 @@ def run_suites(
 def run_prepared(
     prepared_runs: Sequence[PreparedRun], view: View, worker: str = WORKER_MODULE, grace_s: float = GRACE_S
 ) -> Iterator[FinishedRun]:
-    """Run the missing and changed rows of one suite after the other; yield each suite once it is reported.
+    """Run the missing and changed rows of one suite after the other; yield each run when its report is written.
 
-    worker: module that runs a row. A row is killed ``grace_s`` seconds after its own time limit.
+    worker: module that runs a row. grace_s: a row is killed this many seconds after its own time limit.
 
     Raises InputError before any row runs if a folder has a run with other options, or if no row of a suite can run.
     Raises NotReached before anything is written if the target does not answer. Raises Interrupted and NoFreeGpu like
@@ -157,12 +160,14 @@ def cancel_jobs(all_options: Sequence[RunOptions], view: View) -> list[str]:
     with closing(connect_target(all_options[0])) as target:
         if not target.has_queue:
             site = all_options[0].site
-            raise InputError(f"--cancel: --site {site} has no job queue; allowed: a site with one")
+            raise InputError(
+                f"--cancel: --site {site} has no job queue; allowed: a site with a job queue, such as slurm"
+            )
         return [row for options in all_options for row in target.cancel(prepare(options, target).folder, view)]
 
 
 def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOptions]:
-    """Return ``options`` once for each suite that has requested rows, limited to its rows.
+    """Return a copy of ``options`` for each suite that has requested rows, limited to these rows.
 
     Raises InputError for a row that no suite has.
     """
@@ -182,7 +187,7 @@ def options_per_suite(suites: Sequence[str], options: RunOptions) -> list[RunOpt
 
 
 def connect_target(options: RunOptions) -> Target:
-    """Connect to the target that the options name. The caller must close it."""
+    """Connect to the target that the options name. The caller must close the target."""
     named = partial(target_named, options.site, options.profile, options.account)
     return named(image_variant=options.image_variant, in_container=options.in_container)
 
@@ -243,7 +248,7 @@ def _plan_run(prepared: PreparedRun) -> PlannedRun:
 
 
 def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
-    """Write run.json and the results of rows that cannot run; return the run with the rows that can.
+    """Write run.json and a result for each row that cannot run; return the run with only the rows to run.
 
     Raises InputError if no row can run and none has a result.
     """
@@ -301,7 +306,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
 
 
 def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) -> FinishedRun:
-    """Predict and run the rows, evaluate and report."""
+    """Predict and run the rows, evaluate their results and write the report. worker, grace_s: see ``run_prepared``."""
     prepared, folder, target = planned.prepared, planned.prepared.folder, planned.prepared.target
     if prepared.options.predict or prepared.options.predict_only:
         predict_rows(prepared.suite, planned.run, folder, view)
@@ -327,7 +332,7 @@ def _show_expected_times(planned: PlannedRun, view: View) -> None:
         {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
     )
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
-    view.print_line(expected.rows_summary + ("; without shared GPUs" if shared else ""))
+    view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
     if shared:
         return
     times = zip(specs, expected.rows[prepared.suite.suite], strict=True)

@@ -75,7 +75,7 @@ class Reproduction:
 
 @dataclass
 class Stages:
-    """Announces each stage and measures its time."""
+    """Prints the name of each stage and measures its time."""
 
     view: View
     seconds_by_stage: dict[str, float] = field(default_factory=dict)
@@ -139,7 +139,10 @@ def reproduce(
 def _run_on_lease(
     reproduction: Reproduction, runs: Sequence[PreparedRun], reconciler: Reconciler, stages: Stages
 ) -> list[FinishedRun]:
-    """Lease machines, configure them and run. Always release, unless the lease is kept or has another purpose."""
+    """Lease machines, configure them and run the suites.
+
+    Always releases the lease, unless ``keep`` is set or the lease was created for another purpose.
+    """
     site, lease_request, view = reproduction.site, reproduction.lease_request, stages.view
     release = not reproduction.keep
     try:
@@ -202,14 +205,14 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
 
 
 def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
-    """Return the reproduction; if its length is to be chosen, with the length of lease that the rows need.
+    """Return the reproduction; with ``choose_length``, its lease is as long as the rows are expected to need.
 
     Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for a lease in which the rows cannot end.
     """
     length = times.lease_length() if reproduction.choose_length else None
     if length:
         words = f"{length_in_words(length)}, for setup and rows with a margin of {MARGIN:.0%}"
-        report(f"length of the lease: {words}; --hours sets another")
+        report(f"length of the lease: {words}; --hours sets another length")
         request = reproduction.lease_request
         requirements = replace(request.requirements, length=length)
         reproduction = replace(reproduction, lease_request=replace(request, requirements=requirements))
@@ -221,7 +224,10 @@ def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Calla
 def _check_budget(reproduction: Reproduction) -> None:
     length, budget = reproduction.lease_request.requirements.length, reproduction.max_length
     if budget is not None and length > budget:
-        raise LeaseTooLong(f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long")
+        raise LeaseTooLong(
+            f"--max-hours {length_in_words(budget)}: the lease would be {length_in_words(length)} long; "
+            "shorten --hours or raise --max-hours"
+        )
 
 
 def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, view: View) -> None:
@@ -234,7 +240,7 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
 
 
 def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
-    """Prepare the runs for the node to lease, as the site describes it."""
+    """Prepare the runs for the node that will be leased, from the site's description of this node."""
     count = reproduction.lease_request.requirements.count
     host = matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
@@ -242,7 +248,10 @@ def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[Pr
 
 
 def _with_recorded_data(run: PreparedRun) -> PreparedRun:
-    """Return the run with the data folder of an earlier run on the same data, as the node's own is not known yet."""
+    """Return the run with the data folder that run.json records for the same data.
+
+    The folder on the node to lease is not known yet, and another folder would make the rows outdated.
+    """
     if run.run.data_sha256 is None or not (run.folder.path / RUN_FILE).exists():
         return run
     earlier = run.folder.read_run()

@@ -17,7 +17,7 @@ from experiments.system.options import option
 from provision.choices import ImageVariant
 
 AUTO = "auto"
-USE_KEY = "choice"
+USE_KEY = "use"
 IdPart = Callable[[Any], str]
 
 
@@ -25,7 +25,7 @@ IdPart = Callable[[Any], str]
 class OptionUse:
     """Where the value of an option is used.
 
-    recorded: stored in run.json. identity: a run can be continued only with the same value. shown: shown in
+    recorded: stored in run.json. identity: a later command continues the run only with the same value. shown: shown in
     comparisons and JUnit. id_part: returns the value's part of the default run id, or "".
     """
 
@@ -36,7 +36,7 @@ class OptionUse:
 
 
 def _option_field(default: Any, help: str, *, recorded: bool = True, **options: Any) -> Any:
-    """Return a dataclass field that has a command-line option and a OptionUse."""
+    """Return a dataclass field that has a command-line option and an OptionUse."""
     kinds = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
     return option(default, help, metadata={USE_KEY: OptionUse(recorded=recorded, **kinds)}, **options)
 
@@ -54,8 +54,8 @@ def _id_part_unless(*values: Any, text: str = "{}") -> IdPart:
 class RunOptions:
     """The user's options for a run of one suite; card and size may be 'auto'.
 
-    The default run id has its parts in the order of the fields. Two fields have no option: ``suite`` is an argument of
-    the command, and ``command`` is the command line itself.
+    The default run id is composed of values in the order of the fields. Two fields have no option: ``suite`` is an
+    argument of the command, and ``command`` is the command line itself.
     """
 
     suite: str = field(default="", metadata={USE_KEY: OptionUse(identity=True, id_part=str)})
@@ -137,12 +137,12 @@ OPTION_USES: dict[str, OptionUse] = {one.name: one.metadata[USE_KEY] for one in 
 
 def options_where(test: Callable[[OptionUse], bool]) -> tuple[str, ...]:
     """Return the names of the options whose OptionUse passes ``test``, in the order of the fields."""
-    return tuple(name for name, choice in OPTION_USES.items() if test(choice))
+    return tuple(name for name, use in OPTION_USES.items() if test(use))
 
 
-RECORDED_OPTIONS = options_where(lambda choice: choice.recorded)
-IDENTITY_OPTIONS = options_where(lambda choice: choice.identity)
-SHOWN_OPTIONS = options_where(lambda choice: choice.shown)
+RECORDED_OPTIONS = options_where(lambda use: use.recorded)
+IDENTITY_OPTIONS = options_where(lambda use: use.identity)
+SHOWN_OPTIONS = options_where(lambda use: use.shown)
 
 
 def recorded_values(options: RunOptions) -> dict[str, Any]:
@@ -155,5 +155,5 @@ def default_run_id(options: RunOptions) -> str:
 
     ``card`` and ``size`` must be resolved, not 'auto'.
     """
-    parts = (choice.id_part(getattr(options, name)) for name, choice in OPTION_USES.items())
+    parts = (use.id_part(getattr(options, name)) for name, use in OPTION_USES.items())
     return "-".join(filter(None, parts))

@@ -15,7 +15,8 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: what the machine can do only if the check is ok. status ``warning``: everything else works.
+    needed_for: what the machine can run only if the check is ok. The status ``warning`` means that the check is not ok,
+    but that everything works that ``needed_for`` does not name.
     """
 
     name: str
@@ -46,7 +47,7 @@ def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] =
 
 
 def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
-    """Return the checks that are skipped because the check ``failed`` did not pass."""
+    """Return a skipped check for each name. failed: the name of the check that failed, which all of them need."""
     return [Check(name, "not checked", f"needs {failed}") for name in names]
 
 

@@ -1,12 +1,12 @@
-"""Names that a user may choose from. This file imports only types, so that the command line starts fast."""
+"""Names that a user may choose from. This file imports almost nothing, so that the command line starts fast."""
 
 from typing import Literal
 
 ImageVariant = Literal["current", "as-taught"]
-"""The list of package versions from which an image is built (containers/*.txt)."""
+"""Which library versions an image contains; each variant has a list of versions in containers/."""
 
 IMAGE = "CC-Ubuntu24.04-CUDA"
-"""The disk image of nodes by default: Chameleon's with NVIDIA's driver."""
+"""The default disk image of nodes: Chameleon's image with NVIDIA's driver."""
 VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
 """Chameleon's image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
 
@@ -15,6 +15,6 @@ LEASING_SITES = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.si
 VIRTUAL = "kvm"
 """The site of virtual machines, which boot from volumes and need a security group."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
-"""Prefixes of region names."""
+"""The prefix of region names, by the name of the site."""
 DEMO, DEMO_PREFIX = "demo", "DEMO@"
-"""The demonstration, which leases nothing; see provision/sites/demo.py."""
+"""The name of the simulated site, which leases nothing, and the prefix of its region; see provision/sites/demo.py."""

@@ -1,4 +1,4 @@
-"""Read files, and print texts, that other people or machines may have written."""
+"""Safely read files, and print texts, that other people or machines may have written."""
 
 import os
 import re
@@ -17,7 +17,7 @@ INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u
 def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading. Raises OSError for anything else, such as a folder, a FIFO or a device.
 
-    It never waits, unlike a read of a FIFO or a device, which may not end.
+    The call never waits. Opening a FIFO, or reading a device, could wait for ever.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     mode = os.fstat(descriptor).st_mode
@@ -44,7 +44,7 @@ def read_text(path: Path, limit: int = MAX_BYTES, errors: str = "strict") -> str
 
 
 def printable_value(value: Any) -> Any:
-    """Return ``printable(value)`` for a text, and any other value unchanged; for templates."""
+    """Return ``printable(value)`` for a text, and any other value unchanged. Templates pass values of any type."""
     return type(value)(printable(value)) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""The folder of the program's state: the journal of leases, pinned host keys, and the demonstration."""
+"""The folder of the program's state: the journal of leases, pinned host keys, and the simulated site ``demo``."""
 
 import os
 from pathlib import Path
@@ -12,5 +12,5 @@ def default_folder() -> Path:
 
 
 def demo_folder() -> Path:
-    """Return the folder of the demonstration: its state, journal and SSH key, apart from real leases."""
+    """Return the folder with the state, journal and SSH key of the simulated site, apart from real leases."""
     return default_folder() / "demo"

@@ -26,7 +26,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. ``description`` contains neither its name nor its address; memory is in GiB."""
+    """One machine. ``description`` states its hardware, but neither its name nor its address."""
 
     description: str
     gpus: tuple[Gpu, ...]
@@ -36,7 +36,7 @@ class Node:
 
 
 def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str) -> Node:
-    """Return a node whose description is composed of its parts."""
+    """Return a node with a description of its processor, memory (GiB) and GPUs. cpus: number of usable cores."""
     names = sorted({gpu.name for gpu in gpus})
     counted = ", ".join(f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
     parts = [f"{cpus} cores of {processor}", f"{memory_gib:.0f} GiB of memory", counted or "no GPU"]
@@ -75,7 +75,7 @@ class Booking:
 
 @dataclass(frozen=True)
 class HostBooking:
-    """A reservation with its host."""
+    """A reservation by somebody, with the host itself in place of its id."""
 
     host: Host
     start: datetime
@@ -133,7 +133,8 @@ class TimeSlot:
 class Identity:
     """The user and project of an account: names for messages, ids for comparison, never a secret.
 
-    endpoint: keystone's URL. entry: the name in clouds.yaml, ``envvars`` for the account of the OS_* variables.
+    endpoint: keystone's URL. entry: the account's name in clouds.yaml; ``envvars`` for the account of the OS_*
+    variables.
     """
 
     user: str
@@ -168,7 +169,10 @@ class Credential:
 
 @dataclass(frozen=True)
 class LeaseCredential:
-    """An application credential that may only read and delete one lease. lease_url: of the lease at Blazar."""
+    """An application credential that may only read and delete one lease.
+
+    auth_url: keystone's URL. lease_url: the URL of the lease at Blazar.
+    """
 
     id: str
     secret: str = field(repr=False)
@@ -181,8 +185,8 @@ class Lease:
     """A reservation at a site.
 
     status: as the site reports it. reservation_ids: one for each server. hosts: ids of the hosts in the same order, as
-    far as the site reports them. fault: the site's reason for status ERROR, '' if it gives none. tag and owner: see
-    Resource.
+    far as the site reports them. created: when, in the site's format. fault: the site's reason for status ERROR, '' if
+    it gives none. tag and owner: see Resource.
     """
 
     id: str

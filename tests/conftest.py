@@ -1,8 +1,9 @@
 """The environment of every test, the marker of slow tests, and groups of tests that share a warm process.
 
-No garbage is collected while the tests are imported, and what the imports have made is passed over later: otherwise a
-third of the time of a collection, and seconds at the end of each process, are searches in objects that all live on.
-The variables that describe a terminal or a running make are removed, so that every test has the same output.
+The garbage collector is off while pytest imports the tests, and later skips the objects that the imports created, which
+all exist until the process ends. This saves a third of the time in which pytest collects the tests, and seconds at the
+end of each process. The variables that describe a terminal or a running make are removed, so that every test has the
+same output.
 """
 
 import gc
@@ -16,7 +17,7 @@ from tests.support.slow import is_slow, reject_slow_programs
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
 GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks", "finished_row": "worker"}
-"""Groups of tests that share a fixture of several seconds. With pytest-xdist, one worker runs all tests of one."""
+"""The group of the tests with a fixture, by its name. Its setup takes seconds: one worker runs all tests of a group."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -48,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> Iterator[None
 
 
 def _pass_on_group(item: pytest.Item) -> None:
-    """Give a test the name in which pytest-xdist 3.8 wrote its group: pytest 9.2 reads names from elsewhere.
+    """Copy a test's group, which pytest-xdist 3.8 appends to one of its names, to the name that pytest 9.2 reads.
 
     Without it, `--dist loadgroup` ignores the groups: https://github.com/pytest-dev/pytest-xdist/issues/1386
     """

@@ -70,7 +70,7 @@ def test_an_import_that_points_upward_is_found(module, planted, lint_imports, tm
 
 
 def test_the_services_of_the_testbed_are_prepared_with_only_the_standard_library():
-    """`make testbed-env` runs beside `make env`, when nothing is installed yet."""
+    """`make testbed-env` runs at the same time as `make env`, when no package is installed yet."""
     command = [sys.executable, "-S", "-c", "import tests.testbed.openstack.local_openstack"]
     environment = {**os.environ, "PYTHONPATH": str(CODE_FOLDER)}
     done = subprocess.run(command, cwd=CODE_FOLDER, env=environment, capture_output=True, text=True)

@@ -56,13 +56,15 @@ class Blame(Record):
 def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], statement: str | None, say: Say) -> Blame:
     """Return the packages that cause the change from ``good`` to ``bad``.
 
-    methods: ways to observe rows, tried in this order.
+    observe: returns the observation of rows in an environment. methods: ways to observe rows, tried in this order.
+    statement: id of a statement, or ROW/QUANTITY, whose change is to be explained; None: any change. say: prints a line
+    of progress.
 
     Raises InputError if nothing differs, or if an environment cannot be created or observed.
     """
     names = differing_packages(good, bad)
     if not names:
-        raise InputError("--good and --bad: have the same versions of all packages")
+        raise InputError("--good and --bad: all packages have the same versions; allowed: environments that differ")
     say(f"packages that differ: {len(names)}; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)

@@ -56,7 +56,7 @@ class Difference(NamedTuple):
         )
 
     def side(self, observation: Observation) -> Literal["good", "bad"] | None:
-        """Return the environment whose result ``observation`` has; for a value, the one with the nearer one."""
+        """Return the environment with the same result as ``observation``; for a value, with the nearer value."""
         row, what = self.key
         if self.kind == "value":
             good, bad, found = (end.measured.get(row, {}).get(what) for end in (self.good, self.bad, observation))

@@ -9,7 +9,7 @@ from experiments.blame.units import Unit
 Side = Literal["good", "bad"] | None
 """The environment (good or bad) whose result a tested environment has; None: neither, or it cannot be tested."""
 Test = Callable[[frozenset[str], int], Side]
-"""Function that tests new versions of these packages in the good environment. Its number: maximum of further tests."""
+"""Function that tests new versions of these packages in the good environment. int: maximum of further tests."""
 
 
 class Cause(NamedTuple):

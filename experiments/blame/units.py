@@ -1,8 +1,8 @@
 """Group the packages that differ between two environments into units, which change their versions together.
 
-A new version of a package requires new versions of other packages: those that it needs, and those that fail with it.
-Only requirements that each environment meets by itself count: the project installs exact versions, which do not all
-agree with what packages declare.
+A new version of a package requires new versions of other packages: those that it requires, and those whose old versions
+do not allow it. Only requirements that each environment meets by itself count: the project installs exact versions,
+which do not all agree with what packages declare.
 """
 
 from collections.abc import Mapping, Sequence

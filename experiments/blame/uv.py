@@ -1,4 +1,4 @@
-"""Resolve versions and create environments with uv, which also reads the package folder set for pip."""
+"""Resolve versions and create environments with uv, which also uses the package folder that is set for pip."""
 
 import os
 import subprocess

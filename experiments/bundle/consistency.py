@@ -50,7 +50,8 @@ def _device_contradictions(result: Result) -> Iterator[str]:
     if own and not re.search(own.matches, device.name):
         yield f"the GPU is called {device.name!r}, which is not a {own.name}"
     if result.emulated and target and not _has_memory_of(device, target):
-        yield f"the memory is limited to {device.cap_gib} GiB; {target.name}, emulated: {target.usable_gib:.2f} GiB"
+        found = "not limited" if device.cap_gib is None else f"limited to {device.cap_gib} GiB"
+        yield f"the GPU memory is {found}; the emulated {target.name} has {target.usable_gib:.2f} GiB"
     gpus = result.spec.settings.gpus_per_rank
     if result.memory.peak_gib and device.cap_gib and result.memory.peak_gib > device.cap_gib * gpus:
         yield "the peak is above the memory limit"

@@ -39,7 +39,10 @@ class Limit(NamedTuple):
 
 
 def bar_chart(bars: Sequence[Bar], unit: str, alt: str, limit: Limit | None = None) -> Chart:
-    """Draw ``bars`` (at least one), the first at the top. Parts with the same name have the same color."""
+    """Draw ``bars`` (at least one), the first at the top. Parts with the same name have the same color.
+
+    unit: unit of all values, shown at the axis. alt: description of the chart for readers who do not see it.
+    """
     values = [value for bar in bars for value in (sum(bar.parts.values()), *(mark.value for mark in bar.marks))]
     highest = max([*values, limit.value if limit else 0.0, 1e-6]) * HEADROOM
     top = TOP_PX if limit else 0

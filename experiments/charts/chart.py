@@ -19,7 +19,7 @@ SCRIPT = Markup((CHARTS_FOLDER / "charts.js").read_text())  # noqa: S704 - a fil
 """Optional script: tooltips, values under the pointer, and highlighting from the legend."""
 WIDTH_PX = 760
 EDGE_SHARE = 0.96
-"""Share of the axis; the label of a last tick beyond it ends at the tick, so that it stays inside the chart."""
+"""Share of the axis. If the last tick is beyond it, its label ends at the tick, and so stays inside the chart."""
 TEMPLATES = Environment(
     loader=FileSystemLoader(CHARTS_FOLDER / "templates"),
     autoescape=True,
@@ -67,7 +67,7 @@ def round_ticks(highest: float, max_count: int) -> list[float]:
     """Return round numbers from 0 to ``highest`` (positive): 0 and at most ``max_count`` further numbers."""
     power = 10.0 ** (floor(log10(highest / max_count)))
     step = next(power * times for times in (1, 2, 5, 10) if highest / (power * times) <= max_count)
-    return [format_number * step for format_number in range(floor(highest / step + 1e-9) + 1)]
+    return [index * step for index in range(floor(highest / step + 1e-9) + 1)]
 
 
 def axis_ticks(highest: float, max_count: int) -> list[dict[str, str]]:

@@ -87,7 +87,11 @@ def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height:
 
 
 def line_path(x: Sequence[float], values: Sequence[float | None], last: float, highest: float) -> str:
-    """Return the SVG path of a line in units of 1/PANEL_UNITS of the panel, without points inside horizontal parts."""
+    """Return the SVG path of a line in units of 1/PANEL_UNITS of the panel, without points inside horizontal parts.
+
+    values: at the positions ``x``; the line has a gap where a value is None. last, highest: position at the right edge
+    and value at the upper edge of the panel.
+    """
     found, previous = "", None
     points = [(round(PANEL_UNITS * position / last), value) for position, value in zip(x, values, strict=True)]
     for index, (across, value) in enumerate(points):

@@ -45,7 +45,7 @@ MACHINE_ERRORS = (
     errno.EPERM,
     errno.EROFS,
 )
-"""Errors of files whose cause is the machine, or what lies in a folder, not a bug of the program."""
+"""Error numbers of file operations that fail because of the machine or of a folder's contents, not because of a bug."""
 
 app = typer.Typer(
     name="testbed",
@@ -71,7 +71,8 @@ def _testbed(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
     ] = False,
     cloud: Annotated[
-        str | None, typer.Option(help="Entry of clouds.yaml whose account is used; default: OS_CLOUD, or the only one.")
+        str | None,
+        typer.Option(help="Entry of clouds.yaml with the account to use; default: OS_CLOUD, or the only entry."),
     ] = None,
 ) -> None:
     if cloud is not None:
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt):
         return _fail("interrupted; finished rows are stored; run the same command again to resume", EXIT_INTERRUPTED)
     except MemoryError:
-        return _fail("this machine's memory, or the limit of it, is exhausted", EXIT_OTHER_ERROR)
+        return _fail("this machine's memory, or this process's memory limit, is exhausted", EXIT_OTHER_ERROR)
     except Exception:
         traceback.print_exc()
         return EXIT_OTHER_ERROR
@@ -115,7 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail_on_file(problem: OSError, arguments: Sequence[str]) -> int:
-    """Print one line if the user chose the file, or if the machine is the cause; else the traceback of a bug."""
+    """Print the error of a file; return the exit code.
+
+    One line if the user chose the file or the machine is the cause; otherwise the traceback of a bug.
+    """
     file = problem.filename
     if isinstance(problem, BrokenPipeError):
         discard_output()

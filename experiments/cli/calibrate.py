@@ -13,7 +13,8 @@ from provision.words import number_with_noun
 app = Commands()
 Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Table to write; default: one per GPU in the cache.")
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Table of times to write; default: one per GPU in the cache."),
 ]
 
 
@@ -21,7 +22,8 @@ Out = Annotated[
 def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     """Measure the labs' operations on this GPU, to predict times.
 
-    Takes minutes, and resumes after an interruption. Predictions for cards with this chip then use the table.
+    Takes minutes, and resumes after an interruption. The measured times are stored in a table. Predictions for cards
+    with this GPU's chip then use the table.
     """
     from experiments.prediction.predict import trace_operations
     from experiments.prediction.service import select_rows
@@ -35,7 +37,7 @@ def calibrate_command(suites: Suites = None, out: Out = None) -> None:
     table = out or own_table_path(machine.card)
     targets: list[str | None] = [*suites] if suites else [None]
     specs = [spec for target in targets for spec in select_rows(target, None)]
-    say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations")
+    say(f"tracing {number_with_noun(len(specs), 'row')} to find the operations to measure")
     keys = trace_operations(specs, cache_folder())
     table.parent.mkdir(parents=True, exist_ok=True)
     calibrate(keys, table, machine, say)

@@ -18,7 +18,7 @@ NamePart = Annotated[
 NUMBER_COLUMNS = ("memory", "usable", "parameters")
 WRAPPED_COLUMNS = ("GPU", "kind")
 OPTIONAL_COLUMNS = {"GPU": 1}
-"""Columns that a narrow terminal does not show."""
+"""Columns that a narrow terminal omits."""
 KIND_OF_FAMILY = {
     "blip2-opt": "captions images, decoder OPT",
     "blip2-t5": "captions images, decoder T5",
@@ -67,8 +67,9 @@ def _legend() -> list[str]:
 
     return [
         "Memory in GiB; usable: what one process can allocate; *: assumed, not reported by PyTorch. compute: compute "
-        "capability; types that it lacks run slowly, if at all.",
-        f"The project's image has PyTorch for CUDA {IMAGE_CUDA}; none: too old for PyTorch 2.11 and newer. --card also "
+        "capability; 16-bit types that are not listed run slowly or not at all.",
+        f"PyTorch for: the build that the card needs; none: too old for PyTorch 2.11 and newer. The project's image "
+        f"has PyTorch for CUDA {IMAGE_CUDA}. --card also "
         f"takes a size, such as 24GiB: a GPU with the kernels of {REFERENCE_CARD}.",
     ]
 

@@ -35,7 +35,7 @@ def check(
     from experiments.suites.suite import TEMPLATE_FILE
 
     if template == bool(files):
-        raise InputError("check: needs the file of a suite, or --template")
+        raise InputError("check: needs either the file of a suite or --template")
     if template:
         print(TEMPLATE_FILE.read_text(), end="")
         return

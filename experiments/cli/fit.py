@@ -29,7 +29,8 @@ from experiments.prediction.script.options import ScriptOptions
 
 app = Commands()
 BatchFlag = Annotated[
-    str | None, typer.Option(metavar="FLAG", help="Script: its own option for the batch, such as --batch-size.")
+    str | None,
+    typer.Option(metavar="FLAG", help="For a script: its own option for the batch size, such as --batch-size."),
 ]
 
 
@@ -43,7 +44,7 @@ def fit(
     card: CardList = "",
     batch: BatchList = "1",
     batch_flag: BatchFlag = None,
-    suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
+    suite_file: SuiteFile = None,  # noqa: ARG001 - specs_to_predict reads it from the context
     as_json: Json = False,
 ) -> None:
     """Find the largest batch that fits, and changes that save memory.

@@ -62,7 +62,7 @@ def slots(
     options: LeaseOptions,
     site: SiteOrAny = "chameleon",
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of time slots.")] = 5,
-    days: Annotated[int, typer.Option("--calendar", min=0, help="Also show the calendar of this number of days.")] = 0,
+    days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
         bool,
         typer.Option("--bookings", help="Instead, list everybody's reservations of such nodes, with exact times."),
@@ -354,7 +354,7 @@ def _show_calendar(
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the leases since the day ``since`` (local time) with their cost, and the total cost."""
+    """Print the cost of each lease (with ``name``, if given) since the day ``since`` in local time, and the sum."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
-"""The longest name with its tag fits the 80 characters that Blazar stores."""
+"""At most 55 characters: with its tag, a name then fits the 80 characters that Blazar stores."""
 NOW = "now"
 ANY_SITE = "any"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
@@ -86,9 +86,9 @@ class LeaseOptions:
         )
 
     def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
-        """Return the lease request at ``site``; name of the lease and disk image: None for the default.
+        """Return the request for a lease at ``site``.
 
-        Raises BadName, BadKey.
+        name: of the lease; image: disk image of its nodes; None: the default. Raises BadName, BadKey.
         """
         from provision.ssh.login import key_pair
 
@@ -96,7 +96,10 @@ class LeaseOptions:
         return self.request_of(user, name, key_pair(key.expanduser()), image)
 
     def request_of(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
-        """Return the lease request of a user with this SSH key."""
+        """Return the lease request of ``user`` with the SSH key ``pair``.
+
+        name: of the lease; None: a name with ``user``. image: disk image of its nodes; None: the default.
+        """
         from provision.leasing.request import LeaseRequest, default_image
 
         requirements = self.requirements()
@@ -111,7 +114,7 @@ class LeaseOptions:
         )
 
     def check(self, name: str | None) -> None:
-        """Raise an error for options that no site would accept, before a site is connected to."""
+        """Check the options and the lease's name without connecting to a site. Raises BadTime or BadName."""
         self.requirements()
         if name is not None and not LEASE_NAME_PATTERN.fullmatch(name):
             raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
@@ -172,10 +175,10 @@ def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
 
 
 def new_reconciler(site: str = "") -> "Reconciler":
-    """Return a reconciler with the user's journal that reports its progress on stderr.
+    """Return a Reconciler, which performs operations at sites and journals them; it prints its progress on stderr.
 
-    The demonstration has its own journal and a clock that does not wait. The demonstration's progress lines begin with
-    "demonstration".
+    It uses the user's journal. The demonstration has its own journal, a clock that does not wait, and progress lines
+    that begin with "demonstration".
     """
     from provision.clock import Clock
     from provision.leasing import reconciler
@@ -194,7 +197,10 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 
 def reconciler_of_lease(name: str | None) -> "Reconciler":
-    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it."""
+    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it.
+
+    name: of the lease; None: any lease.
+    """
     from provision.choices import DEMO
     from provision.folders import demo_folder
     from provision.leasing.journal import Journal

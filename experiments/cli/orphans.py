@@ -35,7 +35,11 @@ def orphans_command(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """List your tagged resources that no active lease covers."""
+    """List your resources from the testbed that no active lease uses.
+
+    The testbed tags each resource that it creates with its lease. A resource whose tag belongs to no active lease has
+    leaked.
+    """
     from provision.leasing.leaked import delete_leaked, leaked_resources, select_by_tag
     from provision.sites.base import connect_to
 

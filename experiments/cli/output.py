@@ -23,7 +23,7 @@ CONTINUED = " \\"
 
 
 def open_standard_streams() -> None:
-    """Replace closed standard streams by the null device; write characters that an encoding lacks as escapes."""
+    """Replace closed standard streams with the null device; escape characters that a stream's encoding lacks."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open until the end
@@ -33,7 +33,7 @@ def open_standard_streams() -> None:
 
 
 def discard_output() -> None:
-    """Send what is left of stdout to the null device, so that the interpreter's end writes nothing."""
+    """Redirect stdout to the null device, so that flushing at the interpreter's exit cannot fail."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -75,7 +75,7 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def say(text: str, *, stderr: bool = False) -> None:
-    """Print plain lines at once, wrapped at words on a terminal."""
+    """Print text and flush it. On a terminal, break lines between words only."""
     stream = sys.stderr if stderr else sys.stdout
     if not (stream.isatty() or "FORCE_COLOR" in os.environ):
         print(text, file=stream, flush=True)
@@ -86,7 +86,10 @@ def say(text: str, *, stderr: bool = False) -> None:
 
 
 def say_command(label: str, command: str) -> None:
-    """Print a shell command after a label. On a terminal, its lines end in a backslash, so that it can be copied."""
+    """Print a shell command after a label.
+
+    On a terminal, a command of several lines has a backslash at the end of each, so that a shell accepts a copy.
+    """
     text = f"{label}: {command}"
     if sys.stdout.isatty():
         width = console().width - len(CONTINUED)
@@ -98,7 +101,7 @@ def say_command(label: str, command: str) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Show progress on stderr: in one changing line on a terminal, else line by line."""
+    """Yield a function that shows a line of progress on stderr; on a terminal, each line replaces the line before."""
     output = console(stderr=True)
     if not output.is_terminal:
         yield lambda line: print(printable(line), file=sys.stderr, flush=True)
@@ -108,7 +111,10 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 
 def download_on(output: "Console") -> Callable[[int, int | None], None]:
-    """Return a function that shows the progress of a download: a line for each tenth of it, or for each 256 MiB."""
+    """Return a function that takes the bytes downloaded so far and in total, and prints the progress.
+
+    It prints a line for each tenth of the download, or for each 256 MiB if the total is unknown (None).
+    """
     shown = -1
 
     def show_progress(done: int, total: int | None) -> None:

@@ -1,4 +1,4 @@
-"""`testbed predict`: GPU memory and the time of a step, of rows, custom trainings and scripts, without a GPU."""
+"""`testbed predict`: predict GPU memory and step time of rows, models and scripts, without a GPU."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,13 +44,13 @@ def predict(
     words: RowsOrCommand = None,
     card: CardList = "",
     batch: BatchList = "1",
-    suite_file: SuiteFile = None,  # noqa: ARG001 - specs_of reads it from the context
+    suite_file: SuiteFile = None,  # noqa: ARG001 - specs_to_predict reads it from the context
     as_json: Json = False,
 ) -> None:
     """Predict memory and time of rows, models or scripts without a GPU.
 
-    A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a GPU that
-    does not exist, until it has taken enough optimizer steps.
+    A script's command comes after `--`: testbed predict --card all -- python train.py. It runs unchanged on a
+    simulated GPU, until it has taken enough optimizer steps.
     """
     if command := command_after_dashes(context):
         _predict_script(context, card, command, script, as_json)
@@ -76,10 +76,10 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
     if custom and len(specs) == len(predictions) == 1:
         reject_if_parameters_exceed_card(predictions[0])
     if as_json:
-        script_predictions_as_data = (
-            custom_predictions_as_data if custom and predictions else lambda found: [*map(prediction_as_data, found)]
-        )
-        print_json(script_predictions_as_data(predictions))
+        if custom and predictions:
+            print_json(custom_predictions_as_data(predictions))
+        else:
+            print_json([*map(prediction_as_data, predictions)])
     elif predictions:
         console().print(custom_predictions_view(predictions) if custom else prediction_tables(predictions))
     for problem in failures:

@@ -1,4 +1,4 @@
-"""`testbed reproduce`: everything in one command."""
+"""`testbed reproduce`: lease machines, run suites on them, report, and release, in one command."""
 
 from typing import Annotated
 

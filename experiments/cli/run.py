@@ -1,4 +1,4 @@
-"""`testbed run`."""
+"""`testbed run`: run the rows of suites, evaluate and report them."""
 
 from typing import Annotated
 

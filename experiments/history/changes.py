@@ -22,7 +22,7 @@ class RunChanges(NamedTuple):
 
     @property
     def sentences(self) -> list[str]:
-        """Return what changed, a line each; what changed alike in many rows is one line."""
+        """Return a line for each change; the same change in many rows is one line."""
         return change_sentences(self.changed)
 
 

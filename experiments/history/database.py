@@ -20,7 +20,10 @@ CAUSE_PREFIX = "cause: "
 
 @contextmanager
 def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connection]:
-    """Open the database; changes are written at the end. Raises InputError if it is missing or contains no history."""
+    """Open the database ``path`` of a history; its changes are written when the context ends.
+
+    create: create the database if it does not exist. Raises InputError if it is missing or contains no history.
+    """
     if not create and not path.exists():
         raise InputError(f"--database {path}: does not exist; `testbed history record RUN_FOLDER` creates it")
     if path.exists() and not path.is_file():

@@ -42,7 +42,7 @@ class StoredTimes:
 
     @classmethod
     def read(cls, results: Path, predictions: Iterable[Prediction] = ()) -> "StoredTimes":
-        """Read the runs that the project keeps, and those in ``results``; leave out runs that cannot be read.
+        """Read the project's stored runs, and the runs in ``results``; leave out runs that cannot be read.
 
         predictions: further predictions, which have precedence.
         """
@@ -75,7 +75,7 @@ class StoredTimes:
         )
 
     def _predicted_time(self, spec: RowSpec, card: str) -> RowTime | None:
-        """Return the time of the row's start, as in other rows, and of its predicted steps."""
+        """Return the predicted time of the row's steps, plus the time that rows need in addition to their steps."""
         if spec.size != "full":
             return None
         for prediction in self.predictions:
@@ -93,9 +93,10 @@ class StoredTimes:
         return None
 
     def besides_steps_s(self, several_ranks: bool) -> float:
-        """Return the median time that rows at full size need besides their steps, s; 0 if none was measured.
+        """Return the median time that rows at full size need in addition to their steps, s; 0 if none was measured.
 
-        It includes what the first steps need more than the later ones.
+        several_ranks: whether the rows have several ranks, or one. The first steps take longer than later steps; the
+        time includes this difference.
         """
         times = [
             result.elapsed_s - result.speed.optimizer_steps * result.speed.step_s

@@ -25,7 +25,7 @@ SETUP = timedelta(hours=1)
 """Time until the first row can start: about 10 minutes for the boot, on some nodes 30 (Chameleon's documentation), then
 driver, Docker and image (assumed)."""
 MARGIN = 0.25
-"""Share that a lease is longer than its setup and its rows are expected to take."""
+"""Share by which a lease is longer than the expected time of its setup and rows."""
 STEP = timedelta(minutes=30)
 """The length of a lease is a multiple of this."""
 
@@ -105,12 +105,12 @@ def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -
 
     results: folder of the user's runs.
     """
-    node, verdicts = expected_node(hosts[0]), {}
+    node, specs_by_suite = expected_node(hosts[0]), {}
     for suite in suites:
         card = resolve_card(suite, AUTO, node)
         specs = [suite_row_spec(suite, row, card) for row in suite.rows_for(card)]
-        verdicts[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
-    return expected_times(verdicts, node, sum(host.gpus for host in hosts), StoredTimes.read(results))
+        specs_by_suite[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
+    return expected_times(specs_by_suite, node, sum(host.gpus for host in hosts), StoredTimes.read(results))
 
 
 def expected_times(specs: Mapping[str, Sequence[RowSpec]], node: Node, gpus: int, stored: StoredTimes) -> ExpectedTimes:

@@ -13,7 +13,7 @@ from experiments.results.run_folder import RunFolder
 from experiments.results.schema import FORMER_OUTCOMES
 
 
-class Status(NamedTuple):
+class RecordedStatement(NamedTuple):
     """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does.
 
     grade: of the evidence; None without a verdict.
@@ -35,7 +35,7 @@ class RecordedRun(NamedTuple):
     measured: dict[Key, MeasuredValue]
     facts: dict[Key, str]
     causes: dict[Key, str]
-    verdicts: dict[str, Status]
+    verdicts: dict[str, RecordedStatement]
 
     @property
     def name(self) -> str:
@@ -123,7 +123,7 @@ def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None
     verdicts = database.execute(
         "SELECT statement, says, rows, expected, status, grade FROM verdicts WHERE run = ?", chosen[:1]
     )
-    statuses = {id_: Status(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
+    statements = {id_: RecordedStatement(says, tuple(rows.split()), *rest) for id_, says, rows, *rest in verdicts}
     return RecordedRun(
         run_id=record["run_id"],
         started_at=record["started_at"],
@@ -139,5 +139,5 @@ def _read_run(database: sqlite3.Connection, record: sqlite3.Row, row: str | None
             for where_, name, value in facts
             if name.startswith(CAUSE_PREFIX)
         },
-        verdicts={id_: one for id_, one in statuses.items() if row is None or row in one.rows},
+        verdicts={id_: one for id_, one in statements.items() if row is None or row in one.rows},
     )

@@ -37,9 +37,10 @@ def prepare_dataset(
 ) -> DataSet:
     """Return the data set of ``source``: 'synthetic', 'hub', a folder, or the path or URL of an archive.
 
-    datasets: names of the data sets that the run's rows read. Raises InputError if the rows do not read exactly one
-    real data set, or if the source is unreadable, has no data for them, differs from ``sha256``, or is a URL without
-    a checksum.
+    sha256: expected checksum of the source; None: unknown. datasets: names of the data sets that the run's rows read.
+    on_progress: called during a download with the numbers of downloaded and of all bytes. Raises InputError if the rows
+    do not read exactly one real data set, or if the source is unreadable, has no data for them, differs from
+    ``sha256``, or is a URL without a checksum.
     """
     dataset = _check_source(source, sha256, datasets)
     if source in (SYNTHETIC, HUB):

@@ -33,7 +33,8 @@ def is_url(source: str) -> bool:
 def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback) -> Path:
     """Download the archive at ``url`` into ``folder``, resuming an interrupted download; return its path.
 
-    Raises InputError if the download fails, or if the checksum differs; then the file is deleted.
+    on_progress: called with the numbers of downloaded and of all bytes. Raises InputError if the download fails, or if
+    the checksum differs; then the file is deleted.
     """
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
     with _locked(path):
@@ -43,7 +44,7 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
 def download_without_checksum(url: str, name: str, folder: Path, on_progress: DownloadCallback) -> str:
     """Download an archive of unknown checksum to the path that ``download`` uses; return its SHA-256.
 
-    ``name`` names the unfinished download. Raises InputError if the download fails.
+    name: file name of the unfinished download. Raises InputError if the download fails.
     """
     suffix = archive_suffix(url.partition("?")[0])
     with _locked(folder / (name + suffix)):

@@ -2,7 +2,8 @@
 
 python -m experiments.inputs.fetch_dataset ARTIFACT
 
-ARTIFACT is an Artifact of kind data as JSON. Prints what requirements.run_fetch prints.
+ARTIFACT is an Artifact of kind data as JSON. Prints the path of the data, or the reason of a failure (see
+requirements.run_fetch).
 """
 
 import os

@@ -16,7 +16,7 @@ from experiments.system.files import GIB
 
 CAPTIONS_DATASET, CONSTANT_DATASET = "gourmetgram-captions", "constant"
 CONVERTING_ENGINES = ("litgpt", "litgpt_trainer")
-"""Engines that convert the weights."""
+"""Engines that convert published weights to LitGPT's format."""
 PROGRESS_INTERVAL_S = 2.0
 
 

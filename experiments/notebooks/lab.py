@@ -40,7 +40,8 @@ class Lab:
 
     run: the name of a run in this project or under ``results``, whose rows are shown and not run. If it is empty, your
     own newest run under ``results`` with the same choices is shown, and rows without a result run first.
-    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto' or no value matches any.
+    choices: options of `testbed run` by name: card, size, length, weights, input; 'auto', or an option that is left
+    out, matches any value.
 
     Raises InputError for an unknown suite or run.
     """
@@ -49,7 +50,7 @@ class Lab:
         self._suite = suite_named(name)
         self._place = Path(results).expanduser().resolve()
         self.choices = choices
-        self._kept = bool(run)
+        self._shows_stored_run = bool(run)
         self._folder = folder_named(run, self._place) if run else None
 
     def introduce(self) -> None:
@@ -59,7 +60,7 @@ class Lab:
             text = f"No run of your own under `{self._place}` yet: the cells run the rows."
         else:
             record, number = folder.read_run(), len(folder.results())
-            rest = "Nothing is run." if self._kept else "Rows without a result are run."
+            rest = "Nothing is run." if self._shows_stored_run else "Rows without a result are run."
             rest += TINY if record.size == "tiny" else ""
             text = (
                 f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card},"
@@ -72,7 +73,7 @@ class Lab:
         """Show one row by its id: its recipe and its result. In your own run, a row without a result is run first."""
         stated = self._suite.row(row)
         folder = self._choose_run([row])
-        if not (folder and row in folder.results()) and not self._kept:
+        if not (folder and row in folder.results()) and not self._shows_stored_run:
             code = run(self._suite.suite, row, self._place, self._options(folder))
             folder = self._choose_run([row])
             if folder is None or row not in folder.results():
@@ -104,15 +105,18 @@ class Lab:
             display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
 
     def changes(self) -> None:
-        """Show a table of the rows that change another row: what changes, and what it saves and costs. Runs no rows."""
+        """Show a table of the rows that are variants of another row: the settings that differ, memory, speed and cost.
+
+        Does not run rows.
+        """
         folder = self._choose_run([row.id for row in self._suite.rows])
         table = tables.changes(self._suite, folder.results()) if folder else ""
-        display(Markdown(table or "None of the changed rows has a result yet."))
+        display(Markdown(table or "No row that is a variant of another row has a result yet."))
 
     def ladder(self, *rows: str) -> None:
-        """Show the samples per second of rows as bars, the first as taught, and a table of speed, memory and losses.
+        """Show the samples per second of rows as bars, and a table of speed, memory and losses.
 
-        Does not run rows. Without a GPU, the bars are missing.
+        The first row is as taught. Does not run rows. Without times on a GPU, there are no bars.
         """
         folder = self._choose_run(rows)
         results = folder.results() if folder else {}
@@ -146,7 +150,7 @@ class Lab:
         return all(value in (AUTO, str(getattr(record, key, value))) for key, value in wanted.items())
 
     def _settings(self, titles: Mapping[str, str], results: Mapping[str, Result]) -> str:
-        """Return the settings that differ between the rows: from their results, or for the suite's first card."""
+        """Return a table of the settings that differ between rows, from their results, else from the suite."""
         chosen_card = self.choices.get("card", AUTO)
         sets = {}
         for row_id, title in titles.items():
@@ -174,7 +178,7 @@ def folder_named(name: str, place: Path) -> RunFolder:
 
 
 def recipe(row: Row, engine: str) -> str:
-    """Return a row as its suite states it, and the function that trains it, as Markdown to unfold."""
+    """Return a row as its suite states it, and the function that trains it, as a collapsed section of Markdown."""
     stated = yaml.safe_dump(row.model_dump(mode="json", exclude_unset=True), sort_keys=False, width=100)
     source = (ENGINES / f"{engine}.py").read_text()
     functions = [one for one in ast.parse(source).body if isinstance(one, ast.FunctionDef) and one.name == "train"]

@@ -48,7 +48,7 @@ def spec_of(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSp
 
 
 def stated_row(choices: Mapping[str, Any]) -> RowSpec:
-    """Return the row that ``choices`` select, with the settings that the lab states; 'auto' fits this machine."""
+    """Return the row that ``choices`` select, with the lab's settings; 'auto' is resolved for this machine."""
     suite = suite_named(choices["suite"])
     named = {name: choices[name] for name in CHOICES if name not in ("suite", "row")}
     options = resolve(RunOptions(suite=suite.suite, rows=(choices["row"],), **named), suite, this_machine())

@@ -1,7 +1,7 @@
 """Write the labs' notebooks with the outputs of stored runs.
 
-As a program, write the outputs of every lab's notebook in this folder again, from the runs that it names, and the cell
-on how to open it.
+As a program, update every lab's notebook in this folder: its outputs, from the runs that the notebook names, and the
+cell that states how to open it.
 """
 
 import re
@@ -19,7 +19,7 @@ from experiments.system.files import CODE_FOLDER
 
 NOTEBOOKS = Path(__file__).parent
 WITHOUT_LAB = ("sizing",)
-"""Notebooks that need no stored run, and are kept without outputs."""
+"""Notebooks that show no stored run. They are stored without outputs."""
 OPENING_TAG = "how-to-open"
 GITHUB, COLAB = "https://github.com/", "https://colab.research.google.com/"
 RUN_LINES = re.compile(r'^(RUN\w*) = "[^"]*".*$', re.MULTILINE)
@@ -61,7 +61,7 @@ def repository() -> str:
 def opening_instructions(notebook: str, address: str) -> str:
     """Return how to open a notebook, in Markdown: on this computer, on a leased node, and in Colab.
 
-    address: of the project's repository; only one on GitHub has a link to Colab.
+    address: URL of the project's repository; only a repository on GitHub gets a link to Colab.
     """
     command = f"testbed notebook {notebook}"
     text = f"**Open this notebook** on your computer: `{command} --site local`. On a leased node: `{command}`."
@@ -85,7 +85,7 @@ def write_opening(document: Any, notebook: str) -> None:
 
 
 def main() -> None:
-    """Write the outputs of each lab's notebook again, and the cell on how to open it."""
+    """Update the outputs of each lab's notebook, and the cell that states how to open it."""
     for name in (*suite_names(), *WITHOUT_LAB):
         path = NOTEBOOKS / f"{name}.ipynb"
         document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]

@@ -46,8 +46,9 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    If started by a runner, it uses the row's folder, and other values from its spec.json. Without a runner, it uses
-    manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a parameter that is not allowed.
+    If a runner started the notebook, the row's folder is used, and values that are not parameters come from its
+    spec.json. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a
+    parameter that is not allowed.
     """
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
@@ -110,7 +111,7 @@ class Experiment:
 def verdict(result: Result) -> str:
     """Return the verdicts on the lab's statements about this row alone, as Markdown.
 
-    None apply if settings differ from the lab's, or if this machine does not have the lab.
+    The text states the reason if settings differ from the lab's, or if this machine does not have the lab's suite.
     """
     spec = result.spec
     try:
@@ -142,7 +143,7 @@ def measurement_blocks(result: Result) -> list[str]:
 
 
 def outcome(result: Result) -> str:
-    """Return how a row ended; for one that fits with its peak, in the unit that suits it."""
+    """Return how a row ended; for a row that fits, also its peak memory."""
     peak = result.memory.peak_gib
     return f"fits, {format_size(peak)} at the peak" if result.outcome == "fits" and peak else result.reason
 

@@ -12,7 +12,7 @@ from experiments.results.wording import format_number, format_size
 
 
 def speed_bars(results: Mapping[str, Result]) -> SVG | None:
-    """Return a bar of the samples per second of each row, by title; None without times on a GPU."""
+    """Return a bar chart of the samples per second of rows by title; None without times on a GPU."""
     speeds = _speeds(results)
     if not speeds or any(results[title].device.kind != "cuda" for title in speeds):
         return None
@@ -30,7 +30,7 @@ def speed_bars(results: Mapping[str, Result]) -> SVG | None:
 
 
 def rungs_table(results: Mapping[str, Result]) -> str:
-    """Return a Markdown table of rows by title: speed, use of the GPU, memory, first losses; empty without rows."""
+    """Return a Markdown table of rows by title: speed, share of the GPU's peak rate, memory, first losses; or ''."""
     if not results:
         return ""
     speeds, before, rows = _speeds(results), None, {}

@@ -38,9 +38,10 @@ def through_a_step(training: CustomTraining) -> Prediction:
 
 
 def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({})) -> SVG:
-    """Return stacked bars, the first on top: parts in GiB by the names of NAMES, and a line at the reserved memory.
+    """Return a chart of stacked bars, the first on top, with a line at the reserved memory.
 
-    The chart is in MiB if no bar reaches one GiB.
+    bars: GiB by label of the bar and name of the part (NAMES). reserved: GiB by label. The chart is in MiB if no bar
+    reaches one GiB.
     """
     small = all(sum(parts.values()) < 1 for parts in bars.values())
     scale, unit = (1024, "MiB") if small else (1, "GiB")
@@ -56,7 +57,7 @@ def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({}
 
 
 def parts_at(shot: Snapshot) -> dict[str, float]:
-    """Return the parts of the memory at one point, GiB by the names of NAMES."""
+    """Return the parts of the memory at one point, GiB by the name of the part."""
     return {part.name: getattr(shot, part.field) for part in PARTS_AT_POINT}
 
 

@@ -41,7 +41,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def columns(corner: str, rows: Mapping[str, Cells]) -> str:
-    """Return a table of ``rows`` by label, without empty columns."""
+    """Return a table of ``rows`` by label, without empty columns. corner: head of the column of labels."""
     names = [name for cells in rows.values() for name, cell in cells.items() if cell]
     header = list(dict.fromkeys(name for cells in rows.values() for name in cells if name in names))
     return table([corner, *header], [[name, *(cells.get(one, "") for one in header)] for name, cells in rows.items()])
@@ -64,7 +64,7 @@ def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
 
 
 def memory(results: Mapping[str, Result]) -> str:
-    """Return a table with the maximum of each part of memory by row; of several ranks, that with the highest peak."""
+    """Return a table with the maximum of each part of memory by row, over all ranks of the row."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
     ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
@@ -74,7 +74,7 @@ def memory(results: Mapping[str, Result]) -> str:
 
 
 def ranks(measured: Sequence[Measured]) -> str:
-    """Return the same table by rank, with the longest padded text and the step time of each."""
+    """Return a table of ranks: the maximum of each part of memory, the longest padded text, and the time of a step."""
     sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in MEMORY} for one in measured}
     unit = _unit(sizes.values())
     rows = {
@@ -139,14 +139,14 @@ def settings(rows: Mapping[str, Settings]) -> str:
 
 
 def changes(suite: Suite, results: Mapping[str, Result]) -> str:
-    """Return a table of the rows that change another row; empty if none has a result.
+    """Return a table of the rows that are variants of another row, and of these rows; '' if no pair has results.
 
     results: by row. Columns: the settings that change, how the row ended, its peak and speed, what the change costs.
     """
-    cells, changed = {}, suite.changed_rows()
+    cells, bases = {}, suite.rows_with_variants()
     for row in suite.rows:
         base = row.variant_of or row.id
-        if {row.id, base} <= results.keys() and base in changed:
+        if {row.id, base} <= results.keys() and base in bases:
             cells[row.title] = _change_cells(row, results[row.id], results[base])
     return columns("GiB", cells) if cells else ""
 

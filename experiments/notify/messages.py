@@ -46,7 +46,9 @@ def _without_period(verdict: Verdict) -> str:
 def lease_messages(
     states: Iterable[State], now: datetime, within: timedelta, above_su: float | None
 ) -> Iterator[Message]:
-    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than a bound.
+    """Yield a message for each lease that begins or ends ``within`` that time, or has cost more than ``above_su``.
+
+    above_su: service units; None: no bound.
 
     A lease that ends itself and that the site no longer lists also has a message.
     """

@@ -37,9 +37,9 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> EvaluationsByEvidence:
 def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> EvaluationsByEvidence:
     """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
 
-    If several runs have the same row, the row of the longest training counts, since it has all of the others' values
-    and the losses of a full training; of equally long ones, the row of the first run. Raises what ``evaluate_run``
-    raises.
+    If several runs have the same row, the result of the longest training is used, because it has all values that the
+    others have, and the losses of a full training. Of equally long trainings, that of the first run is used. Raises
+    InputError as ``evaluate_run`` does.
     """
     results: dict[str, Result] = {}
     predictions: dict[str, Prediction] = {}

@@ -49,7 +49,8 @@ class BatchSearch(Generic[PredictionT]):
     def _next_guess(self, margins: dict[int, float], low: int, high: int) -> int:
         """Return the next batch to predict, between ``low`` and ``high``.
 
-        It is where a line through the two margins nearest to 0 crosses 0. After MAX_INTERPOLATIONS it is the middle.
+        margins: free memory minus the required free memory, GiB, by predicted batch. The guess is where a line through
+        the two margins nearest to 0 crosses 0; after MAX_INTERPOLATIONS, the middle.
         """
         by_distance = sorted(margins.items(), key=lambda item: abs(item[1]))
         (closest_batch, margin), (second_batch, second_margin) = by_distance[:2]

@@ -142,7 +142,7 @@ def _language_model(base_model: Model) -> str:
 
 def _reject_below_1(flag: str, value: int | None) -> None:
     if value is not None and value < 1:
-        raise InputError(f"--{flag.replace('_', '-')} {value}: a whole number above 0 is needed")
+        raise InputError(f"--{flag.replace('_', '-')} {value}: allowed: a whole number above 0")
 
 
 def _reject_large_steps(training: CustomTraining) -> None:

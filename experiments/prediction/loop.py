@@ -1,4 +1,4 @@
-"""Custom trainings and text generations as small programs that are traced."""
+"""Describe custom trainings and text generations as small programs, which are traced like a user's script."""
 
 from dataclasses import replace
 

@@ -40,7 +40,10 @@ class Attempt(NamedTuple):
 
 
 def fit_program(training: CustomTraining, print_line: PrintLine) -> ScriptFit:
-    """Return the largest batch of the training that fits its card. Raises InputError and ScriptFailed."""
+    """Return the largest batch of the training that fits its card. Raises InputError and ScriptFailed.
+
+    print_line: called with each line of progress.
+    """
     return fit_batches(
         training.batch, lambda batch: _trace(replace(training, batch=batch), f"batch {batch}", print_line)
     )

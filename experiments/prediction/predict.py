@@ -56,7 +56,10 @@ def peak_spec(
     input: Input = "as-taught",
     model: Model | None = None,
 ) -> RowSpec:
-    """Return a row specification at full size, for the two optimizer steps that reach the memory peak."""
+    """Return a row specification at full size, for the two optimizer steps that reach the memory peak.
+
+    model: base model that the catalog does not have; None: that of ``settings``.
+    """
     return RowSpec(
         suite=suite,
         recipe_version=recipe_version,

@@ -57,9 +57,10 @@ def trace_rows(
 
 
 def predict_rows(suite: Suite, run: Run, folder: RunFolder, view: View) -> None:
-    """Predict the rows of ``run`` at full size, store the predictions in ``folder``, and warn if the lab states others.
+    """Predict the rows of ``run`` at full size, and store the predictions in ``folder``.
 
-    Rows that cannot be predicted are reported; they do not stop the run.
+    Prints a warning for each row for which the lab states another outcome. Rows that cannot be predicted are reported;
+    they do not stop the run.
     """
     specs = [suite_row_spec(suite, suite.row(row), run.card, run.input) for row in run.rows]
     view.print_line(

@@ -92,7 +92,7 @@ def import_libraries(phantom: Phantom) -> None:
 def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path | None = None) -> list[Prediction]:
     """Run the row on the phantom device, in this process, and predict its memory and time on each of the cards.
 
-    The tensors of a row on the CPU have the same sizes, so it runs on the phantom device too.
+    A row on the CPU runs on the phantom device too, because its tensors have the same sizes.
 
     If ``keys`` is not None, the keys of the operations that the time of a step needs are written to it.
     Raises InputError for a user error, RuntimeError if the training fails.

@@ -37,9 +37,10 @@ def write_archive(folder: RunFolder) -> Path:
 
 
 def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> Path:
-    """Write files by name, and SHA256SUMS of them, into ``folder`` of the archive ``target``; return its path.
+    """Write ``contents`` (file names and bytes) and their SHA256SUMS to the archive ``target``; return its path.
 
-    folder: a name with a slash at its end, or empty. The same files give the same archive.
+    folder: the folder inside the archive, a name with a slash at its end, or empty. The same files give the same
+    archive.
     """
     checksums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     partial = target.with_name(f"{target.name}.part")

@@ -70,9 +70,9 @@ class RowComparison(Record):
 
     @property
     def worsening(self) -> float:
-        """Return how much worse the row is in the second run, first by outcome, then by the largest ratio of a value.
+        """Return a sort key: positive if the row is worse in the second run, negative if it is better, else 0.
 
-        Negative if the row is better, 0 if no difference is known.
+        100 for each place in OUTCOMES_BEST_FIRST; with equal outcomes, the larger relative change of speed or peak.
         """
         if self.outcome_a is None or self.outcome_b is None:
             return 0.0

@@ -123,7 +123,10 @@ def build_report(
     results: Mapping[str, Result],
     before: PreviousRun | None = None,
 ) -> Report:
-    """Return the report of the run in ``folder``."""
+    """Return the report of the run in ``folder``.
+
+    results: by row. before: the previous run with the same options, for the comparison.
+    """
     evaluation = graded.best
     run = evaluation.run
     card = cards().get(run.card)

@@ -26,7 +26,7 @@ class RankReport(Record):
 class StatedTimes(Record):
     """Training times that the lab states for a row with several ranks, and for its base row on one device.
 
-    base_samples and row_samples: number of samples that each of them trains on.
+    base_samples, row_samples: number of samples that the base row and the row train on.
     """
 
     base_s: float

@@ -197,7 +197,7 @@ def format_share(value: float) -> str:
 
 
 def format_percent(error: float) -> str:
-    """Format an error with its sign: '+0.4 %'; without one if it rounds to zero."""
+    """Format a relative error or change in percent, with its sign: '+0.4 %'; '0.0 %' if it rounds to zero."""
     rounded = round(100 * error, 1)
     return f"{rounded:+.1f} %" if rounded else "0.0 %"
 

@@ -83,8 +83,8 @@ def write_report(folder: RunFolder) -> WrittenReport:
 def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = None) -> tuple[Reevaluation, ...]:
     """Evaluate every run at or under ``root`` with the current suites; write nothing.
 
-    ``on_unreadable`` is called for each of several runs that cannot be read. Raises InputError if there is no run under
-    ``root``, and what ``write_report`` raises for the only one, or for any without ``on_unreadable``.
+    ``on_unreadable`` is called with the error of each run that cannot be read. Without ``on_unreadable``, or if this is
+    the only run, the error is raised instead. Raises InputError if there is no run at or under ``root``.
     """
     runs = run_folders(root)
     found = []
@@ -101,8 +101,8 @@ def reevaluate(root: Path, on_unreadable: Callable[[InputError], None] | None = 
 def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
     """Evaluate several runs of one suite on one card as if they were one run with all their rows; write nothing.
 
-    Statements that compare rows of several runs then have a verdict. Raises InputError if suite or card differ, and
-    what ``write_report`` raises for one of the runs.
+    Statements that compare rows of several runs then have a verdict. Raises InputError if suite or card differ, or
+    if a run cannot be read.
     """
     runs = [RunFolder(folder) for folder in folders]
     first = runs[0].read_run()

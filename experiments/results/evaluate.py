@@ -36,7 +36,10 @@ from experiments.suites.suite import Check, Claim, Quantity, ReferenceValue, Row
 
 
 class CheckResult(NamedTuple):
-    """The result of one check of a statement: its status, the compared value, and a reason unless it passes."""
+    """The result of one check of a statement: its status, the compared value, and a reason unless it passes.
+
+    missed: by how much the value is outside of its bounds, for a check that fails; else "".
+    """
 
     status: Status
     value: str
@@ -233,7 +236,10 @@ def _evaluate_quantity(check: Check, evidence: Evidence, scope: ClaimScope) -> C
 
 
 def _distance_to_bound(check: Check, compared: list[float]) -> str:
-    """Return how far the worst value is outside of its bound: '8 % below 69.6 GiB', '0.2 GiB above 0 GiB'."""
+    """Return how far the worst of the values is out of bounds: '8 % below 69.6 GiB', '0.2 GiB above 0 GiB'.
+
+    compared: the values that the check compares with its bounds. Empty if no distance can be stated.
+    """
     assert check.quantity is not None
     if check.outside:
         return ""
@@ -261,7 +267,8 @@ def _values_to_check(quantity: Quantity, result: Result) -> list[float]:
 def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
     """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
-    The memory of such a row is only a lower bound of its need, and a ratio to it an upper bound.
+    compared: the values, or their ratios, that the check compares with its bounds. The memory of a row that ran out of
+    memory is only a lower bound of its need, and a ratio to it an upper bound.
     """
     assert check.quantity is not None
     result, base = pair
@@ -281,7 +288,10 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of the predicted values, 'predicted to 5 %', if it leaves the check undecided; else ""."""
+    """Return the error of the predicted values, 'predicted to 5 %', if the check is undecided because of it; else "".
+
+    compared: the values, or their ratios, that the check compares with its bounds.
+    """
     speeds = [one.speed for one in pair if one.predicted and one.speed]
     if check.quantity not in ESTIMATED_QUANTITIES or not speeds:
         return ""

@@ -7,7 +7,7 @@ STEP_POINTS: tuple[StepPoint, ...] = get_args(StepPoint)
 
 
 class MemoryPart(NamedTuple):
-    """One part of memory. key: its name in the tracer and in fields; short: its column in the terminal."""
+    """One part of memory. key: its name in the tracer and in fields. short: the head of its column on a terminal."""
 
     key: str
     name: str
@@ -15,7 +15,7 @@ class MemoryPart(NamedTuple):
 
     @property
     def field(self) -> str:
-        """Return its field in a snapshot and in the parts of a peak."""
+        """Return the name of the part's field in Snapshot and PeakParts."""
         return f"{self.key}_gib"
 
 

@@ -43,18 +43,18 @@ SIZE_FREE: tuple[Quantity, ...] = (
 )
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
-"""Settings that two twins must have in common if their rows do: only then do the twins compare like the rows."""
+"""Settings that two twins must share if the lab's rows share them; otherwise the twins do not compare like the rows."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
-TIMES_LARGER = 4
-"""A GPU with so many times the multiprocessors of a card, such as a part of a GPU, does not show the card's times."""
+MULTIPROCESSOR_RATIO_LIMIT = 4
+"""A GPU with at least this many times the multiprocessors of the card that it emulates does not show its times."""
 
 
 class Evidence(NamedTuple):
     """The results by row, and the settings of each row as the lab states them.
 
-    scaled: by row, a text if it ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if the
-    row ran as its smaller twin, else "".
+    scaled: by row, a note if the row ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if
+    the row ran as its smaller twin, else "".
     """
 
     results: Mapping[str, Result]
@@ -121,7 +121,7 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
 
 
 def unlike_twins(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
-    """Yield the pairs of ``rows`` that have the same size in the lab and different sizes as smaller twins."""
+    """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.scale[one] or evidence.scale[other]):
             continue
@@ -182,8 +182,8 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
-    Losses of random weights count only where two losses are compared. Of tiny models, only the falls of the loss are
-    compared, in trainings whose loss falls, and the losses of the first steps of the same training.
+    Losses of random weights count only where two losses are compared. Of tiny models, only the
+    fall of the loss is compared, if the loss falls, and the losses of the first steps.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
@@ -213,12 +213,12 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     if pair[0].emulated and not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES:
         yield f"seconds on {first} are not those of {pair[0].spec.card}"
     card = pair[0].spec.card
-    if (times := times_larger(pair[0].device.card, card)) >= TIMES_LARGER:
-        yield f"times on {first}, with {times:.0f} times the multiprocessors of {card}, are not those of the card"
+    if (ratio := multiprocessor_ratio(pair[0].device.card, card)) >= MULTIPROCESSOR_RATIO_LIMIT:
+        yield f"times on {first}, with {ratio:.0f} times the multiprocessors of {card}, are not those of the card"
 
 
-def times_larger(device_card: str | None, card: str) -> float:
-    """Return the multiprocessors of a GPU, as a multiple of those of the card that it emulates; 1 for an unknown GPU.
+def multiprocessor_ratio(device_card: str | None, card: str) -> float:
+    """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
     device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host limits trainings that the arithmetic
     of the card would limit.
@@ -228,9 +228,9 @@ def times_larger(device_card: str | None, card: str) -> float:
 
 
 def evaluated_quantities(suite: Suite, row: str, device_card: str | None, card: str) -> list[Quantity]:
-    """Return the quantities that are unknown on a shared GPU and that are evaluated for the row on another GPU.
+    """Return the quantities of time and load that statements about the row evaluate on a GPU that emulates ``card``.
 
-    device_card: the GPU's own name in cards.yaml; it emulates ``card``.
+    If rows share a GPU, these quantities are not measured. device_card: the GPU's own name in cards.yaml.
     """
     checks = [reference.as_check(row) for reference in suite.row(row).expect.reference_values]
     checks += [check for claim in suite.claims for check in claim.checks if row in (check.row, check.over_row)]
@@ -247,7 +247,7 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     if quantities & set(LOAD_QUANTITIES):
         return True
     seconds = not check.relative and check.quantity in ABSOLUTE_TIME_QUANTITIES
-    return not seconds and times_larger(device_card, card) < TIMES_LARGER
+    return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
 def _scaling_obstacles(check: Check, scaled: Mapping[str, str], scope: ClaimScope) -> Iterator[str]:

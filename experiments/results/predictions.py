@@ -17,7 +17,10 @@ PredictedOutcome = Literal["fits", "borderline", "oom"]
 
 
 def outcome_for_margin(margin_gib: float, usable_gib: float) -> PredictedOutcome:
-    """Return the outcome on a card: borderline if the margin is at most BORDERLINE_SHARE of ``usable_gib``."""
+    """Return the outcome on a card: borderline if less than BORDERLINE_SHARE of ``usable_gib`` is free or missing.
+
+    margin_gib: free memory; negative: missing memory.
+    """
     if abs(margin_gib) < BORDERLINE_SHARE * usable_gib:
         return "borderline"
     return "fits" if margin_gib > 0 else "oom"

@@ -38,7 +38,7 @@ def code_sha256() -> str:
 def git_commit() -> str | None:
     """Return the checkout's commit, with '-dirty' if files differ from it; None outside a checkout.
 
-    TESTBED_COMMIT names it for a copy without a repository, as in an image.
+    TESTBED_COMMIT names the commit of a copy without a repository, as in an image.
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named

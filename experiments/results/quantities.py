@@ -60,7 +60,7 @@ def _train_s(measured: Measured) -> float | None:
 
 
 def _share_of_card(field: str) -> Reader:
-    """Return a reader of a peak as a share of what a process may allocate on its GPUs, which are usually one."""
+    """Return a function that reads a peak as a share of the memory that the process may allocate on its GPUs."""
 
     def read(measured: Measured) -> float | None:
         peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
@@ -118,7 +118,7 @@ def _cpu_waits_per_step(measured: Measured) -> float | None:
 
 
 def _early_loss(measured: Measured) -> float | None:
-    """Return the mean loss of the first three optimizer steps, which have the same samples however they are divided."""
+    """Return the mean loss of the first three optimizer steps, whose samples do not depend on the micro-steps."""
     count = EARLY_STEPS * (measured.spec.settings.accumulate if isinstance(measured, Result) else 1)
     return fmean(measured.losses[:count]) if len(measured.losses) >= count else None
 

@@ -1,4 +1,4 @@
-"""The variables of a job and the files in its folder with which the nodes of one row connect to each other.
+"""Environment variables, and files in the folder of a job, by which the nodes of one row connect to each other.
 
 The row's worker writes RENDEZVOUS_FILE with the address, port and key of its socket. The node agents connect to it.
 """

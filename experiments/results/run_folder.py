@@ -148,7 +148,7 @@ class RunFolder:
             raise InputError(f"{path}: {why}; restore the file, or run the suite again") from None
 
     def _runs_nearby(self) -> str:
-        """Return what an error adds: the first runs in this folder, or next to it if it is missing."""
+        """Return the end of an error message: the first runs in this folder, or next to a folder that is missing."""
         folder = self.path if self.path.exists() else self.path.parent
         runs = sorted(path.parent.name for path in folder.glob(f"*/{RUN_FILE}") if not path.parent.is_symlink())
         if runs:

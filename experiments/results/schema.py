@@ -38,11 +38,11 @@ WARM_UP_STEPS = 2
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
-"""Maximum time for the start of a row. The row's own time limit begins when the start ends, at the latest then."""
+"""Maximum time for the start of a row, s. The row's own time limit begins after its start, or after this time."""
 
 
 class Record(BaseModel):
-    """Base of all stored records: frozen, unknown keys are rejected, built when it is first used.
+    """Base class of all stored records: immutable, rejects unknown keys, builds its validator at first use.
 
     NaN is the text "NaN" in JSON.
     """
@@ -178,7 +178,8 @@ class StageTimes(Record):
 class Progress(Record):
     """Progress of a running row, stored in progress.json until the row has a result.
 
-    micro_steps: number of completed micro-steps. planned_micro_steps: an upper bound of their number. Memory in GiB.
+    step: optimizer step, from 0. micro_steps: number of completed micro-steps. planned_micro_steps: at most so many
+    will run. Memory in GiB.
     """
 
     phase: Phase

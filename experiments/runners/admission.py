@@ -29,7 +29,7 @@ FIRST_BITSANDBYTES_FOR_CPU = (0, 50)
 def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: bool = True, nodes: int = 1) -> str:
     """Return in one line why ``nodes`` nodes like ``node`` cannot run the row; '' if they can.
 
-    local: whether the node is this machine.
+    host_memory_gib: memory of a node's host. local: whether the node is this machine.
     """
     settings = spec.settings
     if local and settings.optimizer == "deepspeed_cpu" and (missing := missing_build_tool()):
@@ -93,8 +93,8 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
     DeepSpeed's offload takes for each parameter 4 bytes for the master weight, 8 for Adam's moments, 4 for the
     gradient, 2 for the accumulated gradient and 2 for the updated weight that is copied back (stage_1_and_2.py;
     measured with 12.2e9 parameters: 231 GiB). AdamW on the host takes two values of the weight's type for each
-    parameter. Offloaded activations are reserved as much memory as the card has. A model on the CPU takes its weights
-    and a fifth of them, the guide's overhead of inference, in addition to the libraries.
+    parameter. For offloaded activations, as much memory as the card has is reserved. A model on the CPU takes its
+    weights and a fifth of them, the guide's overhead of inference, in addition to the libraries.
     """
     settings, parameters = spec.settings, spec.base_model.parameters
     weights_gib = parameters * BYTES_PER_WEIGHT[settings.precision] / GIB
@@ -131,6 +131,6 @@ def check_disk(folder: Path, specs: Sequence[RowSpec], local: bool = True) -> No
         needed_gib += max(map(checkpoints_gib, specs), default=0.0)
     if (free_gib := shutil.disk_usage(existing).free / GIB) < needed_gib:
         raise InputError(
-            f"{folder}: no disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
+            f"{folder}: not enough disk space: {free_gib:.2f} GiB are free, {needed_gib:.2f} GiB are needed; "
             "free some space or choose another --results"
         )

@@ -56,7 +56,8 @@ class Target(ABC):
     ) -> DataSet:
         """Prepare the run's data so that rows at this target can read it; return a description of the data.
 
-        ``watch`` is called with the bytes downloaded so far and their total. Raises InputError for unreadable data.
+        sha256: expected checksum of ``source``; None: unknown. datasets: names of the data sets that the rows read.
+        watch: called with the numbers of downloaded and of all bytes. Raises InputError for unreadable data.
         """
 
     @abstractmethod
@@ -65,7 +66,7 @@ class Target(ABC):
 
     @abstractmethod
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
-        """Return why the row cannot run at this target; "" if it can."""
+        """Return why the row cannot run at this target, whose hosts have ``host_memory_gib``; "" if it can."""
 
     def rows_per_gpu(self, run: Run, suite: Suite) -> int:
         """Return how many of the run's rows use a GPU at the same time. Raises InputError if they cannot share one."""

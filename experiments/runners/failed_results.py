@@ -42,7 +42,7 @@ def write_failed_result(
     """Write and return the result of a row whose processes ended without one.
 
     The result has the row's last progress report and the end of its log. device: recorded if the row has not reported
-    its device.
+    its device. elapsed_s: seconds from the row's start to its end.
     """
     progress = read_progress(row_folder)
     failure = Failure(

@@ -20,7 +20,7 @@ from provision.ssh.shell import Shell
 CONTAINER = "testbed-notebook"
 NOTEBOOK_FOLDER = "llm-testbed/notebooks"
 NOTEBOOKS_FETCHED = "llm-testbed/notebooks-fetched"
-"""A file that is newer than all notebooks if they are on the user's computer too."""
+"""File that is written after each download: newer than all notebooks if the user's computer has them too."""
 CACHE_FOLDER = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
 START_TIMEOUT_S = 60.0

@@ -54,7 +54,7 @@ class View:
         self._at_full_size = at_full_size
 
     def expect(self, times: Mapping[str, tuple[float, float]]) -> None:
-        """Show the expected time of each row, s, lowest and highest, when the row starts and while it runs."""
+        """Set the expected times of rows: lowest and highest, s. They are shown when a row starts and while it runs."""
         self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
 
     def report_kept(self, row: PlannedRow) -> None:
@@ -91,10 +91,13 @@ class View:
         self._print(text, "red")
 
     def show_rows(self, states: Sequence[RowState], done: int, total: int, left_s: float | None) -> None:
-        """Show the running rows, the number of done rows, and the remaining time if ``left_s`` is known."""
+        """Show the running rows, the number of done rows, and the remaining time if ``left_s`` is known.
+
+        Only a view on a terminal shows them, see LiveView.
+        """
 
     def show_download(self, spec: RowSpec, transfer: "TransferProgress") -> None:
-        """Show the progress of the download of the row's files."""
+        """Show the progress of the download of the row's files, on a terminal only."""
 
     def _print(self, line: str, style: str = "") -> None:
         print_lines(self._console, line, style)
@@ -132,7 +135,7 @@ def progress_table(
 ) -> Table:
     """Return a table of the rows that have not ended. The title has the numbers of done and of waiting rows.
 
-    expected: the expected time of each row, in words.
+    left_s: remaining seconds of the run; None: unknown. expected: the expected time of each row, in words.
     """
     waiting = total - done - len(states)
     wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""

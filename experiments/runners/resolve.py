@@ -28,7 +28,7 @@ def resolve(options: RunOptions, suite: Suite, node: Node) -> RunOptions:
     rows = _resolve_rows(suite, options.rows, card)
     size = _resolve_size(options.size, card, node)
     if options.weights == "pretrained" and size == "tiny":
-        raise InputError("weights pretrained: a tiny model has none; allowed: random, or size full")
+        raise InputError("weights pretrained: a tiny model has no pretrained weights; allowed: random, or size full")
     if options.weights == "pretrained":
         _reject_unpublished(suite, rows, card)
     _check_run_id(options.run_id)
@@ -94,7 +94,8 @@ def _reject_unpublished(suite: Suite, rows: Sequence[str], card: str) -> None:
         scale, model = suite.scale_of(row, card), suite.own_model(settings)
         if scale and model and not model.hub:
             raise InputError(
-                f"weights pretrained: row {row!r} is {scale} and its model {settings.model} has none; allowed: random"
+                f"weights pretrained: row {row!r} is {scale}, and its model {settings.model} has no pretrained weights;"
+                " allowed: random"
             )
 
 

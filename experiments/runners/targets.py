@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 LOCAL, SLURM = "local", "slurm"
-LEASED_TITLE, LEASED_SHARED = "a leased node", False
+LEASED_TITLE, LEASED_SHARED_FOLDER = "a leased node", False
 PARTITION = "gpu"
 POLL_S = 1.0
 REMOTE_FOLDER: str = Profile.model_fields["folder"].default
@@ -125,13 +125,15 @@ class ContainerTarget(LocalTarget):
 class ExpectedTarget(Target):
     """Nodes without a connection. Runs can be prepared for them but not started.
 
-    shared: whether the nodes share a folder. title: their name in messages. image: variant of the image in which rows
-    will run; None: unknown.
+    shared_folder: whether the nodes share the folder of the runs. title: their name in messages. image: variant of the
+    image in which rows will run; None: unknown.
     """
 
-    def __init__(self, node: Node, max_nodes: int, shared: bool, title: str, image: ImageVariant | None = None) -> None:
+    def __init__(
+        self, node: Node, max_nodes: int, shared_folder: bool, title: str, image: ImageVariant | None = None
+    ) -> None:
         super().__init__(node)
-        self.max_nodes, self.shared, self.title, self.image = max_nodes, shared, title, image
+        self.max_nodes, self.shared_folder, self.title, self.image = max_nodes, shared_folder, title, image
 
     def software(self) -> Software | None:
         return software_of_image(self.image) if self.image else None
@@ -146,7 +148,7 @@ class ExpectedTarget(Target):
     ) -> DataSet:
         cache = "" if source in (SYNTHETIC, HUB) else self.cache
         data = prepare_remote_dataset(source, sha256, cache, datasets)
-        if data.user_path and not self.shared and self.max_nodes > 1:
+        if data.user_path and not self.shared_folder and self.max_nodes > 1:
             raise InputError(f"--data {source}: the nodes of {self.title} share no folder; allowed: a URL")
         return data
 
@@ -177,7 +179,7 @@ class ClusterTarget(ExpectedTarget):
         is_leased: Callable[[], bool] = lambda: True,
     ) -> None:
         profile = cluster.profile
-        super().__init__(node, profile.nodes, profile.shared, profile.title)
+        super().__init__(node, profile.nodes, profile.shared_folder, profile.title)
         self.cluster = cluster
         self.ends_at = ends_at
         self.is_leased = is_leased
@@ -214,7 +216,7 @@ def expected_node(host: Host) -> Node:
 
 def expected_target(node: Node, nodes: int, image: ImageVariant = "current") -> Target:
     """Return the target for ``nodes`` nodes like ``node`` that will be leased. image: variant that rows will run in."""
-    return ExpectedTarget(node, nodes, LEASED_SHARED, LEASED_TITLE, image)
+    return ExpectedTarget(node, nodes, LEASED_SHARED_FOLDER, LEASED_TITLE, image)
 
 
 def target_named(
@@ -225,11 +227,11 @@ def target_named(
     image_variant: ImageVariant = "current",
     in_container: bool = False,
 ) -> Target:
-    """Return the target at ``site``; for site slurm, the cluster of ``profile``.
+    """Return the target at ``site``; for site slurm, the cluster of ``profile``, charged to ``account`` if given.
 
-    image_variant: variant of the image in which rows run on a leased machine, or here with ``in_container``. Raises
-    InputError for a profile that is missing or cannot be read, and if there is no lease at the site. Raises SiteError
-    if a leased machine does not answer.
+    journal: records of the active leases; None: the user's journal. image_variant: variant of the image in which rows
+    run on a leased machine, or here with ``in_container``. Raises InputError for a profile that is missing or cannot be
+    read, and if there is no lease at the site. Raises SiteError if a leased machine does not answer.
     """
     if site != SLURM and (profile or account):
         flag = "--profile" if profile else "--account"
@@ -348,7 +350,7 @@ def _only_active_lease(site: str, journal: Journal) -> ActiveLease:
 
 def _unreachable_reason(active_lease: ActiveLease, journal: Journal) -> str:
     """Return why no machine of a lease can be reached, according to the journal, and which command to run."""
-    start, end, now = journal.start(active_lease), journal.last_end(active_lease), Clock().now()
+    start, end, now = journal.lease_start(active_lease), journal.last_end(active_lease), Clock().now()
     if start is None or end is None:
         return "is not reserved yet; `testbed lease` resumes the reservation"
     if end <= now:
@@ -373,6 +375,6 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         processor=node.processor,
         runtime="docker",
         environment=image_of(image_variant),
-        shared=LEASED_SHARED,
+        shared_folder=LEASED_SHARED_FOLDER,
         poll_s=POLL_S,
     )

@@ -30,9 +30,9 @@ from experiments.system.lock import lock_folder
 LATEST = "latest"
 LOG = "log.txt"
 END_LIMIT_S = 30.0
-"""How long an interrupted part may take to end. A part on a lease takes as long as the release of the lease."""
+"""Maximum seconds for an interrupted part to end. A part on a lease takes as long as the release of the lease."""
 Send = Callable[[str, str], None]
-"""Sends a message: its title and its text."""
+"""Function that sends a message, given its title and its text."""
 Python = Callable[[Versions, Path], Path]
 
 
@@ -112,7 +112,7 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
 
 
 def _new_folder(parent: Path, now: datetime) -> Path:
-    """Return a folder that is named by the time and does not exist; of several in one second, by the next second."""
+    """Return a path in ``parent`` that is named by the time; if it exists, by one of the next seconds."""
     while (folder := parent / f"{now:%Y-%m-%dT%H%M%S}").exists():
         now += timedelta(seconds=1)
     return folder
@@ -156,7 +156,10 @@ def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip
 
 
 def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
-    """Return a function to call every few seconds while a part runs. It reports the lease and missing progress."""
+    """Return a function to call every few seconds while a part runs.
+
+    The function checks the lease (see Tools.on_lease) and reports once if the part makes no progress.
+    """
     stalls = StallDetector()
 
     def report() -> None:

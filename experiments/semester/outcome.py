@@ -82,7 +82,7 @@ class Outcome:
     def headline(self) -> str:
         """Return the outcome in a sentence."""
         if self.before is None:
-            return "The first check; there is none to compare it with."
+            return "This is the first check, so nothing can have flipped."
         if not self.flips:
             return f"No status or outcome flipped since {self.before.begun_at:%d %B %Y}."
         return f"Statuses and outcomes flipped since {self.before.begun_at:%d %B %Y}: {len(self.flips)}."
@@ -154,7 +154,7 @@ def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> I
     for name, done in check.done.items():
         then = before.done.get(name)
         if then and bool(then.problem) != bool(done.problem):
-            what = f"no result any more: {done.problem}" if done.problem else "has a result again"
+            what = f"has no result any more: {done.problem}" if done.problem else "has a result again"
             yield Flip(titles[name], what, _installed_changes(check, before, name))
 
 

@@ -64,14 +64,17 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
     leased = [Part(versions, "lease") for versions in sets if lease and versions in LEASED]
     if lease and len(leased) * lease.hours > lease.max_hours:
         raise InputError(
-            f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours are longer;"
+            f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours take longer;"
             " allowed: shorter --hours, or fewer --versions"
         )
     return parts + leased
 
 
 def command(part: Part, python: Path, results: Path, suites: Sequence[str], lease: Lease | None) -> list[str]:
-    """Return the command line of a part; its runs are written to folders in ``results``."""
+    """Return the command line of a part; its runs are written to folders in ``results``.
+
+    lease: the lease of the check; None for a part on this machine.
+    """
     testbed = [str(python), "-m", "experiments"]
     if part.kind == "lease":
         assert lease

@@ -21,7 +21,10 @@ class StallDetector:
         self._stalled = False
 
     def is_new_stall(self, last_s: float, now_s: float) -> bool:
-        """Return whether the time since the last change has exceeded the limit, and was within it at the last call."""
+        """Return whether the time since the last change exceeds the limit, and did not at the last call.
+
+        last_s, now_s: times of the last change and of now, in seconds of one clock.
+        """
         stalled = now_s - last_s >= self._seconds
         new, self._stalled = stalled and not self._stalled, stalled
         return new

@@ -24,7 +24,7 @@ class Done(Record):
 
 
 class Check(Record):
-    """A check of a semester (check.json)."""
+    """The state of one run of `testbed semester`, which checks all suites (check.json)."""
 
     schema_version: Literal[1] = Field(default=1, description="version of this schema")
     begun_at: datetime = Field(description="start, UTC")

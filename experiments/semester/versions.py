@@ -33,7 +33,7 @@ class NotInstalled(InputError):
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
     """Return the Python of an environment with these versions, created if it is missing.
 
-    current: this environment. newest: the list is resolved once a day, and kept in ``folder``, so that a resumed
+    current: this environment. newest: the list is resolved once a day, and stored in ``folder``, so that a resumed
     check uses the same list. Raises NotInstalled.
     """
     if versions == "current":
@@ -65,7 +65,7 @@ def newest_lock(today: date) -> Path:
 def lock_text(resolved: str, names: Collection[str]) -> str:
     """Return uv's output as a list in the form of containers/locks: PyTorch in a comment, without its dependencies.
 
-    names: the packages that were asked for; they stay, whatever their names.
+    names: the requested packages, which are never removed.
     """
     blocks = [block for block in BLOCK.split(resolved) if block.split("==")[0] in names or not OF_TORCH.match(block)]
     blocks = [block for block in blocks if block.strip()]
@@ -85,7 +85,7 @@ def _resolve(names: Sequence[str], *options: str) -> str:
 
 
 def _installed(prefix: str, locks: Sequence[Path]) -> Path:
-    """Return the Python of the environment of ``locks``, named as the Makefile does; remove older ones of newest."""
+    """Return the Python of the environment of ``locks``, named as the Makefile does; for newest, remove older ones."""
     digest = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
     folder = cache_folder() / f"{prefix}-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"
     if prefix == "newest":

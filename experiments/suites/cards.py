@@ -179,7 +179,7 @@ def emulation_notes(names: Iterable[str]) -> list[str]:
 
 def _card_note(name: str, card: Card) -> str:
     if name not in cards():
-        return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed, as of {REFERENCE_CARD}"
+        return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}"
     if card.build == "CUDA 12.6":
         return f"too old for the project's image, PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed"
     return "PyTorch for ROCm is needed; the project's image is for NVIDIA" if card.build == "ROCm" else ""

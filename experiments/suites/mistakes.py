@@ -23,7 +23,11 @@ LITGPT_ENGINES = ("litgpt", "litgpt_trainer")
 
 
 class Mistake(NamedTuple):
-    """One mistake. where: its row, its row on a card, its claim, or "". near: a similar allowed name, or ""."""
+    """One mistake in a suite's file.
+
+    where: the row (with its card), claim, scale or model with the mistake, or "". says: the wrong value and the allowed
+    values. near: a similar allowed name, or "".
+    """
 
     line: int
     where: str
@@ -95,7 +99,7 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
 
 
 def _scale_mistakes(document: Document) -> Iterator[Mistake]:
-    """Yield unknown cards of scales, cards of the suite or of another scale, and settings that a twin must keep."""
+    """Yield the mistakes in scales: names and cards that occur twice, unknown cards, settings that a twin must keep."""
     places = {card: "the suite" for card in _list_at(document.data, "cards") if isinstance(card, str)}
     names: list[str] = []
     for number, scale in _scales(document):
@@ -109,12 +113,14 @@ def _scale_mistakes(document: Document) -> Iterator[Mistake]:
         )
         for index, card in enumerate(scale.cards):
             if card in places:
-                says = f"card {card!r} is also a card of {places[card]}; a card has one size of each row"
+                says = (
+                    f"card {card!r} is also a card of {places[card]}; list each card once, in the suite or in one scale"
+                )
                 yield Mistake(document.line(["scales", number, "cards", index]), where, says)
             places.setdefault(card, where)
         for row, settings in scale.rows.items():
             for key in settings.keys() & SETTING_NAMES - set(SCALED_SETTINGS):
-                says = f"row {row!r}: {key} must be that of the row; allowed: {', '.join(SCALED_SETTINGS)}"
+                says = f"row {row!r}: a scale must not change {key}; allowed: {', '.join(SCALED_SETTINGS)}"
                 yield Mistake(document.line(["scales", number, "rows", row, key]), where, says)
 
 
@@ -258,7 +264,7 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
 
 
 def _place_at_setting(problem: Problem) -> Problem:
-    """Return the problem at the setting that its text begins with; without a place if it begins with none."""
+    """Return the problem with the setting that its text begins with as its place; without a place if there is none."""
     key = problem.text.partition(" = ")[0]
     return problem._replace(place=(key,) if key in SETTING_NAMES else ())
 
@@ -289,14 +295,14 @@ def unsupported_settings(settings: Settings, model: Model) -> Iterator[Problem]:
     """Yield the reasons why the row's model, data set or engine cannot be combined."""
     if settings.engine in LITGPT_ENGINES and model.litgpt is None:
         allowed = ", ".join(name for name, one in models().items() if one.litgpt)
-        yield Problem(("model",), f"model = {settings.model!r}: LitGPT has no name for it; allowed: {allowed}")
+        yield Problem(("model",), f"model = {settings.model!r}: LitGPT does not have this model; allowed: {allowed}")
     if settings.dataset == "gourmetgram-captions" and not model.family.startswith("blip2"):
         yield Problem(
             ("dataset",),
             f"dataset = {settings.dataset!r}: the model takes no images; allowed: constant, alpaca2k, imdb",
         )
     if settings.task == "generate" and settings.engine != "hf_trainer":
-        yield Problem(("task",), f"task = 'generate': needs another engine than {settings.engine}; allowed: hf_trainer")
+        yield Problem(("task",), f"task = 'generate': cannot run with engine {settings.engine}; allowed: hf_trainer")
 
 
 def _place_of_setting(

@@ -27,7 +27,7 @@ LATER_SETTINGS = (
     "packing",
     "compile",
 )
-"""Settings of later versions. Their defaults do not change a fingerprint, so that earlier results stay valid."""
+"""Settings that were added later. Fingerprints omit them at their defaults, so that earlier results stay valid."""
 
 
 class RowSpec(StrictModel):
@@ -71,7 +71,7 @@ class RowSpec(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all settings, hexadecimal: equal fingerprints mean the same experiment."""
+        """Return the SHA-256 of the specification, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
         del facts["steady_s"]  # more steps of the same training
         if self.model and self.model.vision_layers is None:

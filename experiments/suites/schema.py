@@ -65,9 +65,9 @@ Quantity = Literal[
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The only quantity of losses that is compared between tiny models at full length."""
+"""The quantity of losses that is compared between tiny models that run all steps of the lab."""
 EARLY_LOSS: Quantity = "early_loss"
-"""The only quantity of losses that does not depend on the length of the training."""
+"""The quantity of losses that does not depend on the length of the training, nor on the size of the model."""
 
 
 class ReferenceValue(StrictModel):
@@ -117,9 +117,10 @@ class Row(StrictModel):
 
 
 class Scale(StrictModel):
-    """Smaller twins of rows for cards with less memory than those of the lab: what fits fits, what does not does not.
+    """Smaller twins of rows for cards with less memory than those of the lab.
 
-    A twin keeps what its row changes, such as precision, optimizer or adapters. It differs in SCALED_SETTINGS only.
+    A twin has the expected outcome of its row. It differs from its row in SCALED_SETTINGS only, so precision, optimizer
+    and adapters are the same.
     """
 
     scale: str = Field(description="memory of the cards, such as 12gb")
@@ -150,7 +151,10 @@ class Bounds(StrictModel):
 
 
 class Check(StrictModel):
-    """One comparison of a claim: a quantity of ``row``, divided by the quantity of ``over_row`` if that is given."""
+    """One comparison of a claim: the outcome of ``row``, or a quantity of ``row``.
+
+    With ``over_row`` or ``over_quantity``, the quantity is divided by that row's or that other quantity.
+    """
 
     row: str = Field(description="id of the row")
     quantity: Quantity | None = Field(default=None, description="a quantity of results/quantities.py")
@@ -305,8 +309,8 @@ class Suite(StrictModel):
         checks = [one for claim in self.claims for one in claim.checks if one.for_tiny_models().quantity == LOSS_FALL]
         return {name for check in checks for name in (check.row, check.over_row) if name}
 
-    def changed_rows(self) -> set[str]:
-        """Return the ids of the rows that other rows change."""
+    def rows_with_variants(self) -> set[str]:
+        """Return the ids of the rows of which other rows are variants."""
         return {row.variant_of for row in self.rows if row.variant_of}
 
     def rows_with_utilization(self) -> set[str]:

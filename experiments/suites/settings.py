@@ -53,7 +53,7 @@ _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
     ("activation_offload", True): _ONE_GPU,
     ("activation_checkpointing", "selective"): {**_ONE_GPU, "engine": ("lightning", "hf_trainer")},
 }
-"""Values of a setting that need values of other settings: (setting, value) to the allowed values of the others."""
+"""Values of settings that restrict other settings: maps (setting, value) to the allowed values of the others."""
 
 
 class Settings(StrictModel):
@@ -76,7 +76,9 @@ class Settings(StrictModel):
     accumulate: PositiveInt = Field(description="micro-steps of one optimizer step")
     global_batch_size: PositiveInt = Field(description="global batch size: samples per optimizer step, over all ranks")
     precision: Precision = Field(description="data types of weights and arithmetic, as Lightning names them")
-    optimizer: Optimizer = Field(description="optimizer; adamw_cpu, deepspeed_cpu: Adam with its state in host memory")
+    optimizer: Optimizer = Field(
+        description="optimizer; adamw_cpu, deepspeed_cpu: AdamW on the CPU, with its state in host memory"
+    )
     lr: PositiveFloat = Field(description="learning rate")
     weight_decay: NonNegativeFloat | None = Field(
         default=None, description="weight decay; None: the optimizer's default"
@@ -165,7 +167,7 @@ class Settings(StrictModel):
 
     @model_validator(mode="after")
     def _settings_match(self) -> Self:
-        """Check that the values of other settings allow a value that needs them."""
+        """Check the restrictions of _NEEDED_SETTINGS."""
         for (name, value), needed in _NEEDED_SETTINGS.items():
             for other, allowed in needed.items() if getattr(self, name) == value else ():
                 if (found := getattr(self, other)) not in allowed:

@@ -31,7 +31,7 @@ def file_sha256(path: Path) -> str:
 def open_output(path: Path, option: str = "", *, append: bool = False) -> Iterator[TextIO]:
     """Open for writing in UTF-8 the file that an option names. append: keep the file's content.
 
-    The file may be a device, or a FIFO that somebody reads. Raises InputError if it cannot be opened or written.
+    The file may be a device, or a FIFO with a reader. Raises InputError if it cannot be opened or written.
     """
     mode = os.O_APPEND if append else os.O_TRUNC
     try:

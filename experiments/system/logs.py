@@ -81,7 +81,7 @@ def location_in_log(text: str) -> str:
 
 
 def error_line(text: str, default: str) -> str:
-    """Return the last line of a log that mentions an error, else its last line, with a hint about the cause if known.
+    """Return the last line of a log that mentions an error, else the last line; with a hint if the cause is known.
 
     Lines of stacks are ignored. ``default`` is returned for a log without other lines.
     """
@@ -100,14 +100,14 @@ def error_message(error: BaseException) -> str:
 
 
 def end_of_log(path: Path) -> str:
-    """Return the last LOG_BYTES of a log, without characters that would change a terminal or a page."""
+    """Return the last LOG_BYTES of a log, without control characters."""
     with open_file(path) as log:
         log.seek(max(0, path.stat().st_size - LOG_BYTES))
         return CONTROL_CHARACTERS.sub("", log.read(LOG_BYTES).decode(errors="replace"))
 
 
 def lines_for_terminal(text: str) -> str:
-    """Return a part of a log for a terminal: without its colors, progress bars line by line, other codes as escapes."""
+    """Return part of a log for a terminal: no colors, one line for each state of a progress bar, escaped codes."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return printable(COLOR.sub("", lines))
 

@@ -11,7 +11,8 @@ OPTION_KEY = "option"
 class Option:
     """The command-line option of a field.
 
-    flag: the name of the option if it differs from the name of the field. minimum: the smallest allowed number.
+    flag: the name of the option if it differs from the name of the field. metavar: placeholder of the value in the help
+    text. minimum: the smallest allowed number.
     """
 
     help: str
@@ -33,7 +34,10 @@ def option(
     minimum: float | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Any:
-    """Return a dataclass field that declares an option; ``metadata`` is added to the metadata of the field."""
+    """Return a dataclass field that declares an option; ``metadata`` is added to the metadata of the field.
+
+    For the other parameters see Option.
+    """
     declared = Option(help, flag, metavar, minimum)
     return field(default=default, metadata={OPTION_KEY: declared, **(metadata or {})})
 

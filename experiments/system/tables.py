@@ -85,7 +85,7 @@ class Table:
         return max(line.cell_len for cell in self._cells(column) for line in cell.split())
 
     def _minimum_width(self, column: int) -> int:
-        """Return the minimum width of a column: of its longest cell, or for prose of its longest word."""
+        """Return the minimum width of a column: that of its longest cell, or for prose that of its longest word."""
         natural = self._natural_width(column)
         if not self._columns[column].prose:
             return natural

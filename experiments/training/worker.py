@@ -120,9 +120,10 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
 
 
 def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
-    """Return the durations of a row's stages. ``began`` is the row's start in seconds since 1970.
+    """Return the durations of a row's stages.
 
-    A clock that was set back during a stage gives it no negative duration.
+    began: the row's start in seconds since 1970. elapsed_s: seconds from then to the row's end. A stage during which
+    the clock was set back has no negative duration.
     """
     return StageTimes(
         start_s=max(0.0, timestamps.started_at - began),
@@ -133,14 +134,14 @@ def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> 
 
 
 def steady_seconds(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
-    """Return begin and end of the steps after the warm-up, in seconds from ``began``; None if there was none."""
+    """Return begin and end of the steps after the warm-up, in seconds from ``began``; None without such steps."""
     if timestamps.steady_from is None or timestamps.steady_until is None:
         return None
     return timestamps.steady_from - began, timestamps.steady_until - began
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
-    """Wait until the ranks end, and print their progress; return the time limit that they exceeded in words, else ''.
+    """Wait until the ranks end, and print their progress; return in words which time limit they exceeded; '' if none.
 
     The time limit begins when a rank has started and completed its imports. At the limit the ranks write their stacks
     into their logs. After one rank has failed, the others get a few seconds to report their own failures.
@@ -188,8 +189,9 @@ def progress_line(progress: Progress) -> str:
 
 
 def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
-    """Return the measurements of all ranks, in the order in which they ended. ``limit``: result of _wait_for_ranks.
+    """Return the measurements of all ranks, in the order in which they ended.
 
+    limit: result of _wait_for_ranks. oom_killed: whether the kernel killed a process because host memory was full.
     Raises InputError if a rank rejected its input.
     """
     codes = ranks.codes()

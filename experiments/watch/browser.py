@@ -15,7 +15,7 @@ LOOPBACK = "127.0.0.1"
 COOKIE = "testbed-watch"
 TOKEN = "token"
 TEMPLATES = Path(__file__).parent / "templates"
-"""Replace textual-serve's templates, which load a font from another server."""
+"""Templates in place of textual-serve's, which load a font from another server."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -36,14 +36,14 @@ MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: the first symbol begins at start, and each symbol represents ``step`` minutes."""
+    """The time axis: ``cells`` symbols, the first of which begins at ``start``, of ``step`` minutes each."""
 
     start: datetime
     step: int
     cells: int
 
     def minutes(self, begin: datetime, end: datetime) -> slice:
-        """Return the minutes of the axis that a period overlaps."""
+        """Return the part of the axis that the period from ``begin`` to ``end`` overlaps, in minutes from its start."""
         first, last = (begin - self.start) // MINUTE, -((self.start - end) // MINUTE)
         return slice(max(first, 0), min(max(last, 0), self.cells * self.step))
 
@@ -97,7 +97,7 @@ def _make_axis(begin: datetime, end: datetime) -> _Axis:
 
 
 def _tick_labels(axis: _Axis, zone: ZoneInfo) -> str:
-    """Return the dates and times at which every SYMBOLS_PER_TICK-th symbol begins."""
+    """Return a line of the header: the local date and time at which every SYMBOLS_PER_TICK-th symbol begins."""
     times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, SYMBOLS_PER_TICK))
     return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(SYMBOLS_PER_TICK) for time in times)
 

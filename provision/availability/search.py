@@ -1,6 +1,6 @@
 """Search for the earliest time slots in which hosts are free: a pure function of hosts, bookings and requirements.
 
-Internally a time is the number of minutes since 1970 in UTC, as the reservation service counts in minutes.
+The internal functions count time in minutes since 1970 in UTC, because the reservation service counts in minutes.
 """
 
 import heapq
@@ -43,7 +43,8 @@ def earliest_slots(
     """Return up to ``limit`` time slots that meet ``requirements``, earliest first, then cheapest.
 
     Each group of hosts with equal type, site and GPUs contributes its earliest slot, then the earliest slot after it,
-    and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost and BadTime.
+    and so on. Without a requested start, slots end at END_MINUTE. Raises NoSuchHost if too few equal hosts meet the
+    requirements, and BadTime for a time or length that is not allowed.
     """
     _validate(requirements, now)
     groups = groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
@@ -54,7 +55,7 @@ def earliest_slots(
 
 
 def _validate(requirements: Requirements, now: datetime) -> None:
-    """Raise BadTime for requirements that no calendar could meet."""
+    """Raise BadTime if the requested time or length is not allowed."""
     for moment in filter(None, (requirements.start, requirements.not_before)):
         if moment.tzinfo is None:
             raise BadTime(
@@ -62,7 +63,7 @@ def _validate(requirements: Requirements, now: datetime) -> None:
             )
     length, longest = length_in_words(requirements.length), length_in_words(MAX_LEASE)
     if requirements.length % MINUTE or not timedelta() < requirements.length <= MAX_LEASE:
-        raise BadTime(f"length {length}: allowed: whole minutes, more than 0m, at most {longest}")
+        raise BadTime(f"length {length} is not possible; allowed: whole minutes, more than 0m, at most {longest}")
     if requirements.start and _minute_containing(requirements.start) < _minute_containing(now):
         start, first = time_in_words(requirements.start, UTC_ZONE), time_in_words(now, UTC_ZONE)
         raise BadTime(f"start {start} is in the past; allowed: {first} or later")
@@ -84,13 +85,13 @@ def _allowed_starts(requirements: Requirements, now: datetime) -> Sequence[int]:
 
 
 def _searched_starts(requirements: Requirements, first: int) -> range:
-    """Return the starts, not before ``first``, of slots that end at END_MINUTE."""
+    """Return one start for each hour, not before ``first``, so that the slots end at END_MINUTE."""
     first += (END_MINUTE - first - requirements.length // MINUTE) % HOUR_MINUTES
     return range(first, first + HORIZON // MINUTE, HOUR_MINUTES)
 
 
 def _booked_periods(bookings: Iterable[Booking], hosts: set[str]) -> dict[str, list[Period]]:
-    """Return each host's booked periods, in order."""
+    """Return the booked periods of each of the ``hosts``, sorted, by host id."""
     periods = defaultdict(list)
     for booking in bookings:
         if booking.host_id in hosts:
@@ -124,7 +125,7 @@ def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) 
 
 
 def _free_host_counts(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
-    """Yield the number of free hosts for each start."""
+    """Yield, for each of ``starts`` indices, the number of free hosts. free: each host's ranges of free indices."""
     steps = [0] * (starts + 1)
     for indices in (indices for host in free for indices in host):
         steps[indices.start] += 1

@@ -77,7 +77,7 @@ def local_zone() -> ZoneInfo:
 
 @cache
 def _zone_names() -> set[str]:
-    """Return the names of all zones; to find them takes some 20 ms."""
+    """Return the names of all zones; cached, because finding them takes about 20 ms."""
     return available_timezones()
 
 
@@ -129,7 +129,7 @@ def _time_examples() -> str:
 
 
 def _date_of_tomorrow() -> str:
-    """Return a date for the examples in messages."""
+    """Return tomorrow's date, for the examples in messages."""
     return f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
 
 
@@ -142,15 +142,15 @@ def _parse_iso(text: str) -> datetime | None:
 
 def _in_utc(moment: datetime, text: str) -> datetime:
     if moment.year not in YEARS:
-        raise BadTime(f"time {text!r}: allowed: the years {YEARS[0]} to {YEARS[-1]}")
+        raise BadTime(f"time {text!r} has the year {moment.year}; allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():
         raise BadTime(
             f"time {text!r}: a clock change repeats or skips it; "
-            f"allowed: an offset or UTC, as {_date_of_tomorrow()}T14:00Z"
+            f"allowed: an offset or UTC, such as {_date_of_tomorrow()}T14:00Z"
         )
     utc = moment.astimezone(UTC)
     if utc.second or utc.microsecond:
-        raise BadTime(f"time {text!r}: allowed: whole minutes, as {_date_of_tomorrow()}T14:00Z")
+        raise BadTime(f"time {text!r} has seconds; allowed: whole minutes, such as {_date_of_tomorrow()}T14:00Z")
     return utc
 
 

@@ -11,7 +11,7 @@ from provision import reproducible
 PROJECT = Path(__file__).parents[2]
 CONTEXT_FOLDERS = ("containers", "experiments", "provision")
 EXCLUDED_FOLDERS = {"__pycache__", "evidence", "files"}
-"""Folders that are not in the image. Without evidence, for example, new evidence causes no rebuild."""
+"""Names of folders that are not in the image. Evidence is left out so that new evidence causes no rebuild."""
 
 
 def data_folder(name: str, project: Path = PROJECT) -> Path:

@@ -16,9 +16,10 @@ ROLE = "end_when_idle"
 def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
     """Let the node of the active lease with that name end the lease when it is idle.
 
-    Its credential is new: keystone returns its secret only once, and only the node keeps it. Raises ConfigureFailed if
-    the node cannot read the lease with it or reach the target of the results, RequestRejected for a lease of several
-    nodes, and LeaseGone for a lease that is over.
+    Each call creates a new credential: keystone returns a credential's secret only once, and only the node stores it.
+    Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the target of the
+    results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for a
+    lease that is over.
     """
     if not isinstance(site, LeaseCredentials):
         raise RequestRejected(
@@ -28,7 +29,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     if (count := len(active_lease.machines)) > 1:
         raise RequestRejected(f"lease {name} has {count} nodes; --end-when-idle is allowed with one node")
     if not count:
-        raise NotReached(f"lease {name}: no node has answered, so none can end the lease when it is idle")
+        raise NotReached(f"lease {name} cannot end itself yet: no node has answered; run the command again")
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None:
         raise LeaseGone(f"lease {name} no longer exists; lease again")
@@ -61,11 +62,17 @@ def _variables(credential: LeaseCredential, end_when_idle: EndWhenIdle) -> dict[
 
 
 def _results_variables(end_when_idle: EndWhenIdle) -> dict[str, object]:
-    """Return the variables of the rsync target. Raises BadKey without a key, NotReached without a host key."""
+    """Return the role's variables for the rsync target; {} without one.
+
+    Raises BadKey if the SSH key is missing, and BadHostKey if the target's host key is unknown.
+    """
     if not end_when_idle.results_to:
         return {}
     if end_when_idle.key is None or not end_when_idle.key.is_file():
-        raise BadKey(f"results key {end_when_idle.key}: no such file; the node needs it to copy the results")
+        raise BadKey(
+            f"results key {end_when_idle.key}: no such file; "
+            "pass the file of the private key with which the node copies the results as --results-key"
+        )
     host = end_when_idle.results_to.rpartition(":")[0].rpartition("@")[2]
     return {
         f"{ROLE}_results_to": end_when_idle.results_to,

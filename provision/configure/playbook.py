@@ -1,4 +1,4 @@
-"""Configuration of reachable machines by the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
+"""Configure reachable machines with the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
 The playbook is idempotent: a second run resumes and changes only what is not configured yet. Ansible's complete output
 goes to a log. Log, errors and results contain no secrets.
@@ -56,7 +56,8 @@ class Setup:
     installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
     registry_login: logins of registries for a build or pull, as `docker login` writes them.
     base_image: replaces the variant's own base image, loaded from ``base_image_archive`` if no registry has it.
-    cdi_spec: describes fake GPUs. extra: variables of the roles (see their defaults/main.yml).
+    cdi_spec: a file that describes fake GPUs, for tests. extra: further variables of the roles (see their
+    defaults/main.yml).
     """
 
     image_variant: ImageVariant = "current"
@@ -77,8 +78,8 @@ class Setup:
 class ConfiguredNode:
     """The result of a configuration.
 
-    facts: each machine's node.json. changed: the tasks that changed something, or would with ``check``. log: Ansible's
-    complete output.
+    facts: the content of each machine's node.json, by the machine's name. changed: the tasks that changed something;
+    with ``check``, those that would. log: the file with Ansible's complete output.
     """
 
     facts: dict[str, dict[str, Any]]
@@ -101,7 +102,7 @@ def configure(
 def configure_end_when_idle(
     machine: Machine, variables: Mapping[str, Any], report: Report, logs: Path | None = None
 ) -> tuple[str, ...]:
-    """Let a machine end its lease when it is idle; return what changed.
+    """Set up a machine so that it ends its lease when it is idle; return the tasks that changed something.
 
     variables: the variables of the role, including secrets. Raises the errors of ``configure``.
     """
@@ -116,7 +117,7 @@ def _play(
     check: bool,
     logs: Path | None,
 ) -> tuple[tuple[str, ...], Path]:
-    """Run a playbook; return what changed, and the log.
+    """Run a playbook; return the tasks that changed something, and the file with Ansible's complete output.
 
     variables: returns the variables of the roles; its argument is a folder for their files.
     Raises the errors of ``configure``.
@@ -177,7 +178,7 @@ class _Events:
         return type(failure)(f"{failure}; {fix}, then run the command again to resume; full log: {log}")
 
     def _progress(self, data: dict[str, Any]) -> str:
-        """Return the number of the current role and of all roles."""
+        """Return the current role's number and the number of roles, as in '2/9 '; '' outside a role."""
         role = data.get("role")
         return f"{self._roles.index(role) + 1}/{len(self._roles)} " if role in self._roles else ""
 
@@ -185,7 +186,10 @@ class _Events:
 def _run_playbook(
     scratch: Path, sockets: str, machines: Sequence[Machine], variables: dict[str, Any], events: _Events, check: bool
 ) -> str:
-    """Run the playbook; return ansible-runner's status. sockets: folder of the connections' sockets."""
+    """Run the playbook; return ansible-runner's status.
+
+    scratch: folder for the inventory and the variables. sockets: folder of the connections' sockets.
+    """
     import ansible_runner
 
     inventory, extra = scratch / "inventory.json", scratch / "variables.json"
@@ -214,7 +218,7 @@ def _run_playbook(
 
 
 def _inventory_entry(login: Login) -> dict[str, str]:
-    """Return an inventory entry that checks the host key as strictly as other logins."""
+    """Return the inventory entry of a machine, with the login's ssh options, so that the host key is checked."""
     return {
         "ansible_host": login.host,
         "ansible_user": login.user,

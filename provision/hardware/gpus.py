@@ -18,11 +18,14 @@ class GpuHandle(Protocol):
         ...
 
     def process_gib(self) -> dict[int, float]:
-        """Return the memory of the processes that compute on it, GiB, by process id, without unreported ones."""
+        """Return the GPU memory of each process that computes on it, GiB, by process id.
+
+        Processes whose memory is not reported are left out.
+        """
         ...
 
     def sample(self) -> dict[str, float]:
-        """Return the GPU's current values by telemetry column, without unsupported ones."""
+        """Return the GPU's current readings by column of the telemetry file, without those that it does not report."""
         ...
 
 
@@ -54,7 +57,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 @contextmanager
 def open_driver() -> Iterator[None]:
-    """Keep the vendor's library open while the body runs, so that readings do not open it again, and the GPU stays on.
+    """Keep the vendor's library open while the body runs: readings need not open it again, and the GPU stays on.
 
     A GPU that no program has open is switched off, unless its driver is set to keep it on, and needs a second or more
     for its next start (NVIDIA's documentation, "Driver Persistence").
@@ -64,7 +67,7 @@ def open_driver() -> Iterator[None]:
 
 
 def used_gib(indices: Sequence[int]) -> dict[int, float]:
-    """Return the memory in use by all processes on each of these GPUs, GiB."""
+    """Return the memory in use by all processes on each of these GPUs, GiB, by the GPU's index."""
     if not indices:
         return {}
     with _open_vendor() as vendor:
@@ -72,7 +75,10 @@ def used_gib(indices: Sequence[int]) -> dict[int, float]:
 
 
 def process_gib(index: int) -> dict[int, float]:
-    """Return the memory of the processes that compute on a GPU, GiB, by process id, without unreported ones."""
+    """Return the memory of each process that computes on the GPU with this index, GiB, by process id.
+
+    Processes whose memory is not reported are left out.
+    """
     with _open_vendor() as vendor:
         return vendor.gpu_named(str(index)).process_gib()
 

@@ -21,9 +21,9 @@ def this_machine() -> Node:
 
 
 def select_visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...]:
-    """Return the GPUs that ``devices`` names, in its order: a value of CUDA_VISIBLE_DEVICES, None for all.
+    """Return the GPUs that ``devices`` names, in the order of the names.
 
-    Raises UnknownDevices for a name that no GPU has.
+    devices: a value of CUDA_VISIBLE_DEVICES, None for all GPUs. Raises UnknownDevices for a name that no GPU has.
     """
     names = visible_names(devices)
     return gpus if names is None else tuple(_gpu_named(gpus, name) for name in names)

@@ -25,7 +25,7 @@ class NvidiaGpu:
 
     @property
     def index(self) -> int:
-        """Number of the GPU, in the order of the bus."""
+        """Number of the GPU, in the order of the PCI bus."""
         return int(pynvml.nvmlDeviceGetIndex(self.handle))
 
     def pids(self) -> set[int]:
@@ -33,9 +33,10 @@ class NvidiaGpu:
         return {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)}
 
     def process_gib(self) -> dict[int, float]:
-        """Return the memory of each process that computes on it, GiB, its context included, as far as NVML reports it.
+        """Return the memory of each process that computes on the GPU, CUDA context included, GiB, by process id.
 
-        NVML reports none on some virtual GPUs, and in a container other process ids than those of the container.
+        Processes whose memory NVML does not report are left out; on some virtual GPUs, these are all. In a container,
+        NVML may report process ids that differ from those in the container.
         """
         try:
             processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)
@@ -87,7 +88,7 @@ def gpu_count() -> int:
 
 
 def gpu_named(name: str) -> NvidiaGpu:
-    """Return the GPU with this index, in the order of the bus, or this UUID."""
+    """Return the GPU with this index, in the order of the PCI bus, or with this UUID."""
     if name.isdigit():
         return NvidiaGpu(pynvml.nvmlDeviceGetHandleByIndex(int(name)))
     return NvidiaGpu(pynvml.nvmlDeviceGetHandleByUUID(name))
@@ -100,7 +101,10 @@ def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
-    """Return the highest load, in percent, of the GPUs that only the processes ``pids`` use; None if there are none."""
+    """Return the highest load, in percent, of those ``gpus`` that only the processes ``pids``, or no process, uses.
+
+    Returns None if there are no such GPUs.
+    """
     try:
         return max((gpu.utilization() for gpu in gpus if gpu.pids() <= set(pids)), default=None)
     except pynvml.NVMLError:
@@ -108,7 +112,7 @@ def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> flo
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
-    """Return every GPU that the driver knows, in the order of the bus."""
+    """Return every GPU that the driver knows, in the order of the PCI bus."""
     return tuple(_read_gpu(index, pynvml.nvmlDeviceGetHandleByIndex(index)) for index in range(gpu_count()))
 
 
@@ -135,7 +139,7 @@ def _read_gpu(index: int, handle: Any) -> Gpu:
 
 
 def _usable_bytes(handle: Any) -> int:
-    """Return total memory less the driver's reserve, where the driver reports the reserve."""
+    """Return the GPU's memory in bytes, less the part that the driver reserves for itself, if it reports that part."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except pynvml.NVMLError:

@@ -25,7 +25,10 @@ class GpuStatus:
 
 
 def parse_gpu(line: str) -> Gpu | None:
-    """Return the GPU in a line that LIST_COMMAND prints; None for other text. Memory excludes the driver's reserve."""
+    """Return the GPU in a line that LIST_COMMAND prints; None for other text.
+
+    Its memory excludes the part that the driver reserves for itself.
+    """
     fields = _split_fields(line)
     if len(fields) != 5:
         return None

@@ -26,5 +26,5 @@ def remote_node(shell: Shell) -> Node:
 def _parse_gpu(shell: Shell, line: str) -> Gpu:
     gpu = nvidia_smi.parse_gpu(line)
     if gpu is None:
-        raise CommandFailed(f"{shell.where}: nvidia-smi does not list its GPUs: {line}", 0)
+        raise CommandFailed(f"{shell.where}: nvidia-smi does not list its GPUs: {line}; check the GPUs' driver", 0)
     return gpu

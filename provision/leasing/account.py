@@ -70,7 +70,10 @@ def early_credential_end_message(ends: datetime, lease_end: datetime) -> str:
 def _record_missing_account(
     site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, current: Identity
 ) -> None:
-    """Add the account to a record of an earlier version, if the site lists the lease or the lease's end has passed."""
+    """Record ``current`` as the account of a lease that an earlier version of the program journaled without one.
+
+    Raises OtherAccount if the lease has not reached its end and the site does not list it for this account.
+    """
     created = active_lease.operations.get(Operation.CREATE_LEASE, {})
     end = datetime.fromisoformat(created["end"]) if "end" in created else reconciler.clock.now()
     if reconciler.clock.now() < end and reconciler.query(lambda: find_lease(site, active_lease)) is None:

@@ -1,4 +1,4 @@
-"""From an ACTIVE lease to reachable machines: key, volume, server, address, SSH."""
+"""Boot the servers of an ACTIVE lease and connect to them: key, volume, server, address, SSH."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -75,7 +75,10 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
 
 
 def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that did not boot, record its hosts if they are at fault, and return the fault in words."""
+    """Delete a server that did not boot, and return the fault in words; record its host as failed if it is at fault.
+
+    hosts: the id of the server's host; empty if the site does not report it.
+    """
     failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
     task.reconciler.journal.write(
         "failed", task.opened, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
@@ -120,7 +123,10 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
     if ready is None or ready.status.startswith("error"):
         _delete_server(task, name)
         status = (ready or created).status
-        raise BootFailed(f"volume {name} was not created from image {image_id}; the site's status: {status}")
+        raise BootFailed(
+            f"volume {name} was not created from image {image_id}; the site's status: {status}; "
+            "run the command again, or ask the site's help desk"
+        )
     return ready
 
 
@@ -233,12 +239,12 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
             task.reconciler.report(f"{problem}; trying another address")
     raise NoAddress(
         f"no address could be attached to {server.name}: "
-        f"other programs took {ADDRESS_ATTEMPTS} in a row; run the command again"
+        f"other programs took {ADDRESS_ATTEMPTS} addresses in a row; run the command again"
     )
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Other free ones may belong to classmates."""
+    """Return a free address that this lease allocated, or allocate one. Others' free addresses are left to them."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

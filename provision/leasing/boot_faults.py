@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """What is at fault, and how to fix it. retry: whether another attempt may succeed."""
+    """A cause of a failed boot: what is at fault, and how to fix it. retry: whether another attempt may succeed."""
 
     what: str
     fix: str

@@ -78,7 +78,7 @@ def _end_of_lease(data: dict[str, Any]) -> datetime:
 def leased_hosts(reconciler: Reconciler, site: LeasingSite, lease: Lease) -> tuple[Host | None, ...]:
     """Return the hosts of a lease, None for each that the site does not list. Sites forget hosts of past leases."""
     known = {host.id: host for host in reconciler.query(site.hosts)}
-    return tuple(map(known.get, lease.hosts or reconciler.journal.hosts(lease.id)))
+    return tuple(map(known.get, lease.hosts or reconciler.journal.lease_hosts(lease.id)))
 
 
 def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
@@ -89,7 +89,7 @@ def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
 
 
 def used_time(reconciler: Reconciler, lease: Lease) -> timedelta:
-    """Return the time of a lease that has passed."""
+    """Return how much of a lease's time has passed."""
     return max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta())
 
 

@@ -1,4 +1,4 @@
-"""The write-ahead journal of leases: the intent of each operation before it, and its outcome after it.
+"""The write-ahead journal of leases: it records the intent of each operation before it, and its outcome after it.
 
 A run that was killed at any point resumes from the journal. The journal is a file of JSON lines in the folder
 ``$TESTBED_LEDGER``, else in ``llm-testbed`` under ``$XDG_STATE_HOME`` or ``~/.local/state``.
@@ -95,7 +95,7 @@ class ActiveLease:
 
 
 class Journal:
-    """The journal in a folder. ``now`` dates the entries."""
+    """The journal in a folder. ``now`` returns the time with which each new entry is dated."""
 
     def __init__(self, folder: Path | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder or default_folder()
@@ -111,8 +111,8 @@ class Journal:
         with self._locked(self.folder / "locks" / name, on_wait):
             yield
 
-    def open(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
-        """Start the record of a new lease, with a unique tag. account: the account that creates the lease."""
+    def open_lease(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
+        """Return the record of a new lease, with a unique tag. account: the account that creates the lease."""
         tag = f"llm-testbed-{secrets.token_hex(6)}"
         self.write("opened", ActiveLease(name, tag, site, ""), **_account_data(account))
         active_lease = self.active_lease(name)
@@ -158,7 +158,8 @@ class Journal:
         try:
             lines = read_text(self._file, errors="replace").split("\n") if self._file.exists() else []
         except OSError as error:
-            raise BadJournal(f"{self._file}: cannot be read ({error.strerror})") from None
+            fix = "replace it by a file that you may read"
+            raise BadJournal(f"{self._file}: cannot be read ({error.strerror}); {fix}") from None
         return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
 
     def active_leases(self) -> dict[str, ActiveLease]:
@@ -183,7 +184,7 @@ class Journal:
         entries = [entry for entry in self.entries() if (entry.tag, entry.operation) == (active_lease.tag, operation)]
         return entries[-1].data if entries and entries[-1].event == "intent" else {}
 
-    def hosts(self, lease_id: str) -> tuple[str, ...]:
+    def lease_hosts(self, lease_id: str) -> tuple[str, ...]:
         """Return the ids of a lease's hosts as last recorded, or ()."""
         outcome = ("done", Operation.CREATE_LEASE)
         leases = (entry.data for entry in self.entries() if (entry.event, entry.operation) == outcome)
@@ -196,7 +197,7 @@ class Journal:
         ends = [data["end"] for data in done if "end" in data]
         return datetime.fromisoformat(ends[-1]) if ends else None
 
-    def start(self, active_lease: ActiveLease) -> datetime | None:
+    def lease_start(self, active_lease: ActiveLease) -> datetime | None:
         """Return the recorded start of the lease, None if it is not reserved yet."""
         start = active_lease.operations.get(Operation.CREATE_LEASE, {}).get("start")
         return datetime.fromisoformat(start) if start else None
@@ -206,6 +207,10 @@ class Journal:
         return self.active_leases().get(name)
 
     def _entry(self, line: str, number: int) -> Entry | None:
+        """Return the entry in a line; None for a line that a killed program left incomplete.
+
+        Raises BadJournal for a damaged line, or one of another version of the format.
+        """
         damaged = BadJournal(f"{self._file}: line {number} is damaged; restore the file, or correct the line")
         try:
             fields = json.loads(line)
@@ -272,7 +277,7 @@ def _account_in(data: dict[str, Any]) -> Identity | None:
 def _apply_entry(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
     """Return the record with an entry applied.
 
-    The intent to delete a lease removes its creation, so that a missing lease is no error afterwards.
+    The intent to delete a lease removes the record of its creation, so that a missing lease is no error afterwards.
     """
     if entry.event == "account":
         return replace(active_lease, account=_account_in(entry.data))

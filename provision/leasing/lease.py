@@ -1,4 +1,4 @@
-"""From requirements to reachable machines. An interrupted run of the same request resumes."""
+"""Lease hosts that meet requirements, boot them and connect to them. A second run of the same request resumes."""
 
 from dataclasses import dataclass
 
@@ -69,13 +69,14 @@ def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) 
 def lease(
     site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest, wait: bool = True, watch: bool = False
 ) -> LeaseResult:
-    """Reserve, wait for the start, boot and connect.
+    """Reserve hosts, wait for the start of the lease, boot the servers and connect to them.
 
-    Without ``wait``, return before a lease that starts later. With ``watch``, search until a time slot is free.
+    Without ``wait``, return after the reservation if the lease starts later. With ``watch``, search until there is a
+    free time slot.
     """
 
     def report_wait() -> None:
-        reconciler.report(f"another program is working on {lease_request.name}; waiting for it")
+        reconciler.report(f"another program is working on lease {lease_request.name}; waiting for it")
 
     with reconciler.journal.exclusive(lease_request.name, report_wait):
         task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
@@ -115,9 +116,10 @@ def _warn_of_early_credential_end(task: LeaseTask, reserved: Lease) -> None:
 
 
 def _open_record(site: LeasingSite, reconciler: Reconciler, lease_request: LeaseRequest) -> ActiveLease:
-    """Return the journal's record of this name, or a new one.
+    """Return the journal's record of the active lease with this name, or a new record.
 
-    Raises ForeignLease if it is at another site, OtherAccount, and NoCredentials for a restricted credential.
+    Raises ForeignLease if the lease is at another site, OtherAccount if another account made it, and NoCredentials for
+    a new lease with a restricted credential.
     """
     active_lease = reconciler.journal.active_lease(lease_request.name)
     if active_lease and active_lease.site != site.name:
@@ -130,4 +132,4 @@ def _open_record(site: LeasingSite, reconciler: Reconciler, lease_request: Lease
         reconciler.report(f"lease {lease_request.name} is active since {active_lease.since}; resuming it")
         return active_lease
     require_unrestricted(site, reconciler)
-    return reconciler.journal.open(lease_request.name, site.name, reconciler.query(site.identity))
+    return reconciler.journal.open_lease(lease_request.name, site.name, reconciler.query(site.identity))

@@ -49,7 +49,7 @@ def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
 
 
 def sum_in_words(leases: Iterable[PastLease]) -> str:
-    """Return the sum of the service units, and how many leases have no known price."""
+    """Return in words the sum of the service units, and how many leases have no known price."""
     costs = [lease.used_su for lease in leases]
     unknown = costs.count(None)
     more = f", and {unknown} of unknown price" if unknown else ""

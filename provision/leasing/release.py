@@ -106,7 +106,10 @@ def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 
 
 def lease_deletion_message(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the message that a lease was deleted, and what to do next; '' unless the lease ends itself."""
+    """Return the message that a lease was deleted, and what to do next.
+
+    Returns '' if the lease was not set up to end itself, or if its site still lists it or does not answer.
+    """
     why, end_when_idle = deletion_reason(active_lease), end_when_idle_of(active_lease)
     if not (why and end_when_idle and _is_deleted(reconciler, active_lease)):
         return ""
@@ -151,14 +154,14 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
 def planned_extension(
     site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta
 ) -> tuple[Lease, datetime]:
-    """Return the lease and the end that ``extend`` would give it.
+    """Return the lease, and the new end that ``extend`` would give it.
 
     Raises BadTime for a length that no site allows, and ExtensionRejected if the lease is over or not yet in its last
     48 hours.
     """
     if not timedelta() < by <= LONGEST_EXTENSION:
         most = length_in_words(LONGEST_EXTENSION)
-        raise BadTime(f"extension by {length_in_words(by)}: allowed: more than 0m, at most {most}")
+        raise BadTime(f"extension by {length_in_words(by)} is not possible; allowed: more than 0m, at most {most}")
     verify_account(site, reconciler, active_lease)
     lease = reconciler.query(lambda: find_lease(site, active_lease))
     if lease is None or lease.status in ENDED_STATUSES:
@@ -201,7 +204,7 @@ def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Ite
     except UNTOUCHED_LEASE_ERRORS:
         raise
     except BaseException as why:
-        reconciler.report(f"{str(why) or 'interrupted'}; releasing {name}")
+        reconciler.report(f"{str(why) or 'interrupted'}; releasing lease {name}")
         _release_or_report(site, reconciler, name)
         raise
     _release_or_report(site, reconciler, name)
@@ -237,7 +240,7 @@ def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: Ac
 
 
 def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
-    """Record leases that are still listed although the site accepted their deletion: they may be charged."""
+    """Record that leases are still listed although the site accepted their deletion: they may still be charged."""
     for kind, _, id in (line.partition(" ") for line in left):
         if kind == "lease":
             reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")

@@ -117,7 +117,7 @@ def same_hardware(host: Host, other: Host) -> bool:
 
 
 def lease_data(lease: Lease) -> dict[str, Any]:
-    """Return the data of a lease for the journal."""
+    """Return id, start, end and hosts of a lease, as the journal stores them."""
     return {
         "id": lease.id,
         "start": journal_time(lease.start),
@@ -127,13 +127,13 @@ def lease_data(lease: Lease) -> dict[str, Any]:
 
 
 def slot_data(slot: TimeSlot) -> dict[str, Any]:
-    """Return the data of a time slot for the journal."""
+    """Return start, end, hosts and cost of a time slot, as the journal stores them."""
     names = [host.name for host in slot.hosts]
     return {"start": journal_time(slot.start), "end": journal_time(slot.end), "hosts": names, "cost_su": slot.cost_su}
 
 
 def address_data(address: Address) -> dict[str, Any]:
-    """Return the data of a floating IP for the journal."""
+    """Return id and address of a floating IP, as the journal stores them."""
     return {"id": address.id, "ip": address.ip}
 
 
@@ -164,7 +164,7 @@ def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
 
 
 def end_when_idle_data(end_when_idle: EndWhenIdle) -> dict[str, Any]:
-    """Return the data for the journal of how a lease ends itself."""
+    """Return the journal's data on when a lease ends itself, and where its results go."""
     key = str(end_when_idle.key) if end_when_idle.key else ""
     return {"after_s": end_when_idle.after.total_seconds(), "results_to": end_when_idle.results_to, "key": key}
 

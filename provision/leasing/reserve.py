@@ -1,4 +1,4 @@
-"""From requirements to an ACTIVE lease."""
+"""Reserve hosts that meet requirements, and wait until the lease is ACTIVE."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -52,9 +52,9 @@ def choose_slots(
     limit: int = 1,
     excluded_hosts: tuple[str, ...] = (),
 ) -> list[TimeSlot]:
-    """Return the earliest time slots that meet the requirements, without ``excluded_hosts``; with at_once, from now.
+    """Return up to ``limit`` time slots that meet the requirements, earliest first, without ``excluded_hosts``.
 
-    Raises NotEnoughHosts, with the earliest alternative, if there is none.
+    at_once: return only slots that begin now. Raises NotEnoughHosts, with the earliest alternative, if there is none.
     """
     hosts = [host for host in reconciler.query(site.hosts) if host.id not in excluded_hosts]
     bookings = reconciler.query(site.bookings)
@@ -79,11 +79,11 @@ def choose_slots_among(
     at_once: bool = False,
     limit: int = 1,
 ) -> list[TimeSlot]:
-    """Return the earliest time slots over several sites.
+    """Return up to ``limit`` time slots of several sites, earliest first.
 
-    Unreachable sites, and sites without matching hosts, are reported. If no site has a slot: raises NotEnoughHosts with
-    every site's reason if any of them is transient, else NoSuchHost over all reachable sites, else the first site's
-    error.
+    Reports the sites that do not answer or have no matching hosts. If no site has a slot, raises NotEnoughHosts with
+    every site's reason if a later search may succeed; else NoSuchHost with the similar names of all sites; else the
+    first site's error.
     """
     if len(sites) == 1:
         return choose_slots(sites[0], reconciler, requirements, at_once, limit)
@@ -125,7 +125,7 @@ def bookings_among(
 
 
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoSuchHost with the most similar names over all of ``sites``, none of which has such hosts."""
+    """Raise NoSuchHost, with the most similar names at all ``sites``, if none of the sites has matching hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
@@ -167,7 +167,7 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
 
 
 def _choose_slot(task: LeaseTask) -> TimeSlot:
-    """Return the slot for the request; on hosts that have not failed, if the site has such hosts."""
+    """Return a slot that meets the request; on hosts that have not failed to boot, if the site has such hosts."""
     lease_request, failed = task.lease_request, task.active_lease.failed_hosts
     if failed:
         with suppress(NoSuchHost):
@@ -182,7 +182,7 @@ def _choose_slot(task: LeaseTask) -> TimeSlot:
 
 
 def _same_hardware_requirements(task: LeaseTask) -> Requirements:
-    """Return the requirements; if they name a node, replace its name by its hardware."""
+    """Return the request's requirements; if they name a node, with the node's hardware in place of its name."""
     requirements = task.lease_request.requirements
     named = next((host for host in task.reconciler.query(task.site.hosts) if host.name == requirements.node), None)
     if named is None:
@@ -225,7 +225,8 @@ def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
         moved = task.reconciler.query(lambda: current_lease(task, lease))
         if moved.start > lease.start:
             return wait_for_start(task, moved)
-        raise LeaseFailed(f"lease {lease.name} did not start within {START_GRACE_S // 60} minutes of its start time")
+        late = f"did not start within {START_GRACE_S // 60} minutes of its start time"
+        raise LeaseFailed(f"lease {lease.name} {late}; release it and lease again")
     if found.status != "ACTIVE":
         why = f" ({found.fault})" if found.fault else ""
         raise LeaseFailed(f"lease {lease.name} is {found.status}{why}; release it and lease again")
@@ -252,7 +253,7 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     slot = _slot_on_other_hosts(task, replace(lease, end=now.end))
     if slot is None:
         return lease
-    task.reconciler.report("enough other nodes of the same hardware are free")
+    task.reconciler.report("enough other nodes of the same hardware are free; moving the lease to them")
     delete_tagged(task.reconciler, task.opened, server_kinds(task.site)[0])
     _delete_leases(task, [lease.id])
     return wait_for_start(task, _create_lease(task, slot))
@@ -322,7 +323,7 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
-    There are several if two computers created one at the same time, or if the response to a first request was lost.
+    Several leases exist if two computers created one at the same time, or if the response to a first request was lost.
     Raises ForeignLease if the oldest one is another computer's.
     """
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]

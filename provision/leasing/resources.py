@@ -48,7 +48,10 @@ def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
 
 
 def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
-    """Return the kinds that the lease may have. Keystone need not answer for a lease that never had a credential."""
+    """Return the kinds of resources that the lease may have, without credentials if it never had one.
+
+    Such a lease can be released although keystone does not answer.
+    """
     recorded = {*active_lease.intents, *active_lease.operations}
     none = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
     return [kind for kind in kinds if not (none and kind.deletion == Operation.DELETE_CREDENTIAL)]

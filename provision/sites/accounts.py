@@ -88,11 +88,11 @@ def _entries() -> list[_Entry]:
 
 
 def _reject_special_files() -> None:
-    """Raise NoCredentials if openstacksdk would wait for a FIFO or read a device without end."""
+    """Raise NoCredentials for a configuration file that is a FIFO or a device: openstacksdk could read it for ever."""
     named = [os.environ.get(variable) for variable in FILE_VARIABLES]
     for name in (*filter(None, named), *loader.CONFIG_FILES, *loader.SECURE_FILES, *loader.VENDOR_FILES):
         if os.path.exists(name) and not os.path.isfile(name):
-            raise NoCredentials(f"credentials: {name}: not a regular file")
+            raise NoCredentials(f"credentials: {name}: not a regular file; replace it by one, or remove it")
 
 
 def _regions_of(raw: dict[str, Any]) -> list[str]:
@@ -117,7 +117,10 @@ def _region_of(entry: _Entry) -> CloudRegion:
     if entry.cloud is not None:
         return entry.cloud
     if entry.auth_type in loading.get_available_plugin_names():
-        raise NoCredentials(f"credentials: entry {entry.name} of clouds.yaml lacks a setting of {entry.auth_type}")
+        raise NoCredentials(
+            f"credentials: entry {entry.name} of clouds.yaml lacks a setting "
+            f"that the login plugin {entry.auth_type} needs; see the plugin's documentation"
+        )
     fix = PLUGIN_FIXES.get(entry.auth_type, "install the package that has it")
     raise NoCredentials(
         f"credentials: entry {entry.name} of clouds.yaml needs the login plugin {entry.auth_type}, "

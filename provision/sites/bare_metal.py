@@ -37,7 +37,7 @@ class BareMetal(Cloud):
         return self.convert_records(SERVICE, pairs, lambda pair: _make_host(self.name, *pair), SITE)
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
-        """Reserve exactly these nodes.
+        """Return reservations of exactly the nodes of ``slot``, in Blazar's format.
 
         The tag is in a condition that is true for every node, because a lease has no other field for it.
         """
@@ -56,7 +56,7 @@ class BareMetal(Cloud):
         }
 
     def boot_requirements(self) -> str:
-        """Return the networks and the flavor that servers need."""
+        """Return in words the networks and the flavor that servers need. Raises RequestRejected if one is missing."""
         networks, _ = super().boot_requirements(), self._flavor_id()
         return f"{networks}, flavor {FLAVOR}"
 
@@ -68,6 +68,7 @@ class BareMetal(Cloud):
         return str(flavor.id)
 
     def _reference_nodes(self) -> list[dict[str, Any]]:
+        """Return the descriptions of this site's nodes in the reference API."""
         listed = reference_items("sites")
         uids = dict(
             self.convert_records(
@@ -75,7 +76,7 @@ class BareMetal(Cloud):
             )
         )
         if self.name not in uids:
-            raise RequestRejected(f"{SERVICE} does not list site {self.name}")
+            raise RequestRejected(f"{SERVICE} does not list site {self.name}; ask the site's help desk")
         return reference_items(f"sites/{uids[self.name]}/clusters/chameleon/nodes")
 
 

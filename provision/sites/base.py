@@ -102,10 +102,10 @@ class Servers(Protocol):
     """Servers on leased hosts."""
 
     boot_limit_s: float
-    """Maximum time for booting a server."""
+    """Maximum time for booting a server, seconds."""
 
     def image_id(self, name: str) -> str:
-        """Return the UUID of the disk image of that name, which changes over time.
+        """Return the UUID of the disk image of that name. The site replaces images, so the UUID changes over time.
 
         Raises RequestRejected if there is none, if it is not active, or if several images have that name.
         """
@@ -232,7 +232,7 @@ class SimulatedServers(Protocol):
 
 
 def is_demo(name: str) -> bool:
-    """Return whether ``name`` is the name of the demonstration or of its region."""
+    """Return whether ``name`` is the name of the simulated site or of its region."""
     return name == DEMO or name.startswith(DEMO_PREFIX)
 
 
@@ -249,7 +249,7 @@ def connect_to_all() -> list[LeasingSite]:
 
 
 def connect_to(name: str, entry: str = "") -> LeasingSite:
-    """Connect to a testbed by its name, or by a region such as CHI@TACC.
+    """Connect to a site by its name, or by a region such as CHI@TACC.
 
     entry: the account to prefer if several match. Raises UnknownSite, and NoCredentials if no account or several
     accounts match.

@@ -26,7 +26,7 @@ REQUEST_TIMEOUT_S = 60
 
 
 class RestrictedCredentials:
-    """Credentials of leases. sdk, session: connections with the user's own credential."""
+    """Creates, lists and deletes credentials of leases. sdk, session: connections with the user's own credential."""
 
     name: str
     sdk: Any
@@ -34,7 +34,7 @@ class RestrictedCredentials:
     user_id: Callable[[], str]
 
     def lease_credentials(self) -> list[TaggedResource]:
-        """Return the user's credentials that are named by a tag; none if keystone does not allow that."""
+        """Return the user's credentials that are named by a tag; [] if keystone does not let the user list them."""
         return [
             TaggedResource(one.id, "credential", one.name, self.user_id())
             for one in self._all_credentials()
@@ -54,9 +54,9 @@ class RestrictedCredentials:
             self.sdk.identity.delete_application_credential(self.user_id(), credential.id, ignore_missing=True)
 
     def try_lease_credential(self) -> None:
-        """Create a credential of a lease that does not exist, use it and delete it.
+        """Create a credential for a lease that does not exist, use it and delete it.
 
-        Raises RequestRejected if the site does not support it.
+        Raises RequestRejected if the site does not support such credentials.
         """
         self._delete_expired_tries()
         name = f"{TRY_NAME}{secrets.token_hex(6)}"
@@ -72,7 +72,7 @@ class RestrictedCredentials:
             )
 
     def _all_credentials(self) -> list[Any]:
-        """Return all credentials of the user; none if keystone does not allow that."""
+        """Return all credentials of the user; [] if keystone does not let the user list them."""
         try:
             with translate_errors("keystone"):
                 return list(self.sdk.identity.application_credentials(self.user_id()))

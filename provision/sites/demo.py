@@ -1,7 +1,7 @@
 """The site ``demo``: a fixed calendar and simulated leases, to try the commands without an account.
 
 Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock hardly waits: it moves
-ahead, and the file stores by how much. When the last lease is released, the demonstration is reset.
+ahead, and the file stores by how much. When the last lease is released, the site is reset.
 """
 
 import subprocess
@@ -34,9 +34,9 @@ from provision.ssh.login import Login
 REGION = "DEMO@nowhere"
 USER = Identity("you", "demo-user", "DEMO", "demo-project", "https://demo.invalid/v3", REGION)
 LONGEST_WAIT_S = 0.2
-"""Longest real time of a wait of the demonstration's clock, seconds."""
+"""The longest real time that the simulated clock waits, seconds."""
 SPEED = 60
-"""Seconds that the clock moves ahead for each second of a wait."""
+"""Seconds that the simulated clock moves ahead for each second that it is asked to wait."""
 BOOT_TIME = timedelta(minutes=9)
 HOUR = timedelta(hours=1)
 
@@ -64,12 +64,15 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
     _make_host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
     _make_host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
 }
-"""The hosts, and the hours in which each is booked, counted from the start of the demonstration."""
+"""The hosts, and the periods in which each is booked: first and last hour, counted from the site's first use."""
 
 
 @dataclass
 class _State:
-    """The resources at the site, and how far its clock is ahead of the real time."""
+    """The resources at the site, and how far its clock is ahead of the real time.
+
+    servers: each server with the time of its creation, by id. made: number of resources created so far, for new ids.
+    """
 
     started_at: datetime
     ahead: timedelta = timedelta()
@@ -84,7 +87,7 @@ _FORMAT = TypeAdapter(_State)
 
 
 class DemoClock(Clock):
-    """The demonstration's clock, which moves ahead instead of waiting."""
+    """The clock of the simulated site, which moves ahead instead of waiting."""
 
     def __init__(self, folder: Path) -> None:
         self._store = _Store(folder)
@@ -107,7 +110,7 @@ FORMER_KEY = b'"resources":', b'"reservation_ids":'
 
 
 class _Store:
-    """The file of the demonstration's state."""
+    """The file of the simulated site's state."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "site.json"
@@ -263,7 +266,7 @@ class Demo:
             state.addresses = [one for one in state.addresses if one.id != address.id]
 
     def try_login(self, login: Login) -> None:
-        """Pretend that the machine answers."""
+        """Do nothing, as if the machine had answered."""
 
     def _with_status(self, lease: Lease) -> Lease:
         now = self._clock.now()
@@ -276,12 +279,12 @@ class Demo:
 
 
 def connect() -> Demo:
-    """Return the demonstration's site."""
+    """Return the simulated site."""
     return Demo(demo_folder())
 
 
 def demo_key() -> Path:
-    """Return the private SSH key of the demonstration; create it if it is missing."""
+    """Return the file of the simulated site's private SSH key; create the key if it is missing."""
     file = demo_folder() / "id_ed25519"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

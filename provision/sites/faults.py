@@ -33,7 +33,10 @@ PERMANENT_ERRORS = (
 
 @contextmanager
 def translate_errors(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
-    """Translate the clients' exceptions into this package's errors, each a single line without secrets."""
+    """Translate the clients' exceptions into this package's errors, each a single line without secrets.
+
+    service: its name in the errors. ignore_missing_resource: ignore that a resource does not exist (HTTP status 404).
+    """
     try:
         yield
     except SiteError:
@@ -87,6 +90,6 @@ def _http_status(problem: Exception) -> int | None:
 
 
 def first_line(problem: Exception) -> str:
-    """Return the first line of a message without the URL that the clients prepend."""
+    """Return the first line of an exception's message, without the URL that the clients put before it."""
     text = str(problem).strip().partition("\n")[0]
     return re.sub(r"^.*Error for url: \S+,? ?|^ERROR: ", "", text)

@@ -57,11 +57,11 @@ class Kvm(Cloud):
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
-        """Return the name with the tag: Blazar stores no other client-defined field of a flavor's reservation."""
+        """Return the name with the tag: for reservations of flavors, Blazar stores no other text that we may choose."""
         return f"{name} {tag}"
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
-        """Reserve one instance of each host's flavor."""
+        """Return a reservation of one instance of each host's flavor, in Blazar's format."""
         flavors = self._flavors()
         return [
             {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}

@@ -83,16 +83,17 @@ class Cloud(RestrictedCredentials, ABC):
         self.session = session
 
     def convert_records(
-        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], owner: str = "somebody else's"
+        self, service: str, records: Iterable[Any], convert: Callable[[Any], T], whose: str = "somebody else's"
     ) -> list[T]:
-        """Convert the records. Skip an unreadable record of somebody else, and log each such record once.
+        """Return the converted records of a service. Skip unreadable records of others, and log each of them once.
 
-        owner: whose record it is, in the words of the log.
+        whose: the owner of the records, as the log states it: "skipped, because it is somebody else's".
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._read_one(service, record, convert, owner)]
+        return [one for record in records for one in self._read_one(service, record, convert, whose)]
 
-    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], owner: str) -> list[T]:
+    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+        """Return a list of the converted record; [] for an unreadable record that is skipped."""
         try:
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
@@ -100,7 +101,7 @@ class Cloud(RestrictedCredentials, ABC):
         if may_be_own(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
-            log.warning("%s; skipped, because it is %s", fault, owner)
+            log.warning("%s; skipped, because it is %s", fault, whose)
         self._logged_faults.add(fault)
         return []
 
@@ -189,14 +190,17 @@ class Cloud(RestrictedCredentials, ABC):
         return self.convert_records("blazar", self.allocations(), lambda one: Booking(one[0], *_booked_period(one[1])))
 
     def allocations(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return pairs of a Blazar host's id and a reservation of that host."""
+        """Return everybody's reservations in Blazar's format, each with the id of the reserved host."""
         with translate_errors("blazar"):
             listed = self.blazar.allocation.list("os-hosts")
         per_host = self.convert_records("blazar", listed, lambda host: (str(host["resource_id"]), host["reservations"]))
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self, name: str) -> str:
-        """Return the UUID of the active image of that name; if several have the name, of the only public image."""
+        """Return the UUID of the active image of that name; if several have the name, of the only public one.
+
+        Raises RequestRejected if there is no such image, or more than one.
+        """
         with translate_errors("glance"):
             found = list(self.sdk.image.images(name=name))
         active = [image for image in found if image.status == "active"]
@@ -206,12 +210,14 @@ class Cloud(RestrictedCredentials, ABC):
             return str(chosen[0].id)
         listed = ", ".join(f"{image.id} ({image.visibility}, {image.status})" for image in found)
         if chosen:
-            raise RequestRejected(f"{len(chosen)} images {name} at {self.name}: {listed}; delete or rename yours")
+            raise RequestRejected(
+                f"{len(chosen)} images at {self.name} have the name {name}: {listed}; delete or rename yours"
+            )
         state = f"is not active: {listed}" if found else "does not exist"
         raise RequestRejected(f"image {name} at {self.name} {state}; choose another with --image, or ask the help desk")
 
     def boot_requirements(self) -> str:
-        """Return the networks that servers need, and the flavor."""
+        """Return in words the networks that servers need. Raises RequestRejected if the site lacks one."""
         for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
             self._network_id(network)
         return f"networks {context.DEFAULT_NETWORK} and {PUBLIC_NETWORK}"

@@ -19,7 +19,7 @@ def parse_blazar_time(text: str) -> datetime:
 
 
 def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """Return Blazar's lease on these hosts. Raises ValueError if it has no reservations yet."""
+    """Convert Blazar's record of a lease. hosts: ids of its hosts. Raises ValueError if it has no reservations yet."""
     if not lease["reservations"]:
         raise ValueError(f"lease {lease['name']} has no reservations")
     reservations = sorted_by_id(lease["reservations"])
@@ -45,7 +45,7 @@ def sorted_by_id(reservations: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _lease_fault(lease: dict[str, Any]) -> str:
-    """Return the failed steps and reservations; Blazar writes the cause only to its own log."""
+    """Return in words which steps and reservations failed; Blazar writes the cause only to its own log."""
     steps = [f"blazar: {event['event_type']} failed" for event in lease.get("events", ()) if event["status"] == "ERROR"]
     failed = [reservation for reservation in sorted_by_id(lease["reservations"]) if reservation["status"] == "error"]
     missing = [f"the host of reservation {one['id']} is missing" for one in failed if one.get("missing_resources")]
@@ -53,7 +53,7 @@ def _lease_fault(lease: dict[str, Any]) -> str:
 
 
 def to_server(server: Any) -> Server:
-    """Return nova's server."""
+    """Convert nova's record of a server."""
     fault = (server.fault or {}).get("message", "") if server.status == "ERROR" else ""
     image = (server.image or {}).get("id", "") if server.image else ""
     tag = (server.metadata or {}).get("llm-testbed", "")
@@ -63,7 +63,7 @@ def to_server(server: Any) -> Server:
 
 
 def to_address(ip: Any, server: str) -> Address:
-    """Return neutron's floating IP; server: id of the server that it is attached to."""
+    """Convert neutron's record of a floating IP. server: id of the server that it is attached to, '' for none."""
     return Address(ip.id, ip.floating_ip_address, server, find_tag(ip.description), find_owner(ip.description))
 
 

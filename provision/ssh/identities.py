@@ -1,4 +1,4 @@
-"""Keys to offer at a login, in OpenSSH's order: configured keys in the agent, its other keys, then key files."""
+"""Keys to offer at a login, in OpenSSH's order: first the agent's keys, the configured ones first, then key files."""
 
 import socket
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ class Identities(AuthStrategy):  # type: ignore[misc]
 
 @contextmanager
 def _agent(path: str) -> Iterator[AgentSSH]:
-    """Yield the agent at a socket; it has no keys if none answers."""
+    """Yield the agent at a socket. If no agent answers there, the yielded agent has no keys."""
     agent = AgentSSH()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(AGENT_TIMEOUT_S)

@@ -148,7 +148,8 @@ def fingerprint(public: str) -> str:
 def try_login(login: Login) -> None:
     """Run a command on the machine; record its host key at first contact.
 
-    Raises NotReached with ssh's error: LoginRejected if the machine rejects the key, BadHostKey for a changed one.
+    Raises NotReached with ssh's error: LoginRejected if the machine rejects the key, BadHostKey if its host key has
+    changed.
     """
     command = [*login.arguments(accept_new_key=True), "true"]
     try:

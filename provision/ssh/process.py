@@ -62,7 +62,10 @@ def stream_process(
 
 
 def feed_stdin(source: InputChunks, write: Callable[[bytes], object], close: Callable[[], object]) -> Thread:
-    """Start a thread that writes ``source`` to a command, then closes its stdin; the exit code reports write errors."""
+    """Start a thread that writes ``source`` to a command's stdin, then closes it.
+
+    The thread ignores write errors: a command that ends before it has read everything reports this by its exit code.
+    """
 
     def feed() -> None:
         with suppress(Exception):

@@ -76,7 +76,10 @@ class Shell(ABC):
         return _attempts()(self._run, command, input, timeout_s, check)
 
     def stream(self, command: str, sink: OutputSink, *, source: InputChunks = (), timeout_s: float = TIMEOUT_S) -> None:
-        """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input."""
+        """Run a command once, passing its output to ``sink`` as it arrives; ``source`` is its input.
+
+        Raises the errors of ``run``.
+        """
         self._execute_and_check(command, source, sink, timeout_s, True)
 
     @contextmanager
@@ -102,7 +105,7 @@ class Shell(ABC):
         )
 
     def put(self, data: bytes | Path, remote: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        """Write a remote file atomically, verified by its SHA-256."""
+        """Write ``data``, or the content of a local file, to a remote file: atomically, and verified by its SHA-256."""
         digest = hashlib.sha256()
         for chunk in _chunks(data):
             digest.update(chunk)
@@ -205,7 +208,10 @@ class _OutputFilter:
         if mark and own:
             self._sink(bytes(own))
         if not mark and len(self._head) > MAX_GREETING_BYTES:
-            raise LoginRejected(f"{self._where}: its login shell does not stop printing: {self.greeting}")
+            raise LoginRejected(
+                f"{self._where}: its login shell does not stop printing; correct the shell's start files; "
+                f"they print: {self.greeting}"
+            )
 
     @property
     def greeting(self) -> str:

@@ -143,7 +143,8 @@ class SshShell(Shell):
             raise BadHostKey(self._changed_host_key()) from None
         except AuthenticationException as problem:
             raise LoginRejected(
-                f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)})"
+                f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)}); "
+                "check the user and the SSH key"
             ) from None
         except socket.gaierror as problem:
             raise self._unknown_host_error(str(connection.host), problem) from None
@@ -207,7 +208,7 @@ def _configured_connection(login: SshConfigHost) -> Connection:
 
 
 def _fabric_config(ssh_config: str) -> Config:
-    """Return fabric's settings for every connection, also to jump hosts, with the text of an ssh configuration."""
+    """Return fabric's settings for all connections, including those to jump hosts. ssh_config: text of the file."""
     identities = {"authentication": {"strategy_class": Identities}}
     return Config(lazy=True, ssh_config=SSHConfig.from_text(ssh_config), overrides=identities)
 

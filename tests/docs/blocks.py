@@ -17,7 +17,7 @@ NOT_RUN = ("needs: ", "slow: ", "run by CI", "run by make test")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands. note: the comment above it, which states why the block cannot run, if so."""
+    """A block of commands. note: the comment above the block; for a block that cannot run, it states the reason."""
 
     place: str
     code: str

@@ -34,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of a person with no account and no SSH key, and the caches of this one."""
+    """The environment variables of a user without an account and an SSH key, but with the caches of these tests."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, command in (("testbed", "-m experiments"), ("python", "")):

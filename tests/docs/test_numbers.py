@@ -77,7 +77,7 @@ def test_errors_of_estimated_operations_are_the_stored_ones() -> None:
     every, products, attention = (
         f"{100 * errors[name]['median']:.2f} %" for name in ("all", "matrix products", "attention")
     )
-    assert f"the median error is {every}: of matrix products {products}, of attention {attention}" in page()
+    assert f"the median error is {every}: for matrix products {products}, for attention {attention}" in page()
 
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:

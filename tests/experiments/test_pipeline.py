@@ -238,7 +238,9 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
     announced = "up to 3 rows on a GPU at a time, each with the memory limit of h100_1g_12gb; times are not measured"
     assert announced in view.lines
     assert [
-        line for line in view.lines if line.startswith("time on 1 GPU: ") and line.endswith("; without shared GPUs")
+        line
+        for line in view.lines
+        if line.startswith("time on 1 GPU: ") and line.endswith("; the times are for GPUs that rows do not share")
     ]
     assert (FakeRunner.rows_per_gpu, FakeRunner.ran, expected) == (3, [*rows], [])
     assert folder.read_run().share_gpus
@@ -247,7 +249,7 @@ def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, 
         expected.clear()
         run_suite(other, view := RecordingView())
         assert (FakeRunner.rows_per_gpu, len(expected)) == (1, 1)
-        assert not [line for line in view.lines if "at a time" in line or "without shared GPUs" in line]
+        assert not [line for line in view.lines if "at a time" in line or "rows do not share" in line]
 
 
 def test_rows_that_must_not_share_a_gpu_are_rejected_before_anything_is_written(machine, tmp_path, monkeypatch):
@@ -336,6 +338,6 @@ def test_rows_of_a_cluster_have_the_path_of_the_data_at_the_cluster(cluster, rev
 
 
 def test_data_of_the_user_is_rejected_for_nodes_without_a_shared_folder(cluster, reviews, tmp_path):
-    cluster(shared=False)
+    cluster(shared_folder=False)
     with pytest.raises(InputError, match=r"^--data .*reviews: the nodes of Puhti share no folder; allowed: a URL$"):
         run_suite(RunOptions(SLURM, data=str(reviews), size="tiny", results=tmp_path), RecordingView())

@@ -60,7 +60,8 @@ def recorded_stages(monkeypatch, events, reconciler):
 
     def lease(site, reconciler, lease_request, watch):
         events.append("lease")
-        reconciler.journal.active_lease(lease_request.name) or reconciler.journal.open(lease_request.name, site.name)
+        journal, name = reconciler.journal, lease_request.name
+        journal.active_lease(name) or journal.open_lease(name, site.name)
         return LeaseResult(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
     def release(site, reconciler, name, view):
@@ -114,7 +115,7 @@ def test_an_unrelated_lease_of_the_same_name_is_not_released(
     def reject_request(*_, **__):
         raise problem
 
-    reconciler.journal.open("llm_cc", "CHI@UC")
+    reconciler.journal.open_lease("llm_cc", "CHI@UC")
     monkeypatch.setattr(leasing, "lease", reject_request)
     with pytest.raises(type(problem)):
         reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
@@ -221,7 +222,7 @@ def test_nothing_is_leased_if_every_row_has_its_result(
 def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_of_its_results(
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
-    opened = reconciler.journal.open("llm_cc", "CHI@UC")
+    opened = reconciler.journal.open_lease("llm_cc", "CHI@UC")
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
     ended = end_when_idle_data(EndWhenIdle(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)

@@ -96,7 +96,10 @@ def test_a_command_without_its_optional_part_names_it_in_one_line(
 
 
 def test_a_row_is_predicted_with_the_sources_in_the_wheel(full_environment: Environment) -> None:
-    """The library is compiled for each version of its sources; the one of this checkout serves the wheel."""
+    """The phantom device's library is compiled once for each version of its sources, so the wheel uses an earlier one.
+
+    This saves the test a compilation.
+    """
     cache = cache_with_library(full_environment.home / "cache" / "llm-testbed")
     (library,) = cache.iterdir()
     done = full_environment.run("testbed", "predict", ROW, "--card", "a100_80gb", "--json")

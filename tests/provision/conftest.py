@@ -25,7 +25,7 @@ def reconciler(messages, tmp_path):
 
 @pytest.fixture
 def lease_request():
-    """Make a request of three hours from now on any node; arguments are further requirements."""
+    """Return a function that requests any node for three hours from now; its arguments are further requirements."""
     return lambda **requirements: LeaseRequest(
         "llm_cc", "node", Requirements(3 * HOUR, **requirements), KeyPair(Path("key"), "ssh-ed25519 A"), True
     )
@@ -33,5 +33,5 @@ def lease_request():
 
 @pytest.fixture
 def reachable(monkeypatch):
-    """Let every server answer SSH, for tests of something else."""
+    """Let every server answer SSH, for tests that are not about SSH."""
     monkeypatch.setattr(boot, "try_login", lambda login: None)

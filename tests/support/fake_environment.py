@@ -1,8 +1,8 @@
 """A fake environment with other versions: its Python reads predictions from a stored run, and trains nothing.
 
-Files in the folder of checks select its behavior: OOM.txt names a row that runs out of memory, BROKEN.txt a part that
-ends with an error, UNTRACEABLE.txt a part that predicts nothing. Each call of the environment's Python appends the name
-of its part to CALLS.txt. The runs start at least a second apart, however fast the machine is.
+Files in the folder of the semester check select its behavior: OOM.txt names a row that runs out of memory, BROKEN.txt a
+part of the check that ends with an error, UNTRACEABLE.txt a part that predicts nothing. Each call of the environment's
+Python appends the name of its part to CALLS.txt. The recorded start times of the runs are at least a second apart.
 """
 
 import json
@@ -20,9 +20,9 @@ STORED = RunFolder(EVIDENCE / f"{SUITE}-a100_80gb-without-gpu")
 
 
 def write_python(folder: Path, torch: str) -> Path:
-    """Write the Python of an environment with that version of PyTorch; return its path.
+    """Write a fake Python of an environment with that version of PyTorch; return its path.
 
-    With -c, it prints the version.
+    With the option -c, the fake Python prints the version; otherwise it calls ``main``.
     """
     made = folder / f"python-{torch}"
     made.write_text(
@@ -34,7 +34,7 @@ def write_python(folder: Path, torch: str) -> Path:
 
 
 def main(words: list[str]) -> int:
-    """Write a run."""
+    """Write a copy of the stored run, as `testbed run` with these arguments would; return the exit code."""
     results = Path(words[words.index("--results") + 1])
     settings = results.parents[1]
     with (settings / "CALLS.txt").open("a+") as calls:

@@ -50,11 +50,11 @@ FILES = [
 PROGRAMS = re.compile(r"chromium|\bc\+\+|\bg\+\+|-m pip\b")
 """Programs that take several seconds: a browser, compilers and an installer."""
 MODULES = re.compile(r"experiments\.prediction\.(tracer|script\.traced)|-m experiments\.training|training\.engines")
-"""Modules that import PyTorch, as arguments of this Python: traces, rows and ranks. Fake ones have another Python."""
+"""Modules that import PyTorch if this Python runs them: traces, rows and ranks. A fake Python does not import it."""
 
 
 def is_slow(item: pytest.Item) -> bool:
-    """Return whether a test needs the marker ``slow`` by its place or its fixtures."""
+    """Return whether a test needs the marker ``slow``, because FILES lists it or because it has one of FIXTURES."""
     place = item.nodeid.partition("[")[0].removeprefix("tests/")
     listed = place in FILES or place.partition("::")[0] in FILES
     return listed or bool(FIXTURES & set(getattr(item, "fixturenames", ())))

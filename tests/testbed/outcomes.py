@@ -1,4 +1,4 @@
-"""Outcomes of tests that others wrote, as kept in results.json, with the reason why a test does not pass here."""
+"""Outcomes of tests by other projects, as stored in results.json, with the reason why a test does not pass here."""
 
 import json
 from collections import Counter
@@ -13,7 +13,7 @@ from experiments.results.provenance import git_commit
 from experiments.system.files import write_atomically
 
 Outcome = dict[str, Any]
-"""The name of a test, its outcome, and what else is known of it."""
+"""The name of a test, its outcome, and further fields, such as the message of a failure."""
 
 
 def differences(folder: Path) -> dict[str, str]:

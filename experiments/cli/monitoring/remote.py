@@ -66,7 +66,9 @@ def _run_with_row(folder: Path, row: str) -> "Run":
     from experiments.results.schema import LOG_FILE, RESULTS_FILE
 
     if Path(row, RUN_FILE).exists():
-        raise InputError(f"ROW {row}: a run's folder; allowed: the id of a row, then the folder: logs ROW {row}")
+        raise InputError(
+            f"ROW {row}: is a run's folder; allowed: the id of a row, then the folder, as in testbed logs ROW {row}"
+        )
     try:
         stored = RunFolder(folder).read_run()
     except InputError as problem:
@@ -74,7 +76,7 @@ def _run_with_row(folder: Path, row: str) -> "Run":
     if row not in stored.rows:
         raise unknown_name("row", row, stored.rows, f"run {folder}")
     if (folder / RESULTS_FILE).exists() and not os.path.lexists(RunFolder(folder).row_named(row) / LOG_FILE):
-        raise InputError(f"{folder}: a run in compact form, which has no logs")
+        raise InputError(f"{folder}: the run is stored in compact form, without logs")
     return stored
 
 
@@ -215,7 +217,7 @@ def _show_live(view: "Callable[[], RenderableType]") -> None:
 
 
 def _write(text: bytes) -> None:
-    """Write a part of a log: its bytes to a file or a program, on a terminal without what would change it."""
+    """Write part of a log to stdout: its bytes, or on a terminal its text without control sequences."""
     if sys.stdout.isatty():
         sys.stdout.write(lines_for_terminal(text.decode(errors="replace")))
     else:
@@ -224,7 +226,10 @@ def _write(text: bytes) -> None:
 
 
 def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
-    """Print the log in ``folder`` from its start. Raises InputError if nothing is in it and more is not waited for."""
+    """Print the log in ``folder`` from its start; with ``follow``, until the row ends.
+
+    Raises InputError if the log is empty, and the row has ended or ``follow`` is False.
+    """
     from experiments.results.schema import LOG_FILE, RESULT_FILE
 
     log, result = shlex.quote(f"{folder}/{LOG_FILE}"), shlex.quote(f"{folder}/{RESULT_FILE}")

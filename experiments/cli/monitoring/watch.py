@@ -32,8 +32,8 @@ def watch(
 ) -> None:
     """Show a run live: rows, GPU load, logs, verdicts, cost.
 
-    Nothing is changed or written; close the view whenever you like. For rows on leased nodes and
-    clusters, it shows the files that the command that started them has copied. With --json, the state is printed once.
+    The view changes nothing; close it whenever you like. For rows on leased nodes and clusters, it shows the results
+    and logs that `testbed run` or `testbed reproduce` has downloaded so far. With --json, the state is printed once.
     """
     from pydantic import TypeAdapter
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),
-    "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, by which versions."),
+    "history": Entry(RESULTS, "semester.history", "Record runs; show what changed between them, and which versions."),
     "blame": Entry(RESULTS, "semester.blame", "Find the package whose new version changed a statement or a row."),
     "semester": Entry(RESULTS, "semester.semester", "Check all suites before a semester: what changed, what to fix."),
     "bundle": Entry(RESULTS, "semester.bundle", "Write one archive of a run to hand in, with checksums."),
@@ -46,7 +46,7 @@ COMMANDS = {
     "extend": Entry(MACHINES, "lease", "Extend a lease, within the site's rules."),
     "release": Entry(MACHINES, "lease", "Release servers, addresses and lease; verify that none is left."),
     "doctor": Entry(MACHINES, "lease", "Check this machine, a site or a cluster; failures name their fix."),
-    "orphans": Entry(MACHINES, "orphans", "List your tagged resources that no active lease covers."),
+    "orphans": Entry(MACHINES, "orphans", "List your resources from the testbed that no active lease uses."),
 }
 
 

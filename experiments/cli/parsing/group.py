@@ -37,7 +37,7 @@ class WholeWords:
 
 
 def unbroken(text: str) -> str:
-    """Return the text with hyphens at which no line is broken."""
+    """Return the text with non-breaking hyphens in place of hyphens."""
     return text.replace("-", UNBROKEN_HYPHEN)
 
 
@@ -76,7 +76,7 @@ class Commands(typer.Typer):
 
 
 class Group(WholeWords, TyperGroup):
-    """The group of all commands. Names and help come from the table COMMANDS; a module is imported once chosen."""
+    """The group of all commands, with names and help from COMMANDS. Imports the module of the chosen command only."""
 
     def __init__(self, **attributes: Any) -> None:
         listed = {name: Command(name, short_help=entry.help) for name, entry in COMMANDS.items()}
@@ -108,7 +108,7 @@ class Group(WholeWords, TyperGroup):
         self.format_commands(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - a method of TyperGroup
-        """Write the commands in sections, with their whole help."""
+        """Write the commands in sections, each with the first line of its help in full length."""
         for section, entries in groupby(COMMANDS.items(), key=lambda item: item[1].section):
             with formatter.section(section):
                 formatter.write_dl([(f"{name:{NAME_WIDTH}}", entry.help) for name, entry in entries])

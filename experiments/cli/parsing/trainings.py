@@ -39,7 +39,10 @@ BatchList = Annotated[
 
 
 def runs_as_program(context: typer.Context, rows: str | None, training: CustomTraining) -> bool:
-    """Return whether a custom training is traced as a small program, not as a row; check their common options."""
+    """Return whether --model and its options are traced as a program of their own, not as a row of a suite.
+
+    Raises InputError for --model together with rows, or without --card.
+    """
     from experiments.prediction.loop import ROW_LOOPS
 
     options_set = options_given(context)
@@ -56,7 +59,7 @@ def runs_as_program(context: typer.Context, rows: str | None, training: CustomTr
 
 @contextmanager
 def exit_code_of_script() -> Iterator[None]:
-    """Exit with the code of a script that fails."""
+    """Exit with the exit code of the script if it fails in the body of the with statement."""
     from experiments.prediction.script.trace import ScriptFailed
 
     try:
@@ -73,7 +76,7 @@ def reject_options_of_scripts(context: typer.Context) -> None:
 
 
 def reject_options_of_models(context: typer.Context) -> None:
-    """Raise InputError if an option of models other than the card is set."""
+    """Raise InputError if an option of a custom training other than --card is set."""
     if other := options_given(context, CustomTraining) - {"card"}:
         raise InputError(f"--{_flag_name(min(other))}: not allowed with a script, which has its own settings")
 

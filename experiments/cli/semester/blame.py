@@ -29,7 +29,9 @@ def blame(
     card: Annotated[str | None, typer.Option(help="GPU model of the rows; default: the suite's first.")] = None,
     by: Annotated[
         Literal["auto", "prediction", "miniature", "gpu"],
-        typer.Option(help="How rows are observed; auto: the first of these by which the environments differ."),
+        typer.Option(
+            help="Observe predictions, tiny models, or full size on this GPU; auto: the first that shows a difference."
+        ),
     ] = "auto",
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     as_json: Json = False,
@@ -37,8 +39,8 @@ def blame(
     """Find the package whose new version changed a statement or a row.
 
     Both environments are created in the cache folder, and the rows are observed there. If they differ, the packages
-    that differ are bisected; packages that need each other's versions move together. Environments and observations are
-    kept: the same command resumes after Ctrl-C.
+    that differ are bisected; packages that need each other's versions change together. Environments and observations
+    are stored: the same command resumes after Ctrl-C.
     """
     from experiments.blame.blame import blame as find
     from experiments.blame.observe import observe

@@ -60,7 +60,7 @@ def grade(
     from experiments.system.files import write_atomically
 
     if gradescope and len(bundles) > 1:
-        raise InputError(f"--gradescope {gradescope}: allowed with one BUNDLE")
+        raise InputError(f"--gradescope {gradescope}: allowed with one BUNDLE only")
     if card:
         card_named(card, "--card")
     trusted = RunFolder(predictions).predictions() if predictions else ()

@@ -39,12 +39,12 @@ def history(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Record runs; show what changed between them, by which versions.
+    """Record runs; show what changed between them, and which versions.
 
-    testbed history record RUN_FOLDER... adds runs to the database, each only once. Without
-    record, every run is shown in which a verdict flipped, a setting changed or a value changed beyond its noise, with
-    all versions, devices and data that differ. Then one line shows each row's memory and time, newest last. One row, or
-    --all, shows every statement and measured value over time.
+    testbed history record RUN_FOLDER... adds runs to the database, each only once. Without record, the command shows
+    each run in which a verdict flipped, a setting changed, or a value changed beyond its noise, and the versions,
+    devices and data that differ from the run before. Then one line shows each row's memory and time, newest last. For
+    one row, or with --all, it shows every statement and measured value over time.
     """
     if words and words[0] == RECORD:
         _record(words[1:], database, as_json)

@@ -35,7 +35,7 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
 def notify_of_leases(
     states: "Iterable[State]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
 ) -> None:
-    """Send a message for each lease that begins or ends soon, or costs more than the bound."""
+    """Send a message for each lease that begins or ends ``within`` this time, or costs more than ``above_su``."""
     from experiments.notify.messages import lease_messages
 
     for message in lease_messages(states, now, within, above_su):
@@ -45,9 +45,9 @@ def notify_of_leases(
 class LeaseWatch:
     """Sends each message about the active leases once, as soon as it applies.
 
-    Sites are queried every five minutes, and when the journal gets another lease or another end of one; between two
-    queries, only the clock is read. above_su: bound of the cost of a lease. A site that does not answer is queried
-    again.
+    Sites are queried every five minutes, and as soon as the journal records another lease or another end of a lease.
+    Between two queries, costs are computed from the time. If a site does not answer, the last known state of its leases
+    is used until the next query. above_su: cost in service units above which a message is sent; None: no limit.
     """
 
     def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
@@ -58,7 +58,7 @@ class LeaseWatch:
         self._states: list[State] = []
 
     def __call__(self) -> None:
-        """Query the sites if it is time, and send new messages. Problems of a site or of the journal raise nothing."""
+        """Query the sites if a query is due, and send new messages. Ignores errors of sites and of the journal."""
         from experiments.notify.messages import lease_messages
         from provision.errors import ProvisionError
 
@@ -76,7 +76,8 @@ class LeaseWatch:
         from provision.leasing.journal import Journal
 
         journal = Journal()
-        recorded = [(one.tag, journal.start(one), journal.last_end(one)) for one in journal.active_leases().values()]
+        active = journal.active_leases().values()
+        recorded = [(one.tag, journal.lease_start(one), journal.last_end(one)) for one in active]
         if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()
@@ -98,7 +99,7 @@ def _active(journal: "Journal", before: "Sequence[State]") -> "list[State]":
 
 
 def _with_cost_at(state: "State", now: datetime) -> "State":
-    """Return a state with the cost at that time."""
+    """Return the state with the cost until ``now``; unchanged if the lease or its cost is unknown."""
     lease, total = state.lease, state.total_su
     if lease is None or total is None:
         return state

@@ -25,7 +25,9 @@ def semester(
     suite_file: SuiteFile = None,
     versions: Annotated[
         list[str] | None,
-        typer.Option(metavar="SET", help="Only as-taught, current or newest; may be given several times."),
+        typer.Option(
+            metavar="SET", help="Only these versions: as-taught, current or newest; may be given several times."
+        ),
     ] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")] = CHECKS,
     lease: Annotated[
@@ -33,7 +35,9 @@ def semester(
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
     hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
-    max_hours: Annotated[float | None, typer.Option(help="With --lease, required: budget for all leases.")] = None,
+    max_hours: Annotated[
+        float | None, typer.Option(help="With --lease, required: budget for all leases, in hours.")
+    ] = None,
     idle: EndWhenIdleOptions,
     above: Annotated[
         float | None,

@@ -39,7 +39,7 @@ def _heads(comparison: Comparison) -> tuple[str, str]:
 
 
 def _warnings(comparison: Comparison) -> list[Line]:
-    notes = {"size": "; a miniature has no ratios to full size"}
+    notes = {"size": "; memory and times of tiny models and of full size are not compared"}
     lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.incomparable]
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
@@ -99,7 +99,7 @@ def _settings(row: RowComparison) -> str:
 
 
 def _sizes(change: Change) -> str:
-    """Return a change of memory, each size in the unit that suits it; a common unit only once."""
+    """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'; each size in the unit that suits it."""
     units = [None if size is None else choose_memory_unit(size) for size in (change.a, change.b)]
     common = units[0] if units[0] == units[1] else None
     a, b = (

@@ -68,7 +68,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 def rows_table(name: str, card: str | None) -> Group:
     """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones.
 
-    A list below it explains these settings.
+    Below the table, a list explains these settings.
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))

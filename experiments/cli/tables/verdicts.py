@@ -24,7 +24,7 @@ STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": 
 def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
     """Return the headline, and the verdicts with their reasons, the most severe status first.
 
-    Reasons why statements were not evaluated are counted; ``every``: each of these statements is a line.
+    Statements that were not evaluated are counted by reason; with ``every``, each of them gets a line.
     """
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
     shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]

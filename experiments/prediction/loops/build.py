@@ -37,7 +37,7 @@ MODEL_TASKS = (
     "SEQUENCE_CLASSIFICATION",
     "ZERO_SHOT_IMAGE_CLASSIFICATION",
 )
-"""Tasks in the order in which they are searched for a class if the configuration names none."""
+"""Tasks of model classes, in the order of the search for a class if the configuration names none."""
 LORA_DROPOUT = 0.05
 FIRST_TOKEN = 0
 """Id of the token that begins the decoder's text if the configuration names none."""
@@ -75,7 +75,10 @@ def build_model(job: LoopJob) -> Any:
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the class to build: of --model-class, else of the configuration, else the first one for a task."""
+    """Return the model class: --model-class, else that of the configuration, else the first class for MODEL_TASKS.
+
+    Raises InputError if transformers has no such class, or if the class does not support the configuration.
+    """
     named = job.model_class or next(iter(config.architectures or ()), None)
     if found := getattr(transformers, named or "", None):
         if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
@@ -105,7 +108,7 @@ def class_names(config: PretrainedConfig) -> list[str]:
 
 
 def build_on_gpus(kind: Any, config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the model like the one that from_pretrained loads with a device map: quantized, or spread over GPUs.
+    """Return the model as from_pretrained would load it with a device map: quantized, or spread over GPUs.
 
     The weights are created on their GPUs, not on the host.
     """

@@ -1,4 +1,4 @@
-"""The job of a training program of this folder, which is its only argument."""
+"""The job of a program of this folder: what it trains or generates, as JSON in its only argument."""
 
 import sys
 import traceback

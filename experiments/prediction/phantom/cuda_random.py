@@ -6,12 +6,12 @@ import torch
 
 
 class Generator(torch.Generator):
-    """A generator for any device. One for the phantom device draws on the host; its numbers are never looked at."""
+    """A generator for any device. For the phantom device, it draws on the host; nothing reads the numbers."""
 
     _wanted: torch.device
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
-        """Return a generator that says it belongs to ``device``."""
+        """Return a generator that reports ``device`` as its device."""
         wanted = torch.device(device)
         generator = super().__new__(cls, "cpu" if wanted.type == "cuda" else wanted)  # type: ignore[call-arg]
         generator._wanted = wanted

@@ -26,7 +26,10 @@ def import_bitsandbytes() -> None:
 
 
 def _allocate_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:
-    """Return managed memory, which CUDA moves between host and device, and which PyTorch's allocator does not count."""
+    """Return a tensor of managed memory, which PyTorch's allocator does not count.
+
+    CUDA moves managed memory between host and device.
+    """
     tensor = torch.empty(shape, dtype=dtype, device="cpu")
     tensor.is_paged, tensor.page_deviceid = True, 0  # type: ignore[attr-defined]
     return tensor

@@ -79,7 +79,7 @@ class Phantom:
         self._library.phantom_empty_cache()
 
     def tag(self, pointers: Sequence[int], category: int) -> None:
-        """Set the category of the storages at these data pointers; category 0 is untagged."""
+        """Set the category, such as parameters or gradients, of the storages at these data pointers; 0: no category."""
         for pointer in pointers:
             self._library.phantom_tag(ctypes.c_void_p(pointer), ctypes.c_int64(category))
 
@@ -156,7 +156,7 @@ class Phantom:
         self._library.phantom_set_gpu(ctypes.c_int64(gpu))
 
     def become_one_of_several_ranks(self) -> None:
-        """Use a single GPU from now on, whatever number the process calls it by."""
+        """Count all GPU numbers as one GPU from now on: a rank has a single GPU, whose number depends on the rank."""
         self._library.phantom_become_one_of_several_ranks()
 
     def select_gpu(self, gpu: int) -> None:
@@ -171,8 +171,8 @@ class Phantom:
 def load(cache: Path) -> Phantom:
     """Return the device, compiled at first use and cached under ``cache``.
 
-    Call this function before torch is imported. Raises InputError if there is no C++ compiler, or if the
-    installed libraries have the labs' versions.
+    Call this function before torch is imported. Raises InputError if PyTorch or a C++ compiler is missing, or if
+    Transformers has the labs' version 4.
     """
     assert "torch" not in sys.modules, "the phantom device must exist before torch looks for one"
     found = importlib.util.find_spec("torch")
@@ -180,7 +180,8 @@ def load(cache: Path) -> Phantom:
         raise InputError("predictions need PyTorch, which is not installed; install it with: pip install .[train]")
     if (installed := versions().get("transformers", "")).startswith("4."):
         raise InputError(
-            f"predictions need Transformers 5, but {installed} is installed; containers/current.txt has the versions"
+            f"predictions need Transformers 5, but {installed} is installed; "
+            "install the versions of containers/current.txt"
         )
     torch = Path(found.origin).parent
     for name in ("libtorch_cpu.so", "libtorch_cuda.so"):

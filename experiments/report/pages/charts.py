@@ -60,7 +60,7 @@ def report_charts(report: Report) -> dict[str, Chart]:
 
 
 def _memory_chart(bars: Sequence[Bar], alt: str, limit: Limit | None) -> Chart:
-    """Draw bars of GiB, in the unit that suits the largest one; in GiB with a limit."""
+    """Draw bars of memory, given in GiB, in the unit that suits the largest bar; with a limit always in GiB."""
     unit, per_gib = ("GiB", 1) if limit else choose_memory_unit(max(sum(bar.parts.values()) for bar in bars))
     return bar_chart([_scaled_bar(bar, per_gib) for bar in bars], unit, alt, limit)
 
@@ -71,12 +71,15 @@ def _scaled_bar(bar: Bar, factor: int) -> Bar:
 
 
 def highest_snapshot(memory: Memory) -> Snapshot | None:
-    """Return the snapshot with the most allocated memory."""
+    """Return the snapshot with the most allocated memory; None without snapshots."""
     return max(memory.snapshots, key=lambda shot: shot.allocated_gib, default=None)
 
 
 def snapshots_to_show(memory: Memory) -> list[Snapshot]:
-    """Return the points of the first step and the step with the peak, each of the micro-step with the most memory."""
+    """Return the snapshots of the first step and of the step with the peak, one for each point of a step.
+
+    If a step has several micro-steps, the snapshot is of the micro-step with the most allocated memory.
+    """
     highest = highest_snapshot(memory)
     if highest is None:
         return []
@@ -94,7 +97,7 @@ def _parts(shot: Snapshot) -> dict[str, float]:
 
 
 def _peak_bar(row: RowReport) -> Bar | None:
-    """Return the bar of a row's peak: the memory at its highest point, and the part that arose between two points."""
+    """Return the bar of a row's peak: the parts of its highest snapshot, and the rest, allocated between snapshots."""
     if row.result is None or (peak := row.result.memory.peak_gib) is None:
         return None
     memory = row.result.memory

@@ -109,7 +109,10 @@ def _good_or_bad(change: Change, more_is_worse: bool) -> str:
 def _chart(
     rows: list[RowComparison], change_of: Callable[[RowComparison], Change], unit: str, name: str, more_is_worse: bool
 ) -> Chart | None:
-    """Draw the rows that have the value in both runs, with their ratio; None if there is none."""
+    """Draw the rows that have a value in both runs, and how much it changed; None if no row has.
+
+    change_of: returns the change of a row's value. name: name of the value. more_is_worse: whether an increase is bad.
+    """
     bars = []
     for row in rows:
         change = change_of(row)

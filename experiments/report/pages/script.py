@@ -54,7 +54,7 @@ def _timeline_chart(prediction: ScriptPrediction) -> Chart:
 
 
 def _step_chart(cards: Sequence[tuple[ScriptPrediction, CardPrediction]]) -> Chart | None:
-    """Return the chart of the step on each card that the training fits; None without a predicted time."""
+    """Return the chart of the time of a step on each card that the training fits; None without a predicted time."""
     bars = [
         step_bar(f"{card.card}, rank {one.rank}" if one.ranks > 1 else card.card, card.time)
         for one, card in cards

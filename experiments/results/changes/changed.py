@@ -17,7 +17,10 @@ MeasuredValues = Mapping[Key, MeasuredValue]
 
 
 class RunChange(NamedTuple):
-    """One change between runs. row: empty for a verdict. ratio: new value of a value divided by the old one."""
+    """One change between runs. row: empty for a verdict. before, now: both values as text, empty if missing.
+
+    ratio: for a measured value, the new value divided by the old value.
+    """
 
     row: str
     what: str

@@ -62,7 +62,7 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
 
 
 def origin(variant: ImageVariant, context: Path) -> str:
-    """Return the value of the image's label: the base image, and the SHA-1 of the build context, as Ansible has it."""
+    """Return the value of the image's label: the base image and the build context's SHA-1, as in the Ansible role."""
     with context.open("rb") as file:
         return f"{base_image(variant)} {hashlib.file_digest(file, 'sha1').hexdigest()}"
 

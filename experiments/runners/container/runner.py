@@ -94,7 +94,7 @@ class ContainerRunner(LocalRunner):
         return ContainerProcess(created)
 
     def _options(self, spec: RowSpec, folder: Path, allocation: Allocation) -> dict[str, Any]:
-        """Return the options of a row's container. It has the same folders, under the same paths, and no network."""
+        """Return the options of a row's container. Folders have the same paths inside it."""
         cache = cache_folder().resolve()
         cache.mkdir(parents=True, exist_ok=True)
         volumes = {str(path): {"bind": str(path), "mode": "rw"} for path in (cache, self._folder.path.resolve())}
@@ -123,7 +123,10 @@ class ContainerRunner(LocalRunner):
         return [core for number in allocation.numbers for core in cores[number * each : (number + 1) * each]]
 
     def _end(self, folder: Path) -> list[int]:
-        """Remove the row's container; without a result, keep what it printed. No process of a container survives it."""
+        """Remove the row's container; if the row has no result, first write the container's output to notebook.log.
+
+        Returns no process ids, because no process survives its container.
+        """
         label = f"{ROW_LABEL}={folder.resolve()}"
         for container in self._client.containers.list(all=True, ignore_removed=True, filters={"label": label}):
             if not (folder / RESULT_FILE).exists():

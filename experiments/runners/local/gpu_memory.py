@@ -16,7 +16,7 @@ def gpus_still_in_use(
 ) -> dict[int, float]:
     """Return the GPUs that still use more memory than in ``before`` after ``within_s``, and how much (GiB).
 
-    neighbors_gib: returns the memory on a GPU that belongs to rows that still run. It does not count.
+    neighbors_gib: returns the memory that running rows use on a GPU, which is not counted.
     """
     deadline = time.monotonic() + within_s
     while True:

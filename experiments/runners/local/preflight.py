@@ -38,7 +38,7 @@ PCI = Path("/sys/bus/pci/devices")
 
 
 def check_this_machine(results: Path) -> list[Check]:
-    """Run all checks of this machine. results: folder that runs are stored in; it need not exist."""
+    """Run all checks of this machine and return them. results: folder that runs are stored in; it need not exist."""
     needed_for_all = (PREDICTIONS, *EVERY_RUN)
     return [
         run_check("Python", _check_python, (*needed_for_all, LEASES, CLUSTERS)),
@@ -90,7 +90,9 @@ def _check_disk(results: Path) -> str:
     free_gib = {folder: _free_gib(folder) for folder in (results.absolute(), cache_folder())}
     finding = ", ".join(f"{free:.1f} GiB free at {folder}" for folder, free in free_gib.items())
     if min(free_gib.values()) < needed_gib:
-        raise CheckFailed(f"{finding}, {needed_gib:.1f} GiB are needed; free some, or set --results and TESTBED_CACHE")
+        raise CheckFailed(
+            f"{finding}, {needed_gib:.1f} GiB are needed; free some space, or set --results and TESTBED_CACHE"
+        )
     return finding
 
 

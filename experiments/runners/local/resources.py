@@ -27,8 +27,8 @@ class Allocation:
 class ResourcePool:
     """The free resources of a machine.
 
-    nodes: number of machines that a row's ranks run on, including this one. rows_per_gpu: rows that share a GPU; if
-    several, each row needs one GPU.
+    host_memory_gib: memory that rows may use at the same time. nodes: number of machines that a row's ranks run on,
+    including this one. rows_per_gpu: rows that share a GPU; if several, each row needs one GPU.
     """
 
     def __init__(self, node: Node, host_memory_gib: float, nodes: int = 1, rows_per_gpu: int = 1) -> None:
@@ -77,14 +77,14 @@ class ResourcePool:
         self.size -= len(parts) - len(self._free)
 
     def retire(self, allocation: Allocation) -> None:
-        """Withdraw the resources of a row that has ended from further use, those of later rows on its GPUs too.
+        """Withdraw the GPUs of a row that has ended: no later row gets a part of them.
 
-        Rows that run on the same GPUs continue.
+        Rows that already run on the same GPUs continue.
         """
         self._withdrawn |= {self._place(number) for number in allocation.numbers}
         self.release(allocation)
 
 
 def most_memory_first(specs: Sequence[RowSpec]) -> list[RowSpec]:
-    """Return the rows in the order in which they start: most host memory first, then offloaded ones."""
+    """Return the rows in the order in which they start: most host memory first; with equal memory, offload first."""
     return sorted(specs, key=lambda spec: (host_memory_needed_gib(spec), spec.settings.uses_host_memory), reverse=True)

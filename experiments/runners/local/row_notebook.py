@@ -13,14 +13,14 @@ from experiments.system.signals import exit_with_parent
 
 ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 KERNEL_START_LIMIT_S = 600
-"""How long a kernel may take to start: on a shared file system its imports take minutes."""
+"""Maximum seconds for the start of a kernel: on a shared file system, its imports take minutes."""
 
 
 def execute(row_folder: Path) -> int:
     """Execute the row's notebook; return 0 if every cell succeeded, which requires that the row fits.
 
     The row of spec.json gives the notebook's parameters. The kernel is killed after the last cell, when it has nothing
-    left to write: a kernel that is asked to end takes 0.2 s, and some took the 2.5 s after which it is ended anyway.
+    left to write. A requested shutdown would take 0.2 s, and sometimes Jupyter's whole time limit of 2.5 s.
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError

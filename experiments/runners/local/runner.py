@@ -68,8 +68,9 @@ class RunningRow:
 class LocalRunner:
     """Runs rows on ``node`` into ``folder``.
 
-    worker: module that runs one row. grace_s: seconds from a row's limit to its kill. nodes: number of machines
-    that a row's ranks run on; this is the first of them. rows_per_gpu: rows that share a GPU.
+    host_memory_gib: host memory that the rows may use. worker: module that runs one row. grace_s: seconds from a row's
+    time limit until it is killed. nodes: number of machines that a row's ranks run on; this is the first of them.
+    rows_per_gpu: rows that share a GPU.
     """
 
     def __init__(
@@ -179,7 +180,10 @@ class LocalRunner:
         return [row for row in self._running if was_ready and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
-        """End a row as if it had not started; return it."""
+        """Kill a row and remove its result, so that it can start again; return its specification.
+
+        idle_gib: memory in use on each GPU before any row ran.
+        """
         (row.folder / RESULT_FILE).unlink(missing_ok=True)
         self._kill(row)
         self._running.remove(row)
@@ -215,8 +219,9 @@ class LocalRunner:
     def _free(self, row: RunningRow, alive: Sequence[int], idle_gib: dict[int, float]) -> None:
         """Release the resources of a row that has ended, unless it left processes ``alive`` or memory in use.
 
-        Memory that a row leaves on a shared GPU is found now if the driver reports the memory of the neighbors'
-        processes, or if it is more than the neighbors may use; otherwise when the last of the neighbors has ended.
+        idle_gib: memory in use on each GPU before any row ran. Memory that a row leaves on a shared GPU is found now if
+        the driver reports the memory of the neighbors' processes, or if it is more than the neighbors may use;
+        otherwise when the last of the neighbors has ended.
         """
         before = {gpu.index: idle_gib[gpu.index] for gpu in row.allocation.gpus}
         used_gib = gpu_memory.gpus_still_in_use(before, self._neighbors_gib)
@@ -260,7 +265,7 @@ class LocalRunner:
     def _remaining_s(self, states: Sequence[RowState], waiting: int) -> float | None:
         """Return the time until all rows have ended, by the mean time of ended rows and the rows' own estimates.
 
-        None before a row has ended, and while one that gives no estimate runs for longer than the mean.
+        None before the first row has ended, and while a row without an estimate of its own runs longer than the mean.
         """
         if not self._times_s:
             return None

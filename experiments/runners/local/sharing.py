@@ -41,7 +41,8 @@ def shared_rows_per_gpu(specs: Sequence[RowSpec], suite: Suite, node: Node, used
         if free_gib < 2 * needed_gib:
             raise InputError(
                 f"{FLAG}: GPU {gpu.index} ({gpu.name}) has {format_size(free_gib)} free, but two rows for {card} need"
-                f" {format_size(2 * needed_gib)}; allowed: a GPU with so much memory, a smaller --card, or no {FLAG}"
+                f" {format_size(2 * needed_gib)}; allowed: a GPU with that much free memory, a smaller --card, or no"
+                f" {FLAG}"
             )
     if node.cpus < 2 * gpu_count:
         raise InputError(f"{FLAG}: {node.cpus} cores for {gpu_count} GPUs; allowed: two cores for each GPU, or more")

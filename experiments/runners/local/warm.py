@@ -29,7 +29,7 @@ TRAINER_WITHOUT_PEFT = (
     "experiments.training.data.loaders",
     "experiments.training.models.device_map",
 )
-"""What the engine hf_trainer imports, without transformers' Trainer, which imports peft, hence bitsandbytes."""
+"""What the engine hf_trainer imports, except transformers' Trainer: its import of peft also imports bitsandbytes."""
 NOTEBOOK_MODULES = (
     "papermill",
     NOTEBOOK_MODULE,
@@ -89,7 +89,10 @@ class WarmProcess:
 
 @contextmanager
 def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
-    """Start the warm process of rows and end it afterwards; yield None if rows must start as new interpreters."""
+    """Start and yield the warm process of rows, and end it afterwards.
+
+    Yields None if TESTBED_COLD_START is set: then each row starts as a new interpreter.
+    """
     if os.environ.get(COLD_START_VARIABLE):
         yield None
         return

@@ -1,6 +1,6 @@
 """Download of folders: files that are missing or differ, in one stream, verified by SHA-256 on both ends.
 
-Checksums are computed while files travel. A file is FILE.part until it has been verified. The download of a large file
+Checksums are computed during the transfer. A file is FILE.part until it has been verified. The download of a large file
 is resumed after an interruption; a file with a checksum mismatch is downloaded again.
 """
 
@@ -71,7 +71,8 @@ def download_folder(
 ) -> int:
     """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
 
-    Checkpoints and files that are still being written are left out. Raises ChecksumMismatch if a file cannot be
+    on_progress: called after each part of a download. Checkpoints and files that are still being written are left out.
+    Raises ChecksumMismatch if a file cannot be
     downloaded intact, and NotReached if the connection drops; the next call resumes.
     """
     downloaded: set[str] = set()

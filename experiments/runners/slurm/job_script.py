@@ -61,7 +61,7 @@ class JobSpec:
 
     @property
     def limit_s(self) -> float:
-        """Return the time limit of the job, which covers its start."""
+        """Return the time limit of the job in seconds, which covers its start."""
         return self.spec.settings.time_limit_s + self.grace_s + STARTUP_LIMIT_S
 
     @property
@@ -108,7 +108,7 @@ class JobScripts:
     def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
         """Return the script of the job that downloads ``artifact``: once if nodes share the folder, else on each."""
         profile, folder = self.profile, self.layout.staging(artifact.key)
-        nodes = 1 if profile.shared else profile.nodes
+        nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
         command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE)
         node = "\n".join([f"mkdir -p {shlex.quote(self.layout.cache)}", *self.runtime.setup(), *command])
@@ -172,7 +172,7 @@ class JobScripts:
         """Return the lines that start the node agents in the background; the shell variable row_folder must be set."""
         prelude = [f"mkdir -p {shlex.quote(folder)}", NODE_SHARE, *self.runtime.setup(), REQUIRE_FREE_GPUS]
         node = "\n".join([*prelude, *self.runtime.command(NODE_COMMAND, nodes)])
-        checkpoints = [] if self.profile.shared else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']
+        checkpoints = [] if self.profile.shared_folder else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']
         options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
         srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" {self.runtime.shell} -c "$node"'
         return [

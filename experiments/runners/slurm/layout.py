@@ -26,7 +26,7 @@ class Layout:
 
     @property
     def cache(self) -> str:
-        """Return the folder of downloads."""
+        """Return the folder of downloaded data and models."""
         return f"{self.folder}/cache"
 
     def run(self, run_id: str) -> str:

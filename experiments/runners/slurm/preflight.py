@@ -11,7 +11,7 @@ from provision.ssh.shell import Shell
 
 
 def check_cluster(shell: Shell, profile: Profile) -> list[Check]:
-    """Run all checks of the cluster of ``profile``, whose commands ``shell`` runs; nothing is submitted."""
+    """Run all checks of the cluster of ``profile`` in ``shell`` and return them; no job is submitted."""
     cluster = Cluster(shell, profile)
     checks = [
         run_check("account", lambda: _check_account(profile)),

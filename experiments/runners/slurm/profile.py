@@ -51,7 +51,11 @@ class Profile(StrictModel):
     modules: tuple[str, ...] = Field(default=(), description="modules that a job loads")
     setup: tuple[str, ...] = Field(default=(), description="first lines of a job, before modules are loaded")
     folder: str = Field(default="llm-testbed", description="folder of the runs, relative to the home folder")
-    shared: bool = Field(default=True, description="whether all nodes share the folder of the runs")
+    shared_folder: bool = Field(
+        default=True,
+        description="whether all nodes share the folder of the runs",
+        validation_alias=AliasChoices("shared_folder", "shared"),
+    )
     poll_s: PositiveFloat = Field(default=60.0, description="time between two queries of the queue, seconds")
 
     @property

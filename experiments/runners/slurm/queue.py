@@ -17,7 +17,7 @@ LIST_JOBS = f"squeue --me --states=all --noheader --format={shlex.quote(FORMAT)}
 
 @dataclass(frozen=True)
 class Job:
-    """A job in Slurm's terms; ``comment`` is what it was submitted with."""
+    """A job as squeue lists it. comment: the comment that it was submitted with."""
 
     id: str
     state: str

@@ -113,7 +113,7 @@ RUNTIMES: dict[RuntimeName, type[Runtime]] = {"venv": Venv, "apptainer": Apptain
 
 
 def cache_variables(cache: str) -> dict[str, str]:
-    """Return the environment variables by which rows use the folder ``cache`` for downloads, and nothing else."""
+    """Return the environment variables for rows that read downloaded files from ``cache`` and use no network."""
     return {"TESTBED_CACHE": cache, "HF_HOME": f"{cache}/huggingface", "HF_HUB_OFFLINE": "1"}
 
 

@@ -61,7 +61,7 @@ class Staging:
         return [f"printf '%s|%s\\n' {artifact.key} \"$({self._tail(artifact)})\"" for artifact in artifacts]
 
     def update(self, jobs: Sequence[queue.Job], output: str) -> None:
-        """Store the jobs in the queue and the output of ``status_commands``."""
+        """Update the state of all downloads from the jobs in the queue and the output of ``status_commands``."""
         lines = [line.partition("|") for line in output.split("\n")]
         self._jobs, self._last_lines = jobs, {key: _visible(text) for key, _, text in lines}
         completed = {job.id for job in jobs if job.state == "COMPLETED"}

@@ -179,7 +179,10 @@ def build_caption_loader(
     longest_batch_index: int | None,
     context: BaseContext | None = None,
 ) -> DataLoader[Any]:
-    """Return a loader of batches in the row's order. ``context`` starts its workers, at most two for a tiny model."""
+    """Return a loader of batches in the row's order. For longest_batch_index see SeededBatchSampler.
+
+    context: starts the loader's workers, at most two for a tiny model; None: as PyTorch does by default.
+    """
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]
     return DataLoader(

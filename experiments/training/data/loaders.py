@@ -25,8 +25,8 @@ from experiments.training.data.texts import Collate, batches_per_epoch, build_te
 class RowData:
     """The data of a row. batches: batches per epoch on each rank. commit: the data set's version on the hub.
 
-    build_loader: returns the loader. The argument of the loader is the index of the batch that gets the longest samples
-    (see SeededBatchSampler).
+    build_loader: returns the loader; its argument is the index of the batch that gets the longest samples (see
+    SeededBatchSampler).
     """
 
     batches: int

@@ -27,7 +27,8 @@ Collate = Callable[[list[torch.Tensor]], Batch]
 class LengthDistribution:
     """Distribution of the text lengths of a data set in tokens: a ``fixed`` number plus a log-normal random number.
 
-    chunked: whether a text that is too long is split into several samples; otherwise it is cut.
+    texts: number of texts. median, sigma: of the log-normal number. chunked: whether a text that is too long is split
+    into several samples; otherwise it is cut.
     """
 
     texts: int
@@ -107,9 +108,9 @@ def pad_texts(texts: list[torch.Tensor]) -> Batch:
 def pack_texts(texts: list[torch.Tensor]) -> Batch:
     """Return a batch of concatenated texts: input_ids and labels, (1, tokens) int64.
 
-    The first label of a text is ignored, so that no text predicts the next one. attention_mask, (texts, longest), and
-    places, (tokens,), say where the tokens are in the padded batch; starts, (texts + 1,) int32, where each text begins
-    in the concatenation, and where the last one ends.
+    The first label of a text is ignored, so that no text predicts the next one. attention_mask: (texts, longest), of
+    the padded batch. places: (tokens,), place of each token in the flattened padded batch. starts: (texts + 1,) int32,
+    begin of each text in the concatenation, and the number of tokens.
     """
     mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
     labels = [torch.cat([torch.tensor([IGNORED_LABEL]), text[1:]]) for text in texts]

@@ -72,7 +72,7 @@ class Ranks:
         return read_measured(self.folder(rank))
 
     def rejection(self, rank: int) -> str:
-        """Return why a rank rejected its input; '' if it did not. Its exit code may be lost if another rank fails."""
+        """Return why a rank rejected its input; '' if it did not. Its exit code may be lost when another rank fails."""
         path = self.folder(rank) / REJECTION_FILE
         return path.read_text() if path.exists() else ""
 

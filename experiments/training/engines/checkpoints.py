@@ -38,7 +38,7 @@ def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
     """Return the checkpoint folder of a row, which all its ranks share.
 
     ``out`` is the folder of this process: the row's folder, or one inside it if the row has several ranks. The worker
-    removes the checkpoints once all ranks have ended, because a rank lists them as the last thing it does.
+    removes the checkpoints once all ranks have ended, because each rank lists them at its end.
     """
     return (out.parent if spec.settings.ranks > 1 else out) / CHECKPOINTS_FOLDER
 

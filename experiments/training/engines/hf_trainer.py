@@ -120,8 +120,7 @@ class SamplingFinished(Exception):
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    The criterion only counts tokens. The stopping criteria of ``generate`` would read tensor values from the device
-    instead.
+    It only counts tokens. The stopping criteria of ``generate`` would read tensor values, and so wait for the device.
     """
 
     def __init__(self, tokens: int) -> None:

@@ -39,8 +39,8 @@ TERA = 1e12
 class Probe:
     """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
 
-    phase, step and micro_step are the current position of the training. The measurements are available after a failure,
-    as are memory and losses. ``profile``, if not None, adds optimizer steps after the timed ones.
+    phase, step and micro_step are the current position of the training. All measurements stay available after a
+    failure. profile: profiles optimizer steps in addition to the timed ones, after them; None: no profile.
     """
 
     def __init__(
@@ -204,8 +204,8 @@ class Probe:
     def speed(self) -> Speed | None:
         """Return times and rates of the micro-steps; None on a shared GPU, and before the first micro-step has ended.
 
-        Operations are counted in the first micro-step. For texts, their rate is in proportion to the tokens, padding
-        included, of the timed micro-steps.
+        Operations are counted in the first micro-step only. For texts, those of the timed micro-steps are assumed to be
+        in proportion to their tokens, padding included.
         """
         if self.schedule is None or not self.micro_steps or self.device.shared:
             return None

@@ -123,7 +123,8 @@ class TelemetrySampler:
 def own_values(pids: Collection[int], sample: dict[str, float], process_gib: dict[int, float]) -> dict[str, float]:
     """Return the values of a shared GPU that are a row's own, or the same for all rows.
 
-    pids: the row's processes. process_gib: memory of all processes on the GPU.
+    pids: the row's processes. sample: values of the whole GPU by column. process_gib: memory of each process on the
+    GPU, by its id.
     """
     columns = {field: sample[field] for field in FIELDS_OF_THE_DEVICE if field in sample}
     if own := [process_gib[pid] for pid in pids if pid in process_gib]:

@@ -12,7 +12,7 @@ SMALLEST_OFFLOADED_BYTES = 2**20
 
 
 def offload_activations(model: nn.Module) -> None:
-    """Make the forward pass of ``model`` move the tensors for its backward pass to pinned host memory, until then.
+    """Make ``model`` keep the tensors that its backward pass needs in pinned host memory until the backward pass.
 
     Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay where they are. The arithmetic
     is unchanged. The loss is not included if it is computed outside of the model's forward pass.

@@ -23,7 +23,7 @@ DTYPES = {"32-true": torch.float32, "bf16-true": torch.bfloat16, "bf16-mixed": t
 
 
 def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
-    """Return the row's model on ``device`` in training mode, with all that its settings say about it."""
+    """Return the row's model on ``device`` in training mode, with its weights, adapters and memory savings."""
     settings, dtype = spec.settings, DTYPES[spec.settings.precision]
     build = load_pretrained if spec.weights == "pretrained" else build_random
     model = build(spec.base_model, spec.size, dtype, settings.quantization, device)
@@ -44,7 +44,7 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
 def add_adapters(model: PreTrainedModel, lora: Lora, quantization: Quantization | None) -> "PeftModel":
     """Return ``model`` with frozen weights and trainable low-rank adapters.
 
-    A quantized model is prepared as peft requires.
+    quantization: how the weights are stored; None: not quantized. A quantized model is prepared as peft requires.
 
     Raises InputError if a target names no layer of the model.
     """

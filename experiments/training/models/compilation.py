@@ -9,7 +9,7 @@ from experiments.suites.settings import Settings
 
 
 def compile_blocks(blocks: Iterable[nn.Module], settings: Settings, device: torch.device) -> None:
-    """Compile each of a model's ``blocks`` in place, if the row's settings ask for it.
+    """Compile each of a model's ``blocks`` in place, if the row's settings enable compilation.
 
     Equal blocks share one compilation. Lengths are variables of the compiled code unless all texts have the same
     length, so that a new length needs no compilation. On a CPU the operations are only captured, not compiled, so that

@@ -23,8 +23,8 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     """Return the row's model with its layers distributed over the row's GPUs, within the memory cap of each.
 
     A tenth of each GPU is reserved for activations. On a CPU, all layers are on it, and ``hf_device_map`` has the GPUs
-    on which they would be. Raises torch.OutOfMemoryError if the weights do not fit the rest,
-    and InputError for 4-bit weights.
+    on which they would be. Raises torch.OutOfMemoryError if the weights do not fit into the rest, and
+    InputError for 4-bit weights.
     """
     if spec.settings.quantization:
         raise InputError("quantization: not supported for a model on several GPUs; allowed: with devices = 1")
@@ -83,6 +83,6 @@ def balanced_device_map(model: nn.Module, dtype: torch.dtype, budgets: Mapping[i
     if unplaced:
         sizes = ", ".join(f"{size / GIB:.3g}" for size in budgets.values())
         raise torch.OutOfMemoryError(
-            f"the weights do not fit {sizes} GiB of {len(budgets)} GPUs; not placed: {', '.join(unplaced)}"
+            f"the weights do not fit into {sizes} GiB on {len(budgets)} GPUs; not placed: {', '.join(unplaced)}"
         )
     return device_map

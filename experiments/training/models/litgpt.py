@@ -55,7 +55,7 @@ def _model_class(config: Config, packing: bool) -> type[GPT]:
 def build_config(spec: RowSpec) -> Config:
     """Return LitGPT's configuration of the row's model, with the sizes of its architecture, or its tiny version.
 
-    Raises InputError if unsupported.
+    Raises InputError if LitGPT does not support the model or a setting.
     """
     settings = spec.settings
     base_model = spec.base_model
@@ -100,7 +100,7 @@ def _adapters(settings: Lora) -> dict[str, Any]:
 def _reject_unsupported(spec: RowSpec) -> None:
     settings = spec.settings
     problems = {
-        "weights = 'pretrained': a tiny model has none; allowed: random": (
+        "weights = 'pretrained': a tiny model has no pretrained weights; allowed: random": (
             spec.weights == "pretrained" and spec.size == "tiny"
         ),
         "activation_checkpointing = True: LitGPT does not support it on one device; allowed: False": (

@@ -1,4 +1,4 @@
-"""Concatenated texts without padding in LitGPT's models, each of which attends only to itself.
+"""Run LitGPT's models on concatenated texts without padding; each text attends only to itself.
 
 All layers but attention work on one token at a time, so they need no padding. PyTorch has flash attention for texts of
 different lengths, but only for some GPUs, data types and models. Otherwise attention gets the texts as a padded batch.
@@ -46,7 +46,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Copy the tokens out of a padded batch. Unlike index_select, the backward pass adds nothing up."""
+    """Copy the tokens out of a padded batch. Unlike that of index_select, its backward pass sums no gradients."""
 
     @staticmethod
     def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -66,7 +66,7 @@ _unpad: Any = _Unpad.apply
 
 
 class PackedForward(GPT):  # type: ignore[misc]
-    """GPT whose input is one row of concatenated texts; ``set_texts`` must name them before each forward pass."""
+    """GPT whose input is one row of concatenated texts. Call ``set_texts`` before each forward pass."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -152,8 +152,8 @@ def _suits_flash(block: Any, q: torch.Tensor, mask: torch.Tensor | None) -> bool
 def _has_flash(device: torch.device) -> bool:
     """Return whether PyTorch has flash attention for texts of different lengths on ``device``.
 
-    It needs an NVIDIA GPU of compute capability 8.0 (ATen/native/transformers/cuda/flash_attn/flash_api.cpp). AMD's
-    kernels have not been tried.
+    It needs an NVIDIA GPU of compute capability 8.0 or newer (ATen/native/transformers/cuda/flash_attn/flash_api.cpp).
+    AMD's kernels have not been tried.
     """
     if device.type != "cuda" or torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx"):
         return False

@@ -89,7 +89,7 @@ def _case(name: str, target: str, method: Method, changing: dict[str, str]) -> d
 
 
 def _changes(target: str, method: Method, current: Pins, moved: Pins, names: Iterable[str]) -> bool:
-    """Return whether the target differs between the current environment and one with ``names`` moved."""
+    """Return whether the target differs between the current environment and one with earlier releases of ``names``."""
     suite, row, *quantity = target.split("/")
     card = suite_named(suite).cards[0]
     request = ObservationRequest(suite, (row,), card, "/".join([row, *quantity]) if quantity else None)

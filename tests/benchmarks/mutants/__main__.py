@@ -1,10 +1,10 @@
-"""Measure how many faults the tests find: change the code in random places, and run the tests beside it.
+"""Measure how many faults the tests find: change the code in random places, one at a time, and run the tests.
 
     python -m tests.benchmarks.mutants [--sample 150] [--seed 1] [--limit-s 300] [--at-most N] [--again] [--out FILE]
 
 mutants.toml names the modules and their tests. The program works in a copy of the checkout in the cache, and continues
-an interrupted sample of the same code. A mutant is found if a test fails or does not end within the limit. FILE keeps
-the numbers and each survivor, with its reason from equivalent_mutants.yaml if it has one there.
+an interrupted sample of the same code. A mutant is found if a test fails or does not end within the limit; otherwise it
+survives. FILE gets the numbers and each survivor, with its reason from equivalent_mutants.yaml if it has one there.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def score(mutants: list[Mutant]) -> dict[str, float]:
 
 
 def reason(mutant: Mutant, explained: list[Mutant]) -> str:
-    """Return why a survivor is no fault that a test could find; '' if nobody has explained it."""
+    """Return the reason why no test can find a survivor; '' if nobody has stated one."""
     same = (one["reason"] for one in explained if all(one[name] == mutant[name] for name in ("module", "change")))
     return next(same, "")
 

@@ -1,10 +1,11 @@
 """Test a random sample of mutants: session.py TASK, a JSON object. cosmic-ray makes them, in a copy of the project.
 
-A mutant's tests run in a child of this process, which has imported their libraries before: most of a mutant's time.
-TASK: ``packages``: the folder of cosmic-ray, searched after the project's own libraries. ``session``: the database of
-the sample and its results. ``parts``: modules and tests by name. ``sample``, ``seed``: how many places are drawn.
-``limit_s``: time of a mutant. ``at_most``: mutants in this run. ``again``: test survivors again. ``out``: file for the
-mutants that have a result, one a line as JSON. The current folder is the copy.
+This process imports the libraries of the tests once; a mutant's tests run in a child process of it. Otherwise, imports
+would take most of the time. TASK: ``packages``: the folder of cosmic-ray, searched after the project's own libraries.
+``session``: the database of the sample and its results. ``parts``: modules and tests by name. ``sample``: how many
+places are drawn. ``seed``: seed of the random choice. ``limit_s``: time limit of a mutant. ``at_most``: maximum number
+of mutants in this run. ``again``: test survivors again. ``out``: file for the mutants that have a result, one per line
+as JSON. The current folder must be the copy of the project.
 """
 
 import contextlib
@@ -59,7 +60,10 @@ def modules_of(part: Part) -> list[Path]:
 
 
 def sample(modules: list[str], number: int, seed: int) -> list[Any]:
-    """Draw places of the code with equal chances, and one mutant of each: an operator has a dozen, a name few."""
+    """Draw ``number`` places of the code with equal chances, and one mutant of each place.
+
+    Drawing among all mutants would prefer operators: an operator has a dozen mutants, a name has few.
+    """
     from cosmic_ray.commands.init import _all_work_items
 
     places = defaultdict(list)

@@ -4,8 +4,8 @@
 
 Writes rank_texts.md and rank_texts.json into the folder (default: experiments/evidence/prediction_h200), for rows that
 were measured on four GPUs. `testbed predict` traces only the first rank; this program traces the texts of each rank.
-The tables have, in GiB, the memory that is reserved without a limit after the backward pass and after the optimizer of
-the second step, next to the measurements, and the needed memory.
+The tables have, in GiB: the reserved memory after the backward pass and after the optimizer of the second step, as
+predicted without a memory limit and as measured; and the needed memory.
 """
 
 from types import SimpleNamespace

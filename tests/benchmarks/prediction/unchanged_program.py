@@ -20,7 +20,7 @@ from tests.benchmarks.forks import FORK
 SCRIPTS = Path(__file__).parent / "scripts"
 STEPS = 2
 TIMED_STEPS = 6
-"""Steps that are timed, after the third one and another, which warms up."""
+"""Number of timed steps. They follow the third step and one more step, which warms up."""
 
 
 class FakeTags(MemoryTags):
@@ -47,7 +47,7 @@ class FakeRecorder(StepRecorder):
 class Measurement:
     """The memory of this process before its third optimizer step, and the seconds of later steps.
 
-    The hooks that find the third step delay the host, so the steps that are timed run without those of modules.
+    The hooks that find the third step delay the host, so the timed steps run without the hooks of modules.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Measurement:
     def begin_step(self, optimizers: int) -> None:
         """Measure before an optimizer's step, from the third one on; end the process after the last timed step.
 
-        optimizers: those that take steps; each of them begins every step of the training.
+        optimizers: how many optimizers take steps. Each of them calls this function once in every step of the training.
         """
         import torch
         from torch.nn.modules import module as modules

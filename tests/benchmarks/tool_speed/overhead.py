@@ -30,7 +30,7 @@ from experiments.runners.targets import ClusterTarget, target_named
 from experiments.system.files import write_atomically
 from tests.benchmarks.tool_speed.parallel_rows import new_run, seconds_taken, startup_s
 from tests.testbed.chain.cli_user import SUITE, CliUser
-from tests.testbed.chain.rehearse import stage
+from tests.testbed.chain.rehearse import cloud_with_nodes
 from tests.testbed.slurm.cluster import started
 from tests.testbed.slurm.runs import Harness, LocalHarness
 
@@ -69,7 +69,7 @@ def between_rows_s(cold: bool) -> list[float]:
 
 def leased_overhead_s(rounds: int) -> list[float]:
     """Return the overhead of a row in a container for each round, seconds."""
-    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, stage(Path(folder)) as started:
+    with tempfile.TemporaryDirectory(prefix="testbed-overhead-") as folder, cloud_with_nodes(Path(folder)) as started:
         cli_user = CliUser(started)
         assert cli_user.start_reproduce("--keep", "--row", LEASED_ROW).end() in (0, 1)
         return [leased_row_overhead_s(cli_user, f"round-{number}") for number in range(rounds)]

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.tool_speed.startup
 
-Python's compiled files are cached in a folder of the benchmark, as they are wherever Python may write them.
+Python caches its compiled files in a temporary folder, because the environment may forbid it to cache them elsewhere.
 """
 
 import os

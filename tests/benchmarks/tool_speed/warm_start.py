@@ -84,7 +84,7 @@ def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) 
 
 
 def row_figures(runs: dict[Mode, list[TimedRow]]) -> dict[str, Any]:
-    """Return what the runs of one row were like, by mode."""
+    """Return outcomes, peaks (GiB) and times (s) of the runs of one row, by mode, and the difference of the peaks."""
     figures: dict[str, Any] = {}
     for mode, timed in runs.items():
         stages = [one.result.times.model_dump() for one in timed if one.result.times]
@@ -107,7 +107,7 @@ def peak_difference(figures: dict[str, Any]) -> float | None:
 
 
 def summary(rows: dict[str, dict[str, Any]], runs_s: dict[Mode, list[float]]) -> dict[str, Any]:
-    """Return medians over all rows, and what differs between cold and warm."""
+    """Return medians over all rows (s), and the differences between cold and warm starts in peaks and outcomes."""
     outside = {mode: median(time_s for row in rows.values() for time_s in row[mode]["outside_s"]) for mode in MODES}
     differences = [row["peak_difference_gib"] for row in rows.values() if row["peak_difference_gib"] is not None]
     return {

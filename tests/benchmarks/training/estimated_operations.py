@@ -1,11 +1,12 @@
-"""The error of the times of operations that are estimated from similar ones, as those of most scripts are.
+"""Measure the error of times that are estimated from the times of similar operations.
 
     python -m tests.benchmarks.training.estimated_operations [FOLDER]
 
-The operations of the last table of times are divided into ten parts. The times of each part are estimated from a table
-of the other parts, and compared with the measured ones. Operations below 20 microseconds are left out: their time is
-that of starting a kernel. Operations for which the GPU waited for the host during the measurement are left out, too.
-Writes estimated_operations.md and .json into FOLDER (default: experiments/evidence/prediction_h100).
+The times of most operations of scripts are estimated in this way. The operations in the last table of measured times
+are divided into ten parts. The times of each part are estimated from the other parts, and compared with the measured
+times. Operations below 20 microseconds are left out, because most of their time is the start of a kernel. Operations for
+which the GPU waited for the host during the measurement are left out, too. Writes estimated_operations.md and .json into
+FOLDER (default: experiments/evidence/prediction_h100).
 """
 
 import argparse

@@ -33,24 +33,24 @@ TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 60}
 FREE_WITHIN_S = 5.0
 
 
-def run_with_fault(strike: str, gpus: int) -> dict[str, object]:
-    """Run the row with a fault in its second rank, and return the outcome and what is left."""
-    spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[strike])
+def run_with_fault(fault: str, gpus: int) -> dict[str, object]:
+    """Run the row with a fault in its second rank; return its outcome, and the processes and memory that remain."""
+    spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[fault])
     before = used_gib(range(gpus))
     begun = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"STRIKE": strike, ROW_VARIABLE: folder}
+        os.environ |= {"FAULT": fault, ROW_VARIABLE: folder}
         result = run_row(spec, Path(folder), "")
         ended = time.time()
         log = (Path(folder) / LOG_FILE).read_text()
         left = find_tagged(ROW_VARIABLE, folder)
     fault_time = re.search(r"fault injected at ([\d.]+)", log)
     assert fault_time is not None, log
-    from_s = begun + TIME_LIMIT_S[strike] if strike == "hang" else float(fault_time[1])
+    from_s = begun + TIME_LIMIT_S[fault] if fault == "hang" else float(fault_time[1])
     time.sleep(FREE_WITHIN_S)
     after = used_gib(range(gpus))
     return {
-        "strike": strike,
+        "fault": fault,
         "ranks": result.spec.settings.ranks,
         "device": result.device.name,
         "outcome": result.outcome,
@@ -72,8 +72,8 @@ def main() -> int:
     gpus = min(4, pynvml.nvmlDeviceGetCount())
     ranks.RANK_MODULE = "tests.benchmarks.training.faulty_rank"
     results = []
-    for strike in TIME_LIMIT_S:
-        results.append(run_with_fault(strike, gpus))
+    for fault in TIME_LIMIT_S:
+        results.append(run_with_fault(fault, gpus))
         print(json.dumps(results[-1]), flush=True)
     if options.out:
         report = {

@@ -1,4 +1,4 @@
-"""Run one rank of a real row; the second rank fails in its third micro-step. The variable STRIKE names the fault.
+"""Run one rank of a real row; the second rank fails in its third micro-step. The variable FAULT names the fault.
 
 Started like experiments.training.rank; see failing_ranks.py.
 """
@@ -19,9 +19,9 @@ BEYOND_ANY_CARD = 1 << 44
 
 
 def inject_fault() -> None:
-    """Inject the fault in STRIKE: oom, killed or hang. Prints the time into the log, in seconds since 1970."""
+    """Inject the fault in FAULT: oom, killed or hang. Prints the time into the log, in seconds since 1970."""
     print("fault injected at", time.time(), flush=True)
-    match os.environ["STRIKE"]:
+    match os.environ["FAULT"]:
         case "oom":
             torch.empty(BEYOND_ANY_CARD, dtype=torch.uint8, device="cuda")
         case "killed":

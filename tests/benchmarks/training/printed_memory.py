@@ -3,9 +3,10 @@
     python -m tests.benchmarks.training.printed_memory [--row 7b-1gpu-acc4] [--micro-steps 100] [--size full]
         [--out FILE]
 
-Trains a row of one GPU with the plain script of taught_speed, within the memory limit of the row's card, with its texts
-in the original order. The project's results have the highest reserved memory; this shows what remains reserved after
-the allocator has freed unused blocks because the card was full (``retries``, counted from the start).
+Trains a row of one GPU with the plain script of lab_script_speed, within the memory limit of the row's card, with its
+texts in the original order. The project's results have the highest reserved memory. This program shows how much memory
+remains reserved after the allocator has freed unused blocks because the card was full. ``retries`` counts how often
+that happened.
 """
 
 import argparse

@@ -35,9 +35,9 @@ RANKS = 4
 
 
 class NoPhantom:
-    """What the simulated collective operations need of the phantom device, on a real device.
+    """Replaces the phantom device on a real device, for the simulated collective operations. It logs nothing.
 
-    Nothing is logged. The host counts as having waited for the device, as Lightning makes it do after each step.
+    The simulated operations assume that the host has waited for the device, as Lightning does after each step.
     """
 
     def executed(self) -> int:

@@ -1,4 +1,4 @@
-"""Samples per second of rows in several runs of a suite, as medians, and relative to the row as taught.
+"""Write a table of the rows' samples per second in several runs of a suite: medians, and relative to the row as taught.
 
     python -m tests.benchmarks.training.rounds TABLE RUN... [--unpacked RUN]
 

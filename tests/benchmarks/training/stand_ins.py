@@ -1,11 +1,11 @@
-"""Compare measured peaks with the peaks predicted for the card of the run, and for the GPU that stood in for it.
+"""Compare measured peaks with the peaks predicted for the card of the run, and for the GPU that emulated this card.
 
     python -m tests.benchmarks.training.stand_ins [--out FOLDER] [NAME...]
 
 NAME: the folder of a stored run (experiments/evidence); default: those of `beyond` and `ladder`. Only rows on one GPU
-that fit and are not compiled; of compiled rows the prediction is an upper bound. A GPU that stands in for a card has
-the card's memory and attention kernels, but its own cuBLAS workspaces. Writes stand_ins.md into FOLDER (default:
-experiments/evidence/prediction_h200).
+that fit and are not compiled are compared; for compiled rows, the prediction is only an upper bound. A GPU that
+emulates a card has the card's memory limit and attention kernels, but its own cuBLAS workspaces. Writes stand_ins.md
+into FOLDER (default: experiments/evidence/prediction_h200).
 """
 
 import argparse
@@ -31,7 +31,7 @@ def measured_rows(names: Sequence[str]) -> list[Result]:
 
 
 def predicted_peaks(results: Sequence[Result]) -> list[tuple[float, float]]:
-    """Return the peak in GiB predicted for the card, and for the GPU that stood in for it, of each result."""
+    """Return for each result the peak, GiB, predicted for the card, and for the GPU that emulated this card."""
     specs = [spec for result in results for spec in (_peak(result, result.spec.card), _peak(result, _gpu(result)))]
     peaks = [prediction.peak_gib for prediction in predict(specs, cache_folder())]
     return list(zip(peaks[::2], peaks[1::2], strict=True))

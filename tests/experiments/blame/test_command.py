@@ -13,7 +13,7 @@ TARGET = "single_gpu_blip2/xxl-sgd"
 
 @pytest.fixture
 def good_and_bad(tmp_path, monkeypatch):
-    """Options with two environments of three packages, the second of which changes the figure."""
+    """Options with two environments of three packages, the second of which changes the measured value."""
     index = tmp_path / "index"
     index.mkdir()
     names = ("pack1", "pack2", "pack3")

@@ -65,7 +65,7 @@ def test_a_lease_that_an_earlier_version_stored_is_shown(testbed, tmp_path):
 
 def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(testbed, tmp_path):
     assert testbed("lease", "--site", "demo", "--no-wait", "--yes")[0] == 0
-    Journal(tmp_path / "state").open("llm_cc", "CHI@UC")
+    Journal(tmp_path / "state").open_lease("llm_cc", "CHI@UC")
     err = testbed("status")[2]
     assert "credentials: no account" in err
     assert "demonstration" not in err

@@ -220,7 +220,10 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
     assert "release llm_single_c: servers, volumes, addresses, key and lease" in lines
     assert lines[-1].startswith("length of the lease: 1h30m, ")
     code, _, err = testbed("reproduce", *flags, "--max-hours", "1")
-    assert (code, err) == (2, "testbed: --max-hours 1h: the lease would be 1h30m long\n")
+    assert (code, err) == (
+        2,
+        "testbed: --max-hours 1h: the lease would be 1h30m long; shorten --hours or raise --max-hours\n",
+    )
 
 
 def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):

@@ -46,8 +46,11 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["logs", "b", "RUN"], "unknown row 'b'; allowed: a"),
         (["logs", "a", "RUN/none"], "not a run's folder"),
         (["logs", "nosuch"], "logs of row nosuch: results/latest: not a run's folder"),
-        (["logs", "RUN"], "ROW RUN: a run's folder; allowed: the id of a row, then the folder: logs ROW RUN"),
-        (["logs", "RUN", "a"], "ROW RUN: a run's folder"),
+        (
+            ["logs", "RUN"],
+            "ROW RUN: is a run's folder; allowed: the id of a row, then the folder, as in testbed logs ROW RUN",
+        ),
+        (["logs", "RUN", "a"], "ROW RUN: is a run's folder"),
         (["top", "--json"], "--json: allowed with --once only"),
         (["top", "--once"], "no lease with a reachable machine; create one with `testbed lease`"),
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
@@ -74,4 +77,4 @@ def test_a_row_that_ended_without_a_log_is_not_waited_for(row, tmp_path, capfd, 
 def test_a_run_in_compact_form_has_no_logs(row, tmp_path, capfd, follow):
     (tmp_path / "run" / RESULTS_FILE).touch()
     assert main(["logs", *follow, "a", str(tmp_path / "run")]) == 2
-    assert "a run in compact form, which has no logs" in capfd.readouterr().err
+    assert "the run is stored in compact form, without logs" in capfd.readouterr().err

@@ -47,7 +47,10 @@ def edited_labs(tmp_path, monkeypatch):
         ([SUITE, "--card", "nope"], f"suite {SUITE}: unknown card 'nope'; allowed: a100_80gb, h100_94gb"),
         ([SUITE, "--site", "nope"], "unknown site 'nope'; allowed: local"),
         ([SUITE, "--size", "full"], "no GPU: full size needs one; size tiny runs anywhere"),
-        ([SUITE, "--weights", "pretrained"], "weights pretrained: a tiny model has none; allowed: random"),
+        (
+            [SUITE, "--weights", "pretrained"],
+            "weights pretrained: a tiny model has no pretrained weights; allowed: random",
+        ),
         ([SUITE, "--data", "/nope"], "--data /nope: no such folder or archive"),
         ([SUITE, "--data", "https://data.test/set.zip"], "a URL needs --data-sha256"),
         ([SUITE, "--run-id", "../nope"], "--run-id ../nope: allowed: letters, digits"),
@@ -108,7 +111,7 @@ def test_a_run_without_disk_space_is_rejected(testbed, monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     code, _, err = testbed("run", SUITE, "--results", tmp_path)
     assert code == 2
-    assert "no disk space" in err
+    assert "not enough disk space" in err
 
 
 def test_an_archive_with_a_wrong_checksum_is_rejected(testbed, tmp_path):

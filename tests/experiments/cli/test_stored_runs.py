@@ -69,7 +69,7 @@ def test_a_report_is_written_again(testbed, finished_folder):
     assert (finished_folder / "report.html").is_file()
 
 
-def test_two_runs_compare(testbed, finished_folder):
+def test_two_runs_can_be_compared(testbed, finished_folder):
     code, out, _ = testbed("compare", finished_folder, finished_folder, "--json")
     assert code == 0
     assert [row["row"] for row in json.loads(out)["rows"]] == ["reduced-batch", "xxl"]

@@ -57,7 +57,7 @@ def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_c
 @pytest.mark.parametrize("arguments", [(), ("my_lab.yaml", "--template")])
 def test_check_needs_a_file_or_the_template(testbed, arguments):
     code, _, err = testbed("check", *arguments)
-    assert (code, err) == (2, "testbed: check: needs the file of a suite, or --template\n")
+    assert (code, err) == (2, "testbed: check: needs either the file of a suite or --template\n")
 
 
 def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testbed, tmp_path):

@@ -90,7 +90,7 @@ def test_the_notebook_is_stored_without_outputs_and_explains_each_cell(notebook)
     assert all(one.cell_type == "markdown" for one in before)
 
 
-def test_its_questions_are_numbered_consecutively(notebook):
+def test_the_questions_of_the_sizing_notebook_are_numbered_consecutively(notebook):
     lines = [line for cell in notebook.cells if "uestion" in cell.source for line in cell.source.splitlines()]
     numbers = [int(line.split(".")[0]) for line in lines if line.split(".")[0].isdigit()]
     assert numbers == list(range(1, len(numbers) + 1))

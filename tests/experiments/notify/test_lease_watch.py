@@ -65,7 +65,7 @@ def lease_watch(site, monkeypatch, tmp_path, webhook):
 
 def add_lease(site, begins=2 * HOUR, ends=5 * HOUR, name="llm_cc"):
     journal = Journal()
-    opened = journal.open(name, site.name, site.account)
+    opened = journal.open_lease(name, site.name, site.account)
     number = len(site.held) + 1
     lease = Lease(f"lease-{number}", name, "ACTIVE", NOW + begins, NOW + ends, ("r",), ("1",), opened.tag)
     site.held.append(lease)

@@ -119,10 +119,12 @@ def test_all_cards_are_every_card_of_the_catalog_that_pytorch_runs_on(testbed):
 
 def test_a_card_given_by_size_is_predicted_with_its_assumptions(testbed):
     out = testbed("predict", *SIZED, "--card", "24GiB,a100_80gb", needs=needs_two_for_each)[1]
-    assert "note: 24GiB: 24.00 GiB; kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
+    assert "note: 24GiB: 24.00 GiB; kernels and data types are assumed to be those of a100_80gb" in " ".join(
+        out.split()
+    )
     assert "batch 1: smallest card that fits: 24GiB" in out
     out = testbed("fit", *SIZED, "--card", "24GiB", needs=needs_two_for_each)[1]
-    assert "kernels and data types are assumed, as of a100_80gb" in " ".join(out.split())
+    assert "kernels and data types are assumed to be those of a100_80gb" in " ".join(out.split())
 
 
 def test_the_title_names_the_custom_training(testbed):
@@ -195,7 +197,7 @@ def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testb
         ([f"{SUITE}/xxl", *LLAMA], "--model tiny-llama-1.1b: allowed without 'single_gpu_blip2/xxl' only"),
         (["--model", "tiny-llama-1.1b"], "--model tiny-llama-1.1b: needs --card, one of a100_80gb, "),
         ([*LLAMA, "--batch", "0"], "--batch 0: allowed: whole numbers from 1 to 999999999, such as 4 or 1,2,4"),
-        ([*LLAMA, "--seq", "-5"], "--seq -5: a whole number above 0 is needed"),
+        ([*LLAMA, "--seq", "-5"], "--seq -5: allowed: a whole number above 0"),
         ([*LLAMA, "--seq", "4096"], "--seq 4096: tiny-llama-1.1b has 2048 positions; allowed: 1 to 2048"),
         (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),
     ],

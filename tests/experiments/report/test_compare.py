@@ -110,7 +110,7 @@ def test_a_comparison_is_the_same_after_json(comparison: Comparison) -> None:
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
 
 
-def test_the_table_for_the_terminal(comparison: Comparison) -> None:
+def test_the_table_in_the_terminal_shows_ratios_outcomes_and_devices(comparison: Comparison) -> None:
     text = text_of(comparison)
     assert "17.6 → 8.8 (x 0.50)" in text
     assert "out of GPU memory → fits" in text

@@ -243,7 +243,7 @@ def test_a_miniature_names_the_statements_that_it_can_evaluate() -> None:
     assert "2 of 5 statements have a verdict" in text
 
 
-def test_numbers() -> None:
+def test_numbers_are_rounded_and_have_units() -> None:
     assert [format_gib(78.6), format_gib(0.012345)] == ["78.60 GiB", "12.6 MiB"]
     assert [format_share(value) for value in (0.4567, 0.1, 0.0999, 0.0213)] == ["46 %", "10 %", "10.0 %", "2.1 %"]
     assert [format_percent(value) for value in (0.0041, -0.1, 0.0004, -0.0004)] == [

@@ -42,7 +42,7 @@ def test_without_a_verdict_the_reason_is_that_of_the_measured_run(value: str, re
     assert best_verdict(measured, predicted).reason == reason
 
 
-def test_an_error_keeps_its_status() -> None:
+def test_a_better_grade_does_not_replace_an_error() -> None:
     found = combine_evidence(evaluation(verdict("error")), evaluation(verdict("pass", "predicted")))
     assert (found.count("error"), found.exit_code, found.contradictions) == (1, 3, ())
 

@@ -173,7 +173,7 @@ def test_each_rank_needs_its_own_host_memory():
 def test_a_run_without_disk_space_is_rejected(tmp_path, monkeypatch):
     check_disk(tmp_path / "not" / "yet", [spec()])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1024**3))
-    with pytest.raises(InputError, match=r"no disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):
+    with pytest.raises(InputError, match=r"not enough disk space: 1\.00 GiB are free, 1\.75 GiB are needed"):
         check_disk(tmp_path / "not" / "yet", [spec()] * 15)
 
 

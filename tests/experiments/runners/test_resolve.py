@@ -74,7 +74,7 @@ def test_a_row_of_another_card_is_rejected_with_those_that_are_allowed():
 def test_a_tiny_model_has_no_pretrained_weights():
     assert resolved(RunOptions(weights="pretrained", size="full")).size == "full"
     assert resolved(RunOptions(weights="random", size="tiny")).size == "tiny"
-    with pytest.raises(InputError, match="weights pretrained: a tiny model has none"):
+    with pytest.raises(InputError, match="weights pretrained: a tiny model has no pretrained weights"):
         resolved(RunOptions(weights="pretrained", size="tiny"))
 
 
@@ -130,6 +130,6 @@ def test_pretrained_weights_are_rejected_for_a_twin_that_has_none():
     with pytest.raises(InputError) as rejected:
         resolved(options, scaled_suite())
     assert str(rejected.value) == (
-        "weights pretrained: row 'a' is scaled to 12 GB and its model small has none; allowed: random"
+        "weights pretrained: row 'a' is scaled to 12 GB, and its model small has no pretrained weights; allowed: random"
     )
     assert resolved(replace(options, rows=("b",)), scaled_suite()).rows == ("b",)

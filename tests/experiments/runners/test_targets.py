@@ -16,7 +16,7 @@ def test_an_unknown_site_is_rejected_with_the_known_ones():
 def test_a_run_on_this_machine_names_the_leases_that_it_does_not_use(tmp_path):
     journal = Journal(tmp_path)
     assert leases_hint("local", journal) == ""
-    journal.open("llm_c", "CHI@UC", IDENTITY)
+    journal.open_lease("llm_c", "CHI@UC", IDENTITY)
     assert leases_hint("local", journal) == (
         "this machine runs the rows; a lease is active: llm_c at CHI@UC; to run there: --site CHI@UC"
     )

@@ -39,7 +39,7 @@ def backdate_newest_check(checks: Path) -> None:
 def test_a_first_check_has_nothing_to_compare_with(semester, checks):
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")
-    assert "The first check" in out
+    assert "This is the first check" in out
     names = [part.name for part in parts_of(SETS, [SUITE], None)]
     assert recorded_calls(checks) == [name for name in names if "environment" not in name]
     assert f"[{len(names)}/{len(names)}] newest: predictions of {SUITE} on h100_94gb" in out
@@ -82,7 +82,7 @@ def test_a_part_with_an_error_is_reported_and_the_others_run(semester, checks):
     (checks / "BROKEN.txt").write_text(MINIATURES)
     code, out, _ = semester(*CURRENT)
     assert code == 1
-    assert f"{MINIATURES_IN_WORDS}: no result any more: exit code 3: testbed: the driver is missing" in out
+    assert f"{MINIATURES_IN_WORDS}: has no result any more: exit code 3: testbed: the driver is missing" in out
     assert f">{MINIATURES_IN_WORDS}<" in (checks / "latest" / "semester.html").read_text()
     assert recorded_calls(checks)[-2:] == [MINIATURES, PREDICTIONS]
 
@@ -171,7 +171,7 @@ def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     ("words", "message"),
     [
         (["--lease", "gpu_a100_pcie"], "--lease gpu_a100_pcie: needs --max-hours"),
-        (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours are longer"),
+        (["--lease", "gpu_a100_pcie", "--max-hours", "5"], "--max-hours 5: 2 leases of 3 hours take longer"),
         (["--end-when-idle", "30m"], "--end-when-idle 30m: allowed with --lease only"),
         ([*LEASE, "--end-when-idle", "4m"], "--end-when-idle 4m: allowed: 5m or longer"),
         (["--versions", "newer"], "--versions: unknown set of versions 'newer'; allowed: as-taught, current, newest"),

@@ -55,7 +55,7 @@ def test_the_template_has_no_errors(mistakes):
         ("id: sgd\n", "id: full\n", "- id: full", "row 'full' occurs twice", ""),
         ("title: Adapters", "title: A\n    title: B", "title: B", "key 'title' occurs twice", ""),
         ("n_layer: 12", "layers: 12", "gpt2:", "model 'gpt2': the architecture does not state its layers", ""),
-        ("engine: lightning", "engine: litgpt", "model: gpt2", "model = 'gpt2': LitGPT has no name for it", ""),
+        ("engine: lightning", "engine: litgpt", "model: gpt2", "model = 'gpt2': LitGPT does not have this model", ""),
         ("alpaca2k", "gourmetgram-captions", "dataset: gourmetgram", "the model takes no images", ""),
         ("engine: l", "task: generate\n  engine: l", "task: generate", "allowed: hf_trainer", ""),
         ("engine: l", "accelerator: cpu\n  engine: l", "accelerator: cpu", "needs task: generate and 1 device", ""),

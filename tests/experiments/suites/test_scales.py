@@ -79,11 +79,13 @@ BAD = {
     ),
     "card of two scales": (
         [SCALE, {**SCALE, "scale": "10gb"}],
-        f"lab.yaml: scale '10gb': card '{SMALL}' is also a card of scale '12gb'; a card has one size of each row",
+        f"lab.yaml: scale '10gb': card '{SMALL}' is also a card of scale '12gb'; "
+        "list each card once, in the suite or in one scale",
     ),
     "card of the suite": (
         [{**SCALE, "cards": [CARD]}],
-        f"lab.yaml: scale '12gb': card '{CARD}' is also a card of the suite; a card has one size of each row",
+        f"lab.yaml: scale '12gb': card '{CARD}' is also a card of the suite; "
+        "list each card once, in the suite or in one scale",
     ),
     "two scales of one name": (
         [SCALE, {**SCALE, "cards": ["v100_16gb"]}],
@@ -91,7 +93,7 @@ BAD = {
     ),
     "setting that the row teaches": (
         [{**SCALE, "rows": {"large": {"precision": "32-true"}}}],
-        "lab.yaml: scale '12gb': row 'large': precision must be that of the row; allowed: "
+        "lab.yaml: scale '12gb': row 'large': a scale must not change precision; allowed: "
         + ", ".join(SCALED_SETTINGS),
     ),
     "value": (

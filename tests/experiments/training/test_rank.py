@@ -260,7 +260,7 @@ def test_out_of_memory_is_reported_with_its_position_and_earlier_measurements(
     assert (measured.parameters, measured.device.kind) == (train_once("plain")[0].parameters, "cpu")
 
 
-def test_out_of_memory_while_loading(train_once, tmp_path):
+def test_out_of_memory_while_loading_is_an_outcome_with_its_peak(train_once, tmp_path):
     capacity = train_once("plain")[0].parameters * 4 // 2
     measured = rank.run_rank(ROWS["plain"], tmp_path, StorageMeter(capacity))
     assert (measured.outcome, measured.failure.phase) == ("oom", "load")

@@ -88,6 +88,7 @@ def test_prediction_rejects_other_versions_in_one_line(python):
     done = python("-m", "experiments", "predict", "slurm_hf_trainer/neo-1gpu", "--card", "v100_32gb")
     assert (done.returncode, done.stdout) == (2, "")
     message = (
-        "testbed: predictions need Transformers 5, but 4.47.1 is installed; containers/current.txt has the versions"
+        "testbed: predictions need Transformers 5, but 4.47.1 is installed; install the versions of "
+        "containers/current.txt"
     )
     assert done.stderr.splitlines() == [message]

@@ -126,7 +126,7 @@ def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
         ("baseline", "state", "out of GPU memory"),
     ],
 )
-def test_the_text_of_a_cell_of_the_table(folder, row, column, text):
+def test_a_cell_of_the_table_shows_what_its_column_states(folder, row, column, text):
     (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
     assert cells(found)[COLUMNS.index(column)].plain == text
 

@@ -67,7 +67,7 @@ def unavailable_minutes(host, bookings, first):
 
 
 def slots_minute_by_minute(bookings, requirements, now):
-    """Return all time slots that search.earliest_slots could return, in its order, found minute by minute."""
+    """Return the time slots that search.earliest_slots must return, in the same order, by checking every minute."""
     length = requirements.length // MINUTE
     begin = requirements.start or max(now, requirements.not_before or now)
     first = int(-(-begin.timestamp() // 60))

@@ -83,7 +83,7 @@ def test_a_lease_of_another_account_is_not_released_at_the_end_of_a_command(
 
 def test_an_account_of_variables_is_named_by_its_project(reconciler):
     made = replace(IDENTITY, entry="envvars")
-    active_lease = reconciler.journal.open("llm_cc", "CHI@UC", made)
+    active_lease = reconciler.journal.open_lease("llm_cc", "CHI@UC", made)
     with pytest.raises(OtherAccount, match="source the RC file of project CHI-000001"):
         release(FakeSite(account=PROJECT), reconciler, active_lease)
 

@@ -52,7 +52,7 @@ def boot(tmp_path):
         lease_request = LeaseRequest(
             "llm_cc", "node", Requirements(timedelta(hours=3)), KeyPair(Path("id"), "ssh-ed25519 AAAA")
         )
-        active_lease = replace(reconciler.journal.open("llm_cc", site.name), tag=TAG)
+        active_lease = replace(reconciler.journal.open_lease("llm_cc", site.name), tag=TAG)
         lease = Lease("1", "llm_cc", "ACTIVE", START, START + timedelta(hours=3), ("r",))
         bring_up(LeaseTask(site, reconciler, lease_request, active_lease), lease)
 

@@ -1,4 +1,4 @@
-"""Every end of a command reports what still costs, from the journal; a release continues after a failed deletion."""
+"""A command that ends reports, from the journal, what still costs; a release continues after a failed deletion."""
 
 from dataclasses import replace
 
@@ -244,7 +244,7 @@ def test_a_lease_that_was_possibly_created_and_is_over_may_have_been_extended(re
 def test_the_end_of_a_command_without_a_lease_reports_no_cost(reconciler, messages):
     with report_cost_on_exit(reconciler, "llm_cc"):
         pass
-    reconciler.journal.open("llm_cc", "CHI@UC")
+    reconciler.journal.open_lease("llm_cc", "CHI@UC")
     with report_cost_on_exit(reconciler, "llm_cc"):
         pass
     assert messages == []

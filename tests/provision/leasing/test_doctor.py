@@ -235,7 +235,7 @@ def test_another_key_with_the_files_name_is_reported_by_its_fingerprint(site, ke
 
 
 def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_lines):
-    site.answers["public_keys"] = [(reconciler.journal.open("llm_cc", "CHI@UC").tag, OTHER)]
+    site.answers["public_keys"] = [(reconciler.journal.open_lease("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed_lines()["SSH key at the site"]
     assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
     assert "pass the key with which the lease was created as --key" in line

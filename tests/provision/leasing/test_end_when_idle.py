@@ -1,4 +1,4 @@
-"""A lease that ends itself: its credential goes with it, and what is known about its end. The site is a fake."""
+"""A lease that ends itself: its release deletes its credential, and messages explain its end. The site is a fake."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -55,7 +55,7 @@ def site(monkeypatch):
 @pytest.fixture
 def active_lease(site, reconciler):
     """Return the record of an active lease in the journal."""
-    opened = reconciler.journal.open("llm_cc", site.name, site.account)
+    opened = reconciler.journal.open_lease("llm_cc", site.name, site.account)
     site.held = [Lease("1", "llm_cc", "ACTIVE", NOW - HOUR, NOW + HOUR, ("r",), ("1",), opened.tag)]
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, **lease_data(site.held[0]))
     return lambda: reconciler.journal.active_lease("llm_cc")

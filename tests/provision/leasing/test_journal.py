@@ -20,7 +20,7 @@ def journal(tmp_path):
 
 
 def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
     assert journal.active_lease("llm_cc").intents == {Operation.CREATE_LEASE: {"end": "soon"}}
     assert journal.active_lease("llm_cc").operations == {}
@@ -31,21 +31,21 @@ def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal
 
 
 def test_a_lease_whose_deletion_has_begun_may_be_missing(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
     assert journal.active_lease("llm_cc").operations == {}
 
 
 def test_hosts_that_failed_are_remembered(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     for host in ("1", "2", "1"):
         journal.write("failed", active_lease, Operation.CREATE_SERVER, hosts=[host], reason="no power")
     assert journal.active_lease("llm_cc").failed_hosts == ("1", "2")
 
 
 def test_machines_are_known_until_their_server_is_deleted(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     logins = (Login(f"192.0.2.{n}", f"id-{n}", journal.folder / "key", journal.known_hosts) for n in (2, 1))
     machines = [Machine(f"node-{n}", login) for n, login in zip((2, 1), logins, strict=True)]
     for machine in (machines[0], *machines):
@@ -56,7 +56,7 @@ def test_machines_are_known_until_their_server_is_deleted(journal):
 
 
 def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(file.read_text() + '{"at": "2026')
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
@@ -65,7 +65,7 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
 
 @pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
 def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(journal, place):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     file = journal.folder / "ledger.jsonl"
     first, _, rest = file.read_bytes().partition(b"\n")
@@ -77,7 +77,7 @@ def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(jo
 
 
 def test_a_line_of_an_earlier_version_has_no_checksum(journal):
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     fields = json.loads(file.read_text())
     del fields["sum"]
@@ -86,7 +86,7 @@ def test_a_line_of_an_earlier_version_has_no_checksum(journal):
 
 
 def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(journal):
-    journal.write("done", journal.open("llm_cc", "CHI@UC"), Operation.CREATE_LEASE, cost_su=None, hosts=["1"])
+    journal.write("done", journal.open_lease("llm_cc", "CHI@UC"), Operation.CREATE_LEASE, cost_su=None, hosts=["1"])
     file = journal.folder / "ledger.jsonl"
     text = file.read_text()
     for end in range(text.index("\n") + 2, len(text) - 1):
@@ -97,7 +97,7 @@ def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(jour
 def test_only_its_user_can_read_the_journal(journal):
     journal.folder.mkdir()
     (journal.folder / "ledger.jsonl").touch(0o644)
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     assert (journal.folder / "ledger.jsonl").stat().st_mode & 0o077 == 0
 
 
@@ -114,7 +114,7 @@ def test_a_lock_stays_in_its_folder(journal, name):
 
 
 def test_a_journal_of_another_version_is_rejected_with_its_line(journal):
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(json.dumps({"version": 9}) + "\n")
     with pytest.raises(BadJournal, match="line 1: version 9; allowed: 1"):
@@ -127,7 +127,7 @@ def _write_many(journal):
 
 
 def test_programs_that_write_at_once_lose_no_line(journal):
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     writers = [multiprocessing.get_context("fork").Process(target=_write_many, args=(journal,)) for _ in range(4)]
     for writer in writers:
         writer.start()
@@ -166,13 +166,13 @@ def test_a_program_that_waits_calls_back_once(journal):
 
 
 def test_a_tag_is_unique_and_has_the_format_of_tags(journal):
-    tags = {journal.open("llm_cc", "CHI@UC").tag for _ in range(9)}
+    tags = {journal.open_lease("llm_cc", "CHI@UC").tag for _ in range(9)}
     assert len(tags) == 9
     assert all(TAG.fullmatch(tag) for tag in tags)
 
 
 def test_a_record_is_dated_to_the_second_and_keeps_its_site(journal):
-    opened = journal.open("llm_cc", "CHI@UC")
+    opened = journal.open_lease("llm_cc", "CHI@UC")
     assert (opened.since, opened.site) == ("2026-11-21T00:00:00+00:00", "CHI@UC")
     assert [entry.version for entry in journal.entries()] == [1]
 
@@ -191,7 +191,7 @@ def test_the_folder_of_the_journal_can_be_chosen(monkeypatch, tmp_path):
 
 
 def test_an_operation_is_unfinished_until_its_outcome_is_written(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     for outcome in ("done", "failed"):
         journal.write("intent", active_lease, Operation.EXTEND_LEASE, by="1h")
         journal.write("done", active_lease, Operation.UPLOAD_KEY)
@@ -201,16 +201,16 @@ def test_an_operation_is_unfinished_until_its_outcome_is_written(journal):
 
 
 def test_the_last_recorded_hosts_of_a_lease_are_known_after_its_end(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     for id, hosts in (("1", ["7"]), ("1", ["8", "9"]), ("2", ["3"]), ("1", [])):
         journal.write("done", active_lease, Operation.CREATE_LEASE, id=id, hosts=hosts)
     journal.write("intent", active_lease, Operation.CREATE_LEASE, id="1", hosts=["4"])
-    assert [journal.hosts(id) for id in ("1", "2", "3")] == [("8", "9"), ("3",), ()]
+    assert [journal.lease_hosts(id) for id in ("1", "2", "3")] == [("8", "9"), ("3",), ()]
 
 
 def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
-    active_lease, other = journal.open("llm_cc", "CHI@UC"), journal.open("other", "CHI@UC")
-    assert (journal.start(active_lease), journal.last_end(active_lease)) == (None, None)
+    active_lease, other = journal.open_lease("llm_cc", "CHI@UC"), journal.open_lease("other", "CHI@UC")
+    assert (journal.lease_start(active_lease), journal.last_end(active_lease)) == (None, None)
     times = {"start": "2026-11-21T12:00+00:00", "end": "2026-11-21T15:00+00:00"}
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", **times)
     journal.write("done", active_lease, Operation.EXTEND_LEASE, id="1", end="2026-11-21T16:00+00:00")
@@ -218,12 +218,12 @@ def test_start_and_end_of_a_lease_are_those_recorded_last(journal):
     journal.write("done", other, Operation.CREATE_LEASE, id="2", end="2026-11-21T18:00+00:00")
     journal.write("done", active_lease, Operation.UPLOAD_KEY, id="3")
     active_lease = journal.active_lease("llm_cc")
-    assert journal.start(active_lease) == datetime(2026, 11, 21, 12, tzinfo=UTC)
+    assert journal.lease_start(active_lease) == datetime(2026, 11, 21, 12, tzinfo=UTC)
     assert journal.last_end(active_lease) == datetime(2026, 11, 21, 16, tzinfo=UTC)
 
 
 def test_an_unfinished_deletion_of_a_server_keeps_its_machine(journal):
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     machine = Machine("node", Login("192.0.2.1", "id-1", journal.folder / "key", journal.known_hosts))
     journal.record_machine(active_lease, machine)
     for event, operation in (("intent", Operation.DELETE_SERVER), ("done", Operation.DELETE_VOLUME)):
@@ -251,7 +251,7 @@ def test_a_journal_that_cannot_be_read_is_named(journal):
 )
 def test_other_lines_are_rejected_with_their_number(journal, line, message):
     """The second line is empty."""
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     with (journal.folder / "ledger.jsonl").open("a") as file:
         file.write(f"\n{line}\n")
     with pytest.raises(BadJournal, match=message):
@@ -259,21 +259,21 @@ def test_other_lines_are_rejected_with_their_number(journal, line, message):
 
 
 def test_tags_stay_known_after_their_record_is_closed(journal):
-    active_leases = [journal.open(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
+    active_leases = [journal.open_lease(name, "CHI@UC") for name in ("llm_cc", "llm_other")]
     journal.write("closed", active_leases[0])
     assert journal.tags() == {active_lease.tag for active_lease in active_leases}
 
 
 @pytest.mark.parametrize("line", [{"version": 0}, {"version": None}, {"version": "1"}, {}, {"event": "opened"}])
 def test_a_line_of_an_older_version_or_of_none_is_rejected(journal, line):
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     (journal.folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(BadJournal, match=r"line 1: version .*; allowed: 1"):
         journal.active_leases()
 
 
 def test_an_operation_of_another_lease_is_not_attributed_to_this_lease(journal):
-    mine, other = journal.open("mine", "CHI@UC"), journal.open("other", "CHI@UC")
+    mine, other = journal.open_lease("mine", "CHI@UC"), journal.open_lease("other", "CHI@UC")
     journal.write("intent", other, Operation.EXTEND_LEASE, end="soon")
     assert journal.pending_intent(mine, Operation.EXTEND_LEASE) == {}
     assert journal.pending_intent(other, Operation.EXTEND_LEASE) == {"end": "soon"}
@@ -286,7 +286,7 @@ def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
         if lock_first:
             with journal.exclusive("llm_cc"):
                 pass
-        journal.open("llm_cc", "CHI@UC")
+        journal.open_lease("llm_cc", "CHI@UC")
     finally:
         os.umask(umask)
     assert journal.folder.stat().st_mode & 0o077 == 0
@@ -295,5 +295,5 @@ def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
 def test_a_line_is_on_the_disk_before_the_program_goes_on(journal, monkeypatch):
     on_disk = []
     monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(os.pread(file, 1000, 0)))
-    journal.open("llm_cc", "CHI@UC")
+    journal.open_lease("llm_cc", "CHI@UC")
     assert b'"opened"' in on_disk[-1]

@@ -37,7 +37,7 @@ def test_what_a_classmate_or_an_unknown_owner_has_is_not_listed(reconciler):
 
 def test_without_a_named_tag_only_resources_of_this_journal_are_deleted(reconciler):
     site = FakeSite()
-    opened = reconciler.journal.open("llm_cc", site.name)
+    opened = reconciler.journal.open_lease("llm_cc", site.name)
     reconciler.journal.write("closed", opened)
     site.uploaded = [TaggedResource(tag, "key", tag, site.user_id()) for tag in (opened.tag, TAGS[1])]
     leaked = leaked_resources(site, reconciler)

@@ -19,7 +19,7 @@ class DatedJournal:
         self.journal = Journal(folder, lambda: self.at)
 
     def lease(self, id, name="llm_cc", hours=3, cost_su=48.0):
-        active_lease = self.journal.open(name, "CHI@UC")
+        active_lease = self.journal.open_lease(name, "CHI@UC")
         slot = {"start": self.at.isoformat(), "end": (self.at + hours * HOUR).isoformat()}
         self.journal.write("intent", active_lease, Operation.CREATE_LEASE, cost_su=cost_su, **slot)
         self.journal.write("done", active_lease, Operation.CREATE_LEASE, id=id, **slot)

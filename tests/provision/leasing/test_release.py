@@ -85,7 +85,7 @@ def reconciler(tmp_path):
 
 @pytest.fixture
 def active_lease(reconciler):
-    return reconciler.journal.open(NAME, "CHI@UC")
+    return reconciler.journal.open_lease(NAME, "CHI@UC")
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_
 
 @pytest.mark.parametrize("by", [timedelta(), timedelta(days=7, minutes=1)])
 def test_a_lease_is_extended_by_at_most_a_week(reconciler, site, active_lease, by):
-    with pytest.raises(BadTime, match=r"extension by (0m|168h1m): allowed: more than 0m, at most 168h"):
+    with pytest.raises(BadTime, match=r"extension by (0m|168h1m) is not possible; allowed: more than 0m, at most 168h"):
         planned_extension(site, reconciler, active_lease, by)
 
 
@@ -262,7 +262,7 @@ def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connect_to_
 def test_a_name_without_an_active_lease_is_rejected_with_the_active_ones(reconciler):
     with pytest.raises(BadName, match="no active lease 'llm_cc'; active leases: none"):
         get_active_lease(reconciler, NAME)
-    opened = [reconciler.journal.open(name, "CHI@UC") for name in ("other", NAME)]
+    opened = [reconciler.journal.open_lease(name, "CHI@UC") for name in ("other", NAME)]
     assert get_active_lease(reconciler, NAME) == opened[1]
     with pytest.raises(BadName, match="no active lease 'x'; active leases: llm_cc, other"):
         get_active_lease(reconciler, "x")
@@ -283,7 +283,7 @@ def test_the_state_of_a_lease_has_its_own_servers_and_their_addresses(reconciler
 
 
 def test_a_site_that_does_not_answer_hides_no_other_lease(reconciler, connect_to_site, active_lease):
-    reconciler.journal.open("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
+    reconciler.journal.open_lease("other", "CHI@UC", replace(IDENTITY, project_id="p2"))
     (first, state), (second, problem) = active_lease_states(reconciler)
     assert isinstance(state, State)
     assert (first.name, state.lease, second.name) == (NAME, connect_to_site.lease, "other")

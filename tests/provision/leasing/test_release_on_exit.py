@@ -33,7 +33,7 @@ def test_a_lease_is_released_if_its_nodes_do_not_boot(reconciler, lease_request,
     with pytest.raises(BootFailed, match="no power"):
         run_with_lease(site, reconciler, lease_request())
     assert site.remaining_resources() == []
-    assert any("no power" in line and line.endswith("releasing llm_cc") for line in messages)
+    assert any("no power" in line and line.endswith("releasing lease llm_cc") for line in messages)
 
 
 def test_a_lease_is_released_if_ssh_does_not_answer(reconciler, lease_request, monkeypatch):
@@ -54,7 +54,7 @@ def test_a_lease_is_released_if_the_command_is_interrupted(operation, reconciler
     with pytest.raises(KeyboardInterrupt):
         run_with_lease(site, reconciler, lease_request(), interrupt)
     assert site.remaining_resources() == []
-    assert "interrupted; releasing llm_cc" in messages
+    assert "interrupted; releasing lease llm_cc" in messages
     assert reconciler.journal.active_leases() == {}
 
 

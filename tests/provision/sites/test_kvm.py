@@ -11,7 +11,10 @@ from tests.support.leasing.calendars import at
 
 
 class FakeKvm(Kvm):
-    """A hypervisor with four GPUs and two flavors, and reservations of flavors (None: another project's)."""
+    """A hypervisor with four GPUs, two flavors, and reservations: a flavor, begin and end in hours.
+
+    The flavor is None for a reservation of another project. amount: instances of the flavor in each reservation.
+    """
 
     def __init__(self, *reserved, amount=1):
         self.name, self.reserved, self.amount = "KVM@TACC", reserved, amount
@@ -53,7 +56,7 @@ def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
 
 
 @pytest.mark.parametrize(("limit", "periods"), [(0, [(1, 2), (2, 3), (3, 5)]), (1, [(2, 3)]), (3, [])])
-def test_periods_in_which_too_much_is_taken(limit, periods):
+def test_a_period_is_found_while_more_than_the_limit_is_reserved(limit, periods):
     assert periods_above(limit, [(at(1), at(3), 1), (at(2), at(5), 1)]) == [(at(a), at(b)) for a, b in periods]
 
 

@@ -1,4 +1,4 @@
-"""What becomes of the reference API's answers: usual, incomplete, broken. The service and Blazar are fakes."""
+"""How the reference API's answers are read: usual, incomplete and broken ones. The service and Blazar are fakes."""
 
 import json
 import socket
@@ -141,7 +141,7 @@ def test_the_name_of_a_flavor_states_its_gpu_model_and_only_a_slice_states_its_m
         ("NVIDIA Corporation", "gpu_h100", 0, ""),
     ],
 )
-def test_models_as_the_site_spells_them(model, kind, memory, interconnect):
+def test_memory_and_interconnect_are_read_from_the_name_of_the_model_or_node_type(model, kind, memory, interconnect):
     fields = gpu_fields({"gpu": {"gpu": True, "gpu_count": 1, "gpu_model": model}}, kind)
     assert (fields["gpu_model"], fields["gpu_memory_gib"], fields["interconnect"]) == (model, memory, interconnect)
 

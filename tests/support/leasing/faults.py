@@ -8,11 +8,11 @@ import pytest
 from provision.leasing import boot, cost, journal, reconciler, release, resources
 
 Fault = tuple[object, str, object]
-"""A module or class, the name of one of its attributes, and what is put in its place."""
+"""A module or class, the name of one of its attributes, and the faulty replacement of this attribute."""
 
 
 def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every server answer SSH, the disk be fast, and each line of a journal be parsed once."""
+    """Speed up leasing: every server answers SSH at once, fsync does nothing, each line of a journal is parsed once."""
     parse = journal.Journal._entry
     parsed: dict[str, journal.Entry | None] = {}
 
@@ -55,7 +55,7 @@ def _extend_from_now(site, reconciler, active_lease, by, _extension=release.plan
 
 
 def _delete_all(reconciler, active_lease, kind, name=None, _delete=resources.delete_tagged):
-    """Delete all resources, also those without the tag of the lease."""
+    """Delete all resources, including those without the tag of the lease."""
     tag = active_lease.tag
     everybodys = replace(kind, list=lambda: [replace(one, tag=tag, owner="") for one in kind.list()])
     _delete(reconciler, active_lease, everybodys, name)

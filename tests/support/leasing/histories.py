@@ -191,7 +191,7 @@ class Leasing(RuleBasedStateMachine):
         setattr(self.site, kind, [one for one in getattr(self.site, kind) if not one.tag])
 
     @invariant()
-    def there_is_one_lease(self):
+    def there_is_at_most_one_lease(self):
         assert len([one for one in self.site.leases() if one.tag and one.status == "ACTIVE"]) <= 1
 
     @invariant()

@@ -1,4 +1,4 @@
-"""Whether a process runs. Not in waiting, which programs without psutil import."""
+"""A check whether a process runs. It is not in waiting.py, because programs without psutil import that file."""
 
 import psutil
 

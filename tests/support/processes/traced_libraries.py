@@ -1,6 +1,7 @@
-"""What each trace imports before its script, imported once by a warm process whose forks are traces.
+"""Import everything that each trace imports before its script. A warm process imports this module; its forks trace.
 
-A fork installs the phantom device like a new process, but its library has been loaded and its modules imported.
+A fork installs the phantom device like a new process does, but it has already loaded the device's library and imported
+the modules.
 """
 
 import os

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ANSWER_LIMIT_S = 30 * 60
-"""How long a service may take until it answers, as long as its process runs: on a busy machine, minutes."""
+"""Maximum time until a service whose process runs answers, seconds. On a busy machine, a service takes minutes."""
 TAIL = 3000
 
 

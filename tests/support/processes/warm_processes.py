@@ -18,7 +18,10 @@ CHILD = "tests.support.processes.warm_child"
 
 @contextmanager
 def warm_process(folder: Path, *modules: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, str]]]:
-    """Yield a warm process and the environment of processes that start from it; what it prints goes to warm.txt."""
+    """Yield a warm process that has imported ``modules``, and the environment variables by which others find it.
+
+    Its output goes to warm.txt in ``folder``.
+    """
     environment = {**os.environ, WARM_SOCKET_VARIABLE: str(folder / "socket"), "PYTHONPATH": str(CODE_FOLDER)}
     command = [
         sys.executable,

@@ -24,7 +24,10 @@ def warm_traces(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def start_warm(socket: str, command: Sequence[str], env: Mapping[str, str], **options: Any) -> Iterator[Process]:
-    """Start a trace like process_group, as a fork of the warm process; a trace in a sandbox gets a new interpreter."""
+    """Start a trace as a fork of the warm process. A replacement of ``process_group``, with the same arguments.
+
+    A trace in a sandbox is a new process instead. socket: that of the warm process.
+    """
     start = [sys.executable, "-m", TRACING_MODULE]
     if list(command[:3]) != start:
         with process_group(command, env=env, **options) as process:

@@ -1,4 +1,4 @@
-"""A fake package index: a folder of tiny wheels, each with a module whose VALUE is a term of a measured value."""
+"""A fake package index: a folder of tiny wheels. A fake measurement adds up the VALUE of the module in each wheel."""
 
 import base64
 import hashlib

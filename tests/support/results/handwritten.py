@@ -322,7 +322,7 @@ def tiny_run(path: Path) -> RunFolder:
 
 
 def with_predictions(folder: RunFolder, factor: float = 1.01) -> RunFolder:
-    """Write a prediction for each row of the run: ``off`` times the peak in MEASURED, or 60 GiB."""
+    """Write a prediction for each row of the run: ``factor`` times its peak in MEASURED, or times 60 GiB."""
     run = folder.read_run()
     suite = suite_named(run.suite)
     specs = [suite_row_spec(suite, suite.row(row), run.card) for row in run.rows]
@@ -332,7 +332,7 @@ def with_predictions(folder: RunFolder, factor: float = 1.01) -> RunFolder:
 
 
 def _highest(row: str) -> float:
-    """Return the predicted peak of a row: if it ran out of memory, more than the card has."""
+    """Return the peak of a row, GiB; for a row that ran out of memory, more than the card has."""
     outcome, peak = MEASURED.get(row, ("fits", 60.0))[:2]
     return peak if outcome == "fits" else 90.0
 

@@ -24,7 +24,10 @@ def time_noise() -> float:
 
 
 def repeat_run(folder: Path, number: int, change: Change | None = None, source: Path = RUN) -> RunFolder:
-    """Write the run ``of`` as if it ran ``number`` weeks later, with noise, and with ``change`` in each result."""
+    """Write a copy of the run ``source`` that began ``number`` weeks later, with noise; return its folder.
+
+    change: a function that changes each result.
+    """
     random, folder = Random(number), folder / f"week-{number:02}"
     folder.mkdir(parents=True)
     later = timedelta(weeks=number)
@@ -50,7 +53,7 @@ def _later(moment: str, later: timedelta) -> str:
 
 
 def _make_noise(result: dict[str, Any], random: Random) -> None:
-    """Add noise: to times, that between stored runs and between steps; to losses, the rounding of bfloat16."""
+    """Add noise: to times, as between stored runs and between steps; to losses, as much as bfloat16 rounds."""
     speed = result["speed"]
     if speed:
         of_steps = speed["spread"] / IQR_OF_A_NORMAL / max(speed["measured_micro_steps"], 1) ** 0.5

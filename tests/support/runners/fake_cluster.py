@@ -26,12 +26,15 @@ mkdir -p "$row"; cp {{folder}}/result-of-a "$row/{RESULT_FILE}"
 echo 8 > "$folder/{STARTED}"; echo 0 > "$folder/{ENDED}"
 echo "$name" >> {{folder}}/submitted; echo "8;x"
 """
-"""Submits a job, which ends at once with a result."""
+"""The script sbatch: it accepts a job, which ends at once with a result."""
 SCRIPTS = {"sbatch": SBATCH, "squeue": "cat {folder}/queue\n", "scancel": 'echo "$@" >> {folder}/cancelled\n'}
 
 
 class DroppingShell(LocalShell):
-    """A shell on this machine whose connection drops in each command that is neither repeatable nor run once only."""
+    """A shell on this machine whose connection drops in each command that the caller has not declared repeatable.
+
+    The commands that begin with one of ONCE may run only once, so their connection does not drop.
+    """
 
     ONCE = ("sbatch ", "fresh=")
 
@@ -42,7 +45,7 @@ class DroppingShell(LocalShell):
 
 
 class FakeCluster:
-    """The cluster's queue is the file ``queue``.
+    """A fake cluster whose queue is the file ``queue``.
 
     download_failure: why a download failed. artifacts: artifacts by row. leased: whether the nodes are leased.
     """

@@ -16,7 +16,7 @@ PARAMS_GIB = 14.0
 def prediction(spec: RowSpec, needed_gib: float = 70.0, **changes: Any) -> Prediction:
     """Return a prediction: 14 GiB of parameters, 14 of gradients, 28 of state, the rest activations.
 
-    ``changes`` are fields of the prediction, and params_gib.
+    ``changes`` are other values of the prediction's fields, or of params_gib, the memory of the parameters.
     """
     params = changes.pop("params_gib", PARAMS_GIB)
     usable = card_named(spec.card).usable_gib

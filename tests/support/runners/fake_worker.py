@@ -41,7 +41,7 @@ def main() -> int:
 
 
 def behave(behavior: str, spec: RowSpec, out: Path) -> None:
-    """Write a result or fail, depending on ``how``."""
+    """Write a result or fail, depending on ``behavior``."""
     print(
         f"{spec.row} behaves: {behavior}, started {'cold' if signals.warm_process_pid is None else 'warm'}", flush=True
     )

@@ -15,7 +15,7 @@ from experiments.results.schema import RESULT_FILE
 from experiments.runners.targets import REMOTE_FOLDER
 from provision.ssh.login import USER
 from tests.support.processes.waiting import enable_interrupts
-from tests.testbed.chain.rehearse import Stage
+from tests.testbed.chain.rehearse import CloudWithNodes
 from tests.testbed.node.node import Node
 from tests.testbed.openstack.service_proxy import ServiceProxy
 
@@ -79,25 +79,25 @@ class Command:
 
 
 class CliUser:
-    """A user with the account, journal and key of ``stage``; ``results``: folder of the rows' results."""
+    """A user with the account, journal and key of ``cloud``; ``results``: folder of the rows' results."""
 
-    def __init__(self, stage: Stage, results: Path | None = None) -> None:
-        self.stage, self.results = stage, results or stage.folder / "results"
+    def __init__(self, cloud: CloudWithNodes, results: Path | None = None) -> None:
+        self.cloud, self.results = cloud, results or cloud.folder / "results"
         self._commands: list[Command] = []
 
     @property
     def node(self) -> Node:
-        (node,) = self.stage.machines.nodes.values()
+        (node,) = self.cloud.machines.nodes.values()
         return node
 
     @property
     def node_proxy(self) -> ServiceProxy:
         """Return the proxy through which the node is reached."""
-        (proxy,) = self.stage.machines.proxies.values()
+        (proxy,) = self.cloud.machines.proxies.values()
         return proxy
 
     def start_reproduce(self, *more: str) -> Command:
-        return self._start_command(self.stage.client(self.results, *more))
+        return self._start_command(self.cloud.client(self.results, *more))
 
     def start_run(self, run_id: str, *rows: str) -> Command:
         """Start `testbed run` of tiny models on the leased node."""
@@ -124,10 +124,10 @@ class CliUser:
         """End all running commands and their jobs."""
         for command in self._commands:
             command.kill()
-        for node in self.stage.machines.nodes.values():
+        for node in self.cloud.machines.nodes.values():
             node.run("sh", "-c", f"! command -v scancel > /dev/null || scancel --user {USER}")
 
     def _start_command(self, command: list[str]) -> Command:
-        log = self.stage.folder / f"output-{len(self._commands)}.txt"
+        log = self.cloud.folder / f"output-{len(self._commands)}.txt"
         self._commands.append(Command(log, command))
         return self._commands[-1]

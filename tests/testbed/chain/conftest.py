@@ -8,9 +8,9 @@ import pytest
 
 from tests.support.needs import need
 from tests.testbed.chain.cli_user import CliUser, Command
-from tests.testbed.chain.rehearse import PACKAGES, PROGRAMS, stage
+from tests.testbed.chain.rehearse import PACKAGES, PROGRAMS, cloud_with_nodes
 
-STRIKES = (
+KILL_AFTER = (
     r"\[1/7\] doctor",
     r"\[3/7\] slots",
     r"\[4/7\] lease",
@@ -22,22 +22,22 @@ STRIKES = (
     r"\[6/7\] run",
     r": starts",
 )
-"""The last output of each client before it is killed; each client is killed later than the one before."""
+"""Each client is killed as soon as it prints one of these texts, so each is killed at a later stage."""
 
 
 @pytest.fixture(scope="session")
 def cli_user() -> Iterator[CliUser]:
     need(PROGRAMS, PACKAGES, root=True)
-    with tempfile.TemporaryDirectory(prefix="testbed-chain-") as folder, stage(Path(folder)) as made:
+    with tempfile.TemporaryDirectory(prefix="testbed-chain-") as folder, cloud_with_nodes(Path(folder)) as made:
         yield CliUser(made)
 
 
 @pytest.fixture(scope="session")
 def last_client(cli_user: CliUser) -> Command:
     """Return the last client, which was not killed."""
-    for strike in STRIKES:
+    for output in KILL_AFTER:
         killed_client = cli_user.start_reproduce("--keep")
-        killed_client.until(strike)
+        killed_client.until(output)
         killed_client.kill()
     client = cli_user.start_reproduce("--keep")
     assert client.end() in (0, 1), client.output

@@ -25,9 +25,9 @@ class Machines:
     """Follows the servers of ``site``: boots and stops nodes, and forwards their floating IPs to them.
 
     proxies: proxies to the nodes by floating IP; shutting one drops the connections. authorized_key: installed as
-    cloud-init would install nova's key. shared: see Node. services: answer on each node before it can be reached, and
-    ``prepare`` is called with it.
-    Docker's data is cached from one node to the next, which saves rebuilding images.
+    cloud-init would install nova's key. shared: see Node. Before a node can be reached, ``services`` are connected to
+    it, and ``prepare`` is called with it. The next node gets Docker's data from the one before, which saves rebuilding
+    images.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ PACKAGES = "mmdebstrap systemd-container iptables gpg rsync iproute2 openssh-cli
 LEFT = 3
 
 
-class Stage:
+class CloudWithNodes:
     """The local OpenStack cloud, and a real node for each of its servers."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(folder: Path, prepare: Callable[[Node], None] = lambda node: None) -> Iterator[Stage]:
+def cloud_with_nodes(folder: Path, prepare: Callable[[Node], None] = lambda node: None) -> Iterator[CloudWithNodes]:
     """Start everything in an empty folder, the user's home; meanwhile this process's environment is that user's.
 
     The cache folder stays the same. prepare: called with each node before it can be reached.
@@ -81,7 +81,7 @@ def stage(folder: Path, prepare: Callable[[Node], None] = lambda node: None) -> 
         with contextlib.closing(ServicesForNodes(local_openstack.place.outer)) as services:
             machines = Machines(site, image, key_pair(key).public, [CARD] * GPUS, shared, services, prepare)
             with machines.following():
-                yield Stage(local_openstack, site, machines, key, folder)
+                yield CloudWithNodes(local_openstack, site, machines, key, folder)
     finally:
         os.environ.clear()
         os.environ.update(before)
@@ -94,7 +94,7 @@ def main() -> int:
         return 2
     results = Path(sys.argv[1] if len(sys.argv) > 1 else "results").resolve()
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, stage(Path(folder)) as started:
+    with tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder, cloud_with_nodes(Path(folder)) as started:
         client = subprocess.Popen(started.client(results))
         with contextlib.suppress(KeyboardInterrupt):
             client.wait()

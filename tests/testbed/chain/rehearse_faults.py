@@ -32,7 +32,7 @@ from tests.support.needs import missing
 from tests.testbed.chain.cli_user import CliUser, Command
 from tests.testbed.chain.client import ROWS
 from tests.testbed.chain.faults import Check, SlowMirror, check_firewall, set_end
-from tests.testbed.chain.rehearse import LEFT, PACKAGES, PROGRAMS, stage
+from tests.testbed.chain.rehearse import LEFT, PACKAGES, PROGRAMS, cloud_with_nodes
 from tests.testbed.chameleon.conftest import left_at
 
 COMMAND = "make rehearse faults=1"
@@ -46,8 +46,8 @@ class Rehearsal:
 
     def __init__(self, user: CliUser, mirror: SlowMirror) -> None:
         self._user, self._mirror = user, mirror
-        self._site = user.stage.site
-        self._requests = user.stage.local_openstack.proxies["blazar"].recorded_traffic = bytearray()
+        self._site = user.cloud.site
+        self._requests = user.cloud.local_openstack.proxies["blazar"].recorded_traffic = bytearray()
 
     def run(self) -> Iterator[Check]:
         client = self._user.start_reproduce()
@@ -141,7 +141,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="testbed-rehearsal-") as folder,
         closing(SlowMirror()) as mirror,
-        stage(Path(folder), mirror.redirect) as started,
+        cloud_with_nodes(Path(folder), mirror.redirect) as started,
     ):
         checks = rehearse(CliUser(started, results), mirror)
         started.copy_logs(results)

@@ -1,4 +1,4 @@
-"""Keystone and Blazar as a node reaches them: at their own loopback addresses, which lead to this machine."""
+"""Let nodes reach Keystone and Blazar at the loopback addresses of these services, which are on this machine."""
 
 from contextlib import suppress
 
@@ -12,7 +12,7 @@ PROXY = "/usr/lib/systemd/systemd-socket-proxyd"
 
 
 class ServicesForNodes:
-    """Gates in the network of the nodes, each to the service at ``address`` with the same port there."""
+    """Proxies in the network of the nodes. Each forwards to the service at ``address`` with the same port."""
 
     def __init__(self, address: str) -> None:
         network.create_network()

@@ -26,7 +26,7 @@ def test_every_row_ran_once(cli_user: CliUser, last_client: Command) -> None:
 
 
 def test_the_testbed_has_one_resource_of_each_kind(cli_user: CliUser, last_client: Command) -> None:
-    site = cli_user.stage.site
+    site = cli_user.cloud.site
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.timeout(3600)
 
 def secrets_of(cli_user: CliUser) -> list[bytes]:
     """Return the secrets of the user and the services."""
-    private = cli_user.stage.key.read_bytes().splitlines()[3]
+    private = cli_user.cloud.key.read_bytes().splitlines()[3]
     return [os.environ["OS_PASSWORD"].encode(), private]
 
 
 def test_no_secret_is_in_results_journal_or_logs(cli_user: CliUser, last_client: Command) -> None:
-    folders = [cli_user.results, cli_user.stage.folder / "ledger", *cli_user.stage.folder.glob("output-*.txt")]
+    folders = [cli_user.results, cli_user.cloud.folder / "ledger", *cli_user.cloud.folder.glob("output-*.txt")]
     files = [path for folder in folders for path in (folder.rglob("*") if folder.is_dir() else [folder])]
     kept = {path: path.read_bytes() for path in files if path.is_file()}
     assert len(kept) > 20
@@ -52,5 +52,5 @@ def test_a_release_that_was_killed_resumes_until_nothing_is_left(cli_user: CliUs
     client = cli_user.start_reproduce()
     assert client.end() in (0, 1), client.output
     assert "configure" not in client.output
-    assert left_at(cli_user.stage.site) == []
-    wait_for(lambda: not cli_user.stage.machines.nodes)
+    assert left_at(cli_user.cloud.site) == []
+    wait_for(lambda: not cli_user.cloud.machines.nodes)

@@ -16,11 +16,11 @@ SUITE = "slurm_hf_trainer"
 def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
     cli_user: CliUser, last_client: Command
 ) -> None:
-    assert not cli_user.stage.machines.nodes, "the lease of the other tests is not given back"
+    assert not cli_user.cloud.machines.nodes, "the lease of the other tests is not given back"
     named = [part for row in ROWS for part in ("--row", row)]
     client = cli_user.start_reproduce("--nodes", "2", "--gpus-per-node", "1", *named)
     client.until(f"{ROWS[0]}: starts")
-    nodes = list(cli_user.stage.machines.nodes.values())
+    nodes = list(cli_user.cloud.machines.nodes.values())
     wait_for(lambda: [bool(cli_user.containers(node)) for node in nodes] == [True, True], within_s=120)
     assert client.end() in (0, 1), client.output
     (run,) = (path.name for path in cli_user.results.glob("*-1gpus"))
@@ -28,4 +28,4 @@ def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
     for row in ROWS:
         result = json.loads((cli_user.results / run / SUITE / row / "result.json").read_text())
         assert len(result["ranks"]) == 2
-    assert left_at(cli_user.stage.site) == []
+    assert left_at(cli_user.cloud.site) == []

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(3600)
 def results_target(cli_user: CliUser, tmp_path: Path) -> Iterator[Path]:
     """The folder at the other end of --results-to: this machine, as the nodes reach it by SSH."""
     server = Sshd(tmp_path / "sshd", addresses=[network.GATEWAY], port=SSH).start()
-    known_hosts = cli_user.stage.folder / ".ssh" / "known_hosts"
+    known_hosts = cli_user.cloud.folder / ".ssh" / "known_hosts"
     known_hosts.parent.mkdir(exist_ok=True)
     known_hosts.write_text(f"{network.GATEWAY} {(tmp_path / 'sshd' / 'host.pub').read_text()}")
     yield tmp_path / "saved"
@@ -53,7 +53,7 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
     client = reproduces(cli_user, results_target)
     client.until(f"{ROW}: starts")
     wait_for(lambda: len(cli_user.containers()) == 1)
-    node, site = cli_user.node, cli_user.stage.site
+    node, site = cli_user.node, cli_user.cloud.site
     client.kill_all()
 
     jobs = node.root / REMOTE_RUNS.removeprefix("/")
@@ -65,7 +65,7 @@ def test_a_lease_without_its_client_ends_itself_and_its_results_are_at_the_targe
 
     (result,) = results_target.glob(f"*/{SUITE}/{ROW}/result.json")
     assert json.loads(result.read_text())["outcome"] == "fits"
-    wait_for(lambda: not cli_user.stage.machines.nodes)
+    wait_for(lambda: not cli_user.cloud.machines.nodes)
     assert f"ended itself after {IDLE} without work" in words_of(cli_user.start_command("status"))
     assert words_of(cli_user.start_command("orphans")) == "no leaked resources"
 

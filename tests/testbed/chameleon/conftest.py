@@ -39,9 +39,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 class FakeClock(Clock):
-    """Waits a moment, at most REAL_S, and counts the requested time, multiplied by ``speed``.
+    """Waits at most REAL_S, and moves ahead by the requested time, multiplied by ``speed``.
 
-    The first waits are shorter, and count as less: most of what a test waits for happens at once.
+    The first waits are shorter, and move the clock less: most of the things that a test waits for happen at once.
     """
 
     def __init__(self, speed: float = 1) -> None:
@@ -78,7 +78,7 @@ def sshd(
 
 @pytest.fixture
 def account(local_openstack: LocalOpenStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Set the environment of a user of the testbed, with a home of its own."""
+    """Set the environment variables of a user of the testbed, with an empty home folder."""
     from chi import context
 
     for name, value in local_openstack.environment().items():
@@ -141,7 +141,7 @@ def reconciler(messages: list[str], tmp_path: Path) -> Reconciler:
 
 @pytest.fixture
 def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
-    """Make a request of three hours on a node from now on; arguments are further requirements."""
+    """Return a function that requests a node for three hours from now; its arguments are further requirements."""
 
     def make(name: str = "llm_cc", **requirements: object) -> LeaseRequest:
         fields: dict[str, Any] = {"length": timedelta(hours=3), "node_type": A100, **requirements}
@@ -152,7 +152,7 @@ def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
 
 @pytest.fixture
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every server answer SSH, for tests of something else."""
+    """Let every server answer SSH, for tests that are not about SSH."""
     monkeypatch.setattr(boot, "try_login", lambda login: None)
 
 

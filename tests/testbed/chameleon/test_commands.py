@@ -47,7 +47,7 @@ def test_extend_and_release_report_plans_and_results_as_json(testbed, site, leas
     assert would.startswith(f"blazar: extend lease llm_cc at CHI@UC from {until[0]}")
     assert f" to {until[1]}" in would
     code, _, err = testbed("extend", "--by", "8d", "--dry-run")
-    assert (code, err) == (2, "testbed: extension by 192h: allowed: more than 0m, at most 168h\n")
+    assert (code, err) == (2, "testbed: extension by 192h is not possible; allowed: more than 0m, at most 168h\n")
     assert testbed("extend")[0] == 2
     assert site.leases() == [held]
     code, out, _ = testbed("extend", "--yes", "--json")
@@ -107,7 +107,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
     for number, handler in before.items():
         signal.signal(number, handler)
     assert code == app.EXIT_INTERRUPTED
-    assert "received SIGTERM; releasing llm_cc" in err
+    assert "received SIGTERM; releasing lease llm_cc" in err
     assert err.splitlines()[-1] == "llm_cc is released; nothing is left at CHI@UC"
     assert left_at(site) == []
 

@@ -1,4 +1,6 @@
-"""Faults while the credential of an idle end is created or deleted: one remains, or none, and the next command resumes.
+"""Faults while the credential of a lease that ends itself is created or deleted.
+
+One credential remains, or none after a release, and the next command resumes.
 
 The setup of the node is a fake; the tests of nodes run the real one.
 """
@@ -29,7 +31,7 @@ NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 
 @pytest.fixture(autouse=True)
 def setup_variables(monkeypatch, reachable):
-    """The credentials with which the node was set up."""
+    """Return the list of the credentials with which the node was set up."""
     given = []
     monkeypatch.setattr(
         end_when_idle, "configure_end_when_idle", lambda machine, variables, report: given.append(variables)
@@ -45,10 +47,10 @@ def active_lease(site, reconciler, lease_request):
 
 @pytest.fixture
 def losing_answer(site, local_openstack, tmp_path):
-    """Return a function of an operation, which returns a reconciler and a list.
+    """Return a function that takes an operation and returns a reconciler and a list.
 
-    The reconciler loses keystone's answer to the first try of the operation. When it reports this, the credentials that
-    exist at that time are added to the list.
+    The reconciler loses keystone's answer to the first attempt of the operation. When it reports the lost answer, the
+    credentials that exist at that moment are added to the list.
     """
 
     def make_reconciler(lost: Operation) -> tuple[Reconciler, list[list[TaggedResource]]]:
@@ -73,7 +75,7 @@ def status_text(testbed) -> str:
     return " ".join(testbed("status")[1].split())
 
 
-def give_back(site, reconciler) -> None:
+def release_lease(site, reconciler) -> None:
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
     assert left_at(site) == []
 
@@ -85,7 +87,7 @@ def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
     set_up_end_when_idle(site, make_reconciler, "llm_cc", END_WHEN_IDLE)
     (((lost,),), (only,)) = listed, site.lease_credentials()
     assert lost.id != only.id == setup_variables[-1]["end_when_idle_credential_id"]
-    give_back(site, reconciler)
+    release_lease(site, reconciler)
 
 
 def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
@@ -109,7 +111,7 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
 def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, active_lease, losing_answer):
     set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
-    give_back(site, make_reconciler)
+    release_lease(site, make_reconciler)
     assert listed == [[]]
 
 
@@ -122,7 +124,7 @@ def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, re
         with pytest.raises(RequestRejected, match=r"^keystone rejects the request \(403\): policy does not allow it"):
             set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     assert (len(site.leases()), site.lease_credentials(), NOT_SET_UP in status_text(testbed)) == (1, [], True)
-    give_back(site, reconciler)
+    release_lease(site, reconciler)
 
 
 def test_a_keystone_that_stays_broken_ends_the_command_and_the_next_one_completes_it(
@@ -156,7 +158,7 @@ def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_
     assert orphan.id not in {one.id for one in site.lease_credentials()}
     if next_command[0] == "extend":
         assert "ACTIVE, ends after 30m without work" in status_text(testbed)
-        give_back(site, reconciler)
+        release_lease(site, reconciler)
     assert left_at(site) == []
 
 

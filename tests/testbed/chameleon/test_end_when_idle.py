@@ -1,6 +1,6 @@
 """A lease that ends itself, at real services: the rights of its credential, and the client's report of the end.
 
-Fake: the setup of the node, which the tests of nodes have.
+Fake: the setup of the node; tests/testbed/node/end_when_idle tests the real one.
 """
 
 import json

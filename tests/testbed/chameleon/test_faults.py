@@ -64,7 +64,7 @@ class FaultInjector:
         self.timeout_s = site.session.timeout
 
     def inject(self, fault, service):
-        """Cut a service off; a client that gets no answer gives up after SHORT_S."""
+        """Give a service the fault; a client that gets no answer gives up after SHORT_S."""
         self.service = service
         self._gate().shut(fault)
         if service == "keystone":
@@ -150,7 +150,7 @@ def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reporte
     assert left_at(site) == []
 
 
-def test_the_client_waits_for_a_boot_longer_than_its_twenty_minutes(
+def test_the_client_waits_longer_than_twenty_minutes_for_a_boot(
     site, reconciler, lease_request, local_openstack, reachable, messages
 ):
     local_openstack.behave(P3_GPU_001={"seconds": 12})  # longer than two questions take on a busy machine
@@ -176,7 +176,7 @@ def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(
     assert len(site.addresses()) == len(others)
 
 
-def test_an_idle_address_of_the_project_is_somebodys_and_not_used(site, reconciler, lease_request, reachable):
+def test_an_idle_address_of_the_project_belongs_to_somebody_and_is_not_used(site, reconciler, lease_request, reachable):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, reconciler, lease_request()).machines[0].login.host != spare.floating_ip_address
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))

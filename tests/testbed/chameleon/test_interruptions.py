@@ -91,7 +91,7 @@ def test_a_run_killed_after_an_operation_resumes(
 
 
 def test_a_security_group_without_its_rule_is_completed(connected, reconciler, lease_request, reachable, monkeypatch):
-    site, active_lease = connected("kvm"), reconciler.journal.open("llm_cc", KVM)
+    site, active_lease = connected("kvm"), reconciler.journal.open_lease("llm_cc", KVM)
     with monkeypatch.context() as deadly:
         deadly.setattr(site.sdk.network, "create_security_group_rule", lambda **_: os.kill(os.getpid(), signal.SIGKILL))
         child = multiprocessing.get_context("fork").Process(target=site.open_ssh, args=(active_lease.tag,))

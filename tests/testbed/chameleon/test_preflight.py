@@ -39,7 +39,7 @@ def test_ambiguous_and_inactive_images_are_rejected_before_leasing(testbed, site
     assert site.image_id("my-image") == first.id
     second = private_images("my-image")
     code, _, err = testbed("lease", *flags)
-    assert (code, "2 images my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
+    assert (code, "have the name my-image" in err, first.id in err, second.id in err) == (3, True, True, True)
     assert "delete or rename yours" in testbed("doctor", "--site", "chameleon", *image)[1]
     site.sdk.image.delete_image(second.id)
     site.sdk.image.delete_image(first.id)

@@ -1,4 +1,4 @@
-"""A node is a machine of its own and leaves nothing behind."""
+"""A node behaves like a separate machine and leaves nothing behind."""
 
 import os
 import subprocess
@@ -28,13 +28,13 @@ def leftovers(name: str) -> list[str]:
     return [*of_network, *(link for link in links if link == network.BRIDGE), *groups, *processes]
 
 
-def test_a_node_has_systemd_an_address_sudo_and_the_outside(node: Node, login: LoginTo) -> None:
+def test_a_node_has_systemd_an_address_sudo_and_access_to_the_internet(node: Node, login: LoginTo) -> None:
     assert output_of(login(node), "hostname; sudo id -un; cat /proc/1/comm") == f"{node.name}\nroot\nsystemd"
     assert node.address in output_of(login(node), "ip -brief address")
     assert output_of(login(node), "sudo apt-get update -q >/dev/null && echo had") == "had"
 
 
-def test_a_node_shows_its_pretended_gpus(node: Node, login: LoginTo) -> None:
+def test_a_node_shows_its_fake_gpus(node: Node, login: LoginTo) -> None:
     assert output_of(login(node), "nvidia-smi -L").count("A100") == 2
     assert output_of(login(node), "ls /dev/nvidia?").split() == ["/dev/nvidia0", "/dev/nvidia1"]
 

@@ -94,7 +94,10 @@ class LocalOpenStack:
             (self.place.folder / knob).unlink(missing_ok=True)
 
     def behave(self, **nodes: dict[str, object]) -> None:
-        """Set how nodes boot, by name with _ for -, or hypervisor: {"seconds": 3}, {"fail": "why"}."""
+        """Set how nodes boot: {"seconds": 3}, or {"fail": "why"}; by the node's name with _ in place of -.
+
+        ``hypervisor`` names the hypervisor of the virtual machines.
+        """
         uids = {machine.name.replace("-", "_"): machine.uid for machine in hardware.MACHINES}
         uids["hypervisor"] = hardware.HYPERVISOR
         behavior = {uids[name]: action for name, action in nodes.items()}
@@ -165,7 +168,10 @@ def open_local_openstack(folder: Path) -> LocalOpenStack:
 
 
 def seeded() -> Path:
-    """Return the cached folder with databases as an operator leaves them; create it if it is missing."""
+    """Return the cached folder of databases with the users, images and hosts that an operator sets up.
+
+    Create the folder if it is missing.
+    """
     sources = [
         LOCK,
         *(HERE / f"{name}.py" for name in ("databases", "hardware", "fake_hardware", "seed", "services", "settings")),

@@ -1,6 +1,7 @@
-"""A TCP proxy to one service that a test can shut: it passes, answers 500, hangs, is slow or accepts no connections.
+"""A TCP proxy to one service, to which a test can give a fault.
 
-Shut as "deaf", it passes requests that change something and drops the answer.
+With a fault, the proxy answers with status 500, hangs, is slow, or accepts no connections. With the fault "deaf", it
+passes on requests that change something, but drops the answer.
 """
 
 import contextlib

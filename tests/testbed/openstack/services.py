@@ -91,7 +91,7 @@ def nova() -> Wsgi:
 
     from tests.testbed.openstack import fake_hardware
 
-    hear_at_once()
+    wake_listeners_at_once()
     fake_hardware.FOLDER = HERE
     sys.modules["nova.virt.pretend_ironic"] = nova.virt.pretend_ironic = fake_hardware
     import os_brick
@@ -141,7 +141,7 @@ def blazar() -> Wsgi:
     from oslo_service import backend
 
     backend.init_backend(backend.BackendType.THREADING)
-    hear_at_once()
+    wake_listeners_at_once()
     shortcuts.share_tokens()
     shortcuts.load_hosts_in_parts()
     gettext.install("blazar")
@@ -229,8 +229,8 @@ def queue_writers() -> None:
         return ("BEGIN IMMEDIATE" if writes else statement), parameters
 
 
-def hear_at_once() -> None:
-    """Let the listeners of the in-memory transport wait for a message; they look for one 20 times a second."""
+def wake_listeners_at_once() -> None:
+    """Wake the listeners of the in-memory transport by each message; unchanged, they look for one 20 times a second."""
     from oslo_messaging._drivers import impl_fake
 
     arrivals = Arrivals()
@@ -266,7 +266,7 @@ class Arrivals:
             self._seen.number = self._number
 
 
-def die_with_parent() -> None:
+def exit_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
@@ -282,7 +282,7 @@ def application() -> Wsgi:
 
 
 def main() -> None:
-    die_with_parent()
+    exit_with_parent()
     sys.argv = [SERVICE.partition("_")[0]]
     os.environ[f"OS_{SERVICE.partition('_')[0].upper()}_CONFIG_DIR"] = str(HERE)
     try:
@@ -293,7 +293,7 @@ def main() -> None:
         os._exit(1)
     import waitress
 
-    shortcuts.keep_what_is_started()
+    shortcuts.exclude_from_garbage_collection()
     waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
 
 

@@ -1,11 +1,11 @@
-"""What the services of the tests do less often than upstream, because it takes most of their processor time."""
+"""Changes to the services that save most of their processor time: they do some things less often than upstream."""
 
 import gc
 from typing import Any
 
 
-def keep_what_is_started() -> None:
-    """Pass over all objects of the started service in later garbage collections."""
+def exclude_from_garbage_collection() -> None:
+    """Exclude all objects that exist after the service's start from later garbage collections."""
     gc.freeze()
 
 

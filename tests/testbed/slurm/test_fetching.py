@@ -172,7 +172,7 @@ def test_cancelling_a_run_cancels_downloads_that_no_other_run_needs(harness, web
 
 
 def test_each_node_without_a_shared_folder_downloads_its_own_copy(cluster, tmp_path, web):
-    harness = FetchingHarness(tmp_path, cluster, web, shared=False)
+    harness = FetchingHarness(tmp_path, cluster, web, shared_folder=False)
     harness.run("a", pretrained="a")
     assert harness.outcomes() == {"a": "fits"}
     (said,) = harness.cache.glob("fetched/*/paths.txt")

@@ -2,9 +2,9 @@
 """End this node's lease after the node has had no work for a set time.
 
 A timer runs this program once a minute as root. The node is busy while Slurm has a job, a process uses a GPU, somebody
-is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check
-of the set time found the node idle, and all results are saved. The node also counts as busy if a check fails. The log
-contains no secret.
+is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check during the set time
+found the node idle, and if all results are saved. The node also counts as busy if a check fails. The log contains no
+secret.
 """
 
 import json
@@ -83,8 +83,9 @@ class ClockReading:
 class CheckState:
     """What the last check found.
 
-    idle_since_s: start of the idle time, seconds since boot; None if the node was busy. marks: modification times of
-    files that work changes, which also show work between two checks.
+    wall_s, passed_s, boot: the time of the check, see ClockReading. idle_since_s: start of the idle time, seconds since
+    boot; None if the node was busy. marks: modification times of files that work changes, which also show work between
+    two checks.
     """
 
     wall_s: float
@@ -105,7 +106,7 @@ def run(command: Sequence[str], limit_s: float) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as problem:
-        raise CheckFailed(f"{command[0]}: {type(problem).__name__}") from None
+        raise CheckFailed(f"{command[0]} failed: {type(problem).__name__}") from None
     if done.returncode:
         last = (done.stderr or done.stdout).strip().splitlines()[-1:]
         raise CheckFailed(f"{command[0]} ended with {done.returncode}: {' '.join(last)[:200]}")
@@ -184,7 +185,7 @@ class Node:
             except FileNotFoundError:  # the process has ended
                 continue
             except OSError as problem:
-                raise CheckFailed(f"{folder}: {type(problem).__name__}") from None
+                raise CheckFailed(f"{folder} cannot be read: {type(problem).__name__}") from None
             found += [folder.parent.name] if device in targets else []
         return found
 
@@ -214,7 +215,7 @@ class Node:
                 try:
                     yield json.loads(file.read_text())
                 except (OSError, ValueError) as problem:
-                    raise CheckFailed(f"{file}: {type(problem).__name__}") from None
+                    raise CheckFailed(f"{file} cannot be read: {type(problem).__name__}") from None
 
     def _job_folders(self) -> list[Path]:
         return sorted(self._settings.results.glob(f"*/{JOBS}/*"))

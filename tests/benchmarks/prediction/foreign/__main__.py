@@ -1,12 +1,12 @@
-"""Measure programs of others on a GPU, and compare the measurements with predictions.
+"""Measure training programs by other authors on a GPU, and compare the measurements with predictions.
 
     python -m tests.benchmarks.prediction.foreign measure FOLDER FILE [CASE ...]         on a GPU without a memory limit
     python -m tests.benchmarks.prediction.foreign predict FOLDER FILE CARD [CASE ...]    without a GPU
     python -m tests.benchmarks.prediction.foreign compare MEASURED PREDICTED TABLE
 
-FOLDER: that of `python -m tests.benchmarks.prediction.foreign.inputs`, in which the programs run. The commands append
-one line per case to FILE and skip the cases that it has. Without CASE: all of cases.yaml. Measured and predicted
-memory are those before the third optimizer step; the measured time is the median of later steps.
+FOLDER: the folder that `python -m tests.benchmarks.prediction.foreign.inputs` wrote, in which the programs run. The
+commands append one line per case to FILE and skip the cases that it has. Without CASE: all of cases.yaml. Measured and
+predicted memory are those before the third optimizer step; the measured time is the median of later steps.
 """
 
 import json

@@ -61,7 +61,7 @@ NAMES = (*CAUSAL, "t5", "bert", "vit")
 
 
 def build(name, dtype=torch.float32):
-    """Return the model."""
+    """Return the model ``name`` with random weights of the type ``dtype``."""
     if name in CAUSAL:
         return AutoModelForCausalLM.from_config(CAUSAL[name], dtype=dtype)
     kinds = {
@@ -74,7 +74,7 @@ def build(name, dtype=torch.float32):
 
 
 def sample(name, length):
-    """Return one sample, without the dimension of the batch."""
+    """Return a sample of ``length`` tokens, or an image, for the model ``name``; without the dimension of the batch."""
     if name == "vit":
         return {"pixel_values": torch.randn(3, 224, 224), "labels": torch.tensor(1)}
     text = torch.randint(5, 30000, (length,))

@@ -69,7 +69,7 @@ def play_of_fake_node(_scratch, _sockets, _machines, _variables, events, _check)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_configuration_of_a_fake_node(width, monkeypatch):
+def test_the_configuration_of_a_fake_node_shows_the_stored_screen(width, monkeypatch):
     journal = SimpleNamespace(folder=Path("journal"))
     monkeypatch.setattr(configure, "new_reconciler", lambda: SimpleNamespace(journal=journal))
     monkeypatch.setattr(configure, "active_lease_named", lambda *_: SimpleNamespace(name="llm_you", machines=(NODE,)))
@@ -94,7 +94,7 @@ def raise_interrupt():
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_notebooks_on_fake_servers(width, monkeypatch):
+def test_notebooks_on_fake_servers_show_the_stored_screen(width, monkeypatch):
     monkeypatch.setattr(targets, "monitor_target", lambda *_: MonitorTarget(LocalShell(), "."))
     monkeypatch.setattr(notebook_server, "serve_notebooks", fake_jupyter)
     monkeypatch.setattr(local_notebook_server, "serve_local_notebooks", fake_local_jupyter)
@@ -106,7 +106,7 @@ def test_notebooks_on_fake_servers(width, monkeypatch):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_calibration_of_a_fake_gpu(width, monkeypatch):
+def test_the_calibration_of_a_fake_gpu_shows_the_stored_screen(width, monkeypatch):
     monkeypatch.setattr(calibrate, "this_machine", lambda _: GPU)
     monkeypatch.setattr(calibrate, "measure", lambda _: OperationTime(1e-3, 1e-5))
     monkeypatch.setattr(calibrate, "PROGRESS_INTERVAL_S", 0.0)
@@ -115,7 +115,7 @@ def test_the_calibration_of_a_fake_gpu(width, monkeypatch):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_search_for_a_package_in_a_fake_index(width, tmp_path, monkeypatch):
+def test_a_search_for_a_package_in_a_fake_index_shows_the_stored_screen(width, tmp_path, monkeypatch):
     for version, file in (("1.0", "old.txt"), ("2.0", "new.txt")):
         for name in (names := ("pack1", "pack2", "pack3")):
             wheel(tmp_path, name, version, "2" if (name, version) == ("pack2", "2.0") else "0")

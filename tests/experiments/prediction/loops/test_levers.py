@@ -1,4 +1,4 @@
-"""Levers of the loops of `testbed predict --model`: what each keeps out of the memory of the GPU."""
+"""Options of `testbed predict --model --loop` that save GPU memory: what each keeps out of the memory of the GPU."""
 
 import json
 from importlib.util import find_spec

@@ -281,7 +281,10 @@ def attention(phantom: Any) -> Any:
 
 
 def recomputed(phantom: Any) -> Any:
-    """The matrix products of a backward pass, all and the recomputed ones, without and with checkpointing."""
+    """Return how many matrix products a backward pass runs, and how many of them activation checkpointing recomputes.
+
+    The result has a list of these two numbers for each kind of checkpointing.
+    """
     import torch
     from torch.utils.checkpoint import checkpoint
 

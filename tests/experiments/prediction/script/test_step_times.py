@@ -95,7 +95,7 @@ def test_the_first_step_which_creates_the_optimizers_state_is_not_the_predicted_
     assert second.device_s == pytest.approx(fourth.device_s)
 
 
-def test_a_step_has_that_of_each_optimizer_and_of_one_in_the_backward_pass(step):
+def test_a_step_contains_the_steps_of_all_optimizers_also_in_the_backward_pass(step):
     two = (
         START
         + """

@@ -140,7 +140,7 @@ def test_a_docker_without_a_server_is_named(check_named, docker):
     assert check_named("Docker").text.startswith("the daemon does not answer; start it")
 
 
-def test_docker_with_gpus_says_so(check_named, docker, tmp_path):
+def test_docker_that_can_use_gpus_is_reported_with_gpus(check_named, docker, tmp_path):
     add_nvidia_device(tmp_path)
     docker({"ServerVersion": "29.0", "Runtimes": {"nvidia": {}}})
     assert check_named("Docker").text == "29.0, with GPUs"

@@ -64,7 +64,7 @@ def test_each_row_has_a_core_and_no_part_of_a_gpu_is_for_a_row_that_does_not_exi
 def test_a_gpu_without_memory_for_two_rows_is_rejected():
     assert rejection(*many(2), card="a100_80gb") == (
         "--share-gpus: GPU 0 (NVIDIA H200) has 139.8 GiB free, but two rows for a100_80gb need 159.2 GiB;"
-        " allowed: a GPU with so much memory, a smaller --card, or no --share-gpus"
+        " allowed: a GPU with that much free memory, a smaller --card, or no --share-gpus"
     )
     assert "GPU 1 (NVIDIA H200) has 9.8 GiB free" in rejection(
         *many(2), on=node(H200, SECOND, cpus=8), used_gib={0: 0.0, 1: 130.0}

@@ -50,7 +50,7 @@ def test_a_target_without_a_description_is_rejected_in_one_line(site, profile, a
 @pytest.mark.parametrize("connect", [target_named, monitor_target], ids=["run", "top"])
 def test_a_lease_whose_nodes_cannot_be_reached_yet_says_why(connect, begins, ends, message, tmp_path):
     journal = Journal(tmp_path)
-    active_lease = journal.open("llm_cc", "CHI@UC")
+    active_lease = journal.open_lease("llm_cc", "CHI@UC")
     if begins is not None:
         start, end = ((datetime.now(UTC) + timedelta(hours=hours)).isoformat() for hours in (begins, ends))
         journal.write("done", active_lease, Operation.CREATE_LEASE, id="1", start=start, end=end)
@@ -63,7 +63,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
     profile = leased_profile(sample_rows.node(sample_rows.GPU, sample_rows.GPU, cpus=64), 2)
     assert (profile.runtime, profile.environment, profile.partition) == ("docker", "llm-testbed:current", "gpu")
     assert (profile.gpus_per_node, profile.cpus_per_node) == (2, 64)
-    assert (profile.nodes, profile.shared) == (2, False)
+    assert (profile.nodes, profile.shared_folder) == (2, False)
 
 
 def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):

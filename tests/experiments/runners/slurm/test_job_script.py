@@ -130,7 +130,7 @@ case "$*" in *slurm.job*) echo "10.0.0.1 5 key" > rendezvous; until [ -e nodes.e
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
         (tmp_path / name).chmod(0o755)
     spec = rows.spec("a", nodes=2, devices=2, strategy="ddp", time_limit_s=900)
-    text = script(spec, str(tmp_path), runtime="docker", environment="image", nodes=2, shared=False, modules=())
+    text = script(spec, str(tmp_path), runtime="docker", environment="image", nodes=2, shared_folder=False, modules=())
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_GPUS": "0,1", "SLURM_CPUS_PER_TASK": "4", "SLURM_JOB_NODELIST": "one,two"}
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     subprocess.run(["bash", "-c", text], env=environment, check=True, timeout=20)
@@ -151,7 +151,7 @@ def test_the_nodes_but_the_first_start_an_agent_with_the_rows_address():
     assert srun in text
     clear = f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"'
     assert clear not in text
-    assert clear in script(wide, nodes=3, shared=False)
+    assert clear in script(wide, nodes=3, shared_folder=False)
     assert "srun" not in script(nodes=1)
 
 
@@ -182,8 +182,8 @@ def test_a_row_on_the_cpu_that_needs_more_than_the_node_requests_all_of_it():
     ("profile", "expected"),
     [
         ({"cpus_per_node": 1, "memory_per_node_gib": 32}, {"--cpus-per-task=1", "--mem=8192M"}),
-        ({"shared": False, "nodes": 2}, {"--nodes=2"}),
-        ({"shared": True, "nodes": 2}, {"--nodes=1"}),
+        ({"shared_folder": False, "nodes": 2}, {"--nodes=2"}),
+        ({"shared_folder": True, "nodes": 2}, {"--nodes=1"}),
         ({"cpu_partition": None}, {"--partition=gpu"}),
     ],
 )

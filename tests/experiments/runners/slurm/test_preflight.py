@@ -23,7 +23,7 @@ def profile(**more):
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Put fake commands of Slurm on PATH, except ``without``."""
+    """Return a function that puts fake commands of Slurm on PATH, except those that its arguments name."""
 
     def install(*missing):
         for tool in {*SLURM, "sinfo"} - {*missing}:

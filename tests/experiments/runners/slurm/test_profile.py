@@ -43,9 +43,12 @@ def test_a_file_is_a_profile_by_its_name(tmp_path):
         profile = profile_named(str(tmp_path / name))
         assert (profile.name, profile.nodes, profile.poll_s) == ("own", 1, 60.0)
         assert (profile.gpus_per_node, profile.gpu_memory_gib, profile.needs_account) == (0, 0.0, False)
-        assert profile.shared
+        assert profile.shared_folder
 
 
-def test_the_earlier_name_of_runtime_is_still_read(tmp_path):
-    (tmp_path / "own.yaml").write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\nway: docker\n")
-    assert profile_named(str(tmp_path / "own.yaml")).runtime == "docker"
+@pytest.mark.parametrize(
+    ("line", "key", "value"), [("way: docker", "runtime", "docker"), ("shared: false", "shared_folder", False)]
+)
+def test_the_earlier_name_of_a_key_is_still_read(tmp_path, line, key, value):
+    (tmp_path / "own.yaml").write_text(f"name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\n{line}\n")
+    assert getattr(profile_named(str(tmp_path / "own.yaml")), key) == value

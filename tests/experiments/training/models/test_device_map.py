@@ -34,7 +34,7 @@ def test_a_model_too_large_for_one_gpu_is_distributed_evenly(name):
 def test_weights_that_do_not_fit_are_reported_as_out_of_memory():
     model = meta_model(models()[GPT_NEO], "full")
     with pytest.raises(
-        torch.OutOfMemoryError, match=r"^the weights do not fit 1, 1 GiB of 2 GPUs; not placed: transformer.h"
+        torch.OutOfMemoryError, match=r"^the weights do not fit into 1, 1 GiB on 2 GPUs; not placed: transformer.h"
     ):
         device_map.balanced_device_map(model, torch.bfloat16, {0: GIB, 1: GIB})
 

@@ -83,7 +83,10 @@ def test_all_linear_layers_are_quantized_and_the_embedding_is_not():
             r"^model 'my-llama': 'no-llama' is not a supported config name; allowed: the names in litgpt.config$",
         ),
         ({"lora": LORA}, r"^LitGPT's LoRA: unknown target 'q_proj'; allowed: query, key, value"),
-        ({"weights": "pretrained"}, r"^weights = 'pretrained': a tiny model has none; allowed: random$"),
+        (
+            {"weights": "pretrained"},
+            r"^weights = 'pretrained': a tiny model has no pretrained weights; allowed: random$",
+        ),
         ({"activation_checkpointing": True}, r"^activation_checkpointing = True: .* allowed: False$"),
         ({"save_model": True}, r"^save_model = True: .* allowed: False$"),
         ({"quantization": NF4}, r"^quantization: .* allowed: with lora$"),

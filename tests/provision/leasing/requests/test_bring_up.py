@@ -146,7 +146,8 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages, mo
 
     monkeypatch.setattr(site, "attach_address", attach_address)
     with pytest.raises(
-        NoAddress, match="no address could be attached to node: other programs took 3 in a row; run the command again"
+        NoAddress,
+        match="no address could be attached to node: other programs took 3 addresses in a row; run the command again",
     ):
         lease(site, reconciler, lease_request())
     assert len(tried) == 3
@@ -156,7 +157,7 @@ def test_an_address_is_tried_three_times(reconciler, lease_request, messages, mo
 @pytest.mark.usefixtures("reachable")
 def test_an_address_that_this_lease_allocated_before_is_used(reconciler, lease_request):
     site = FakeSite()
-    tag = reconciler.journal.open("llm_cc", site.name, site.account).tag
+    tag = reconciler.journal.open_lease("llm_cc", site.name, site.account).tag
     site.taken = [
         Address("1", "192.0.2.91", server="another", tag=tag),
         Address("2", "192.0.2.92", tag=tag),

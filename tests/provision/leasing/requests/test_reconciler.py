@@ -13,7 +13,7 @@ SILENT = Unreachable("blazar does not answer")
 
 @pytest.fixture
 def active_lease(reconciler):
-    return reconciler.journal.open("llm_cc", "CHI@UC")
+    return reconciler.journal.open_lease("llm_cc", "CHI@UC")
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_a_rejected_deletion_is_raised_after_the_others(reconciler, active_lease
     ]
 
 
-def test_an_unreachable_service_is_asked_again_what_is_left_to_delete(reconciler, active_lease, passed_s):
+def test_an_interrupted_deletion_continues_with_what_is_left(reconciler, active_lease, passed_s):
     left = [SimpleNamespace(id=id) for id in "ab"]
     delete = request_that(None, SILENT, None)
     reconciler.delete_all(

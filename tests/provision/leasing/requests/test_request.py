@@ -94,7 +94,7 @@ def test_resources_are_found_by_their_tag():
 
 def test_a_server_is_found_by_its_name_among_those_of_the_lease(reconciler, lease_request):
     site = FakeSite()
-    opened = reconciler.journal.open("llm_cc", site.name)
+    opened = reconciler.journal.open_lease("llm_cc", site.name)
     site.booted = [
         Server(id, name, "ACTIVE", tag)
         for id, name, tag in (("1", "node", ""), ("2", "other", opened.tag), ("3", "node", opened.tag))

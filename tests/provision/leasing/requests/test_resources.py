@@ -139,7 +139,7 @@ def test_what_remains_is_named_and_a_service_that_does_not_answer_too(reconciler
 
 def test_leaked_resources_are_named_by_tag_and_those_of_an_active_lease_are_not(reconciler):
     site = FakeSite()
-    past, now = (reconciler.journal.open(name, site.name) for name in ("past", "now"))
+    past, now = (reconciler.journal.open_lease(name, site.name) for name in ("past", "now"))
     reconciler.journal.write("closed", past)
     site.uploaded = [TaggedResource(f"key-{tag[-3:]}", "key", tag, "1") for tag in (past.tag, now.tag, TAG)]
     site.uploaded.append(TaggedResource("untagged", "key", "", "1"))

@@ -40,7 +40,7 @@ def task(reconciler, lease_request):
     """Begin a task at a site."""
 
     def begin(site, **requirements):
-        opened = reconciler.journal.open("llm_cc", site.name)
+        opened = reconciler.journal.open_lease("llm_cc", site.name)
         return LeaseTask(site, reconciler, lease_request(**requirements), opened)
 
     return begin
@@ -233,7 +233,7 @@ def test_a_moved_lease_begins_in_the_next_minute_and_keeps_its_end(task, reconci
     moved(task, site)
     begin = NOW + timedelta(minutes=2)
     assert (site.held[0].start, site.held[0].end) == (begin, begin + 3 * HOUR)
-    assert "enough other nodes of the same hardware are free" in messages
+    assert "enough other nodes of the same hardware are free; moving the lease to them" in messages
 
 
 def test_a_lease_that_has_ended_is_not_moved(task):

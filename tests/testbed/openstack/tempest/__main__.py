@@ -2,10 +2,10 @@
 
     python -m tests.testbed.openstack.tempest [--tests REGEX] [--out FILE]
 
-By default, these are the tests of the API. `--tests scenario` runs those that also boot servers; they have no kept
-outcome yet. The tests of flavors run at KVM@TACC, all others at CHI@UC, as an administrator. FILE keeps each test's
-outcome. For a test that fails or is skipped, differences.yaml names how the testbed, or Chameleon, differs from the
-site for which the test was written; a test without such a reason is an error. Chameleon's own fork of the plugin,
+By default, these are the tests of the API. `--tests scenario` runs the tests that also boot servers; no outcome of
+these is stored yet. The tests of flavors run at KVM@TACC, all others at CHI@UC, as an administrator. FILE gets each
+test's outcome. For a test that fails or is skipped, differences.yaml names how the testbed, or Chameleon, differs from
+the site for which the test was written; a test without such a reason is an error. Chameleon's own fork of the plugin,
 ChameleonCloud/chi-blazar-tempest-plugin, is not on PyPI.
 """
 
