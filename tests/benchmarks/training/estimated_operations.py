@@ -4,9 +4,9 @@
 
 The times of most operations of scripts are estimated in this way. The operations in the last table of measured times
 are divided into ten parts. The times of each part are estimated from the other parts, and compared with the measured
-times. Operations below 20 microseconds are left out, because most of their time is the start of a kernel. Operations for
-which the GPU waited for the host during the measurement are left out, too. Writes estimated_operations.md and .json into
-FOLDER (default: experiments/evidence/prediction_h100).
+times. Operations below 20 microseconds are left out, because most of their time is the start of a kernel. Operations
+for which the GPU waited for the host during the measurement are left out, too. Writes estimated_operations.md and .json
+into FOLDER (default: experiments/evidence/prediction_h100).
 """
 
 import argparse

@@ -75,7 +75,15 @@ def summarize(times: PublishedTimes, comparisons: Sequence[Comparison]) -> dict[
 def table(times: PublishedTimes, found: dict[str, Any]) -> str:
     """Return the table of all labels, the mean errors by card with the verdicts, and the source."""
     lines = markdown(HEAD, [_label_row(one) for one in found["labels"]])
-    head = ["mean error", "labels", *HEAD[5:], "error of the backward pass", "goal", "reached", "reached with allocation"]
+    head = [
+        "mean error",
+        "labels",
+        *HEAD[5:],
+        "error of the backward pass",
+        "goal",
+        "reached",
+        "reached with allocation",
+    ]
     means = markdown(head, [_mean_row(card, one) for card, one in found["means"].items()])
     reasons = {name: model.excluded for name, model in times.models.items() if model.excluded}
     excluded = [f"- {name} is not predicted: {reason}" for name, reason in reasons.items()]
