@@ -84,7 +84,7 @@ def import_libraries(phantom: Phantom) -> None:
 
     from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
 
-    import_bitsandbytes()
+    import_bitsandbytes(phantom)
 
     from experiments.training.engines import lightning  # noqa: F401
 

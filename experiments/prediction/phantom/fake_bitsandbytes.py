@@ -1,11 +1,20 @@
 """Import bitsandbytes for the phantom device: its Python code runs unchanged, and its kernels do nothing."""
 
 import ctypes
+import functools
+import json
 from importlib.util import find_spec
 from typing import Any
 from unittest.mock import patch
 
 import torch
+
+from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.times.replay import TYPES
+
+PRODUCT = "bitsandbytes::gemm_4bit"
+REGISTER_KERNEL = torch.library.register_kernel
+TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 class EmptyLibrary:
@@ -15,14 +24,62 @@ class EmptyLibrary:
         return lambda *_: None
 
 
-def import_bitsandbytes() -> None:
-    """Import bitsandbytes, if it is installed, like on a machine with a GPU. torch.cuda must be replaced first."""
+def import_bitsandbytes(phantom: Phantom) -> None:
+    """Import bitsandbytes, if it is installed, like on a machine with a GPU. torch.cuda must be replaced first.
+
+    The device logs the operations of bitsandbytes from then on.
+    """
     if find_spec("bitsandbytes") is None:
         return
     setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 0)  # noqa: B010 - the stubs have it only with CUDA
-    with patch.object(ctypes.cdll, "LoadLibrary", lambda _: EmptyLibrary()):
+    with (
+        patch.object(ctypes.cdll, "LoadLibrary", lambda _: EmptyLibrary()),
+        patch.object(torch.library, "register_kernel", functools.partial(_register_logged, phantom)),
+    ):
         import bitsandbytes
     bitsandbytes.functional.get_paged = _allocate_paged
+
+
+def _register_logged(phantom: Phantom, name: str, device_types: Any, function: Any = None) -> Any:
+    """Register a kernel as torch.library.register_kernel does; if it is for CUDA, it is logged when it has run."""
+    if function is None:
+        return functools.partial(_register_logged, phantom, name, device_types)
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        executed = phantom.executed()
+        result = function(*arguments, **options)
+        if name == PRODUCT and phantom.executed() > executed:
+            phantom.log_operation(_dequantization(*arguments, **options))
+        else:
+            phantom.log_operation(_operation_key(name, [*arguments, *options.values()]))
+        return result
+
+    REGISTER_KERNEL(name, device_types, run if device_types == "cuda" else function)
+    return function
+
+
+def _dequantization(
+    given: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
+) -> str:
+    """Return the key of the dequantization in a product of many rows, after which PyTorch multiplies the matrices."""
+    return _operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), given.dtype])
+
+
+def _operation_key(name: str, arguments: list[Any]) -> str:
+    """Return the key of an operation, in the form of those that the phantom device logs itself."""
+    overload = "" if "." in name else ".default"
+    return json.dumps([name + overload, *map(_loggable, arguments)])
+
+
+def _loggable(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        strides = {} if value.is_contiguous() else {"strides": list(value.stride())}
+        host = {"host": 1} if value.device.type == "cpu" else {}
+        return {"type": TYPE_NAMES.get(value.dtype, str(value.dtype)), "sizes": list(value.shape), **strides, **host}
+    if isinstance(value, torch.dtype):
+        return {"dtype": TYPE_NAMES.get(value, str(value))}
+    return [_loggable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _allocate_paged(*shape: int, dtype: torch.dtype = torch.float32, device: Any = None) -> torch.Tensor:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from experiments.errors import InputError
-from experiments.prediction.times.operations import parse
+from experiments.prediction.times.operations import canonical, parse
 from experiments.prediction.times.replay import NotReplayable, measure
-from experiments.prediction.times.table import Machine, canonical, read_lines
+from experiments.prediction.times.table import Machine, read_lines
 from experiments.results.wording import format_duration
 from experiments.suites.cards import card_of_device
 from experiments.system.files import write_atomically
@@ -42,19 +42,20 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
     """Measure the operations that the table ``out`` lacks, and append each as soon as it is measured.
 
     If the process dies during an operation, the next call records this and skips the operation. Raises InputError if
-    the table is from another machine.
+    the table is from another machine, or if an operation has broken the GPU for this process.
     """
     if out.exists() and not out.is_file():
         raise InputError(f"--out {out}: not a regular file")
     trying = out.with_suffix(".trying")
-    known = set(_known_keys(out, machine))
+    known = set(map(canonical, _known_keys(out, machine)))
     with out.open("a") as file:
         if not known and not out.stat().st_size:
             file.write(machine.model_dump_json() + "\n")
         if trying.exists():
             file.write(json.dumps({"key": trying.read_text(), "problem": "the process died"}) + "\n")
-            known.add(trying.read_text())
-        missing = [key for key in dict.fromkeys(map(canonical, keys)) if key not in known]
+            known.add(canonical(trying.read_text()))
+        distinct = {canonical(key): key for key in keys}
+        missing = [key for computation, key in distinct.items() if computation not in known]
         for key in _with_progress(missing, print_line):
             trying.write_text(key)
             try:
@@ -62,6 +63,7 @@ def calibrate(keys: Iterable[str], out: Path, machine: Machine, print_line: Call
             finally:
                 trying.unlink()
             file.flush()
+            _require_working_gpu(key)
 
 
 def _known_keys(table: Path, machine: Machine) -> Iterator[str]:
@@ -85,10 +87,21 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
     print_line(f"measured {len(keys)} operations")
 
 
+def _require_working_gpu(key: str) -> None:
+    """Release cached memory. Raises InputError if the GPU rejects all work since an operation failed."""
+    try:
+        torch.cuda.empty_cache()
+    except RuntimeError:
+        name = parse(key).name
+        raise InputError(
+            f"{name} failed on this GPU, which rejects all other work of this process now; the table has all measured"
+            " times: run the command again to measure the operations after it"
+        ) from None
+
+
 def _table_entry(key: str) -> dict[str, object]:
     try:
         times = measure(parse(key))
     except (NotReplayable, torch.OutOfMemoryError) as problem:
-        torch.cuda.empty_cache()
         return {"key": key, "problem": str(problem).splitlines()[0][:200]}
     return {"key": key, "device_s": float(f"{times.device_s:.4g}"), "host_s": float(f"{times.host_s:.4g}")}

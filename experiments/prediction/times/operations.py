@@ -34,6 +34,7 @@ BYTES = {
     "Char": 1,
 }
 PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm|addmv|_addmm_activation|convolution|convolution_backward)_?\.")
+SIMPLE_PRODUCTS = re.compile(r"^aten::(addmm|mm|bmm|baddbmm)$")
 PACKED_ATTENTION = re.compile(r"^aten::_flash_attention")
 ATTENTION = re.compile(rf"^aten::_scaled_dot_product|{PACKED_ATTENTION.pattern}")
 REDUCTIONS = re.compile(
@@ -41,6 +42,8 @@ REDUCTIONS = re.compile(
 )
 INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_index|sort|topk)")
 OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
+OUTPUT = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U)$")
+OUTPUTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
 COMMUNICATION, CPU_ADAM = "communication::", "host::adam"
 
 
@@ -78,7 +81,9 @@ class Operation(NamedTuple):
 
     @property
     def data_type(self) -> str:
-        """Return the data type of the largest tensor; '' without tensors."""
+        """Return the data type of the largest tensor, in bitsandbytes of the first one; '' without tensors."""
+        if self.name.startswith("bitsandbytes::"):
+            return str(next(self.tensors)["type"])
         largest = max(self.tensors, key=tensor_bytes, default=None)
         return str(largest["type"]) if largest else ""
 
@@ -89,8 +94,31 @@ class Operation(NamedTuple):
 
     @property
     def total_bytes(self) -> int:
-        """Return the bytes of all tensors in the arguments, each read or written once."""
-        return sum(map(tensor_bytes, self.tensors))
+        """Return the bytes of all tensors in the arguments, each read or written once, and of a result beside them."""
+        return sum(map(tensor_bytes, self.tensors)) + self._result_bytes
+
+    @property
+    def _result_bytes(self) -> int:
+        """Return the bytes of the result that is not among the arguments; 0 where its size is not known from them."""
+        base, _, overload = self.name.partition(".")
+        if OUTPUT.search(overload) or base.endswith("_"):
+            return 0
+        if self.family == "element-wise":
+            return max(map(tensor_bytes, self.tensors), default=0)
+        if base == "bitsandbytes::dequantize_4bit":
+            *_, sizes, data_type = self.arguments
+            return math.prod(sizes) * BYTES[data_type["dtype"]]
+        if SIMPLE_PRODUCTS.match(base):
+            left, right = self._factors
+            return math.prod(left[:-1]) * right[-1] * BYTES.get(self.data_type, 1)
+        return 0
+
+    @property
+    def _factors(self) -> tuple[list[int], list[int]]:
+        """Return the sizes of the two matrices, or batches of matrices, that a product multiplies."""
+        matrices = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
+        *_, left, right = matrices[:-1] if self.name.endswith("out") else matrices
+        return left, right
 
     @property
     def layout(self) -> str:
@@ -111,27 +139,23 @@ class Operation(NamedTuple):
         """Return rows, columns and depth of a matrix product, and the number of products; None if it is none."""
         if not PRODUCTS.match(self.name) or "convolution" in self.name or self.name.startswith("aten::addmv"):
             return None
-        left, right = self._factors()
+        left, right = self._factors
         return left[-2], right[-1], left[-1], left[0] if len(left) == 3 else 1
-
-    def _factors(self) -> tuple[list[int], list[int]]:
-        """Return the sizes of the two matrices that are multiplied."""
-        matrices = [tensor["sizes"] for tensor in self.tensors if len(tensor.get("sizes", ())) >= 2]
-        *_, left, right = matrices[:-1] if self.name.endswith("out") else matrices
-        return left, right
 
     @property
     def flop(self) -> float:
         """Return the floating-point operations of matrix products and attention; 0 for all others."""
         if ATTENTION.match(self.name):
             return _attention_flop(self)
+        if self.name.startswith("bitsandbytes::gemm_4bit"):
+            return 2.0 * self.elements * float(self.arguments[2][0])
         if not PRODUCTS.match(self.name):
             return 0.0
         if "convolution" in self.name:
             return _convolution_flop(self)
         if self.name.startswith("aten::addmv"):
-            return 2.0 * math.prod(next(one["sizes"] for one in self.tensors if len(one["sizes"]) == 2))
-        left, right = self._factors()
+            return 2.0 * math.prod(next(tensor["sizes"] for tensor in self.tensors if len(tensor["sizes"]) >= 2))
+        left, right = self._factors
         return 2.0 * math.prod(left) * right[-1]
 
 
@@ -196,3 +220,24 @@ def _convolution_flop(operation: Operation) -> float:
         return 4.0 * math.prod(gradient) * math.prod(weight[1:])
     given, weight, stride = sizes[0], sizes[1], operation.arguments[3]
     return 2.0 * math.prod(given) / given[1] / math.prod(stride) * math.prod(weight)
+
+
+def canonical(key: str) -> str:
+    """Return the key of the computation: without the tensors that it writes, and without numbers that do not matter.
+
+    Builds of PyTorch log the same product as ``mm.default`` or, with its output as the last argument, as ``mm.out``.
+    Numbers that are not integers become 0.5.
+    """
+    name, *arguments = json.loads(key)
+    base, _, overload = name.partition(".")
+    if OUTPUT.search(overload):
+        arguments = arguments[: -OUTPUTS.get(name, 1)]
+    return json.dumps(_without_fractions([base.rstrip("_"), *arguments]), separators=(",", ":"))
+
+
+def _without_fractions(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_fractions(one) for one in value]
+    if isinstance(value, dict):
+        return {name: _without_fractions(one) for name, one in value.items()}
+    return 0.5 if isinstance(value, float) else value

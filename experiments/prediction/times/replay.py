@@ -1,8 +1,10 @@
 """Measure logged operations: the seconds that the GPU needs to execute one, and the host to start it."""
 
+import importlib
 import math
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -54,6 +56,8 @@ def measure(operation: Operation) -> OperationTime:
 
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
     """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
+    if operation.name.startswith("bitsandbytes::") and any(tensor.get("host") for tensor in operation.tensors):
+        raise NotReplayable(f"{operation.name}: paged memory cannot be made alone")
     if PACKED_ATTENTION.match(operation.name):
         raise NotReplayable(f"{operation.name}: its time depends on the lengths of the texts, which are not logged")
     if ATTENTION.match(operation.name) and "backward" in operation.name:
@@ -91,6 +95,8 @@ def _timed_s(run: Any, repeats: int) -> tuple[float, float]:
 
 def _function(operation: Operation) -> Any:
     namespace, _, rest = operation.name.partition("::")
+    if namespace == "bitsandbytes" and find_spec(namespace):
+        importlib.import_module(namespace)
     packet, _, overload = rest.rpartition(".")
     try:
         return getattr(getattr(getattr(torch.ops, namespace), packet), overload)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from experiments.prediction.times.limits import attainable_s
-from experiments.prediction.times.operations import Operation, parse
+from experiments.prediction.times.operations import Operation, canonical, parse
 from experiments.results.schema import Record
 from experiments.suites.cards import Card, card_named, have_same_chip
 from experiments.system.files import cache_folder
@@ -45,19 +45,6 @@ class OperationTime(NamedTuple):
 
     device_s: float
     host_s: float
-
-
-def canonical(key: str) -> str:
-    """Return the key with 0.5 for each number that is not an integer: these numbers do not affect the time."""
-    return json.dumps(_without_fractions(json.loads(key)), separators=(",", ":"))
-
-
-def _without_fractions(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_fractions(one) for one in value]
-    if isinstance(value, dict):
-        return {name: _without_fractions(one) for name, one in value.items()}
-    return 0.5 if isinstance(value, float) else value
 
 
 def own_table_path(card: str) -> Path:
@@ -123,7 +110,7 @@ class Table:
     def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
         self.machine = machine
         self.card = card_named(machine.card)
-        self.measured = measured
+        self.measured = {canonical(key): times for key, times in measured.items()}
         self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
         host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for key, times in measured.items():
@@ -158,11 +145,11 @@ class Table:
 
     def _estimate(self, key: str) -> Estimate:
         if key not in self._estimates:
-            self._estimates[key] = self._new_estimate(canonical(key))
+            self._estimates[key] = self._new_estimate(key)
         return self._estimates[key]
 
     def _new_estimate(self, key: str) -> Estimate:
-        operation, found = parse(key), self.measured.get(key)
+        operation, found = parse(key), self.measured.get(canonical(key))
         own_s = attainable_s(operation, self.card)
         if found:
             device_s, host_s = found
@@ -195,11 +182,14 @@ def waited_for_host(operation: Operation, times: OperationTime) -> bool:
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     """Return the groups of similar operations, the most similar first.
 
-    On few tensors, a _foreach operation resembles an element-wise one; on many, it needs time for each tensor.
+    On few tensors, an optimizer's operation resembles an element-wise one; on many, it needs time for each tensor.
     """
-    few = operation.name.startswith("aten::_foreach") and not any("tensors" in one for one in operation.tensors)
+    few = operation.name.startswith(("aten::_foreach", "bitsandbytes::optimizer")) and not any(
+        "tensors" in one for one in operation.tensors
+    )
     family, data_type = "element-wise" if few else operation.family, operation.data_type
-    return (family, data_type, operation.name.partition(".")[0]), (family, data_type), (family,)
+    base = operation.name.partition(".")[0].rstrip("_")
+    return (family, data_type, base), (family, data_type), (family,)
 
 
 def _features(operation: Operation) -> Features:

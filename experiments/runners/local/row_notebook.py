@@ -8,10 +8,8 @@ from pathlib import Path
 
 from experiments.results.schema import NOTEBOOK_FILE, SPEC_FILE
 from experiments.suites.row_spec import RowSpec
-from experiments.system.files import CODE_FOLDER
 from experiments.system.signals import exit_with_parent
 
-ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 KERNEL_START_LIMIT_S = 600
 """Maximum seconds for the start of a kernel: on a shared file system, its imports take minutes."""
 
@@ -25,7 +23,7 @@ def execute(row_folder: Path) -> int:
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    from experiments.runners.local.warm_kernel import WarmKernelManager
+    from experiments.runners.local.warm_kernel import ROW_NOTEBOOK, WarmKernelManager
 
     spec = RowSpec.model_validate_json((row_folder / SPEC_FILE).read_bytes())
     try:

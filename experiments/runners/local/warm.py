@@ -35,6 +35,7 @@ NOTEBOOK_MODULES = (
     NOTEBOOK_MODULE,
     "experiments.runners.local.warm_kernel",
     "ipykernel.kernelapp",
+    "ipykernel.debugger",  # a kernel imports it when it starts
     "IPython.core.completerlib",
     "IPython.core.oinspect",
     "IPython.extensions.storemagic",

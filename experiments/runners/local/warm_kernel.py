@@ -1,17 +1,73 @@
 """Kernels of notebooks that start from the warm process, if there is one."""
 
 import os
+import time
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
+import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.connect import port_names
 from jupyter_client.manager import AsyncKernelManager
-from traitlets import default
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from traitlets import Type, default
 
 from experiments.system import warm_start
+from experiments.system.files import CODE_FOLDER
 from provision.temporary import TemporaryFolder
 
+ROW_NOTEBOOK = CODE_FOLDER / "experiments" / "notebooks" / "row.ipynb"
 SOCKET_NAME_BYTES = 107
 """Longest name of a Unix socket, bytes (Linux, unix(7))."""
+
+
+REPLY_WITHIN_S = 1.0
+IDLE_WITHIN_S = 0.2
+
+
+def prepare_notebooks() -> None:
+    """Do once what every notebook needs, for the forks of this process.
+
+    Reads the entry points of all installed packages, and compiles the schema of notebooks.
+    """
+    KernelProvisionerFactory.instance()
+    nbformat.read(ROW_NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+
+
+class PromptKernelClient(AsyncKernelClient):
+    """Client that is ready as soon as the kernel has answered a request on its shell and its IOPub channel.
+
+    jupyter_client's own client then waits another 0.2 s for messages on the IOPub channel.
+    """
+
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Wait until the kernel answers. Raises RuntimeError if it has ended, or after ``timeout`` seconds.
+
+        A request that the kernel receives before this client is connected to its IOPub channel is sent again.
+        """
+        deadline = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while not await self._answers(self.kernel_info()):
+            if not await self.is_alive():
+                raise RuntimeError("the kernel died before it answered")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the kernel did not answer within {timeout} s")
+
+    async def _answers(self, request: str) -> bool:
+        """Return whether the reply to the request arrives, and after it the message that the kernel is idle again."""
+        try:
+            reply = await self.get_shell_msg(timeout=REPLY_WITHIN_S)
+            while not _is_idle_after(request, await self.get_iopub_msg(timeout=IDLE_WITHIN_S)):
+                pass
+        except Empty:
+            return False
+        self._handle_kernel_info_reply(reply)
+        return True
+
+
+def _is_idle_after(request: str, message: dict[str, Any]) -> bool:
+    state = message["content"].get("execution_state")
+    return bool(state == "idle" and message["parent_header"].get("msg_id") == request)
 
 
 class WarmKernelManager(AsyncKernelManager):
@@ -21,6 +77,7 @@ class WarmKernelManager(AsyncKernelManager):
     a machine, and another program may take a port between its choice and its use.
     """
 
+    client_factory = Type(PromptKernelClient)
     _folder: TemporaryFolder | None = None
 
     @default("transport")
@@ -47,3 +104,6 @@ class WarmKernelManager(AsyncKernelManager):
         command: list[str] = super().format_kernel_cmd(extra_arguments)
         module = command.index("-m") + 1
         return [*command[:module], *warm_start.module_prefix(os.environ), *command[module:]]
+
+
+prepare_notebooks()

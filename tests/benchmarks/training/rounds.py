@@ -1,11 +1,10 @@
 """Write a table of the rows' samples per second in several runs of a suite: medians, and relative to the row as taught.
 
-    python -m tests.benchmarks.training.rounds TABLE RUN... [--unpacked RUN]
+    python -m tests.benchmarks.training.rounds TABLE RUN... [--earlier FILE]
 
-RUN: a run's folder, or its compact form; a run may have some of the rows only. --unpacked: an older run, of which only
-the rows without packing count, because packed texts had another attention then. A row whose title ends with "as taught"
-is the base of the rows after it. Writes a Markdown table to TABLE, and the speeds of each run to a .jsonl file beside
-it.
+RUN: a run's folder, or its compact form; a run may have some of the rows only. --earlier: the .jsonl file of an earlier
+call, whose speeds come first. A row whose title ends with "as taught" is the base of the rows after it. Writes a
+Markdown table to TABLE, and the speeds of each run to a .jsonl file beside it.
 """
 
 import argparse
@@ -26,11 +25,11 @@ FIELDS = ("samples_per_s", "step_s", "spread", "peak_share", "measured_micro_ste
 Speeds = dict[str, Any]
 
 
-def speeds_of(folder: RunFolder, unpacked: bool = False) -> Iterator[Speeds]:
-    """Yield the speed of each row of a run that fits; ``unpacked``: only of the rows without packing."""
+def speeds_of(folder: RunFolder) -> Iterator[Speeds]:
+    """Yield the speed of each row of a run that fits."""
     started_at = folder.read_run().started_at
     for row, result in folder.results().items():
-        if result.speed and result.outcome == "fits" and not (unpacked and result.spec.settings.packing):
+        if result.speed and result.outcome == "fits":
             yield {"row": row, "run_started_at": started_at} | result.speed.model_dump(include=set(FIELDS))
 
 
@@ -59,9 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("table", type=Path, metavar="TABLE", help="Markdown file to write")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--unpacked", type=Path, metavar="RUN", help="older run, only its rows without packing")
+    parser.add_argument("--earlier", type=Path, metavar="FILE", help="speeds that an earlier call has written")
     options = parser.parse_args(arguments)
-    speeds = list(speeds_of(RunFolder(options.unpacked), unpacked=True)) if options.unpacked else []
+    earlier = options.earlier.read_text().splitlines() if options.earlier else []
+    speeds: list[Speeds] = [json.loads(line) for line in earlier]
     for path in options.runs:
         speeds += speeds_of(RunFolder(path))
     text = markdown(HEAD, list(table_lines(RunFolder(options.runs[0]).suite(), speeds)))

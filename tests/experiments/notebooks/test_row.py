@@ -15,7 +15,7 @@ from experiments.errors import InputError
 from experiments.notebooks import parameters, row
 from experiments.notebooks.parameters import AS_STATED, PARAMETERS, parameters_in, spec_of
 from experiments.results.schema import RESULT_FILE
-from experiments.runners.local.row_notebook import ROW_NOTEBOOK
+from experiments.runners.local.warm_kernel import ROW_NOTEBOOK
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import suite_named

@@ -38,6 +38,6 @@ def install_phantom_device(card_name: str, cache: Path) -> Phantom:
     phantom.install(kernel_properties(card))
     phantom.count_host_memory()
     skip_fused_adamw(phantom.log_operation)
-    imports.prepare_imports(phantom.log_operation)
+    imports.prepare_imports(phantom)
     imports.record_compile_calls()
     return phantom

@@ -9,6 +9,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from experiments.prediction.phantom.library import Phantom
+
 NOT_MODELED = {
     "flash_attn": "its attention kernels",
     "xformers": "its attention kernels",
@@ -60,14 +62,15 @@ class ImportFinder(MetaPathFinder):
         self._prepare()
 
 
-def prepare_imports(log: Callable[[str], None]) -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them.
-
-    log: logs an operation that is not one of PyTorch's.
-    """
-    sys.meta_path.insert(0, ImportFinder("bitsandbytes", _prepare_bitsandbytes))
-    sys.meta_path.insert(0, ImportFinder("deepspeed", lambda: _prepare_deepspeed(log)))
-    sys.meta_path.insert(0, ImportFinder("triton", lambda: _prepare_triton(log)))
+def prepare_imports(phantom: Phantom) -> None:
+    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
+    prepared = {
+        "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
+        "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "triton": lambda: _prepare_triton(phantom.log_operation),
+    }
+    for library, prepare in prepared.items():
+        sys.meta_path.insert(0, ImportFinder(library, prepare))
 
 
 def modeling_notes(recurrent: bool) -> list[str]:
@@ -108,10 +111,10 @@ def record_compile_calls() -> None:
     torch.compile = recording_compile
 
 
-def _prepare_bitsandbytes() -> None:
+def _prepare_bitsandbytes(phantom: Phantom) -> None:
     from experiments.prediction.phantom.fake_bitsandbytes import import_bitsandbytes
 
-    import_bitsandbytes()
+    import_bitsandbytes(phantom)
 
 
 def _prepare_deepspeed(log: Callable[[str], None]) -> None:

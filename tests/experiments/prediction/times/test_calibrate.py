@@ -9,13 +9,14 @@ from experiments.cli.app import main
 from experiments.errors import InputError
 from experiments.prediction.times import calibrate as module
 from experiments.prediction.times.calibrate import calibrate
-from experiments.prediction.times.operations import parse
+from experiments.prediction.times.operations import canonical, parse
 from experiments.prediction.times.replay import NotReplayable, measure
 from experiments.prediction.times.table import Machine, OperationTime, Table, read_lines
 
 MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
 KEYS = [
-    json.dumps(["aten::relu.out", {"type": "Float", "sizes": [size]}], separators=(",", ":")) for size in (8, 16, 32)
+    json.dumps(["aten::relu.out", *2 * [{"type": "Float", "sizes": [size]}]], separators=(",", ":"))
+    for size in (8, 16, 32)
 ]
 
 
@@ -51,7 +52,8 @@ def run_calibration(tmp_path, monkeypatch):
 def test_a_table_has_its_machine_and_each_operation(run_calibration):
     table, lines = run_calibration(FakeGpu())
     assert Machine.model_validate(read_lines(table)[0]) == MACHINE
-    assert {key: times.device_s for key, times in Table.read(table).measured.items()} == dict.fromkeys(KEYS, 1e-3)
+    found = {key: times.device_s for key, times in Table.read(table).measured.items()}
+    assert found == dict.fromkeys(map(canonical, KEYS), 1e-3)
     assert lines == ["measured 3 operations"]
 
 
@@ -70,6 +72,19 @@ def test_an_interrupted_calibration_resumes(run_calibration):
     table, _ = run_calibration(again)
     assert again.measured == [16, 32]
     assert len(Table.read(table).measured) == len(KEYS)
+
+
+def test_an_operation_that_breaks_the_gpu_ends_the_calibration_which_resumes_after_it(run_calibration, monkeypatch):
+    def reject() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("torch.cuda.empty_cache", reject)
+        with pytest.raises(InputError, match=r"aten::relu.out failed on this GPU.*run the command again"):
+            run_calibration(FakeGpu(rejected=8))
+    again = FakeGpu()
+    run_calibration(again)
+    assert again.measured == [16, 32]
 
 
 def test_an_operation_during_which_the_process_died_is_not_tried_again(run_calibration, tmp_path):
@@ -102,3 +117,9 @@ def test_without_a_gpu_there_is_one_line(capsys):
 def test_attention_within_texts_is_not_replayed_because_their_lengths_are_unknown():
     with pytest.raises(NotReplayable, match="lengths of the texts"):
         measure(parse('["aten::_flash_attention_forward.default"]'))
+
+
+def test_paged_memory_of_bitsandbytes_is_not_measured():
+    state = {"type": "Float", "sizes": [8], "host": 1}
+    with pytest.raises(NotReplayable, match="paged memory"):
+        measure(parse(json.dumps(["bitsandbytes::optimizer_update_32bit.default", "adam", state])))

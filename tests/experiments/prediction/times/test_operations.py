@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from experiments.prediction.times.operations import parse
-from experiments.prediction.times.table import canonical
+from experiments.prediction.times.operations import canonical, parse
 
 
 def tensor(*sizes: int, type: str = "BFloat16", **properties: object) -> dict[str, object]:
@@ -109,9 +108,49 @@ def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
     assert operation("aten::add.out", tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)).total_bytes == 3 * 8 * 16 * 2
 
 
-def test_keys_that_differ_only_in_numbers_without_effect_on_the_time_are_merged():
-    first, second = (json.dumps(["aten::lerp.Scalar_out", tensor(8), tensor(8), weight]) for weight in (0.1, 0.25))
-    assert canonical(first) == canonical(second)
-    assert canonical(json.dumps(["aten::sum.IntList_out", [0]])) != canonical(
-        json.dumps(["aten::sum.IntList_out", [1]])
-    )
+def key(name: str, *arguments: object) -> str:
+    return json.dumps([name, *arguments])
+
+
+REDUCED, RESULT = (tensor(8, 4), [0], True, None), tensor(1, 4)
+PRODUCTS = (
+    key("aten::mm.out", tensor(8, 4), tensor(4, 2), tensor(8, 2)),
+    key("aten::mm.default", tensor(8, 4), tensor(4, 2)),
+)
+SUMS = key("aten::add.out", tensor(8), tensor(8), 1, tensor(8)), key("aten::add.Tensor", tensor(8), tensor(8), 1)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        PRODUCTS,
+        SUMS,
+        (SUMS[0], key("aten::add_.Tensor", tensor(8), tensor(8), 1)),
+        (key("aten::sum.IntList_out", *REDUCED, RESULT), key("aten::sum.dim_IntList", *REDUCED)),
+        (key("aten::silu_backward.grad_input", tensor(8), tensor(8)), key("aten::silu_backward.default", tensor(8))),
+        (key("aten::topk.values", tensor(8), 2, tensor(2), tensor(2)), key("aten::topk.default", tensor(8), 2)),
+        [key("aten::lerp.Scalar_out", tensor(8), weight, tensor(8)) for weight in (0.1, 0.25)],
+    ],
+)
+def test_keys_of_the_same_computation_are_equal(one, other):
+    assert canonical(one) == canonical(other)
+
+
+def test_keys_of_different_computations_differ():
+    one, other = (key("aten::sum.IntList_out", tensor(8, 8), [dim], tensor(8)) for dim in (0, 1))
+    assert canonical(one) != canonical(other)
+
+
+@pytest.mark.parametrize(("with_result", "without"), [PRODUCTS, SUMS])
+def test_a_result_counts_whether_it_is_an_argument_or_not(with_result, without):
+    assert parse(with_result).total_bytes == parse(without).total_bytes
+
+
+def test_operations_of_bitsandbytes_have_a_family_bytes_and_arithmetic():
+    weight, scales = tensor(32, 1, type="Byte"), tensor(1, type="Float")
+    restored = operation("bitsandbytes::dequantize_4bit.default", weight, scales, 64, "nf4", [8, 8], {"dtype": "Half"})
+    assert (restored.family, restored.total_bytes, restored.flop) == ("quantization", 32 + 4 + 2 * 8 * 8, 0.0)
+    product = operation("bitsandbytes::gemm_4bit.default", tensor(4, 8), weight, [16, 8], scales)
+    assert (product.family, product.data_type, product.flop) == ("quantization", "BFloat16", 2 * 4 * 8 * 16)
+    update = operation("bitsandbytes::optimizer_update_8bit_blockwise.default", "adam", tensor(8), tensor(8), weight)
+    assert (update.family, update.data_type) == ("optimizer", "BFloat16")

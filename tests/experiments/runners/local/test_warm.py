@@ -6,16 +6,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from queue import Empty
+from typing import Any
 
 import psutil
 import pytest
 from jupyter_client.connect import port_names
+from jupyter_client.provisioning.factory import KernelProvisionerFactory
+from nbformat.validator import validators
 
 from experiments.results.schema import NOTEBOOK_FILE
-from experiments.runners.local import row_process, warm
+from experiments.runners.local import row_process, warm, warm_kernel
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.warm import COLD_START_VARIABLE, WORKER_MODULE, WarmProcess, modules_to_import
-from experiments.runners.local.warm_kernel import WarmKernelManager
+from experiments.runners.local.warm_kernel import PromptKernelClient, WarmKernelManager
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
@@ -189,3 +193,72 @@ def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
     process.close()
     assert list(tmp_path.iterdir()) == []
     assert not psutil.pid_exists(process._process.pid)
+
+
+def test_forks_inherit_what_every_notebook_needs():
+    assert warm_kernel.__name__ in warm.NOTEBOOK_MODULES
+    assert KernelProvisionerFactory.initialized()
+    assert validators
+
+
+class FakeChannels(PromptKernelClient):
+    """Client whose channels return the given messages; None stands for no message in time."""
+
+    def __init__(self, shell: list[Any], iopub: list[Any], alive: bool = True) -> None:
+        super().__init__()
+        self.messages = {"shell": shell, "iopub": iopub}
+        self.alive, self.requests = alive, 0
+
+    def kernel_info(self) -> str:
+        self.requests += 1
+        return f"request-{self.requests}"
+
+    async def get_shell_msg(self, timeout: float):
+        return self._next("shell")
+
+    async def get_iopub_msg(self, timeout: float):
+        return self._next("iopub")
+
+    async def is_alive(self) -> bool:
+        return self.alive
+
+    def _next(self, channel: str):
+        message = self.messages[channel].pop(0) if self.messages[channel] else None
+        if message is None:
+            raise Empty
+        return message
+
+
+def idle(request: str) -> dict[str, Any]:
+    return {"parent_header": {"msg_id": request}, "content": {"execution_state": "idle"}}
+
+
+def busy(request: str) -> dict[str, Any]:
+    return {"parent_header": {"msg_id": request}, "content": {"execution_state": "busy"}}
+
+
+REPLY = {"content": {"protocol_version": "5.3"}}
+
+
+@pytest.mark.parametrize(
+    ("shell", "iopub", "requests"),
+    [
+        ([REPLY], [busy("request-1"), idle("request-1")], 1),
+        ([REPLY, REPLY], [None, busy("request-2"), idle("request-1"), idle("request-2")], 2),
+        ([None, REPLY], [idle("request-2")], 2),
+    ],
+    ids=["at once", "channel not connected in time", "kernel slow"],
+)
+def test_a_kernel_is_ready_when_it_has_answered_on_both_channels(shell, iopub, requests):
+    client = FakeChannels(shell, iopub)
+    asyncio.run(client.wait_for_ready(timeout=300))
+    assert client.requests == requests
+    assert client.messages == {"shell": [], "iopub": []}
+
+
+@pytest.mark.parametrize(
+    ("alive", "within_s", "problem"), [(False, 300, "died before"), (True, 0, "did not answer within 0 s")]
+)
+def test_a_kernel_that_does_not_answer_is_an_error(alive, within_s, problem):
+    with pytest.raises(RuntimeError, match=problem):
+        asyncio.run(FakeChannels([], [], alive).wait_for_ready(timeout=within_s))
