@@ -110,7 +110,8 @@ class Table:
     def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
         self.machine = machine
         self.card = card_named(machine.card)
-        self.measured = {canonical(key): times for key, times in measured.items()}
+        self.measured = measured
+        self._by_computation = {canonical(key): times for key, times in measured.items()}
         self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
         host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for key, times in measured.items():
@@ -149,7 +150,7 @@ class Table:
         return self._estimates[key]
 
     def _new_estimate(self, key: str) -> Estimate:
-        operation, found = parse(key), self.measured.get(canonical(key))
+        operation, found = parse(key), self._by_computation.get(canonical(key))
         own_s = attainable_s(operation, self.card)
         if found:
             device_s, host_s = found
