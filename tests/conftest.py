@@ -2,8 +2,8 @@
 
 The garbage collector is off while pytest imports the tests, and later skips the objects that the imports created, which
 all exist until the process ends. This saves a third of the time in which pytest collects the tests, and seconds at the
-end of each process. The variables that describe a terminal or a running make are removed, so that every test has the
-same output.
+end of each process. Slow tests run first, so that no worker runs a long one after the others have ended. The variables
+that describe a terminal or a running make are removed, so that every test has the same output.
 """
 
 import gc
@@ -16,7 +16,17 @@ from tests.support.slow import is_slow, reject_slow_programs
 
 MAKE_VARIABLES = ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS", "MAKE_TERMOUT", "MAKE_TERMERR")
 SLOW_MARKERS = ("slow", "openstack", "slurm", "node", "chain")
-GROUPS = {"traces_start_warm": "scripts", "ranks_start_warm": "warm ranks", "finished_row": "worker"}
+GROUPS = {
+    "traces_start_warm": "scripts",
+    "ranks_start_warm": "warm ranks",
+    "finished_row": "worker",
+    "train_once": "trained rows",
+    "measure_row": "rows of hf_trainer",
+    "measured_rows": "rows of litgpt",
+    "folders": "screens of runs",
+    "pages": "pages",
+    "keys": "keys",
+}
 """The group of the tests with a fixture, by its name. Its setup takes seconds: one worker runs all tests of a group."""
 
 
@@ -44,6 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> Iterator[None
         if is_slow(item):
             item.add_marker("slow")
     yield
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     for item in items:
         _pass_on_group(item)
 

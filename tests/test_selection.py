@@ -17,6 +17,11 @@ def test_the_scheduler_gets_the_group_of_a_test(request):
     assert request.node.nodeid.endswith("@one worker") == grouped
 
 
+def test_slow_tests_run_first(request):
+    fast = [item.get_closest_marker("slow") is None for item in request.session.items]
+    assert fast == sorted(fast)
+
+
 @pytest.mark.parametrize("place", FILES)
 def test_a_place_in_the_list_of_slow_tests_exists(place):
     file, _, test = place.partition("::")

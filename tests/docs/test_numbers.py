@@ -80,6 +80,29 @@ def test_errors_of_estimated_operations_are_the_stored_ones() -> None:
     assert f"the median error is {every}: for matrix products {products}, for attention {attention}" in page()
 
 
+def test_errors_of_published_times_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_published" / "times.json").read_text())
+    names = ("error", "allocation_error", "neusight_error", "roofline_error", "factor_error")
+    for one in found["means"].values():
+        cells = [one["labels"], *(f"{100 * one[name]:.1f} %" for name in names)]
+        assert f"| {' | '.join(map(str, cells))} |" in page()
+    ours = {card: f"{100 * one['error']:.1f} %" for card, one in found["means"].items()}
+    how_to = page("how-to/predict-times.md")
+    assert f"the mean error is {ours['h100_80gb']} on an H100 80GB, {ours['v100_32gb']} on a V100 32GB (PCIe)" in how_to
+    assert f"{ours['a100_80gb']} on an A100 80GB (PCIe) and {ours['l4_24gb']} on an L4" in how_to
+    allocations = found["means"]["a100_80gb"]["allocation_error"]
+    assert f"the error on the A100 is {100 * allocations:.1f} %" in how_to
+    assert f"a mean error of {100 * found['means']['a100_80gb']['backward_error']:.1f} %" in page()
+    assert f"published measurements of {len(found['labels'])} trainings" in page()
+
+
+def test_errors_of_pytorchs_estimator_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h100" / "step_times.json").read_text())
+    estimated = [one for one in found["rows"] if one["torch_s"]]
+    words = f"RuntimeEstimator runs on {len(estimated)} of the {len(found['rows'])} rows and has a mean error of"
+    assert f"{words} {100 * found['torch_errors']['mean']:.0f} %" in page()
+
+
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:
     assert f"The noise of the stored runs is {100 * time_noise():.1f} %." in page("how-to/follow-runs.md")
 

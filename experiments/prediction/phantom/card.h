@@ -15,15 +15,16 @@ struct CardProperties {
   bool flash = true;             // flash attention kernels
   bool efficient = true;         // memory-efficient attention in other data types than bfloat16
   bool bfloat_efficient = true;  // memory-efficient attention in bfloat16
+  bool cudnn_attention = false;  // cuDNN's attention, which is preferred to the others
   int64_t workspace_bytes = 0;   // size of the workspace of one cuBLAS handle
   int64_t multiprocessors = 1;   // number of multiprocessors, over which a large reduction is divided
 };
 
 CardProperties card;
 
-// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient or plain
-// (SDPBackend 1, 2, 0), with the conditions that can occur in training. cuDNN's attention, which is preferred on 9.x
-// and 10.x, accepts the same inputs as flash attention and is treated the same way.
+// Selection of the attention kernel as in ATen/native/transformers/cuda/sdp_utils.cpp: flash, memory-efficient, cuDNN's
+// or plain (SDPBackend 1, 2, 3, 0), with the conditions that can occur in training. Without a mask, cuDNN's attention has
+// the same results as flash attention, and is called by its name.
 int64_t choose_attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask, double,
     bool causal, std::optional<double>, bool grouped) {
@@ -39,6 +40,10 @@ int64_t choose_attention(
   if (card.flash && context.userEnabledFlashSDP() && (half || bfloat) && !has_mask && query.size(3) <= 256 &&
       query.size(3) == value.size(3) && (same_heads || grouped) && (square || !causal))
     return 1;
+  if (card.cudnn_attention && context.userEnabledCuDNNSDP() && (half || bfloat) && has_mask && !mask->requires_grad() &&
+      query.size(3) <= 256 && query.size(3) % 8 == 0 && value.size(3) % 8 == 0 && key.size(2) > 1 &&
+      (same_heads || grouped))
+    return 3;
   const bool efficient_type = bfloat ? card.bfloat_efficient : card.efficient && (half || type == at::kFloat);
   const int64_t aligned = 16 / static_cast<int64_t>(query.element_size());
   return efficient_type && context.userEnabledMemEfficientSDP() && same_heads && query.size(3) % aligned == 0 &&
@@ -47,13 +52,16 @@ int64_t choose_attention(
       : 0;
 }
 
-// cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it.
-void allocate_workspace(const std::string& name) {
+// cuBLAS allocates a workspace for each thread's handle and stream at the first matrix product, and never frees it. The
+// first product with a bias allocates one of cublasLt, too. Source: CUDABlas.cpp.
+void allocate_workspace(const std::string& name, bool has_bias) {
   static const std::unordered_set<std::string> products{
       "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_addmm_activation", "aten::addmv_"};
   if (!card.workspace_bytes || !products.count(name)) return;
-  thread_local std::set<std::pair<int64_t, int64_t>> taken;
-  if (taken.insert({current_gpu, current_stream}).second) (new c10::DataPtr)->operator=(allocate_block(card.workspace_bytes, false));
+  thread_local std::set<std::pair<int64_t, int64_t>> taken, taken_with_bias;
+  const std::pair<int64_t, int64_t> place{current_gpu, current_stream};
+  if (taken.insert(place).second) new c10::DataPtr(allocate_block(card.workspace_bytes, false));
+  if (has_bias && taken_with_bias.insert(place).second) new c10::DataPtr(allocate_block(kMiB, false));
 }
 
 }  // namespace phantom

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.backends.cudnn.rnn
 import torch.cuda.nccl
 import torch.distributions
 import torch.fx.experimental._config
@@ -18,6 +19,9 @@ from experiments.system.files import GIB
 
 NCCL_VERSION = (2, 28, 9)
 """Version of NCCL in the CUDA build of PyTorch 2.13."""
+CUDNN_DATA_TYPES = (torch.float16, torch.float32, torch.float64)
+CUDNN_MODES = ("RNN_RELU", "RNN_TANH", "LSTM", "GRU")
+"""Kinds of recurrent layers in the order of cuDNN's numbers for them."""
 _resize_on_host = torch.UntypedStorage.resize_
 _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 
@@ -143,7 +147,8 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.cuda.amp.common, "amp_definitely_not_available", lambda: False),
         (torch.cuda.nvtx, "_nvtx", no_nvtx),
         (torch.cuda.nccl, "version", lambda: NCCL_VERSION),
-        (torch.backends.cudnn, "is_acceptable", lambda tensor: False),
+        (torch.backends.cudnn, "is_acceptable", lambda tensor: tensor.dtype in CUDNN_DATA_TYPES),
+        (torch.backends.cudnn.rnn, "get_cudnn_mode", CUDNN_MODES.index),
         (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
         (torch.nn.modules.transformer, "_detect_is_causal_mask", _detect_causal_mask),
         (torch.Tensor, "record_stream", no_operation()),

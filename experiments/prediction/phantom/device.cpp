@@ -7,6 +7,7 @@
 // computed, and read as zero.
 
 #include <ATen/detail/CUDAHooksInterface.h>
+#include <ATen/native/RNN.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_reshape_alias_native.h>
 #include <ATen/ops/view_native.h>
@@ -15,6 +16,7 @@
 #include "card.h"
 #include "host.h"
 #include "operations.h"
+#include "recurrent.h"
 #include "run.h"
 
 namespace phantom {
@@ -58,6 +60,10 @@ struct Hooks final : at::CUDAHooksInterface {
   c10::DeviceIndex getCurrentDevice() const override { return 0; }
   c10::DeviceIndex current_device() const override { return 0; }
   int getNumGPUs() const override { return 1; }
+  bool compiledWithCuDNN() const override { return true; }
+  bool supportsBFloat16RNNWithCuDNN() const override { return true; }
+  // PyTorch's own kernels for the normalization of batches need the same memory as cuDNN's.
+  double batchnormMinEpsilonCuDNN() const override { return std::numeric_limits<double>::infinity(); }
   bool isPinnedPtr(const void* data) const override { return is_pinned(data); }
   c10::Allocator* getPinnedMemoryAllocator() const override { return &pinned_allocator; }
   void deviceSynchronize(c10::DeviceIndex) const override {}
@@ -67,6 +73,14 @@ struct Hooks final : at::CUDAHooksInterface {
 
 namespace at::native {
 REGISTER_CUDA_DISPATCH(_fused_sdp_choice_stub, &phantom::choose_attention)
+REGISTER_CUDA_DISPATCH(lstm_cudnn_stub, &phantom::lstm)
+REGISTER_CUDA_DISPATCH(lstm_packed_cudnn_stub, &phantom::lstm_packed)
+REGISTER_CUDA_DISPATCH(gru_cudnn_stub, &phantom::recurrent<phantom::kGru>)
+REGISTER_CUDA_DISPATCH(gru_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kGru>)
+REGISTER_CUDA_DISPATCH(rnn_tanh_cudnn_stub, &phantom::recurrent<phantom::kTanh>)
+REGISTER_CUDA_DISPATCH(rnn_tanh_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kTanh>)
+REGISTER_CUDA_DISPATCH(rnn_relu_cudnn_stub, &phantom::recurrent<phantom::kRelu>)
+REGISTER_CUDA_DISPATCH(rnn_relu_packed_cudnn_stub, &phantom::recurrent_packed<phantom::kRelu>)
 }
 namespace at {
 using PhantomHooks = phantom::Hooks;
@@ -77,15 +91,15 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 
-// Replace the kernels of PyTorch's CUDA build with the fallback, if there are any. Operations on lists of tensors have one
-// kernel for the whole list on a GPU, and are not split here either.
-void replace_kernels() {
+// Replace the CUDA kernels of a library's operations with the fallback, if there are any. Operations on lists of tensors
+// have one kernel for the whole list on a GPU, and are not split here either.
+void replace_kernels(const std::string& library) {
   auto& dispatcher = c10::Dispatcher::singleton();
   auto* kept = new std::vector<c10::RegistrationHandleRAII>;
   for (const auto& name : dispatcher.getAllOpNames()) {
     const auto op = dispatcher.findSchema(name);
     const bool on_list = name.name.rfind("aten::_foreach_", 0) == 0;
-    if (!op || !(on_list || op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) || name.name.rfind("aten::", 0) != 0) continue;
+    if (!op || !(on_list || op->hasKernelForDispatchKey(c10::DispatchKey::CUDA)) || name.name.rfind(library + "::", 0) != 0) continue;
     kept->push_back(dispatcher.registerImpl(
         name, c10::DispatchKey::CUDA, c10::KernelFunction::makeFromBoxedFunction<&phantom::run>(), std::nullopt,
         nullptr, "phantom"));
@@ -122,6 +136,9 @@ void add_operations() {
   library.impl("_ctc_loss.Tensor", TORCH_FN(phantom::ctc_loss_tensors));
   library.impl("_ctc_loss_backward", TORCH_FN(phantom::ctc_loss_backward<c10::IntArrayRef>));
   library.impl("_ctc_loss_backward.Tensor", TORCH_FN(phantom::ctc_loss_backward<const at::Tensor&>));
+  library.impl("_cudnn_rnn_flatten_weight", TORCH_FN(phantom::flatten_weights));
+  library.impl("_cudnn_rnn", TORCH_FN(phantom::cudnn_rnn));
+  library.impl("_cudnn_rnn_backward", TORCH_FN(phantom::cudnn_rnn_backward));
   // PyTorch's build without CUDA splits these into other operations, which need more memory than their CUDA kernels.
   for (const char* whole : {"convolution", "convolution_backward", "silu_backward", "mish_backward"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
@@ -146,20 +163,24 @@ extern "C" {
 
 // Set the properties of the card: its attention kernels, the size of a cuBLAS workspace in bytes, its multiprocessors.
 void phantom_install(
-    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t workspace_bytes, int64_t multiprocessors) {
+    int64_t flash, int64_t efficient, int64_t bfloat_efficient, int64_t cudnn_attention,
+    int64_t workspace_bytes, int64_t multiprocessors) {
   static bool registered = false;
   if (!registered) {
     c10::impl::registerDeviceGuard(c10::DeviceType::CUDA, new phantom::Guard());
-    replace_kernels();
+    replace_kernels("aten");
     add_operations();
   }
   registered = true;
   phantom::card.flash = flash;
   phantom::card.efficient = efficient;
   phantom::card.bfloat_efficient = bfloat_efficient;
+  phantom::card.cudnn_attention = cudnn_attention;
   phantom::card.workspace_bytes = workspace_bytes;
   phantom::card.multiprocessors = multiprocessors;
 }
+
+void phantom_replace_kernels(const char* library) { replace_kernels(library); }
 
 // Return allocated bytes, reserved bytes, their peaks since the last reset, and the number of events.
 void phantom_stats(int64_t* out) {

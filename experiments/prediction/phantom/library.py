@@ -61,9 +61,14 @@ class Phantom:
             ctypes.c_int64(kernels.flash),
             ctypes.c_int64(kernels.efficient),
             ctypes.c_int64(kernels.bfloat_efficient),
+            ctypes.c_int64(kernels.cudnn),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),
         )
+
+    def replace_kernels(self, library: str) -> None:
+        """Replace the CUDA kernels of the operations of a library other than PyTorch."""
+        self._library.phantom_replace_kernels(library.encode())
 
     def stats(self) -> tuple[int, int, int, int, int]:
         """Return bytes allocated and reserved, both peaks since the last reset, and the number of events."""

@@ -108,7 +108,8 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
 
 std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double share, std::optional<bool> training) {
   log_own("aten::native_dropout.default", input, share, training);
-  return {at::empty_like(input), at::empty_like(input, input.options().dtype(at::kBool))};
+  const Tensor kept = at::empty_like(input, input.options().dtype(at::kBool));
+  return {at::empty_like(input), kept};
 }
 
 Tensor native_dropout_backward(const Tensor& gradient, const Tensor& kept, double scale) {

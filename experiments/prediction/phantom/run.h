@@ -106,7 +106,8 @@ Tensor view_like(const Tensor& tensor, const Tensor& made) {
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
-  allocate_workspace(schema.name());
+  const IValue& bias = (*stack)[first];
+  allocate_workspace(schema.name(), schema.name() == "aten::addmm" && bias.toTensor().dim() == 1);
   if (schema.name() == "aten::index" || schema.name() == "aten::index_put_" || schema.name() == "aten::_index_put_impl_")
     replace_masks_by_positions(stack, first);
   const std::vector<IValue> arguments(stack->begin() + first, stack->end());
@@ -115,7 +116,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = skipped_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
-    allocate_scratch(schema, arguments);
+    allocate_scratch(schema, arguments, *written);
     return;
   }
 
@@ -169,10 +170,11 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       if (values_known) return from_host(made);
       const Tensor result = empty_strided_on_device(made.sizes(), made.strides(), made.scalar_type());
       forget_values(result);
+      allocate_scratch_of_result(schema, arguments, place, result);
       return result;
     });
   }
-  if (!values_known) allocate_scratch(schema, arguments);
+  if (!values_known) allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
 }
 
 }  // namespace phantom

@@ -3,10 +3,9 @@
 #pragma once
 
 #include "card.h"
+#include "convolution.h"
 
 namespace phantom {
-
-int64_t divide_rounding_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 int64_t power_of_two_up_to(int64_t value, int64_t most) {
   int64_t power = 1;
@@ -45,14 +44,65 @@ int64_t attention_backward_scratch_bytes(const Tensor& query) {
   return query.size(0) * query.size(1) * blocks * (64 * 64 * 4 + 16);
 }
 
+// Return the scratch bytes of the backward pass of cuDNN's attention: the gradient of the query in 32 bit, a sum for each
+// row, and the gradients of keys and values for each head of the query if heads share them. Measured with cuDNN 9.19 on
+// an H200. query, key: batch x heads x length x width.
+int64_t cudnn_attention_backward_scratch_bytes(const Tensor& query, const Tensor& key) {
+  const int64_t heads = query.size(0) * query.size(1), width = query.size(3);
+  const int64_t shared = query.size(1) > key.size(1) ? 2 * heads * key.size(2) * width * query.element_size() : 0;
+  return 4 * heads * query.size(2) * (width + 1) + shared + 256;
+}
+
+// Return the scratch bytes of the backward pass of an embedding. The positions of more than 3072 tokens are sorted, and
+// the gradients of each token are summed in parts. Source: EmbeddingBackwardKernel.cu.
+int64_t embedding_backward_scratch_bytes(const Tensor& gradient, const Tensor& tokens, int64_t rows) {
+  const int64_t count = tokens.numel();
+  return count > 3072 ? 4 * (count / 10 + std::min(count, rows)) * gradient.size(-1) : 0;
+}
+
+// Allocate and free the temporary memory of a convolution.
+void allocate_convolution_scratch(const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
+  const bool transposed = arguments[6].toBool();
+  const Convolution convolution(
+      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(), transposed,
+      arguments[8].toInt());
+  const auto bytes = transposed ? convolution.backward_bytes() : convolution.forward_bytes();
+  if (bytes) allocate_block(bytes, false);
+}
+
+// Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed one
+// after the other. Call this after the result is allocated.
+void allocate_scratch_of_result(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, size_t place, const Tensor& result) {
+  if (schema.name() != "aten::convolution_backward" || place > 1 || !result.defined()) return;
+  const bool transposed = arguments[7].toBool();
+  const Convolution convolution(
+      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(), transposed,
+      arguments[9].toInt());
+  const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
+  const auto bytes = place ? convolution.weight_backward_bytes() : input_bytes;
+  if (bytes) allocate_block(bytes, false);
+}
+
 // Allocate and free the scratch memory of an operation. Call this after the results of the operation are allocated.
-void allocate_scratch(const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
+void allocate_scratch(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
   int64_t bytes = 0;
   if (schema.name() == "aten::sum" && arguments.size() > 1 && arguments[1].isIntList()) {
     const auto dimensions = arguments[1].toIntVector();
     bytes = sum_scratch_bytes(arguments[0].toTensor(), c10::OptionalIntArrayRef(dimensions));
   } else if (schema.name() == "aten::_scaled_dot_product_efficient_attention_backward") {
+    const Tensor output = arguments[5].toTensor();
+    if (output.scalar_type() == at::kFloat) allocate_block(output.nbytes(), false);  // gradient times output
     bytes = attention_backward_scratch_bytes(arguments[1].toTensor());
+  } else if (
+      schema.name() == "aten::_scaled_dot_product_cudnn_attention_backward" ||
+      (schema.name() == "aten::_scaled_dot_product_flash_attention_backward" && card.cudnn_attention)) {
+    bytes = cudnn_attention_backward_scratch_bytes(arguments[1].toTensor(), arguments[2].toTensor());
+  } else if (schema.name() == "aten::convolution") {
+    allocate_convolution_scratch(arguments, results);
+  } else if (schema.name() == "aten::embedding_dense_backward") {
+    bytes = embedding_backward_scratch_bytes(arguments[0].toTensor(), arguments[1].toTensor(), arguments[2].toInt());
   }
   if (bytes) allocate_block(bytes, false);
 }

@@ -121,6 +121,28 @@ class Operation(NamedTuple):
         return left, right
 
     @property
+    def layout(self) -> str:
+        """Return what besides the sizes decides the speed of a memory-bound operation.
+
+        For each tensor: its data type, whether it is contiguous, strided or broadcast, and whether it is the largest
+        one or a scalar.
+        """
+        largest = max(map(_elements, self.tensors), default=0)
+        return " ".join(
+            f"{one['type']}-{_order(one)}{'-largest' if _elements(one) == largest else ''}"
+            f"{'-scalar' if _elements(one) <= 1 else ''}"
+            for one in self.tensors
+        )
+
+    @property
+    def product_sizes(self) -> tuple[int, int, int, int] | None:
+        """Return rows, columns and depth of a matrix product, and the number of products; None if it is none."""
+        if not PRODUCTS.match(self.name) or "convolution" in self.name or self.name.startswith("aten::addmv"):
+            return None
+        left, right = self._factors
+        return left[-2], right[-1], left[-1], left[0] if len(left) == 3 else 1
+
+    @property
     def flop(self) -> float:
         """Return the floating-point operations of matrix products and attention; 0 for all others."""
         if ATTENTION.match(self.name):
@@ -160,6 +182,11 @@ def tensor_bytes(tensor: dict[str, Any]) -> int:
 
 def _elements(tensor: dict[str, Any]) -> int:
     return int(tensor["elements"]) if "elements" in tensor else math.prod(tensor["sizes"])
+
+
+def _order(tensor: dict[str, Any]) -> str:
+    strides = tensor.get("strides")
+    return "contiguous" if strides is None else "broadcast" if 0 in strides else "strided"
 
 
 def _tensors(value: Any) -> Iterator[dict[str, Any]]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+from experiments.prediction.times.limits import TENSOR_TYPES
 from experiments.prediction.times.operations import Family, Operation, parse
-from experiments.prediction.times.table import TENSOR_TYPES, Table, table_files
+from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named
@@ -189,9 +190,20 @@ def phases_of_step(
 
     tokens: average length of the batches' texts; None: the length of each traced batch.
     """
-    parts, found = _parts_of_step(recorded, accumulate), []
+    parts = parts_of_step(recorded, accumulate)
     distinct = {id(one): one for part in parts for one in part}
     times = {number: phase_time(one, table, card) for number, one in distinct.items()}
+    return interpolated_phases(parts, times, tokens)
+
+
+def interpolated_phases(
+    parts: Sequence[tuple[RecordedPhase, RecordedPhase]], times: Mapping[int, PhaseTime], tokens: float | None
+) -> list[PhaseTime]:
+    """Return the times of a step's phases for batches of ``tokens``; None: of the traced batches.
+
+    parts: as ``parts_of_step`` returns. times: by the id of the recorded phase.
+    """
+    found = []
     for own, longest in parts:
         time = times[id(own)]
         if tokens is not None and own.phase != "optimizer step":
@@ -200,7 +212,7 @@ def phases_of_step(
     return found
 
 
-def _parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tuple[RecordedPhase, RecordedPhase]]:
+def parts_of_step(recorded: Sequence[RecordedPhase], accumulate: int) -> list[tuple[RecordedPhase, RecordedPhase]]:
     """Return the phases of a step as pairs: with an ordinary batch, and with the longest batch.
 
     A step consists of the first micro-step, the others, which add up gradients, and the optimizer's step. The
@@ -275,7 +287,7 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
         return set()
     return {
         key
-        for one in (one for pair in _parts_of_step(recorded, accumulate) for one in pair)
+        for one in (one for pair in parts_of_step(recorded, accumulate) for one in pair)
         for key in one.operations
         if parse(key).family not in ("communication", "CPU optimizer")
     }

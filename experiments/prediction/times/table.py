@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from experiments.prediction.times.limits import attainable_s
 from experiments.prediction.times.operations import Operation, canonical, parse
 from experiments.results.schema import Record
 from experiments.suites.cards import Card, card_named, have_same_chip
@@ -18,9 +19,14 @@ from experiments.system.files import cache_folder
 
 TABLES = Path(__file__).parent / "tables"
 SUFFIXES = (".jsonl", ".jsonl.gz")
-TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-MIN_KERNEL_S = 2e-6
-"""Shortest time of a kernel, seconds."""
+MEMORY_BOUND = ("element-wise", "reductions", "indexing", "copies")
+LAYOUT_DISTANCE = 2.0
+"""Distance of two memory-bound operations whose tensors have different layouts, as that of sizes that differ by a
+factor of e**2. Values from 1.5 to 6 have the same error in the benchmark estimated_operations."""
+MAX_HOST_S = 8e-5
+"""Longest host time of an operation that the host can start in advance while the GPU is occupied (``replay``)."""
+UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S = 2.0, 1e-5
+"""Assumed time of an operation that resembles no measured one: relative to the attainable time, and of the host."""
 
 
 class Machine(Record):
@@ -62,26 +68,37 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Estimate(NamedTuple):
-    """The times of an operation on the GPU of a table. bound_s: its shortest possible time there, seconds.
+    """The times of an operation on the GPU of a table. attainable_s: its attainable time there, seconds.
 
     measured: False if the times are those of a similar operation, scaled to this one's size.
     """
 
     operation: Operation
     times: OperationTime
-    bound_s: float
+    attainable_s: float
     measured: bool
 
 
+class Features(NamedTuple):
+    """What two similar operations have in common. sizes: logarithms. layout: of a memory-bound operation, else ''."""
+
+    sizes: tuple[float, ...]
+    layout: str
+
+    def distance(self, other: "Features") -> float:
+        """Return how much two operations differ; infinite if their sizes are of different kinds."""
+        if len(self.sizes) != len(other.sizes):
+            return math.inf
+        sizes = sum(abs(own - others) for own, others in zip(self.sizes, other.sizes, strict=True))
+        return sizes + (LAYOUT_DISTANCE if self.layout != other.layout else 0.0)
+
+
 class MeasuredOperation(NamedTuple):
-    """A measured operation.
+    """A measured operation. slowdown: its time divided by its attainable time."""
 
-    sizes: logarithms of its floating-point operations and of its bytes. bound_s: its shortest possible time, seconds.
-    """
-
-    sizes: tuple[float, float]
-    bound_s: float
-    times: OperationTime
+    features: Features
+    slowdown: float
+    host_s: float
 
 
 class Table:
@@ -93,15 +110,20 @@ class Table:
     def __init__(self, machine: Machine, measured: Mapping[str, OperationTime]) -> None:
         self.machine = machine
         self.card = card_named(machine.card)
-        self.measured = {canonical(key): times for key, times in measured.items()}
+        self.measured = measured
+        self._by_computation = {canonical(key): times for key, times in measured.items()}
         self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
+        host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
         for key, times in measured.items():
             operation = parse(key)
-            one = MeasuredOperation(_log_sizes(operation), bound_s(operation, self.card), times)
+            slowdown = times.device_s / attainable_s(operation, self.card)
+            one = MeasuredOperation(_features(operation), slowdown, times.host_s)
             for group in _groups(operation):
-                self._similar[group].append(one)
+                host_s[group].append(times.host_s)
+                if not waited_for_host(operation, times):
+                    self._similar[group].append(one)
         self._estimates: dict[str, Estimate] = {}
-        self._host_s = {group: median(one.times.host_s for one in found) for group, found in self._similar.items()}
+        self._host_s = {group: median(found) for group, found in host_s.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -115,8 +137,8 @@ class Table:
 
         The host time is at most the median of similar operations: longer times include waiting for the GPU.
         """
-        operation, times, own_bound_s, _ = self._estimate(key)
-        return OperationTime(times.device_s * bound_s(operation, card) / own_bound_s, times.host_s)
+        operation, times, own_s, _ = self._estimate(key)
+        return OperationTime(times.device_s * attainable_s(operation, card) / own_s, times.host_s)
 
     def is_measured(self, key: str) -> bool:
         """Return whether the operation itself was measured."""
@@ -128,28 +150,34 @@ class Table:
         return self._estimates[key]
 
     def _new_estimate(self, key: str) -> Estimate:
-        operation, found = parse(key), self.measured.get(canonical(key))
-        own_bound_s = bound_s(operation, self.card)
+        operation, found = parse(key), self._by_computation.get(canonical(key))
+        own_s = attainable_s(operation, self.card)
         if found:
             device_s, host_s = found
         else:
             similar = self._most_similar(operation)
-            device_s = similar.times.device_s * own_bound_s / similar.bound_s
-            host_s = similar.times.host_s
-        usual_s = next((self._host_s[group] for group in _groups(operation) if group in self._host_s), host_s)
-        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_bound_s, found is not None)
+            device_s, host_s = own_s * similar.slowdown, similar.host_s
+        usual_s = next((self._host_s[one] for one in _groups(operation) if one in self._host_s), host_s)
+        return Estimate(operation, OperationTime(device_s, min(host_s, usual_s)), own_s, found is not None)
 
     def _most_similar(self, operation: Operation) -> MeasuredOperation:
-        flop, size = _log_sizes(operation)
+        features = _features(operation)
         for group in _groups(operation):
             if found := self._similar.get(group):
-                return min(found, key=lambda one: abs(one.sizes[0] - flop) + abs(one.sizes[1] - size))
-        least_s = bound_s(operation, self.card)
-        return MeasuredOperation((flop, size), least_s, OperationTime(2 * least_s, 1e-5))
+                return min(found, key=lambda one: one.features.distance(features))
+        return MeasuredOperation(features, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)
 
     def is_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
         return self.machine.card == card or have_same_chip(self.machine.card, card)
+
+
+def waited_for_host(operation: Operation, times: OperationTime) -> bool:
+    """Return whether the GPU had to wait for the host during the measurement, so that the measured time is too long.
+
+    Transfers from and to the host always wait for it.
+    """
+    return operation.family != "host transfers" and times.device_s < times.host_s > MAX_HOST_S
 
 
 def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
@@ -165,11 +193,8 @@ def _groups(operation: Operation) -> tuple[tuple[str, ...], ...]:
     return (family, data_type, base), (family, data_type), (family,)
 
 
-def _log_sizes(operation: Operation) -> tuple[float, float]:
-    return math.log(operation.flop + 1), math.log(operation.total_bytes + 1)
-
-
-def bound_s(operation: Operation, card: Card) -> float:
-    """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
-    rate = card.peak_tflops.get(TENSOR_TYPES.get(operation.data_type, "fp32")) or card.peak_tflops["fp32"]
-    return max(operation.flop / (rate * 1e12), operation.total_bytes / (card.bandwidth_gb_s * 1e9), MIN_KERNEL_S)
+def _features(operation: Operation) -> Features:
+    """Return the sizes of a matrix product, otherwise the operation's arithmetic and bytes; and its layout."""
+    sizes = operation.product_sizes or (operation.flop + 1, operation.total_bytes + 1)
+    layout = operation.layout if operation.family in MEMORY_BOUND else ""
+    return Features(tuple(math.log(max(1, size)) for size in sizes), layout)

@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.training.estimated_operations [FOLDER]
 
-The times of most operations of scripts are estimated in this way. The operations in the last table of measured times
+The times of most operations of scripts are estimated in this way. The operations in the table of the H100
 are divided into ten parts. The times of each part are estimated from the other parts, and compared with the measured
-times. Operations below 20 microseconds are left out, because most of their time is the start of a kernel. Writes
-estimated_operations.md and .json into FOLDER (default: experiments/evidence/prediction_h100).
+times. Operations below 20 microseconds are left out, because most of their time is the start of a kernel. Operations
+for which the GPU waited for the host during the measurement are left out, too. Writes estimated_operations.md and .json
+into FOLDER (default: experiments/evidence/prediction_h100).
 """
 
 import argparse
@@ -16,8 +17,8 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from experiments.prediction.times.operations import Family, parse
-from experiments.prediction.times.step import tables
-from experiments.prediction.times.table import Table
+from experiments.prediction.times.step import REFERENCE_CARD, nearest_table
+from experiments.prediction.times.table import Table, waited_for_host
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
 
 PARTS, SHORTEST_S = 10, 20e-6
@@ -42,6 +43,7 @@ def estimate_all(table: Table) -> list[Estimated]:
         found += [
             Estimated(parse(key).family, table.measured[key].device_s, others.times(key, table.card).device_s)
             for key in own
+            if not waited_for_host(parse(key), table.measured[key])
         ]
     return [one for one in found if one.measured_s >= SHORTEST_S]
 
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE.parent / "prediction_h100")
     folder = parser.parse_args().folder
     families: dict[str, list[Estimated]] = defaultdict(list)
-    for one in estimate_all(tables()[-1]):
+    for one in estimate_all(nearest_table(REFERENCE_CARD)):
         families[one.family].append(one)
     data = {name: errors(own) for name, own in sorted(families.items())}
     data["all"] = errors([one for own in families.values() for one in own])

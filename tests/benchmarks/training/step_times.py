@@ -5,9 +5,10 @@
 Reads FOLDER/step_times.jsonl (default: experiments/evidence/prediction_h100): the specification of each row, its speed,
 its device. Each row is traced here, and its step is predicted on the device's card, for a batch of the median length,
 because the measured time is a median. Writes step_times.md and step_times.json into the folder. Beside each prediction:
-the error with factors of the host's time that were fitted to the other suites only, and three simpler estimates: the
+the error with factors of the host's time that were fitted to the other suites only, and four simpler estimates: the
 time at the card's peak rate; the roofline, which is the shortest possible time of each operation; the roofline times
-one factor, fitted to the other suites only. Errors are relative to the measurement; negative: too low.
+one factor for all rows on the GPU, fitted to the other suites only; the estimate of PyTorch's RuntimeEstimator. Errors
+are relative to the measurement; negative: too low.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
+from experiments.prediction.times.limits import bound_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     PhaseTime,
@@ -29,7 +31,7 @@ from experiments.prediction.times.step import (
     step_time,
     total_seconds,
 )
-from experiments.prediction.times.table import OperationTime, Table, bound_s
+from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
@@ -37,6 +39,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
+from tests.benchmarks.training.torch_estimate import TorchEstimate, estimate_row
 
 HEAD = [
     "row",
@@ -50,6 +53,7 @@ HEAD = [
     "peak rate, s",
     "roofline, s",
     "roofline times a factor",
+    "RuntimeEstimator, s",
 ]
 FACTORS: list[Mapping[Phase, float]] = [
     {"forward": forward / 4, "backward": backward / 4, "optimizer step": forward / 4}
@@ -66,7 +70,10 @@ class Roofline(Table):
 
 
 class TimedRow(NamedTuple):
-    """A measured row, the card that measured it, its predicted time, the phases of its step, and its roofline, s."""
+    """A measured row, the card that measured it, its predicted time, the phases of its step, and its roofline, s.
+
+    tokens: median length of the batches' texts.
+    """
 
     spec: RowSpec
     card: str
@@ -74,6 +81,7 @@ class TimedRow(NamedTuple):
     time: RowStepTime
     phases: list[PhaseTime]
     roofline_s: float
+    tokens: float | None
 
     def error(self, factors: Mapping[Phase, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
@@ -102,7 +110,7 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
             table, target = nearest_table(card), card_named(card)
             phases = phases_of_step(recorded, accumulate, tokens, table, target)
             shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
-            found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest)))
+            found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest), tokens))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -127,8 +135,11 @@ def fitted_factor(rows: Sequence[TimedRow]) -> float:
     return median(row.speed.step_s / row.roofline_s for row in rows)
 
 
-def compare_steps(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
-    """Return the predicted and the measured step of a row, and simpler estimates. others: rows of the other suites."""
+def compare_steps(row: TimedRow, others: Sequence[TimedRow], torch: TorchEstimate) -> dict[str, Any]:
+    """Return the predicted and the measured step of a row, and simpler estimates.
+
+    others: rows of the other suites. torch: the estimate of PyTorch's own estimator.
+    """
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
     tflop = (speed.tflop_per_sample or 0.0) * spec.settings.batch_size * spec.settings.accumulate
@@ -144,7 +155,18 @@ def compare_steps(row: TimedRow, others: Sequence[TimedRow]) -> dict[str, Any]:
         "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
         "roofline_s": row.roofline_s,
         "factor_error": relative_error(fitted_factor(others) * row.roofline_s, speed.step_s),
+        "torch_s": torch.step_s,
+        "torch_reason": torch.reason,
     }
+
+
+def reasons(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each reason for which RuntimeEstimator has no estimate, with its rows."""
+    rows: dict[str, list[str]] = {}
+    for one in found:
+        if one["torch_reason"]:
+            rows.setdefault(one["torch_reason"], []).append(one["row"])
+    return [f"- RuntimeEstimator cannot run: {reason}: {', '.join(names)}" for reason, names in rows.items()]
 
 
 def main() -> None:
@@ -156,12 +178,20 @@ def main() -> None:
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
     known = [trace_row(row, phantom) for row in rows]
-    found = [compare_steps(row, [one for one in known if one.spec.suite != row.spec.suite]) for row in known]
+    found = [
+        compare_steps(
+            row,
+            [one for one in known if one.spec.suite != row.spec.suite],
+            estimate_row(row.spec, row.card, row.tokens, phantom),
+        )
+        for row in known
+    ]
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     simpler = {
         "peak_rate_errors": [relative_error(one["peak_rate_s"], one["measured_s"]) for one in found],
         "roofline_errors": [relative_error(one["roofline_s"], one["measured_s"]) for one in found],
         "factor_errors": [one["factor_error"] for one in found],
+        "torch_errors": [relative_error(one["torch_s"], one["measured_s"]) for one in found if one["torch_s"]],
     }
     lines = [
         [
@@ -176,6 +206,7 @@ def main() -> None:
             f"{one['peak_rate_s']:.3f}",
             f"{one['roofline_s']:.3f}",
             percent(one["factor_error"]),
+            f"{one['torch_s']:.3f}" if one["torch_s"] else "n/a",
         ]
         for one in found
     ]
@@ -193,8 +224,10 @@ def main() -> None:
         f" other suites: mean {data['held_out_mean_error']:.1%}, worst {data['held_out_errors']['worst']:.1%};"
         f" of the time at the peak rate: mean {data['peak_rate_errors']['mean']:.1%};"
         f" of the roofline: mean {data['roofline_errors']['mean']:.1%};"
-        f" of the roofline times a factor: mean {data['factor_errors']['mean']:.1%}\n"
+        f" of the roofline times a factor: mean {data['factor_errors']['mean']:.1%};"
+        f" of RuntimeEstimator: mean {data['torch_errors']['mean']:.1%} of {len(simpler['torch_errors'])} rows\n"
     )
+    text += "".join(f"\n{line}\n" for line in reasons(found))
     write(folder, "step_times", text, data)
 
 

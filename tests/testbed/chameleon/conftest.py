@@ -13,13 +13,13 @@ import pytest
 from experiments.cli import app
 from provision.clock import Clock
 from provision.leasing import boot
-from provision.leasing.journal import Journal
+from provision.leasing.journal import Journal, Machine
 from provision.leasing.reconciler import Reconciler
-from provision.leasing.request import LeaseRequest
-from provision.models import Requirements
+from provision.leasing.request import LeaseRequest, LeaseTask
+from provision.models import Lease, Requirements
 from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
 from provision.sites.kvm import Kvm
-from provision.ssh.login import KeyPair
+from provision.ssh.login import KeyPair, Login
 from tests.support.needs import need
 from tests.testbed.openstack import hardware
 from tests.testbed.openstack.local_openstack import LocalOpenStack, open_local_openstack
@@ -154,6 +154,23 @@ def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
 def reachable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every server answer SSH, for tests that are not about SSH."""
     monkeypatch.setattr(boot, "try_login", lambda login: None)
+
+
+@pytest.fixture
+def fake_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the nodes of an active lease answer SSH without servers, for tests of what follows a boot."""
+
+    def bring_up(task: LeaseTask, active: Lease) -> tuple[str, tuple[Machine, ...]]:
+        request, journal = task.lease_request, task.reconciler.journal
+        machines = tuple(
+            Machine(name, Login("192.0.2.1", name, request.key.file, journal.known_hosts))
+            for name in request.server_names
+        )
+        for machine in machines:
+            journal.record_machine(task.opened, machine)
+        return "fake image", machines
+
+    monkeypatch.setattr("provision.leasing.lease.bring_up", bring_up)
 
 
 def empty(site: LeasingSite) -> None:

@@ -2,7 +2,7 @@
 
 One credential remains, or none after a release, and the next command resumes.
 
-The setup of the node is a fake; the tests of nodes run the real one.
+The boot and the setup of the node are fakes; the tests of leasing boot servers, and those of nodes run the setup.
 """
 
 import time
@@ -30,7 +30,7 @@ NOT_SET_UP = "ACTIVE, does not end itself: its setup did not finish"
 
 
 @pytest.fixture(autouse=True)
-def setup_variables(monkeypatch, reachable):
+def setup_variables(monkeypatch, fake_boot):
     """Return the list of the credentials with which the node was set up."""
     given = []
     monkeypatch.setattr(

@@ -1,6 +1,6 @@
 """A lease that ends itself, at real services: the rights of its credential, and the client's report of the end.
 
-Fake: the setup of the node; tests/testbed/node/end_when_idle tests the real one.
+Fakes: the setup of the node, which tests/testbed/node/end_when_idle tests, and its boot, except in one test.
 """
 
 import json
@@ -48,11 +48,21 @@ def variables(monkeypatch, reachable):
 
 
 @pytest.fixture
-def settings(site, reconciler, lease_request, variables, tmp_path):
-    """Lease a node that ends its lease; return the settings of its check."""
-    lease(site, reconciler, lease_request())
-    set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
-    return settings_of(variables[-1], tmp_path)
+def leased(site, reconciler, lease_request, variables, tmp_path):
+    """Return a function that leases a node that ends its lease, and returns the settings of its check."""
+
+    def lease_node():
+        lease(site, reconciler, lease_request())
+        set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
+        return settings_of(variables[-1], tmp_path)
+
+    return lease_node
+
+
+@pytest.fixture
+def settings(leased, fake_boot):
+    """The settings of the check of a node that has not booted."""
+    return leased()
 
 
 def settings_of(variables, home):
@@ -133,11 +143,13 @@ def test_the_credential_is_restricted_and_expires_with_the_lease(site, settings)
 
 
 def test_the_check_of_the_node_ends_the_lease_and_the_client_reports_that(
-    testbed, site, reconciler, settings, monkeypatch
+    testbed, site, reconciler, leased, monkeypatch
 ):
     def unreachable(shell):
         raise NotReached("no route to host")
 
+    settings = leased()
+    assert len(site.servers()) == 1
     assert "ACTIVE, ends after 30m" in " ".join(testbed("status")[1].split())
     now = check.clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})

@@ -36,6 +36,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SEEDED_PREFIX = "127.42"
 PREFIXES = [f"127.{second}" for second in range(43, 250)]
+KEPT_VARIABLES = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 
 
 class LocalOpenStack:
@@ -251,7 +252,8 @@ def _replace(database: Path, texts: dict[str, str]) -> None:
 
 
 def _quiet_environment() -> dict[str, str]:
-    mine = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    """Return the variables of a service: few, because each of its requests to another looks through all for a proxy."""
+    mine = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     return {**mine, "PYTHONPATH": str(ROOT), "OS_CLIENT_CONFIG_FILE": os.devnull}
 
 

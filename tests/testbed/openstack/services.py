@@ -5,12 +5,14 @@ in-memory transport suffices and no broker is needed. Fakes: the hardware (fake_
 (agents that are rows in a table), volumes (volumes.py), the reference API (reference_api.py).
 """
 
+import contextlib
 import ctypes
 import datetime
 import gettext
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.testbed.openstack import shortcuts
+from tests.testbed.openstack.settings import PORTS
 
 SERVICE, FOLDER, ADDRESS, PORT = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 HERE = FOLDER / SERVICE
@@ -99,6 +102,7 @@ def nova() -> Wsgi:
     from nova import conf, objects, service
     from nova.wsgi.osapi_compute import application
 
+    wait_until_up("keystone", "placement")
     os_brick.setup(conf.CONF)
     os_vif.initialize()
     objects.Service.enable_min_version_cache()
@@ -229,6 +233,15 @@ def queue_writers() -> None:
         return ("BEGIN IMMEDIATE" if writes else statement), parameters
 
 
+def wait_until_up(*services: str) -> None:
+    """Wait until other services listen, for one that asks them while it starts: all start at the same time."""
+    for service in services:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection((ADDRESS, PORTS[service])):
+                break
+            time.sleep(POLL_S)
+
+
 def wake_listeners_at_once() -> None:
     """Wake the listeners of the in-memory transport by each message; unchanged, they look for one 20 times a second."""
     from oslo_messaging._drivers import impl_fake
@@ -276,6 +289,7 @@ def application() -> Wsgi:
 
         monkey_patch.patch(backend="threading")
     if SERVICE not in ("refapi", "volumes"):
+        shortcuts.keep_connections()
         queue_writers()
         shortcuts.read_policies_once()
     return globals()[SERVICE]()
@@ -286,14 +300,14 @@ def main() -> None:
     sys.argv = [SERVICE.partition("_")[0]]
     os.environ[f"OS_{SERVICE.partition('_')[0].upper()}_CONFIG_DIR"] = str(HERE)
     try:
-        app = application()
+        with shortcuts.without_garbage_collection():
+            app = application()
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)
     import waitress
 
-    shortcuts.exclude_from_garbage_collection()
     waitress.serve(app, host=ADDRESS, port=PORT, threads=8, _quiet=True, clear_untrusted_proxy_headers=False)
 
 

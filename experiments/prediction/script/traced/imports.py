@@ -63,10 +63,12 @@ class ImportFinder(MetaPathFinder):
 
 
 def prepare_imports(phantom: Phantom) -> None:
-    """Prepare bitsandbytes, DeepSpeed and Triton for the phantom device when the script imports them."""
+    """Prepare libraries for the phantom device when the script imports them."""
     prepared = {
         "bitsandbytes": lambda: _prepare_bitsandbytes(phantom),
         "deepspeed": lambda: _prepare_deepspeed(phantom.log_operation),
+        "torchvision": lambda: _prepare_torchvision(phantom),
+        "transformers.generation.stopping_criteria": _prepare_generation,
         "triton": lambda: _prepare_triton(phantom.log_operation),
     }
     for library, prepare in prepared.items():
@@ -87,7 +89,7 @@ def modeling_notes(recurrent: bool) -> list[str]:
             if name in sys.modules
         ]
     if recurrent:
-        lines.append("LSTM and GRU layers: the memory of PyTorch's kernels is counted; those of cuDNN can need less")
+        lines.append("LSTM and GRU layers: the memory of cuDNN's kernels is that of an H200")
     if compiles():
         lines.append("torch.compile was called: the prediction is for the uncompiled model")
     return lines
@@ -121,6 +123,18 @@ def _prepare_deepspeed(log: Callable[[str], None]) -> None:
     from experiments.prediction.phantom.cpu_adam import skip_deepspeed_adam
 
     skip_deepspeed_adam(log)
+
+
+def _prepare_generation() -> None:
+    from experiments.prediction.script.traced.generation import ignore_ends_of_texts
+
+    ignore_ends_of_texts()
+
+
+def _prepare_torchvision(phantom: Phantom) -> None:
+    from experiments.prediction.phantom.vision import prepare_torchvision
+
+    prepare_torchvision(phantom)
 
 
 def _prepare_triton(log: Callable[[str], None]) -> None:

@@ -31,12 +31,16 @@ def replace_missing_weights() -> None:
 def _weights(model_class: Any, config: Any) -> dict[str, Any]:
     """Return weights without values in the data type of the configuration. Their memory is never touched.
 
-    Of weights that are tied, only one is returned, as in a saved model.
+    The weights are those of the class that was saved. Others are initialized, which draws as many random numbers as
+    with the saved weights, so that the data is shuffled in the same order. Of weights that are tied, only one is
+    returned, as in a saved model.
     """
     import torch
+    import transformers
 
+    saved = getattr(transformers, next(iter(config.architectures or ()), ""), model_class)
     with torch.device("meta"):
-        model = model_class(config)
+        model = saved(config)
     model.tie_weights()
     wanted = getattr(config, "dtype", None) or torch.float32
     tensors = {id(one): (name, one) for name, one in reversed(model.state_dict(keep_vars=True).items())}

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.experiments.prediction.phantom import kernel_probes
+
 MIB = 1024**2
 
 
@@ -275,6 +277,10 @@ def attention(phantom: Any) -> Any:
         "not square": backward_kernel(keys=24),
         "grouped heads": backward_kernel(heads=2, enable_gqa=True),
         "grouped heads, mask": backward_kernel(heads=2, enable_gqa=True, mask=whole),
+        "mask on a Hopper card": backward_kernel("h200_141gb", mask=whole),
+        "learned mask on a Hopper card": backward_kernel("h200_141gb", mask=whole.clone().requires_grad_()),
+        "turned mask on a Hopper card": backward_kernel("h200_141gb", mask=turned),
+        "mask in 32 bit on a Hopper card": backward_kernel("h200_141gb", torch.float32, mask=whole.float()),
         "wide heads": backward_kernel(width=264),
         "unaligned heads": backward_kernel(type=torch.float32, width=6),
     }
@@ -309,7 +315,7 @@ def recomputed(phantom: Any) -> Any:
 
 PROBES = (
     sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention,
-    recomputed,
+    recomputed, *kernel_probes.PROBES,
 )  # fmt: skip
 
 

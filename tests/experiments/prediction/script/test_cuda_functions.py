@@ -189,3 +189,70 @@ result = torch.nn.functional.{function}(values)
 result.backward(torch.empty_like(result))
 """)
     assert one.peak_gib == pytest.approx(4 * 64 * 2**20 / GIB, abs=0.001)
+
+
+@pytest.mark.usefixtures("triton")
+def test_a_kernel_in_triton_is_skipped_and_its_results_are_counted(traced):
+    source = """
+import torch
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
+values = torch.empty(64 * 2**18, device="cuda")
+result = torch.empty_like(values)
+{}
+"""
+    launches = "JITFunction().run(values, 3, out=result, grid=(7,))\nAutotuner().run(values, result)"
+    launched, without = (traced(source.format(lines)) for lines in (launches, ""))
+    assert launched.peak_gib == without.peak_gib == pytest.approx(128 / 1024)
+
+
+DETECTION = """
+import torch
+import torchvision
+class Pool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features, boxes):
+        ctx.boxes, ctx.shape = boxes, features.shape
+        return torch.ops.torchvision.roi_align(features, boxes, 0.25, 7, 7, 2, False)
+    @staticmethod
+    def backward(ctx, gradient):
+        pooled = torch.ops.torchvision._roi_align_backward(gradient, ctx.boxes, 0.25, 7, 7, *ctx.shape, 2, False)
+        return pooled, None
+features = torch.empty(2, 256, 64, 64, device="cuda", requires_grad=True)
+boxes, scores = torch.empty(1000, 4, device="cuda"), torch.empty(1000, device="cuda")
+kept = torch.ops.torchvision.nms(boxes, scores, 0.7)
+rois = torch.cat([torch.zeros(1000, 1, device="cuda"), boxes], 1)[kept]
+pooled = Pool.apply(features, rois)
+pooled.sum().backward()
+levels = torchvision.ops.poolers.LevelMapper(2, 5)([boxes])
+sampler = torchvision.models.detection._utils.BalancedPositiveNegativeSampler(256, 0.25)
+sampled = [int(masks[0].sum()) for masks in sampler([scores])]
+found = len(kept), list(pooled.shape), list(features.grad.shape), levels.bincount().tolist(), sampled
+open("found", "w").write(str(found))
+"""
+FAKE_TORCHVISION = {
+    "__init__": "import torch\nfrom torchvision import models, ops\ntorch.ops.load_library('/missing/_C.so')\n",
+    "models/__init__": "from torchvision.models import detection\n",
+    "models/detection/__init__": "from torchvision.models.detection import _utils\n",
+    "models/detection/_utils": "class BalancedPositiveNegativeSampler:\n    def __init__(self, count, share):\n"
+    "        self.batch_size_per_image, self.positive_fraction = count, share\n",
+    "ops/__init__": "from torchvision.ops import poolers\n",
+    "ops/poolers": "class LevelMapper:\n    def __init__(self, k_min, k_max):\n"
+    "        self.k_min, self.k_max = k_min, k_max\n",
+}
+META = """
+library = torch.library.Library("torchvision", "IMPL", "Meta")
+library.impl("roi_align", lambda x, rois, scale, h, w, ratio, aligned: x.new_empty(len(rois), x.shape[1], h, w))
+library.impl("_roi_align_backward", lambda x, rois, scale, h, w, *shape: x.new_empty(shape[:4]))
+"""
+
+
+def test_kernels_of_torchvision_have_shapes_without_its_compiled_library(traced, tmp_path):
+    for name, source in FAKE_TORCHVISION.items():
+        file = tmp_path / "torchvision" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source + (META if name == "__init__" else ""))
+    traced(DETECTION)
+    assert (tmp_path / "found").read_text() == str(
+        (1000, [1000, 256, 7, 7], [2, 256, 64, 64], [250, 250, 250, 250], [64, 192])
+    )

@@ -1,7 +1,7 @@
 """Models of transformers whose weights are missing, created from their configuration."""
 
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from experiments.prediction.script.traced.missing import _weights
 
@@ -52,3 +52,11 @@ def test_tied_weights_are_created_once() -> None:
     names = _weights(LlamaForCausalLM, config)
     assert "model.embed_tokens.weight" in names
     assert "lm_head.weight" not in names
+
+
+def test_weights_that_the_saved_model_lacks_are_left_to_be_initialized() -> None:
+    config = BertConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=32)
+    config.architectures = ["BertModel"]
+    names = _weights(BertForSequenceClassification, config)
+    assert "embeddings.word_embeddings.weight" in names
+    assert not any("classifier" in name for name in names)

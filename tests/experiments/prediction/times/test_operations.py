@@ -79,6 +79,29 @@ def test_each_operation_has_a_family(name, arguments, family):
     assert operation(name, *arguments).family == family
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "sizes"),
+    [
+        ("aten::mm.out", (tensor(8, 16), tensor(16, 4), tensor(8, 4)), (8, 4, 16, 1)),
+        ("aten::addmm.out", (tensor(4), tensor(8, 16), tensor(16, 4), 1, 1, tensor(8, 4)), (8, 4, 16, 1)),
+        ("aten::bmm.out", (tensor(3, 8, 16), tensor(3, 16, 4), tensor(3, 8, 4)), (8, 4, 16, 3)),
+        ("aten::addmv.out", (tensor(8), tensor(8, 16), tensor(16), 1, 1, tensor(8)), None),
+        ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), None),
+    ],
+)
+def test_the_sizes_of_a_product(name, arguments, sizes):
+    assert operation(name, *arguments).product_sizes == sizes
+
+
+def test_the_layout_tells_strided_broadcast_and_small_tensors_apart():
+    first, second = tensor(8, 16, strides=[1, 8]), tensor(8, 16, type="Float", strides=[0, 1])
+    found = operation("aten::add.out", first, second, tensor(16), tensor(), tensor(8, 16)).layout
+    assert found == (
+        "BFloat16-strided-largest Float-broadcast-largest BFloat16-contiguous BFloat16-contiguous-scalar "
+        "BFloat16-contiguous-largest"
+    )
+
+
 def test_bytes_are_those_of_all_tensors_also_of_a_long_list():
     listed = {"type": "Float", "tensors": 100, "elements": 1000}
     assert operation("aten::_foreach_mul_.Scalar", listed, 0.9).total_bytes == 4000

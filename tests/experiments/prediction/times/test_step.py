@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.prediction.times import step
+from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     HOST_FACTORS,
@@ -16,16 +17,21 @@ from experiments.prediction.times.step import (
     program_step_time,
     total_seconds,
 )
-from experiments.prediction.times.table import Machine, OperationTime, Table, bound_s
+from experiments.prediction.times.table import Machine, OperationTime, Table
 from experiments.suites.cards import card_named
 
 H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
 MACHINE = Machine(card="h100_80gb", gpu="NVIDIA H100", host="a host", torch="2.11", command="a test", date="2026-11-28")
 
 
-def product(rows: int) -> str:
-    sizes = ([rows, 4096], [4096, 4096], [rows, 4096])
+def product(rows: int, columns: int = 4096, depth: int = 4096) -> str:
+    sizes = ([rows, depth], [depth, columns], [rows, columns])
     return json.dumps(["aten::mm.out", *({"type": "BFloat16", "sizes": size} for size in sizes)], separators=(",", ":"))
+
+
+def copy(source: dict[str, Any]) -> str:
+    tensors = ({"type": "Float", "sizes": source["sizes"]}, {"type": "Float", **source})
+    return json.dumps(["aten::copy_.default", *tensors, False], separators=(",", ":"))
 
 
 def phase(host_s: float, device_s: float, **times: Any) -> PhaseTime:
@@ -50,8 +56,9 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
 def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     assert table.times(product(4096), H100) == OperationTime(4e-4, 1e-5)
-    slower = A100.peak_tflops["bf16"] / H100.peak_tflops["bf16"]
-    assert table.times(product(4096), A100).device_s == pytest.approx(4e-4 / slower)
+    flop = 2 * 4096**3
+    on_a100_s, on_h100_s = (START_S + flop / (card.peak_tflops["bf16"] * 1e12) for card in (A100, H100))
+    assert table.times(product(4096), A100).device_s == pytest.approx(4e-4 * on_a100_s / on_h100_s)
 
 
 def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_one():
@@ -59,12 +66,12 @@ def test_an_operation_that_was_not_measured_is_as_efficient_as_the_most_similar_
     table = Table(
         MACHINE,
         {
-            large: OperationTime(2 * bound_s(parse(large), H100), 1e-5),
-            small: OperationTime(9 * bound_s(parse(small), H100), 1e-5),
+            large: OperationTime(2 * attainable_s(parse(large), H100), 1e-5),
+            small: OperationTime(9 * attainable_s(parse(small), H100), 1e-5),
         },
     )
     asked = product(4096)
-    assert table.times(asked, H100).device_s == pytest.approx(2 * bound_s(parse(asked), H100))
+    assert table.times(asked, H100).device_s == pytest.approx(2 * attainable_s(parse(asked), H100))
 
 
 def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_one():
@@ -74,13 +81,44 @@ def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_o
     table = Table(
         MACHINE,
         {
-            listed: OperationTime(9 * bound_s(parse(listed), H100), 1e-4),
-            element_wise: OperationTime(2 * bound_s(parse(element_wise), H100), 1e-5),
+            listed: OperationTime(9 * attainable_s(parse(listed), H100), 1e-4),
+            element_wise: OperationTime(2 * attainable_s(parse(element_wise), H100), 1e-5),
         },
     )
     few, longer = (json.dumps([names[0], tensor, 2]) for tensor in ([one], many | {"tensors": 299}))
-    times = [table.times(key, H100).device_s / bound_s(parse(key), H100) for key in (few, longer)]
+    times = [table.times(key, H100).device_s / attainable_s(parse(key), H100) for key in (few, longer)]
     assert times == pytest.approx([2, 9])
+
+
+def test_a_product_that_was_not_measured_resembles_the_one_with_the_nearest_sizes_not_with_the_same_arithmetic():
+    wide, deep = product(2048, columns=2048, depth=8192), product(2048, columns=8192, depth=2048)
+    slowdowns = {wide: 2, deep: 3}
+    table = Table(
+        MACHINE, {key: OperationTime(each * attainable_s(parse(key), H100), 1e-5) for key, each in slowdowns.items()}
+    )
+    asked = product(2048, columns=4096, depth=2048)
+    assert table.times(asked, H100).device_s == pytest.approx(3 * attainable_s(parse(asked), H100))
+
+
+def test_a_memory_bound_operation_resembles_one_with_the_same_layout_more_than_one_of_its_size():
+    contiguous, transposed = {"sizes": [4096, 64]}, {"sizes": [1024, 64], "strides": [1, 1024]}
+    keys = [copy(contiguous), copy(transposed)]
+    slowdowns = {keys[0]: 1, keys[1]: 4}
+    table = Table(
+        MACHINE, {key: OperationTime(each * attainable_s(parse(key), H100), 1e-5) for key, each in slowdowns.items()}
+    )
+    asked = copy({"sizes": [4096, 64], "strides": [1, 4096]})
+    assert table.times(asked, H100).device_s == pytest.approx(4 * attainable_s(parse(asked), H100))
+
+
+def test_an_operation_for_which_the_gpu_waited_is_no_model_for_others():
+    slow, usual = product(4096), product(1024)
+    table = Table(MACHINE, {slow: OperationTime(2e-4, 3e-4), usual: OperationTime(2e-5, 1e-5)})
+    efficiency = 2e-5 / attainable_s(parse(usual), H100)
+    assert table.times(product(5000), H100).device_s == pytest.approx(
+        efficiency * attainable_s(parse(product(5000)), H100)
+    )
+    assert table.times(slow, H100).device_s == 2e-4
 
 
 def test_the_host_time_of_an_operation_is_at_most_the_typical_time_of_its_family():
@@ -150,7 +188,9 @@ def test_the_share_of_operations_that_were_not_measured_is_that_of_the_gpus_time
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     monkeypatch.setattr(step, "tables", lambda: (table,))
     recorded = [RecordedPhase("forward", 0, {product(4096): 1, product(8192): 1})]
-    assert program_step_time(recorded, "h100_80gb", 1).unmeasured_share == pytest.approx(2 / 3)
+    shorter_s, longer_s = (attainable_s(parse(product(rows)), H100) for rows in (4096, 8192))
+    share = longer_s / (shorter_s + longer_s)
+    assert program_step_time(recorded, "h100_80gb", 1).unmeasured_share == pytest.approx(share)
 
 
 def test_a_card_without_the_data_type_of_a_programs_products_has_no_time(monkeypatch):

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch._dynamo.utils import counters
 
 from experiments.suites.settings import Settings
 from experiments.training.data import texts as data
+from experiments.training.models.build import build_model
 from experiments.training.rank import run_rank
-from tests.support.training.tiny_rows import LLAMA, T5, spec
+from tests.support.training.tiny_rows import LLAMA, OPT, T5, spec
 
 LITGPT: dict[str, Any] = {
     "engine": "litgpt",
@@ -74,9 +76,24 @@ def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
 
 
 def test_the_blocks_of_a_model_of_images_are_compiled(tmp_path):
-    compiled = run_rank(spec(model=T5, compile=True), tmp_path, NoMeter())
+    compiled = run_rank(spec(model=T5, compile=True, train_samples=4), tmp_path, NoMeter())
     assert compiled.reason.startswith("fits")
+    assert len(compiled.losses) == 2
     assert counters["stats"]["unique_graphs"] >= 3
+
+
+@pytest.mark.parametrize(
+    ("model", "kinds"),
+    [
+        (OPT, {"Blip2EncoderLayer", "Blip2QFormerLayer", "OPTDecoderLayer"}),
+        (T5, {"Blip2EncoderLayer", "Blip2QFormerLayer", "T5Block"}),
+    ],
+)
+def test_every_kind_of_block_of_a_model_of_images_is_to_be_compiled(model, kinds, monkeypatch):
+    requested = []
+    monkeypatch.setattr(nn.Module, "compile", lambda block, **options: requested.append(type(block).__name__))
+    build_model(spec(model=model, compile=True), torch.device("cpu"))
+    assert set(requested) == kinds
 
 
 def test_the_operations_of_the_first_micro_step_are_counted(tmp_path):

@@ -1,0 +1,114 @@
+"""Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.prediction.phantom.library import Phantom
+
+SHAPE = "SymInt batch_size, SymInt channels, SymInt height, SymInt width"
+POOLED = "float spatial_scale, SymInt pooled_height, SymInt pooled_width"
+ALIGNED = "int sampling_ratio, bool aligned"
+STRIDES = (
+    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, "
+    "SymInt groups, SymInt offset_groups, bool use_mask"
+)
+WEIGHTS = "Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias"
+SCHEMAS = (
+    "_cuda_version() -> int",
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    f"roi_align(Tensor input, Tensor rois, {POOLED}, {ALIGNED}) -> Tensor",
+    f"_roi_align_backward(Tensor grad, Tensor rois, {POOLED}, {SHAPE}, {ALIGNED}) -> Tensor",
+    "qroi_align(Tensor input, Tensor rois, float input_scale, int input_zero_point, float rois_scale, "
+    f"int rois_zero_point, {POOLED}, {ALIGNED}) -> Tensor",
+    f"roi_pool(Tensor input, Tensor rois, {POOLED}) -> (Tensor, Tensor)",
+    f"_roi_pool_backward(Tensor grad, Tensor rois, Tensor argmax, {POOLED}, {SHAPE}) -> Tensor",
+    f"ps_roi_align(Tensor input, Tensor rois, {POOLED}, int sampling_ratio) -> (Tensor, Tensor)",
+    "_ps_roi_align_backward(Tensor grad, Tensor rois, Tensor channel_mapping, "
+    f"{POOLED}, int sampling_ratio, {SHAPE}) -> Tensor",
+    f"ps_roi_pool(Tensor input, Tensor rois, {POOLED}) -> (Tensor, Tensor)",
+    f"_ps_roi_pool_backward(Tensor grad, Tensor rois, Tensor channel_mapping, {POOLED}, {SHAPE}) -> Tensor",
+    f"deform_conv2d({WEIGHTS}, {STRIDES}) -> Tensor",
+    f"_deform_conv2d_backward(Tensor grad, {WEIGHTS}, {STRIDES}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+"""The operations of torchvision 0.28 with those arguments that its Python code passes (torchvision/csrc/ops)."""
+BOXES_PER_WORD = 64
+_libraries: list[torch.library.Library] = []
+
+
+def prepare_torchvision(phantom: Phantom) -> None:
+    """Import torchvision, with kernels for the phantom device.
+
+    The published packages of torchvision need PyTorch's CUDA build. Without it, only their operations are defined.
+    """
+    load: Callable[[str], None] = torch.ops.load_library
+
+    def load_or_define(path: str) -> None:
+        try:
+            load(path)
+        except OSError:
+            if not Path(path).name.startswith("_C."):
+                raise
+            _define_operations()
+
+    torch.ops.load_library = load_or_define  # type: ignore[method-assign]
+    try:
+        import torchvision  # noqa: F401
+    finally:
+        torch.ops.load_library = load  # type: ignore[method-assign]
+    phantom.replace_kernels("torchvision")
+    kernels = torch.library.Library("torchvision", "IMPL", "CUDA")
+    kernels.impl("nms", _keep_all_boxes)
+    _libraries.append(kernels)
+    _spread_boxes()
+    _sample_boxes()
+
+
+def _define_operations() -> None:
+    library = torch.library.Library("torchvision", "DEF")
+    for schema in SCHEMAS:
+        library.define(schema)
+    library.impl("_cuda_version", lambda: -1, "CompositeExplicitAutograd")
+    _libraries.append(library)
+
+
+def _keep_all_boxes(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Return the positions of all boxes, because which ones overlap is unknown.
+
+    The memory is that of torchvision/csrc/ops/cuda/nms_kernel.cu.
+    """
+    order = scores.sort(stable=True, dim=0, descending=True)[1]
+    ordered = boxes.index_select(0, order).contiguous()
+    words = -(-len(boxes) // BOXES_PER_WORD)
+    overlaps = boxes.new_empty(len(boxes) * words, dtype=torch.int64)
+    kept = boxes.new_ones(len(boxes), dtype=torch.bool)
+    del ordered, overlaps
+    return order.masked_select(kept)
+
+
+def _spread_boxes() -> None:
+    """Pool every box from exactly one level of the features, because the sizes of the boxes are unknown."""
+    from torchvision.ops.poolers import LevelMapper
+
+    def levels(mapper: Any, boxes: list[torch.Tensor]) -> torch.Tensor:
+        count = sum(len(one) for one in boxes)
+        return torch.arange(count, device=boxes[0].device) % (mapper.k_max - mapper.k_min + 1)
+
+    LevelMapper.__call__ = levels
+
+
+def _sample_boxes() -> None:
+    """Sample as many boxes of each image for the loss as allowed, because which boxes match an object is unknown."""
+    from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
+
+    def sample(sampler: Any, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        positions = [torch.arange(len(one), device=one.device) for one in matched]
+        most = int(sampler.batch_size_per_image * sampler.positive_fraction)
+        with_object = [one < most for one in positions]
+        without = [(one >= most) & (one < sampler.batch_size_per_image) for one in positions]
+        return with_object, without
+
+    BalancedPositiveNegativeSampler.__call__ = sample

@@ -1,0 +1,77 @@
+"""The shortest times of an operation on a card: limited by arithmetic, memory bandwidth or the start of a kernel."""
+
+import itertools
+import math
+
+from experiments.prediction.times.operations import Operation
+from experiments.suites.cards import Card
+
+TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
+MIN_KERNEL_S = 2e-6
+"""Shortest time of a kernel, seconds."""
+START_S = 2.5e-6
+"""Seconds in which a kernel starts and ends, which do not depend on the card. They have the smallest error in a
+cross-validation on the table of the H100 (benchmark estimated_operations)."""
+HALF_WIDTH_CAPABILITIES = ("6.0", "7.0", "7.5", "8.0")
+"""Compute capabilities whose multiprocessors have 64 units for 32-bit arithmetic instead of 128 (NVIDIA, CUDA C++
+Programming Guide, throughput of arithmetic instructions)."""
+FULL_WIDTH_SHARE = 0.821
+"""Share of the peak rate that products of 32-bit matrices reach with 128 units: the highest one in the table of the
+H100. A multiprocessor starts one instruction of 32 threads for each 32 units and cycle. With 128 units, arithmetic
+at the peak rate leaves no cycle for loads and addresses. With 64 units, it leaves half of the cycles."""
+TILES = {(128, 128): 1.0, (128, 64): 0.9, (64, 64): 0.85, (32, 32): 0.3}
+"""Tiles of the result that a block of cuBLAS's kernels for 32-bit products computes, each with its share of the largest
+tile's rate. The shares and SPLIT_COST have the smallest error in a cross-validation on the table of the H100."""
+SPLITS, MIN_DEPTH, SPLIT_COST = (1, 2, 3, 4, 6, 8), 256, 0.03
+"""Numbers of parts into which a kernel divides the depth of a product, the smallest depth of a part, and the cost of
+adding up a further part, as a share of the product."""
+
+
+def bound_s(operation: Operation, card: Card) -> float:
+    """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
+    return max(operation.flop / _peak_rate(operation, card), _memory_s(operation, card), MIN_KERNEL_S)
+
+
+def attainable_s(operation: Operation, card: Card) -> float:
+    """Return the seconds that a good kernel needs: those to start it, and those of its arithmetic or of the memory.
+
+    Kernels for matrix products in 32 bit do not use matrix units. They are slower if the card's multiprocessors have
+    128 units for 32-bit arithmetic, and if the last tiles of the result do not occupy all multiprocessors.
+    """
+    arithmetic_s = operation.flop / _peak_rate(operation, card)
+    sizes = operation.product_sizes
+    if sizes is not None and _type(operation) == "fp32":
+        share = 1.0 if card.compute_capability in HALF_WIDTH_CAPABILITIES else FULL_WIDTH_SHARE
+        arithmetic_s *= tile_waste(sizes, card) / share
+    return START_S + max(arithmetic_s, _memory_s(operation, card))
+
+
+def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
+    """Return the arithmetic of whole waves of tiles on all multiprocessors, divided by that of the product.
+
+    sizes: rows, columns, depth, number of products. The tile and the division of the depth with the least waste count.
+    """
+    rows, columns, depth, products = sizes
+    elements, wastes = rows * columns * products, []
+    for (shape, rate), parts in itertools.product(TILES.items(), SPLITS):
+        if parts > 1 and depth / parts < MIN_DEPTH:
+            continue
+        for height, width in (shape, shape[::-1]):
+            blocks = math.ceil(rows / height) * math.ceil(columns / width) * products * parts
+            waves = math.ceil(blocks / card.multiprocessors)
+            computed = waves * card.multiprocessors * height * width / parts
+            wastes.append(computed / elements / rate * (1 + SPLIT_COST * (parts - 1)))
+    return min(wastes)
+
+
+def _type(operation: Operation) -> str:
+    return TENSOR_TYPES.get(operation.data_type, "fp32")
+
+
+def _peak_rate(operation: Operation, card: Card) -> float:
+    """Return the peak rate of the operation's data type, in floating-point operations per second."""
+    return 1e12 * (card.peak_tflops.get(_type(operation)) or card.peak_tflops["fp32"])
+
+
+def _memory_s(operation: Operation, card: Card) -> float:
+    return operation.total_bytes / (card.bandwidth_gb_s * 1e9)

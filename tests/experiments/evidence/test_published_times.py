@@ -1,0 +1,116 @@
+"""Published times of training steps: the labels are complete, the stored table is current, and faults change it."""
+
+import json
+
+import pytest
+
+from experiments.prediction.times import limits, step
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.step import HOST_FACTORS, PhaseTime
+from tests.benchmarks.prediction.published import FOLDER
+from tests.benchmarks.prediction.published_times.__main__ import ERRORS, summarize, table
+from tests.benchmarks.prediction.published_times.labels import PASSES, published_times, read_operations
+from tests.benchmarks.prediction.published_times.predict import (
+    Comparison,
+    Pass,
+    compare_labels,
+    fitted_allocation_s,
+    leave_one_out,
+)
+
+TIMES = published_times()
+
+
+def predicted_means() -> dict[str, dict[str, float]]:
+    """Return the mean errors by card."""
+    return summarize(TIMES, compare_labels(TIMES, read_operations()))["means"]
+
+
+def goals_reached(means) -> set[tuple[str, str]]:
+    """Return the cards and estimates whose goal is reached."""
+    return {(card, name) for card, one in means.items() for name, reached in one["reached"].items() if reached}
+
+
+def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
+    operations = read_operations()
+    assert len(TIMES.labels) == 26
+    assert {label.card for label in TIMES.labels} == set(TIMES.cards)
+    assert {label.model for label in TIMES.labels} == set(TIMES.models)
+    assert {label.training for label in TIMES.predicted} == set(operations)
+    for one in operations.values():
+        assert set(one.phases) == set(one.allocated_gib) == set(PASSES)
+        assert sum(one.phases["backward"].values()) > sum(one.phases["forward"].values()) > 500
+
+
+def test_the_board_replaces_the_peak_rates_of_the_catalog_and_nothing_else():
+    card = TIMES.card("v100_32gb")
+    assert (card.peak_tflops["fp32"], card.bandwidth_gb_s) == (14.0, 900)
+    assert TIMES.card("a100_80gb").bandwidth_gb_s == 1935
+
+
+def test_the_stored_table_is_current():
+    found = summarize(TIMES, compare_labels(TIMES, read_operations()))
+    assert (FOLDER / "times.md").read_text() == table(TIMES, found)
+    assert json.loads((FOLDER / "times.json").read_text()) == json.loads(json.dumps(found))
+
+
+def test_the_goals_of_two_cards_are_reached_with_the_hosts_allocations_fitted_to_the_other_labels():
+    reached = {card for card, name in goals_reached(predicted_means()) if name == "allocation_error"}
+    assert reached == {"a100_80gb", "h100_80gb"}
+
+
+@pytest.mark.parametrize(("card", "factor"), [("a100_80gb", 2.0), ("h100_80gb", 0.5)])
+def test_a_wrong_bandwidth_misses_a_goal(card, factor, monkeypatch):
+    before = goals_reached(predicted_means())
+    memory_s, wrong = limits._memory_s, TIMES.card(card).name
+    monkeypatch.setattr(
+        limits, "_memory_s", lambda operation, one: memory_s(operation, one) / (factor if one.name == wrong else 1.0)
+    )
+    assert before - goals_reached(predicted_means())
+
+
+@pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
+def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_a_goal_is_missed(family, monkeypatch):
+    before = predicted_means()
+    complete = step.phase_time
+
+    def incomplete(recorded, *arguments):
+        kept = {key: count for key, count in recorded.operations.items() if parse(key).family != family}
+        return complete(recorded._replace(operations=kept), *arguments)
+
+    monkeypatch.setattr("tests.benchmarks.prediction.published_times.predict.phase_time", incomplete)
+    after = predicted_means()
+    assert all(after[card]["error"] != before[card]["error"] for card in TIMES.cards)
+    if family in ("matrix products", "element-wise"):
+        assert goals_reached(before) - goals_reached(after)
+
+
+def test_a_host_twice_as_slow_misses_a_goal(monkeypatch):
+    before = goals_reached(predicted_means())
+    for phase, factor in HOST_FACTORS.items():
+        monkeypatch.setitem(step.HOST_FACTORS, phase, 2 * factor)
+    assert ("h100_80gb", "error") in before - goals_reached(predicted_means())
+
+
+def test_the_sources_own_errors_are_copied_and_not_computed():
+    labels = {(label.card, label.training): label.neusight_percent for label in TIMES.labels}
+    for one in json.loads((FOLDER / "times.json").read_text())["labels"]:
+        assert one["neusight_error"] == labels[one["card"], one["training"]] / 100
+        assert set(ERRORS) <= set(one)
+
+
+def comparison(measured_s: float, busy_s: float, host_s: float, allocated_gib: float) -> Comparison:
+    time = PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": busy_s})
+    return Comparison(TIMES.labels[0], (Pass(measured_s, time, allocated_gib, busy_s / 2),))
+
+
+def test_the_host_allocates_while_the_gpu_works_and_the_slower_one_limits():
+    one = comparison(measured_s=1.0, busy_s=0.5, host_s=0.2, allocated_gib=10.0)
+    assert [one.passes[0].predicted_s(each) for each in (0.0, 0.03, 0.05)] == pytest.approx([0.5, 0.5, 0.7])
+
+
+def test_a_constant_is_fitted_without_the_label_that_it_is_used_for():
+    slow = [comparison(0.2 + 0.02 * gib, 0.1, 0.2, gib) for gib in (10.0, 20.0, 30.0)]
+    fast = comparison(0.1, 0.1, 0.05, 10.0)
+    assert leave_one_out(fitted_allocation_s, [*slow, fast])[-1] == pytest.approx(0.02)
+    assert leave_one_out(lambda others: float(len(others)), slow) == [2.0, 2.0, 2.0]

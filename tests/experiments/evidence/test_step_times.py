@@ -1,0 +1,49 @@
+"""Estimates beside the predicted step times: PyTorch's own estimator runs, or the table says why not."""
+
+import json
+
+import pytest
+
+from experiments.prediction.times.step import RecordedPhase
+from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
+from tests.benchmarks.training.step_times import reasons
+from tests.benchmarks.training.torch_estimate import describe_problem, step_seconds
+
+FOLDERS = [EVIDENCE.parent / "prediction_h100", EVIDENCE]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_every_row_has_an_estimate_of_pytorch_or_a_reason_that_the_table_states(folder):
+    found = json.loads((folder / "step_times.json").read_text())
+    assert all(bool(one["torch_s"]) != bool(one["torch_reason"]) for one in found["rows"])
+    text = (folder / "step_times.md").read_text()
+    assert all(line in text for line in reasons(found["rows"]))
+    assert len(found["rows"]) == len((folder / "step_times.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_our_error_is_smaller_than_that_of_every_simpler_estimate(folder):
+    found = json.loads((folder / "step_times.json").read_text())
+    simpler = [found[name]["mean"] for name in ("roofline_errors", "factor_errors", "torch_errors")]
+    assert found["mean_error"] < min(simpler)
+    errors = [relative_error(one["torch_s"], one["measured_s"]) for one in found["rows"] if one["torch_s"]]
+    assert found["torch_errors"]["mean"] == pytest.approx(sum(map(abs, errors)) / len(errors))
+
+
+def test_the_reason_names_the_operation_that_the_estimator_rejects():
+    error = "AssertionError in the forward of step 0: Only support single out dtype got {a, b} for aten.attend (f.py:1)"
+    assert describe_problem(error) == "it rejects results of two data types (aten.attend)"
+    assert describe_problem("out of memory\nmore") == "out of memory"
+
+
+def test_the_seconds_of_the_phases_are_those_of_a_batch_of_average_length():
+    recorded = [
+        RecordedPhase("forward", 100, {}),
+        RecordedPhase("backward", 100, {}),
+        RecordedPhase("forward", 200, {}),
+        RecordedPhase("backward", 200, {}),
+        RecordedPhase("optimizer step", 200, {}),
+    ]
+    seconds = [1.0, 2.0, 3.0, 6.0, 0.5]
+    assert step_seconds(recorded, seconds, 1, None) == pytest.approx(1.0 + 2.0 + 0.5)
+    assert step_seconds(recorded, seconds, 1, 150) == pytest.approx(2.0 + 4.0 + 0.5)

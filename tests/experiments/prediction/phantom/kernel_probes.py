@@ -1,0 +1,145 @@
+"""Probes of the memory that kernels allocate: what they keep for the backward pass, and temporary memory.
+
+The answers to the cases are those of an H200 with PyTorch 2.11 and cuDNN 9.19, measured with the allocator's history.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+RECURRENT = {
+    "LSTM": ("LSTM", (70, 64, 1024, 1024), 1, "float32", 0.0),
+    "LSTM of 3 layers with dropout": ("LSTM", (70, 64, 1024, 1024), 3, "float32", 0.2),
+    "LSTM of one step": ("LSTM", (1, 64, 1024, 1024), 1, "float32", 0.0),
+    "LSTM in bfloat16": ("LSTM", (70, 64, 1024, 1024), 1, "bfloat16", 0.0),
+    "GRU": ("GRU", (70, 64, 1024, 1024), 1, "float32", 0.0),
+    "GRU of 2 layers with dropout": ("GRU", (35, 20, 200, 300), 2, "float32", 0.2),
+    "RNN of 2 layers": ("RNN", (70, 64, 1024, 1024), 2, "float32", 0.0),
+}
+CONVOLUTIONS = {
+    "3 x 3": (8, 256, 60, 256, {"kernel_size": 3, "padding": 2, "dilation": 2}),
+    "3 x 3, many channels": (8, 512, 60, 512, {"kernel_size": 3, "padding": 4, "dilation": 4}),
+    "3 x 3, stride 2": (8, 128, 120, 128, {"kernel_size": 3, "padding": 1, "stride": 2}),
+    "3 x 3, wide": (8, 2048, 60, 256, {"kernel_size": 3, "padding": 12, "dilation": 12}),
+    "1 x 1": (8, 256, 60, 1024, {"kernel_size": 1}),
+    "1 x 1, many channels": (8, 512, 60, 2048, {"kernel_size": 1}),
+    "4 x 4, stride 2": (256, 128, 16, 256, {"kernel_size": 4, "padding": 1, "stride": 2}),
+    "3 channels": (256, 3, 64, 64, {"kernel_size": 4, "padding": 1, "stride": 2}),
+    "transposed": (256, 256, 8, 128, {"kernel_size": 4, "padding": 1, "stride": 2, "transposed": True}),
+}
+
+
+def scratch(phantom: Any, run: Callable[[], Any]) -> tuple[int, Any]:
+    """Return the bytes that were allocated and free again when ``run`` has returned its results, and these."""
+    phantom.reset_peaks()
+    kept = run()
+    allocated, _, peak, *_ = phantom.stats()
+    return int(peak - allocated), kept
+
+
+def recurrent(phantom: Any) -> Any:
+    """Return the bytes that a layer keeps for the backward pass, and its temporary memory, in its second call."""
+    import torch
+
+    def measure(kind: str, sizes: tuple[int, ...], layers: int, dtype: str, dropout: float) -> list[int]:
+        steps, batch, width, hidden = sizes
+        layer = getattr(torch.nn, kind)(width, hidden, layers, dropout=dropout).to("cuda", getattr(torch, dtype))
+        given = torch.empty(steps, batch, width, dtype=getattr(torch, dtype), device="cuda")
+        layer(given)
+        before = phantom.stats()[0]
+        temporary, kept = scratch(phantom, lambda: layer(given))
+        found = [phantom.stats()[0] - before, temporary]
+        kept[0].sum().backward()
+        return found
+
+    return {name: measure(*case) for name, case in RECURRENT.items()}
+
+
+def convolutions(phantom: Any) -> Any:
+    """Return the temporary memory of the forward pass, and of the backward pass to the input and to the weights."""
+    import torch
+
+    def measure(batch: int, inputs: int, size: int, outputs: int, options: dict[str, Any]) -> list[int]:
+        transposed = options.pop("transposed", False)
+        layer = (torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d)(inputs, outputs, bias=False, **options)
+        layer = layer.cuda()
+        given = torch.empty(batch, inputs, size, size, device="cuda")
+        forward, result = scratch(phantom, lambda: layer(given))
+        settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, 1)
+
+        def backward(wanted: list[bool]) -> int:
+            arguments = (torch.empty_like(result), given, layer.weight, None, *settings, wanted)
+            return scratch(phantom, lambda: torch.ops.aten.convolution_backward(*arguments))[0]
+
+        return [forward, backward([True, False, False]), backward([False, True, False])]
+
+    return {name: measure(*case) for name, case in CONVOLUTIONS.items()}
+
+
+def other_scratch(phantom: Any) -> Any:
+    """Return the temporary memory of backward passes of attention and of an embedding."""
+    import torch
+    from torch.nn import functional as F
+
+    def attention(batch: int, heads: int, groups: int, length: int, width: int, masked: bool) -> int:
+        def make(count: int) -> Any:
+            return torch.empty(batch, count, length, width, dtype=torch.float16, device="cuda", requires_grad=True)
+
+        mask = torch.empty(length, length, dtype=torch.float16, device="cuda") if masked else None
+        inputs = make(heads), make(groups), make(groups)
+        out = F.scaled_dot_product_attention(*inputs, mask, is_causal=not masked, enable_gqa=groups < heads)
+        gradient = torch.empty_like(out)
+        gc.collect()
+        before = phantom.stats()[0]
+        phantom.reset_peaks()
+        grads = torch.autograd.grad(out, inputs, gradient)
+        return int(phantom.stats()[2] - before - sum(one.nbytes for one in grads))
+
+    def embedding(tokens: int, rows: int, width: int) -> int:
+        positions = torch.zeros(1, tokens, dtype=torch.int64, device="cuda")
+        gradient = torch.empty(1, tokens, width, device="cuda")
+        arguments = (gradient, positions, rows, -1, False)
+        return scratch(phantom, lambda: torch.ops.aten.embedding_dense_backward(*arguments))[0]
+
+    return {
+        "attention with a mask": attention(128, 8, 8, 77, 64, masked=True),
+        "embedding of few tokens": embedding(2048, 151936, 896),
+        "embedding": embedding(4096, 151936, 896),
+        "embedding of many tokens": embedding(16384, 4096, 4096),
+    }
+
+
+def dropout_order(phantom: Any) -> Any:
+    """Return the bytes that are reserved for dropout of 16 MiB if the cache has a block of 17 MiB."""
+    import torch
+
+    mib = 2**20
+    given = torch.empty(4 * mib, device="cuda")
+    cached = torch.empty(17 * mib, dtype=torch.uint8, device="cuda")
+    del cached
+    before = phantom.stats()[1]
+    kept = torch.nn.functional.dropout(given.requires_grad_(), 0.1)
+    reserved = phantom.stats()[1] - before
+    del kept
+    return reserved
+
+
+def bias_workspace(phantom: Any) -> Any:
+    """Return the bytes that stay allocated after the first and the second product with a bias, and after others."""
+    import torch
+
+    from experiments.suites.attention_kernels import kernel_properties
+    from experiments.suites.cards import card_named
+
+    phantom.install(kernel_properties(card_named("h200_141gb")))
+    bias, left = torch.empty(4, device="cuda"), torch.empty(4, 4, device="cuda")
+    left @ left
+    before = phantom.stats()[0]
+    found = []
+    for run in (lambda: left @ left, lambda: torch.addmm(left, left, left), lambda: torch.addmm(bias, left, left)) * 2:
+        run()
+        found.append(phantom.stats()[0] - before)
+    return found
+
+
+PROBES = (bias_workspace, recurrent, convolutions, other_scratch, dropout_order)

@@ -1,0 +1,66 @@
+"""The memory that kernels allocate, compared with measurements on an H200 with PyTorch 2.11 and cuDNN 9.19."""
+
+import pytest
+
+MIB = 1024**2
+"""A block of the allocator can be up to 1 MiB larger than requested."""
+
+pytestmark = pytest.mark.xdist_group("tracer")
+
+
+@pytest.mark.parametrize(
+    ("layer", "kept", "workspace"),
+    [
+        ("LSTM", 111_149_568, 154_927_872),
+        ("LSTM of 3 layers with dropout", 334_594_560, 262_144_768),
+        ("LSTM of one step", 2_622_464, 46_400_256),
+        ("LSTM in bfloat16", 55_575_040 + 16_793_600, 81_658_624),
+        ("GRU", 128_976_384, 144_966_400),
+        ("GRU of 2 layers with dropout", 11_882_528, None),
+        ("RNN of 2 layers", 74_449_408, 132_121_344),
+    ],
+)
+def test_a_recurrent_layer_keeps_the_memory_of_cudnn_and_needs_its_workspace(probe_results, layer, kept, workspace):
+    found_kept, found_workspace = probe_results["recurrent"][layer]
+    assert found_kept == pytest.approx(kept, abs=2 * MIB)
+    if workspace:
+        assert found_workspace == pytest.approx(workspace, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "forward", "to_input", "to_weights"),
+    [
+        ("3 x 3", 61_341_843, 61_341_712, 68_420_191),
+        ("3 x 3, many channels", 127_402_131, 127_402_131, 127_402_704),
+        ("3 x 3, stride 2", 74_317_840, 74_317_971, 82_576_039),
+        ("3 x 3, wide", 254_803_984, 284_295_184, 359_792_784),
+        ("1 x 1", 0, 0, 8_389_008),
+        ("1 x 1, many channels", 0, 294_912_147, 33_554_832),
+        ("4 x 4, stride 2", 52_428_947, 52_428_947, 60_817_967),
+        ("3 channels", 0, 0, 0),
+        ("transposed", 52_428_947, 52_428_947, 60_817_967),
+    ],
+)
+def test_a_convolution_needs_temporary_memory(probe_results, shape, forward, to_input, to_weights):
+    found = probe_results["convolutions"][shape]
+    assert found == pytest.approx([forward, to_input, to_weights], abs=MIB)
+
+
+def test_the_backward_pass_of_cudnns_attention_needs_temporary_memory(probe_results):
+    assert probe_results["other_scratch"]["attention with a mask"] == pytest.approx(20_500_736, abs=3 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "temporary"),
+    [("embedding of few tokens", 0), ("embedding", 16_145_920), ("embedding of many tokens", 93_945_856)],
+)
+def test_the_gradients_of_more_than_3072_tokens_are_summed_in_parts(probe_results, embedding, temporary):
+    assert probe_results["other_scratch"][embedding] == pytest.approx(temporary, rel=0.001)
+
+
+def test_dropout_allocates_its_mask_before_its_result(probe_results):
+    assert probe_results["dropout_order"] == 16 * MIB
+
+
+def test_the_first_product_with_a_bias_allocates_a_workspace_of_1_mib(probe_results):
+    assert probe_results["bias_workspace"] == [0, 0, MIB, MIB, MIB, MIB]
