@@ -40,7 +40,7 @@ def attainable_s(operation: Operation, card: Card) -> float:
     """
     arithmetic_s = operation.flop / _peak_rate(operation, card)
     sizes = operation.product_sizes
-    if sizes is not None and _type(operation) == "fp32":
+    if sizes is not None and operation.flop and _type(operation) == "fp32":
         share = 1.0 if card.compute_capability in HALF_WIDTH_CAPABILITIES else FULL_WIDTH_SHARE
         arithmetic_s *= tile_waste(sizes, card) / share
     return START_S + max(arithmetic_s, _memory_s(operation, card))

@@ -39,6 +39,12 @@ def test_a_product_in_16_bit_reaches_the_peak_rate():
     assert bound_s(operation, H100) == pytest.approx(operation.flop / 989e12)
 
 
+@pytest.mark.parametrize("sizes", [(0, 64, 64), (64, 0, 64), (64, 64, 0)])
+def test_a_product_without_arithmetic_needs_its_start_and_the_bandwidth(sizes):
+    operation = product(*sizes)
+    assert attainable_s(operation, H100) == pytest.approx(START_S + operation.total_bytes / (H100.bandwidth_gb_s * 1e9))
+
+
 def test_a_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multiprocessor():
     operation = product(128 * 108, 128 * 132 * 80, 4096)  # whole waves of the largest tile on all three cards
     for card, share in ((A100, 1.0), (V100, 1.0), (H100, FULL_WIDTH_SHARE)):
