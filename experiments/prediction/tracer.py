@@ -37,7 +37,7 @@ from experiments.system.signals import die_with_parent
 from experiments.system.warm_process import without_garbage_collection
 from provision.temporary import TemporaryFolder
 
-MEMORY_LIMIT = 6 * GIB
+MEMORY_LIMIT = 8 * GIB
 
 
 class PhantomMeter:
