@@ -103,7 +103,7 @@ class Operation(NamedTuple):
         base, _, overload = self.name.partition(".")
         if OUTPUT.search(overload) or base.endswith("_"):
             return 0
-        if self.family == "element-wise":
+        if self.family == "element-wise" and base.startswith("aten::"):
             return max(map(tensor_bytes, self.tensors), default=0)
         if base == "bitsandbytes::dequantize_4bit":
             *_, sizes, data_type = self.arguments

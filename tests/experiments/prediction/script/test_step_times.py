@@ -8,6 +8,8 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.loop import program_command
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
+from experiments.prediction.times.limits import START_S, attainable_s
+from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import ADAM_PARAMETERS_PER_S, ERROR, LINK_GB_S, SHARED_ERROR
 from experiments.suites.cards import card_named
 from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
@@ -18,8 +20,9 @@ CARDS = ["a100_40gb", "a100_80gb"]
 MACHINE = {"card": "a100_80gb", "gpu": "A GPU", "host": "", "torch": "2", "command": "", "date": "2026-11-30"}
 FLOAT = {"type": "Float", "sizes": [1024, 1024]}
 HOST_S, SLOWDOWN = 1e-6, 3.0
-"""Seconds of the host for each operation of the table; time of a matrix product over its shortest possible time."""
-PRODUCT_FLOP = 2 * 8192 * 1024 * 1024
+"""Seconds of the host for each operation of the table; time of a matrix product divided by its attainable time."""
+SMALL_BATCH = LOOP.replace("8192", "64")
+"""The loop with a batch that the host limits."""
 
 
 @pytest.fixture
@@ -30,9 +33,12 @@ def use_table(tmp_path, monkeypatch, trace):
         cache = cache_with_library(tmp_path / "cache") if not (tmp_path / "cache").exists() else tmp_path / "cache"
         monkeypatch.setenv("TESTBED_CACHE", str(cache))
         card = card_named(MACHINE["card"])
-        product_s = SLOWDOWN * 2 * 1024**3 / (card.peak_tflops["fp32"] * 1e12)
-        copy_s = 3 * 4 * 1024**2 / (card.bandwidth_gb_s * 1e9)
-        names = {"aten::mm.out": product_s, "aten::add.out": copy_s, "aten::_foreach_add_.List": copy_s}
+        copy_s = START_S + 3 * 4 * 1024**2 / (card.bandwidth_gb_s * 1e9)
+        names = {
+            "aten::mm.out": product_s(1024, 1024, 1024),
+            "aten::add.out": copy_s,
+            "aten::_foreach_add_.List": copy_s,
+        }
         names |= {"aten::mean.out": copy_s}
         lines = [
             {"key": json.dumps([name, FLOAT, FLOAT, FLOAT], separators=(",", ":")), "device_s": time, "host_s": host_s}
@@ -56,13 +62,20 @@ def step(use_table, trace):
     return step
 
 
-def product_s(products: int) -> float:
-    return SLOWDOWN * products * PRODUCT_FLOP / (card_named("a100_80gb").peak_tflops["fp32"] * 1e12)
+def product_s(rows: int, columns: int, depth: int) -> float:
+    sizes = ([rows, depth], [depth, columns], [rows, columns])
+    key = json.dumps(["aten::mm.out", *({"type": "Float", "sizes": size} for size in sizes)])
+    return SLOWDOWN * attainable_s(parse(key), card_named("a100_80gb"))
+
+
+def products_s(steps: int) -> float:
+    """Return the seconds of the products: of both layers, and of the gradients of weights and activations."""
+    return steps * (3 * product_s(8192, 1024, 1024) + 2 * product_s(1024, 1024, 8192))
 
 
 def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
     slow, fast = step(LOOP)
-    assert fast.device_s["matrix products"] == pytest.approx(product_s(2 + 3))
+    assert fast.device_s["matrix products"] == pytest.approx(products_s(1))
     assert fast.step_s == pytest.approx(sum(fast.device_s.values()))
     assert fast.limited_by == "GPU: matrix products"
     assert {*fast.device_s} == {"matrix products", "element-wise", "reductions"}
@@ -73,18 +86,21 @@ def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
 def test_accumulation_multiplies_the_products_but_not_the_optimizers_step(step):
     loop = LOOP.replace("foreach=False", "foreach=True")
     (_, once), (_, often) = step(loop), step(loop.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
-    assert often.device_s["matrix products"] == pytest.approx(product_s(4 * 5))
+    assert often.device_s["matrix products"] == pytest.approx(products_s(4))
     assert often.device_s["optimizer"] == pytest.approx(once.device_s["optimizer"])
 
 
 def test_a_step_limited_by_the_bandwidth_depends_on_that_of_the_card(step):
     slow, fast = step(LOOP.replace("model(batch)", "(model[0](batch) + (batch + 1).sin().cos().exp().add(1))"))
     ratio = card_named("a100_80gb").bandwidth_gb_s / card_named("a100_40gb").bandwidth_gb_s
-    assert slow.device_s["element-wise"] / fast.device_s["element-wise"] == pytest.approx(ratio, rel=0.01)
+    slow_s, fast_s = slow.device_s["element-wise"], fast.device_s["element-wise"]
+    starts_s = (slow_s - ratio * fast_s) / (1 - ratio)
+    assert starts_s / START_S == pytest.approx(round(starts_s / START_S), abs=1e-3)
+    assert 0 < starts_s < 0.2 * fast_s
 
 
 def test_a_host_twice_as_slow_doubles_a_step_that_it_limits(step):
-    (_, first), (_, second) = (step(LOOP, host_s=host_s) for host_s in (0.001, 0.002))
+    (_, first), (_, second) = (step(SMALL_BATCH, host_s=host_s) for host_s in (4e-5, 8e-5))
     assert first.limited_by == "host"
     assert second.step_s == pytest.approx(2 * first.step_s) == pytest.approx(second.host_s)
 
@@ -117,8 +133,8 @@ while True:
     model(batch).square().mean().backward()
 """
     )
-    assert step(two)[1].device_s["matrix products"] == pytest.approx(product_s(2 * 5))
-    assert step(inside)[1].device_s["matrix products"] == pytest.approx(product_s(5))
+    assert step(two)[1].device_s["matrix products"] == pytest.approx(products_s(2))
+    assert step(inside)[1].device_s["matrix products"] == pytest.approx(products_s(1))
 
 
 def test_the_backward_pass_goes_on_after_a_step_inside_of_it(step):
@@ -146,8 +162,8 @@ def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step):
     source = "from triton.runtime.jit import JITFunction\n" + LOOP
     kernel = source.replace("    optimizer.step()", "    JITFunction().run(batch, 3, out=batch)\n    optimizer.step()")
     without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
-    shortest_s = 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
-    assert launched - without == pytest.approx(shortest_s, rel=0.01)
+    attainable = START_S + 2 * 32 * MIB / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
+    assert launched - without == pytest.approx(attainable, rel=0.01)
 
 
 def test_an_optimizer_in_host_memory_has_its_own_time(step):
