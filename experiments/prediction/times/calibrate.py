@@ -16,6 +16,7 @@ from experiments.results.wording import format_duration
 from experiments.suites.cards import card_of_device
 from experiments.system.files import write_atomically
 from provision.hardware import local
+from provision.words import number_with_noun
 
 PROGRESS_INTERVAL_S = 5.0
 
@@ -84,7 +85,7 @@ def _with_progress(keys: list[str], print_line: Callable[[str], None]) -> Iterat
             left = format_duration((printed_s - started_s) / number * (len(keys) - number))
             print_line(f"measured {number} of {len(keys)} operations, about {left} left")
         yield key
-    print_line(f"measured {len(keys)} operations")
+    print_line(f"measured {number_with_noun(len(keys), 'operation')}")
 
 
 def _require_working_gpu(key: str) -> None:

@@ -1,10 +1,8 @@
 """The errors that are read from logs, tracebacks and signals. The logs are those of real programs."""
 
-import faulthandler
 import signal
 import subprocess
 import sys
-import threading
 from typing import Any
 
 import pytest
@@ -67,20 +65,22 @@ def test_the_place_of_a_hang_is_in_the_thread_that_runs_this_project():
     assert location_in_log("no stack") == ""
 
 
-def test_a_real_dump_of_stacks_is_read(tmp_path):
-    waiting, ended = threading.Event(), threading.Event()
-    called = function_of_module("def called(a, b):\n    a.set()\n    b.wait()\n")
-    thread = threading.Thread(target=called, args=(waiting, ended))
-    thread.start()
-    waiting.wait()
-    with (tmp_path / "dump").open("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        ended.set()
-        file.seek(0)
-        assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in location_in_log(
-            file.read()
-        )
-    thread.join()
+DUMPING_PROGRAM = f"""
+import faulthandler, sys, threading
+waiting, ended, names = threading.Event(), threading.Event(), {{}}
+exec(compile("def called(a, b):\\n    a.set()\\n    b.wait()\\n", {OURS!r}, "exec"), names)
+thread = threading.Thread(target=names["called"], args=(waiting, ended))
+thread.start()
+waiting.wait()
+faulthandler.dump_traceback(sys.stdout, all_threads=True)
+ended.set()
+thread.join()
+"""
+
+
+def test_a_real_dump_of_stacks_is_read():
+    dump = subprocess.run([sys.executable, "-c", DUMPING_PROGRAM], capture_output=True, text=True, check=True).stdout
+    assert "experiments/training/engines/own.py:3 in called, which called threading.py:" in location_in_log(dump)
 
 
 def test_the_error_line_is_not_a_frame_or_a_line_after_the_error():

@@ -1,5 +1,6 @@
 """The screens of commands that need a node, a GPU, Jupyter or a package index. All four are fakes."""
 
+import json
 import re
 import signal
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ WARNING = {
 GPU = CalibratedMachine(
     card="a100_80gb", gpu="NVIDIA A100 80GB PCIe", host="node", torch="2.11", command="calibrate", date="2026-11-28"
 )
-OPERATIONS = [f'["aten::relu.out",{{"type":"Float","sizes":[{size}]}}]' for size in (8, 16, 32)]
+OPERATIONS = [json.dumps(["aten::relu.out", *2 * [{"type": "Float", "sizes": [size]}]]) for size in (8, 16, 32)]
 
 
 @pytest.fixture(autouse=True)
