@@ -25,7 +25,7 @@ from experiments.errors import InputError
 from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.record import PhaseRecorder
-from experiments.prediction.times.step import average_tokens, needed_operations, step_time, tables
+from experiments.prediction.times.step import average_tokens, nearest_table, needed_operations, step_time
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -238,7 +238,8 @@ def main() -> int:
         return 2
     with without_garbage_collection():
         import_libraries(phantom)
-        tables()
+        for card in {card for job in jobs for card in job["cards"]}:
+            nearest_table(card).prepare()
 
     gc.freeze()
     running: dict[int, int] = {}

@@ -27,7 +27,7 @@ ERROR, OTHER_CHIP_ERROR, SHARED_ERROR = 0.15, 0.25, 0.6
 error that several GPUs or an optimizer on the CPU add (the labs print up to 2.1 times the predicted time for FSDP)."""
 
 
-REFERENCE_CARD = "h100_80gb"
+SCALED_CARD = "h100_80gb"
 """Card whose measured times are scaled to cards without a table of their own."""
 TRANSFERS_SHARE = 0.1
 """Share of the GPU's time from which transfers from and to the host count as use of host memory."""
@@ -273,10 +273,10 @@ def tables() -> tuple[Table, ...]:
 
 
 def nearest_table(card: str) -> Table:
-    """Return the table of the card, or else one of its chip, or else that of REFERENCE_CARD."""
+    """Return the table of the card, or else one of its chip, or else that of SCALED_CARD."""
 
     def closeness(table: Table) -> tuple[bool, bool, bool]:
-        return table.machine.card == card, table.is_of(card), table.machine.card == REFERENCE_CARD
+        return table.machine.card == card, table.is_of(card), table.machine.card == SCALED_CARD
 
     return max(tables(), key=closeness)
 

@@ -1,5 +1,6 @@
 """Tables of measured operation times of one GPU; they also estimate other operations and other cards."""
 
+import functools
 import gzip
 import json
 import math
@@ -111,19 +112,36 @@ class Table:
         self.machine = machine
         self.card = card_named(machine.card)
         self.measured = measured
-        self._by_computation = {canonical(key): times for key, times in measured.items()}
-        self._similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
-        host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for key, times in measured.items():
-            operation = parse(key)
-            slowdown = times.device_s / attainable_s(operation, self.card)
-            one = MeasuredOperation(_features(operation), slowdown, times.host_s)
-            for group in _groups(operation):
-                host_s[group].append(times.host_s)
-                if not waited_for_host(operation, times):
-                    self._similar[group].append(one)
         self._estimates: dict[str, Estimate] = {}
-        self._host_s = {group: median(found) for group, found in host_s.items()}
+
+    @functools.cached_property
+    def _by_computation(self) -> dict[str, OperationTime]:
+        return {canonical(key): times for key, times in self.measured.items()}
+
+    @functools.cached_property
+    def _similar(self) -> dict[tuple[str, ...], list[MeasuredOperation]]:
+        """Return the measured operations by group, without those for which the GPU waited for the host."""
+        similar: dict[tuple[str, ...], list[MeasuredOperation]] = defaultdict(list)
+        for key, times in self.measured.items():
+            if not waited_for_host(operation := parse(key), times):
+                slowdown = times.device_s / attainable_s(operation, self.card)
+                one = MeasuredOperation(_features(operation), slowdown, times.host_s)
+                for group in _groups(operation):
+                    similar[group].append(one)
+        return similar
+
+    @functools.cached_property
+    def _host_s(self) -> dict[tuple[str, ...], float]:
+        """Return the median time of the host by group of similar operations, seconds."""
+        host_s: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        for key, times in self.measured.items():
+            for group in _groups(parse(key)):
+                host_s[group].append(times.host_s)
+        return {group: median(found) for group, found in host_s.items()}
+
+    def prepare(self) -> None:
+        """Compute what estimates need, once for the forks of this process."""
+        _ = self._by_computation, self._similar, self._host_s
 
     @classmethod
     def read(cls, path: Path) -> "Table":

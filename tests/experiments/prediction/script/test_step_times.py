@@ -166,6 +166,13 @@ def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step):
     assert launched - without == pytest.approx(attainable, rel=0.01)
 
 
+def test_updates_of_bitsandbytes_take_time_of_the_gpu(step):
+    loop = LOOP.replace("torch.optim.Adam(model.parameters(), foreach=False)", "bnb.optim.Adam8bit(model.parameters())")
+    time = step("import bitsandbytes as bnb\n" + loop)[1]
+    state_bytes = 2 * 1024**2 * (4 + 4 + 1 + 1)
+    assert time.device_s["optimizer"] > state_bytes / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
+
+
 def test_an_optimizer_in_host_memory_has_its_own_time(step):
     source = """
 import torch
