@@ -76,7 +76,9 @@ class Experiment:
         command = [worker, "--spec", str(self.folder / SPEC_FILE), "--out", str(self.folder)]
         environment = row_process.environment_of_modules() | {row_process.ROW_VARIABLE: str(self.folder)}
         output, write_end = os.pipe()
-        process = warm_start.start_process(command, environment, write_end, preexec=die_with_parent)
+        process = warm_start.start_process(
+            warm_start.ROW_SOCKET, command, environment, write_end, preexec=die_with_parent
+        )
         os.close(write_end)
         printer = Thread(target=_print_lines, args=(os.fdopen(output),), daemon=True)
         printer.start()

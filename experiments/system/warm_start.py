@@ -1,8 +1,9 @@
 """Start Python modules as processes, by a fork of the warm process if there is one, else by a new interpreter.
 
-    python -u -m experiments.system.warm_start MODULE ARGUMENTS...
+    python -u -m experiments.system.warm_start VARIABLE MODULE ARGUMENTS...
 
-The variable TESTBED_WARM has the socket of the warm process (see warm_process). The command is for programs that start
+There are two warm processes (see warm_process), and an environment variable with the socket of each: ROW_SOCKET for
+notebooks, kernels and workers, RANK_SOCKET for launchers and ranks. The command is for programs that start kernels or
 ranks themselves. The command represents the process that it starts: it forwards signals, and ends with the exit code of
 the process.
 """
@@ -24,7 +25,8 @@ from typing import Protocol
 from experiments.system import signals
 from experiments.system.warm_process import MESSAGE_BYTES, READY_SUFFIX
 
-WARM_SOCKET_VARIABLE = "TESTBED_WARM"
+ROW_SOCKET = "TESTBED_WARM_ROWS"
+RANK_SOCKET = "TESTBED_WARM_RANKS"
 MODULE = "experiments.system.warm_start"
 POLL_INTERVAL_S = 0.05
 
@@ -70,6 +72,7 @@ class WarmStartedProcess:
 
 
 def start_process(
+    variable: str,
     command: Sequence[str],
     environment: Mapping[str, str],
     output: int,
@@ -78,13 +81,13 @@ def start_process(
 ) -> Process:
     """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    The warm process that ``environment`` names starts it if its imports are complete. With ``wait_for_imports``, this
-    function waits for them. A new interpreter calls ``preexec`` first. A fork of the warm process gets the OOM score of
-    this process instead.
+    The warm process that ``variable`` in ``environment`` names starts it if its imports are complete. With
+    ``wait_for_imports``, this function waits for them. A new interpreter calls ``preexec`` first. A fork of the warm
+    process gets the OOM score of this process instead.
     """
     with suppress(WarmProcessUnavailable):
-        if wait_for_imports or is_ready(environment):
-            return start_in_warm_process(command, environment, (output, output))
+        if wait_for_imports or is_ready(environment, variable):
+            return start_in_warm_process(variable, command, environment, (output, output))
     return subprocess.Popen(
         [sys.executable, "-u", "-m", *command],
         env=dict(environment),
@@ -97,7 +100,7 @@ def start_process(
 
 
 def start_in_warm_process(
-    command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]
+    variable: str, command: Sequence[str], environment: Mapping[str, str], outputs: tuple[int, int]
 ) -> WarmStartedProcess:
     """Start the module in the warm process, as soon as its imports are complete. Raises WarmProcessUnavailable."""
     request = {
@@ -108,7 +111,7 @@ def start_in_warm_process(
     }
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        connection.connect(environment[WARM_SOCKET_VARIABLE])
+        connection.connect(environment[variable])
         socket.send_fds(connection, [json.dumps(request).encode()], outputs)
         pid = int(_receive_message(connection))
     except (KeyError, OSError, ValueError) as error:
@@ -117,14 +120,14 @@ def start_in_warm_process(
     return WarmStartedProcess(pid, connection)
 
 
-def module_prefix(environment: Mapping[str, str]) -> list[str]:
-    """Return the words before a module's name in a command line: this module's name if the warm process is ready."""
-    return [MODULE] if is_ready(environment) else []
+def module_prefix(environment: Mapping[str, str], variable: str) -> list[str]:
+    """Return the words before a module's name that start it from the warm process; none if that is not ready."""
+    return [MODULE, variable] if is_ready(environment, variable) else []
 
 
-def is_ready(environment: Mapping[str, str]) -> bool:
-    """Return True if the imports of the warm process that ``environment`` names are complete."""
-    return os.path.exists(environment.get(WARM_SOCKET_VARIABLE, "") + READY_SUFFIX)
+def is_ready(environment: Mapping[str, str], variable: str) -> bool:
+    """Return True if the imports of the warm process that ``variable`` in ``environment`` names are complete."""
+    return os.path.exists(environment.get(variable, "") + READY_SUFFIX)
 
 
 def _receive_message(connection: socket.socket, flags: int = 0) -> bytes:
@@ -134,14 +137,14 @@ def _receive_message(connection: socket.socket, flags: int = 0) -> bytes:
     return b""
 
 
-def main(command: Sequence[str]) -> int:
+def main(variable: str, command: Sequence[str]) -> int:
     """Start the module in the warm process, forward signals to it, and return its exit code.
 
     Without a warm process, run the module in this process.
     """
     signals.die_with_parent()
     try:
-        started = start_in_warm_process(command, os.environ, (1, 2))
+        started = start_in_warm_process(variable, command, os.environ, (1, 2))
     except WarmProcessUnavailable:
         sys.argv = list(command)
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
@@ -168,4 +171,4 @@ def _end_by_signal(number: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

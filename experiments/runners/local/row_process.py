@@ -31,7 +31,8 @@ def start(row_folder: Path, worker: str, environment: Mapping[str, str]) -> warm
         "JUPYTER_PREFER_ENV_PATH": "1",
     }
     with (row_folder / NOTEBOOK_LOG).open("wb") as log:
-        return warm_start.start_process([NOTEBOOK_MODULE, str(row_folder), str(os.getpid())], variables, log.fileno())
+        command = [NOTEBOOK_MODULE, str(row_folder), str(os.getpid())]
+        return warm_start.start_process(warm_start.ROW_SOCKET, command, variables, log.fileno())
 
 
 def environment_of_modules() -> dict[str, str]:

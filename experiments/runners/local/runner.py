@@ -29,7 +29,7 @@ from experiments.runners.local import gpu_memory, row_process
 from experiments.runners.local.resources import Allocation, ResourcePool, most_memory_first
 from experiments.runners.local.sharing import max_row_gib
 from experiments.runners.local.torch_extensions import compile_extensions, drop_stale_locks, extensions_folder
-from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_process
+from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_processes
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import RowState, View
 from experiments.suites.row_spec import RowSpec
@@ -95,7 +95,7 @@ class LocalRunner:
         self._pool = ResourcePool(node, host_memory_gib, nodes, rows_per_gpu)
         self._running: list[RunningRow] = []
         self._times_s: list[float] = []
-        self._warm: WarmProcess | None = None
+        self._warm: list[WarmProcess] = []
 
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows until each has a result.
@@ -132,8 +132,8 @@ class LocalRunner:
 
     @contextmanager
     def _prepare(self, specs: Sequence[RowSpec], stopped: Callable[[], object]) -> Iterator[None]:
-        """Start the warm process and compile extensions before rows run; end the warm process afterwards."""
-        with warm_process(specs, self._worker) as self._warm:
+        """Start the warm processes and compile extensions before rows run; end the warm processes afterwards."""
+        with warm_processes(specs, self._worker, stopped) as self._warm:
             compile_extensions(specs, self._extensions, self._view.print_line, stopped)
             yield
 
@@ -168,16 +168,17 @@ class LocalRunner:
             "TORCH_EXTENSIONS_DIR": str(self._extensions),
             "TESTBED_COMMAND": self._command,
             **({SHARED_GPU_VARIABLE: "1"} if allocation.shared else {}),
-            **(self._warm.environment if self._warm else {}),
+            **{name: value for warm in self._warm for name, value in warm.environment.items()},
         }
 
     def _rows_lost_with_warm_process(self) -> list[RunningRow]:
-        """Return the rows that have ended only because the warm process that started them has ended."""
-        if self._warm is None or (why := self._warm.last_line_if_ended()) is None:
-            return []
-        was_ready, self._warm = self._warm.ready, None
-        self._view.print_line(f"rows start more slowly from now on: the warm process has ended ({why})")
-        return [row for row in self._running if was_ready and not _has_measured(row)]
+        """Return the rows that have ended only because a warm process that started them has ended."""
+        ended = {warm: why for warm in self._warm if (why := warm.last_line_if_ended()) is not None}
+        self._warm = [warm for warm in self._warm if warm not in ended]
+        for why in ended.values():
+            self._view.print_line(f"rows start more slowly from now on: a warm process has ended ({why})")
+        started_rows = any(warm.ready for warm in ended)
+        return [row for row in self._running if started_rows and not _has_measured(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
         """Kill a row and remove its result, so that it can start again; return its specification.

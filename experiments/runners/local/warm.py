@@ -1,19 +1,24 @@
-"""The warm process of a run, from which rows start as soon as it has imported the libraries.
+"""The warm processes of a run, from which the processes of rows start.
 
-With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do so if the warm process has ended.
+One has the modules of notebooks, kernels and workers, and is ready in about a second: rows wait for it. The other has
+the libraries of launchers and ranks. With TESTBED_COLD_START=1, every row starts new interpreters instead. Rows also do
+so if a warm process has ended.
 """
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
+from experiments.suites.settings import Settings
 from experiments.system.environment import pad_environment
-from experiments.system.warm_start import WARM_SOCKET_VARIABLE, is_ready
+from experiments.system.warm_process import WHEN_IDLE
+from experiments.system.warm_start import RANK_SOCKET, ROW_SOCKET, is_ready
 from provision.temporary import TemporaryFolder
 
 COLD_START_VARIABLE = "TESTBED_COLD_START"
@@ -43,22 +48,31 @@ NOTEBOOK_MODULES = (
     *(name for name in ("black",) if find_spec(name)),  # papermill formats parameters with it, if it is installed
     "experiments.notebooks.row",
 )
+COMPILER_MODULES = (
+    "huggingface_hub.hf_api",
+    "functorch.compile",
+    "torch._dynamo.repro.after_dynamo",
+    "torch._inductor.compile_fx",
+)
+"""What torch.compile, bitsandbytes and peft import, without these libraries themselves."""
 LOG_FILE = "log.txt"
+POLL_INTERVAL_S = 0.02
 SINGLE_THREADED = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asks the driver's library for GPUs, without opening one
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
     "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports with the versions as taught
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
+    "TORCH_WARM_POOL": "0",  # PyTorch's compiler starts its processes when it is imported
 }
 
 
 class WarmProcess:
-    """A warm process that has been started; ``environment`` are the variables by which rows find it."""
+    """A warm process that has been started; ``environment`` has the ``variable`` by which rows find it."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, variable: str, modules: Sequence[str]) -> None:
         self._folder = TemporaryFolder("warm")
         address = str(self._folder.path / "socket")
-        self.environment = {WARM_SOCKET_VARIABLE: address}
+        self._variable, self.environment = variable, {variable: address}
         with (self._folder.path / LOG_FILE).open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-u", "-m", MODULE, address, *modules],
@@ -72,7 +86,12 @@ class WarmProcess:
     @property
     def ready(self) -> bool:
         """Whether the process has completed its imports, so that rows could start from it."""
-        return is_ready(self.environment)
+        return is_ready(self.environment, self._variable)
+
+    def wait(self, stopped: Callable[[], object]) -> None:
+        """Wait until the imports are complete, the process has ended, or ``stopped`` returns a true value."""
+        while not (self.ready or stopped() or self._process.poll() is not None):
+            time.sleep(POLL_INTERVAL_S)
 
     def last_line_if_ended(self) -> str | None:
         """Return the last line that the process printed if it has ended, else None."""
@@ -89,26 +108,37 @@ class WarmProcess:
 
 
 @contextmanager
-def warm_process(specs: Sequence[RowSpec], worker: str) -> Iterator[WarmProcess | None]:
-    """Start and yield the warm process of rows, and end it afterwards.
+def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], object]) -> Iterator[list[WarmProcess]]:
+    """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first at once.
 
-    Yields None if TESTBED_COLD_START is set: then each row starts as a new interpreter.
+    Yields none if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: whether to stop waiting.
     """
-    if os.environ.get(COLD_START_VARIABLE):
-        yield None
-        return
-    warm = WarmProcess(modules_to_import(specs, worker))
-    try:
-        yield warm
-    finally:
-        warm.close()
+    with ExitStack() as stack:
+        modules = {} if os.environ.get(COLD_START_VARIABLE) else modules_to_import(specs, worker)
+        started = [stack.enter_context(closing(WarmProcess(*one))) for one in modules.items()]
+        if started:
+            started[0].wait(stopped)
+        yield started
 
 
-def modules_to_import(specs: Sequence[RowSpec], worker: str) -> list[str]:
-    """Return the modules that the processes of rows import, in the order in which the processes start."""
-    modules = [*NOTEBOOK_MODULES, worker]
-    if worker != WORKER_MODULE:
-        return modules
+def modules_to_import(specs: Sequence[RowSpec], worker: str) -> dict[str, list[str]]:
+    """Return the modules of each warm process, by the variable that has its socket."""
+    rows = {ROW_SOCKET: [*NOTEBOOK_MODULES, worker]}
+    return rows | {RANK_SOCKET: rank_modules(specs)} if worker == WORKER_MODULE else rows
+
+
+def rank_modules(specs: Sequence[RowSpec]) -> list[str]:
+    """Return the modules that the launchers and ranks of rows import."""
+    modules: list[str] = []
     for engine in sorted({spec.settings.engine for spec in specs}):
         modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE_MODULE.format(engine)]
-    return [*modules, RANK_MODULE, *([LAUNCHER_MODULE] if any(spec.settings.ranks > 1 for spec in specs) else [])]
+    launcher = [LAUNCHER_MODULE] if any(spec.settings.ranks > 1 for spec in specs) else []
+    compiler = [WHEN_IDLE, *COMPILER_MODULES] if any(_imports_compiler(spec.settings) for spec in specs) else []
+    return [*modules, RANK_MODULE, *launcher, *compiler]
+
+
+def _imports_compiler(settings: Settings) -> bool:
+    """Return whether a row compiles, or imports bitsandbytes, on which peft and so transformers' Trainer depend."""
+    adapted = settings.engine == "lightning" and settings.lora
+    quantized = settings.quantization or settings.optimizer == "adam_8bit"
+    return bool(settings.compile or quantized or adapted or settings.engine == "hf_trainer")

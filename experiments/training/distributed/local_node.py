@@ -73,7 +73,12 @@ class LocalNodeRanks:
         self._tag = f"{os.getpid()}-{time.monotonic_ns()}"
         variables = {RANKS_TAG: self._tag, "TMPDIR": str(self._scratch.path)}
         self._process = warm_start.start_process(
-            command, {**os.environ, **variables, **environment}, log, wait_for_imports=True, preexec=prefer_oom_kill
+            warm_start.RANK_SOCKET,
+            command,
+            {**os.environ, **variables, **environment},
+            log,
+            wait_for_imports=True,
+            preexec=prefer_oom_kill,
         )
 
     def exit_code(self) -> int | None:

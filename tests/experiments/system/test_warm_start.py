@@ -13,11 +13,12 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import PADDING_BYTES
 from experiments.system.processes import find_tagged, kill_tagged
-from experiments.system.warm_process import import_modules
+from experiments.system.warm_process import WHEN_IDLE, import_modules
 from tests.support.processes.running import is_running
 from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 
+STARTS_THREAD = "tests.support.processes.starts_thread"
 TAG = "TESTBED_TEST"
 
 
@@ -35,9 +36,10 @@ def start_child(warm_server, tmp_path, monkeypatch):
     def start(*action, environment=None, cold=False):
         variables = {**(environment or warm_server[1]), "ONLY_HERE": "yes"}
         if cold:
-            del variables[warm_start.WARM_SOCKET_VARIABLE]
+            del variables[warm_start.RANK_SOCKET]
         with (tmp_path / "output.txt").open("wb") as output:
-            return warm_start.start_process([CHILD, "child.json", *action], variables, output.fileno())
+            command = [CHILD, "child.json", *action]
+            return warm_start.start_process(warm_start.RANK_SOCKET, command, variables, output.fileno())
 
     return start
 
@@ -66,7 +68,7 @@ def test_a_warm_process_has_the_properties_of_a_cold_one(warm_server, start_chil
 def test_the_oom_score_is_that_of_the_requesting_process(warm_server, tmp_path):
     program = (
         "import os; from experiments.system import warm_start; open('/proc/self/oom_score_adj', 'w').write('777');"
-        f"warm_start.start_process(['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
+        f"warm_start.start_process('{warm_start.RANK_SOCKET}', ['{CHILD}', 'child.json'], dict(os.environ), 1).wait()"
     )
     subprocess.run(
         [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL
@@ -92,8 +94,8 @@ def test_a_hanging_process_is_found_by_its_tag_and_killed(start_child, tmp_path)
 
 def test_a_process_ends_with_the_one_that_requested_it(warm_server, tmp_path):
     program = (
-        "import os, time; from experiments.system import warm_start;"
-        f"started = warm_start.start_process(['{CHILD}', 'child.json', 'hang'], dict(os.environ), 1); time.sleep(600)"
+        f"import os, time; from experiments.system import warm_start; command = ['{CHILD}', 'child.json', 'hang'];"
+        "started = warm_start.start_process(warm_start.RANK_SOCKET, command, dict(os.environ), 1); time.sleep(600)"
     )
     asking = subprocess.Popen(
         [sys.executable, "-c", program], env=warm_server[1], cwd=tmp_path, stdout=subprocess.DEVNULL
@@ -132,10 +134,8 @@ def test_many_processes_leave_nothing_in_the_warm_process(warm_server, start_chi
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("cold", [False, True])
 def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp_path, number, cold):
-    environment = {
-        key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.WARM_SOCKET_VARIABLE
-    }
-    command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "hang"]
+    environment = {key: warm_server[1][key] for key in warm_server[1] if not cold or key != warm_start.RANK_SOCKET}
+    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "hang"]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL)
     pid = child_report(tmp_path)["pid"]
     assert (pid == process.pid) == cold
@@ -145,7 +145,7 @@ def test_the_command_forwards_signals_and_ends_like_its_process(warm_server, tmp
 
 
 def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):
-    command = [sys.executable, "-m", warm_start.MODULE, CHILD, "child.json", "7"]
+    command = [sys.executable, "-m", warm_start.MODULE, warm_start.RANK_SOCKET, CHILD, "child.json", "7"]
     done = subprocess.run(command, env=warm_server[1], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (7, "does 7\n", "")
 
@@ -153,15 +153,25 @@ def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):
 @pytest.mark.parametrize(
     ("module", "obstacle"),
     [
-        ("tests.support.processes.starts_thread", "2 threads"),
+        (STARTS_THREAD, "2 threads"),
         ("tests.support.processes.opens_gpu", "CUDA is initialized"),
     ],
 )
 def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module, obstacle):
     with warm_process(tmp_path, module) as (process, environment):
         assert process.wait() == 1
-        assert not warm_start.is_ready(environment)
+        assert not warm_start.is_ready(environment, warm_start.RANK_SOCKET)
     assert (tmp_path / "warm.txt").read_text().startswith(f"rows cannot start from this process: {obstacle}")
+
+
+def test_modules_are_imported_while_there_are_no_requests(tmp_path, monkeypatch):
+    (tmp_path / "imported_when_idle.py").write_text("open('imported', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    with warm_process(tmp_path, "json", WHEN_IDLE, "imported_when_idle", STARTS_THREAD) as (process, environment):
+        assert warm_start.is_ready(environment, warm_start.RANK_SOCKET)
+        wait_for((tmp_path / "imported").exists)
+        assert process.wait() == 1
+    assert "2 threads" in (tmp_path / "warm.txt").read_text()
 
 
 def test_no_garbage_is_collected_during_imports_even_if_one_fails(tmp_path, monkeypatch, capfd):

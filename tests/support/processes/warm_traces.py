@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.prediction.script.trace import TRACING_MODULE
 from experiments.system.processes import process_group
-from experiments.system.warm_start import WARM_SOCKET_VARIABLE, Process, start_in_warm_process
+from experiments.system.warm_start import RANK_SOCKET, Process, start_in_warm_process
 from tests.support.processes.warm_processes import warm_process
 
 LIBRARIES = "tests.support.processes.traced_libraries"
@@ -19,7 +19,7 @@ def warm_traces(folder: Path) -> Iterator[str]:
     """Yield the socket of a warm process for traces."""
     with warm_process(folder, LIBRARIES) as (process, environment):
         assert process.poll() is None, (folder / "warm.txt").read_text()
-        yield environment[WARM_SOCKET_VARIABLE]
+        yield environment[RANK_SOCKET]
 
 
 @contextmanager
@@ -35,4 +35,4 @@ def start_warm(socket: str, command: Sequence[str], env: Mapping[str, str], **op
         return
     assert options["cwd"] == Path.cwd()
     outputs = (options["stdout"], sys.__stderr__.fileno())
-    yield start_in_warm_process(command[2:], {**env, WARM_SOCKET_VARIABLE: socket}, outputs)
+    yield start_in_warm_process(RANK_SOCKET, command[2:], {**env, RANK_SOCKET: socket}, outputs)

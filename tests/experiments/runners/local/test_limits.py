@@ -182,15 +182,15 @@ class WarmProcess:
 def test_rows_are_lost_with_the_warm_process_unless_they_have_measured(local, clock, warm, outcome, lost):
     made = local()
     row = running(made, clock)
-    made._warm = warm
+    made._warm = [warm] if warm else []
     if outcome:
         (row.folder / RESULT_FILE).write_text(in_memory.result("a", outcome).model_dump_json())
     assert [one.spec.row for one in made._rows_lost_with_warm_process()] == lost
     over = warm is not None and warm.why is not None
     assert made._view.lines == (
-        ["rows start more slowly from now on: the warm process has ended (killed)"] if over else []
+        ["rows start more slowly from now on: a warm process has ended (killed)"] if over else []
     )
-    assert (made._warm is None) == (over or warm is None)
+    assert made._warm == ([] if over or warm is None else [warm])
 
 
 def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_row_has_the_variables_of_its_gpus_and_cores(local):
     made = local()
     variables = made._environment(Allocation((0, 1), (GPU, GPU.__class__(3, "x", 1.0, "")), 4))
     assert (variables["CUDA_VISIBLE_DEVICES"], variables["OMP_NUM_THREADS"]) == ("0,3", "4")
-    made._warm = WarmProcess()
+    made._warm = [WarmProcess()]
     assert made._environment(Allocation((), (), 1))["WARM"] == "1"
 
 

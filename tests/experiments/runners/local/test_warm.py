@@ -18,13 +18,19 @@ from nbformat.validator import validators
 from experiments.results.schema import NOTEBOOK_FILE
 from experiments.runners.local import row_process, warm, warm_kernel
 from experiments.runners.local.runner import LocalRunner
-from experiments.runners.local.warm import COLD_START_VARIABLE, WORKER_MODULE, WarmProcess, modules_to_import
+from experiments.runners.local.warm import (
+    COLD_START_VARIABLE,
+    WORKER_MODULE,
+    WarmProcess,
+    modules_to_import,
+    warm_processes,
+)
 from experiments.runners.local.warm_kernel import PromptKernelClient, WarmKernelManager
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
-from experiments.system.warm_process import READY_SUFFIX
-from experiments.system.warm_start import MODULE, WARM_SOCKET_VARIABLE
+from experiments.system.warm_process import READY_SUFFIX, WHEN_IDLE
+from experiments.system.warm_start import MODULE, RANK_SOCKET, ROW_SOCKET
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
 from tests.support.runners import rows as sample_rows
@@ -35,6 +41,7 @@ pytestmark = pytest.mark.xdist_group("runner")
 
 ENGINES = ("hf_trainer", "lightning", "litgpt", "litgpt_trainer")
 OPENS_GPUS = ("bitsandbytes", "deepspeed", "peft")
+LORA = {"r": 8, "alpha": 16, "dropout": 0.05, "targets": ["q_proj"]}
 TAG = "TESTBED_WARM_TEST"
 
 
@@ -68,7 +75,7 @@ class FinishedRun:
 def test_rows_start_from_the_warm_process_and_end_as_others(tmp_path, monkeypatch):
     made = FinishedRun(tmp_path, monkeypatch, "abcde", "b=oom,c=die,d=child").run()
     assert made.outcomes() == {"a": "fits", "b": "oom", "c": "error", "d": "fits", "e": "fits"}
-    assert [made.started(row) for row in "bde"] == ["warm"] * 3
+    assert [made.started(row) for row in "abde"] == ["warm"] * 4
     assert made.folder.results()["c"].reason == "ended without a result: last line of c"
 
 
@@ -81,22 +88,19 @@ def test_rows_start_cold_on_request(tmp_path, monkeypatch):
 
 def test_a_row_starts_again_cold_when_the_warm_process_dies(tmp_path, monkeypatch):
     made = FinishedRun(tmp_path, monkeypatch, "abc", "b=warm-hang")
-    call_when(lambda: made.start_count("b"), lambda: made.runner._warm._process.kill())
+    call_when(lambda: made.start_count("b"), lambda: made.runner._warm[0]._process.kill())
     made.run()
     assert made.outcomes() == {"a": "fits", "b": "fits", "c": "fits"}
     assert [made.start_count(row) for row in "abc"] == [1, 2, 1]
     assert [made.started(row) for row in "bc"] == ["cold"] * 2
     assert (
-        sum(
-            line.startswith("rows start more slowly from now on: the warm process has ended")
-            for line in made.view.lines
-        )
+        sum(line.startswith("rows start more slowly from now on: a warm process has ended") for line in made.view.lines)
         == 1
     )
 
 
 def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypatch):
-    imports = ["tests.support.processes.starts_thread"]
+    imports = {ROW_SOCKET: ["tests.support.processes.starts_thread"]}
     monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
     made = FinishedRun(tmp_path, monkeypatch, "ab").run()
     assert made.outcomes() == {"a": "fits", "b": "fits"}
@@ -104,14 +108,24 @@ def test_rows_start_cold_if_the_warm_process_does_not_answer(tmp_path, monkeypat
     assert any("2 threads" in line for line in made.view.lines)
 
 
+def test_a_stop_signal_ends_the_wait_for_a_warm_process(monkeypatch):
+    imports = {ROW_SOCKET: ["tests.support.processes.hangs"]}
+    monkeypatch.setattr(warm, "modules_to_import", lambda specs, worker: imports)
+    asked: list[None] = []
+    with warm_processes([], WORKER_MODULE, lambda: asked.append(None) or len(asked) > 1) as (started,):
+        assert not started.ready
+        assert started.last_line_if_ended() is None
+
+
 def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
     program = (
         "import os, time; from experiments.runners.local.warm import WarmProcess;"
         "from experiments.system import warm_start as one;"
-        "warm = WarmProcess(['json']);"
+        f"warm = WarmProcess('{ROW_SOCKET}', ['json']);"
         "environment = {**os.environ, **warm.environment};"
         "[time.sleep(0.05) for _ in iter(lambda: warm.ready, True)];"
-        "row = one.start_process(['tests.support.processes.warm_child', 'child.json', 'hang'], environment, 1);"
+        "command = ['tests.support.processes.warm_child', 'child.json', 'hang'];"
+        "row = one.start_process(one.ROW_SOCKET, command, environment, 1);"
         "time.sleep(600)"
     )
     environment = os.environ | {TAG: str(tmp_path), "PYTHONPATH": str(CODE_FOLDER)}
@@ -123,13 +137,14 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
     wait_for(lambda: not find_tagged(TAG, str(tmp_path)))
 
 
-def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
+@pytest.mark.parametrize("socket", [ROW_SOCKET, RANK_SOCKET])
+def test_warm_processes_may_be_forked(socket):
     """The process has one thread, and has not imported modules that initialize CUDA."""
     specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
-    modules = modules_to_import(specs, WORKER_MODULE)
+    modules = modules_to_import(specs, WORKER_MODULE)[socket]
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
-        f"import_modules({modules!r});"
+        f"import_modules({[name for name in modules if name != WHEN_IDLE]!r});"
         f"print(find_fork_obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
     environment = pad_environment(row_process.environment_of_modules() | warm.SINGLE_THREADED)
@@ -138,25 +153,42 @@ def test_the_warm_process_of_every_engine_may_be_forked(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "imported"),
+    [
+        ({"engine": "lightning"}, False),
+        ({"engine": "lightning", "optimizer": "adam_8bit"}, True),
+        ({"engine": "lightning", "lora": LORA}, True),
+        ({"engine": "litgpt", "lora": LORA}, False),
+        ({"engine": "litgpt", "compile": True}, True),
+        ({"engine": "hf_trainer"}, True),
+    ],
+)
+def test_the_compiler_is_imported_when_idle_for_rows_that_import_it(settings, imported):
+    modules = modules_to_import([sample_rows.spec("a", **settings)], WORKER_MODULE)[RANK_SOCKET]
+    assert modules[-len(warm.COMPILER_MODULES) - 1 :] == [WHEN_IDLE, *warm.COMPILER_MODULES] or not imported
+    assert (WHEN_IDLE in modules) == imported
+
+
 def test_only_modules_that_rows_need_are_imported():
     one = modules_to_import([sample_rows.spec("a", engine="lightning")], WORKER_MODULE)
-    assert warm.ENGINE_MODULE.format("lightning") in one
-    assert warm.ENGINE_MODULE.format("litgpt") not in one
-    assert warm.LAUNCHER_MODULE not in one
-    assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == [
-        *warm.NOTEBOOK_MODULES,
-        "some.other.worker",
-    ]
+    assert one[ROW_SOCKET] == [*warm.NOTEBOOK_MODULES, WORKER_MODULE]
+    assert warm.ENGINE_MODULE.format("lightning") in one[RANK_SOCKET]
+    assert warm.ENGINE_MODULE.format("litgpt") not in one[RANK_SOCKET]
+    assert warm.LAUNCHER_MODULE not in one[RANK_SOCKET]
+    assert modules_to_import([sample_rows.spec("a")], "some.other.worker") == {
+        ROW_SOCKET: [*warm.NOTEBOOK_MODULES, "some.other.worker"]
+    }
 
 
 @pytest.mark.parametrize("ready", [True, False])
 def test_a_kernel_from_the_warm_process_is_like_a_new_one(tmp_path, monkeypatch, ready):
-    monkeypatch.setenv(WARM_SOCKET_VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setenv(ROW_SOCKET, str(tmp_path / "socket"))
     if ready:
         (tmp_path / f"socket{READY_SUFFIX}").touch()
     command = WarmKernelManager(kernel_name="python3").format_kernel_cmd()
-    kernel = command[command.index("-m") + 1 :]
-    assert kernel[:2] == ([MODULE, "ipykernel_launcher"] if ready else ["ipykernel_launcher", "-f"])
+    kernel = command[command.index("-m") + 1 : command.index("-f")]
+    assert kernel == [*([MODULE, ROW_SOCKET] if ready else []), "ipykernel_launcher"]
 
 
 async def kernel_sockets(folder: Path) -> list[Path]:
@@ -178,7 +210,7 @@ async def kernel_sockets(folder: Path) -> list[Path]:
 def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too_long(
     tmp_path_factory, monkeypatch, folder, sockets
 ):
-    monkeypatch.delenv(WARM_SOCKET_VARIABLE, raising=False)
+    monkeypatch.delenv(ROW_SOCKET, raising=False)
     temporary = tmp_path_factory.mktemp(folder)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     assert len(asyncio.run(kernel_sockets(temporary))) == sockets
@@ -187,7 +219,7 @@ def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too
 
 def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    process = WarmProcess(["json"])
+    process = WarmProcess(ROW_SOCKET, ["json"])
     assert process.last_line_if_ended() is None
     wait_for(lambda: process.ready)
     process.close()
