@@ -64,7 +64,7 @@ def _host_memory_shortage(spec: RowSpec, host_memory_gib: float, part: str) -> s
 def _bitsandbytes_needs_gpu(settings: Settings) -> str:
     """Return why the installed bitsandbytes cannot run the row on a CPU; '' if it can."""
     installed = versions().get("bitsandbytes")
-    if installed is None or not (settings.quantization or settings.optimizer == "adam_8bit"):
+    if installed is None or not settings.uses_bitsandbytes:
         return ""
     if tuple(map(int, installed.split(".")[:2])) >= FIRST_BITSANDBYTES_FOR_CPU:
         return ""

@@ -215,6 +215,11 @@ class Settings(StrictModel):
         return self.offloads_by_deepspeed or self.activation_offload or self.optimizer == "adamw_cpu"
 
     @property
+    def uses_bitsandbytes(self) -> bool:
+        """Return whether bitsandbytes stores the weights in 4 bits, or the optimizer's state in 8 bits."""
+        return self.quantization is not None or self.optimizer == "adam_8bit"
+
+    @property
     def offloads_by_deepspeed(self) -> bool:
         """Return whether DeepSpeed keeps the optimizer's state in host memory."""
         return self.optimizer == "deepspeed_cpu" or "offload" in self.strategy

@@ -1,15 +1,14 @@
 """Run the warm process, which imports modules once and then forks processes that need them (Linux only).
 
-    python -u -m experiments.system.warm_process SOCKET MODULE... [--when-idle MODULE...]
+    python -u -m experiments.system.warm_process SOCKET MODULE...
 
-The warm process imports each MODULE and then serves requests at SOCKET (see warm_start). It imports the modules after
---when-idle one by one while there are no requests. Each started process is like one that `python -u -m` starts: it has
-its own session, environment, folder and output, and no signal handlers. When it ends, it runs exit handlers but does
-not free the imported modules. A started process is killed when the requesting process closes the connection, or when
-the warm process ends.
+The warm process imports each MODULE and then serves requests at SOCKET (see warm_start). Each started process is like
+one that `python -u -m` starts: it has its own session, environment, folder and output, and no signal handlers. When it
+ends, it runs exit handlers but does not free the imported modules. A started process is killed when the requesting
+process closes the connection, or when the warm process ends.
 
-A module that cannot be imported is skipped. After imports, the warm process ends if it has more than one thread or has
-opened a GPU, because neither survives a fork.
+A module that cannot be imported is skipped. After the imports, the warm process ends if it has more than one thread or
+has opened a GPU, because neither survives a fork.
 """
 
 import atexit
@@ -36,8 +35,7 @@ from experiments.system import signals
 from experiments.system.environment import fits_environment_memory, replace_environment
 
 READY_SUFFIX = ".ready"
-"""Suffix of the file that shows that the warm process starts processes."""
-WHEN_IDLE = "--when-idle"
+"""Suffix of the file that shows that the imports are complete."""
 GPU_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 MESSAGE_BYTES = 1 << 20
 OUTPUT_DESCRIPTORS = (1, 2)
@@ -83,14 +81,6 @@ def import_modules(names: Sequence[str]) -> None:
             traceback.print_exc()
 
 
-def import_before_forks(names: Sequence[str]) -> None:
-    """Import the modules, and end this process if it must not be forked after that."""
-    import_modules(names)
-    gc.freeze()
-    if found := find_fork_obstacles():
-        sys.exit(f"rows cannot start from this process: {'; '.join(found)}")
-
-
 def find_fork_obstacles() -> list[str]:
     """Return the reasons why this process must not be forked: additional threads, and open GPUs."""
     found = []
@@ -105,11 +95,10 @@ def find_fork_obstacles() -> list[str]:
 
 
 class WarmProcess:
-    """Server that starts processes on request until its parent ends. when_idle: modules to import without requests."""
+    """Server that starts processes on request until its parent ends."""
 
-    def __init__(self, listener: socket.socket, when_idle: Sequence[str] = ()) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._when_idle = list(when_idle)
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._started: dict[socket.socket, StartedProcess] = {}
@@ -117,10 +106,7 @@ class WarmProcess:
     def serve(self) -> StartRequest:
         """Serve requests forever. Returns only in a started process, with the request for it."""
         while True:
-            if not (events := self._selector.select(0 if self._when_idle else None)):
-                import_before_forks([self._when_idle.pop(0)])
-                continue
-            key = events[0][0]  # only the first: handling it may close the others
+            key = self._selector.select()[0][0]  # only the first: handling it may close the others
             if key.data is not None:
                 self._report_exit(key.data)
             elif key.fileobj is self._listener:
@@ -234,14 +220,16 @@ def end_process(code: int) -> NoReturn:
 def main(address: str, modules: Sequence[str]) -> NoReturn:
     """Run the warm process; in a started process, run the requested module."""
     pid = os.getpid()
-    split = modules.index(WHEN_IDLE) if WHEN_IDLE in modules else len(modules)
     signals.die_with_parent()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
         listener.listen()
-        import_before_forks(modules[:split])
+        import_modules(modules)
+        gc.freeze()
+        if found := find_fork_obstacles():
+            sys.exit(f"rows cannot start from this process: {'; '.join(found)}")
         Path(address + READY_SUFFIX).touch()
-        warm = WarmProcess(listener, modules[split + 1 :])
+        warm = WarmProcess(listener)
         request = warm.serve()
         warm.close()
     set_up_process(request, pid)

@@ -107,11 +107,18 @@ def build_failure(error: Exception, probe: Probe) -> Failure:
     )
 
 
+def hide_bitsandbytes() -> None:
+    """Make imports of bitsandbytes fail in this process. peft would import it, which takes 3 s and opens all GPUs."""
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+
+
 def main(spec_path: str, out: str) -> int:
     """Run the process; return exit code 0 if the row fits, 3 if it failed, 2 for a user error."""
     spec = RowSpec.model_validate_json(Path(spec_path).read_bytes())
     folder = _join_launcher(Path(out)) if spec.settings.ranks > 1 else Path(out)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    if spec.weights == "random" and not spec.settings.uses_bitsandbytes:
+        hide_bitsandbytes()
     try:
         measured = run_rank(spec, folder)
     except InputError as error:

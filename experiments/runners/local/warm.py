@@ -15,9 +15,7 @@ from importlib.util import find_spec
 
 from experiments.runners.local.row_process import NOTEBOOK_MODULE, environment_of_modules
 from experiments.suites.row_spec import RowSpec
-from experiments.suites.settings import Settings
 from experiments.system.environment import pad_environment
-from experiments.system.warm_process import WHEN_IDLE
 from experiments.system.warm_start import RANK_SOCKET, ROW_SOCKET, is_ready
 from provision.temporary import TemporaryFolder
 
@@ -48,13 +46,6 @@ NOTEBOOK_MODULES = (
     *(name for name in ("black",) if find_spec(name)),  # papermill formats parameters with it, if it is installed
     "experiments.notebooks.row",
 )
-COMPILER_MODULES = (
-    "huggingface_hub.hf_api",
-    "functorch.compile",
-    "torch._dynamo.repro.after_dynamo",
-    "torch._inductor.compile_fx",
-)
-"""What torch.compile, bitsandbytes and peft import, without these libraries themselves."""
 LOG_FILE = "log.txt"
 POLL_INTERVAL_S = 0.02
 SINGLE_THREADED = {
@@ -62,7 +53,6 @@ SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",  # NumPy's library starts its threads when it is loaded
     "NUMEXPR_NUM_THREADS": "1",  # so does numexpr, which pandas imports with the versions as taught
     "JE_ARROW_MALLOC_CONF": "background_thread:false",  # so does pyarrow's allocator
-    "TORCH_WARM_POOL": "0",  # PyTorch's compiler starts its processes when it is imported
 }
 
 
@@ -133,12 +123,4 @@ def rank_modules(specs: Sequence[RowSpec]) -> list[str]:
     for engine in sorted({spec.settings.engine for spec in specs}):
         modules += TRAINER_WITHOUT_PEFT if engine == "hf_trainer" else [ENGINE_MODULE.format(engine)]
     launcher = [LAUNCHER_MODULE] if any(spec.settings.ranks > 1 for spec in specs) else []
-    compiler = [WHEN_IDLE, *COMPILER_MODULES] if any(_imports_compiler(spec.settings) for spec in specs) else []
-    return [*modules, RANK_MODULE, *launcher, *compiler]
-
-
-def _imports_compiler(settings: Settings) -> bool:
-    """Return whether a row compiles, or imports bitsandbytes, on which peft and so transformers' Trainer depend."""
-    adapted = settings.engine == "lightning" and settings.lora
-    quantized = settings.quantization or settings.optimizer == "adam_8bit"
-    return bool(settings.compile or quantized or adapted or settings.engine == "hf_trainer")
+    return [*modules, RANK_MODULE, *launcher]

@@ -13,12 +13,11 @@ import pytest
 from experiments.system import warm_start
 from experiments.system.environment import PADDING_BYTES
 from experiments.system.processes import find_tagged, kill_tagged
-from experiments.system.warm_process import WHEN_IDLE, import_modules
+from experiments.system.warm_process import import_modules
 from tests.support.processes.running import is_running
 from tests.support.processes.waiting import wait_for
 from tests.support.processes.warm_processes import CHILD, warm_process
 
-STARTS_THREAD = "tests.support.processes.starts_thread"
 TAG = "TESTBED_TEST"
 
 
@@ -153,7 +152,7 @@ def test_the_command_has_the_exit_code_of_its_process(warm_server, tmp_path):
 @pytest.mark.parametrize(
     ("module", "obstacle"),
     [
-        (STARTS_THREAD, "2 threads"),
+        ("tests.support.processes.starts_thread", "2 threads"),
         ("tests.support.processes.opens_gpu", "CUDA is initialized"),
     ],
 )
@@ -162,16 +161,6 @@ def test_a_module_that_makes_forks_unsafe_ends_the_warm_process(tmp_path, module
         assert process.wait() == 1
         assert not warm_start.is_ready(environment, warm_start.RANK_SOCKET)
     assert (tmp_path / "warm.txt").read_text().startswith(f"rows cannot start from this process: {obstacle}")
-
-
-def test_modules_are_imported_while_there_are_no_requests(tmp_path, monkeypatch):
-    (tmp_path / "imported_when_idle.py").write_text("open('imported', 'w').close()")
-    monkeypatch.chdir(tmp_path)
-    with warm_process(tmp_path, "json", WHEN_IDLE, "imported_when_idle", STARTS_THREAD) as (process, environment):
-        assert warm_start.is_ready(environment, warm_start.RANK_SOCKET)
-        wait_for((tmp_path / "imported").exists)
-        assert process.wait() == 1
-    assert "2 threads" in (tmp_path / "warm.txt").read_text()
 
 
 def test_no_garbage_is_collected_during_imports_even_if_one_fails(tmp_path, monkeypatch, capfd):

@@ -2,9 +2,12 @@
 
 import faulthandler
 import signal
+import sys
 from functools import cache
+from importlib.util import find_spec
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -336,9 +339,10 @@ def test_an_unreadable_image_that_stops_the_training_is_named(tmp_path, workers)
 
 @pytest.fixture
 def written_spec(tmp_path):
-    """A specification's file and its folder; removes the signal handler that main registers."""
+    """A specification's file and its folder; restores the modules and the signal handler that main changes."""
     (tmp_path / "spec.json").write_text(spec().model_dump_json())
-    yield tmp_path / "spec.json", tmp_path
+    with patch.dict(sys.modules):
+        yield tmp_path / "spec.json", tmp_path
     faulthandler.unregister(signal.SIGUSR1)
 
 
@@ -348,6 +352,30 @@ def test_main_writes_the_measurements(monkeypatch, written_spec):
     monkeypatch.setattr(rank, "run_rank", lambda row, folder: {(spec(), out): measured}[row, folder])
     assert rank.main(str(path), str(out)) == 0
     assert Measured.model_validate_json((out / "measured.json").read_bytes()) == measured
+
+
+@pytest.mark.parametrize(
+    ("row", "hidden"),
+    [
+        (spec(lora=LORA), True),
+        (spec(lora=LORA).model_copy(update={"weights": "pretrained"}), False),
+        (spec(optimizer="adam_8bit"), False),
+        (spec(model=T5, lora=LORA_T5, quantization=NF4), False),
+    ],
+    ids=["lora", "pretrained", "8-bit", "4-bit"],
+)
+def test_bitsandbytes_is_imported_only_for_rows_that_may_need_it(monkeypatch, written_spec, row, hidden):
+    path, out = written_spec
+    path.write_text(row.model_dump_json())
+    found = []
+
+    def run(row, folder):
+        found.append(find_spec("bitsandbytes"))
+        return Measured(outcome="fits", reason="fits", device=CPU)
+
+    monkeypatch.setattr(rank, "run_rank", run)
+    assert rank.main(str(path), str(out)) == 0
+    assert (found == [None]) == hidden
 
 
 def test_main_reports_a_failure_by_its_exit_code(monkeypatch, written_spec):

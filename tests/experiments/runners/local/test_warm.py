@@ -29,7 +29,7 @@ from experiments.runners.local.warm_kernel import PromptKernelClient, WarmKernel
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
-from experiments.system.warm_process import READY_SUFFIX, WHEN_IDLE
+from experiments.system.warm_process import READY_SUFFIX
 from experiments.system.warm_start import MODULE, RANK_SOCKET, ROW_SOCKET
 from tests.support.processes.waiting import wait_for
 from tests.support.runners import fake_worker
@@ -41,7 +41,6 @@ pytestmark = pytest.mark.xdist_group("runner")
 
 ENGINES = ("hf_trainer", "lightning", "litgpt", "litgpt_trainer")
 OPENS_GPUS = ("bitsandbytes", "deepspeed", "peft")
-LORA = {"r": 8, "alpha": 16, "dropout": 0.05, "targets": ["q_proj"]}
 TAG = "TESTBED_WARM_TEST"
 
 
@@ -144,30 +143,13 @@ def test_warm_processes_may_be_forked(socket):
     modules = modules_to_import(specs, WORKER_MODULE)[socket]
     program = (
         "import sys; from experiments.system.warm_process import find_fork_obstacles, import_modules;"
-        f"import_modules({[name for name in modules if name != WHEN_IDLE]!r});"
+        f"import_modules({modules!r});"
         f"print(find_fork_obstacles(), [name for name in {OPENS_GPUS!r} if name in sys.modules])"
     )
     environment = pad_environment(row_process.environment_of_modules() | warm.SINGLE_THREADED)
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout == "[] []\n"
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("settings", "imported"),
-    [
-        ({"engine": "lightning"}, False),
-        ({"engine": "lightning", "optimizer": "adam_8bit"}, True),
-        ({"engine": "lightning", "lora": LORA}, True),
-        ({"engine": "litgpt", "lora": LORA}, False),
-        ({"engine": "litgpt", "compile": True}, True),
-        ({"engine": "hf_trainer"}, True),
-    ],
-)
-def test_the_compiler_is_imported_when_idle_for_rows_that_import_it(settings, imported):
-    modules = modules_to_import([sample_rows.spec("a", **settings)], WORKER_MODULE)[RANK_SOCKET]
-    assert modules[-len(warm.COMPILER_MODULES) - 1 :] == [WHEN_IDLE, *warm.COMPILER_MODULES] or not imported
-    assert (WHEN_IDLE in modules) == imported
 
 
 def test_only_modules_that_rows_need_are_imported():
