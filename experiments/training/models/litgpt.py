@@ -73,7 +73,7 @@ def build_config(spec: RowSpec) -> Config:
         raise InputError(f"model {settings.model!r}: {error}; allowed: the names in litgpt.config") from None
     if settings.chunked_loss and config.final_logit_softcapping is not None:
         raise InputError(
-            f"chunked_loss = True: not possible for {base_model.litgpt}, which limits its logits; allowed: False"
+            f"chunked_loss: not possible for {base_model.litgpt}, which changes the logits after its output layer"
         )
     return config
 
