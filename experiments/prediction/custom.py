@@ -73,6 +73,11 @@ class CustomTraining:
     activation_offload: bool = option(
         False, "Keep activations in host memory between forward and backward pass.", flag="--activation-offload"
     )
+    chunked_loss: bool = option(
+        False,
+        "Compute output layer and loss of some tokens at a time, and again in the backward pass.",
+        flag="--chunked-loss",
+    )
     optimizer_in_backward: bool = option(
         False,
         "Update each parameter in the backward pass; with --loop plain, lightning, litgpt.",

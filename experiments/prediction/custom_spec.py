@@ -95,6 +95,7 @@ def _build_settings(training: CustomTraining, name: str, base_model: Model) -> S
         "strategy": strategy,
         "activation_checkpointing": training.activation_checkpointing,
         "activation_offload": training.activation_offload,
+        "chunked_loss": training.chunked_loss,
         "optimizer_in_backward": training.optimizer_in_backward,
         "lora": _build_optional_lora(training, base_model),
         "workers": 0,

@@ -66,8 +66,9 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     Pairs of changes are tried if no single change fits.
 
     Changes are ordered by cost. The cheapest do not affect the result of the training (accumulation, the optimizer step
-    in the backward pass, packing). Then come changes of the arithmetic (precision), the time (checkpointing), the
-    optimizer (8 bit, SGD) and the trained weights (LoRA). The most expensive use slow host memory or more GPUs.
+    in the backward pass, packing, the chunked loss). Then come changes of the arithmetic (precision), the time
+    (checkpointing), the optimizer (8 bit, SGD) and the trained weights (LoRA). The most expensive use slow host memory
+    or more GPUs.
     """
     batches = BatchSearch(
         spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])
@@ -134,6 +135,9 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
         yield from _possible(spec, Change("optimizer in backward", cost, {"optimizer_in_backward": True}))
     if current.dataset != "constant" and not current.packing:
         yield from _possible(spec, Change("packing", "none: texts without padding", {"packing": True}))
+    if not current.chunked_loss:
+        cost = "time: the output layer is computed twice"
+        yield from _possible(spec, Change("chunked loss", cost, {"chunked_loss": True}))
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":

@@ -18,6 +18,7 @@ OPTIONS_OF_TRAINING = (
     "strategy",
     "activation_checkpointing",
     "activation_offload",
+    "chunked_loss",
     "optimizer_in_backward",
     "lora_r",
     "lora_targets",
@@ -63,6 +64,7 @@ def build_job(training: CustomTraining) -> LoopJob:
         quantization=training.quantization,
         checkpointing=training.activation_checkpointing,
         offload=training.activation_offload,
+        chunked_loss=training.chunked_loss,
         step_in_backward=training.optimizer_in_backward,
         lora=adapters,
         fsdp=training.strategy == "fsdp",
@@ -83,6 +85,7 @@ def describe_training(training: CustomTraining) -> str:
     words += [f"LoRA rank {training.lora_r}"] if training.lora_r else []
     words += ["activation checkpointing"] if training.activation_checkpointing else []
     words += ["activations on the host"] if training.activation_offload else []
+    words += ["chunked loss"] if training.chunked_loss else []
     words += ["optimizer in backward"] if training.optimizer_in_backward else []
     words += [f"{training.devices} GPUs, {training.strategy}"] if training.devices > 1 else []
     others = ", ".join(name for name in LOOP_DESCRIPTIONS if name != training.loop)
@@ -130,6 +133,8 @@ def _changes_of_training(training: CustomTraining) -> list[tuple[str, CustomTrai
     found = []
     if _may_step_in_backward(training) and not training.optimizer_in_backward:
         found.append(("optimizer in backward", replace(training, optimizer_in_backward=True)))
+    if not training.chunked_loss:
+        found.append(("chunked loss", replace(training, chunked_loss=True)))
     if training.precision == "32-true":
         found.append(("precision bf16-mixed", replace(training, precision="bf16-mixed")))
     if training.precision not in ("bf16-true", "16-true"):

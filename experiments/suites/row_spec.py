@@ -23,6 +23,7 @@ LATER_SETTINGS = (
     "prompt_length",
     "optimizer_in_backward",
     "activation_offload",
+    "chunked_loss",
     "fused_optimizer",
     "packing",
     "compile",

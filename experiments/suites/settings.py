@@ -51,6 +51,7 @@ _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
     },
     ("optimizer", "adamw_cpu"): {**_ONE_GPU, "quantization": (None,)},
     ("activation_offload", True): _ONE_GPU,
+    ("chunked_loss", True): _ONE_GPU,
     ("activation_checkpointing", "selective"): {**_ONE_GPU, "engine": ("lightning", "hf_trainer")},
 }
 """Values of settings that restrict other settings: maps (setting, value) to the allowed values of the others."""
@@ -114,6 +115,9 @@ class Settings(StrictModel):
     )
     activation_offload: bool = Field(
         default=False, description="keep activations in host memory between the forward and the backward pass"
+    )
+    chunked_loss: bool = Field(
+        default=False, description="compute the output layer and the loss for a part of the tokens at a time, twice"
     )
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"

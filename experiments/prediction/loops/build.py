@@ -14,6 +14,7 @@ from experiments.errors import InputError
 from experiments.prediction.loops.job import LoopJob, LoopLora
 from experiments.training.models.activation_offload import offload_activations
 from experiments.training.models.architecture import build_config, has_untied_output_head
+from experiments.training.models.chunked_loss import chunk_causal_loss
 from experiments.training.models.device_map import spread_evenly
 from experiments.training.models.weights import fill_randomly
 
@@ -68,10 +69,12 @@ def build_model(job: LoopJob) -> Any:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
         model.gradient_checkpointing_enable()
-    model = _add_adapters(model, job, job.lora) if job.lora else model
+    adapted = _add_adapters(model, job, job.lora) if job.lora else model
+    if job.chunked_loss:
+        chunk_causal_loss(model)
     if job.offload:
-        offload_activations(model)
-    return model
+        offload_activations(adapted)
+    return adapted
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:

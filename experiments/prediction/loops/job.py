@@ -26,9 +26,10 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. offload: keep
-    activations in host memory. step_in_backward: update each parameter in the backward pass. Only for a generation:
-    gpus: GPUs that share the model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep
-    the keys and values of earlier tokens.
+    activations in host memory. chunked_loss: compute the output layer and the loss of some tokens at a time.
+    step_in_backward: update each parameter in the backward pass. Only for a generation: gpus: GPUs that share the
+    model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier
+    tokens.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +45,7 @@ class LoopJob(BaseModel):
     quantization: QuantizedBits | None = None
     checkpointing: bool = False
     offload: bool = False
+    chunked_loss: bool = False
     step_in_backward: bool = False
     lora: LoopLora | None = None
     fsdp: bool = False

@@ -6,9 +6,10 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import lightning as L
 import numpy as np
@@ -29,6 +30,7 @@ from experiments.training.data.litgpt_checkpoint import WEIGHTS_FILE, litgpt_che
 from experiments.training.data.texts import batches_per_epoch, build_text_loader, open_texts, pack_texts, pad_texts
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import Schedule, build_schedule
+from experiments.training.models.chunked_loss import ChunkedCrossEntropy
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
 from experiments.training.models.packing import PackedForward
@@ -105,7 +107,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.set_model(module, lambda: [inner])
     probe.start(schedule)
     batches = ProbedLoader(probe, model, fabric.setup_dataloaders(loader), texts.lengths)
-    with suppress(TrainingDone), TemporaryFolder("tokenizer") as folder:
+    with suppress(TrainingDone), _cross_entropy(settings, model, fabric), TemporaryFolder("tokenizer") as folder:
         _write_tokenizer(folder)
         shared = _fit_arguments(settings, fabric, batches, folder, out)
         if settings.lora:
@@ -164,6 +166,14 @@ def _build_scheduler(settings: Settings, optimizer: torch.optim.Optimizer, sched
         reason = f"LitGPT's schedule would divide by zero (by warmup_steps, and by {steps} - warmup_steps)"
         raise InputError(f"warmup_steps = {warmup}: {reason}; allowed: 1 or more, but not {steps}")
     return full.get_lr_scheduler(optimizer, warmup_steps=warmup, max_steps=steps)
+
+
+def _cross_entropy(settings: Settings, model: GPT, fabric: ProbedFabric) -> AbstractContextManager[Any]:
+    """Return the context in which ``fit`` computes the row's loss: LitGPT's cross entropy, or the same in chunks."""
+    if not settings.chunked_loss:
+        return nullcontext()
+    loss = ChunkedCrossEntropy(model, fabric.strategy.precision)
+    return patch.object(lora if settings.lora else full, "chunked_cross_entropy", loss)
 
 
 def _load_weights(spec: RowSpec, probe: Probe, fabric: L.Fabric, module: torch.nn.Module) -> None:

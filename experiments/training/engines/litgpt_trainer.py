@@ -20,6 +20,7 @@ from experiments.training.data.texts import (
 from experiments.training.engines.trainer import build_trainer
 from experiments.training.measure.probe import Probe
 from experiments.training.measure.schedule import build_schedule
+from experiments.training.models.chunked_loss import ChunkedCrossEntropy
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
 from experiments.training.models.packing import PackedForward
@@ -31,12 +32,13 @@ class LitgptTuner(L.LightningModule):
     def __init__(self, probe: Probe, model: torch.nn.Module) -> None:
         super().__init__()
         self.probe, self.model = probe, model
+        self.compute_loss = ChunkedCrossEntropy(model) if probe.spec.settings.chunked_loss else chunked_cross_entropy
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         if isinstance(self.model, PackedForward):
             self.model.set_texts(batch)
         logits = self.model(batch["input_ids"])
-        loss = chunked_cross_entropy(logits[..., :-1, :], batch["labels"][..., 1:])
+        loss = self.compute_loss(logits[..., :-1, :], batch["labels"][..., 1:])
         self.probe.after_forward(loss)
         return loss
 

@@ -11,6 +11,7 @@ from experiments.errors import unknown_name
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Lora, Quantization
 from experiments.training.models.activation_offload import offload_activations
+from experiments.training.models.chunked_loss import chunk_causal_loss
 from experiments.training.models.compilation import compile_blocks
 from experiments.training.models.selective_checkpointing import build_contexts
 from experiments.training.models.weights import build_random, load_pretrained
@@ -34,6 +35,8 @@ def build_model(spec: RowSpec, device: torch.device) -> nn.Module:
             {"use_reentrant": False, "context_fn": build_contexts} if selective else None
         )
     adapted: nn.Module = add_adapters(model, settings.lora, settings.quantization) if settings.lora else model
+    if settings.chunked_loss:
+        chunk_causal_loss(model)
     if settings.activation_offload:
         offload_activations(adapted)
     blocks = [one for one in adapted.modules() if isinstance(one, tuple(checkpointed_layers()))]

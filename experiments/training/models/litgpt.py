@@ -68,9 +68,14 @@ def build_config(spec: RowSpec) -> Config:
     changes = TINY_SETTINGS if spec.size == "tiny" else stated
     adapters = _adapters(settings.lora) if settings.lora else {}
     try:
-        return (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
+        config = (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
     except ValueError as error:
         raise InputError(f"model {settings.model!r}: {error}; allowed: the names in litgpt.config") from None
+    if settings.chunked_loss and config.final_logit_softcapping is not None:
+        raise InputError(
+            f"chunked_loss: not possible for {base_model.litgpt}, which changes the logits after its output layer"
+        )
+    return config
 
 
 def build_precision(settings: Settings, device: torch.device) -> Precision:

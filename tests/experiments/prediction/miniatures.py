@@ -23,6 +23,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "hf_trainer": {"engine": "hf_trainer", "model": LLAMA, "dataset": "constant"},
     "litgpt": {"engine": "litgpt", **LITGPT},
     "packed": {"engine": "litgpt", **LITGPT, "packing": True, "fused_optimizer": True},
+    "chunked": {"engine": "litgpt", **LITGPT, "chunked_loss": True},
     "compiled": {"engine": "litgpt", **LITGPT, "compile": True},
     "litgpt_trainer": {"engine": "litgpt_trainer", **LITGPT},
     "too long": {"batch_size": 2600, "train_samples": 5200, **LONG},

@@ -64,6 +64,7 @@ def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
         "optimizer in backward",
+        "chunked loss",
         "precision bf16-mixed",
         "precision bf16-true",
         "selective checkpointing",

@@ -109,6 +109,7 @@ def test_the_largest_batch_of_a_loop_is_found_and_changes_are_tried_only_if_it_d
     assert {"AdamW on the host", "activations on the host"} < tried.keys()
     assert any(job.get("optimizer") == "adamw_cpu" for job in traced_jobs)
     assert any(job.get("offload") for job in traced_jobs)
+    assert any(job.get("chunked_loss") for job in traced_jobs)
     assert any(job.get("step_in_backward") for job in traced_jobs) == (loop == "plain")
     assert try_changes(CustomTraining(model=training.model, card=training.card, batch=7), found, lambda _: None) == []
 

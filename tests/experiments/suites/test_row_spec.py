@@ -51,6 +51,7 @@ LATER = (
     "prompt_length",
     "optimizer_in_backward",
     "activation_offload",
+    "chunked_loss",
     "fused_optimizer",
     "packing",
     "compile",

@@ -21,13 +21,17 @@ BATCH, TOKENS = 8, 128
 HIDDEN_STATE_GIB = BATCH * TOKENS * WIDTH * 4 / GIB
 
 
+WORDS, MANY_TOKENS = 4000, 4096
+LOGITS_GIB = MANY_TOKENS * WORDS * 4 / GIB
+
+
 @pytest.fixture
 def peak_parts(tmp_path, capfd, traces_start_warm):
     """Return the GiB of each part of the memory at the peak, for a loop with these options."""
     path = tmp_path / "tiny.json"
-    path.write_text(json.dumps(CONFIG))
 
-    def trace(loop, **changes):
+    def trace(loop, config=CONFIG, **changes):
+        path.write_text(json.dumps(config))
         options = {"batch": BATCH, "seq": TOKENS} | changes
         training = CustomTraining(str(path), card="a100_80gb", loop=loop, **options)
         (found,) = trace_script(program_command(training), [training.card], lambda _: None, ScriptOptions())
@@ -55,3 +59,10 @@ def test_the_step_in_the_backward_pass_keeps_no_gradients(peak_parts):
     before, after = peak_parts("plain", **options), peak_parts("plain", optimizer_in_backward=True, **options)
     assert before.grads_gib >= 0.99 * before.params_gib
     assert after.grads_gib < 0.5 * before.grads_gib
+
+
+@pytest.mark.parametrize("loop", ["plain", "trainer"])
+def test_the_chunked_loss_keeps_neither_all_logits_nor_their_logarithms(peak_parts, loop):
+    options = {"config": CONFIG | {"vocab_size": WORDS}, "batch": MANY_TOKENS // TOKENS}
+    whole, chunked = peak_parts(loop, **options), peak_parts(loop, chunked_loss=True, **options)
+    assert whole.activations_gib - chunked.activations_gib > 2 * LOGITS_GIB
