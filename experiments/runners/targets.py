@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 LOCAL, SLURM = "local", "slurm"
 LEASED_TITLE, LEASED_SHARED_FOLDER = "a leased node", False
 PARTITION = "gpu"
-POLL_S = 1.0
+POLL_S = 0.5
 REMOTE_FOLDER: str = Profile.model_fields["folder"].default
 MEMORY_SHARE = 0.94
 """Share of a leased node's memory that jobs may request: slurm_memory_share (ansible/roles/slurm), rounded down."""
