@@ -152,7 +152,8 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     if current.optimizer == "adamw":
         yield Change("8-bit Adam", "moments in 8 bit", {"optimizer": "adam_8bit"})
     if current.optimizer in ("adamw", "adam_8bit"):
-        yield Change("SGD", "no moments: the training converges differently", {"optimizer": "sgd"})
+        cost = "no moments: the training converges differently"
+        yield Change("SGD", cost, {"optimizer": "sgd", "betas": None})
     if current.lora is None:
         adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})

@@ -127,6 +127,15 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
+def test_sgd_has_no_betas():
+    row = suite_row_spec(suite_named("beyond"), suite_named("beyond").row("llama-1b"), "a100_80gb")
+    assert row.settings.betas
+    (sgd,) = [change for change in single_changes(row) if change.name == "SGD"]
+    assert change_settings(row, **sgd.settings).settings.betas is None
+    with pytest.raises(InputError, match="optimizer = sgd: needs betas = None"):
+        change_settings(row, optimizer="sgd")
+
+
 def test_changes_that_other_settings_exclude_are_not_proposed():
     names = [change.name for change in single_changes(custom_spec(devices=2, strategy="ddp"))]
     assert not {"selective checkpointing", "AdamW on the host", "activations on the host"} & set(names)
