@@ -107,13 +107,17 @@ def test_a_pair_whose_changes_exclude_each_other_is_not_offered():
 
 
 def test_an_impossible_change_is_listed_with_the_reason():
-    class RejectingPredictor(Predictor):
-        def __call__(self, specs, cache=None, watch=None, failed=None):
-            if any(spec.settings.strategy == "fsdp" for spec in specs):
-                raise InputError("no FSDP here")
-            return super().__call__(specs)
+    asked = []
 
-    found = fit_row(custom_spec(32), RejectingPredictor(needs_linear))
+    def predict(rows, on_failure):
+        asked.append(len(rows))
+        for row in rows:
+            if row.settings.strategy == "fsdp":
+                on_failure(row, InputError("no FSDP here"))
+        return Predictor(needs_linear)([row for row in rows if row.settings.strategy != "fsdp"])
+
+    found = fit_row(custom_spec(32), predict)
+    assert asked[-1] == len(found.changes)  # all of them at once
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }
