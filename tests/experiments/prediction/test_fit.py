@@ -106,14 +106,15 @@ def test_a_pair_whose_changes_exclude_each_other_is_not_offered():
     assert all(one.prediction for one in found.changes)
 
 
-def test_an_impossible_change_is_listed_with_the_reason():
+@pytest.mark.parametrize("problem", [InputError, RuntimeError])
+def test_an_impossible_change_is_listed_with_the_reason(problem):
     asked = []
 
     def predict(rows, on_failure):
         asked.append(len(rows))
         for row in rows:
             if row.settings.strategy == "fsdp":
-                on_failure(row, InputError("no FSDP here"))
+                on_failure(row, problem("no FSDP here"))
         return Predictor(needs_linear)([row for row in rows if row.settings.strategy != "fsdp"])
 
     found = fit_row(custom_spec(32), predict)
