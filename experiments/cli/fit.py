@@ -101,7 +101,7 @@ def _fit_rows(
         raise InputError("fit: SUITE/ROW or --model is required")
     specs = specs_to_predict(context, rows, training, card, batch)
     with progress() as show:
-        fits = [fit_row(spec, lambda specs: trace_rows(specs, show)) for spec in specs]
+        fits = [fit_row(spec, lambda specs, failed: trace_rows(specs, show, failed)) for spec in specs]
     if as_json:
         data = [fit_as_data(one) for one in fits]
         print_json(data[0] if custom and len(data) == 1 else data)

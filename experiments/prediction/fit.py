@@ -8,6 +8,7 @@ from pydantic import Field
 from experiments.errors import InputError
 from experiments.prediction.batches import BatchSearch
 from experiments.prediction.custom_spec import OPTIMIZER_STEPS, build_lora
+from experiments.prediction.predict import OnFailure
 from experiments.results.predictions import BORDERLINE_SHARE, Prediction
 from experiments.results.schema import Record
 from experiments.suites.row_spec import RowSpec
@@ -17,7 +18,8 @@ from experiments.suites.yaml_schema import validate
 DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
-Predict = Callable[[Sequence[RowSpec]], list[Prediction]]
+Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
+"""Predict rows, as ``trace_rows`` does: a row that cannot be predicted is passed on, or raises its problem."""
 ChangeT = TypeVar("ChangeT")
 AttemptT = TypeVar("AttemptT")
 
@@ -71,7 +73,8 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     or more GPUs.
     """
     batches = BatchSearch(
-        spec.settings.batch_size, lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes])
+        spec.settings.batch_size,
+        lambda sizes: predict([change_settings(spec, batch_size=size) for size in sizes], None),
     )
     requested = batches.predict_batch(spec.settings.batch_size)
     largest = batches.largest_batch(BORDERLINE_SHARE * requested.usable_gib)
@@ -152,7 +155,8 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     if current.optimizer == "adamw":
         yield Change("8-bit Adam", "moments in 8 bit", {"optimizer": "adam_8bit"})
     if current.optimizer in ("adamw", "adam_8bit"):
-        yield Change("SGD", "no moments: the training converges differently", {"optimizer": "sgd"})
+        cost = "no moments: the training converges differently"
+        yield Change("SGD", cost, {"optimizer": "sgd", "betas": None})
     if current.lora is None:
         adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})
@@ -203,30 +207,23 @@ def _keep_fitting(spec: RowSpec, candidates: Sequence[Change], predict: Predict)
 
 def _try_changes(spec: RowSpec, candidates: Sequence[Change], predict: Predict) -> tuple[Attempt, ...]:
     changed = [_change_or_explain(spec, change) for change in candidates]
-    specs = [one for one in changed if isinstance(one, RowSpec)]
-    try:
-        predicted: list[Prediction | str] = [*predict(specs)]
-    except InputError:
-        predicted = [_predict_or_explain(one, predict) for one in specs]
-    found_for_changed = iter(predicted)
-    found = [next(found_for_changed) if isinstance(one, RowSpec) else one for one in changed]
-    return tuple(
-        Attempt(change=change.name, cost=change.cost, prediction=None, reason=one)
-        if isinstance(one, str)
-        else Attempt(change=change.name, cost=change.cost, prediction=one)
-        for change, one in zip(candidates, found, strict=True)
+    problems: dict[str, str] = {}
+    predictions = predict(
+        [one for one in changed if isinstance(one, RowSpec)],
+        lambda row, problem: problems.update({row.fingerprint: str(problem)}),
     )
+    found = {one.spec.fingerprint: one for one in predictions}
+
+    def attempt(change: Change, row: RowSpec | str) -> Attempt:
+        prediction = found.get(row.fingerprint) if isinstance(row, RowSpec) else None
+        reason = row if isinstance(row, str) else problems.get(row.fingerprint, "")
+        return Attempt(change=change.name, cost=change.cost, prediction=prediction, reason=reason)
+
+    return tuple(attempt(*one) for one in zip(candidates, changed, strict=True))
 
 
 def _change_or_explain(spec: RowSpec, change: Change) -> RowSpec | str:
     try:
         return change_settings(spec, **change.settings)
-    except InputError as problem:
-        return str(problem)
-
-
-def _predict_or_explain(spec: RowSpec, predict: Predict) -> Prediction | str:
-    try:
-        return predict([spec])[0]
     except InputError as problem:
         return str(problem)

@@ -49,6 +49,7 @@ _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
         "activation_checkpointing": (False,),
         "activation_offload": (False,),
     },
+    ("optimizer", "sgd"): {"betas": (None,)},
     ("optimizer", "adamw_cpu"): {**_ONE_GPU, "quantization": (None,)},
     ("activation_offload", True): _ONE_GPU,
     ("chunked_loss", True): _ONE_GPU,

@@ -2,6 +2,7 @@
 
 ``train`` performs the same steps, in the same order, as ``main`` of litgpt.finetune.full and litgpt.finetune.lora
 (0.5.13) before ``fit``, and then calls the unchanged ``fit``. The loop omits validation, example texts and checkpoints.
+With the setting chunked_loss, ``fit`` calls another function for the loss.
 """
 
 import sys

@@ -1,7 +1,8 @@
 """The output layer and the cross entropy of a part of the tokens at a time, computed again in the backward pass.
 
 Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The arithmetic of a token is
-unchanged. Sums over tokens are taken in another order: those of the losses, and of the gradients of the output layer.
+unchanged. Sums over tokens are taken in another order: those of the losses, and of the gradients of the output layer,
+which in 16 bit are rounded after each chunk.
 """
 
 import inspect

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,15 @@ def test_adapters_are_on_the_usual_layers_of_the_model(tmp_path, model, targets)
 @pytest.mark.parametrize(("given", "targets"), [("q_proj, k_proj", ("q_proj", "k_proj")), ("all-linear", "all-linear")])
 def test_adapters_are_on_the_named_layers(given, targets):
     assert CustomTraining("blip2-opt-2.7b", CARD, lora_r=4, lora_targets=given).spec.settings.lora.targets == targets
+
+
+@pytest.mark.parametrize("setting", ["activation_offload", "chunked_loss", "optimizer_in_backward"])
+def test_a_change_that_saves_memory_becomes_a_setting(setting):
+    change: dict[str, Any] = {setting: True}
+    usual, changed = (
+        CustomTraining("tiny-llama-1.1b", CARD, loop="litgpt", **options).spec.settings for options in ({}, change)
+    )
+    assert changed == usual.model_copy(update=change)
 
 
 def test_offload_selects_its_optimizer():

@@ -106,14 +106,19 @@ def test_a_pair_whose_changes_exclude_each_other_is_not_offered():
     assert all(one.prediction for one in found.changes)
 
 
-def test_an_impossible_change_is_listed_with_the_reason():
-    class RejectingPredictor(Predictor):
-        def __call__(self, specs, cache=None, watch=None, failed=None):
-            if any(spec.settings.strategy == "fsdp" for spec in specs):
-                raise InputError("no FSDP here")
-            return super().__call__(specs)
+@pytest.mark.parametrize("problem", [InputError, RuntimeError])
+def test_an_impossible_change_is_listed_with_the_reason(problem):
+    asked = []
 
-    found = fit_row(custom_spec(32), RejectingPredictor(needs_linear))
+    def predict(rows, on_failure):
+        asked.append(len(rows))
+        for row in rows:
+            if row.settings.strategy == "fsdp":
+                on_failure(row, problem("no FSDP here"))
+        return Predictor(needs_linear)([row for row in rows if row.settings.strategy != "fsdp"])
+
+    found = fit_row(custom_spec(32), predict)
+    assert asked[-1] == len(found.changes)  # all of them at once
     assert {one.change: one.reason for one in found.changes if one.prediction is None} == {
         f"FSDP over {gpus} GPUs": "no FSDP here" for gpus in (2, 4, 8)
     }
@@ -125,6 +130,15 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(row)] == ["activation checkpointing", "LoRA, rank 16"]
     four = custom_spec(devices=4, strategy="fsdp", precision="bf16-true", optim="sgd", activation_checkpointing=True)
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
+
+
+def test_sgd_has_no_betas():
+    row = suite_row_spec(suite_named("beyond"), suite_named("beyond").row("llama-1b"), "a100_80gb")
+    assert row.settings.betas
+    (sgd,) = [change for change in single_changes(row) if change.name == "SGD"]
+    assert change_settings(row, **sgd.settings).settings.betas is None
+    with pytest.raises(InputError, match="optimizer = sgd: needs betas = None"):
+        change_settings(row, optimizer="sgd")
 
 
 def test_changes_that_other_settings_exclude_are_not_proposed():
