@@ -84,9 +84,9 @@ def memory_cap_gib(card: Card, total_gib: float) -> float | None:
 
     Raises InputError if the device is smaller than the card.
     """
-    if card.has_size(total_gib):
+    if card.device_has_same_memory(total_gib):
         return None
-    if not card.fits_into(total_gib):
+    if not card.device_is_large_enough(total_gib):
         raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f} GiB")
     return card.usable_gib
 

@@ -33,7 +33,7 @@ def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
 
 def _prepare_access(task: LeaseTask) -> None:
     """Upload the SSH key, and open SSH where the site has security groups."""
-    site, tag = task.site, task.opened.tag
+    site, tag = task.site, task.initial_record.tag
     task.find_or_create(
         Operation.UPLOAD_KEY,
         lambda: first_with_tag(site.keys(), tag),
@@ -81,7 +81,7 @@ def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
     """
     failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
     task.reconciler.journal.write(
-        "failed", task.opened, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
+        "failed", task.initial_record, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
     )
     _delete_server(task, server.name)
     names = [host.name for host in task.reconciler.query(task.site.hosts) if host.id in hosts]
@@ -91,7 +91,7 @@ def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
 
 def _delete_server(task: LeaseTask, name: str) -> None:
     for kind in server_kinds(task.site):
-        delete_tagged(task.reconciler, task.opened, kind, name)
+        delete_tagged(task.reconciler, task.initial_record, kind, name)
 
 
 def _boot_source(task: LeaseTask, name: str, image_id: str) -> str:
@@ -107,13 +107,13 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
     """
 
     def find() -> Volume | None:
-        volumes = (volume for volume in site.volumes() if volume.tag == task.opened.tag)
+        volumes = (volume for volume in site.volumes() if volume.tag == task.initial_record.tag)
         return next((volume for volume in volumes if volume.name == name), None)
 
     created = task.find_or_create(
         Operation.CREATE_VOLUME,
         find,
-        lambda: site.create_volume(name, task.opened.tag, image_id),
+        lambda: site.create_volume(name, task.initial_record.tag, image_id),
         name=name,
         image_id=image_id,
     )
@@ -134,7 +134,7 @@ def _create_server(task: LeaseTask, reservation_id: str, name: str, source: str,
     return task.find_or_create(
         Operation.CREATE_SERVER,
         lambda: task.find_server(name),
-        lambda: task.site.create_server(name, task.opened.tag, reservation_id, source),
+        lambda: task.site.create_server(name, task.initial_record.tag, reservation_id, source),
         name=name,
         image_id=image_id,
     )
@@ -163,7 +163,7 @@ def _connect(task: LeaseTask, server: Server) -> Machine:
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
     _wait_for_login(task, server, login)
     machine = Machine(server.name, login)
-    task.reconciler.journal.record_machine(task.opened, machine)
+    task.reconciler.journal.record_machine(task.initial_record, machine)
     return machine
 
 
@@ -248,13 +248,13 @@ def _free_address(task: LeaseTask) -> Address:
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]
-        return first_with_tag(idle, task.opened.tag)
+        return first_with_tag(idle, task.initial_record.tag)
 
     if found := task.reconciler.query(free):
         return found
     try:
         return task.find_or_create(
-            Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+            Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.initial_record.tag), address_data
         )
     except NoAddress as problem:
         raise NoAddress(f"{problem}{_idle_addresses_in_words(task)}") from None

@@ -160,9 +160,9 @@ class Phantom:
         """Make this thread allocate on this GPU of the process from now on."""
         self._library.phantom_set_gpu(ctypes.c_int64(gpu))
 
-    def become_one_of_several_ranks(self) -> None:
+    def ignore_gpu_numbers(self) -> None:
         """Count all GPU numbers as one GPU from now on: a rank has a single GPU, whose number depends on the rank."""
-        self._library.phantom_become_one_of_several_ranks()
+        self._library.phantom_ignore_gpu_numbers()
 
     def select_gpu(self, gpu: int) -> None:
         """Analyze only this GPU of the process from now on, in replays and shares of the log."""

@@ -9,8 +9,8 @@ from rich.text import Text
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.record import (
     CardPrediction,
-    LineShare,
-    ModuleShare,
+    LineMemory,
+    ModuleMemory,
     ScriptPrediction,
     smallest_card,
 )
@@ -148,7 +148,7 @@ def _cards_table(predictions: Sequence[ScriptPrediction], samples: int | None) -
     return table
 
 
-def _modules_table(shares: Sequence[ModuleShare]) -> Table:
+def _modules_table(shares: Sequence[ModuleMemory]) -> Table:
     table = Table(
         Column("GiB", number=True),
         "what",
@@ -161,7 +161,7 @@ def _modules_table(shares: Sequence[ModuleShare]) -> Table:
     return table
 
 
-def _lines_table(shares: Sequence[LineShare]) -> Table:
+def _lines_table(shares: Sequence[LineMemory]) -> Table:
     table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
     for one in shares[:SHOWN_ROWS]:
         if one.size_gib >= SMALLEST_SHOWN_GIB:

@@ -129,7 +129,7 @@ class SlurmRunner:
         submission = read_submission(row_folder, spec)
         if submission and self._has_started(spec, submission):
             self._view.report_start(spec, "its job has ended in the meantime")
-            return TrackedRow(self._job_spec(spec, submission.attempt), None, started=True)
+            return TrackedRow(self._job_spec(spec, submission.attempt), None, script_started=True)
         if not self._fits_into_lease(spec):
             self._view.print_warning(f"{spec.row}: not started, it may not finish before the lease ends")
             return None

@@ -8,7 +8,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction, LineShare, PeakBlock, ScriptPrediction
+from experiments.prediction.script.record import CardPrediction, LineMemory, PeakBlock, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
@@ -54,8 +54,8 @@ def prediction(needed_gib: float) -> ScriptPrediction:
 
 
 def test_frames_of_the_interpreter_are_not_shown_as_lines_of_the_script(capsys):
-    inner = LineShare(line="<frozen runpy>:88", category="params", size_gib=1.0)
-    own = LineShare(line="train.py:3", category="params", size_gib=1.0)
+    inner = LineMemory(line="<frozen runpy>:88", category="params", size_gib=1.0)
+    own = LineMemory(line="train.py:3", category="params", size_gib=1.0)
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner,)})]))
     assert "line of the script" not in capsys.readouterr().out
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner, own)})]))

@@ -91,7 +91,7 @@ BUILDS = {
 @pytest.mark.parametrize(("device", "card"), DEVICES.items(), ids=str)
 def test_a_device_belongs_to_its_card_and_no_other(device, card):
     assert card_of_device(*device) == card
-    assert sum(facts.is_device(*device) for facts in cards().values()) == (card is not None)
+    assert sum(facts.matches_device(*device) for facts in cards().values()) == (card is not None)
 
 
 def test_every_card_is_found_by_the_name_of_a_device():

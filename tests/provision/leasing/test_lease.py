@@ -209,7 +209,7 @@ def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
 def test_without_waiting_a_lease_that_starts_later_is_only_reserved(reconciler, lease_request, wait, begins, booted):
     site = FakeSite()
-    wanted = replace(lease_request(start=NOW + begins * HOUR), at_once=False)
+    wanted = replace(lease_request(start=NOW + begins * HOUR), starts_now=False)
     leased = lease(site, reconciler, wanted, wait=wait)
     assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, booted, booted]
     assert [host.name for host in leased.hosts] == ["node-1"]
@@ -246,7 +246,7 @@ def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, 
     with pytest.raises(Killed):
         lease(site, reconciler, lease_request())
     site.before = lambda operation: None
-    monkeypatch.setattr(site, "boot_requirements", interrupt)
+    monkeypatch.setattr(site, "check_boot_requirements", interrupt)
     assert lease(site, reconciler, lease_request()).machines
 
 

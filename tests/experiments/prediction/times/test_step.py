@@ -160,8 +160,8 @@ def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
     copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
-    assert (copies.busy_s, copies.kernels_s) == (6.0, 2.0)
-    assert step.busy_share([copies]) == pytest.approx(2 / 6)
+    assert (copies.device_busy_s, copies.kernels_s) == (6.0, 2.0)
+    assert step.gpu_busy_share([copies]) == pytest.approx(2 / 6)
     assert copies.scaled(2.0, 0.5) == PhaseTime({"forward": 2.0}, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
 
 

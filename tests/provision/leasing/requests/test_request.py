@@ -29,8 +29,8 @@ from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
 
 def test_a_lease_starts_at_once_only_on_request(lease_request):
     made = lease_request()
-    assert made.at_once
-    assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).at_once
+    assert made.starts_now
+    assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).starts_now
 
 
 def test_several_servers_are_numbered(lease_request):
@@ -44,7 +44,7 @@ def test_the_image_follows_from_the_type_of_node(node_type, image):
 
 
 @pytest.mark.parametrize(
-    ("requirements", "at_once", "words"),
+    ("requirements", "starts_now", "words"),
     [
         (Requirements(3 * HOUR), True, "1 node with at least 1 GPU, for 3h, start: now"),
         (Requirements(HOUR, gpus=4), False, "1 node with at least 4 GPUs, for 1h, start: as early as possible"),
@@ -60,8 +60,8 @@ def test_the_image_follows_from_the_type_of_node(node_type, image):
         ),
     ],
 )
-def test_a_request_is_described_by_its_hardware_and_time(requirements, at_once, words):
-    assert requirements_in_words(requirements, at_once) == words
+def test_a_request_is_described_by_its_hardware_and_time(requirements, starts_now, words):
+    assert requirements_in_words(requirements, starts_now) == words
 
 
 def test_a_slot_is_described_by_its_nodes_times_and_cost():
