@@ -65,7 +65,7 @@ def slots(
     days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
         bool,
-        typer.Option("--bookings", help="Instead, list everybody's reservations of such nodes, with exact times."),
+        typer.Option("--bookings", help="In place of free slots, show everybody's reservations, with exact times."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -183,7 +183,9 @@ def status(
     name: ActiveName = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="YYYY-MM-DD", help="Instead, show all leases since this day and their total cost."),
+        typer.Option(
+            metavar="YYYY-MM-DD", help="In place of active leases, show all leases since this day and their cost."
+        ),
     ] = None,
     notify: Notify = None,
     within: Annotated[

@@ -23,7 +23,7 @@ from experiments.suites.suite import Check, Quantity, Suite
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "its time is not predicted": TIME_QUANTITIES,
     "the loss is not predicted": LOSS_QUANTITIES,
-    "this load of GPUs is not predicted": LOAD_QUANTITIES,
+    "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
 }
 """Reasons why a prediction has no value, with the quantities that they are about."""

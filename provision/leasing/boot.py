@@ -244,7 +244,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Others' free addresses are left to them."""
+    """Return a free address that this lease allocated, or allocate one. Free addresses of other users are not used."""
 
     def free() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]

@@ -54,7 +54,9 @@ def choose_slots(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet the requirements, earliest first, without ``excluded_hosts``.
 
-    starts_now: return only slots that begin now. Raises NotEnoughHosts, with the earliest alternative, if there is none.
+    starts_now: return only slots that begin now.
+
+    Raises NotEnoughHosts, with the earliest alternative, if there is none.
     """
     hosts = [host for host in reconciler.query(site.hosts) if host.id not in excluded_hosts]
     bookings = reconciler.query(site.bookings)

@@ -165,7 +165,7 @@ class Phantom:
         self._library.phantom_ignore_gpu_numbers()
 
     def select_gpu(self, gpu: int) -> None:
-        """Analyze only this GPU of the process from now on, in replays and shares of the log."""
+        """Analyze only this GPU of the process from now on, in replays and in what is read from the log."""
         self._library.phantom_select_gpu(ctypes.c_int64(gpu))
 
     def set_stream(self, stream: int) -> int:

@@ -1,8 +1,10 @@
 """Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -44,27 +46,24 @@ def prepare_torchvision(phantom: Phantom) -> None:
 
     The published packages of torchvision need PyTorch's CUDA build. Without it, only their operations are defined.
     """
-    load: Callable[[str], None] = torch.ops.load_library
-
-    def load_or_define(path: str) -> None:
-        try:
-            load(path)
-        except OSError:
-            if not Path(path).name.startswith("_C."):
-                raise
-            _define_operations()
-
-    torch.ops.load_library = load_or_define  # type: ignore[method-assign]
-    try:
+    with patch.object(torch.ops, "load_library", functools.partial(_load_or_define, torch.ops.load_library)):
         import torchvision  # noqa: F401
-    finally:
-        torch.ops.load_library = load  # type: ignore[method-assign]
     phantom.replace_kernels("torchvision")
     kernels = torch.library.Library("torchvision", "IMPL", "CUDA")
     kernels.impl("nms", _keep_all_boxes)
     _libraries.append(kernels)
     _spread_boxes()
     _sample_boxes()
+
+
+def _load_or_define(load_library: Callable[[str], None], path: str) -> None:
+    """Load torchvision's compiled library ``path``; if it does not load, define its operations."""
+    try:
+        load_library(path)
+    except OSError:
+        if not Path(path).name.startswith("_C."):
+            raise
+        _define_operations()
 
 
 def _define_operations() -> None:

@@ -277,10 +277,10 @@ def tables() -> tuple[Table, ...]:
 def table_for_card(card: str) -> Table:
     """Return the table of the card, or else one of its chip, or else that of SCALED_CARD."""
 
-    def closeness(table: Table) -> tuple[bool, bool, bool]:
+    def priority(table: Table) -> tuple[bool, bool, bool]:
         return table.machine.card == card, table.has_chip_of(card), table.machine.card == SCALED_CARD
 
-    return max(tables(), key=closeness)
+    return max(tables(), key=priority)
 
 
 def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set[str]:

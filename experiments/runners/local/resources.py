@@ -66,7 +66,7 @@ class ResourcePool:
         return spec.settings.gpus // self._nodes if spec.settings.gpus else self.size
 
     def _place(self, number: int) -> int:
-        """Return the index of the GPU that a part belongs to; the part's own number without GPUs."""
+        """Return the index of the GPU that a part belongs to; without GPUs, the part's own number."""
         return number % len(self._gpus) if self._gpus else number
 
     def release(self, allocation: Allocation) -> None:

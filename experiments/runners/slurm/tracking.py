@@ -43,7 +43,8 @@ class TrackedRow:
     """A row and its job.
 
     left_queue_at: value of time.monotonic when the job left the queue, None before. script_started: whether the job's
-    script has started. exit_code: exit code of the script, None before its end. downloads: artifacts that the job waits for.
+    script has started. exit_code: exit code of the script, None before its end. downloads: artifacts that the job waits
+    for.
     """
 
     job_spec: JobSpec

@@ -65,8 +65,8 @@ class Schedule:
 class Timing:
     """Times of micro-steps in seconds. If there are more than two optimizer steps, the first two are left out.
 
-    with_optimizer_step_s: times of micro-steps that end with an optimizer step. without_optimizer_step_s: times of the other micro-steps, which are
-    shorter.
+    with_optimizer_step_s: times of micro-steps that end with an optimizer step. without_optimizer_step_s: times of the
+    other micro-steps, which are shorter.
     """
 
     with_optimizer_step_s: list[float]

@@ -163,7 +163,7 @@ def test_a_file_that_is_not_a_database_is_named(testbed, tmp_path):
     (tmp_path / "text.db").write_text("no database" * 100)
     code, _, err = testbed("history", "--database", "text.db")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--database text.db: not a database of a history" in err
+    assert "--database text.db: not a database of `testbed history`" in err
 
 
 def test_a_sparkline_has_a_character_for_each_value():

@@ -125,7 +125,7 @@ def test_without_watching_a_lease_needs_a_free_slot_now(task):
 def test_a_lease_that_somebody_deleted_is_not_made_again(task, reconciler):
     site = FakeCalendar()
     begun = task(site)
-    reconciler.journal.write("done", begun.opened, Operation.CREATE_LEASE, id="gone", start="", end="")
+    reconciler.journal.write("done", begun.initial_record, Operation.CREATE_LEASE, id="gone", start="", end="")
     with pytest.raises(
         LeaseGone, match="lease llm_cc no longer exists: somebody else deleted it, or it has ended; release it here"
     ):
@@ -139,10 +139,10 @@ def test_a_lease_of_the_name_is_foreign_only_before_the_task_has_done_anything(t
     site = FakeCalendar(3)
     begun = task(site)
     event = "intent" if kind == "intents" else "done"
-    reconciler.journal.write(event, begun.opened, Operation.UPLOAD_KEY, id="1")
+    reconciler.journal.write(event, begun.initial_record, Operation.UPLOAD_KEY, id="1")
     site.create_lease("llm_cc", "other", choose_slots(site, reconciler, THREE_HOURS, starts_now=True)[0])
     site.held[0] = replace(site.held[0], created="999")
-    assert reserve(begun).tag == begun.opened.tag
+    assert reserve(begun).tag == begun.initial_record.tag
 
 
 @pytest.mark.parametrize(
