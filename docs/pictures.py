@@ -77,7 +77,7 @@ def draw_report() -> None:
         subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
         page = (run / "report.html").read_text()
         memory = page.replace("</head>", f"<style>{MEMORY_SECTION_CSS}</style></head>")
-        parts = [_screenshot(folder, text, height) for text, height in ((page, 665), (memory, 1040))]
+        parts = [_screenshot(folder, text, height) for text, height in ((page, 755), (memory, 1040))]
     picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
     picture.paste(parts[0], (0, 0))
     picture.paste(parts[1], (0, parts[0].height))
