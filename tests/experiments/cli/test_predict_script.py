@@ -150,7 +150,7 @@ def test_fit_takes_one_row(capsys):
     assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 
 
-def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):
+def test_the_smallest_card_is_named_first_and_the_peak_is_that_of_this_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
     larger = prediction(60.0).model_copy(
         update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 31.2, 60.0),)}

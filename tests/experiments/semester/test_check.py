@@ -184,7 +184,7 @@ def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
     assert len(err.splitlines()) == 1
 
 
-def test_a_lease_is_made_by_reproduce_within_the_budget():
+def test_a_lease_is_created_by_reproduce_within_the_budget():
     lease = Lease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
     leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
     assert leased == [Part("as-taught", "lease"), Part("current", "lease")]

@@ -162,7 +162,7 @@ def test_without_a_free_address_the_unattached_ones_are_named_but_not_used(recon
     assert site.taken[0].server == ""
 
 
-def test_a_classmates_copy_of_a_server_with_our_tag_is_left_alone(reconciler, lease_request):
+def test_a_classmates_copy_of_a_server_with_our_tag_is_not_deleted(reconciler, lease_request):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     active_lease = reconciler.journal.active_lease("llm_cc")
@@ -239,7 +239,7 @@ def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
     assert (site.held, reconciler.journal.active_leases()) == ([], {})
 
 
-def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, lease_request, monkeypatch):
+def test_an_interrupted_lease_is_resumed_although_its_image_no_longer_exists(reconciler, lease_request, monkeypatch):
     """The requirements of a boot are checked only before the first request."""
     site = FakeSite()
     site.before = lambda operation: interrupt() if operation == "create server" else None

@@ -232,7 +232,7 @@ def unreachable():
     raise Unreachable("blazar does not answer")
 
 
-def test_without_an_answer_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
+def test_without_a_response_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
     for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
         data = lease_data(replace(connect_to_site.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)

@@ -92,7 +92,7 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_result
     assert on_a_stream == 96
 
 
-def test_operations_that_a_backward_pass_recomputes_are_told_from_others(probe_results):
+def test_operations_that_a_backward_pass_recomputes_are_distinguished_from_others(probe_results):
     assert probe_results["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
 
 

@@ -90,7 +90,7 @@ def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_o
     assert times == pytest.approx([2, 9])
 
 
-def test_a_product_that_was_not_measured_resembles_the_one_with_the_nearest_sizes_not_with_the_same_arithmetic():
+def test_a_product_that_was_not_measured_resembles_the_one_with_the_most_similar_sizes_not_with_the_same_arithmetic():
     wide, deep = product(2048, columns=2048, depth=8192), product(2048, columns=8192, depth=2048)
     slowdowns = {wide: 2, deep: 3}
     table = Table(

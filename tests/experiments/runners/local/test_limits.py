@@ -212,7 +212,7 @@ def test_a_row_has_the_variables_of_its_gpus_and_cores(local):
     assert made._environment(Allocation((), (), 1))["WARM"] == "1"
 
 
-def test_an_earlier_result_is_kept_under_the_time_when_it_was_written(tmp_path):
+def test_an_earlier_result_is_stored_under_the_time_when_it_was_written(tmp_path):
     row = tmp_path / "new" / "row"
     clear_row_folder(row)
     (row / RESULT_FILE).write_text("old")

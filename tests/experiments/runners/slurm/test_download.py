@@ -96,7 +96,7 @@ def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path)
     assert contents(tmp_path / "here")["log.txt"] == b"SAID\n"
 
 
-def test_a_download_goes_on_if_the_connection_drops_between_two_commands(remote, tmp_path):
+def test_a_download_continues_if_the_connection_drops_between_two_commands(remote, tmp_path):
     download_growing(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
     assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 

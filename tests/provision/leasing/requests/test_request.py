@@ -123,7 +123,7 @@ def record(end_when_idle, *operations):
         ),
     ],
 )
-def test_an_idle_end_states_where_the_results_are(end_when_idle, ends, results):
+def test_a_lease_that_ends_itself_states_where_its_results_are(end_when_idle, ends, results):
     assert end_when_idle.in_words == f"ends after {'1h' if end_when_idle.key else '30m'} without work; {ends}"
     ended = record(end_when_idle_data(end_when_idle), Operation.CREATE_LEASE)
     assert end_when_idle_of(ended) == end_when_idle

@@ -122,7 +122,7 @@ def test_without_watching_a_lease_needs_a_free_slot_now(task):
         reserve(task(FakeCalendar(1, [("1", 0, 1)])))
 
 
-def test_a_lease_that_somebody_deleted_is_not_made_again(task, reconciler):
+def test_a_lease_that_somebody_deleted_is_not_created_again(task, reconciler):
     site = FakeCalendar()
     begun = task(site)
     reconciler.journal.write("done", begun.initial_record, Operation.CREATE_LEASE, id="gone", start="", end="")
