@@ -72,7 +72,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     say(f"{difference.sentence} (by {used}); independent groups of packages: {len(groups)}")
     steps: list[Step] = []
 
-    def test(chosen: frozenset[str], left: int) -> Side:
+    def test_packages(chosen: frozenset[str], left: int) -> Side:
         step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
@@ -80,7 +80,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
         say(f"step {len(steps)}, at most {left} more: {tested}: {step.value}, {result_of}")
         return step.result_of
 
-    result = search(groups, count_likely_groups(groups, LIBRARIES), test)
+    result = search(groups, count_likely_groups(groups, LIBRARIES), test_packages)
     return Blame(
         differs=difference.sentence,
         method=used,

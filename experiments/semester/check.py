@@ -168,7 +168,7 @@ def _watch(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], 
     """
     stalls = StallDetector()
 
-    def report() -> None:
+    def poll() -> None:
         if part.kind == "lease":
             callbacks.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
@@ -176,7 +176,7 @@ def _watch(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], 
             callbacks.say(f"  {text}")
             callbacks.send("testbed: no progress", text)
 
-    return report
+    return poll
 
 
 def _environment() -> dict[str, str]:

@@ -44,11 +44,11 @@ def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = I
     ]
     sites: list[LeasingSite] = []
 
-    def account() -> str:
+    def check_account() -> str:
         sites.append(connect_to(site_name))
         return str(sites[0].identity())
 
-    local.append(run_check("account", account))
+    local.append(run_check("account", check_account))
     if not local[-1].passed:
         return local + skip_checks(SITE_CHECKS, "account")
     planned = _PlannedLease(sites[0], key, image, reconciler)

@@ -74,15 +74,15 @@ def delete_tagged(
 ) -> None:
     """Delete the lease's resources of one kind, or only the resource with this name; wait until they are gone."""
 
-    def present() -> Sequence[Resource]:
+    def list_present() -> Sequence[Resource]:
         return kind.list_tagged(active_lease.tag, name)
 
-    def deletable() -> Sequence[Resource]:
-        return [one for one in present() if getattr(one, "status", "") != "deleting"]
+    def list_deletable() -> Sequence[Resource]:
+        return [one for one in list_present() if getattr(one, "status", "") != "deleting"]
 
-    reconciler.delete_all(active_lease, kind.deletion, deletable, kind.delete)
+    reconciler.delete_all(active_lease, kind.deletion, list_deletable, kind.delete)
     if kind.lingers:
-        reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
+        reconciler.wait(f"{kind.name}s being deleted", list_present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
 def list_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:

@@ -92,22 +92,24 @@ def _spread_boxes() -> None:
     """Pool every box from exactly one level of the features, because the sizes of the boxes are unknown."""
     from torchvision.ops.poolers import LevelMapper
 
-    def levels(mapper: Any, boxes: list[torch.Tensor]) -> torch.Tensor:
+    def assign_levels_evenly(mapper: Any, boxes: list[torch.Tensor]) -> torch.Tensor:
         count = sum(len(one) for one in boxes)
         return torch.arange(count, device=boxes[0].device) % (mapper.k_max - mapper.k_min + 1)
 
-    LevelMapper.__call__ = levels
+    LevelMapper.__call__ = assign_levels_evenly
 
 
 def _sample_boxes() -> None:
     """Sample as many boxes of each image for the loss as allowed, because which boxes match an object is unknown."""
     from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-    def sample(sampler: Any, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def sample_as_many_as_allowed(
+        sampler: Any, matched: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         positions = [torch.arange(len(one), device=one.device) for one in matched]
         most = int(sampler.batch_size_per_image * sampler.positive_fraction)
         with_object = [one < most for one in positions]
         without = [(one >= most) & (one < sampler.batch_size_per_image) for one in positions]
         return with_object, without
 
-    BalancedPositiveNegativeSampler.__call__ = sample
+    BalancedPositiveNegativeSampler.__call__ = sample_as_many_as_allowed
