@@ -42,7 +42,7 @@ def treemap(groups: Mapping[str, Sequence[Tile]], unit: str, alt: str) -> Chart:
         boxes = squarify([tile.size for tile in tiles], place)
         drawn += [_tile_values(name, tile, box, unit) for tile, box in zip(tiles, boxes, strict=True)]
     content = render_template("treemap.svg", tiles=drawn)
-    return Chart(alt=alt, content=content, height=HEIGHT_PX, legend={name: css_class_of(name) for name in names})
+    return Chart(alt=alt, content=content, height_px=HEIGHT_PX, legend={name: css_class_of(name) for name in names})
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:

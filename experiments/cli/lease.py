@@ -327,10 +327,10 @@ def doctor(
 
 def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     """Return how long the labs that the lease is for are expected to take on ``hosts``, as one line."""
-    from experiments.history.lease_length import expected_on
+    from experiments.history.lease_length import expected_times_on
     from experiments.suites.suite import suites_in_group
 
-    return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
+    return expected_times_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
 def _connect_to_sites(name: str) -> "list[LeasingSite]":
