@@ -17,7 +17,7 @@ class Tile(NamedTuple):
     """One tile: full name for the tooltip, short name and note to print, and size (positive)."""
 
     name: str
-    short: str
+    short_name: str
     note: str
     size: float
 
@@ -87,7 +87,7 @@ def _place_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
 
 def _tile_values(group: str, tile: Tile, box: Box, unit: str) -> dict[str, object]:
     size = f"{format_number(tile.size)} {unit}"
-    lines = [size, tile.short, tile.note][: int(box.height / LINE_HEIGHT_PX)] if box.width >= MIN_TEXT_PX else []
+    lines = [size, tile.short_name, tile.note][: int(box.height / LINE_HEIGHT_PX)] if box.width >= MIN_TEXT_PX else []
     return {
         "x": format_percent(box.x, WIDTH_PX),
         "width": format_percent(box.width, WIDTH_PX),

@@ -41,13 +41,13 @@ class Request:
     """A request for a check. folder: folder of all checks and their history."""
 
     folder: Path
-    sets: tuple[Versions, ...]
+    version_sets: tuple[Versions, ...]
     suites: tuple[str, ...]
     lease: Lease | None
     command: str
 
     def parts(self) -> list[Part]:
-        return parts_of(self.sets, self.suites, self.lease)
+        return parts_of(self.version_sets, self.suites, self.lease)
 
 
 class InstalledVersions(NamedTuple):
@@ -105,7 +105,7 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
     if found := find_interrupted_check(request.folder, plan, now):
         return found
-    check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
+    check = Check(begun_at=now, command=request.command, plan=plan, version_sets=request.version_sets)
     folder = _new_folder(request.folder, now)
     write_check(folder, check)
     return folder, check

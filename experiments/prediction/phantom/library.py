@@ -59,8 +59,8 @@ class Phantom:
         """Use the kernels of a card."""
         self._library.phantom_install(
             ctypes.c_int64(kernels.flash),
-            ctypes.c_int64(kernels.efficient),
-            ctypes.c_int64(kernels.bfloat_efficient),
+            ctypes.c_int64(kernels.memory_efficient),
+            ctypes.c_int64(kernels.memory_efficient_bfloat16),
             ctypes.c_int64(kernels.cudnn),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),

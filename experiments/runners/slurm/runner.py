@@ -140,7 +140,7 @@ class SlurmRunner:
         row_folder = clear_row_folder(tracker.row_folder(spec))
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
         write_submission(row_folder, spec, attempt)
-        job_spec = replace(self._job_spec(spec, attempt), after=self._staging.begin(spec))
+        job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
         name, comment = self._name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"

@@ -158,6 +158,14 @@ def test_json_has_the_changed_statuses_and_the_state(semester, checks):
     assert found["statements"]["current"]["pass"] > 0
 
 
+def test_a_check_that_an_earlier_version_stored_is_read(semester):
+    _, out, _ = semester(*CURRENT, "--json")
+    stored = json.loads(out)["check"]
+    earlier = {{"version_sets": "sets"}.get(name, name): value for name, value in stored.items()}
+    assert "sets" in earlier
+    assert Check.model_validate(earlier) == Check.model_validate(stored)
+
+
 def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     semester(*CURRENT)
     ((place, state),) = checks_in(checks)

@@ -340,7 +340,12 @@ def main(cache: Path) -> None:
     phantom = load(cache)
     phantom.install(
         KernelProperties(
-            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132
+            flash=True,
+            memory_efficient=True,
+            memory_efficient_bfloat16=True,
+            cudnn=True,
+            workspace_bytes=0,
+            multiprocessors=132,
         )
     )
 

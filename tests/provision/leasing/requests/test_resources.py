@@ -85,7 +85,7 @@ def test_a_server_that_is_being_deleted_is_not_deleted_again_and_waited_for_ten_
 
 
 def test_only_servers_and_volumes_stay_listed_after_their_deletion():
-    kinds = {kind.name: kind.lingers for kind in all_kinds(FullSite())}
+    kinds = {kind.name: kind.stays_listed for kind in all_kinds(FullSite())}
     assert kinds == {
         "lease": False,
         "server": True,
