@@ -128,7 +128,7 @@ class Phantom:
         self._library.phantom_on_large_allocation(self._large_allocation_callback)
 
     def count_host_memory(self) -> None:
-        """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""
+        """Count tensor bytes on the host from now on. Large tensors get addresses without memory (see host.h)."""
         self._library.phantom_count_host_memory()
 
     def host_peak(self) -> int:

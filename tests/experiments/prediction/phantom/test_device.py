@@ -103,6 +103,14 @@ def test_large_host_tensors_are_counted_but_not_allocated(probe_results):
     assert host["small"] == 7000
 
 
+def test_pinned_activations_are_not_allocated_and_pinned_integers_have_values(probe_results):
+    host = probe_results["host"]
+    assert host["offloaded"] == 512 * MIB
+    assert host["taken by offloaded"] < 64 * MIB
+    count = MIB // 4
+    assert host["sum of pinned integers"] == count * (count - 1) // 2
+
+
 @pytest.mark.parametrize(
     ("what", "value"),
     [
