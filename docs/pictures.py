@@ -21,11 +21,10 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "pictures"
-TERMINAL_WIDTHS = {"run": 100, "predict": 120, "list": 100}
+TERMINAL_WIDTHS = {"run": 100, "predict": 120}
 COMMANDS = {
     "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny",
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
-    "list": "list",
 }
 REDRAWN_COMMANDS = ("run",)
 """Commands that redraw their lines on a terminal. Their picture shows the output to a pipe, with STATUS_COLORS."""

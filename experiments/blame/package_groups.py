@@ -63,7 +63,7 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
 
 
 def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether ``own`` has a version of ``name`` that meets all ``needs``, and ``other`` does not."""
+    """Return whether the version of ``name`` in ``own`` meets all ``needs``, and the version in ``other`` does not."""
     of_name = [need for need in needs if normalize_name(need.name) == name]
     return bool(of_name) and _are_met(of_name, own.get(name)) and not _are_met(of_name, other.get(name))
 
