@@ -83,7 +83,7 @@ class BareMetal(Cloud):
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
-    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account of clouds.yaml to prefer."""
     return BareMetal(find_account(region, entry))
 
 
