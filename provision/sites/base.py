@@ -46,7 +46,7 @@ class Account(Protocol):
         ...
 
     def credential(self) -> Credential:
-        """Return the limits of the account's credential."""
+        """Return whether the account's credential may create leases, and until when it is valid."""
         ...
 
     def clock_skew(self) -> timedelta:

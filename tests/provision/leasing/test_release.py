@@ -147,7 +147,7 @@ def test_an_interrupted_extension_is_a_new_one_after_another_change_of_the_end(
     assert extend(site, reconciler, active_lease, 3 * HOUR).end == end + 3 * HOUR
 
 
-def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
+def test_an_extension_by_another_length_or_after_a_rejection_is_not_a_resumed_one(reconciler, site, active_lease):
     extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR
     site.rejects = True
