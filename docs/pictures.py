@@ -21,11 +21,10 @@ from rich.text import Text
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "pictures"
-TERMINAL_WIDTHS = {"run": 100, "predict": 120, "list": 100}
+TERMINAL_WIDTHS = {"run": 100, "predict": 120}
 COMMANDS = {
     "run": "run single_gpu_blip2 --row baseline --row reduced-batch --row xxl-sgd --size tiny",
     "predict": "predict single_gpu_blip2/xxl-sgd --card a100_80gb",
-    "list": "list",
 }
 REDRAWN_COMMANDS = ("run",)
 """Commands that redraw their lines on a terminal. Their picture shows the output to a pipe, with STATUS_COLORS."""
@@ -77,7 +76,7 @@ def draw_report() -> None:
         subprocess.run([sys.executable, "-m", "experiments", "report", str(run)], env=environment, check=True)
         page = (run / "report.html").read_text()
         memory = page.replace("</head>", f"<style>{MEMORY_SECTION_CSS}</style></head>")
-        parts = [_screenshot(folder, text, height) for text, height in ((page, 665), (memory, 1040))]
+        parts = [_screenshot(folder, text, height) for text, height in ((page, 755), (memory, 1040))]
     picture = Image.new("RGB", (REPORT_WIDTH, sum(part.height for part in parts)))
     picture.paste(parts[0], (0, 0))
     picture.paste(parts[1], (0, parts[0].height))

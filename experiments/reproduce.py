@@ -129,7 +129,9 @@ def reproduce(
             view.print_line(times.summary)
             reproduction = _with_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
-            slot = slot_in_words(choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0])
+            slot = slot_in_words(
+                choose_slots(site, reconciler, lease_request.requirements, lease_request.starts_now)[0]
+            )
             view.print_line(slot)
         require_lasting_credential(site, reconciler, lease_request.requirements)
         confirm(slot)

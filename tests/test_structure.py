@@ -45,7 +45,7 @@ def lint_imports(tmp_path):
     return lambda: subprocess.run([linter, "--no-cache"], cwd=tmp_path, env=environment, capture_output=True).returncode
 
 
-def test_the_import_contracts_hold(lint_imports):
+def test_no_import_violates_a_contract(lint_imports):
     assert lint_imports() == 0
 
 

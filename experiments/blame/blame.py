@@ -6,9 +6,9 @@ from experiments.blame.change_log import line_of_change_log
 from experiments.blame.environment import Environment, EnvironmentNotCreated, create_environment
 from experiments.blame.observation import Difference, Observation, find_difference
 from experiments.blame.observe import Method
+from experiments.blame.package_groups import count_likely_groups, differing_packages, group_packages, mix_pins
 from experiments.blame.pins import Pins
 from experiments.blame.search import Side, search
-from experiments.blame.units import count_likely_units, differing_packages, find_units, mix_pins
 from experiments.errors import InputError
 from experiments.results.provenance import LIBRARIES
 from experiments.results.schema import Record
@@ -47,7 +47,7 @@ class Blame(Record):
     differs: str
     method: Method
     packages_changed: int
-    units: int
+    groups: int
     culprits: tuple[Culprit, ...]
     sure: bool
     steps: tuple[Step, ...]
@@ -68,11 +68,11 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     say(f"packages that differ: {len(names)}; creating both environments")
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)
-    units = find_units(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
-    say(f"{difference.sentence} (by {used}); independent groups of packages: {len(units)}")
+    groups = group_packages(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
+    say(f"{difference.sentence} (by {used}); independent groups of packages: {len(groups)}")
     steps: list[Step] = []
 
-    def test(chosen: frozenset[str], left: int) -> Side:
+    def test_packages(chosen: frozenset[str], left: int) -> Side:
         step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
@@ -80,12 +80,12 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
         say(f"step {len(steps)}, at most {left} more: {tested}: {step.value}, {result_of}")
         return step.result_of
 
-    result = search(units, count_likely_units(units, LIBRARIES), test)
+    result = search(groups, count_likely_groups(groups, LIBRARIES), test_packages)
     return Blame(
         differs=difference.sentence,
         method=used,
         packages_changed=len(names),
-        units=len(units),
+        groups=len(groups),
         culprits=tuple(_culprit(name, ends) for name in sorted(result.names)),
         sure=result.sure,
         steps=tuple(steps),

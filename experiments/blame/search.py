@@ -1,10 +1,10 @@
-"""Find the units that cause the change by bisection, with as few tests as possible."""
+"""Find the groups that cause the change by bisection, with as few tests as possible."""
 
 from collections.abc import Callable, Sequence
 from math import ceil, log2
 from typing import Literal, NamedTuple
 
-from experiments.blame.units import Unit
+from experiments.blame.package_groups import PackageGroup
 
 Side = Literal["good", "bad"] | None
 """The environment (good or bad) whose result a tested environment has; None: neither, or it cannot be tested."""
@@ -19,35 +19,35 @@ class Cause(NamedTuple):
     sure: bool
 
 
-def search(units: Sequence[Unit], likely_count: int, test: Test) -> Cause:
+def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cause:
     """Return the packages whose new versions together cause the change.
 
-    units: each follows the units that it requires; the environment is bad with all of them new, and good with none.
-    likely_count: the first test is whether the first ``likely_count`` units suffice.
+    groups: each follows the groups that it requires; the environment is bad with all of them new, and good with none.
+    likely_count: the first test is whether the first ``likely_count`` groups suffice.
     """
-    needed: list[Unit] = []
-    candidates, sure = list(units), True
+    needed: list[PackageGroup] = []
+    candidates, sure = list(groups), True
     while True:
         low, high, clear = _bisect(candidates, _closure(needed), likely_count if not needed else 0, test)
         sure = sure and clear
         needed += candidates[low:high]
         closure = _closure(needed)
-        candidates = [unit for unit in candidates[:low] if not unit.names <= closure]
+        candidates = [group for group in candidates[:low] if not group.names <= closure]
         if not candidates or test(closure, 0) == "bad":
-            return Cause(frozenset(name for unit in needed for name in unit.names), sure)
+            return Cause(frozenset(name for group in needed for name in group.names), sure)
 
 
-def _bisect(units: Sequence[Unit], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
-    """Return bounds of the unit that causes the change: units[:low] do not cause it, units[:high] do.
+def _bisect(groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
+    """Return bounds of the group that causes the change: groups[:low] do not cause it, groups[:high] do.
 
-    The third value is False if the bounds contain several units, because no environment between them can be tested.
+    The third value is False if the bounds contain several groups, because no environment between them can be tested.
     """
-    low, high = 0, len(units)
+    low, high = 0, len(groups)
     while high - low > 1:
         middles = sorted(range(low + 1, high), key=lambda place: (place != first, abs(2 * place - low - high)))
         first = 0
         for middle in middles:
-            side = test(base | _closure(units[:middle]), ceil(log2(max(middle - low, high - middle))) + 1)
+            side = test(base | _closure(groups[:middle]), ceil(log2(max(middle - low, high - middle))) + 1)
             if side:
                 low, high = (low, middle) if side == "bad" else (middle, high)
                 break
@@ -56,5 +56,5 @@ def _bisect(units: Sequence[Unit], base: frozenset[str], first: int, test: Test)
     return low, high, True
 
 
-def _closure(units: Sequence[Unit]) -> frozenset[str]:
-    return frozenset(name for unit in units for name in unit.closure)
+def _closure(groups: Sequence[PackageGroup]) -> frozenset[str]:
+    return frozenset(name for group in groups for name in group.closure)

@@ -131,7 +131,7 @@ def _repeated_measurements(folder: RunFolder, results: Mapping[str, Result]) -> 
 
 def _verdict_problems(stored: Evaluation, evaluation: Evaluation) -> Iterator[str]:
     for change in verdict_changes(stored.verdicts, evaluation.verdicts):
-        if change.a == "pass" and change.b == "fail":
+        if change.before == "pass" and change.after == "fail":
             yield f"verdict.json states pass for {change.id}, but its results give fail"
 
 

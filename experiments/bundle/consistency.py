@@ -42,7 +42,7 @@ def _device_contradictions(result: Result) -> Iterator[str]:
     own = cards().get(device.card or "")
     if device.kind != "cuda":
         return
-    if own and device.memory_gib is not None and not own.has_size(device.memory_gib):
+    if own and device.memory_gib is not None and not own.device_has_same_memory(device.memory_gib):
         yield f"the GPU has {device.memory_gib:.2f} GiB, but a {device.card} has {own.memory_gib:.2f} GiB"
     if own and device.compute_capability and device.compute_capability != own.compute_capability:
         found, stated = device.compute_capability, own.compute_capability
@@ -60,7 +60,7 @@ def _device_contradictions(result: Result) -> Iterator[str]:
 def _has_memory_of(device: Device, card: Card) -> bool:
     """Return whether rows on the device have the memory of ``card``, by a limit or by the device's own size."""
     if device.cap_gib is None:
-        return device.memory_gib is not None and card.has_size(device.memory_gib)
+        return device.memory_gib is not None and card.device_has_same_memory(device.memory_gib)
     return _nearly_equal(device.cap_gib, card.usable_gib, 1e-6)
 
 

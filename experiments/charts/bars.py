@@ -59,7 +59,7 @@ def bar_chart(bars: Sequence[Bar], unit: str, alt: str, limit: Limit | None = No
     )
     parts = {name: css_class_of(name) for bar in bars for name in bar.parts}
     marks = {mark.name: f"mark-{mark.symbol}" for bar in bars for mark in bar.marks}
-    return Chart(alt=alt, content=content, height=bottom + AXIS_PX, legend=parts | marks)
+    return Chart(alt=alt, content=content, height_px=bottom + AXIS_PX, legend=parts | marks)
 
 
 def _bar_values(bar: Bar, y: int, highest: float, unit: str) -> dict[str, object]:

@@ -34,14 +34,14 @@ TEMPLATES = Environment(
 class Chart:
     """A drawn chart. Horizontal positions are percentages, so text keeps its size at every width.
 
-    content: SVG elements. height: px. left: px for the labels of the vertical axis. legend: name -> CSS class.
+    content: SVG elements. label_width_px: width for the labels of the vertical axis. legend: name -> CSS class.
     """
 
     alt: str
     content: Markup
-    height: int
+    height_px: int
     legend: dict[str, str]
-    left: int = 0
+    label_width_px: int = 0
 
     @property
     def html(self) -> Markup:

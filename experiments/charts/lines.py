@@ -66,7 +66,9 @@ def line_chart(
         bottom=bottom,
         scale=PANEL_UNITS,
     )
-    return Chart(alt=alt, content=content, height=bottom + (AXIS_PX if x_label else 0), legend=names, left=LEFT_PX)
+    return Chart(
+        alt=alt, content=content, height_px=bottom + (AXIS_PX if x_label else 0), legend=names, label_width_px=LEFT_PX
+    )
 
 
 def _panel_values(panel: Panel, x: Sequence[float], last: float, y: int, height: int) -> dict[str, object]:

@@ -17,7 +17,7 @@ class Tile(NamedTuple):
     """One tile: full name for the tooltip, short name and note to print, and size (positive)."""
 
     name: str
-    short: str
+    short_name: str
     note: str
     size: float
 
@@ -42,7 +42,7 @@ def treemap(groups: Mapping[str, Sequence[Tile]], unit: str, alt: str) -> Chart:
         boxes = squarify([tile.size for tile in tiles], place)
         drawn += [_tile_values(name, tile, box, unit) for tile, box in zip(tiles, boxes, strict=True)]
     content = render_template("treemap.svg", tiles=drawn)
-    return Chart(alt=alt, content=content, height=HEIGHT_PX, legend={name: css_class_of(name) for name in names})
+    return Chart(alt=alt, content=content, height_px=HEIGHT_PX, legend={name: css_class_of(name) for name in names})
 
 
 def squarify(sizes: Sequence[float], box: Box) -> list[Box]:
@@ -87,7 +87,7 @@ def _place_row(areas: Sequence[float], box: Box) -> tuple[list[Box], Box]:
 
 def _tile_values(group: str, tile: Tile, box: Box, unit: str) -> dict[str, object]:
     size = f"{format_number(tile.size)} {unit}"
-    lines = [size, tile.short, tile.note][: int(box.height / LINE_HEIGHT_PX)] if box.width >= MIN_TEXT_PX else []
+    lines = [size, tile.short_name, tile.note][: int(box.height / LINE_HEIGHT_PX)] if box.width >= MIN_TEXT_PX else []
     return {
         "x": format_percent(box.x, WIDTH_PX),
         "width": format_percent(box.width, WIDTH_PX),

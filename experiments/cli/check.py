@@ -55,7 +55,7 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
     places: dict[tuple[int, str, str], list[str]] = {}
     for one in sorted(mistakes):
-        places.setdefault((one.line, one.says, one.near), []).append(one.where)
+        places.setdefault((one.line, one.says, one.similar_name), []).append(one.where)
     found = []
     for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]

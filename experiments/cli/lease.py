@@ -65,7 +65,7 @@ def slots(
     days: Annotated[int, typer.Option("--calendar", min=0, help="Also show a calendar of the next N days.")] = 0,
     bookings: Annotated[
         bool,
-        typer.Option("--bookings", help="Instead, list everybody's reservations of such nodes, with exact times."),
+        typer.Option("--bookings", help="In place of free slots, show everybody's reservations, with exact times."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -82,7 +82,7 @@ def slots(
         else:
             console().print(bookings_table(booked, options.time_zone))
         return
-    found = reserve.choose_slots_among(sites, reconciler, requirements, options.at_once, limit)
+    found = reserve.choose_slots_among(sites, reconciler, requirements, options.starts_now, limit)
     for line in gpu_warnings([slot.hosts[0] for slot in found]):
         say(line, stderr=True)
     if as_json:
@@ -146,11 +146,11 @@ def lease(
         say(f"not ready: {problem}", stderr=True)
         return
     lease_request = replace(options.request(sites[0], name, key, image), end_when_idle=end_when_idle)
-    requirements, at_once = lease_request.requirements, lease_request.at_once
+    requirements, starts_now = lease_request.requirements, lease_request.starts_now
     active = reconciler.journal.active_lease(lease_request.name)
     if active and site == ANY_SITE:
         sites = [connect_to(active.site, active.account.entry if active.account else "")]
-    connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, at_once, watch)
+    connected = reserve.site_with_earliest_slot(sites, reconciler, requirements, starts_now, watch)
     hosts = matching_hosts(reconciler.query(connected.hosts), requirements)
     for line in gpu_warnings(hosts):
         say(line, stderr=True)
@@ -162,7 +162,7 @@ def lease(
     if run and not keep and not active:
         require_lasting_credential(connected, reconciler, requirements)
     if not active:
-        slot = partial(reserve.choose_slots, connected, reconciler, requirements, at_once)
+        slot = partial(reserve.choose_slots, connected, reconciler, requirements, starts_now)
         confirm(yes, f"lease {lease_request.name}", None if watch else lambda: slot_in_words(slot()[0]))
     interrupt_on_stop_signals()
     at_end = releasing.release_on_exit(connected, reconciler, lease_request.name) if run and not keep else nullcontext()
@@ -183,7 +183,9 @@ def status(
     name: ActiveName = None,
     since: Annotated[
         str | None,
-        typer.Option(metavar="YYYY-MM-DD", help="Instead, show all leases since this day and their total cost."),
+        typer.Option(
+            metavar="YYYY-MM-DD", help="In place of active leases, show all leases since this day and their cost."
+        ),
     ] = None,
     notify: Notify = None,
     within: Annotated[
@@ -325,10 +327,10 @@ def doctor(
 
 def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
     """Return how long the labs that the lease is for are expected to take on ``hosts``, as one line."""
-    from experiments.history.lease_length import expected_on
+    from experiments.history.lease_length import expected_times_on
     from experiments.suites.suite import suites_in_group
 
-    return expected_on(hosts, suites_in_group(options.for_), Path("results")).summary
+    return expected_times_on(hosts, suites_in_group(options.for_), Path("results")).summary
 
 
 def _connect_to_sites(name: str) -> "list[LeasingSite]":

@@ -56,7 +56,7 @@ class LeaseOptions:
     zone: str | None = option(None, "Your time zone; default: this computer's.")
 
     @property
-    def at_once(self) -> bool:
+    def starts_now(self) -> bool:
         return self.start == NOW
 
     @property
@@ -81,7 +81,7 @@ class LeaseOptions:
             gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
             interconnect=self.interconnect or "",
             count=self.count,
-            start=parse_time_option("--start", parse_time, self.start) if self.start and not self.at_once else None,
+            start=parse_time_option("--start", parse_time, self.start) if self.start and not self.starts_now else None,
             hours=parse_time_option("--within", window, self.within) if self.within else None,
         )
 
@@ -109,7 +109,7 @@ class LeaseOptions:
             "-".join(("node", "llm", *words)),
             requirements,
             pair,
-            self.at_once,
+            self.starts_now,
             image or default_image(self.node_type),
         )
 

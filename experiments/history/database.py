@@ -40,7 +40,7 @@ def open_history(path: Path, *, create: bool = False) -> Iterator[sqlite3.Connec
         with connection:
             yield connection
     except sqlite3.DatabaseError as error:
-        raise InputError(f"--database {path}: not a database of a history ({error})") from None
+        raise InputError(f"--database {path}: not a database of `testbed history` ({error})") from None
     finally:
         connection.close()
 

@@ -45,33 +45,33 @@ class ExpectedTimes:
     gpus: int
 
     @property
-    def all_known(self) -> bool:
+    def all_times_known(self) -> bool:
         """Return whether the time of every row is known for its card."""
         return all(row and not row.other_chip for row in chain.from_iterable(self.rows.values()))
 
-    def wall_s(self, suite: str) -> tuple[float, float]:
+    def suite_time_range_s(self, suite: str) -> tuple[float, float]:
         """Return the lowest and the highest expected time of a suite, s. Rows whose time is unknown do not count."""
         known = [row for row in self.rows[suite] if row]
         low_s = makespan_s([(row.low_s, row.gpus) for row in known], self.gpus)
         return low_s, makespan_s([(row.high_s, row.gpus) for row in known], self.gpus)
 
-    def total(self) -> tuple[timedelta, timedelta]:
+    def total_time_range(self) -> tuple[timedelta, timedelta]:
         """Return the lowest and the highest expected time of all suites."""
-        low, high = (sum(self.wall_s(suite)[side] for suite in self.rows) for side in (0, 1))
+        low, high = (sum(self.suite_time_range_s(suite)[side] for suite in self.rows) for side in (0, 1))
         return timedelta(seconds=low), timedelta(seconds=high)
 
     def lease_length(self) -> timedelta | None:
         """Return the length of a lease in which setup and rows end, with a margin; None unless all times are known."""
-        if not self.all_known:
+        if not self.all_times_known:
             return None
-        return ceil((SETUP + self.total()[1]) * (1 + MARGIN) / STEP) * STEP
+        return ceil((SETUP + self.total_time_range()[1]) * (1 + MARGIN) / STEP) * STEP
 
     def require_to_end_within(self, length: timedelta) -> None:
         """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
-        low, _ = self.total()
+        low, _ = self.total_time_range()
         if low > length:
             raise LeaseTooShort(
-                f"a lease of {length_in_words(length)}: its rows need {_interval(self.total())}"
+                f"a lease of {length_in_words(length)}: its rows need {_interval(self.total_time_range())}"
                 f"; allowed: --hours {length_in_words(self.lease_length() or ceil(low / STEP) * STEP)}, or fewer rows"
             )
 
@@ -93,14 +93,14 @@ class ExpectedTimes:
         return f"time {place}: {suites} ({known})"
 
     def _suite_time(self, suite: str) -> str:
-        low_s, high_s = self.wall_s(suite)
+        low_s, high_s = self.suite_time_range_s(suite)
         if not high_s:
             return "unknown"
         known = _interval((timedelta(seconds=low_s), timedelta(seconds=high_s)))
         return known if all(self.rows[suite]) else f"more than {known}"
 
 
-def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:
+def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:
     """Return the expected times of all rows of ``suites`` on nodes like ``hosts``: full size, length verdict.
 
     results: folder of the user's runs.
@@ -116,13 +116,12 @@ def expected_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -
 def expected_times(specs: Mapping[str, Sequence[RowSpec]], node: Node, gpus: int, stored: StoredTimes) -> ExpectedTimes:
     """Return the expected times of the rows of each suite on nodes like ``node``, which have ``gpus`` GPUs together."""
     times = {
-        suite: [stored.expected_time(spec, card_that_runs(spec, node)) for spec in rows]
-        for suite, rows in specs.items()
+        suite: [stored.expected_time(spec, card_of_node(spec, node)) for spec in rows] for suite, rows in specs.items()
     }
     return ExpectedTimes(times, gpus)
 
 
-def card_that_runs(spec: RowSpec, node: Node) -> str:
+def card_of_node(spec: RowSpec, node: Node) -> str:
     """Return the card of the node's GPU; the row's own card if the node has none or it is not in the catalog."""
     gpu = next(iter(node.gpus), None)
     return (gpu and card_of_device(gpu.name, gpu.memory_gib)) or spec.card

@@ -104,7 +104,7 @@ def read_series(database: sqlite3.Connection, suite: str | None = None, row: str
 def recorded_values(path: Path, folder: RunFolder) -> list[dict[Key, MeasuredValue]]:
     """Return the measured values of each recorded run that is comparable with ``folder``; [] without a database.
 
-    Raises InputError if ``folder`` is not a run's folder, or the file is not a database of a history.
+    Raises InputError if ``folder`` is not a run's folder, or the file is not a database of `testbed history`.
     """
     if not path.is_file():
         return []

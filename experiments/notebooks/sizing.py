@@ -17,7 +17,7 @@ NAMES = tuple(part.name for part in PARTS_AT_PEAK)
 Bars = dict[str, dict[str, float]]
 
 
-def peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
+def show_peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     """Predict each training, draw the parts of its peak, list peak and reserved memory; return predictions by label.
 
     Raises InputError for options that are invalid, and if nothing can be predicted on this machine.
@@ -30,7 +30,7 @@ def peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]:
     return found
 
 
-def through_a_step(training: CustomTraining) -> Prediction:
+def show_memory_within_a_step(training: CustomTraining) -> Prediction:
     """Predict one training, draw its memory at the four points of each step, and return the prediction."""
     (found,) = trace_rows([training.spec], print)
     display(stacked_bars({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))

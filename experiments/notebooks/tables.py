@@ -22,14 +22,14 @@ MEMORY = cast(dict[Quantity, str], {**PARTS, "allocated_after_forward_gib": "all
 HIDDEN_SETTINGS = ("time_limit_s", "seed", "workers")
 
 
-class Unit(NamedTuple):
+class MemoryUnit(NamedTuple):
     """A unit of memory, and the number of units in one GiB."""
 
     name: str
     per_gib: int
 
 
-GIB, MIB = Unit("GiB", 1), Unit("MiB", 1024)
+GIB, MIB = MemoryUnit("GiB", 1), MemoryUnit("MiB", 1024)
 MINIATURE_GIB = 0.5
 SHOWN_LOSSES = 12
 
@@ -196,18 +196,18 @@ def _waits(measured: Speed) -> dict[str, str]:
     }
 
 
-def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: Unit) -> dict[str, str]:
+def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: MemoryUnit) -> dict[str, str]:
     """Return cells by column; the column of host memory is empty without offload."""
     cells = {name: _size(sizes[key], unit) for key, name in names.items()}
     return {name: "" if name == ON_HOST and cell == "0" else cell for name, cell in cells.items()}
 
 
-def _unit(rows: Iterable[Mapping[Any, float | None]]) -> Unit:
+def _unit(rows: Iterable[Mapping[Any, float | None]]) -> MemoryUnit:
     """Return MiB if all sizes are below half a GiB, as with tiny models; otherwise GiB."""
     return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
 
 
-def _size(gib: float | None, unit: Unit) -> str:
+def _size(gib: float | None, unit: MemoryUnit) -> str:
     """Format a size: two decimals, or three significant digits below 1; empty if it is unknown."""
     if gib is None:
         return ""

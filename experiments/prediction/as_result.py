@@ -118,10 +118,10 @@ def _speed(prediction: Prediction) -> Speed | None:
         samples_per_s=settings.global_batch_size / time.step_s,
         tflop_per_sample=prediction.tflop_per_sample,
         train_s=time.step_s,
-        gpu_idle_share=1 - time.busy_share,
+        gpu_idle_share=1 - time.gpu_busy_share,
         error_share=time.error_share,
         ratio_error_share=time.ratio_error_share,
-        idle_error=time.busy_error,
+        idle_error=time.gpu_busy_error,
     )
 
 
@@ -136,7 +136,7 @@ def _telemetry(prediction: Prediction) -> dict[str, float]:
     processes = prediction.spec.settings.world_size
     return {
         f"{PROCESSES}_max": processes,
-        STEADY_UTILIZATION: 100 * time.busy_share,
+        STEADY_UTILIZATION: 100 * time.gpu_busy_share,
         f"{OTHER_UTILIZATION}_max": 0.0,
     }
 

@@ -47,14 +47,14 @@ class Attempt(Record):
 class Fit(Record):
     """The batches and changes of a row that fit its card.
 
-    requested: the unchanged row. largest: the row with the largest batch that fits. likely: the row with the largest
-    batch that fits or is borderline. ``largest`` and ``likely`` are None if even a batch of 1 is too large. Batches
-    above 4096 are not tried.
+    requested: the unchanged row. largest: the row with the largest batch that fits. largest_borderline: the row with
+    the largest batch that fits or is borderline. Both are None if even a batch of 1 is too large. Batches above 4096
+    are not tried.
     """
 
     requested: Prediction
     largest: Prediction | None
-    likely: Prediction | None
+    largest_borderline: Prediction | None
     changes: tuple[Attempt, ...] = Field(description="cheapest first; empty for a row that fits unchanged")
     pairs: tuple[Attempt, ...] = Field(
         default=(),
@@ -91,7 +91,7 @@ def fit_row(spec: RowSpec, predict: Predict) -> Fit:
     return Fit(
         requested=requested,
         largest=batches.predict_batch(largest) if largest else None,
-        likely=batches.predict_batch(likely) if likely else None,
+        largest_borderline=batches.predict_batch(likely) if likely else None,
         changes=singles,
         pairs=tuple(pairs),
     )

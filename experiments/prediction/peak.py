@@ -82,7 +82,7 @@ def _plain_tensors(tensor: Any) -> Iterator[Any]:
         yield tensor
 
 
-def peak_shares(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> PeakParts:
+def parts_of_peak(phantom: Phantom, tags: MemoryTags, unlimited_replay: Replay) -> PeakParts:
     """Return the parts of the peak in GiB. Bytes that the allocator adds by rounding count as activations."""
     phantom.tag_untagged(tags.last_tagged_event, BUFFERS)
     by_name = dict(

@@ -194,7 +194,7 @@ def fit_as_data(fit: Fit) -> dict[str, Any]:
         "batch": fit.requested.spec.settings.batch_size,
         "largest_batch": _batch_size(fit.largest),
         "largest_batch_peak_gib": fit.largest.peak_gib if fit.largest else None,
-        "largest_batch_borderline": _batch_size(fit.likely),
+        "largest_batch_borderline": _batch_size(fit.largest_borderline),
         "changes": [*map(_attempt_as_data, fit.changes)],
         "pairs": [*map(_attempt_as_data, fit.pairs)],
     }
@@ -233,14 +233,14 @@ def fit_view(fit: Fit) -> Group:
 
 
 def _describe_largest_batch(fit: Fit) -> str:
-    if fit.likely is None:
+    if fit.largest_borderline is None:
         return "not even a batch of 1 fits"
     if fit.largest is None:
-        return f"no batch certainly fits; borderline up to {_batch_size(fit.likely)}"
+        return f"no batch certainly fits; borderline up to {_batch_size(fit.largest_borderline)}"
     words = f"largest batch that fits: {_batch_size(fit.largest)}, peak {fit.largest.peak_gib:.2f} GiB"
-    if _batch_size(fit.likely) > _batch_size(fit.largest):
-        words += f"; borderline up to {_batch_size(fit.likely)}"
-    return f"{words} (larger batches were not tried)" if _batch_size(fit.likely) == LARGEST_BATCH else words
+    if _batch_size(fit.largest_borderline) > _batch_size(fit.largest):
+        words += f"; borderline up to {_batch_size(fit.largest_borderline)}"
+    return f"{words} (larger batches were not tried)" if _batch_size(fit.largest_borderline) == LARGEST_BATCH else words
 
 
 def _describe_fastest(attempts: Iterable[Attempt]) -> list[str]:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import InputError
-from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
+from experiments.prediction.peak import BATCH, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, parts_of_peak
 from experiments.prediction.phantom.library import Phantom, Replay, load
 from experiments.prediction.times.record import PhaseRecorder
-from experiments.prediction.times.step import average_tokens, nearest_table, needed_operations, step_time
+from experiments.prediction.times.step import average_tokens, needed_operations, step_time, table_for_card
 from experiments.results.predictions import PeakParts, Prediction
 from experiments.results.provenance import versions
 from experiments.results.schema import Device, Measured, Phase
@@ -165,7 +165,7 @@ def _build_prediction(
         trainable_parameters=measured.trainable_parameters or 0,
         peak_gib=free.peak_allocated / GIB,
         reserved_gib=free.peak_reserved / GIB,
-        at_peak=peak_shares(phantom, meter.tags, free),
+        at_peak=parts_of_peak(phantom, meter.tags, free),
         peak_phase=phase,
         peak_step=step,
         optimizer_cpu_gib=max((shot.optimizer_cpu_gib for shot in measured.memory.snapshots), default=0.0),
@@ -239,7 +239,7 @@ def main() -> int:
     with without_garbage_collection():
         import_libraries(phantom)
         for card in {card for job in jobs for card in job["cards"]}:
-            nearest_table(card).prepare()
+            table_for_card(card).prepare()
 
     gc.freeze()
     running: dict[int, int] = {}

@@ -21,7 +21,7 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity
 
-COMPARISON_SCHEMA_VERSION: Literal[4] = 4
+COMPARISON_SCHEMA_VERSION: Literal[5] = 5
 ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 WARNED_OPTIONS = ("size", "card")
@@ -36,12 +36,12 @@ CAUSES_SHOWN_AS_OPTIONS = frozenset(("suite version", "commit", "node", "data", 
 
 
 class Change(Record):
-    """A measured value in both runs; None if a run does not have it."""
+    """A measured value in both runs, in the order of the command; None if a run does not have it."""
 
-    a: float | None
-    b: float | None
+    before: float | None
+    after: float | None
     ratio: float | None = Field(
-        description="b over a; None if either is missing, a is 0, or the sizes of the runs differ"
+        description="after divided by before; None if either is missing, before is 0, or the sizes of the runs differ"
     )
     changed: bool = Field(description="the value changed beyond its noise")
 
@@ -50,18 +50,18 @@ class Difference(Record):
     """An option, setting, device or version that differs between the runs; empty if a run has none."""
 
     what: str
-    a: str
-    b: str
+    before: str
+    after: str
 
 
 class RowComparison(Record):
     """One row in both runs. An outcome of None: the row has no result in that run. Memory in GiB."""
 
     row: str
-    outcome_a: Outcome | None
-    outcome_b: Outcome | None
-    ran_on_a: str
-    ran_on_b: str
+    outcome_before: Outcome | None
+    outcome_after: Outcome | None
+    ran_on_before: str
+    ran_on_after: str
     same_experiment: bool | None = Field(description="the fingerprints are equal; None if a result is missing")
     settings: tuple[Difference, ...] = Field(description="the row's settings that differ")
     peak_gib: Change
@@ -74,9 +74,9 @@ class RowComparison(Record):
 
         100 for each place in OUTCOMES_BEST_FIRST; with equal outcomes, the larger relative change of speed or peak.
         """
-        if self.outcome_a is None or self.outcome_b is None:
+        if self.outcome_before is None or self.outcome_after is None:
             return 0.0
-        worse = OUTCOMES_BEST_FIRST.index(self.outcome_b) - OUTCOMES_BEST_FIRST.index(self.outcome_a)
+        worse = OUTCOMES_BEST_FIRST.index(self.outcome_after) - OUTCOMES_BEST_FIRST.index(self.outcome_before)
         if worse:
             return 100.0 * worse
         speed, memory = (one.ratio if one.changed else None for one in (self.samples_per_s, self.peak_gib))
@@ -87,9 +87,9 @@ class RowComparison(Record):
 class Comparison(Record):
     """Two runs of one suite side by side; both are evaluated with the current suites."""
 
-    schema_version: Literal[4] = COMPARISON_SCHEMA_VERSION
-    a: Run
-    b: Run
+    schema_version: Literal[5] = COMPARISON_SCHEMA_VERSION
+    before: Run
+    after: Run
     names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
     incomparable: tuple[Difference, ...] = Field(
         description="size and card, if they differ: values are then hardly comparable"
@@ -105,13 +105,17 @@ class Comparison(Record):
     @property
     def verdict_changed(self) -> bool:
         """Return whether a statement's status differs, or the outcome of a row that both runs have."""
-        outcomes = [(row.outcome_a, row.outcome_b) for row in self.rows if row.outcome_a and row.outcome_b]
+        outcomes = [
+            (row.outcome_before, row.outcome_after) for row in self.rows if row.outcome_before and row.outcome_after
+        ]
         return bool(self.verdicts) or any(a != b for a, b in outcomes)
 
     @property
     def rows_worse_first(self) -> list[RowComparison]:
         """Return the rows, those that worsened most in the second run first, and those of only one run last."""
-        return sorted(self.rows, key=lambda row: (row.outcome_a is None or row.outcome_b is None, -row.worsening))
+        return sorted(
+            self.rows, key=lambda row: (row.outcome_before is None or row.outcome_after is None, -row.worsening)
+        )
 
 
 def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
@@ -134,8 +138,8 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     rows = [_row(row, results_a.get(row), results_b.get(row), moved, alike) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
-        a=run_a,
-        b=run_b,
+        before=run_a,
+        after=run_b,
         names=_run_labels((a, run_a), (b, run_b)),
         incomparable=incomparable,
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
@@ -165,7 +169,7 @@ def _changed_facts(a: Results, b: Results) -> list[RunChange]:
 
 def _in_words(change: RunChange) -> Difference:
     before, now = change.values_in_words
-    return Difference(what=f"{change.row}: {change.what}", a=before, b=now)
+    return Difference(what=f"{change.row}: {change.what}", before=before, after=now)
 
 
 def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
@@ -180,10 +184,10 @@ def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, RunCh
     peak, reserved, speed = (_change_of_value(name, a, b, (row, name) in moved, alike) for name in COMPARED_QUANTITIES)
     return RowComparison(
         row=row,
-        outcome_a=a.outcome if a else None,
-        outcome_b=b.outcome if b else None,
-        ran_on_a=machine_in_words(a) if a else "",
-        ran_on_b=machine_in_words(b) if b else "",
+        outcome_before=a.outcome if a else None,
+        outcome_after=b.outcome if b else None,
+        ran_on_before=machine_in_words(a) if a else "",
+        ran_on_after=machine_in_words(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
         settings=tuple(_differences(_settings(a.spec), _settings(b.spec))) if a and b else (),
         peak_gib=peak,
@@ -202,7 +206,7 @@ def _settings(spec: RowSpec) -> dict[str, str]:
 def _change_of_value(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
     ratio = value_b / value_a if alike and value_a and value_b is not None else None
-    return Change(a=value_a, b=value_b, ratio=ratio, changed=changed)
+    return Change(before=value_a, after=value_b, ratio=ratio, changed=changed)
 
 
 def _option_texts(run: Run, names: tuple[str, ...]) -> dict[str, str]:
@@ -212,7 +216,7 @@ def _option_texts(run: Run, names: tuple[str, ...]) -> dict[str, str]:
 def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[Difference]:
     for what in dict.fromkeys([*a, *b]):
         if a.get(what, "") != b.get(what, ""):
-            yield Difference(what=what, a=a.get(what, ""), b=b.get(what, ""))
+            yield Difference(what=what, before=a.get(what, ""), after=b.get(what, ""))
 
 
 def _comparable_values(run: Run, results: Results) -> dict[str, str]:

@@ -31,7 +31,7 @@ from experiments.suites.settings import Settings
 from experiments.suites.suite import Quantity, Suite
 from experiments.system.logs import end_of_log, last_lines
 
-REPORT_SCHEMA_VERSION: Literal[4] = 4
+REPORT_SCHEMA_VERSION: Literal[5] = 5
 NOTEBOOK_PAGE = "notebook.html"
 MAX_LINE_CHARACTERS = 300
 ROW_FILES = {
@@ -64,8 +64,10 @@ class RowReport(Record):
     reason: str
     ran_on: str
     emulated: bool
-    scaled: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
-    scale: str = Field(default="", description="'scaled to 12 GB' for the smaller twin of the lab's row; else empty")
+    fewer_ranks_note: str = Field(description="'2 of 4 ranks' if the row ran on fewer ranks than it states; else empty")
+    twin_note: str = Field(
+        default="", description="'scaled to 12 GB' for the smaller twin of the lab's row; else empty"
+    )
     ranks: tuple[RankReport, ...]
     reference_values: tuple[Statement, ...] = ()
     quantities: dict[Quantity, float | None]
@@ -93,7 +95,7 @@ class DeviceReport(Record):
 class Report(Record):
     """report.json: all that report.html shows."""
 
-    schema_version: Literal[4] = REPORT_SCHEMA_VERSION
+    schema_version: Literal[5] = REPORT_SCHEMA_VERSION
     run: Run
     title: str
     source: str
@@ -181,8 +183,8 @@ def _row(
         reason=result.reason if result else "the row was not run",
         ran_on=machine_in_words(result) if result else "",
         emulated=result.emulated if result else False,
-        scaled=_scaling_note(stated_settings(suite, run, row_id), settings),
-        scale=suite.scale_of(row_id, run.card),
+        fewer_ranks_note=_scaling_note(stated_settings(suite, run, row_id), settings),
+        twin_note=suite.scale_of(row_id, run.card),
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},

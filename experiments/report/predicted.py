@@ -57,11 +57,11 @@ class PredictedStatement(Record):
     id: str
     says: str
     rows: tuple[str, ...]
-    predicted: Status
-    prediction: str
-    status: Status
-    measured: str
-    reason: str
+    predicted_status: Status
+    predicted_value: str
+    measured_status: Status
+    measured_value: str
+    measured_reason: str
 
 
 class ErrorSummary(Record):
@@ -138,11 +138,11 @@ def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedS
             id=verdict.id,
             says=verdict.says,
             rows=verdict.rows,
-            predicted=verdict.status,
-            prediction=verdict.reason or verdict.value,
-            status=own[verdict.id].status,
-            measured=own[verdict.id].value,
-            reason=own[verdict.id].reason,
+            predicted_status=verdict.status,
+            predicted_value=verdict.reason or verdict.value,
+            measured_status=own[verdict.id].status,
+            measured_value=own[verdict.id].value,
+            measured_reason=own[verdict.id].reason,
         )
         for verdict in sorted(evaluated, key=lambda verdict: (STATUSES.index(verdict.status), verdict.kind != "claim"))
     )

@@ -11,10 +11,10 @@ MAX_SAMPLES = 400
 class Telemetry(Record):
     """Samples over time. Each column is as long as t_s (seconds); None if a sample lacks the value.
 
-    every: the report has every n-th sample, with n = ``every``; telemetry.csv has all.
+    every_nth: the report has every n-th sample, with this n; telemetry.csv has all.
     """
 
-    every: int
+    every_nth: int
     columns: dict[str, tuple[float | None, ...]]
 
 
@@ -26,7 +26,7 @@ def read_telemetry(path: Path | None) -> Telemetry | None:
     if not names:
         return None
     columns = {name: tuple(_number(sample.get(name)) for sample in samples[::every]) for name in names}
-    return Telemetry(every=every, columns=columns)
+    return Telemetry(every_nth=every, columns=columns)
 
 
 def _number(value: float | str | None) -> float | None:

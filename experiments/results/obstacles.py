@@ -23,7 +23,7 @@ from experiments.suites.suite import Check, Quantity, Suite
 NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "its time is not predicted": TIME_QUANTITIES,
     "the loss is not predicted": LOSS_QUANTITIES,
-    "this load of GPUs is not predicted": LOAD_QUANTITIES,
+    "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
 }
 """Reasons why a prediction has no value, with the quantities that they are about."""
@@ -53,13 +53,13 @@ MULTIPROCESSOR_RATIO_LIMIT = 4
 class Evidence(NamedTuple):
     """The results by row, and the settings of each row as the lab states them.
 
-    scaled: by row, a note if the row ran on fewer ranks than it states, else "". scale: by row, 'scaled to 12 GB' if
-    the row ran as its smaller twin, else "".
+    fewer_ranks_note: by row, a note if the row ran on fewer ranks than it states, else "". twin_note: by row, 'scaled
+    to 12 GB' if the row ran as its smaller twin, else "".
     """
 
     results: Mapping[str, Result]
-    scaled: Mapping[str, str]
-    scale: Mapping[str, str]
+    fewer_ranks_note: Mapping[str, str]
+    twin_note: Mapping[str, str]
     stated_settings: Mapping[str, Settings]
 
     @classmethod
@@ -94,7 +94,7 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield "a tiny model does not show what fits the card"
     if result.spec.settings.gpus and result.device.kind != "cuda":
         yield "no GPU"
-    if scaled := evidence.scaled[result.spec.row]:
+    if scaled := evidence.fewer_ranks_note[result.spec.row]:
         yield scaled
 
 
@@ -107,13 +107,13 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
     yield from _size_obstacles(check, pair, conditions)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
-    yield from _scaling_obstacles(check, evidence.scaled, conditions)
+    yield from _scaling_obstacles(check, evidence.fewer_ranks_note, conditions)
     yield from _scale_obstacles(check, evidence)
 
 
 def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
     """Yield why a number of the lab does not apply to the twin of a row, or a comparison of the lab to two twins."""
-    scale = evidence.scale[check.row]
+    scale = evidence.twin_note[check.row]
     if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
         yield f"{scale}: the lab states this number for its own sizes"
     if check.over_row:
@@ -123,7 +123,7 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
 def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
     """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
-        if not (scale := evidence.scale[one] or evidence.scale[other]):
+        if not (scale := evidence.twin_note[one] or evidence.twin_note[other]):
             continue
         (first, second), stated = (
             (evidence.results[row].spec.settings for row in (one, other)),

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from experiments.results.schema import Failure, Memory, Phase, Record
 from experiments.results.wording import format_number
@@ -50,8 +50,14 @@ class StepTime(Record):
 
     step_s: float = Field(description="time of an optimizer step")
     error_share: float = Field(description="error of the time in both directions, as a share of the time")
-    busy_share: float = Field(description="share of the step in which kernels run on the GPU")
-    busy_error: float = Field(description="error of busy_share, in both directions")
+    gpu_busy_share: float = Field(
+        validation_alias=AliasChoices("gpu_busy_share", "busy_share"),
+        description="share of the step in which kernels run on the GPU",
+    )
+    gpu_busy_error: float = Field(
+        validation_alias=AliasChoices("gpu_busy_error", "busy_error"),
+        description="error of gpu_busy_share, in both directions",
+    )
     host_s: float = Field(
         description="time that the host needs to start the operations, and for an optimizer on the CPU"
     )

@@ -23,11 +23,11 @@ EARLY_STEPS = 3
 
 
 def _maximum_at(point: StepPoint, field: str) -> Reader:
-    def read(measured: Measured) -> float | None:
+    def read_maximum(measured: Measured) -> float | None:
         values = [getattr(shot, field) for shot in measured.memory.snapshots if shot.point == point]
         return max(values, default=None)
 
-    return read
+    return read_maximum
 
 
 def _median_at(point: StepPoint, field: str) -> Reader:
@@ -36,12 +36,12 @@ def _median_at(point: StepPoint, field: str) -> Reader:
     The first step, without optimizer state, counts only if there is no other.
     """
 
-    def read(measured: Measured) -> float | None:
+    def read_median(measured: Measured) -> float | None:
         shots = [shot for shot in measured.memory.snapshots if shot.point == point]
         later = [shot for shot in shots if shot.step > 0]
         return median(getattr(shot, field) for shot in later or shots) if shots else None
 
-    return read
+    return read_median
 
 
 def _speed_reader(field: str) -> Reader:
@@ -62,12 +62,12 @@ def _train_s(measured: Measured) -> float | None:
 def _share_of_card(field: str) -> Reader:
     """Return a function that reads a peak as a share of the memory that the process may allocate on its GPUs."""
 
-    def read(measured: Measured) -> float | None:
+    def read_share(measured: Measured) -> float | None:
         peak, usable = getattr(measured.memory, field), _usable_gib(measured.device)
         gpus = measured.spec.settings.gpus_per_rank if isinstance(measured, Result) else 1
         return peak / (usable * gpus) if peak is not None and usable and gpus else None
 
-    return read
+    return read_share
 
 
 def _usable_gib(device: Device) -> float | None:
@@ -76,11 +76,11 @@ def _usable_gib(device: Device) -> float | None:
 
 
 def _billions_reader(field: str) -> Reader:
-    def read(measured: Measured) -> float | None:
+    def read_billions(measured: Measured) -> float | None:
         count = getattr(measured, field)
         return None if count is None else count / 1e9
 
-    return read
+    return read_billions
 
 
 def _oom_step(measured: Measured) -> float | None:

@@ -9,19 +9,19 @@ SEVERITY: dict[Status | None, int] = {"pass": 0, "not evaluated": 1, None: 1, "f
 
 
 class VerdictChange(Record):
-    """A statement whose status differs between runs a and b. Status None: the run's evaluation lacks the statement."""
+    """A statement whose status differs between two runs. Status None: the run's evaluation lacks the statement."""
 
     id: str
     says: str
     rows: tuple[str, ...]
-    a: Status | None
-    b: Status | None
+    before: Status | None
+    after: Status | None
     reason: str
 
     @property
     def worsening(self) -> int:
         """Return how much worse the second status is: positive if it is worse, negative if it is better."""
-        return SEVERITY[self.b] - SEVERITY[self.a]
+        return SEVERITY[self.after] - SEVERITY[self.before]
 
 
 def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[VerdictChange, ...]:
@@ -33,6 +33,6 @@ def verdict_changes(a: Iterable[Verdict], b: Iterable[Verdict]) -> tuple[Verdict
         if before != after:
             reason = verdict.reason or (old[id_].reason if id_ in old else "")
             changes.append(
-                VerdictChange(id=id_, says=verdict.says, rows=verdict.rows, a=before, b=after, reason=reason)
+                VerdictChange(id=id_, says=verdict.says, rows=verdict.rows, before=before, after=after, reason=reason)
             )
     return tuple(changes)

@@ -117,12 +117,12 @@ def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
     tiny = isinstance(run, dict) and run.get("size") == "tiny"
     grade = "predicted" if basis == "predicted" else "miniature" if tiny else None
 
-    def graded(verdict: dict[str, Any]) -> dict[str, Any]:
+    def add_grade(verdict: dict[str, Any]) -> dict[str, Any]:
         renamed = {("value" if key == "measured" else key): value for key, value in verdict.items()}
         return {**renamed, "grade": grade if verdict.get("status") in ("pass", "fail") else None}
 
     unchanged = {key: value for key, value in data.items() if key != "basis"}
-    return _change_verdicts({**unchanged, "schema_version": VERDICT_SCHEMA_VERSION}, graded)
+    return _change_verdicts({**unchanged, "schema_version": VERDICT_SCHEMA_VERSION}, add_grade)
 
 
 def _change_verdicts(data: dict[str, Any], change: Any) -> dict[str, Any]:

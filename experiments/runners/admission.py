@@ -82,7 +82,7 @@ def missing_build_tool() -> str:
 def too_small_reason(gpu: Gpu, card_name: str) -> str:
     """Return why ``gpu`` is not the card and cannot emulate it; '' if it is the card or can emulate it."""
     card = card_named(card_name)
-    if card_of_device(gpu.name, gpu.memory_gib) == card_name or card.fits_into(gpu.memory_gib):
+    if card_of_device(gpu.name, gpu.memory_gib) == card_name or card.device_is_large_enough(gpu.memory_gib):
         return ""
     return f"device {gpu.name} has {gpu.memory_gib:.1f} GiB, {card_name} needs {card.memory_gib:.1f} GiB"
 

@@ -173,8 +173,8 @@ def steps_in_words(progress: Progress) -> str:
 
 def download_progress(spec: RowSpec, transfer: "TransferProgress") -> str:
     """Return the progress of downloading the row's files in one line."""
-    files = f"{transfer.files} of {transfer.of_files} files"
-    size = f"{transfer.bytes / MEGABYTE:.0f} of {transfer.of_bytes / MEGABYTE:.0f} MB"
+    files = f"{transfer.files} of {transfer.total_files} files"
+    size = f"{transfer.bytes / MEGABYTE:.0f} of {transfer.total_bytes / MEGABYTE:.0f} MB"
     left = f", {format_duration(transfer.left_s)} left" if transfer.left_s is not None else ""
     return f"{spec.row}: downloading, {files}, {size}{left}"
 

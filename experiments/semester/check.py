@@ -41,13 +41,13 @@ class Request:
     """A request for a check. folder: folder of all checks and their history."""
 
     folder: Path
-    sets: tuple[Versions, ...]
+    version_sets: tuple[Versions, ...]
     suites: tuple[str, ...]
     lease: Lease | None
     command: str
 
     def parts(self) -> list[Part]:
-        return parts_of(self.sets, self.suites, self.lease)
+        return parts_of(self.version_sets, self.suites, self.lease)
 
 
 class InstalledVersions(NamedTuple):
@@ -58,7 +58,7 @@ class InstalledVersions(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Tools:
+class CheckCallbacks:
     """Functions that a check calls. on_lease: called every few seconds while a lease is active."""
 
     say: Callable[[str], None]
@@ -67,7 +67,7 @@ class Tools:
     python: Python = lambda versions, folder: python_of(versions, folder, datetime.now(UTC).date())
 
 
-def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
+def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]:
     """Run all parts that have not ended yet; return the folder and the state of the check.
 
     An interrupted check with the same parts is resumed. A failure of a part is recorded, and the other parts run.
@@ -83,18 +83,18 @@ def run_check(request: Request, tools: Tools) -> tuple[Path, Check]:
             if part.name in check.done and part.kind != "environment":
                 continue
             left = _parts_time_left(parts[number - 1 :], check, earlier)
-            tools.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}")
+            callbacks.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}")
             started_s = time.monotonic()
             try:
-                problem = _run(part, request, folder, installed, tools)
+                problem = _run(part, request, folder, installed, callbacks)
             except NotInstalled as error:
                 problem = str(error)
             took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
-            tools.say(f"  {problem or 'done'} ({format_duration(took_s)})")
+            callbacks.say(f"  {problem or 'done'} ({format_duration(took_s)})")
             check = _with_done(check, part, EndedPart(took_s=took_s, problem=problem), installed)
             write_check(folder, check)
             if earlier:
-                reported |= _report_flips(part, request, check, reported, tools)
+                reported |= _report_flips(part, request, check, reported, callbacks)
         check = check.model_copy(update={"ended_at": datetime.now(UTC)})
         write_check(folder, check)
         point_link(request.folder / LATEST, folder.name)
@@ -105,7 +105,7 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
     if found := find_interrupted_check(request.folder, plan, now):
         return found
-    check = Check(begun_at=now, command=request.command, plan=plan, sets=request.sets)
+    check = Check(begun_at=now, command=request.command, plan=plan, version_sets=request.version_sets)
     folder = _new_folder(request.folder, now)
     write_check(folder, check)
     return folder, check
@@ -119,11 +119,15 @@ def _new_folder(parent: Path, now: datetime) -> Path:
 
 
 def _run(
-    part: Part, request: Request, check_folder: Path, installed: dict[Versions, InstalledVersions], tools: Tools
+    part: Part,
+    request: Request,
+    check_folder: Path,
+    installed: dict[Versions, InstalledVersions],
+    callbacks: CheckCallbacks,
 ) -> str:
     """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
     if part.kind == "environment":
-        python = tools.python(part.versions, check_folder)
+        python = callbacks.python(part.versions, check_folder)
         installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
@@ -131,7 +135,7 @@ def _run(
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
     arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
-    watch = _watch(part, folder, tools)
+    watch = _watch(part, folder, callbacks)
     end_limit_s = None if part.kind == "lease" else END_LIMIT_S
     code = run_logged(arguments, folder / LOG, _environment(), watch, end_limit_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
@@ -145,32 +149,34 @@ def _run(
     return f"exit code {code}: {last_line(folder / LOG)}" if part.kind == "lease" and code > 1 else ""
 
 
-def _report_flips(part: Part, request: Request, check: Check, reported: set[Flip], tools: Tools) -> set[Flip]:
+def _report_flips(
+    part: Part, request: Request, check: Check, reported: set[Flip], callbacks: CheckCallbacks
+) -> set[Flip]:
     """Print and send the new flips of a part, those that are not in ``reported``; return them."""
     new = set(run_flips(request.folder, check, part.versions)) - reported
     if new:
         lines = sorted(flip.line for flip in new)
-        tools.say("\n".join(f"  flipped: {line}" for line in lines))
-        tools.send(f"testbed: {len(new)} flipped in {part.title}", "\n".join(lines))
+        callbacks.say("\n".join(f"  flipped: {line}" for line in lines))
+        callbacks.send(f"testbed: {len(new)} flipped in {part.title}", "\n".join(lines))
     return new
 
 
-def _watch(part: Part, folder: Path, tools: Tools) -> Callable[[], None]:
+def _watch(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], None]:
     """Return a function to call every few seconds while a part runs.
 
-    The function checks the lease (see Tools.on_lease) and reports once if the part makes no progress.
+    The function checks the lease (see CheckCallbacks.on_lease) and reports once if the part makes no progress.
     """
     stalls = StallDetector()
 
-    def report() -> None:
+    def poll() -> None:
         if part.kind == "lease":
-            tools.on_lease()
+            callbacks.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
             text = f"{part.title}: no progress for {format_duration(STALL_LIMIT_S)}; see {folder / LOG}"
-            tools.say(f"  {text}")
-            tools.send("testbed: no progress", text)
+            callbacks.say(f"  {text}")
+            callbacks.send("testbed: no progress", text)
 
-    return report
+    return poll
 
 
 def _environment() -> dict[str, str]:

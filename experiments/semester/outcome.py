@@ -95,7 +95,7 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
     runs = tuple(found for part in parts for found in _runs(folder, part))
     lines = tuple(_lines(runs))
     titles = {part.name: part.title for part in parts}
-    of_runs = (flip for versions in check.sets for flip in run_flips(folder.parent, check, versions))
+    of_runs = (flip for versions in check.version_sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_flips_of_parts(check, before, titles), *of_runs) if before else ()
     return Outcome(check, before, titles, runs, flips, lines, tuple(_list_fixes(check, titles, lines)))
 
@@ -159,7 +159,7 @@ def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> I
 
 
 def _installed_changes(check: Check, before: Check, name: str) -> tuple[str, ...]:
-    versions = next(one for one in check.sets if name.startswith(one))
+    versions = next(one for one in check.version_sets if name.startswith(one))
     return version_differences(before.installed.get(versions, {}), check.installed.get(versions, {}))
 
 

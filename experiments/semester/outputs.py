@@ -35,7 +35,7 @@ def markdown(outcome: Outcome) -> str:
     """Return the outcome as Markdown."""
     counts = (
         f"| {versions} | {' | '.join(str(outcome.count(versions, status)) for status in STATUSES)} |"
-        for versions in outcome.check.sets
+        for versions in outcome.check.version_sets
     )
     lines = [
         f"## {outcome.headline}",
@@ -53,7 +53,7 @@ def message(outcome: Outcome) -> tuple[str, str]:
     """Return title and text of the message of a finished check."""
     counts = [
         f"{versions}: " + ", ".join(f"{outcome.count(versions, status)} {status}" for status in STATUSES)
-        for versions in outcome.check.sets
+        for versions in outcome.check.version_sets
     ]
     flips = [f"flipped: {flip.line}" for flip in outcome.flips]
     return f"testbed: semester check finished. {outcome.headline}", "\n".join([*counts, *flips, *outcome.to_fix])
@@ -61,10 +61,10 @@ def message(outcome: Outcome) -> tuple[str, str]:
 
 def as_data(outcome: Outcome) -> dict[str, object]:
     """Return the outcome as plain data."""
-    sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.sets}
+    sets = {name: {status: outcome.count(name, status) for status in STATUSES} for name in outcome.check.version_sets}
     flips = [flip._asdict() for flip in outcome.flips]
     check = outcome.check.model_dump(mode="json")
-    return {"statements": sets, "flips": flips, "mend": outcome.to_fix, "check": check}
+    return {"statements": sets, "flips": flips, "to_fix": outcome.to_fix, "check": check}
 
 
 def junit(outcome: Outcome) -> str:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.results.schema import Record
 from experiments.semester.versions import Versions
@@ -31,7 +31,9 @@ class Check(Record):
     ended_at: datetime | None = Field(default=None, description="end, UTC; None while the check runs or is interrupted")
     command: str = Field(description="command line that started the check")
     plan: tuple[str, ...] = Field(description="names of the check's parts, in their order")
-    sets: tuple[Versions, ...] = Field(description="sets of versions")
+    version_sets: tuple[Versions, ...] = Field(
+        validation_alias=AliasChoices("version_sets", "sets"), description="sets of versions"
+    )
     done: dict[str, EndedPart] = Field(default={}, description="ended parts by name")
     installed: dict[Versions, dict[str, str]] = Field(
         default={}, description="version of each package that affects a result, by set of versions"

@@ -16,15 +16,15 @@ AMD_WITH_ATTENTION_KERNELS = ("gfx90a", "gfx942")
 class KernelProperties:
     """The properties of a card that determine which kernels PyTorch uses and how much memory they need.
 
-    flash: flash attention. efficient: memory-efficient attention for all data types except bfloat16. bfloat_efficient:
-    memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers to the others.
-    workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps. multiprocessors: the
-    card's number of multiprocessors, which determines the scratch memory of large reductions.
+    flash: flash attention. memory_efficient: memory-efficient attention for all data types except bfloat16.
+    memory_efficient_bfloat16: memory-efficient attention for bfloat16. cudnn: attention of cuDNN, which PyTorch prefers
+    to the others. workspace_bytes: memory that a cuBLAS handle allocates at its first matrix product and keeps.
+    multiprocessors: the card's number of multiprocessors, which determines the scratch memory of large reductions.
     """
 
     flash: bool
-    efficient: bool
-    bfloat_efficient: bool
+    memory_efficient: bool
+    memory_efficient_bfloat16: bool
     cudnn: bool
     workspace_bytes: int
     multiprocessors: int
@@ -51,8 +51,8 @@ def kernel_properties(card: Card) -> KernelProperties:
     major = int(card.compute_capability.split(".")[0])
     return KernelProperties(
         flash=major >= 8,
-        efficient=major >= 5,
-        bfloat_efficient=major >= 8,
+        memory_efficient=major >= 5,
+        memory_efficient_bfloat16=major >= 8,
         cudnn=major in (9, 10),
         workspace_bytes=32 * MIB if major in (9, 10, 12) else 8 * MIB + 128 * KIB,
         multiprocessors=card.multiprocessors,

@@ -73,15 +73,15 @@ class Card(StrictModel):
         """Return whether PyTorch computes ``precision`` in software, because the card has no bfloat16 arithmetic."""
         return precision.startswith("bf16") and "bf16" not in self.peak_tflops
 
-    def fits_into(self, total_gib: float) -> bool:
+    def device_is_large_enough(self, total_gib: float) -> bool:
         """Return whether a device of ``total_gib`` has at least the card's memory."""
         return total_gib >= (1 - SIZE_TOLERANCE) * self.memory_gib
 
-    def has_size(self, total_gib: float) -> bool:
+    def device_has_same_memory(self, total_gib: float) -> bool:
         """Return whether a device of ``total_gib`` has the card's memory, neither more nor less."""
         return abs(total_gib - self.memory_gib) <= SIZE_TOLERANCE * self.memory_gib
 
-    def is_device(self, device_name: str, total_gib: float | None) -> bool:
+    def matches_device(self, device_name: str, total_gib: float | None) -> bool:
         """Return whether a device of this name and memory is this card. ``total_gib`` None or 0: unknown."""
         has_memory_of_name = not total_gib or abs(total_gib - self.memory_gib) <= NAMED_CARD_TOLERANCE * self.memory_gib
         return has_memory_of_name and re.search(self.matches, device_name) is not None
@@ -157,7 +157,7 @@ def card_of_device(device_name: str, memory_gib: float | None = None) -> str | N
 
     Memory distinguishes boards that share a name. Without it (None or 0), the first card of that name is returned.
     """
-    found = [name for name, card in cards().items() if card.is_device(device_name, memory_gib)]
+    found = [name for name, card in cards().items() if card.matches_device(device_name, memory_gib)]
     return min(found, key=lambda name: abs(cards()[name].memory_gib - memory_gib) if memory_gib else 0, default=None)
 
 

@@ -52,7 +52,7 @@ def miniature(architecture: dict[str, Any]) -> dict[str, Any]:
                 f" required: one of {', '.join(names)}"
             )
     layers = max(architecture[name] for name in _keys_present(architecture, LAYER_KEYS))
-    tiny = {name: _per_layer(value, layers) for name, value in architecture.items()}
+    tiny = {name: _shorten_layer_lists(value, layers) for name, value in architecture.items()}
     tiny |= _limit_values(architecture, LAYER_KEYS, TINY_LAYERS)
     if max(architecture[name] for name in _keys_present(architecture, WIDTH_KEYS)) > TINY_WIDTH:
         tiny |= _limit_values(architecture, WIDTH_KEYS, TINY_WIDTH) | _limit_values(
@@ -75,7 +75,7 @@ def _limit_values(architecture: dict[str, Any], names: Iterable[str], most: int)
     return {name: min(architecture[name], most) for name in _keys_present(architecture, names)}
 
 
-def _per_layer(value: Any, layers: int) -> Any:
+def _shorten_layer_lists(value: Any, layers: int) -> Any:
     """Shorten a list with one entry per layer to TINY_LAYERS; drop a mapping with lists (rotary frequency factors)."""
     if isinstance(value, list) and len(value) == layers:
         return value[:TINY_LAYERS]

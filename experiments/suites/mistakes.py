@@ -26,13 +26,13 @@ class Mistake(NamedTuple):
     """One mistake in a suite's file.
 
     where: the row (with its card), claim, scale or model with the mistake, or "". says: the wrong value and the allowed
-    values. near: a similar allowed name, or "".
+    values. similar_name: a similar allowed name, or "".
     """
 
     line: int
     where: str
     says: str
-    near: str = ""
+    similar_name: str = ""
 
     @property
     def text(self) -> str:
@@ -62,7 +62,7 @@ def _schema_mistakes(document: Document, error: ValidationError) -> list[Mistake
                 where = f"{ENTRY_KINDS[part]} {_entry_name(document.data[part][number], number)}"
             case _:
                 where = ""
-        found.append(Mistake(document.line(problem.place), where, problem.text, problem.near))
+        found.append(Mistake(document.line(problem.place), where, problem.text, problem.similar_name))
     order = {"row": 0, "claim": 1, "": 2}
     return sorted(found, key=lambda mistake: order[mistake.where.partition(" ")[0]])
 
@@ -202,7 +202,7 @@ def _settings_mistakes(document: Document) -> Iterator[Mistake]:
             values = {**common, **row.settings, **row.per_card.get(str(card), {})}
             for problem in _problems_of_settings(values, models() | own):
                 place = _place_of_setting(problem.place, ("rows", number), row, card, common)
-                yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.near)
+                yield Mistake(document.line(place), f"row {row.id!r} on {card}", problem.text, problem.similar_name)
         yield from _mistakes_of_twins(document, row, common, models() | own)
 
 
@@ -216,7 +216,7 @@ def _mistakes_of_twins(
             continue
         for problem in _problems_of_settings({**common, **row.settings, **changes}, known):
             place = document.line(("scales", number, "rows", row.id, *problem.place))
-            yield Mistake(place, f"row {row.id!r} {scale.words}", problem.text, problem.near)
+            yield Mistake(place, f"row {row.id!r} {scale.words}", problem.text, problem.similar_name)
 
 
 def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:

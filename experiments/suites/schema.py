@@ -310,7 +310,7 @@ class Suite(StrictModel):
         return {name for check in checks for name in (check.row, check.over_row) if name}
 
     def rows_with_variants(self) -> set[str]:
-        """Return the ids of the rows of which other rows are variants."""
+        """Return the ids of the rows that have variants among the other rows."""
         return {row.variant_of for row in self.rows if row.variant_of}
 
     def rows_with_utilization(self) -> set[str]:

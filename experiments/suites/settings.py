@@ -87,7 +87,7 @@ class Settings(StrictModel):
         default=None, description="weight decay; None: the optimizer's default"
     )
     betas: tuple[float, float] | None = Field(default=None, description="Adam's betas; None: the optimizer's default")
-    warmup_steps: NonNegativeInt = Field(default=0, description="optimizer steps until the full learning rate")
+    warmup_steps: NonNegativeInt = Field(default=0, description="warm-up: optimizer steps until the full learning rate")
     min_lr: PositiveFloat | None = Field(
         default=None, description="lowest learning rate that the lab states; no training loop uses it"
     )

@@ -46,11 +46,11 @@ def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 class Problem(NamedTuple):
-    """One problem of a value. place: keys from the top. near: a similar allowed name, or ""."""
+    """One problem of a value. place: keys from the top. similar_name: a similar allowed name, or ""."""
 
     place: tuple[int | str, ...]
     text: str
-    near: str = ""
+    similar_name: str = ""
 
 
 def validation_problems(error: ValidationError, model: type[BaseModel], lists: Collection[str] = ()) -> list[Problem]:
@@ -82,10 +82,10 @@ def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
     if problem["type"] == "missing":
         return Problem(place, f"key {key!r} is missing")
     message = error_message(problem)
-    near = (
+    similar_name = (
         similar_names(str(problem["input"]), QUOTED_NAME.findall(message)) if problem["type"] == "literal_error" else ""
     )
-    return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, near)
+    return Problem(place, f"{key} = {problem['input']!r}: {message}" if key else message, similar_name)
 
 
 def error_message(problem: "ErrorDetails") -> str:

@@ -84,9 +84,9 @@ def memory_cap_gib(card: Card, total_gib: float) -> float | None:
 
     Raises InputError if the device is smaller than the card.
     """
-    if card.has_size(total_gib):
+    if card.device_has_same_memory(total_gib):
         return None
-    if not card.fits_into(total_gib):
+    if not card.device_is_large_enough(total_gib):
         raise InputError(f"the device has {total_gib:.1f} GiB, {card.name} needs {card.memory_gib:.1f} GiB")
     return card.usable_gib
 
@@ -111,7 +111,7 @@ def _emulate(spec: RowSpec, total_gib: float) -> float | None:
 def _match_attention_kernels(kernels: KernelProperties, precision: Precision) -> None:
     """Disable the attention kernels that the card lacks, because they need less memory than the card's kernels."""
     torch.backends.cuda.enable_flash_sdp(kernels.flash)
-    efficient = kernels.efficient if precision == "32-true" else kernels.bfloat_efficient
+    efficient = kernels.memory_efficient if precision == "32-true" else kernels.memory_efficient_bfloat16
     torch.backends.cuda.enable_mem_efficient_sdp(efficient)
     torch.backends.cuda.enable_cudnn_sdp(kernels.cudnn)
 

@@ -36,7 +36,7 @@ MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: ``cells`` symbols, the first of which begins at ``start``, of ``step`` minutes each."""
+    """The time axis: ``cells`` symbols of ``step`` minutes each, of which the first begins at ``start``."""
 
     start: datetime
     step: int

@@ -33,7 +33,7 @@ def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
 
 def _prepare_access(task: LeaseTask) -> None:
     """Upload the SSH key, and open SSH where the site has security groups."""
-    site, tag = task.site, task.opened.tag
+    site, tag = task.site, task.initial_record.tag
     task.find_or_create(
         Operation.UPLOAD_KEY,
         lambda: first_with_tag(site.keys(), tag),
@@ -81,7 +81,7 @@ def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
     """
     failed_hosts = list(hosts) if cause_of(server.fault) is HOST else []
     task.reconciler.journal.write(
-        "failed", task.opened, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
+        "failed", task.initial_record, Operation.CREATE_SERVER, hosts=failed_hosts, reason=server.fault
     )
     _delete_server(task, server.name)
     names = [host.name for host in task.reconciler.query(task.site.hosts) if host.id in hosts]
@@ -91,7 +91,7 @@ def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
 
 def _delete_server(task: LeaseTask, name: str) -> None:
     for kind in server_kinds(task.site):
-        delete_tagged(task.reconciler, task.opened, kind, name)
+        delete_tagged(task.reconciler, task.initial_record, kind, name)
 
 
 def _boot_source(task: LeaseTask, name: str, image_id: str) -> str:
@@ -106,19 +106,22 @@ def _create_volume(task: LeaseTask, site: BootVolumes, name: str, image_id: str)
     Raises BootFailed if the site cannot create it.
     """
 
-    def find() -> Volume | None:
-        volumes = (volume for volume in site.volumes() if volume.tag == task.opened.tag)
+    def find_volume() -> Volume | None:
+        volumes = (volume for volume in site.volumes() if volume.tag == task.initial_record.tag)
         return next((volume for volume in volumes if volume.name == name), None)
 
     created = task.find_or_create(
         Operation.CREATE_VOLUME,
-        find,
-        lambda: site.create_volume(name, task.opened.tag, image_id),
+        find_volume,
+        lambda: site.create_volume(name, task.initial_record.tag, image_id),
         name=name,
         image_id=image_id,
     )
     ready = task.reconciler.wait(
-        f"volume {name}", find, lambda now: now is None or now.status not in CREATING_STATUSES, task.site.boot_limit_s
+        f"volume {name}",
+        find_volume,
+        lambda now: now is None or now.status not in CREATING_STATUSES,
+        task.site.boot_limit_s,
     )
     if ready is None or ready.status.startswith("error"):
         _delete_server(task, name)
@@ -134,7 +137,7 @@ def _create_server(task: LeaseTask, reservation_id: str, name: str, source: str,
     return task.find_or_create(
         Operation.CREATE_SERVER,
         lambda: task.find_server(name),
-        lambda: task.site.create_server(name, task.opened.tag, reservation_id, source),
+        lambda: task.site.create_server(name, task.initial_record.tag, reservation_id, source),
         name=name,
         image_id=image_id,
     )
@@ -146,14 +149,16 @@ def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
     Its ``fault`` states why it is not ACTIVE.
     """
 
-    def state() -> Server:
+    def query_server() -> Server:
         found = task.find_server(server.name)
         if found is None:
             current_lease(task, lease)
         return found or replace(server, status="ERROR", fault="deleted by somebody else")
 
     limit_s = task.site.boot_limit_s
-    ended = task.reconciler.wait(f"server {server.name}", state, lambda now: now.status in ("ACTIVE", "ERROR"), limit_s)
+    ended = task.reconciler.wait(
+        f"server {server.name}", query_server, lambda now: now.status in ("ACTIVE", "ERROR"), limit_s
+    )
     return ended or replace(server, fault=f"not ACTIVE after {limit_s / 60:.0f} minutes")
 
 
@@ -163,7 +168,7 @@ def _connect(task: LeaseTask, server: Server) -> Machine:
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
     _wait_for_login(task, server, login)
     machine = Machine(server.name, login)
-    task.reconciler.journal.record_machine(task.opened, machine)
+    task.reconciler.journal.record_machine(task.initial_record, machine)
     return machine
 
 
@@ -183,7 +188,7 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
     rejections: list[float] = []
     site = task.site
 
-    def try_once() -> _LoginAttempt:
+    def try_to_log_in() -> _LoginAttempt:
         try:
             (site.try_login if isinstance(site, SimulatedServers) else try_login)(login)
         except BadHostKey:
@@ -196,9 +201,9 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
         return _LoginAttempt()
 
     label = f"SSH to {server.name}"
-    ended = task.reconciler.wait(label, try_once, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
+    ended = task.reconciler.wait(label, try_to_log_in, lambda now: now.rejected or not now.status, SSH_LIMIT_S)
     if ended is None:
-        error = try_once().status
+        error = try_to_log_in().status
         fix = f"read its console log: openstack console log show {server.name}"
         raise NotReached(f"{server.name} runs, but SSH does not answer ({error}); {fix}")
     if ended.rejected:
@@ -219,17 +224,17 @@ def _require_server(task: LeaseTask, server: Server) -> None:
 def _attached_address(task: LeaseTask, server: Server) -> Address:
     """Return the server's address; without one, allocate and attach one."""
 
-    def attached() -> Address | None:
+    def find_attached_address() -> Address | None:
         return next((address for address in task.site.addresses() if address.server == server.id), None)
 
     for _ in range(ADDRESS_ATTEMPTS):
-        if found := task.reconciler.query(attached):
+        if found := task.reconciler.query(find_attached_address):
             return found
         address = _free_address(task)
         try:
             return task.find_or_create(
                 Operation.ATTACH_ADDRESS,
-                attached,
+                find_attached_address,
                 partial(task.site.attach_address, address, server),
                 address_data,
                 server=server.id,
@@ -244,17 +249,20 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
 
 
 def _free_address(task: LeaseTask) -> Address:
-    """Return a free address that this lease allocated, or allocate one. Others' free addresses are left to them."""
+    """Return a free address that this lease allocated, or allocate one. Free addresses of other users are not used."""
 
-    def free() -> Address | None:
+    def find_free_address() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]
-        return first_with_tag(idle, task.opened.tag)
+        return first_with_tag(idle, task.initial_record.tag)
 
-    if found := task.reconciler.query(free):
+    if found := task.reconciler.query(find_free_address):
         return found
     try:
         return task.find_or_create(
-            Operation.ALLOCATE_ADDRESS, free, lambda: task.site.allocate_address(task.opened.tag), address_data
+            Operation.ALLOCATE_ADDRESS,
+            find_free_address,
+            lambda: task.site.allocate_address(task.initial_record.tag),
+            address_data,
         )
     except NoAddress as problem:
         raise NoAddress(f"{problem}{_idle_addresses_in_words(task)}") from None

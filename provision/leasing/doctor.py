@@ -44,11 +44,11 @@ def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = I
     ]
     sites: list[LeasingSite] = []
 
-    def account() -> str:
+    def check_account() -> str:
         sites.append(connect_to(site_name))
         return str(sites[0].identity())
 
-    local.append(run_check("account", account))
+    local.append(run_check("account", check_account))
     if not local[-1].passed:
         return local + skip_checks(SITE_CHECKS, "account")
     planned = _PlannedLease(sites[0], key, image, reconciler)
@@ -144,11 +144,11 @@ SITE_CHECKS: dict[str, Callable[[_PlannedLease], str]] = {
     "credential": lambda planned: _check_credential(planned.site, planned.reconciler),
     "reservations": lambda planned: f"{len(planned.site.hosts())} reservable nodes at {planned.site.name}",
     "image": lambda planned: f"image {planned.image} ({planned.site.image_id(planned.image)})",
-    "boot": lambda planned: planned.site.boot_requirements(),
-    "quota": lambda planned: planned.site.quota(),
+    "boot": lambda planned: planned.site.check_boot_requirements(),
+    "quota": lambda planned: planned.site.check_quota(),
     "floating IPs": lambda planned: _check_addresses(planned.site),
     "SSH key at the site": lambda planned: _check_site_key(planned.site, planned.key, planned.reconciler),
-    "service units": lambda planned: planned.site.service_units(),
+    "service units": lambda planned: planned.site.service_units_in_words(),
     "end when idle": lambda planned: _check_end_when_idle(planned.site),
     "clock": lambda planned: _check_clock(planned.site),
 }

@@ -37,7 +37,7 @@ def planned_calls(site: LeasingSite, reconciler: Reconciler, lease_request: Leas
     if active_lease := reconciler.journal.active_lease(lease_request.name):
         verify_account(site, reconciler, active_lease)
         return [f"lease {lease_request.name} is active: resume it"]
-    slot = choose_slots(site, reconciler, lease_request.requirements, lease_request.at_once)[0]
+    slot = choose_slots(site, reconciler, lease_request.requirements, lease_request.starts_now)[0]
     image_id = reconciler.query(lambda: site.image_id(lease_request.image))
     image = f"{lease_request.image} ({image_id})"
     calls = _calls(lease_request, image, isinstance(site, SecurityGroups), isinstance(site, BootVolumes))
@@ -47,7 +47,7 @@ def planned_calls(site: LeasingSite, reconciler: Reconciler, lease_request: Leas
 def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -> list[str]:
     """Return the API calls that ``lease`` would make, without the slot and the ids that only the site knows."""
     virtual = is_virtual(site_name)
-    wanted = requirements_in_words(lease_request.requirements, lease_request.at_once)
+    wanted = requirements_in_words(lease_request.requirements, lease_request.starts_now)
     calls = _calls(lease_request, lease_request.image, virtual, virtual)
     return [f"blazar: create lease {lease_request.name} of {wanted}", *calls]
 
@@ -80,7 +80,7 @@ def lease(
 
     with reconciler.journal.lock_lease(lease_request.name, report_wait):
         task = LeaseTask(site, reconciler, lease_request, _open_record(site, reconciler, lease_request))
-        if not task.opened.intents:
+        if not task.initial_record.intents:
             _check_boot_requirements(task)
         reserved = reserve(task, watch)
         _warn_of_early_credential_end(task, reserved)
@@ -100,11 +100,11 @@ def _check_boot_requirements(task: LeaseTask) -> None:
     """Raise the site's error if a server could not boot at the site, before the lease costs anything."""
     try:
         task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
-        task.reconciler.query(task.site.boot_requirements)
+        task.reconciler.query(task.site.check_boot_requirements)
         if task.lease_request.end_when_idle:
             require_lease_credentials(task.site, task.reconciler)
     except ProvisionError:
-        task.reconciler.journal.write("closed", task.opened)
+        task.reconciler.journal.write("closed", task.initial_record)
         raise
 
 

@@ -58,11 +58,11 @@ class Reconciler:
     ) -> T:
         """Return the resource that ``find`` returns, else create one; never create two, even if a response was lost."""
 
-        def once() -> T:
+        def find_or_create_once() -> T:
             found = find()
             return self.perform(active_lease, operation, create, **intent) if found is None else found
 
-        resource = self._retrying()(once)
+        resource = self._retrying()(find_or_create_once)
         self.journal.write("done", active_lease, operation, **outcome(resource))
         return resource
 
@@ -75,7 +75,7 @@ class Reconciler:
     ) -> None:
         """Delete everything that ``find`` returns; raise the first rejection after all other deletions."""
 
-        def once() -> None:
+        def delete_all_once() -> None:
             rejections = []
             for resource in find():
                 id = getattr(resource, "id", "")
@@ -89,7 +89,7 @@ class Reconciler:
             if rejections:
                 raise rejections[0]
 
-        self._retrying()(once)
+        self._retrying()(delete_all_once)
 
     def wait(
         self,

@@ -136,14 +136,14 @@ def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease,
         lease, end = planned_extension(site, reconciler, active_lease, by)
         slot = TimeSlot((), lease.start, end, None)
 
-        def extended() -> Lease | None:
+        def find_extended_lease() -> Lease | None:
             now = find_lease(site, active_lease)
             return now if now and now.end >= end else None
 
         return reconciler.find_or_create(
             active_lease,
             Operation.EXTEND_LEASE,
-            extended,
+            find_extended_lease,
             lambda: site.extend_lease(lease, slot),
             lease_data,
             by=length_in_words(by),

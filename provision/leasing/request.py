@@ -42,14 +42,14 @@ class EndWhenIdle:
 class LeaseRequest:
     """A request for a lease: names, requirements, SSH key and disk image.
 
-    at_once: start at the moment of the reservation. end_when_idle: None: the lease does not end itself.
+    starts_now: start at the moment of the reservation. end_when_idle: None: the lease does not end itself.
     """
 
     name: str
     server_name: str
     requirements: Requirements
     key: KeyPair
-    at_once: bool = False
+    starts_now: bool = False
     image: str = IMAGE
     end_when_idle: EndWhenIdle | None = None
 
@@ -62,17 +62,17 @@ class LeaseRequest:
 
 @dataclass(frozen=True)
 class LeaseTask:
-    """A lease request that is being carried out; opened: its record in the journal when the task began."""
+    """A lease request that is being carried out; initial_record: its record in the journal when the task began."""
 
     site: LeasingSite
     reconciler: Reconciler
     lease_request: LeaseRequest
-    opened: ActiveLease
+    initial_record: ActiveLease
 
     @property
     def active_lease(self) -> ActiveLease:
         """The current record in the journal."""
-        return self.reconciler.journal.active_lease(self.lease_request.name) or self.opened
+        return self.reconciler.journal.active_lease(self.lease_request.name) or self.initial_record
 
     def find_or_create(
         self,
@@ -83,7 +83,7 @@ class LeaseTask:
         **intent: Any,
     ) -> T:
         """Find or create a resource of this lease; see Reconciler.find_or_create."""
-        return self.reconciler.find_or_create(self.opened, operation, find, create, outcome, **intent)
+        return self.reconciler.find_or_create(self.initial_record, operation, find, create, outcome, **intent)
 
     def find_lease(self) -> Lease | None:
         """Return the lease at the site."""
@@ -91,7 +91,7 @@ class LeaseTask:
 
     def find_server(self, name: str) -> Server | None:
         """Return the lease's server with this name."""
-        servers = (server for server in self.site.servers() if server.tag == self.opened.tag)
+        servers = (server for server in self.site.servers() if server.tag == self.initial_record.tag)
         return next((server for server in servers if server.name == name), None)
 
 
@@ -157,11 +157,11 @@ def slot_in_words(slot: TimeSlot) -> str:
     return f"{names} ({first.node_type} at {first.site}), {times}{cost}"
 
 
-def requirements_in_words(requirements: Requirements, at_once: bool) -> str:
+def requirements_in_words(requirements: Requirements, starts_now: bool) -> str:
     """Return the requested hardware and time of a lease in one line."""
     count, named = requirements.count, requirements.node or requirements.node_type
     nodes = " ".join(filter(None, (str(count), "node" if count == 1 else "nodes", named)))
-    if at_once:
+    if starts_now:
         start = "now"
     else:
         start = time_in_words(requirements.start, local_zone()) if requirements.start else "as early as possible"

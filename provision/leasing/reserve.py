@@ -48,18 +48,20 @@ def choose_slots(
     site: LeasingSite,
     reconciler: Reconciler,
     requirements: Requirements,
-    at_once: bool = False,
+    starts_now: bool = False,
     limit: int = 1,
     excluded_hosts: tuple[str, ...] = (),
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots that meet the requirements, earliest first, without ``excluded_hosts``.
 
-    at_once: return only slots that begin now. Raises NotEnoughHosts, with the earliest alternative, if there is none.
+    starts_now: return only slots that begin now.
+
+    Raises NotEnoughHosts, with the earliest alternative, if there is none.
     """
     hosts = [host for host in reconciler.query(site.hosts) if host.id not in excluded_hosts]
     bookings = reconciler.query(site.bookings)
     now = reconciler.clock.now()
-    requirements = replace(requirements, start=now) if at_once else requirements
+    requirements = replace(requirements, start=now) if starts_now else requirements
     if slots := search.earliest_slots(hosts, bookings, requirements, now, limit):
         return slots
     alternatives = search.earliest_slots(
@@ -76,7 +78,7 @@ def choose_slots_among(
     sites: Sequence[LeasingSite],
     reconciler: Reconciler,
     requirements: Requirements,
-    at_once: bool = False,
+    starts_now: bool = False,
     limit: int = 1,
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots of several sites, earliest first.
@@ -86,12 +88,12 @@ def choose_slots_among(
     first site's error.
     """
     if len(sites) == 1:
-        return choose_slots(sites[0], reconciler, requirements, at_once, limit)
+        return choose_slots(sites[0], reconciler, requirements, starts_now, limit)
     slots: list[TimeSlot] = []
     problems: dict[str, ProvisionError] = {}
     for site in sites:
         try:
-            slots += choose_slots(site, reconciler, requirements, at_once, limit)
+            slots += choose_slots(site, reconciler, requirements, starts_now, limit)
         except (SiteError, NoSuchHost, NoCredentials) as problem:
             problems[site.name] = problem
     lines = [f"{name}: {problem}" for name, problem in problems.items()]
@@ -131,12 +133,12 @@ def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, 
 
 
 def site_with_earliest_slot(
-    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements, at_once: bool, watch: bool
+    sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements, starts_now: bool, watch: bool
 ) -> LeasingSite:
     """Return the site with the earliest time slot; with ``watch``, search until there is one."""
     while len(sites) > 1:
         try:
-            slot = choose_slots_among(sites, reconciler, requirements, at_once)[0]
+            slot = choose_slots_among(sites, reconciler, requirements, starts_now)[0]
             return next(site for site in sites if site.name == slot.hosts[0].site)
         except NotEnoughHosts as problem:
             if not watch:
@@ -152,7 +154,7 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
     for _ in range(CHOICE_ATTEMPTS):
         if existing := task.reconciler.query(task.find_lease):
             _reject_mismatch(task, existing)
-            task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(existing))
+            task.reconciler.journal.write("done", task.initial_record, Operation.CREATE_LEASE, **lease_data(existing))
             return existing
         if Operation.CREATE_LEASE in task.active_lease.operations:
             raise lease_gone_error(task)
@@ -175,10 +177,10 @@ def _choose_slot(task: LeaseTask) -> TimeSlot:
                 task.site,
                 task.reconciler,
                 _same_hardware_requirements(task),
-                lease_request.at_once,
+                lease_request.starts_now,
                 excluded_hosts=failed,
             )[0]
-    return choose_slots(task.site, task.reconciler, lease_request.requirements, lease_request.at_once)[0]
+    return choose_slots(task.site, task.reconciler, lease_request.requirements, lease_request.starts_now)[0]
 
 
 def _same_hardware_requirements(task: LeaseTask) -> Requirements:
@@ -254,7 +256,7 @@ def move_to_other_hosts(task: LeaseTask, lease: Lease) -> Lease:
     if slot is None:
         return lease
     task.reconciler.report("enough other nodes of the same hardware are free; moving the lease to them")
-    delete_tagged(task.reconciler, task.opened, server_kinds(task.site)[0])
+    delete_tagged(task.reconciler, task.initial_record, server_kinds(task.site)[0])
     _delete_leases(task, [lease.id])
     return wait_for_start(task, _create_lease(task, slot))
 
@@ -264,7 +266,7 @@ def _create_lease(task: LeaseTask, slot: TimeSlot) -> Lease:
     lease = task.find_or_create(
         Operation.CREATE_LEASE,
         task.find_lease,
-        lambda: task.site.create_lease(task.lease_request.name, task.opened.tag, slot),
+        lambda: task.site.create_lease(task.lease_request.name, task.initial_record.tag, slot),
         lease_data,
         name=task.lease_request.name,
         **slot_data(slot),
@@ -293,7 +295,7 @@ def _reject_foreign_lease(task: LeaseTask) -> None:
     """Raise ForeignLease for a current lease of this name that is not in the journal."""
     for lease in task.reconciler.query(task.site.leases):
         if lease.name == task.lease_request.name and lease.status not in ENDED_STATUSES:
-            task.reconciler.journal.write("closed", task.opened)
+            task.reconciler.journal.write("closed", task.initial_record)
             raise _foreign_lease_error(task, lease)
 
 
@@ -333,15 +335,15 @@ def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     if ours:
         _delete_leases(task, ours)
     if oldest.tag != lease.tag:
-        task.reconciler.journal.write("closed", task.opened)
+        task.reconciler.journal.write("closed", task.initial_record)
         raise _foreign_lease_error(task, oldest)
-    task.reconciler.journal.write("done", task.opened, Operation.CREATE_LEASE, **lease_data(oldest))
+    task.reconciler.journal.write("done", task.initial_record, Operation.CREATE_LEASE, **lease_data(oldest))
     return oldest
 
 
 def _delete_leases(task: LeaseTask, ids: list[str]) -> None:
     task.reconciler.delete_all(
-        task.opened,
+        task.initial_record,
         Operation.DELETE_LEASE,
         lambda: [one for one in task.site.leases() if one.id in ids],
         task.site.delete_lease,

@@ -17,14 +17,14 @@ QueryRunner = Callable[[ResourceQuery], Sequence[Resource]]
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of resource. ``lingers``: a deleted one stays listed for a while."""
+    """A kind of resource. ``stays_listed``: a deleted one stays listed for a while."""
 
     name: str
     deletion: Operation
     list: Callable[[], Sequence[Resource]]
     delete: Callable[[Any], None]
     user_id: Callable[[], str]
-    lingers: bool = False
+    stays_listed: bool = False
 
     def list_tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
         """Return the user's resources with this tag, and this name if one is given.
@@ -60,12 +60,12 @@ def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[R
 def server_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     """Return the kinds of resources that make up a server, in the order of their deletion."""
     servers = ResourceKind(
-        "server", Operation.DELETE_SERVER, site.servers, site.delete_server, site.user_id, lingers=True
+        "server", Operation.DELETE_SERVER, site.servers, site.delete_server, site.user_id, stays_listed=True
     )
     if not isinstance(site, BootVolumes):
         return (servers,)
     return servers, ResourceKind(
-        "volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, site.user_id, lingers=True
+        "volume", Operation.DELETE_VOLUME, site.volumes, site.delete_volume, site.user_id, stays_listed=True
     )
 
 
@@ -74,15 +74,15 @@ def delete_tagged(
 ) -> None:
     """Delete the lease's resources of one kind, or only the resource with this name; wait until they are gone."""
 
-    def present() -> Sequence[Resource]:
+    def list_present() -> Sequence[Resource]:
         return kind.list_tagged(active_lease.tag, name)
 
-    def deletable() -> Sequence[Resource]:
-        return [one for one in present() if getattr(one, "status", "") != "deleting"]
+    def list_deletable() -> Sequence[Resource]:
+        return [one for one in list_present() if getattr(one, "status", "") != "deleting"]
 
-    reconciler.delete_all(active_lease, kind.deletion, deletable, kind.delete)
-    if kind.lingers:
-        reconciler.wait(f"{kind.name}s being deleted", present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
+    reconciler.delete_all(active_lease, kind.deletion, list_deletable, kind.delete)
+    if kind.stays_listed:
+        reconciler.wait(f"{kind.name}s being deleted", list_present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
 def list_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:

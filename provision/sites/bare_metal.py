@@ -57,9 +57,9 @@ class BareMetal(Cloud):
             "scheduler_hints": {"reservation": reservation_id},
         }
 
-    def boot_requirements(self) -> str:
+    def check_boot_requirements(self) -> str:
         """Return in words the networks and the flavor that servers need. Raises RequestRejected if one is missing."""
-        networks, _ = super().boot_requirements(), self._flavor_id()
+        networks, _ = super().check_boot_requirements(), self._flavor_id()
         return f"{networks}, flavor {FLAVOR}"
 
     def _flavor_id(self) -> str:
@@ -83,7 +83,7 @@ class BareMetal(Cloud):
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
-    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account of clouds.yaml to prefer."""
     return BareMetal(find_account(region, entry))
 
 

@@ -46,18 +46,18 @@ class Account(Protocol):
         ...
 
     def credential(self) -> Credential:
-        """Return the limits of the account's credential."""
+        """Return whether the account's credential may create leases, and until when it is valid."""
         ...
 
     def clock_skew(self) -> timedelta:
         """Return how far the site's clock is ahead of the local clock."""
         ...
 
-    def quota(self) -> str:
+    def check_quota(self) -> str:
         """Return the project's used and allowed servers in words. Raises RequestRejected if the quota is used up."""
         ...
 
-    def service_units(self) -> str:
+    def service_units_in_words(self) -> str:
         """Return the project's balance of service units in words."""
         ...
 
@@ -111,7 +111,7 @@ class Servers(Protocol):
         """
         ...
 
-    def boot_requirements(self) -> str:
+    def check_boot_requirements(self) -> str:
         """Return in words what a server needs besides an image. Raises RequestRejected if the site lacks it."""
         ...
 

@@ -162,10 +162,10 @@ class Demo:
     def clock_skew(self) -> timedelta:
         return timedelta()
 
-    def quota(self) -> str:
+    def check_quota(self) -> str:
         return f"{len(self.servers())} of 10 servers are used"
 
-    def service_units(self) -> str:
+    def service_units_in_words(self) -> str:
         return "20000 of 20000 left, all of them simulated"
 
     def addresses_left(self) -> int | None:
@@ -215,7 +215,7 @@ class Demo:
     def image_id(self, name: str) -> str:
         return "demo-image"
 
-    def boot_requirements(self) -> str:
+    def check_boot_requirements(self) -> str:
         return "no network is used"
 
     def servers(self) -> list[Server]:

@@ -146,7 +146,7 @@ class Kvm(Cloud):
 
 
 def connect(region: str, entry: str = "") -> Kvm:
-    """Connect to the configured region that begins with ``region``; entry: the account to prefer."""
+    """Connect to the configured region that begins with ``region``; entry: the account of clouds.yaml to prefer."""
     return Kvm(find_account(region, entry))
 
 

@@ -159,7 +159,7 @@ class Cloud(RestrictedCredentials, ABC):
             response = self.session.get(keystone, authenticated=False)
         return parsedate_to_datetime(response.headers["Date"]) - datetime.now(UTC)
 
-    def quota(self) -> str:
+    def check_quota(self) -> str:
         """Return the project's used and allowed servers in words. Raises RequestRejected if none is left."""
         with translate_errors("nova"):
             limits = self.sdk.compute.get_limits().absolute
@@ -170,7 +170,7 @@ class Cloud(RestrictedCredentials, ABC):
             )
         return f"{used} of {maximum} servers are used"
 
-    def service_units(self) -> str:
+    def service_units_in_words(self) -> str:
         """Return a note on where to find the balance, because OpenStack does not store it."""
         return "not reported by the site's services; see the project's page at chameleoncloud.org"
 
@@ -216,7 +216,7 @@ class Cloud(RestrictedCredentials, ABC):
         state = f"is not active: {listed}" if found else "does not exist"
         raise RequestRejected(f"image {name} at {self.name} {state}; choose another with --image, or ask the help desk")
 
-    def boot_requirements(self) -> str:
+    def check_boot_requirements(self) -> str:
         """Return in words the networks that servers need. Raises RequestRejected if the site lacks one."""
         for network in (context.DEFAULT_NETWORK, PUBLIC_NETWORK):
             self._network_id(network)

@@ -173,7 +173,7 @@ class SshShell(Shell):
         return f"{self.where}: its host key differs from the known one; {fix}"
 
 
-class _RejectUnknown(MissingHostKeyPolicy):  # type: ignore[misc]
+class _RejectUnknownHostKeys(MissingHostKeyPolicy):  # type: ignore[misc]
     """Rejects every unknown host key."""
 
     def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:
@@ -227,7 +227,7 @@ def _pin_hops(hop: Connection | str | None) -> None:
 
 def _pin_host_keys(connection: Connection, known: HostKeys, alias: str) -> None:
     """Accept only the host keys that ``known`` lists under ``alias``."""
-    connection.client.set_missing_host_key_policy(_RejectUnknown())
+    connection.client.set_missing_host_key_policy(_RejectUnknownHostKeys())
     for kind, key in (known.lookup(alias) or {}).items():
         connection.client.get_host_keys().add(_known_hosts_name(connection), kind, key)
 

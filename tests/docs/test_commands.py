@@ -76,7 +76,7 @@ def test_a_block_that_does_not_run_states_the_reason() -> None:
     assert not unknown
 
 
-def test_there_are_blocks_of_every_kind() -> None:
+def test_the_documentation_has_blocks_that_run_and_blocks_of_each_reason_not_to() -> None:
     assert len(RUN) >= 5
     assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
 

@@ -48,7 +48,7 @@ def test_the_folder_of_a_process_that_runs_and_files_of_others_stay(tmp_path, ot
         assert {folder, own, tmp_path / "llm-testbed-link", tmp_path / "llm-testbed-file"} == set(tmp_path.iterdir())
 
 
-def test_a_folder_that_was_removed_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+def test_a_folder_that_was_removed_before_it_was_locked_is_created_again(tmp_path, monkeypatch):
     made, make = [], TemporaryFolder.__init__.__globals__["tempfile"].mkdtemp
 
     def removed_at_first(**options):

@@ -12,14 +12,14 @@ from experiments.cli.parsing.commands import COMMANDS, load_command
 from experiments.cli.parsing.examples import examples
 from experiments.cli.parsing.help import help_records, usage_pieces
 from experiments.cli.parsing.usage import usage_errors_as_input_errors
-from experiments.cli.parsing.values import PlainValue
+from experiments.cli.parsing.values import ValueParser
 from experiments.errors import unknown_name
 
 NAME_WIDTH = max(map(len, COMMANDS))
 UNBROKEN_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 
 
-class WholeWords:
+class HelpWithUnbrokenHyphens:
     """Help whose lines are broken at spaces only, so that options and values with hyphens stay whole."""
 
     help: str | None
@@ -41,12 +41,12 @@ def unbroken(text: str) -> str:
     return text.replace("-", UNBROKEN_HYPHEN)
 
 
-class Command(WholeWords, TyperCommand):
-    """A command that parses its values with PlainValue and raises InputError for usage errors."""
+class Command(HelpWithUnbrokenHyphens, TyperCommand):
+    """A command that parses its values with ValueParser and raises InputError for usage errors."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments into the context; return the rest."""
-        use_plain_values(self.get_params(ctx))
+        use_value_parser(self.get_params(ctx))
         with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)
 
@@ -75,7 +75,7 @@ class Commands(typer.Typer):
         return super().command(name, cls=Command, **options)
 
 
-class Group(WholeWords, TyperGroup):
+class Group(HelpWithUnbrokenHyphens, TyperGroup):
     """The group of all commands, with names and help from COMMANDS. Imports the module of the chosen command only."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -84,7 +84,7 @@ class Group(WholeWords, TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments before the command's name into the context; return the rest."""
-        use_plain_values(self.get_params(ctx))
+        use_value_parser(self.get_params(ctx))
         with usage_errors_as_input_errors(ctx):
             return super().parse_args(ctx, args)
 
@@ -122,7 +122,7 @@ def write_records(command: Any, context: Any, formatter: Any) -> None:
                 formatter.write_dl([(name, unbroken(meaning)) for name, meaning in found])
 
 
-def use_plain_values(params: Sequence[Any]) -> None:
-    """Make Typer parse the values of ``params`` with PlainValue; its default, pydantic, takes long to import."""
+def use_value_parser(params: Sequence[Any]) -> None:
+    """Make Typer parse the values of ``params`` with ValueParser; its default, pydantic, takes long to import."""
     for param in params:
-        param._runtime_param = PlainValue()
+        param._runtime_param = ValueParser()

@@ -99,16 +99,16 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
         parameters += own
 
     @wraps(command)
-    def expanded(**values: Any) -> None:
+    def command_with_options(**values: Any) -> None:
         objects = {
             name: cls(**{field: _value(values.pop(field)) for field in names}) for name, (cls, names) in groups.items()
         }
         command(**values, **objects)
 
     parameters = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
-    expanded.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    expanded.__annotations__ = {one.name: one.annotation for one in parameters}
-    return expanded
+    command_with_options.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command_with_options.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command_with_options
 
 
 def _dataclass_of(annotation: Any) -> tuple[type | None, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from provision.errors import BadTime
 Parsed = TypeVar("Parsed")
 
 
-class PlainValue:
+class ValueParser:
     """Reads a parameter's value, as typer._coercion.RuntimeParam does."""
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002 - a method of RuntimeParam

@@ -32,7 +32,8 @@ def history(
         typer.Option(metavar="DIR_OR_URI", help="Also add every run to MLflow: its server, database, or a folder."),
     ] = None,
     fail_on_change: Annotated[
-        bool, typer.Option("--fail-on-change", help="Exit with code 1 if the newest run of a series changed.")
+        bool,
+        typer.Option("--fail-on-change", help="Exit with code 1 if something changed in the newest run of a series."),
     ] = False,
     details: Annotated[
         bool, typer.Option("--all", help="Show every statement and measured value over time, not one line per row.")

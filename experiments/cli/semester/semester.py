@@ -59,7 +59,7 @@ def semester(
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier
-    from experiments.semester.check import Request, Tools, run_check
+    from experiments.semester.check import CheckCallbacks, Request, run_check
     from experiments.semester.outcome import outcome_of
     from experiments.semester.outputs import as_data, markdown, message, write_page
     from experiments.semester.outputs import junit as as_junit
@@ -89,9 +89,9 @@ def semester(
     notifier = Notifier(notify or ())
     interrupt_on_stop_signals()
     send_message = partial(send, notifier)
-    on_lease = LeaseWatch(send_message, above) if requested_lease else Tools.on_lease
-    tools = Tools(partial(say, stderr=as_json), send_message, on_lease)
-    folder, check = run_check(request, tools)
+    on_lease = LeaseWatch(send_message, above) if requested_lease else CheckCallbacks.on_lease
+    callbacks = CheckCallbacks(partial(say, stderr=as_json), send_message, on_lease)
+    folder, check = run_check(request, callbacks)
     outcome = outcome_of(folder, check, request.parts())
     page = write_page(folder, outcome)
     if summary:

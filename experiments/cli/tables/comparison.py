@@ -25,7 +25,7 @@ def comparison_tables(comparison: Comparison) -> Group:
         _rows(comparison),
         *_emulation_lines(comparison),
         Text(),
-        *([_changed_values(comparison, heads), Text()] if comparison.a.size == comparison.b.size else []),
+        *([_changed_values(comparison, heads), Text()] if comparison.before.size == comparison.after.size else []),
         _differences(comparison, heads),
     ]
     return Group(*parts)
@@ -33,26 +33,31 @@ def comparison_tables(comparison: Comparison) -> Group:
 
 def _heads(comparison: Comparison) -> tuple[str, str]:
     first, second = (
-        f"{letter} ({run.started_at[:10]})" for letter, run in zip("AB", (comparison.a, comparison.b), strict=True)
+        f"{letter} ({run.started_at[:10]})"
+        for letter, run in zip("AB", (comparison.before, comparison.after), strict=True)
     )
     return first, second
 
 
 def _warnings(comparison: Comparison) -> list[Line]:
     notes = {"size": "; memory and times of tiny models and of full size are not compared"}
-    lines = [f"{one.what} differs: {one.a} and {one.b}{notes.get(one.what, '')}" for one in comparison.incomparable]
+    lines = [
+        f"{one.what} differs: {one.before} and {one.after}{notes.get(one.what, '')}" for one in comparison.incomparable
+    ]
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
 def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.verdicts:
         return Text("Every statement has the same status in both runs.")
-    both = [change for change in comparison.verdicts if change.a and change.b]
+    both = [change for change in comparison.verdicts if change.before and change.after]
     columns = (Column("statement", prose=True), *heads, Column("reason", prose=True))
     table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
     for change in both:
-        table.add(change.says, change.a or "", Text(change.b or "", _style(change)), change.reason)
-    alone = [f"{_count_without(comparison, only)} in {run} only" for run, only in zip("AB", ("b", "a"), strict=True)]
+        table.add(change.says, change.before or "", Text(change.after or "", _style(change)), change.reason)
+    alone = [
+        f"{_count_without(comparison, only)} in {run} only" for run, only in zip("AB", ("after", "before"), strict=True)
+    ]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
     return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
 
@@ -89,33 +94,33 @@ def _rows(comparison: Comparison) -> Table:
 
 
 def _outcomes(row: RowComparison, comparison: Comparison) -> Text:
-    outcomes = ((row.outcome_a, comparison.a.size), (row.outcome_b, comparison.b.size))
+    outcomes = ((row.outcome_before, comparison.before.size), (row.outcome_after, comparison.after.size))
     a, b = (outcome_in_words(outcome, size) if outcome else "not run" for outcome, size in outcomes)
     return Text(a) if a == b else Text(f"{a} → {b}", "bold")
 
 
 def _settings(row: RowComparison) -> str:
-    return ", ".join(f"{one.what} {one.a or 'none'} → {one.b or 'none'}" for one in row.settings)
+    return ", ".join(f"{one.what} {one.before or 'none'} → {one.after or 'none'}" for one in row.settings)
 
 
 def _sizes(change: Change) -> str:
     """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'; each size in the unit that suits it."""
-    units = [None if size is None else choose_memory_unit(size) for size in (change.a, change.b)]
+    units = [None if size is None else choose_memory_unit(size) for size in (change.before, change.after)]
     common = units[0] if units[0] == units[1] else None
     a, b = (
         "–" if size is None or unit is None else format_number(size * unit[1]) + ("" if common else f" {unit[0]}")
-        for size, unit in zip((change.a, change.b), units, strict=True)
+        for size, unit in zip((change.before, change.after), units, strict=True)
     )
     return _change(change, a, b, f" {common[0]}" if common else "")
 
 
 def _numbers(change: Change) -> str:
-    a, b = ("–" if value is None else format_number(value) for value in (change.a, change.b))
+    a, b = ("–" if value is None else format_number(value) for value in (change.before, change.after))
     return _change(change, a, b)
 
 
 def _change(change: Change, a: str, b: str, unit: str = "") -> str:
-    if change.a is None and change.b is None:
+    if change.before is None and change.after is None:
         return ""
     if a == b and change.ratio is not None:
         return f"{a}{unit}"
@@ -123,7 +128,9 @@ def _change(change: Change, a: str, b: str, unit: str = "") -> str:
 
 
 def _emulation_lines(comparison: Comparison) -> list[Text]:
-    words = {words for row in comparison.rows for words in (row.ran_on_a, row.ran_on_b) if "emulating" in words}
+    words = {
+        words for row in comparison.rows for words in (row.ran_on_before, row.ran_on_after) if "emulating" in words
+    }
     return [Text(line, "dim") for line in sorted(words)]
 
 
@@ -136,7 +143,7 @@ def _changed_values(comparison: Comparison, heads: tuple[str, str]) -> Renderabl
 def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
     table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
     for one in found:
-        table.add(one.what, *(text or "–" for text in (one.a, one.b)))
+        table.add(one.what, *(text or "–" for text in (one.before, one.after)))
     return table
 
 

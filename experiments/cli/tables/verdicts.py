@@ -140,7 +140,7 @@ def changes_table(changes: Sequence[VerdictChange]) -> Table:
     columns = (Column("statement", prose=True), "was", "is", Column("why", prose=True))
     table = Table(*columns, title="changed statuses")
     for change in changes:
-        table.add(change.says, change.a or "not stated", change.b or "not stated", change.reason)
+        table.add(change.says, change.before or "not stated", change.after or "not stated", change.reason)
     return table
 
 

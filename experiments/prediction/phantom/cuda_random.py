@@ -8,19 +8,19 @@ import torch
 class Generator(torch.Generator):
     """A generator for any device. For the phantom device, it draws on the host; nothing reads the numbers."""
 
-    _wanted: torch.device
+    _requested: torch.device
 
     def __new__(cls, device: Any = "cpu") -> "Generator":
         """Return a generator that reports ``device`` as its device."""
-        wanted = torch.device(device)
-        generator = super().__new__(cls, "cpu" if wanted.type == "cuda" else wanted)  # type: ignore[call-arg]
-        generator._wanted = wanted
+        requested = torch.device(device)
+        generator = super().__new__(cls, "cpu" if requested.type == "cuda" else requested)  # type: ignore[call-arg]
+        generator._requested = requested
         return generator
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """The device that the generator was made for."""
-        return self._wanted
+        return self._requested
 
 
 def replace_random_functions() -> None:

@@ -355,7 +355,7 @@ int64_t phantom_host_peak() { return phantom::host_peak; }
 void phantom_set_gpu(int64_t gpu) { phantom::current_gpu = gpu; }
 
 // Use a single GPU from now on, whatever number the process calls it by.
-void phantom_become_one_of_several_ranks() { phantom::is_one_of_several_ranks = true; }
+void phantom_ignore_gpu_numbers() { phantom::ignores_gpu_numbers = true; }
 
 // Analyze the log of one GPU from now on.
 void phantom_select_gpu(int64_t gpu) { phantom::log().selected_gpu = gpu; }

@@ -46,7 +46,7 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
         return functools.partial(_register_logged, phantom, name, device_types)
 
     @functools.wraps(function)
-    def run(*arguments: Any, **options: Any) -> Any:
+    def run_and_log(*arguments: Any, **options: Any) -> Any:
         executed = phantom.executed()
         result = function(*arguments, **options)
         if name == PRODUCT and phantom.executed() > executed:
@@ -55,7 +55,7 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
             phantom.log_operation(_operation_key(name, [*arguments, *options.values()]))
         return result
 
-    REGISTER_KERNEL(name, device_types, run if device_types == "cuda" else function)
+    REGISTER_KERNEL(name, device_types, run_and_log if device_types == "cuda" else function)
     return function
 
 

@@ -18,20 +18,20 @@ def simulate_gpus(phantom: Phantom, count: int) -> None:
     enter, leave = AlignDevicesHook.pre_forward, AlignDevicesHook.post_forward
     current = 0
 
-    def use(gpu: int) -> bool:
+    def use_gpu(gpu: int) -> bool:
         nonlocal current
         changes, current = gpu != current, gpu
         phantom.set_gpu(gpu)
         return changes
 
     def pre_forward(hook: Any, module: Any, *inputs: Any, **options: Any) -> Any:
-        moves = use(hook.execution_device)
+        moves = use_gpu(hook.execution_device)
         return enter(hook, module, *inputs, **options) if moves else (inputs, options)
 
     def post_forward(hook: Any, module: Any, output: Any) -> Any:
         if not hook.io_same_device:
             return output
-        use(0)
+        use_gpu(0)
         hook.input_device = torch.device("cuda", 0)
         return leave(hook, module, output)
 

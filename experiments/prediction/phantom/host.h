@@ -19,8 +19,9 @@
 
 namespace phantom {
 
-// Large host tensors only reserve address space: they are never written to, and their sizes are counted.
-constexpr size_t kLargeOnHost = 16 * kMiB;
+// Large host tensors only reserve address space: they are never written to, and their sizes are counted. Pinned memory
+// has a lower bound, because offloading keeps many activations there; its integers are written, as masks are read.
+constexpr size_t kLargeOnHost = 16 * kMiB, kLargePinned = kMiB;
 
 std::atomic<bool> host_memory_counted{false};
 std::atomic<int64_t> host_bytes{0}, host_peak{0};
@@ -31,7 +32,7 @@ std::unordered_set<const void*> pinned;
 struct HostBlock {
   void* data;
   size_t bytes;
-  bool is_pinned;
+  bool is_pinned, is_reserved;
 };
 
 bool is_pinned(const void* data) {
@@ -46,7 +47,7 @@ void release_on_host(void* context) {
     std::lock_guard<std::mutex> lock(pinned_mutex);
     pinned.erase(block->data);
   }
-  if (block->bytes >= kLargeOnHost) munmap(block->data, block->bytes);
+  if (block->is_reserved) munmap(block->data, block->bytes);
   else c10::free_cpu(block->data);
   delete block;
 }
@@ -55,9 +56,10 @@ struct HostAllocator final : c10::Allocator {
   explicit HostAllocator(bool pins) : pins(pins) {}
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &release_on_host, Device(DeviceType::CPU)};
-    void* data = bytes < kLargeOnHost
-        ? c10::alloc_cpu(bytes)
-        : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const bool reserves = bytes >= (pins ? kLargePinned : kLargeOnHost);
+    void* data = reserves
+        ? mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        : c10::alloc_cpu(bytes);
     TORCH_CHECK(data != MAP_FAILED, "no address space for ", bytes, " bytes on the host");
     const int64_t now = host_bytes += static_cast<int64_t>(bytes);
     if (now > host_peak) host_peak = now;
@@ -65,7 +67,7 @@ struct HostAllocator final : c10::Allocator {
       std::lock_guard<std::mutex> lock(pinned_mutex);
       pinned.insert(data);
     }
-    return {data, new HostBlock{data, bytes, pins}, &release_on_host, Device(DeviceType::CPU)};
+    return {data, new HostBlock{data, bytes, pins, reserves}, &release_on_host, Device(DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, std::size_t bytes) const override {
@@ -78,7 +80,10 @@ struct HostAllocator final : c10::Allocator {
 HostAllocator host_allocator(false), pinned_allocator(true);
 
 bool large_on_host(const Tensor& tensor) {
-  return host_memory_counted && tensor.device().is_cpu() && tensor.storage().nbytes() >= kLargeOnHost;
+  if (!host_memory_counted || !tensor.device().is_cpu()) return false;
+  const size_t bytes = tensor.storage().nbytes();
+  if (bytes >= kLargeOnHost) return true;
+  return bytes >= kLargePinned && tensor.is_floating_point() && is_pinned(tensor.storage().data());
 }
 
 Tensor& copy_on_host(Tensor& self, const Tensor& source, bool non_blocking) {

@@ -59,8 +59,8 @@ class Phantom:
         """Use the kernels of a card."""
         self._library.phantom_install(
             ctypes.c_int64(kernels.flash),
-            ctypes.c_int64(kernels.efficient),
-            ctypes.c_int64(kernels.bfloat_efficient),
+            ctypes.c_int64(kernels.memory_efficient),
+            ctypes.c_int64(kernels.memory_efficient_bfloat16),
             ctypes.c_int64(kernels.cudnn),
             ctypes.c_int64(kernels.workspace_bytes),
             ctypes.c_int64(kernels.multiprocessors),
@@ -128,7 +128,7 @@ class Phantom:
         self._library.phantom_on_large_allocation(self._large_allocation_callback)
 
     def count_host_memory(self) -> None:
-        """Count tensor bytes on the host from now on; tensors of 16 MiB and more get addresses without memory."""
+        """Count tensor bytes on the host from now on. Large tensors get addresses without memory (see host.h)."""
         self._library.phantom_count_host_memory()
 
     def host_peak(self) -> int:
@@ -160,12 +160,12 @@ class Phantom:
         """Make this thread allocate on this GPU of the process from now on."""
         self._library.phantom_set_gpu(ctypes.c_int64(gpu))
 
-    def become_one_of_several_ranks(self) -> None:
+    def ignore_gpu_numbers(self) -> None:
         """Count all GPU numbers as one GPU from now on: a rank has a single GPU, whose number depends on the rank."""
-        self._library.phantom_become_one_of_several_ranks()
+        self._library.phantom_ignore_gpu_numbers()
 
     def select_gpu(self, gpu: int) -> None:
-        """Analyze only this GPU of the process from now on, in replays and shares of the log."""
+        """Analyze only this GPU of the process from now on, in replays and in what is read from the log."""
         self._library.phantom_select_gpu(ctypes.c_int64(gpu))
 
     def set_stream(self, stream: int) -> int:

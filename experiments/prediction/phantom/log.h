@@ -64,7 +64,7 @@ thread_local int64_t current_stream = 0;
 thread_local int64_t current_gpu = 0;
 
 // One of several ranks uses only the GPU of its own number, which is the first of the log.
-std::atomic<bool> is_one_of_several_ranks{false};
+std::atomic<bool> ignores_gpu_numbers{false};
 
 struct Block {
   int64_t id;

@@ -149,7 +149,7 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, rank: int = 0) ->
     """
     world = devices * nodes
     if world > 1:
-        phantom.become_one_of_several_ranks()
+        phantom.ignore_gpu_numbers()
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank % devices),

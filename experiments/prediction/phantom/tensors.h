@@ -21,7 +21,7 @@ c10::ScalarType type_or_default(std::optional<c10::ScalarType> type) {
 // While it exists, memory is allocated on the GPU of a device after the first, if one is given. A rank has one GPU only.
 struct OnGpu {
   explicit OnGpu(std::optional<Device> device) : before(current_gpu) {
-    if (device && device->index() > 0 && !is_one_of_several_ranks) current_gpu = device->index();
+    if (device && device->index() > 0 && !ignores_gpu_numbers) current_gpu = device->index();
   }
   ~OnGpu() { current_gpu = before; }
   const int64_t before;

@@ -1,8 +1,10 @@
 """Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -44,27 +46,24 @@ def prepare_torchvision(phantom: Phantom) -> None:
 
     The published packages of torchvision need PyTorch's CUDA build. Without it, only their operations are defined.
     """
-    load: Callable[[str], None] = torch.ops.load_library
-
-    def load_or_define(path: str) -> None:
-        try:
-            load(path)
-        except OSError:
-            if not Path(path).name.startswith("_C."):
-                raise
-            _define_operations()
-
-    torch.ops.load_library = load_or_define  # type: ignore[method-assign]
-    try:
+    with patch.object(torch.ops, "load_library", functools.partial(_load_or_define, torch.ops.load_library)):
         import torchvision  # noqa: F401
-    finally:
-        torch.ops.load_library = load  # type: ignore[method-assign]
     phantom.replace_kernels("torchvision")
     kernels = torch.library.Library("torchvision", "IMPL", "CUDA")
     kernels.impl("nms", _keep_all_boxes)
     _libraries.append(kernels)
     _spread_boxes()
     _sample_boxes()
+
+
+def _load_or_define(load_library: Callable[[str], None], path: str) -> None:
+    """Load torchvision's compiled library ``path``; if it does not load, define its operations."""
+    try:
+        load_library(path)
+    except OSError:
+        if not Path(path).name.startswith("_C."):
+            raise
+        _define_operations()
 
 
 def _define_operations() -> None:
@@ -93,22 +92,24 @@ def _spread_boxes() -> None:
     """Pool every box from exactly one level of the features, because the sizes of the boxes are unknown."""
     from torchvision.ops.poolers import LevelMapper
 
-    def levels(mapper: Any, boxes: list[torch.Tensor]) -> torch.Tensor:
+    def assign_levels_evenly(mapper: Any, boxes: list[torch.Tensor]) -> torch.Tensor:
         count = sum(len(one) for one in boxes)
         return torch.arange(count, device=boxes[0].device) % (mapper.k_max - mapper.k_min + 1)
 
-    LevelMapper.__call__ = levels
+    LevelMapper.__call__ = assign_levels_evenly
 
 
 def _sample_boxes() -> None:
     """Sample as many boxes of each image for the loss as allowed, because which boxes match an object is unknown."""
     from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-    def sample(sampler: Any, matched: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def sample_as_many_as_allowed(
+        sampler: Any, matched: list[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         positions = [torch.arange(len(one), device=one.device) for one in matched]
         most = int(sampler.batch_size_per_image * sampler.positive_fraction)
         with_object = [one < most for one in positions]
         without = [(one >= most) & (one < sampler.batch_size_per_image) for one in positions]
         return with_object, without
 
-    BalancedPositiveNegativeSampler.__call__ = sample
+    BalancedPositiveNegativeSampler.__call__ = sample_as_many_as_allowed

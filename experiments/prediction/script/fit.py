@@ -54,12 +54,12 @@ class BatchPrediction(NamedTuple):
 class ScriptFit(NamedTuple):
     """The result of a search for the largest batch.
 
-    largest: the largest batch that fits. likely: the largest batch that fits or is borderline. ``largest`` and
-    ``likely`` are 0 if a batch of 1 is too large. predictions: all predictions, by batch.
+    largest: the largest batch that fits. largest_borderline: the largest batch that fits or is borderline. Both are 0
+    if a batch of 1 is too large. predictions: all predictions, by batch.
     """
 
     largest: int
-    likely: int
+    largest_borderline: int
     predictions: dict[int, BatchPrediction]
 
 
@@ -115,7 +115,7 @@ def fit_as_data(fit: ScriptFit, samples: int | None = None) -> dict[str, Any]:
     return {
         "card": next(iter(fit.predictions.values())).card.card,
         "largest_batch": fit.largest or None,
-        "largest_batch_borderline": fit.likely or None,
+        "largest_batch_borderline": fit.largest_borderline or None,
         "batches": [
             {
                 "batch": batch,
@@ -156,8 +156,8 @@ def _describe_fastest(fit: ScriptFit, flag: str, samples: int | None) -> list[st
 def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:
     card = next(iter(fit.predictions.values())).card
     where = f"{card.card}, {card.usable_gib:.2f} GiB usable"
-    if not fit.likely:
+    if not fit.largest_borderline:
         return f"{where}: not even {flag} 1 fits"
-    borderline = f"; borderline up to {fit.likely}" if fit.likely > fit.largest else ""
+    borderline = f"; borderline up to {fit.largest_borderline}" if fit.largest_borderline > fit.largest else ""
     end = " (larger batches were not tried)" if fit.largest == LARGEST_BATCH else ""
     return f"{where}: largest batch that fits: {flag} {fit.largest or 'none for certain'}{borderline}{end}"

@@ -43,7 +43,7 @@ class PhaseStart(Record):
     phase: Phase = Field(description="phase that begins")
 
 
-class ModuleShare(Record):
+class ModuleMemory(Record):
     """Memory at the peak that was allocated by one module in one phase."""
 
     module: str = Field(description="name of the module in the model; empty: outside of all modules")
@@ -52,7 +52,7 @@ class ModuleShare(Record):
     size_gib: float = Field(description="bytes / 1024**3")
 
 
-class LineShare(Record):
+class LineMemory(Record):
     """Memory at the peak that one line of the script allocated, directly or in a function that it called."""
 
     line: str = Field(
@@ -96,8 +96,8 @@ class ScriptPrediction(Record):
     cards: tuple[CardPrediction, ...] = Field(description="whether it fits, for each card")
     timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
     phases: tuple[PhaseStart, ...] = Field(description="phases in the timeline")
-    modules: tuple[ModuleShare, ...] = Field(description="allocations that exist at the peak, largest first")
-    lines: tuple[LineShare, ...] = Field(description="the same allocations by line of the script, largest first")
+    modules: tuple[ModuleMemory, ...] = Field(description="allocations that exist at the peak, largest first")
+    lines: tuple[LineMemory, ...] = Field(description="the same allocations by line of the script, largest first")
     blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
     time_unknown: str = Field(default="", description="why no card has a time of a step; empty: some have one")

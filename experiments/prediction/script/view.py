@@ -9,8 +9,8 @@ from rich.text import Text
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
 from experiments.prediction.script.record import (
     CardPrediction,
-    LineShare,
-    ModuleShare,
+    LineMemory,
+    ModuleMemory,
     ScriptPrediction,
     smallest_card,
 )
@@ -148,7 +148,7 @@ def _cards_table(predictions: Sequence[ScriptPrediction], samples: int | None) -
     return table
 
 
-def _modules_table(shares: Sequence[ModuleShare]) -> Table:
+def _modules_table(modules: Sequence[ModuleMemory]) -> Table:
     table = Table(
         Column("GiB", number=True),
         "what",
@@ -156,14 +156,14 @@ def _modules_table(shares: Sequence[ModuleShare]) -> Table:
         Column("module", prose=True),
         title="largest at the peak",
     )
-    for one in shares[:SHOWN_ROWS]:
+    for one in modules[:SHOWN_ROWS]:
         table.add(f"{one.size_gib:.2f}", one.category, one.phase, one.module or "outside of modules")
     return table
 
 
-def _lines_table(shares: Sequence[LineShare]) -> Table:
+def _lines_table(lines: Sequence[LineMemory]) -> Table:
     table = Table(Column("GiB", number=True), "what", Column("line"), title="allocated by line of the script")
-    for one in shares[:SHOWN_ROWS]:
+    for one in lines[:SHOWN_ROWS]:
         if one.size_gib >= SMALLEST_SHOWN_GIB:
             table.add(f"{one.size_gib:.2f}", one.category, one.line or "elsewhere")
     return table

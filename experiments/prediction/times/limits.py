@@ -29,7 +29,7 @@ adding up a further part, as a share of the product."""
 
 def bound_s(operation: Operation, card: Card) -> float:
     """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
-    return max(operation.flop / _peak_rate(operation, card), _memory_s(operation, card), MIN_KERNEL_S)
+    return max(operation.flop / _peak_rate(operation, card), _memory_access_s(operation, card), MIN_KERNEL_S)
 
 
 def attainable_s(operation: Operation, card: Card) -> float:
@@ -43,7 +43,7 @@ def attainable_s(operation: Operation, card: Card) -> float:
     if sizes is not None and operation.flop and _type(operation) == "fp32":
         share = 1.0 if card.compute_capability in HALF_WIDTH_CAPABILITIES else FULL_WIDTH_SHARE
         arithmetic_s *= tile_waste(sizes, card) / share
-    return START_S + max(arithmetic_s, _memory_s(operation, card))
+    return START_S + max(arithmetic_s, _memory_access_s(operation, card))
 
 
 def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
@@ -73,5 +73,5 @@ def _peak_rate(operation: Operation, card: Card) -> float:
     return 1e12 * (card.peak_tflops.get(_type(operation)) or card.peak_tflops["fp32"])
 
 
-def _memory_s(operation: Operation, card: Card) -> float:
+def _memory_access_s(operation: Operation, card: Card) -> float:
     return operation.total_bytes / (card.bandwidth_gb_s * 1e9)

@@ -59,14 +59,14 @@ class Operation(NamedTuple):
         return _tensors(self.arguments)
 
     @property
-    def crosses_the_bus(self) -> bool:
+    def copies_between_host_and_gpu(self) -> bool:
         """Return whether the operation copies between host and GPU."""
         sides = {bool(tensor.get("host")) for tensor in self.tensors}
         return self.name.startswith("aten::copy_") and len(sides) == 2
 
     @property
     def family(self) -> Family:
-        if self.crosses_the_bus:
+        if self.copies_between_host_and_gpu:
             return "host transfers"
         if self.name.startswith(COMMUNICATION):
             return "communication"

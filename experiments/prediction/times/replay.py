@@ -57,7 +57,7 @@ def measure(operation: Operation) -> OperationTime:
 def _runnable(operation: Operation) -> tuple[Callable[[], Any], float]:
     """Return a function that runs the operation, and the share of the elements of its tensor lists that it uses."""
     if operation.name.startswith("bitsandbytes::") and any(tensor.get("host") for tensor in operation.tensors):
-        raise NotReplayable(f"{operation.name}: paged memory cannot be made alone")
+        raise NotReplayable(f"{operation.name}: paged memory cannot be allocated for a single operation")
     if PACKED_ATTENTION.match(operation.name):
         raise NotReplayable(f"{operation.name}: its time depends on the lengths of the texts, which are not logged")
     if ATTENTION.match(operation.name) and "backward" in operation.name:

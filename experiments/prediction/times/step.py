@@ -63,14 +63,14 @@ class PhaseTime(NamedTuple):
     @property
     def host_s(self) -> float:
         """Return the seconds in which the host works."""
-        return self.host_s_with(HOST_FACTORS)
+        return self.host_s_with_factors(HOST_FACTORS)
 
-    def host_s_with(self, factors: Mapping[Phase, float]) -> float:
+    def host_s_with_factors(self, factors: Mapping[Phase, float]) -> float:
         """Return the seconds in which the host works, with other factors than HOST_FACTORS."""
         return sum(factors[phase] * phase_s for phase, phase_s in self.operations_s.items())
 
     @property
-    def busy_s(self) -> float:
+    def device_busy_s(self) -> float:
         """Return the seconds in which the GPU or its links work; they work at the same time."""
         return max(sum(self.device_s.values()), self.link_s)
 
@@ -112,7 +112,7 @@ def step_time(
     tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
     full-length training.
     """
-    table, target = nearest_table(card), card_named(card)
+    table, target = table_for_card(card), card_named(card)
     if not _has_step(recorded) or target.emulates(spec.settings.precision):
         return None
     phases = phases_of_step(recorded, spec.settings.accumulate, tokens, table, target)
@@ -131,7 +131,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
 
     recorded: the phases of one step, in their order.
     """
-    table, target = nearest_table(card), card_named(card)
+    table, target = table_for_card(card), card_named(card)
     if not recorded or any(target.emulates(name) for name in _precisions(recorded)):
         return None
     phases = [phase_time(one, table, target) for one in recorded]
@@ -147,8 +147,8 @@ def _share(part: float, whole: float) -> float:
 def _uses_host_memory(phases: Sequence[PhaseTime]) -> bool:
     """Return whether an optimizer works on the CPU, or transfers from and to the host take much time of the GPU."""
     transfers_s = sum(phase.device_s.get("host transfers", 0.0) for phase in phases)
-    busy_s = sum(sum(phase.device_s.values()) for phase in phases)
-    return any(phase.cpu_optimizer_s for phase in phases) or transfers_s > TRANSFERS_SHARE * busy_s
+    device_busy_s = sum(sum(phase.device_s.values()) for phase in phases)
+    return any(phase.cpu_optimizer_s for phase in phases) or transfers_s > TRANSFERS_SHARE * device_busy_s
 
 
 def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
@@ -158,9 +158,11 @@ def _precisions(recorded: Sequence[RecordedPhase]) -> set[str]:
 
 
 def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_error: float) -> StepTime:
-    error = (ERROR if table.is_of(card) else OTHER_CHIP_ERROR) + shared_error
-    busy = busy_share(phases)
-    extremes = [busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)]
+    error = (ERROR if table.has_chip_of(card) else OTHER_CHIP_ERROR) + shared_error
+    busy = gpu_busy_share(phases)
+    extremes = [
+        gpu_busy_share([phase.scaled(1 + sign * error, 1 - sign * error) for phase in phases]) for sign in (1, -1)
+    ]
     families: dict[str, float] = defaultdict(float)
     for phase in phases:
         for family, family_s in phase.device_s.items():
@@ -168,8 +170,8 @@ def _build_time(phases: Sequence[PhaseTime], table: Table, card: str, shared_err
     return StepTime(
         step_s=total_seconds(phases),
         error_share=error,
-        busy_share=busy,
-        busy_error=max(abs(one - busy) for one in extremes),
+        gpu_busy_share=busy,
+        gpu_busy_error=max(abs(one - busy) for one in extremes),
         host_s=sum(phase.host_s + phase.cpu_optimizer_s for phase in phases),
         cpu_optimizer_s=sum(phase.cpu_optimizer_s for phase in phases),
         link_s=sum(phase.link_s for phase in phases),
@@ -261,9 +263,9 @@ def total_seconds(phases: Sequence[PhaseTime], factors: Mapping[Phase, float] = 
     factors: of the host's time.
     The model ignores that the host waits when it reads a value from the GPU: modeling it made the times less accurate.
     """
-    host_s = sum(phase.host_s_with(factors) for phase in phases)
-    busy_s = sum(phase.busy_s for phase in phases)
-    return max(host_s, busy_s) + sum(phase.cpu_optimizer_s for phase in phases)
+    host_s = sum(phase.host_s_with_factors(factors) for phase in phases)
+    device_busy_s = sum(phase.device_busy_s for phase in phases)
+    return max(host_s, device_busy_s) + sum(phase.cpu_optimizer_s for phase in phases)
 
 
 @functools.cache
@@ -272,13 +274,13 @@ def tables() -> tuple[Table, ...]:
     return tuple(map(Table.read, table_files()))
 
 
-def nearest_table(card: str) -> Table:
+def table_for_card(card: str) -> Table:
     """Return the table of the card, or else one of its chip, or else that of SCALED_CARD."""
 
-    def closeness(table: Table) -> tuple[bool, bool, bool]:
-        return table.machine.card == card, table.is_of(card), table.machine.card == SCALED_CARD
+    def priority(table: Table) -> tuple[bool, bool, bool]:
+        return table.machine.card == card, table.has_chip_of(card), table.machine.card == SCALED_CARD
 
-    return max(tables(), key=closeness)
+    return max(tables(), key=priority)
 
 
 def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set[str]:
@@ -293,7 +295,7 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
     }
 
 
-def busy_share(phases: Sequence[PhaseTime]) -> float:
+def gpu_busy_share(phases: Sequence[PhaseTime]) -> float:
     """Return the share of a step in which kernels run on the GPU."""
     return min(1.0, sum(phase.kernels_s for phase in phases) / total_seconds(phases))
 

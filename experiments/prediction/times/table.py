@@ -185,7 +185,7 @@ class Table:
                 return min(found, key=lambda one: one.features.distance(features))
         return MeasuredOperation(features, UNKNOWN_SLOWDOWN, UNKNOWN_HOST_S)
 
-    def is_of(self, card: str) -> bool:
+    def has_chip_of(self, card: str) -> bool:
         """Return whether the table was measured on the card, or on another card with its chip."""
         return self.machine.card == card or have_same_chip(self.machine.card, card)
 

@@ -104,7 +104,7 @@ def _peak_bar(row: RowReport) -> Bar | None:
     highest = highest_snapshot(memory)
     parts = _parts(highest) if highest else {}
     parts[BETWEEN_POINTS] = max(0.0, peak - sum(parts.values()))
-    note = row.scaled
+    note = row.fewer_ranks_note
     if row.result.outcome != "fits":
         note = row.measured
     elif highest and highest.optimizer_cpu_gib > highest.optimizer_gib:

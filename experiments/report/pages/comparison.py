@@ -46,7 +46,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def headline(comparison: Comparison) -> str:
     """Return how many statements and rows got worse or better in the second run, as one sentence."""
-    both = [change.worsening for change in comparison.verdicts if change.a and change.b]
+    both = [change.worsening for change in comparison.verdicts if change.before and change.after]
     rows = [row.worsening for row in comparison.rows]
     worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))
     slower, faster = (sum(sign * one > 0 for one in rows) for sign in (1, -1))
@@ -84,7 +84,7 @@ def row_changes(row: RowComparison) -> list[ValueChange]:
 
 
 def _memory_changes(name: str, change: Change) -> Iterator[ValueChange]:
-    unit, per_gib = choose_memory_unit(max(change.a or 0.0, change.b or 0.0))
+    unit, per_gib = choose_memory_unit(max(change.before or 0.0, change.after or 0.0))
     yield from _value_changes(name, change, unit, per_gib, more_is_worse=True)
 
 
@@ -93,9 +93,11 @@ def _throughput_changes(row: RowComparison) -> Iterator[ValueChange]:
 
 
 def _value_changes(name: str, change: Change, unit: str, scale: float, more_is_worse: bool) -> Iterator[ValueChange]:
-    if change.a is None and change.b is None:
+    if change.before is None and change.after is None:
         return
-    before, after = (MISSING if value is None else format_number(value * scale) for value in (change.a, change.b))
+    before, after = (
+        MISSING if value is None else format_number(value * scale) for value in (change.before, change.after)
+    )
     share = MISSING if change.ratio is None else format_percent(change.ratio - 1)
     yield ValueChange(name, before, after, unit, share, _good_or_bad(change, more_is_worse))
 
@@ -116,12 +118,19 @@ def _chart(
     bars = []
     for row in rows:
         change = change_of(row)
-        if change.a is None or change.b is None or change.ratio is None:
+        if change.before is None or change.after is None or change.ratio is None:
             continue
         tone: NoteTone = "bad" if _good_or_bad(change, more_is_worse) == "bad" else "quiet"
-        value = f"{format_number(change.a)} → {format_number(change.b)} {unit}"
+        value = f"{format_number(change.before)} → {format_number(change.after)} {unit}"
         bars.append(
-            Bar(row.row, {"after": change.b}, [Mark("before", change.a)], value, format_percent(change.ratio - 1), tone)
+            Bar(
+                row.row,
+                {"after": change.after},
+                [Mark("before", change.before)],
+                value,
+                format_percent(change.ratio - 1),
+                tone,
+            )
         )
     alt = f"{name} of each row before and after; the same numbers are in the table of rows"
     return bar_chart(bars, unit, alt) if bars else None

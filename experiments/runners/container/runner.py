@@ -119,8 +119,8 @@ class ContainerRunner(LocalRunner):
     def _cores(self, allocation: Allocation) -> list[int]:
         """Return the numbers of the cores that are the row's share."""
         cores = sorted(os.sched_getaffinity(0))
-        each = allocation.cores // len(allocation.numbers)
-        return [core for number in allocation.numbers for core in cores[number * each : (number + 1) * each]]
+        each = allocation.cores // len(allocation.part_numbers)
+        return [core for number in allocation.part_numbers for core in cores[number * each : (number + 1) * each]]
 
     def _end(self, folder: Path) -> list[int]:
         """Remove the row's container; if the row has no result, first write the container's output to notebook.log.

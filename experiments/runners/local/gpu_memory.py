@@ -32,8 +32,8 @@ def memory_of_rows(index: int, folders: Collection[Path], max_row_gib: float) ->
     """Return the memory of running rows on a GPU, GiB. folders: the rows' folders.
 
     Each row counts with the memory of its processes and a tolerance, because drivers do not attribute all memory of a
-    process to it. A row of whose processes the driver reports none, because it has not opened the GPU yet or because
-    the driver does not report processes, counts with ``max_row_gib``, the most that a row may use.
+    process to it. The driver reports no process of a row that has not opened the GPU yet, and some drivers report no
+    processes at all. Such a row counts with ``max_row_gib``, the most that a row may use.
     """
     own_gib = {str(folder.resolve()): 0.0 for folder in folders}
     for pid, gib in (gpus.process_gib(index) if folders else {}).items():

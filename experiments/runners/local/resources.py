@@ -14,11 +14,11 @@ MAX_CPU_SHARES = 4
 class Allocation:
     """Resources of one row: GPUs (none for a row on the CPU), and its share of the cores.
 
-    ``numbers``: the parts of the machine that the row occupies, one for each GPU. ``shared``: other rows may use its
-    GPU at the same time.
+    ``part_numbers``: the parts of the machine that the row occupies, one for each GPU. ``shared``: other rows may use
+    its GPU at the same time.
     """
 
-    numbers: tuple[int, ...]
+    part_numbers: tuple[int, ...]
     gpus: tuple[Gpu, ...]
     cores: int
     shared: bool = False
@@ -66,13 +66,13 @@ class ResourcePool:
         return spec.settings.gpus // self._nodes if spec.settings.gpus else self.size
 
     def _place(self, number: int) -> int:
-        """Return the index of the GPU that a part belongs to; the part's own number without GPUs."""
+        """Return the index of the GPU that a part belongs to; without GPUs, the part's own number."""
         return number % len(self._gpus) if self._gpus else number
 
     def release(self, allocation: Allocation) -> None:
         """Make the resources of a row that has ended available again, except withdrawn ones."""
         del self._used[allocation]
-        parts = sorted([*self._free, *allocation.numbers])
+        parts = sorted([*self._free, *allocation.part_numbers])
         self._free = [number for number in parts if self._place(number) not in self._withdrawn]
         self.size -= len(parts) - len(self._free)
 
@@ -81,7 +81,7 @@ class ResourcePool:
 
         Rows that already run on the same GPUs continue.
         """
-        self._withdrawn |= {self._place(number) for number in allocation.numbers}
+        self._withdrawn |= {self._place(number) for number in allocation.part_numbers}
         self.release(allocation)
 
 

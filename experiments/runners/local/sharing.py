@@ -66,7 +66,7 @@ def _require_shareable(specs: Sequence[RowSpec], suite: Suite, gpus: Sequence[Gp
 
 def _require_emulation(gpu: Gpu, card: str) -> None:
     """Raise InputError if rows for ``card`` have no memory limit on the GPU, because it is as large as the card."""
-    if card_of_device(gpu.name, gpu.memory_gib) == card or card_named(card).has_size(gpu.memory_gib):
+    if card_of_device(gpu.name, gpu.memory_gib) == card or card_named(card).device_has_same_memory(gpu.memory_gib):
         raise InputError(
             f"{FLAG}: GPU {gpu.index} ({gpu.name}) has the memory of {card}, and a row for {card} uses all of it;"
             f" allowed: a larger GPU, which emulates the card, or no {FLAG}"

@@ -35,7 +35,7 @@ def prepare_notebooks() -> None:
     nbformat.read(ROW_NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
 
 
-class PromptKernelClient(AsyncKernelClient):
+class NoDelayKernelClient(AsyncKernelClient):
     """Client that is ready as soon as the kernel has answered a request on its shell and its IOPub channel.
 
     jupyter_client's own client then waits another 0.2 s for messages on the IOPub channel.
@@ -77,7 +77,7 @@ class WarmKernelManager(AsyncKernelManager):
     a machine, and another program may take a port between its choice and its use.
     """
 
-    client_factory = Type(PromptKernelClient)
+    client_factory = Type(NoDelayKernelClient)
     _folder: TemporaryFolder | None = None
 
     @default("transport")

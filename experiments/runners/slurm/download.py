@@ -57,9 +57,9 @@ class TransferProgress:
     """Progress of a download: files and bytes, of those to download, and the time left in seconds if known."""
 
     files: int
-    of_files: int
+    total_files: int
     bytes: int
-    of_bytes: int
+    total_bytes: int
     left_s: float | None
 
 
@@ -200,8 +200,8 @@ class _TransferCounter:
     def __init__(self, files: Sequence[RemoteFile], on_progress: TransferCallback) -> None:
         self._on_progress = on_progress
         self._began = self._reported = time.monotonic()
-        self._files, self._of_files = 0, len(files)
-        self._bytes, self._of_bytes = 0, sum(file.size for file in files)
+        self._files, self._total_files = 0, len(files)
+        self._bytes, self._total_bytes = 0, sum(file.size for file in files)
 
     def add(self, count: int) -> None:
         self._bytes += count
@@ -215,8 +215,8 @@ class _TransferCounter:
     def _report(self) -> None:
         self._reported = time.monotonic()
         elapsed_s = self._reported - self._began
-        left_s = elapsed_s * (self._of_bytes - self._bytes) / self._bytes if self._bytes else None
-        self._on_progress(TransferProgress(self._files, self._of_files, self._bytes, self._of_bytes, left_s))
+        left_s = elapsed_s * (self._total_bytes - self._bytes) / self._bytes if self._bytes else None
+        self._on_progress(TransferProgress(self._files, self._total_files, self._bytes, self._total_bytes, left_s))
 
 
 def _tar_command(folder: str) -> str:

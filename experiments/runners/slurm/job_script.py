@@ -49,15 +49,15 @@ fi"""
 class JobSpec:
     """One attempt to run one row as a job.
 
-    attempt: distinguishes this job from other jobs of the row. after: ids of jobs that must succeed before this one
-    starts; if one fails, this one is cancelled.
+    attempt: distinguishes this job from other jobs of the row. waits_for_jobs: ids of jobs that must succeed before
+    this one starts; if one fails, this one is cancelled.
     """
 
     spec: RowSpec
     attempt: str
     worker: str
     grace_s: float
-    after: tuple[str, ...] = ()
+    waits_for_jobs: tuple[str, ...] = ()
 
     @property
     def limit_s(self) -> float:
@@ -141,8 +141,8 @@ class JobScripts:
             "mem": f"{max(1, int(share * profile.memory_per_node_gib * 1024))}M",
             "account": profile.account,
             "partition": profile.partition if settings.gpus else profile.cpu_partition or profile.partition,
-            "dependency": f"afterok:{':'.join(job.after)}" if job.after else None,
-            "kill-on-invalid-dep": "yes" if job.after else None,
+            "dependency": f"afterok:{':'.join(job.waits_for_jobs)}" if job.waits_for_jobs else None,
+            "kill-on-invalid-dep": "yes" if job.waits_for_jobs else None,
         }
         return [*_sbatch_options(options), *([profile.gpu_option.format(gpus=gpus)] if gpus else [])]
 

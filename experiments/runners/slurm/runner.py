@@ -129,7 +129,7 @@ class SlurmRunner:
         submission = read_submission(row_folder, spec)
         if submission and self._has_started(spec, submission):
             self._view.report_start(spec, "its job has ended in the meantime")
-            return TrackedRow(self._job_spec(spec, submission.attempt), None, started=True)
+            return TrackedRow(self._job_spec(spec, submission.attempt), None, script_started=True)
         if not self._fits_into_lease(spec):
             self._view.print_warning(f"{spec.row}: not started, it may not finish before the lease ends")
             return None
@@ -140,7 +140,7 @@ class SlurmRunner:
         row_folder = clear_row_folder(tracker.row_folder(spec))
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
         write_submission(row_folder, spec, attempt)
-        job_spec = replace(self._job_spec(spec, attempt), after=self._staging.begin(spec))
+        job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
         name, comment = self._name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"

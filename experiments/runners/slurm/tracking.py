@@ -42,14 +42,15 @@ SEPARATOR = "=="
 class TrackedRow:
     """A row and its job.
 
-    began: value of time.monotonic when the job left the queue, None before. started: whether the job's script has
-    started. exit_code: exit code of the script, None before its end. downloads: artifacts that the job waits for.
+    left_queue_at: value of time.monotonic when the job left the queue, None before. script_started: whether the job's
+    script has started. exit_code: exit code of the script, None before its end. downloads: artifacts that the job waits
+    for.
     """
 
     job_spec: JobSpec
     job: queue.Job | None
-    began: float | None = None
-    started: bool = False
+    left_queue_at: float | None = None
+    script_started: bool = False
     downloads: str = ""
     exit_code: int | None = None
     progress: Progress | None = None
@@ -62,7 +63,7 @@ class TrackedRow:
     @property
     def elapsed_s(self) -> float:
         """Return the time since the job left the queue."""
-        return time.monotonic() - self.began if self.began is not None else 0.0
+        return time.monotonic() - self.left_queue_at if self.left_queue_at is not None else 0.0
 
     @property
     def waiting(self) -> bool:
@@ -124,7 +125,7 @@ class JobTracker:
     def cancel_all(self) -> None:
         """Cancel the jobs, download the incomplete logs and telemetry, and stop tracking the rows."""
         queue.cancel(self._shell, [row.job.id for row in self.rows if row.job])
-        self._download_growing(row for row in self.rows if row.started)
+        self._download_growing(row for row in self.rows if row.script_started)
         self.abandon("cancelled, the lease ends")
 
     def abandon(self, reason: str) -> None:
@@ -166,7 +167,7 @@ class JobTracker:
         status_of = {attempt: values for attempt, *values in fields}
         for row in self.rows:
             self._update_row(row, jobs, status_of.get(row.job_spec.attempt, ["", "", ""]))
-        self._download_growing(row for row in self.rows if row.began is not None and not row.ended)
+        self._download_growing(row for row in self.rows if row.left_queue_at is not None and not row.ended)
         for row in [row for row in self.rows if row.ended]:
             self._finish(row)
 
@@ -178,17 +179,17 @@ class JobTracker:
                 f'"$(cat {path} 2> /dev/null)"' for path in (f"{job}/{STARTED}", f"{job}/{ENDED}", progress)
             )
             lines.append(f"printf '%s|%s|%s|%s\\n' {row.job_spec.attempt} {contents}")
-        not_started = (row.spec for row in self.rows if not row.started)
+        not_started = (row.spec for row in self.rows if not row.script_started)
         return "\n".join([*lines, f"echo {SEPARATOR}", *self._staging.status_commands(not_started)])
 
     def _update_row(self, row: TrackedRow, jobs: dict[str, queue.Job], status: list[str]) -> None:
         started, exit_code, progress = status
-        row.started = row.started or bool(started)
+        row.script_started = row.script_started or bool(started)
         row.job = jobs.get(row.job.id) if row.job else None
         row.downloads = self._staging.pending(row.spec) if row.waiting else ""
         row.exit_code = int(exit_code) if exit_code.isascii() and exit_code.isdigit() else None
-        if row.began is None and row.job and not row.job.waiting:
-            row.began = time.monotonic()
+        if row.left_queue_at is None and row.job and not row.job.waiting:
+            row.left_queue_at = time.monotonic()
         try:
             row.progress = Progress.model_validate_json(progress) if progress else row.progress
         except ValidationError:
@@ -203,7 +204,7 @@ class JobTracker:
     def _finish(self, row: TrackedRow) -> None:
         """Download the row's folder; write a result if the job has written none."""
         local, spec = self.row_folder(row.spec), row.spec
-        if row.started:
+        if row.script_started:
             remote = f"{self._remote}/{row.job_spec.row_folder}"
             download_folder(self._shell, remote, local, lambda transfer: self._view.show_download(spec, transfer))
             self._record_fetched(row)
@@ -224,7 +225,7 @@ class JobTracker:
                 return read_result(local / RESULT_FILE)
             except InputError as problem:
                 return self._write_failed_result(row, local, "error", str(problem))
-        if not row.started and (reason := self._staging.failure(row.spec)):
+        if not row.script_started and (reason := self._staging.failure(row.spec)):
             return self._write_failed_result(row, local, "error", reason)
         timed_out = row.job is not None and row.job.state == "TIMEOUT"
         return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._reason(row))
@@ -232,7 +233,7 @@ class JobTracker:
     def _reason(self, row: TrackedRow) -> str:
         """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
-        if not row.started or row.exit_code not in (None, 0):
+        if not row.script_started or row.exit_code not in (None, 0):
             output = self._shell.run(f"tail -n 50 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out
             return f"{reason}: {error_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason

@@ -25,14 +25,14 @@ Collate = Callable[[list[torch.Tensor]], Batch]
 
 @dataclass(frozen=True)
 class LengthDistribution:
-    """Distribution of the text lengths of a data set in tokens: a ``fixed`` number plus a log-normal random number.
+    """Distribution of the text lengths of a data set in tokens: ``fixed_tokens`` plus a log-normal random number.
 
     texts: number of texts. median, sigma: of the log-normal number. chunked: whether a text that is too long is split
     into several samples; otherwise it is cut.
     """
 
     texts: int
-    fixed: int
+    fixed_tokens: int
     median: float
     sigma: float
     chunked: bool
@@ -40,7 +40,7 @@ class LengthDistribution:
     def draw(self, longest: int, seed: int) -> list[int]:
         """Return a random length for each sample; ``longest`` is the maximum number of tokens of a sample."""
         variable = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.texts)
-        lengths = [self.fixed + max(1, round(length)) for length in variable]
+        lengths = [self.fixed_tokens + max(1, round(length)) for length in variable]
         if not self.chunked:
             return [min(length, longest) for length in lengths]
         return [min(longest, length - start) for length in lengths for start in range(0, length, longest)]
@@ -55,8 +55,8 @@ class LengthDistribution:
 # imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. Assumed: a mean of 290
 # tokens and a median of 215; long reviews are chunked, as the guide's tokenizer does with return_overflowing_tokens.
 SYNTHETIC_LENGTHS = {
-    "alpaca2k": LengthDistribution(texts=2000, fixed=48, median=135, sigma=0.7, chunked=False),
-    "imdb": LengthDistribution(texts=25000, fixed=0, median=215, sigma=0.77, chunked=True),
+    "alpaca2k": LengthDistribution(texts=2000, fixed_tokens=48, median=135, sigma=0.7, chunked=False),
+    "imdb": LengthDistribution(texts=25000, fixed_tokens=0, median=215, sigma=0.77, chunked=True),
 }
 
 

@@ -221,7 +221,7 @@ class Probe:
             micro_steps=self.micro_steps,
             planned_micro_steps=self.schedule.total,
             measured_micro_steps=timing.micro_step_count,
-            micro_step_s=median(timing.plain_s or timing.stepping_s),
+            micro_step_s=median(timing.without_optimizer_step_s or timing.with_optimizer_step_s),
             step_s=step_s,
             spread=timing.spread,
             samples_per_s=settings.global_batch_size / step_s,

@@ -65,12 +65,12 @@ class Schedule:
 class Timing:
     """Times of micro-steps in seconds. If there are more than two optimizer steps, the first two are left out.
 
-    stepping_s: times of micro-steps that end with an optimizer step. plain_s: times of the other micro-steps, which are
-    shorter.
+    with_optimizer_step_s: times of micro-steps that end with an optimizer step. without_optimizer_step_s: times of the
+    other micro-steps, which are shorter.
     """
 
-    stepping_s: list[float]
-    plain_s: list[float]
+    with_optimizer_step_s: list[float]
+    without_optimizer_step_s: list[float]
 
     @classmethod
     def from_times(cls, times_s: list[float], accumulate: int) -> "Timing":
@@ -79,30 +79,30 @@ class Timing:
         skipped = max(0, warm_up) * accumulate
         numbered = list(enumerate(times_s, start=1))[skipped:]
         return cls(
-            stepping_s=[time_s for number, time_s in numbered if number % accumulate == 0],
-            plain_s=[time_s for number, time_s in numbered if number % accumulate],
+            with_optimizer_step_s=[time_s for number, time_s in numbered if number % accumulate == 0],
+            without_optimizer_step_s=[time_s for number, time_s in numbered if number % accumulate],
         )
 
     @property
     def micro_step_count(self) -> int:
         """The number of measured micro-steps."""
-        return len(self.stepping_s) + len(self.plain_s)
+        return len(self.with_optimizer_step_s) + len(self.without_optimizer_step_s)
 
     @property
     def total_s(self) -> float:
         """The duration of all measured micro-steps."""
-        return sum(self.stepping_s) + sum(self.plain_s)
+        return sum(self.with_optimizer_step_s) + sum(self.without_optimizer_step_s)
 
     def step_s(self, accumulate: int) -> float:
         """Return the seconds of one optimizer step, from the medians of both kinds of micro-steps; 0 if none exist."""
-        if not self.stepping_s or not self.plain_s:
-            return accumulate * median(self.stepping_s or self.plain_s or [0.0])
-        return median(self.stepping_s) + (accumulate - 1) * median(self.plain_s)
+        if not self.with_optimizer_step_s or not self.without_optimizer_step_s:
+            return accumulate * median(self.with_optimizer_step_s or self.without_optimizer_step_s or [0.0])
+        return median(self.with_optimizer_step_s) + (accumulate - 1) * median(self.without_optimizer_step_s)
 
     @property
     def spread(self) -> float:
         """The interquartile range divided by the median: the larger of the values for the two kinds of micro-steps."""
-        return max(relative_spread(self.stepping_s), relative_spread(self.plain_s))
+        return max(relative_spread(self.with_optimizer_step_s), relative_spread(self.without_optimizer_step_s))
 
 
 def build_schedule(spec: RowSpec, batches_per_epoch: int) -> Schedule:

@@ -102,7 +102,7 @@ class TelemetrySampler:
                     return
 
     def _sample_gpu(self, gpu: gpus.GpuHandle, pids: Collection[int]) -> dict[str, float]:
-        return own_values(pids, gpu.sample(), gpu.process_gib()) if self._shared else gpu.sample()
+        return values_of_row(pids, gpu.sample(), gpu.process_gib()) if self._shared else gpu.sample()
 
     def _sample(self) -> dict[str, Any]:
         pids = tuple(self._pids())
@@ -120,7 +120,7 @@ class TelemetrySampler:
         }
 
 
-def own_values(pids: Collection[int], sample: dict[str, float], process_gib: dict[int, float]) -> dict[str, float]:
+def values_of_row(pids: Collection[int], sample: dict[str, float], process_gib: dict[int, float]) -> dict[str, float]:
     """Return the values of a shared GPU that are a row's own, or the same for all rows.
 
     pids: the row's processes. sample: values of the whole GPU by column. process_gib: memory of each process on the

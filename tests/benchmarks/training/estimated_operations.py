@@ -17,7 +17,7 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 from experiments.prediction.times.operations import Family, parse
-from experiments.prediction.times.step import SCALED_CARD, nearest_table
+from experiments.prediction.times.step import SCALED_CARD, table_for_card
 from experiments.prediction.times.table import Table, waited_for_host
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
 
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=EVIDENCE.parent / "prediction_h100")
     folder = parser.parse_args().folder
     families: dict[str, list[Estimated]] = defaultdict(list)
-    for one in estimate_all(nearest_table(SCALED_CARD)):
+    for one in estimate_all(table_for_card(SCALED_CARD)):
         families[one.family].append(one)
     data = {name: errors(own) for name, own in sorted(families.items())}
     data["all"] = errors([one for own in families.values() for one in own])

@@ -26,9 +26,9 @@ from experiments.prediction.times.operations import parse
 from experiments.prediction.times.step import (
     PhaseTime,
     RecordedPhase,
-    nearest_table,
     phases_of_step,
     step_time,
+    table_for_card,
     total_seconds,
 )
 from experiments.prediction.times.table import OperationTime, Table
@@ -107,7 +107,7 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
     ) -> RowStepTime | None:
         time = step_time(recorded, one, name, planned, tokens)
         if name == card and time:
-            table, target = nearest_table(card), card_named(card)
+            table, target = table_for_card(card), card_named(card)
             phases = phases_of_step(recorded, accumulate, tokens, table, target)
             shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
             found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest), tokens))

@@ -43,7 +43,7 @@ def run_blame(observe, good=OLD, bad=NEW, messages=lambda line: None):
     return blame(pins(good), pins(bad), observe, ["prediction"], None, messages)
 
 
-def test_the_package_that_changed_a_figure_is_found_in_six_steps(package_index):
+def test_the_package_that_changed_a_value_is_found_in_six_steps(package_index):
     wheel(
         package_index,
         "pack09",
@@ -102,7 +102,7 @@ def test_only_the_package_whose_requirement_changes_the_value_is_named(package_i
     assert all("pack05" in step.updated for step in found.steps if "pack04" in step.updated)
 
 
-def test_a_package_that_is_new_or_gone_is_found(package_index):
+def test_a_package_that_only_one_environment_has_is_found(package_index):
     wheel(package_index, "extra", "1.0", "3")
     found = run_blame(Observer(), bad={**NEW, "extra": "1.0"})
     assert [(one.package, one.before, one.now) for one in found.culprits] == [("extra", "", "1.0")]

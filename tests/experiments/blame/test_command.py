@@ -42,7 +42,7 @@ def observed_environments(monkeypatch):
     return names
 
 
-def test_the_answer_names_package_versions_and_steps(good_and_bad, observed_environments, capsys):
+def test_the_output_names_package_versions_and_steps(good_and_bad, observed_environments, capsys):
     assert main(["blame", TARGET, *good_and_bad]) == 0
     out, err = capsys.readouterr()
     assert "pack2 1.0 → 2.0 changed it" in out

@@ -30,7 +30,7 @@ def test_names_are_normalized_and_other_lines_are_rejected(tmp_path):
         pins_of("nowhere", "--good")
 
 
-def test_a_run_stands_for_its_recorded_versions_and_their_dependencies(tmp_path, monkeypatch):
+def test_the_pins_of_a_run_are_its_recorded_versions_and_their_dependencies(tmp_path, monkeypatch):
     index, run = tmp_path / "index", tmp_path / "run"
     index.mkdir()
     wheel(index, "peft", "99.0", needs=["testbed-fake-helper>=2"])

@@ -4,13 +4,13 @@ from itertools import combinations
 
 import pytest
 
+from experiments.blame.package_groups import PackageGroup
 from experiments.blame.search import search
-from experiments.blame.units import Unit
 
-UNITS = [Unit(frozenset([name]), frozenset([name])) for name in "abcdefghijkl"]
+GROUPS = [PackageGroup(frozenset([name]), frozenset([name])) for name in "abcdefghijkl"]
 
 
-def run(units, needed, likely=0):
+def run(groups, needed, likely=0):
     """Search for packages that are needed together; return them and the number of tests."""
     tests: list[frozenset[str]] = []
 
@@ -18,30 +18,30 @@ def run(units, needed, likely=0):
         tests.append(moved)
         return "bad" if needed <= moved else "good"
 
-    return search(units, likely, test).names, len(tests)
+    return search(groups, likely, test).names, len(tests)
 
 
 @pytest.mark.parametrize("name", "abcdefghijkl")
 def test_each_single_package_is_found_in_five_tests(name):
-    found, tests = run(UNITS, {name})
+    found, tests = run(GROUPS, {name})
     assert found == {name}
     assert tests <= 5
 
 
 def test_each_pair_is_found():
     for pair in combinations("abcdefghijkl", 2):
-        assert run(UNITS, set(pair))[0] == set(pair)
+        assert run(GROUPS, set(pair))[0] == set(pair)
 
 
 def test_three_packages_together_are_found():
-    assert run(UNITS, {"b", "g", "l"})[0] == {"b", "g", "l"}
+    assert run(GROUPS, {"b", "g", "l"})[0] == {"b", "g", "l"}
 
 
 def test_likely_packages_are_tested_first():
-    many = [Unit(frozenset([str(number)]), frozenset([str(number)])) for number in range(100)]
+    many = [PackageGroup(frozenset([str(number)]), frozenset([str(number)])) for number in range(100)]
     assert run(many, {"3"}, likely=4)[1] <= 4
 
 
 def test_packages_that_cannot_be_tested_separately_are_named_together():
-    found = search(UNITS[:4], 0, lambda moved, left: None)
+    found = search(GROUPS[:4], 0, lambda moved, left: None)
     assert (found.names, found.sure) == (frozenset("abcd"), False)

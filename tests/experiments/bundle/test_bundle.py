@@ -67,7 +67,7 @@ def test_a_result_of_a_shared_gpu_states_its_steps_and_no_speed():
     assert list(result_contradictions(timed)) == ["the GPU was shared, but the speed is stated"]
 
 
-def test_genuine_runs_are_not_taken_for_copies_of_each_other(tmp_path):
+def test_genuine_runs_are_not_mistaken_for_copies_of_each_other(tmp_path):
     bundles = [write_bundle(RunFolder(run), tmp_path / f"{run.name}.zip") for run in GENUINE]
     assert [one.problems for one in reject_copies([check_bundle(path) for path in bundles], {})] == [()] * len(GENUINE)
 

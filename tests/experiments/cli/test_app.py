@@ -89,7 +89,7 @@ def test_the_shell_completes_commands_and_options(typed, completed):
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_a_missing_package_is_one_line_that_says_what_to_install(testbed, monkeypatch, tmp_path, extra):
+def test_a_missing_package_is_reported_in_one_line_with_what_to_install(testbed, monkeypatch, tmp_path, extra):
     package = EXTRAS[extra][0]
 
     def raise_error(self, rows):

@@ -202,7 +202,7 @@ def test_the_example_of_a_time_is_in_the_future(error_of):
     assert datetime.fromisoformat(f"{example}{TIME}") > datetime.now(UTC)
 
 
-def test_the_nearest_name_is_found_by_its_beginning_or_by_similarity():
+def test_a_similar_name_is_found_by_its_beginning_or_by_similarity():
     assert similar_names("bf16", ["32-true", "bf16-true"]) == "bf16-true"
     assert similar_names("adamm", ["sgd", "adamw"]) == "adamw"
     assert similar_names("", ["sgd"]) == similar_names("quite different", ["sgd"]) == ""

@@ -175,7 +175,7 @@ def test_an_error_is_one_line(testbed, arguments, message):
     assert err.count("\n") == 1
 
 
-def test_a_lease_of_another_account_is_named_and_kept(testbed, site):
+def test_a_lease_of_another_account_is_named_and_not_released(testbed, site):
     assert testbed("lease", "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
     site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
     lines = [testbed(*arguments) for arguments in (("status",), ("release", "--yes"), ("release", "--dry-run"))]
@@ -261,7 +261,7 @@ def test_without_the_optional_packages_the_message_names_what_to_install(
     assert (code, out, err) == (2, "", expected)
 
 
-def test_a_lease_that_ends_soon_is_notified(testbed, monkeypatch):
+def test_a_message_is_sent_about_a_lease_that_ends_soon(testbed, monkeypatch):
     sent = []
     monkeypatch.setattr("experiments.notify.send._try_to_send", lambda service, title, text: sent.append(title) or True)
     assert testbed("lease", "--key", "KEY", "--start", "now", "--no-wait", "--yes", "--hours", "2")[0] == 0

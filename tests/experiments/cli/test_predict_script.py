@@ -8,7 +8,7 @@ import pytest
 from experiments.cli.app import main
 from experiments.cli.output import console
 from experiments.prediction.script import trace
-from experiments.prediction.script.record import CardPrediction, LineShare, PeakBlock, ScriptPrediction
+from experiments.prediction.script.record import CardPrediction, LineMemory, PeakBlock, ScriptPrediction
 from experiments.prediction.script.view import script_predictions_view
 from experiments.results.predictions import PeakParts
 
@@ -54,8 +54,8 @@ def prediction(needed_gib: float) -> ScriptPrediction:
 
 
 def test_frames_of_the_interpreter_are_not_shown_as_lines_of_the_script(capsys):
-    inner = LineShare(line="<frozen runpy>:88", category="params", size_gib=1.0)
-    own = LineShare(line="train.py:3", category="params", size_gib=1.0)
+    inner = LineMemory(line="<frozen runpy>:88", category="params", size_gib=1.0)
+    own = LineMemory(line="train.py:3", category="params", size_gib=1.0)
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner,)})]))
     assert "line of the script" not in capsys.readouterr().out
     console().print(script_predictions_view([prediction(40.0).model_copy(update={"lines": (inner, own)})]))
@@ -150,7 +150,7 @@ def test_fit_takes_one_row(capsys):
     assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 
 
-def test_the_answer_is_first_and_the_peak_is_that_of_the_smallest_card(capsys):
+def test_the_smallest_card_is_named_first_and_the_peak_is_that_of_this_card(capsys):
     fits = prediction(40.0).model_copy(update={"peak_gib": 9.0})
     larger = prediction(60.0).model_copy(
         update={"peak_gib": 55.0, "cards": (card_prediction("mi100_32gb", 31.2, 60.0),)}

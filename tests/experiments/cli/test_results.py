@@ -94,7 +94,9 @@ def test_rows_and_statuses_that_got_worse_are_first(testbed, tmp_path, worse_run
         "xxl-sgd",
         "reduced-precision",
     ]
-    back = [row for row in compare(worse_run_folder, first).rows_worse_first if row.outcome_a and row.outcome_b]
+    back = [
+        row for row in compare(worse_run_folder, first).rows_worse_first if row.outcome_before and row.outcome_after
+    ]
     assert [row.row for row in back][-2:] == ["reduced-precision", "xxl-sgd"]
     severity = [change.worsening for change in compare(first, worse_run_folder).verdicts]
     assert severity == sorted(severity, reverse=True)

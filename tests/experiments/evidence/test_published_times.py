@@ -54,23 +54,27 @@ def test_the_stored_table_is_current():
     assert json.loads((FOLDER / "times.json").read_text()) == json.loads(json.dumps(found))
 
 
-def test_the_goals_of_two_cards_are_reached_with_the_hosts_allocations_fitted_to_the_other_labels():
+def test_the_accuracy_goals_of_two_cards_are_reached_with_a_constant_fitted_to_the_other_labels():
     reached = {card for card, name in goals_reached(predicted_means()) if name == "allocation_error"}
     assert reached == {"a100_80gb", "h100_80gb"}
 
 
 @pytest.mark.parametrize(("card", "factor"), [("a100_80gb", 2.0), ("h100_80gb", 0.5)])
-def test_a_wrong_bandwidth_misses_a_goal(card, factor, monkeypatch):
+def test_with_a_wrong_bandwidth_an_accuracy_goal_is_missed(card, factor, monkeypatch):
     before = goals_reached(predicted_means())
-    memory_s, wrong = limits._memory_s, TIMES.card(card).name
+    memory_s, wrong = limits._memory_access_s, TIMES.card(card).name
     monkeypatch.setattr(
-        limits, "_memory_s", lambda operation, one: memory_s(operation, one) / (factor if one.name == wrong else 1.0)
+        limits,
+        "_memory_access_s",
+        lambda operation, one: memory_s(operation, one) / (factor if one.name == wrong else 1.0),
     )
     assert before - goals_reached(predicted_means())
 
 
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
-def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_a_goal_is_missed(family, monkeypatch):
+def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_an_accuracy_goal_is_missed(
+    family, monkeypatch
+):
     before = predicted_means()
     complete = step.phase_time
 
@@ -85,7 +89,7 @@ def test_without_a_family_of_operations_the_errors_change_and_without_a_large_on
         assert goals_reached(before) - goals_reached(after)
 
 
-def test_a_host_twice_as_slow_misses_a_goal(monkeypatch):
+def test_with_a_host_twice_as_slow_an_accuracy_goal_is_missed(monkeypatch):
     before = goals_reached(predicted_means())
     for phase, factor in HOST_FACTORS.items():
         monkeypatch.setitem(step.HOST_FACTORS, phase, 2 * factor)

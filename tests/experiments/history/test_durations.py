@@ -86,7 +86,7 @@ def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_bef
     assert (without.source, without.other_chip) == ("measured on NVIDIA H200", True)
 
 
-def test_the_card_that_runs_counts_and_not_the_one_that_it_emulates(tmp_path):
+def test_a_time_belongs_to_the_card_that_ran_and_not_to_the_emulated_one(tmp_path):
     stored, emulated = StoredTimes.read(tmp_path), spec_of("reduced-batch")
     assert (
         stored.expected_time(emulated, "h200_141gb").other_chip,

@@ -86,7 +86,7 @@ def test_every_column_of_the_tables_is_described():
     assert [line for line in columns if "--" not in line and line.split()[0] not in obvious] == []
 
 
-def test_changes_verdicts_and_figures_are_shown(testbed, tmp_path):
+def test_changes_verdicts_and_measured_values_are_shown(testbed, tmp_path):
     def worse(result):
         result["memory"]["peak_gib"] *= 1.02
         result["versions"]["torch"] = "2.12.0"
@@ -125,7 +125,7 @@ def test_changes_come_first_and_each_row_has_one_line(testbed, tmp_path):
     assert len([line for line in everything.splitlines() if line.startswith("xxl-sgd ")]) == 5
 
 
-def test_the_csv_has_a_line_for_each_figure(testbed, tmp_path):
+def test_the_csv_has_a_line_for_each_measured_value(testbed, tmp_path):
     testbed("history", "record", RUN)
     assert testbed("history", "--csv", "values.csv")[0] == 0
     with (tmp_path / "values.csv").open() as file:
@@ -163,7 +163,7 @@ def test_a_file_that_is_not_a_database_is_named(testbed, tmp_path):
     (tmp_path / "text.db").write_text("no database" * 100)
     code, _, err = testbed("history", "--database", "text.db")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--database text.db: not a database of a history" in err
+    assert "--database text.db: not a database of `testbed history`" in err
 
 
 def test_a_sparkline_has_a_character_for_each_value():

@@ -37,7 +37,7 @@ def test_values_of_another_type_are_named_in_one_line(database, capsys, line, ch
         connection.executescript(change)
     assert main([word.replace("@", str(database)).replace("RUN", RUN) for word in line.split()]) == 2
     error = capsys.readouterr().err
-    assert f"--database {database}: not a database of a history (" in error
+    assert f"--database {database}: not a database of `testbed history` (" in error
     assert message in error
     assert error.count("\n") == 1
 

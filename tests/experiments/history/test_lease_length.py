@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from experiments.history.durations import RowTime
-from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_on, makespan_s
+from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_times_on, makespan_s
 from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
@@ -33,7 +33,7 @@ def test_suites_run_one_after_another_and_the_sources_are_counted():
     times = ExpectedTimes(
         {"a": [row_time(90), row_time(30)], "b": [row_time(60, 120, source="predicted for y"), None]}, 2
     )
-    assert times.total() == (timedelta(seconds=150), timedelta(seconds=210))
+    assert times.total_time_range() == (timedelta(seconds=150), timedelta(seconds=210))
     assert times.summary == (
         "time on 2 GPUs: a 2 min, b more than 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
         "; setup 1h (assumed)"
@@ -64,5 +64,5 @@ def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
 
 def test_the_labs_have_times_on_the_nodes_of_the_course(tmp_path):
     node = Host("1", "P3", "CHI@UC", "gpu_a100_pcie", gpu_model="NVIDIA A100 PCIe 80GB", gpus=4, gpu_memory_gib=80)
-    times = expected_on([node], suites_in_group("single"), tmp_path)
+    times = expected_times_on([node], suites_in_group("single"), tmp_path)
     assert (times.gpus, times.lease_length()) == (4, timedelta(hours=1.5))

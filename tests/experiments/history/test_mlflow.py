@@ -51,7 +51,7 @@ def testbed(python):
     return run
 
 
-def test_the_client_of_mlflow_reads_back_every_figure_and_status_once(testbed, python, tmp_path):
+def test_the_client_of_mlflow_reads_back_every_measured_value_and_status_once(testbed, python, tmp_path):
     assert testbed("history", "record", RUN).returncode == 0
     first = testbed("history", "--mlflow", "exported")
     assert (first.returncode, first.stderr) == (0, "1 run added to MLflow\n")

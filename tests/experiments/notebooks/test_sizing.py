@@ -98,7 +98,7 @@ def test_the_questions_of_the_sizing_notebook_are_numbered_consecutively(noteboo
 
 
 def test_peaks_are_drawn_with_the_reserve_and_labeled(shown_output):
-    found = sizing.peaks({"one": custom_training(), "four": custom_training(batch=4)})
+    found = sizing.show_peaks({"one": custom_training(), "four": custom_training(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
     chart, table = shown_output
     bars = bar_sizes(chart)
@@ -109,7 +109,7 @@ def test_peaks_are_drawn_with_the_reserve_and_labeled(shown_output):
 
 
 def test_each_point_of_a_step_is_drawn(shown_output):
-    found = sizing.through_a_step(custom_training(batch=2))
+    found = sizing.show_memory_within_a_step(custom_training(batch=2))
     (chart,) = shown_output
     assert found.peak_gib == 62.0
     assert labels(chart) == [f"step 1, {shot.point}" for shot in found.memory.snapshots]

@@ -132,7 +132,7 @@ def deleted_lease_state(*records: str) -> LeaseState:
     return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
 
 
-def test_the_disappearance_of_a_lease_with_an_idle_end_is_reported():
+def test_the_disappearance_of_a_lease_that_ends_itself_is_reported():
     ended = deleted_lease_state(Operation.CREATE_LEASE, Operation.CREATE_CREDENTIAL)
     (message,) = lease_messages([ended], NOW, HOUR, None)
     assert message.title == "testbed: lease lab ended itself or was deleted"
@@ -154,7 +154,7 @@ def test_a_reproduction_reports_that_its_lease_has_ended(webhook, monkeypatch, t
 
 
 @pytest.mark.parametrize("records", [(Operation.CREATE_LEASE,), (Operation.CREATE_CREDENTIAL,)])
-def test_a_lease_without_an_idle_end_or_one_that_is_being_released_is_not_reported(records):
+def test_a_lease_that_does_not_end_itself_or_is_being_released_is_not_reported(records):
     assert list(lease_messages([deleted_lease_state(*records)], NOW, HOUR, None)) == []
 
 

@@ -45,7 +45,10 @@ def needs_constant_then_linear(spec: RowSpec) -> float:
 )
 def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, likely):
     found = fit_row(custom_spec(batch), Predictor(needs))
-    assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.likely)] == [largest, likely]
+    assert [one.spec.settings.batch_size if one else 0 for one in (found.largest, found.largest_borderline)] == [
+        largest,
+        likely,
+    ]
     assert found.largest is None or found.largest.predicted_outcome == "fits"
 
 

@@ -22,7 +22,7 @@ def test_every_engine_and_strategy_can_be_traced(traced, name):
 
 
 @pytest.mark.parametrize("name", TRACED)
-def test_the_peak_is_the_sum_of_its_shares_and_none_is_negative(traced, name):
+def test_the_peak_is_the_sum_of_its_parts_and_none_is_negative(traced, name):
     prediction = traced.predictions[name]
     assert prediction.at_peak.total_gib == pytest.approx(prediction.peak_gib)
     assert all(share >= 0 for share in prediction.at_peak.model_dump().values())

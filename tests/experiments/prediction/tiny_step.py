@@ -74,7 +74,12 @@ def traced(cache: Path) -> dict[str, int]:
     # Without multiprocessors no scratch memory of sums, which the processor does not need either.
     phantom.install(
         KernelProperties(
-            flash=False, efficient=True, bfloat_efficient=False, cudnn=False, workspace_bytes=0, multiprocessors=0
+            flash=False,
+            memory_efficient=True,
+            memory_efficient_bfloat16=False,
+            cudnn=False,
+            workspace_bytes=0,
+            multiprocessors=0,
         )
     )
     replace_cuda(phantom, card_named("h200_141gb"))

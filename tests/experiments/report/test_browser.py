@@ -35,7 +35,7 @@ def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline
 
 @pytest.mark.parametrize("made", [h200_run, tiny_run])
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_figures_are_drawn_and_nothing_scrolls_sideways(
+def test_charts_are_drawn_and_nothing_scrolls_sideways(
     page: Page, made: Callable[[Path], RunFolder], width: int, scheme: str, tmp_path: Path
 ) -> None:
     show(page, write_report(made(tmp_path / "run")).page, width, scheme)
@@ -73,14 +73,14 @@ def test_rows_of_several_ranks_are_drawn_and_nothing_scrolls_sideways(
     assert page.evaluate("problems") == []
 
 
-def test_a_row_opens_from_a_link_and_draws_its_figures(page: Page, tmp_path: Path) -> None:
+def test_a_row_opens_from_a_link_and_draws_its_charts(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     page.evaluate("document.querySelector('a[href=\"#row-reduced-batch\"]').click()")
     page.until(f"{DRAWN}.includes('telemetry-reduced-batch')")
     assert page.evaluate("document.getElementById('row-reduced-batch').open") is True
 
 
-def test_figures_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
+def test_charts_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
     page.look(390, "dark")

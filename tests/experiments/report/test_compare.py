@@ -63,30 +63,30 @@ def text_of(comparison: Comparison) -> str:
 def test_every_row_of_both_runs_is_compared(comparison: Comparison) -> None:
     assert [row.row for row in comparison.rows] == list(make_run().rows)
     rows = {row.row: row for row in comparison.rows}
-    assert (rows["baseline"].outcome_a, rows["baseline"].outcome_b) == ("oom", "fits")
-    assert (rows["xxl"].outcome_a, rows["xxl"].outcome_b) == ("oom", None)
-    assert (rows["xxl-qlora"].outcome_a, rows["xxl-qlora"].outcome_b) == (None, None)
-    assert rows["baseline"].ran_on_a == EMULATING_GPU_NAME
+    assert (rows["baseline"].outcome_before, rows["baseline"].outcome_after) == ("oom", "fits")
+    assert (rows["xxl"].outcome_before, rows["xxl"].outcome_after) == ("oom", None)
+    assert (rows["xxl-qlora"].outcome_before, rows["xxl-qlora"].outcome_after) == (None, None)
+    assert rows["baseline"].ran_on_before == EMULATING_GPU_NAME
 
 
 def test_values_are_shown_with_their_ratio(comparison: Comparison) -> None:
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
     assert row.samples_per_s.ratio == pytest.approx(0.5)
-    assert (row.peak_gib.a, row.peak_gib.b, row.peak_gib.ratio) == (76.72, 76.72, 1.0)
+    assert (row.peak_gib.before, row.peak_gib.after, row.peak_gib.ratio) == (76.72, 76.72, 1.0)
     assert row.same_experiment is True
     missing = next(row for row in comparison.rows if row.row == "xxl")
-    assert (missing.peak_gib.b, missing.peak_gib.ratio, missing.same_experiment) == (None, None, None)
+    assert (missing.peak_gib.after, missing.peak_gib.ratio, missing.same_experiment) == (None, None, None)
 
 
 def test_changed_verdicts_are_listed(comparison: Comparison) -> None:
-    changes = {change.id: (change.a, change.b) for change in comparison.verdicts}
+    changes = {change.id: (change.before, change.after) for change in comparison.verdicts}
     assert changes["baseline/outcome"] == ("pass", "fail")
     assert changes["xxl/outcome"] == ("pass", None)
     assert "reduced-batch/outcome" not in changes
 
 
 def test_different_options_are_listed(comparison: Comparison) -> None:
-    differences = {one.what: (one.a, one.b) for one in comparison.differences}
+    differences = {one.what: (one.before, one.after) for one in comparison.differences}
     assert differences["site"] == ("local", "chameleon")
     assert differences["git commit"][1] == "feed" * 3
     assert differences["device"] == (EMULATING_GPU_NAME, "NVIDIA A100 80GB PCIe")
@@ -96,7 +96,7 @@ def test_different_options_are_listed(comparison: Comparison) -> None:
 
 def test_rows_with_different_settings_are_not_compared(tmp_path: Path) -> None:
     rows = compare(h200_run(tmp_path / "a"), tiny_run(tmp_path / "b")).rows
-    assert {row.same_experiment for row in rows if row.outcome_a and row.outcome_b} == {False}
+    assert {row.same_experiment for row in rows if row.outcome_before and row.outcome_after} == {False}
 
 
 def test_a_run_has_no_difference_from_itself(tmp_path: Path) -> None:

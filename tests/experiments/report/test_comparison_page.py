@@ -35,7 +35,7 @@ def test_differences_are_grouped_by_kind(comparison):
 
 def test_settings_that_rows_have_differ_by_row():
     a, b = (RunFolder(EVIDENCE / f"single_gpu_blip2-{card}-full-verdict") for card in ("a100_80gb", "h100_94gb"))
-    found = {one.what: (one.a, one.b) for one in differences(compare(a, b))["Settings"]}
+    found = {one.what: (one.before, one.after) for one in differences(compare(a, b))["Settings"]}
     assert found["baseline: batch_size"] == ("32", "64")
 
 

@@ -94,7 +94,7 @@ def semester_page(folder: Path, run: RunFolder) -> Path:
     }
     versions = {"current": {"torch": "2.13.0", "transformers": "5.17.0"}}
     names = tuple(part.name for part in parts)
-    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, sets=SETS, done=done)
+    check = Check(begun_at=begun, ended_at=begun, command="testbed semester", plan=names, version_sets=SETS, done=done)
     place = folder / "2026-11-28T030000"
     shutil.copytree(run.path, place / parts[0].name / run.path.name)
     found = outcome_of(place, check.model_copy(update={"installed": versions}), parts)

@@ -53,7 +53,7 @@ def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny_report: Path
     page, found = Page(tiny_report / "report.html"), predicted_rows(tiny_report)
     assert "Predicted at full size" in page.text
     assert page.text.count(found.headline[1:]) == 2
-    status = {one.id: (one.predicted, one.status) for one in found.statements}
+    status = {one.id: (one.predicted_status, one.measured_status) for one in found.statements}
     assert status["baseline/outcome"] == ("pass", "not evaluated")
     assert status["claim/gradients-follow-the-parameters"][0] == "pass"
     assert status["claim/gradients-follow-the-parameters"][1] != "not evaluated"
@@ -65,7 +65,7 @@ def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny_report: Path
 
 def test_a_miniature_has_every_predicted_verdict(tiny_report: Path) -> None:
     best = statements(tiny_report)
-    assert {one.id: one.predicted for one in predicted_rows(tiny_report).statements} == {
+    assert {one.id: one.predicted_status for one in predicted_rows(tiny_report).statements} == {
         id: one.status for id, one in best.items() if one.grade == "predicted"
     }
     assert best["baseline/outcome"].ran_on == ()
@@ -108,14 +108,14 @@ def test_a_prediction_that_contradicts_a_measurement_is_shown(tmp_path: Path) ->
 
 def test_the_headline_counts_statements_that_pass_by_prediction(tiny_report: Path) -> None:
     found = predicted_rows(tiny_report)
-    held = sum(one.predicted == "pass" for one in found.statements)
-    assert 0 < held < len(found.statements)
-    assert found.headline.startswith(f"{held} of {len(found.statements)} statements")
+    passed = sum(one.predicted_status == "pass" for one in found.statements)
+    assert 0 < passed < len(found.statements)
+    assert found.headline.startswith(f"{passed} of {len(found.statements)} statements")
     assert found.headline.endswith(f"are predicted to pass; {found.not_evaluated} cannot be predicted.")
 
 
 def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tiny_report: Path) -> None:
-    order = [one.predicted for one in predicted_rows(tiny_report).statements]
+    order = [one.predicted_status for one in predicted_rows(tiny_report).statements]
     assert order == sorted(order)  # 'fail', 'pass'
     differing = [row.row for row in predicted_rows(tiny_report).rows if row.agrees is False]
     assert differing == ["xxl-activation-checkpointing"]

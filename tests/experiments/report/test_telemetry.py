@@ -16,14 +16,14 @@ def read_text_as_telemetry(tmp_path: Path, text: str) -> Telemetry:
 
 def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=0, samples=3))
-    assert telemetry.every == 1
+    assert telemetry.every_nth == 1
     assert set(telemetry.columns) == {"t_s", "host_cpu_percent", "host_memory_gib", "process_memory_gib"}
     assert telemetry.columns["t_s"] == (0.0, 0.5, 1.0)
 
 
 def test_long_recordings_are_thinned(tmp_path: Path) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=1, samples=MAX_SAMPLES * 3))
-    assert telemetry.every == 3
+    assert telemetry.every_nth == 3
     assert len(telemetry.columns["t_s"]) == MAX_SAMPLES
     assert telemetry.columns["t_s"][1] == 1.5
 

@@ -269,7 +269,7 @@ def test_reevaluation_names_what_changed(tmp_path: Path) -> None:
     verdicts = tmp_path / "verdict.json"
     verdicts.write_text(verdicts.read_text().replace('"status": "pass"', '"status": "fail"', 1))
     (change,) = reevaluate(tmp_path)[0].changes
-    assert (change.a, change.b) == ("fail", "pass")
+    assert (change.before, change.after) == ("fail", "pass")
 
 
 def test_reevaluation_needs_a_run_and_readable_verdicts(tmp_path: Path) -> None:

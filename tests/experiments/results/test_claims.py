@@ -276,7 +276,7 @@ class TestClaim:
         ("made", "reason"),
         [
             (result("a", device=CPU), "no GPU"),
-            (result("a").model_copy(update={"predicted": True}), "this load of GPUs is not predicted"),
+            (result("a").model_copy(update={"predicted": True}), "this measure of GPU load is not predicted"),
             (result("a"), "a has no number of processes on the GPUs (a ended as fits)"),
         ],
     )

@@ -202,7 +202,7 @@ class TestExitCode:
             (("fails", "broken", "pass", "open"), 3),
         ],
     )
-    def test_an_error_determines_the_exit_code_before_a_failure(self, rows, code):
+    def test_the_exit_code_of_an_error_takes_precedence_over_that_of_a_failure(self, rows, code):
         made = suite([{"id": row, "expect": {"outcome": "fits"}} for row in rows])
         assert evaluate(made, run(*rows), {row: result(row, self.OUTCOMES[row]) for row in rows}).exit_code == code
 

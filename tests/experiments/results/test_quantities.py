@@ -97,7 +97,7 @@ def test_memory_of_the_gpu_is_zero_on_a_cpu():
     assert QUANTITIES["largest_gpu_params_gib"](result("a", memory={"params_by_gpu_gib": (2.0, 5.0)})) == 5.0
 
 
-def test_only_a_row_that_ran_out_of_memory_failed_at_a_step():
+def test_only_a_row_that_ran_out_of_memory_has_the_quantity_oom_step():
     failure = Failure(phase="forward", step=1, kind="x", message="")
     assert QUANTITIES["oom_step"](result("a", "oom").model_copy(update={"failure": failure})) == 1
     assert QUANTITIES["oom_step"](result("a", "oom")) is None

@@ -31,7 +31,7 @@ def with_peak(gib, **more):
         ({"low": 10.0, "high": 10.0}, 10.0, ""),
     ],
 )
-def test_a_failure_says_by_how_much_the_value_misses_its_bound(bounds, gib, missed):
+def test_a_failure_states_the_distance_of_its_value_from_the_bound(bounds, gib, missed):
     assert claim_verdict(of_peak(**bounds), with_peak(gib)).missed == missed
 
 
@@ -58,7 +58,7 @@ def test_memory_of_rows_on_a_shared_gpu_is_evaluated():
     assert claim_verdict(RATIO, *rows).status == "pass"
 
 
-def test_a_ratio_that_fails_says_by_how_much_in_times():
+def test_a_ratio_that_fails_states_its_distance_from_the_bound():
     assert claim_verdict(RATIO, with_peak(30.0), result("b", memory=PEAK)).missed == "50 % above 2 times"
     optimizer = {"row": "a", "quantity": "optimizer_cpu_gib", "over_quantity": "optimizer_gib", "high": 10.0}
     infinite = result("a", shots=(shot("after optimizer step", optimizer_cpu_gib=20.0),))
@@ -67,7 +67,7 @@ def test_a_ratio_that_fails_says_by_how_much_in_times():
     assert claim_verdict(zero, with_peak(10.0), result("b", memory=PEAK)).missed == "1 times above 0 times"
 
 
-def test_a_reference_value_says_by_how_much_it_is_missed():
+def test_a_failed_reference_value_states_its_distance_from_the_bounds():
     assert reference_verdict(result("a", memory={"reserved_gib": 63.0})).missed == "5.26 % below 66.5 GiB"
     assert reference_verdict(result("a", memory={"reserved_gib": 75.0})).missed == ""
 
@@ -130,7 +130,7 @@ def test_a_prediction_within_its_error_of_a_bound_is_too_close_to_call(check, st
     [
         ({"quantity": "step_s", "low": 1.0}, "its time is not predicted"),
         ({"quantity": "final_loss", "low": 1.0}, "the loss is not predicted"),
-        ({"quantity": "gpu_processes", "low": 1.0}, "this load of GPUs is not predicted"),
+        ({"quantity": "gpu_processes", "low": 1.0}, "this measure of GPU load is not predicted"),
         ({"quantity": "planned_micro_steps", "low": 1.0}, "the number of steps is not predicted"),
         ({"quantity": "peak_gib", "low": 1.0}, "a has no peak memory (a ended as fits)"),
     ],

@@ -4,12 +4,14 @@ from math import inf, isnan, nan
 import pytest
 
 from experiments.errors import InputError
+from experiments.results.predictions import RowStepTime
 from experiments.results.quantities import QUANTITIES
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Failure, Memory, read_result
 from experiments.suites.settings import Settings
 from experiments.system.files import write_atomically
 from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, GPU, ranks, result, run, shot
+from tests.support.runners.fake_predictions import step_time
 
 UNKNOWN = GPU.model_copy(update={"card": None, "memory_gib": 79.0})
 
@@ -20,6 +22,14 @@ def test_a_result_is_read_as_it_was_written(tmp_path):
     write_atomically(path, written.model_dump_json())
     assert read_result(path) == written
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_predicted_time_with_the_names_of_earlier_versions_is_read():
+    time = step_time(2.0, gpu_share=0.75)
+    stored = time.model_dump()
+    earlier = {name.removeprefix("gpu_"): value for name, value in stored.items()}
+    assert {"busy_share", "busy_error"} <= earlier.keys()
+    assert RowStepTime.model_validate(earlier) == RowStepTime.model_validate(stored) == time
 
 
 def test_a_result_with_the_names_of_earlier_versions_is_read(tmp_path):

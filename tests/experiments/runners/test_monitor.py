@@ -63,7 +63,7 @@ def test_the_user_s_rows_are_listed_running_ones_first(machine):
     assert (waiting.name, waiting.state, waiting.reason) == ("run/lab/b", "PENDING", "Resources")
 
 
-def test_the_monitor_goes_on_if_a_connection_drops(machine):
+def test_the_monitor_continues_if_a_connection_drops(machine):
     steady = observe(machine)
     dropping = MonitorTarget(DroppingShell(), machine.folder, (("node-1", DroppingShell()),))
     assert observe(dropping) == steady

@@ -158,6 +158,14 @@ def test_json_has_the_changed_statuses_and_the_state(semester, checks):
     assert found["statements"]["current"]["pass"] > 0
 
 
+def test_a_check_that_an_earlier_version_stored_is_read(semester):
+    _, out, _ = semester(*CURRENT, "--json")
+    stored = json.loads(out)["check"]
+    earlier = {{"version_sets": "sets"}.get(name, name): value for name, value in stored.items()}
+    assert "sets" in earlier
+    assert Check.model_validate(earlier) == Check.model_validate(stored)
+
+
 def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     semester(*CURRENT)
     ((place, state),) = checks_in(checks)
@@ -184,7 +192,7 @@ def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
     assert len(err.splitlines()) == 1
 
 
-def test_a_lease_is_made_by_reproduce_within_the_budget():
+def test_a_lease_is_created_by_reproduce_within_the_budget():
     lease = Lease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
     leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
     assert leased == [Part("as-taught", "lease"), Part("current", "lease")]
@@ -229,8 +237,8 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
 
 def test_a_part_without_progress_is_reported_once(tmp_path):
     messages = []
-    tools = check.Tools(lambda line: None, lambda title, text: messages.append(text))
-    look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, tools)
+    callbacks = check.CheckCallbacks(lambda line: None, lambda title, text: messages.append(text))
+    look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert messages == []

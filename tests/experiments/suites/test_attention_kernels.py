@@ -34,8 +34,8 @@ def test_each_generation_has_its_kernels(generation, expected):
     kernels = kernel_properties(card)
     assert (
         kernels.flash,
-        kernels.efficient,
-        kernels.bfloat_efficient,
+        kernels.memory_efficient,
+        kernels.memory_efficient_bfloat16,
         kernels.cudnn,
         kernels.workspace_bytes,
     ) == expected

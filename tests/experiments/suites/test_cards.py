@@ -91,7 +91,7 @@ BUILDS = {
 @pytest.mark.parametrize(("device", "card"), DEVICES.items(), ids=str)
 def test_a_device_belongs_to_its_card_and_no_other(device, card):
     assert card_of_device(*device) == card
-    assert sum(facts.is_device(*device) for facts in cards().values()) == (card is not None)
+    assert sum(facts.matches_device(*device) for facts in cards().values()) == (card is not None)
 
 
 def test_every_card_is_found_by_the_name_of_a_device():
@@ -158,7 +158,7 @@ def test_an_unknown_card_is_rejected_with_the_known_ones():
 @pytest.mark.parametrize(
     ("text", "gib"), [("24GiB", 24), ("24GB", 24e9 / 2**30), ("11.5GiB", 11.5), ("24 gib", 24), ("1024GiB", 1024)]
 )
-def test_a_size_in_gib_stands_for_a_card_with_that_memory(text, gib):
+def test_a_size_in_gib_names_a_card_with_that_memory(text, gib):
     card, like = card_named(text), card_named(REFERENCE_CARD)
     assert card.memory_gib == pytest.approx(gib)
     assert (card.compute_capability, card.types_16_bit) == (like.compute_capability, like.types_16_bit)
@@ -188,7 +188,7 @@ def test_a_card_without_predictions_is_rejected_in_one_line(text, message):
         assert "\n" not in str(rejected.value)
 
 
-def test_the_value_all_stands_for_the_cards_that_pytorch_supports():
+def test_the_value_all_selects_the_cards_that_pytorch_supports():
     assert set(cards()) - set(parse_card_list("all")) == {"k80_12gb"}
 
 

@@ -22,7 +22,7 @@ def mistakes(tmp_path):
         path.write_text(text)
         suite, wrong = suite_and_mistakes(read_document(path), "my_lab")
         assert (suite is None) == bool(wrong)
-        hints = {one: f"; did you mean {one.near}?" if one.near else "" for one in wrong}
+        hints = {one: f"; did you mean {one.similar_name}?" if one.similar_name else "" for one in wrong}
         return {(text.splitlines()[one.line - 1].strip(), one.text + hints[one]) for one in wrong}
 
     return found

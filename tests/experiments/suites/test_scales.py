@@ -163,7 +163,7 @@ def test_twin_and_row_have_different_fingerprints():
             assert twin.model_copy(update={"card": taught.card}).fingerprint != taught.fingerprint
 
 
-def test_as_many_statements_as_the_tutorial_says_are_predicted_alike_for_twins_and_rows():
+def test_the_tutorial_states_how_many_statements_have_the_same_predicted_verdict_for_twins_and_rows():
     alike = total = 0
     for name in SCALED_LABS:
         taught, twins = (

@@ -123,7 +123,7 @@ def test_a_row_that_runs_out_of_memory_below_its_limit_found_its_shared_gpu_full
     assert [describe_full_gpu(failed, memory, other) for other in alone] == ["", ""], "no limit, or no neighbors"
 
 
-def test_no_stored_row_that_reached_its_limit_is_taken_for_one_that_found_its_gpu_full():
+def test_a_stored_row_that_reached_its_limit_is_not_mistaken_for_one_whose_shared_gpu_was_full():
     rows = [row for run in RUNS for row in RunFolder(run).results().values() if row.outcome == "oom" and not row.ranks]
     limited = [row for row in rows if row.device.cap_gib and row.failure]
     assert len(limited) >= 10

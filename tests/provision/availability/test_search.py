@@ -187,7 +187,7 @@ def test_a_gpu_model_is_matched_by_whole_words():
         ),
     ],
 )
-def test_unknown_hardware_is_rejected_with_the_nearest(requirements, message):
+def test_unknown_hardware_is_rejected_with_similar_names(requirements, message):
     with pytest.raises(NoSuchHost) as error:
         earliest_slots([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message

@@ -174,7 +174,7 @@ def test_a_gpu_without_its_driver_counts_as_busy_and_a_node_without_a_gpu_does_n
 
 
 @pytest.mark.parametrize("step_s", [-7200, 7200, 120])
-def test_a_step_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
+def test_a_change_of_the_clock_begins_the_idle_time_again(fake_node, step_s):
     fake_node.check_each_minute(29)
     fake_node.pass_time(MINUTE, wall_s=MINUTE + step_s)
     fake_node.check()

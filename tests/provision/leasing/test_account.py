@@ -88,7 +88,7 @@ def test_an_account_of_variables_is_named_by_its_project(reconciler):
         release(FakeSite(account=PROJECT), reconciler, active_lease)
 
 
-def test_the_same_account_by_another_entry_and_spelling_releases(lease_of_first_account, reconciler):
+def test_a_lease_is_released_with_another_entry_and_spelling_of_its_account(lease_of_first_account, reconciler):
     site, active_lease = lease_of_first_account
     site.account = replace(IDENTITY, entry="envvars", endpoint="https://chi.uc.chameleoncloud.org:5000/v3/")
     release(site, reconciler, active_lease)

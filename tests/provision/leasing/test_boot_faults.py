@@ -71,7 +71,7 @@ def test_only_a_fault_of_the_host_excludes_a_node(reconciler, lease_request, wor
     assert set(spent) == (hosts if cause_of(words) is boot_faults.HOST else set())
 
 
-@pytest.mark.parametrize("method", ["image_id", "boot_requirements"])
+@pytest.mark.parametrize("method", ["image_id", "check_boot_requirements"])
 def test_missing_requirements_of_a_boot_are_reported_before_leasing(reconciler, lease_request, method, monkeypatch):
     site = FakeSite()
     monkeypatch.setattr(site, method, lambda *_: (_ for _ in ()).throw(RequestRejected("2 images")))
@@ -169,5 +169,5 @@ def test_the_program_waits_for_a_start_that_was_moved(reconciler, lease_request,
         return [replace(one, status="ACTIVE" if now > moved + timedelta(minutes=1) else "PENDING") for one in changed]
 
     monkeypatch.setattr(site, "leases", leases)
-    leased = lease(site, reconciler, replace(lease_request(start=begin), at_once=False))
+    leased = lease(site, reconciler, replace(lease_request(start=begin), starts_now=False))
     assert (leased.lease.status, leased.lease.start) == ("ACTIVE", moved)

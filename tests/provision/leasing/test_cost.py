@@ -182,7 +182,7 @@ def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
     assert used_time(reconciler, made) == made.end - made.start
 
 
-def test_the_cost_of_a_lease_is_unknown_without_a_price_or_an_answer_of_the_site(reconciler, lease_request):
+def test_the_cost_of_a_lease_is_unknown_without_a_price_or_a_response_of_the_site(reconciler, lease_request):
     site = priced_site()
     made = lease(site, reconciler, lease_request()).lease
     active_lease = reconciler.journal.active_lease("llm_cc")

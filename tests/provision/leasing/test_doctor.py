@@ -36,12 +36,12 @@ class FakeSite:
             "credential": Credential(),
             "hosts": ["a node"],
             "image_id": "1234",
-            "boot_requirements": "network",
-            "quota": "1 of 10 servers are used",
+            "check_boot_requirements": "network",
+            "check_quota": "1 of 10 servers are used",
             "addresses": [],
             "addresses_left": 3,
             "public_keys": [],
-            "service_units": "not reported by the site's services",
+            "service_units_in_words": "not reported by the site's services",
             "clock_skew": timedelta(seconds=1),
             "try_lease_credential": None,
         }
@@ -189,7 +189,7 @@ def test_without_an_account_the_site_is_not_queried(site, key, reconciler, faile
             "image",
             "retry later, and check chameleoncloud.org for outages",
         ),
-        ("quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
+        ("check_quota", RequestRejected("10 of 10 servers; delete one"), "quota", "delete one"),
         ("addresses_left", 0, "floating IPs", "release one of yours, or ask the site's help desk"),
         ("clock_skew", timedelta(minutes=-5), "clock", "300 s off the site's; set it: timedatectl set-ntp true"),
     ],
@@ -287,7 +287,7 @@ def test_a_used_up_quota_is_rejected():
     limits = SimpleNamespace(absolute=SimpleNamespace(instances_used=10, instances=10))
     sdk = SimpleNamespace(compute=SimpleNamespace(get_limits=lambda: limits))
     with pytest.raises(RequestRejected, match="10 of 10 servers; delete a server, or ask the site's help desk"):
-        cloud(sdk=sdk).quota()
+        cloud(sdk=sdk).check_quota()
 
 
 def test_a_missing_image_is_rejected():
@@ -336,7 +336,7 @@ def test_missing_requirements_of_a_boot_are_named(missing):
 
     sdk = SimpleNamespace(network=SimpleNamespace(find_network=find), compute=SimpleNamespace(find_flavor=find))
     with pytest.raises(RequestRejected, match=f"{missing} does not exist at CHI@UC"):
-        cloud(sdk=sdk).boot_requirements()
+        cloud(sdk=sdk).check_boot_requirements()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, act
     assert end_when_idle_of(active_lease()) == end_when_idle
 
 
-def test_an_unfinished_setup_of_an_idle_end_does_not_count_but_stays_requested(reconciler, active_lease):
+def test_a_lease_whose_setup_was_interrupted_does_not_end_itself_although_that_was_requested(reconciler, active_lease):
     reconciler.journal.write("intent", active_lease(), Operation.CREATE_CREDENTIAL, **end_when_idle_data(END_WHEN_IDLE))
     reconciler.journal.write("done", active_lease(), Operation.CREATE_CREDENTIAL, id="c")
     assert (end_when_idle_of(active_lease()), requested_end_when_idle(active_lease())) == (None, END_WHEN_IDLE)
@@ -108,7 +108,7 @@ def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconcil
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_lease_without_an_idle_end_has_not_ended_itself(site, reconciler, active_lease):
+def test_a_lease_that_was_not_set_up_to_end_itself_has_not_ended_itself(site, reconciler, active_lease):
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()) == ""
 

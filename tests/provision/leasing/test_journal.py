@@ -292,7 +292,7 @@ def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
     assert journal.folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_line_is_on_the_disk_before_the_program_goes_on(journal, monkeypatch):
+def test_a_line_is_on_the_disk_before_the_program_continues(journal, monkeypatch):
     on_disk = []
     monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(os.pread(file, 1000, 0)))
     journal.open_lease("llm_cc", "CHI@UC")

@@ -57,7 +57,7 @@ def test_an_unattached_address_of_a_classmate_is_not_taken(reconciler, lease_req
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_release_forgets_only_the_host_keys_of_its_machines(reconciler, lease_request):
+def test_a_release_removes_only_the_host_keys_of_its_machines(reconciler, lease_request):
     site = FakeSite()
     made = lease(site, reconciler, lease_request())
     pinned = reconciler.journal.known_hosts

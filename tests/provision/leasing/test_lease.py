@@ -162,7 +162,7 @@ def test_without_a_free_address_the_unattached_ones_are_named_but_not_used(recon
     assert site.taken[0].server == ""
 
 
-def test_a_classmates_copy_of_a_server_with_our_tag_is_left_alone(reconciler, lease_request):
+def test_a_classmates_copy_of_a_server_with_our_tag_is_not_deleted(reconciler, lease_request):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     active_lease = reconciler.journal.active_lease("llm_cc")
@@ -209,7 +209,7 @@ def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
 def test_without_waiting_a_lease_that_starts_later_is_only_reserved(reconciler, lease_request, wait, begins, booted):
     site = FakeSite()
-    wanted = replace(lease_request(start=NOW + begins * HOUR), at_once=False)
+    wanted = replace(lease_request(start=NOW + begins * HOUR), starts_now=False)
     leased = lease(site, reconciler, wanted, wait=wait)
     assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, booted, booted]
     assert [host.name for host in leased.hosts] == ["node-1"]
@@ -239,14 +239,14 @@ def test_a_lease_that_cannot_end_itself_is_not_made(reconciler, lease_request):
     assert (site.held, reconciler.journal.active_leases()) == ([], {})
 
 
-def test_an_interrupted_lease_is_resumed_although_its_image_is_gone(reconciler, lease_request, monkeypatch):
+def test_an_interrupted_lease_is_resumed_although_its_image_no_longer_exists(reconciler, lease_request, monkeypatch):
     """The requirements of a boot are checked only before the first request."""
     site = FakeSite()
     site.before = lambda operation: interrupt() if operation == "create server" else None
     with pytest.raises(Killed):
         lease(site, reconciler, lease_request())
     site.before = lambda operation: None
-    monkeypatch.setattr(site, "boot_requirements", interrupt)
+    monkeypatch.setattr(site, "check_boot_requirements", interrupt)
     assert lease(site, reconciler, lease_request()).machines
 
 

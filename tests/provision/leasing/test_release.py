@@ -147,7 +147,7 @@ def test_an_interrupted_extension_is_a_new_one_after_another_change_of_the_end(
     assert extend(site, reconciler, active_lease, 3 * HOUR).end == end + 3 * HOUR
 
 
-def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
+def test_an_extension_by_another_length_or_after_a_rejection_is_not_a_resumed_one(reconciler, site, active_lease):
     extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR
     site.rejects = True
@@ -232,7 +232,7 @@ def unreachable():
     raise Unreachable("blazar does not answer")
 
 
-def test_without_an_answer_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
+def test_without_a_response_of_the_site_the_end_is_that_in_the_journal(reconciler, connect_to_site, active_lease):
     for operation, hours in ((Operation.CREATE_LEASE, 2), (Operation.EXTEND_LEASE, 3), (Operation.CREATE_LEASE, 4)):
         data = lease_data(replace(connect_to_site.lease, end=NOW + hours * HOUR))
         reconciler.journal.write("done", active_lease, operation, **data)

@@ -41,7 +41,7 @@ def test_the_earliest_slot_of_all_sites_is_chosen(reconciler):
     found = choose_slots_among(sites, reconciler, Requirements(3 * HOUR), limit=2)
     assert [slot.hosts[0].site for slot in found] == ["CHI@TACC", "CHI@TACC"]
     assert found[0].start == NOW + timedelta(hours=2, minutes=50)
-    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=False, watch=False) is sites[1]
+    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=False, watch=False) is sites[1]
 
 
 def test_an_unreachable_site_is_reported_and_left_out(reconciler, messages):
@@ -58,7 +58,7 @@ def test_if_no_site_has_a_slot_every_reason_is_reported(reconciler):
 
 def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages):
     sites = [FakeCalendar("CHI@UC", booking_of(2)), FakeCalendar("CHI@TACC", booking_of(1))]
-    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True) is sites[1]
+    assert site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=True, watch=True) is sites[1]
     assert reconciler.clock.now() - NOW < 2 * HOUR
     assert any("searching again" in line for line in messages)
 
@@ -75,7 +75,7 @@ def test_hardware_that_no_site_has_is_an_error_over_all_sites_even_with_watch(re
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):
-        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR, **requirements), at_once=True, watch=True)
+        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR, **requirements), starts_now=True, watch=True)
     assert messages == []
 
 
@@ -88,7 +88,7 @@ def test_hardware_that_an_unreachable_site_might_have_is_not_a_user_error(reconc
 def test_rejected_credentials_end_watching(reconciler):
     sites = [FakeCalendar(name, problem=NoCredentials("keystone rejects them")) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NoCredentials):
-        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), at_once=True, watch=True)
+        site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=True, watch=True)
 
 
 def _add_lease_of_other_program(site, name="llm_cc", **changes):

@@ -57,7 +57,7 @@ def test_an_exception_is_converted_by_its_cause(problem, kind, message):
         ("", 0, 0),
     ],
 )
-def test_the_requested_waiting_time_is_read_from_the_answer(code, asked, least, most):
+def test_the_requested_waiting_time_is_read_from_the_response(code, asked, least, most):
     if isinstance(asked, timedelta):
         asked = format_datetime(datetime.now(UTC) + asked, usegmt=True)
     response = http_answer(code, Retry_After=asked)

@@ -146,7 +146,7 @@ def test_memory_and_interconnect_are_read_from_the_name_of_the_model_or_node_typ
     assert (fields["gpu_model"], fields["gpu_memory_gib"], fields["interconnect"]) == (model, memory, interconnect)
 
 
-def test_lists_longer_than_an_answer_are_read_to_their_end(service):
+def test_lists_longer_than_a_response_are_read_to_their_end(service):
     for number in range(1001):
         service.write(f"{NODES}/n{number:04}.json", {"uid": f"n{number:04}"})
     items = reference_items(NODES)

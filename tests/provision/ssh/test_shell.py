@@ -188,7 +188,7 @@ def test_a_command_whose_connection_drops_is_not_repeated(sshd, ssh_shell, tmp_p
     assert ssh_shell.run(f"cat {tmp_path}/journal").out == "once\n"
 
 
-def test_a_dropped_connection_is_not_taken_for_the_end_of_a_stream(sshd, ssh_shell):
+def test_a_dropped_connection_is_not_mistaken_for_the_end_of_a_stream(sshd, ssh_shell):
     came = []
     with (
         pytest.raises(ConnectionDropped, match="the connection dropped"),

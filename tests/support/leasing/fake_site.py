@@ -77,10 +77,10 @@ class FakeSite:
     def clock_skew(self):
         return timedelta(0)
 
-    def quota(self):
+    def check_quota(self):
         return f"{len(self.booted)} of 10 servers are used"
 
-    def service_units(self):
+    def service_units_in_words(self):
         return "not reported by the site's services"
 
     def addresses_left(self):
@@ -98,7 +98,7 @@ class FakeSite:
     def image_id(self, name):
         return "image"
 
-    def boot_requirements(self):
+    def check_boot_requirements(self):
         return "network"
 
     def leases(self):

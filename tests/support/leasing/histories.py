@@ -126,7 +126,7 @@ class Leasing(RuleBasedStateMachine):
 
     def request(self):
         requirements = Requirements(3 * HOUR)
-        return LeaseRequest(NAME, "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"), at_once=True)
+        return LeaseRequest(NAME, "node", requirements, KeyPair(Path("key"), "ssh-ed25519 A"), starts_now=True)
 
     @rule(plan=OUTCOME_LISTS)
     def lease(self, plan):

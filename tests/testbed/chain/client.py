@@ -84,7 +84,7 @@ def main() -> int:
     wanted = Reproduction(
         suites=tuple(options_per_suite(SUITES, options)),
         lease_request=LeaseRequest(
-            "llm_cc", "node-llm-cc", requirements, key, at_once=True, end_when_idle=end_when_idle
+            "llm_cc", "node-llm-cc", requirements, key, starts_now=True, end_when_idle=end_when_idle
         ),
         site=connect_to("chameleon"),
         setup=setup,

@@ -145,7 +145,7 @@ def lease_request(key: KeyPair) -> Callable[..., LeaseRequest]:
 
     def make(name: str = "llm_cc", **requirements: object) -> LeaseRequest:
         fields: dict[str, Any] = {"length": timedelta(hours=3), "node_type": A100, **requirements}
-        return LeaseRequest(name, "node-llm-cc", Requirements(**fields), key, at_once="start" not in requirements)
+        return LeaseRequest(name, "node-llm-cc", Requirements(**fields), key, starts_now="start" not in requirements)
 
     return make
 
@@ -167,7 +167,7 @@ def fake_boot(monkeypatch: pytest.MonkeyPatch) -> None:
             for name in request.server_names
         )
         for machine in machines:
-            journal.record_machine(task.opened, machine)
+            journal.record_machine(task.initial_record, machine)
         return "fake image", machines
 
     monkeypatch.setattr("provision.leasing.lease.bring_up", bring_up)

@@ -45,7 +45,7 @@ def lease_flags(key):
     return [*flags, "--key", str(key.file), "--yes"]
 
 
-def test_a_lease_of_another_project_is_neither_taken_for_deleted_nor_released(
+def test_a_lease_of_another_project_is_neither_reported_as_deleted_nor_released(
     testbed, site, lease_flags, other_project, monkeypatch
 ):
     assert testbed("lease", *lease_flags)[0] == 0

@@ -21,7 +21,7 @@ def lease_flags(key):
     return ["--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes"]
 
 
-def test_a_lease_from_the_command_line_to_its_release(testbed, site, lease_flags, sshd):
+def test_a_lease_is_created_and_released_from_the_command_line(testbed, site, lease_flags, sshd):
     code, out, _ = testbed("lease", *lease_flags, "--json")
     assert code == 0
     leased_data = json.loads(out)

@@ -80,7 +80,7 @@ def release_lease(site, reconciler) -> None:
     assert left_at(site) == []
 
 
-def test_a_credential_whose_answer_was_lost_is_replaced_by_that_of_the_node(
+def test_a_credential_whose_response_was_lost_is_replaced_by_that_of_the_node(
     site, reconciler, active_lease, losing_answer, setup_variables
 ):
     make_reconciler, listed = losing_answer(Operation.CREATE_CREDENTIAL)
@@ -108,7 +108,9 @@ def test_a_credential_that_an_earlier_request_creates_late_is_replaced(
     assert late[0] != only.id == setup_variables[-1]["end_when_idle_credential_id"]
 
 
-def test_a_lost_answer_to_the_deletion_of_a_credential_leaves_nothing(site, reconciler, active_lease, losing_answer):
+def test_a_lost_response_to_the_deletion_of_a_credential_leaves_no_credential(
+    site, reconciler, active_lease, losing_answer
+):
     set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     make_reconciler, listed = losing_answer(Operation.DELETE_CREDENTIAL)
     release_lease(site, make_reconciler)

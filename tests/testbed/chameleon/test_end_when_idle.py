@@ -216,7 +216,7 @@ def test_a_credential_without_its_lease_is_an_orphan(testbed, site, reconciler, 
     assert left_at(site) == []
 
 
-def test_doctor_shows_that_an_idle_end_is_possible_and_leaves_no_credential(testbed, site, key):
+def test_doctor_shows_that_a_lease_can_end_itself_and_leaves_no_credential(testbed, site, key):
     out = testbed("doctor", "--site", "chameleon", "--key", str(key.file))[1]
     assert "end when idle: possible" in " ".join(out.split())
     assert site.lease_credentials() == []

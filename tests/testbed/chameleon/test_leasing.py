@@ -129,7 +129,7 @@ def test_an_active_lease_does_not_satisfy_a_different_request(site, reconciler, 
     assert len(site.leases()) == 1
 
 
-def test_an_unknown_type_is_reported_with_the_nearest(site, reconciler, lease_request):
+def test_an_unknown_type_is_reported_with_similar_names(site, reconciler, lease_request):
     with pytest.raises(NoSuchHost, match="similar names: gpu_a100_pcie"):
         lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 

@@ -18,7 +18,9 @@ NODES = "refapi/sites/uc/clusters/chameleon/nodes"
         ({"status": 404, "body": "{}"}, "the reference API rejects the request (404)"),
     ],
 )
-def test_a_broken_answer_ends_a_lease_before_it_costs(answer, message, testbed, site, local_openstack, key):
+def test_a_truncated_response_stops_a_lease_before_anything_is_reserved(
+    answer, message, testbed, site, local_openstack, key
+):
     local_openstack.answer_of_reference_api(**answer)
     code, _, err = testbed("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--key", str(key.file), "--yes")
     assert code

@@ -192,7 +192,7 @@ def other_installer(node: Node) -> Iterator[None]:
     node.run("systemctl", "stop", "installer")
 
 
-def test_the_playbook_waits_for_a_held_package_lock_and_then_names_it(
+def test_the_playbook_waits_for_a_locked_package_database_and_then_names_the_lock(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult, other_installer: None
 ) -> None:
     wanted = {"packages_lock_timeout_s": 2, "docker_packages": ["docker.io", "hello"]}

@@ -25,7 +25,7 @@ def harness(cluster, tmp_path):
     wait_for(lambda: not made.queue())
 
 
-def test_a_job_whose_submission_got_no_answer_is_not_submitted_twice(cluster, tmp_path):
+def test_a_job_whose_submission_got_no_response_is_not_submitted_twice(cluster, tmp_path):
     harness = SlurmHarness(tmp_path, cluster, DropsAfterSubmit(cluster.login()))
     harness.run("a")
     assert harness.outcomes() == {"a": "fits"}

@@ -153,7 +153,7 @@ def test_a_resumed_run_follows_its_running_download(harness, web):
     assert len(harness.fetches()) == 1
 
 
-def test_a_download_whose_submission_got_no_answer_is_not_started_twice(cluster, tmp_path, web):
+def test_a_download_whose_submission_got_no_response_is_not_started_twice(cluster, tmp_path, web):
     harness = FetchingHarness(tmp_path, cluster, web, DropsAfterSubmit(cluster.login()))
     harness.run("a", pretrained="a")
     assert (harness.outcomes(), len(harness.fetches())) == ({"a": "fits"}, 1)

@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from experiments.prediction.peak import CATEGORIES, UNLIMITED, MemoryTags, failure_in_replay, needed_bytes, peak_shares
+from experiments.prediction.peak import (
+    CATEGORIES,
+    UNLIMITED,
+    MemoryTags,
+    failure_in_replay,
+    needed_bytes,
+    parts_of_peak,
+)
 from experiments.prediction.phantom.library import LiveAllocation, Phantom
 from experiments.prediction.script.record import (
     CardPrediction,
-    LineShare,
-    ModuleShare,
+    LineMemory,
+    ModuleMemory,
     PeakBlock,
     PhaseStart,
     ScriptPrediction,
@@ -53,7 +60,7 @@ def build_prediction(
     phantom, tags, model = traced.phantom, watcher.tags, watcher.model
     phantom.select_gpu(gpu)
     events, free = tags.event_count, traced.phantom.replay(UNLIMITED)
-    at_peak = peak_shares(phantom, tags, free)
+    at_peak = parts_of_peak(phantom, tags, free)
     phase, step, _ = tags.position_at(free.peak_event)
     needed = needed_bytes(phantom, free)
     allocations = phantom.live_allocations(free.peak_event)
@@ -80,8 +87,8 @@ def build_prediction(
         cards=tuple(_card_prediction(name, phantom, tags, needed, times[name]) for name in traced.cards),
         timeline_gib=tuple(size / GIB for size in phantom.timeline(TIMELINE_POINTS)),
         phases=tuple(PhaseStart(at=event / max(1, events), phase=phase) for event, phase in tags.phases),
-        modules=_module_shares(allocations, watcher),
-        lines=_line_shares(allocations, lines),
+        modules=_memory_by_module(allocations, watcher),
+        lines=_memory_by_line(allocations, lines),
         blocks=_peak_blocks(allocations, watcher, lines),
         notes=tuple(imports.modeling_notes(recurrent)),
         time_unknown=time_unknown,
@@ -116,25 +123,25 @@ def _card_prediction(
     )
 
 
-def _module_shares(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleShare, ...]:
+def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWatcher) -> tuple[ModuleMemory, ...]:
     """Return the memory at the peak by module, phase and category, largest first."""
     sizes: Counter[tuple[str, Phase, str]] = Counter()
     for one in allocations:
         phase, *_ = watcher.tags.position_at(one.allocated_at)
         sizes[watcher.module_spans.name_at(one.allocated_at), phase, CATEGORIES[one.category]] += one.size
     return tuple(
-        ModuleShare(module=module, phase=phase, category=category, size_gib=size / GIB)
+        ModuleMemory(module=module, phase=phase, category=category, size_gib=size / GIB)
         for (module, phase, category), size in sizes.most_common(MAX_SHARES)
     )
 
 
-def _line_shares(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineShare, ...]:
+def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -> tuple[LineMemory, ...]:
     """Return the memory at the peak by line of the script and category, largest first."""
     sizes: Counter[tuple[str, str]] = Counter()
     for one in allocations:
         sizes[lines.spans.name_at(one.allocated_at), CATEGORIES[one.category]] += one.size
     return tuple(
-        LineShare(line=line, category=category, size_gib=size / GIB)
+        LineMemory(line=line, category=category, size_gib=size / GIB)
         for (line, category), size in sizes.most_common(MAX_SHARES)
     )
 

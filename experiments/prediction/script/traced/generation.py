@@ -19,12 +19,12 @@ def ignore_ends_of_texts() -> None:
         tokens = sample(weights, *arguments, **options)
         return torch.full_like(tokens, weights.shape[-1] - 1) if tokens.is_cuda else tokens
 
-    def never(_: Any, tokens: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
+    def end_no_text(_: Any, tokens: torch.Tensor, *__: Any, **___: Any) -> torch.Tensor:
         return torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
 
     replacements: list[tuple[Any, str, Any]] = [
         (torch, "multinomial", sample_last),
-        (EosTokenCriteria, "__call__", never),
+        (EosTokenCriteria, "__call__", end_no_text),
     ]
     for owner, name, replacement in replacements:
         setattr(owner, name, replacement)

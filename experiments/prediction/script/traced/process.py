@@ -112,7 +112,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
         simulate_ranks(*ranks, phantom, job.rank)
         return program
 
-    def run_started(command: Command) -> int:
+    def run_started_program(command: Command) -> int:
         code = _exit_code(prepare(command), out)
         if watcher.tags.event_count and not code:
             finish("ended")
@@ -139,7 +139,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
     signal.signal(signal.SIGALRM, lambda *_: finish("time limit"))
     signal.setitimer(signal.ITIMER_REAL, job.limit_s)
     lines.start()
-    trace_started_programs(lambda: watcher.tags.event_count == 0, run_started)
+    trace_started_programs(lambda: watcher.tags.event_count == 0, run_started_program)
     return program, finish
 
 

@@ -89,7 +89,7 @@ class TrainingWatcher:
         return module.training, self._parameter_counts[id(module)]
 
     def _wrap_backward(self, backward: Callable[..., None]) -> Callable[..., None]:
-        def watched(*arguments: Any, **options: Any) -> None:
+        def watched_backward(*arguments: Any, **options: Any) -> None:
             if not self._backward_depth:
                 self._backward_count += 1
                 self.recorder.begin_phase("backward")
@@ -100,7 +100,7 @@ class TrainingWatcher:
             finally:
                 self._backward_depth -= 1
 
-        return watched
+        return watched_backward
 
     def _on_step_start(self, optimizer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         """Begin a step. With a closure it begins after the closure, which runs the forward and backward passes.

@@ -27,7 +27,7 @@ class Pass(NamedTuple):
 
     def predicted_s(self, allocation_s: float = 0.0) -> float:
         """Return the predicted seconds. allocation_s: seconds that the host needs to allocate a GiB."""
-        return max(self.time.busy_s, self.time.host_s + allocation_s * self.allocated_gib)
+        return max(self.time.device_busy_s, self.time.host_s + allocation_s * self.allocated_gib)
 
 
 class Comparison(NamedTuple):

@@ -131,7 +131,7 @@ def test_a_search_for_a_package_in_a_fake_index_shows_the_stored_screen(width, t
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_live_view_of_a_finished_run(width, tmp_path):
+def test_the_live_view_of_a_finished_run_shows_the_stored_screen(width, tmp_path):
     run = with_predictions(h200_run(tmp_path / "run"))
     written = terminal_output(lambda: main(["watch", str(run.path)]), width, keys="q", after="CPU utilization")
     check_screen("watch", width, full_screen(written, width))

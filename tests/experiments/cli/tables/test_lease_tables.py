@@ -83,7 +83,7 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
     assert f"and {gone}" in lease_line(ended, at(13))
 
 
-def test_a_lease_whose_idle_end_was_not_set_up_says_so():
+def test_a_lease_that_was_not_set_up_to_end_itself_is_shown_as_such():
     wanted: dict[str, dict[str, Any]] = {Operation.CREATE_CREDENTIAL: end_when_idle_data(EndWhenIdle(HOUR / 2))}
     state = replace(STATE, active_lease=replace(STATE.active_lease, intents=wanted))
     text = " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())

@@ -142,7 +142,18 @@ def host(phantom: Any) -> Any:
     peak = phantom.host_peak()
     del tensors, moved
     small = torch.full((1000,), 7.0)
-    return {"taken": taken, "peak": peak, "small": small.clone().sum().item()}
+    private = psutil.Process().memory_info().data
+    offloaded = [torch.empty(MIB // 2, pin_memory=True).copy_(torch.empty(MIB // 2, device="cuda")) for _ in range(256)]
+    offloaded_taken = psutil.Process().memory_info().data - private
+    mask = torch.arange(MIB // 4).pin_memory()
+    return {
+        "taken": taken,
+        "peak": peak,
+        "small": small.clone().sum().item(),
+        "offloaded": sum(one.nbytes for one in offloaded),
+        "taken by offloaded": offloaded_taken,
+        "sum of pinned integers": mask.sum().item(),
+    }
 
 
 def values(phantom: Any) -> Any:
@@ -340,7 +351,12 @@ def main(cache: Path) -> None:
     phantom = load(cache)
     phantom.install(
         KernelProperties(
-            flash=True, efficient=True, bfloat_efficient=True, cudnn=True, workspace_bytes=0, multiprocessors=132
+            flash=True,
+            memory_efficient=True,
+            memory_efficient_bfloat16=True,
+            cudnn=True,
+            workspace_bytes=0,
+            multiprocessors=132,
         )
     )
 

@@ -92,7 +92,7 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_result
     assert on_a_stream == 96
 
 
-def test_operations_that_a_backward_pass_recomputes_are_told_from_others(probe_results):
+def test_operations_that_a_backward_pass_recomputes_are_distinguished_from_others(probe_results):
     assert probe_results["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
 
 
@@ -101,6 +101,14 @@ def test_large_host_tensors_are_counted_but_not_allocated(probe_results):
     assert host["peak"] == 9 * 1024 * MIB
     assert host["taken"] < 64 * MIB
     assert host["small"] == 7000
+
+
+def test_pinned_activations_are_not_allocated_and_pinned_integers_have_values(probe_results):
+    host = probe_results["host"]
+    assert host["offloaded"] == 512 * MIB
+    assert host["taken by offloaded"] < 64 * MIB
+    count = MIB // 4
+    assert host["sum of pinned integers"] == count * (count - 1) // 2
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ while True:
     assert step(inside)[1].device_s["matrix products"] == pytest.approx(products_s(1))
 
 
-def test_the_backward_pass_goes_on_after_a_step_inside_of_it(step):
+def test_the_backward_pass_continues_after_a_step_inside_of_it(step):
     source = (
         START
         + """

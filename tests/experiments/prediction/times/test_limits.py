@@ -63,7 +63,7 @@ def test_a_product_in_32_bit_reaches_the_peak_rate_only_with_64_units_per_multip
         ((1, 128 * 132, 256, 1), 64 / 0.9),  # one row of a tile
     ],
 )
-def test_the_waste_of_tiles_that_do_not_fill_the_multiprocessors(sizes, waste):
+def test_tiles_that_do_not_fill_the_multiprocessors_waste_arithmetic(sizes, waste):
     assert tile_waste(sizes, H100) == pytest.approx(waste)
 
 

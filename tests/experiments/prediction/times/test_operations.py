@@ -54,7 +54,7 @@ def operation(name: str, *arguments: object):
         ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), 0),
     ],
 )
-def test_arithmetic_of_products_attention_and_convolutions(name, arguments, flop):
+def test_arithmetic_is_counted_for_products_attention_and_convolutions(name, arguments, flop):
     assert operation(name, *arguments).flop == flop
 
 
@@ -89,7 +89,7 @@ def test_each_operation_has_a_family(name, arguments, family):
         ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), None),
     ],
 )
-def test_the_sizes_of_a_product(name, arguments, sizes):
+def test_a_product_has_rows_columns_depth_and_a_count(name, arguments, sizes):
     assert operation(name, *arguments).product_sizes == sizes
 
 

@@ -90,7 +90,7 @@ def test_a_foreach_operation_on_few_tensors_is_as_efficient_as_an_element_wise_o
     assert times == pytest.approx([2, 9])
 
 
-def test_a_product_that_was_not_measured_resembles_the_one_with_the_nearest_sizes_not_with_the_same_arithmetic():
+def test_a_product_that_was_not_measured_resembles_the_one_with_the_most_similar_sizes_not_with_the_same_arithmetic():
     wide, deep = product(2048, columns=2048, depth=8192), product(2048, columns=8192, depth=2048)
     slowdowns = {wide: 2, deep: 3}
     table = Table(
@@ -160,8 +160,8 @@ def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
     copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
-    assert (copies.busy_s, copies.kernels_s) == (6.0, 2.0)
-    assert step.busy_share([copies]) == pytest.approx(2 / 6)
+    assert (copies.device_busy_s, copies.kernels_s) == (6.0, 2.0)
+    assert step.gpu_busy_share([copies]) == pytest.approx(2 / 6)
     assert copies.scaled(2.0, 0.5) == PhaseTime({"forward": 2.0}, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
 
 

@@ -212,7 +212,7 @@ def test_a_row_has_the_variables_of_its_gpus_and_cores(local):
     assert made._environment(Allocation((), (), 1))["WARM"] == "1"
 
 
-def test_an_earlier_result_is_kept_under_the_time_when_it_was_written(tmp_path):
+def test_an_earlier_result_is_stored_under_the_time_when_it_was_written(tmp_path):
     row = tmp_path / "new" / "row"
     clear_row_folder(row)
     (row / RESULT_FILE).write_text("old")
@@ -250,10 +250,10 @@ def test_shares_of_a_machine_are_whole_cores_and_all_resources_are_returned():
     pool = ResourcePool(sample_rows.node(GPU, GPU, GPU, cpus=8), 64)
     two = sample_rows.spec("a", devices=2, strategy="ddp")
     allocation = pool.allocate(two)
-    assert (allocation.numbers, allocation.cores) == ((0, 1), 4)
+    assert (allocation.part_numbers, allocation.cores) == ((0, 1), 4)
     assert pool.allocate(two) is None
     pool.release(allocation)
-    assert pool.allocate(two).numbers == (0, 1)
+    assert pool.allocate(two).part_numbers == (0, 1)
     assert ResourcePool(sample_rows.node(GPU, GPU, cpus=1), 64).allocate(sample_rows.spec()).cores == 1
     assert [ResourcePool(sample_rows.node(cpus=cpus), 64).size for cpus in (0, 4, 5)] == [1, 4, 4]
 

@@ -21,7 +21,7 @@ def test_a_row_on_the_cpu_uses_no_gpu_and_runs_alone():
     pool = ResourcePool(node(GPU, second_gpu(), cpus=8), 64)
     row = spec(size="tiny", **ON_CPU)
     on_cpu = pool.allocate(row)
-    assert (on_cpu.gpus, on_cpu.cores, len(on_cpu.numbers)) == ((), 8, 2)
+    assert (on_cpu.gpus, on_cpu.cores, len(on_cpu.part_numbers)) == ((), 8, 2)
     assert pool.allocate(row) is None
     assert pool.allocate(spec()) is None
     pool.release(on_cpu)

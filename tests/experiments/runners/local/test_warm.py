@@ -25,7 +25,7 @@ from experiments.runners.local.warm import (
     modules_to_import,
     warm_processes,
 )
-from experiments.runners.local.warm_kernel import PromptKernelClient, WarmKernelManager
+from experiments.runners.local.warm_kernel import NoDelayKernelClient, WarmKernelManager
 from experiments.system.environment import pad_environment
 from experiments.system.files import CODE_FOLDER
 from experiments.system.processes import find_tagged
@@ -215,7 +215,7 @@ def test_forks_inherit_what_every_notebook_needs():
     assert validators
 
 
-class FakeChannels(PromptKernelClient):
+class FakeChannels(NoDelayKernelClient):
     """Client whose channels return the given messages; None stands for no message in time."""
 
     def __init__(self, shell: list[Any], iopub: list[Any], alive: bool = True) -> None:

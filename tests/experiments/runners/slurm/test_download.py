@@ -96,7 +96,7 @@ def test_all_files_are_downloaded_and_unchanged_ones_only_once(remote, tmp_path)
     assert contents(tmp_path / "here")["log.txt"] == b"SAID\n"
 
 
-def test_a_download_goes_on_if_the_connection_drops_between_two_commands(remote, tmp_path):
+def test_a_download_continues_if_the_connection_drops_between_two_commands(remote, tmp_path):
     download_growing(DroppingShell(), [(str(remote), tmp_path / "here")], ["log.txt"])
     assert download_folder(DroppingShell(), str(remote), tmp_path / "here") == len(FILES) - 1
 
@@ -165,7 +165,7 @@ def test_progress_is_reported_in_files_and_bytes(remote, tmp_path):
     reported: list[TransferProgress] = []
     download_folder(LocalShell(), str(remote), tmp_path / "here", reported.append)
     assert [progress.files for progress in reported] == [1, 2, 3, 4]
-    assert (reported[-1].bytes, reported[-1].of_bytes) == (sum(map(len, FILES.values())),) * 2
+    assert (reported[-1].bytes, reported[-1].total_bytes) == (sum(map(len, FILES.values())),) * 2
     assert reported[-1].left_s == 0
 
 
@@ -217,7 +217,7 @@ def test_progress_is_reported_at_intervals_with_the_time_left(monkeypatch):
         clock.now += seconds
         counter.add(count)
     counter.finish_file()
-    assert [(one.files, one.of_files, one.bytes, one.of_bytes) for one in reported] == [
+    assert [(one.files, one.total_files, one.bytes, one.total_bytes) for one in reported] == [
         (0, 2, 20, 100),
         (0, 2, 20, 100),
         (1, 2, 20, 100),
@@ -239,7 +239,7 @@ def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
     reported: list[TransferProgress] = []
     shell = UnreliableShell(bad=0, good=0, drops=False)
     download_folder(shell, str(remote), tmp_path / "here", reported.append)
-    assert (reported[-1].bytes, reported[-1].files) == (reported[-1].of_bytes, 5)
+    assert (reported[-1].bytes, reported[-1].files) == (reported[-1].total_bytes, 5)
     assert shell.bytes < (1 << 20) + 400_000
     assert contents(tmp_path / "here") == {**FILES, "large": (remote / "large").read_bytes()}
 

@@ -111,7 +111,7 @@ def test_a_row_that_needs_no_download_is_submitted_first(cluster, run):
     assert [name[0] for name in run("a", "b")] == ["b", "a"]
 
 
-def test_a_run_goes_on_if_the_connection_drops(cluster, run):
+def test_a_run_continues_if_the_connection_drops(cluster, run):
     cluster.shell = DroppingShell()
     queue_of(cluster, "RUNNING", max_steps=7)
     write_submission(cluster.row_folder("b"), rows.spec("b"), "abcdefgh", "9")
@@ -209,7 +209,7 @@ def test_cancelling_a_run_cancels_its_unfinished_jobs(cluster):
     assert cluster.words_in("cancelled") == ["--quiet", "7", "9"]
 
 
-def test_the_jobs_of_a_cluster_that_does_not_answer_are_tracked_on(cluster, run, monkeypatch):
+def test_the_jobs_of_a_cluster_that_does_not_answer_stay_tracked(cluster, run, monkeypatch):
     """A cluster without a lease counts as available."""
     shell_run, polls = cluster.shell.run, []
 

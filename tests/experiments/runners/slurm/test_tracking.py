@@ -62,14 +62,14 @@ def test_a_running_row_has_the_progress_and_the_log_of_its_job(cluster, track, t
     cluster.write(row.job_spec, LOG_FILE, "step 2\n")
     poll(tracker)
     local = cluster.row_folder()
-    assert (row.started, row.exit_code, row.progress, row.downloads) == (True, None, PROGRESS, "")
+    assert (row.script_started, row.exit_code, row.progress, row.downloads) == (True, None, PROGRESS, "")
     assert Progress.model_validate_json((local / PROGRESS_FILE).read_text()) == PROGRESS
     assert (local / LOG_FILE).read_text() == "step 2\n"
     assert 0 < row.elapsed_s < 60
-    began = row.began
+    began = row.left_queue_at
     cluster.write(row.job_spec, PROGRESS_FILE, "half of a rep")
     poll(tracker)
-    assert (row.began, row.progress) == (began, PROGRESS)
+    assert (row.left_queue_at, row.progress) == (began, PROGRESS)
 
 
 def test_without_a_new_report_no_progress_is_written(cluster, track, tracker):
@@ -84,7 +84,7 @@ def test_a_waiting_row_has_not_begun(cluster, track, tracker):
     row = track()
     cluster.queue("7|PENDING|Resources")
     poll(tracker)
-    assert (row.started, row.began, row.elapsed_s, row.ended) == (False, None, 0.0, False)
+    assert (row.script_started, row.left_queue_at, row.elapsed_s, row.ended) == (False, None, 0.0, False)
     assert row.state.status == "queued (Resources: the weights)"
     assert not (cluster.row_folder() / PROGRESS_FILE).exists()
 
@@ -140,7 +140,7 @@ def test_a_row_whose_job_wrote_no_result_gets_one(cluster, track, tracker, queue
 
 
 def test_a_failed_result_has_the_last_progress_of_the_row(cluster, track, tracker):
-    row = track(started=True, progress=PROGRESS, began=time.monotonic() - 100)
+    row = track(script_started=True, progress=PROGRESS, left_queue_at=time.monotonic() - 100)
     cluster.write(row.job_spec, "started", "7")
     poll(tracker)
     result = cluster.result_of()
@@ -150,7 +150,7 @@ def test_a_failed_result_has_the_last_progress_of_the_row(cluster, track, tracke
 
 @pytest.mark.parametrize(("started", "reason"), [(False, "no network"), (True, "job ended as CANCELLED")])
 def test_a_row_that_never_started_has_the_reason_of_its_failed_download(cluster, track, tracker, started, reason):
-    track(started=started)
+    track(script_started=started)
     cluster.queue("7|CANCELLED|None")
     cluster.download_failure = "no network"
     poll(tracker)
@@ -197,7 +197,7 @@ def test_the_queue_is_queried_once_in_each_interval(cluster, tracker, monkeypatc
 
 
 def test_cancelled_rows_keep_their_logs_and_no_submission(cluster, track, tracker):
-    row, _ = track(started=True), track("b")
+    row, _ = track(script_started=True), track("b")
     tracker.rows.append(TrackedRow(job_of(rows.spec("c")), None))
     cluster.write(row.job_spec, LOG_FILE, "step 2\n")
     tracker.cancel_all()

@@ -330,11 +330,11 @@ def tf32():
 
 
 @pytest.mark.parametrize(("precision", "peak"), [("32-true", 19.5), ("bf16-true", 312.0), ("bf16-mixed", 312.0)])
-def test_the_share_of_the_peak_is_of_the_row_s_data_type(precision, peak):
+def test_the_share_of_the_peak_rate_is_for_the_row_s_data_type(precision, peak):
     assert peak_share(10.0, GPU, spec(precision=precision).settings) == pytest.approx(10 / peak)
 
 
-def test_the_share_of_the_peak_is_of_tf32_if_enabled(tf32):
+def test_the_share_of_the_peak_rate_is_for_tf32_if_enabled(tf32):
     assert peak_share(10.0, GPU, spec().settings) == pytest.approx(10 / 156)
 
 
@@ -342,11 +342,11 @@ def test_the_share_of_the_peak_is_of_tf32_if_enabled(tf32):
     ("rate", "device", "settings"),
     [(None, GPU, {}), (1.0, CPU, {}), (1.0, GPU, {"quantization": {"kind": "nf4"}})],
 )
-def test_there_is_no_share_of_an_unknown_peak(rate, device, settings):
+def test_there_is_no_share_of_an_unknown_peak_rate(rate, device, settings):
     assert peak_share(rate, device, spec(**settings).settings) is None
 
 
-def test_there_is_no_share_of_a_type_that_the_card_lacks():
+def test_there_is_no_share_of_the_peak_rate_for_a_type_that_the_card_lacks():
     v100 = Device(kind="cuda", name="V100", card="v100_32gb", host_cpus=1, host_memory_gib=1.0)
     assert peak_share(1.0, v100, spec(precision="bf16-true").settings) is None
 

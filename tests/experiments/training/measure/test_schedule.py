@@ -113,7 +113,11 @@ def test_full_length_steps_follow_the_settings(accumulate, max_steps, micro_step
 
 def test_the_first_two_steps_are_not_timed():
     timing = Timing.from_times([100, 200, 300, 400, 1.0, 3.0, 2.0, 5.0], accumulate=2)
-    assert (timing.plain_s, timing.stepping_s, timing.micro_step_count) == ([1.0, 2.0], [3.0, 5.0], 4)
+    assert (timing.without_optimizer_step_s, timing.with_optimizer_step_s, timing.micro_step_count) == (
+        [1.0, 2.0],
+        [3.0, 5.0],
+        4,
+    )
 
 
 @given(accumulate=st.integers(1, 8), count=st.integers(1, 60))

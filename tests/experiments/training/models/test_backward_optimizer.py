@@ -37,7 +37,7 @@ def trained(in_backward, optimizer="adamw", steps=5, lr_factor=1.0):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("lr_factor", [1.0, 0.5])
-def test_the_training_is_the_same_bit_for_bit(optimizer, lr_factor):
+def test_steps_in_the_backward_pass_train_bit_for_bit_like_the_plain_optimizer(optimizer, lr_factor):
     losses, weights, _ = trained(False, optimizer, lr_factor=lr_factor)
     losses_in_backward, weights_in_backward, _ = trained(True, optimizer, lr_factor=lr_factor)
     assert losses_in_backward == losses

@@ -35,7 +35,7 @@ def trained(build, steps=5, accumulate=2):
     return losses, list(model.parameters()), optimizer
 
 
-def test_the_training_is_that_of_the_fused_adamw_bit_for_bit():
+def test_adamw_on_the_host_trains_bit_for_bit_like_the_fused_adamw():
     options: Any = {"lr": 0.01, "weight_decay": 0.1, "betas": (0.8, 0.9), "eps": 1e-6}
     losses, weights, usual = trained(lambda parameters: torch.optim.AdamW(parameters, fused=True, **options))
     found, found_weights, optimizer = trained(lambda parameters: HostAdamW(parameters, **options))

@@ -47,7 +47,7 @@ class DisappearingSite(FakeSite):
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_server_that_somebody_deletes_while_it_boots_is_made_again(reconciler, lease_request, messages):
+def test_a_server_that_somebody_deletes_while_it_boots_is_created_again(reconciler, lease_request, messages):
     site = DisappearingSite()
     assert lease(site, reconciler, lease_request()).lease.hosts == ("1",)
     assert [host for _, host in site.attempts] == ["1", "1"]
@@ -58,7 +58,7 @@ def test_a_server_that_somebody_deletes_while_it_boots_is_made_again(reconciler,
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_server_that_disappears_with_its_lease_is_not_made_again(reconciler, lease_request):
+def test_a_server_that_disappears_with_its_lease_is_not_created_again(reconciler, lease_request):
     site = DisappearingSite()
     site.with_lease = True
     with pytest.raises(LeaseGone):

@@ -86,7 +86,7 @@ def test_a_resource_that_exists_is_not_created_again(reconciler, active_lease, e
     assert events() == [("done", "upload key", {"id": "key"})]
 
 
-def test_after_a_lost_answer_the_resource_is_searched_first(reconciler, active_lease, events):
+def test_after_a_lost_response_the_resource_is_searched_for_first(reconciler, active_lease, events):
     find, create = request_that(None, "key"), request_that(SILENT, AssertionError("created twice"))
     assert find_or_create(reconciler, active_lease, find, create) == "key"
     assert [event for event, *_ in events()] == ["intent", "done"]
@@ -133,7 +133,7 @@ def test_a_wait_reports_an_unchanged_status_now_and_then_until_its_limit(
     ]
 
 
-def test_a_wait_reports_each_new_status_and_returns_the_accepted_answer(reconciler, messages, passed_s):
+def test_a_wait_reports_each_new_status_and_returns_the_accepted_response(reconciler, messages, passed_s):
     answers = request_that(server("PENDING"), server("PENDING"), server("STARTING"), server("ACTIVE"))
     found = reconciler.wait(
         "lease a", answers, lambda now: now.status == "ACTIVE", 600, every_s=2, remaining=lambda now: "starts soon"
@@ -142,6 +142,6 @@ def test_a_wait_reports_each_new_status_and_returns_the_accepted_answer(reconcil
     assert messages == ["lease a: PENDING, starts soon", "lease a: STARTING, starts soon"]
 
 
-def test_an_answer_without_a_status_is_waited_for(reconciler, messages):
+def test_the_wait_continues_after_a_response_without_a_status(reconciler, messages):
     assert reconciler.wait("volume a", request_that(None, "made"), lambda now: now is not None, 600) == "made"
     assert messages == ["volume a: waiting, for 0 of up to 10 minutes"]

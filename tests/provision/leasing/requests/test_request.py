@@ -29,8 +29,8 @@ from tests.support.leasing.fake_site import HOUR, NOW, FakeSite, hosts_of
 
 def test_a_lease_starts_at_once_only_on_request(lease_request):
     made = lease_request()
-    assert made.at_once
-    assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).at_once
+    assert made.starts_now
+    assert not LeaseRequest(made.name, made.server_name, made.requirements, made.key).starts_now
 
 
 def test_several_servers_are_numbered(lease_request):
@@ -44,7 +44,7 @@ def test_the_image_follows_from_the_type_of_node(node_type, image):
 
 
 @pytest.mark.parametrize(
-    ("requirements", "at_once", "words"),
+    ("requirements", "starts_now", "words"),
     [
         (Requirements(3 * HOUR), True, "1 node with at least 1 GPU, for 3h, start: now"),
         (Requirements(HOUR, gpus=4), False, "1 node with at least 4 GPUs, for 1h, start: as early as possible"),
@@ -60,8 +60,8 @@ def test_the_image_follows_from_the_type_of_node(node_type, image):
         ),
     ],
 )
-def test_a_request_is_described_by_its_hardware_and_time(requirements, at_once, words):
-    assert requirements_in_words(requirements, at_once) == words
+def test_a_request_is_described_by_its_hardware_and_time(requirements, starts_now, words):
+    assert requirements_in_words(requirements, starts_now) == words
 
 
 def test_a_slot_is_described_by_its_nodes_times_and_cost():
@@ -123,7 +123,7 @@ def record(end_when_idle, *operations):
         ),
     ],
 )
-def test_an_idle_end_states_where_the_results_are(end_when_idle, ends, results):
+def test_a_lease_that_ends_itself_states_where_its_results_are(end_when_idle, ends, results):
     assert end_when_idle.in_words == f"ends after {'1h' if end_when_idle.key else '30m'} without work; {ends}"
     ended = record(end_when_idle_data(end_when_idle), Operation.CREATE_LEASE)
     assert end_when_idle_of(ended) == end_when_idle

@@ -85,7 +85,7 @@ def test_a_server_that_is_being_deleted_is_not_deleted_again_and_waited_for_ten_
 
 
 def test_only_servers_and_volumes_stay_listed_after_their_deletion():
-    kinds = {kind.name: kind.lingers for kind in all_kinds(FullSite())}
+    kinds = {kind.name: kind.stays_listed for kind in all_kinds(FullSite())}
     assert kinds == {
         "lease": False,
         "server": True,
@@ -121,7 +121,7 @@ def test_credentials_are_listed_only_for_a_lease_that_may_have_one(record, asked
     assert names[:6] == ["lease", "server", "volume", "address", "key", "security group"]
 
 
-def test_what_remains_is_named_and_a_service_that_does_not_answer_too(reconciler, seconds, monkeypatch):
+def test_remaining_resources_and_services_that_do_not_answer_are_named(reconciler, seconds, monkeypatch):
     site = FullSite()
     site.uploaded = [TaggedResource("k", "key", TAG), TaggedResource("l", "key", TAG, "classmate")]
 

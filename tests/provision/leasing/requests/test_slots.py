@@ -48,7 +48,7 @@ def task(reconciler, lease_request):
 
 def test_a_slot_now_begins_now_and_another_at_the_next_usual_time(reconciler):
     site = FakeCalendar()
-    assert choose_slots(site, reconciler, THREE_HOURS, at_once=True)[0].start == NOW
+    assert choose_slots(site, reconciler, THREE_HOURS, starts_now=True)[0].start == NOW
     assert choose_slots(site, reconciler, THREE_HOURS)[0].start == NOW + timedelta(minutes=50)
     assert len(choose_slots(site, reconciler, THREE_HOURS)) == 1
     assert [slot.start for slot in choose_slots(site, reconciler, THREE_HOURS, limit=2)] == [
@@ -58,7 +58,7 @@ def test_a_slot_now_begins_now_and_another_at_the_next_usual_time(reconciler):
 
 
 def test_excluded_hosts_are_not_chosen(reconciler):
-    (slot,) = choose_slots(FakeCalendar(), reconciler, THREE_HOURS, at_once=True, excluded_hosts=("1",))
+    (slot,) = choose_slots(FakeCalendar(), reconciler, THREE_HOURS, starts_now=True, excluded_hosts=("1",))
     assert [host.id for host in slot.hosts] == ["2"]
 
 
@@ -71,7 +71,7 @@ def test_without_a_slot_at_that_time_the_earliest_one_is_named(reconciler):
     ):
         choose_slots(site, reconciler, later)
     with pytest.raises(NotEnoughHosts, match="nodes are free at 2026-11-21 12:00 UTC; the earliest: "):
-        choose_slots(site, reconciler, THREE_HOURS, at_once=True)
+        choose_slots(site, reconciler, THREE_HOURS, starts_now=True)
     with pytest.raises(NotEnoughHosts, match=r"^not enough nodes are free; none in 60 days$"):
         choose_slots(FakeCalendar(1, [("1", 0, 90 * 24)]), reconciler, THREE_HOURS)
 
@@ -88,9 +88,9 @@ def test_slots_of_several_sites_are_sorted_and_limited(reconciler, messages):
 def test_without_watching_a_missing_slot_is_an_error(reconciler):
     sites = [FakeCalendar(1, [("1", 0, 5)], site=name) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough.*CHI@TACC: not enough"):
-        site_with_earliest_slot(sites, reconciler, THREE_HOURS, at_once=True, watch=False)
+        site_with_earliest_slot(sites, reconciler, THREE_HOURS, starts_now=True, watch=False)
     only = sites[:1]
-    assert site_with_earliest_slot(only, reconciler, THREE_HOURS, at_once=True, watch=False) is only[0]
+    assert site_with_earliest_slot(only, reconciler, THREE_HOURS, starts_now=True, watch=False) is only[0]
 
 
 def test_bookings_are_those_of_matching_hosts_that_have_not_ended(reconciler):
@@ -122,10 +122,10 @@ def test_without_watching_a_lease_needs_a_free_slot_now(task):
         reserve(task(FakeCalendar(1, [("1", 0, 1)])))
 
 
-def test_a_lease_that_somebody_deleted_is_not_made_again(task, reconciler):
+def test_a_lease_that_somebody_deleted_is_not_created_again(task, reconciler):
     site = FakeCalendar()
     begun = task(site)
-    reconciler.journal.write("done", begun.opened, Operation.CREATE_LEASE, id="gone", start="", end="")
+    reconciler.journal.write("done", begun.initial_record, Operation.CREATE_LEASE, id="gone", start="", end="")
     with pytest.raises(
         LeaseGone, match="lease llm_cc no longer exists: somebody else deleted it, or it has ended; release it here"
     ):
@@ -139,10 +139,10 @@ def test_a_lease_of_the_name_is_foreign_only_before_the_task_has_done_anything(t
     site = FakeCalendar(3)
     begun = task(site)
     event = "intent" if kind == "intents" else "done"
-    reconciler.journal.write(event, begun.opened, Operation.UPLOAD_KEY, id="1")
-    site.create_lease("llm_cc", "other", choose_slots(site, reconciler, THREE_HOURS, at_once=True)[0])
+    reconciler.journal.write(event, begun.initial_record, Operation.UPLOAD_KEY, id="1")
+    site.create_lease("llm_cc", "other", choose_slots(site, reconciler, THREE_HOURS, starts_now=True)[0])
     site.held[0] = replace(site.held[0], created="999")
-    assert reserve(begun).tag == begun.opened.tag
+    assert reserve(begun).tag == begun.initial_record.tag
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Group the packages that differ between two environments into units, which change their versions together.
+"""Group the packages that differ between two environments: the versions of a group change together.
 
 A new version of a package requires new versions of other packages: those that it requires, and those whose old versions
 do not allow it. Only requirements that each environment meets by itself count: the project installs exact versions,
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Needs = Mapping[str, list[Requirement]]
 
 
-class Unit(NamedTuple):
+class PackageGroup(NamedTuple):
     """Packages that change together. closure: these and all packages whose new versions they require."""
 
     names: frozenset[str]
@@ -28,12 +28,12 @@ def differing_packages(good: Pins, bad: Pins) -> list[str]:
     return sorted(name for name in good.keys() | bad.keys() if _version(good, name) != _version(bad, name))
 
 
-def find_units(
+def group_packages(
     good: Pins, bad: Pins, needs_of_good: "Needs", needs_of_bad: "Needs", first: Sequence[str]
-) -> list[Unit]:
-    """Return the units in an order in which each follows the units that it requires.
+) -> list[PackageGroup]:
+    """Return the groups in an order in which each follows the groups that it requires.
 
-    first: packages that are more likely to be the cause; they and the units that they require come first.
+    first: packages that are more likely to be the cause; they and the groups that they require come first.
     """
     names = differing_packages(good, bad)
     required: dict[str, set[str]] = {name: set() for name in names}
@@ -45,14 +45,14 @@ def find_units(
                 required[name].add(other)
     closures = {name: _closure(name, required) for name in names}
     groups = {frozenset(one for one in names if closures[one] == closures[name]): closures[name] for name in names}
-    found = [Unit(group, closure) for group, closure in groups.items()]
+    found = [PackageGroup(group, closure) for group, closure in groups.items()]
     likely = frozenset().union(*(closures[name] for name in names if name in first))
-    return sorted(found, key=lambda unit: (not unit.names <= likely, len(unit.closure), sorted(unit.names)))
+    return sorted(found, key=lambda group: (not group.names <= likely, len(group.closure), sorted(group.names)))
 
 
-def count_likely_units(units: Sequence[Unit], first: Sequence[str]) -> int:
-    """Return the number of leading units that contain a package of ``first``, or that such a package requires."""
-    places = [place for place, unit in enumerate(units, 1) if unit.names & set(first)]
+def count_likely_groups(groups: Sequence[PackageGroup], first: Sequence[str]) -> int:
+    """Return the number of leading groups that contain a package of ``first``, or that such a package requires."""
+    places = [place for place, group in enumerate(groups, 1) if group.names & set(first)]
     return max(places, default=0)
 
 
@@ -63,7 +63,7 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
 
 
 def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether ``own`` has a version of ``name`` that meets all ``needs``, and ``other`` does not."""
+    """Return whether the version of ``name`` in ``own`` meets all ``needs``, and the version in ``other`` does not."""
     of_name = [need for need in needs if normalize_name(need.name) == name]
     return bool(of_name) and _are_met(of_name, own.get(name)) and not _are_met(of_name, other.get(name))
 
