@@ -22,7 +22,10 @@ LARGE_BYTES = 16 * 2**20
 
 
 class RankStore(c10d.Store):
-    """A store of the ranks of a launch, whose values are files in ``folder``. Waiting for a key ends at once."""
+    """A store of the ranks of a launch, whose values are files in ``folder``. Waiting for a key ends at once.
+
+    Whoever gives the store to PyTorch must keep it: PyTorch does not.
+    """
 
     def __init__(self, folder: Path, rank: int) -> None:
         super().__init__()
@@ -45,24 +48,33 @@ class RankStore(c10d.Store):
         return self._file(key).read_bytes()
 
     def add(self, key: str, amount: int) -> int:
-        count = amount + (int(self.get(key)) if self.check([key]) else 0)
+        count = int(self._known(key) or b"0") + amount
         self.set(key, str(count).encode())
         return count
 
-    def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:  # type: ignore[override]
-        if not self.check([key]) and expected:
-            return expected
-        if not self.check([key]) or self.get(key) == expected:
-            self.set(key, desired)
-        return self.get(key)
+    def append(self, key: str, value: bytes) -> None:
+        self.set(key, self._known(key) + value)
 
-    def check(self, keys: Sequence[str]) -> bool:  # type: ignore[override]
+    def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:  # type: ignore[override]
+        if self._known(key) != expected:
+            return self._known(key) or expected
+        self.set(key, desired)
+        return desired
+
+    def _known(self, key: str) -> bytes:
+        """Return the value of a key, which is empty if no rank has set it."""
+        return self.get(key) if self.check([key]) else b""
+
+    def check(self, keys: Sequence[str]) -> bool:
         return all(self._file(key).exists() for key in keys)
 
-    def delete_key(self, key: str) -> bool:
+    def deleteKey(self, key: str) -> bool:  # noqa: N802 - the name that PyTorch calls
         exists = self.check([key])
         self._file(key).unlink(missing_ok=True)
         return exists
+
+    def getNumKeys(self) -> int:  # noqa: N802 - the name that PyTorch calls
+        return len(list(self._folder.iterdir()))
 
     def wait(self, *_: Any) -> None: ...
 
@@ -166,6 +178,6 @@ def read_no_object_from_nothing() -> None:
     read = dist.distributed_c10d._tensor_to_object
 
     def tensor_to_object(tensor: torch.Tensor, size: int, group: Any) -> Any:
-        return read(tensor, size, group) if size else None
+        return read(tensor, size, group) if size else None  # type: ignore[no-untyped-call]
 
     setattr(dist.distributed_c10d, "_tensor_to_object", tensor_to_object)  # noqa: B010 - not in the stubs

@@ -1,5 +1,6 @@
 """Simulate several ranks: this process is one rank, and collective operations complete at once."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class SimulatedGroup(c10d.ProcessGroup):
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._phantom = rank, size, phantom
-        self._exchange = HostExchange(store, rank)
+        self.exchange = HostExchange(store, rank)
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
         self._shelved_at = 0
@@ -67,11 +68,6 @@ class SimulatedGroup(c10d.ProcessGroup):
             self._shelf += tensors
             self._shelved_at = self._phantom.executed()
 
-    def exchange_broadcast(self, tensors: Any, options: Any) -> None:
-        """Exchange the values in host memory of a broadcast."""
-        if options is not None:
-            self._exchange.broadcast(tensors, options.rootRank)
-
     def free_if_host_waited(self) -> None:
         """Free the kept tensors if the host has waited for the GPU since they were kept."""
         if self._shelf and any(
@@ -91,40 +87,18 @@ class SimulatedGroup(c10d.ProcessGroup):
         for row, tensor in zip(outputs, inputs, strict=True):
             for output in row:
                 output.copy_(tensor)
-            self._exchange.gather(row, tensor)
+            self.exchange.gather(row, tensor)
         return _clear_and_complete(self, outputs)
-
-    def gather(self, outputs: Any, inputs: Any, options: Any = None) -> Any:
-        self.log("gather", outputs)
-        for number, tensor in enumerate(inputs):
-            self._exchange.gather(outputs[number] if outputs else [], tensor)
-        return _clear_and_complete(self, outputs)
-
-    def scatter(self, outputs: Any, inputs: Any, options: Any) -> Any:
-        self.log("scatter", inputs)
-        for number, tensor in enumerate(outputs):
-            self._exchange.scatter(tensor, inputs[number] if inputs else [], options.rootRank)
-        return _clear_and_complete(self, outputs)
-
-    def send(self, tensors: Any, receiver: int, tag: int) -> Any:
-        self.log("send", tensors)
-        self._exchange.send(tensors[0], receiver, tag)
-        return _clear_and_complete(self, tensors)
-
-    def recv(self, tensors: Any, sender: int, tag: int) -> Any:
-        self.log("recv", tensors)
-        self._exchange.receive(tensors[0], sender, tag)
-        return _clear_and_complete(self, tensors)
 
     def all_gather_single(self, output: Any, tensor: Any, options: Any = None) -> Any:
         self.log("allgather", output)
         output.view(self._size, -1).copy_(tensor.view(1, -1))
-        self._exchange.gather(output.view(self._size, -1).unbind(), tensor)
+        self.exchange.gather(output.view(self._size, -1).unbind(), tensor)
         return _clear_and_complete(self, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]
 
-    def _set_group_name(self, name: str) -> None:  # type: ignore[override]
+    def _set_group_name(self, name: str) -> None:
         super()._set_group_name(name)  # type: ignore[arg-type]
         self._name = name
 
@@ -162,7 +136,8 @@ def _logged(name: str) -> Callable[..., Any]:
 
 def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("broadcast", tensors)
-    group.exchange_broadcast(tensors, options)
+    if options is not None:
+        group.exchange.broadcast(tensors, options.rootRank)
     group.free_if_host_waited()
     return _complete(group, tensors)
 
@@ -173,10 +148,36 @@ def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     return _complete(group, tensors)
 
 
+def _gather(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
+    group.log("gather", outputs)
+    for number, tensor in enumerate(inputs):
+        group.exchange.gather(outputs[number] if outputs else [], tensor)
+    return _clear_and_complete(group, outputs)
+
+
+def _scatter(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any) -> Any:
+    group.log("scatter", inputs)
+    for number, tensor in enumerate(outputs):
+        group.exchange.scatter(tensor, inputs[number] if inputs else [], options.rootRank)
+    return _clear_and_complete(group, outputs)
+
+
+def _send(group: SimulatedGroup, tensors: Any, receiver: int, tag: int) -> Any:
+    group.log("send", tensors)
+    group.exchange.send(tensors[0], receiver, tag)
+    return _clear_and_complete(group, tensors)
+
+
+def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
+    group.log("recv", tensors)
+    group.exchange.receive(tensors[0], sender, tag)
+    return _clear_and_complete(group, tensors)
+
+
 for _name in NO_OP_COLLECTIVES:
     setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
-for _name, _own in (("allreduce", _allreduce), ("broadcast", _broadcast)):
-    setattr(SimulatedGroup, _name, _own)
+for _own in (_allreduce, _broadcast, _gather, _scatter, _send, _recv):
+    setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
 
 
 def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:
@@ -235,4 +236,9 @@ def _share_store(store: RankStore, rank: int, world: int) -> None:
     dist.distributed_c10d.init_process_group = init_process_group
     dist.rendezvous = lambda *_, **__: iter([(store, rank, world)])
     for kind in ("TCPStore", "FileStore"):
-        setattr(dist, kind, lambda *given, kind=kind, **_: dist.PrefixStore(f"{kind}/{given[:2]}/", store))
+        setattr(dist, kind, functools.partial(_named_store, store, kind))
+
+
+def _named_store(store: RankStore, kind: str, *arguments: Any, **_: Any) -> dist.Store:
+    """Return the part of ``store`` that belongs to the first arguments of a store: host and port, or a file."""
+    return dist.PrefixStore(f"{kind} {' '.join(map(str, arguments[:2]))}", store)
