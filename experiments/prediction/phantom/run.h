@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "card.h"
+#include "copies.h"
 #include "scratch.h"
 #include "tensors.h"
 #include "work.h"
@@ -147,6 +148,8 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     IValue& argument = (*stack)[first + place];
     argument = arguments[place].isDevice() ? IValue(target) : map_tensors(arguments[place], counterpart);
   }
+  std::vector<Tensor> copied;
+  if (!values_known) copied = copies_before(schema.name(), arguments);
   op.redispatchBoxed(c10::DispatchKeySet(values_known ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
 
   for (size_t place = 0; place < count && !values_known; ++place) {
@@ -174,7 +177,9 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
-  if (!values_known) allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
+  if (values_known) return;
+  const auto copied_after = copies(kCopiedAfter, schema.name(), arguments);
+  allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
 }
 
 }  // namespace phantom
