@@ -104,6 +104,13 @@ Tensor view_like(const Tensor& tensor, const Tensor& made) {
   return view;
 }
 
+// Allocate and free copies of inputs and scratch memory. Call this after the results of the operation are allocated.
+void allocate_temporaries(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
+  const auto copied = copies(kCopiedAfter, schema.name(), arguments);
+  allocate_scratch(schema, arguments, results);
+}
+
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
@@ -117,7 +124,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = skipped_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
-    allocate_scratch(schema, arguments, *written);
+    allocate_temporaries(schema, arguments, *written);
     return;
   }
 
@@ -177,9 +184,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
-  if (values_known) return;
-  const auto copied_after = copies(kCopiedAfter, schema.name(), arguments);
-  allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
+  if (!values_known) allocate_temporaries(schema, arguments, {stack->begin() + start, stack->end()});
 }
 
 }  // namespace phantom
