@@ -193,8 +193,8 @@ def convolution_order(phantom: Any) -> Any:
     import torch
 
     def is_last(*orders: torch.memory_format) -> bool:
-        operands = [torch.empty(4, 4, 3, 3, device="cuda").to(memory_format=order) for order in orders]
-        return torch.nn.functional.conv2d(*operands, padding=1).is_contiguous(memory_format=torch.channels_last)
+        given, weight = (torch.empty(4, 4, 3, 3, device="cuda").to(memory_format=order) for order in orders)
+        return torch.nn.functional.conv2d(given, weight, padding=1).is_contiguous(memory_format=torch.channels_last)
 
     last, contiguous = torch.channels_last, torch.contiguous_format
     return [is_last(contiguous, contiguous), is_last(last, contiguous), is_last(contiguous, last)]
