@@ -8,14 +8,12 @@
 namespace phantom {
 
 // Positions of the arguments that an operation copies to contiguous memory before it allocates its results, and after.
-// Sources: SoftMax.cu, EmbeddingBackwardKernel.cu, NLLLoss2d.cu, UpSample*.cu in ATen/native/cuda.
-const std::unordered_map<std::string, std::vector<size_t>> kCopiedBefore{
-    {"aten::embedding_dense_backward", {0}}, {"aten::_fused_rms_norm", {0}}, {"aten::_fused_rms_norm_backward", {1}}};
+// Sources: EmbeddingBackwardKernel.cu, SoftMax.cu, NLLLoss2d.cu.
+const std::unordered_map<std::string, std::vector<size_t>> kCopiedBefore{{"aten::embedding_dense_backward", {0}}};
 const std::unordered_map<std::string, std::vector<size_t>> kCopiedAfter{
     {"aten::_softmax", {0}}, {"aten::_log_softmax", {0}}, {"aten::_softmax_backward_data", {0, 1}},
     {"aten::_log_softmax_backward_data", {0, 1}}, {"aten::nll_loss2d_forward", {0, 1}},
-    {"aten::nll_loss2d_backward", {1, 2}}, {"aten::upsample_bilinear2d_backward", {0}},
-    {"aten::upsample_nearest2d_backward", {0}}, {"aten::_fused_rms_norm_backward", {0}}};
+    {"aten::nll_loss2d_backward", {2}}};
 
 std::vector<Tensor> copies(
     const std::unordered_map<std::string, std::vector<size_t>>& copied, const std::string& name,
