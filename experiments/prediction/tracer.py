@@ -111,11 +111,6 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
 
     torch.set_num_threads(1)
     replace_cuda(phantom, card)
-    if spec.settings.task == "generate":
-        simulate_ranks(1, 1, phantom)
-        simulate_gpus(phantom, spec.settings.devices)
-    else:
-        simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom)
     if spec.settings.uses_host_memory:
         phantom.count_host_memory()
         skip_fused_adamw(phantom.log_operation)
@@ -133,6 +128,11 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
     changes = {"workers": 0, "accelerator": "gpu"}
     traced = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
     with TemporaryFolder("row") as out:
+        if spec.settings.task == "generate":
+            simulate_ranks(1, 1, phantom, out / "ranks")
+            simulate_gpus(phantom, spec.settings.devices)
+        else:
+            simulate_ranks(spec.settings.devices, spec.settings.nodes, phantom, out / "ranks")
         measured = rank.run_rank(traced, out, meter, device)
     if measured.failure:
         raise RuntimeError(measured.reason)

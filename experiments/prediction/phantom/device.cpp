@@ -199,12 +199,7 @@ void phantom_reset_peaks() {
   device_log.allocator.reset_peaks();
 }
 
-void phantom_empty_cache() {
-  auto& device_log = phantom::log();
-  std::lock_guard<std::mutex> lock(device_log.mutex);
-  device_log.allocator.release_cached();
-  device_log.events.push_back({0, phantom::kEmptyCache, 0, 0});
-}
+void phantom_empty_cache() { phantom::empty_cache(); }
 
 // Set the category of the storage at `pointer`. Returns false if there is no storage.
 bool phantom_tag(const void* pointer, int64_t category) {

@@ -74,6 +74,14 @@ struct Block {
   std::optional<double> constant = std::nullopt;  // the common value of all floating-point numbers in it, if known
 };
 
+// Free all memory that the allocator keeps without using it (torch.cuda.empty_cache).
+void empty_cache() {
+  Log& device_log = log();
+  std::lock_guard<std::mutex> lock(device_log.mutex);
+  device_log.allocator.release_cached();
+  device_log.events.push_back({0, kEmptyCache, 0, 0});
+}
+
 void release(void* context) {
   auto* block = static_cast<Block*>(context);
   Log& device_log = log();

@@ -1,10 +1,15 @@
-"""Shapes of the results of operations for which PyTorch has no meta function.
+"""Shapes of the results of operations for which PyTorch has no meta function, or one without the order of a GPU.
 
 The number of distinct elements is not known without values; it is taken to be the number of elements.
 """
 
-import torch
+from typing import Any
 
+import torch
+from torch._meta_registrations import meta_conv
+from torch._prims_common import suggest_memory_format
+
+CHANNELS_LAST = {torch.channels_last, torch.channels_last_3d}
 _library: list[torch.library.Library] = []
 
 
@@ -19,9 +24,20 @@ def register_meta_functions() -> None:
         ("_unique2", _unique),
         ("unique_dim", _unique_dim),
         ("unique_consecutive", _unique_consecutive),
+        ("convolution", _convolution),
     ):
         library.impl(name, function)
     _library.append(library)
+
+
+def _convolution(input: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
+    """Return the output in the order of cuDNN's: channels last if the input or the weight has it (ConvUtils.h).
+
+    PyTorch's own function for meta tensors leaves it contiguous.
+    """
+    made = meta_conv(input, weight, *more)
+    orders = {suggest_memory_format(one) for one in (input, weight)} & CHANNELS_LAST
+    return made.to(memory_format=orders.pop()) if orders and input.dtype != torch.float64 else made
 
 
 def _gru_cell(

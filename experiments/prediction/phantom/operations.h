@@ -79,7 +79,7 @@ const Tensor& resize_(const Tensor& self, c10::IntArrayRef size, std::optional<c
 }
 
 // Frequent operations whose shapes PyTorch computes in Python. They allocate the same results as their CUDA kernels
-// (layer_norm_kernel.cu, Dropout.cu), with statistics in 32 bit.
+// (layer_norm_kernel.cu, Dropout.cu), with statistics in 32 bit, and copies of inputs in another order.
 
 Tensor empty_like_contiguous(const Tensor& tensor) { return at::empty_like(tensor, at::MemoryFormat::Contiguous); }
 
@@ -91,6 +91,7 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm(
     const Tensor& input, c10::IntArrayRef normalized, const std::optional<Tensor>& weight,
     const std::optional<Tensor>& bias, double epsilon) {
   log_own("aten::native_layer_norm.default", input, normalized.vec(), weight, bias, epsilon);
+  const Tensor input_copy = input.contiguous();
   std::vector<int64_t> sizes(input.sizes().begin(), input.sizes().end() - normalized.size());
   sizes.resize(input.dim(), 1);
   const auto wide = input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -103,7 +104,11 @@ std::tuple<Tensor, Tensor, Tensor> native_layer_norm_backward(
     const std::optional<Tensor>& weight, const std::optional<Tensor>& bias, std::array<bool, 3> wanted) {
   const c10::List<bool> outputs{wanted[0], wanted[1], wanted[2]};
   log_own("aten::native_layer_norm_backward.default", gradient, input, normalized.vec(), mean, deviation, weight, bias, outputs);
-  return {empty_like_if(wanted[0], input), empty_like_if(wanted[1], weight), empty_like_if(wanted[2], bias)};
+  const Tensor input_copy = input.contiguous();
+  const std::tuple<Tensor, Tensor, Tensor> results{
+      empty_like_if(wanted[0], input), empty_like_if(wanted[1], weight), empty_like_if(wanted[2], bias)};
+  gradient.contiguous();
+  return results;
 }
 
 std::tuple<Tensor, Tensor> native_dropout(const Tensor& input, double share, std::optional<bool> training) {

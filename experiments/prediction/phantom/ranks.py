@@ -1,23 +1,27 @@
 """Simulate several ranks: this process is one rank, and collective operations complete at once."""
 
+import functools
 import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.distributed.fsdp._init_utils as fsdp
 from torch._C import _distributed_c10d as c10d
+from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
+from experiments.prediction.phantom.exchange import HostExchange, RankStore, read_no_object_from_nothing
 from experiments.prediction.phantom.library import Phantom
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
 all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
-allreduce_coalesced alltoall alltoall_base barrier gather reduce reduce_scatter reduce_scatter_single
-reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced scatter _reduce_scatter_base
+allreduce_coalesced alltoall alltoall_base barrier monitored_barrier reduce reduce_scatter reduce_scatter_single
+reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced _reduce_scatter_base
 """.split()  # noqa: SIM905 - one word per line is harder to read
 
 
@@ -28,14 +32,16 @@ OUTSIDE_BACKWARD = -1
 
 
 class SimulatedGroup(c10d.ProcessGroup):
-    """A process group that consists of one process, whose collective operations change nothing.
+    """A process group that consists of one process, whose collective operations change nothing on the GPU.
 
-    A gather returns this rank's input for every rank. Therefore, checks that all ranks have equal values pass.
+    A gather returns this rank's input for every rank. Therefore, checks that all ranks have equal values pass. Values
+    in host memory, such as objects, are exchanged with the lower ranks.
     """
 
-    def __init__(self, rank: int, size: int, phantom: Phantom) -> None:
+    def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._phantom = rank, size, phantom
+        self.exchange = HostExchange(store, rank)
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
         self._shelved_at = 0
@@ -81,22 +87,26 @@ class SimulatedGroup(c10d.ProcessGroup):
         for row, tensor in zip(outputs, inputs, strict=True):
             for output in row:
                 output.copy_(tensor)
+            self.exchange.gather(row, tensor)
         return _clear_and_complete(self, outputs)
 
     def all_gather_single(self, output: Any, tensor: Any, options: Any = None) -> Any:
         self.log("allgather", output)
         output.view(self._size, -1).copy_(tensor.view(1, -1))
+        self.exchange.gather(output.view(self._size, -1).unbind(), tensor)
         return _clear_and_complete(self, [output])
 
     _allgather_base = all_gather_single  # type: ignore[assignment]
 
-    @property
-    def pg_name(self) -> str:
-        return dist.distributed_c10d._world.pg_names[self]
+    def _set_group_name(self, name: str) -> None:
+        super()._set_group_name(name)  # type: ignore[arg-type]
+        self._name = name
 
     @property
     def group_name(self) -> str:  # type: ignore[override]
-        return self.pg_name
+        return self._name
+
+    pg_name = group_name
 
 
 def _complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
@@ -126,6 +136,8 @@ def _logged(name: str) -> Callable[..., Any]:
 
 def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("broadcast", tensors)
+    if options is not None:
+        group.exchange.broadcast(tensors, options.rootRank)
     group.free_if_host_waited()
     return _complete(group, tensors)
 
@@ -136,16 +148,43 @@ def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     return _complete(group, tensors)
 
 
+def _gather(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
+    group.log("gather", outputs)
+    for number, tensor in enumerate(inputs):
+        group.exchange.gather(outputs[number] if outputs else [], tensor)
+    return _clear_and_complete(group, outputs)
+
+
+def _scatter(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any) -> Any:
+    group.log("scatter", inputs)
+    for number, tensor in enumerate(outputs):
+        group.exchange.scatter(tensor, inputs[number] if inputs else [], options.rootRank)
+    return _clear_and_complete(group, outputs)
+
+
+def _send(group: SimulatedGroup, tensors: Any, receiver: int, tag: int) -> Any:
+    group.log("send", tensors)
+    group.exchange.send(tensors[0], receiver, tag)
+    return _clear_and_complete(group, tensors)
+
+
+def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
+    group.log("recv", tensors)
+    group.exchange.receive(tensors[0], sender, tag)
+    return _clear_and_complete(group, tensors)
+
+
 for _name in NO_OP_COLLECTIVES:
     setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
-for _name, _own in (("allreduce", _allreduce), ("broadcast", _broadcast)):
-    setattr(SimulatedGroup, _name, _own)
+for _own in (_allreduce, _broadcast, _gather, _scatter, _send, _recv):
+    setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
 
 
-def simulate_ranks(devices: int, nodes: int, phantom: Phantom, rank: int = 0) -> None:
+def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:
     """Set up this process as rank ``rank`` of ``devices`` * ``nodes`` ranks, as if torchrun had started it.
 
-    Collective operations are logged with the operations of ``phantom``.
+    Collective operations are logged with the operations of ``phantom``. ``folder`` keeps the values in host memory that
+    this rank sends; lower ranks must have run with the same one.
     """
     world = devices * nodes
     if world > 1:
@@ -160,16 +199,46 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, rank: int = 0) ->
         "MASTER_PORT": "29500",
         "TORCHELASTIC_RUN_ID": "phantom",
     }
-    dist.Backend.register_backend(
-        "lone", lambda store, rank, size, timeout: SimulatedGroup(rank, size, phantom), devices=["cpu", "cuda"]
-    )
-    start = dist.init_process_group
-
-    def init_process_group(*_: Any, **__: Any) -> None:
-        start(backend="lone", store=c10d.HashStore(), rank=rank, world_size=world)
-
-    dist.init_process_group = init_process_group
-    dist.distributed_c10d.init_process_group = init_process_group
+    _simulate_groups(phantom)
+    _share_store(RankStore(folder, rank), rank, world)
+    read_no_object_from_nothing()
     setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - the original reads CUDA events
     setattr(fsdp, "_get_compute_device", lambda *_: torch.device("cuda", 0))  # noqa: B010 - the only one, on any rank
     torch.cuda.device_count = lambda: devices
+
+
+def _simulate_groups(phantom: Phantom) -> None:
+    """Make every group a simulated one, which reports the backend that the program asked for."""
+    dist.Backend.register_backend(
+        "lone", lambda store, rank, size, timeout: SimulatedGroup(store, rank, size, phantom), devices=["cpu", "cuda"]
+    )
+    world, make = dist.distributed_c10d._world, dist.distributed_c10d._new_process_group_helper
+
+    def make_simulated(size: int, rank: int, ranks: list[int], backend: str, *more: Any, **options: Any) -> Any:
+        group, store = make(size, rank, ranks, dist.Backend("lone"), *more, **options)
+        if isinstance(group, SimulatedGroup):
+            world.pg_map[group] = dist.Backend(backend), store
+        return group, store
+
+    setattr(dist.distributed_c10d, "_new_process_group_helper", make_simulated)  # noqa: B010 - not in the stubs
+    setattr(dist.distributed_c10d, "default_pg_nccl_timeout", default_pg_timeout)  # noqa: B010 - not in the stubs
+    dist.is_nccl_available = lambda: True
+
+
+def _share_store(store: RankStore, rank: int, world: int) -> None:
+    """Make all stores and the default group use ``store``, whatever their arguments."""
+    start = dist.init_process_group
+
+    def init_process_group(backend: str | None = None, *_: Any, **__: Any) -> None:
+        start(backend=backend, store=store, rank=rank, world_size=world)
+
+    dist.init_process_group = init_process_group
+    dist.distributed_c10d.init_process_group = init_process_group
+    dist.rendezvous = lambda *_, **__: iter([(store, rank, world)])
+    for kind in ("TCPStore", "FileStore"):
+        setattr(dist, kind, functools.partial(_named_store, store, kind))
+
+
+def _named_store(store: RankStore, kind: str, *arguments: Any, **_: Any) -> dist.Store:
+    """Return the part of ``store`` that belongs to the first arguments of a store: host and port, or a file."""
+    return dist.PrefixStore(f"{kind} {' '.join(map(str, arguments[:2]))}", store)

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "card.h"
+#include "copies.h"
 #include "scratch.h"
 #include "tensors.h"
 #include "work.h"
@@ -103,6 +104,13 @@ Tensor view_like(const Tensor& tensor, const Tensor& made) {
   return view;
 }
 
+// Allocate and free copies of inputs and scratch memory. Call this after the results of the operation are allocated.
+void allocate_temporaries(
+    const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
+  const auto copied = copies(kCopiedAfter, schema.name(), arguments);
+  allocate_scratch(schema, arguments, results);
+}
+
 void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   const auto& schema = op.schema();
   const size_t count = schema.arguments().size(), first = stack->size() - count;
@@ -116,7 +124,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
   if (const auto written = skipped_write(schema, arguments)) {
     stack->erase(stack->begin() + first, stack->end());
     stack->insert(stack->end(), written->begin(), written->end());
-    allocate_scratch(schema, arguments, *written);
+    allocate_temporaries(schema, arguments, *written);
     return;
   }
 
@@ -147,6 +155,8 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
     IValue& argument = (*stack)[first + place];
     argument = arguments[place].isDevice() ? IValue(target) : map_tensors(arguments[place], counterpart);
   }
+  std::vector<Tensor> copied;
+  if (!values_known) copied = copies_before(schema.name(), arguments);
   op.redispatchBoxed(c10::DispatchKeySet(values_known ? c10::DispatchKey::CPU : c10::DispatchKey::Meta), stack);
 
   for (size_t place = 0; place < count && !values_known; ++place) {
@@ -174,7 +184,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       return result;
     });
   }
-  if (!values_known) allocate_scratch(schema, arguments, {stack->begin() + start, stack->end()});
+  if (!values_known) allocate_temporaries(schema, arguments, {stack->begin() + start, stack->end()});
 }
 
 }  // namespace phantom

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include <sstream>
+
 #include "card.h"
 #include "convolution.h"
 
@@ -60,14 +62,35 @@ int64_t embedding_backward_scratch_bytes(const Tensor& gradient, const Tensor& t
   return count > 3072 ? 4 * (count / 10 + std::min(count, rows)) * gradient.size(-1) : 0;
 }
 
-// Allocate and free the temporary memory of a convolution.
+// Return a text that differs for convolutions that cuDNN measures separately. pass: which result is computed.
+std::string convolution_key(const Tensor& input, const Tensor& weight, const std::vector<int64_t>& stride, int64_t pass) {
+  std::ostringstream key;
+  key << pass << input.sizes() << input.strides() << input.scalar_type() << weight.sizes() << weight.strides() << stride;
+  return key.str();
+}
+
+// Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, the first convolution of
+// each shape is also measured before; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
+void run_convolution(int64_t bytes, const std::string& key) {
+  static std::set<std::string> measured;
+  const auto allocate_and_free = [&] {
+    if (bytes) allocate_block(bytes, false);
+  };
+  if (at::globalContext().benchmarkCuDNN() && measured.insert(key).second) {
+    allocate_and_free();
+    empty_cache();
+  }
+  allocate_and_free();
+}
+
 void allocate_convolution_scratch(const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
   const bool transposed = arguments[6].toBool();
   const Convolution convolution(
       arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(), transposed,
       arguments[8].toInt());
-  const auto bytes = transposed ? convolution.backward_bytes() : convolution.forward_bytes();
-  if (bytes) allocate_block(bytes, false);
+  run_convolution(
+      transposed ? convolution.backward_bytes() : convolution.forward_bytes(),
+      convolution_key(arguments[0].toTensor(), arguments[1].toTensor(), arguments[3].toIntVector(), -1));
 }
 
 // Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed one
@@ -80,8 +103,9 @@ void allocate_scratch_of_result(
       arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(), transposed,
       arguments[9].toInt());
   const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
-  const auto bytes = place ? convolution.weight_backward_bytes() : input_bytes;
-  if (bytes) allocate_block(bytes, false);
+  run_convolution(
+      place ? convolution.weight_backward_bytes() : input_bytes,
+      convolution_key(arguments[1].toTensor(), arguments[2].toTensor(), arguments[4].toIntVector(), place));
 }
 
 // Allocate and free the scratch memory of an operation. Call this after the results of the operation are allocated.

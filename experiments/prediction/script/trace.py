@@ -70,11 +70,7 @@ def trace_script(
             progress = f" ({number} of {len(groups)}{left}{_smallest_so_far(found)})" if len(groups) > 1 else ""
             traced += 1
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
-            first = _trace_rank({**job, "cards": group, "rank": 0}, place)
-            found += first
-            for rank in range(1, first[0].ranks if options.all_ranks else 1):
-                print_line(f"tracing rank {rank} (ranks 0 to {first[0].ranks - 1})")
-                found += _trace_rank({**job, "cards": group, "rank": rank}, place)
+            found += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
     return found
 
 
@@ -107,6 +103,18 @@ def _card_list(group: Sequence[str]) -> str:
         if len(group) <= MAX_SHOWN_CARDS
         else f"{', '.join(group[:MAX_SHOWN_CARDS])} and {len(group) - MAX_SHOWN_CARDS} more"
     )
+
+
+def _trace_ranks(
+    job: dict[str, object], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None]
+) -> list[ScriptPrediction]:
+    """Return the prediction of each GPU of the first rank, or of all ranks, which read what the ranks before sent."""
+    with TemporaryFolder("ranks") as values:
+        found = _trace_rank({**job, "rank": 0, "values": str(values)}, place)
+        for rank in range(1, found[0].ranks if all_ranks else 1):
+            print_line(f"tracing rank {rank} (ranks 0 to {found[0].ranks - 1})")
+            found += _trace_rank({**job, "rank": rank, "values": str(values)}, place)
+    return found
 
 
 def _trace_rank(job: dict[str, object], place: ExecutionPlace) -> list[ScriptPrediction]:

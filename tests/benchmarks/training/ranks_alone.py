@@ -60,9 +60,9 @@ def measure_rank(spec: RowSpec, rank: int) -> Measured:
     from experiments.training.rank import run_rank
 
     torch.cuda.init()
-    simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()))
     use_texts_of(rank)
     with tempfile.TemporaryDirectory() as folder:
+        simulate_ranks(RANKS, 1, cast(Phantom, NoPhantom()), Path(folder, "ranks"))
         return run_rank(spec, Path(folder))
 
 

@@ -39,12 +39,13 @@ END_DESCRIPTIONS: dict[TraceEnd, str] = {
 class TraceJob(BaseModel):
     """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits.
 
-    gpus: GPUs of the process, over which it spreads a model.
+    gpus: GPUs of the process, over which it spreads a model. values: folder with the values that lower ranks sent.
     """
 
     command: tuple[str, ...]
     cards: tuple[str, ...]
     rank: int = 0
+    values: Path
     steps: int
     limit_s: float
     fake_weights: bool = False
@@ -109,7 +110,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
             return command
         program, ranks = launchers.parse_launch(command)
         world_size = ranks.world_size
-        simulate_ranks(*ranks, phantom, job.rank)
+        simulate_ranks(*ranks, phantom, job.values, job.rank)
         return program
 
     def run_started_program(command: Command) -> int:

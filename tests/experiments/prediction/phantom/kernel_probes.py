@@ -3,6 +3,7 @@
 The answers to the cases are those of an H200 with PyTorch 2.11 and cuDNN 9.19, measured with the allocator's history.
 """
 
+import functools
 import gc
 from collections.abc import Callable
 from typing import Any
@@ -142,4 +143,64 @@ def bias_workspace(phantom: Any) -> Any:
     return found
 
 
-PROBES = (bias_workspace, recurrent, convolutions, other_scratch, dropout_order)
+def copied_inputs(phantom: Any) -> Any:
+    """Return the temporary memory of operations with an input of 1 MiB in order, and with a transposed one."""
+    import torch
+
+    aten = torch.ops.aten
+    rows, turned = torch.empty(512, 512, device="cuda"), torch.empty(512, 512, device="cuda").t()
+    vector, mean = torch.empty(512, device="cuda"), torch.empty(512, 1, device="cuda")
+    positions = torch.zeros(512, dtype=torch.int64, device="cuda")
+    image, weight = torch.empty(1, 256, 32, 32, device="cuda"), torch.empty(256, 1, 1, 1, device="cuda")
+    operations = {
+        "layer norm": lambda given: aten.native_layer_norm(given, [512], vector, vector, 1e-5),
+        "backward pass of layer norm": lambda given: aten.native_layer_norm_backward(
+            given, rows, [512], mean, mean, vector, vector, [True, True, True]
+        ),
+        "softmax": lambda given: aten._softmax(given, -1, False),
+        "backward pass of softmax": lambda given: aten._softmax_backward_data(given, rows, -1, torch.float32),
+        "backward pass of an embedding": lambda given: aten.embedding_dense_backward(given, positions, 8, -1, False),
+        "backward pass of a convolution": lambda given: aten.convolution_backward(
+            given.t().view(1, 32, 32, 256).permute(0, 3, 1, 2) if given is turned else given.view(1, 256, 32, 32),
+            *(image, weight, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 256, [True, True, False]),
+        ),
+    }
+    return {
+        name: [scratch(phantom, functools.partial(run, one))[0] for one in (rows, turned)]
+        for name, run in operations.items()
+    }
+
+
+def searched_convolution(phantom: Any) -> Any:
+    """Return the cached bytes after each of two equal convolutions, with and without the search for the fastest."""
+    import torch
+
+    def convolve() -> int:
+        torch.empty(32 * 2**20, dtype=torch.uint8, device="cuda")
+        torch.nn.functional.conv2d(torch.empty(1, 3, 8, 8, device="cuda"), torch.empty(4, 3, 3, 3, device="cuda"))
+        allocated, reserved, *_ = phantom.stats()
+        return int(reserved >= allocated + 32 * 2**20)
+
+    found = []
+    for torch.backends.cudnn.benchmark in (False, True):
+        found += [convolve(), convolve()]
+    torch.backends.cudnn.benchmark = False
+    return found
+
+
+def convolution_order(phantom: Any) -> Any:
+    """Return whether the result of a convolution is channels last: of no operand, of the input, of the weight."""
+    import torch
+
+    def is_last(*orders: torch.memory_format) -> bool:
+        given, weight = (torch.empty(4, 4, 3, 3, device="cuda").to(memory_format=order) for order in orders)
+        return torch.nn.functional.conv2d(given, weight, padding=1).is_contiguous(memory_format=torch.channels_last)
+
+    last, contiguous = torch.channels_last, torch.contiguous_format
+    return [is_last(contiguous, contiguous), is_last(last, contiguous), is_last(contiguous, last)]
+
+
+PROBES = (
+    *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
+    *(copied_inputs, searched_convolution, convolution_order),
+)

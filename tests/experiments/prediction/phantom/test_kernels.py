@@ -64,3 +64,27 @@ def test_dropout_allocates_its_mask_before_its_result(probe_results):
 
 def test_the_first_product_with_a_bias_allocates_a_workspace_of_1_mib(probe_results):
     assert probe_results["bias_workspace"] == [0, 0, MIB, MIB, MIB, MIB]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "layer norm",
+        "backward pass of layer norm",
+        "softmax",
+        "backward pass of softmax",
+        "backward pass of an embedding",
+        "backward pass of a convolution",
+    ],
+)
+def test_a_kernel_copies_an_input_in_another_order(probe_results, operation):
+    in_order, turned = probe_results["copied_inputs"][operation]
+    assert turned - in_order == MIB
+
+
+def test_the_search_for_the_fastest_convolution_frees_the_cache_once_for_each_shape(probe_results):
+    assert probe_results["searched_convolution"] == [True, True, False, True]
+
+
+def test_a_convolution_returns_channels_last_if_an_operand_has_this_order(probe_results):
+    assert probe_results["convolution_order"] == [False, True, True]

@@ -38,7 +38,7 @@ def phantom() -> FakePhantom:
 @pytest.fixture
 def group(phantom: FakePhantom, monkeypatch: pytest.MonkeyPatch) -> SimulatedGroup:
     monkeypatch.setattr(ranks, "_complete", lambda *given, **_: None)  # a result on the phantom device
-    return SimulatedGroup(0, 2, phantom)  # type: ignore[arg-type]
+    return SimulatedGroup(torch.distributed.HashStore(), 0, 2, phantom)  # type: ignore[arg-type]
 
 
 def bucket_reduced_in_a_backward_pass(group: Any) -> "weakref.ref[torch.Tensor]":
