@@ -72,7 +72,7 @@ class PhantomMeter:
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        pass
+        self.recorder.end()
 
 
 def import_libraries(phantom: Phantom) -> None:

@@ -21,16 +21,10 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.prediction.times.limits import bound_s
+from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import (
-    PhaseTime,
-    RecordedPhase,
-    nearest_table,
-    phases_of_step,
-    step_time,
-    total_seconds,
-)
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase
+from experiments.prediction.times.step import nearest_table, phases_of_step, step_time
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
@@ -38,6 +32,7 @@ from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import run_in_fork
+from tests.benchmarks.prediction.roofline import bound_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 from tests.benchmarks.training.torch_estimate import TorchEstimate, estimate_row
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from experiments.prediction.times import limits, step
+from experiments.prediction.times import limits, phase
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import HOST_FACTORS, PhaseTime
+from experiments.prediction.times.phase import HOST_FACTORS, PhaseTime
 from tests.benchmarks.prediction.published import FOLDER
 from tests.benchmarks.prediction.published_times.__main__ import ERRORS, summarize, table
 from tests.benchmarks.prediction.published_times.labels import PASSES, published_times, read_operations
@@ -62,9 +62,9 @@ def test_the_goals_of_two_cards_are_reached_with_the_hosts_allocations_fitted_to
 @pytest.mark.parametrize(("card", "factor"), [("a100_80gb", 2.0), ("h100_80gb", 0.5)])
 def test_a_wrong_bandwidth_misses_a_goal(card, factor, monkeypatch):
     before = goals_reached(predicted_means())
-    memory_s, wrong = limits._memory_s, TIMES.card(card).name
+    memory_s, wrong = limits.memory_s, TIMES.card(card).name
     monkeypatch.setattr(
-        limits, "_memory_s", lambda operation, one: memory_s(operation, one) / (factor if one.name == wrong else 1.0)
+        limits, "memory_s", lambda operation, one: memory_s(operation, one) / (factor if one.name == wrong else 1.0)
     )
     assert before - goals_reached(predicted_means())
 
@@ -72,7 +72,7 @@ def test_a_wrong_bandwidth_misses_a_goal(card, factor, monkeypatch):
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
 def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_a_goal_is_missed(family, monkeypatch):
     before = predicted_means()
-    complete = step.phase_time
+    complete = phase.phase_time
 
     def incomplete(recorded, *arguments):
         kept = {key: count for key, count in recorded.operations.items() if parse(key).family != family}
@@ -87,8 +87,8 @@ def test_without_a_family_of_operations_the_errors_change_and_without_a_large_on
 
 def test_a_host_twice_as_slow_misses_a_goal(monkeypatch):
     before = goals_reached(predicted_means())
-    for phase, factor in HOST_FACTORS.items():
-        monkeypatch.setitem(step.HOST_FACTORS, phase, 2 * factor)
+    for name, factor in HOST_FACTORS.items():
+        monkeypatch.setitem(HOST_FACTORS, name, 2 * factor)
     assert ("h100_80gb", "error") in before - goals_reached(predicted_means())
 
 

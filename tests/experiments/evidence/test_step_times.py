@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.prediction.times.step import RecordedPhase
+from experiments.prediction.times.phase import RecordedPhase
 from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
 from tests.benchmarks.training.step_times import reasons
 from tests.benchmarks.training.torch_estimate import describe_problem, step_seconds
