@@ -71,8 +71,11 @@ class PhantomMeter:
     def __enter__(self) -> "PhantomMeter":
         return self
 
-    def __exit__(self, *exc: Any) -> None:
+    def end_micro_step(self) -> None:
         self.recorder.end()
+
+    def __exit__(self, *exc: Any) -> None:
+        pass
 
 
 def import_libraries(phantom: Phantom) -> None:

@@ -70,9 +70,12 @@ class Operation(NamedTuple):
 
     @property
     def host_waits(self) -> bool:
-        """Return whether the host waits until the GPU has executed the operation, and all earlier ones."""
+        """Return whether the host waits until the GPU has executed the operation, and all earlier ones.
+
+        It does not wait for a copy to the GPU, which CUDA executes from memory of its own.
+        """
         if self.crosses_the_bus:
-            return self.arguments[2] is False
+            return "host" in next(self.tensors) and self.arguments[2] is False
         if BY_MASK.match(self.name):
             return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
         return self.name == WAIT or READS.match(self.name) is not None

@@ -2,22 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
 from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
 
-HOST_FACTORS: Mapping[Phase, float] = {"forward": 5.0, "backward": 1.25, "optimizer step": 5.0}
-"""Host time of a phase divided by the host time of its operations alone. Python, modules and autograd add to it, least
-in the backward pass, which runs in C++. The activations that it recomputes have the factor of the forward pass. Fitted
-and cross-validated by the benchmark step_times."""
-SHARDING_S = 1.3e-3
-"""Host time of the hooks of FSDP and ZeRO around a gather or a reduce-scatter, seconds: they allocate the parameters of
-a unit, and replace the views of each. Fitted to the rows on four GPUs (benchmark step_times)."""
+HostWork = Phase | Literal["layers", "shards"]
+HOST_FACTORS: Mapping[HostWork, float] = {
+    "forward": 2.0,
+    "backward": 1.25,
+    "optimizer step": 3.0,
+    "layers": 1.6e-4,
+    "shards": 1.3e-3,
+}
+"""Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
+alone, to which autograd and the dispatcher add. layers: for a matrix product of a forward pass, which stands for the
+Python code of a layer. Fitted and cross-validated by the benchmark step_times. shards: for a gather or a
+reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's parameters and replace the views of each.
+Fitted to the rows of the benchmark several_gpus."""
 PCIE_GB_S, LINK_SHARE = 31.5, 0.63
 """Peak rate of PCIe 4.0 with 16 lanes, and the share of the peak rate of a link that collective operations reach."""
+SIMILAR_LENGTHS = 0.1
+"""Relative difference up to which two lengths are too similar to extrapolate from their times."""
 ADAM_PARAMETERS_PER_S = 1e9
 """Parameters that DeepSpeed's CPU Adam updates in a second on a host of 64 cores (measured: 13B in 12 s)."""
 
@@ -41,32 +49,30 @@ class RecordedPhase(NamedTuple):
 class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
-    operations_s: seconds of the host for the operations alone, by the phase whose factor applies. link_s: seconds of
-    the links between GPUs. cpu_optimizer_s: seconds in which the optimizer works on the CPU while the GPU waits.
-    unmeasured_s: those of ``device_s`` that were estimated from similar operations. sharding_s: seconds of the host for
-    the hooks of sharded parameters. host_waits: the host waits at the end until the GPU has done all its work. gathers:
-    the GPU waits for the links at the end, because later operations need what they transfer. backward: the GPU need not
-    wait for earlier reductions, which only the optimizer needs.
+    host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers
+    and shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the optimizer works on the
+    CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar operations.
+    host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for the links at
+    the end, because later operations need what they transfer.
     """
 
-    operations_s: Mapping[Phase, float]
+    host_work: Mapping[HostWork, float]
     device_s: Mapping[Family, float]
     link_s: float = 0.0
     cpu_optimizer_s: float = 0.0
     unmeasured_s: float = 0.0
-    sharding_s: float = 0.0
     host_waits: bool = False
     gathers: bool = False
-    backward: bool = False
+    phase: Phase = "forward"
 
     @property
     def host_s(self) -> float:
         """Return the seconds in which the host works."""
         return self.host_s_with(HOST_FACTORS)
 
-    def host_s_with(self, factors: Mapping[Phase, float]) -> float:
+    def host_s_with(self, factors: Mapping[HostWork, float]) -> float:
         """Return the seconds in which the host works, with other factors than HOST_FACTORS."""
-        return self.sharding_s + sum(factors[phase] * phase_s for phase, phase_s in self.operations_s.items())
+        return sum(factors[kind] * work for kind, work in self.host_work.items())
 
     @property
     def gpu_s(self) -> float:
@@ -81,47 +87,44 @@ class PhaseTime(NamedTuple):
     def scaled(self, host: float, device: float) -> "PhaseTime":
         """Return the time with the host's seconds multiplied by ``host``, those of GPU and links by ``device``."""
         return self._replace(
-            operations_s={phase: host * phase_s for phase, phase_s in self.operations_s.items()},
+            host_work={kind: host * work for kind, work in self.host_work.items()},
             device_s={family: device * family_s for family, family_s in self.device_s.items()},
             link_s=device * self.link_s,
             cpu_optimizer_s=host * self.cpu_optimizer_s,
             unmeasured_s=device * self.unmeasured_s,
-            sharding_s=host * self.sharding_s,
         )
 
 
 def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
     """Return the seconds of a phase, or of a part of it, on ``card``."""
-    operations_s: dict[Phase, float] = defaultdict(float)
+    host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
-    link_s = cpu_optimizer_s = unmeasured_s = sharding_s = 0.0
-    gathers = host_waits = False
+    link_s = cpu_optimizer_s = unmeasured_s = 0.0
+    operations = {key: parse(key) for key in recorded.operations}
     for key, count in recorded.operations.items():
-        operation = parse(key)
-        host_waits |= operation.host_waits
+        operation = operations[key]
         if operation.family == "communication":
             link_s += count * communication_s(operation, card)
-            sharding_s += count * SHARDING_S if operation.is_of_shards else 0.0
-            gathers |= not operation.reduces
+            host_work["shards"] += count * operation.is_of_shards
         elif operation.family == "CPU optimizer":
             cpu_optimizer_s += count * operation.elements / ADAM_PARAMETERS_PER_S
         elif operation.family != "waiting":
             times = table.times(key, card)
             device_s[operation.family] += count * times.device_s
             unmeasured_s += 0.0 if table.is_measured(key) else count * times.device_s
-            recomputed = recorded.recomputed.get(key, 0)
-            operations_s["forward"] += recomputed * times.host_s
-            operations_s[recorded.phase] += (count - recomputed) * times.host_s
+            in_forward = count if recorded.phase == "forward" else recorded.recomputed.get(key, 0)
+            host_work["forward"] += in_forward * times.host_s
+            host_work[recorded.phase] += (count - in_forward) * times.host_s
+            host_work["layers"] += in_forward * (operation.family == "matrix products")
     return PhaseTime(
-        dict(operations_s),
+        dict(host_work),
         dict(device_s),
         link_s,
         cpu_optimizer_s,
         unmeasured_s,
-        sharding_s,
-        host_waits,
-        gathers,
-        recorded.phase == "backward",
+        any(operation.host_waits for operation in operations.values()),
+        any(operation.family == "communication" and not operation.reduces for operation in operations.values()),
+        recorded.phase,
     )
 
 
@@ -138,9 +141,9 @@ def interpolated(
 ) -> list[PhaseTime]:
     """Return the parts of a phase for a batch of ``tokens``: the GPU's time is linear between this batch and ``other``.
 
-    If both batches have the same length, the time is proportional to the length.
+    If both batches have about the same length, the time is proportional to the length.
     """
-    if own_tokens == other_tokens:
+    if abs(own_tokens - other_tokens) <= SIMILAR_LENGTHS * own_tokens:
         share = tokens / own_tokens if own_tokens else 1.0
         return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in own]
     weight = (tokens - own_tokens) / (other_tokens - own_tokens)

@@ -35,7 +35,7 @@ def step_time(
 
     Returns None if no step was traced, or if the card emulates the row's data type, because the slowdown is unknown.
 
-    tokens: average length of a batch's texts; None: the length of the first batches. planned: micro-steps of the
+    tokens: average length of a batch's texts; None: the length of the traced batches. planned: micro-steps of the
     full-length training.
     """
     table, target = nearest_table(card), card_named(card)

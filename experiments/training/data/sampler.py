@@ -15,8 +15,7 @@ class SeededBatchSampler(Sampler[list[int]]):
     lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch, over all epochs,
     that gets the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full
     training. packed: texts are packed without padding, so this batch is the epoch's batch with the most tokens in
-    total. ranks: number of ranks, which share the samples. rank: the rank whose samples are returned (None: that of this
-    process). Raises InputError if there are fewer samples than one batch
+    total. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples than one batch
     needs.
     """
 
@@ -28,14 +27,13 @@ class SeededBatchSampler(Sampler[list[int]]):
         longest_batch_index: int | None,
         ranks: int = 1,
         packed: bool = False,
-        rank: int | None = None,
     ) -> None:
         if batch_size * ranks > len(lengths):
             raise InputError(
                 f"batch_size = {batch_size}: the data set has only {len(lengths)} samples for {ranks} device(s)"
             )
         self._lengths, self._batch_size, self._longest_at, self._ranks = lengths, batch_size, longest_batch_index, ranks
-        self._packed, self._rank = packed, rank
+        self._packed = packed
         self._shuffle = random.Random(seed)
         self._epoch = 0
 
@@ -43,7 +41,10 @@ class SeededBatchSampler(Sampler[list[int]]):
         return len(self._lengths) // (self._batch_size * self._ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank = _process_rank() if self._rank is None else self._rank
+        yield from self.batches_of(distributed.get_rank() if distributed.is_initialized() else 0)
+
+    def batches_of(self, rank: int) -> Iterator[list[int]]:
+        """Yield the batches of a rank in the next epoch."""
         order = list(range(rank, len(self._lengths), self._ranks))
         self._shuffle.shuffle(order)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
@@ -57,7 +58,3 @@ class SeededBatchSampler(Sampler[list[int]]):
             batches[index] = by_length[: self._batch_size]
         self._epoch += 1
         yield from batches  # lazily: a loader with workers creates two iterators and uses one
-
-
-def _process_rank() -> int:
-    return distributed.get_rank() if distributed.is_initialized() else 0

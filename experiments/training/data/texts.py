@@ -174,23 +174,13 @@ def batch_lengths(spec: RowSpec) -> list[int]:
     lengths = _random_lengths(spec)
     lengths = lengths[: _training_text_count(settings, len(lengths))]
     tokens = sum if settings.packing else max
-    samplers = [_build_sampler(settings, lengths, None, rank) for rank in range(settings.world_size)]
-    return [
-        max(tokens(lengths[index] for index in batch) for batch in batches) for batches in zip(*samplers, strict=True)
-    ]
+    ranks = [_build_sampler(settings, lengths, None).batches_of(rank) for rank in range(settings.world_size)]
+    return [max(tokens(lengths[index] for index in batch) for batch in batches) for batches in zip(*ranks, strict=True)]
 
 
-def _build_sampler(
-    settings: Settings, lengths: Sequence[int], longest_batch_index: int | None, rank: int | None = None
-) -> SeededBatchSampler:
+def _build_sampler(settings: Settings, lengths: Sequence[int], longest_batch_index: int | None) -> SeededBatchSampler:
     return SeededBatchSampler(
-        lengths,
-        settings.batch_size,
-        settings.seed,
-        longest_batch_index,
-        settings.world_size,
-        packed=settings.packing,
-        rank=rank,
+        lengths, settings.batch_size, settings.seed, longest_batch_index, settings.world_size, packed=settings.packing
     )
 
 

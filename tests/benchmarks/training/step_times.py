@@ -23,11 +23,11 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.phase import PhaseTime, RecordedPhase
+from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
 from experiments.prediction.times.step import nearest_table, phases_of_step, step_time
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
-from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
+from experiments.results.schema import WARM_UP_STEPS, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
@@ -50,9 +50,9 @@ HEAD = [
     "roofline times a factor",
     "RuntimeEstimator, s",
 ]
-FACTORS: list[Mapping[Phase, float]] = [
-    {"forward": forward / 4, "backward": backward / 4, "optimizer step": forward / 4}
-    for forward, backward in itertools.product(range(8, 33), range(3, 13))
+FACTORS: list[Mapping[HostWork, float]] = [
+    {**HOST_FACTORS, "forward": forward / 2, "backward": backward / 4, "layers": layers * 2e-5}
+    for forward, backward, layers in itertools.product(range(10), range(2, 11), range(10))
 ]
 """Factors of the host's time among which a fit chooses."""
 
@@ -78,7 +78,7 @@ class TimedRow(NamedTuple):
     roofline_s: float
     tokens: float | None
 
-    def error(self, factors: Mapping[Phase, float]) -> float:
+    def error(self, factors: Mapping[HostWork, float]) -> float:
         """Return the relative error of the time that follows with other factors of the host's time."""
         return relative_error(total_seconds(self.phases, factors), self.speed.step_s)
 
@@ -120,7 +120,7 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def fit_factors(rows: Sequence[TimedRow]) -> Mapping[Phase, float]:
+def fit_factors(rows: Sequence[TimedRow]) -> Mapping[HostWork, float]:
     """Return the factors with the smallest mean error over the rows."""
     return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
 

@@ -10,7 +10,8 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
 from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import ADAM_PARAMETERS_PER_S, ERROR, LINK_GB_S, SHARED_ERROR
+from experiments.prediction.times.phase import ADAM_PARAMETERS_PER_S, LINK_SHARE, PCIE_GB_S
+from experiments.prediction.times.step import ERROR, SHARED_ERROR
 from experiments.suites.cards import card_named
 from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
 from tests.support.processes.phantom_library import cache_with_library
@@ -197,7 +198,7 @@ def test_transfers_from_and_to_the_host_widen_the_error_of_a_time(step):
 
 def test_ranks_have_the_time_of_their_links(step):
     first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
-    assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_GB_S * 1e9), rel=0.01)
+    assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_SHARE * PCIE_GB_S * 1e9), rel=0.01)
     assert last.error_share == pytest.approx(ERROR + SHARED_ERROR)
     assert step(LOOP)[1].link_s == 0.0
 
