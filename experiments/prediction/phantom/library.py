@@ -158,11 +158,11 @@ class Phantom:
         chosen = itertools.compress(numbers, repeats) if recomputed else numbers
         return Counter({self._operation_key(number): count for number, count in Counter(chosen).items()})
 
-    def _numbers(self, begin: int, end: int) -> tuple[Sequence[int], Sequence[bool]]:
+    def _numbers(self, begin: int, end: int) -> tuple[list[int], list[bool]]:
         """Return the numbers of the keys of the executed operations, and whether each was recomputed."""
         numbers, repeats = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
         self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, repeats)
-        return numbers, repeats
+        return list(numbers), list(repeats)
 
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.training.several_gpus
 
 Reads the stored runs at full size, and predicts each row that trained on several GPUs, on the GPU model that measured
-it. The rows are traced here, without a GPU. The batches have the median length of the longest texts over all ranks. Writes several_gpus.md and several_gpus.json into the folder
-experiments/evidence/prediction_h200. Errors are relative to the measurement; negative: too low.
+it. The rows are traced here, without a GPU. The batches have the median length of the longest texts over all ranks.
+Writes several_gpus.md and several_gpus.json into the folder experiments/evidence/prediction_h200. Errors are relative
+to the measurement; negative: too low.
 """
 
 from collections.abc import Mapping
@@ -64,13 +65,13 @@ def main() -> None:
     }
     of_all = [one["error"] for one in found]
     means = {count: fmean(map(abs, errors)) for count, errors in sorted(by_gpus.items())}
-    data = {"rows": found, "errors": {"mean": fmean(map(abs, of_all))} | summary(of_all), "means": means}
+    errors = {"mean": fmean(map(abs, of_all))} | summary(of_all)
     text = markdown(HEAD, [*map(cells, found)]) + (
-        f"\nError: mean {data['errors']['mean']:.1%}, worst {data['errors']['worst']:.1%} of {len(found)} rows; "
+        f"\nError: mean {errors['mean']:.1%}, worst {errors['worst']:.1%} of {len(found)} rows; "
         + ", ".join(f"on {count} GPUs mean {mean:.1%} of {len(by_gpus[count])}" for count, mean in means.items())
         + "\n"
     )
-    write(EVIDENCE, "several_gpus", text, data)
+    write(EVIDENCE, "several_gpus", text, {"rows": found, "errors": errors, "means": means})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from experiments.prediction.times.phase import (
 from experiments.prediction.times.record import ends_part
 from experiments.prediction.times.step import parts_of_step, program_step_time
 from experiments.prediction.times.table import Machine, OperationTime, Table
+from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
 
 H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
@@ -212,8 +213,8 @@ def test_a_phase_has_a_part_for_each_wait_and_each_collective_operation():
 
 
 def test_a_step_has_the_last_micro_step_in_which_gradients_are_reduced():
-    names = ("forward", "backward")
-    recorded = [RecordedPhase(name, number, {}) for number in range(8) for name in names]
+    passes: tuple[Phase, ...] = ("forward", "backward")
+    recorded = [RecordedPhase(name, number, {}) for number in range(8) for name in passes]
     for place in (8, 17):  # two steps of four micro-steps
         recorded.insert(place, RecordedPhase("optimizer step", place, {}))
     found = [(own[0].tokens, other[0].tokens) for own, other in parts_of_step(recorded, 4)]
