@@ -32,7 +32,7 @@ from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import run_in_fork
-from tests.benchmarks.prediction.roofline import bound_s
+from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 from tests.benchmarks.training.torch_estimate import TorchEstimate, estimate_row
 

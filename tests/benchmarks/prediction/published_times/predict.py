@@ -9,7 +9,7 @@ from experiments.prediction.times.phase import PhaseTime, RecordedPhase, phase_t
 from experiments.prediction.times.table import TABLES, Table
 from experiments.suites.cards import Card
 from tests.benchmarks.prediction.published_times.labels import PASSES, Label, PublishedTimes, TrainingOperations
-from tests.benchmarks.prediction.roofline import bound_s
+from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import relative_error
 
 MEASURED_TABLE = TABLES / "h100_80gb.jsonl.gz"
