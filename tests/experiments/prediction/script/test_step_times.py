@@ -237,6 +237,7 @@ def test_a_question_about_a_model_has_a_time_that_grows_with_its_micro_steps(use
         (one,) = trace_script(program_command(training), CARDS[1:], lambda _: None, ScriptOptions())
         times.append(one.cards[0].time)
     once, often = times
-    assert (once.limited_by, once.step_s) == ("host", pytest.approx(once.host_s))
+    assert once.limited_by == "host"
+    assert once.host_s < once.step_s < once.host_s + sum(once.device_s.values())  # the host waits for values
     assert often.device_s["matrix products"] == pytest.approx(3 * once.device_s["matrix products"])
     assert often.step_s > 2 * once.step_s
