@@ -105,7 +105,7 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
             table, target = nearest_table(card), card_named(card)
             phases = phases_of_step(recorded, accumulate, tokens, table, target)
             shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
-            found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest), tokens))
+            found.append(TimedRow(spec, card, speed, time, phases, sum(part.gpu_s for part in shortest), tokens))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
