@@ -10,7 +10,7 @@ from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.trace import trace_script
 from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.phase import ADAM_PARAMETERS_PER_S, LINK_SHARE, PCIE_GB_S
+from experiments.prediction.times.phase import ADAM_PARAMETERS_PER_S, HOST_FACTORS, LINK_SHARE, PCIE_GB_S
 from experiments.prediction.times.step import ERROR, SHARED_ERROR
 from experiments.suites.cards import card_named
 from tests.experiments.prediction.script.test_trace import DDP, LOOP, MIB, START
@@ -100,10 +100,12 @@ def test_a_step_limited_by_the_bandwidth_depends_on_that_of_the_card(step):
     assert 0 < starts_s < 0.2 * fast_s
 
 
-def test_a_host_twice_as_slow_doubles_a_step_that_it_limits(step):
+def test_a_host_twice_as_slow_doubles_the_time_of_the_operations_of_a_step_that_it_limits(step):
     (_, first), (_, second) = (step(SMALL_BATCH, host_s=host_s) for host_s in (4e-5, 8e-5))
     assert first.limited_by == "host"
-    assert second.step_s == pytest.approx(2 * first.step_s) == pytest.approx(second.host_s)
+    layers_s = 2 * HOST_FACTORS["layers"]
+    assert second.step_s - layers_s == pytest.approx(2 * (first.step_s - layers_s))
+    assert second.step_s == pytest.approx(second.host_s)
 
 
 def test_the_first_step_which_creates_the_optimizers_state_is_not_the_predicted_one(step):
