@@ -71,6 +71,9 @@ class PhantomMeter:
     def __enter__(self) -> "PhantomMeter":
         return self
 
+    def end_micro_step(self) -> None:
+        self.recorder.end()
+
     def __exit__(self, *exc: Any) -> None:
         pass
 

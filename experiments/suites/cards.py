@@ -40,6 +40,9 @@ class Card(StrictModel):
         description="peak rate by data type (fp32, tf32, bf16, fp16), for those that the card has in hardware"
     )
     bandwidth_gb_s: PositiveFloat = Field(description="peak rate of the device's memory")
+    link_gb_s: PositiveFloat | None = Field(
+        default=None, description="peak rate of the links to the host's other GPUs in one direction; None: PCIe"
+    )
     compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, such as 8.0")
     multiprocessors: PositiveInt = Field(description="multiprocessors, or AMD's compute units, of one device")
     sources: dict[str, str] = Field(description="source of each number")

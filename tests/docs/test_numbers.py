@@ -2,15 +2,18 @@
 
 import json
 import re
+from statistics import fmean
 from typing import NamedTuple
 
 import pytest
 
+from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE
 from tests.docs.blocks import ROOT
 from tests.support.results.semesters import time_noise
 
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
+SCRIPT_TIMES = re.compile(r"^step: mean ([\d.]+)%, median ([\d.]+)%, worst [\d.]+% of (\d+) cases$", re.MULTILINE)
 TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
 
 
@@ -70,6 +73,47 @@ def test_errors_of_step_times_are_the_stored_ones(folder: str, sentence: str) ->
     ((mean, largest),) = TIMES.findall(text)
     rows = text.count("\n| ") - 1
     assert f"{sentence.format(rows=rows, mean=mean)} and the largest {largest} %." in page()
+
+
+def test_errors_on_the_machine_of_the_table_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "calibrated" / "step_times.json").read_text())
+    by_host = mean_errors_by_host([(abs(one["error"]), one["limited_by"]) for one in found["rows"]])
+    largest = f"{len(found['rows'])} steps have a mean error of {100 * found['mean_error']:.1f} % and a largest of"
+    assert f"{largest} {100 * found['errors']['worst']:.1f} %" in page()
+    assert f"{by_host[False]} on average if the GPU limits the step, {by_host[True]} if the host does." in page()
+
+
+def test_errors_of_the_times_of_scripts_are_the_stored_ones() -> None:
+    text = (EVIDENCE / "prediction_h200" / "scripts.md").read_text()
+    ((mean, median, cases),) = SCRIPT_TIMES.findall(text)
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
+    by_host = mean_errors_by_host([(abs(float(cells[9].rstrip("%"))) / 100, cells[10]) for cells in lines])
+    assert f"{cases} scripts without a lab's engine have a mean error of {float(mean):.1f} %" in page()
+    assert f"a median of {float(median):.1f} %: {by_host[False]} on average if the GPU limits" in page()
+    assert f"{by_host[True]} if the host does (`prediction_h200/scripts.md`)" in page()
+    assert f"of those that the GPU limits have a mean error of {by_host[False]}" in page("how-to/predict-times.md")
+
+
+def mean_errors_by_host(errors: list[tuple[float, str]]) -> dict[bool, str]:
+    """Return the mean error of the steps that the host limits (True), and of the others."""
+    return {
+        host: f"{100 * fmean(error for error, limit in errors if (limit == 'host') == host):.1f} %"
+        for host in (False, True)
+    }
+
+
+def test_errors_on_several_gpus_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "several_gpus.json").read_text())
+    mean, worst = (f"{100 * found['errors'][name]:.1f} %" for name in ("mean", "worst"))
+    sentence = f"Compared with {len(found['rows'])} measured steps on several H200 GPUs, the mean error is {mean}"
+    assert f"{sentence} and the largest {worst}:" in page()
+    on_four, on_two = (f"{100 * found['means'][count]:.1f} %" for count in ("4", "2"))
+    assert f"{on_four} on average on four GPUs, {on_two} on two" in page()
+
+
+def test_the_constants_of_times_on_several_gpus_are_those_of_the_code() -> None:
+    assert f"reach {100 * LINK_SHARE:.0f} % of the link's peak rate" in page()
+    assert f"the host needs {1000 * HOST_FACTORS['shards']:.1f} ms for the hooks" in page()
 
 
 def test_errors_of_estimated_operations_are_the_stored_ones() -> None:

@@ -1,5 +1,6 @@
 """Replace functions of torch.cuda with those of the phantom device, until the process ends."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments.prediction.phantom.cuda_memory import replace_memory_functions
 from experiments.prediction.phantom.cuda_random import no_operation, replace_random_functions
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
+from experiments.prediction.times.operations import WAIT
 from experiments.suites.cards import Card
 from experiments.system.files import GIB
 
@@ -127,7 +129,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         "get_device_name": lambda device=None: card.name,
         "get_device_capability": lambda device=None: capability,
         "get_device_properties": lambda device=None: properties,
-        "synchronize": no_operation(),
+        "synchronize": lambda device=None: phantom.log_operation(json.dumps([WAIT])),
         "empty_cache": phantom.empty_cache,
         "ipc_collect": no_operation(),
         "set_sync_debug_mode": no_operation(),

@@ -15,9 +15,9 @@ std::optional<double> known_constant(const Tensor& tensor) {
   return block ? block->constant : std::nullopt;
 }
 
-Tensor& copy_(Tensor& self, const Tensor& source, bool) {
+Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
-  log_own("aten::copy_.default", self, source, false);
+  if (self.numel()) log_own("aten::copy_.default", self, source, non_blocking);
   if (has_readable_values(self) && has_readable_values(source)) {
     on_host(self).copy_(on_host(source));
   } else if (const auto value = known_constant(source); value && is_on_device(self) && has_readable_values(self)) {

@@ -1,4 +1,4 @@
-"""The shortest times of an operation on a card: limited by arithmetic, memory bandwidth or the start of a kernel."""
+"""The time of an operation on a card that its arithmetic, the memory bandwidth and the start of a kernel allow."""
 
 import itertools
 import math
@@ -7,8 +7,6 @@ from experiments.prediction.times.operations import Operation
 from experiments.suites.cards import Card
 
 TENSOR_TYPES = {"BFloat16": "bf16", "Half": "fp16", "Float": "fp32"}
-MIN_KERNEL_S = 2e-6
-"""Shortest time of a kernel, seconds."""
 START_S = 2.5e-6
 """Seconds in which a kernel starts and ends, which do not depend on the card. They have the smallest error in a
 cross-validation on the table of the H100 (benchmark estimated_operations)."""
@@ -27,23 +25,18 @@ SPLITS, MIN_DEPTH, SPLIT_COST = (1, 2, 3, 4, 6, 8), 256, 0.03
 adding up a further part, as a share of the product."""
 
 
-def bound_s(operation: Operation, card: Card) -> float:
-    """Return the shortest possible seconds of an operation: limited by arithmetic, bandwidth or kernel launch."""
-    return max(operation.flop / _peak_rate(operation, card), _memory_access_s(operation, card), MIN_KERNEL_S)
-
-
 def attainable_s(operation: Operation, card: Card) -> float:
     """Return the seconds that a good kernel needs: those to start it, and those of its arithmetic or of the memory.
 
     Kernels for matrix products in 32 bit do not use matrix units. They are slower if the card's multiprocessors have
     128 units for 32-bit arithmetic, and if the last tiles of the result do not occupy all multiprocessors.
     """
-    arithmetic_s = operation.flop / _peak_rate(operation, card)
+    arithmetic_s = operation.flop / peak_rate(operation, card)
     sizes = operation.product_sizes
     if sizes is not None and operation.flop and _type(operation) == "fp32":
         share = 1.0 if card.compute_capability in HALF_WIDTH_CAPABILITIES else FULL_WIDTH_SHARE
         arithmetic_s *= tile_waste(sizes, card) / share
-    return START_S + max(arithmetic_s, _memory_access_s(operation, card))
+    return START_S + max(arithmetic_s, memory_access_s(operation, card))
 
 
 def tile_waste(sizes: tuple[int, int, int, int], card: Card) -> float:
@@ -68,10 +61,11 @@ def _type(operation: Operation) -> str:
     return TENSOR_TYPES.get(operation.data_type, "fp32")
 
 
-def _peak_rate(operation: Operation, card: Card) -> float:
+def peak_rate(operation: Operation, card: Card) -> float:
     """Return the peak rate of the operation's data type, in floating-point operations per second."""
     return 1e12 * (card.peak_tflops.get(_type(operation)) or card.peak_tflops["fp32"])
 
 
-def _memory_access_s(operation: Operation, card: Card) -> float:
+def memory_access_s(operation: Operation, card: Card) -> float:
+    """Return the seconds in which the card's memory transfers the operation's tensors."""
     return operation.total_bytes / (card.bandwidth_gb_s * 1e9)

@@ -19,6 +19,7 @@ Family = Literal[
     "host transfers",
     "communication",
     "CPU optimizer",
+    "waiting",
 ]
 
 BYTES = {
@@ -44,7 +45,10 @@ INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_i
 OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
 OUTPUT = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U)$")
 OUTPUTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
-COMMUNICATION, CPU_ADAM = "communication::", "host::adam"
+COMMUNICATION, CPU_ADAM, WAIT = "communication::", "host::adam", "host::wait"
+READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
+"""Operations whose result, or its size, the host reads from the GPU before it goes on."""
+BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
 
 
 class Operation(NamedTuple):
@@ -65,7 +69,31 @@ class Operation(NamedTuple):
         return self.name.startswith("aten::copy_") and len(sides) == 2
 
     @property
+    def host_waits(self) -> bool:
+        """Return whether the host waits until the GPU has executed the operation, and all earlier ones.
+
+        It does not wait for a copy to the GPU, which CUDA executes from memory of its own.
+        """
+        if self.copies_between_host_and_gpu:
+            return "host" in next(self.tensors) and self.arguments[2] is False
+        if BY_MASK.match(self.name):
+            return any(tensor["type"] == "Bool" for tensor in _tensors(self.arguments[1]))
+        return self.name == WAIT or READS.match(self.name) is not None
+
+    @property
+    def reduces(self) -> bool:
+        """Return whether a collective operation adds up values of all ranks."""
+        return "reduce" in self.name
+
+    @property
+    def is_of_shards(self) -> bool:
+        """Return whether a collective operation gathers or scatters what is distributed over the ranks."""
+        return "gather" in self.name or "scatter" in self.name
+
+    @property
     def family(self) -> Family:
+        if self.name == WAIT:
+            return "waiting"
         if self.copies_between_host_and_gpu:
             return "host transfers"
         if self.name.startswith(COMMUNICATION):
@@ -223,15 +251,18 @@ def _convolution_flop(operation: Operation) -> float:
 
 
 def canonical(key: str) -> str:
-    """Return the key of the computation: without the tensors that it writes, and without numbers that do not matter.
+    """Return the key of the computation: without the tensors that it writes, and without values that do not matter.
 
-    Builds of PyTorch log the same product as ``mm.default`` or, with its output as the last argument, as ``mm.out``.
+    A copy takes as long if the host does not wait for it. Builds of PyTorch log the same product as ``mm.default`` or,
+    with its output as the last argument, as ``mm.out``.
     Numbers that are not integers become 0.5.
     """
     name, *arguments = json.loads(key)
     base, _, overload = name.partition(".")
     if OUTPUT.search(overload):
         arguments = arguments[: -OUTPUTS.get(name, 1)]
+    if base == "aten::copy_":
+        arguments[2] = False
     return json.dumps(_without_fractions([base.rstrip("_"), *arguments]), separators=(",", ":"))
 
 

@@ -1,10 +1,13 @@
 """Record the operations of each phase of a traced training, or of one step of a traced program."""
 
-from collections.abc import Iterable
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments.prediction.phantom.library import Phantom
-from experiments.prediction.times.step import RecordedPhase
+from experiments.prediction.times.operations import parse
+from experiments.prediction.times.phase import RecordedPhase
 from experiments.results.schema import Phase
 
 
@@ -15,6 +18,7 @@ class PhaseRecorder:
         self._phantom = phantom
         self._starts: list[tuple[int, Phase]] = []
         self._tokens: list[int] = []
+        self._end: int | None = None
 
     def begin_phase(self, phase: Phase) -> None:
         """Record the operations from now on as those of ``phase``."""
@@ -26,18 +30,33 @@ class PhaseRecorder:
         lengths = [tensor.shape[1] for tensor in tensors if tensor.dim() == 2]
         self._tokens[-1] = max(lengths, default=0)
 
+    def end(self) -> None:
+        """End the last phase: later operations are not recorded."""
+        self._end = self._phantom.executed()
+
     def recorded_phases(self, first: int = 0, stop: int | None = None) -> list[RecordedPhase]:
         """Return the phases that were recorded until now: from number ``first`` to before ``stop``."""
-        ends = [*(start for start, _ in self._starts[1:]), self._phantom.executed()]
+        last = self._phantom.executed() if self._end is None else self._end
+        ends = [*(start for start, _ in self._starts[1:]), last]
         return [
-            RecordedPhase(
-                phase,
-                tokens,
-                self._phantom.operations(start, end),
-                self._phantom.operations(start, end, recomputed=True),
-            )
+            part
             for (start, phase), tokens, end in [*zip(self._starts, self._tokens, ends, strict=True)][first:stop]
+            for part in self._parts(phase, tokens, start, end)
         ]
+
+    def _parts(self, phase: Phase, tokens: int, start: int, end: int) -> Iterator[RecordedPhase]:
+        """Yield the parts of a phase: a wait of the host or a collective operation is the last operation of each."""
+        keys = self._phantom.keys(start, end)
+        ends = [start + place + 1 for place, key in enumerate(keys[:-1]) if ends_part(key)]
+        for begin, stop in itertools.pairwise([start, *ends, end]):
+            recomputed = self._phantom.operations(begin, stop, recomputed=True)
+            yield RecordedPhase(phase, tokens, Counter(keys[begin - start : stop - start]), recomputed)
+
+
+def ends_part(key: str) -> bool:
+    """Return whether an operation ends a part of a phase: the host waits for the GPU, or GPUs exchange data."""
+    operation = parse(key)
+    return operation.host_waits or operation.family == "communication"
 
 
 class StepRecorder(PhaseRecorder):

@@ -41,7 +41,10 @@ class SeededBatchSampler(Sampler[list[int]]):
         return len(self._lengths) // (self._batch_size * self._ranks)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rank = distributed.get_rank() if distributed.is_initialized() else 0
+        yield from self.batches_of(distributed.get_rank() if distributed.is_initialized() else 0)
+
+    def batches_of(self, rank: int) -> Iterator[list[int]]:
+        """Yield the batches of a rank in the next epoch."""
         order = list(range(rank, len(self._lengths), self._ranks))
         self._shuffle.shuffle(order)
         batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]

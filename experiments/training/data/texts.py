@@ -165,7 +165,8 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
 def batch_lengths(spec: RowSpec) -> list[int]:
     """Return the tokens of each batch's longest text, or of all its texts if they are packed, in one epoch.
 
-    Empty for data sets without random texts.
+    Ranks wait for each other, so the batch of the rank with the most tokens counts. Empty for data sets without random
+    texts.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
@@ -173,7 +174,8 @@ def batch_lengths(spec: RowSpec) -> list[int]:
     lengths = _random_lengths(spec)
     lengths = lengths[: _training_text_count(settings, len(lengths))]
     tokens = sum if settings.packing else max
-    return [tokens(lengths[index] for index in batch) for batch in _build_sampler(settings, lengths, None)]
+    ranks = [_build_sampler(settings, lengths, None).batches_of(rank) for rank in range(settings.world_size)]
+    return [max(tokens(lengths[index] for index in batch) for batch in batches) for batches in zip(*ranks, strict=True)]
 
 
 def _build_sampler(settings: Settings, lengths: Sequence[int], longest_batch_index: int | None) -> SeededBatchSampler:

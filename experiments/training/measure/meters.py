@@ -16,7 +16,8 @@ TensorKind = Literal["params", "grads", "optimizer", "batch"]
 class Meter(Protocol):
     """Meter of memory in bytes. ``peak`` and ``peak_reserved`` return maxima since the start of the current phase.
 
-    ``track`` adds tensors whose creation the meter did not observe, with their kind.
+    ``track`` adds tensors whose creation the meter did not observe, with their kind. ``end_micro_step`` reports the end
+    of a micro-step, after which the training may end.
     """
 
     def allocated(self) -> int: ...
@@ -24,6 +25,7 @@ class Meter(Protocol):
     def peak_reserved(self) -> int | None: ...
     def begin(self, phase: Phase) -> None: ...
     def track(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None: ...
+    def end_micro_step(self) -> None: ...
     def __enter__(self) -> Any: ...
     def __exit__(self, *exc: Any) -> Any: ...
 
@@ -52,6 +54,9 @@ class CudaMeter:
             torch.cuda.reset_peak_memory_stats(gpu)
 
     def track(self, kind: TensorKind, tensors: Iterable[torch.Tensor]) -> None:
+        pass
+
+    def end_micro_step(self) -> None:
         pass
 
     def __enter__(self) -> "CudaMeter":
@@ -91,6 +96,9 @@ class StorageMeter(TorchDispatchMode):
         if kind in ("params", "batch"):
             for tensor in tensors:
                 self._track(tensor)
+
+    def end_micro_step(self) -> None:
+        pass
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

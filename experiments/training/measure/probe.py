@@ -132,6 +132,7 @@ class Probe:
         if stepped:
             self._take_snapshot("after optimizer step")
         self._timer.record()
+        self.meter.end_micro_step()
         self._micro_step_s = time.monotonic() - self._micro_step_began
         self.micro_steps += 1
         self.micro_step = 0 if stepped else self.micro_step + 1

@@ -21,23 +21,18 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
-from experiments.prediction.times.limits import bound_s
+from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import (
-    PhaseTime,
-    RecordedPhase,
-    phases_of_step,
-    step_time,
-    table_for_card,
-    total_seconds,
-)
+from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
+from experiments.prediction.times.step import table_for_card, phases_of_step, step_time
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
-from experiments.results.schema import WARM_UP_STEPS, Phase, Speed
+from experiments.results.schema import WARM_UP_STEPS, Speed
 from experiments.suites.cards import Card, card_named, card_of_device
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import run_in_fork
+from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 from tests.benchmarks.training.torch_estimate import TorchEstimate, estimate_row
 
@@ -55,9 +50,9 @@ HEAD = [
     "roofline times a factor",
     "RuntimeEstimator, s",
 ]
-FACTORS: list[Mapping[Phase, float]] = [
-    {"forward": forward / 4, "backward": backward / 4, "optimizer step": forward / 4}
-    for forward, backward in itertools.product(range(8, 33), range(3, 13))
+FACTORS: list[Mapping[HostWork, float]] = [
+    {**HOST_FACTORS, "forward": forward / 2, "backward": backward / 4, "layers": layers * 4e-5}
+    for forward, backward, layers in itertools.product(range(2, 10, 2), range(3, 8), range(6))
 ]
 """Factors of the host's time among which a fit chooses."""
 
@@ -83,9 +78,9 @@ class TimedRow(NamedTuple):
     roofline_s: float
     tokens: float | None
 
-    def error(self, factors: Mapping[Phase, float]) -> float:
-        """Return the relative error of the time that follows with other factors of the host's time."""
-        return relative_error(total_seconds(self.phases, factors), self.speed.step_s)
+    def errors(self) -> list[float]:
+        """Return the relative error of the time that follows with each of FACTORS."""
+        return [relative_error(total_seconds(self.phases, factors), self.speed.step_s) for factors in FACTORS]
 
 
 def trace_row(row: dict[str, Any], phantom: Phantom) -> TimedRow:
@@ -110,7 +105,7 @@ def _trace(row: dict[str, Any], phantom: Phantom) -> TimedRow:
             table, target = table_for_card(card), card_named(card)
             phases = phases_of_step(recorded, accumulate, tokens, table, target)
             shortest = phases_of_step(recorded, accumulate, tokens, Roofline(table.machine, {}), target)
-            found.append(TimedRow(spec, card, speed, time, phases, total_seconds(shortest), tokens))
+            found.append(TimedRow(spec, card, speed, time, phases, sum(part.gpu_s for part in shortest), tokens))
         return time
 
     setattr(tracer, "step_time", keep)  # noqa: B010 - a function of a module
@@ -125,9 +120,9 @@ def card_of(row: dict[str, Any]) -> str:
     return card
 
 
-def fit_factors(rows: Sequence[TimedRow]) -> Mapping[Phase, float]:
-    """Return the factors with the smallest mean error over the rows."""
-    return min(FACTORS, key=lambda factors: fmean(abs(row.error(factors)) for row in rows))
+def fit_factors(errors: Sequence[Sequence[float]]) -> int:
+    """Return the place in FACTORS of the factors with the smallest mean error over the rows. errors: of each row."""
+    return min(range(len(FACTORS)), key=lambda place: fmean(abs(row[place]) for row in errors))
 
 
 def fitted_factor(rows: Sequence[TimedRow]) -> float:
@@ -135,10 +130,13 @@ def fitted_factor(rows: Sequence[TimedRow]) -> float:
     return median(row.speed.step_s / row.roofline_s for row in rows)
 
 
-def compare_steps(row: TimedRow, others: Sequence[TimedRow], torch: TorchEstimate) -> dict[str, Any]:
+def compare_steps(
+    row: TimedRow, others: Sequence[TimedRow], held_out_error: float, torch: TorchEstimate
+) -> dict[str, Any]:
     """Return the predicted and the measured step of a row, and simpler estimates.
 
-    others: rows of the other suites. torch: the estimate of PyTorch's own estimator.
+    others: rows of the other suites. held_out_error: with factors that were fitted to them. torch: the estimate of
+    PyTorch's own estimator.
     """
     spec, speed, time = row.spec, row.speed, row.time
     data_type = "fp32" if spec.settings.precision == "32-true" else "bf16"
@@ -150,7 +148,7 @@ def compare_steps(row: TimedRow, others: Sequence[TimedRow], torch: TorchEstimat
         "predicted_s": time.step_s,
         "measured_s": speed.step_s,
         "error": relative_error(time.step_s, speed.step_s),
-        "held_out_error": row.error(fit_factors(others)),
+        "held_out_error": held_out_error,
         "spread": speed.spread,
         "peak_rate_s": tflop / card_named(row.card).peak_tflops[data_type],
         "roofline_s": row.roofline_s,
@@ -178,14 +176,13 @@ def main() -> None:
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
     known = [trace_row(row, phantom) for row in rows]
-    found = [
-        compare_steps(
-            row,
-            [one for one in known if one.spec.suite != row.spec.suite],
-            estimate_row(row.spec, row.card, row.tokens, phantom),
-        )
-        for row in known
-    ]
+    with_factors = [row.errors() for row in known]
+    found = []
+    for row, own in zip(known, with_factors, strict=True):
+        places = [place for place, one in enumerate(known) if one.spec.suite != row.spec.suite]
+        held_out_error = own[fit_factors([with_factors[place] for place in places])]
+        torch = estimate_row(row.spec, row.card, row.tokens, phantom)
+        found.append(compare_steps(row, [known[place] for place in places], held_out_error, torch))
     errors, held_out_errors = [one["error"] for one in found], [one["held_out_error"] for one in found]
     simpler = {
         "peak_rate_errors": [relative_error(one["peak_rate_s"], one["measured_s"]) for one in found],
@@ -214,7 +211,7 @@ def main() -> None:
         "rows": found,
         "mean_error": fmean(map(abs, errors)),
         "errors": summary(errors),
-        "fitted_factors": fit_factors(known),
+        "fitted_factors": FACTORS[fit_factors(with_factors)],
         "held_out_mean_error": fmean(map(abs, held_out_errors)),
         "held_out_errors": summary(held_out_errors),
         **{name: {"mean": fmean(map(abs, each))} | summary(each) for name, each in simpler.items()},

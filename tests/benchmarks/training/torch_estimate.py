@@ -12,14 +12,10 @@ from typing import Any, NamedTuple
 
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom
+from experiments.prediction.times.clocks import total_seconds
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase
 from experiments.prediction.times.record import PhaseRecorder
-from experiments.prediction.times.step import (
-    PhaseTime,
-    RecordedPhase,
-    interpolated_phases,
-    parts_of_step,
-    total_seconds,
-)
+from experiments.prediction.times.step import interpolated_phases, parts_of_step, whole_phases
 from experiments.suites.cards import Card, card_named
 from experiments.suites.row_spec import RowSpec
 from tests.benchmarks.forks import run_in_fork
@@ -100,5 +96,7 @@ def step_seconds(
     recorded: Sequence[RecordedPhase], phases_s: Sequence[float], accumulate: int, tokens: float | None
 ) -> float:
     """Return the seconds of a step from those of the recorded phases, for batches of ``tokens``."""
-    times = {id(one): PhaseTime({}, {"element-wise": seconds}) for one, seconds in zip(recorded, phases_s, strict=True)}
+    times = {id(one): PhaseTime({}, {}) for one in recorded}
+    for parts, seconds in zip(whole_phases(recorded), phases_s, strict=True):
+        times[id(parts[0])] = PhaseTime({}, {"element-wise": seconds})
     return total_seconds(interpolated_phases(parts_of_step(recorded, accumulate), times, tokens))

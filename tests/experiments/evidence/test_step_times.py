@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.prediction.times.step import RecordedPhase
+from experiments.prediction.times.phase import RecordedPhase
 from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
 from tests.benchmarks.training.step_times import reasons
 from tests.benchmarks.training.torch_estimate import describe_problem, step_seconds
@@ -45,5 +45,5 @@ def test_the_seconds_of_the_phases_are_those_of_a_batch_of_average_length():
         RecordedPhase("optimizer step", 200, {}),
     ]
     seconds = [1.0, 2.0, 3.0, 6.0, 0.5]
-    assert step_seconds(recorded, seconds, 1, None) == pytest.approx(1.0 + 2.0 + 0.5)
+    assert step_seconds(recorded, seconds, 1, None) == pytest.approx(3.0 + 6.0 + 0.5)
     assert step_seconds(recorded, seconds, 1, 150) == pytest.approx(2.0 + 4.0 + 0.5)

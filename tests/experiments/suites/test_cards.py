@@ -108,6 +108,7 @@ def test_without_memory_the_name_decides(name, unknown):
 @pytest.mark.parametrize("name", cards())
 def test_every_value_of_a_card_has_a_source(name):
     needed = {"memory", "context", "peak", "bandwidth", "compute_capability", "multiprocessors"}
+    needed |= {"link"} if cards()[name].link_gb_s else set()
     assert needed <= set(cards()[name].sources)
 
 

@@ -7,7 +7,8 @@ import torch
 from experiments.prediction.script.traced import imports
 from experiments.prediction.script.traced.watch import TrainingWatcher
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import RecordedPhase, program_step_time
+from experiments.prediction.times.phase import RecordedPhase
+from experiments.prediction.times.step import program_step_time
 from experiments.results.predictions import StepTime
 
 FLOAT32_SHARE = 0.01

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from experiments.prediction.times.step import RecordedPhase
+from experiments.prediction.times.phase import RecordedPhase
 from experiments.suites.cards import Card, card_named
 from experiments.suites.yaml_schema import read_yaml
 from tests.benchmarks.prediction.published import FOLDER

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from experiments.prediction.times.limits import bound_s
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import PhaseTime, RecordedPhase, phase_time
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase, phase_time
 from experiments.prediction.times.table import TABLES, Table
 from experiments.suites.cards import Card
 from tests.benchmarks.prediction.published_times.labels import PASSES, Label, PublishedTimes, TrainingOperations
+from tests.benchmarks.prediction.published_times.roofline import bound_s
 from tests.benchmarks.prediction.tables import relative_error
 
 MEASURED_TABLE = TABLES / "h100_80gb.jsonl.gz"
@@ -27,7 +27,7 @@ class Pass(NamedTuple):
 
     def predicted_s(self, allocation_s: float = 0.0) -> float:
         """Return the predicted seconds. allocation_s: seconds that the host needs to allocate a GiB."""
-        return max(self.time.device_busy_s, self.time.host_s + allocation_s * self.allocated_gib)
+        return max(self.time.gpu_s, self.time.host_s + allocation_s * self.allocated_gib)
 
 
 class Comparison(NamedTuple):

@@ -324,9 +324,27 @@ def recomputed(phantom: Any) -> Any:
     }
 
 
+def waits(phantom: Any) -> Any:
+    """Return for each operation of a short program whether the host waits for it."""
+    import torch
+
+    from experiments.prediction.times.operations import parse
+
+    given = torch.empty(4, device="cuda")
+    start = phantom.executed()
+    given.cpu()
+    given.to("cpu", non_blocking=True)
+    torch.empty(4).cuda()
+    torch.empty(0, device="cuda").cpu()
+    given.sum().item()
+    torch.cuda.synchronize()
+    operations = map(parse, phantom.keys(start, phantom.executed()))
+    return [[operation.name.partition(".")[0], operation.host_waits] for operation in operations]
+
+
 PROBES = (
     sizes, split_and_merged, replayed, streams, resized, workspaces, host, values, shapes, kept_for_backward, attention,
-    recomputed, *kernel_probes.PROBES,
+    recomputed, waits, *kernel_probes.PROBES,
 )  # fmt: skip
 
 

@@ -92,7 +92,17 @@ def test_a_cublas_workspace_is_allocated_once_per_thread_and_stream(probe_result
     assert on_a_stream == 96
 
 
-def test_operations_that_a_backward_pass_recomputes_are_distinguished_from_others(probe_results):
+def test_the_host_waits_for_copies_from_the_gpu_for_values_and_where_the_program_says_so(probe_results):
+    copies = [["aten::copy_", waits] for waits in (True, False, False)]  # the last one to the GPU
+    assert probe_results["waits"] == [
+        *copies,
+        ["aten::sum", False],
+        ["aten::_local_scalar_dense", True],
+        ["host::wait", True],
+    ]
+
+
+def test_operations_that_a_backward_pass_recomputes_are_told_from_others(probe_results):
     assert probe_results["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
 
 

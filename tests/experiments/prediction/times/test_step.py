@@ -6,18 +6,24 @@ from typing import Any
 import pytest
 
 from experiments.prediction.times import step
+from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
-from experiments.prediction.times.step import (
+from experiments.prediction.times.phase import (
+    ADAM_PARAMETERS_PER_S,
     HOST_FACTORS,
+    LINK_SHARE,
+    PCIE_GB_S,
     PhaseTime,
     RecordedPhase,
     communication_s,
+    interpolated,
     phase_time,
-    program_step_time,
-    total_seconds,
 )
+from experiments.prediction.times.record import ends_part
+from experiments.prediction.times.step import parts_of_step, program_step_time
 from experiments.prediction.times.table import Machine, OperationTime, Table
+from experiments.results.schema import Phase
 from experiments.suites.cards import card_named
 
 H100, A100 = card_named("h100_80gb"), card_named("a100_80gb")
@@ -38,6 +44,14 @@ def phase(host_s: float, device_s: float, **times: Any) -> PhaseTime:
     return PhaseTime({"forward": host_s / HOST_FACTORS["forward"]}, {"matrix products": device_s}, **times)
 
 
+def backward(host_s: float, device_s: float, **times: Any) -> PhaseTime:
+    return phase(host_s, device_s, phase="backward", **times)
+
+
+def optimizer(host_s: float, device_s: float) -> PhaseTime:
+    return phase(host_s, device_s, phase="optimizer step")
+
+
 @pytest.mark.parametrize(
     ("phases", "expected_s"),
     [
@@ -46,10 +60,32 @@ def phase(host_s: float, device_s: float, **times: Any) -> PhaseTime:
         ([phase(1, 4), phase(4, 1)], 5),  # the host goes on while the GPU works off the first phase
         ([phase(4, 1), phase(1, 4)], 5),
         ([phase(1, 4), phase(4, 1, cpu_optimizer_s=3)], 8),  # the GPU waits for the optimizer on the CPU
-        ([phase(1, 2, link_s=5.0)], 5),  # the links limit
+        ([phase(1, 2, link_s=5.0, gathers=True)], 5),  # the links limit
     ],
 )
 def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cpu(phases, expected_s):
+    assert total_seconds(phases) == expected_s
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected_s"),
+    [
+        ([phase(3, 1, host_waits=True), phase(1, 3)], 4),  # the GPU works while the host starts the next step
+        ([phase(3, 1), phase(1, 3, host_waits=True)], 6),  # the GPU has no work while the host starts the next step
+        ([phase(1, 3, host_waits=True), phase(1, 3)], 6),  # the GPU limits
+        ([phase(1, 1, link_s=4.0, gathers=True), phase(1, 2), optimizer(1, 1)], 7),  # the GPU waits for the gather
+        ([phase(1, 3), phase(1, 1, link_s=2.0, gathers=True), phase(1, 4)], 8),  # a gather in advance
+        (
+            [backward(1, 4), backward(1, 4, link_s=3.0), backward(1, 4), optimizer(1, 1)],
+            13,
+        ),  # a reduction at the same time
+        (
+            [backward(1, 4), backward(1, 4), backward(1, 4, link_s=3.0), optimizer(1, 1)],
+            16,
+        ),  # the optimizer waits for it
+    ],
+)
+def test_the_host_waits_for_values_the_gpu_for_gathers_and_the_optimizer_for_reductions(phases, expected_s):
     assert total_seconds(phases) == expected_s
 
 
@@ -131,37 +167,84 @@ def test_a_phase_adds_up_its_operations(monkeypatch):
     key = product(4096)
     forward = phase_time(RecordedPhase("forward", 0, {key: 10}), table, H100)
     assert forward.device_s == {"matrix products": pytest.approx(4e-3)}
-    assert forward.host_s == pytest.approx(HOST_FACTORS["forward"] * 1e-4)
+    assert forward.host_s == pytest.approx(HOST_FACTORS["forward"] * 1e-4 + 10 * HOST_FACTORS["layers"])
     adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
     offload = phase_time(RecordedPhase("optimizer step", 0, {adam: 2}), table, H100)
-    assert (offload.host_s, offload.cpu_optimizer_s) == (0.0, pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S))
+    assert (offload.host_s, offload.cpu_optimizer_s) == (0.0, pytest.approx(2e9 / ADAM_PARAMETERS_PER_S))
 
 
 def test_recomputed_operations_need_the_host_as_long_as_in_the_forward_pass():
     table, key = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)}), product(4096)
     backward = phase_time(RecordedPhase("backward", 0, {key: 10}, {key: 4}), table, H100)
-    assert backward.host_s == pytest.approx(HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5)
+    expected_s = HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5 + 4 * HOST_FACTORS["layers"]
+    assert backward.host_s == pytest.approx(expected_s)
     assert backward.device_s == {"matrix products": pytest.approx(4e-3)}
 
 
-def test_an_all_reduce_sends_the_data_twice():
-    def collective(name: str) -> float:
-        return communication_s(parse(json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [10**9]}, 4])))
+def collective(name: str, size: int = 10**9) -> str:
+    return json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, 4])
 
-    assert collective("allreduce") == 2 * collective("allgather") == pytest.approx(1.5 / step.LINK_GB_S)
+
+def test_an_all_reduce_sends_the_data_twice_over_the_links_of_the_card():
+    reduced_s, gathered_s = (communication_s(parse(collective(name)), A100) for name in ("allreduce", "allgather"))
+    assert reduced_s == 2 * gathered_s == pytest.approx(1.5 / LINK_SHARE / PCIE_GB_S)
+    assert communication_s(parse(collective("allgather")), H100) == pytest.approx(0.75 / LINK_SHARE / H100.link_gb_s)
+
+
+def test_the_hooks_of_sharded_parameters_need_the_host_and_only_gathers_keep_the_gpu_waiting():
+    table = Table(MACHINE, {})
+    found = {
+        name: phase_time(RecordedPhase("backward", 0, {collective(name): 2}), table, H100)
+        for name in ("allgather", "reduce_scatter_single", "allreduce")
+    }
+    assert [time.host_s for time in found.values()] == [2 * HOST_FACTORS["shards"], 2 * HOST_FACTORS["shards"], 0.0]
+    assert [time.gathers for time in found.values()] == [True, False, False]
+
+
+def test_a_phase_has_a_part_for_each_wait_and_each_collective_operation():
+    to_host = copy({"sizes": [8]}).replace('"sizes":[8]}', '"sizes":[8],"host":1}', 1)
+    mask = json.dumps(["aten::index.Tensor_out", {"type": "Float", "sizes": [8]}, [{"type": "Bool", "sizes": [8]}]])
+    read = json.dumps(["aten::_local_scalar_dense.default", {"type": "Float", "sizes": []}])
+    waiting = [to_host, mask, read, json.dumps(["host::wait"]), collective("allreduce")]
+    places = [mask.replace("Bool", "Long"), to_host.replace("false", "true"), copy({"sizes": [8]}), product(64)]
+    assert [*map(ends_part, waiting)] == [True] * 5
+    assert [*map(ends_part, places)] == [False] * 4
+    assert phase_time(RecordedPhase("forward", 0, {read: 1}), Table(MACHINE, {}), H100).host_waits
+
+
+def test_a_step_has_the_last_micro_step_in_which_gradients_are_reduced():
+    passes: tuple[Phase, ...] = ("forward", "backward")
+    recorded = [RecordedPhase(name, number, {}) for number in range(8) for name in passes]
+    for place in (8, 17):  # two steps of four micro-steps
+        recorded.insert(place, RecordedPhase("optimizer step", place, {}))
+    found = [(own[0].tokens, other[0].tokens) for own, other in parts_of_step(recorded, 4)]
+    assert found == [(4, 7)] * 2 + [(5, 7)] * 4 + [(7, 5)] * 2 + [(17, 17)]
 
 
 def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
     short, long = phase(1, 2), phase(1, 6)
-    assert short.interpolated(150, 100, long, 200).device_s == {"matrix products": 4}
-    assert short.interpolated(50, 100, short, 100).device_s == {"matrix products": 1}
-    assert short.interpolated(150, 100, long, 200).host_s == 1
+    assert at_length(short, 100, long, 200, 150).device_s == {"matrix products": 4}
+    assert at_length(short, 100, short, 100, 50).device_s == {"matrix products": 1}
+    assert at_length(short, 100, long, 104, 50).device_s == {"matrix products": 1}  # too similar to extrapolate
+    assert at_length(short, 100, long, 200, 150).host_s == 1
+
+
+def test_parts_of_a_phase_grow_together_whatever_the_parts_of_the_other_batch():
+    short, long = [phase(1, 1), phase(1, 3, link_s=2.0)], [phase(1, 8)]
+    found = interpolated(short, 100, long, 200, 150)
+    assert [part.gpu_s for part in found] == [1.5, 4.5]
+    assert [part.link_s for part in found] == [0.0, 2.0]
+
+
+def at_length(own: PhaseTime, own_tokens: int, other: PhaseTime, other_tokens: int, tokens: int) -> PhaseTime:
+    (found,) = interpolated([own], own_tokens, [other], other_tokens, tokens)
+    return found
 
 
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
     copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
-    assert (copies.device_busy_s, copies.kernels_s) == (6.0, 2.0)
-    assert step.gpu_busy_share([copies]) == pytest.approx(2 / 6)
+    assert (copies.gpu_s, copies.kernels_s) == (6.0, 1.0)
+    assert step.gpu_busy_share([copies]) == pytest.approx(2 / total_seconds([copies]))
     assert copies.scaled(2.0, 0.5) == PhaseTime({"forward": 2.0}, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
 
 
@@ -178,7 +261,7 @@ def test_a_program_whose_optimizer_is_on_the_cpu_waits_for_it(monkeypatch):
     adam = json.dumps(["host::adam", {"type": "Float", "sizes": [10**9], "host": 1}])
     recorded = [RecordedPhase("forward", 0, {product(4096): 10}), RecordedPhase("optimizer step", 0, {adam: 2})]
     time, alone = (program_step_time(phases, "h100_80gb", 1) for phases in (recorded, recorded[:1]))
-    assert time.cpu_optimizer_s == pytest.approx(2e9 / step.ADAM_PARAMETERS_PER_S)
+    assert time.cpu_optimizer_s == pytest.approx(2e9 / ADAM_PARAMETERS_PER_S)
     assert time.step_s == pytest.approx(alone.step_s + time.cpu_optimizer_s)
     assert (alone.error_share, time.error_share) == (step.ERROR, pytest.approx(step.ERROR + step.SHARED_ERROR))
     assert (alone.unmeasured_share, program_step_time([], "h100_80gb", 1)) == (0.0, None)
@@ -201,7 +284,7 @@ def test_a_card_without_the_data_type_of_a_programs_products_has_no_time(monkeyp
 def test_a_share_of_extrapolated_times_is_at_most_one():
     short = PhaseTime({"forward": 1.0}, {"matrix products": 3.0}, unmeasured_s=2.0)
     long = PhaseTime({"forward": 1.0}, {"matrix products": 5.0}, unmeasured_s=5.0)
-    longer = short.interpolated(40, 20, long, 30)
+    longer = at_length(short, 20, long, 30, 40)
     assert (longer.device_s["matrix products"], longer.unmeasured_s) == (7.0, 8.0)
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     assert step._build_time([longer], table, "h100_80gb", 0.0).unmeasured_share == 1.0

@@ -87,6 +87,12 @@ def test_the_length_of_a_packed_batch_is_that_of_all_its_texts():
     assert padded == [batch["attention_mask"].shape[1] for batch in batches]
 
 
+def test_the_length_of_a_batch_is_that_of_the_rank_with_the_longest_text():
+    one, two = (batch_lengths(row(engine="litgpt", batch_size=4, devices=devices)) for devices in (1, 2))
+    assert len(two) == len(one) // 2
+    assert sum(two) / len(two) > sum(one) / len(one)
+
+
 def test_random_tokens_cover_the_whole_vocabulary():
     seen = set(chain.from_iterable(batch["labels"].flatten().tolist() for batch in text_loader()))
     assert seen == {-100, *range(VOCABULARY)}

@@ -42,6 +42,8 @@ class FakeMeter:
     def track(self, kind, tensors):
         self.watched[kind] = self.watched.get(kind, []) + list(tensors)
 
+    def end_micro_step(self): ...
+
     def __enter__(self):
         return self
 

@@ -48,6 +48,8 @@ class NoMeter:
     def track(self, kind, tensors):
         pass
 
+    def end_micro_step(self): ...
+
     def __enter__(self):
         return self
 

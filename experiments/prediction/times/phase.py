@@ -1,0 +1,168 @@
+"""The operations of one phase of a step, and the seconds that they need of the host, the GPU and the links."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from experiments.prediction.times.operations import Family, Operation, parse
+from experiments.prediction.times.table import Table
+from experiments.results.schema import Phase
+from experiments.suites.cards import Card
+
+HostWork = Phase | Literal["layers", "shards"]
+HOST_FACTORS: Mapping[HostWork, float] = {
+    "forward": 2.0,
+    "backward": 1.25,
+    "optimizer step": 3.0,
+    "layers": 1.6e-4,
+    "shards": 1.3e-3,
+}
+"""Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
+alone, to which autograd and the dispatcher add. layers: for a matrix product of a forward pass, which stands for the
+Python code of a layer. Fitted and cross-validated by the benchmark step_times. shards: for a gather or a
+reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's parameters and replace the views of each.
+Fitted to the rows of the benchmark several_gpus."""
+PCIE_GB_S, LINK_SHARE = 31.5, 0.63
+"""Peak rate of PCIe 4.0 with 16 lanes, and the share of the peak rate of a link that collective operations reach."""
+SIMILAR_LENGTHS = 0.1
+"""Relative difference up to which two lengths are too similar to extrapolate from their times."""
+ADAM_PARAMETERS_PER_S = 1e9
+"""Parameters that DeepSpeed's CPU Adam updates in a second on a host of 64 cores (measured: 13B in 12 s)."""
+
+
+class RecordedPhase(NamedTuple):
+    """The operations of a phase of a step, or of a part of it, with the number of executions of each.
+
+    A phase has several parts if the host waits for the GPU in it, or if GPUs exchange data: each wait and each
+    collective operation is the last operation of a part.
+
+    tokens: length of the batch's texts. recomputed: those of ``operations`` that repeat a forward pass during a
+    backward pass (activation checkpointing).
+    """
+
+    phase: Phase
+    tokens: int
+    operations: Mapping[str, int]
+    recomputed: Mapping[str, int] = {}
+
+
+class PhaseTime(NamedTuple):
+    """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
+
+    host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers
+    and shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the optimizer works on the
+    CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar operations.
+    host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for the links at
+    the end, because later operations need what they transfer.
+    """
+
+    host_work: Mapping[HostWork, float]
+    device_s: Mapping[Family, float]
+    link_s: float = 0.0
+    cpu_optimizer_s: float = 0.0
+    unmeasured_s: float = 0.0
+    host_waits: bool = False
+    gathers: bool = False
+    phase: Phase = "forward"
+
+    @property
+    def host_s(self) -> float:
+        """Return the seconds in which the host works."""
+        return self.host_s_with_factors(HOST_FACTORS)
+
+    def host_s_with_factors(self, factors: Mapping[HostWork, float]) -> float:
+        """Return the seconds in which the host works, with other factors than HOST_FACTORS."""
+        return sum(factors[kind] * work for kind, work in self.host_work.items())
+
+    @property
+    def gpu_s(self) -> float:
+        """Return the seconds in which the GPU works."""
+        return sum(self.device_s.values())
+
+    @property
+    def kernels_s(self) -> float:
+        """Return the seconds in which kernels run on the GPU; transfers from and to the host run none."""
+        return self.gpu_s - self.device_s.get("host transfers", 0.0)
+
+    def scaled(self, host: float, device: float) -> "PhaseTime":
+        """Return the time with the host's seconds multiplied by ``host``, those of GPU and links by ``device``."""
+        return self._replace(
+            host_work={kind: host * work for kind, work in self.host_work.items()},
+            device_s={family: device * family_s for family, family_s in self.device_s.items()},
+            link_s=device * self.link_s,
+            cpu_optimizer_s=host * self.cpu_optimizer_s,
+            unmeasured_s=device * self.unmeasured_s,
+        )
+
+
+def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
+    """Return the seconds of a phase, or of a part of it, on ``card``."""
+    host_work: dict[HostWork, float] = defaultdict(float)
+    device_s: dict[Family, float] = defaultdict(float)
+    link_s = cpu_optimizer_s = unmeasured_s = 0.0
+    operations = {key: parse(key) for key in recorded.operations}
+    for key, count in recorded.operations.items():
+        operation = operations[key]
+        if operation.family == "communication":
+            link_s += count * communication_s(operation, card)
+            host_work["shards"] += count * operation.is_of_shards
+        elif operation.family == "CPU optimizer":
+            cpu_optimizer_s += count * operation.elements / ADAM_PARAMETERS_PER_S
+        elif operation.family != "waiting":
+            times = table.times(key, card)
+            device_s[operation.family] += count * times.device_s
+            unmeasured_s += 0.0 if table.is_measured(key) else count * times.device_s
+            in_forward = count if recorded.phase == "forward" else recorded.recomputed.get(key, 0)
+            host_work["forward"] += in_forward * times.host_s
+            host_work[recorded.phase] += (count - in_forward) * times.host_s
+            host_work["layers"] += in_forward * (operation.family == "matrix products")
+    return PhaseTime(
+        dict(host_work),
+        dict(device_s),
+        link_s,
+        cpu_optimizer_s,
+        unmeasured_s,
+        any(operation.host_waits for operation in operations.values()),
+        any(operation.family == "communication" and not operation.reduces for operation in operations.values()),
+        recorded.phase,
+    )
+
+
+def communication_s(operation: Operation, card: Card) -> float:
+    """Return the seconds of a collective operation: each rank sends (n - 1) / n of the data, twice in an all-reduce."""
+    ranks = operation.arguments[1]
+    rounds = 2 if "allreduce" in operation.name else 1
+    rate = LINK_SHARE * (card.link_gb_s or PCIE_GB_S) * 1e9
+    return rounds * operation.total_bytes * (ranks - 1) / ranks / rate
+
+
+def interpolated(
+    own: Sequence[PhaseTime], own_tokens: int, other: Sequence[PhaseTime], other_tokens: int, tokens: float
+) -> list[PhaseTime]:
+    """Return the parts of a phase for a batch of ``tokens``: the GPU's time is linear between this batch and ``other``.
+
+    If both batches have about the same length, the time is proportional to the length.
+    """
+    if abs(own_tokens - other_tokens) <= SIMILAR_LENGTHS * own_tokens:
+        share = tokens / own_tokens if own_tokens else 1.0
+        return [part.scaled(1.0, share)._replace(link_s=part.link_s) for part in own]
+    weight = (tokens - own_tokens) / (other_tokens - own_tokens)
+    own_s, other_s = _seconds(own), _seconds(other)
+    shares = {name: 1 + weight * (other_s.get(name, 0.0) / s - 1) for name, s in own_s.items() if s}
+    return [
+        part._replace(
+            device_s={family: shares.get(family, 1.0) * s for family, s in part.device_s.items()},
+            unmeasured_s=shares.get("unmeasured", 1.0) * part.unmeasured_s,
+        )
+        for part in own
+    ]
+
+
+def _seconds(parts: Sequence[PhaseTime]) -> dict[str, float]:
+    """Return the GPU's seconds by family, and those that were not measured."""
+    found: dict[str, float] = defaultdict(float)
+    for part in parts:
+        found["unmeasured"] += part.unmeasured_s
+        for family, family_s in part.device_s.items():
+            found[family] += family_s
+    return found

@@ -1,0 +1,53 @@
+"""The operations of a training are recorded by phase, in parts, until the last micro-step ends."""
+
+import json
+from collections import Counter
+
+from experiments.prediction.times.record import PhaseRecorder
+
+ADD, READ = (
+    json.dumps([name, {"type": "Float", "sizes": []}]) for name in ("aten::neg.out", "aten::_local_scalar_dense")
+)
+
+
+class FakePhantom:
+    """Fake of the phantom device, which has executed the operations in ``done``."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def executed(self) -> int:
+        return len(self.done)
+
+    def keys(self, begin: int, end: int) -> list[str]:
+        return self.done[begin:end]
+
+    def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
+        return Counter() if recomputed else Counter(self.done[begin:end])
+
+
+def test_a_phase_ends_where_the_next_begins_and_has_a_part_for_each_wait():
+    phantom = FakePhantom()
+    recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
+    recorder.begin_phase("forward")
+    phantom.done += [ADD, READ, ADD, ADD]
+    recorder.begin_phase("backward")
+    phantom.done += [ADD, READ]
+    recorder.begin_phase("optimizer step")
+    found = [(part.phase, dict(part.operations)) for part in recorder.recorded_phases()]
+    assert found == [
+        ("forward", {ADD: 1, READ: 1}),
+        ("forward", {ADD: 2}),
+        ("backward", {ADD: 1, READ: 1}),
+        ("optimizer step", {}),
+    ]
+
+
+def test_what_a_training_computes_after_its_last_micro_step_is_no_part_of_the_step():
+    phantom = FakePhantom()
+    recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
+    recorder.begin_phase("optimizer step")
+    phantom.done += [ADD]
+    recorder.end()
+    phantom.done += [READ]
+    assert [dict(part.operations) for part in recorder.recorded_phases()] == [{ADD: 1}]
