@@ -24,7 +24,7 @@ from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.times.clocks import total_seconds
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import HOST_FACTORS, HostWork, PhaseTime, RecordedPhase
-from experiments.prediction.times.step import table_for_card, phases_of_step, step_time
+from experiments.prediction.times.step import phases_of_step, step_time, table_for_card
 from experiments.prediction.times.table import OperationTime, Table
 from experiments.results.predictions import RowStepTime
 from experiments.results.schema import WARM_UP_STEPS, Speed
