@@ -349,10 +349,8 @@ def _show_calendar(
     now, site_slots = reconciler.clock.now(), [slot for slot in slots if slot.hosts[0].site == site.name]
     with suppress(NoSuchHost):
         hosts = matching_hosts(reconciler.query(site.hosts), options.requirements())
-        bookings = reconciler.query(site.bookings)
-        console().print(
-            draw_calendar(hosts, bookings, site_slots, (now, now + timedelta(days=days)), options.time_zone)
-        )
+        bookings, period = reconciler.query(site.bookings), (now, now + timedelta(days=days))
+        console().print(draw_calendar(hosts, bookings, site_slots, period, options.time_zone))
 
 
 def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
