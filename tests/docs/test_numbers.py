@@ -14,6 +14,7 @@ from tests.support.results.semesters import time_noise
 EVIDENCE = ROOT / "experiments" / "evidence"
 SUMMARY = re.compile(r"^(?:[\w ]+): median(?: error)? ([\d.]+)%, worst ([\d.]+)% of (\d+) cases$", re.MULTILINE)
 SCRIPT_TIMES = re.compile(r"^step: mean ([\d.]+)%, median ([\d.]+)%, worst [\d.]+% of (\d+) cases$", re.MULTILINE)
+TIMES_HOW_TO = "how-to/predict-times.md"
 TIMES = re.compile(r"^Error: mean ([\d.]+)%, worst ([\d.]+)%;", re.MULTILINE)
 
 
@@ -91,7 +92,7 @@ def test_errors_of_the_times_of_scripts_are_the_stored_ones() -> None:
     assert f"{cases} scripts without a lab's engine have a mean error of {float(mean):.1f} %" in page()
     assert f"a median of {float(median):.1f} %: {by_host[False]} on average if the GPU limits" in page()
     assert f"{by_host[True]} if the host does (`prediction_h200/scripts.md`)" in page()
-    assert f"of those that the GPU limits have a mean error of {by_host[False]}" in page("how-to/predict-times.md")
+    assert f"if the GPU limits a step, its predicted time has a mean error of {by_host[False]}" in page(TIMES_HOW_TO)
 
 
 def mean_errors_by_host(errors: list[tuple[float, str]]) -> dict[bool, str]:
@@ -131,7 +132,7 @@ def test_errors_of_published_times_are_the_stored_ones() -> None:
         cells = [one["labels"], *(f"{100 * one[name]:.1f} %" for name in names)]
         assert f"| {' | '.join(map(str, cells))} |" in page()
     ours = {card: f"{100 * one['error']:.1f} %" for card, one in found["means"].items()}
-    how_to = page("how-to/predict-times.md")
+    how_to = page(TIMES_HOW_TO)
     assert f"the mean error is {ours['h100_80gb']} on an H100 80GB, {ours['v100_32gb']} on a V100 32GB (PCIe)" in how_to
     assert f"{ours['a100_80gb']} on an A100 80GB (PCIe) and {ours['l4_24gb']} on an L4" in how_to
     allocations = found["means"]["a100_80gb"]["allocation_error"]
