@@ -9,10 +9,14 @@ STEPS = 3
 
 
 class Clocks:
-    """The times, in seconds, at which host, GPU and links have done their work so far."""
+    """The times, in seconds, at which host, GPU and links have done their work so far.
+
+    busy_s: seconds in which kernels ran on the GPU, those of transfers between GPUs included.
+    """
 
     def __init__(self) -> None:
-        self.host_s = self.gpu_s = self.links_s = 0.0
+        self.host_s = self.gpu_s = self.links_s = self.busy_s = 0.0
+        self._busy_until_s = 0.0
 
     def run(self, part: PhaseTime, factors: Mapping[HostWork, float]) -> None:
         """Add the work of a part of a phase.
@@ -24,6 +28,7 @@ class Clocks:
         self.host_s += part.host_s_with_factors(factors)
         if part.gpu_s:
             self.gpu_s = max(begun_s + part.gpu_s, self.host_s)
+            self._count_busy(begun_s, self.gpu_s, part.kernels_s)
         if part.phase == "optimizer step":
             self.links_s = max(self.links_s, self.gpu_s)
         if part.link_s:
@@ -33,10 +38,18 @@ class Clocks:
 
     def _transfer(self, part: PhaseTime) -> None:
         """Begin a gather as soon as the host asks for it, a reduction after the GPU has computed its input."""
-        begun_s = max(self.host_s, self.links_s)
-        self.links_s = (begun_s if part.gathers else max(begun_s, self.gpu_s)) + part.link_s
+        begun_s = max(self.host_s, self.links_s, 0.0 if part.gathers else self.gpu_s)
+        self.links_s = begun_s + part.link_s
+        self._count_busy(begun_s, self.links_s, part.link_s)
         if part.gathers:
             self.gpu_s = max(self.gpu_s, self.links_s)
+
+    def _count_busy(self, begun_s: float, ended_s: float, kernels_s: float) -> None:
+        """Count kernels that run evenly spread from begun_s to ended_s. Time that counts already is left out."""
+        rest_s = ended_s - max(begun_s, self._busy_until_s)
+        if rest_s > 0:
+            self.busy_s += kernels_s * rest_s / (ended_s - begun_s)
+            self._busy_until_s = ended_s
 
     @property
     def latest_s(self) -> float:
@@ -46,9 +59,20 @@ class Clocks:
 
 def total_seconds(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float] = HOST_FACTORS) -> float:
     """Return the seconds of one of many equal steps. factors: of the host's time."""
-    clocks, begun_s = Clocks(), 0.0
+    return _simulate(parts, factors)[0]
+
+
+def gpu_busy_share(parts: Sequence[PhaseTime]) -> float:
+    """Return the share of a step in which kernels run on the GPU, those of transfers between GPUs included."""
+    step_s, busy_s = _simulate(parts, HOST_FACTORS)
+    return min(1.0, busy_s / step_s)
+
+
+def _simulate(parts: Sequence[PhaseTime], factors: Mapping[HostWork, float]) -> tuple[float, float]:
+    """Return the seconds of one of many equal steps, and those of them in which the GPU is busy."""
+    clocks, begun_s, busy_before_s = Clocks(), 0.0, 0.0
     for _ in range(STEPS):
-        begun_s = clocks.latest_s
+        begun_s, busy_before_s = clocks.latest_s, clocks.busy_s
         for part in parts:
             clocks.run(part, factors)
-    return clocks.latest_s - begun_s
+    return clocks.latest_s - begun_s, clocks.busy_s - busy_before_s

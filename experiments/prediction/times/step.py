@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from experiments.prediction.times.clocks import total_seconds
+from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.limits import TENSOR_TYPES
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolated, phase_time
@@ -187,12 +187,6 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
         for key in one.operations
         if parse(key).family not in ("communication", "CPU optimizer", "waiting")
     }
-
-
-def gpu_busy_share(phases: Sequence[PhaseTime]) -> float:
-    """Return the share of a step in which kernels run on the GPU, those of collective operations included."""
-    busy_s = max(sum(phase.kernels_s for phase in phases), sum(phase.link_s for phase in phases))
-    return min(1.0, busy_s / total_seconds(phases))
 
 
 def average_tokens(lengths: Sequence[int]) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from experiments.prediction.times import step
-from experiments.prediction.times.clocks import total_seconds
+from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.limits import START_S, attainable_s
 from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import (
@@ -87,6 +87,19 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
 )
 def test_the_host_waits_for_values_the_gpu_for_gathers_and_the_optimizer_for_reductions(phases, expected_s):
     assert total_seconds(phases) == expected_s
+
+
+@pytest.mark.parametrize(
+    ("phases", "share"),
+    [
+        ([phase(3, 1), phase(4, 1)], 2 / 7),  # the host limits
+        ([phase(1, 1, link_s=4.0, gathers=True), phase(1, 2), optimizer(1, 1)], 1),  # a gather runs kernels
+        ([backward(1, 4), backward(1, 4, link_s=3.0), backward(1, 4), optimizer(1, 1)], 1),  # at the same time
+        ([phase(1, 3), phase(1, 1), optimizer(1, 1)._replace(cpu_optimizer_s=5.0)], 5 / 10),
+    ],
+)
+def test_the_gpu_is_busy_while_kernels_run_for_computation_or_for_transfers_between_gpus(phases, share):
+    assert gpu_busy_share(phases) == pytest.approx(share)
 
 
 def test_a_measured_operation_has_its_measured_time_and_less_on_a_faster_card():
@@ -244,7 +257,7 @@ def at_length(own: PhaseTime, own_tokens: int, other: PhaseTime, other_tokens: i
 def test_kernels_run_while_gpu_or_links_work_but_not_during_transfers_from_the_host():
     copies = PhaseTime({"forward": 1.0}, {"matrix products": 1.0, "host transfers": 5.0}, link_s=2.0)
     assert (copies.gpu_s, copies.kernels_s) == (6.0, 1.0)
-    assert step.gpu_busy_share([copies]) == pytest.approx(2 / total_seconds([copies]))
+    assert gpu_busy_share([copies]) == pytest.approx(3 / total_seconds([copies]))
     assert copies.scaled(2.0, 0.5) == PhaseTime({"forward": 2.0}, {"matrix products": 0.5, "host transfers": 2.5}, 1.0)
 
 
