@@ -143,26 +143,23 @@ class Phantom:
         """Return the number of operations that the device has executed."""
         return int(self._library.phantom_executed())
 
-    def keys(self, begin: int, end: int) -> list[str]:
-        """Return the keys of the executed operations, from number ``begin`` to before ``end``, in their order."""
-        numbers, _ = self._numbers(begin, end)
+    def keys(self, begin: int, end: int) -> tuple[list[str], list[bool]]:
+        """Return the keys of the executed operations, from number ``begin`` to before ``end``, in their order.
+
+        Also returns whether each repeats a forward pass during a backward pass (activation checkpointing).
+        """
+        numbers, repeats = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
+        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, repeats)
         names = {number: self._operation_key(number) for number in set(numbers)}
-        return [names[number] for number in numbers]
+        return [names[number] for number in numbers], list(repeats)
 
     def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
         """Return how many times each operation was executed, from number ``begin`` to before ``end``.
 
         recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
         """
-        numbers, repeats = self._numbers(begin, end)
-        chosen = itertools.compress(numbers, repeats) if recomputed else numbers
-        return Counter({self._operation_key(number): count for number, count in Counter(chosen).items()})
-
-    def _numbers(self, begin: int, end: int) -> tuple[list[int], list[bool]]:
-        """Return the numbers of the keys of the executed operations, and whether each was recomputed."""
-        numbers, repeats = (ctypes.c_int64 * (end - begin))(), (ctypes.c_bool * (end - begin))()
-        self._library.phantom_operations(ctypes.c_int64(begin), ctypes.c_int64(end), numbers, repeats)
-        return list(numbers), list(repeats)
+        keys, repeats = self.keys(begin, end)
+        return Counter(itertools.compress(keys, repeats) if recomputed else keys)
 
     def _operation_key(self, number: int) -> str:
         return str(self._library.phantom_operation_key(ctypes.c_int64(number)).decode())

@@ -1,5 +1,6 @@
 """Record the operations of each phase of a traced training, or of one step of a traced program."""
 
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -46,13 +47,14 @@ class PhaseRecorder:
 
     def _parts(self, phase: Phase, tokens: int, start: int, end: int) -> Iterator[RecordedPhase]:
         """Yield the parts of a phase: a wait of the host or a collective operation is the last operation of each."""
-        keys = self._phantom.keys(start, end)
-        ends = [start + place + 1 for place, key in enumerate(keys[:-1]) if ends_part(key)]
-        for begin, stop in itertools.pairwise([start, *ends, end]):
-            recomputed = self._phantom.operations(begin, stop, recomputed=True)
-            yield RecordedPhase(phase, tokens, Counter(keys[begin - start : stop - start]), recomputed)
+        keys, repeats = self._phantom.keys(start, end)
+        ends = [place for place, key in enumerate(keys[:-1], start=1) if ends_part(key)]
+        for begin, stop in itertools.pairwise([0, *ends, len(keys)]):
+            part = keys[begin:stop]
+            yield RecordedPhase(phase, tokens, Counter(part), Counter(itertools.compress(part, repeats[begin:stop])))
 
 
+@functools.cache
 def ends_part(key: str) -> bool:
     """Return whether an operation ends a part of a phase: the host waits for the GPU, or GPUs exchange data."""
     operation = parse(key)

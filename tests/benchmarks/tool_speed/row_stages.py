@@ -17,7 +17,7 @@ from typing import Any
 from experiments.results.run_folder import RunFolder
 from experiments.results.schema import Result
 from experiments.system.files import write_atomically
-from tests.benchmarks.tool_speed.shared_gpu import seconds
+from tests.benchmarks.tool_speed.shared_gpu import largest_peak_difference_gib, seconds
 
 
 def began(result: Result) -> float:
@@ -33,7 +33,6 @@ def stages_of(folder: RunFolder, stored: RunFolder) -> dict[str, Any]:
     before = stored.results()
     gaps = [began(after) - began(one) - one.elapsed_s for one, after in pairwise(results.values())]
     stages = {row: one.times.model_dump() for row, one in results.items() if one.times}
-    peaks = [(one.memory.peak_gib or 0.0, before[row].memory.peak_gib or 0.0) for row, one in results.items()]
     return {
         "command": folder.read_run().command,
         "on": folder.read_run().host,
@@ -42,7 +41,7 @@ def stages_of(folder: RunFolder, stored: RunFolder) -> dict[str, Any]:
         "between_rows_s": median(gaps),
         "outside_training_s": median(one["start_s"] + one["build_s"] + one["end_s"] for one in stages.values()),
         "outcomes_differ": [row for row, one in results.items() if one.outcome != before[row].outcome],
-        "largest_peak_difference_gib": max(abs(one - other) for one, other in peaks),
+        "largest_peak_difference_gib": largest_peak_difference_gib(results, before),
         "rows": stages,
     }
 

@@ -8,12 +8,13 @@ largest difference of the peaks into FILE. The seconds of a run begin with its r
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Result
 from experiments.system.files import write_atomically
 
 
@@ -24,11 +25,15 @@ def seconds(folder: RunFolder) -> float:
     return max(ends) - began
 
 
+def largest_peak_difference_gib(one: Mapping[str, Result], other: Mapping[str, Result]) -> float:
+    """Return the largest difference between the peaks of the rows of ``one``, which ``other`` has too."""
+    return max(abs((one[row].memory.peak_gib or 0.0) - (other[row].memory.peak_gib or 0.0)) for row in one)
+
+
 def comparison(unshared: RunFolder, shared: RunFolder) -> dict[str, Any]:
     """Return the comparison of two runs of the same rows."""
     alone, together = unshared.results(), shared.results()
     assert alone.keys() == together.keys(), "both runs have the same rows"
-    peaks = [(alone[row].memory.peak_gib or 0.0, together[row].memory.peak_gib or 0.0) for row in alone]
     walls = seconds(unshared), seconds(shared)
     return {
         "commands": [folder.read_run().command for folder in (unshared, shared)],
@@ -38,7 +43,7 @@ def comparison(unshared: RunFolder, shared: RunFolder) -> dict[str, Any]:
         "times_as_fast": walls[0] / walls[1],
         "equal_outcomes": all(alone[row].outcome == together[row].outcome for row in alone),
         "equal_losses": all(alone[row].losses[: len(one.losses)] == one.losses for row, one in together.items()),
-        "largest_peak_difference_gib": max(abs(one - other) for one, other in peaks),
+        "largest_peak_difference_gib": largest_peak_difference_gib(alone, together),
     }
 
 

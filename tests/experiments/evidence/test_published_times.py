@@ -62,13 +62,24 @@ def test_the_accuracy_goals_of_two_cards_are_reached_with_a_constant_fitted_to_t
 @pytest.mark.parametrize(("card", "factor"), [("a100_80gb", 2.0), ("h100_80gb", 0.5)])
 def test_a_wrong_bandwidth_raises_the_error_of_its_card(card, factor, monkeypatch):
     before = predicted_means()[card]["error"]
-    unchanged, wrong = limits.memory_access_s, TIMES.card(card).name
+    change_bandwidth(card, factor, monkeypatch)
+    assert predicted_means()[card]["error"] > before
+
+
+@pytest.mark.parametrize("card", ["a100_80gb", "h100_80gb"])
+def test_with_a_quarter_of_the_bandwidth_an_accuracy_goal_is_missed(card, monkeypatch):
+    before = goals_reached(predicted_means())
+    change_bandwidth(card, 0.25, monkeypatch)
+    assert (card, "allocation_error") in before - goals_reached(predicted_means())
+
+
+def change_bandwidth(card, factor, monkeypatch):
+    unchanged, changed = limits.memory_access_s, TIMES.card(card).name
     monkeypatch.setattr(
         limits,
         "memory_access_s",
-        lambda operation, one: unchanged(operation, one) / (factor if one.name == wrong else 1.0),
+        lambda operation, one: unchanged(operation, one) / (factor if one.name == changed else 1.0),
     )
-    assert predicted_means()[card]["error"] > before
 
 
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])

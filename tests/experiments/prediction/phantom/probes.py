@@ -338,7 +338,7 @@ def waits(phantom: Any) -> Any:
     torch.empty(0, device="cuda").cpu()
     given.sum().item()
     torch.cuda.synchronize()
-    operations = map(parse, phantom.keys(start, phantom.executed()))
+    operations = map(parse, phantom.keys(start, phantom.executed())[0])
     return [[operation.name.partition(".")[0], operation.host_waits] for operation in operations]
 
 

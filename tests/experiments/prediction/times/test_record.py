@@ -1,7 +1,6 @@
 """The operations of a training are recorded by phase, in parts, until the last micro-step ends."""
 
 import json
-from collections import Counter
 
 from experiments.prediction.times.record import PhaseRecorder
 
@@ -11,19 +10,17 @@ ADD, READ = (
 
 
 class FakePhantom:
-    """Fake of the phantom device, which has executed the operations in ``done``."""
+    """Fake of the phantom device, which has executed the operations in ``done``. repeated: numbers of some of them."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.repeated: set[int] = set()
 
     def executed(self) -> int:
         return len(self.done)
 
-    def keys(self, begin: int, end: int) -> list[str]:
-        return self.done[begin:end]
-
-    def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
-        return Counter() if recomputed else Counter(self.done[begin:end])
+    def keys(self, begin: int, end: int) -> tuple[list[str], list[bool]]:
+        return self.done[begin:end], [number in self.repeated for number in range(begin, end)]
 
 
 def test_a_phase_ends_where_the_next_begins_and_has_a_part_for_each_wait():
@@ -41,6 +38,17 @@ def test_a_phase_ends_where_the_next_begins_and_has_a_part_for_each_wait():
         ("backward", {ADD: 1, READ: 1}),
         ("optimizer step", {}),
     ]
+
+
+def test_each_part_has_the_operations_that_it_recomputes():
+    phantom = FakePhantom()
+    recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
+    recorder.begin_phase("forward")
+    phantom.done += [ADD]
+    recorder.begin_phase("backward")
+    phantom.done += [ADD, READ, ADD, ADD, ADD]
+    phantom.repeated = {1, 4, 5}
+    assert [dict(part.recomputed) for part in recorder.recorded_phases()] == [{}, {ADD: 1}, {ADD: 2}]
 
 
 def test_what_a_training_computes_after_its_last_micro_step_is_no_part_of_the_step():
