@@ -228,11 +228,11 @@ def _evaluate_quantity(check: Check, evidence: Evidence, conditions: StatementCo
     if too_close := _error_obstacle(check, (result, base), compared):
         return CheckResult("not evaluated", text, f"too close to call: {text}, {too_close}")
     if all(check.accepts(value) for value in compared):
-        return CheckResult("pass", text + _name_of_plain_number(check))
+        return CheckResult("pass", text)
     return CheckResult(
         "fail",
-        text + _name_of_plain_number(check),
-        f"{text}, expected {_expected_text(check)}",
+        text,
+        f"{text}, expected {_bounds_text(check)}",
         _distance_to_bound(check, compared),
     )
 
@@ -278,11 +278,8 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     most = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
     if not least and not most:
         return ""
-    fails = (
-        max(compared) > _bound_or_default(check.high, inf)
-        if least
-        else min(compared) < _bound_or_default(check.low, -inf)
-    )
+    low, high = (-inf if check.low is None else check.low), (inf if check.high is None else check.high)
+    fails = max(compared) > high if least else min(compared) < low
     passes = all(map(check.accepts, (*compared, inf if least else 0.0)))
     if least != most and (fails or passes):
         return ""
@@ -322,10 +319,6 @@ def _ranges_of_shares(
     return [(least, _ratio(value + errors[0], max(divisor - errors[-1], 0.0)))]
 
 
-def _bound_or_default(bound: float | None, default: float) -> float:
-    return default if bound is None else bound
-
-
 def _ratio(value: float, divisor: float) -> float:
     if divisor == 0:
         return inf if value > 0 else 1.0
@@ -333,12 +326,14 @@ def _ratio(value: float, divisor: float) -> float:
 
 
 def _describe_values(check: Check, values: list[float], divisor: float | None, compared: list[float]) -> str:
+    """Return the values of a row: 'xxl: gradients 144 MiB', 'a: peak memory 3 times that of b (30 vs. 10 GiB)'."""
     assert check.quantity is not None
+    subject = f"{check.row}: {quantity_label(check.quantity)}"
     if divisor is None:
-        (low, high), name = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
+        (low, high), unit = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
         range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
-        return f"{check.row}: {range_} {name}".rstrip() + ranks
+        return f"{subject} {range_} {unit}".rstrip() + ranks
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
         (value, divisor), its = _in_best_unit(quantity_unit(base), max(values), divisor)
@@ -349,13 +344,15 @@ def _describe_values(check: Check, values: list[float], divisor: float | None, c
             _in_best_unit(quantity_unit(base), divisor),
         )
     pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(divisor)} {its}".rstrip()
-    return f"{format_number(compared[0])} times {check.over_row or quantity_label(base)} ({pair})"
+    return f"{subject} {format_number(compared[0])} times {_name_of_base(check)} ({pair})"
 
 
-def _name_of_plain_number(check: Check) -> str:
-    """Return what a number without a unit is, in parentheses; "" for a value with a unit and for a ratio."""
-    assert check.quantity is not None
-    return "" if check.relative or quantity_unit(check.quantity) else f" ({quantity_label(check.quantity)})"
+def _name_of_base(check: Check) -> str:
+    """Return what a check divides by: 'that of baseline', 'its parameters', 'the parameters of baseline'."""
+    if check.over_quantity in (None, check.quantity):
+        return f"that of {check.over_row}"
+    quantity = quantity_label(check.over_quantity or "")
+    return f"the {quantity} of {check.over_row}" if check.over_row else f"its {quantity}"
 
 
 def _in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
@@ -386,14 +383,13 @@ def _expected_text(check: Check) -> str:
         phase = f" in the {check.phase} phase" if check.phase else ""
         return f"{check.row}: {OUTCOME_NAMES[check.outcome]}{phase}"
     assert check.quantity is not None
-    bounds = (
-        f"outside {format_bounds(check.low, check.high)}" if check.outside else format_bounds(check.low, check.high)
-    )
-    what = f"{quantity_label(check.quantity)} of {check.row}"
+    return f"{check.row}: {quantity_label(check.quantity)} {_bounds_text(check)}"
+
+
+def _bounds_text(check: Check) -> str:
+    """Return the bounds of a value or ratio: 'at most 0.25 GiB', 'at least 2 times that of baseline'."""
+    assert check.quantity is not None
+    bounds = ("outside " if check.outside else "") + format_bounds(check.low, check.high)
     if not check.relative:
-        return f"{what} {bounds} {quantity_unit(check.quantity)}".rstrip()
-    return (
-        f"{what} {bounds} times that of {check.over_row}"
-        if check.over_row
-        else f"{what} {bounds} times its {quantity_label(check.over_quantity or '')}"
-    )
+        return f"{bounds} {quantity_unit(check.quantity)}".rstrip()
+    return f"{bounds} times {_name_of_base(check)}"

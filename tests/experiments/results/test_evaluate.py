@@ -78,7 +78,7 @@ class TestReferenceValue:
 
     def test_a_failure_shows_the_measured_and_the_expected_value(self):
         verdict = reference_verdict(result("a", memory={"reserved_gib": 90.0}))
-        assert verdict.reason == "a: 90 GiB, expected reserved memory of a 66.5 to 84 GiB"
+        assert verdict.reason == "a: reserved memory 90 GiB, expected 66.5 to 84 GiB"
 
     def test_a_row_that_has_not_run_is_not_evaluated(self):
         assert (reference_verdict(None).status, reference_verdict(None).reason) == ("not evaluated", "a has not run")
@@ -89,7 +89,7 @@ class TestReferenceValue:
 
     def test_a_miniature_is_not_evaluated_but_shown(self):
         verdict = reference_verdict(result("a", memory={"reserved_gib": 75.0}, size="tiny"))
-        assert (verdict.status, verdict.value) == ("not evaluated", "a: 75 GiB")
+        assert (verdict.status, verdict.value) == ("not evaluated", "a: reserved memory 75 GiB")
 
     def test_a_time_is_evaluated_only_on_the_stated_card(self):
         time = {"quantity": "train_s", "low": 5.0, "high": 5.0}
@@ -108,13 +108,15 @@ class TestRanks:
 
     def test_a_value_is_shown_with_its_range_over_the_ranks(self):
         verdict = reference_verdict(result("a", ranks=ranks(reserved_gib=[72.0, 70.0, 78.4])))
-        assert verdict.value == "a: 70 to 78.4 GiB over 3 ranks"
-        assert reference_verdict(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == "a: 70 GiB over 2 ranks"
+        assert verdict.value == "a: reserved memory 70 to 78.4 GiB over 3 ranks"
+        assert reference_verdict(result("a", ranks=ranks(reserved_gib=[70.0, 70.0]))).value == (
+            "a: reserved memory 70 GiB over 2 ranks"
+        )
 
     def test_a_ratio_compares_the_ranks_with_the_highest_values(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_verdict(RATIO, several, result("b", memory=PEAK))
-        assert verdict.value == "3 times b (30 vs. 10 GiB)"
+        assert verdict.value == "a: peak memory 3 times that of b (30 vs. 10 GiB)"
 
 
 SCALED = "ran on 2 of the 4 ranks that the row states"

@@ -75,8 +75,8 @@ def test_a_failed_reference_value_states_its_distance_from_the_bounds():
 def test_several_checks_are_stated_together_and_empty_parts_are_left_out():
     checks = [of_peak(high=8.0), {"row": "b", "outcome": "fits"}, of_peak(high=5.0)]
     verdict = claim_verdict(checks, with_peak(10.0))
-    assert verdict.expected == ("peak memory of a at most 8 GiB; b: fits; peak memory of a at most 5 GiB")
-    assert verdict.value == "a: 10 GiB; a: 10 GiB"
+    assert verdict.expected == ("a: peak memory at most 8 GiB; b: fits; a: peak memory at most 5 GiB")
+    assert verdict.value == "a: peak memory 10 GiB; a: peak memory 10 GiB"
     assert verdict.missed == "25 % above 8 GiB; 100 % above 5 GiB"
     assert claim_verdict([checks[0], checks[0]], with_peak(10.0)).reason.count("10 GiB") == 1
 
@@ -186,16 +186,16 @@ def test_a_loss_falls_if_it_falls_by_more_than_noise(fall, status):
 
 
 def test_memory_is_shown_in_the_unit_that_suits_it():
-    assert claim_verdict(of_peak(low=0.0), with_peak(0.0125)).value == "a: 12.8 MiB"
+    assert claim_verdict(of_peak(low=0.0), with_peak(0.0125)).value == "a: peak memory 12.8 MiB"
     small = with_peak(0.25), result("b", memory={"peak_gib": 0.125})
-    assert claim_verdict(RATIO, *small).value == "2 times b (256 vs. 128 MiB)"
+    assert claim_verdict(RATIO, *small).value == "a: peak memory 2 times that of b (256 vs. 128 MiB)"
     steps = {"row": "a", "quantity": "peak_gib", "over_quantity": "step_s", "low": 0.1}
     assert claim_verdict(steps, result("a", memory={"peak_gib": 4.0}, speed={})).value == (
-        "8 times time of a step (4 GiB vs. 0.5 s)"
+        "a: peak memory 8 times its step time (4 GiB vs. 0.5 s)"
     )
     count = {"row": "a", "quantity": "planned_micro_steps", "low": 1.0}
-    assert claim_verdict(count, result("a", speed={})).value == "a: 10 (number of micro-steps of the full training)"
-    assert claim_verdict({**count, "high": 2.0}, result("a", speed={})).value.endswith("of the full training)")
+    assert claim_verdict(count, result("a", speed={})).value == "a: number of micro-steps of the full training 10"
+    assert claim_verdict({**count, "high": 2.0}, result("a", speed={})).value.endswith("of the full training 10")
 
 
 @pytest.mark.parametrize(("quantity", "over", "ends"), [("peak_gib", "b", "that of b"), ("peak_gib", None, "GiB")])
@@ -203,7 +203,7 @@ def test_the_expected_value_names_the_row_and_its_unit(quantity, over, ends):
     check = {"row": "a", "quantity": quantity, "over_row": over, "low": 1.0}
     assert claim_verdict(check, with_peak(10.0), result("b", memory=PEAK)).expected.endswith(ends)
     own = {"row": "a", "quantity": "peak_gib", "over_quantity": "reserved_gib", "low": 0.5}
-    assert claim_verdict(own, with_peak(10.0)).expected == "peak memory of a at least 0.5 times its reserved memory"
+    assert claim_verdict(own, with_peak(10.0)).expected == "a: peak memory at least 0.5 times its reserved memory"
 
 
 def test_a_claim_is_about_each_of_its_rows_once():
