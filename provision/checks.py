@@ -59,7 +59,7 @@ def summary_in_words(checks: Sequence[Check]) -> str:
         warnings = sum(check.status == "warning" for check in checks)
         return f"none of {len(checks)} failed" + (f", {warnings} with a warning" if warnings else "")
     more = f", {left_out} not checked" if left_out else ""
-    return f"{len(failed)} of {len(checks)} failed{more}; begin with {failed[0]}"
+    return f"{len(failed)} of {len(checks)} failed{more}; start with: {failed[0]}"
 
 
 def abilities_in_words(checks: Sequence[Check]) -> str:

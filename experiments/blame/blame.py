@@ -69,15 +69,15 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)
     groups = group_packages(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
-    say(f"{difference.sentence} (by {used}); independent groups of packages: {len(groups)}")
+    say(f"{difference.sentence} (by {used}); groups of packages that can change version separately: {len(groups)}")
     steps: list[Step] = []
 
     def test_packages(chosen: frozenset[str], left: int) -> Side:
         step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
-        tested = f"{len(chosen)} of {len(names)} packages new"
-        say(f"step {len(steps)}, at most {left} more: {tested}: {step.value}, {result_of}")
+        tested = f"new versions of {len(chosen)} of {len(names)} packages"
+        say(f"step {len(steps)} (at most {left} more), {tested}: {step.value}, {result_of}")
         return step.result_of
 
     result = search(groups, count_likely_groups(groups, LIBRARIES), test_packages)

@@ -78,7 +78,9 @@ def blame_folder() -> Path:
 
 
 def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
-    """Return the environment of ``pins``, created if missing; a new one reuses the compiled files of those in ``like``.
+    """Return the environment with the versions in ``pins``; create it if it is missing.
+
+    A new environment reuses the compiled files of the environments in ``like``.
 
     Raises EnvironmentNotCreated, or InputError if it is locked.
     """

@@ -93,7 +93,7 @@ def _speed_contradictions(result: Result) -> Iterator[str]:
     if speed.step_s and not _nearly_equal(speed.samples_per_s * speed.step_s, settings.global_batch_size, 1e-6):
         yield f"samples per second, multiplied by seconds per step, is not the batch size {settings.global_batch_size}"
     if speed.train_s > result.elapsed_s:
-        yield "the training took longer than the row"
+        yield "the training took longer than the whole row"
     if result.outcome == "fits" and speed.step_s * speed.optimizer_steps > speed.train_s * (1 + speed.spread):
         yield "the steps took longer than the training"
 

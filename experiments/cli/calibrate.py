@@ -14,7 +14,9 @@ app = Commands()
 Suites = Annotated[list[str] | None, typer.Argument(metavar="SUITE[/ROW]", help="Suites or rows; default: all suites.")]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="File for the table of times; default: in the cache, one per GPU."),
+    typer.Option(
+        "--out", metavar="FILE", help="File for the table of operation times; default: one per GPU model, in the cache."
+    ),
 ]
 
 

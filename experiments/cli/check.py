@@ -59,7 +59,7 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     found = []
     for (line, says, similar), wheres in places.items():
         first, *others = [where for where in wheres if where] or [""]
-        more = f" and {len(others)} more" if others else ""
+        more = f" and {number_with_noun(len(others), 'more place')}" if others else ""
         hint = f"; did you mean {similar}?" if similar else ""
         file = str(path).replace("\n", "\\n")
         found.append(f"{file}:{line}: {first}{more}{': ' if first else ''}{says}{hint}")

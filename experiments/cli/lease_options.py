@@ -52,7 +52,7 @@ class LeaseOptions:
     count: int = option(1, "Number of nodes.", minimum=1)
     hours: str | None = option(None, "Length of the lease, such as 3 (hours) or 2h50m; default: that of the labs.")
     start: str | None = option(None, "Start: now, or a time with its zone; default: as early as possible.")
-    within: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
+    time_of_day: str | None = option(None, "Hours of the day within which the lease must lie, such as 9-17.")
     zone: str | None = option(None, "Your time zone; default: this computer's.")
 
     @property
@@ -82,7 +82,7 @@ class LeaseOptions:
             interconnect=self.interconnect or "",
             count=self.count,
             start=parse_time_option("--start", parse_time, self.start) if self.start and not self.starts_now else None,
-            hours=parse_time_option("--within", window, self.within) if self.within else None,
+            hours=parse_time_option("--time-of-day", window, self.time_of_day) if self.time_of_day else None,
         )
 
     def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":

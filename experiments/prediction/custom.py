@@ -39,7 +39,9 @@ LOOP_DESCRIPTIONS: dict[Loop, str] = {
     "litgpt": "LitGPT's model in a Fabric loop",
 }
 DEFAULT_NEW_TOKENS = 128
-MODEL_HELP = "a name of models.yaml, the path of a config.json, or an id on the Hugging Face hub (org/name)"
+MODEL_HELP = (
+    "a name that `testbed models` lists, the path of a config.json, or an id on the Hugging Face hub (org/name)"
+)
 
 
 @dataclass(frozen=True)

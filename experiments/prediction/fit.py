@@ -169,7 +169,7 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
         yield from _possible(spec, Change("activations on the host", cost, {"activation_offload": True}))
     if current.optimizer != "deepspeed_cpu" and current.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
-        yield Change("optimizer offload", "much more time, and host memory", offload)
+        yield Change("DeepSpeed optimizer offload", "much more time, and host memory", offload)
     if current.optimizer != "deepspeed_cpu":
         for gpus in FSDP_GPU_COUNTS:
             if gpus > current.devices or (gpus == current.devices and current.strategy != "fsdp"):

@@ -180,7 +180,7 @@ def _reason_fields(status: Status, reason: str, known_failure: str) -> dict[str,
     """Return the reason of a verdict, with the cause of a failure that the suite knows."""
     if status != "fail" or not known_failure:
         return {"reason": reason}
-    return {"reason": f"{reason}; known: {known_failure}", "known_failure": known_failure}
+    return {"reason": f"{reason}; known cause: {known_failure}", "known_failure": known_failure}
 
 
 def _evaluate_check(check: Check, evidence: Evidence, conditions: StatementConditions) -> CheckResult:
@@ -326,14 +326,14 @@ def _ratio(value: float, divisor: float) -> float:
 
 
 def _describe_values(check: Check, values: list[float], divisor: float | None, compared: list[float]) -> str:
-    """Return the values of a row: 'xxl: gradients 144 MiB', 'a: peak memory 3 times that of b (30 vs. 10 GiB)'."""
+    """Return the values of a row: 'xxl: gradients 144 MiB', 'a: peak memory 3 times b's (30 vs. 10 GiB)'."""
     assert check.quantity is not None
     subject = f"{check.row}: {quantity_label(check.quantity)}"
     if divisor is None:
         (low, high), unit = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
         range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
-        return f"{subject} {range_} {unit}".rstrip() + ranks
+        return f"{subject} {range_} {unit}{ranks}" if unit else f"{subject} = {range_}{ranks}"
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
         (value, divisor), its = _in_best_unit(quantity_unit(base), max(values), divisor)
@@ -343,14 +343,17 @@ def _describe_values(check: Check, values: list[float], divisor: float | None, c
             _in_best_unit(quantity_unit(check.quantity), max(values)),
             _in_best_unit(quantity_unit(base), divisor),
         )
-    pair = f"{format_number(value)} {own}".rstrip() + f" vs. {format_number(divisor)} {its}".rstrip()
+    numerator, denominator = f"{format_number(value)} {own or its}".rstrip(), f"{format_number(divisor)} {its}".rstrip()
+    if compared[0] == inf:
+        return f"{subject} {numerator}, and {_name_of_base(check)} {denominator}"
+    pair = f"{numerator if own else format_number(value)} vs. {denominator}"
     return f"{subject} {format_number(compared[0])} times {_name_of_base(check)} ({pair})"
 
 
 def _name_of_base(check: Check) -> str:
-    """Return what a check divides by: 'that of baseline', 'its parameters', 'the parameters of baseline'."""
+    """Return what a check divides by: 'baseline's', 'its parameters', 'the parameters of baseline'."""
     if check.over_quantity in (None, check.quantity):
-        return f"that of {check.over_row}"
+        return f"{check.over_row}'s"
     quantity = quantity_label(check.over_quantity or "")
     return f"the {quantity} of {check.over_row}" if check.over_row else f"its {quantity}"
 
@@ -383,13 +386,13 @@ def _expected_text(check: Check) -> str:
         phase = f" in the {check.phase} phase" if check.phase else ""
         return f"{check.row}: {OUTCOME_NAMES[check.outcome]}{phase}"
     assert check.quantity is not None
-    return f"{check.row}: {quantity_label(check.quantity)} {_bounds_text(check)}"
+    of_base = f" {_name_of_base(check)}" if check.relative else ""
+    return f"{check.row}: {quantity_label(check.quantity)} {_bounds_text(check)}{of_base}"
 
 
 def _bounds_text(check: Check) -> str:
-    """Return the bounds of a value or ratio: 'at most 0.25 GiB', 'at least 2 times that of baseline'."""
+    """Return the bounds of a value or ratio: 'at most 0.25 GiB', 'at least 2 times', '= 1'."""
     assert check.quantity is not None
     bounds = ("outside " if check.outside else "") + format_bounds(check.low, check.high)
-    if not check.relative:
-        return f"{bounds} {quantity_unit(check.quantity)}".rstrip()
-    return f"{bounds} times {_name_of_base(check)}"
+    unit = "times" if check.relative else quantity_unit(check.quantity)
+    return f"{bounds} {unit}" if unit else f"= {bounds}" if bounds[0].isdigit() else bounds

@@ -191,7 +191,7 @@ def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
         if result.spec.size == "tiny" and check.quantity not in (LOSS_FALL, EARLY_LOSS):
             yield "the loss of a tiny model is not that of the real one"
         if check.quantity != EARLY_LOSS and result.spec.length != "as-taught":
-            yield "the loss is stated for the full length of the training"
+            yield "the lab states the loss of the full training, and this run is shorter"
         if not check.relative and (result.spec.weights == "random" or result.spec.data == "synthetic"):
             yield "the loss is stated for pretrained weights and the lab's data"
     if check.quantity == LOSS_FALL and (value_of(LOSS_FALL, pair[1]) or 0.0) < MIN_LOSS_FALL:

@@ -120,7 +120,8 @@ class Speed(Record):
     )
     tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(
-        default=None, description="share of the device's own dense peak rate, for the row's data type"
+        default=None,
+        description="tflops_per_s over the device's own peak rate of dense matrix products in the data type",
     )
     train_s: float = Field(description="time of all steps of this run")
     communication_share: float | None = Field(

@@ -37,7 +37,7 @@ class Verdict(Record):
     value: str = Field(description="measured or predicted value")
     missed: str = Field(default="", description="by how much a failed value is outside of its bounds; else empty")
     reason: str = Field(default="", description="reason for a failure or a missing evaluation, or the error")
-    known_failure: str = Field(default="", description="cause of a failure that the suite knows; else empty")
+    known_failure: str = Field(default="", description="cause that the suite states for a known failure; else empty")
 
     @property
     def kind_of_reason(self) -> str:

@@ -89,7 +89,7 @@ QUANTITY_LABELS: "dict[Quantity, tuple[str, str]]" = {
     "reserved_share": ("reserved memory", "of the card"),
     "parameters_e9": ("number of parameters", "billion"),
     "trainable_parameters_e9": ("number of trainable parameters", "billion"),
-    "oom_step": ("index of the failed step", ""),
+    "oom_step": ("failed step, counted from 0", ""),
     "samples_per_step": ("samples per optimizer step", ""),
     "micro_steps_per_step": ("forward passes per optimizer step", ""),
     "planned_micro_steps": ("number of micro-steps of the full training", ""),

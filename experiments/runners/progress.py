@@ -138,7 +138,7 @@ def progress_table(
     left_s: remaining seconds of the run; None: unknown. expected: the expected time of each row, in words.
     """
     waiting = total - done - len(states)
-    wait = f"; {waiting} wait{'s' if waiting == 1 else ''}" if waiting else ""
+    wait = f"; {waiting} waiting" if waiting else ""
     left = f", about {format_duration(max(1.0, left_s))} left" if left_s is not None else ""
     rows = Table(
         "row",

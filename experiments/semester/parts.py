@@ -30,8 +30,8 @@ class Part(NamedTuple):
     @property
     def title(self) -> str:
         """Return the name of the part for progress lines and messages."""
-        place = f" of {self.suite} on {self.card}" if self.suite else ""
-        return f"{self.versions}: {self.kind}{place}"
+        rows = f" of {self.suite} for {self.card}" if self.suite else ""
+        return f"{self.versions} versions: {self.kind}{rows}"
 
 
 class Lease(NamedTuple):

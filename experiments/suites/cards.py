@@ -184,8 +184,11 @@ def _card_note(name: str, card: Card) -> str:
     if name not in cards():
         return f"{card.memory_gib:.2f} GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}"
     if card.build == "CUDA 12.6":
-        return f"too old for the project's image, PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed"
-    return "PyTorch for ROCm is needed; the project's image is for NVIDIA" if card.build == "ROCm" else ""
+        return (
+            f"too old for the project's container image, which has PyTorch for CUDA {IMAGE_CUDA}; "
+            "use PyTorch for CUDA 12.6"
+        )
+    return "use PyTorch for ROCm; the project's container image is for NVIDIA GPUs" if card.build == "ROCm" else ""
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:

@@ -2,12 +2,19 @@
 
 import re
 
-from experiments.results.schema import Device, Failure, Memory, Outcome
+from experiments.results.schema import Device, Failure, Memory, Outcome, Phase
 from experiments.results.wording import format_size
 from experiments.system.files import GIB
 
 LIMIT_TOLERANCE_GIB = 0.05
 """The allocator reserves up to 20 MiB more than is requested, and its message rounds the size."""
+PLACES: dict[Phase, str] = {
+    "load": "while loading",
+    "forward": "in the forward pass of",
+    "backward": "in the backward pass of",
+    "optimizer step": "in the update of",
+    "save": "while saving after",
+}
 BYTES_BY_UNIT = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 GPU_OOM_MESSAGE = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
@@ -72,6 +79,13 @@ def last_line(text: str, default: str) -> str:
     return (text.strip().splitlines() or [default])[-1]
 
 
+def describe_place(failure: Failure) -> str:
+    """Return the phase and the step of a failure: 'in the forward pass of step 1 (counted from 0)'."""
+    if failure.phase == "load":
+        return PLACES["load"]
+    return f"{PLACES[failure.phase]} step {failure.step} (counted from 0)"
+
+
 def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:
     """Describe the row's outcome in one line.
 
@@ -79,8 +93,7 @@ def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, 
     """
     if failure is None:
         return f"fits, {format_size(memory.peak_gib or 0.0)} at the peak"
-    place = "while loading" if failure.phase == "load" else f"in the {failure.phase} of step {failure.step}"
-    where = f"{qualifier}{place}"
+    where = f"{qualifier}{describe_place(failure)}"
     if outcome == "error":
         called = f" ({failure.where})" if failure.where else ""
         return f"{failure.kind} {where}: {failure.message}{called}"

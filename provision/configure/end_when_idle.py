@@ -7,7 +7,7 @@ from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import get_active_lease
 from provision.leasing.request import EndWhenIdle, end_when_idle_data, find_lease
 from provision.models import LeaseCredential
-from provision.sites.base import LeaseCredentials, LeasingSite
+from provision.sites.base import CredentialIssuer, LeasingSite
 from provision.ssh.known_hosts import pinned_lines
 
 ROLE = "end_when_idle"
@@ -21,7 +21,7 @@ def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, e
     results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for a
     lease that is over.
     """
-    if not isinstance(site, LeaseCredentials):
+    if not isinstance(site, CredentialIssuer):
         raise RequestRejected(
             f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
         )

@@ -11,7 +11,7 @@ from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import find_lease
 from provision.models import Identity, Requirements
-from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
+from provision.sites.base import CredentialIssuer, LeasingSite, connect_to
 
 
 def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> LeasingSite:
@@ -54,7 +54,7 @@ def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requir
 
 def require_lease_credentials(site: LeasingSite, reconciler: Reconciler) -> None:
     """Raise RequestRejected if the site cannot limit a credential to one lease."""
-    if not isinstance(site, LeaseCredentials):
+    if not isinstance(site, CredentialIssuer):
         raise RequestRejected(
             f"--end-when-idle: {site.name} cannot limit a credential to one lease; lease without --end-when-idle"
         )

@@ -14,7 +14,7 @@ from provision.choices import IMAGE
 from provision.errors import CheckFailed, RequestRejected
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
-from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
+from provision.sites.base import CredentialIssuer, LeasingSite, connect_to
 from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key_pair
 
 TOOLS = ("ssh", "ssh-keygen")
@@ -83,11 +83,11 @@ def _check_credential(site: LeasingSite, reconciler: Reconciler) -> str:
     require_unrestricted(site, reconciler)
     ends = site.credential().ends
     if ends is None:
-        return "does not end"
+        return "does not expire"
     when = time_in_words(ends, local_zone())
     if ends < reconciler.clock.now() + SHORTEST_CREDENTIAL:
-        raise CheckFailed(f"ends {when}, too early for a lease of {SHORTEST_CREDENTIAL / HOUR:g} hours; log in again")
-    return f"ends {when}; a lease can be released until then, or after another login"
+        raise CheckFailed(f"expires {when}; too early for a lease of {SHORTEST_CREDENTIAL / HOUR:g} h; log in again")
+    return f"expires {when}; a lease can be released until then, or after another login"
 
 
 def _check_addresses(site: LeasingSite) -> str:
@@ -126,12 +126,12 @@ def _check_clock(site: LeasingSite) -> str:
         raise CheckFailed(
             f"this computer's clock is {skew.total_seconds():.0f} s off the site's; set it: timedatectl set-ntp true"
         )
-    return f"{skew.total_seconds():.0f} s off the site's"
+    return f"{skew.total_seconds():.0f} s off the site's clock"
 
 
 def _check_end_when_idle(site: LeasingSite) -> str:
     """Return in words whether a lease can end itself. The check passes in both cases."""
-    if not isinstance(site, LeaseCredentials):
+    if not isinstance(site, CredentialIssuer):
         return "not possible: the site cannot limit a credential to one lease"
     try:
         site.try_lease_credential()

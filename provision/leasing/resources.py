@@ -8,7 +8,7 @@ from provision.errors import ProvisionError
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Resource
-from provision.sites.base import BootVolumes, LeaseCredentials, LeasingSite, SecurityGroups
+from provision.sites.base import BootVolumes, CredentialIssuer, LeasingSite, SecurityGroups
 
 DELETE_LIMIT_S = 10 * 60
 ResourceQuery = Callable[[], Sequence[Resource]]
@@ -121,7 +121,7 @@ def _security_groups(site: LeasingSite) -> tuple[ResourceKind, ...]:
 
 
 def _credentials(site: LeasingSite) -> tuple[ResourceKind, ...]:
-    if not isinstance(site, LeaseCredentials):
+    if not isinstance(site, CredentialIssuer):
         return ()
     operations = site.lease_credentials, site.delete_lease_credential, site.user_id
     return (ResourceKind("credential", Operation.DELETE_CREDENTIAL, *operations),)

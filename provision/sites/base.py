@@ -199,7 +199,7 @@ class BootVolumes(Protocol):
 
 
 @runtime_checkable
-class LeaseCredentials(Protocol):
+class CredentialIssuer(Protocol):
     """A site with credentials that may only read and delete one lease."""
 
     def lease_credentials(self) -> list[TaggedResource]:

@@ -58,7 +58,7 @@ class RestrictedCredentials:
 
         Raises RequestRejected if the site does not support such credentials.
         """
-        self._delete_expired_tries()
+        self._delete_expired_test_credentials()
         name = f"{TRY_NAME}{secrets.token_hex(6)}"
         credential = self._create(name, str(uuid4()), datetime.now(UTC) + TRY_LENGTH)
         try:
@@ -79,7 +79,7 @@ class RestrictedCredentials:
         except RequestRejected:
             return []
 
-    def _delete_expired_tries(self) -> None:
+    def _delete_expired_test_credentials(self) -> None:
         """Delete the test credentials that killed programs left."""
         for one in self._all_credentials():
             if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):

@@ -95,7 +95,11 @@ def _lines(result: "Blame") -> list[str]:
     """Return the result as lines."""
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""
-    verb = "changed it" if result.sure else "or some of these changed it; the versions in between cannot be tested"
+    verb = (
+        "changed the result"
+        if result.sure
+        else "or some of these changed the result; the versions in between cannot be tested"
+    )
     lines = [
         f"{result.differs}",
         f"{', '.join(packages)}{together} {verb} ({number_with_noun(len(result.steps), 'step')})",

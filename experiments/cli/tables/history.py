@@ -62,7 +62,7 @@ def _indented(line: str, style: str = "") -> Padding:
 
 
 def _verdicts(series: Series) -> Table:
-    table = Table(Column("statement", prose=True), "newest last")
+    table = Table(Column("statement", prose=True), "oldest → newest")
     for says, statuses in series.statuses_by_statement:
         marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT:]]
         table.add(says, Text.assemble(*marks))
@@ -78,7 +78,7 @@ def _counts(series: Series) -> Text:
 def _rows(series: Series) -> Table:
     """Return one line for each row: its newest peak and time of a step, and both over time."""
     heads = (Column("peak", number=True), Column("step", number=True))
-    table = Table("row", heads[0], "newest last", heads[1], "newest last")
+    table = Table("row", heads[0], "oldest → newest", heads[1], "oldest → newest")
     for row in dict.fromkeys(key[0] for key in series.keys):
         peaks, steps = series.values((row, "peak_gib")), series.values((row, "step_s"))
         if any(value is not None for value in (*peaks, *steps)):
@@ -97,7 +97,7 @@ def _newest(values: Sequence[float | None]) -> float | None:
 
 
 def _values(series: Series) -> Table:
-    table = Table("row", "quantity", "newest last", Column("first", number=True), Column("last", number=True))
+    table = Table("row", "quantity", "oldest → newest", Column("oldest", number=True), Column("newest", number=True))
     for key in series.keys:
         values = series.values(key)
         if key[1] in SHOWN and _newest(values) is not None:

@@ -59,8 +59,8 @@ def contradictions(evaluation: Evaluation) -> list[Line]:
         Line(
             Text.assemble(
                 ("prediction contradicts measurement", "yellow"),
-                f": {one.says} {one.predicted.status}, predicted: {one.predicted.value};"
-                f" {one.measured.status}, {one.measured.grade}: {one.measured.value}",
+                f": {one.says} Predicted: {one.predicted.status}, {one.predicted.value};"
+                f" {one.measured.grade}: {one.measured.status}, {one.measured.value}",
             )
         )
         for one in evaluation.contradictions

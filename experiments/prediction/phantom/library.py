@@ -67,7 +67,7 @@ class Phantom:
         )
 
     def replace_kernels(self, library: str) -> None:
-        """Replace the CUDA kernels of the operations of a library other than PyTorch."""
+        """Let the phantom's fallback run the operations of a library, not PyTorch, in place of their CUDA kernels."""
         self._library.phantom_replace_kernels(library.encode())
 
     def stats(self) -> tuple[int, int, int, int, int]:
@@ -154,7 +154,7 @@ class Phantom:
         return [names[number] for number in numbers], list(repeats)
 
     def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
-        """Return how many times each operation was executed, from number ``begin`` to before ``end``.
+        """Return how many times each operation was executed, among those with numbers from ``begin`` to ``end`` - 1.
 
         recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
         """

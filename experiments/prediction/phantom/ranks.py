@@ -34,8 +34,8 @@ OUTSIDE_BACKWARD = -1
 class SimulatedGroup(c10d.ProcessGroup):
     """A process group that consists of one process, whose collective operations change nothing on the GPU.
 
-    A gather returns this rank's input for every rank. Therefore, checks that all ranks have equal values pass. Values
-    in host memory, such as objects, are exchanged with the lower ranks.
+    A gather returns this rank's input for every rank. Therefore, a check that all ranks have equal values always
+    passes. Values in host memory, such as objects, are exchanged with the lower ranks.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:

@@ -78,7 +78,7 @@ class ScriptPrediction(Record):
 
     script_prediction_version: Literal[1] = Field(default=VERSION, description="version of this schema")
     rank: int = Field(description="rank that was traced")
-    ranks: int = Field(description="ranks of the training")
+    ranks: int = Field(description="number of ranks of the training")
     gpu: int = Field(default=0, description="GPU of the rank that the memory is on, from 0")
     gpus: int = Field(default=1, description="GPUs of each rank")
     model: str = Field(description="class of the model; empty: no model was found")

@@ -77,7 +77,7 @@ def outcome_facts(result: Result) -> dict[str, str]:
     failure = result.failure
     return {
         "outcome": result.outcome,
-        "failed in": f"{failure.phase} ({failure.kind})" if failure else "",
+        "failure": f"{failure.phase} ({failure.kind})" if failure else "",
         "memory limit": f"{result.device.cap_gib:.2f} GiB" if result.device.cap_gib else "none",
         "longest text": str(result.max_tokens or ""),
         **{name: str(value) for name, value in result.spec.settings.model_dump(mode="json").items()},

@@ -103,7 +103,9 @@ def _between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
 
 
 def _deviation(steps: Sequence[float]) -> float:
-    """Return the standard deviation of one value from the differences of consecutive values; 0 for fewer than three.
+    """Estimate the standard deviation of a single value from ``steps``, the differences between consecutive values.
+
+    Returns 0 for fewer than three differences.
 
     Uses the median of the differences, so that a single change among them does not increase it.
     """

@@ -132,7 +132,12 @@ def _check_gpu() -> Check:
     check = run_check("GPU", describe_gpus, (FULL_SIZE,))
     if check.text:
         return check
-    return Check("GPU", "warning", "no GPU; rows run as tiny models here, or on leased nodes", (FULL_SIZE,))
+    return Check(
+        "GPU",
+        "warning",
+        "no GPU; rows run with tiny models here, or at full size on leased nodes",
+        (FULL_SIZE,),
+    )
 
 
 def nvidia_device() -> bool:

@@ -42,9 +42,9 @@ class SlurmRunner:
     """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
 
     ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
-    LEASE_QUERY_INTERVAL_S. Rows that may not finish before it are not started. is_leased: whether the nodes are still
-    leased; called when they do not answer. now: returns the current time. data: the run's data, if it must be staged on
-    the cluster.
+    LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
+    still leased; called when they do not answer. now: returns the current time. data: the run's data, if it must be
+    staged on the cluster.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def test_the_package_that_changed_a_value_is_found_in_six_steps(package_index):
         True,
     )
     assert len(found.steps) <= 6
-    assert any("step 1, at most" in line for line in lines)
+    assert any("step 1 (at most" in line for line in lines)
 
 
 def test_a_package_that_breaks_a_row_is_found(package_index):

@@ -45,7 +45,7 @@ def observed_environments(monkeypatch):
 def test_the_output_names_package_versions_and_steps(good_and_bad, observed_environments, capsys):
     assert main(["blame", TARGET, *good_and_bad]) == 0
     out, err = capsys.readouterr()
-    assert "pack2 1.0 → 2.0 changed it" in out
+    assert "pack2 1.0 → 2.0 changed the result" in out
     assert "packages that differ: 3" in err
     assert "as with --bad" in err
 
@@ -57,7 +57,7 @@ def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, c
 
     monkeypatch.setattr(module, "_predict_observation", predicted)
     assert main(["blame", "single_gpu_blip2/lora-fits-easily", *good_and_bad]) == 0
-    assert "pack2 1.0 → 2.0 changed it" in capsys.readouterr().out
+    assert "pack2 1.0 → 2.0 changed the result" in capsys.readouterr().out
 
 
 def test_a_repeated_command_uses_the_stored_observations(good_and_bad, observed_environments, capsys):

@@ -150,7 +150,7 @@ def test_an_unknown_option_and_a_surplus_word_are_named(error_of, name):
         ("run single_gpu_blip2 slurm_hf_trainer --row xxll", "; similar: xxl"),
         ("run single_gpu_blip2 slurm_hf_trainer --row q", "; `testbed list SUITE` shows the rows"),
         ("slots --hours soon", "--hours: length 'soon' is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d"),
-        ("slots --within noon", "--within: hours 'noon' are not a daily window; allowed: 9-17"),
+        ("slots --time-of-day noon", "--time-of-day: hours 'noon' are not a daily window; allowed: 9-17"),
         ("slots --zone Helsinki", "--zone: unknown time zone 'Helsinki'; similar names: Europe/Helsinki"),
         ("slots --start 2099-01-01", "--start: time '2099-01-01' has no time zone; allowed: 20"),
         ("slots --site nowhere", "unknown site 'nowhere'; allowed: chameleon, kvm"),

@@ -97,7 +97,7 @@ def test_an_old_gpu_causes_a_warning(testbed, site, model, capability):
     site.machines = hosts_of(2, gpu_model=model, gpu_memory_gib=16.0, node_type=f"gpu_{model.lower()}")
     for command in (["slots"], ["lease", "--key", "KEY", "--dry-run"]):
         _, _, err = testbed(*command, "--node-type", f"gpu_{model.lower()}")
-        assert f"{model} 16GB: too old for the project's image" in err
+        assert f"{model} 16GB: too old for the project's container image" in err
         assert f"{model} 16GB computes bfloat16 in software, which is slow (compute capability {capability}, " in err
 
 

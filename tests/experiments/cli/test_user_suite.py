@@ -41,7 +41,7 @@ def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_c
     code, out, err = testbed("check", "my_lab.yaml")
     assert (code, out) == (2, "")
     missing, unknown = err.splitlines()
-    assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more: key 'workers' is missing"
+    assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more places: key 'workers' is missing"
     line = text.partition("optimizr")[0].count("\n") + 1
     assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimizr'")
     assert unknown.endswith("; did you mean optimizer?")

@@ -220,8 +220,9 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
     shown = browser.evaluate("[...document.querySelectorAll('.failures li')].map((one) => one.innerText)")
     assert len(shown) == 6
     claim = next(one for one in shown if "A smaller batch needs substantially less memory for activations." in one)
-    bound, measured = "at most 0.7 times that of baseline", "0.987 times baseline (14.9 vs. 15.1 GiB)"
-    assert f"expected activations of reduced-batch {bound}; measured {measured}" in claim
+    bound, measured = "at most 0.7 times baseline's", "0.987 times baseline's (14.9 vs. 15.1 GiB)"
+    what = "reduced-batch: activations"
+    assert f"expected {what} {bound}; measured {what} {measured}" in claim
     target = browser.evaluate("document.querySelector(document.querySelector('.failures a').hash).className")
     assert target == "statement fail"
 

@@ -116,7 +116,7 @@ class TestRanks:
     def test_a_ratio_compares_the_ranks_with_the_highest_values(self):
         several = result("a", ranks=ranks(peak_gib=[10.0, 30.0]))
         verdict = claim_verdict(RATIO, several, result("b", memory=PEAK))
-        assert verdict.value == "a: peak memory 3 times that of b (30 vs. 10 GiB)"
+        assert verdict.value == "a: peak memory 3 times b's (30 vs. 10 GiB)"
 
 
 SCALED = "ran on 2 of the 4 ranks that the row states"

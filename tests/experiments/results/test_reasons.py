@@ -188,17 +188,17 @@ def test_a_loss_falls_if_it_falls_by_more_than_noise(fall, status):
 def test_memory_is_shown_in_the_unit_that_suits_it():
     assert claim_verdict(of_peak(low=0.0), with_peak(0.0125)).value == "a: peak memory 12.8 MiB"
     small = with_peak(0.25), result("b", memory={"peak_gib": 0.125})
-    assert claim_verdict(RATIO, *small).value == "a: peak memory 2 times that of b (256 vs. 128 MiB)"
+    assert claim_verdict(RATIO, *small).value == "a: peak memory 2 times b's (256 vs. 128 MiB)"
     steps = {"row": "a", "quantity": "peak_gib", "over_quantity": "step_s", "low": 0.1}
     assert claim_verdict(steps, result("a", memory={"peak_gib": 4.0}, speed={})).value == (
         "a: peak memory 8 times its step time (4 GiB vs. 0.5 s)"
     )
     count = {"row": "a", "quantity": "planned_micro_steps", "low": 1.0}
-    assert claim_verdict(count, result("a", speed={})).value == "a: number of micro-steps of the full training 10"
-    assert claim_verdict({**count, "high": 2.0}, result("a", speed={})).value.endswith("of the full training 10")
+    assert claim_verdict(count, result("a", speed={})).value == "a: number of micro-steps of the full training = 10"
+    assert claim_verdict({**count, "high": 2.0}, result("a", speed={})).value.endswith("of the full training = 10")
 
 
-@pytest.mark.parametrize(("quantity", "over", "ends"), [("peak_gib", "b", "that of b"), ("peak_gib", None, "GiB")])
+@pytest.mark.parametrize(("quantity", "over", "ends"), [("peak_gib", "b", "b's"), ("peak_gib", None, "GiB")])
 def test_the_expected_value_names_the_row_and_its_unit(quantity, over, ends):
     check = {"row": "a", "quantity": quantity, "over_row": over, "low": 1.0}
     assert claim_verdict(check, with_peak(10.0), result("b", memory=PEAK)).expected.endswith(ends)

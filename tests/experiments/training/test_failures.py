@@ -40,6 +40,8 @@ MESSAGES = [
     (text, outcome) for texts, outcome in ((GPU, "oom"), (HOST, "host_oom"), (OTHER, "error")) for text in texts
 ]
 
+STEP_0, STEP_1 = "step 0 (counted from 0)", "step 1 (counted from 0)"
+
 
 @pytest.mark.parametrize(("text", "outcome"), MESSAGES)
 def test_out_of_memory_is_recognized_by_its_message(text, outcome):
@@ -100,11 +102,21 @@ def failure(phase="backward", step=1, requested=None):
             "oom",
             failure(requested=0.5),
             Memory(peak_gib=78.9),
-            "out of GPU memory in the backward of step 1, 0.5 GiB more requested (peak so far 78.9 GiB)",
+            f"out of GPU memory in the backward pass of {STEP_1}, 0.5 GiB more requested (peak so far 78.9 GiB)",
         ),
         ("oom", failure("load"), Memory(), "out of GPU memory while loading"),
-        ("host_oom", failure("optimizer step", 0), Memory(), "out of host memory in the optimizer step of step 0"),
-        ("error", failure(), Memory(peak_gib=1.0), "RuntimeError in the backward of step 1: shapes differ"),
+        (
+            "host_oom",
+            failure("optimizer step", 0),
+            Memory(),
+            f"out of host memory in the update of {STEP_0}",
+        ),
+        (
+            "error",
+            failure(),
+            Memory(peak_gib=1.0),
+            f"RuntimeError in the backward pass of {STEP_1}: shapes differ",
+        ),
     ],
 )
 def test_the_reason_is_one_line(outcome, failed, memory, reason):

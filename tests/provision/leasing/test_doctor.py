@@ -139,7 +139,7 @@ def test_a_time_zone_that_is_unknown_fails(failed_lines, monkeypatch):
     ("limits", "message"),
     [
         (Credential(restricted=True), "create one with 'Unrestricted' checked"),
-        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 hours; log in again"),
+        (Credential(ends=datetime.now(UTC) + timedelta(hours=1)), "too early for a lease of 3 h; log in again"),
     ],
 )
 def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, message):
@@ -157,7 +157,7 @@ def test_a_credential_that_ends_later_passes_and_its_end_is_shown(site, key, rec
     site.answers["credential"] = Credential(ends=datetime(2040, 1, 1, tzinfo=UTC))
     assert failed_lines() == {}
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler)}
-    assert texts["credential"].startswith("ends 2040-01-01 00:00 UTC")
+    assert texts["credential"].startswith("expires 2040-01-01 00:00 UTC")
 
 
 def test_a_journal_of_another_version_fails(reconciler, failed_lines):
@@ -212,8 +212,8 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
     [
         ("addresses_left", 3, "floating IPs", "the project may allocate 3 more"),
         ("addresses_left", None, "floating IPs", "one will be allocated"),
-        ("clock_skew", timedelta(minutes=-2), "clock", "120 s off the site's"),
-        ("credential", Credential(), "credential", "does not end"),
+        ("clock_skew", timedelta(minutes=-2), "clock", "120 s off the site's clock"),
+        ("credential", Credential(), "credential", "does not expire"),
         ("public_keys", [("theirs", OTHER)], "SSH key at the site", "not at the site yet; a lease uploads it"),
         ("hosts", ["a", "b"], "reservations", "2 reservable nodes at CHI@UC"),
     ],

@@ -17,7 +17,7 @@ from provision.leasing.journal import Journal, Machine
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import LeaseRequest, LeaseTask
 from provision.models import Lease, Requirements
-from provision.sites.base import LeaseCredentials, LeasingSite, connect_to
+from provision.sites.base import CredentialIssuer, LeasingSite, connect_to
 from provision.sites.kvm import Kvm
 from provision.ssh.login import KeyPair, Login
 from tests.support.needs import need
@@ -183,7 +183,7 @@ def empty(site: LeasingSite) -> None:
         (site.keys, site.delete_key),
         *([(site.security_groups, site.delete_security_group)] if isinstance(site, Kvm) else []),
         (site.leases, site.delete_lease),
-        *([(site.lease_credentials, site.delete_lease_credential)] if isinstance(site, LeaseCredentials) else []),
+        *([(site.lease_credentials, site.delete_lease_credential)] if isinstance(site, CredentialIssuer) else []),
     )
     for listed, delete in kinds:
         for resource in reconciler.query(listed):
@@ -194,5 +194,5 @@ def empty(site: LeasingSite) -> None:
 def left_at(site: LeasingSite) -> list[Any]:
     """Return all resources of the project at the site, queried from every service."""
     of_kvm: list[Any] = [*site.volumes(), *site.security_groups()] if isinstance(site, Kvm) else []
-    credentials = site.lease_credentials() if isinstance(site, LeaseCredentials) else []
+    credentials = site.lease_credentials() if isinstance(site, CredentialIssuer) else []
     return [*site.servers(), *site.addresses(), *site.keys(), *of_kvm, *credentials, *site.leases()]

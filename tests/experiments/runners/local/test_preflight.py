@@ -205,7 +205,7 @@ def test_the_summary_names_a_first_command_and_the_rows_that_the_machine_can_run
     set_gpus_of_machine(monkeypatch)
     monkeypatch.setitem(EXTRAS, "train", ("nosuch",))
     checks = preflight.check_this_machine(tmp_path)
-    assert summary_in_words(checks) == "1 of 12 failed; begin with training packages"
+    assert summary_in_words(checks) == "1 of 12 failed; start with: training packages"
     can = abilities_in_words(checks)
     assert "predictions (see training packages)" in can
     assert "full size (see training packages, GPU)" in can
