@@ -33,7 +33,7 @@ ERROR_HINTS = {
     r"DeadKernelError|Kernel died": "the process of the row's notebook was killed",
 }
 SIGNAL_CAUSES = {
-    signal.SIGKILL: "usually because the host ran out of memory, or by a user",
+    signal.SIGKILL: "usually because the host ran out of memory, or because a user killed it",
     signal.SIGTERM: "by another program, such as at a shutdown or at the end of a job",
     signal.SIGSEGV: "a crash in compiled code, often of a library built for another GPU, driver or CPU",
     signal.SIGBUS: "usually because /dev/shm or the disk is full",

@@ -109,7 +109,7 @@ def top(
 @app.command()
 def notebook(
     name: Annotated[
-        str | None, typer.Argument(metavar="NOTEBOOK", help="Notebook to open: the name of a suite, or sizing.")
+        str | None, typer.Argument(metavar="NOTEBOOK", help="Notebook to open: a suite's name, or 'sizing'.")
     ] = None,
     site: Annotated[
         str,

@@ -67,7 +67,7 @@ class Phantom:
         )
 
     def replace_kernels(self, library: str) -> None:
-        """Replace the CUDA kernels of the operations of a library other than PyTorch."""
+        """Let the phantom device run the operations of another library than PyTorch, in place of their CUDA kernels."""
         self._library.phantom_replace_kernels(library.encode())
 
     def stats(self) -> tuple[int, int, int, int, int]:

@@ -80,7 +80,7 @@ def test_a_row_opens_from_a_link_and_draws_its_charts(page: Page, tmp_path: Path
     assert page.evaluate("document.getElementById('row-reduced-batch').open") is True
 
 
-def test_charts_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
+def test_charts_are_drawn_again_for_a_dark_theme_and_a_narrow_window(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
     page.look(390, "dark")
