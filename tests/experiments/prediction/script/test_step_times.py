@@ -84,7 +84,7 @@ def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
     assert (slow.measured_on, fast.unmeasured_share) == ("A GPU", pytest.approx(1.0))
 
 
-def test_accumulation_multiplies_the_products_but_not_the_optimizers_step(step):
+def test_accumulation_multiplies_the_matrix_products_but_not_the_optimizer_step(step):
     loop = LOOP.replace("foreach=False", "foreach=True")
     (_, once), (_, often) = step(loop), step(loop.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
     assert often.device_s["matrix products"] == pytest.approx(products_s(4))
