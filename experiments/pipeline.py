@@ -69,7 +69,7 @@ class PreparedRun:
         Raises InputError if a result has another schema version.
         """
         options, target = self.options, self.target
-        planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_versions)
+        planned = plan(self.suite, self.run, self.folder, options.rerun, target.software, options.keep_outdated)
         return [self._keep_result_if_it_cannot_run(row) if row.outdated else row for row in planned]
 
     def _keep_result_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:

@@ -127,7 +127,7 @@ def reproduce(
         with stages.stage("slots"):
             times = _expected_times(runs, predictions)
             view.print_line(times.summary)
-            reproduction = _with_length(reproduction, times, view.print_line)
+            reproduction = _with_lease_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
             slot = slot_in_words(
                 choose_slots(site, reconciler, lease_request.requirements, lease_request.starts_now)[0]
@@ -183,7 +183,7 @@ def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> li
     if left and not reconciler.journal.active_lease(name):
         times = _expected_times(runs, ())
         lines.append(times.summary)
-        reproduction = _with_length(reproduction, times, lines.append)
+        reproduction = _with_lease_length(reproduction, times, lines.append)
     else:
         _check_budget(reproduction)
     return [
@@ -206,7 +206,7 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
     return expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored)
 
 
-def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
+def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:
     """Return the reproduction; with ``choose_length``, its lease is as long as the rows are expected to need.
 
     Raises LeaseTooLong for a lease above the budget, and LeaseTooShort for a lease in which the rows cannot end.

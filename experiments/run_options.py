@@ -25,8 +25,8 @@ IdPart = Callable[[Any], str]
 class OptionUse:
     """Where the value of an option is used.
 
-    recorded: stored in run.json. identity: a later command continues the run only with the same value. shown: shown in
-    comparisons and JUnit. id_part: returns the value's part of the default run id, or "".
+    recorded: stored in run.json. identity: a later command continues the run only with the same value. shown:
+    comparisons and JUnit files contain it. id_part: returns the value's part of the default run id, or "".
     """
 
     recorded: bool = True
@@ -122,8 +122,10 @@ class RunOptions:
         None, "Memory of this machine, if the machine reports less than it has.", minimum=1
     )
     rerun: bool = _unrecorded_field(False, "Run finished rows again.", flag="--rerun")
-    keep_versions: bool = _unrecorded_field(
-        False, "Keep results from other library versions, another driver or another GPU.", flag="--keep-versions"
+    keep_outdated: bool = _unrecorded_field(
+        False,
+        "Keep outdated results: from other library versions, another driver or another GPU.",
+        flag="--keep-outdated",
     )
     predict: bool = _unrecorded_field(True, "Predict the rows at full size first.")
     predict_only: bool = _unrecorded_field(

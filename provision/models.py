@@ -48,8 +48,8 @@ class Host:
     """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
     Ids are unique within a site. If ``flavor`` is set, node_type is the flavor's name. gpu_model and interconnect have
-    the site's spelling, '' if not reported. gpu_memory_gib: of one GPU. su_per_hour: service units an hour, None if the
-    site does not report a price.
+    the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an hour,
+    None if the site does not report a price.
     """
 
     id: str
@@ -185,8 +185,8 @@ class Lease:
     """A reservation at a site.
 
     status: as the site reports it. reservation_ids: one for each server. hosts: ids of the hosts in the same order, as
-    far as the site reports them. created: when, in the site's format. fault: the site's reason for status ERROR, '' if
-    it gives none. tag and owner: see Resource.
+    far as the site reports them. created: the time of its creation, in the site's format. fault: the site's reason for
+    status ERROR, '' if it gives none. tag and owner: see Resource.
     """
 
     id: str

@@ -15,8 +15,9 @@ PREFIX = "llm-testbed-"
 class TemporaryFolder:
     """A new folder, removed with its content by ``remove`` or at the end of a with block.
 
-    kind: part of its name. parent: None for the system's folder of temporary files. The process holds a lock on the
-    folder, so that other processes do not take it for a folder that a killed process left behind.
+    kind: what the folder is for, a part of its name. parent: None for the system's folder of temporary files. The
+    process holds a lock on the folder, so that other processes do not take it for a folder that a killed process left
+    behind.
     """
 
     def __init__(self, kind: str, parent: Path | None = None) -> None:

@@ -20,8 +20,8 @@ Say = Callable[[str], None]
 class Step(Record):
     """One step of the bisection.
 
-    updated: packages with new versions. value: the result. result_of: the environment with the same result; None:
-    neither, or not testable.
+    updated: packages with new versions. value: the observed value of the difference. result_of: the
+    environment with the same result; None: neither, or not testable.
     """
 
     updated: tuple[str, ...]
@@ -66,7 +66,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     if not names:
         raise InputError("--good and --bad: all packages have the same versions; allowed: environments that differ")
     say(f"packages that differ: {len(names)}; creating both environments")
-    ends = [_end(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
+    ends = [_create_end_environment(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
     difference, used = _find_difference(ends, observe, methods, statement, say)
     groups = group_packages(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
     say(f"{difference.sentence} (by {used}); groups of packages that can change version separately: {len(groups)}")
@@ -92,7 +92,7 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     )
 
 
-def _end(pins: Pins, flag: str) -> Environment:
+def _create_end_environment(pins: Pins, flag: str) -> Environment:
     try:
         return create_environment(pins)
     except EnvironmentNotCreated as error:

@@ -25,7 +25,10 @@ class Observation(Record):
 
 
 class Difference(NamedTuple):
-    """What differs between the good and the bad environment. key: the statement, or row and quantity."""
+    """What differs between the good and the bad environment.
+
+    key: the row and its quantity, or a statement and "status".
+    """
 
     kind: Literal["statement", "outcome", "value"]
     key: tuple[str, str]
@@ -102,13 +105,15 @@ def find_difference(good: Observation, bad: Observation, statement: str | None) 
     for row in good.outcomes.keys() & bad.outcomes.keys():
         if good.outcomes[row] != bad.outcomes[row]:
             return Difference("outcome", (row, "outcome"), good, bad)
-    before, now = ({(row, name): MeasuredValue(value, None) for row, name, value in _flat(one)} for one in (good, bad))
+    before, now = (
+        {(row, name): MeasuredValue(value, None) for row, name, value in _measured_values(one)} for one in (good, bad)
+    )
     points = change_points([before, now])
     changed = [key for key, starts in points.items() if starts and (not statement or f"{key[0]}/{key[1]}" == statement)]
     return Difference("value", changed[0], good, bad) if changed else None
 
 
-def _flat(observation: Observation) -> list[tuple[str, str, float]]:
+def _measured_values(observation: Observation) -> list[tuple[str, str, float]]:
     return [(row, name, value) for row, found in observation.measured.items() for name, value in found.items()]
 
 

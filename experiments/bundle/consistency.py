@@ -49,7 +49,7 @@ def _device_contradictions(result: Result) -> Iterator[str]:
         yield f"the GPU has compute capability {found}, but a {own.name} has {stated}"
     if own and not re.search(own.matches, device.name):
         yield f"the GPU is called {device.name!r}, which is not a {own.name}"
-    if result.emulated and target and not _has_memory_of(device, target):
+    if result.emulated and target and not _device_has_memory_of(device, target):
         found = "not limited" if device.cap_gib is None else f"limited to {device.cap_gib} GiB"
         yield f"the GPU memory is {found}; the emulated {target.name} has {target.usable_gib:.2f} GiB"
     gpus = result.spec.settings.gpus_per_rank
@@ -57,7 +57,7 @@ def _device_contradictions(result: Result) -> Iterator[str]:
         yield "the peak is above the memory limit"
 
 
-def _has_memory_of(device: Device, card: Card) -> bool:
+def _device_has_memory_of(device: Device, card: Card) -> bool:
     """Return whether rows on the device have the memory of ``card``, by a limit or by the device's own size."""
     if device.cap_gib is None:
         return device.memory_gib is not None and card.device_has_same_memory(device.memory_gib)

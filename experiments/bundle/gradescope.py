@@ -10,9 +10,9 @@ def gradescope_results(bundle_check: BundleCheck) -> dict[str, Any]:
     reasons = (
         "\n".join(bundle_check.problems) or "rows and settings are right, values are consistent, nothing is copied"
     )
-    genuine = _test("The bundle is accepted", 0, reasons, bundle_check.accepted)
+    genuine = _gradescope_test("The bundle is accepted", 0, reasons, bundle_check.accepted)
     rows = [
-        _test(row, 1, missing or "has a result", bundle_check.accepted and not missing)
+        _gradescope_test(row, 1, missing or "has a result", bundle_check.accepted and not missing)
         for row, missing in bundle_check.rows.items()
     ]
     statements = bundle_check.evaluation.verdicts if bundle_check.evaluation else ()
@@ -24,6 +24,6 @@ def gradescope_results(bundle_check: BundleCheck) -> dict[str, Any]:
     }
 
 
-def _test(name: str, most: int, output: str, passed: bool) -> dict[str, Any]:
+def _gradescope_test(name: str, most: int, output: str, passed: bool) -> dict[str, Any]:
     status = "passed" if passed else "failed"
     return {"name": name, "score": most if passed else 0, "max_score": most, "output": output, "status": status}

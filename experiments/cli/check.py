@@ -41,7 +41,7 @@ def check(
         return
     checked = {path: suite_and_mistakes(read_document(path), path.stem) for path in files or ()}
     if as_json:
-        print_json([_as_data(path, suite, mistakes) for path, (suite, mistakes) in checked.items()])
+        print_json([_check_as_data(path, suite, mistakes) for path, (suite, mistakes) in checked.items()])
     for path, (suite, mistakes) in {} if as_json else checked.items():
         if mistakes:
             say("\n".join(_lines(path, mistakes)), stderr=True)
@@ -82,7 +82,7 @@ def _summary(path: Path, suite: "Suite") -> str:
     )
 
 
-def _as_data(path: Path, suite: "Suite | None", mistakes: "list[Mistake]") -> dict[str, object]:
+def _check_as_data(path: Path, suite: "Suite | None", mistakes: "list[Mistake]") -> dict[str, object]:
     from experiments.suites.sentences import statement_ids
 
     return {

@@ -15,7 +15,7 @@ from experiments.cli.parsing.trainings import (
     Training,
     command_after_dashes,
     exit_code_of_script,
-    only_word,
+    optional_word,
     options_given,
     parse_batches,
     reject_options_of_models,
@@ -55,7 +55,7 @@ def fit(
         _fit_script(context, card, command, batch_flag, script, as_json)
         return
     reject_options_of_scripts(context)
-    row = only_word(rows, "fit", "SUITE/ROW")
+    row = optional_word(rows, "fit", "SUITE/ROW")
     if runs_as_program(context, row, training):
         _fit_programs(training, card, parse_batches(batch), as_json)
     else:

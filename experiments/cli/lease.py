@@ -18,7 +18,7 @@ from experiments.cli.lease_options import (
     NotReady,
     active_lease_named,
     confirm,
-    connect_if_ready,
+    connect_to_sites_if_ready,
     gpu_warnings,
     key_for,
     new_reconciler,
@@ -135,7 +135,7 @@ def lease(
     options.check(name)
     end_when_idle = idle.parsed(options.count, wait)
     try:
-        sites, reconciler = connect_if_ready(site, key), new_reconciler(site)
+        sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
@@ -173,7 +173,7 @@ def lease(
         if as_json:
             print_json(leased)
         else:
-            _show_leased(leased)
+            _show_lease_result(leased)
         code = _run_command(run, leased) if run else 0
     raise typer.Exit(EXIT_FAILED if code else 0)
 
@@ -206,18 +206,18 @@ def status(
     from provision.availability.times import parse_length
     from provision.errors import NoCredentials, OtherAccount, SiteError
     from provision.leasing import release as releasing
-    from provision.leasing.account import connect_to_lease
+    from provision.leasing.account import connect_to_site_of
 
     soon, notifier = parse_time_option("--within", parse_length, within), Notifier(notify or ())
     reconciler = reconciler_of_lease(name)
     if since:
-        _show_past(reconciler, name, since, as_json)
+        _show_past_leases(reconciler, name, since, as_json)
         return
     chosen = [active_lease_named(reconciler, name)] if name else list(reconciler.journal.active_leases().values())
     states, problems = [], []
     for active_lease in chosen:
         try:
-            states.append(releasing.lease_state(connect_to_lease(reconciler, active_lease), reconciler, active_lease))
+            states.append(releasing.lease_state(connect_to_site_of(reconciler, active_lease), reconciler, active_lease))
         except (OtherAccount, NoCredentials, SiteError) as problem:
             problems.append(problem)
     if len(problems) == len(chosen) == 1:
@@ -250,12 +250,12 @@ def extend(
     from provision.availability.times import local_zone, parse_length, time_in_words
     from provision.configure.end_when_idle import set_up_end_when_idle
     from provision.leasing import release as releasing
-    from provision.leasing.account import connect_to_lease
+    from provision.leasing.account import connect_to_site_of
     from provision.leasing.request import requested_end_when_idle
 
     longer, reconciler = parse_time_option("--by", parse_length, by), reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
-    connected = connect_to_lease(reconciler, active_lease)
+    connected = connect_to_site_of(reconciler, active_lease)
     if dry_run:
         lease, end = releasing.planned_extension(connected, reconciler, active_lease, longer)
         until = (time_in_words(moment, local_zone()) for moment in (lease.end, end))
@@ -277,13 +277,13 @@ def extend(
 def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, as_json: Json = False) -> None:
     """Release servers, addresses and lease; verify that none is left."""
     from provision.leasing import release as releasing
-    from provision.leasing.account import connect_to_lease
+    from provision.leasing.account import connect_to_site_of
     from provision.leasing.cost import report_cost_on_exit
     from provision.leasing.resources import list_once
 
     reconciler = reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
-    connected = connect_to_lease(reconciler, active_lease)
+    connected = connect_to_site_of(reconciler, active_lease)
     resources = list_once(connected, active_lease)
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
@@ -353,7 +353,7 @@ def _show_calendar(
         console().print(draw_calendar(hosts, bookings, site_slots, period, options.time_zone))
 
 
-def _show_past(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
+def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
     """Print the cost of each lease (with ``name``, if given) since the day ``since`` in local time, and the sum."""
     from dataclasses import asdict
 
@@ -380,7 +380,7 @@ def _parse_day(text: str) -> datetime:
         raise InputError(f"--since {text}: allowed: a day such as 2026-09-01") from None
 
 
-def _show_leased(leased: "LeaseResult") -> None:
+def _show_lease_result(leased: "LeaseResult") -> None:
     from experiments.cli.tables.leases import host_in_words
     from provision.availability.times import local_zone, time_in_words
 

@@ -140,7 +140,7 @@ class NotReady(InputError):
         self.bad_key = bad_key
 
 
-def connect_if_ready(site: str, key: Path) -> "list[LeasingSite]":
+def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
     """Return the connections to the site, or to all sites, if key and account are ready for a lease.
 
     Raises NotReady with all missing requirements of a lease: a usable SSH key, an account.

@@ -16,7 +16,7 @@ from experiments.cli.parsing.trainings import (
     Training,
     command_after_dashes,
     exit_code_of_script,
-    only_word,
+    optional_word,
     options_given,
     parse_batches,
     reject_options_of_models,
@@ -56,7 +56,7 @@ def predict(
         _predict_script(context, card, command, script, as_json)
         return
     reject_options_of_scripts(context)
-    rows = only_word(words, "predict", "SUITE[/ROW]")
+    rows = optional_word(words, "predict", "SUITE[/ROW]")
     if runs_as_program(context, rows, training):
         _predict_programs(training, card, parse_batches(batch), as_json)
     else:

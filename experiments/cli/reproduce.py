@@ -4,7 +4,14 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.lease_options import LeaseOptions, check_file, confirm, connect_if_ready, key_for, new_reconciler
+from experiments.cli.lease_options import (
+    LeaseOptions,
+    check_file,
+    confirm,
+    connect_to_sites_if_ready,
+    key_for,
+    new_reconciler,
+)
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
 from experiments.cli.parsing.group import Commands
@@ -79,7 +86,7 @@ def reproduce_command(
     lease.check(name)
     end_when_idle = idle.parsed(lease.count)
     max_length = parse_time_option("--max-hours", parse_length, max_hours) if max_hours else None
-    (connected,), reconciler = connect_if_ready(site, key), new_reconciler(site)
+    (connected,), reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
     if is_demo(site) and not dry_run:
         options = replace(options, size="tiny")
     reproduction = Reproduction(

@@ -36,13 +36,15 @@ def run_changes(series: Series) -> list[RunChanges]:
     for place, (before, run) in enumerate(pairwise(series.runs), 1):
         moved = [_changed_value(key, series, place) for key, places in begin.items() if place in places]
         changed = [*differing_facts(before.facts, run.facts), *moved]
-        flipped, borderline = _flipped(before, run, {one.row for one in changed})
+        flipped, borderline = _flipped_statements(before, run, {one.row for one in changed})
         if flipped or changed:
             found.append(RunChanges(run, before, [*flipped, *changed], borderline, _causes(before, run)))
     return found
 
 
-def _flipped(before: RecordedRun, run: RecordedRun, rows: set[str]) -> tuple[list[RunChange], list[RunChange]]:
+def _flipped_statements(
+    before: RecordedRun, run: RecordedRun, rows: set[str]
+) -> tuple[list[RunChange], list[RunChange]]:
     """Return flipped statements as two lists: those with changed bounds or about the changed ``rows``, and all others.
 
     Predictions have no noise, so statements that flipped between two predictions belong to the first list.

@@ -48,8 +48,8 @@ def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
         client = MlflowClient(tracking_uri=uri)
         return sum(_export(client, series, artifacts) for series in all_series)
     except MlflowException as problem:
-        text = str(problem).replace(target, _without_password(target)).splitlines()[0][:300]
-        raise InputError(f"--mlflow {_without_password(target)}: {text}") from None
+        text = str(problem).replace(target, _address_without_password(target)).splitlines()[0][:300]
+        raise InputError(f"--mlflow {_address_without_password(target)}: {text}") from None
 
 
 def _addresses(target: str) -> tuple[str, str | None]:
@@ -64,7 +64,7 @@ def _addresses(target: str) -> tuple[str, str | None]:
     return f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
 
 
-def _without_password(target: str) -> str:
+def _address_without_password(target: str) -> str:
     parts = urlsplit(target)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else target
 

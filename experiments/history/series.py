@@ -16,7 +16,7 @@ from experiments.results.schema import FORMER_OUTCOMES
 class RecordedStatement(NamedTuple):
     """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does.
 
-    grade: of the evidence; None without a verdict.
+    grade: the grade of the evidence; None without a verdict.
     """
 
     says: str
@@ -27,7 +27,7 @@ class RecordedStatement(NamedTuple):
 
 
 class RecordedRun(NamedTuple):
-    """A run in the history. measured, facts and causes: by row and name. verdicts: by statement."""
+    """A run in the history. Keys of measured, facts and causes: row and name; keys of verdicts: ids of statements."""
 
     run_id: str
     started_at: str

@@ -111,7 +111,7 @@ class Lab:
         """
         folder = self._choose_run([row.id for row in self._suite.rows])
         table = tables.changes(self._suite, folder.results()) if folder else ""
-        display(Markdown(table or "No row that is a variant of another row has a result yet."))
+        display(Markdown(table or "No variant of a row has a result yet."))
 
     def ladder(self, *rows: str) -> None:
         """Show the samples per second of rows as bars, and a table of speed, memory and losses.

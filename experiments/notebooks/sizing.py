@@ -40,8 +40,8 @@ def show_memory_within_a_step(training: CustomTraining) -> Prediction:
 def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({})) -> SVG:
     """Return a chart of stacked bars, the first on top, with a line at the reserved memory.
 
-    bars: GiB by label of the bar and name of the part (NAMES). reserved: GiB by label. The chart is in MiB if no bar
-    reaches one GiB.
+    bars: GiB by label of the bar and name of the part (NAMES). reserved: reserved GiB, by label of the bar. The chart
+    is in MiB if no bar reaches one GiB.
     """
     small = all(sum(parts.values()) < 1 for parts in bars.values())
     scale, unit = (1024, "MiB") if small else (1, "GiB")

@@ -41,7 +41,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def columns(corner: str, rows: Mapping[str, Cells]) -> str:
-    """Return a table of ``rows`` by label, without empty columns. corner: head of the column of labels."""
+    """Return a table of ``rows`` by label, without empty columns. corner: heading of the column of labels."""
     names = [name for cells in rows.values() for name, cell in cells.items() if cell]
     header = list(dict.fromkeys(name for cells in rows.values() for name in cells if name in names))
     return table([corner, *header], [[name, *(cells.get(one, "") for one in header)] for name, cells in rows.items()])

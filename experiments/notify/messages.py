@@ -25,12 +25,12 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     title = f"testbed: {evaluation.run.run_id} finished: {counts['pass']} pass, {counts['fail']} fail{known}"
     lines = [f"{number_with_noun(number, 'statement')}: {status}" for status, number in counts.items() if number]
     flipped = [
-        f"flipped: {_without_period(one)}: {before[one.id]} → {one.status}"
+        f"flipped: {_statement_without_period(one)}: {before[one.id]} → {one.status}"
         for one in evaluation.verdicts
         if before and one.id in before and before[one.id] != one.status
     ]
     failed = [
-        f"{one.status}: {_without_period(one)}: {one.reason}"
+        f"{one.status}: {_statement_without_period(one)}: {one.reason}"
         for one in evaluation.verdicts
         if one.status in ("fail", "error")
     ]
@@ -38,7 +38,7 @@ def run_message(evaluation: Evaluation, before: Mapping[str, Status] | None) -> 
     return Message(title, "\n".join([*lines, *flipped, *failed]))
 
 
-def _without_period(verdict: Verdict) -> str:
+def _statement_without_period(verdict: Verdict) -> str:
     """Return the statement without its period, to be continued after a colon."""
     return verdict.says.removesuffix(".")
 

@@ -152,7 +152,7 @@ def trace(spec: RowSpec, card_names: Sequence[str], phantom: Phantom, keys: Path
         )
         for one in specs
     ]
-    return found if spec.settings.gpus else [*map(_without_gpu, found)]
+    return found if spec.settings.gpus else [*map(_remove_gpu_memory, found)]
 
 
 def _build_prediction(
@@ -201,7 +201,7 @@ def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
     return phantom.host_peak() / GIB if spec.settings.uses_host_memory else None
 
 
-def _without_gpu(prediction: Prediction) -> Prediction:
+def _remove_gpu_memory(prediction: Prediction) -> Prediction:
     """Return the prediction of a row on the CPU, which takes no memory of the card."""
     sizes = ("peak_gib", "reserved_gib", "needed_gib", "limited_reserved_gib")
     at_peak = PeakParts(**dict.fromkeys(PeakParts.model_fields, 0.0))

@@ -145,7 +145,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
-        changed=tuple(_in_words(one) for one in [*facts, *moved.values()]),
+        changed=tuple(_changed_value_difference(one) for one in [*facts, *moved.values()]),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worsening)),
     )
 
@@ -167,7 +167,7 @@ def _changed_facts(a: Results, b: Results) -> list[RunChange]:
     return [one for one in differing_facts(before, now) if one.what not in Settings.model_fields]
 
 
-def _in_words(change: RunChange) -> Difference:
+def _changed_value_difference(change: RunChange) -> Difference:
     before, now = change.values_in_words
     return Difference(what=f"{change.row}: {change.what}", before=before, after=now)
 

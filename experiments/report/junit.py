@@ -21,17 +21,17 @@ def render_junit(report: Report) -> str:
         failures=str(report.counts["fail"] - known_failures),
         errors=str(report.counts["error"]),
         skipped=str(report.counts["not evaluated"] + known_failures),
-        timestamp=without_control_characters(report.run.started_at),
+        timestamp=remove_control_characters(report.run.started_at),
         time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
-    ET.SubElement(properties, "property", name="headline", value=without_control_characters(report.headline))
+    ET.SubElement(properties, "property", name="headline", value=remove_control_characters(report.headline))
     for name in ("run_id", *SHOWN_OPTIONS, "git_commit"):
         ET.SubElement(
-            properties, "property", name=name, value=without_control_characters(str(getattr(report.run, name) or ""))
+            properties, "property", name=name, value=remove_control_characters(str(getattr(report.run, name) or ""))
         )
     for device in report.devices:
-        ET.SubElement(properties, "property", name="ran_on", value=without_control_characters(device.ran_on))
+        ET.SubElement(properties, "property", name="ran_on", value=remove_control_characters(device.ran_on))
     elapsed = {row.row: row.result.elapsed_s for row in report.rows if row.result}
     for statement in report.statements:
         suite.append(_case(report.run.suite, statement, elapsed))
@@ -55,7 +55,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
         properties = ET.SubElement(case, "properties")
         ET.SubElement(properties, "property", name="grade", value=statement.grade)
     if element := "skipped" if statement.known_failure else _ELEMENTS.get(statement.status):
-        ET.SubElement(case, element, message=without_control_characters(statement.reason or statement.value))
+        ET.SubElement(case, element, message=remove_control_characters(statement.reason or statement.value))
     lines = (
         statement.says,
         f"expected: {statement.expected}",
@@ -63,7 +63,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
         f"value: {statement.value}",
         f"ran on: {'; '.join(statement.ran_on)}",
     )
-    ET.SubElement(case, "system-out").text = without_control_characters("\n".join(lines))
+    ET.SubElement(case, "system-out").text = remove_control_characters("\n".join(lines))
     return case
 
 
@@ -71,6 +71,6 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}"
 
 
-def without_control_characters(text: str) -> str:
+def remove_control_characters(text: str) -> str:
     """Return ``text`` without the characters that XML does not allow, such as terminal colors."""
     return _NOT_XML.sub("", text)

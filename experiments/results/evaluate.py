@@ -330,18 +330,18 @@ def _describe_values(check: Check, values: list[float], divisor: float | None, c
     assert check.quantity is not None
     subject = f"{check.row}: {quantity_label(check.quantity)}"
     if divisor is None:
-        (low, high), unit = _in_best_unit(quantity_unit(check.quantity), min(values), max(values))
+        (low, high), unit = _values_in_best_unit(quantity_unit(check.quantity), min(values), max(values))
         range_ = " to ".join(dict.fromkeys(map(format_number, (low, high))))
         ranks = f" over {len(values)} ranks" if len(values) > 1 else ""
         return f"{subject} {range_} {unit}{ranks}" if unit else f"{subject} = {range_}{ranks}"
     base = check.over_quantity or check.quantity
     if quantity_unit(check.quantity) == quantity_unit(base):
-        (value, divisor), its = _in_best_unit(quantity_unit(base), max(values), divisor)
+        (value, divisor), its = _values_in_best_unit(quantity_unit(base), max(values), divisor)
         own = ""
     else:
         ((value,), own), ((divisor,), its) = (
-            _in_best_unit(quantity_unit(check.quantity), max(values)),
-            _in_best_unit(quantity_unit(base), divisor),
+            _values_in_best_unit(quantity_unit(check.quantity), max(values)),
+            _values_in_best_unit(quantity_unit(base), divisor),
         )
     numerator, denominator = f"{format_number(value)} {own or its}".rstrip(), f"{format_number(divisor)} {its}".rstrip()
     if compared[0] == inf:
@@ -358,7 +358,7 @@ def _name_of_base(check: Check) -> str:
     return f"the {quantity} of {check.over_row}" if check.over_row else f"its {quantity}"
 
 
-def _in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
+def _values_in_best_unit(name: str, *values: float) -> tuple[tuple[float, ...], str]:
     """Return the values and their unit. Values in GiB are converted to the unit that suits the largest of them."""
     if name != "GiB":
         return values, name

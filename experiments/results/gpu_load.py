@@ -53,7 +53,7 @@ def gpu_load(
         load[STEADY_UTILIZATION] = min(medians)
     if other := _column_values(training, OTHER_UTILIZATION):
         load[f"{OTHER_UTILIZATION}_max"] = max(other)
-    return load | _cpu_waits(_until_last_work(_after_first_micro_step(samples)))
+    return load | _cpu_waits(_samples_until_last_work(_samples_after_first_micro_step(samples)))
 
 
 def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sample]:
@@ -61,9 +61,9 @@ def training_samples(samples: Sequence[Sample], speed: Speed | None) -> list[Sam
 
     Without ``speed``, as for a row that ran out of memory, the last sample is the last one in which all GPUs are busy.
     """
-    trained = _after_first_micro_step(samples)
+    trained = _samples_after_first_micro_step(samples)
     if not trained or not speed:
-        return _until_last_work(trained)
+        return _samples_until_last_work(trained)
     last_s = float(trained[0]["t_s"]) + speed.step_s * max(speed.optimizer_steps - 1, 1)
     return [sample for sample in trained if float(sample["t_s"]) <= last_s]
 
@@ -75,12 +75,12 @@ def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> l
     return steady if len(steady) >= STEADY_SAMPLES else []
 
 
-def _after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
+def _samples_after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples after the end of the first micro-step."""
     return [sample for sample in samples if sample.get("phase", "load") != "load" and UTILIZATION in sample]
 
 
-def _until_last_work(samples: list[Sample]) -> list[Sample]:
+def _samples_until_last_work(samples: list[Sample]) -> list[Sample]:
     """Return the samples up to the last sample in which all GPUs are busy; all samples if no sample is."""
     busy = [number for number, sample in enumerate(samples, 1) if min(_values_of_gpus(sample, "util_percent"))]
     return samples[: busy[-1]] if busy else samples
@@ -88,7 +88,7 @@ def _until_last_work(samples: list[Sample]) -> list[Sample]:
 
 def training_utilization(samples: Sequence[Sample]) -> list[float]:
     """Return the GPU utilization of each sample from the first micro-step to the last time that a GPU worked."""
-    values = _column_values(_after_first_micro_step(samples), UTILIZATION)
+    values = _column_values(_samples_after_first_micro_step(samples), UTILIZATION)
     busy = [number for number, value in enumerate(values, 1) if value]
     return values[: busy[-1]] if busy else values
 
@@ -99,11 +99,13 @@ def read_samples(path: Path) -> list[dict[str, float | str]]:
         rows = list(csv.DictReader(StringIO(read_text(path, errors="replace"), newline="")))
     except (OSError, csv.Error):
         return []
-    lines = [{key: value for key, text in row.items() if (value := _value(key, text)) is not None} for row in rows]
+    lines = [
+        {key: value for key, text in row.items() if (value := _sample_value(key, text)) is not None} for row in rows
+    ]
     return [sample for sample in lines if "t_s" in sample]
 
 
-def _value(column: str | None, text: object) -> float | str | None:
+def _sample_value(column: str | None, text: object) -> float | str | None:
     if column is None or not isinstance(text, str):
         return None
     if column == "phase":

@@ -7,7 +7,7 @@ STEP_POINTS: tuple[StepPoint, ...] = get_args(StepPoint)
 
 
 class MemoryPart(NamedTuple):
-    """One part of memory. key: its name in the tracer and in fields. short: the head of its column on a terminal."""
+    """One part of memory. key: its name in the tracer and in fields. short: the heading of its column on a terminal."""
 
     key: str
     name: str

@@ -202,9 +202,9 @@ class RunFolder:
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
         packed = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
         found = packed | {row: read_result(path) for row, path in paths.items() if path.exists()}
-        return {row: self._with_load(found[row]) for row in run.rows if row in found}
+        return {row: self._with_gpu_load(found[row]) for row in run.rows if row in found}
 
-    def _with_load(self, result: Result) -> Result:
+    def _with_gpu_load(self, result: Result) -> Result:
         if result.device.kind != "cuda" or STEADY_UTILIZATION in result.telemetry:
             return result
         path = self.telemetry_file(result.spec.row)

@@ -71,11 +71,11 @@ class Evaluation(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_earlier_versions(cls, data: Any) -> Any:
+    def _convert_earlier_versions(cls, data: Any) -> Any:
         if isinstance(data, dict) and data.get("schema_version") == 1:
-            data = _from_version_1(data)
+            data = _convert_version_1(data)
         if isinstance(data, dict) and data.get("schema_version") == 2:
-            data = _from_version_2(data)
+            data = _convert_version_2(data)
         return data
 
     def count(self, status: Status) -> int:
@@ -97,7 +97,7 @@ class Evaluation(Record):
         return sum(verdict.status == "fail" and bool(verdict.known_failure) for verdict in self.verdicts)
 
 
-def _from_version_1(data: dict[str, Any]) -> dict[str, Any]:
+def _convert_version_1(data: dict[str, Any]) -> dict[str, Any]:
     """Convert the data of schema version 1 to version 2."""
     unchanged = {key: value for key, value in data.items() if key != "grounds"}
     return _change_verdicts(
@@ -111,7 +111,7 @@ def _rename_version_1(verdict: dict[str, Any]) -> dict[str, Any]:
     return {**verdict, **renamed}
 
 
-def _from_version_2(data: dict[str, Any]) -> dict[str, Any]:
+def _convert_version_2(data: dict[str, Any]) -> dict[str, Any]:
     """Convert the data of schema version 2 to version 3: add the grade of each verdict where it can be inferred."""
     run, basis = data.get("run"), data.get("basis", "measured")
     tiny = isinstance(run, dict) and run.get("size") == "tiny"

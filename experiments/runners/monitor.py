@@ -71,7 +71,7 @@ def observe(target: MonitorTarget) -> Observation:
     unreachable: list[str] = []
     for node, shell, command in _gpu_queries(target, jobs):
         try:
-            gpus += [gpu for gpu in gpus_in(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
+            gpus += [gpu for gpu in parse_gpus(shell.run(command, repeatable=True).out, node) if gpu not in gpus]
         except NotReached as problem:
             unreachable.append(str(problem))
     progress = _progress(target, [job.name for job in jobs if not job.waiting])
@@ -93,7 +93,7 @@ def _gpu_queries(target: MonitorTarget, jobs: list[queue.Job]) -> Iterator[tuple
             yield f"job {job.id}", target.shell, f"{shlex.join(step)} || true"
 
 
-def gpus_in(text: str, node: str) -> list[MonitoredGpu]:
+def parse_gpus(text: str, node: str) -> list[MonitoredGpu]:
     """Return the GPUs of ``node`` from the output of GPU_QUERY."""
     lines = [[part.strip() for part in line.split(",")] for line in text.splitlines()]
     users: dict[str, list[str]] = {}

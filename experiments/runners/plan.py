@@ -36,17 +36,17 @@ def plan(
     folder: RunFolder,
     rerun: bool = False,
     software: Callable[[], Software | None] = lambda: None,
-    keep_versions: bool = False,
+    keep_outdated: bool = False,
 ) -> list[PlannedRow]:
     """Return the plan of every row of ``run`` in ``folder``. rerun: run finished rows again.
 
-    Rows whose results come from other software also run again, unless ``keep_versions``. software: returns the
+    Rows whose results come from other software also run again, unless ``keep_outdated``. software: returns the
     target's software, None if unknown; called only if there is a valid result. Raises InputError if a result has
     another schema version.
     """
     planned = [_plan_row(run.spec(suite, row), folder, rerun) for row in run.rows]
     now = software() if any(not row.run for row in planned) else None
-    return [row if row.run or now is None else _check_software(row, folder, now, keep_versions) for row in planned]
+    return [row if row.run or now is None else _check_software(row, folder, now, keep_outdated) for row in planned]
 
 
 def continue_run(folder: RunFolder, run: Run, suite: Suite) -> Run:
@@ -84,13 +84,13 @@ def _plan_row(spec: RowSpec, folder: RunFolder, rerun: bool) -> PlannedRow:
     return PlannedRow(spec, False, f"finished: {result.outcome}")
 
 
-def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_versions: bool) -> PlannedRow:
+def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_outdated: bool) -> PlannedRow:
     """Return the plan of a row with a valid result: to run it again if the software has changed since."""
     found = ", ".join(software_changes(read_result(folder.row_folder(row.spec) / RESULT_FILE), now))
     if not found:
         return row
-    if keep_versions:
-        return replace(row, why=f"{row.why}; --keep-versions: {found}")
+    if keep_outdated:
+        return replace(row, why=f"{row.why}; --keep-outdated: {found}")
     return replace(row, run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
 
 

@@ -28,7 +28,10 @@ print(json.dumps({{name: found[name] for name in {RELEVANT_LIBRARIES!r} if name 
 
 @dataclass(frozen=True)
 class Software:
-    """The packages, GPUs and GPU driver of a target. versions: by package name. gpus, driver: None if unknown."""
+    """The packages, GPUs and GPU driver of a target.
+
+    versions: the version of each package, by name. gpus, driver: None if unknown.
+    """
 
     versions: Mapping[str, str]
     gpus: Collection[str] | None = None
@@ -68,9 +71,9 @@ def software_changes(result: Result, now: Software) -> list[str]:
         name: result.versions[name] for name in RELEVANT_LIBRARIES if name in result.versions and name in now.versions
     }
     found = [
-        f"{name} {_without_build_label(version)} -> {_without_build_label(now.versions[name])}"
+        f"{name} {_version_without_build_label(version)} -> {_version_without_build_label(now.versions[name])}"
         for name, version in then.items()
-        if _without_build_label(version) != _without_build_label(now.versions[name])
+        if _version_without_build_label(version) != _version_without_build_label(now.versions[name])
     ]
     if device.kind == "cuda" and now.gpus is not None and device.name not in now.gpus:
         found.append(f"GPU {device.name} -> {', '.join(sorted(now.gpus)) or 'none'}")
@@ -79,5 +82,5 @@ def software_changes(result: Result, now: Software) -> list[str]:
     return found
 
 
-def _without_build_label(version: str) -> str:
+def _version_without_build_label(version: str) -> str:
     return version.partition("+")[0]

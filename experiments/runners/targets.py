@@ -125,8 +125,8 @@ class ContainerTarget(LocalTarget):
 class ExpectedTarget(Target):
     """Nodes without a connection. Runs can be prepared for them but not started.
 
-    shared_folder: whether the nodes share the folder of the runs. title: their name in messages. image: variant of the
-    image in which rows will run; None: unknown.
+    shared_folder: whether the nodes share the folder of the runs. title: the nodes' name in messages. image: variant of
+    the image in which rows will run; None: unknown.
     """
 
     def __init__(

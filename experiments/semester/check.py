@@ -91,7 +91,7 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
                 problem = str(error)
             took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
             callbacks.say(f"  {problem or 'done'} ({format_duration(took_s)})")
-            check = _with_done(check, part, EndedPart(took_s=took_s, problem=problem), installed)
+            check = _with_ended_part(check, part, EndedPart(took_s=took_s, problem=problem), installed)
             write_check(folder, check)
             if earlier:
                 reported |= _report_flips(part, request, check, reported, callbacks)
@@ -185,7 +185,7 @@ def _environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with_done(check: Check, part: Part, done: EndedPart, installed: dict[Versions, InstalledVersions]) -> Check:
+def _with_ended_part(check: Check, part: Part, done: EndedPart, installed: dict[Versions, InstalledVersions]) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 

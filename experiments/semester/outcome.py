@@ -58,8 +58,8 @@ class StatementLine(NamedTuple):
 class Outcome:
     """The results of a check.
 
-    before: the previous check; None if this is the first. titles: the titles of the parts, by name. to_fix: what to fix
-    in the labs, one sentence each.
+    before: the previous check; None if this is the first. titles: the titles of the parts, by name. to_fix: what to
+    fix in the labs, one sentence each.
     """
 
     check: Check

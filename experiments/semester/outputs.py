@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.report.identity import duration_in_words, format_date
-from experiments.report.junit import without_control_characters, xml_text
+from experiments.report.junit import remove_control_characters, xml_text
 from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
@@ -93,6 +93,6 @@ def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> No
     for plural, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(plural, str(sum(kind == element for _, kind, _ in cases)))
     for id_, kind, reason in cases:
-        case = ET.SubElement(suite, "testcase", classname=name.replace(" ", "."), name=without_control_characters(id_))
+        case = ET.SubElement(suite, "testcase", classname=name.replace(" ", "."), name=remove_control_characters(id_))
         if kind:
-            ET.SubElement(case, kind, message=without_control_characters(reason))
+            ET.SubElement(case, kind, message=remove_control_characters(reason))

@@ -33,8 +33,8 @@ class NotInstalled(InputError):
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
     """Return the Python of an environment with these versions, created if it is missing.
 
-    current: this environment. newest: the list is resolved once a day, and stored in ``folder``, so that a resumed
-    check uses the same list. Raises NotInstalled.
+    For the versions "current", this is the Python of this environment. The list of the versions "newest" is resolved
+    once a day, and stored in ``folder``, so that a resumed check uses the same list. Raises NotInstalled.
     """
     if versions == "current":
         return Path(sys.executable)

@@ -288,7 +288,7 @@ class Suite(StrictModel):
         A row that needs more devices per node than ``gpus_per_node`` is scaled down to that many. Raises InputError
         if the settings are invalid.
         """
-        merged = {**self.common, **row.settings, **row.per_card.get(card, {}), **self._of_twin(row, card)}
+        merged = {**self.common, **row.settings, **row.per_card.get(card, {}), **self._twin_settings(row, card)}
         if gpus_per_node is not None:
             merged["devices"] = min(merged.get("devices", 1), gpus_per_node)
         where = f"{self.suite}.yaml: row {row.id!r} on {card}"
@@ -300,7 +300,7 @@ class Suite(StrictModel):
             self._settings_cache[key] = settings
         return self._settings_cache[key]
 
-    def _of_twin(self, row: Row, card: str) -> dict[str, Any]:
+    def _twin_settings(self, row: Row, card: str) -> dict[str, Any]:
         """Return the settings of the row's smaller twin on ``card`` that differ; none without a twin."""
         return next((scale.rows.get(row.id, {}) for scale in self.scales if card in scale.cards), {})
 

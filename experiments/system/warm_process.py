@@ -43,7 +43,7 @@ OUTPUT_DESCRIPTORS = (1, 2)
 
 @dataclass(frozen=True)
 class StartRequest:
-    """Request to start a process. command: a module and its arguments. oom_score_adj: see proc(5)."""
+    """Request to start a process. command: a module and its arguments. oom_score_adj: see the manual page proc(5)."""
 
     command: list[str]
     environment: dict[str, str]

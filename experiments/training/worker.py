@@ -191,8 +191,8 @@ def progress_line(progress: Progress) -> str:
 def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list[Measured]:
     """Return the measurements of all ranks, in the order in which they ended.
 
-    limit: result of _wait_for_ranks. oom_killed: whether the kernel killed a process because host memory was full.
-    Raises InputError if a rank rejected its input.
+    limit: the time limit that the ranks exceeded, as a sentence, or "". oom_killed: whether Linux killed a process
+    because host memory was full. Raises InputError if a rank rejected its input.
     """
     codes = ranks.exit_codes()
     for rank in range(ranks.count):

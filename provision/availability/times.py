@@ -46,7 +46,7 @@ def parse_time(text: str) -> datetime:
         raise BadTime(f"time {text!r} is malformed; allowed: {_time_examples()}")
     if parsed.tzinfo is None and zone is None:
         raise BadTime(f"time {text!r} has no time zone; allowed: {_time_examples()}")
-    return _in_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
+    return _convert_to_utc(parsed if zone is None else parsed.replace(tzinfo=zone), text)
 
 
 def parse_hours(text: str, zone: ZoneInfo) -> DailyWindow:
@@ -140,7 +140,7 @@ def _parse_iso(text: str) -> datetime | None:
         return None
 
 
-def _in_utc(moment: datetime, text: str) -> datetime:
+def _convert_to_utc(moment: datetime, text: str) -> datetime:
     if moment.year not in YEARS:
         raise BadTime(f"time {text!r} has the year {moment.year}; allowed: the years {YEARS[0]} to {YEARS[-1]}")
     if moment.utcoffset() != moment.replace(fold=1).utcoffset():

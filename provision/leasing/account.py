@@ -14,7 +14,7 @@ from provision.models import Identity, Requirements
 from provision.sites.base import CredentialIssuer, LeasingSite, connect_to
 
 
-def connect_to_lease(reconciler: Reconciler, active_lease: ActiveLease) -> LeasingSite:
+def connect_to_site_of(reconciler: Reconciler, active_lease: ActiveLease) -> LeasingSite:
     """Connect to the lease's site with the lease's account. Raises OtherAccount if another account is configured."""
     site = connect_to(active_lease.site, active_lease.account.entry if active_lease.account else "")
     verify_account(site, reconciler, active_lease)
@@ -29,7 +29,7 @@ def verify_account(site: LeasingSite, reconciler: Reconciler, active_lease: Acti
     elif not current.is_same_as(creator):
         raise OtherAccount(
             f"lease {active_lease.name} was created by {creator}, but the current account is {current}; "
-            f"nothing is changed; use the account that created the lease: {_how_to_select(creator)}"
+            f"nothing is changed; use the account that created the lease: {_selection_hint(creator)}"
         )
 
 
@@ -86,7 +86,7 @@ def _record_missing_account(
     reconciler.journal.record_account(active_lease, current)
 
 
-def _how_to_select(account: Identity) -> str:
+def _selection_hint(account: Identity) -> str:
     if account.entry and account.entry != "envvars":
         return f"testbed --cloud {account.entry}, or OS_CLOUD={account.entry}"
     return f"source the RC file of project {account.project}"

@@ -6,7 +6,7 @@ from functools import partial
 from provision.errors import BadHostKey, BootFailed, LoginRejected, NoAddress, NotReached, RequestRejected
 from provision.leasing.boot_faults import HOST, cause_of
 from provision.leasing.journal import Machine, Operation
-from provision.leasing.request import LeaseTask, address_data, first_with_tag
+from provision.leasing.request import LeaseTask, address_data, first_resource_with_tag
 from provision.leasing.reserve import current_lease, lease_gone_error, move_to_other_hosts
 from provision.leasing.resources import delete_tagged, server_kinds
 from provision.models import Address, Lease, Server, Volume
@@ -36,14 +36,14 @@ def _prepare_access(task: LeaseTask) -> None:
     site, tag = task.site, task.initial_record.tag
     task.find_or_create(
         Operation.UPLOAD_KEY,
-        lambda: first_with_tag(site.keys(), tag),
+        lambda: first_resource_with_tag(site.keys(), tag),
         lambda: site.upload_key(tag, task.lease_request.key.public),
     )
     if isinstance(site, SecurityGroups):
         groups = site
         task.find_or_create(
             Operation.OPEN_SSH,
-            lambda: first_with_tag([group for group in groups.security_groups() if group.complete], tag),
+            lambda: first_resource_with_tag([group for group in groups.security_groups() if group.complete], tag),
             lambda: groups.create_security_group(tag),
         )
 
@@ -253,7 +253,7 @@ def _free_address(task: LeaseTask) -> Address:
 
     def find_free_address() -> Address | None:
         idle = [address for address in task.site.addresses() if not address.server]
-        return first_with_tag(idle, task.initial_record.tag)
+        return first_resource_with_tag(idle, task.initial_record.tag)
 
     if found := task.reconciler.query(find_free_address):
         return found

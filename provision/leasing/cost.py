@@ -88,7 +88,7 @@ def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
     return sum(known) * (length / HOUR) if prices and len(known) == len(prices) else None
 
 
-def used_time(reconciler: Reconciler, lease: Lease) -> timedelta:
+def elapsed_lease_time(reconciler: Reconciler, lease: Lease) -> timedelta:
     """Return how much of a lease's time has passed."""
     return max(min(reconciler.clock.now(), lease.end) - lease.start, timedelta())
 
@@ -98,7 +98,7 @@ def cost_in_words(site: LeasingSite, reconciler: Reconciler, active_lease: Activ
     used = None
     with suppress(SiteError):
         lease = find_lease(site, active_lease)
-        used = cost_su(leased_hosts(reconciler, site, lease), used_time(reconciler, lease)) if lease else None
+        used = cost_su(leased_hosts(reconciler, site, lease), elapsed_lease_time(reconciler, lease)) if lease else None
     return "unknown" if used is None else f"{used:.1f} service units"
 
 

@@ -15,8 +15,8 @@ from provision.errors import (
     ProvisionError,
     SiteError,
 )
-from provision.leasing.account import connect_to_lease, verify_account
-from provision.leasing.cost import cost_su, leased_hosts, running_cost, used_time
+from provision.leasing.account import connect_to_site_of, verify_account
+from provision.leasing.cost import cost_su, elapsed_lease_time, leased_hosts, running_cost
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import (
@@ -72,7 +72,7 @@ def lease_state(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveL
     if lease is None:
         return LeaseState(active_lease, None, servers, ips, (), None, None)
     hosts = leased_hosts(reconciler, site, lease)
-    used, total = (cost_su(hosts, time) for time in (used_time(reconciler, lease), lease.end - lease.start))
+    used, total = (cost_su(hosts, time) for time in (elapsed_lease_time(reconciler, lease), lease.end - lease.start))
     return LeaseState(active_lease, lease, servers, ips, tuple(filter(None, hosts)), used, total)
 
 
@@ -80,7 +80,10 @@ def active_lease_states(reconciler: Reconciler) -> Iterator[tuple[ActiveLease, L
     """Yield each active lease of the journal with its state, or with the reason why its site does not report it."""
     for active_lease in reconciler.journal.active_leases().values():
         try:
-            yield active_lease, lease_state(connect_to_lease(reconciler, active_lease), reconciler, active_lease)
+            yield (
+                active_lease,
+                lease_state(connect_to_site_of(reconciler, active_lease), reconciler, active_lease),
+            )
         except ProvisionError as problem:
             yield active_lease, problem
 
@@ -91,7 +94,7 @@ def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime |
     The lease may have been extended by anybody. A site that does not answer must not stop a run that needs the end.
     """
     with suppress(ProvisionError):
-        if lease := find_lease(connect_to_lease(reconciler, active_lease), active_lease):
+        if lease := find_lease(connect_to_site_of(reconciler, active_lease), active_lease):
             return lease.end
     return reconciler.journal.recorded_end(active_lease)
 
@@ -99,7 +102,7 @@ def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime |
 def is_leased(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     """Return whether the lease is active; True if the site cannot be queried."""
     try:
-        lease = find_lease(connect_to_lease(reconciler, active_lease), active_lease)
+        lease = find_lease(connect_to_site_of(reconciler, active_lease), active_lease)
     except ProvisionError:
         return True
     return lease is not None and lease.status not in ENDED_STATUSES
@@ -123,7 +126,7 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
     The site still lists a lease that has reached its end.
     """
     with suppress(ProvisionError):
-        return find_lease(connect_to_lease(reconciler, active_lease), active_lease) is None
+        return find_lease(connect_to_site_of(reconciler, active_lease), active_lease) is None
     return False
 
 

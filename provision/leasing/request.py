@@ -106,7 +106,7 @@ def find_lease(site: LeasingSite, active_lease: ActiveLease) -> Lease | None:
     return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)
 
 
-def first_with_tag(resources: list[T], tag: str) -> T | None:
+def first_resource_with_tag(resources: list[T], tag: str) -> T | None:
     """Return the first resource with this tag."""
     return next((resource for resource in resources if getattr(resource, "tag", "") == tag), None)
 
@@ -176,15 +176,15 @@ def end_when_idle_data(end_when_idle: EndWhenIdle) -> dict[str, Any]:
 
 def end_when_idle_of(active_lease: ActiveLease) -> EndWhenIdle | None:
     """Return when the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
-    return _end_when_idle_in(active_lease.operations)
+    return _end_when_idle_of_records(active_lease.operations)
 
 
 def requested_end_when_idle(active_lease: ActiveLease) -> EndWhenIdle | None:
     """Return how the lease was requested to end itself, even if its node's setup was interrupted; else None."""
-    return _end_when_idle_in(active_lease.intents) or end_when_idle_of(active_lease)
+    return _end_when_idle_of_records(active_lease.intents) or end_when_idle_of(active_lease)
 
 
-def _end_when_idle_in(records: Mapping[str, Mapping[str, Any]]) -> EndWhenIdle | None:
+def _end_when_idle_of_records(records: Mapping[str, Mapping[str, Any]]) -> EndWhenIdle | None:
     data = records.get(Operation.CREATE_CREDENTIAL, {})
     if "after_s" not in data:
         return None

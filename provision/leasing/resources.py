@@ -88,7 +88,9 @@ def delete_tagged(
 def list_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
     return [
-        line for kind in kinds_of(active_lease, all_kinds(site)) for line in _in_words(kind, active_lease, _query_once)
+        line
+        for kind in kinds_of(active_lease, all_kinds(site))
+        for line in _resources_in_words(kind, active_lease, _query_once)
     ]
 
 
@@ -97,7 +99,7 @@ def list_remaining(site: LeasingSite, reconciler: Reconciler, active_lease: Acti
     return [
         line
         for kind in kinds_of(active_lease, all_kinds(site))
-        for line in _in_words(kind, active_lease, reconciler.query)
+        for line in _resources_in_words(kind, active_lease, reconciler.query)
     ]
 
 
@@ -105,7 +107,7 @@ def _query_once(query: ResourceQuery) -> Sequence[Resource]:
     return query()
 
 
-def _in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
+def _resources_in_words(kind: ResourceKind, active_lease: ActiveLease, query: QueryRunner) -> list[str]:
     """Return the lease's resources of a kind in words; one line with the reason if the service cannot be queried."""
     try:
         return [f"{kind.name} {one.id}" for one in query(lambda: kind.list_tagged(active_lease.tag))]

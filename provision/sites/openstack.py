@@ -44,7 +44,7 @@ from provision.sites.credentials import RestrictedCredentials
 from provision.sites.faults import translate_errors
 from provision.sites.records import (
     CONVERSION_ERRORS,
-    may_be_own,
+    may_be_own_record,
     parse_blazar_time,
     record_name,
     sorted_by_id,
@@ -98,7 +98,7 @@ class Cloud(RestrictedCredentials, ABC):
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
             fault = f"{service}: {record_name(record)} cannot be read ({problem})"
-        if may_be_own(record, self.user_id()):
+        if may_be_own_record(record, self.user_id()):
             raise Unreachable(f"{fault}; the site may still be creating it")
         if fault not in self._logged_faults:
             log.warning("%s; skipped, because it is %s", fault, whose)

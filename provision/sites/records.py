@@ -67,7 +67,7 @@ def to_address(ip: Any, server: str) -> Address:
     return Address(ip.id, ip.floating_ip_address, server, find_tag(ip.description), find_owner(ip.description))
 
 
-def may_be_own(record: Any, user_id: str) -> bool:
+def may_be_own_record(record: Any, user_id: str) -> bool:
     """Return whether an unreadable record may be this program's: the user's, and with a tag or still being created."""
     text = str(record)
     return bool(re.search(rf"\b{re.escape(user_id)}\b", text)) and bool(TAG.search(text) or CREATING in text)

@@ -48,7 +48,7 @@ def recorded_options(path, **options):
         ((sample_rows.T4,), ("a100_80gb", "tiny")),
     ],
 )
-def test_card_and_size_follow_the_machine(machine, tmp_path, gpus, expected):
+def test_the_default_card_and_size_depend_on_the_gpu_of_the_machine(machine, tmp_path, gpus, expected):
     machine(*gpus)
     assert recorded_options(tmp_path, rows=("reduced-batch",)) == expected
 
@@ -197,9 +197,9 @@ def test_a_row_with_other_versions_runs_again_and_its_old_result_is_stored(machi
     options = RunOptions(SUITE, rows=("xxl",), results=tmp_path)
     folder = RunFolder(run_suite(options, RecordingView()).folder)
     monkeypatch.setattr(software, "versions", lambda: {"torch": "99.0"})
-    run_suite(replace(options, keep_versions=True), view := RecordingView())
+    run_suite(replace(options, keep_outdated=True), view := RecordingView())
     assert FakeRunner.ran == ["xxl"]
-    assert any("xxl: kept (finished: fits; --keep-versions: torch 2" in line for line in view.lines)
+    assert any("xxl: kept (finished: fits; --keep-outdated: torch 2" in line for line in view.lines)
     run_suite(options, RecordingView())
     assert FakeRunner.ran == ["xxl", "xxl"]
     clear_row_folder(folder.row_folder_named("xxl"))

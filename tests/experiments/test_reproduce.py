@@ -86,7 +86,9 @@ def make_reproduction(tmp_path):
     return make
 
 
-def test_all_stages_follow_each_other_and_the_cost_is_confirmed(recorded_stages, make_reproduction, reconciler, events):
+def test_reproduce_runs_all_stages_in_order_and_asks_to_confirm_the_cost(
+    recorded_stages, make_reproduction, reconciler, events
+):
     asked: list[Any] = []
     runs: list[Any] = reproduce(make_reproduction(), reconciler, LineRecorder(), asked.append)
     (prepared,) = runs
@@ -226,7 +228,7 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
     reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
     ended = end_when_idle_data(EndWhenIdle(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
-    monkeypatch.setattr("provision.leasing.release.connect_to_lease", lambda *_: SimpleNamespace(leases=lambda: []))
+    monkeypatch.setattr("provision.leasing.release.connect_to_site_of", lambda *_: SimpleNamespace(leases=lambda: []))
     with pytest.raises(
         LeaseEnded, match=r"its results are then at me@host:there, or .*; to fetch results: rsync -a me@host:there/ res"
     ):

@@ -160,7 +160,7 @@ def test_the_default_run_id_differs_for_different_options():
             assert default_run_id(replace(plain, **{name: other_value(name)})) != default_run_id(plain), name
 
 
-def test_current_runs_are_read(tmp_path):
+def test_a_run_with_an_earlier_field_name_is_read(tmp_path):
     text = in_memory.run("a").model_dump_json().replace('"image_variant"', '"flavour"')
     assert Run.model_validate_json(text) == in_memory.run("a")
 

@@ -33,10 +33,10 @@ class HelpWithUnbrokenHyphens:
         """Write the description."""
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(unbroken(cleandoc(self.help or "")))
+            formatter.write_text(with_unbroken_hyphens(cleandoc(self.help or "")))
 
 
-def unbroken(text: str) -> str:
+def with_unbroken_hyphens(text: str) -> str:
     """Return the text with non-breaking hyphens in place of hyphens."""
     return text.replace("-", UNBROKEN_HYPHEN)
 
@@ -119,7 +119,7 @@ def write_records(command: Any, context: Any, formatter: Any) -> None:
     for kind in ("argument", "option"):
         if found := help_records(command, context, kind):
             with formatter.section(f"{kind.title()}s"):
-                formatter.write_dl([(name, unbroken(meaning)) for name, meaning in found])
+                formatter.write_dl([(name, with_unbroken_hyphens(meaning)) for name, meaning in found])
 
 
 def use_value_parser(params: Sequence[Any]) -> None:

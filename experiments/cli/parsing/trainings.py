@@ -87,7 +87,7 @@ def command_after_dashes(context: typer.Context) -> list[str]:
     return words[words.index("--") + 1 :] if "--" in words else []
 
 
-def only_word(words: list[str] | None, command: str, allowed: str) -> str | None:
+def optional_word(words: list[str] | None, command: str, allowed: str) -> str | None:
     """Return the only word after ``command``; None without one. Raises InputError if there are several."""
     if len(words or ()) > 1:
         raise InputError(f"{command} {' '.join(words or ())}: allowed: one {allowed}; write {SCRIPT_COMMAND}")

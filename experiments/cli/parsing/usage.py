@@ -16,7 +16,7 @@ EXTRA_ARGUMENTS = re.compile(r"Got unexpected extra argument\(s\) \((.*)\)", re.
 
 @contextmanager
 def usage_errors_as_input_errors(context: Any) -> Iterator[None]:
-    """Replace Typer's usage errors in the body of the with statement by InputError. context: Typer's."""
+    """Replace Typer's usage errors in the body of the with statement by InputError. context: Typer's context."""
     try:
         yield
     except TyperException as problem:

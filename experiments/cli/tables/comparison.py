@@ -15,7 +15,7 @@ WORSE, BETTER = "red", "green"
 
 def comparison_tables(comparison: Comparison) -> Group:
     """Return the names of the runs, the statements whose status differs, the rows, and the options that differ."""
-    heads = _heads(comparison)
+    heads = _run_headings(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
         *_warnings(comparison),
@@ -31,7 +31,7 @@ def comparison_tables(comparison: Comparison) -> Group:
     return Group(*parts)
 
 
-def _heads(comparison: Comparison) -> tuple[str, str]:
+def _run_headings(comparison: Comparison) -> tuple[str, str]:
     first, second = (
         f"{letter} ({run.started_at[:10]})"
         for letter, run in zip("AB", (comparison.before, comparison.after), strict=True)
@@ -56,13 +56,14 @@ def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     for change in both:
         table.add(change.says, change.before or "", Text(change.after or "", _style(change)), change.reason)
     alone = [
-        f"{_count_without(comparison, only)} in {run} only" for run, only in zip("AB", ("after", "before"), strict=True)
+        f"{_count_missing_verdicts(comparison, only)} in {run} only"
+        for run, only in zip("AB", ("after", "before"), strict=True)
     ]
     others = Text(f"other statements: {', '.join(alone)} (--json shows them)", "dim")
     return Group(*([table] if both else []), *([others] if len(both) < len(comparison.verdicts) else []))
 
 
-def _count_without(comparison: Comparison, side: str) -> int:
+def _count_missing_verdicts(comparison: Comparison, side: str) -> int:
     return sum(getattr(change, side) is None for change in comparison.verdicts)
 
 
@@ -137,10 +138,10 @@ def _emulation_lines(comparison: Comparison) -> list[Text]:
 def _changed_values(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.changed:
         return Text("No outcome and no value changed beyond its noise.")
-    return _side_by_side("row: value", comparison.changed, heads, "changed beyond noise")
+    return _differences_table("row: value", comparison.changed, heads, "changed beyond noise")
 
 
-def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
+def _differences_table(what: str, found: Sequence[Difference], heads: tuple[str, str], title: str) -> Table:
     table = Table(Column(what, prose=True), *(Column(head, prose=True) for head in heads), title=title)
     for one in found:
         table.add(one.what, *(text or "–" for text in (one.before, one.after)))
@@ -150,4 +151,4 @@ def _side_by_side(what: str, found: Sequence[Difference], heads: tuple[str, str]
 def _differences(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.differences:
         return Text("Both runs have the same options and versions.")
-    return _side_by_side("option or version", comparison.differences, heads, "what else differs")
+    return _differences_table("option or version", comparison.differences, heads, "what else differs")

@@ -22,7 +22,7 @@ def slots_table(slots: Sequence[TimeSlot], zone: ZoneInfo) -> Table:
     for slot in slots:
         names = ", ".join(host.name for host in slot.hosts)
         price = "unknown" if slot.cost_su is None else f"{slot.cost_su:.1f}"
-        table.add(*(start_and_end(slot, one) for one in zones), names, _type(slot.hosts[0]), price)
+        table.add(*(start_and_end(slot, one) for one in zones), names, _host_type(slot.hosts[0]), price)
     return table
 
 
@@ -34,7 +34,7 @@ def states_table(states: Sequence[LeaseState], now: datetime) -> Table:
         lease = state.lease
         table.add(
             state.active_lease.name,
-            _status(state),
+            _lease_status(state),
             *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
             _lease_time_left(lease, now) if lease else "",
             ", ".join(map(host_in_words, state.hosts)),
@@ -58,16 +58,16 @@ def bookings_table(bookings: Sequence[HostBooking], zone: ZoneInfo) -> Table:
     table = Table("node", *(one.key for one in zones), "type")
     for booking in bookings:
         times = (start_and_end(booking, one) for one in zones)
-        table.add(booking.host.name, *times, _type(booking.host))
+        table.add(booking.host.name, *times, _host_type(booking.host))
     return table
 
 
 def host_in_words(host: Host) -> str:
     """Return a node's name, type and site."""
-    return f"{host.name} {_type(host)}"
+    return f"{host.name} {_host_type(host)}"
 
 
-def _status(state: LeaseState) -> str:
+def _lease_status(state: LeaseState) -> str:
     """Return a lease's status, and after how much idle time it ends, if it has such a rule."""
     if state.lease is None:
         return deletion_reason(state.active_lease) or "gone"
@@ -77,7 +77,7 @@ def _status(state: LeaseState) -> str:
     return f"{state.lease.status}, {SETUP_NOT_FINISHED}" if interrupted else state.lease.status
 
 
-def _type(host: Host) -> str:
+def _host_type(host: Host) -> str:
     return f"{host.node_type} at {host.site}"
 
 

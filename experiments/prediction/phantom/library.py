@@ -67,7 +67,7 @@ class Phantom:
         )
 
     def replace_kernels(self, library: str) -> None:
-        """Let the phantom's fallback run the operations of a library, not PyTorch, in place of their CUDA kernels."""
+        """Let the phantom device run the operations of another library than PyTorch, in place of their CUDA kernels."""
         self._library.phantom_replace_kernels(library.encode())
 
     def stats(self) -> tuple[int, int, int, int, int]:
@@ -154,7 +154,7 @@ class Phantom:
         return [names[number] for number in numbers], list(repeats)
 
     def operations(self, begin: int, end: int, *, recomputed: bool = False) -> Counter[str]:
-        """Return how many times each operation was executed, among those with numbers from ``begin`` to ``end`` - 1.
+        """Return how many times each operation was executed, from number ``begin`` to before ``end``.
 
         recomputed: only the operations that repeat a forward pass during a backward pass (activation checkpointing).
         """

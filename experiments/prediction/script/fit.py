@@ -40,7 +40,10 @@ class BatchPrediction(NamedTuple):
         return self.card.margin_gib
 
     def cells(self, samples: int | None) -> tuple[str | Text, ...]:
-        """Return the cells of a row in a table of speeds and outcomes. samples: of an optimizer step, None: unknown."""
+        """Return the cells of a row in a table of speeds and outcomes.
+
+        samples: the number of samples in an optimizer step; None: unknown.
+        """
         speed = step_cell(self.card), samples_cell(self.card, samples)
         peak, needed = self.prediction.peak_gib, self.card.needed_gib
         return *speed, *outcome_cells(self.card.outcome, peak=peak, needed=needed, margin=self.margin_gib)
@@ -110,7 +113,7 @@ def highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
 def fit_as_data(fit: ScriptFit, samples: int | None = None) -> dict[str, Any]:
     """Return the result as a JSON-compatible object.
 
-    samples: of an optimizer step over all GPUs, divided by the batch; None if they are unknown.
+    samples: the number of samples in an optimizer step over all GPUs, divided by the batch; None if it is unknown.
     """
     return {
         "card": next(iter(fit.predictions.values())).card.card,

@@ -13,14 +13,17 @@ NOT_INCLUDED = "loading data and other work of the program on the CPU are not in
 
 
 def samples_per_s(card: CardPrediction, samples: int | None) -> float | None:
-    """Return the samples per second over all GPUs; None if they are unknown. samples: of an optimizer step."""
+    """Return the samples per second over all GPUs; None if they are unknown.
+
+    samples: the number of samples in an optimizer step.
+    """
     return samples / card.time.step_s if samples and card.time else None
 
 
 def speed_as_data(card: CardPrediction, samples: int | None) -> dict[str, str | float | None]:
     """Return what limits a step on the card and the samples per second as a JSON-compatible object.
 
-    samples: of an optimizer step.
+    samples: the number of samples in an optimizer step.
     """
     limited_by = card.time.limited_by if card.time else None
     return {"limited_by": limited_by, "samples_per_s": samples_per_s(card, samples)}
@@ -40,7 +43,8 @@ def samples_cell(card: CardPrediction, samples: int | None) -> str:
 def describe_fastest(what: str, speeds: Mapping[str, tuple[float, StepTime]], unit: str) -> list[str]:
     """Return a line with the fastest of several trainings; none if fewer than two have a speed.
 
-    what: one of them, such as 'change'. speeds: the speed in ``unit`` and the time of a step of each, by name.
+    what: the noun for one training, such as 'change'. speeds: the speed in ``unit`` and the time of a step of each, by
+    name.
     """
     if len(speeds) < 2:
         return []
@@ -63,7 +67,7 @@ def describe_time(prediction: ScriptPrediction, card: CardPrediction, samples: i
 
 
 def describe_step(time: StepTime, card: str, speed: float | None) -> str:
-    """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: samples/s."""
+    """Describe the time of a step on a card, what limits it, and the seconds of each device. speed: in samples/s."""
     shares = {
         "host": time.host_s - time.cpu_optimizer_s,
         "GPU": sum(time.device_s.values()),

@@ -64,17 +64,19 @@ def trace_script(
         found: list[ScriptPrediction] = []
         started_s, traced = time.monotonic(), 0
         for number, group in enumerate(groups, 1):
-            if smallest and found and not _can_contain_smallest(group, found):
+            if smallest and found and not _may_contain_smallest_card(group, found):
                 continue
             left = _time_left(time.monotonic() - started_s, traced, len(groups) - number + 1)
-            progress = f" ({number} of {len(groups)}{left}{_smallest_so_far(found)})" if len(groups) > 1 else ""
+            progress = (
+                f" ({number} of {len(groups)}{left}{_describe_smallest_card_so_far(found)})" if len(groups) > 1 else ""
+            )
             traced += 1
             print_line(f"tracing {what} for {_card_list(group)}{progress}")
             found += _trace_ranks({**job, "cards": group}, place, options.all_ranks, print_line)
     return found
 
 
-def _can_contain_smallest(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
+def _may_contain_smallest_card(group: Sequence[str], predictions: Sequence[ScriptPrediction]) -> bool:
     """Return whether a card of ``group`` may fit and has less memory than the smallest card that fits so far.
 
     Parameters, gradients and optimizer state take the same memory on every card. Kernels change only activations and
@@ -86,7 +88,7 @@ def _can_contain_smallest(group: Sequence[str], predictions: Sequence[ScriptPred
     return any(least_gib <= card_named(name).usable_gib < below_gib for name in group)
 
 
-def _smallest_so_far(predictions: Sequence[ScriptPrediction]) -> str:
+def _describe_smallest_card_so_far(predictions: Sequence[ScriptPrediction]) -> str:
     best = smallest_card(predictions)
     return f", smallest that fits so far: {best}" if best else ""
 

@@ -41,7 +41,7 @@ SMALLEST_SHOWN_GIB = 0.005
 def script_predictions_as_data(predictions: Sequence[ScriptPrediction], samples: int | None = None) -> dict[str, Any]:
     """Return the predictions as one object, with the smallest card that fits.
 
-    samples: of an optimizer step, over all GPUs; None if they are unknown.
+    samples: the number of samples in an optimizer step, over all GPUs; None if it is unknown.
     """
     return {
         "smallest_card": smallest_card(predictions),
@@ -72,8 +72,9 @@ def script_predictions_view(
 ) -> Group:
     """Return the view for the terminal: the smallest card, the traced training, each card, and the parts of the peak.
 
-    Training and parts are those of the smallest card that fits, or else those with the largest memory. precision: of
-    the training; "" if it is unknown. samples: of an optimizer step, over all GPUs; None if they are unknown.
+    Training and parts are those of the smallest card that fits, or else those with the largest memory. precision: the
+    precision of the training; "" if it is unknown. samples: the number of samples in an optimizer step, over all GPUs;
+    None if it is unknown.
     """
     names = list(dict.fromkeys(card.card for one in predictions for card in one.cards))
     smallest, parts = smallest_card(predictions), list[Any]()

@@ -99,10 +99,10 @@ def _value_changes(name: str, change: Change, unit: str, scale: float, more_is_w
         MISSING if value is None else format_number(value * scale) for value in (change.before, change.after)
     )
     share = MISSING if change.ratio is None else format_percent(change.ratio - 1)
-    yield ValueChange(name, before, after, unit, share, _good_or_bad(change, more_is_worse))
+    yield ValueChange(name, before, after, unit, share, _css_class_of_change(change, more_is_worse))
 
 
-def _good_or_bad(change: Change, more_is_worse: bool) -> str:
+def _css_class_of_change(change: Change, more_is_worse: bool) -> str:
     if change.ratio is None or not change.changed:
         return ""
     return "bad" if (change.ratio > 1) == more_is_worse else "good"
@@ -113,14 +113,15 @@ def _chart(
 ) -> Chart | None:
     """Draw the rows that have a value in both runs, and how much it changed; None if no row has.
 
-    change_of: returns the change of a row's value. name: name of the value. more_is_worse: whether an increase is bad.
+    change_of: returns the change of a row's value. name: the value's name in the chart's description. more_is_worse:
+    whether an increase is bad.
     """
     bars = []
     for row in rows:
         change = change_of(row)
         if change.before is None or change.after is None or change.ratio is None:
             continue
-        tone: NoteTone = "bad" if _good_or_bad(change, more_is_worse) == "bad" else "quiet"
+        tone: NoteTone = "bad" if _css_class_of_change(change, more_is_worse) == "bad" else "quiet"
         value = f"{format_number(change.before)} → {format_number(change.after)} {unit}"
         bars.append(
             Bar(

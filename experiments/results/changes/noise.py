@@ -38,7 +38,7 @@ def change_points(
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
     noisy = recorded or runs[:-1]
-    shared = _between_rows(runs) | _between_runs(noisy)
+    shared = _relative_deviations_between_rows(runs) | _relative_deviations_between_runs(noisy)
     tested = sum(len(run) for run in runs)
     found = {}
     for key in keys:
@@ -76,7 +76,7 @@ def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
     return _deviation([later - earlier for earlier, later in pairwise(values)])
 
 
-def _between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
+def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
     """Return the relative standard deviation of each quantity between runs, over all rows, where it is known."""
     steps: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
@@ -85,7 +85,7 @@ def _between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
     return {quantity: _deviation(changes) for quantity, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
 
 
-def _between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
+def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
     """Return the relative standard deviation of each time over the rows of the newest two runs, where it is known.
 
     A change that all rows have in common is not noise.

@@ -43,22 +43,22 @@ def check_this_machine(results: Path) -> list[Check]:
     return [
         run_check("Python", _check_python, (*needed_for_all, LEASES, CLUSTERS)),
         run_check("training packages", lambda: _check_packages("train"), needed_for_all),
-        _as_optional(run_check("leasing packages", lambda: _check_packages("chameleon"), (LEASES,))),
+        _failure_as_warning(run_check("leasing packages", lambda: _check_packages("chameleon"), (LEASES,))),
         run_check("C++ compiler", _check_compiler, needed_for_all),
         run_check("disk", lambda: _check_disk(results), needed_for_all),
         run_check("memory", _check_memory, needed_for_all),
         _check_gpu(),
-        _as_optional(run_check("Docker", _check_docker, (IMAGES, CONTAINERS))),
-        _as_optional(run_check("container tools", _check_container_tools, (CONTAINERS,))),
+        _failure_as_warning(run_check("Docker", _check_docker, (IMAGES, CONTAINERS))),
+        _failure_as_warning(run_check("container tools", _check_container_tools, (CONTAINERS,))),
         run_check("ports", _check_ports, EVERY_RUN),
-        _as_optional(
+        _failure_as_warning(
             run_check("git", lambda: _check_program("git", "results do not record the commit; apt install git"))
         ),
-        _as_optional(run_check("SSH client", _check_ssh, (LEASES, CLUSTERS))),
+        _failure_as_warning(run_check("SSH client", _check_ssh, (LEASES, CLUSTERS))),
     ]
 
 
-def _as_optional(check: Check) -> Check:
+def _failure_as_warning(check: Check) -> Check:
     """Return the check, with a warning in place of a failure."""
     return Check(check.name, "warning", check.text, check.needed_for) if check.status == "failed" else check
 
@@ -162,7 +162,7 @@ def _check_docker() -> str:
         message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
-    if nvidia_device() and not _gives_gpus(info):
+    if nvidia_device() and not _docker_has_gpus(info):
         raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
     return f"{version}, {'with' if nvidia_device() else 'without'} GPUs"
 
@@ -174,7 +174,7 @@ def _check_container_tools() -> str:
     return f"{package}, docker buildx"
 
 
-def _gives_gpus(info: dict[str, object]) -> bool:
+def _docker_has_gpus(info: dict[str, object]) -> bool:
     """Return whether containers can use the GPUs, through NVIDIA's container runtime or as CDI devices."""
     return "nvidia" in f"{info.get('Runtimes')} {info.get('DiscoveredDevices')}"
 

@@ -43,12 +43,12 @@ def environment_of_modules() -> dict[str, str]:
     """
     return {
         **os.environ,
-        "PYTHONPATH": _first(str(CODE_FOLDER), "PYTHONPATH"),
-        "PATH": _first(str(Path(sys.executable).parent), "PATH"),
+        "PYTHONPATH": _prepend_folder(str(CODE_FOLDER), "PYTHONPATH"),
+        "PATH": _prepend_folder(str(Path(sys.executable).parent), "PATH"),
     }
 
 
-def _first(folder: str, variable: str) -> str:
+def _prepend_folder(folder: str, variable: str) -> str:
     """Return the value of a variable that lists folders, with ``folder`` before all others."""
     return os.pathsep.join([folder, *filter(None, [os.environ.get(variable)])])
 

@@ -178,7 +178,7 @@ class LocalRunner:
         for why in ended.values():
             self._view.print_line(f"rows start more slowly from now on: a warm process has ended ({why})")
         started_rows = any(warm.ready for warm in ended)
-        return [row for row in self._running if started_rows and not _has_measured(row)]
+        return [row for row in self._running if started_rows and not _has_valid_result(row)]
 
     def _withdraw(self, row: RunningRow, idle_gib: dict[int, float]) -> RowSpec:
         """Kill a row and remove its result, so that it can start again; return its specification.
@@ -229,7 +229,7 @@ class LocalRunner:
         if alive or used_gib:
             self._pool.retire(row.allocation)
             whose = f"{row.spec.row}, or a row that shared its GPU" if row.allocation.shared else row.spec.row
-            self._view.print_warning(f"{whose}: later rows do not use its GPUs: {_leftovers(alive, used_gib)}")
+            self._view.print_warning(f"{whose}: later rows do not use its GPUs: {_describe_leftovers(alive, used_gib)}")
         else:
             self._pool.release(row.allocation)
 
@@ -271,7 +271,7 @@ class LocalRunner:
         if not self._times_s:
             return None
         mean_s = sum(self._times_s) / len(self._times_s)
-        running_s = [_own_remaining_s(state, mean_s) for state in states]
+        running_s = [_remaining_row_s(state, mean_s) for state in states]
         if any(left_s <= 0 for left_s in running_s):
             return None
         return max((waiting * mean_s + sum(running_s)) / max(1, self._pool.size), *running_s, 0.0)
@@ -282,7 +282,7 @@ def _state(row: RunningRow) -> RowState:
     return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
 
 
-def _own_remaining_s(state: RowState, mean_s: float) -> float:
+def _remaining_row_s(state: RowState, mean_s: float) -> float:
     """Return the row's own estimate of its remaining time; without it, the mean time of a row minus its time."""
     own_s = state.progress.left_s if state.progress else None
     return mean_s - state.elapsed_s if own_s is None else own_s
@@ -309,7 +309,7 @@ def clear_row_folder(folder: Path) -> Path:
     return folder
 
 
-def _has_measured(row: RunningRow) -> bool:
+def _has_valid_result(row: RunningRow) -> bool:
     """Return whether the row has a result that is not an error."""
     try:
         return read_result(row.folder / RESULT_FILE).outcome not in ERROR_OUTCOMES
@@ -317,7 +317,7 @@ def _has_measured(row: RunningRow) -> bool:
         return False
 
 
-def _leftovers(alive: Sequence[int], used_gib: dict[int, float]) -> str:
+def _describe_leftovers(alive: Sequence[int], used_gib: dict[int, float]) -> str:
     processes = [f"process {pid} cannot be killed" for pid in alive]
     memory = [f"{gib:.1f} GiB are still in use on GPU {index}" for index, gib in used_gib.items()]
     return ", ".join(processes + memory)

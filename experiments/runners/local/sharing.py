@@ -61,7 +61,7 @@ def _require_shareable(specs: Sequence[RowSpec], suite: Suite, gpus: Sequence[Gp
         return
     why = "; ".join(f"{', '.join(rows)}: {reason}" for reason, rows in rejected.items())
     others = "".join(f" --row {row}" for row, reason in reasons.items() if not reason)
-    raise InputError(f"{FLAG}: {why}; allowed:{f'{others}, or' if others else ''} the rows without {FLAG}")
+    raise InputError(f"{FLAG}: {why}; allowed:{f'{others}, or' if others else ''} run these rows without {FLAG}")
 
 
 def _require_emulation(gpu: Gpu, card: str) -> None:

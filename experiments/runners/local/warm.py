@@ -101,7 +101,8 @@ class WarmProcess:
 def warm_processes(specs: Sequence[RowSpec], worker: str, stopped: Callable[[], object]) -> Iterator[list[WarmProcess]]:
     """Start and yield the warm processes of rows; end them afterwards. Notebooks can start from the first at once.
 
-    Yields none if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: whether to stop waiting.
+    Yields none if TESTBED_COLD_START is set: then each row starts new interpreters. stopped: returns whether to stop
+    waiting.
     """
     with ExitStack() as stack:
         modules = {} if os.environ.get(COLD_START_VARIABLE) else modules_to_import(specs, worker)

@@ -27,8 +27,8 @@ Collate = Callable[[list[torch.Tensor]], Batch]
 class LengthDistribution:
     """Distribution of the text lengths of a data set in tokens: ``fixed_tokens`` plus a log-normal random number.
 
-    texts: number of texts. median, sigma: of the log-normal number. chunked: whether a text that is too long is split
-    into several samples; otherwise it is cut.
+    texts: number of texts. median, sigma: parameters of the log-normal distribution. chunked: whether a text that is
+    too long is split into several samples; otherwise it is cut.
     """
 
     texts: int

@@ -18,9 +18,9 @@ STEADY_SPREAD = 0.05
 class Schedule:
     """Numbers of micro-steps of a run.
 
-    total: of the full-length training. done: those that an earlier run completed. minimum, maximum: bounds of this run.
-    accumulate: micro-steps per optimizer step. steady_s: minimum duration of the steps after the warm-up, in seconds;
-    to reach it, a run may exceed the maximum.
+    total: micro-steps of the full-length training. done: micro-steps that an earlier run completed. minimum, maximum:
+    bounds of this run. accumulate: micro-steps per optimizer step. steady_s: minimum duration of the steps after the
+    warm-up, in seconds; to reach it, a run may exceed the maximum.
 
     The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
     exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer

@@ -1,6 +1,6 @@
 """The output layer and the cross entropy of a part of the tokens at a time, computed again in the backward pass.
 
-Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The arithmetic of a token is
+Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The computation for each token is
 unchanged. Sums over tokens are taken in another order: those of the losses, and of the gradients of the output layer,
 which in 16 bit are rounded after each chunk.
 """
@@ -99,7 +99,7 @@ class _ChunkedCausalLoss:
 
     def _require_unchanged(self, logits: torch.Tensor) -> None:
         returned, self._returned = self._returned, None
-        if returned is None or not _is_view(logits, *returned):
+        if returned is None or not _is_unchanged_view(logits, *returned):
             raise InputError(
                 f"chunked_loss: not possible for {self._model_name}, which changes the logits after its output layer"
             )
@@ -127,7 +127,7 @@ def _has_causal_loss(model: PreTrainedModel) -> bool:
     return uses_function and model.loss_function is ForCausalLMLoss
 
 
-def _is_view(tensor: torch.Tensor, other: torch.Tensor, version: int) -> bool:
+def _is_unchanged_view(tensor: torch.Tensor, other: torch.Tensor, version: int) -> bool:
     """Return whether ``tensor`` has whole rows of ``other``, to which nothing was written since it had ``version``."""
     same_storage = tensor.untyped_storage()._cdata == other.untyped_storage()._cdata
     return same_storage and (tensor._version, tensor.shape[-1]) == (version, other.shape[-1])

@@ -32,7 +32,7 @@ class HostAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for one in _copied_ahead(group["params"]):
+            for one in _parameters_with_copies_ahead(group["params"]):
                 if one.copied is not None:
                     one.copied.synchronize()
                 self._update(group, one)
@@ -64,7 +64,7 @@ class HostAdamW(torch.optim.AdamW):
         )
 
 
-def _copied_ahead(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
+def _parameters_with_copies_ahead(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
     """Yield the parameters that have a gradient, each when the copies of the next one have begun."""
     copies = (_copy_to_host(parameter) for parameter in parameters if parameter.grad is not None)
     current = next(copies, None)

@@ -103,7 +103,7 @@ def test_an_edited_file_differs_from_its_checksum(genuine_bundle, tmp_path):
         read_bundle(tmp_path / "edited.zip")
 
 
-def test_a_missing_row_gives_no_point(genuine_bundle, tmp_path, capsys):
+def test_a_missing_row_scores_no_point(genuine_bundle, tmp_path, capsys):
     code = main(
         [
             "grade",

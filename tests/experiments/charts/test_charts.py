@@ -22,7 +22,7 @@ def attributes(content: str, name: str) -> list[float]:
     return [float(value) for value in re.findall(rf'<rect[^>]* {name}="([\d.]+)%"', content)]
 
 
-def test_parts_of_a_bar_follow_one_another_to_scale():
+def test_parts_of_a_chart_s_bar_follow_one_another_to_scale():
     chart = bar_chart(BARS, "GiB", "memory")
     starts, widths = attributes(chart.content, "x"), attributes(chart.content, "width")
     assert widths[1] == pytest.approx(3 * widths[0], rel=1e-3)
@@ -50,7 +50,7 @@ def test_ticks_are_round_numbers_within_the_axis(highest, expected):
     assert tick_values(highest, 5) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_line_leaves_out_repeated_and_missing_values():
+def test_a_line_of_a_chart_leaves_out_repeated_and_missing_values():
     assert line_path([0, 1, 2, 3, 4], [0, 0, 0, 10, 10], 4, 10) == "M0 1000l500 0l250 -1000l250 0"
     assert line_path([0, 1, 2], [5, None, 10], 2, 10) == "M0 500M1000 0"
     assert line_path([0], [5], 1, 10) == "M0 500"

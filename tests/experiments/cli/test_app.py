@@ -140,7 +140,9 @@ def test_a_lease_has_the_length_and_nodes_that_its_labs_need(group, expected):
         ("g1.h100.vgpu.1g.12gb", "my-image", "my-image"),
     ],
 )
-def test_the_disk_image_follows_the_flavor_or_the_option(node_type, image, booted, tmp_path):
+def test_a_flavor_with_a_virtual_gpu_boots_the_vgpu_image_unless_an_image_is_requested(
+    node_type, image, booted, tmp_path
+):
     site = SimpleNamespace(user=lambda: "cc")
     key = new_key(tmp_path / "key")
     assert LeaseOptions(node_type=node_type).request(site, None, key, image).image == booted

@@ -145,7 +145,7 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_trac
     assert requested_traces == []
 
 
-def test_fit_takes_one_row(capsys):
+def test_fit_rejects_more_than_one_suite_or_row(capsys):
     assert main(["fit", "python", "x.py"]) == 2
     assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 

@@ -119,12 +119,12 @@ def comparison(measured_s: float, busy_s: float, host_s: float, allocated_gib: f
     return Comparison(TIMES.labels[0], (Pass(measured_s, time, allocated_gib, busy_s / 2),))
 
 
-def test_the_host_allocates_while_the_gpu_works_and_the_slower_one_limits():
+def test_a_pass_takes_the_longer_of_the_host_s_time_with_allocations_and_the_gpu_s_time():
     one = comparison(measured_s=1.0, busy_s=0.5, host_s=0.2, allocated_gib=10.0)
     assert [one.passes[0].predicted_s(each) for each in (0.0, 0.03, 0.05)] == pytest.approx([0.5, 0.5, 0.7])
 
 
-def test_a_constant_is_fitted_without_the_label_that_it_is_used_for():
+def test_leave_one_out_fits_the_constant_of_a_label_to_all_other_labels():
     slow = [comparison(0.2 + 0.02 * gib, 0.1, 0.2, gib) for gib in (10.0, 20.0, 30.0)]
     fast = comparison(0.1, 0.1, 0.05, 10.0)
     assert leave_one_out(fitted_allocation_s, [*slow, fast])[-1] == pytest.approx(0.02)

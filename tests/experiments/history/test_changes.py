@@ -97,8 +97,8 @@ INJECTED: dict[str, tuple[Callable[[Result], None], str]] = {
     "2 % more peak": (change_row(with_larger_value("peak_gib", 1.02)), f"{ROW}: peak memory"),
     "2 % less peak": (change_row(with_larger_value("peak_gib", 0.98)), f"{ROW}: peak memory"),
     "1 % more reserved": (change_row(with_larger_value("reserved_gib", 1.01)), f"{ROW}: reserved memory"),
-    "10 % slower steps of all rows": (with_slower_steps, ": time of a step"),
-    "20 % slower steps of one row": (change_row(with_much_slower_steps, STEADY_ROW), f"{STEADY_ROW}: time of a step"),
+    "10 % slower steps of all rows": (with_slower_steps, ": step time"),
+    "20 % slower steps of one row": (change_row(with_much_slower_steps, STEADY_ROW), f"{STEADY_ROW}: step time"),
     "a removed argument": (change_row(with_removed_argument), f"{ROW}: outcome fits → error"),
     "a changed default": (change_row(with_setting("weight_decay", 0.01)), f"{ROW}: weight_decay"),
     "another optimizer": (change_row(with_setting("optimizer", "adamw")), f"{ROW}: optimizer sgd"),
@@ -112,7 +112,7 @@ INJECTED: dict[str, tuple[Callable[[Result], None], str]] = {
     "out of memory": (change_row(with_out_of_memory), f"{ROW}: outcome fits → out of GPU memory"),
     "gradients twice": (change_row(with_larger_snapshots("grads_gib", 2)), f"{ROW}: gradients"),
     "activations kept": (change_row(with_larger_snapshots("activations_gib", 1.5)), f"{ROW}: activations"),
-    "more allocated": (change_row(with_larger_snapshots("allocated_gib", 1.03)), f"{ROW}: allocated after the forward"),
+    "more allocated": (change_row(with_larger_snapshots("allocated_gib", 1.03)), f"{ROW}: memory after the forward"),
 }
 
 

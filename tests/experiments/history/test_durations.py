@@ -32,7 +32,7 @@ def spec_of(row, size="full", length="verdict", card=CARD):
     return suite_row_spec(suite, suite.row(row), card).model_copy(update={"size": size, "length": length})
 
 
-def test_the_longest_measured_time_of_a_row_counts(results):
+def test_the_expected_time_of_a_row_is_its_longest_measured_one(results):
     time = expected_time(StoredTimes.read(results), "baseline")
     assert (time.low_s, time.high_s, time.gpus) == (200.0, 200.0, 1)
     assert time.source.startswith("measured on ")

@@ -63,7 +63,7 @@ def test_a_resumed_run_replaces_its_earlier_record(testbed, tmp_path):
     assert after["figures"] > before["figures"]
 
 
-def test_an_outcome_that_an_earlier_version_recorded_has_its_name_of_today(testbed, tmp_path):
+def test_a_recorded_outcome_with_the_name_of_an_earlier_version_is_read_with_the_current_name(testbed, tmp_path):
     testbed("history", "record", RUN)
     with open_history(tmp_path / "results/history.db") as database:
         database.execute("UPDATE facts SET value = 'refused' WHERE name = 'outcome'")

@@ -40,7 +40,7 @@ def test_suites_run_one_after_another_and_the_sources_are_counted():
     )
 
 
-def test_without_any_time_there_is_no_number():
+def test_the_expected_time_of_a_run_is_unknown_if_no_row_has_a_time():
     assert ExpectedTimes({"a": [row_time(90)]}, 0).rows_summary.startswith("time without a GPU: a 2 min")
     assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 

@@ -93,7 +93,7 @@ def server():
     web.server_close()
 
 
-def test_synthetic_data_needs_nothing(tmp_path):
+def test_synthetic_data_needs_no_files_and_rejects_a_checksum(tmp_path):
     found = prepare("synthetic", None, tmp_path)
     assert (found.data, found.sha256) == ("synthetic", None)
     with pytest.raises(InputError, match="--data-sha256: not allowed with --data synthetic"):

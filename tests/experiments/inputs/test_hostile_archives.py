@@ -38,7 +38,7 @@ def _unpack(path, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["tar.gz", "zip"])
-def test_a_bomb_is_rejected_and_leaves_nothing(tmp_path, monkeypatch, ending):
+def test_an_archive_bomb_is_rejected_and_leaves_no_files(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(archive, "MIN_UNPACKED_BYTES", 1 << 20)
     path, content = tmp_path / f"bomb.{ending}", bytes(64 << 20)
     if ending == "zip":

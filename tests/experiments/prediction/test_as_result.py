@@ -123,7 +123,7 @@ def test_seconds_are_evaluated_unless_a_bound_is_within_their_error(step_s, erro
 @pytest.mark.parametrize(
     ("busy", "error", "status"), [(0.99, 0.01, "pass"), (0.99, 0.2, "not evaluated"), (0.5, 0.1, "fail")]
 )
-def test_the_load_of_a_gpu_is_evaluated_within_its_error(busy, error, status):
+def test_a_predicted_gpu_load_is_not_evaluated_if_its_error_could_change_the_status(busy, error, status):
     suite = suite_named("multi_gpu_litgpt")
     row = suite_row_spec(suite, suite.row("7b-1gpu"), CARD)
     time = step_time(1.0, gpu_share=busy).model_copy(update={"gpu_busy_error": error})
@@ -149,7 +149,7 @@ def test_a_predicted_result_does_not_count_as_measured():
     assert all(QUANTITIES[name](result) is None for name in (*TIME_QUANTITIES, *LOSS_QUANTITIES))
 
 
-def test_reserved_memory_is_that_within_the_card_s_limit():
+def test_the_reserved_memory_of_a_predicted_result_is_that_under_the_card_s_limit():
     result = convert_to_result(prediction(spec("reduced-batch"), 78.0, reserved_gib=85.0, limited_reserved_gib=78.5))
     assert QUANTITIES["reserved_gib"](result) == 78.5
 

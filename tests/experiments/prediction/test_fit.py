@@ -52,7 +52,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(batch, needs, largest, lik
     assert found.largest is None or found.largest.predicted_outcome == "fits"
 
 
-def test_few_rows_are_traced():
+def test_the_search_for_the_largest_batch_traces_at_most_six_rows():
     predict = Predictor(needs_linear)
     fit_row(custom_spec(4), predict)
     assert len(predict.asked) <= 6
@@ -135,7 +135,7 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
-def test_sgd_has_no_betas():
+def test_a_change_to_sgd_removes_the_betas_of_adam():
     row = suite_row_spec(suite_named("beyond"), suite_named("beyond").row("llama-1b"), "a100_80gb")
     assert row.settings.betas
     (sgd,) = [change for change in single_changes(row) if change.name == "SGD"]

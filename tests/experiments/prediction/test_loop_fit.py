@@ -41,7 +41,7 @@ def test_a_single_change_that_fits_is_enough(tried_changes):
     assert not any(";" in one.change for one in found)
 
 
-def test_pairs_follow_if_no_single_change_fits(tried_changes):
+def test_pairs_of_changes_are_tried_if_no_single_change_fits(tried_changes):
     found = tried_changes(lambda job: 50.0 if job.get("checkpointing") and job.get("optimizer") == "sgd" else 100.0)
     assert [one.change for one in found if one.fits] == ["activation checkpointing; SGD"]
     assert found[-1].fits

@@ -80,7 +80,7 @@ def test_a_row_opens_from_a_link_and_draws_its_charts(page: Page, tmp_path: Path
     assert page.evaluate("document.getElementById('row-reduced-batch').open") is True
 
 
-def test_charts_follow_the_theme_and_the_window(page: Page, tmp_path: Path) -> None:
+def test_charts_are_drawn_again_for_a_dark_theme_and_a_narrow_window(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
     page.look(390, "dark")
@@ -101,7 +101,7 @@ def point_at(page: Page, x: float, y: float) -> None:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_part_of_a_bar_shows_its_value_under_the_pointer(page: Page, width: int, tmp_path: Path) -> None:
+def test_a_part_of_a_chart_s_bar_shows_its_value_under_the_pointer(page: Page, width: int, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, width, "light")
     x, y, tip = page.evaluate(UNDER)
     assert re.fullmatch(r"parameters [\d.]+ GiB", tip)
@@ -115,7 +115,7 @@ def test_a_part_of_a_bar_shows_its_value_under_the_pointer(page: Page, width: in
     page.until(f"{TOOLTIP}.hidden")
 
 
-def test_a_line_shows_its_value_under_the_pointer(page: Page, tmp_path: Path) -> None:
+def test_a_line_of_a_chart_shows_its_value_under_the_pointer(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     page.until(f"{DRAWN}.includes('telemetry-baseline')")
     x, y = page.evaluate("""(() => { const plot = document.querySelector('[data-figure=telemetry-baseline] .plot');

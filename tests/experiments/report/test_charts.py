@@ -30,7 +30,7 @@ def test_the_part_between_two_points_is_the_rest_of_the_parts_at_a_point(peak_gi
 
 
 @pytest.mark.parametrize(("step_s", "waiting_percent"), [(1.0, 0.0), (2.0, 25.0)])
-def test_a_step_that_is_shorter_than_its_operations_has_no_negative_wait(step_s: float, waiting_percent: float) -> None:
+def test_the_waiting_time_of_a_step_shorter_than_its_operations_is_zero(step_s: float, waiting_percent: float) -> None:
     family = next(iter(STEP_PARTS.values()))[0]
     time = SimpleNamespace(device_s={family: 1.5}, step_s=step_s, host_s=0.1, limited_by="GPU", words="1 s")
     row = SimpleNamespace(row="a", prediction=SimpleNamespace(time=time, likely_outcome="fits"))

@@ -106,7 +106,7 @@ def test_a_run_has_no_difference_from_itself(tmp_path: Path) -> None:
     assert "Both runs have the same options and versions" in text_of(comparison)
 
 
-def test_a_comparison_is_the_same_after_json(comparison: Comparison) -> None:
+def test_a_comparison_can_be_written_as_json_and_read_again(comparison: Comparison) -> None:
     assert Comparison.model_validate_json(comparison.model_dump_json()) == comparison
 
 

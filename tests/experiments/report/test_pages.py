@@ -227,7 +227,7 @@ def test_failures_and_their_reasons_are_on_the_first_screen(
     assert target == "statement fail"
 
 
-def test_the_name_of_a_row_takes_the_width_of_its_card(browser: Page, pages: dict[str, Path]):
+def test_the_name_of_a_row_is_on_one_line_in_a_narrow_window(browser: Page, pages: dict[str, Path]):
     browser.look(390, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")

@@ -111,7 +111,7 @@ def test_the_topology_is_shown_once_per_run(report_folder: Path) -> None:
     assert Page(report_folder / "report.html").text.count(H200.topology) == 1
 
 
-def test_each_gpu_has_its_line_in_the_telemetry(report_folder: Path) -> None:
+def test_the_telemetry_chart_has_one_line_per_gpu(report_folder: Path) -> None:
     drawn = {
         row: report_charts(report_in(report_folder))[f"telemetry-{row}"].content for row in ("7b-1gpu", "7b-4gpu-ddp")
     }

@@ -180,7 +180,7 @@ class TestClaim:
             ({"size": "tiny"}, "the loss of a tiny model is not that of the real one"),
         ],
     )
-    def test_a_loss_of_another_training_is_not_evaluated(self, change, reason):
+    def test_the_loss_of_a_shorter_training_or_of_a_tiny_model_is_not_evaluated(self, change, reason):
         verdict = claim_verdict(
             {**RATIO, "quantity": "final_loss"}, result("a", losses=(2.5,), **change), result("b", losses=(2.0,))
         )
@@ -194,7 +194,7 @@ class TestClaim:
         assert claim_verdict(check, *pair).status == status
 
     @pytest.mark.parametrize(("loss", "status"), [(2.0, "fail"), (2.02, "fail"), (2.03, "pass"), (1.9, "pass")])
-    def test_a_claim_of_a_difference_passes_outside_the_bounds(self, loss, status):
+    def test_a_claim_that_two_values_differ_passes_outside_the_bounds(self, loss, status):
         check = {"row": "a", "quantity": "final_loss", "over_row": "b", "low": 0.99, "high": 1.01, "outside": True}
         verdict = claim_verdict(check, result("a", losses=(loss,)), result("b", losses=(2.0,)))
         assert verdict.status == status
@@ -228,7 +228,7 @@ class TestClaim:
         assert verdict.reason == reason or status == "fail"
         assert "a: fall of the loss from the first epoch to the last 0.9 to 1.2 times b's" in verdict.expected
 
-    def test_an_incomplete_miniature_has_no_decrease_of_its_loss(self):
+    def test_the_loss_of_a_miniature_that_did_not_run_all_steps_is_not_evaluated(self):
         check = {**RATIO, "quantity": "final_loss", "miniature": {"quantity": "loss_fall", "low": 0.9}}
         pair = [result(row, losses=(5.0, 4.0), size="tiny", length="verdict", settings=TWO_EPOCHS) for row in "ab"]
         verdict = claim_verdict(check, *pair)
@@ -257,7 +257,9 @@ class TestClaim:
             (4, 97.0, 12.0, "fail"),  # load on another GPU
         ],
     )
-    def test_four_gpus_have_four_processes_and_the_others_idle(self, on_all_gpus, steady, others, status):
+    def test_four_busy_gpus_must_have_four_processes_and_the_other_gpus_no_load(
+        self, on_all_gpus, steady, others, status
+    ):
         load = {
             "gpu_processes_max": 1.0,
             "gpu_processes_of_all_gpus_max": on_all_gpus,

@@ -44,12 +44,12 @@ def test_the_early_loss_is_that_of_the_first_three_optimizer_steps(accumulate, e
     assert QUANTITIES["early_loss"](made) == early
 
 
-def test_the_use_of_the_peak_rate_is_that_of_a_row_that_fits():
+def test_only_a_row_that_fits_has_a_share_of_the_peak_rate():
     assert QUANTITIES["mfu"](result("a", speed={"peak_share": 0.4})) == 0.4
     assert QUANTITIES["mfu"](result("a", "oom", speed={"peak_share": 0.4})) is None
 
 
-def test_a_step_has_several_micro_steps():
+def test_the_training_time_is_that_of_all_planned_micro_steps():
     speed: dict[str, float] = {"micro_steps": 12, "optimizer_steps": 3, "planned_micro_steps": 40}
     made = result("a", speed=speed)
     assert QUANTITIES["micro_steps_per_step"](made) == 4

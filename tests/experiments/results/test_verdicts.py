@@ -28,7 +28,7 @@ class TestStoredVerdicts:
     @pytest.mark.parametrize(
         ("change", "grade"), [({"basis": "predicted"}, "predicted"), ({"size": "tiny"}, "miniature"), ({}, None)]
     )
-    def test_a_file_of_version_2_has_the_grade_that_follows_from_it(self, change, grade):
+    def test_the_grade_of_a_verdict_of_version_2_follows_from_its_basis_and_size(self, change, grade):
         stored = json.loads((self.FOLDER / "verdict-2.json").read_text())
         stored["basis"] = change.get("basis", "measured")
         stored["run"]["size"] = change.get("size", "full")

@@ -56,6 +56,6 @@ def test_a_duration_has_hours_only_if_it_is_that_long():
     ("outcome", "size", "words"),
     [("fits", "tiny", "ran (miniature)"), ("fits", "full", "fits"), ("oom", "tiny", "out of GPU memory")],
 )
-def test_a_miniature_that_fits_has_only_run(outcome, size, words):
+def test_the_outcome_of_a_miniature_that_fits_is_shown_as_ran(outcome, size, words):
     assert outcome_in_words(outcome, size) == words
     assert is_miniature_that_ran(result("a", outcome, size=size)) == (words == "ran (miniature)")

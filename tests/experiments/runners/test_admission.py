@@ -65,7 +65,7 @@ def test_a_row_on_the_cpu_needs_no_gpu_and_enough_host_memory():
 
 
 @pytest.mark.parametrize(("precision", "bytes_per_weight"), [("32-true", 4), ("bf16-true", 2), ("bf16-mixed", 4)])
-def test_a_model_on_the_cpu_takes_its_weights_and_a_fifth(precision, bytes_per_weight):
+def test_a_model_on_the_cpu_needs_1_5_gib_and_1_2_times_its_weights_of_host_memory(precision, bytes_per_weight):
     on_cpu = {"task": "generate", "accelerator": "cpu", "precision": precision}
     row = spec(engine="hf_trainer", model="gpt-neo-1.3b", dataset="imdb", **on_cpu)
     weights_gib = row.base_model.parameters * bytes_per_weight / 1024**3
@@ -75,7 +75,7 @@ def test_a_model_on_the_cpu_takes_its_weights_and_a_fifth(precision, bytes_per_w
     assert rejection_reason(row, node(), needed_gib - 0.01)
 
 
-def test_a_rank_takes_eight_gib_and_one_of_a_tiny_model_less():
+def test_a_rank_needs_8_gib_of_host_memory_and_one_with_a_tiny_model_1_5_gib():
     assert [host_memory_needed_gib(spec(size=size)) for size in ("full", "tiny")] == [8.0, 1.5]
     assert host_memory_needed_gib(spec(size="tiny", **OFFLOAD)) == 1.5
     exact = spec(**OFFLOAD).base_model.parameters * 20 / 1024**3 + 10

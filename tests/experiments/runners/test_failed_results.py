@@ -56,7 +56,7 @@ def test_the_log_of_the_notebook_is_read_if_the_row_printed_nothing(failed):
     assert failed(log="said by the row\n").failure.message == "said by the row"
 
 
-def test_a_row_began_as_long_ago_as_it_ran(failed):
+def test_the_start_of_a_failed_row_is_now_less_its_elapsed_time(failed):
     result = failed(elapsed_s=3600.0)
     began = datetime.fromisoformat(result.started_at)
     assert 3599 < (datetime.now(UTC) - began).total_seconds() < 3660

@@ -8,9 +8,9 @@ from experiments.runners.monitor import (
     MonitoredGpu,
     MonitoredRow,
     Observation,
-    gpus_in,
     monitor_table,
     observe,
+    parse_gpus,
 )
 from experiments.runners.targets import MonitorTarget
 from provision.errors import NotReached
@@ -149,7 +149,7 @@ def test_without_own_nodes_the_gpus_are_queried_inside_the_running_jobs(machine,
 def test_processes_of_rows_are_shown_by_suite_and_row_and_each_once():
     gpu = "gpu, GPU-0, 0, NVIDIA A100-SXM4-80GB, 97, 40960, 81920, 61"
     users = ["process, GPU-0, 7, /data/run/lab/a", "process, GPU-0, 8, /data/run/lab/a", "process, GPU-0, 9, "]
-    (found,) = gpus_in("\n".join([gpu, *users, "process, GPU-0", "process, GPU-1, 5, ", "gpu, not a line"]), "n")
+    (found,) = parse_gpus("\n".join([gpu, *users, "process, GPU-0", "process, GPU-1, 5, ", "gpu, not a line"]), "n")
     assert found.users == ("lab/a", "process 9")
 
 

@@ -169,8 +169,8 @@ def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_resul
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
     assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
-    row = plan_row(folder, software=lambda: software, keep_versions=True)
-    assert (row.run, row.why) == (False, f"finished: fits; --keep-versions: {message}")
+    row = plan_row(folder, software=lambda: software, keep_outdated=True)
+    assert (row.run, row.why) == (False, f"finished: fits; --keep-outdated: {message}")
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])

@@ -169,7 +169,7 @@ def test_next_to_a_miniature_is_the_prediction_at_full_size():
     )
 
 
-def test_a_terminal_gets_the_table_and_a_file_gets_lines():
+def test_progress_is_a_live_table_on_a_terminal_and_lines_in_a_file():
     assert type(view_on(Console(file=StringIO()))) is View
     assert type(view_on(Console(file=StringIO(), force_terminal=True))) is LiveView
 

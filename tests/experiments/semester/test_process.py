@@ -67,6 +67,6 @@ def test_a_stall_is_reported_once_until_there_is_progress():
     assert [stalls.is_new_stall(last, 30) for last in (25, 20)] == [False, True]
 
 
-def test_the_last_line_of_a_log_has_a_letter(tmp_path):
+def test_the_last_line_of_a_log_is_the_last_one_with_a_letter(tmp_path):
     (tmp_path / "log.txt").write_text("a reason\n\n---\n")
     assert last_line(tmp_path / "log.txt") == "a reason"

@@ -104,7 +104,7 @@ def test_an_environment_that_cannot_be_created_is_reported(monkeypatch, tmp_path
         python_of("newest", tmp_path, TODAY)
 
 
-def test_current_is_this_environment(tmp_path):
+def test_the_current_versions_are_those_of_this_environment(tmp_path):
     python = python_of("current", tmp_path, TODAY)
     assert str(python) == sys.executable
     assert versions_in(python)["torch"]

@@ -29,7 +29,7 @@ TRACES = 6
 
 
 @pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
-def test_each_generation_has_its_kernels(generation, expected):
+def test_attention_kernels_and_workspace_follow_from_the_generation_of_the_card(generation, expected):
     card = card_named("a100_80gb").model_copy(update={"compute_capability": generation, "multiprocessors": 7})
     kernels = kernel_properties(card)
     assert (

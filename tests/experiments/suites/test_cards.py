@@ -100,7 +100,7 @@ def test_every_card_is_found_by_the_name_of_a_device():
 
 @pytest.mark.parametrize("name", ["NVIDIA H100", "NVIDIA H200", "NVIDIA A30"])
 @pytest.mark.parametrize("unknown", [None, 0.0])
-def test_without_memory_the_name_decides(name, unknown):
+def test_a_device_of_unknown_memory_is_the_card_of_its_name(name, unknown):
     named = {"NVIDIA H100": "h100_94gb", "NVIDIA H200": "h200_141gb", "NVIDIA A30": "a30_24gb"}
     assert card_of_device(name, unknown) == named[name]
 
@@ -134,7 +134,7 @@ def test_the_16_bit_types_of_a_card_are_those_in_hardware(name, types):
 
 
 @pytest.mark.parametrize(("name", "build"), BUILDS.items())
-def test_the_builds_of_pytorch_follow_from_the_generation(name, build):
+def test_a_card_names_the_build_of_pytorch_for_its_generation(name, build):
     assert card_named(name).build == build
 
 

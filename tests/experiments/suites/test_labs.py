@@ -20,7 +20,7 @@ def test_every_yaml_file_is_read():
 
 
 @pytest.mark.parametrize(("suite", "row"), ROWS)
-def test_a_row_gives_settings_on_each_of_its_cards(suite, row):
+def test_every_row_has_valid_settings_on_each_of_its_cards(suite, row):
     for card in row.cards or suite.cards:
         settings = suite.settings(row, card)
         assert isinstance(settings, Settings)
@@ -31,7 +31,7 @@ def test_a_row_gives_settings_on_each_of_its_cards(suite, row):
 
 
 @pytest.mark.parametrize(("suite", "row"), ROWS)
-def test_a_row_has_an_expected_outcome(suite, row):
+def test_every_row_has_an_expected_outcome(suite, row):
     assert row.expect.outcome
     assert len(row.title) < 60
     assert not row.expect.reference_values or row.expect.outcome == "fits", (
@@ -57,7 +57,7 @@ def test_a_claim_can_be_evaluated_on_one_card(suite, claim):
         assert check.outcome is None or check.outcome == expected, "claim and row state different outcomes"
 
 
-def test_every_model_is_used_except_one_for_custom_trainings():
+def test_every_model_of_the_catalog_but_one_is_used_by_a_row():
     used = {
         suite.settings(row, card).model for suite in SUITES for row in suite.rows for card in row.cards or suite.cards
     }

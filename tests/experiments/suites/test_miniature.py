@@ -44,7 +44,7 @@ def test_heads_share_keys_and_values_as_in_the_model(of_all, kept):
     assert (miniature(full)["num_attention_heads"], miniature(full)["num_key_value_heads"]) == (4, kept)
 
 
-def test_lists_with_an_entry_for_each_layer_follow_the_layers():
+def test_a_miniature_shortens_lists_with_one_entry_per_layer_and_no_others():
     full = PUBLISHED["qwen2-0.5b"] | {"layer_types": ["full_attention"] * 24, "other": [1, 2, 3]}
     tiny = miniature(full)
     assert tiny["layer_types"] == ["full_attention"] * 2

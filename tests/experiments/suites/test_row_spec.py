@@ -98,7 +98,7 @@ def test_more_steps_of_a_training_do_not_change_its_fingerprint():
         ({"family": "llama", "architecture": {}}, "a model of family llama needs parameters and source"),
     ],
 )
-def test_a_model_states_what_its_family_needs(model, words):
+def test_a_model_without_the_keys_that_its_family_needs_is_rejected(model, words):
     with pytest.raises(ValidationError, match=words):
         Model.model_validate(model)
 

@@ -41,7 +41,7 @@ def test_files_and_folders_may_be_mixed(suite_folder, tmp_path_factory, monkeypa
     assert suite_named("second").suite == "second"
 
 
-def test_a_name_of_the_package_cannot_be_taken(suite_folder, monkeypatch):
+def test_a_user_suite_cannot_have_the_name_of_a_built_in_suite(suite_folder, monkeypatch):
     name = next(LABS.glob("*.yaml")).name
     shutil.copy(LABS / name, suite_folder / name)
     with pytest.raises(InputError, match=rf"{name}: .*labs/{name} also has the suite .*; rename"):

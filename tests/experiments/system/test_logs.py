@@ -46,7 +46,7 @@ def function_of_module(source):
     return names["called"]
 
 
-def test_the_place_of_an_error_is_in_this_project_and_in_the_called_library():
+def test_the_location_of_an_error_names_the_line_of_this_project_and_the_called_library():
     with pytest.raises(ValueError, match="Expecting") as caught:
         function_of_module("import json\ndef called(text):\n    json.loads(text)\n")("{")
     assert location_of_error(caught.value).startswith(
@@ -57,7 +57,7 @@ def test_the_place_of_an_error_is_in_this_project_and_in_the_called_library():
     assert location_of_error(divided.value) == "experiments/training/engines/own.py:2 in called"
 
 
-def test_the_place_of_a_hang_is_in_the_thread_that_runs_this_project():
+def test_the_location_of_a_hang_is_in_the_thread_that_runs_this_project():
     assert location_in_log(DUMP) == (
         "experiments/training/engines/strategies.py:88 in optimizer, "
         "which called torch/utils/cpp_extension.py:2506 in _run_ninja_build"
@@ -105,7 +105,8 @@ def test_a_message_of_many_lines_has_the_line_of_the_compiler():
 
 def test_a_signal_is_named_with_its_usual_meaning():
     assert (
-        describe_signal(signal.SIGKILL) == "killed by SIGKILL, usually because the host ran out of memory, or by a user"
+        describe_signal(signal.SIGKILL)
+        == "killed by SIGKILL, usually because the host ran out of memory, or because a user killed it"
     )
     assert describe_signal(signal.SIGUSR2) == "killed by SIGUSR2"
     assert describe_signal(99) == "killed by signal 99"

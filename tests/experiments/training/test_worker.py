@@ -105,7 +105,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake_trainer, tmp_pa
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert result.reason == (
         "signal 9 last seen in the backward of step 3: "
-        "killed by SIGKILL, usually because the host ran out of memory, or by a user"
+        "killed by SIGKILL, usually because the host ran out of memory, or because a user killed it"
     )
     assert result.failure.log[0].startswith("arguments: -u -m experiments.training.rank ")
     assert not (tmp_path / "progress.json").exists()
@@ -214,7 +214,7 @@ def test_processes_that_survive_are_named(fake_trainer, tmp_path):
         run_fake_row(fake_trainer, tmp_path, "fits")
 
 
-def test_the_kernel_counts_oom_kills():
+def test_the_oom_kill_counter_of_linux_can_be_read():
     assert worker._count_oom_kills() >= 0
 
 
@@ -258,7 +258,9 @@ def test_an_invalid_specification_is_rejected_in_one_line(monkeypatch, tmp_path,
         ("reject", 2, "", "captions: has 3 captioned images, the row trains on 512\n"),
     ],
 )
-def test_main_prints_the_outcome_of_the_row(fake_trainer, tmp_path, capsys, behavior, code, out, err):
+def test_main_prints_the_outcome_of_the_row_or_the_user_s_error(
+    fake_trainer, tmp_path, capsys, behavior, code, out, err
+):
     fake_trainer.setenv("FAKE", behavior)
     fake_trainer.setenv("TESTBED_COMMAND", "testbed run lab")
     (tmp_path / "row.json").write_text(spec().model_dump_json())

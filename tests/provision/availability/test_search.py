@@ -31,7 +31,7 @@ def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
     assert slot.end.minute == 50
 
 
-def test_a_given_start_is_taken_as_it_is_or_not_at_all():
+def test_a_requested_start_is_the_only_one_offered():
     bookings = [booked(ONE, at(12), at(13))]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
@@ -50,7 +50,7 @@ def test_a_gap_just_long_enough_for_slot_and_cleaning_is_found():
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS)) == [at(0, 50)]
 
 
-def test_a_booking_takes_all_of_the_minutes_in_which_it_begins_and_ends():
+def test_the_minutes_in_which_a_booking_begins_and_ends_are_booked_completely():
     half = timedelta(seconds=30)
     bookings = [booked(ONE, at(0), at(1, 40) + half), booked(ONE, at(4) - half, at(5))]
     assert slot_starts([ONE], bookings, Requirements(HOUR)) == [at(5, 50)]
@@ -70,7 +70,7 @@ def test_seven_days_is_the_longest_slot():
 
 
 @pytest.mark.parametrize("length", [timedelta(), -HOUR, timedelta(seconds=90)])
-def test_a_slot_lasts_whole_minutes(length):
+def test_a_length_that_is_not_a_positive_number_of_whole_minutes_is_rejected(length):
     with pytest.raises(BadTime, match="more than 0m"):
         slot_starts([ONE], [], Requirements(length))
 

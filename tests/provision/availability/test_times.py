@@ -41,7 +41,7 @@ def test_a_malformed_length_is_rejected_with_examples(text):
         "2026-11-23 14:00 UTC",
     ],
 )
-def test_a_time_has_its_zone_as_offset_or_name(text):
+def test_a_time_with_an_offset_or_the_name_of_a_zone_is_converted_to_utc(text):
     assert times.parse_time(text) == datetime(2026, 11, 23, 14, tzinfo=UTC)
     assert times.parse_time(text).tzinfo is UTC
 

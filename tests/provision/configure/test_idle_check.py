@@ -129,7 +129,7 @@ def test_only_a_session_of_somebody_who_is_logged_in_is_work(fake_node, title, b
     assert fake_node.lease.deleted == int(not busy)
 
 
-def test_a_login_between_two_checks_counts(fake_node):
+def test_a_login_between_two_checks_starts_the_idle_time_again(fake_node):
     fake_node.check_each_minute(25)
     logins = fake_node.root / "var/log/wtmp"
     logins.parent.mkdir(parents=True)

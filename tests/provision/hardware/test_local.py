@@ -49,7 +49,7 @@ def test_the_memory_of_a_gpu_excludes_the_memory_of_the_driver(monkeypatch):
     ("devices", "indices"),
     [(None, [0, 1, 2]), ("", []), ("-1", []), ("2,0", [2, 0]), ("GPU-bb", [1]), (" 1 ", [1])],
 )
-def test_only_visible_gpus_count(devices, indices):
+def test_only_gpus_in_cuda_visible_devices_are_selected(devices, indices):
     assert [gpu.index for gpu in local.select_visible(GPUS, devices)] == indices
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from provision.errors import NoCredentials, OtherAccount
 from provision.leasing import account as accounts
-from provision.leasing.account import connect_to_lease, require_lasting_credential
+from provision.leasing.account import connect_to_site_of, require_lasting_credential
 from provision.leasing.lease import lease, planned_calls
 from provision.leasing.release import extend, lease_state, release, release_on_exit
 from provision.models import Credential, Requirements
@@ -106,7 +106,7 @@ def without_account(reconciler):
     return reconciler.journal.active_lease("llm_cc")
 
 
-def test_a_record_without_account_gets_it_when_its_lease_is_seen(lease_of_first_account, reconciler):
+def test_the_account_is_added_to_a_record_without_one_when_its_lease_is_queried(lease_of_first_account, reconciler):
     old = without_account(reconciler)
     assert old.account is None
     assert old.operations == lease_of_first_account[1].operations
@@ -135,7 +135,7 @@ def test_the_account_entry_that_created_a_lease_is_preferred(lease_of_first_acco
         return lease_of_first_account[0]
 
     monkeypatch.setattr(accounts, "connect_to", connect_to)
-    assert connect_to_lease(reconciler, lease_of_first_account[1]) is lease_of_first_account[0]
+    assert connect_to_site_of(reconciler, lease_of_first_account[1]) is lease_of_first_account[0]
     assert asked == [("CHI@UC", "uc")]
 
 

@@ -30,7 +30,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_the_cause_follows_from_the_message_of_the_fault(fault):
+def test_the_cause_of_a_failed_boot_is_read_from_the_message_of_the_fault(fault):
     assert cause_of(fault) is FAULTS[fault]
 
 

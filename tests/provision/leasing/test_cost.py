@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from provision.errors import BootFailed, NotReleased, RequestRejected, Unreachable
-from provision.leasing.cost import cost_in_words, cost_su, leased_hosts, report_cost_on_exit, running_cost, used_time
+from provision.leasing.cost import (
+    cost_in_words,
+    cost_su,
+    elapsed_lease_time,
+    leased_hosts,
+    report_cost_on_exit,
+    running_cost,
+)
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
 from provision.leasing.release import extend, release, release_on_exit
@@ -177,9 +184,9 @@ def test_a_lease_is_deleted_although_another_service_is_down(reconciler, lease_r
 def test_a_lease_that_has_not_begun_has_cost_nothing(reconciler, lease_request):
     site = priced_site()
     made = lease(site, reconciler, lease_request()).lease
-    assert used_time(reconciler, replace(made, start=made.start + HOUR)) == 0 * HOUR
+    assert elapsed_lease_time(reconciler, replace(made, start=made.start + HOUR)) == 0 * HOUR
     reconciler.clock.sleep(10 * 3600)
-    assert used_time(reconciler, made) == made.end - made.start
+    assert elapsed_lease_time(reconciler, made) == made.end - made.start
 
 
 def test_the_cost_of_a_lease_is_unknown_without_a_price_or_a_response_of_the_site(reconciler, lease_request):

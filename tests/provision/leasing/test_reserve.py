@@ -71,7 +71,7 @@ def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages
         ({"count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
 )
-def test_hardware_that_no_site_has_is_an_error_over_all_sites_even_with_watch(reconciler, messages, requirements, line):
+def test_watching_all_sites_fails_at_once_if_none_has_the_hardware(reconciler, messages, requirements, line):
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):

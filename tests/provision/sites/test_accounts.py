@@ -72,7 +72,7 @@ def test_an_entry_of_another_region_is_rejected(write_clouds, monkeypatch):
     assert account_regions() == ["KVM@TACC"]
 
 
-def test_a_sourced_rc_file_decides_the_account(write_clouds, monkeypatch):
+def test_the_account_of_a_sourced_rc_file_has_priority(write_clouds, monkeypatch):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     for variable, value in {
         "AUTH_URL": "http://k/v3",

@@ -257,7 +257,7 @@ def test_another_host_key_is_rejected_at_once(sshd):
         SshShell(login).run("true")
 
 
-def test_only_the_host_key_under_the_alias_counts(sshd):
+def test_only_a_host_key_under_the_login_s_alias_is_accepted(sshd):
     login = sshd.login()
     login.known_hosts.write_text(login.known_hosts.read_text().replace(login.alias, "[127.0.0.1]:22,other"))
     with pytest.raises(BadHostKey, match="host key is unknown"):

@@ -91,7 +91,7 @@ def limited_credential(site, monkeypatch, tmp_path):
     return use_limited_credential
 
 
-def test_a_restricted_credential_is_named_before_anything_is_leased(
+def test_a_restricted_credential_is_reported_before_anything_is_leased(
     testbed, site, lease_flags, limited_credential, key
 ):
     limited_credential(unrestricted=False)

@@ -222,7 +222,9 @@ def test_doctor_shows_that_a_lease_can_end_itself_and_leaves_no_credential(testb
     assert site.lease_credentials() == []
 
 
-def test_the_command_ends_the_lease_when_idle_only_if_the_site_can(testbed, site, key, variables, monkeypatch):
+def test_end_when_idle_fails_and_leaves_nothing_if_the_site_rejects_the_credential(
+    testbed, site, key, variables, monkeypatch
+):
     flags = ("lease", "--node-type", "gpu_a100_pcie", "--start", "now", "--hours", "2", "--key", str(key.file), "--yes")
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     monkeypatch.setattr(type(site), "_status_of_lease", lambda self, credential: 401)

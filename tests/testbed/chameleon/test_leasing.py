@@ -34,7 +34,7 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     assert reconciler.journal.active_leases() == {}
 
 
-def test_hosts_have_their_hardware(site):
+def test_hosts_have_the_gpus_interconnect_and_price_of_the_reference_api(site):
     by_name = {host.name: host for host in site.hosts()}
     assert by_name["P3-GPU-001"].gpus == 4
     assert by_name["P3-GPU-001"].gpu_memory_gib == 80

@@ -151,7 +151,7 @@ def test_a_missing_image_is_built_once_with_its_steps_shown(docker: DockerClient
     assert docker.images.get(built).labels["llm-testbed.made-from"].startswith("pytorch/pytorch:2.5.1")
 
 
-def test_an_image_of_other_code_is_built_again(docker: DockerClient, dockerfile: list[str]) -> None:
+def test_an_image_with_other_code_is_built_again(docker: DockerClient, dockerfile: list[str]) -> None:
     says: list[str] = []
     dockerfile.append(SMALL)
     first = image.ensure_image(docker, "as-taught", says.append)

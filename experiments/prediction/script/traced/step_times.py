@@ -20,12 +20,12 @@ def predict_step_times(
 ) -> tuple[dict[str, StepTime | None], str]:
     """Return the time of the last step on each card, and why it is unknown on all of them; "" if it is known."""
     recorded = watcher.recorder.last_step()
-    if reason := _unknown_because(recorded, watcher.steps):
+    if reason := _reason_of_unknown_time(recorded, watcher.steps):
         return dict.fromkeys(cards), reason
     return {card: program_step_time(recorded, card, ranks) for card in cards}, ""
 
 
-def _unknown_because(recorded: Sequence[RecordedPhase], steps: int) -> str:
+def _reason_of_unknown_time(recorded: Sequence[RecordedPhase], steps: int) -> str:
     if not recorded:
         taken = "took none" if steps == 0 else "took one"
         return f"a second optimizer step is needed, and the script {taken} before the trace ended"

@@ -90,7 +90,7 @@ def test_a_lease_that_was_not_set_up_to_end_itself_is_shown_as_such():
     assert "ACTIVE, does not end itself: its setup did not finish" in text
 
 
-def test_a_lease_shows_its_time_and_cost_first(monkeypatch):
+def test_the_table_of_leases_has_status_times_and_cost_before_servers_and_addresses(monkeypatch):
     monkeypatch.setenv("TZ", "UTC")
     state = replace(STATE, servers=(Server("s", "node-llm-cc", "ACTIVE", "t"),), ips=("192.0.2.1",))
     header = rendered_lines(states_table([state], at(13)), 300)[0].split()

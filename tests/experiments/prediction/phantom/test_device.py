@@ -102,7 +102,7 @@ def test_the_host_waits_for_copies_from_the_gpu_for_values_and_where_the_program
     ]
 
 
-def test_operations_that_a_backward_pass_recomputes_are_told_from_others(probe_results):
+def test_recomputed_operations_are_counted_separately(probe_results):
     assert probe_results["recomputed"] == {"no checkpointing": [6, 0], "reentrant": [8, 2], "not reentrant": [7, 1]}
 
 

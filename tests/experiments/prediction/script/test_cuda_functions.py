@@ -42,7 +42,7 @@ torch.distributions.Categorical(logits=torch.zeros(2, 3, device="cuda")).sample(
 """
 
 
-def test_functions_of_cuda_work_as_on_a_gpu(traced, tmp_path):
+def test_every_listed_function_of_torch_cuda_runs_without_an_error(traced, tmp_path):
     lines = CALLS.strip().splitlines()
     traced(f"""
 import torch
@@ -150,7 +150,7 @@ def test_a_program_that_a_training_starts_runs_as_a_process(traced, tmp_path):
     assert (tmp_path / "helped").read_text() == "yes"
 
 
-def test_a_mask_for_a_transformer_is_taken_as_causal(traced):
+def test_a_transformer_s_mask_counts_as_causal_unless_is_causal_is_false(traced):
     source = """
 import torch
 from torch.nn import TransformerEncoder, TransformerEncoderLayer
@@ -165,7 +165,7 @@ model(texts, mask=mask, is_causal={}).sum().backward()
     assert other.peak_gib > causal.peak_gib
 
 
-def test_recurrent_layers_are_noted(traced):
+def test_only_a_model_with_recurrent_layers_has_a_note_on_cudnn(traced):
     source = TRAIN.replace("model = torch.nn.Linear(1024, 1024).cuda()", "{}").replace("model(", "model(x=")
     model = """
 class Model(torch.nn.Module):

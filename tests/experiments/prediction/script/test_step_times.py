@@ -84,7 +84,7 @@ def test_a_step_has_the_products_of_its_forward_and_backward_passes(step):
     assert (slow.measured_on, fast.unmeasured_share) == ("A GPU", pytest.approx(1.0))
 
 
-def test_accumulation_multiplies_the_products_but_not_the_optimizers_step(step):
+def test_accumulation_multiplies_the_matrix_products_but_not_the_optimizer_step(step):
     loop = LOOP.replace("foreach=False", "foreach=True")
     (_, once), (_, often) = step(loop), step(loop.replace("optimizer.step()", "step % 4 == 3 and optimizer.step()"))
     assert often.device_s["matrix products"] == pytest.approx(products_s(4))
@@ -161,7 +161,7 @@ while True:
 
 
 @pytest.mark.usefixtures("triton")
-def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step):
+def test_the_time_of_a_triton_kernel_follows_from_the_bytes_of_its_tensors(step):
     source = "from triton.runtime.jit import JITFunction\n" + LOOP
     kernel = source.replace("    optimizer.step()", "    JITFunction().run(batch, 3, out=batch)\n    optimizer.step()")
     without, launched = (step(one)[1].device_s["element-wise"] for one in (source, kernel))
@@ -169,14 +169,14 @@ def test_a_kernel_in_triton_takes_the_time_of_its_tensors(step):
     assert launched - without == pytest.approx(attainable, rel=0.01)
 
 
-def test_updates_of_bitsandbytes_take_time_of_the_gpu(step):
+def test_an_update_of_8_bit_adam_takes_at_least_the_time_to_read_its_state(step):
     loop = LOOP.replace("torch.optim.Adam(model.parameters(), foreach=False)", "bnb.optim.Adam8bit(model.parameters())")
     time = step("import bitsandbytes as bnb\n" + loop)[1]
     state_bytes = 2 * 1024**2 * (4 + 4 + 1 + 1)
     assert time.device_s["optimizer"] > state_bytes / (card_named("a100_80gb").bandwidth_gb_s * 1e9)
 
 
-def test_an_optimizer_in_host_memory_has_its_own_time(step):
+def test_an_optimizer_in_host_memory_needs_cpu_time_for_each_parameter_and_widens_the_error(step):
     source = """
 import torch
 weight = torch.nn.Parameter(torch.zeros(4096, 1024))
@@ -198,7 +198,7 @@ def test_transfers_from_and_to_the_host_widen_the_error_of_a_time(step):
     assert step(LOOP)[1].error_share == pytest.approx(ERROR)
 
 
-def test_ranks_have_the_time_of_their_links(step):
+def test_only_several_ranks_need_time_for_the_transfer_of_gradients_over_the_link(step):
     first, *_, last = step(DDP, before=("torchrun", "--nproc-per-node", "2"), all_ranks=True)
     assert first.link_s == last.link_s == pytest.approx(8 * MIB / (LINK_SHARE * PCIE_GB_S * 1e9), rel=0.01)
     assert last.error_share == pytest.approx(ERROR + SHARED_ERROR)
@@ -220,7 +220,7 @@ def test_a_time_that_cannot_be_predicted_has_a_reason(traced, source, options, r
     assert one.time_unknown.startswith(reason)
 
 
-def test_tf32_does_not_matter_for_products_in_16_bit(traced):
+def test_a_time_under_autocast_is_predicted_although_tf32_is_on(traced):
     source = LOOP.replace("model(batch)", "torch.autocast('cuda', torch.bfloat16)(model)(batch)")
     one = traced("import torch\ntorch.set_float32_matmul_precision('high')\n" + source, cards=["v100_32gb"])
     assert (one.cards[0].time, one.time_unknown) == (None, "")  # without bf16 arithmetic

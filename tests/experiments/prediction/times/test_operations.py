@@ -75,7 +75,7 @@ def test_arithmetic_is_counted_for_products_attention_and_convolutions(name, arg
         ("host::adam", (tensor(8, host=1),), "CPU optimizer"),
     ],
 )
-def test_each_operation_has_a_family(name, arguments, family):
+def test_the_family_of_an_operation_follows_from_its_name_and_the_place_of_its_tensors(name, arguments, family):
     assert operation(name, *arguments).family == family
 
 
@@ -89,7 +89,7 @@ def test_each_operation_has_a_family(name, arguments, family):
         ("aten::add.out", (tensor(8, 16), tensor(8, 16), 1, tensor(8, 16)), None),
     ],
 )
-def test_a_product_has_rows_columns_depth_and_a_count(name, arguments, sizes):
+def test_only_a_product_of_two_matrices_has_rows_columns_depth_and_a_count(name, arguments, sizes):
     assert operation(name, *arguments).product_sizes == sizes
 
 
@@ -142,7 +142,7 @@ def test_keys_of_different_computations_differ():
 
 
 @pytest.mark.parametrize(("with_result", "without"), [PRODUCTS, SUMS])
-def test_a_result_counts_whether_it_is_an_argument_or_not(with_result, without):
+def test_the_bytes_of_an_operation_include_its_result_also_if_no_argument_is_the_result(with_result, without):
     assert parse(with_result).total_bytes == parse(without).total_bytes
 
 

@@ -179,7 +179,7 @@ class WarmProcess:
         (WarmProcess(ready=False, why="killed"), None, []),
     ],
 )
-def test_rows_are_lost_with_the_warm_process_unless_they_have_measured(local, clock, warm, outcome, lost):
+def test_running_rows_are_lost_with_the_warm_process_unless_they_have_a_valid_result(local, clock, warm, outcome, lost):
     made = local()
     row = running(made, clock)
     made._warm = [warm] if warm else []
@@ -204,7 +204,7 @@ def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypa
     assert made._pool.allocate(sample_rows.spec("b", devices=2, strategy="ddp"))
 
 
-def test_a_row_has_the_variables_of_its_gpus_and_cores(local):
+def test_a_row_s_environment_has_the_indices_of_its_gpus_and_the_number_of_its_cores(local):
     made = local()
     variables = made._environment(Allocation((0, 1), (GPU, GPU.__class__(3, "x", 1.0, "")), 4))
     assert (variables["CUDA_VISIBLE_DEVICES"], variables["OMP_NUM_THREADS"]) == ("0,3", "4")

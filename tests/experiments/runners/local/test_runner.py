@@ -80,7 +80,7 @@ def test_a_result_that_cannot_be_read_is_an_error(finished_run):
     assert "not a result of schema version 1" in finished_run.folder.results()["d"].reason
 
 
-def test_a_notebook_shows_the_outcome_and_streams_the_worker(finished_run):
+def test_a_notebook_contains_the_outcome_and_the_output_of_the_worker(finished_run):
     text = (finished_run.folder.row_folder_named("f") / NOTEBOOK_FILE).read_text()
     assert "# FITS" in text
     assert "f behaves: fits" in text

@@ -124,7 +124,7 @@ def test_rows_run_side_by_side_on_one_gpu_with_a_share_of_the_cores(tmp_path, gp
     assert not [line for line in view.lines if "later rows" in line], "the neighbors' memory is no leftover"
 
 
-def test_a_row_alone_on_its_gpu_does_not_count_as_shared(tmp_path, gpu):
+def test_with_one_row_per_gpu_no_row_counts_as_sharing(tmp_path, gpu):
     gpu.short = {"a", "b"}
     run_rows(tmp_path, RecordingView(), specs_of("ab"), rows_per_gpu=1)
     assert not [row for row, environment in gpu.environments.items() if SHARED_GPU_VARIABLE in environment]

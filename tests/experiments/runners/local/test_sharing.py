@@ -86,10 +86,10 @@ def test_rows_that_do_not_use_one_gpu_under_a_limit_are_named_with_those_that_ar
     rows = [spec("a", devices=2), spec("b", **ON_CPU), spec("c", nodes=2), spec("d"), spec("e")]
     assert rejection(*rows) == (
         "--share-gpus: a, c: needs 2 GPUs, not one; b: runs on the CPU;"
-        " allowed: --row d --row e, or the rows without --share-gpus"
+        " allowed: --row d --row e, or run these rows without --share-gpus"
     )
     tiny = rejection(spec("a", size="tiny"))
-    assert tiny.endswith("a: tiny models have no memory limit; allowed: the rows without --share-gpus")
+    assert tiny.endswith("a: tiny models have no memory limit; allowed: run these rows without --share-gpus")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_row_whose_times_or_load_are_evaluated_on_this_gpu_has_it_to_itself(cl
     assert "would be disturbed by other rows, and statements on it are evaluated" in message
     of_both = claims[0]["checks"][0].get("over_row")
     assert message.startswith("--share-gpus: a, b: " if of_both else "--share-gpus: a: ")
-    assert message.endswith(f"allowed:{'' if of_both else ' --row b'} --row c, or the rows without --share-gpus")
+    assert message.endswith(f"allowed:{'' if of_both else ' --row b'} --row c, or run these rows without --share-gpus")
 
 
 def test_a_reference_value_of_a_time_or_load_counts_too():

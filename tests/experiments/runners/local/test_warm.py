@@ -137,7 +137,7 @@ def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
 
 
 @pytest.mark.parametrize("socket", [ROW_SOCKET, RANK_SOCKET])
-def test_warm_processes_may_be_forked(socket):
+def test_imports_of_a_warm_process_start_no_thread_and_open_no_gpu(socket):
     """The process has one thread, and has not imported modules that initialize CUDA."""
     specs = [sample_rows.spec(size="tiny", engine=engine, devices=2) for engine in ENGINES]
     modules = modules_to_import(specs, WORKER_MODULE)[socket]

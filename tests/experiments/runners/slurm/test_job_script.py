@@ -257,7 +257,7 @@ def test_the_row_of_a_run_of_any_name_is_one_word_of_the_script(run):
 
 
 @pytest.mark.parametrize("limit_s", [901, 959, 960])
-def test_slurm_gives_a_row_all_of_its_time(limit_s):
+def test_the_time_limit_of_a_job_is_that_of_the_row_rounded_up_to_minutes(limit_s):
     job = JobSpec(rows.spec("a", time_limit_s=limit_s), "abc", "some.worker", 120.0, ())
     text = scripts().row_script(job, "run", "name", "comment")
     (minutes,) = [int(one.removeprefix("--time=")) for one in options(text) if one.startswith("--time=")]

@@ -80,7 +80,7 @@ def test_without_a_new_report_no_progress_is_written(cluster, track, tracker):
     assert not (cluster.row_folder() / PROGRESS_FILE).exists()
 
 
-def test_a_waiting_row_has_not_begun(cluster, track, tracker):
+def test_a_row_in_the_queue_has_no_elapsed_time_and_no_progress(cluster, track, tracker):
     row = track()
     cluster.queue("7|PENDING|Resources")
     poll(tracker)

@@ -130,7 +130,7 @@ def test_a_corrupt_image_is_rejected_with_its_name(images):
         captions[0]
 
 
-def test_a_row_opens_the_data_it_names(images):
+def test_a_row_reads_captions_of_its_data_folder_or_synthetic_ones(images):
     as_lines(images, metadata_record("a.png"), metadata_record("c.png"))
     assert open_captions(spec(data=str(images), train_samples=2), 28).texts == ["caption of a.png", "caption of c.png"]
     assert open_captions(spec(train_samples=2, seed=3), 28).texts == SyntheticCaptionDataset(2, 28, seed=3).texts

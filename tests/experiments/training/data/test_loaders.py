@@ -18,14 +18,14 @@ def load_batches(name, longest_batch_index=None, **changes):
 
 
 @pytest.mark.parametrize("name", [LLAMA, GPT_NEO])
-def test_a_language_model_gets_texts_of_its_vocabulary(name):
+def test_texts_for_a_language_model_have_tokens_of_its_vocabulary(name):
     batches = load_batches(name, dataset="alpaca2k", train_samples=None, max_length=200)
     assert len(batches) == 1000
     assert batches[0].keys() == {"input_ids", "attention_mask", "labels"}
     assert max(batch["input_ids"].max().item() for batch in batches) == 255
 
 
-def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
+def test_batches_for_blip_2_have_captioned_images_with_the_longest_in_the_requested_batch():
     batches = load_batches(OPT, longest_batch_index=2)
     assert len(batches) == 6
     assert batches[0].keys() == {"pixel_values", "input_ids", "attention_mask", "labels"}
@@ -33,7 +33,7 @@ def test_blip_2_gets_captioned_images_with_the_longest_in_the_requested_batch():
 
 
 @pytest.mark.parametrize("name", [OPT, T5])
-def test_blip_2_gets_constant_texts_with_images(name):
+def test_batches_for_blip_2_have_images_with_texts_of_constant_length(name):
     for batch in load_batches(name, train_samples=None, **CAPTIONED):
         assert (batch["pixel_values"].shape, batch["pixel_values"].dtype) == ((2, 3, 28, 28), torch.float32)
         assert batch["input_ids"].shape == (2, 30)
@@ -50,7 +50,7 @@ def test_with_image_prepends_placeholders_to_the_texts(name, labeled):
     assert batch["labels"].shape == (2, labeled)
 
 
-def test_a_language_model_gets_no_captioned_images():
+def test_captioned_images_are_rejected_for_a_language_model():
     words = f"dataset = 'gourmetgram-captions': model '{LLAMA}' takes no images; allowed: constant, alpaca2k, imdb"
     with pytest.raises(InputError, match=words):
         load_batches(LLAMA)

@@ -123,5 +123,5 @@ def test_a_node_that_cannot_start_is_the_outcome_with_its_output(row):
     assert result.reason.endswith("node 1 did not take part: no such image")
 
 
-def test_the_interface_is_the_one_that_reaches_the_address():
+def test_the_network_interface_is_the_one_that_reaches_the_address():
     assert find_interface("127.0.0.1") == "lo"

@@ -86,12 +86,12 @@ def test_a_run_of_verdict_length_is_shorter_than_the_training(tmp_path):
     assert 6 <= measured.speed.micro_steps <= 12
 
 
-def test_the_optimizer_is_the_row_s(tmp_path):
+def test_the_trainer_uses_the_optimizer_of_the_row(tmp_path):
     measured = rank.run_rank(spec(optimizer="sgd", max_steps=1, **TEXT), tmp_path)
     assert set(shots(measured.memory, "after optimizer step", "optimizer_gib")) == {0}
 
 
-def test_generation_takes_little_more_than_the_model_and_completes_the_sequences(measure_row, monkeypatch, tmp_path):
+def test_generation_needs_more_memory_than_the_weights_and_fills_the_sequences(measure_row, monkeypatch, tmp_path):
     measured = measure_row("neo-inference")
     assert measured.outcome == "fits"
     assert (measured.speed, measured.losses) == (None, ())

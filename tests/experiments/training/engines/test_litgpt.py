@@ -72,7 +72,7 @@ def measured_rows(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_trains_to_its_end(measured_rows, name):
+def test_a_row_trains_all_its_micro_steps_with_finite_losses(measured_rows, name):
     measured: Measured = measured_rows[name]
     assert measured.reason.startswith("fits")
     micro_steps = 8 if name == "accumulated" else 3
@@ -100,7 +100,7 @@ def test_nothing_but_the_training_runs_the_model(monkeypatch, tmp_path, changes)
     assert calls.forwards == [True] * 3
 
 
-def test_memory_follows_precision_and_optimizer(measured_rows):
+def test_bytes_of_weights_gradients_and_optimizer_depend_on_precision_and_optimizer(measured_rows):
     def largest(name, point, field):
         return max(shots(measured_rows[name].memory, point, field))
 

@@ -28,7 +28,7 @@ def spec(**changes):
 @pytest.mark.parametrize(
     "changes", [{}, {"accumulate": 2}, {"precision": "bf16-true"}, {"precision": "bf16-mixed"}, {"lora": ADAPTED}]
 )
-def test_one_device_trains_to_its_end(tmp_path, changes):
+def test_a_row_on_one_device_trains_all_its_micro_steps(tmp_path, changes):
     measured = rank.run_rank(spec(**changes), tmp_path)
     assert measured.reason.startswith("fits")
     assert len(measured.losses) == measured.speed.micro_steps == 6
@@ -45,7 +45,7 @@ def test_both_engines_compute_the_same_loss(tmp_path):
 
 @pytest.mark.usefixtures("ranks_start_warm")
 @pytest.mark.parametrize(("strategy", "share"), [("ddp", 1), ("fsdp", 1 / 2)])
-def test_two_ranks_train_on_shares_of_the_data(tmp_path, strategy, share):
+def test_two_ranks_train_on_different_data_and_fsdp_halves_their_memory(tmp_path, strategy, share):
     first, second = run_row(spec(devices=2, strategy=strategy, time_limit_s=240), tmp_path, "").ranks
     assert first.reason.startswith("fits")
     assert second.reason.startswith("fits")

@@ -36,7 +36,7 @@ def two_ranks(monkeypatch):
 
 
 @ON_BOTH
-def test_one_device_has_its_own_strategy(device):
+def test_a_row_on_one_device_uses_the_strategy_for_a_single_device(device):
     built = strategy(device)
     assert type(built) is SingleDevice
     assert (built.root_device.type, built.root_device.index) == (device.kind, 0)
@@ -60,7 +60,7 @@ def test_offload_on_a_cpu_stays_on_the_cpu():
 
 @ON_BOTH
 @pytest.mark.parametrize("in_buckets", [False, True])
-def test_ddp_gradients_follow_the_settings(two_ranks, device, in_buckets):
+def test_ddp_passes_gradient_as_bucket_view_on(two_ranks, device, in_buckets):
     built = strategy(device, strategy="ddp", devices=2, gradient_as_bucket_view=in_buckets)
     assert type(built) is Ddp
     assert isinstance(built, DDPStrategy)

@@ -353,12 +353,12 @@ def test_there_is_no_share_of_the_peak_rate_for_a_type_that_the_card_lacks():
     assert peak_share(1.0, v100, spec(precision="bf16-true").settings) is None
 
 
-def test_packed_weights_count_twice():
+def test_an_element_of_a_4_bit_parameter_counts_as_two_weights():
     packed = type("Params4bit", (nn.Parameter,), {})(torch.ones(10), requires_grad=False)
     assert (count_weights(nn.Parameter(torch.ones(10))), count_weights(packed)) == (10, 20)
 
 
-def test_resident_memory_is_of_this_process():
+def test_the_peak_of_resident_memory_is_never_below_an_earlier_one():
     before = resident_peak_gib()
     allocated = bytearray(200 * 2**20)
     assert resident_peak_gib() >= before > 0.05

@@ -106,7 +106,7 @@ def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps,
 @pytest.mark.parametrize(
     ("accumulate", "max_steps", "micro_steps"), [(1, -1, 20), (4, -1, 20), (4, 2, 8), (4, 9, 20), (1, 7, 7)]
 )
-def test_full_length_steps_follow_the_settings(accumulate, max_steps, micro_steps):
+def test_the_steps_of_a_full_training_depend_on_epochs_accumulation_and_max_steps(accumulate, max_steps, micro_steps):
     settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2, train_samples=None).settings
     assert full_micro_steps(settings, batches_per_epoch=10) == micro_steps
 
@@ -121,7 +121,7 @@ def test_the_first_two_steps_are_not_timed():
 
 
 @given(accumulate=st.integers(1, 8), count=st.integers(1, 60))
-def test_even_the_shortest_run_is_timed(accumulate, count):
+def test_at_least_one_micro_step_is_timed_after_a_warm_up_of_at_most_two_optimizer_steps(accumulate, count):
     measured = Timing.from_times([1.0] * count, accumulate).micro_step_count
     assert measured >= 1
     assert measured == count - accumulate * min(2, (count - 1) // accumulate)

@@ -50,7 +50,7 @@ def test_the_gradients_are_the_same_bit_for_bit(offloaded):
     assert len(offloaded) == 3  # the inputs of the layers, and the output of tanh
 
 
-def test_weights_small_tensors_and_expanded_views_stay(offloaded, monkeypatch):
+def test_weights_small_tensors_and_expanded_views_are_not_offloaded(offloaded, monkeypatch):
     model, inputs = model_and_input()
     offload_activations(model)
     row = torch.randn(1, 64)

@@ -100,7 +100,7 @@ def test_quantized_weights_are_packed_two_to_a_byte():
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_double_quantization_follows_the_settings(nested):
+def test_the_scales_of_quantized_weights_are_quantized_only_if_the_settings_say_so(nested):
     model = tiny_model(OPT, quantization=Quantization(kind="nf4", double_quantization=nested))
     assert model.get_parameter("language_projection.weight").quant_state.nested == nested
 

@@ -17,7 +17,7 @@ from provision.leasing.request import (
     deletion_reason,
     end_when_idle_data,
     end_when_idle_of,
-    first_with_tag,
+    first_resource_with_tag,
     requirements_in_words,
     same_hardware,
     slot_data,
@@ -39,7 +39,7 @@ def test_several_servers_are_numbered(lease_request):
 
 
 @pytest.mark.parametrize(("node_type", "image"), [("g1.h100.vgpu", VGPU_IMAGE), ("gpu_v100", IMAGE), (None, IMAGE)])
-def test_the_image_follows_from_the_type_of_node(node_type, image):
+def test_only_a_node_type_with_a_virtual_gpu_boots_the_vgpu_image(node_type, image):
     assert default_image(node_type) == image
 
 
@@ -87,9 +87,9 @@ def test_only_hosts_with_the_same_properties_have_the_same_hardware():
 
 def test_resources_are_found_by_their_tag():
     keys = [TaggedResource(id, "key", tag) for id, tag in (("1", "theirs"), ("2", "mine"), ("3", "mine"))]
-    assert first_with_tag(keys, "mine") is keys[1]
-    assert first_with_tag(keys, "nobody's") is None
-    assert first_with_tag([Host("1", "a", "b", "c")], "mine") is None
+    assert first_resource_with_tag(keys, "mine") is keys[1]
+    assert first_resource_with_tag(keys, "nobody's") is None
+    assert first_resource_with_tag([Host("1", "a", "b", "c")], "mine") is None
 
 
 def test_a_server_is_found_by_its_name_among_those_of_the_lease(reconciler, lease_request):

@@ -98,7 +98,7 @@ def test_only_servers_and_volumes_stay_listed_after_their_deletion():
     assert [kind.name for kind in all_kinds(FakeSite())] == ["lease", "server", "address", "key"]
 
 
-def test_only_the_server_with_the_name_is_deleted(reconciler):
+def test_only_the_server_with_the_given_name_is_deleted(reconciler):
     site = FakeSite()
     site.booted = [Server("1", "node-1", "ACTIVE", TAG), Server("2", "node-2", "ACTIVE", TAG)]
     delete_tagged(reconciler, RECORD, server_kinds(site)[0], "node-1")
