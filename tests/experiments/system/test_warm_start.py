@@ -48,7 +48,7 @@ def child_report(tmp_path):
     return json.loads((tmp_path / "child.json").read_text())
 
 
-def test_a_warm_process_has_the_properties_of_a_cold_one(warm_server, start_child, tmp_path):
+def test_a_warm_started_process_has_the_properties_of_a_cold_started_one(warm_server, start_child, tmp_path):
     assert start_child(cold=True).wait() == 0
     cold = child_report(tmp_path)
     (tmp_path / "child.json").unlink()
