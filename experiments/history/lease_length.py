@@ -101,7 +101,7 @@ class ExpectedTimes:
 
 
 def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:
-    """Return the expected times of all rows of ``suites`` on nodes like ``hosts``: full size, length verdict.
+    """Return the expected times of all rows of ``suites`` on nodes like ``hosts``: full size, `--length verdict`.
 
     results: folder of the user's runs.
     """
