@@ -205,7 +205,7 @@ def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch
     assert os.environ["OS_CLOUD"] == "uc_research"
 
 
-def test_without_leases_there_is_nothing_to_show(testbed):
+def test_without_leases_status_and_orphans_print_that_there_are_none(testbed):
     assert testbed("status") == (0, "no active lease\n", "")
     assert json.loads(testbed("status", "--json")[1]) == []
     assert testbed("orphans") == (0, "no leaked resources\n", "")

@@ -199,7 +199,7 @@ def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too
     assert list(temporary.iterdir()) == []
 
 
-def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
+def test_a_closed_warm_process_leaves_no_file_and_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     process = WarmProcess(ROW_SOCKET, ["json"])
     assert process.last_line_if_ended() is None
