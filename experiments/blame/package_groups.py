@@ -39,9 +39,9 @@ def group_packages(
     required: dict[str, set[str]] = {name: set() for name in names}
     for name in names:
         for other in names:
-            if _breaks(needs_of_bad.get(name, []), other, bad, good):
+            if _breaks_needs(needs_of_bad.get(name, []), other, bad, good):
                 required[name].add(other)
-            if _breaks(needs_of_good.get(other, []), name, good, bad):
+            if _breaks_needs(needs_of_good.get(other, []), name, good, bad):
                 required[name].add(other)
     closures = {name: _closure(name, required) for name in names}
     groups = {frozenset(one for one in names if closures[one] == closures[name]): closures[name] for name in names}
@@ -62,13 +62,13 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
     return unchanged | {name: bad[name] for name in names if name in bad}
 
 
-def _breaks(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
+def _breaks_needs(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
     """Return whether the version of ``name`` in ``own`` meets all ``needs``, and the version in ``other`` does not."""
     of_name = [need for need in needs if normalize_name(need.name) == name]
-    return bool(of_name) and _are_met(of_name, own.get(name)) and not _are_met(of_name, other.get(name))
+    return bool(of_name) and _needs_are_met(of_name, own.get(name)) and not _needs_are_met(of_name, other.get(name))
 
 
-def _are_met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
+def _needs_are_met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
     return pin is not None and all(need.specifier.contains(pin.version, prereleases=True) for need in needs)
 
 

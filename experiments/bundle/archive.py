@@ -57,14 +57,14 @@ def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
 
 
 def _remove_secrets(text: str) -> bytes:
-    return json.dumps(_clean(json.loads(text)), ensure_ascii=False).encode()
+    return json.dumps(_value_without_secrets(json.loads(text)), ensure_ascii=False).encode()
 
 
-def _clean(value: object, key: str = "") -> object:
+def _value_without_secrets(value: object, key: str = "") -> object:
     if isinstance(value, dict):
-        return {name: _clean(one, name) for name, one in value.items()}
+        return {name: _value_without_secrets(one, name) for name, one in value.items()}
     if isinstance(value, list):
-        return [_clean(one, key) for one in value]
+        return [_value_without_secrets(one, key) for one in value]
     if isinstance(value, str) and key in FIELDS_WITH_SECRETS:
         return hide_secrets(NOTIFY.sub(f"{NOTIFY_OPTION} ***", value)).replace(str(Path.home()), "~")
     return value

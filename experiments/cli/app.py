@@ -90,32 +90,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # which click answers with exit code 1
-            return _fail_on_file(end.__context__, arguments)
+            return _report_file_failure(end.__context__, arguments)
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except typer.Abort:
-        return _fail("aborted; nothing was changed", EXIT_ABORTED)
+        return _report_failure("aborted; nothing was changed", EXIT_ABORTED)
     except SiteError as problem:
-        return _fail(problem, EXIT_OTHER_ERROR)
+        return _report_failure(problem, EXIT_OTHER_ERROR)
     except (InputError, ProvisionError) as problem:
-        return _fail(problem, EXIT_BAD_INPUT)
+        return _report_failure(problem, EXIT_BAD_INPUT)
     except ModuleNotFoundError as problem:
         if package := missing_package_error(problem.name):
-            return _fail(package, EXIT_BAD_INPUT)
+            return _report_failure(package, EXIT_BAD_INPUT)
         traceback.print_exc()
         return EXIT_OTHER_ERROR
     except OSError as problem:
-        return _fail_on_file(problem, arguments)
+        return _report_file_failure(problem, arguments)
     except (Interrupted, KeyboardInterrupt):
-        return _fail("interrupted; finished rows are stored; run the same command again to resume", EXIT_INTERRUPTED)
+        return _report_failure(
+            "interrupted; finished rows are stored; run the same command again to resume", EXIT_INTERRUPTED
+        )
     except MemoryError:
-        return _fail("this machine's memory, or this process's memory limit, is exhausted", EXIT_OTHER_ERROR)
+        return _report_failure("this machine's memory, or this process's memory limit, is exhausted", EXIT_OTHER_ERROR)
     except Exception:
         traceback.print_exc()
         return EXIT_OTHER_ERROR
     return code or 0
 
 
-def _fail_on_file(problem: OSError, arguments: Sequence[str]) -> int:
+def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
     """Print the error of a file; return the exit code.
 
     One line if the user chose the file or the machine is the cause; otherwise the traceback of a bug.
@@ -124,17 +126,17 @@ def _fail_on_file(problem: OSError, arguments: Sequence[str]) -> int:
     if isinstance(problem, BrokenPipeError):
         discard_output()
         return EXIT_CLOSED_OUTPUT
-    if problem.errno in BAD_PATH or _was_chosen(file, arguments):
-        return _fail(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
+    if problem.errno in BAD_PATH or _file_was_chosen(file, arguments):
+        return _report_failure(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
     if problem.errno in MACHINE_ERRORS:
         if file is None:
             discard_output()  # it may be the output that cannot be written
-        return _fail(f"{file or 'the output or a file'}: {problem.strerror}", EXIT_OTHER_ERROR)
+        return _report_failure(f"{file or 'the output or a file'}: {problem.strerror}", EXIT_OTHER_ERROR)
     traceback.print_exc()
     return EXIT_OTHER_ERROR
 
 
-def _was_chosen(file: object, arguments: Sequence[str]) -> bool:
+def _file_was_chosen(file: object, arguments: Sequence[str]) -> bool:
     """Return whether the user chose the file: its path is relative, or the command line has it or a folder above it.
 
     Relative paths are in the current folder, such as the default results/.
@@ -145,7 +147,7 @@ def _was_chosen(file: object, arguments: Sequence[str]) -> bool:
     return not os.path.isabs(file) or any(os.path.commonpath((path, file)) == path for path in named)
 
 
-def _fail(problem: object, code: int) -> int:
+def _report_failure(problem: object, code: int) -> int:
     with suppress(OSError):
         say(f"testbed: {' '.join(printable(hide_secrets(str(problem))).splitlines())}", stderr=True)
     return code

@@ -67,7 +67,7 @@ def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
     """
     run, results = folder.read_run(), folder.results()
     evaluation = evaluate_run(folder.suite(), folder).best
-    digest = _digest(run, results, evaluation)
+    digest = _digest_of_run(run, results, evaluation)
     if database.execute("SELECT 1 FROM runs WHERE digest = ?", [digest]).fetchone():
         return False
     started_at = max([run.started_at, *(result.started_at for result in results.values())])
@@ -85,7 +85,7 @@ def record_run(database: sqlite3.Connection, folder: RunFolder) -> bool:
     return True
 
 
-def _digest(run: Run, results: dict[str, Result], evaluation: Evaluation) -> str:
+def _digest_of_run(run: Run, results: dict[str, Result], evaluation: Evaluation) -> str:
     texts = [run.model_dump_json(), *(result.model_dump_json() for result in results.values())]
     statuses = [f"{verdict.id} {verdict.status}" for verdict in evaluation.verdicts]
     return hashlib.sha256("\n".join([*texts, *statuses]).encode()).hexdigest()

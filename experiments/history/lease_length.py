@@ -71,7 +71,7 @@ class ExpectedTimes:
         low, _ = self.total_time_range()
         if low > length:
             raise LeaseTooShort(
-                f"a lease of {length_in_words(length)}: its rows need {_interval(self.total_time_range())}"
+                f"a lease of {length_in_words(length)}: its rows need {_minutes_range(self.total_time_range())}"
                 f"; allowed: --hours {length_in_words(self.lease_length() or ceil(low / STEP) * STEP)}, or fewer rows"
             )
 
@@ -96,12 +96,12 @@ class ExpectedTimes:
         low_s, high_s = self.suite_time_range_s(suite)
         if not high_s:
             return "unknown"
-        known = _interval((timedelta(seconds=low_s), timedelta(seconds=high_s)))
+        known = _minutes_range((timedelta(seconds=low_s), timedelta(seconds=high_s)))
         return known if all(self.rows[suite]) else f"more than {known}"
 
 
 def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: Path) -> ExpectedTimes:
-    """Return the expected times of all rows of ``suites`` on nodes like ``hosts``: full size, length verdict.
+    """Return the expected times of all rows of ``suites`` on nodes like ``hosts``: full size, `--length verdict`.
 
     results: folder of the user's runs.
     """
@@ -140,6 +140,6 @@ def makespan_s(rows: Sequence[tuple[float, int]], gpus: int) -> float:
     return max(free_at)
 
 
-def _interval(times: tuple[timedelta, timedelta]) -> str:
+def _minutes_range(times: tuple[timedelta, timedelta]) -> str:
     low, high = (ceil(time / timedelta(minutes=1)) for time in times)
     return f"{high} min" if low == high else f"{low} to {high} min"

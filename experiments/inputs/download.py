@@ -37,7 +37,7 @@ def download(url: str, sha256: str, folder: Path, on_progress: DownloadCallback)
     the checksum differs; then the file is deleted.
     """
     path = folder / (sha256 + archive_suffix(url.partition("?")[0]))
-    with _locked(path):
+    with _download_lock(path):
         return path if path.exists() else _download_verified(url, sha256, path, on_progress)
 
 
@@ -47,7 +47,7 @@ def download_without_checksum(url: str, name: str, folder: Path, on_progress: Do
     name: file name of the unfinished download. Raises InputError if the download fails.
     """
     suffix = archive_suffix(url.partition("?")[0])
-    with _locked(folder / (name + suffix)):
+    with _download_lock(folder / (name + suffix)):
         partial = folder / f"{name}{suffix}.part"
         _download(url, partial, on_progress)
         sha256 = file_checksum(partial, None)
@@ -75,7 +75,7 @@ def check_sha256(actual: str, expected: str | None, name: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _download_lock(path: Path) -> Iterator[None]:
     """Hold a lock while a file is downloaded to ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("a") as lock:

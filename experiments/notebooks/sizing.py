@@ -33,7 +33,7 @@ def show_peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]
 def show_memory_within_a_step(training: CustomTraining) -> Prediction:
     """Predict one training, draw its memory at the four points of each step, and return the prediction."""
     (found,) = trace_rows([training.spec], print)
-    display(stacked_bars({_point(shot): parts_at(shot) for shot in found.memory.snapshots}))
+    display(stacked_bars({_point_label(shot): parts_at(shot) for shot in found.memory.snapshots}))
     return found
 
 
@@ -65,7 +65,13 @@ def peaks_table(predictions: Mapping[str, Prediction]) -> str:
     """Return a Markdown table of each peak: its parts, its total, reserved memory, and the step where it occurs."""
     head = ["", *NAMES, "peak", "reserved", "peak in"]
     rows = [
-        [label, *map(_gib, _parts(one).values()), _gib(one.peak_gib), _gib(one.reserved_gib), one.peak_phase]
+        [
+            label,
+            *map(_format_gib, _parts(one).values()),
+            _format_gib(one.peak_gib),
+            _format_gib(one.reserved_gib),
+            one.peak_phase,
+        ]
         for label, one in predictions.items()
     ]
     lines = [head, ["---", *["---:"] * (len(head) - 2), "---"], *rows]
@@ -76,9 +82,9 @@ def _parts(prediction: Prediction) -> dict[str, float]:
     return {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_AT_PEAK}
 
 
-def _point(shot: Snapshot) -> str:
+def _point_label(shot: Snapshot) -> str:
     return f"step {shot.step + 1}, {shot.point}"
 
 
-def _gib(size: float) -> str:
+def _format_gib(size: float) -> str:
     return f"{size:.2f}"

@@ -135,12 +135,12 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     current = spec.settings
     cost = "updates in the backward pass: no accumulation"
     if not current.optimizer_in_backward:
-        yield from _possible(spec, Change("optimizer in backward", cost, {"optimizer_in_backward": True}))
+        yield from _change_if_possible(spec, Change("optimizer in backward", cost, {"optimizer_in_backward": True}))
     if current.dataset != "constant" and not current.packing:
-        yield from _possible(spec, Change("packing", "none: texts without padding", {"packing": True}))
+        yield from _change_if_possible(spec, Change("packing", "none: texts without padding", {"packing": True}))
     if not current.chunked_loss:
         cost = "time: the output layer is computed twice"
-        yield from _possible(spec, Change("chunked loss", cost, {"chunked_loss": True}))
+        yield from _change_if_possible(spec, Change("chunked loss", cost, {"chunked_loss": True}))
     if current.precision == "32-true":
         yield Change("precision bf16-mixed", "arithmetic in 16 bit, weights in 32", {"precision": "bf16-mixed"})
     if current.precision != "bf16-true":
@@ -148,7 +148,7 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
     if not current.activation_checkpointing:
         cost = "time: some activations are computed twice"
         selective = {"activation_checkpointing": "selective"}
-        yield from _possible(spec, Change("selective checkpointing", cost, selective))
+        yield from _change_if_possible(spec, Change("selective checkpointing", cost, selective))
     if current.activation_checkpointing is not True:
         cost = "time: activations are computed twice"
         yield Change("activation checkpointing", cost, {"activation_checkpointing": True})
@@ -161,12 +161,12 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
         adapters = build_lora(DEFAULT_LORA_RANK, spec.base_model).model_dump()
         yield Change(f"LoRA, rank {DEFAULT_LORA_RANK}", "only adapters are trained", {"lora": adapters})
     if current.optimizer == "adamw":
-        yield from _possible(
+        yield from _change_if_possible(
             spec, Change("AdamW on the host", "more time, and host memory", {"optimizer": "adamw_cpu"})
         )
     if not current.activation_offload:
         cost = "more time, and host memory"
-        yield from _possible(spec, Change("activations on the host", cost, {"activation_offload": True}))
+        yield from _change_if_possible(spec, Change("activations on the host", cost, {"activation_offload": True}))
     if current.optimizer != "deepspeed_cpu" and current.devices == 1:
         offload = {"optimizer": "deepspeed_cpu", "strategy": "deepspeed_stage_2_offload"}
         yield Change("DeepSpeed optimizer offload", "much more time, and host memory", offload)
@@ -177,7 +177,7 @@ def single_changes(spec: RowSpec) -> Iterator[Change]:
                 yield Change(f"FSDP over {gpus} GPUs", cost, {"devices": gpus, "strategy": "fsdp"})
 
 
-def _possible(spec: RowSpec, change: Change) -> Iterator[Change]:
+def _change_if_possible(spec: RowSpec, change: Change) -> Iterator[Change]:
     """Yield the change if the row's other settings allow it."""
     if isinstance(_change_or_explain(spec, change), RowSpec):
         yield change

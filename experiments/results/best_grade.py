@@ -11,7 +11,7 @@ def combine_evidence(measured: Evaluation, predicted: Evaluation) -> Evaluation:
     """
     predictions = {verdict.id: verdict for verdict in predicted.verdicts}
     pairs = [(verdict, predictions.get(verdict.id)) for verdict in measured.verdicts]
-    verdicts = tuple(_better(verdict, prediction) for verdict, prediction in pairs)
+    verdicts = tuple(_better_verdict(verdict, prediction) for verdict, prediction in pairs)
     contradictions = tuple(
         Contradiction(id=verdict.id, says=verdict.says, measured=verdict, predicted=prediction)
         for verdict, prediction in pairs
@@ -20,7 +20,7 @@ def combine_evidence(measured: Evaluation, predicted: Evaluation) -> Evaluation:
     return measured.model_copy(update={"verdicts": verdicts, "contradictions": contradictions})
 
 
-def _better(measured: Verdict, predicted: Verdict | None) -> Verdict:
+def _better_verdict(measured: Verdict, predicted: Verdict | None) -> Verdict:
     if predicted is None or measured.status == "error":
         return measured
     if predicted.grade is None:

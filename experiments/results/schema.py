@@ -290,13 +290,13 @@ class Result(Measured):
 
 def read_result(path: Path) -> Result:
     """Return the result in ``path``. Raises InputError if it cannot be read or has another schema version."""
-    return _validated(_read(path), str(path))
+    return _validated_result(_read(path), str(path))
 
 
 def read_results(path: Path) -> dict[str, Result]:
     """Return the results in ``path``, one JSON object per line, by row id. Raises InputError as for one result."""
     lines = _read(path).splitlines()
-    results = [_validated(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    results = [_validated_result(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     return {result.spec.row: result for result in results}
 
 
@@ -307,7 +307,7 @@ def _read(path: Path) -> bytes:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _validated(text: bytes, where: str) -> Result:
+def _validated_result(text: bytes, where: str) -> Result:
     try:
         return Result.model_validate_json(text)
     except ValidationError as error:

@@ -27,7 +27,7 @@ from provision.models import Gpu, Node
 
 def write_rejected_result(row_folder: Path, spec: RowSpec, node: Node, reason: str) -> Result:
     """Write and return the result of a row that was rejected before it started."""
-    return _write(
+    return _write_result(
         row_folder,
         spec,
         outcome="rejected",
@@ -53,7 +53,7 @@ def write_failed_result(
         where=location_in_log(_log_text(row_folder)),
         log=last_lines(_log_text(row_folder)),
     )
-    return _write(
+    return _write_result(
         row_folder,
         spec,
         outcome=outcome,
@@ -76,7 +76,7 @@ def _log_text(row_folder: Path) -> str:
     return next((text for text in printed if text.strip()), "")
 
 
-def _write(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: Any) -> Result:
+def _write_result(row_folder: Path, spec: RowSpec, elapsed_s: float = 0.0, **measured: Any) -> Result:
     result = Result(
         spec=spec,
         fingerprint=spec.fingerprint,

@@ -55,7 +55,7 @@ class View:
 
     def set_expected_times(self, times: Mapping[str, tuple[float, float]]) -> None:
         """Set the expected times of rows: lowest and highest, s. They are shown when a row starts and while it runs."""
-        self._expected = {row: _interval(*bounds) for row, bounds in times.items()}
+        self._expected = {row: _duration_range(*bounds) for row, bounds in times.items()}
 
     def report_kept(self, row: PlannedRow) -> None:
         """Print that the row keeps its result."""
@@ -160,7 +160,7 @@ def progress_table(
     return rows
 
 
-def _interval(low_s: float, high_s: float) -> str:
+def _duration_range(low_s: float, high_s: float) -> str:
     low, high = format_duration(low_s), format_duration(high_s)
     return low if low == high else f"{low} to {high}"
 

@@ -49,7 +49,7 @@ class RowSpec(StrictModel):
     input: Input = Field(description="input of the model; with-image: captioning models also receive the image")
     settings: Settings = Field(description="all settings of the row")
     steady_s: NonNegativeFloat = Field(
-        default=0.0, description="at length verdict: the steps after the warm-up last at least so many seconds"
+        default=0.0, description="with --length verdict: the steps after the warm-up last at least so many seconds"
     )
     model: Model | None = Field(default=None, description="a model that is not in models.yaml")
 

@@ -1,6 +1,6 @@
 """Replace the environment of a process, also where other processes read it (/proc/PID/environ; Linux only).
 
-/proc/PID/environ shows the memory that the kernel filled when the program started, even in a forked process. This
+/proc/PID/environ shows the memory that Linux filled when the program started, even in a forked process. This
 module overwrites the memory of the environment. Other programs can then find a forked process by its new environment
 (see processes).
 """

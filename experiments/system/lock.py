@@ -1,4 +1,4 @@
-"""Lock folders. The kernel releases a lock when its process ends, for any reason."""
+"""Lock folders. Linux releases a lock when its process ends, for any reason."""
 
 import fcntl
 import os

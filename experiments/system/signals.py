@@ -14,7 +14,7 @@ warm_process_pid: int | None = None
 
 
 def die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
-    """Make the kernel send this process a signal when its parent ends (Linux, prctl(2))."""
+    """Make Linux send this process a signal when its parent ends (prctl(2))."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 

@@ -42,7 +42,7 @@ def classify_error(error: BaseException) -> Outcome:
 
 
 def classify_text(text: str) -> Outcome:
-    """Return the outcome that a message of the kernel or a library indicates; 'error' if it is unknown."""
+    """Return the outcome that a message of Linux or a library indicates; 'error' if it is unknown."""
     if GPU_OOM_MESSAGE.search(text):
         return "oom"
     return "host_oom" if HOST_OOM_MESSAGE.search(text) else "error"

@@ -282,7 +282,7 @@ def _read_log_end(path: Path) -> str:
 
 
 def _count_oom_kills() -> int:
-    """Return the number of processes that the kernel's OOM killer has killed since boot (/proc/vmstat)."""
+    """Return the number of processes that the OOM killer of Linux has killed since boot (/proc/vmstat)."""
     with open("/proc/vmstat") as lines:
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 

@@ -137,7 +137,7 @@ class RunWatcher:
         if result:
             devices, state = result.device.count, outcome_in_words(result.outcome, result.spec.size)
             return RowStatus(row, title, state, predicted, None, result, result.elapsed_s, devices)
-        started = _modified(folder / SPEC_FILE)
+        started = _modification_time(folder / SPEC_FILE)
         if started is None:
             return RowStatus(row, title, "waiting", predicted)
         progress = read_progress(folder)
@@ -148,7 +148,7 @@ class RunWatcher:
     def _evaluate(self, run: Run) -> "_Evaluation":
         """Return results, predictions and verdicts; they are read again only if a file has changed."""
         files = [self.folder.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows]
-        state = tuple(map(_modified, [*files, self.folder.path / PREDICTIONS_FILE]))
+        state = tuple(map(_modification_time, [*files, self.folder.path / PREDICTIONS_FILE]))
         if self._evaluated is None or self._evaluated.state != state:
             verdicts = evaluate_run(self._suite, self.folder).best.verdicts
             predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
@@ -165,7 +165,7 @@ class _Evaluation(NamedTuple):
     verdicts: tuple[Verdict, ...]
 
 
-def _modified(path: Path) -> float | None:
+def _modification_time(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
     except OSError:

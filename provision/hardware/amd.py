@@ -1,4 +1,4 @@
-"""AMD Instinct GPUs, read from the files of the kernel's driver. No privileges are needed.
+"""AMD Instinct GPUs, read from the files of the Linux driver. No privileges are needed.
 
 Sources: Linux, Documentation/gpu/amdgpu (memory, load, hwmon) and drivers/gpu/drm/amd/amdkfd/kfd_topology.c (topology
 nodes; those of GPUs outside a job's cgroup are unreadable); libdrm, data/amdgpu.ids (names); ROCm documentation, "GPU
@@ -100,7 +100,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, or the kernel's for a driver that is part of it; None without the driver."""
+    """Return the driver's version, or that of Linux for a driver that is part of it; None without the driver."""
     module = SYS / "module/amdgpu"
     if not module.is_dir():
         return None

@@ -30,7 +30,7 @@ def select_visible(gpus: tuple[Gpu, ...], devices: str | None) -> tuple[Gpu, ...
 
 
 def processor_name() -> str:
-    """Return the processor's model as the kernel reports it, else the architecture."""
+    """Return the processor's model as Linux reports it, else the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -64,7 +64,7 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
         if not failed:
             return servers
         causes = [cause_of(servers[number].fault) for number in failed]
-        faults = [_discard(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
+        faults = [_discard_server(task, servers[number], lease.hosts[number : number + 1]) for number in failed]
         worst = min(causes, key=lambda cause: cause.retry)
         if not worst.retry:
             raise BootFailed(f"{'; '.join(faults)}; {worst.fix}")
@@ -74,7 +74,7 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
     raise BootFailed(f"{'; '.join(faults)}, after {BOOT_ATTEMPTS} attempts; {causes[0].fix}")
 
 
-def _discard(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
+def _discard_server(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
     """Delete a server that did not boot, and return the fault in words; record its host as failed if it is at fault.
 
     hosts: the id of the server's host; empty if the site does not report it.

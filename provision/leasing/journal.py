@@ -108,7 +108,7 @@ class Journal:
         """Let only one program work on the lease of that name; call ``on_wait`` if another program works on it."""
         if "/" in name or name in ("", ".", ".."):
             raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line with this name")
-        with self._locked(self.folder / "locks" / name, on_wait):
+        with self._file_lock(self.folder / "locks" / name, on_wait):
             yield
 
     def open_lease(self, name: str, site: str, account: Identity | None = None) -> ActiveLease:
@@ -131,7 +131,7 @@ class Journal:
             data,
         )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._locked(self.folder / "ledger.lock"), self._file.open("ab+") as file:
+        with self._file_lock(self.folder / "ledger.lock"), self._file.open("ab+") as file:
             os.fchmod(file.fileno(), 0o600)
             incomplete = file.tell() and not read_bytes(self._file).endswith(b"\n")
             fields = _fields_on_disk(entry)
@@ -234,7 +234,7 @@ class Journal:
             raise damaged from None
 
     @contextmanager
-    def _locked(self, file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def _file_lock(self, file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
         for folder in (self.folder, file.parent):  # `mode` does not hold for the parents that mkdir makes
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a+") as lock:

@@ -40,7 +40,9 @@ def planned_calls(site: LeasingSite, reconciler: Reconciler, lease_request: Leas
     slot = choose_slots(site, reconciler, lease_request.requirements, lease_request.starts_now)[0]
     image_id = reconciler.query(lambda: site.image_id(lease_request.image))
     image = f"{lease_request.image} ({image_id})"
-    calls = _calls(lease_request, image, isinstance(site, SecurityGroups), isinstance(site, BootVolumes))
+    calls = _calls_after_reservation(
+        lease_request, image, isinstance(site, SecurityGroups), isinstance(site, BootVolumes)
+    )
     return [f"blazar: create lease {lease_request.name} of {slot_in_words(slot)}", *calls]
 
 
@@ -48,11 +50,11 @@ def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -
     """Return the API calls that ``lease`` would make, without the slot and the ids that only the site knows."""
     virtual = is_virtual(site_name)
     wanted = requirements_in_words(lease_request.requirements, lease_request.starts_now)
-    calls = _calls(lease_request, lease_request.image, virtual, virtual)
+    calls = _calls_after_reservation(lease_request, lease_request.image, virtual, virtual)
     return [f"blazar: create lease {lease_request.name} of {wanted}", *calls]
 
 
-def _calls(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) -> list[str]:
+def _calls_after_reservation(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) -> list[str]:
     """Return the API calls after the reservation. group, volumes: whether the site needs them."""
     servers = ", ".join(lease_request.server_names)
     return [

@@ -81,10 +81,10 @@ class LeaseWatch:
         if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()
-        self._states = _active(journal, self._states)
+        self._states = _active_leases(journal, self._states)
 
 
-def _active(journal: "Journal", before: "Sequence[LeaseState]") -> "list[LeaseState]":
+def _active_leases(journal: "Journal", before: "Sequence[LeaseState]") -> "list[LeaseState]":
     """Return the active leases as their sites report them; as ``before`` if a site does not answer at once."""
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler

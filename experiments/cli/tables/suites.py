@@ -79,7 +79,7 @@ def rows_table(name: str, card: str | None) -> Group:
         settings = suite.settings(row, card)
         own = _own_settings(suite, settings)
         named |= dict.fromkeys(own)
-        words = ", ".join(f"{key} {_compact(getattr(settings, key))}" for key in own)
+        words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in own)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
     return Group(table, Text(), _meanings(named))
 
@@ -103,7 +103,7 @@ def _own_settings(suite: Suite, settings: Settings) -> list[str]:
     return [key for key, value in plain.items() if value != common.get(key) and key not in hidden]
 
 
-def _compact(value: Any) -> str:
+def _compact_setting(value: Any) -> str:
     if isinstance(value, Lora):
         targets = value.targets if isinstance(value.targets, str) else ", ".join(value.targets)
         return f"rank {value.r} alpha {value.alpha} dropout {value.dropout:g} in {targets}"

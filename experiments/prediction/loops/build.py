@@ -64,7 +64,7 @@ def build_model(job: LoopJob) -> Any:
     except (ValueError, ImportError) as error:
         raise InputError(f"{kind.__name__}: {str(error).splitlines()[0]}") from None
     if has_untied_output_head(job.model):
-        _untie(model)
+        _untie_output_head(model)
     if job.checkpointing:
         if not model.supports_gradient_checkpointing:
             raise InputError(f"--activation-checkpointing: {kind.__name__} does not support it")
@@ -153,7 +153,7 @@ def _move_buffers_to_gpu(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
-def _untie(model: Any) -> None:
+def _untie_output_head(model: Any) -> None:
     head, inputs = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is inputs.weight:
         head.weight = torch.nn.Parameter(torch.empty_like(head.weight))

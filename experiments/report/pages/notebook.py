@@ -61,9 +61,9 @@ def _cell(cell: dict[str, Any]) -> Iterator[Part]:
 def _output(output: dict[str, Any]) -> Iterator[Part]:
     kind = output["output_type"]
     if kind == "stream":
-        yield Part("text", _plain(output["text"]))
+        yield Part("text", _plain_text(output["text"]))
     elif kind == "error":
-        yield Part("error", _plain("\n".join(output["traceback"])))
+        yield Part("error", _plain_text("\n".join(output["traceback"])))
     else:
         yield from _safe_representation(output["data"])
 
@@ -77,7 +77,7 @@ def _safe_representation(data: dict[str, Any]) -> Iterator[Part]:
     if "text/markdown" in data:
         yield Part("markdown", _render_markdown(_text(data["text/markdown"])))
     elif "text/plain" in data:
-        yield Part("text", _plain(data["text/plain"]))
+        yield Part("text", _plain_text(data["text/plain"]))
 
 
 def _render_markdown(text: str) -> str:
@@ -96,7 +96,7 @@ def _base64(content: str, kind: str) -> str:
         return ""
 
 
-def _plain(text: Any) -> str:
+def _plain_text(text: Any) -> str:
     return TERMINAL_CODES.sub("", _text(text))
 
 

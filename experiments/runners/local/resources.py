@@ -53,7 +53,9 @@ class ResourcePool:
         if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
         numbers = tuple(self._free[:count])
-        gpus = tuple(self._gpus[self._place(number)] for number in numbers if self._gpus and spec.settings.gpus)
+        gpus = tuple(
+            self._gpus[self._gpu_index_of_part(number)] for number in numbers if self._gpus and spec.settings.gpus
+        )
         allocation = Allocation(numbers, gpus, self._cores * max(1, count), self._shared)
         self._free = self._free[count:]
         self._used[allocation] = needed_gib
@@ -65,7 +67,7 @@ class ResourcePool:
             return 1
         return spec.settings.gpus // self._nodes if spec.settings.gpus else self.size
 
-    def _place(self, number: int) -> int:
+    def _gpu_index_of_part(self, number: int) -> int:
         """Return the index of the GPU that a part belongs to; without GPUs, the part's own number."""
         return number % len(self._gpus) if self._gpus else number
 
@@ -73,7 +75,7 @@ class ResourcePool:
         """Make the resources of a row that has ended available again, except withdrawn ones."""
         del self._used[allocation]
         parts = sorted([*self._free, *allocation.part_numbers])
-        self._free = [number for number in parts if self._place(number) not in self._withdrawn]
+        self._free = [number for number in parts if self._gpu_index_of_part(number) not in self._withdrawn]
         self.size -= len(parts) - len(self._free)
 
     def retire(self, allocation: Allocation) -> None:
@@ -81,7 +83,7 @@ class ResourcePool:
 
         Rows that already run on the same GPUs continue.
         """
-        self._withdrawn |= {self._place(number) for number in allocation.part_numbers}
+        self._withdrawn |= {self._gpu_index_of_part(number) for number in allocation.part_numbers}
         self.release(allocation)
 
 

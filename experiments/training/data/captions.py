@@ -161,7 +161,7 @@ def loader_worker_context(spec: RowSpec) -> BaseContext | None:
     """Return the multiprocessing context of the loader's workers, or None to fork them from this process.
 
     With an offloaded optimizer it is a fork server, which this function starts. Workers forked from this process would
-    share its memory pages. After such a fork, the kernel would copy every page of the optimizer that a step changes
+    share its memory pages. After such a fork, Linux would copy every page of the optimizer that a step changes
     (measured: 46 GiB more host memory after one backward pass of a 12e9-parameter model).
     """
     if not spec.settings.offloads_by_deepspeed:

@@ -181,7 +181,7 @@ def find_interface(address: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port without a listener, below the range that the kernel assigns to connections.
+    """Return a port without a listener, below the range that Linux assigns to connections.
 
     Uses random numbers of the operating system. Training code seeds Python's random numbers, so parallel rows would
     choose the same ports.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - mounted by the kernel
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - mounted by Linux
 SEGMENT_PATTERNS = ("nccl-*", "torch_*")
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.tool_speed.run_length RUN_FOLDER [AS_TAUGHT_RUN_FOLDER]
 
 Measured: the rows in both folders. Computed: for every row of RUN_FOLDER that fits, its GPU seconds plus the time of
-the micro-steps that length verdict omits, at the measured time of a step.
+the micro-steps that `--length verdict` omits, at the measured time of a step.
 """
 
 import sys

@@ -28,7 +28,7 @@ def test_each_single_package_is_found_in_five_tests(name):
     assert tests <= 5
 
 
-def test_each_pair_is_found():
+def test_each_pair_of_packages_is_found():
     for pair in combinations("abcdefghijkl", 2):
         assert run(GROUPS, set(pair))[0] == set(pair)
 

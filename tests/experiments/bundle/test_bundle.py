@@ -94,7 +94,7 @@ def cycle_of(rows):
     return zip(cycle(FORGERIES), (row for row in cycle(rows)), strict=False)
 
 
-def test_an_edited_file_differs_from_its_checksum(genuine_bundle, tmp_path):
+def test_a_bundle_with_an_edited_file_is_rejected_by_its_checksum(genuine_bundle, tmp_path):
     contents = read_bundle(genuine_bundle)
     with zipfile.ZipFile(tmp_path / "edited.zip", "w") as edited:
         for name, content in contents.items():

@@ -62,7 +62,7 @@ def test_help_is_quick_and_imports_no_large_library():
     assert done.stdout.endswith("[]\n")
 
 
-def test_only_the_trainer_imports_torch():
+def test_commands_and_the_worker_do_not_import_torch():
     rooms = (
         "experiments.cli.app, experiments.pipeline, experiments.report, experiments.cli.tables,"
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"

@@ -236,7 +236,7 @@ def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(stored_r
 
 
 @pytest.mark.parametrize("line", ["list", "list --json", "schema"])
-def test_output_that_cannot_be_written_is_one_line(line):
+def test_output_that_cannot_be_written_is_reported_in_one_line(line):
     with open("/dev/full", "wb") as full:
         done = _command(*line.split(), stdout=full)
     assert done.returncode == 3

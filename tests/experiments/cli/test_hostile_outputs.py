@@ -42,7 +42,7 @@ def folder_with_outputs(tmp_path, monkeypatch, machine):
 
 @pytest.mark.parametrize("target", REASONS)
 @pytest.mark.parametrize("line", WRITERS)
-def test_an_output_that_cannot_be_written_is_one_line(folder_with_outputs, capsys, line, target):
+def test_an_output_that_cannot_be_written_is_reported_in_one_line(folder_with_outputs, capsys, line, target):
     capsys.readouterr()
     assert main(line.replace("@", target).split()) == 2
     option = line.split()[-2]
@@ -93,7 +93,7 @@ def test_an_archive_is_not_written_through_a_link_or_fifo_at_its_path(tmp_path, 
     assert mine.read_text() == "mine"
 
 
-def test_a_history_that_is_locked_by_another_program_is_one_line(folder_with_outputs, capsys, monkeypatch):
+def test_a_history_that_is_locked_by_another_program_is_reported_in_one_line(folder_with_outputs, capsys, monkeypatch):
     monkeypatch.setattr("experiments.history.database.sqlite3.connect", _with_short_timeout(sqlite3.connect))
     other = sqlite3.connect("h.db")
     other.execute("BEGIN EXCLUSIVE")

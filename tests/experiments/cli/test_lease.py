@@ -136,7 +136,7 @@ def test_without_an_account_the_plan_has_name_length_type_and_steps(testbed, sit
     assert "no account" in err
 
 
-def test_the_calendar_is_in_the_zone_that_is_named(testbed):
+def test_the_calendar_has_the_requested_time_zone(testbed):
     code, out, _ = testbed("slots", "--zone", "Asia/Tokyo", "--calendar", "2")
     assert code == 0
     assert "Tokyo" in out
@@ -167,7 +167,7 @@ def test_the_plan_of_a_lease_has_its_name(testbed, flags, name):
         (["orphans", "llm-testbed-0"], "TAG 'llm-testbed-0': allowed with --clean only"),
     ],
 )
-def test_an_error_is_one_line(testbed, arguments, message):
+def test_an_error_is_reported_in_one_line(testbed, arguments, message):
     code, out, err = testbed(*arguments)
     assert (code, out) == (2, "")
     assert message in err
@@ -205,7 +205,7 @@ def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch
     assert os.environ["OS_CLOUD"] == "uc_research"
 
 
-def test_without_leases_there_is_nothing_to_show(testbed):
+def test_without_leases_status_and_orphans_print_that_there_are_none(testbed):
     assert testbed("status") == (0, "no active lease\n", "")
     assert json.loads(testbed("status", "--json")[1]) == []
     assert testbed("orphans") == (0, "no leaked resources\n", "")

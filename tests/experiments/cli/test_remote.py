@@ -56,7 +56,7 @@ def test_a_log_is_followed_until_the_row_ends(row, tmp_path, capfd):
         (["top", "--once", "--site", "local"], "--site local: allowed: slurm with --profile, chameleon"),
     ],
 )
-def test_an_error_is_one_line(row, tmp_path, capfd, monkeypatch, arguments, message):
+def test_an_error_is_reported_in_one_line(row, tmp_path, capfd, monkeypatch, arguments, message):
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "ledger"))
     monkeypatch.chdir(tmp_path)
     run = str(tmp_path / "run")

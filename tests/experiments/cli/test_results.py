@@ -57,7 +57,7 @@ def test_the_csv_has_one_line_for_each_run_with_its_counts_and_changed_files(tes
     assert [alice["folder"], bob["folder"]] == ["alice", "bob"]
 
 
-def test_a_csv_that_cannot_be_written_is_one_line(testbed, tmp_path):
+def test_a_csv_that_cannot_be_written_is_reported_in_one_line(testbed, tmp_path):
     code, _, err = testbed("evaluate", h200_run(tmp_path / "run").path, "--csv", tmp_path)
     assert (code, err) == (2, f"testbed: --csv {tmp_path}: cannot be written (Is a directory)\n")
 

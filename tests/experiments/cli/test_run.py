@@ -67,7 +67,7 @@ def edited_labs(tmp_path, monkeypatch):
         ([SLURM, "--gpus-per-node", "3"], "global_batch_size = 8: cannot be divided by accumulate 1 on 3 devices"),
     ],
 )
-def test_an_error_of_the_user_is_one_line_and_exit_code_2(testbed, tmp_path, arguments, message):
+def test_a_user_error_is_reported_in_one_line_with_exit_code_2(testbed, tmp_path, arguments, message):
     code, out, err = testbed("run", *arguments, "--results", tmp_path / "results")
     assert code == 2
     assert message in err
@@ -177,7 +177,7 @@ def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
     assert "the floor gave way" in err
 
 
-def test_a_group_runs_its_labs(testbed, tmp_path):
+def test_the_option_group_runs_every_lab_of_the_group_and_excludes_a_suite(testbed, tmp_path):
     rows = ("--row", "tiny-baseline", "--row", "reduced-batch")
     _, out, _ = testbed("run", "--group", "single", *rows, "--results", tmp_path, "--json")
     assert [done["run"]["suite"] for done in json.loads(out)] == ["single_gpu_blip2", "single_gpu_litgpt"]

@@ -85,7 +85,7 @@ def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
     assert "SGD does without" in testbed("evaluate", results, "--suite-file", "my_lab.yaml", "--json")[1]
 
 
-def test_a_copy_that_is_broken_is_one_line(testbed, tmp_path):
+def test_a_copy_that_is_broken_is_reported_in_one_line(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     folder = (tmp_path / "results" / "latest").resolve()
     (folder / "suite.yaml").write_text("[" * 100_000)

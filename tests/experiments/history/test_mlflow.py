@@ -74,7 +74,7 @@ def test_the_client_of_mlflow_reads_back_every_measured_value_and_status_once(te
     assert not (tmp_path / "mlruns").exists()
 
 
-def test_a_target_that_cannot_be_used_is_one_line_without_its_password(testbed, tmp_path):
+def test_a_target_that_cannot_be_used_is_reported_in_one_line_without_its_password(testbed, tmp_path):
     assert testbed("history", "record", RUN).returncode == 0
     (tmp_path / "file").write_text("")
     for target in ("http://user:pass-word@127.0.0.1:9", "file/folder", "nothing://user:pass-word@there"):

@@ -28,7 +28,7 @@ def artifact_kinds(**changes):
         ({"data": "/user"}, ["data"]),
     ],
 )
-def test_a_row_needs_the_artifacts_of_its_options(changes, needed):
+def test_the_options_of_a_row_decide_whether_it_needs_weights_tokenizer_texts_or_data(changes, needed):
     assert artifact_kinds(**changes) == needed
 
 

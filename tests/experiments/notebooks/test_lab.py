@@ -60,7 +60,7 @@ def test_a_stored_result_is_shown_with_its_memory_and_verdicts(tmp_path, shown_o
     for part in ("emulating a100_80gb", *STEP_POINTS, "| 14.00 |"):
         assert part in shown_output[0]
     assert "- **fail**, emulated: Baseline: out of GPU memory (baseline ended as fits)" in shown_output[0]
-    assert "take close to 14 GB. (baseline: 14 GiB)" in shown_output[0]
+    assert "take close to 14 GB. (baseline: parameters 14 GiB)" in shown_output[0]
     assert "A smaller batch" not in shown_output[0], "a claim that compares rows belongs to compare"
     assert "Even larger model" not in shown_output[0]
 

@@ -162,7 +162,7 @@ def test_a_row_runs_with_another_batch_size(tmp_path):
     assert "| loss | " in text
 
 
-def test_a_wrong_value_is_one_line_in_the_notebook(tmp_path):
+def test_a_wrong_value_is_reported_in_one_line_of_the_notebook(tmp_path):
     code, last, outputs = run_papermill(tmp_path, "-p", "optimizer", "adam")
     allowed = "'adamw', 'sgd', 'adam_8bit', 'adamw_cpu' or 'deepspeed_cpu'"
     line = f"single_gpu_blip2/reduced-batch: optimizer = 'adam': allowed: {allowed}"

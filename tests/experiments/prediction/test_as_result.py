@@ -54,7 +54,7 @@ def test_a_different_predicted_outcome_fails_and_shows_the_needed_memory():
 def test_memory_of_a_row_that_does_not_fit_is_evaluated_too():
     _, verdicts = evaluation_of()
     assert verdicts["claim/params-near-14-gb"].status == "pass"
-    assert verdicts["claim/params-near-14-gb"].value == "baseline: 14 GiB"
+    assert verdicts["claim/params-near-14-gb"].value == "baseline: parameters 14 GiB"
 
 
 def verdict_on_speed(reduced_s: float, full_s: float, error_share: float = 0.2):

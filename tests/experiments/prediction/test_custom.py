@@ -50,7 +50,7 @@ def test_the_default_is_32_bit_adamw_on_one_gpu():
     assert not settings.activation_checkpointing
 
 
-def test_equal_options_give_the_same_row():
+def test_only_equal_options_of_a_custom_training_give_the_same_fingerprint():
     ask = CustomTraining("tiny-llama-1.1b", CARD, batch=3)
     assert ask.spec.fingerprint == CustomTraining("tiny-llama-1.1b", CARD, batch=3).spec.fingerprint
     assert ask.spec.fingerprint != CustomTraining("tiny-llama-1.1b", CARD, batch=4).spec.fingerprint
@@ -79,7 +79,7 @@ def test_adapters_are_on_the_named_layers(given, targets):
 
 
 @pytest.mark.parametrize("setting", ["activation_offload", "chunked_loss", "optimizer_in_backward"])
-def test_a_change_that_saves_memory_becomes_a_setting(setting):
+def test_an_option_that_saves_memory_changes_only_the_setting_of_its_name(setting):
     change: dict[str, Any] = {setting: True}
     usual, changed = (
         CustomTraining("tiny-llama-1.1b", CARD, loop="litgpt", **options).spec.settings for options in ({}, change)
@@ -129,7 +129,7 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
         ),
     ],
 )
-def test_an_error_is_one_line_that_names_the_option(flags, message):
+def test_an_error_is_reported_in_one_line_that_names_the_option(flags, message):
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(**{"model": "tiny-llama-1.1b", "card": CARD} | flags).spec
     assert message in str(caught.value)

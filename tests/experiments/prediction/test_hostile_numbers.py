@@ -59,7 +59,9 @@ def test_a_size_that_no_model_has_is_rejected_before_the_model_is_built(tmp_path
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("command", ["predict", "fit"])
 @pytest.mark.parametrize(("options", "message"), OPTIONS, ids=lambda value: str(value)[:30])
-def test_a_step_too_large_for_any_machine_is_rejected_before_the_model_is_built(tmp_path, capsys, options, message, command):
+def test_a_step_too_large_for_any_machine_is_rejected_before_the_model_is_built(
+    tmp_path, capsys, options, message, command
+):
     assert message in _rejection_line(tmp_path, capsys, GPT2, command, *options.split())
 
 

@@ -98,7 +98,7 @@ def test_every_row_is_reported_once_with_whether_it_was_cached(tracer, tmp_path)
     assert reported == [("a", "a", True), ("b", "b", False)]
 
 
-def test_without_a_compiler_nothing_can_be_traced_and_one_line_says_so(tmp_path, monkeypatch):
+def test_a_missing_compiler_is_reported_in_one_line_and_nothing_is_traced(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError) as caught:

@@ -202,7 +202,7 @@ def test_a_table_shows_the_memory_of_each_row_and_differences_from_the_lab(testb
         (["--model", "nope", "--card", CARD], "--model nope: unknown; allowed: "),
     ],
 )
-def test_an_error_is_one_line_and_exit_code_2(testbed, command, arguments, message):
+def test_an_error_is_reported_in_one_line_with_exit_code_2(testbed, command, arguments, message):
     code, out, err = testbed(command, *arguments)
     assert (code, out) == (2, "")
     assert message in err

@@ -33,7 +33,7 @@ def test_incomplete_lines_and_missing_values_are_accepted(tmp_path: Path) -> Non
     assert telemetry.columns == {"t_s": (0.0, 1.0, 2.0, 3.0), "gpu_power_w": (100.0, None, None, None)}
 
 
-def test_a_file_without_samples_gives_none(tmp_path: Path) -> None:
+def test_a_file_without_samples_has_no_telemetry(tmp_path: Path) -> None:
     assert read_telemetry(tmp_path / "telemetry.csv") is None
     assert read_text_as_telemetry(tmp_path, "") is None
     assert read_text_as_telemetry(tmp_path, "t_s,gpu_power_w\n") is None

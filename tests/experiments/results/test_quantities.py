@@ -31,7 +31,7 @@ def test_a_loss_falls_from_the_mean_of_the_first_epoch_to_that_of_the_last(epoch
     assert QUANTITIES["loss_fall"](result("a", losses=losses, settings=settings)) == fall
 
 
-def test_the_last_loss_is_that_of_the_last_batch_and_the_final_one_of_at_least_one_step():
+def test_with_fewer_losses_than_epochs_last_and_final_loss_are_the_last_one():
     many = result("a").spec.settings.model_copy(update={"max_epochs": 9})
     made = result("a", losses=(3.0, 1.0), settings=many)
     assert (QUANTITIES["last_loss"](made), QUANTITIES["final_loss"](made)) == (1.0, 1.0)
@@ -125,6 +125,6 @@ def test_memory_is_the_maximum_over_the_ranks_and_a_loss_is_the_rows_own():
     assert (values_of_ranks("peak_gib", result("a")), value_of("peak_gib", result("a"))) == ([], None)
 
 
-def test_a_part_of_memory_names_its_field_of_a_snapshot():
+def test_every_part_of_memory_is_a_field_of_a_snapshot():
     fields = {part.field for part in PART_COLUMNS}
     assert {"params_gib", "optimizer_cpu_gib"} <= fields <= {*Snapshot.model_fields, "buffers_gib"}

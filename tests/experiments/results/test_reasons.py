@@ -211,7 +211,7 @@ def test_a_claim_is_about_each_of_its_rows_once():
     assert claim_rows(Claim(id="x", says="So.", checks=checks)) == ("b", "a")
 
 
-def test_a_row_alone_has_the_verdicts_on_its_outcome_and_values():
+def test_the_evaluation_of_one_row_has_the_verdicts_on_its_outcome_and_values_only():
     lab = suite([{"id": "a", "expect": {"outcome": "fits"}}, {"id": "b", "expect": {"outcome": "fits"}}])
     assert [(one.id, one.status) for one in evaluate_row(lab, result("a"))] == [("a/outcome", "pass")]
 

@@ -138,7 +138,7 @@ def test_samples_of_a_step_are_those_of_all_ranks_and_micro_steps():
 
 
 @pytest.mark.parametrize(("on_a_gpu", "processes"), [(1, 4), (2, 8)])
-def test_processes_are_those_on_all_gpus_of_the_row(on_a_gpu, processes):
+def test_the_number_of_processes_is_that_on_one_gpu_times_the_gpus(on_a_gpu, processes):
     device = GPU.model_copy(update={"count": 4})
     load = {"gpu_processes_max": on_a_gpu, "gpu_util_percent_max": 97.0}
     one = result("a", device=device).model_copy(update={"telemetry": load})

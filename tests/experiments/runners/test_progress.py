@@ -149,7 +149,7 @@ def test_a_row_without_a_progress_report_is_starting():
     assert text.splitlines()[-1].split() == ["a", "starting", "0:01"]
 
 
-def test_a_row_that_has_ended_is_not_starting():
+def test_a_row_that_is_ending_without_a_progress_report_is_not_shown_as_starting():
     text = printed_text(progress_table([RowState(spec("a"), 9.0, None, "ending")], 0, 1, None))
     assert text.splitlines()[-1].split() == ["a", "ending", "0:09"]
 

@@ -129,7 +129,7 @@ def test_a_card_without_bfloat16_in_hardware_has_no_peak_for_it():
 
 
 @pytest.mark.parametrize(("name", "types"), IN_HARDWARE.items())
-def test_the_16_bit_types_of_a_card_are_those_in_hardware(name, types):
+def test_a_card_lists_the_16_bit_types_that_its_hardware_supports(name, types):
     assert card_named(name).types_16_bit == types
 
 

@@ -14,7 +14,7 @@ CLAIMS = [pytest.param(suite, claim, id=f"{suite.suite}-{claim.id}") for suite i
 ROWS = [pytest.param(suite, row, id=f"{suite.suite}-{row.id}") for suite in SUITES for row in suite.rows]
 
 
-def test_every_yaml_file_is_read():
+def test_every_yaml_file_in_the_folder_of_labs_is_a_suite():
     files = {path.stem for path in LABS.iterdir() if path.suffix in (".yaml", ".yml")}
     assert files == {suite.suite for suite in SUITES}
 

@@ -39,7 +39,7 @@ def test_special_tokens_are_in_the_vocabulary(name):
 
 
 @pytest.mark.parametrize(("of_all", "kept"), [(32, 4), (8, 2), (1, 1)])
-def test_heads_share_keys_and_values_as_in_the_model(of_all, kept):
+def test_a_miniature_keeps_the_ratio_of_attention_heads_to_key_value_heads(of_all, kept):
     full = PUBLISHED["mistral-7b"] | {"num_key_value_heads": of_all}
     assert (miniature(full)["num_attention_heads"], miniature(full)["num_key_value_heads"]) == (4, kept)
 

@@ -50,5 +50,5 @@ def test_llama_models_have_a_name_in_litgpt(name):
 
 
 @pytest.mark.parametrize("name", models())
-def test_a_model_of_the_catalog_is_published(name):
+def test_every_model_of_the_catalog_names_its_repository_on_the_hub(name):
     assert models()[name].hub

@@ -46,7 +46,7 @@ def test_the_steps_per_epoch_divide_its_batches(accumulate):
 
 
 @pytest.mark.parametrize("accumulate", [5, 64])
-def test_an_epoch_must_end_with_an_optimizer_step(accumulate):
+def test_accumulation_that_does_not_divide_the_batches_of_an_epoch_is_rejected(accumulate):
     data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
     says = (
         f"here: accumulate = {accumulate}: does not divide the 32 batches of an epoch .*; allowed: 1, 2, 4, 8, 16, 32$"

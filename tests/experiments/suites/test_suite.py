@@ -242,7 +242,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_an_error_is_one_line_with_place_value_and_allowed_values(read_edited, case):
+def test_an_error_is_reported_in_one_line_with_place_value_and_allowed_values(read_edited, case):
     path, value, message = BAD[case]
     with pytest.raises(InputError) as rejected:
         read_edited(good_suite_with(path, value))

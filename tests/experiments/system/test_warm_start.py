@@ -48,7 +48,7 @@ def child_report(tmp_path):
     return json.loads((tmp_path / "child.json").read_text())
 
 
-def test_a_warm_process_has_the_properties_of_a_cold_one(warm_server, start_child, tmp_path):
+def test_a_warm_started_process_has_the_properties_of_a_cold_started_one(warm_server, start_child, tmp_path):
     assert start_child(cold=True).wait() == 0
     cold = child_report(tmp_path)
     (tmp_path / "child.json").unlink()
@@ -122,7 +122,7 @@ def test_a_process_with_too_large_an_environment_starts_cold(warm_server, start_
     assert process.wait() == 7
 
 
-def test_many_processes_leave_nothing_in_the_warm_process(warm_server, start_child):
+def test_ended_processes_leave_no_open_file_and_no_child_in_the_warm_process(warm_server, start_child):
     files = len(os.listdir(f"/proc/{warm_server[0].pid}/fd"))
     for _ in range(20):
         assert start_child("0").wait() == 0

@@ -63,7 +63,7 @@ def test_out_of_memory_is_recognized_by_its_error_type(error, outcome):
     assert classify_error(error) == outcome
 
 
-def test_the_cause_of_an_error_decides():
+def test_an_error_is_classified_by_its_cause():
     error = RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly")
     assert classify_error(error) == "error"
     error.__cause__ = RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. ")

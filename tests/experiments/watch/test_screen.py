@@ -75,7 +75,7 @@ def test_a_new_verdict_is_added(folder):
     assert "predicted" not in added
 
 
-def test_what_has_not_changed_is_not_drawn_again(folder, monkeypatch):
+def test_unchanged_parts_of_the_screen_are_not_drawn_again(folder, monkeypatch):
     now = time.time()
     monkeypatch.setattr("experiments.watch.state.time.time", lambda: now)
 
@@ -126,7 +126,7 @@ def test_the_headline_says_how_to_resume_a_run_that_stopped(folder):
         ("baseline", "state", "out of GPU memory"),
     ],
 )
-def test_a_cell_of_the_table_shows_what_its_column_states(folder, row, column, text):
+def test_the_cells_of_a_row_show_its_state_micro_steps_memory_and_times(folder, row, column, text):
     (found,) = (one for one in RunWatcher(folder.path).read().rows if one.row == row)
     assert cells(found)[COLUMNS.index(column)].plain == text
 

@@ -150,7 +150,7 @@ def test_an_open_amd_gpu_is_work(fake_node):
 
 
 @pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
-def test_what_cannot_be_read_counts_as_busy_and_is_tried_again(fake_node, command):
+def test_a_state_that_cannot_be_read_counts_as_busy_and_is_read_again(fake_node, command):
     fake_node.answers[command] = check.CheckFailed(f"{command} ended with 9: no communication")
     assert (
         fake_node.check_each_minute(60)

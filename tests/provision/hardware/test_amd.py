@@ -83,7 +83,7 @@ def test_the_driver_version_is_that_of_the_module_or_else_of_linux(amd_machine, 
     assert gpus.driver_version().startswith("amdgpu of Linux ")
 
 
-def test_a_machine_without_amd_gpus_has_none(amd_machine, tmp_path):
+def test_a_machine_without_amd_gpus_has_no_gpus_and_no_driver_version(amd_machine, tmp_path):
     amd_machine.setattr(amd, "SYS", tmp_path / "nothing")
     assert gpus.installed_gpus() == ()
     assert gpus.driver_version() is None

@@ -28,7 +28,7 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, monkeypatch):
     assert [key.id for key in site.uploaded] == TAGS[:1]
 
 
-def test_what_a_classmate_or_an_unknown_owner_has_is_not_listed(reconciler):
+def test_resources_of_a_classmate_or_of_an_unknown_owner_are_not_listed(reconciler):
     site = FakeSite()
     mine = TaggedResource(TAGS[0], "key", TAGS[0], site.user_id())
     site.uploaded = [mine, *(TaggedResource(TAGS[1], "key", TAGS[1], owner) for owner in ("classmate", ""))]

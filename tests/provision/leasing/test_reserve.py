@@ -100,7 +100,7 @@ def _add_lease_of_other_program(site, name="llm_cc", **changes):
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_past_lease_of_that_name_does_not_block_it(reconciler, lease_request):
+def test_a_past_lease_of_the_same_name_does_not_block_a_new_one(reconciler, lease_request):
     site = FakeSite()
     _add_lease_of_other_program(site, status="TERMINATED", end=NOW - HOUR, start=NOW - 2 * HOUR)
     assert lease(site, reconciler, lease_request()).lease.id != "twin"
@@ -165,7 +165,7 @@ def test_a_lease_may_start_some_minutes_late(reconciler, lease_request, monkeypa
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_of_that_name_that_is_not_in_the_journal_is_rejected_before_anything_is_created(
+def test_a_lease_of_the_same_name_that_is_not_in_the_journal_is_rejected_before_anything_is_created(
     reconciler, lease_request
 ):
     site = FakeSite()

@@ -51,7 +51,7 @@ def test_a_flavor_that_is_reserved_several_times_counts_as_often():
     assert busy_periods(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
 
 
-def test_what_another_project_reserved_counts_as_a_whole_hypervisor():
+def test_a_reservation_of_another_project_counts_as_a_whole_hypervisor():
     assert busy_periods(FakeKvm((None, 9, 12)), "g1") == [(at(9), at(12))]
 
 

@@ -44,7 +44,7 @@ def test_a_command_returns_its_output_and_exit_code(shell):
     assert (done.code, done.out, done.err) == (3, "out\n", "err\n")
 
 
-def test_a_failed_command_is_one_line_with_its_exit_code_and_last_output(shell):
+def test_a_failed_command_is_reported_in_one_line_with_its_exit_code_and_last_output(shell):
     with pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo first") as failed:
         shell.run("echo first >&2; echo no such thing >&2; exit 4\n# more")
     assert failed.value.code == 4

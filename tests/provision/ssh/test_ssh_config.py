@@ -57,7 +57,7 @@ def test_hashed_names_of_known_hosts_are_known(home):
     assert SshShell(SshConfigHost("behind")).run("echo in").out == "in\n"
 
 
-def test_a_configuration_that_openssh_rejects_gives_an_error_of_one_line(home):
+def test_a_configuration_that_openssh_rejects_is_reported_in_one_line(home):
     (home / ".ssh" / "config").write_text("Host super\n  Port abc\n")
     with pytest.raises(BadSshConfig, match=r"ssh configuration: .*; correct ~/\.ssh/config") as rejected:
         SshShell(SshConfigHost("super")).run("true")

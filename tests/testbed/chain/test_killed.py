@@ -25,7 +25,9 @@ def test_every_row_ran_once(cli_user: CliUser, last_client: Command) -> None:
     assert sorted(row for run in names_of_runs(cli_user) for row in cli_user.started_rows(run)) == sorted(ROWS)
 
 
-def test_the_testbed_has_one_resource_of_each_kind(cli_user: CliUser, last_client: Command) -> None:
+def test_after_killed_clients_there_is_one_lease_one_server_and_one_address(
+    cli_user: CliUser, last_client: Command
+) -> None:
     site = cli_user.cloud.site
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 

@@ -185,7 +185,9 @@ def _account(variables):
         (["--zone", "Europe/Helsinky"], "similar names: Europe/Helsinki"),
     ],
 )
-def test_a_user_error_is_one_line_and_exit_code_2_and_reserves_nothing(testbed, site, lease_flags, flags, line):
+def test_a_user_error_is_reported_in_one_line_with_exit_code_2_and_reserves_nothing(
+    testbed, site, lease_flags, flags, line
+):
     code, out, err = testbed("lease", *lease_flags, *flags)
     assert (code, out) == (2, "")
     assert line in err

@@ -66,7 +66,9 @@ def test_deleting_a_deleted_resource_is_not_an_error(any_site, reconciler, lease
 
 
 @pytest.mark.parametrize("name", ["local", *LEASING_SITES])
-def test_every_site_has_a_machine_that_describes_itself(name, connected, reconciler, lease_request, sshd):
+def test_the_target_of_every_site_has_the_machine_s_cores_processor_and_memory(
+    name, connected, reconciler, lease_request, sshd
+):
     if name in LEASING_SITES:
         lease(connected(name), reconciler, lease_request(node_type=None))
     target = target_named(name, None, None, reconciler.journal)

@@ -117,7 +117,9 @@ def test_a_lost_response_to_the_deletion_of_a_credential_leaves_no_credential(
     assert listed == [[]]
 
 
-def test_a_rejected_credential_is_one_line_and_the_lease_stays(testbed, site, reconciler, active_lease, monkeypatch):
+def test_a_rejected_credential_is_reported_in_one_line_and_the_lease_stays(
+    testbed, site, reconciler, active_lease, monkeypatch
+):
     def forbidden(*_, **__):
         raise ForbiddenException("policy does not allow it", http_status=403)
 

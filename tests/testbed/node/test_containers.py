@@ -115,7 +115,7 @@ def test_a_running_container_with_a_gpu_is_named(docker: DockerClient) -> None:
     engine.require_free_gpus(docker)
 
 
-def test_a_socket_without_permission_is_one_line(docker: DockerClient) -> None:
+def test_a_socket_without_permission_is_reported_in_one_line(docker: DockerClient) -> None:
     os.seteuid(NOBODY)
     try:
         with pytest.raises(InputError, match=r"^--in-container: your user may not use Docker; usermod -aG docker"):
@@ -160,7 +160,7 @@ def test_an_image_with_other_code_is_built_again(docker: DockerClient, dockerfil
     assert "building llm-testbed:as-taught, because the image has different code" in says
 
 
-def test_a_failed_build_is_one_line(docker: DockerClient, dockerfile: list[str]) -> None:
+def test_a_failed_build_is_reported_in_one_line(docker: DockerClient, dockerfile: list[str]) -> None:
     dockerfile.append(FAILS)
     with pytest.raises(InputError, match=r"^--in-container: the image cannot be built: .*\"/nothing\" not found"):
         image.ensure_image(docker, "as-taught", print)

@@ -25,7 +25,7 @@ def trace_started_programs(is_launcher: Callable[[], bool], run: Callable[[Comma
     def start_or_run(popen: Any, args: Any, *more: Any, **options: Any) -> None:
         command = None if more or options.get("stdout") else _training_command(args)
         if command is not None and is_launcher():
-            with _place(options.get("env"), options.get("cwd")):
+            with _program_environment(options.get("env"), options.get("cwd")):
                 args = [sys.executable, "-c", f"raise SystemExit({run(command)})"]
         start(popen, args, *more, **options)
 
@@ -45,7 +45,7 @@ def _training_command(args: Any) -> Command | None:
 
 
 @contextmanager
-def _place(variables: Mapping[str, str] | None, folder: Any) -> Iterator[None]:
+def _program_environment(variables: Mapping[str, str] | None, folder: Any) -> Iterator[None]:
     """Give this process the environment and working folder of a program, and its own again at the end."""
     environment, own_folder, arguments, path = dict(os.environ), os.getcwd(), sys.argv, list(sys.path)
     os.environ.update({name: str(value) for name, value in (variables or {}).items()})

@@ -40,7 +40,7 @@ def test_a_lease_ends_itself_with_or_without_a_target(key):
         (("soon",), 1, True, "soon"),
     ],
 )
-def test_a_wrong_option_is_one_line(words, count, wait, message, key):
+def test_a_wrong_option_is_reported_in_one_line(words, count, wait, message, key):
     given = [key if word == "KEY" else word for word in words]
     with pytest.raises((InputError, BadTime), match=message.replace("(", r"\(")):
         EndWhenIdleOptions(*given).parsed(count, wait)

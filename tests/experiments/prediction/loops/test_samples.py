@@ -52,7 +52,7 @@ def test_a_model_of_any_kind_is_trained_on_its_sample(name):
     assert any(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_an_error_of_a_library_is_one_line_after_its_traceback(monkeypatch, capsys):
+def test_an_error_of_a_library_is_summarized_in_one_line_after_its_traceback(monkeypatch, capsys):
     def train(_):
         raise RuntimeError("a leaf Variable\nis used")
 

@@ -109,7 +109,7 @@ def test_the_table_of_another_gpu_is_not_extended(run_calibration):
         run_calibration(FakeGpu(), MACHINE.model_copy(update={"gpu": "NVIDIA A100"}))
 
 
-def test_without_a_gpu_there_is_one_line(capsys):
+def test_calibration_without_a_gpu_is_rejected_in_one_line(capsys):
     assert main(["calibrate"]) == 2
     assert "testbed calibrate measures a GPU, and this machine has none" in capsys.readouterr().err
 

@@ -51,7 +51,7 @@ def test_each_part_has_the_operations_that_it_recomputes():
     assert [dict(part.recomputed) for part in recorder.recorded_phases()] == [{}, {ADD: 1}, {ADD: 2}]
 
 
-def test_what_a_training_computes_after_its_last_micro_step_is_no_part_of_the_step():
+def test_operations_after_the_last_micro_step_are_not_part_of_the_step():
     phantom = FakePhantom()
     recorder = PhaseRecorder(phantom)  # type: ignore[arg-type] # a fake
     recorder.begin_phase("optimizer step")

@@ -175,7 +175,7 @@ def test_the_host_time_of_an_operation_is_at_most_the_typical_time_of_its_family
     assert Table(MACHINE, times).times(product(256), H100).host_s == 1e-5
 
 
-def test_a_phase_adds_up_its_operations(monkeypatch):
+def test_the_time_of_a_phase_is_the_sum_of_the_times_of_its_operations(monkeypatch):
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     key = product(4096)
     forward = phase_time(RecordedPhase("forward", 0, {key: 10}), table, H100)
@@ -280,7 +280,7 @@ def test_a_program_whose_optimizer_is_on_the_cpu_waits_for_it(monkeypatch):
     assert (alone.unmeasured_share, program_step_time([], "h100_80gb", 1)) == (0.0, None)
 
 
-def test_the_share_of_operations_that_were_not_measured_is_that_of_the_gpus_time(monkeypatch):
+def test_the_unmeasured_share_is_the_share_of_the_gpus_time_in_operations_without_a_measurement(monkeypatch):
     table = Table(MACHINE, {product(4096): OperationTime(4e-4, 1e-5)})
     monkeypatch.setattr(step, "tables", lambda: (table,))
     recorded = [RecordedPhase("forward", 0, {product(4096): 1, product(8192): 1})]

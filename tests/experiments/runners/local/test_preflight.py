@@ -114,7 +114,7 @@ def test_other_systems_than_linux_and_missing_tools_are_named(check_named, monke
     ("vendor", "kind", "found"),
     [("0x10de", "0x030200", True), ("0x10de", "0x020000", False), ("0x8086", "0x030000", False)],
 )
-def test_a_gpu_is_a_display_device_of_nvidia(tmp_path, vendor, kind, found):
+def test_only_a_display_device_of_nvidia_counts_as_a_gpu(tmp_path, vendor, kind, found):
     add_nvidia_device(tmp_path)
     (device,) = (tmp_path / "pci").iterdir()
     (device / "vendor").write_text(f"{vendor}\n")

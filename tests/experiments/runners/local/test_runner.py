@@ -106,7 +106,7 @@ def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
     assert [row_process.tagged_processes(finished_run.folder.row_folder_named(row)) for row in "abcdef"] == [[]] * 6
 
 
-def test_one_line_for_each_start_and_end(finished_run):
+def test_the_start_and_the_end_of_each_row_are_printed_once(finished_run):
     assert sum("starts (no result yet)" in line for line in finished_run.view.lines) == 6
     assert "f: ran (miniature), peak 1 GiB, 2 s" in finished_run.view.lines
     assert "a: out of GPU memory, peak 1 GiB, 2 s: fake worker: oom" in finished_run.view.lines

@@ -164,7 +164,7 @@ def test_only_modules_that_rows_need_are_imported():
 
 
 @pytest.mark.parametrize("ready", [True, False])
-def test_a_kernel_from_the_warm_process_is_like_a_new_one(tmp_path, monkeypatch, ready):
+def test_a_kernel_starts_from_the_warm_process_only_if_that_is_ready(tmp_path, monkeypatch, ready):
     monkeypatch.setenv(ROW_SOCKET, str(tmp_path / "socket"))
     if ready:
         (tmp_path / f"socket{READY_SUFFIX}").touch()
@@ -199,7 +199,7 @@ def test_the_channels_of_a_kernel_are_private_sockets_unless_their_names_are_too
     assert list(temporary.iterdir()) == []
 
 
-def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
+def test_a_closed_warm_process_leaves_no_file_and_no_process(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     process = WarmProcess(ROW_SOCKET, ["json"])
     assert process.last_line_if_ended() is None
@@ -209,7 +209,7 @@ def test_nothing_is_left_of_a_warm_process(tmp_path, monkeypatch):
     assert not psutil.pid_exists(process._process.pid)
 
 
-def test_forks_inherit_what_every_notebook_needs():
+def test_the_modules_of_notebooks_are_initialized_before_the_warm_process_forks():
     assert warm_kernel.__name__ in warm.NOTEBOOK_MODULES
     assert KernelProvisionerFactory.initialized()
     assert validators

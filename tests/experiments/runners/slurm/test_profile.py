@@ -25,7 +25,7 @@ def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):
         profile_named(str(tmp_path / "own.yaml"))
 
 
-def test_a_node_of_a_profile_has_its_gpus():
+def test_the_node_of_a_profile_has_the_gpus_that_the_profile_states():
     profile = Profile(name="x", title="X", cpus_per_node=8, memory_per_node_gib=32, gpu="NVIDIA T4", gpus_per_node=2)
     assert [(gpu.index, gpu.name) for gpu in profile.node.gpus] == [(0, "NVIDIA T4"), (1, "NVIDIA T4")]
     assert profile.node.description == "X: 8 cores, 32 GiB of memory, 2 x NVIDIA T4 a node"
@@ -37,7 +37,7 @@ def test_a_profile_without_gpus_describes_its_processors():
     assert node.description == "X: 8 cores, 32 GiB of memory, no GPU a node"
 
 
-def test_a_file_is_a_profile_by_its_name(tmp_path):
+def test_a_profile_is_read_from_a_yaml_file_with_defaults_for_missing_keys(tmp_path):
     for name in ("own.yaml", "own.yml"):
         (tmp_path / name).write_text("name: own\ntitle: Own\ncpus_per_node: 8\nmemory_per_node_gib: 8\n")
         profile = profile_named(str(tmp_path / name))

@@ -53,7 +53,7 @@ def test_the_failure_of_the_row_is_the_most_severe_then_the_earliest(ranks, firs
     assert row.speed is None
 
 
-def test_a_row_without_a_failure_has_none():
+def test_a_row_whose_ranks_all_fit_has_no_failure():
     assert root_failure([rank(0), rank(1)]) is None
 
 

@@ -106,7 +106,7 @@ def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch)
 
 
 @pytest.mark.usefixtures("ranks_start_warm")
-def test_a_lost_node_is_the_outcome(row, tmp_path):
+def test_the_row_of_a_lost_node_is_an_error_that_names_the_node(row, tmp_path):
     def kill(second) -> None:
         wait_for_both_ranks(tmp_path / "row")
         with suppress(ProcessLookupError):

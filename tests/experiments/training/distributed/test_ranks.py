@@ -54,7 +54,7 @@ def let_time_limit_pass_after_hang(monkeypatch, out, limit_s):
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=moved, sleep=time.sleep, time=time.time))
 
 
-def test_the_result_combines_all_ranks(monkeypatch, tmp_path):
+def test_the_result_has_the_largest_memory_the_longest_step_and_the_mean_loss_of_the_ranks(monkeypatch, tmp_path):
     result = run_with_fault(monkeypatch, tmp_path)
     assert read_result(tmp_path / RESULT_FILE) == result
     assert [(rank.rank, rank.outcome) for rank in result.ranks] == [(0, "fits"), (1, "fits")]
@@ -145,7 +145,7 @@ def test_a_launcher_that_cannot_start_is_an_error_with_its_last_line(monkeypatch
     assert "No module named experiments.no_such_module" in result.reason
 
 
-def test_nodes_on_one_machine_share_its_gpus_and_threads():
+def test_nodes_on_one_machine_divide_its_gpus_and_threads():
     base = {"CUDA_VISIBLE_DEVICES": "4,5,6,7", "OMP_NUM_THREADS": "8"}
     assert launcher_environments(base, 2, 2) == [
         {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "4,5"},

@@ -141,5 +141,5 @@ def test_the_batch_of_a_rank_is_its_share_of_the_global_batch():
 
 
 @pytest.mark.parametrize(("precision", "autocast"), [("32-true", False), ("bf16-mixed", True), ("bf16-true", True)])
-def test_bfloat16_uses_autocast(tmp_path, precision, autocast):
+def test_bfloat16_trains_with_autocast_and_32_bit_without(tmp_path, precision, autocast):
     assert build_arguments(spec(precision=precision, **TEXT), CPU, tmp_path).bf16 == autocast

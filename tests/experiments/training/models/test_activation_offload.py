@@ -38,7 +38,7 @@ def model_and_input():
     return nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 8)), torch.randn(16, 64)
 
 
-def test_the_gradients_are_the_same_bit_for_bit(offloaded):
+def test_gradients_with_offloaded_activations_are_the_same_bit_for_bit(offloaded):
     gradients = []
     for offloads in (False, True):
         model, inputs = model_and_input()
@@ -69,7 +69,7 @@ def test_weights_small_tensors_and_expanded_views_are_not_offloaded(offloaded, m
     [{"model": OPT}, {"model": OPT, "activation_checkpointing": True}, TRAINER, LITGPT, LITGPT_TRAINER],
     ids=str,
 )
-def test_a_row_of_each_engine_has_the_same_losses(row, offloaded, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, offloaded, tmp_path):
     usual = run_rank(spec(**row), tmp_path)
     assert offloaded == []
     found = run_rank(spec(**row, activation_offload=True), tmp_path)

@@ -149,7 +149,7 @@ def test_the_logits_of_one_chunk_exist_at_a_time(library, monkeypatch):
     ],
     ids=str,
 )
-def test_a_row_of_each_engine_has_the_same_losses(row, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_as_without_the_setting(row, tmp_path):
     usual, found = (run_rank(spec(**row, chunked_loss=chunked), tmp_path) for chunked in (False, True))
     assert found.failure is None, found.failure
     assert len(usual.losses) > 1

@@ -91,7 +91,7 @@ def test_a_row_of_each_engine_learns_as_with_adamw(row, tmp_path):
         ({"quantization": {"kind": "nf4"}}, "optimizer = adamw_cpu: needs quantization = None"),
     ],
 )
-def test_settings_that_it_cannot_have_are_rejected(changes, words):
+def test_settings_that_exclude_adamw_on_the_host_are_rejected(changes, words):
     data = spec().settings.model_dump() | {"optimizer": "adamw_cpu", "global_batch_size": None}
     with pytest.raises(ValueError, match=words):
         Settings.model_validate(data | changes)

@@ -29,7 +29,7 @@ def test_every_second_matrix_product_is_repeated():
 
 
 @pytest.mark.parametrize("row", [{"model": OPT}, {"engine": "hf_trainer", "model": OPT}], ids=str)
-def test_a_row_has_the_same_losses(row, tmp_path):
+def test_a_row_has_the_same_losses_as_without_checkpointing(row, tmp_path):
     usual = run_rank(spec(**row), tmp_path)
     found = run_rank(spec(**row, activation_checkpointing="selective"), tmp_path)
     assert found.failure is None, found.failure
@@ -37,7 +37,7 @@ def test_a_row_has_the_same_losses(row, tmp_path):
 
 
 @pytest.mark.parametrize("changes", [{"engine": "litgpt", "model": LLAMA}, {"devices": 2, "strategy": "ddp"}], ids=str)
-def test_rows_that_it_does_not_support_are_rejected(changes):
+def test_rows_that_selective_checkpointing_does_not_support_are_rejected(changes):
     data = spec().settings.model_dump() | {"activation_checkpointing": "selective", "global_batch_size": None}
     with pytest.raises(ValueError, match="activation_checkpointing = selective: needs"):
         Settings.model_validate(data | changes)
