@@ -40,7 +40,7 @@ from tests.benchmarks.rows import row_spec
 
 SUITE, ROW, CARD = "slurm_hf_trainer", "neo-4gpu-ddp", "v100_32gb"
 ROW_VARIABLE = "TESTBED_FAULTY_ROW"
-TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 45}
+TIME_LIMIT_S = {"oom": 300, "killed": 300, "hang": 25}
 FREE_WITHIN_S = 5.0
 MANY_ROWS = 20
 Start = Literal["cold", "warm"]
@@ -51,8 +51,8 @@ def run_with_fault(fault: str, gpus: int, start: Start) -> dict[str, object]:
     """Run the row with a fault in its second rank; return its outcome, and the processes and memory that remain."""
     spec = row_spec(SUITE, ROW, CARD, "full", "verdict", gpus, time_limit_s=TIME_LIMIT_S[fault])
     before = used_gib(range(gpus))
-    begun = time.time()
-    with tempfile.TemporaryDirectory() as folder:
+    limits_reached: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, note_time_limits(limits_reached):
         os.environ |= {"FAULT": fault, ROW_VARIABLE: folder}
         with warm_ranks(spec) if start == "warm" else nullcontext():
             result = run_row(spec, Path(folder), "")
@@ -61,7 +61,7 @@ def run_with_fault(fault: str, gpus: int, start: Start) -> dict[str, object]:
         left = find_tagged(ROW_VARIABLE, folder)
     fault_time = re.search(r"fault injected at ([\d.]+)", log)
     assert fault_time is not None, log
-    from_s = begun + TIME_LIMIT_S[fault] if fault == "hang" else float(fault_time[1])
+    from_s = limits_reached[0] if fault == "hang" else float(fault_time[1])
     time.sleep(FREE_WITHIN_S)
     after = used_gib(range(gpus))
     return {
@@ -78,6 +78,20 @@ def run_with_fault(fault: str, gpus: int, start: Start) -> dict[str, object]:
         "gpu_gib_more_than_before": {index: round(after[index] - before[index], 3) for index in before},
         "shared_memory_left": [path.name for path in Path("/dev/shm").glob("nccl-*")],
     }
+
+
+@contextmanager
+def note_time_limits(reached: list[float]) -> Iterator[None]:
+    """Append the time to ``reached``, in seconds since 1970, when ranks reach their time limit."""
+    dump_stacks = ranks.Ranks.dump_stacks
+
+    def note(self: ranks.Ranks) -> None:
+        reached.append(time.time())
+        dump_stacks(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks.Ranks, "dump_stacks", note)
+        yield
 
 
 @contextmanager
