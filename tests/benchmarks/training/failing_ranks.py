@@ -6,7 +6,7 @@ Needs at least two GPUs. In turn, one rank runs out of memory, is killed with si
 For each fault: the outcome, the seconds from the fault (for the hang: from the time limit) until the last process had
 ended, the GPU memory still in use, and the processes still running. The ranks start cold, then from a warm process.
 Then 20 rows without a fault start from one warm process, and what the process holds after the first and after the last
-row is reported.
+row is reported. FILE is written after each fault.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import pynvml
@@ -132,22 +132,25 @@ def main() -> int:
     pynvml.nvmlInit()
     gpus = min(4, pynvml.nvmlDeviceGetCount())
     ranks.RANK_MODULE = "tests.benchmarks.training.faulty_rank"
-    faults = []
-    for start in STARTS:
-        for fault in TIME_LIMIT_S:
-            faults.append(run_with_fault(fault, gpus, start))
-            print(json.dumps(faults[-1]), flush=True)
-    ranks.RANK_MODULE = "experiments.training.rank"
-    report = {
+    report: dict[str, Any] = {
         "command": "python -m tests.benchmarks.training.failing_ranks",
         "on": this_machine().description,
         "git_commit": git_commit(),
-        "faults": faults,
-        "many_rows": run_many_rows(MANY_ROWS, gpus),
+        "faults": [],
     }
-    print(json.dumps(report["many_rows"]))
-    if options.out:
-        write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+
+    def store() -> None:
+        print(json.dumps(report), flush=True)
+        if options.out:
+            write_atomically(options.out, json.dumps(report, indent=1) + "\n")
+
+    for start in STARTS:
+        for fault in TIME_LIMIT_S:
+            report["faults"].append(run_with_fault(fault, gpus, start))
+            store()
+    ranks.RANK_MODULE = "experiments.training.rank"
+    report["many_rows"] = run_many_rows(MANY_ROWS, gpus)
+    store()
     return 0
 
 
