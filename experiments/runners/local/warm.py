@@ -74,6 +74,11 @@ class WarmProcess:
             )
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
     def ready(self) -> bool:
         """Whether the process has completed its imports, so that rows could start from it."""
         return is_ready(self.environment, self._variable)

@@ -1,7 +1,7 @@
 """Measure the seconds of rows outside their training steps, with cold and warm starts in turns, on this machine.
 
     python -m tests.benchmarks.tool_speed.warm_start [--suite single_gpu_blip2] [--row ROW] [--without ROW] [--rounds 2]
-        [--card CARD] [--size SIZE] [--out FILE]
+        [--card CARD] [--size SIZE] [--gpus-per-node N] [--out FILE]
 
 --suite, --row and --without may be given several times. Each round runs the rows of each suite twice, into folders of
 their own: once with TESTBED_COLD_START=1, once without. The time of a row is the time between its start and its end in
@@ -15,8 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -70,16 +69,13 @@ class Stopwatch(View):
             self.rows[spec.row] = TimedRow(result, time.monotonic() - self._started[spec.row])
 
 
-def run_rows(suite: str, rows: Sequence[str], mode: Mode, card: str, size: Any) -> tuple[dict[str, TimedRow], float]:
-    """Run the rows; return them by id, and the seconds of the whole run."""
+def run_rows(options: RunOptions, mode: Mode) -> tuple[dict[str, TimedRow], float]:
+    """Run the rows of ``options``; return them by id, and the seconds of the whole run."""
     view = Stopwatch(Console(stderr=True, width=160))
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv(COLD_START_VARIABLE, "1" if mode == "cold" else "")
-        options = RunOptions(
-            suite=suite, rows=tuple(rows), card=card, size=size, run_id=mode, results=Path(folder), predict=False
-        )
         begun = time.monotonic()
-        run_suite(options, view)
+        run_suite(replace(options, results=Path(folder)), view)
         return view.rows, time.monotonic() - begun
 
 
@@ -143,6 +139,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--card", default="auto")
     parser.add_argument("--size", default="auto")
+    parser.add_argument("--gpus-per-node", type=int)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     timed: dict[str, dict[Mode, list[TimedRow]]] = {}
@@ -154,7 +151,17 @@ def main() -> None:
             if not chosen:
                 parser.error(f"{suite}: none of its rows is chosen; it has {', '.join(known)}")
             for mode in MODES:
-                rows, run_s = run_rows(suite, chosen, mode, options.card, options.size)
+                run = RunOptions(
+                    suite=suite,
+                    rows=tuple(chosen),
+                    card=options.card,
+                    size=options.size,
+                    gpus_per_node=options.gpus_per_node,
+                    run_id=mode,
+                    results=Path(),
+                    predict=False,
+                )
+                rows, run_s = run_rows(run, mode)
                 runs_s[mode].append(round(run_s, 1))
                 for row, one in rows.items():
                     timed.setdefault(f"{suite}/{row}", {mode: [] for mode in MODES})[mode].append(one)
