@@ -118,11 +118,10 @@ rehearse: ## run all steps of reproduce with tiny models on this machine (needs 
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse$(if $(faults),_faults) $(results)
 
 test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slurm and not node and not chain"
 
 test-fast: env ## run the tests that take no more than a moment each, after every change (2 to 4 minutes)
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed -m "not slow"
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 3 --dist loadgroup --ignore=tests/testbed -m "not slow"
 
 test-chameleon: env testbed-env ## test leasing with real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon tests/provision
