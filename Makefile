@@ -145,7 +145,7 @@ lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
-	$(BIN)/mypy --cache-dir $(CACHE)/mypy
+	$(BIN)/mypy -n 2 --cache-dir $(CACHE)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
