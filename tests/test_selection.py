@@ -27,6 +27,8 @@ def test_no_more_workers_than_requested_start_openstack_services(request):
     leasing = [item for item in request.session.items if item.get_closest_marker("openstack")]
     groups = {item.get_closest_marker("xdist_group").args[0] for item in leasing}
     assert len(groups) == min(CLOUDS, len(leasing))
+    if request.config.getoption("loadgroup", False):
+        assert {item.nodeid.rpartition("@")[2] for item in leasing} == groups
 
 
 @pytest.mark.parametrize("place", FILES)

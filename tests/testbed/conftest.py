@@ -14,8 +14,12 @@ CLOUDS = 2
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the part of the testbed that it needs, limit its time, and divide the tests of OpenStack."""
+    """Mark each test by the part of the testbed that it needs, limit its time, and divide the tests of OpenStack.
+
+    pytest-xdist reads the groups in its own hook, so this one must come first.
+    """
     folder = Path(__file__).parent
     for number, item in enumerate(items):
         if folder in item.path.parents:
