@@ -203,7 +203,7 @@ def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Predictio
     stored, target = StoredTimes.read(runs[0].options.results, predictions), runs[0].target
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
     specs = {suite: rows for suite, rows in left.items() if rows}
-    return expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored)
+    return expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored, own_jobs=True)
 
 
 def _with_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:

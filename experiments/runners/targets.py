@@ -55,6 +55,8 @@ MEMORY_SHARE = 0.94
 class LocalTarget(Target):
     """The target that runs rows on this machine."""
 
+    starts_warm = True
+
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
@@ -80,7 +82,8 @@ class LocalTarget(Target):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         machine = self.node, options.host_memory_gib, view, options.worker, options.grace_s
-        return LocalRunner(folder, *machine, rows_per_gpu=self.rows_per_gpu(folder.read_run(), folder.suite()))
+        rows_per_gpu = self.rows_per_gpu(folder.read_run(), folder.suite())
+        return LocalRunner(folder, *machine, rows_per_gpu=rows_per_gpu, expected=options.expected)
 
 
 class ContainerTarget(LocalTarget):
@@ -88,6 +91,8 @@ class ContainerTarget(LocalTarget):
 
     ``image_variant``: library versions of the image.
     """
+
+    starts_warm = False
 
     def __init__(self, node: Node, image_variant: ImageVariant) -> None:
         super().__init__(node)
@@ -119,7 +124,7 @@ class ContainerTarget(LocalTarget):
 
         assert self._client is not None
         machine = self._client, self._image, folder, self.node, options.host_memory_gib
-        return ContainerRunner(*machine, view, options.worker, options.grace_s)
+        return ContainerRunner(*machine, view, options.worker, options.grace_s, expected=options.expected)
 
 
 class ExpectedTarget(Target):
