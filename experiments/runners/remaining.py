@@ -30,13 +30,13 @@ class RemainingTime:
     """
 
     expected: Mapping[str, ExpectedRow]
-    _ended_s: list[float] = field(default_factory=list)
+    ended_s: list[float] = field(default_factory=list)
     _measured_s: float = 0.0
     _expected_s: float = 0.0
 
     def add_ended(self, row: str, elapsed_s: float, result: Result) -> None:
         """Record that a row has ended, ``elapsed_s`` after its start."""
-        self._ended_s.append(elapsed_s)
+        self.ended_s.append(elapsed_s)
         if row in self.expected and result.times:
             self._measured_s += elapsed_s - result.times.start_s
             self._expected_s += self.expected[row].after_start_s
@@ -62,7 +62,7 @@ class RemainingTime:
     def _row_s(self, row: str) -> float | None:
         if row in self.expected:
             return self.expected[row].start_s + self._after_start_s(row)
-        return sum(self._ended_s) / len(self._ended_s) if self._ended_s else None
+        return sum(self.ended_s) / len(self.ended_s) if self.ended_s else None
 
     def _left_s(self, state: RowState) -> float | None:
         """Return the remaining time of a running row.
