@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.errors import InputError
-from experiments.history.outside_steps import outside_steps, row_parts
+from experiments.history.outside_steps import OutsideSteps, outside_steps, row_parts, step_kind
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
 from experiments.results.schema import WARM_UP_STEPS, Result
@@ -17,6 +17,8 @@ from experiments.system.files import CODE_FOLDER
 from experiments.training.measure.schedule import schedule_of
 
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
+PROFILED_STEPS = 2
+"""Steps that a row does for a profile, if its GPU may wait for other ranks or for DeepSpeed's optimizer on the CPU."""
 
 
 class RowTime(NamedTuple):
@@ -101,17 +103,33 @@ class StoredTimes:
         return None
 
 
+def expected_steps(
+    spec: RowSpec, planned_micro_steps: int, step_s: float, outside: OutsideSteps
+) -> tuple[float, float, float]:
+    """Return the lowest, the expected and the highest number of optimizer steps of a row that fits.
+
+    planned_micro_steps: of the training at full length. step_s: time of a step.
+    """
+    accumulate = spec.settings.accumulate
+    schedule = schedule_of(spec.length, planned_micro_steps, accumulate)
+    steady = WARM_UP_STEPS + spec.steady_s / step_s if spec.steady_s else 0.0
+    profiled = PROFILED_STEPS if spec.settings.ranks > 1 or spec.settings.offloads_by_deepspeed else 0
+    low, high = (
+        min(max(steady, number / accumulate) + profiled, schedule.total / accumulate)
+        for number in (schedule.minimum, schedule.maximum)
+    )
+    return low, low + outside.longer_share[step_kind(spec.settings)] * (high - low), high
+
+
 def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
     """Return the lowest, the expected and the highest number of optimizer steps that the row does before it ends."""
     assert prediction.time, "a prediction without the time of a step"
-    accumulate = spec.settings.accumulate
-    schedule = schedule_of(spec.length, prediction.time.planned_micro_steps, accumulate)
-    if prediction.predicted_outcome != "fits":
-        highest = min(prediction.peak_step + 1, schedule.maximum / accumulate)
-        return 0, highest / 2, highest
-    steady = min(WARM_UP_STEPS + spec.steady_s / prediction.time.step_s, schedule.total / accumulate)
-    low, high = (max(steady, number / accumulate) for number in (schedule.minimum, schedule.maximum))
-    return low, low + outside_steps().longer_share * (high - low), high
+    planned = prediction.time.planned_micro_steps
+    low, expected, high = expected_steps(spec, planned, prediction.time.step_s, outside_steps())
+    if prediction.predicted_outcome == "fits":
+        return low, expected, high
+    highest = min(prediction.peak_step + 1, high)
+    return 0, highest / 2, highest
 
 
 class Stages(NamedTuple):

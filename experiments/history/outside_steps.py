@@ -22,6 +22,7 @@ FILE = Path(__file__).with_suffix(".json")
 BILLION = 1e9
 
 Stage = Literal["start", "build", "first steps", "end"]
+StepKind = Literal["texts", "images in 32 bit", "images in 16 bit"]
 Parts = Mapping[str, float]
 """How often each part occurs, by its name: 0 or 1, or the model's parameters in billions."""
 
@@ -34,8 +35,8 @@ class OutsideSteps(Record):
     between_rows_s: float = Field(description="for each row: its notebook, and the check that its GPU is free")
     job_s: float = Field(description="for each row on a leased node: its job, its container and the download")
     parts: dict[str, float] = Field(description="seconds of each part of a row")
-    longer_share: float = Field(
-        description="mean position of the steps between the lowest and the highest number, at length verdict"
+    longer_share: dict[StepKind, float] = Field(
+        description="mean position of the number of steps between the lowest and the highest, at length verdict"
     )
     error_share: float = Field(description="error of the time outside of the steps in both directions, as a share")
     runs: tuple[str, ...] = Field(description="the runs that the seconds were fitted to")
@@ -66,6 +67,16 @@ class OutsideSteps(Record):
 def outside_steps() -> OutsideSteps:
     """Return the fitted seconds. Each process reads them once."""
     return OutsideSteps.read()
+
+
+def step_kind(settings: Settings) -> StepKind:
+    """Return what the steps of a row work on, which determines how much their times vary.
+
+    Texts have different lengths. Steps with images in 16 bit are often limited by the host, others by the GPU.
+    """
+    if settings.engine != "lightning":
+        return "texts"
+    return "images in 32 bit" if settings.precision == "32-true" else "images in 16 bit"
 
 
 def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dict[str, float]]:

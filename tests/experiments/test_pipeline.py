@@ -223,7 +223,11 @@ def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path):
     options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", size="full")
     run_suite(options, view := RecordingView())
     assert [line for line in view.lines if line.startswith(f"time on 1 GPU: {SUITE} ")]
+    assert {row: time.seconds > time.start_s > 0 for row, time in FakeRunner.expected.items()} == dict.fromkeys(
+        options.rows, True
+    )
     run_suite(replace(options, size="tiny"), view := RecordingView())
+    assert FakeRunner.expected == {}
     assert not [line for line in view.lines if line.startswith("time on")]
 
 

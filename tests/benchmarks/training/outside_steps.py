@@ -17,7 +17,7 @@ from statistics import fmean, quantiles
 from typing import Any, NamedTuple
 
 from experiments.history.durations import StoredTimes
-from experiments.history.outside_steps import FILE, OutsideSteps, Parts, Stage, row_parts
+from experiments.history.outside_steps import FILE, OutsideSteps, Parts, Stage, StepKind, row_parts, step_kind
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result
 from experiments.suites.suite import suite_named
@@ -116,7 +116,7 @@ def row_errors(stages: Sequence[TimedStage]) -> Iterator[float]:
                 yield relative_error(predicted_s, sum(stage.seconds for stage in timed))
 
 
-def longer_shares(stored: StoredTimes) -> Iterator[float]:
+def longer_shares(stored: StoredTimes) -> Iterator[tuple[StepKind, float]]:
     """Yield for each row of length verdict where its number of steps was: 0 at the lowest, 1 at the highest."""
     for run, result in stored.results:
         if (run.size, run.length, result.outcome) != ("full", "verdict", "fits") or result.speed is None:
@@ -125,7 +125,7 @@ def longer_shares(stored: StoredTimes) -> Iterator[float]:
         schedule = schedule_of(run.length, speed.planned_micro_steps, accumulate)
         if schedule.maximum > schedule.minimum:
             position = (speed.micro_steps - schedule.minimum) / (schedule.maximum - schedule.minimum)
-            yield min(1.0, position)
+            yield step_kind(result.spec.settings), min(1.0, position)
 
 
 def fitted(stored: StoredTimes) -> OutsideSteps:
@@ -133,7 +133,7 @@ def fitted(stored: StoredTimes) -> OutsideSteps:
     newest = json.loads(STAGES_FILE.read_text())
     stages = [stage for run, result in stored.results for stage in timed_stages(run, result)]
     stages += stages_of_file(newest, stored)
-    parts, errors = fit(stages), list(row_errors(stages))
+    parts, errors, shares = fit(stages), list(row_errors(stages)), list(longer_shares(stored))
     rows_s = sum(map(sum, (times.values() for times in newest["rows"].values())))
     first = next(iter(newest["rows"].values()))
     start_s = next(stage for stage in stages if stage.run == STAGES_FILE.stem).parts
@@ -143,7 +143,7 @@ def fitted(stored: StoredTimes) -> OutsideSteps:
         between_rows_s=newest["between_rows_s"],
         job_s=json.loads(JOBS_FILE.read_text())["added_to_a_row_on_a_leased_node_s"],
         parts=parts,
-        longer_share=fmean(longer_shares(stored)),
+        longer_share={kind: fmean(share for own, share in shares if own == kind) for kind in dict(shares)},
         error_share=quantiles(map(abs, errors), n=5)[-1],
         runs=tuple(dict.fromkeys(stage.run for stage in stages)),
     )

@@ -37,7 +37,7 @@ from experiments.system.files import cache_folder, write_atomically
 from tests.benchmarks.forks import run_in_fork
 
 DEVICE, GPUS = "h200_141gb", 2
-KEPT = {"outcome", "times", "timestamps", "elapsed_s", "code"}
+KEPT = set(Result.model_fields) - {"memory", "losses", "telemetry", "versions", "ranks"}
 
 
 class WallRun(NamedTuple):
@@ -184,8 +184,8 @@ def record_runs(file: Path, folders: Sequence[Path]) -> None:
     lines = []
     for path in folders:
         folder = RunFolder(path)
-        rows = {row: one.model_dump(mode="json", include=KEPT) for row, one in folder.results().items()}
-        run = folder.read_run()
+        rows = [one.model_dump(mode="json", include=KEPT) for one in folder.results().values()]
+        run, gpus = folder.read_run(), max(one["device"]["count"] for one in rows)
         kept = {"name": run.run_id, "command": run.command, "on": run.host, "started_at": run.started_at}
         lines.append(json.dumps(kept | {"git_commit": run.git_commit, "rows": rows}))
     write_atomically(file, "\n".join(lines) + "\n")

@@ -3,12 +3,13 @@
 import pytest
 
 from experiments.history import durations
-from experiments.history.durations import StoredTimes
+from experiments.history.durations import StoredTimes, expected_steps
 from experiments.history.outside_steps import outside_steps, row_parts
 from experiments.prediction.predict import suite_row_spec
 from experiments.results.run_folder import RUN_FILE
 from experiments.results.schema import StageTimes
 from experiments.suites.suite import suite_named
+from experiments.training.measure.step_profile import StepProfile
 from tests.support.results.stored_runs import stored_run, write_result
 
 NAME, CARD = "single_gpu_blip2", "a100_80gb"
@@ -114,11 +115,20 @@ def test_a_row_may_end_between_two_numbers_of_steps_but_not_before_its_utilizati
     stored = StoredTimes.read(tmp_path)
     prediction, time = _prediction("reduced-batch", stored), expected_time(stored, "reduced-batch")
     least, most = 6, 12
-    steps = least + outside_steps().longer_share * (most - least)
+    steps = least + outside_steps().longer_share["images in 32 bit"] * (most - least)
     assert time.expected_s - outside_range_s(prediction)[0] == pytest.approx(steps * prediction.time.step_s)
     long = spec_of("reduced-batch").model_copy(update={"steady_s": 30 * prediction.time.step_s})
     steady_s = stored.expected_time(long, CARD).expected_s - outside_range_s(prediction)[0]
     assert steady_s == pytest.approx(32 * prediction.time.step_s)
+
+
+def test_a_row_of_several_ranks_is_profiled_after_its_timed_steps():
+    suite, outside = suite_named("multi_gpu_litgpt"), outside_steps()
+    spec = suite_row_spec(suite, suite.row("7b-4gpu-fsdp-b8"), CARD).model_copy(update={"length": "verdict"})
+    low, expected, high = expected_steps(spec, 1000, 1.0, outside)
+    assert (low, high) == (6 + StepProfile.STEPS, 12 + StepProfile.STEPS)
+    assert low + outside.longer_share["texts"] * 6 == pytest.approx(expected)
+    assert expected_steps(spec, 7, 1.0, outside) == (7, 7, 7)
 
 
 def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):

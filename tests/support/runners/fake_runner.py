@@ -14,10 +14,11 @@ class FakeRunner:
 
     ran: ClassVar[list[str]] = []
     rows_per_gpu = 1
+    expected: ClassVar[object] = None
 
-    def __init__(self, folder, *_, rows_per_gpu=1):
+    def __init__(self, folder, *_, rows_per_gpu=1, expected=None):
         self.folder = folder
-        FakeRunner.rows_per_gpu = rows_per_gpu
+        FakeRunner.rows_per_gpu, FakeRunner.expected = rows_per_gpu, expected
 
     def run(self, rows):
         for row in rows:
