@@ -155,15 +155,17 @@ def predict_runs(file: Path) -> None:
     stored = StoredTimes.read(file.parent / "none")
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
-    found = {}
+    found, step_s = {}, {}
     for run in RUNS:
         predictions = tuple(predictions_of(run, phantom))
+        step_s |= {f"{run.suite}/{one.spec.row}": one.time.step_s for one in predictions if one.time}
         found[run.name] = {
             "command": f"testbed {' '.join(run.command(Path('results')))}",
             "measured_steps": expected_record(run, StoredTimes(stored.results, ())),
             "predicted_steps": expected_record(run, StoredTimes((), predictions)),
         }
-    write_atomically(file, json.dumps({"git_commit": git_commit(), "gpus": GPUS, "runs": found}, indent=1) + "\n")
+    record = {"git_commit": git_commit(), "device": DEVICE, "gpus": GPUS, "card": RUNS[0].card, "step_s": step_s}
+    write_atomically(file, json.dumps(record | {"runs": found}, indent=1) + "\n")
 
 
 def run_all(folder: Path, names: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from provision.models import Host
 
 
 ONCE = OutsideSteps(
-    prepare_s=2.0, libraries_s=10.0, between_rows_s=1.0, job_s=5.0, parts={}, longer_share=0.5, error_share=0.5, runs=()
+    prepare_s=2.0, libraries_s=10.0, between_rows_s=1.0, job_s=5.0, parts={}, longer_share={}, error_share=0.5, runs=()
 )
 
 
