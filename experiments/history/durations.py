@@ -128,8 +128,10 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
     low, expected, high = expected_steps(spec, planned, prediction.time.step_s, outside_steps())
     if prediction.predicted_outcome == "fits":
         return low, expected, high
-    highest = min(prediction.peak_step + 1, high)
-    return 0, highest / 2, highest
+    fails_in = min(prediction.peak_step + 1, high)
+    if prediction.likely_outcome == "fits":
+        return 0, expected, high
+    return 0, fails_in / 2, high if prediction.predicted_outcome == "borderline" else fails_in
 
 
 class Stages(NamedTuple):

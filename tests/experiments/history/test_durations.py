@@ -141,6 +141,15 @@ def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that
     assert time.high_s == pytest.approx(high_s + longest_s * (1 + prediction.time.error_share))
 
 
+@pytest.mark.parametrize(("needed_share", "ends_in_first_step"), [(0.99, False), (1.01, True)])
+def test_a_borderline_row_has_its_likely_outcome_and_may_have_the_other(tmp_path, needed_share, ends_in_first_step):
+    fits = _prediction("reduced-batch", StoredTimes.read(tmp_path))
+    borderline = fits.model_copy(update={"needed_gib": needed_share * fits.usable_gib, "peak_step": 0})
+    time, whole = (expected_time(StoredTimes((), (one,)), "reduced-batch") for one in (borderline, fits))
+    assert (time.expected_s < whole.expected_s, time.high_s) == (ends_in_first_step, whole.high_s)
+    assert time.low_s < whole.low_s
+
+
 def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_before_that_of_another_chip(tmp_path):
     stored = StoredTimes.read(tmp_path)
     same, other = expected_time(stored, "reduced-batch", card="h100_94gb"), expected_time(stored, "reduced-batch")
