@@ -29,6 +29,7 @@ from experiments.results.gpu_load import UTILIZATION_S
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
+from experiments.results.schema import Result
 from experiments.runners.local.resources import most_memory_first
 from experiments.suites.choices import Length
 from experiments.suites.row_spec import RowSpec
