@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from itertools import chain
 from math import ceil
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from experiments.errors import InputError
 from experiments.history.durations import RowTime, StoredTimes
+from experiments.history.lease_record import NO_LEASES, EarlierLeases, earlier_leases, read_records
 from experiments.history.outside_steps import outside_steps
 from experiments.prediction.predict import suite_row_spec
 from experiments.run_options import AUTO
@@ -24,9 +25,6 @@ from provision.availability.times import length_in_words
 from provision.models import Host, Node
 from provision.words import number_with_noun
 
-SETUP = timedelta(hours=1)
-"""Time until the first row can start: about 10 minutes for the boot, on some nodes 30 (Chameleon's documentation), then
-driver, Docker and image (assumed)."""
 MARGIN = 0.25
 """Share by which a lease is longer than the expected time of its setup and rows."""
 STEP = timedelta(minutes=30)
@@ -56,11 +54,13 @@ class ExpectedTimes:
     """Expected times of the rows of suites, in the order in which they start; None: unknown. gpus: GPUs of all nodes.
 
     Suites run one after another; the rows of a suite share the GPUs. own_jobs: whether each row is a job in a queue.
+    leases: earlier ones on such nodes.
     """
 
     rows: Mapping[str, Sequence[RowTime | None]]
     gpus: int
     own_jobs: bool = False
+    leases: EarlierLeases = NO_LEASES
 
     @property
     def all_times_known(self) -> bool:
@@ -78,14 +78,15 @@ class ExpectedTimes:
         return TimeRange(*(once_s + makespan_s(list(zip(side, gpus, strict=True)), self.gpus) for side in sides))
 
     def total_time(self) -> TimeRange:
-        """Return the expected time of all suites, s."""
-        return TimeRange(*map(sum, zip((0.0,) * 3, *map(self.suite_time, self.rows), strict=True)))
+        """Return the expected time of all suites on such nodes, s."""
+        times = zip((0.0,) * 3, *map(self.suite_time, self.rows), strict=True)
+        return TimeRange(*(self.leases.run_factor * sum(side) for side in times))
 
     def lease_length(self) -> timedelta | None:
         """Return the length of a lease in which setup and rows end, with a margin; None unless all times are known."""
         if not self.all_times_known:
             return None
-        return ceil((SETUP + timedelta(seconds=self.total_time().high_s)) * (1 + MARGIN) / STEP) * STEP
+        return ceil((self.leases.setup + timedelta(seconds=self.total_time().high_s)) * (1 + MARGIN) / STEP) * STEP
 
     def require_to_end_within(self, length: timedelta) -> None:
         """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
@@ -101,7 +102,7 @@ class ExpectedTimes:
     def summary(self) -> str:
         """Return the expected times of setup and rows, and how they are known, as one line."""
         known = any(chain.from_iterable(self.rows.values()))
-        return self.rows_summary + (f"; setup {length_in_words(SETUP)} (assumed)" if known else "")
+        return self.rows_summary + (f"; {self.leases.words}" if known else "")
 
     @property
     def rows_summary(self) -> str:
@@ -132,7 +133,8 @@ def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: P
         specs = [suite_row_spec(suite, row, card) for row in suite.rows_for(card)]
         specs_by_suite[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
     gpus, stored = sum(host.gpus for host in hosts), StoredTimes.read(results)
-    return expected_times(specs_by_suite, node, gpus, stored, own_jobs=True)
+    times = expected_times(specs_by_suite, node, gpus, stored, own_jobs=True)
+    return replace(times, leases=earlier_leases(read_records(results), hosts[0].node_type))
 
 
 def expected_times(
