@@ -29,7 +29,6 @@ from experiments.results.gpu_load import UTILIZATION_S
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import RunFolder
-from experiments.results.schema import Result
 from experiments.runners.local.resources import most_memory_first
 from experiments.suites.choices import Length
 from experiments.suites.row_spec import RowSpec
@@ -38,7 +37,7 @@ from experiments.system.files import cache_folder, write_atomically
 from tests.benchmarks.forks import run_in_fork
 
 DEVICE, GPUS = "h200_141gb", 2
-KEPT = set(Result.model_fields) - {"memory", "losses", "telemetry", "versions", "ranks"}
+LEFT_OUT = {"memory", "losses", "telemetry", "versions", "ranks"}
 
 
 class WallRun(NamedTuple):
@@ -97,7 +96,6 @@ RUNS = (
         (
             *("llama-1b", "llama-1b-packed", "llama-3b", "llama-3b-packed", "llama-7b", "llama-7b-packed"),
             *("lora", "lora-batch-16", "opt", "opt-mixed", "xxl-lora", "xxl-lora-bf16", "xxl-lora-batch-64"),
-            *("llama-1b-compiled", "llama-7b-in-backward"),
         ),
     ),
     WallRun(
@@ -187,8 +185,8 @@ def record_runs(file: Path, folders: Sequence[Path]) -> None:
     lines = []
     for path in folders:
         folder = RunFolder(path)
-        rows = [one.model_dump(mode="json", include=KEPT) for one in folder.results().values()]
-        run, gpus = folder.read_run(), max(one["device"]["count"] for one in rows)
+        rows = [one.model_dump(mode="json", exclude=LEFT_OUT) for one in folder.results().values()]
+        run = folder.read_run()
         kept = {"name": run.run_id, "command": run.command, "on": run.host, "started_at": run.started_at}
         lines.append(json.dumps(kept | {"git_commit": run.git_commit, "rows": rows}))
     write_atomically(file, "\n".join(lines) + "\n")
