@@ -144,9 +144,7 @@ def reproduce(
     return finished
 
 
-def _record_lease(
-    reproduction: Reproduction, reconciler: Reconciler, times: ExpectedTimes, stages: Stages
-) -> None:
+def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: ExpectedTimes, stages: Stages) -> None:
     """Record and show what the lease has cost, and what was predicted before it began."""
     name = reproduction.lease_request.name
     past = [one for one in past_leases(reconciler.journal.entries(), reconciler.clock.now()) if one.name == name]

@@ -116,4 +116,3 @@ def _parsed(line: str) -> LeaseRecord | None:
         return LeaseRecord.model_validate_json(line)
     except ValidationError:
         return None
-

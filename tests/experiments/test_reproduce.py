@@ -103,7 +103,8 @@ def journaled_lease(recorded_stages, reconciler, monkeypatch):
     begun, hour = NOW, timedelta(hours=1)
 
     def lease(site, reconciler, lease_request, watch):
-        active, times = reconciler.journal.open_lease(lease_request.name, site.name), {"start": begun, "end": begun + hour}
+        active = reconciler.journal.open_lease(lease_request.name, site.name)
+        times = {"start": begun, "end": begun + hour}
         reconciler.journal.write("intent", active, Operation.CREATE_LEASE, cost_su=16.0, **times)
         reconciler.journal.write("done", active, Operation.CREATE_LEASE, id="1", **times)
         return LeaseResult(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))

@@ -154,7 +154,8 @@ def predict_runs(file: Path) -> None:
     stored = StoredTimes.read(file.parent / "none")
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
-    found, step_s = {}, {}
+    found: dict[str, Any] = {}
+    step_s: dict[str, float] = {}
     for run in RUNS:
         predictions = tuple(predictions_of(run, phantom))
         step_s |= {f"{run.suite}/{one.spec.row}": one.time.step_s for one in predictions if one.time}

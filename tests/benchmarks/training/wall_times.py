@@ -3,10 +3,10 @@
     python -m tests.benchmarks.training.wall_times
 
 Rows: those of the stored runs on an H200 whose code reports stages, if step_times.json of prediction_h200 or
-prediction_h100 has the predicted time of their steps. The time of a row counts from the construction of its model to
-its end, because older code needed longer to start. The seconds outside of the steps are fitted to all other runs. A run
-of length verdict may end after different numbers of steps; the expected number is compared. After a quarter of the rows
-of a run, the remaining time is estimated from these rows.
+prediction_h100, or wall_predicted.json, has the predicted time of their steps. The time of a row counts from the
+construction of its model to its end, because older code needed longer to start. The seconds outside of the steps are
+fitted to all other runs. A run of length verdict may end after different numbers of steps; the expected number is
+compared. After a quarter of the rows of a run, the remaining time is estimated from these rows.
 
 Whole runs: those in wall_runs.jsonl, from their start to the end of their last row, compared with wall_predicted.json,
 which was written before they ran (see the benchmark wall_runs). Writes wall_times.md and wall_times.json into
@@ -14,6 +14,7 @@ experiments/evidence/prediction_h200, without a GPU.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from math import ceil
@@ -53,6 +54,10 @@ class Compared(NamedTuple):
         return relative_error(self.predicted_s, self.measured_s)
 
     @property
+    def data(self) -> dict[str, Any]:
+        return {name: value for name, value in self._asdict().items() if name != "result"}
+
+    @property
     def cells(self) -> list[str]:
         return [self.run, self.row, f"{self.predicted_s:.1f}", f"{self.measured_s:.1f}", percent(self.error)]
 
@@ -60,7 +65,9 @@ class Compared(NamedTuple):
 def step_seconds() -> dict[tuple[str, str], float]:
     """Return the predicted seconds of a step by SUITE/ROW and card."""
     tables = (json.loads((folder / "step_times.json").read_text())["rows"] for folder in STEP_TABLES)
-    return {(one["row"], one["card"]): one["predicted_s"] for rows in tables for one in rows}
+    predicted = json.loads(PREDICTED_FILE.read_text())
+    found = {(row, predicted["card"]): step_s for row, step_s in predicted["step_s"].items()}
+    return found | {(one["row"], one["card"]): one["predicted_s"] for rows in tables for one in rows}
 
 
 def compare_row(run: Run, result: Result, step_s: float, outside: OutsideSteps) -> Compared:
@@ -88,12 +95,13 @@ def compare_stored(stored: StoredTimes, steps: Mapping[tuple[str, str], float]) 
 
 def totals(rows: Sequence[Compared]) -> list[Compared]:
     """Return the sum of the rows of each run with enough rows."""
-    runs = [[row for row in rows if row.run == run] for run in dict.fromkeys(row.run for row in rows)]
-    return [
-        Compared(own[0].run, f"{len(own)} rows", sum(row.predicted_s for row in own), sum(row.measured_s for row in own))
-        for own in runs
-        if len(own) >= MIN_ROWS
-    ]
+    found = []
+    for run in dict.fromkeys(row.run for row in rows):
+        own = [row for row in rows if row.run == run]
+        if len(own) >= MIN_ROWS:
+            sums = sum(row.predicted_s for row in own), sum(row.measured_s for row in own)
+            found.append(Compared(run, f"{len(own)} rows", *sums))
+    return found
 
 
 def remaining_of_rows(rows: Sequence[Compared]) -> list[Compared]:
@@ -158,7 +166,8 @@ def whole_runs() -> dict[str, WholeRun]:
     for line in RUNS_FILE.read_text().splitlines() if RUNS_FILE.exists() else ():
         one = json.loads(line)
         rows = sorted(map(Result.model_validate, one["rows"]), key=began_s)
-        found[one["name"]] = WholeRun(datetime.fromisoformat(one["started_at"]).timestamp(), rows, one["gpus"])
+        (gpus,) = re.findall(r"(\d+) x ", one["on"])
+        found[one["name"]] = WholeRun(datetime.fromisoformat(one["started_at"]).timestamp(), rows, int(gpus))
     return found
 
 
@@ -219,10 +228,8 @@ def main() -> None:
     tables = [markdown(RUN_HEAD, list(map(whole_cells, whole)))] if whole else []
     tables += [markdown(HEAD, [one.cells for one in part]) for part in (runs, remaining, rows)]
     text = "\n".join([*tables, *(f"{words_of(name, one)}\n" for name, one in errors.items())])
-    data = {"whole": whole, "errors": errors} | {
-        name: [{"run": one.run, "row": one.row, "predicted_s": one.predicted_s, "measured_s": one.measured_s} for one in part]
-        for name, part in (("runs", runs), ("remaining", remaining), ("rows", rows))
-    }
+    parts = {"runs": runs, "remaining": remaining, "rows": rows}
+    data = {"whole": whole, "errors": errors} | {name: [one.data for one in part] for name, part in parts.items()}
     write(EVIDENCE, "wall_times", text, data)
 
 

@@ -11,7 +11,6 @@ from experiments.history.outside_steps import OutsideSteps
 from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
-
 ONCE = OutsideSteps(
     prepare_s=2.0,
     libraries_s=10.0,
@@ -70,7 +69,7 @@ def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
     once_s = ONCE.once_s(False)
     times = ExpectedTimes({"a": [row_time(7200 - once_s, 9000 - once_s)]}, 1)
     times.require_to_end_within(timedelta(hours=2))
-    with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 135 min \(120 to 150\); allowed: --hours 4h30m"):
+    with pytest.raises(LeaseTooShort, match=r"1h: its rows need 135 min \(120 to 150\); allowed: --hours 4h30m"):
         times.require_to_end_within(timedelta(hours=1))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from experiments.history.outside_steps import outside_steps, row_parts
 from experiments.prediction.predict import suite_row_spec
-from experiments.suites.suite import suite_named
+from experiments.suites.suite import suite_named, suite_names
 
 
 def parts(suite, row, card="a100_80gb", parameters=0):
@@ -44,10 +44,9 @@ def test_a_model_takes_longer_to_build_the_more_parameters_it_has():
 
 
 def test_every_part_of_the_rows_of_the_labs_has_seconds():
-    """Of some rows no stages are stored: their parts do not count, and are named here."""
     found = {
         part
-        for name in ("single_gpu_blip2", "single_gpu_litgpt", "multi_gpu_litgpt", "slurm_hf_trainer", "ladder", "beyond")
+        for name in suite_names()
         for card in suite_named(name).cards
         for row in suite_named(name).rows_for(card)
         for stage in parts(name, row.id, card).values()

@@ -59,9 +59,7 @@ def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
         ([20.0], [RowState(spec("a"), 5.0, None)], 0, 15.0),
     ],
 )
-def test_without_expected_times_the_rows_that_ended_and_the_estimates_of_others_count(
-    times_s, states, waiting, left_s
-):
+def test_without_expected_times_the_rows_that_ended_and_the_estimates_of_others_count(times_s, states, waiting, left_s):
     remaining = RemainingTime({})
     for time_s in times_s:
         remaining.add_ended("a", time_s, ended())
