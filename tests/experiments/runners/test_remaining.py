@@ -70,7 +70,7 @@ def test_expected_times_count_from_the_beginning_and_then_as_this_machine_is_slo
     remaining = RemainingTime({row: ExpectedRow(20.0, 2.0) for row in "abc"})
     assert seconds(remaining, [state(elapsed_s=5.0)], [spec("b"), spec("c")]) == 15.0 + 20.0 + 20.0
     remaining.add_ended("a", 36.0 + 10.0, ended(start_s=10.0))
-    assert seconds(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 2 * 18.0)
+    assert seconds(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 1.5 * 18.0)
 
 
 def test_a_row_that_waits_for_the_warm_process_has_all_its_time_after_the_start_left():
