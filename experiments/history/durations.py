@@ -67,12 +67,7 @@ class StoredTimes:
         on another device. Times on shared GPUs do not count. own_job: whether the row is a job in a queue, which has to
         import its libraries.
         """
-        measured = [
-            result
-            for run, result in self.results
-            if not result.device.shared and result.spec.settings == spec.settings
-            if (run.suite, run.size, run.length, result.spec.row) == (spec.suite, spec.size, spec.length, spec.row)
-        ]
+        measured = [result for _, result in self.results if not result.device.shared and _is_same(result.spec, spec)]
         own = [result for result in measured if _is_chip_of(result.device.card, card)]
         around_s = outside_steps().around_row_s(own_job)
         return (
@@ -183,6 +178,11 @@ def _stages_of(result: Result) -> Stages:
     if settings.task == "generate":
         return Stages(start_s, 0.0, result.elapsed_s - times.start_s)
     return Stages(start_s, outside.row_s(parts, "build", "end"), times.train_s)
+
+
+def _is_same(one: RowSpec, other: RowSpec) -> bool:
+    same = (one.suite, one.row, one.size, one.length) == (other.suite, other.row, other.size, other.length)
+    return same and one.settings == other.settings
 
 
 def _is_chip_of(device: str | None, card: str) -> bool:

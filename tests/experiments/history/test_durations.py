@@ -64,6 +64,12 @@ def test_a_row_in_a_job_of_its_own_imports_its_libraries(results):
     assert longer_s == pytest.approx(outside.job_s + outside.libraries_s - outside.between_rows_s)
 
 
+def test_a_tiny_row_that_runs_all_steps_in_a_run_of_another_length_has_a_time(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    assert {run.length for run, one in stored.results if one.spec.size == "tiny"} == {"verdict"}
+    assert expected_time(stored, "reduced-batch", size="tiny", length="as-taught").source.endswith(", tiny models")
+
+
 def test_a_time_with_other_settings_does_not_count(tmp_path):
     """The rows for a card with 12 GB have smaller models than those of the same names for other cards."""
     small = spec_of("reduced-batch", card="h100_1g_12gb")
