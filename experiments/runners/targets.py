@@ -201,7 +201,8 @@ class ClusterTarget(ExpectedTarget):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         worker, grace_s = options.worker, options.grace_s
-        return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
+        lease = self.ends_at, self.is_leased
+        return SlurmRunner(folder, self.cluster, view, worker, grace_s, *lease, data=data, expected=options.expected)
 
     def in_start_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         return most_needed_rows_first(rows, suite)
@@ -381,5 +382,6 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         runtime="docker",
         environment=image_of(image_variant),
         shared_folder=LEASED_SHARED_FOLDER,
+        dedicated=True,
         poll_s=POLL_S,
     )
