@@ -2,18 +2,18 @@
 
     python -m tests.benchmarks.training.outside_steps
 
-Reads the stored runs at full size whose rows report their stages, and row_stages.json, a run of newer code. Writes
-experiments/history/outside_steps.json, which names the runs. The seconds of a row's parts have the smallest sum of
-absolute errors over all stages of all rows, so that single rows of a slow host hardly change them. Seconds that occur
-once a run or between rows come from row_stages.json alone, because older code needed longer. The error is that of 80 %
-of the rows, each with seconds that were fitted to the other runs.
+Reads the stored runs at full size whose rows report their stages, and runs of newer code: row_stages.json and
+wall_runs.jsonl. Writes experiments/history/outside_steps.json, which names the runs. The seconds of a row's parts have
+the smallest sum of absolute errors over all stages of all rows, so that single rows of a slow host hardly change them.
+Seconds that occur once a run or between rows are medians over the runs of newer code, because older code needed longer.
+The error is that of 80 % of the rows, each with seconds that were fitted to the other runs.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean, quantiles
+from statistics import fmean, median, quantiles
 from typing import Any, NamedTuple
 
 from experiments.history.durations import StoredTimes
@@ -24,6 +24,7 @@ from experiments.suites.suite import suite_named
 from experiments.system.files import write_atomically
 from experiments.training.measure.schedule import schedule_of
 from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
+from tests.benchmarks.training.wall_runs import FinishedRun, began_s, finished_runs
 
 ROUNDS = 50
 """Rounds of a fit. In the stored runs, no part changes by a millisecond after 20 rounds."""
@@ -39,6 +40,19 @@ class TimedStage(NamedTuple):
     row: str
     parts: Parts
     seconds: float
+
+
+class Edges(NamedTuple):
+    """Seconds of a run that occur once, and between rows."""
+
+    prepare_s: float
+    libraries_s: float
+    between_rows_s: float
+
+
+def seconds_of(stage: Parts, parts: Mapping[str, float]) -> float:
+    """Return the seconds of a stage. parts: seconds of each part; 0 for others."""
+    return sum(parts.get(part, 0.0) * count for part, count in stage.items())
 
 
 def timed_stages(run: Run, result: Result) -> Iterator[TimedStage]:
@@ -112,7 +126,7 @@ def row_errors(stages: Sequence[TimedStage]) -> Iterator[float]:
         for row in dict.fromkeys(stage.row for stage in own):
             timed = [stage for stage in own if stage.row == row]
             if all(part in parts for stage in timed for part in stage.parts):
-                predicted_s = sum(parts[part] * count for stage in timed for part, count in stage.parts.items())
+                predicted_s = sum(seconds_of(stage.parts, parts) for stage in timed)
                 yield relative_error(predicted_s, sum(stage.seconds for stage in timed))
 
 
@@ -128,19 +142,41 @@ def longer_shares(stored: StoredTimes) -> Iterator[tuple[StepKind, float]]:
             yield step_kind(result.spec.settings), min(1.0, position)
 
 
-def fitted(stored: StoredTimes) -> OutsideSteps:
-    """Return the seconds that were fitted to ``stored`` and to row_stages.json."""
-    newest = json.loads(STAGES_FILE.read_text())
+def edges_of_file(record: dict[str, Any], parts: Mapping[str, float], stages: Sequence[TimedStage]) -> Edges:
+    """Return the edges of the run in row_stages.json. stages: of its rows, in the order in which they began."""
+    rows = record["rows"].values()
+    rows_s = sum(sum(times.values()) for times in rows)
+    first = next(iter(rows))
+    return Edges(
+        record["seconds"] - rows_s - (len(rows) - 1) * record["between_rows_s"],
+        first["start_s"] - seconds_of(stages[0].parts, parts),
+        record["between_rows_s"],
+    )
+
+
+def edges_of(finished: FinishedRun, parts: Mapping[str, float]) -> Edges:
+    """Return the edges of a run of RECORDED_FILE."""
+    first = finished.rows[0]
+    start = row_parts(first.spec.settings, first.parameters or 0, first.spec.card)["start"]
+    return Edges(
+        began_s(first) - finished.started_s,
+        first.times.start_s - seconds_of(start, parts) if first.times else 0.0,
+        median(finished.between_rows_s),
+    )
+
+
+def fitted(stored: StoredTimes, newest: Sequence[FinishedRun]) -> OutsideSteps:
+    """Return the seconds that were fitted to ``stored`` and ``newest`` runs, and to row_stages.json."""
+    record = json.loads(STAGES_FILE.read_text())
+    of_file = list(stages_of_file(record, stored))
     stages = [stage for run, result in stored.results for stage in timed_stages(run, result)]
-    stages += stages_of_file(newest, stored)
+    stages += [stage for one in newest for row in one.rows for stage in timed_stages(one.run, row)] + of_file
     parts, errors, shares = fit(stages), list(row_errors(stages)), list(longer_shares(stored))
-    rows_s = sum(map(sum, (times.values() for times in newest["rows"].values())))
-    first = next(iter(newest["rows"].values()))
-    start_s = next(stage for stage in stages if stage.run == STAGES_FILE.stem).parts
+    edges = [edges_of_file(record, parts, of_file), *(edges_of(one, parts) for one in newest)]
     return OutsideSteps(
-        prepare_s=newest["seconds"] - rows_s - (len(newest["rows"]) - 1) * newest["between_rows_s"],
-        libraries_s=first["start_s"] - sum(parts[part] * count for part, count in start_s.items()),
-        between_rows_s=newest["between_rows_s"],
+        prepare_s=median(one.prepare_s for one in edges),
+        libraries_s=median(one.libraries_s for one in edges),
+        between_rows_s=median(one.between_rows_s for one in edges),
         job_s=json.loads(JOBS_FILE.read_text())["added_to_a_row_on_a_leased_node_s"],
         parts=parts,
         longer_share={kind: fmean(share for own, share in shares if own == kind) for kind in dict(shares)},
@@ -151,7 +187,7 @@ def fitted(stored: StoredTimes) -> OutsideSteps:
 
 def main() -> None:
     """Fit the seconds and write them."""
-    text = fitted(StoredTimes.read(Path("none"))).model_dump_json(indent=1)
+    text = fitted(StoredTimes.read(Path("none")), finished_runs()).model_dump_json(indent=1)
     write_atomically(FILE, f"{text}\n")
     print(text)
 

@@ -12,10 +12,13 @@ a comparison needs of the folders of finished runs.
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,14 +31,17 @@ from experiments.prediction.predict import suite_row_spec
 from experiments.results.gpu_load import UTILIZATION_S
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import git_commit
-from experiments.results.run_folder import RunFolder
+from experiments.results.run_folder import Run, RunFolder
+from experiments.results.schema import Result
 from experiments.runners.local.resources import most_memory_first
 from experiments.suites.choices import Length
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import suite_named
 from experiments.system.files import cache_folder, write_atomically
 from tests.benchmarks.forks import run_in_fork
+from tests.benchmarks.prediction.tables import EVIDENCE
 
+RECORDED_FILE = EVIDENCE / "wall_runs.jsonl"
 DEVICE, GPUS = "h200_141gb", 2
 LEFT_OUT = {"memory", "losses", "telemetry", "versions", "ranks"}
 
@@ -120,6 +126,58 @@ RUNS = (
 )
 
 
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run and the rows of it that have ended, in the order in which they began."""
+
+    run: Run
+    rows: Sequence[Result]
+
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs of the machine."""
+        (number,) = re.findall(r"(\d+) x ", self.run.host)
+        return int(number)
+
+    @property
+    def started_s(self) -> float:
+        """When the run started, seconds since 1970."""
+        return datetime.fromisoformat(self.run.started_at).timestamp()
+
+    @property
+    def seconds(self) -> float:
+        """The time from the start of the run to the end of its last row, s."""
+        return max(map(ended_s, self.rows)) - self.started_s
+
+    @property
+    def between_rows_s(self) -> Sequence[float]:
+        """The time from the end of a row to the start of the next one on the same GPUs, s."""
+        ends = [[ended_s(other) for other in self.rows if ended_s(other) <= began_s(row)] for row in self.rows]
+        return [began_s(row) - max(before) for row, before in zip(self.rows, ends, strict=True) if before]
+
+
+def began_s(result: Result) -> float:
+    """Return when a row began, seconds since 1970."""
+    assert result.timestamps, "a row without timestamps"
+    assert result.times, "a row without stages"
+    return result.timestamps.started_at - result.times.start_s
+
+
+def ended_s(result: Result) -> float:
+    """Return when a row ended, seconds since 1970."""
+    return began_s(result) + result.elapsed_s
+
+
+def finished_runs() -> list[FinishedRun]:
+    """Return the runs in RECORDED_FILE."""
+    found = []
+    for line in RECORDED_FILE.read_text().splitlines():
+        one = json.loads(line)
+        rows = sorted(map(Result.model_validate, one["rows"]), key=began_s)
+        found.append(FinishedRun(Run.model_validate(one["run"]), rows))
+    return found
+
+
 def predicted_on_device(spec: RowSpec, phantom: Phantom) -> Prediction:
     """Return the prediction of a row for its own card, with the time of a step on DEVICE and the name of DEVICE.
 
@@ -187,9 +245,7 @@ def record_runs(file: Path, folders: Sequence[Path]) -> None:
     for path in folders:
         folder = RunFolder(path)
         rows = [one.model_dump(mode="json", exclude=LEFT_OUT) for one in folder.results().values()]
-        run = folder.read_run()
-        kept = {"name": run.run_id, "command": run.command, "on": run.host, "started_at": run.started_at}
-        lines.append(json.dumps(kept | {"git_commit": run.git_commit, "rows": rows}))
+        lines.append(json.dumps({"run": folder.read_run().model_dump(mode="json"), "rows": rows}))
     write_atomically(file, "\n".join(lines) + "\n")
 
 

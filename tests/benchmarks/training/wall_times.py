@@ -14,30 +14,30 @@ experiments/evidence/prediction_h200, without a GPU.
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from math import ceil
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from experiments.history.durations import StoredTimes, expected_steps
+from experiments.history.durations import RowTime, StoredTimes, expected_steps
+from experiments.history.lease_length import TimeRange
 from experiments.history.outside_steps import OutsideSteps, row_parts
 from experiments.results.run_folder import Run
 from experiments.results.schema import Progress, Result
 from experiments.runners.progress import RowState
-from experiments.runners.remaining import ExpectedRow, RemainingTime
+from experiments.runners.remaining import ExpectedRow, RemainingTime, makespan_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 from tests.benchmarks.training.outside_steps import fitted
+from tests.benchmarks.training.wall_runs import FinishedRun, began_s, ended_s, finished_runs
 
 MIN_ROWS = 3
 """Runs with fewer rows are not compared as a whole."""
 ENDED_SHARE = 0.25
 STEP_TABLES = EVIDENCE.parent / "prediction_h100", EVIDENCE
-PREDICTED_FILE, RUNS_FILE = EVIDENCE / "wall_predicted.json", EVIDENCE / "wall_runs.jsonl"
+PREDICTED_FILE = EVIDENCE / "wall_predicted.json"
 WAYS = {"measured_steps": "steps measured before", "predicted_steps": "steps predicted"}
 HEAD = ("run", "row", "predicted, s", "measured, s", "error")
-RUN_HEAD = ("run", "steps", "predicted, s", "interval, s", "measured, s", "error", "remaining after a quarter")
+RUN_HEAD = ("run", "rows", "steps", "predicted, s", "interval, s", "measured, s", "error", "remaining after a quarter")
 
 
 class Compared(NamedTuple):
@@ -80,15 +80,16 @@ def compare_row(run: Run, result: Result, step_s: float, outside: OutsideSteps) 
     return Compared(run.run_id, result.spec.row, predicted_s, result.elapsed_s - result.times.start_s, result)
 
 
-def compare_stored(stored: StoredTimes, steps: Mapping[tuple[str, str], float]) -> list[Compared]:
-    """Compare each stored row whose step is predicted."""
-    found, fits = [], {}
-    for run, result in stored.results:
+def compare_stored(stored: StoredTimes, newest: Sequence[FinishedRun]) -> list[Compared]:
+    """Compare each stored row whose step is predicted, also of ``newest`` runs."""
+    found, fits, steps = [], {}, step_seconds()
+    for run, result in [*stored.results, *((one.run, row) for one in newest for row in one.rows)]:
         step_s = steps.get((f"{run.suite}/{result.spec.row}", result.spec.card))
         if run.size != "full" or result.outcome != "fits" or not (result.times and result.speed and step_s):
             continue
         if run.run_id not in fits:
-            fits[run.run_id] = fitted(StoredTimes(tuple(one for one in stored.results if one[0] != run), ()))
+            others = StoredTimes(tuple(one for one in stored.results if one[0] != run), ())
+            fits[run.run_id] = fitted(others, [one for one in newest if one.run != run])
         found.append(compare_row(run, result, step_s, fits[run.run_id]))
     return found
 
@@ -119,39 +120,23 @@ def remaining_of_rows(rows: Sequence[Compared]) -> list[Compared]:
     return found
 
 
-def began_s(result: Result) -> float:
-    """Return when a row began, seconds since 1970."""
-    return result.timestamps.started_at - result.times.start_s
+def remaining_of_run(
+    run: FinishedRun, expected: Mapping[str, ExpectedRow], rows: Sequence[Result]
+) -> tuple[float | None, float]:
+    """Return the estimated and the true remaining time of ``rows`` of a run after ENDED_SHARE of them, s.
 
-
-class WholeRun(NamedTuple):
-    """A finished run and its rows, in the order in which they began."""
-
-    started_s: float
-    rows: Sequence[Result]
-    lanes: int
-
-    @property
-    def seconds(self) -> float:
-        """The time from the start of the run to the end of its last row, s."""
-        return max(began_s(row) + row.elapsed_s for row in self.rows) - self.started_s
-
-    def remaining(self, expected: Mapping[str, ExpectedRow]) -> tuple[float | None, float]:
-        """Return the estimated and the true remaining time after ENDED_SHARE of the rows, s.
-
-        Running rows report that they train, but no estimate of their own.
-        """
-        ends = sorted(self.rows, key=lambda row: began_s(row) + row.elapsed_s)
-        ended = ends[: ceil(ENDED_SHARE * len(ends))]
-        now_s = began_s(ended[-1]) + ended[-1].elapsed_s
-        remaining = RemainingTime(expected)
-        for row in ended:
-            remaining.add_ended(row.spec.row, row.elapsed_s, row)
-        others = [row for row in self.rows if row not in ended]
-        running = [state_of(row, now_s - began_s(row)) for row in others if began_s(row) < now_s]
-        waiting = [row.spec for row in others if began_s(row) >= now_s]
-        left_s = remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, self.lanes)
-        return left_s, self.started_s + self.seconds - now_s
+    Running rows report that they train, but no estimate of their own.
+    """
+    ended = sorted(rows, key=ended_s)[: ceil(ENDED_SHARE * len(rows))]
+    now_s = ended_s(ended[-1])
+    remaining = RemainingTime(expected)
+    for row in ended:
+        remaining.add_ended(row.spec.row, row.elapsed_s, row)
+    others = [row for row in rows if row not in ended]
+    running = [state_of(row, now_s - began_s(row)) for row in others if began_s(row) < now_s]
+    waiting = [row.spec for row in others if began_s(row) >= now_s]
+    left_s = remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, run.gpus)
+    return left_s, run.started_s + run.seconds - now_s
 
 
 def state_of(row: Result, elapsed_s: float) -> RowState:
@@ -160,47 +145,49 @@ def state_of(row: Result, elapsed_s: float) -> RowState:
     return RowState(row.spec, elapsed_s, started if elapsed_s > row.times.start_s else None)
 
 
-def whole_runs() -> dict[str, WholeRun]:
-    """Return the runs of RUNS_FILE by name; none without the file."""
-    found = {}
-    for line in RUNS_FILE.read_text().splitlines() if RUNS_FILE.exists() else ():
-        one = json.loads(line)
-        rows = sorted(map(Result.model_validate, one["rows"]), key=began_s)
-        (gpus,) = re.findall(r"(\d+) x ", one["on"])
-        found[one["name"]] = WholeRun(datetime.fromisoformat(one["started_at"]).timestamp(), rows, int(gpus))
-    return found
+def rows_seconds(times: Sequence[RowTime], gpus: int) -> TimeRange:
+    """Return the time of rows that share GPUs, without what occurs once a run."""
+    return TimeRange(*(makespan_s([(time[side], time.gpus) for time in times], gpus) for side in range(3)))
 
 
-def compare_whole(name: str, run: WholeRun, way: str, predicted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the predicted and the measured time of a whole run, and its remaining time after a part of its rows."""
-    rows = {row: ExpectedRow(one["expected_s"], one["start_s"]) for row, one in predicted["rows"].items() if one}
-    left_s, true_s = run.remaining(rows)
+def compare_whole(run: FinishedRun, way: str, predicted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the predicted and the measured time of a run, and its remaining time after a part of its rows.
+
+    Of a run that was interrupted, only the rows that have ended count.
+    """
+    ended = [row.spec.row for row in run.rows]
+    times = {row: RowTime(**one) for row, one in predicted["rows"].items() if one}
+    planned_s = rows_seconds(list(times.values()), run.gpus)
+    done_s = rows_seconds([time for row, time in times.items() if row in ended], run.gpus)
+    sides = zip(TimeRange._fields, planned_s, done_s, strict=True)
+    whole = TimeRange(*(predicted[side] - planned + done for side, planned, done in sides))
+    rows = {row: ExpectedRow(time.expected_s, time.start_s) for row, time in times.items()}
+    left_s, true_s = remaining_of_run(run, rows, run.rows)
     return {
-        "run": name,
+        "run": run.run.run_id,
+        "rows": f"{len(ended)} of {len(predicted['rows'])}",
         "way": way,
-        "predicted_s": predicted["expected_s"],
-        "low_s": predicted["low_s"],
-        "high_s": predicted["high_s"],
+        **whole._asdict(),
         "measured_s": run.seconds,
-        "error": relative_error(predicted["expected_s"], run.seconds),
+        "error": relative_error(whole.expected_s, run.seconds),
         "remaining_s": left_s,
         "remaining_error": None if left_s is None else relative_error(left_s, true_s),
     }
 
 
-def compare_all_whole() -> Iterator[dict[str, Any]]:
-    """Yield the comparison of each whole run, in each of WAYS."""
+def compare_all_whole(runs: Sequence[FinishedRun]) -> Iterator[dict[str, Any]]:
+    """Yield the comparison of each run, in each of WAYS."""
     predicted = json.loads(PREDICTED_FILE.read_text())["runs"]
-    for name, run in whole_runs().items():
+    for run in runs:
         for way in WAYS:
-            yield compare_whole(name, run, way, predicted[name][way])
+            yield compare_whole(run, way, predicted[run.run.run_id][way])
 
 
 def whole_cells(one: Mapping[str, Any]) -> list[str]:
     """Return the cells of a whole run."""
     interval = f"{one['low_s']:.0f} to {one['high_s']:.0f}"
-    times = f"{one['predicted_s']:.0f}", interval, f"{one['measured_s']:.0f}", percent(one["error"])
-    return [one["run"], WAYS[one["way"]], *times, percent(one["remaining_error"])]
+    times = f"{one['expected_s']:.0f}", interval, f"{one['measured_s']:.0f}", percent(one["error"])
+    return [one["run"], one["rows"], WAYS[one["way"]], *times, percent(one["remaining_error"])]
 
 
 def errors_of(errors: Sequence[float]) -> dict[str, float]:
@@ -213,8 +200,9 @@ def words_of(name: str, errors: Mapping[str, float]) -> str:
 
 def main() -> None:
     """Compare all rows and runs, and write the tables."""
-    rows = compare_stored(StoredTimes.read(EVIDENCE / "none"), step_seconds())
-    runs, remaining, whole = totals(rows), remaining_of_rows(rows), list(compare_all_whole())
+    newest = finished_runs()
+    rows = compare_stored(StoredTimes.read(EVIDENCE / "none"), newest)
+    runs, remaining, whole = totals(rows), remaining_of_rows(rows), list(compare_all_whole(newest))
     errors = {
         "Sums of rows": errors_of([one.error for one in runs]),
         "Remaining time after a quarter of the rows": errors_of([one.error for one in remaining]),

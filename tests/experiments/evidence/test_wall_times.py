@@ -11,7 +11,7 @@ from experiments.results.schema import StageTimes, StageTimestamps
 from tests.benchmarks.prediction.tables import EVIDENCE
 from tests.benchmarks.training import wall_runs
 from tests.benchmarks.training.outside_steps import TimedStage, fit, fitted, weighted_median
-from tests.benchmarks.training.wall_times import WholeRun, totals
+from tests.benchmarks.training.wall_times import totals
 from tests.support.results import in_memory
 
 
@@ -28,7 +28,7 @@ def test_the_weight_decides_which_value_is_in_the_middle():
 
 
 def test_the_stored_seconds_are_those_of_the_stored_runs():
-    assert fitted(StoredTimes.read(Path("none"))) == OutsideSteps.read()
+    assert fitted(StoredTimes.read(Path("none")), wall_runs.finished_runs()) == OutsideSteps.read()
 
 
 def test_the_predictions_of_whole_runs_are_of_the_runs_that_the_command_would_start():
@@ -46,8 +46,12 @@ def row(name, began_s, elapsed_s, start_s=1.0):
     return in_memory.result(name).model_copy(update={"times": times, "timestamps": stamps, "elapsed_s": elapsed_s})
 
 
-def test_a_whole_run_lasts_until_its_last_row_has_ended():
-    assert WholeRun(90.0, [row("a", 100.0, 30.0), row("b", 101.0, 20.0)], 2).seconds == 40.0
+def test_a_run_lasts_until_its_last_row_has_ended_and_a_row_follows_the_last_one_before_it():
+    started = "1970-01-01T00:01:30+00:00"
+    made = in_memory.run("a").model_copy(update={"started_at": started, "host": "8 cores, 2 x NVIDIA H200"})
+    rows = [row("a", 100.0, 30.0), row("b", 101.0, 20.0), row("c", 122.0, 20.0), row("d", 130.5, 1.0)]
+    finished = wall_runs.FinishedRun(made, rows)
+    assert (finished.seconds, finished.gpus, finished.between_rows_s) == (52.0, 2, [1.0, 0.5])
 
 
 def test_small_runs_are_not_compared_as_a_whole():
