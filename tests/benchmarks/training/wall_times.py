@@ -147,7 +147,8 @@ def state_of(row: Result, elapsed_s: float) -> RowState:
 
 def rows_seconds(times: Sequence[RowTime], gpus: int) -> TimeRange:
     """Return the time of rows that share GPUs, without what occurs once a run."""
-    return TimeRange(*(makespan_s([(time[side], time.gpus) for time in times], gpus) for side in range(3)))
+    sides, needed = zip(*(time[:3] for time in times), strict=True), [time.gpus for time in times]
+    return TimeRange(*(makespan_s(list(zip(side, needed, strict=True)), gpus) for side in sides))
 
 
 def compare_whole(run: FinishedRun, way: str, predicted: Mapping[str, Any]) -> dict[str, Any]:
