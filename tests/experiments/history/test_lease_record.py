@@ -12,6 +12,7 @@ from experiments.history.lease_record import (
     earlier_leases,
     read_records,
 )
+from tests.testbed.chain.rehearse import STORED_LEASES, bring_earlier_leases
 
 
 def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36.0):
@@ -54,3 +55,12 @@ def test_records_are_kept_and_broken_lines_are_left_out(tmp_path):
 
 def test_the_error_is_relative_to_the_used_time():
     assert record(used_s=500.0).error == pytest.approx(0.9)
+
+
+def test_a_rehearsal_knows_the_leases_of_stored_rehearsals_but_keeps_those_of_its_results(tmp_path):
+    stored = read_records(STORED_LEASES.parent)
+    bring_earlier_leases(tmp_path / "new")
+    assert read_records(tmp_path / "new") == stored != []
+    append_record(tmp_path / "own", record())
+    bring_earlier_leases(tmp_path / "own")
+    assert read_records(tmp_path / "own") == [record()]
