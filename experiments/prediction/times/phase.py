@@ -19,9 +19,9 @@ HOST_FACTORS: Mapping[HostWork, float] = {
     "shards": 1.3e-3,
 }
 """Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
-alone, to which autograd adds in a backward pass. layers: for a matrix product of a forward pass, which stands for the
-Python code of a layer. kernel choices: for a product of new sizes. The four agree with the phases of 12 trainings
-(prediction_h200/phase_times.md); layers and kernel choices have the smallest mean error over the rows of the benchmark
+alone, to which autograd adds in a backward pass. They were fitted to passes of trainings whose host was measured
+(benchmark host_times). layers: for a matrix product of a forward pass, which stands for the Python code of a layer.
+kernel choices: for a product of new sizes. These two were fitted to the same passes and to the rows of the benchmark
 step_times. shards: for a gather or a reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's
 parameters and replace the views of each. Fitted to the rows of the benchmark several_gpus."""
 PCIE_GB_S, LINK_SHARE = 31.5, 0.63
@@ -52,10 +52,10 @@ class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
     host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers,
-    of kernel choices and of shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the optimizer works on the
-    CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar operations.
-    host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for the links at
-    the end, because later operations need what they transfer.
+    of kernel choices and of shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the
+    optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar
+    operations. host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for
+    the links at the end, because later operations need what they transfer.
     """
 
     host_work: Mapping[HostWork, float]
