@@ -8,7 +8,7 @@ import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from torch._C import _distributed_c10d as c10d
 
 from experiments.errors import InputError
 
-REDUCTIONS = {
-    dist.ReduceOp.RedOpType.SUM: torch.add,
-    dist.ReduceOp.RedOpType.PRODUCT: torch.mul,
-    dist.ReduceOp.RedOpType.MIN: torch.minimum,
-    dist.ReduceOp.RedOpType.MAX: torch.maximum,
-    dist.ReduceOp.RedOpType.BAND: torch.bitwise_and,
-    dist.ReduceOp.RedOpType.BOR: torch.bitwise_or,
-    dist.ReduceOp.RedOpType.BXOR: torch.bitwise_xor,
+REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "SUM": torch.add,
+    "PRODUCT": torch.mul,
+    "MIN": torch.minimum,
+    "MAX": torch.maximum,
+    "BAND": torch.bitwise_and,
+    "BOR": torch.bitwise_or,
+    "BXOR": torch.bitwise_xor,
 }
 """The function of two ranks' values for each reduction that gloo has; all others return the rank's own value."""
 LARGE_BYTES = 16 * 2**20
@@ -126,7 +126,7 @@ class HostExchange:
 
     def reduce(self, value: torch.Tensor, operation: Any) -> None:
         """Replace ``value`` by that of all ranks. operation: a ReduceOp."""
-        combine = REDUCTIONS.get(operation.op)
+        combine = REDUCTIONS.get(operation.op.name)
         if combine and _have_values([value]):
             values = [torch.empty_like(value) for _ in range(self._size)]
             self.gather(values, value)

@@ -199,7 +199,7 @@ for _name in NO_OP_COLLECTIVES:
     setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
 for _own in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
     setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
-setattr(SimulatedGroup, "alltoall_base", _all_to_all_single)  # its name before PyTorch 2.13
+SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  # its name before PyTorch 2.13
 
 
 def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:

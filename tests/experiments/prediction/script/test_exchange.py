@@ -7,7 +7,7 @@ import pytest
 from experiments.errors import InputError
 
 START = """
-import datetime, torch
+import datetime, math, torch
 import torch.distributed as dist
 dist.init_process_group("nccl")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -98,7 +98,7 @@ def test_a_reduction_in_host_memory_has_the_values_of_lower_ranks_and_else_the_r
         known = [2 + min(other, rank) for other in range(size)]
         for operation, expected in (
             (dist.ReduceOp.SUM, sum(known)), (dist.ReduceOp.MAX, max(known)), (dist.ReduceOp.MIN, min(known)),
-            (dist.ReduceOp.PRODUCT, known[0] * known[1] * known[2]), (dist.ReduceOp.BOR, known[0] | known[1] | known[2]),
+            (dist.ReduceOp.PRODUCT, math.prod(known)), (dist.ReduceOp.BOR, known[0] | known[1] | known[2]),
         ):
             found = torch.tensor([2 + rank])
             dist.all_reduce(found, operation)
