@@ -86,8 +86,8 @@ void run_convolution(int64_t bytes, const std::string& key) {
 void allocate_convolution_scratch(const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
   const bool transposed = arguments[6].toBool();
   const Convolution convolution(
-      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(), transposed,
-      arguments[8].toInt());
+      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(),
+      arguments[5].toIntVector(), transposed, arguments[8].toInt());
   run_convolution(
       transposed ? convolution.backward_bytes() : convolution.forward_bytes(),
       convolution_key(arguments[0].toTensor(), arguments[1].toTensor(), arguments[3].toIntVector(), -1));
@@ -100,8 +100,8 @@ void allocate_scratch_of_result(
   if (schema.name() != "aten::convolution_backward" || place > 1 || !result.defined()) return;
   const bool transposed = arguments[7].toBool();
   const Convolution convolution(
-      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(), transposed,
-      arguments[9].toInt());
+      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(),
+      arguments[6].toIntVector(), transposed, arguments[9].toInt());
   const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
   run_convolution(
       place ? convolution.weight_backward_bytes() : input_bytes,
