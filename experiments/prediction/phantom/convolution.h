@@ -30,7 +30,7 @@ struct Convolution {
         batch(input.size(0)), positions((transposed ? input : output).numel() / outputs),
         element(static_cast<int64_t>(weight.element_size())),
         strided(exceeds_one(stride)), dilated(exceeds_one(dilation)) {
-    constexpr int64_t least_channels = 8, least_area = 49;
+    constexpr int64_t least_area = 49;
     const auto type = input.scalar_type();
     const bool ordered = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
         weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
@@ -40,34 +40,47 @@ struct Convolution {
     converts = plain && ((inputs >= least_channels && enough_outputs) || area >= least_area);
   }
 
+  static constexpr int64_t least_channels = 8, block = 128;
+
   int64_t forward_bytes() const {
     if (!converts) return 0;
     if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kMore;
     if (area == 1) return has_channels(1024, 2048) ? x + y + kMore : 0;
-    return x + w + kMore + (is_wide() ? 0 : y);
+    return x + w + kMore + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
   }
 
   int64_t backward_bytes() const {
     if (!converts) return 0;
     if (area == 1) return strided || has_channels(512, 2048) ? x + y + kMore : 0;
-    return x + w + y + kMore;
+    return x + w + padded(y, outputs) + kMore;
   }
 
   int64_t weight_backward_bytes() const {
-    constexpr int64_t most_sums = 15, wide_sums = 4, narrow_sums = 54, block = 128;
+    constexpr int64_t most_sums = 15, wide_sums = 4, narrow_sums = 54;
     if (area == 1 && !strided) {
       if (plain && is_narrow()) return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kMore;
       return converts ? std::min(batch * sum_bytes(), x + y) + kMore : 0;
     }
     if (!converts) return 0;
     const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
-    const int64_t sums = is_wide() ? wide_sums : std::min(card.multiprocessors / blocks, most_sums);
-    const int64_t parts = !sums && area > 1 && !dilated ? card.multiprocessors * block * block * 4 : 0;
-    return padded(x, inputs) + y + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
+    const int64_t sums = inputs < least_channels && element == 4 ? narrow_sums
+        : is_wide()                                              ? wide_sums
+                                                                 : std::min(card.multiprocessors / blocks, most_sums);
+    const int64_t parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
+    return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
   }
 
+  // Return the bytes of the algorithm with the most memory, which the search for the fastest one also runs. It converts
+  // all operands. For the gradients of the weights, each multiprocessor keeps two parts of them.
+  int64_t searched_bytes(bool weights) const {
+    return plain ? padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + (weights ? 2 * parts_bytes() : 0) : 0;
+  }
+
+  // Return the bytes of one block of output for each multiprocessor, in 32 bit.
+  int64_t parts_bytes() const { return card.multiprocessors * block * block * 4; }
+
   // Return the bytes of a partial sum of the weights' gradient, in 32 bit.
-  int64_t sum_bytes() const { return w / element * 4; }
+  int64_t sum_bytes() const { return padded(padded(w, inputs), outputs) / element * 4; }
 
   // Return the bytes of a tensor whose channels are padded to 16 bytes.
   int64_t padded(int64_t bytes, int64_t channels) const {
@@ -82,8 +95,8 @@ struct Convolution {
   // Return whether each output sums over many inputs.
   bool is_wide() const { return inputs >= 8 * outputs; }
 
-  // Return whether each weight's gradient sums over many positions, and the weights are few.
-  bool is_narrow() const { return outputs * inputs <= 4096 && positions >= 32768; }
+  // Return whether each weight's gradient sums over many positions, and the weights are few, in 32 bit.
+  bool is_narrow() const { return element == 4 && outputs * inputs <= 4096 && positions >= 32768; }
 
   const int64_t x, y, w, outputs, inputs, area, batch, positions, element;
   const bool strided, dilated;

@@ -24,6 +24,12 @@ CONVOLUTIONS = {
     "3 x 3, wide": (8, 2048, 60, 256, {"kernel_size": 3, "padding": 12, "dilation": 12}),
     "1 x 1": (8, 256, 60, 1024, {"kernel_size": 1}),
     "1 x 1, many channels": (8, 512, 60, 2048, {"kernel_size": 1}),
+    "3 x 3, more blocks than multiprocessors": (8, 1024, 60, 256, {"kernel_size": 3, "padding": 1}),
+    "3 x 3 in 16 bit": (16, 256, 32, 256, {"kernel_size": 3, "padding": 1, "dtype": "float16"}),
+    "7 x 7, 3 channels": (8, 3, 480, 64, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "1 x 1, stride 2": (4, 1024, (50, 68), 2048, {"kernel_size": 1, "stride": 2}),
+    "1 x 1, batch of 4": (4, 512, (25, 34), 2048, {"kernel_size": 1}),
+    "1 x 1, few channels": (4, 256, (200, 272), 12, {"kernel_size": 1}),
     "4 x 4, stride 2": (256, 128, 16, 256, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "3 channels": (256, 3, 64, 64, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "transposed": (256, 256, 8, 128, {"kernel_size": 4, "padding": 1, "stride": 2, "transposed": True}),
@@ -60,11 +66,14 @@ def convolutions(phantom: Any) -> Any:
     """Return the temporary memory of the forward pass, and of the backward pass to the input and to the weights."""
     import torch
 
-    def measure(batch: int, inputs: int, size: int, outputs: int, options: dict[str, Any]) -> list[int]:
-        transposed = options.pop("transposed", False)
+    def measure(
+        batch: int, inputs: int, size: int | tuple[int, int], outputs: int, options: dict[str, Any]
+    ) -> list[int]:
+        transposed, dtype = options.pop("transposed", False), getattr(torch, options.pop("dtype", "float32"))
         layer = (torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d)(inputs, outputs, bias=False, **options)
-        layer = layer.cuda()
-        given = torch.empty(batch, inputs, size, size, device="cuda")
+        layer = layer.to("cuda", dtype)
+        height, width = (size, size) if isinstance(size, int) else size
+        given = torch.empty(batch, inputs, height, width, dtype=dtype, device="cuda")
         forward, result = scratch(phantom, lambda: layer(given))
         settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, 1)
 
@@ -108,6 +117,43 @@ def other_scratch(phantom: Any) -> Any:
         "embedding": embedding(4096, 151936, 896),
         "embedding of many tokens": embedding(16384, 4096, 4096),
     }
+
+
+def segments_of_equal_blocks(phantom: Any) -> Any:
+    """Return whether a tensor is placed in the latest segment if free blocks are equal: of few segments, of many."""
+    import torch
+
+    def is_in_latest_segment(count: int) -> bool:
+        blocks = [torch.empty(12 * 2**20, dtype=torch.uint8, device="cuda") for _ in range(count)]
+        latest = blocks[-1].data_ptr()
+        del blocks
+        return torch.empty(11 * 2**20, dtype=torch.uint8, device="cuda").data_ptr() == latest
+
+    return [is_in_latest_segment(2), is_in_latest_segment(40)]
+
+
+def masks_of_ones(phantom: Any) -> Any:
+    """Return whether all elements are true: of floating-point masks of ones before ones, and before a zero."""
+    import torch
+
+    def all_true(*padding: int) -> bool:
+        before, mask = torch.ones(1, 4).to("cuda"), torch.tensor([[1, *padding]]).cuda()
+        return bool(torch.cat((before, mask), dim=1).to(torch.bool).all())
+
+    written = torch.ones(4).to("cuda")
+    written[1:] = 0.0
+    return [all_true(1, 1), all_true(1, 0), bool(written.to(torch.bool).all())]
+
+
+def normalizations(phantom: Any) -> Any:
+    """Return the temporary memory of normalizations in groups and by the root mean square, of inputs of 16 MiB."""
+    import torch
+
+    given, weight = torch.empty(16, 256, 32, 32, device="cuda"), torch.empty(1024, device="cuda")
+    with torch.no_grad():
+        groups = scratch(phantom, lambda: torch.nn.functional.group_norm(given, 32))[0]
+        root = scratch(phantom, lambda: torch.nn.functional.rms_norm(given.view(-1, 1024), (1024,), weight))[0]
+    return [groups, root]
 
 
 def dropout_order(phantom: Any) -> Any:
@@ -202,5 +248,6 @@ def convolution_order(phantom: Any) -> Any:
 
 PROBES = (
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
-    *(copied_inputs, searched_convolution, convolution_order),
+    *(copied_inputs, searched_convolution, convolution_order, normalizations),
+    *(segments_of_equal_blocks, masks_of_ones),
 )
