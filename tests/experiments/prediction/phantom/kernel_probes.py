@@ -17,7 +17,7 @@ RECURRENT = {
     "GRU of 2 layers with dropout": ("GRU", (35, 20, 200, 300), 2, "float32", 0.2),
     "RNN of 2 layers": ("RNN", (70, 64, 1024, 1024), 2, "float32", 0.0),
 }
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[int, int, int | tuple[int, int], int, dict[str, Any]]] = {
     "3 x 3": (8, 256, 60, 256, {"kernel_size": 3, "padding": 2, "dilation": 2}),
     "3 x 3, many channels": (8, 512, 60, 512, {"kernel_size": 3, "padding": 4, "dilation": 4}),
     "3 x 3, stride 2": (8, 128, 120, 128, {"kernel_size": 3, "padding": 1, "stride": 2}),
@@ -130,6 +130,22 @@ def segments_of_equal_blocks(phantom: Any) -> Any:
         return torch.empty(11 * 2**20, dtype=torch.uint8, device="cuda").data_ptr() == latest
 
     return [is_in_latest_segment(2), is_in_latest_segment(40)]
+
+
+def replayed_history_error(case: str, phantom: Any) -> float:
+    """Return the error of reserved memory in a replay of a program's allocations on an H200."""
+    from tests.benchmarks.prediction.foreign.histories import histories, replay
+
+    line = next(one for one in histories() if one["case"] == case)
+    return replay(phantom, line["events"])[1] / 2**30 / float(line["reserved_gib"]) - 1
+
+
+def history_with_equal_blocks(phantom: Any) -> Any:
+    return replayed_history_error("accelerate", phantom)
+
+
+def history_with_large_first_segments(phantom: Any) -> Any:
+    return replayed_history_error("trl-sft-packing", phantom)
 
 
 def masks_of_ones(phantom: Any) -> Any:
@@ -249,5 +265,5 @@ def convolution_order(phantom: Any) -> Any:
 PROBES = (
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
     *(copied_inputs, searched_convolution, convolution_order, normalizations),
-    *(segments_of_equal_blocks, masks_of_ones),
+    *(segments_of_equal_blocks, history_with_equal_blocks, history_with_large_first_segments, masks_of_ones),
 )

@@ -52,6 +52,11 @@ def test_segments_lie_above_the_first_ones_up_to_340_mib_and_then_below_those_be
     assert probe_results["segments_of_equal_blocks"] == [False, True]
 
 
+@pytest.mark.parametrize("history", ["history_with_equal_blocks", "history_with_large_first_segments"])
+def test_a_replay_of_measured_allocations_reserves_the_measured_memory(probe_results, history):
+    assert probe_results[history] == pytest.approx(0, abs=1e-6)
+
+
 def test_a_mask_of_ones_keeps_its_value_when_it_is_copied_and_concatenated(probe_results):
     assert probe_results["masks_of_ones"] == [True, False, False]
 
