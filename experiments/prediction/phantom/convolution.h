@@ -40,7 +40,7 @@ struct Convolution {
     converts = plain && ((inputs >= least_channels && enough_outputs) || area >= least_area);
   }
 
-  static constexpr int64_t least_channels = 8, block = 128;
+  static constexpr int64_t least_channels = 8, block = 128, most_sums = 15, wide_sums = 4, narrow_sums = 54;
 
   int64_t forward_bytes() const {
     if (!converts) return 0;
@@ -56,18 +56,22 @@ struct Convolution {
   }
 
   int64_t weight_backward_bytes() const {
-    constexpr int64_t most_sums = 15, wide_sums = 4, narrow_sums = 54;
     if (area == 1 && !strided) {
       if (plain && is_narrow()) return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kMore;
       return converts ? std::min(batch * sum_bytes(), x + y) + kMore : 0;
     }
     if (!converts) return 0;
-    const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
-    const int64_t sums = inputs < least_channels && element == 4 ? narrow_sums
-        : is_wide()                                              ? wide_sums
-                                                                 : std::min(card.multiprocessors / blocks, most_sums);
-    const int64_t parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
+    const int64_t sums = partial_sums(), parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
     return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
+  }
+
+  // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
+  // because the blocks of output are more than the multiprocessors.
+  int64_t partial_sums() const {
+    const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
+    if (is_wide()) return wide_sums;
+    if (blocks > card.multiprocessors) return 0;
+    return inputs < least_channels && element == 4 ? narrow_sums : std::min(card.multiprocessors / blocks, most_sums);
   }
 
   // Return the bytes of the algorithm with the most memory, which the search for the fastest one also runs. It converts
