@@ -250,6 +250,18 @@ def searched_convolution(phantom: Any) -> Any:
     return found
 
 
+def memory_of_the_search(phantom: Any) -> Any:
+    """Return the temporary memory of the gradients of a convolution's weights, with the search and after it."""
+    import torch
+
+    shapes = ((64, 256, 28, 28), (64, 512, 28, 28), (256, 512, 1, 1))
+    gradient, given, weight = (torch.empty(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes)
+    settings = (None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
+    torch.backends.cudnn.benchmark = True
+    run = functools.partial(torch.ops.aten.convolution_backward, gradient, given, weight, *settings)
+    return [scratch(phantom, run)[0] for _ in range(2)]
+
+
 def convolution_order(phantom: Any) -> Any:
     """Return whether the result of a convolution is channels last: of no operand, of the input, of the weight."""
     import torch
@@ -264,6 +276,6 @@ def convolution_order(phantom: Any) -> Any:
 
 PROBES = (
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
-    *(copied_inputs, searched_convolution, convolution_order, normalizations),
+    *(copied_inputs, searched_convolution, memory_of_the_search, convolution_order, normalizations),
     *(segments_of_equal_blocks, history_with_equal_blocks, history_with_large_first_segments, masks_of_ones),
 )

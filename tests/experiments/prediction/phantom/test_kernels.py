@@ -97,5 +97,9 @@ def test_the_search_for_the_fastest_convolution_frees_the_cache_once_for_each_sh
     assert probe_results["searched_convolution"] == [True, True, False, True]
 
 
+def test_the_search_also_runs_the_convolution_that_needs_the_most_memory(probe_results):
+    assert probe_results["memory_of_the_search"] == pytest.approx([94_372_607, 33_554_704], abs=MIB)
+
+
 def test_a_convolution_returns_channels_last_if_an_operand_has_this_order(probe_results):
     assert probe_results["convolution_order"] == [False, True, True]
