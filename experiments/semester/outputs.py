@@ -1,4 +1,4 @@
-"""The outcome of a check as a page, as Markdown for the summary of a job, as JUnit, and as a message."""
+"""Convert the outcome of a check to a page, to Markdown for the summary of a CI job, to JUnit, and to a message."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -13,8 +13,11 @@ PAGE = "semester.html"
 ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
-def write_page(place: Path, outcome: Outcome) -> Path:
-    """Write the page of a check to its folder and return its path: one file that needs no network and no JavaScript."""
+def write_page(folder: Path, outcome: Outcome) -> Path:
+    """Write the page of a check to the check's folder; return the path of the page.
+
+    The page is one file that needs no network and no JavaScript.
+    """
     check = outcome.check
     text = render_template(
         "semester.html",
@@ -27,8 +30,8 @@ def write_page(place: Path, outcome: Outcome) -> Path:
             (outcome.titles[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()
         ],
     )
-    save_page(place / PAGE, text)
-    return place / PAGE
+    save_page(folder / PAGE, text)
+    return folder / PAGE
 
 
 def markdown(outcome: Outcome) -> str:

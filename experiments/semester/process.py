@@ -14,7 +14,7 @@ POLL_S = 5.0
 
 
 class StallDetector:
-    """Detector of a lack of progress, which reports each stall once. seconds: longest time without progress."""
+    """Detector of stalls, each reported once. seconds: time without progress that counts as a stall."""
 
     def __init__(self, seconds: float = STALL_LIMIT_S) -> None:
         self._seconds = seconds
@@ -71,7 +71,7 @@ def run_logged(
 
 
 def last_change_s(folder: Path) -> float:
-    """Return when a file in ``folder`` was last written, in seconds since the epoch; now if it has none."""
+    """Return when a file in ``folder`` was last written, in seconds since the epoch; without files, return now."""
     times = []
     for path in folder.rglob("*"):
         try:
@@ -82,12 +82,12 @@ def last_change_s(folder: Path) -> float:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line with a letter in a log."""
+    """Return the last line of a log that has a letter; "no output" if there is none."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if any(map(str.isalpha, line))), "no output")
 
 
 def first_line_with(words: str, log: Path) -> str:
-    """Return the first line of a log that contains ``words``; without one, the last line with a letter."""
+    """Return the first line of a log that contains ``words``; if there is none, the last line that has a letter."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line.strip() for line in lines if words in line), last_line(log))

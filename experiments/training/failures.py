@@ -30,7 +30,10 @@ REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)
 
 
 def classify_error(error: BaseException) -> Outcome:
-    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the cause, or 'error'."""
+    """Return 'oom' if GPU memory ran out, 'host_oom' if host memory ran out, else 'error'.
+
+    If ``error`` itself is neither, the exception that caused it is classified.
+    """
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -55,9 +58,9 @@ def requested_gib(text: str) -> float | None:
 
 
 def describe_full_gpu(failure: Failure, memory: Memory, device: Device) -> str:
-    """Return why a row ran out of memory below its own limit: its shared GPU was full; "" for any other row.
+    """Return a message if a row ran out of memory below its own limit, because its shared GPU was full; else "".
 
-    Such a row does not show what fits the card.
+    The failure of such a row does not show that the row does not fit the card.
     """
     reached_gib = (memory.reserved_gib or 0.0) + (failure.requested_gib or 0.0)
     if not device.shared or device.cap_gib is None or reached_gib >= device.cap_gib - LIMIT_TOLERANCE_GIB:

@@ -38,8 +38,8 @@ class EndWhenIdleOptions:
     )
 
     def arguments(self) -> list[str]:
-        """Return the options as arguments of another `testbed` command. Raises as ``parsed`` does."""
-        end_when_idle = self.parsed(1)
+        """Return the options as arguments of another `testbed` command. Raises the errors of ``parse``."""
+        end_when_idle = self.parse(1)
         if end_when_idle is None:
             return []
         target = (
@@ -49,7 +49,7 @@ class EndWhenIdleOptions:
         )
         return ["--end-when-idle", str(self.end_when_idle), *target]
 
-    def parsed(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
+    def parse(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
         """Return how a lease of ``count`` nodes ends itself; None if it does not.
 
         wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.

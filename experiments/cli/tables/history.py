@@ -119,7 +119,10 @@ def _newest_text(values: Sequence[float | None], to_text: Callable[[float], str]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return one character for each recent value, from the lowest to the highest, a dot where there is none."""
+    """Return one block character for each recent value, and a dot for each missing value.
+
+    The lowest value has the lowest block, and the highest value has the highest block.
+    """
     recent = values[-RECENT:]
     known = [value for value in recent if value is not None]
     if not known:

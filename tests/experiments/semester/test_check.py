@@ -238,7 +238,7 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
 def test_a_part_without_progress_is_reported_once(tmp_path):
     messages = []
     callbacks = check.CheckCallbacks(lambda line: None, lambda title, text: messages.append(text))
-    look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
+    look = check._poll_function(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert messages == []
