@@ -62,7 +62,7 @@ def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
 
 
 def _breaks_requirements(requirements: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether the version of ``name`` in ``own`` meets the requirements, and the version in ``other`` does not."""
+    """Return whether ``name`` meets the requirements in its version of ``own``, but not in its version of ``other``."""
     of_name = [one for one in requirements if normalize_name(one.name) == name]
     return bool(of_name) and _meets_all(of_name, own.get(name)) and not _meets_all(of_name, other.get(name))
 
