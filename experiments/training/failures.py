@@ -8,7 +8,7 @@ from experiments.system.files import GIB
 
 LIMIT_TOLERANCE_GIB = 0.05
 """The allocator reserves up to 20 MiB more than is requested, and its message rounds the size."""
-PLACES: dict[Phase, str] = {
+PHASE_TEXTS: dict[Phase, str] = {
     "load": "while loading",
     "forward": "in the forward pass of",
     "backward": "in the backward pass of",
@@ -83,10 +83,10 @@ def last_line(text: str, default: str) -> str:
 
 
 def describe_place(failure: Failure) -> str:
-    """Return the phase and the step of a failure: 'in the forward pass of step 1 (counted from 0)'."""
+    """Return the phase and the step of a failure in words, such as 'in the forward pass of step 1 (counted from 0)'."""
     if failure.phase == "load":
-        return PLACES["load"]
-    return f"{PLACES[failure.phase]} step {failure.step} (counted from 0)"
+        return PHASE_TEXTS["load"]
+    return f"{PHASE_TEXTS[failure.phase]} step {failure.step} (counted from 0)"
 
 
 def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Two runs side by side, for the terminal."""
+"""Show two runs side by side in the terminal."""
 
 from collections.abc import Sequence
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
 PROBLEMS = ("error", "fail")
-REASONS = 6
+MAX_REASONS = 6
 """Maximum number of shown reasons why statements were not evaluated."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
@@ -45,7 +45,7 @@ def _reasons_with_counts(evaluation: Evaluation) -> Table:
     left = [verdict for verdict in evaluation.verdicts if verdict.status == "not evaluated"]
     reasons = Counter(verdict.kind_of_reason for verdict in left)
     table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
-    common = reasons.most_common(REASONS)
+    common = reasons.most_common(MAX_REASONS)
     for reason, count in common:
         table.add(str(count), Text(reason, "dim"))
     if others := reasons.total() - sum(count for _, count in common):

@@ -14,9 +14,9 @@ class SeededBatchSampler(Sampler[list[int]]):
 
     lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch, over all epochs,
     that gets the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full
-    training. packed: texts are packed without padding, so this batch is the epoch's batch with the most tokens in
-    total. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples than one batch
-    needs.
+    training. packed: whether texts are packed without padding; then the epoch's batch with the most tokens in total is
+    moved to longest_batch_index. ranks: number of ranks, which share the samples. Raises InputError if there are fewer
+    samples than one batch needs.
     """
 
     def __init__(

@@ -114,13 +114,14 @@ class ProbeTrainerCallback(TrainerCallback):
 
 
 class SamplingFinished(Exception):
-    """Signal that the sequences have all their tokens."""
+    """Raised when the sequences have all their tokens; ends the generation."""
 
 
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    It only counts tokens. The stopping criteria of ``generate`` would read tensor values, and so wait for the device.
+    Counting tokens does not wait for the device. The stopping criteria of ``generate`` would, because they read tensor
+    values.
     """
 
     def __init__(self, tokens: int) -> None:

@@ -36,7 +36,7 @@ class Schedule:
 
     @property
     def last(self) -> int:
-        """The micro-step at which this run ends in any case."""
+        """The number of micro-steps after which this run ends at the latest."""
         return self.total - self.done if self.steady_s else self.maximum
 
     @property

@@ -1,4 +1,4 @@
-"""Activations that stay in host memory between the forward and the backward pass."""
+"""Offload activations: keep them in host memory between the forward and the backward pass."""
 
 import functools
 from typing import Any

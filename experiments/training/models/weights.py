@@ -74,9 +74,10 @@ def load_pretrained(
     quantization: Quantization | None,
     placement: torch.device | Mapping[str, Any],
 ) -> PreTrainedModel:
-    """Return the model with its published weights, from the hub or a folder, on one device or by a device map.
+    """Return the model with its published weights, from the hub or a folder.
 
-    Raises InputError if they cannot be loaded.
+    placement: the device of the model, or the device of each part by name. Raises InputError if the weights cannot be
+    loaded.
     """
     if not base_model.hub:
         raise InputError("weights = 'pretrained': this model has no known published weights; allowed: random")

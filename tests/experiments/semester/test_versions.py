@@ -79,7 +79,7 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
 
 
 def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
-    monkeypatch.setattr(versions, "_installed", lambda prefix, locks: locks[0].read_text())
+    monkeypatch.setattr(versions, "_create_environment", lambda prefix, locks: locks[0].read_text())
     monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED)
     before = python_of("newest", tmp_path, TODAY)
     monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED.replace("2.4.6", "2.5.0"))
