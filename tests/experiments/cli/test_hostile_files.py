@@ -186,7 +186,7 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(s
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_may_not_name_files_outside_or_too_many(stored_run, capsys, line, change):
+def test_a_run_file_with_an_unsafe_value_is_rejected_in_one_line(stored_run, capsys, line, change):
     stored = json.loads((stored_run / "run.json").read_text())
     (stored_run / "run.json").write_text(json.dumps({**stored, **change}))
     assert main(line.replace("RUN", str(stored_run)).split()) == 2
@@ -243,7 +243,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(line):
     assert done.stderr == b"testbed: the output or a file: No space left on device\n"
 
 
-def test_a_reader_that_ends_early_is_not_an_error():
+def test_a_closed_pipe_gives_the_exit_code_of_sigpipe_and_no_error():
     reading, writing = os.pipe()
     os.close(reading)
     done = _command("schema", stdout=writing)

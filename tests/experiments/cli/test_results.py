@@ -125,7 +125,7 @@ def test_reasons_of_statements_not_evaluated_are_counted_and_all_shows_each(test
     assert sum(line.startswith("not evaluated") for line in every.splitlines()) == len(left)
 
 
-def test_an_evaluation_shows_failures_and_errors_before_what_passes(testbed, tmp_path):
+def test_an_evaluation_shows_failures_and_errors_before_passes(testbed, tmp_path):
     out = testbed("evaluate", h200_run(tmp_path / "run").path)[1].splitlines()
     found = [line.split()[0] for line in out if line.split()[:1] and line.split()[0] in ("error", "fail", "pass")]
     assert found == sorted(found, key=STATUSES.index)

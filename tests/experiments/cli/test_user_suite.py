@@ -76,7 +76,7 @@ def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testb
     assert "SGD keeps no optimizer state" in (moved / "report.html").read_text()
 
 
-def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
+def test_a_suite_file_is_used_in_place_of_the_copy_in_the_run(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     path = tmp_path / "my_lab.yaml"
     path.write_text(path.read_text().replace("SGD keeps no", "SGD does without"))
@@ -85,7 +85,7 @@ def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
     assert "SGD does without" in testbed("evaluate", results, "--suite-file", "my_lab.yaml", "--json")[1]
 
 
-def test_a_copy_that_is_broken_is_reported_in_one_line(testbed, tmp_path):
+def test_a_run_with_an_invalid_copy_of_its_suite_is_reported_in_one_line(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     folder = (tmp_path / "results" / "latest").resolve()
     (folder / "suite.yaml").write_text("[" * 100_000)

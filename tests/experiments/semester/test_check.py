@@ -51,7 +51,7 @@ def test_a_first_check_has_nothing_to_compare_with(semester, checks):
     assert int(suites[f"current miniatures {SUITE} a100_80gb"].get("tests")) > 50
 
 
-def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
+def test_an_unchanged_second_check_reports_no_flip(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
