@@ -1,4 +1,4 @@
-"""Messages of commands: of each finished run, and of leases."""
+"""Send messages about finished runs and about leases."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""How the two environments of a search differ, and which of them a later one resembles."""
+"""Differences between two environments, and which of the two has the same result as another environment."""
 
 from experiments.blame.observation import Observation, find_difference, rejection_of
 from tests.support.results.fake_index import fake_observation

@@ -1,4 +1,4 @@
-"""Invalid values for every option of every command: exit code 2, and one line with the value and the allowed ones."""
+"""Invalid values for every option of every command: exit code 2, and one line with the value and the allowed values."""
 
 from datetime import UTC, datetime
 from pathlib import Path

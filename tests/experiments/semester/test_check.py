@@ -205,7 +205,7 @@ def test_a_lease_is_created_by_reproduce_within_the_budget():
 
 @pytest.fixture
 def reproduce_commands(monkeypatch):
-    """The words of each `testbed reproduce`, which prints its plan at the site demo instead."""
+    """Commands `testbed reproduce` of the check, as lists of words. Fake: each command only prints its plan."""
     calls = []
 
     def run(words, *more):

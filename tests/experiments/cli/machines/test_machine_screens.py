@@ -60,7 +60,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def play_of_fake_node(_scratch, _sockets, _machines, _variables, events, _check):
-    """Send events as of a node on which each role has one task, and the docker role changes something."""
+    """Send the events of a node on which each role has one task, and only the role docker changes something."""
     for role in playbook._role_names(events.playbook):
         task = {"role": role, "task": "First task", "host": NODE.server}
         events.event({"event": "runner_on_start", "event_data": task})

@@ -104,7 +104,7 @@ def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, mo
 
 
 def test_on_a_shared_gpu_a_training_ends_at_its_minimum_and_has_no_speed(tmp_path, monkeypatch):
-    """The times of the micro-steps vary so much that a training whose times count would go on."""
+    """The times of the micro-steps vary so much that a training without a shared GPU would continue."""
     row = spec(batch_size=1, train_samples=40, length="verdict")
     lengths = {}
     for shared in (False, True):

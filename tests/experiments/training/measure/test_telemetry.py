@@ -127,9 +127,9 @@ def test_processes_are_counted_over_all_gpus(on_each, columns):
     [
         ({1: [], 2: []}, 9),  # both without a process, one of them under load
         ({1: [7], 2: []}, 9),
-        ({1: [], 2: [8]}, 0),  # another program's
+        ({1: [], 2: [8]}, 0),  # a process of another program
         ({1: [], 2: [7, 8]}, 0),
-        ({1: [], 2: [7]}, 9),  # the row's own, where it has no business
+        ({1: [], 2: [7]}, 9),  # a process of the row on a GPU that is not the row's
         ({1: [8], 2: [8]}, None),
     ],
 )

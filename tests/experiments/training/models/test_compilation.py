@@ -28,7 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lightning": LITGPT | {"engine": "lightning", "warmup_steps": 0},
 }
 MOST_GRAPHS = 3
-"""Of a row's training: a new length may need one more graph than the first, as may a text of the maximum length."""
+"""Maximum number of graphs of a training: one for the first length, one for other lengths, one for the maximum."""
 
 
 class NoMeter:
