@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from experiments.blame.change_log import line_of_change_log
+from experiments.blame.change_log import change_log_line
 from experiments.blame.environment import Environment, EnvironmentNotCreated, create_environment
 from experiments.blame.observation import Difference, Observation, find_difference
 from experiments.blame.observe import Method
@@ -138,5 +138,5 @@ def _culprit(name: str, good_and_bad: Sequence[Environment]) -> Culprit:
         package=name,
         before=before,
         now=now,
-        change_log=line_of_change_log(package, now) if package else "",
+        change_log=change_log_line(package, now) if package else "",
     )

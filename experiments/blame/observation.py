@@ -86,7 +86,7 @@ def observation_of(
     return Observation(
         outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
-        measured={row: _values(result) for row, result in results.items()},
+        measured={row: _compared_values(result) for row, result in results.items()},
         statuses={one.id: one.status for one in evaluation.verdicts},
     )
 
@@ -120,7 +120,7 @@ def _measured_values(observation: Observation) -> list[tuple[str, str, float]]:
     return [(row, name, value) for row, found in observation.measured.items() for name, value in found.items()]
 
 
-def _values(result: Result) -> dict[str, float]:
+def _compared_values(result: Result) -> dict[str, float]:
     measured = measured_values(result)
     left_out = ABSOLUTE_TIME_QUANTITIES if result.device.kind == "cpu" else ()
     return {name: one.value for name, one in measured.items() if name not in left_out}

@@ -23,10 +23,10 @@ from experiments.system.processes import process_group
 from provision.files import read_bytes
 
 Method = Literal["prediction", "miniature", "gpu"]
-SIZES = {"miniature": "tiny", "gpu": "full"}
+SIZE_OF_METHOD = {"miniature": "tiny", "gpu": "full"}
 UNWRAPPED_COLUMNS = "9999"
 """Width of a terminal on which no message is wrapped."""
-REJECTED = 2
+EXIT_REJECTED = 2
 """Exit code of a run whose rows this software cannot run."""
 
 
@@ -76,11 +76,11 @@ def _run(request: ObservationRequest, method: Method, environment: Environment) 
     folder = blame_folder() / f"run-{environment.name}-{method}"
     shutil.rmtree(folder, ignore_errors=True)
     arguments = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
-    arguments += ["--card", request.card, "--size", SIZES[method], "--no-predict", "--results", str(folder)]
+    arguments += ["--card", request.card, "--size", SIZE_OF_METHOD[method], "--no-predict", "--results", str(folder)]
     try:
         code, last_line = _run_python(environment, [*arguments, "--run-id", "step"])
         run = RunFolder(folder / "step")
-        if code == REJECTED:
+        if code == EXIT_REJECTED:
             return rejection_of(request.rows, last_line)
         if not (run.path / RUN_FILE).exists():
             raise InputError(f"{environment.folder}: {last_line}")

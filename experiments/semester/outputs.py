@@ -10,7 +10,7 @@ from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
 PAGE = "semester.html"
-ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
+JUNIT_ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
 def write_page(folder: Path, outcome: Outcome) -> Path:
@@ -88,7 +88,7 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
 
 def _cases(run: PartRun) -> Iterator[tuple[str, str, str]]:
     for one in run.verdicts:
-        yield one.id, "skipped" if one.known_failure else ELEMENTS.get(one.status, ""), one.reason or one.value
+        yield one.id, "skipped" if one.known_failure else JUNIT_ELEMENTS.get(one.status, ""), one.reason or one.value
 
 
 def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> None:

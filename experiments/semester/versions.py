@@ -18,12 +18,12 @@ from provision.configure.build_context import packaged_folder
 Versions = Literal["as-taught", "current", "newest"]
 SETS: tuple[Versions, ...] = get_args(Versions)
 NEWEST_FILE = "newest.txt"
-CONFLICTING = ("litgpt",)
+CONFLICTING_PACKAGES = ("litgpt",)
 """Packages whose requirements conflict with the lists. They are resolved separately, without their dependencies."""
 TORCH_DEPENDENCIES = re.compile(r"nvidia-|cuda-|triton\b")
 """Names of PyTorch's dependencies, which differ between machines."""
 BLOCK_START = re.compile(r"^(?=\S)", re.MULTILINE)
-LINES_OF_ERROR = 3
+ERROR_LINES = 3
 
 
 class NotInstalled(InputError):
@@ -54,9 +54,9 @@ def newest_lock(today: date) -> Path:
     path = cache_folder() / f"newest-{today.isoformat()}.txt"
     if not path.exists():
         names = [name for name, _ in PIN.findall((packaged_folder("containers") / "current.txt").read_text())]
-        together = _resolve([name for name in names if name not in CONFLICTING])
+        together = _resolve([name for name in names if name not in CONFLICTING_PACKAGES])
         text = format_lock_file(
-            together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names
+            together + _resolve([name for name in names if name in CONFLICTING_PACKAGES], "--no-deps"), names
         )
         for old in cache_folder().glob("newest-*.txt"):
             old.unlink()
@@ -106,5 +106,5 @@ def _output(command: Sequence[str], text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise NotInstalled(" ".join(lines[-LINES_OF_ERROR:]))
+        raise NotInstalled(" ".join(lines[-ERROR_LINES:]))
     return done.stdout

@@ -36,7 +36,7 @@ from experiments.system.environment import fits_environment_memory, replace_envi
 
 READY_SUFFIX = ".ready"
 """Suffix of the file that shows that the imports are complete."""
-GPU_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
+GPU_DEVICE_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 MESSAGE_BYTES = 1 << 20
 OUTPUT_DESCRIPTORS = (1, 2)
 
@@ -90,7 +90,7 @@ def find_fork_obstacles() -> list[str]:
     torch: Any = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         found.append("CUDA is initialized")
-    found += [f"{path} is open" for path in _open_files() if path in GPU_FILES]
+    found += [f"{path} is open" for path in _open_files() if path in GPU_DEVICE_FILES]
     return found
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
 """An rsync target USER@HOST:PATH, without characters that are special in a shell."""
-SHORTEST = timedelta(minutes=5)
+MIN_IDLE_TIME = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class EndWhenIdleOptions:
             raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
         if key and not key.expanduser().is_file():
             raise InputError(f"--results-key {key}: no such file")
-        if (length := parse_time_option("--end-when-idle", parse_length, after)) < SHORTEST:
+        if (length := parse_time_option("--end-when-idle", parse_length, after)) < MIN_IDLE_TIME:
             raise InputError(f"--end-when-idle {after}: allowed: 5m or longer")
         require_packages("ansible_runner")
         return EndWhenIdle(length, target or "", key.expanduser().absolute() if key else None)

@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.cli.parsing.values import allowed_choices, displayed_name, value_type
 
-WIDEST_CHOICES = 50
+MAX_CHOICES_WIDTH = 50
 METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 
 
@@ -33,7 +33,7 @@ def _set_metavar(param: Any) -> None:
     """Set an option's metavar to its allowed values; if these are too long, list them in its help instead."""
     choices = allowed_choices(param)
     param.metavar = "|".join(choices) or METAVARS.get(value_type(param), "TEXT")
-    if len(param.metavar) > WIDEST_CHOICES:
+    if len(param.metavar) > MAX_CHOICES_WIDTH:
         param.metavar = "NAME"
         param.help = f"{param.help} Allowed: {', '.join(choices)}."
 

@@ -14,7 +14,7 @@ from experiments.suites.choices import Groups
 from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, LEASING_SITES
 
-HISTORY = Path("results/history.db")
+HISTORY_DATABASE = Path("results/history.db")
 """The database of the history, unless --database names another."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]

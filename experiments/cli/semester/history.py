@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY, Json, SuiteFile
+from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFile
 from experiments.errors import InputError
 from provision.words import number_with_noun
 
@@ -21,7 +21,7 @@ def history(
         list[str] | None,
         typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
-    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY,
+    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY_DATABASE,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[

@@ -23,10 +23,10 @@ STATUSES = ("error", "fail", "pass")
 RECENT_RUNS = 12
 """Number of newest runs whose values are drawn."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
-MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
+STATUS_ICONS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
-LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in MARKS.items()), "dim")
-MISSING = "·"
+LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in STATUS_ICONS.items()), "dim")
+MISSING_VALUE = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
@@ -64,7 +64,7 @@ def _indented(line: str, style: str = "") -> Padding:
 def _verdicts(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "oldest → newest")
     for says, statuses in series.statuses_by_statement:
-        marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT_RUNS:]]
+        marks = [Text(STATUS_ICONS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT_RUNS:]]
         table.add(says, Text.assemble(*marks))
     return table
 
@@ -129,7 +129,7 @@ def sparkline(values: Sequence[float | None]) -> str:
         return ""
     low, span = min(known), max(known) - min(known)
     steps = [None if one is None else (one - low) / span if span else 0.0 for one in recent]
-    return "".join(MISSING if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
+    return "".join(MISSING_VALUE if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
 
 
 def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from litgpt import lora
 from litgpt.model import GPT
 
 FLASH_TYPES = (torch.float16, torch.bfloat16)
-LARGEST_FLASH_HEAD = 256
+MAX_FLASH_HEAD_SIZE = 256
 HEAD_MULTIPLE = 8
 
 
@@ -146,7 +146,7 @@ def _flash_attention(
 def _suits_flash(block: Any, q: torch.Tensor, mask: torch.Tensor | None) -> bool:
     """Return whether flash attention for texts of different lengths can compute the model's attention."""
     plain = mask is None and block.config.attention_logit_softcapping is None
-    return block.texts.starts is not None and plain and q.dtype in FLASH_TYPES and q.shape[-1] <= LARGEST_FLASH_HEAD
+    return block.texts.starts is not None and plain and q.dtype in FLASH_TYPES and q.shape[-1] <= MAX_FLASH_HEAD_SIZE
 
 
 def _has_flash(device: torch.device) -> bool:
