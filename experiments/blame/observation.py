@@ -1,4 +1,4 @@
-"""Observations of rows in an environment (outcomes, values, statements), and differences between two of them."""
+"""Observations of rows in an environment (outcomes, values, statements), and differences between two observations."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """Group the packages that differ between two environments: the versions of a group change together.
 
-A new version of a package requires new versions of other packages: those that it requires, and those whose old versions
-do not allow it. A requirement counts only if its own environment meets it, because the project installs exact versions,
-some of which contradict the requirements that packages declare.
+A new version of a package may require a new version of another package, or the old version of another package may not
+allow the new version. Then both packages must change together. A requirement counts only if its own environment meets
+it, because the project installs exact versions, some of which contradict the requirements that packages declare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def count_likely_groups(groups: Sequence[PackageGroup], likely: Sequence[str]) -
 
 
 def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
-    """Return the pins of ``good``, with those of ``names`` from ``bad``."""
+    """Return the pins of ``good``, but for the packages ``names`` the pins of ``bad``."""
     unchanged = {name: pin for name, pin in good.items() if name not in names}
     return unchanged | {name: bad[name] for name in names if name in bad}
 

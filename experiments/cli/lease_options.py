@@ -134,7 +134,7 @@ def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
 
 
 class NotReady(InputError):
-    """Requirements of a lease are missing; the message lists all. bad_key: whether the SSH key is one of them."""
+    """Requirements of a lease are missing; the message lists them. bad_key: whether the SSH key cannot be used."""
 
     def __init__(self, text: str, bad_key: bool) -> None:
         super().__init__(text)

@@ -113,7 +113,7 @@ def _resume_or_begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Che
 
 
 def _new_folder(parent: Path, now: datetime) -> Path:
-    """Return a path in ``parent`` that is named by the time; if it exists, by one of the next seconds."""
+    """Return a new path in ``parent`` whose name is the time ``now``, or the next second without a folder."""
     while (folder := parent / f"{now:%Y-%m-%dT%H%M%S}").exists():
         now += timedelta(seconds=1)
     return folder

@@ -1,4 +1,4 @@
-"""Run the process of a part: write its log, end it together with this process, and detect when it stalls."""
+"""Run the process of a part, write its log, detect stalls, and end the process together with this one."""
 
 import signal
 import subprocess
@@ -40,9 +40,9 @@ def run_logged(
 ) -> int:
     """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
-    The command has a separate session, so Ctrl-C does not reach it twice. If this process is interrupted or killed, the
-    command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
-    kills it after ``end_limit_s`` seconds; None: never.
+    The command runs in a session of its own, so that Ctrl-C does not reach the command directly. If this process is
+    interrupted or killed, the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the
+    command has ended. After ``end_limit_s`` seconds it kills the command; None: it waits without a limit.
     """
     with log.open("a") as file:
         process = subprocess.Popen(

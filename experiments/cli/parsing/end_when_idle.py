@@ -50,7 +50,7 @@ class EndWhenIdleOptions:
         return ["--end-when-idle", str(self.end_when_idle), *target]
 
     def parse(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
-        """Return how a lease of ``count`` nodes ends itself; None if it does not.
+        """Return the parsed options for a lease of ``count`` nodes; None if the lease does not end itself.
 
         wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.
         """

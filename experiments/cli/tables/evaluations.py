@@ -38,7 +38,7 @@ def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
 
 
 def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
-    """Return one line for each run, those with failures and changed files first."""
+    """Return a table with one line for each run. Runs with failures or changed files come first."""
     counts = (Column(status, number=True) for status in STATUSES)
     table = Table(
         "folder", Column("suite", optional=1), *counts, Column("files", prose=True), title=f"{len(evaluated)} runs"

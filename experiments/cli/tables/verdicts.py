@@ -147,5 +147,5 @@ def changes_table(changes: Sequence[VerdictChange]) -> Table:
 
 
 def _value_or_reason(verdict: Verdict) -> str:
-    """Return the reason of a verdict, or the value of a statement that passed."""
+    """Return the value of a statement that passes, else the reason of the verdict."""
     return verdict.value if verdict.status == "pass" else verdict.reason or verdict.value

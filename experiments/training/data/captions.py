@@ -118,7 +118,7 @@ class TableCaptionDataset(Dataset[Any]):
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the sorted Parquet files with 'train' in their names; all of them if there are none."""
+    """Return the sorted Parquet files with 'train' in their names; without such files, all Parquet files."""
     files = sorted(folder.rglob("*.parquet"))
     return [path for path in files if "train" in path.name] or files
 

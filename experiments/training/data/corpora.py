@@ -51,7 +51,7 @@ def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """Return the records in a folder; if they have splits, only those of the training split.
+    """Return the records in a folder; if the folder has splits, only the records of the training split.
 
     Raises InputError if they cannot be read or lack a column of the data set.
     """

@@ -140,7 +140,7 @@ class StopAfterTokens(BaseStreamer):
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     """Run the row. Raises InputError for an unsupported strategy, and every error of the training.
 
-    A model that only generates text is placed across the row's GPUs, all of them in this process.
+    A model for text generation is distributed over all GPUs of the row, which this process controls alone.
     """
     arguments = build_arguments(spec, probe.device, out)
     several_gpus = spec.settings.task == "generate" and spec.settings.devices > 1

@@ -129,8 +129,8 @@ def collate(texts: list[torch.Tensor]) -> LitgptBatch:
 def collate_packed(texts: list[torch.Tensor]) -> LitgptBatch:
     """Return a batch of ``pack_texts`` with LitGPT's token counts.
 
-    The counts are NumPy arrays, which stay on the host. LitGPT reads them in each micro-step; if they were tensors, it
-    would wait for the GPU.
+    The counts are NumPy arrays, which stay on the host. LitGPT reads the counts in each micro-step; reading tensors on
+    the GPU would wait for the GPU.
     """
     counts = np.array([[len(text)] for text in texts])
     return pack_texts(texts) | {"token_counts": {"raw": counts, "raw_plus_prompt_template": counts}}

@@ -43,8 +43,8 @@ class TelemetrySampler:
     memory also have a column for each GPU.
 
     other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
-    If the row shares its GPU, memory and processes are the row's own, as far as the driver reports them, and load and
-    power are empty.
+    If the row shares its GPU, load and power are empty, and GPU memory and processes are only those of the row, if the
+    driver reports them by process.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:

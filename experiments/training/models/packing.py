@@ -78,7 +78,7 @@ class PackedForward(GPT):  # type: ignore[misc]
             block.attn.scaled_dot_product_attention = MethodType(_attention_within_texts, block.attn)
 
     def set_texts(self, batch: dict[str, Any]) -> None:
-        """Set the texts of the next forward pass: those of a batch of ``pack_texts``."""
+        """Set the texts of the next forward pass. batch: a batch that ``pack_texts`` returned."""
         starts = batch["starts"]
         texts = PackedTexts(batch["places"], batch["attention_mask"], starts if _has_flash(starts.device) else None)
         self._places_in_text = texts.places % texts.mask.shape[1]

@@ -22,7 +22,7 @@ INIT_STD = 0.02
 def build_random(
     base_model: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
 ) -> PreTrainedModel:
-    """Return a model with random weights created directly on ``device``; it has the same size as the published model.
+    """Return a model of the published size, with random weights that are created directly on ``device``.
 
     The model is first built on the meta device, so that only the final weights need memory.
     """
