@@ -354,10 +354,7 @@ def _show_calendar(
 
 
 def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the cost of each lease that started on the day ``since`` (local time) or later, and the sum.
-
-    name: show only leases of this name; None: all leases.
-    """
+    """Print the cost of each lease since the day ``since`` (local time), and the sum. name: its name; None: any."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words
