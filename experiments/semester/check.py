@@ -181,7 +181,7 @@ def _poll_function(part: Part, folder: Path, callbacks: CheckCallbacks) -> Calla
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment variables of parts, with which parts send no messages themselves and use this code."""
+    """Return the environment variables of the processes of parts, which send no messages and import this code."""
     variables = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
