@@ -16,6 +16,7 @@ SAMPLE_DIGITS = 4
 SPARE_SAMPLES = 3
 """The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, one late."""
 BYTE_GIB = 2**-30
+"""One byte in GiB, the tolerance of sums and maxima."""
 MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CHECK_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 PIPE_WIDTH = 160
+"""Width of the output in characters where there is no terminal."""
 LINE_CONTINUATION = " \\"
 
 

@@ -58,6 +58,7 @@ from experiments.training.measure.telemetry import TelemetrySampler
 LOG_TAIL_BYTES = 20_000
 NO_OUTPUT = "the trainer printed nothing"
 PEER_FAILURE_GRACE_S = 3.0
+"""Time in which other ranks can report their failures after one rank has failed."""
 
 
 def run_row(spec: RowSpec, out: Path, command: str) -> Result:

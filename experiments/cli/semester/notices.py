@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from provision.leasing.release import LeaseState
 
 SOON = timedelta(hours=1)
+"""A message is sent this long before a lease begins or ends."""
 QUERY_INTERVAL_S = 300.0
 
 

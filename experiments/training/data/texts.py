@@ -18,7 +18,9 @@ from experiments.training.data.collate import IGNORED_LABEL, Batch
 from experiments.training.data.sampler import SeededBatchSampler
 
 CONSTANT_STEPS = 100
+"""Number of optimizer steps for which there are texts of constant length, unless the row limits its steps or texts."""
 TINY_TOKENS = 8
+"""Maximum number of tokens of a text for tiny models."""
 
 Collate = Callable[[list[torch.Tensor]], Batch]
 
@@ -134,7 +136,7 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
         allowed = ", ".join(("constant", *SYNTHETIC_LENGTHS))
-        raise InputError(f"dataset = {settings.dataset!r}: no texts for a language model; allowed: {allowed}")
+        raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
         lengths = _random_lengths(spec)
         return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary, settings.seed)

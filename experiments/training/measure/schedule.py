@@ -10,8 +10,11 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 PEAK_STEPS = 2
+"""Number of optimizer steps in which a training reaches its peak memory."""
 STEADY_MICRO_STEPS = 4
+"""Minimum number of micro-steps that a run of length 'verdict' measures."""
 STEADY_SPREAD = 0.05
+"""Maximum spread of steady times (see Timing.spread)."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from experiments.training.models.build import DTYPES, build_model
 from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 
 WEIGHT_SHARE = 0.9
+"""Share of a GPU's memory that weights may take; the rest is for activations."""
 SPARE_PARTS = 1.25
 """Space that spread_evenly adds to the share of a GPU, as a multiple of the largest part's size."""
 

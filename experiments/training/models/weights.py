@@ -17,6 +17,7 @@ from experiments.training.data.hub import fetch_weights
 from experiments.training.models.architecture import build_config, has_untied_output_head, model_class
 
 INIT_STD = 0.02
+"""Standard deviation of random weights."""
 
 
 def build_random(
