@@ -73,8 +73,9 @@ def _value_without_secrets(value: object, key: str = "") -> object:
 def read_bundle(path: Path) -> dict[str, bytes]:
     """Return the content of each file of a bundle by name, without writing to the disk.
 
-    Raises BadBundle for a file that is not an archive. Also raises it for an archive with an unknown or repeated name,
-    a link, an encrypted file, more than MAX_FILES files or MAX_BYTES bytes, or a file that does not match its checksum.
+    Raises BadBundle for a file that is not an archive, and for an archive of more than MAX_FILES files or MAX_BYTES
+    bytes. Also raises BadBundle if a file in the archive has an unknown or repeated name, is a link, is encrypted, or
+    does not match its checksum.
     """
     try:
         with open_file(path) as opened, zipfile.ZipFile(opened) as archive:

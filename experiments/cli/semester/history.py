@@ -43,9 +43,10 @@ def history(
     """Record runs; show what changed between them, and which versions.
 
     testbed history record RUN_FOLDER... adds runs to the database, each only once. Without record, the command shows
-    each run in which a verdict flipped, a setting changed, or a value changed beyond its noise, and the versions,
-    devices and data that differ from the run before. Then one line shows each row's memory and time, newest last. For
-    one row, or with --all, it shows every statement and measured value over time.
+    the runs in which a verdict flipped, a setting changed, or a value changed beyond its noise. For each of these runs,
+    it shows the versions, devices and data that differ from the run before. Then each row has a line with its memory
+    and time over all runs, newest last. For a single row, or with --all, every statement and measured value is shown
+    over time.
     """
     if words and words[0] == RECORD:
         _record(words[1:], database, as_json)

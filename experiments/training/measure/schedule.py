@@ -27,7 +27,7 @@ class Schedule:
 
     The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
     exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer
-    steps of at least four micro-steps in total, and with up to twice the minimum if the times vary too much.
+    steps of at least four micro-steps in total. If their times vary too much, it continues up to twice the minimum.
     """
 
     total: int

@@ -37,14 +37,13 @@ FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memo
 class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
-    t_s: seconds since ``started``, the row's start on the monotonic clock; process_memory_gib: resident memory of the
-    trainer's processes; phase: the training's phase, which the caller sets. GPU columns are empty without a GPU. With
-    several GPUs, utilization and clocks are means, power is the sum, and all other values are maxima; utilization and
-    memory also have a column for each GPU.
+    t_s: seconds since ``started``, the row's start on the monotonic clock. process_memory_gib: resident memory of the
+    trainer's processes. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of
+    the machine's GPUs that neither the row nor another program uses.
 
-    other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
-    If the row shares its GPU, load and power are empty, and GPU memory and processes are only those of the row, if the
-    driver reports them by process.
+    GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means, power is the sum, and all
+    other values are maxima. Utilization and memory also have a column for each GPU. If the row shares its GPU, load and
+    power are empty, and GPU memory and processes are those of the row, as far as the driver reports them by process.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:
