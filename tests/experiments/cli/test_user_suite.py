@@ -43,7 +43,7 @@ def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_c
     missing, unknown = err.splitlines()
     assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more places: key 'workers' is missing"
     line = text.partition("optimizr")[0].count("\n") + 1
-    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimizr'")
+    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more place: unknown key 'optimizr'")
     assert unknown.endswith("; did you mean optimizer?")
     code, out, _ = testbed("check", "my_lab.yaml", "--json")
     (found,) = json.loads(out)

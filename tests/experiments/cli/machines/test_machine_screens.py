@@ -125,7 +125,7 @@ def test_a_search_for_a_package_in_a_fake_index_shows_the_stored_screen(width, t
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
     monkeypatch.setattr(
-        observe, "_predict_observation", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
+        observe, "_predict", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
     )
     check_screen("blame", width, session(BLAME, width, {}))
 
