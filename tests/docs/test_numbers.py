@@ -84,6 +84,20 @@ def test_errors_on_the_machine_of_the_table_are_the_stored_ones() -> None:
     assert f"{by_host[False]} on average if the GPU limits the step, {by_host[True]} if the host does." in page()
 
 
+def test_errors_of_the_hosts_time_of_passes_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "host_times.json").read_text())
+    rows = len({one["row"] for one in found["rows"]})
+    assert f"the forward and the backward pass of {rows} rows on another machine, whose host needs" in page()
+    assert f"{found['host_ratio']:.2f} times as long for the operations of the table" in page()
+    forward, backward = (f"{100 * found['errors'][name]['mean']:.1f} %" for name in ("forward", "backward"))
+    assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
+
+
+def test_the_constants_of_the_hosts_time_are_those_of_the_code() -> None:
+    assert f"in a backward pass {HOST_FACTORS['backward']} times the sum" in page()
+    assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
+
+
 def test_errors_of_the_times_of_scripts_are_the_stored_ones() -> None:
     text = (EVIDENCE / "prediction_h200" / "scripts.md").read_text()
     ((mean, median, cases),) = SCRIPT_TIMES.findall(text)

@@ -126,7 +126,8 @@ def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake_trainer, t
     result = run_fake_row(fake_trainer, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
-        "out of GPU memory last seen in the backward pass of step 3 (counted from 0), 0.5 GiB more requested (peak so far 1.5 GiB)"
+        "out of GPU memory last seen in the backward pass of step 3 (counted from 0), 0.5 GiB more requested "
+        "(peak so far 1.5 GiB)"
     )
 
 
