@@ -27,7 +27,10 @@ def unknown_name(what: str, value: object, allowed: Iterable[object], where: str
 
 
 def similar_names(name: str, allowed: Iterable[object]) -> str:
-    """Return the allowed names that begin with ``name``, joined by "or", else the most similar name, else ""."""
+    """Return the allowed names that begin with ``name``, joined by "or".
+
+    If there are none, return the most similar name, or "" if no name is similar enough.
+    """
     names = [str(one) for one in allowed]
     longer = [one for one in names if name and one.startswith(name)]
     return " or ".join(longer or get_close_matches(name, names, 1, MIN_SIMILARITY))

@@ -1,8 +1,8 @@
 """The options of a run, declared once.
 
 Each field of RunOptions states its default and its command-line option. The OptionUse of an option states where its
-value is used: in run.json, in the run's identity, in the default run id, in comparisons and JUnit. The code for these
-uses reads the lists in this module. A test compares run.json and the Makefile with the lists.
+value is used: in run.json, in the run's identity, in the default run id, in comparisons and JUnit. This module lists
+the options of each use, and other modules read these lists. A test compares run.json and the Makefile with the lists.
 """
 # ruff: noqa: RUF009 (the fields are declared by functions that return dataclasses.field)
 
@@ -37,8 +37,8 @@ class OptionUse:
 
 def _option_field(default: Any, help: str, *, recorded: bool = True, **options: Any) -> Any:
     """Return a dataclass field that has a command-line option and an OptionUse."""
-    kinds = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
-    return option(default, help, metadata={USE_KEY: OptionUse(recorded=recorded, **kinds)}, **options)
+    uses = {name: options.pop(name) for name in ("identity", "shown", "id_part") if name in options}
+    return option(default, help, metadata={USE_KEY: OptionUse(recorded=recorded, **uses)}, **options)
 
 
 _identity_field = partial(_option_field, identity=True, shown=True)

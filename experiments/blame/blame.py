@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from experiments.blame.change_log import line_of_change_log
+from experiments.blame.change_log import change_log_line
 from experiments.blame.environment import Environment, EnvironmentNotCreated, create_environment
 from experiments.blame.observation import Difference, Observation, find_difference
 from experiments.blame.observe import Method
@@ -57,8 +57,8 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     """Return the packages that cause the change from ``good`` to ``bad``.
 
     observe: returns the observation of rows in an environment. methods: ways to observe rows, tried in this order.
-    statement: id of a statement, or ROW/QUANTITY, whose change is to be explained; None: any change. say: prints a line
-    of progress.
+    statement: what has changed, the id of a statement or ROW/QUANTITY; None: any change. say: prints a line of
+    progress.
 
     Raises InputError if nothing differs, or if an environment cannot be created or observed.
     """
@@ -66,14 +66,14 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
     if not names:
         raise InputError("--good and --bad: all packages have the same versions; allowed: environments that differ")
     say(f"packages that differ: {len(names)}; creating both environments")
-    ends = [_create_end_environment(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
-    difference, used = _find_difference(ends, observe, methods, statement, say)
-    groups = group_packages(good, bad, ends[0].needs(), ends[1].needs(), LIBRARIES)
+    good_and_bad = [_create_requested_environment(pins, flag) for pins, flag in ((good, "--good"), (bad, "--bad"))]
+    difference, used = _find_difference(good_and_bad, observe, methods, statement, say)
+    groups = group_packages(good, bad, good_and_bad[0].requirements(), good_and_bad[1].requirements(), LIBRARIES)
     say(f"{difference.sentence} (by {used}); groups of packages that can change version separately: {len(groups)}")
     steps: list[Step] = []
 
     def test_packages(chosen: frozenset[str], left: int) -> Side:
-        step = _step(mix_pins(good, bad, chosen), chosen, ends, observe, used, difference)
+        step = _step(mix_pins(good, bad, chosen), chosen, good_and_bad, observe, used, difference)
         steps.append(step)
         result_of = f"as with --{step.result_of}" if step.result_of else "as with neither"
         tested = f"new versions of {len(chosen)} of {len(names)} packages"
@@ -86,13 +86,13 @@ def blame(good: Pins, bad: Pins, observe: Observe, methods: Sequence[Method], st
         method=used,
         packages_changed=len(names),
         groups=len(groups),
-        culprits=tuple(_culprit(name, ends) for name in sorted(result.names)),
+        culprits=tuple(_culprit(name, good_and_bad) for name in sorted(result.names)),
         sure=result.sure,
         steps=tuple(steps),
     )
 
 
-def _create_end_environment(pins: Pins, flag: str) -> Environment:
+def _create_requested_environment(pins: Pins, flag: str) -> Environment:
     try:
         return create_environment(pins)
     except EnvironmentNotCreated as error:
@@ -100,13 +100,13 @@ def _create_end_environment(pins: Pins, flag: str) -> Environment:
 
 
 def _find_difference(
-    ends: Sequence[Environment], observe: Observe, methods: Sequence[Method], statement: str | None, say: Say
+    good_and_bad: Sequence[Environment], observe: Observe, methods: Sequence[Method], statement: str | None, say: Say
 ) -> tuple[Difference, Method]:
     problems = []
     for one in methods:
         say(f"observing both environments by {one}")
         try:
-            good, bad = (observe(one, end) for end in ends)
+            good, bad = (observe(one, environment) for environment in good_and_bad)
         except InputError as problem:
             problems.append(f"{one}: {problem}")
             continue
@@ -119,24 +119,24 @@ def _find_difference(
 def _step(
     pins: Pins,
     chosen: frozenset[str],
-    ends: Sequence[Environment],
+    good_and_bad: Sequence[Environment],
     observe: Observe,
     method: Method,
     difference: Difference,
 ) -> Step:
     try:
-        observed = observe(method, create_environment(pins, ends))
+        observed = observe(method, create_environment(pins, good_and_bad))
     except (EnvironmentNotCreated, InputError) as problem:
         return Step(updated=tuple(sorted(chosen)), value=f"not testable ({problem})", result_of=None)
     return Step(updated=tuple(sorted(chosen)), value=difference.value(observed), result_of=difference.side(observed))
 
 
-def _culprit(name: str, ends: Sequence[Environment]) -> Culprit:
-    before, now = (end.pins[name].version if name in end.pins else "" for end in ends)
-    package = ends[1].packages().get(name)
+def _culprit(name: str, good_and_bad: Sequence[Environment]) -> Culprit:
+    before, now = (one.pins[name].version if name in one.pins else "" for one in good_and_bad)
+    package = good_and_bad[1].packages().get(name)
     return Culprit(
         package=name,
         before=before,
         now=now,
-        change_log=line_of_change_log(package, now) if package else "",
+        change_log=change_log_line(package, now) if package else "",
     )

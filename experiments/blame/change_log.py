@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 from importlib.metadata import Distribution
 
-FILES = re.compile(r"(change-?log|changes|history|news|release-?notes)(\.\w+)?", re.IGNORECASE)
-LINK = re.compile(r"change|release|history|news", re.IGNORECASE)
+CHANGE_LOG_FILE = re.compile(r"(change-?log|changes|history|news|release-?notes)(\.\w+)?", re.IGNORECASE)
+CHANGE_LOG_LINK = re.compile(r"change|release|history|news", re.IGNORECASE)
 UNDERLINE = re.compile(r"[-=~^*#\s]*")
 
 
-def line_of_change_log(package: Distribution, version: str) -> str:
+def change_log_line(package: Distribution, version: str) -> str:
     """Return the first line about ``version`` in the package's own change log, else the URL of the change log.
 
     Return an empty text if the package has neither.
@@ -18,12 +18,12 @@ def line_of_change_log(package: Distribution, version: str) -> str:
         if line := _first_line(text, version):
             return line
     links = [link.partition(",") for link in package.metadata.get_all("Project-URL") or ()]
-    return next((address.strip() for name, _, address in links if LINK.search(name)), "")
+    return next((address.strip() for name, _, address in links if CHANGE_LOG_LINK.search(name)), "")
 
 
 def _logs(package: Distribution) -> Iterator[str]:
     for file in package.files or ():
-        if FILES.fullmatch(file.name):
+        if CHANGE_LOG_FILE.fullmatch(file.name):
             yield str(file.read_text())
     yield str(package.metadata.json.get("description", ""))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.blame.pins import Pins, normalize_name
-from experiments.blame.uv import add_dependencies, create
+from experiments.blame.uv import add_dependencies, create_without_dependencies
 from experiments.system.files import cache_folder
 from experiments.system.lock import lock_folder
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 COMPLETE_MARKER = ".made"
-"""File in an environment that shows that it is complete."""
+"""File that exists only in a complete environment."""
 
 
 class EnvironmentNotCreated(Exception):
@@ -41,17 +41,17 @@ class Environment:
         return self.folder.name
 
     @property
-    def site(self) -> Path:
-        """Return the folder of its packages."""
-        (site,) = self.folder.glob("lib/python*/site-packages")
-        return site
+    def site_packages(self) -> Path:
+        """Return the folder of the installed packages."""
+        (folder,) = self.folder.glob("lib/python*/site-packages")
+        return folder
 
     def packages(self) -> dict[str, Distribution]:
         """Return the installed packages by normalized name."""
-        return {normalize_name(one.metadata["Name"]): one for one in distributions(path=[str(self.site)])}
+        return {normalize_name(one.metadata["Name"]): one for one in distributions(path=[str(self.site_packages)])}
 
-    def needs(self) -> Mapping[str, "list[Requirement]"]:
-        """Return the requirements of each installed package on this machine, without those of extras."""
+    def requirements(self) -> Mapping[str, "list[Requirement]"]:
+        """Return the requirements of each installed package on this machine, without the requirements of extras."""
         return {name: list(_requirements(package)) for name, package in self.packages().items()}
 
     def reuse_bytecode(self, other: "Environment") -> None:
@@ -59,9 +59,10 @@ class Environment:
 
         A new environment has no compiled files; compiling the imported libraries takes longer than most rows.
         """
-        for folder, _, names in os.walk(other.site):
+        for folder, _, names in os.walk(other.site_packages):
             if Path(folder).name == "__pycache__":
-                self._link_bytecode(self.site / Path(folder).relative_to(other.site), Path(folder), names)
+                target = self.site_packages / Path(folder).relative_to(other.site_packages)
+                self._link_bytecode(target, Path(folder), names)
 
     def _link_bytecode(self, target: Path, compiled: Path, names: Sequence[str]) -> None:
         for name in names:
@@ -73,16 +74,15 @@ class Environment:
 
 
 def blame_folder() -> Path:
-    """Return the folder, inside the cache folder, of Python environments and of finished steps of the bisection."""
+    """Return the cache folder of the created environments and of the stored observations."""
     return cache_folder() / "blame"
 
 
 def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environment:
     """Return the environment with the versions in ``pins``; create it if it is missing.
 
-    A new environment reuses the compiled files of the environments in ``like``.
-
-    Raises EnvironmentNotCreated, or InputError if it is locked.
+    A new environment reuses the compiled files of the environments in ``like``. Raises EnvironmentNotCreated, or
+    InputError if another process is creating the environment.
     """
     text = "".join(f"{name}=={pin.version} {' '.join(pin.hashes)}\n" for name, pin in sorted(pins.items()))
     digest = hashlib.sha256(f"{platform.python_version()}\n{text}".encode()).hexdigest()[:12]
@@ -93,7 +93,7 @@ def create_environment(pins: Pins, like: Sequence[Environment] = ()) -> Environm
             requirements = folder.with_suffix(".txt")
             requirements.write_text(text)
             try:
-                create(folder, requirements)
+                create_without_dependencies(folder, requirements)
                 if torch := pins.get("torch"):
                     add_dependencies(
                         folder, f"torch=={torch.version}", {name: pin.version for name, pin in pins.items()}

@@ -1,4 +1,4 @@
-"""Observations of rows in an environment (outcomes, values, statements), and differences between two of them."""
+"""Observations of rows in an environment (outcomes, values, statements), and differences between two observations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
         return f"{row}: {what} {self.value(self.good)} → {self.value(self.bad)}{reason and f' ({reason})'}"
 
     def value(self, observation: Observation) -> str:
-        """Return the value of the differing statement, outcome or value in ``observation``, in words."""
+        """Return in words what ``observation`` has for the statement, outcome or value that differs."""
         row, what = self.key
         if self.kind == "value":
             found = observation.measured.get(row, {}).get(what)
@@ -71,7 +71,10 @@ class Difference(NamedTuple):
         return "bad" if self._state(observation) == self._state(self.bad) else None
 
     def _state(self, observation: Observation) -> tuple[str, str]:
-        """Return the value, and for an outcome also its reason without numbers: each error is a change of its own."""
+        """Return what is equal in two environments with the same result.
+
+        This is the value, and for an outcome also its reason without numbers, because another error is another change.
+        """
         reason = observation.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
         return self.value(observation), re.sub(r"\d+", "", reason)
 
@@ -79,11 +82,11 @@ class Difference(NamedTuple):
 def observation_of(
     results: Mapping[str, Result], evaluation: Evaluation, errors: Mapping[str, str] = {}
 ) -> Observation:
-    """Return the observation of results; ``errors``: messages of rows without a result. Times on a CPU are left out."""
+    """Return the observation of results, without times on a CPU. errors: error messages of rows without a result."""
     return Observation(
         outcomes={**{row: result.outcome for row, result in results.items()}, **dict.fromkeys(errors, "error")},
         reasons={row: result.reason for row, result in results.items() if result.outcome != "fits"} | dict(errors),
-        measured={row: _values(result) for row, result in results.items()},
+        measured={row: _compared_values(result) for row, result in results.items()},
         statuses={one.id: one.status for one in evaluation.verdicts},
     )
 
@@ -98,7 +101,7 @@ def rejection_of(rows: Sequence[str], reason: str) -> Observation:
 def find_difference(good: Observation, bad: Observation, statement: str | None) -> Difference | None:
     """Return the first difference: the status of ``statement``, an outcome, or a value; None if there is none.
 
-    If ``statement`` is ROW/QUANTITY, only this value counts.
+    If ``statement`` is ROW/QUANTITY, the other values are not compared.
     """
     if statement and good.statuses.get(statement) != bad.statuses.get(statement):
         return Difference("statement", (statement, "status"), good, bad)
@@ -117,7 +120,7 @@ def _measured_values(observation: Observation) -> list[tuple[str, str, float]]:
     return [(row, name, value) for row, found in observation.measured.items() for name, value in found.items()]
 
 
-def _values(result: Result) -> dict[str, float]:
+def _compared_values(result: Result) -> dict[str, float]:
     measured = measured_values(result)
     left_out = ABSOLUTE_TIME_QUANTITIES if result.device.kind == "cpu" else ()
     return {name: one.value for name, one in measured.items() if name not in left_out}

@@ -23,10 +23,10 @@ from experiments.system.processes import process_group
 from provision.files import read_bytes
 
 Method = Literal["prediction", "miniature", "gpu"]
-SIZES = {"miniature": "tiny", "gpu": "full"}
-ONE_LINE = "9999"
+SIZE_OF_METHOD = {"miniature": "tiny", "gpu": "full"}
+UNWRAPPED_COLUMNS = "9999"
 """Width of a terminal on which no message is wrapped."""
-REJECTED = 2
+EXIT_REJECTED = 2
 """Exit code of a run whose rows this software cannot run."""
 
 
@@ -40,7 +40,7 @@ class ObservationRequest(NamedTuple):
 
 
 def observe(request: ObservationRequest, method: Method, environment: Environment) -> Observation:
-    """Return the observation of the rows in ``environment``; a stored one if nothing has changed since.
+    """Return the observation of the rows in ``environment``; the stored observation if nothing has changed since.
 
     Raises InputError if the rows cannot be observed there.
     """
@@ -49,7 +49,7 @@ def observe(request: ObservationRequest, method: Method, environment: Environmen
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
         pass
-    found = _predict_observation(request, environment) if method == "prediction" else _run(request, method, environment)
+    found = _predict(request, environment) if method == "prediction" else _run(request, method, environment)
     stored.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(stored, found.model_dump_json(indent=2))
     return found
@@ -62,24 +62,25 @@ def _observation_path(request: ObservationRequest, method: Method, environment: 
     return blame_folder() / "steps" / f"{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.json"
 
 
-def _predict_observation(request: ObservationRequest, environment: Environment) -> Observation:
+def _predict(request: ObservationRequest, environment: Environment) -> Observation:
+    """Return the observation of predictions of the rows."""
     arguments = {"suite_name": request.suite, "rows": request.rows, "card": request.card}
-    code, last_line = _output(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
+    code, last_line = _run_python(environment, ["-m", "experiments.blame.predicted", json.dumps(arguments)])
     if code:
         raise InputError(f"{environment.folder}: {last_line}")
     return Observation.model_validate_json(last_line)
 
 
 def _run(request: ObservationRequest, method: Method, environment: Environment) -> Observation:
-    """Run the rows in a folder that is removed afterwards."""
+    """Run the rows and return their observation. The folder of the run is removed."""
     folder = blame_folder() / f"run-{environment.name}-{method}"
     shutil.rmtree(folder, ignore_errors=True)
     arguments = ["-m", "experiments", "run", request.suite, *(word for row in request.rows for word in ("--row", row))]
-    arguments += ["--card", request.card, "--size", SIZES[method], "--no-predict", "--results", str(folder)]
+    arguments += ["--card", request.card, "--size", SIZE_OF_METHOD[method], "--no-predict", "--results", str(folder)]
     try:
-        code, last_line = _output(environment, [*arguments, "--run-id", "step"])
+        code, last_line = _run_python(environment, [*arguments, "--run-id", "step"])
         run = RunFolder(folder / "step")
-        if code == REJECTED:
+        if code == EXIT_REJECTED:
             return rejection_of(request.rows, last_line)
         if not (run.path / RUN_FILE).exists():
             raise InputError(f"{environment.folder}: {last_line}")
@@ -88,13 +89,13 @@ def _run(request: ObservationRequest, method: Method, environment: Environment) 
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _output(environment: Environment, arguments: Sequence[str]) -> tuple[int, str]:
+def _run_python(environment: Environment, arguments: Sequence[str]) -> tuple[int, str]:
     """Run Python in the environment; return exit code and last line of output.
 
     The started Python process is killed if this process ends.
     """
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
-    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": ONE_LINE}
+    variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": UNWRAPPED_COLUMNS}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with process_group([str(environment.python), *arguments], cwd=CODE_FOLDER, env=variables, **pipes) as process:
         out, err = process.communicate()

@@ -1,8 +1,8 @@
 """Group the packages that differ between two environments: the versions of a group change together.
 
-A new version of a package requires new versions of other packages: those that it requires, and those whose old versions
-do not allow it. Only requirements that each environment meets by itself count: the project installs exact versions,
-which do not all agree with what packages declare.
+A new version of a package may require a new version of another package, or the old version of another package may not
+allow the new version. Then both packages must change together. A requirement counts only if its own environment meets
+it, because the project installs exact versions, some of which contradict the requirements that packages declare.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from experiments.blame.pins import Pin, Pins, normalize_name
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-    Needs = Mapping[str, list[Requirement]]
+    Requirements = Mapping[str, list[Requirement]]
 
 
 class PackageGroup(NamedTuple):
@@ -29,47 +29,46 @@ def differing_packages(good: Pins, bad: Pins) -> list[str]:
 
 
 def group_packages(
-    good: Pins, bad: Pins, needs_of_good: "Needs", needs_of_bad: "Needs", first: Sequence[str]
+    good: Pins, bad: Pins, good_requirements: "Requirements", bad_requirements: "Requirements", likely: Sequence[str]
 ) -> list[PackageGroup]:
     """Return the groups in an order in which each follows the groups that it requires.
 
-    first: packages that are more likely to be the cause; they and the groups that they require come first.
+    likely: packages that are more likely to be the cause; they and the groups that they require come first.
     """
     names = differing_packages(good, bad)
     required: dict[str, set[str]] = {name: set() for name in names}
     for name in names:
         for other in names:
-            if _breaks_needs(needs_of_bad.get(name, []), other, bad, good):
+            if _breaks_requirements(bad_requirements.get(name, []), other, bad, good):
                 required[name].add(other)
-            if _breaks_needs(needs_of_good.get(other, []), name, good, bad):
+            if _breaks_requirements(good_requirements.get(other, []), name, good, bad):
                 required[name].add(other)
     closures = {name: _closure(name, required) for name in names}
     groups = {frozenset(one for one in names if closures[one] == closures[name]): closures[name] for name in names}
     found = [PackageGroup(group, closure) for group, closure in groups.items()]
-    likely = frozenset().union(*(closures[name] for name in names if name in first))
-    return sorted(found, key=lambda group: (not group.names <= likely, len(group.closure), sorted(group.names)))
+    leading = frozenset().union(*(closures[name] for name in names if name in likely))
+    return sorted(found, key=lambda group: (not group.names <= leading, len(group.closure), sorted(group.names)))
 
 
-def count_likely_groups(groups: Sequence[PackageGroup], first: Sequence[str]) -> int:
-    """Return the number of leading groups that contain a package of ``first``, or that such a package requires."""
-    places = [place for place, group in enumerate(groups, 1) if group.names & set(first)]
-    return max(places, default=0)
+def count_likely_groups(groups: Sequence[PackageGroup], likely: Sequence[str]) -> int:
+    """Return the number of leading groups that have a package of ``likely``, or that such a package requires."""
+    return max((number for number, group in enumerate(groups, 1) if group.names & set(likely)), default=0)
 
 
 def mix_pins(good: Pins, bad: Pins, names: frozenset[str]) -> Pins:
-    """Return the pins of ``good``, with those of ``names`` from ``bad``."""
+    """Return the pins of ``good``, but for the packages ``names`` the pins of ``bad``."""
     unchanged = {name: pin for name, pin in good.items() if name not in names}
     return unchanged | {name: bad[name] for name in names if name in bad}
 
 
-def _breaks_needs(needs: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
-    """Return whether the version of ``name`` in ``own`` meets all ``needs``, and the version in ``other`` does not."""
-    of_name = [need for need in needs if normalize_name(need.name) == name]
-    return bool(of_name) and _needs_are_met(of_name, own.get(name)) and not _needs_are_met(of_name, other.get(name))
+def _breaks_requirements(requirements: "Sequence[Requirement]", name: str, own: Pins, other: Pins) -> bool:
+    """Return whether ``name`` meets the requirements in its version of ``own``, but not in its version of ``other``."""
+    of_name = [one for one in requirements if normalize_name(one.name) == name]
+    return bool(of_name) and _meets_all(of_name, own.get(name)) and not _meets_all(of_name, other.get(name))
 
 
-def _needs_are_met(needs: "Sequence[Requirement]", pin: Pin | None) -> bool:
-    return pin is not None and all(need.specifier.contains(pin.version, prereleases=True) for need in needs)
+def _meets_all(requirements: "Sequence[Requirement]", pin: Pin | None) -> bool:
+    return pin is not None and all(one.specifier.contains(pin.version, prereleases=True) for one in requirements)
 
 
 def _closure(name: str, required: Mapping[str, set[str]]) -> frozenset[str]:

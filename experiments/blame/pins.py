@@ -13,7 +13,7 @@ from experiments.runners.software import LOCKS, lock_files
 from provision.files import read_text
 
 PIN = re.compile(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;\\]+)\s*(.*)")
-"""A line with a pin and its options. PyTorch's is a comment, because its package file depends on the machine."""
+"""A line with a pin and its options. PyTorch's pin is a comment, because its package file depends on the machine."""
 CONTINUATION = re.compile(r"\\\s*\n\s*")
 OPTION = re.compile(r"--hash=\S+")
 

@@ -22,8 +22,8 @@ class Cause(NamedTuple):
 def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cause:
     """Return the packages whose new versions together cause the change.
 
-    groups: each follows the groups that it requires; the environment is bad with all of them new, and good with none.
-    likely_count: the first test is whether the first ``likely_count`` groups suffice.
+    groups: in an order in which each group follows the groups that it requires. With all groups new, the environment
+    is bad; with no group new, it is good. likely_count: the first test is of the first ``likely_count`` groups.
     """
     needed: list[PackageGroup] = []
     candidates, sure = list(groups), True
@@ -38,9 +38,9 @@ def search(groups: Sequence[PackageGroup], likely_count: int, test: Test) -> Cau
 
 
 def _bisect(groups: Sequence[PackageGroup], base: frozenset[str], first: int, test: Test) -> tuple[int, int, bool]:
-    """Return bounds of the group that causes the change: groups[:low] do not cause it, groups[:high] do.
+    """Return ``low`` and ``high``: groups[:low] do not cause the change, and groups[:high] do.
 
-    The third value is False if the bounds contain several groups, because no environment between them can be tested.
+    The third value is False if there are several groups between them, of which no other selection can be tested.
     """
     low, high = 0, len(groups)
     while high - low > 1:

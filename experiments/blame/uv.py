@@ -37,16 +37,16 @@ def resolve(wanted: Mapping[str, str], preferred: Mapping[str, str]) -> str:
         return found.read_text()
 
 
-def create(folder: Path, requirements: Path) -> None:
+def create_without_dependencies(folder: Path, requirements: Path) -> None:
     """Create an environment of exact versions, without their dependencies. Raises CalledProcessError."""
     run_uv("venv", "--clear", "--python", sys.executable, folder)
     run_uv("pip", "install", "--no-deps", "--python", folder, "--requirement", requirements)
 
 
 def add_dependencies(folder: Path, package: str, kept: Mapping[str, str]) -> None:
-    """Install what an installed package needs, such as CUDA's libraries; packages in ``kept`` keep their versions.
+    """Install the dependencies of an installed package, such as CUDA's libraries.
 
-    Raises CalledProcessError.
+    kept: versions of packages that must not change. Raises CalledProcessError.
     """
     with TemporaryFolder("versions") as temporary:
         overrides = temporary / "overrides.txt"

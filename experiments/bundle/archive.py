@@ -35,12 +35,12 @@ class BadBundle(InputError):
 
 
 def write_bundle(folder: RunFolder, target: Path | None = None) -> Path:
-    """Write the results of a run to one archive and return its path, by default <run's folder>.bundle.zip.
+    """Write the results of a run to one archive; return the path of the archive.
 
-    The archive has run.json, each row's result and telemetry, predictions, verdicts and their checksums. The archive
-    has no weights, logs or notebooks. Passwords in URLs, notification addresses and the home folder are removed from
-    the texts. The same run gives the same archive. Raises InputError if ``folder`` is not a run's folder or has no
-    result.
+    target: path of the archive; default: <run's folder>.bundle.zip. The archive has run.json, each row's result and
+    telemetry, predictions, verdicts, and the checksums of these files. It has no weights, logs or notebooks. Passwords
+    in URLs, notification addresses and the home folder are removed from the texts. The same run gives the same archive.
+    Raises InputError if ``folder`` is not a run's folder or has no result.
     """
     run, results = folder.read_run(), folder.results()
     if not results:
@@ -73,8 +73,9 @@ def _value_without_secrets(value: object, key: str = "") -> object:
 def read_bundle(path: Path) -> dict[str, bytes]:
     """Return the content of each file of a bundle by name, without writing to the disk.
 
-    Raises BadBundle for a file that is not an archive, an unknown or repeated name, a link, an encrypted file, more
-    than MAX_FILES or MAX_BYTES, and content that differs from its checksum.
+    Raises BadBundle for a file that is not an archive, and for an archive of more than MAX_FILES files or MAX_BYTES
+    bytes. Also raises BadBundle if a file in the archive has an unknown or repeated name, is a link, is encrypted, or
+    does not match its checksum.
     """
     try:
         with open_file(path) as opened, zipfile.ZipFile(opened) as archive:
@@ -92,7 +93,7 @@ def read_bundle(path: Path) -> dict[str, bytes]:
         raise BadBundle(f"{path}: cannot be read ({error.strerror or error})") from None
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise BadBundle(f"{path}: not a bundle ({error})") from None
-    _check_sums(path, contents)
+    _verify_checksums(path, contents)
     return contents
 
 
@@ -108,7 +109,7 @@ def _check_entry(path: Path, entry: zipfile.ZipInfo, seen: dict[str, bytes]) -> 
         raise BadBundle(f"{path}: {name!r} does not belong in a bundle, or occurs twice")
 
 
-def _check_sums(path: Path, contents: dict[str, bytes]) -> None:
+def _verify_checksums(path: Path, contents: dict[str, bytes]) -> None:
     if missing := [name for name in (RUN_FILE, RESULTS_FILE, CHECKSUMS_FILE) if name not in contents]:
         raise BadBundle(f"{path}: not a bundle ({missing[0]} is missing)")
     lines = contents[CHECKSUMS_FILE].decode(errors="replace").splitlines()

@@ -1,4 +1,4 @@
-"""Check bundles for requested rows, the lab's settings, consistent values and copies. Rejections state reasons."""
+"""Check whether bundles have the requested rows, the lab's settings and consistent values, and are not copies."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +25,8 @@ from provision.temporary import TemporaryFolder
 class BundleCheck(NamedTuple):
     """A checked bundle and its problems. run: None if the bundle cannot be read.
 
-    rows: the reason why each requested row gives no point, "" if it gives one. measurement_keys: a text by row that is
-    unique to its measurement.
+    rows: for each requested row, the reason why it gives no point; "" if it gives one. measurement_keys: for each row,
+    a text that is unique to the row's measurement.
     """
 
     path: Path
@@ -45,9 +45,10 @@ class BundleCheck(NamedTuple):
 def check_bundle(
     path: Path, predictions: Sequence[Prediction] = (), rows: Sequence[str] = (), card: str | None = None
 ) -> BundleCheck:
-    """Check one bundle. predictions: trusted predictions of its rows. rows: requested rows; default: those of the run.
+    """Check one bundle. For a bad bundle, nothing is raised; the result has the reasons.
 
-    card: requested GPU model; None: any. Does not raise for a bad bundle: the result has the reasons.
+    predictions: trusted predictions of the bundle's rows. rows: requested rows; default: all rows of the run. card:
+    requested GPU model; None: any.
     """
     with TemporaryFolder("bundle") as place:
         folder = RunFolder(place)
@@ -152,7 +153,7 @@ def _no_point_reason(result: Result | None) -> str:
 def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> list[BundleCheck]:
     """Return the bundles, with a problem for each row whose measurements are also in another bundle or a ``known`` run.
 
-    known: path of the run of each measurement key; see measurement_keys.
+    known: path of each known run, by the keys of its measurements; see measurement_keys.
     """
     owners: dict[str, set[str]] = {}
     for one in checked:
@@ -170,6 +171,6 @@ def reject_copies(checked: Sequence[BundleCheck], known: Mapping[str, str]) -> l
 
 
 def measurement_keys(folders: Sequence[RunFolder]) -> dict[str, str]:
-    """Return the path of each measurement's run, by the key of the measurement."""
+    """Return the path of the run that has each measurement, by the key of the measurement."""
     keys = {_measurement_key(result): str(folder.path) for folder in folders for result in folder.results().values()}
     return {key: path for key, path in keys.items() if key}

@@ -14,8 +14,9 @@ from experiments.suites.cards import Card, cards
 SAMPLE_DIGITS = 4
 """Decimals of telemetry.csv."""
 SPARE_SAMPLES = 3
-"""Number of sampling intervals by which the GPU's work may exceed the steps: one at each end, and a late sample."""
+"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, one late."""
 BYTE_GIB = 2**-30
+"""One byte in GiB, the tolerance of sums and maxima."""
 MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
 
 
@@ -109,16 +110,16 @@ def _count_contradictions(result: Result) -> Iterator[str]:
 
 def telemetry_contradictions(result: Result, samples: Sequence[Sample]) -> Iterator[str]:
     """Yield each contradiction between a result and its telemetry."""
-    digits = 10**-SAMPLE_DIGITS
+    rounding = 10**-SAMPLE_DIGITS
     for key, stated in result.telemetry.items():
         column, _, kind = key.rpartition("_")
         if column == OTHER_UTILIZATION:  # stated for the training only, not for all samples
             continue
         values = [float(sample[column]) for sample in samples if column in sample]
-        if values and kind in ("mean", "max") and not _nearly_equal(_summary(kind, values), stated, digits):
+        if values and kind in ("mean", "max") and not _nearly_equal(_summary(kind, values), stated, rounding):
             yield f"{key} is {stated:.4g}, telemetry gives {_summary(kind, values):.4g}"
     times = [float(sample["t_s"]) for sample in samples]
-    if times and (times != sorted(times) or times[-1] > result.elapsed_s + digits):
+    if times and (times != sorted(times) or times[-1] > result.elapsed_s + rounding):
         yield "the telemetry lasts longer than the row, or its samples are not in order"
     trained = training_samples(samples, None)
     worked = [sample for sample in trained if float(sample[UTILIZATION]) >= IDLE_BELOW_PERCENT]
@@ -155,16 +156,17 @@ def prediction_contradictions(result: Result, prediction: Prediction) -> Iterato
 
 
 def _peak_contradictions(result: Result, prediction: Prediction) -> Iterator[str]:
-    """Yield a difference of the peaks, of GPU memory or, for a row on the CPU, of the tensors in host memory.
+    """Yield the difference between the measured and the predicted peak, if it is too large.
 
-    A row on the CPU that unpacks 4-bit weights is not compared: on a CPU, bitsandbytes needs other scratch memory.
+    For a row on the CPU, the peak is that of the tensors in host memory. A row on the CPU with 4-bit weights is not
+    compared, because bitsandbytes needs other scratch memory there than on a GPU.
     """
     on_cpu = result.spec.settings.accelerator == "cpu"
     if on_cpu and result.spec.settings.quantization:
         return
     predicted = prediction.host_gib if on_cpu else prediction.peak_gib
     peaks = [rank.memory.peak_gib or 0.0 for rank in result.ranks or (result,)]
-    if result.spec.settings.compile:  # predicted without compilation, which saves memory
+    if result.spec.settings.compile:  # the prediction is for the row without compilation; compilation saves memory
         peaks = [max(peak, predicted or 0.0) for peak in peaks]
     if not any(isclose(peak, predicted or 0.0, rel_tol=BORDERLINE_SHARE) for peak in peaks):
         yield f"peak {max(peaks):.2f} GiB, predicted {predicted or 0.0:.2f} GiB"

@@ -1,4 +1,4 @@
-"""Convert the check of a bundle to Gradescope's results.json: points with their reasons."""
+"""Convert the check of a bundle to Gradescope's results.json, with points and reasons."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ EXIT_BAD_INPUT = 2
 EXIT_ABORTED = 1
 EXIT_CLOSED_OUTPUT = 141
 """Exit code of a program that SIGPIPE ended."""
-BAD_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+BAD_PATH_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP)
 MACHINE_ERRORS = (
     errno.EACCES,
     errno.EDQUOT,
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(args=list(arguments) or ["--help"], obj=command_line, prog_name="testbed", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # which click answers with exit code 1
+        if isinstance(end.__context__, BrokenPipeError):  # click turns this error into exit code 1
             return _report_file_failure(end.__context__, arguments)
         return end.code if isinstance(end.code, int) else int(bool(end.code))
     except typer.Abort:
@@ -120,31 +120,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report_file_failure(problem: OSError, arguments: Sequence[str]) -> int:
     """Print the error of a file; return the exit code.
 
-    One line if the user chose the file or the machine is the cause; otherwise the traceback of a bug.
+    Prints one line if the user chose the file or if the machine is the cause. Every other error is a bug, and its
+    traceback is printed.
     """
     file = problem.filename
     if isinstance(problem, BrokenPipeError):
         discard_output()
         return EXIT_CLOSED_OUTPUT
-    if problem.errno in BAD_PATH or _file_was_chosen(file, arguments):
+    if problem.errno in BAD_PATH_ERRORS or _file_was_chosen(file, arguments):
         return _report_failure(f"{file}: cannot be used ({problem.strerror})", EXIT_BAD_INPUT)
     if problem.errno in MACHINE_ERRORS:
         if file is None:
-            discard_output()  # it may be the output that cannot be written
+            discard_output()  # perhaps the output cannot be written
         return _report_failure(f"{file or 'the output or a file'}: {problem.strerror}", EXIT_OTHER_ERROR)
     traceback.print_exc()
     return EXIT_OTHER_ERROR
 
 
 def _file_was_chosen(file: object, arguments: Sequence[str]) -> bool:
-    """Return whether the user chose the file: its path is relative, or the command line has it or a folder above it.
+    """Return whether the user chose the file.
 
-    Relative paths are in the current folder, such as the default results/.
+    A relative path is in the current folder, which the user chose. An absolute path was chosen if the command line has
+    the path or a folder above it.
     """
     if not isinstance(file, str):
         return False
-    named = [os.path.abspath(word.rpartition("=")[2]) for word in arguments]
-    return not os.path.isabs(file) or any(os.path.commonpath((path, file)) == path for path in named)
+    paths = [os.path.abspath(word.rpartition("=")[2]) for word in arguments]
+    return not os.path.isabs(file) or any(os.path.commonpath((path, file)) == path for path in paths)
 
 
 def _report_failure(problem: object, code: int) -> int:

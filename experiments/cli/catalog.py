@@ -121,7 +121,7 @@ def cards_as_data(part: str = "") -> list[dict[str, Any]]:
 
 
 def models_as_data() -> list[dict[str, Any]]:
-    """Return the models of the catalog. parameters: their number, shared tensors counted once; None: unknown."""
+    """Return the models of the catalog. parameters: number of parameters, shared ones counted once; None: unknown."""
     from experiments.suites.models import models
 
     return [

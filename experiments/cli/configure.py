@@ -65,7 +65,7 @@ def configure_command(
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:
-        raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for them")
+        raise NotReached(f"{active_lease.name}: no machine has answered yet; `testbed lease` waits for the machines")
     options = (reference, image_archive, base_image, base_image_archive, pip_index, ca_bundle, registry_login)
     setup = Setup(image_variant, image_source, *options)
     done = configure(

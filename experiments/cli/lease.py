@@ -133,14 +133,14 @@ def lease(
         raise InputError("--run: not allowed with --no-wait, which does not boot the nodes")
     key = key_for(site, key)
     options.check(name)
-    end_when_idle = idle.parsed(options.count, wait)
+    end_when_idle = idle.parse(options.count, wait)
     try:
         sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
     except NotReady as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(
-            options.request_of("USER", name, KeyPair(file=key, public=""), image), end_when_idle=end_when_idle
+            options.request_for_user("USER", name, KeyPair(file=key, public=""), image), end_when_idle=end_when_idle
         )
         show_plan(leasing.planned_calls_without_account(site, request_without_account), as_json)
         say(f"not ready: {problem}", stderr=True)
@@ -326,7 +326,7 @@ def doctor(
 
 
 def _expected_times(options: LeaseOptions, hosts: "Sequence[Host]") -> str:
-    """Return how long the labs that the lease is for are expected to take on ``hosts``, as one line."""
+    """Return the expected duration of the lease's labs on ``hosts``, as one line."""
     from experiments.history.lease_length import expected_times_on
     from experiments.suites.suite import suites_in_group
 
@@ -354,7 +354,7 @@ def _show_calendar(
 
 
 def _show_past_leases(reconciler: "Reconciler", name: str | None, since: str, as_json: bool) -> None:
-    """Print the cost of each lease (with ``name``, if given) since the day ``since`` in local time, and the sum."""
+    """Print the cost of each lease since the day ``since`` (local time), and the sum. name: its name; None: any."""
     from dataclasses import asdict
 
     from provision.availability.times import local_zone, time_in_words

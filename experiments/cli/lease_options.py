@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from provision.ssh.login import KeyPair
 
 LEASE_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,54}")
-"""At most 55 characters: with its tag, a name then fits the 80 characters that Blazar stores."""
+"""A name has at most 55 characters. Blazar stores 80 characters: the name and its tag."""
 NOW = "now"
 ANY_SITE = "any"
 DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
@@ -88,17 +88,17 @@ class LeaseOptions:
     def request(self, site: "LeasingSite", name: str | None, key: Path, image: str | None = None) -> "LeaseRequest":
         """Return the request for a lease at ``site``.
 
-        name: of the lease; image: disk image of its nodes; None: the default. Raises BadName, BadKey.
+        name: name of the lease. image: disk image of the nodes. None selects the default. Raises BadName, BadKey.
         """
         from provision.ssh.login import key_pair
 
         user = re.sub(r"[^A-Za-z0-9_.-]", "_", site.user().partition("@")[0])
-        return self.request_of(user, name, key_pair(key.expanduser()), image)
+        return self.request_for_user(user, name, key_pair(key.expanduser()), image)
 
-    def request_of(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
+    def request_for_user(self, user: str, name: str | None, pair: "KeyPair", image: str | None) -> "LeaseRequest":
         """Return the lease request of ``user`` with the SSH key ``pair``.
 
-        name: of the lease; None: a name with ``user``. image: disk image of its nodes; None: the default.
+        name: name of the lease; None: a name with ``user``. image: disk image of the nodes; None: the default.
         """
         from provision.leasing.request import LeaseRequest, default_image
 
@@ -123,7 +123,8 @@ class LeaseOptions:
 def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
     """Return the hours and the number of GPUs of a lease for all labs of a group.
 
-    The number of GPUs is what the largest lab needs; the hours are the labs' GPU-hours divided by it, rounded up.
+    The number of GPUs is what the largest lab needs. The hours are the GPU-hours of all labs divided by this number,
+    rounded up.
     """
     from experiments.suites.suite import suites_in_group
 
@@ -133,7 +134,7 @@ def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
 
 
 class NotReady(InputError):
-    """Requirements of a lease are missing; the message lists all. bad_key: whether the SSH key is one of them."""
+    """Requirements of a lease are missing; the message lists them. bad_key: whether the SSH key cannot be used."""
 
     def __init__(self, text: str, bad_key: bool) -> None:
         super().__init__(text)
@@ -167,7 +168,7 @@ def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
 
 
 def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
-    """Return a warning for each type of nodes whose GPUs are too old, or compute bfloat16 in software."""
+    """Return a warning for each node type whose GPUs are too old, or compute bfloat16 in software."""
     from experiments.suites.cards import card_of_device, card_warnings
 
     cards = {host.node_type: card_of_device(host.gpu_model, host.gpu_memory_gib) for host in hosts if host.gpus}
@@ -175,10 +176,10 @@ def gpu_warnings(hosts: "Sequence[Host]") -> list[str]:
 
 
 def new_reconciler(site: str = "") -> "Reconciler":
-    """Return a Reconciler, which performs operations at sites and journals them; it prints its progress on stderr.
+    """Return a Reconciler, which performs operations at sites and journals them.
 
-    It uses the user's journal. The demonstration has its own journal, a clock that does not wait, and progress lines
-    that begin with "demonstration".
+    The Reconciler uses the user's journal, and prints its progress on stderr. The demonstration has its own journal, a
+    clock that does not wait, and progress lines that begin with "demonstration".
     """
     from provision.clock import Clock
     from provision.leasing import reconciler
@@ -197,9 +198,9 @@ def new_reconciler(site: str = "") -> "Reconciler":
 
 
 def reconciler_of_lease(name: str | None) -> "Reconciler":
-    """Return the reconciler whose journal has the active lease; the demonstration's only if no other journal has it.
+    """Return the Reconciler whose journal has the active lease of that name; None: any active lease.
 
-    name: of the lease; None: any lease.
+    The user's journal has priority over the journal of the demonstration.
     """
     from provision.choices import DEMO
     from provision.folders import demo_folder
@@ -260,9 +261,9 @@ def active_lease_named(reconciler: "Reconciler", name: str | None) -> "ActiveLea
 
 
 def confirm(yes: bool, what: str, details: Callable[[], str] | None = None) -> None:
-    """Ask for confirmation on the terminal, unless ``yes``. details: returns details for the question; may take time.
+    """Ask for confirmation on the terminal, unless ``yes``. Raises InputError if there is no terminal.
 
-    Raises InputError if there is no terminal.
+    details: function that returns details for the question; called only if the question is asked.
     """
     if yes:
         return

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 CHECK_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
 PIPE_WIDTH = 160
-CONTINUED = " \\"
+"""Width of the output in characters where there is no terminal."""
+LINE_CONTINUATION = " \\"
 
 
 def open_standard_streams() -> None:
@@ -39,7 +40,7 @@ def discard_output() -> None:
 
 
 def print_json(data: Any) -> None:
-    """Print data as JSON; dataclasses as objects, times in ISO 8601, lengths in seconds."""
+    """Print data as JSON: dataclasses as objects, times in ISO 8601, durations in seconds."""
     print(json.dumps(data, indent=2, default=_json_value))
 
 
@@ -88,12 +89,13 @@ def say(text: str, *, stderr: bool = False) -> None:
 def say_command(label: str, command: str) -> None:
     """Print a shell command after a label.
 
-    On a terminal, a command of several lines has a backslash at the end of each, so that a shell accepts a copy.
+    On a terminal, a long command is wrapped. Each line but the last then ends with a backslash, so that a copy of the
+    lines runs in a shell.
     """
     text = f"{label}: {command}"
     if sys.stdout.isatty():
-        width = console().width - len(CONTINUED)
-        text = f"{CONTINUED}\n".join(
+        width = console().width - len(LINE_CONTINUATION)
+        text = f"{LINE_CONTINUATION}\n".join(
             textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
         )
     print(text, flush=True)
@@ -110,7 +112,7 @@ def progress() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def download_on(output: "Console") -> Callable[[int, int | None], None]:
+def download_progress_on(output: "Console") -> Callable[[int, int | None], None]:
     """Return a function that takes the bytes downloaded so far and in total, and prints the progress.
 
     It prints a line for each tenth of the download, or for each 256 MiB if the total is unknown (None).

@@ -84,7 +84,7 @@ def reproduce_command(
     check_file("--registry-login", registry_login)
     key = key_for(site, key)
     lease.check(name)
-    end_when_idle = idle.parsed(lease.count)
+    end_when_idle = idle.parse(lease.count)
     max_length = parse_time_option("--max-hours", parse_length, max_hours) if max_hours else None
     (connected,), reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
     if is_demo(site) and not dry_run:

@@ -8,7 +8,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY, Json, RunPath, RunPaths, SuiteFile, SuiteFileOfRun
+from experiments.cli.parsing.options import HISTORY_DATABASE, Json, RunPath, RunPaths, SuiteFile, SuiteFileOfRun
 from experiments.errors import InputError, unknown_name
 
 app = Commands()
@@ -90,7 +90,7 @@ def compare(
     suite_file: SuiteFileOfRun = None,  # noqa: ARG001 - its callback uses it
     database: Annotated[
         Path, typer.Option(help="Database of earlier runs, which show how much values vary; it need not exist.")
-    ] = HISTORY,
+    ] = HISTORY_DATABASE,
     fail_on_change: Annotated[
         bool, typer.Option("--fail-on-change", help="Also exit with code 1 if only a value changed.")
     ] = False,

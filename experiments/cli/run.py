@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from experiments.cli.output import console, download_on, print_json, say
+from experiments.cli.output import console, download_progress_on, print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import Group, Json, Notify, SuiteFile, expand_options
 from experiments.errors import InputError
@@ -51,7 +51,7 @@ def run(
     notifier = Notifier(notify or ())
     if hint := leases_hint(options.site):
         say(hint, stderr=True)
-    runs = run_suites(several, view_on(output), download_on(output))
+    runs = run_suites(several, view_on(output), download_progress_on(output))
     finished = show_runs(send_run_messages(runs, notifier), output)
     if as_json:
         print_json([run_as_data(one) for one in finished])

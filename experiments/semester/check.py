@@ -1,4 +1,4 @@
-"""Run a check of a semester: its parts one after the other, each recorded in the history, with messages."""
+"""Run the check before a semester: run its parts one after the other, record their runs, and send messages."""
 
 import os
 import time
@@ -30,10 +30,11 @@ from experiments.system.lock import lock_folder
 LATEST = "latest"
 LOG = "log.txt"
 END_LIMIT_S = 30.0
-"""Maximum seconds for an interrupted part to end. A part on a lease takes as long as the release of the lease."""
+"""Maximum seconds for an interrupted part to end. A part on a lease has no limit: it first releases the lease."""
 Send = Callable[[str, str], None]
 """Function that sends a message, given its title and its text."""
-Python = Callable[[Versions, Path], Path]
+FindPython = Callable[[Versions, Path], Path]
+"""Function that returns the Python of an environment, given its set of versions and the folder of the check."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,12 @@ class InstalledVersions(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckCallbacks:
-    """Functions that a check calls. on_lease: called every few seconds while a lease is active."""
+    """Functions that a check calls. on_lease: called every few seconds while a part on a lease runs."""
 
     say: Callable[[str], None]
     send: Send
     on_lease: Callable[[], None] = lambda: None
-    python: Python = lambda versions, folder: python_of(versions, folder, datetime.now(UTC).date())
+    find_python: FindPython = lambda versions, folder: python_of(versions, folder, datetime.now(UTC).date())
 
 
 def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]:
@@ -75,7 +76,7 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
     """
     parts = request.parts()
     with lock_folder(request.folder):
-        folder, check = _begin(request, tuple(part.name for part in parts))
+        folder, check = _resume_or_begin(request, tuple(part.name for part in parts))
         earlier = [one for _, one in checks_in(request.folder) if one.begun_at < check.begun_at]
         installed: dict[Versions, InstalledVersions] = {}
         reported: set[Flip] = set()
@@ -86,7 +87,7 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
             callbacks.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}")
             started_s = time.monotonic()
             try:
-                problem = _run(part, request, folder, installed, callbacks)
+                problem = _run_part(part, request, folder, installed, callbacks)
             except NotInstalled as error:
                 problem = str(error)
             took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
@@ -101,7 +102,7 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
     return folder, check
 
 
-def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
+def _resume_or_begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
     if found := find_interrupted_check(request.folder, plan, now):
         return found
@@ -112,22 +113,22 @@ def _begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
 
 
 def _new_folder(parent: Path, now: datetime) -> Path:
-    """Return a path in ``parent`` that is named by the time; if it exists, by one of the next seconds."""
+    """Return a new path in ``parent`` whose name is the time ``now``, or the next second without a folder."""
     while (folder := parent / f"{now:%Y-%m-%dT%H%M%S}").exists():
         now += timedelta(seconds=1)
     return folder
 
 
-def _run(
+def _run_part(
     part: Part,
     request: Request,
     check_folder: Path,
     installed: dict[Versions, InstalledVersions],
     callbacks: CheckCallbacks,
 ) -> str:
-    """Run a part; return why it has no result, empty if it has one. Raises NotInstalled."""
+    """Run a part; return the reason why it has no result, or "" if it has one. Raises NotInstalled."""
     if part.kind == "environment":
-        python = callbacks.python(part.versions, check_folder)
+        python = callbacks.find_python(part.versions, check_folder)
         installed[part.versions] = InstalledVersions(python, versions_in(python))
         return ""
     if part.versions not in installed:
@@ -135,9 +136,9 @@ def _run(
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
     arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
-    watch = _watch(part, folder, callbacks)
+    poll = _poll_function(part, folder, callbacks)
     end_limit_s = None if part.kind == "lease" else END_LIMIT_S
-    code = run_logged(arguments, folder / LOG, _environment(), watch, end_limit_s)
+    code = run_logged(arguments, folder / LOG, _environment(), poll, end_limit_s)
     evaluations = [evaluation for _, evaluation in evaluations_in(folder)]
     if not evaluations:
         return f"exit code {code}: {last_line(folder / LOG)}"
@@ -152,7 +153,7 @@ def _run(
 def _report_flips(
     part: Part, request: Request, check: Check, reported: set[Flip], callbacks: CheckCallbacks
 ) -> set[Flip]:
-    """Print and send the new flips of a part, those that are not in ``reported``; return them."""
+    """Print and send the flips of a part that are not in ``reported``; return these flips."""
     new = set(run_flips(request.folder, check, part.versions)) - reported
     if new:
         lines = sorted(flip.line for flip in new)
@@ -161,7 +162,7 @@ def _report_flips(
     return new
 
 
-def _watch(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], None]:
+def _poll_function(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], None]:
     """Return a function to call every few seconds while a part runs.
 
     The function checks the lease (see CheckCallbacks.on_lease) and reports once if the part makes no progress.
@@ -191,7 +192,10 @@ def _with_ended_part(check: Check, part: Part, done: EndedPart, installed: dict[
 
 
 def _parts_time_left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
-    """Return the estimated time of the parts: as long as in the last check, else the mean of this check's parts."""
+    """Return the estimated time of ``parts`` as text; "" if it is unknown.
+
+    The estimate of a part is its time in the last check that had the part, else the mean time of this check's parts.
+    """
     ended = [one.took_s for name, one in check.done.items() if not name.endswith("environment")]
     mean = sum(ended) / len(ended) if ended else None
     known = {name: done.took_s for one in earlier for name, done in one.done.items()}

@@ -46,7 +46,7 @@ class Flip(NamedTuple):
 
 
 class StatementLine(NamedTuple):
-    """A statement that fails, or has another status with other versions; its verdict by set of versions."""
+    """A statement that fails, or is an error, with a set of versions. verdicts: its verdict by set of versions."""
 
     suite: str
     card: str
@@ -102,7 +102,7 @@ def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
 
 
 def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
-    """Yield the changes of the newest runs with these versions, from their history."""
+    """Yield the flips in the runs of this check with these versions, from the history of the versions."""
     path = database_of(folder, versions)
     if not path.is_file():
         return
@@ -116,14 +116,14 @@ def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
 
 
 def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:
-    """Yield the folder and the evaluation of each evaluated run of a part, whose results are in ``folder``."""
+    """Yield the folder and the evaluation of each evaluated run in ``folder``, the results folder of a part."""
     for path in sorted(folder.glob(f"*/{VERDICT_FILE}")):
         if not path.parent.is_symlink():
             yield path.parent, Evaluation.model_validate_json(read_bytes(path))
 
 
 def version_differences(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the packages with other versions, such as 'torch 2.5.1 → 2.13.0'."""
+    """Return the packages whose versions differ, such as 'torch 2.5.1 → 2.13.0'."""
     names = dict.fromkeys([*then, *now])
     return tuple(
         f"{name} {then.get(name, 'none')} → {now.get(name, 'none')}"
@@ -139,15 +139,15 @@ def _runs(folder: Path, part: Part) -> Iterator[PartRun]:
 
 
 def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
-    """Yield statements that fail with any versions, or whose evaluated status differs between them."""
-    for place in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
-        same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == place]
+    """Yield the statements that fail, or are an error, with at least one set of versions."""
+    for key in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
+        same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == key]
         says = {verdict.id: verdict.says for one in same for verdict in one.verdicts}
         for id_, text in says.items():
             verdicts = {one.versions: verdict for one in same for verdict in one.verdicts if verdict.id == id_}
             evaluated = {one.status for one in verdicts.values()} - {"not evaluated"}
             if evaluated - {"pass"}:
-                yield StatementLine(place[0], place[1], text, verdicts)
+                yield StatementLine(key[0], key[1], text, verdicts)
 
 
 def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
@@ -171,7 +171,7 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
 
 
 def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
-    """Yield what to fix in the labs: failures with the current versions, and new ones with the newest versions."""
+    """Yield what to fix: parts without a result, failures with the current versions, and those with only the newest."""
     for name, done in check.done.items():
         if done.problem:
             yield f"{titles[name]}: no result: {done.problem}"

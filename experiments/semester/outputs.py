@@ -1,4 +1,4 @@
-"""The outcome of a check as a page, as Markdown for the summary of a job, as JUnit, and as a message."""
+"""Convert the outcome of a check to a page, to Markdown for the summary of a CI job, to JUnit, and to a message."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -10,11 +10,14 @@ from experiments.report.pages.environment import render_template, save_page
 from experiments.semester.outcome import STATUSES, Outcome, PartRun
 
 PAGE = "semester.html"
-ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
+JUNIT_ELEMENTS = {"fail": "failure", "error": "error", "not evaluated": "skipped"}
 
 
-def write_page(place: Path, outcome: Outcome) -> Path:
-    """Write the page of a check to its folder and return its path: one file that needs no network and no JavaScript."""
+def write_page(folder: Path, outcome: Outcome) -> Path:
+    """Write the page of a check to the check's folder; return the path of the page.
+
+    The page is one file that needs no network and no JavaScript.
+    """
     check = outcome.check
     text = render_template(
         "semester.html",
@@ -27,8 +30,8 @@ def write_page(place: Path, outcome: Outcome) -> Path:
             (outcome.titles[name], duration_in_words(done.took_s), done.problem) for name, done in check.done.items()
         ],
     )
-    save_page(place / PAGE, text)
-    return place / PAGE
+    save_page(folder / PAGE, text)
+    return folder / PAGE
 
 
 def markdown(outcome: Outcome) -> str:
@@ -85,7 +88,7 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
 
 def _cases(run: PartRun) -> Iterator[tuple[str, str, str]]:
     for one in run.verdicts:
-        yield one.id, "skipped" if one.known_failure else ELEMENTS.get(one.status, ""), one.reason or one.value
+        yield one.id, "skipped" if one.known_failure else JUNIT_ELEMENTS.get(one.status, ""), one.reason or one.value
 
 
 def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> None:

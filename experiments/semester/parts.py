@@ -1,4 +1,4 @@
-"""The parts of a check: one command each, with the versions of one set."""
+"""The parts of a check. Each part is one command that runs with one set of versions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +10,12 @@ from experiments.suites.suite import suite_named
 from provision.choices import ImageVariant
 
 Kind = Literal["environment", "miniatures", "predictions", "lease"]
-LEASED = get_args(ImageVariant)
-"""Sets of versions for which there is an image of leased machines."""
+SETS_WITH_IMAGE = get_args(ImageVariant)
+"""Sets of versions for which an image for leased machines exists."""
 
 
 class Part(NamedTuple):
-    """A part of a check. suite, card: empty for the environment and for a lease, which has all suites."""
+    """A part of a check. suite, card: empty for an environment, and for a lease, on which all suites run."""
 
     versions: Versions
     kind: Kind
@@ -61,7 +61,7 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
             parts.append(Part(versions, "miniatures", suite.suite, first))
             if versions != "as-taught":
                 parts += [Part(versions, "predictions", suite.suite, card) for card in others]
-    leased = [Part(versions, "lease") for versions in sets if lease and versions in LEASED]
+    leased = [Part(versions, "lease") for versions in sets if lease and versions in SETS_WITH_IMAGE]
     if lease and len(leased) * lease.hours > lease.max_hours:
         raise InputError(
             f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours take longer;"

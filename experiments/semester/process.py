@@ -1,4 +1,4 @@
-"""Run the process of a part: write its log, end it together with this process, and detect when it stalls."""
+"""Run the process of a part, write its log, detect stalls, and end the process together with this one."""
 
 import signal
 import subprocess
@@ -14,7 +14,7 @@ POLL_S = 5.0
 
 
 class StallDetector:
-    """Detector of a lack of progress, which reports each stall once. seconds: longest time without progress."""
+    """Detector of stalls, each reported once. seconds: time without progress that counts as a stall."""
 
     def __init__(self, seconds: float = STALL_LIMIT_S) -> None:
         self._seconds = seconds
@@ -40,9 +40,9 @@ def run_logged(
 ) -> int:
     """Run a command with its output in ``log``; call ``poll`` every ``poll_s`` seconds; return its exit code.
 
-    The command has a separate session, so Ctrl-C does not reach it twice. If this process is interrupted or killed, the
-    command gets SIGTERM, on which it releases its lease. An interrupted call waits until the command has ended, and
-    kills it after ``end_limit_s`` seconds; None: never.
+    The command runs in a session of its own, so that Ctrl-C does not reach the command directly. If this process is
+    interrupted or killed, the command gets SIGTERM, on which it releases its lease. An interrupted call waits until the
+    command has ended. After ``end_limit_s`` seconds it kills the command; None: it waits without a limit.
     """
     with log.open("a") as file:
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def run_logged(
 
 
 def last_change_s(folder: Path) -> float:
-    """Return when a file in ``folder`` was last written, in seconds since the epoch; now if it has none."""
+    """Return when a file in ``folder`` was last written, in seconds since the epoch; without files, return now."""
     times = []
     for path in folder.rglob("*"):
         try:
@@ -82,12 +82,12 @@ def last_change_s(folder: Path) -> float:
 
 
 def last_line(log: Path) -> str:
-    """Return the last line with a letter in a log."""
+    """Return the last line of a log that has a letter; "no output" if there is none."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if any(map(str.isalpha, line))), "no output")
 
 
 def first_line_with(words: str, log: Path) -> str:
-    """Return the first line of a log that contains ``words``; without one, the last line with a letter."""
+    """Return the first line of a log that contains ``words``; if there is none, the last line that has a letter."""
     lines = log.read_text(errors="replace").splitlines()
     return next((line.strip() for line in lines if words in line), last_line(log))

@@ -40,7 +40,7 @@ class Check(Record):
     )
 
     def duration_s(self) -> float:
-        """Return the time that its parts took, without interruptions."""
+        """Return the seconds that the parts took, without interruptions."""
         return sum(one.took_s for one in self.done.values())
 
 
@@ -50,7 +50,7 @@ def database_of(folder: Path, versions: Versions) -> Path:
 
 
 def checks_in(folder: Path) -> list[tuple[Path, Check]]:
-    """Return the checks in ``folder`` with their folders, oldest first; one that cannot be read is left out."""
+    """Return the checks in ``folder`` with their folders, oldest first, without checks that cannot be read."""
     found = []
     for path in folder.glob(f"*/{STATE_FILE}"):
         try:
@@ -71,6 +71,6 @@ def find_interrupted_check(folder: Path, plan: tuple[str, ...], now: datetime) -
 
 
 def write_check(folder: Path, check: Check) -> None:
-    """Write the state."""
+    """Write the state of a check to the check's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / STATE_FILE, check.model_dump_json(indent=2))

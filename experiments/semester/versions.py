@@ -18,12 +18,12 @@ from provision.configure.build_context import packaged_folder
 Versions = Literal["as-taught", "current", "newest"]
 SETS: tuple[Versions, ...] = get_args(Versions)
 NEWEST_FILE = "newest.txt"
-CONFLICTING = ("litgpt",)
-"""Packages whose requirements conflict with the lists; each is resolved alone."""
-OF_TORCH = re.compile(r"nvidia-|cuda-|triton\b")
+CONFLICTING_PACKAGES = ("litgpt",)
+"""Packages whose requirements conflict with the lists. They are resolved separately, without their dependencies."""
+TORCH_DEPENDENCIES = re.compile(r"nvidia-|cuda-|triton\b")
 """Names of PyTorch's dependencies, which differ between machines."""
-BLOCK = re.compile(r"^(?=\S)", re.MULTILINE)
-LINES_OF_ERROR = 3
+BLOCK_START = re.compile(r"^(?=\S)", re.MULTILINE)
+ERROR_LINES = 3
 
 
 class NotInstalled(InputError):
@@ -31,32 +31,32 @@ class NotInstalled(InputError):
 
 
 def python_of(versions: Versions, folder: Path, today: date) -> Path:
-    """Return the Python of an environment with these versions, created if it is missing.
+    """Return the Python of an environment with these versions; create the environment if it is missing.
 
-    For the versions "current", this is the Python of this environment. The list of the versions "newest" is resolved
-    once a day, and stored in ``folder``, so that a resumed check uses the same list. Raises NotInstalled.
+    For the versions "current", this is the Python of this process. The list of the versions "newest" is resolved once a
+    day, and stored in ``folder``, so that a resumed check uses the same list. Raises NotInstalled.
     """
     if versions == "current":
         return Path(sys.executable)
     if versions == "as-taught":
-        return _installed("env", lock_files(versions))
+        return _create_environment("env", lock_files(versions))
     lock = folder / NEWEST_FILE
     if not lock.exists():
         write_atomically(lock, newest_lock(today).read_text())
-    return _installed("newest", [lock])
+    return _create_environment("newest", [lock])
 
 
 def newest_lock(today: date) -> Path:
-    """Return a list of the newest compatible releases of the packages in the current list; cached for a day.
+    """Return the path of a list of the newest compatible releases of the packages in the current list.
 
-    Raises NotInstalled.
+    The list is cached for a day. Raises NotInstalled.
     """
     path = cache_folder() / f"newest-{today.isoformat()}.txt"
     if not path.exists():
         names = [name for name, _ in PIN.findall((packaged_folder("containers") / "current.txt").read_text())]
-        together = _resolve([name for name in names if name not in CONFLICTING])
+        together = _resolve([name for name in names if name not in CONFLICTING_PACKAGES])
         text = format_lock_file(
-            together + _resolve([name for name in names if name in CONFLICTING], "--no-deps"), names
+            together + _resolve([name for name in names if name in CONFLICTING_PACKAGES], "--no-deps"), names
         )
         for old in cache_folder().glob("newest-*.txt"):
             old.unlink()
@@ -69,8 +69,8 @@ def format_lock_file(resolved: str, names: Collection[str]) -> str:
 
     names: the requested packages, which are never removed.
     """
-    blocks = [block for block in BLOCK.split(resolved) if block.split("==")[0] in names or not OF_TORCH.match(block)]
-    blocks = [block for block in blocks if block.strip()]
+    blocks = [block for block in BLOCK_START.split(resolved) if block.strip()]
+    blocks = [block for block in blocks if block.split("==")[0] in names or not TORCH_DEPENDENCIES.match(block)]
     torch = [f"# {block.split()[0]}\n" for block in blocks if block.startswith("torch==")]
     return "".join([*torch, *(block for block in blocks if not block.startswith("torch=="))])
 
@@ -86,8 +86,11 @@ def _resolve(names: Sequence[str], *options: str) -> str:
     return _output([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
 
 
-def _installed(prefix: str, locks: Sequence[Path]) -> Path:
-    """Return the Python of the environment of ``locks``, named as the Makefile does; for newest, remove older ones."""
+def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:
+    """Create the environment that ``locks`` define, unless it exists; return its Python.
+
+    The Makefile gives the folder the same name. Older environments of the newest versions are removed.
+    """
     digest = sha256(b"".join(lock.read_bytes() for lock in locks)).hexdigest()[:12]
     folder = cache_folder() / f"{prefix}-{digest}-py{sys.version_info[0]}.{sys.version_info[1]}"
     if prefix == "newest":
@@ -103,5 +106,5 @@ def _output(command: Sequence[str], text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        raise NotInstalled(" ".join(lines[-LINES_OF_ERROR:]))
+        raise NotInstalled(" ".join(lines[-ERROR_LINES:]))
     return done.stdout

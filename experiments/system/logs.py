@@ -93,7 +93,7 @@ def error_line(text: str, default: str) -> str:
 
 
 def error_message(error: BaseException) -> str:
-    """Return the first line of an error's message and, if other lines mention an error, the last of them."""
+    """Return the first line of an error's message and, if other lines mention an error, the last of these lines."""
     first, *rest = str(error).strip().splitlines() or [type(error).__name__]
     detail = error_line("\n".join(rest), "") if any(map(ERROR_WORDS.search, rest)) else ""
     return f"{first.strip()}: {detail}" if detail else first.strip()
@@ -107,7 +107,10 @@ def end_of_log(path: Path) -> str:
 
 
 def lines_for_terminal(text: str) -> str:
-    """Return part of a log for a terminal: no colors, one line for each state of a progress bar, escaped codes."""
+    """Return a part of a log as text for a terminal.
+
+    Colors are removed, each state of a progress bar gets a line, and other control characters are escaped.
+    """
     lines = text.replace("\r\n", "\n").replace("\r", "\n")
     return printable(COLOR.sub("", lines))
 

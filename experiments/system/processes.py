@@ -1,4 +1,4 @@
-"""Start and kill processes together: those of one process group, or those with one tag.
+"""Start and kill several processes together: all processes of a process group, or all processes with a tag.
 
 The tag is an environment variable that the processes have inherited. Processes are found by the tag even if they have
 changed their session, or if another program started them.
@@ -33,7 +33,7 @@ def process_group(command: Sequence[str], **options: Any) -> "Iterator[subproces
 
 
 def find_tagged(variable: str, value: str | None = None) -> list[psutil.Process]:
-    """Return the running processes whose environment has ``variable``, with the value ``value`` unless that is None."""
+    """Return the running processes with ``variable`` in their environment. value: required value; None: any."""
     tagged = []
     for process in psutil.process_iter():
         tag = _read_tag(process, variable)
@@ -43,7 +43,7 @@ def find_tagged(variable: str, value: str | None = None) -> list[psutil.Process]
 
 
 def tag_of(pid: int, variable: str) -> str:
-    """Return the value of ``variable`` in the environment of a process; "" if it has none or has ended."""
+    """Return the value of ``variable`` in the environment of a process; "" if it is unset or the process has ended."""
     try:
         return _read_tag(psutil.Process(pid), variable) or ""
     except psutil.Error:
@@ -62,7 +62,7 @@ def kill_tagged(variable: str, value: str, timeout_s: float) -> list[int]:
 
 
 def _read_tag(process: psutil.Process, variable: str) -> str | None:
-    """Return the value of the variable in a process; None if it has none, or for a zombie."""
+    """Return the value of the variable in a process; None if it is not set or the process has ended."""
     try:
         return process.environ().get(variable) if process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:

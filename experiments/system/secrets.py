@@ -4,13 +4,13 @@ import re
 from collections.abc import Sequence
 
 NOTIFY_OPTION = "--notify"
-LOGIN = re.compile(r"(\w://)[^\s/@]+@")
-QUERY = re.compile(r"(\w://[^\s?'\"]+\?)[^\s'\"]+")
+URL_LOGIN = re.compile(r"(\w://)[^\s/@]+@")
+URL_QUERY = re.compile(r"(\w://[^\s?'\"]+\?)[^\s'\"]+")
 
 
 def hide_secrets(text: str) -> str:
     """Return ``text`` with the login and the query of each URL replaced by ***."""
-    return QUERY.sub(r"\1***", LOGIN.sub(r"\1***@", text))
+    return URL_QUERY.sub(r"\1***", URL_LOGIN.sub(r"\1***@", text))
 
 
 def hide_in_command(words: Sequence[str]) -> list[str]:

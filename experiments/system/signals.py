@@ -1,4 +1,4 @@
-"""Handle signals: the end of the parent process, and requests to stop. Uses only the standard library."""
+"""End a process together with its parent, and handle requests to stop. Uses only the standard library."""
 
 import ctypes
 import os

@@ -36,7 +36,7 @@ from experiments.system.environment import fits_environment_memory, replace_envi
 
 READY_SUFFIX = ".ready"
 """Suffix of the file that shows that the imports are complete."""
-GPU_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
+GPU_DEVICE_FILES = ("/dev/nvidia-uvm", "/dev/kfd")
 MESSAGE_BYTES = 1 << 20
 OUTPUT_DESCRIPTORS = (1, 2)
 
@@ -90,7 +90,7 @@ def find_fork_obstacles() -> list[str]:
     torch: Any = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         found.append("CUDA is initialized")
-    found += [f"{path} is open" for path in _open_files() if path in GPU_FILES]
+    found += [f"{path} is open" for path in _open_files() if path in GPU_DEVICE_FILES]
     return found
 
 
@@ -106,7 +106,7 @@ class WarmProcess:
     def serve(self) -> StartRequest:
         """Serve requests forever. Returns only in a started process, with the request for it."""
         while True:
-            key = self._selector.select()[0][0]  # only the first: handling it may close the others
+            key = self._selector.select()[0][0]  # only one event: its handler may close the other files
             if key.data is not None:
                 self._report_exit(key.data)
             elif key.fileobj is self._listener:
@@ -209,7 +209,7 @@ def run_module(name: str) -> int:
 
 
 def end_process(code: int) -> NoReturn:
-    """End this process like the interpreter, but without freeing every module, which takes seconds."""
+    """End this process like the interpreter, but do not free the modules, which would take seconds."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()

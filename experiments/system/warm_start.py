@@ -2,10 +2,10 @@
 
     python -u -m experiments.system.warm_start VARIABLE MODULE ARGUMENTS...
 
-There are two warm processes (see warm_process), and an environment variable with the socket of each: ROW_SOCKET for
-notebooks, kernels and workers, RANK_SOCKET for launchers and ranks. The command is for programs that start kernels or
-ranks themselves. The command represents the process that it starts: it forwards signals, and ends with the exit code of
-the process.
+There are two warm processes (see warm_process). One starts notebooks, kernels and workers, and the environment variable
+ROW_SOCKET has the address of its socket. The other starts launchers and ranks; its variable is RANK_SOCKET. Programs
+that start kernels or ranks themselves use the command above. The command forwards signals to the process that it
+starts, and ends with the exit code of that process.
 """
 
 import json
@@ -81,9 +81,10 @@ def start_process(
 ) -> Process:
     """Start `python -u -m COMMAND` in a new session, with its output written to the file descriptor ``output``.
 
-    The warm process that ``variable`` in ``environment`` names starts it if its imports are complete. With
-    ``wait_for_imports``, this function waits for them. A new interpreter calls ``preexec`` first. A fork of the warm
-    process gets the OOM score of this process instead.
+    If the imports of the warm process that ``variable`` in ``environment`` names are complete, the warm process starts
+    it. With ``wait_for_imports``, this function waits for the imports. Without a warm process, a new interpreter is
+    started, which calls ``preexec`` first. A fork of the warm process does not call ``preexec``, but gets the OOM score
+    of this process.
     """
     with suppress(WarmProcessUnavailable):
         if wait_for_imports or is_ready(environment, variable):
@@ -121,7 +122,10 @@ def start_in_warm_process(
 
 
 def module_prefix(environment: Mapping[str, str], variable: str) -> list[str]:
-    """Return the words before a module's name that start it from the warm process; none if that is not ready."""
+    """Return the words that, before a module's name, make the warm process start the module.
+
+    Return no words if the warm process is not ready.
+    """
     return [MODULE, variable] if is_ready(environment, variable) else []
 
 

@@ -8,7 +8,7 @@ from experiments.system.files import GIB
 
 LIMIT_TOLERANCE_GIB = 0.05
 """The allocator reserves up to 20 MiB more than is requested, and its message rounds the size."""
-PLACES: dict[Phase, str] = {
+PHASE_TEXTS: dict[Phase, str] = {
     "load": "while loading",
     "forward": "in the forward pass of",
     "backward": "in the backward pass of",
@@ -30,7 +30,10 @@ REQUESTED_SIZE = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB)
 
 
 def classify_error(error: BaseException) -> Outcome:
-    """Return 'oom' if GPU memory ran out, 'host_oom' for host memory, else the outcome of the cause, or 'error'."""
+    """Return 'oom' if GPU memory ran out, 'host_oom' if host memory ran out, else 'error'.
+
+    If ``error`` itself is neither, the exception that caused it is classified.
+    """
     import torch  # imported here: the worker only classifies text, and starts seconds faster without torch
 
     if isinstance(error, torch.OutOfMemoryError):
@@ -55,9 +58,9 @@ def requested_gib(text: str) -> float | None:
 
 
 def describe_full_gpu(failure: Failure, memory: Memory, device: Device) -> str:
-    """Return why a row ran out of memory below its own limit: its shared GPU was full; "" for any other row.
+    """Return a message if a row ran out of memory below its own limit, because its shared GPU was full; else "".
 
-    Such a row does not show what fits the card.
+    The failure of such a row does not show that the row does not fit the card.
     """
     reached_gib = (memory.reserved_gib or 0.0) + (failure.requested_gib or 0.0)
     if not device.shared or device.cap_gib is None or reached_gib >= device.cap_gib - LIMIT_TOLERANCE_GIB:
@@ -80,10 +83,10 @@ def last_line(text: str, default: str) -> str:
 
 
 def describe_place(failure: Failure) -> str:
-    """Return the phase and the step of a failure: 'in the forward pass of step 1 (counted from 0)'."""
+    """Return the phase and the step of a failure in words, such as 'in the forward pass of step 1 (counted from 0)'."""
     if failure.phase == "load":
-        return PLACES["load"]
-    return f"{PLACES[failure.phase]} step {failure.step} (counted from 0)"
+        return PHASE_TEXTS["load"]
+    return f"{PHASE_TEXTS[failure.phase]} step {failure.step} (counted from 0)"
 
 
 def describe_outcome(outcome: Outcome, failure: Failure | None, memory: Memory, qualifier: str = "") -> str:

@@ -2,7 +2,8 @@
 
     python -m experiments.training.rank SPEC OUT
 
-The worker starts this process. Several ranks are started through their launcher, with the variables of torchrun.
+The worker starts the only rank of a row. For a row of several ranks, a launcher starts this process with torchrun's
+environment variables.
 """
 
 import faulthandler
@@ -41,7 +42,7 @@ from experiments.training.measure.step_profile import StepProfile
 
 
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
-    """Train the row on this process's device and return the measurements, which include a failure of the training.
+    """Train the row on this process's device; return the measurements, also of a training that failed.
 
     Imports only the engine of the row. By default, ``device`` and ``meter`` are those of this machine. Raises
     InputError for a user error in data or weights, or if the device has less memory than the card.
@@ -65,8 +66,8 @@ def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Devic
         traceback.print_exc()
         outcome, failure = classify_error(error), build_failure(error, probe)
     memory = probe.memory()
-    if failure and outcome == "oom" and (crowded := describe_full_gpu(failure, memory, device)):
-        outcome, failure = "error", failure.model_copy(update={"message": crowded})
+    if failure and outcome == "oom" and (message := describe_full_gpu(failure, memory, device)):
+        outcome, failure = "error", failure.model_copy(update={"message": message})
     return Measured(
         rank=int(os.environ.get("RANK", 0)),
         outcome=outcome,
@@ -130,9 +131,9 @@ def main(spec_path: str, out: str) -> int:
 
 
 def _join_launcher(out: Path) -> Path:
-    """Set up this process as one rank of several and return its folder.
+    """Set up this process as one of several ranks; return the folder of the rank.
 
-    The process dies with its launcher, and writes its process id and its log into the folder.
+    From then on the process ends with its launcher, and writes its log into the folder. Its process id is in a file.
     """
     exit_with_parent(int(os.environ[LAUNCHER_PID_VARIABLE]))
     folder = out / RANK_FOLDER.format(os.environ["RANK"])

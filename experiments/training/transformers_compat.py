@@ -20,8 +20,8 @@ def pil_image_processor() -> Any:
 def checkpointed_layers() -> set[type[nn.Module]]:
     """Return the layer classes that activation checkpointing applies to.
 
-    Transformers 5 has one common base class. In Transformers 4 each model has its own class; those of models.yaml are
-    listed here.
+    In Transformers 5 these classes have one base class. In Transformers 4 each model has its own class; this function
+    lists the classes of the models in models.yaml.
     """
     if VERSION_5:
         from transformers.modeling_layers import GradientCheckpointingLayer

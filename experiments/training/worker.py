@@ -58,6 +58,7 @@ from experiments.training.measure.telemetry import TelemetrySampler
 LOG_TAIL_BYTES = 20_000
 NO_OUTPUT = "the trainer printed nothing"
 PEER_FAILURE_GRACE_S = 3.0
+"""Time in which other ranks can report their failures after one rank has failed."""
 
 
 def run_row(spec: RowSpec, out: Path, command: str) -> Result:
@@ -122,8 +123,8 @@ def _remove_intermediate_files(out: Path, *names: str) -> None:
 def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> StageTimes:
     """Return the durations of a row's stages.
 
-    began: the row's start in seconds since 1970. elapsed_s: seconds from then to the row's end. A stage during which
-    the clock was set back has no negative duration.
+    began: the row's start in seconds since 1970. elapsed_s: seconds from the row's start to its end. If the system
+    clock was set back during a stage, the duration of the stage is 0 instead of negative.
     """
     return StageTimes(
         start_s=max(0.0, timestamps.started_at - began),
@@ -134,14 +135,14 @@ def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> 
 
 
 def steady_interval_s(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
-    """Return begin and end of the steps after the warm-up, in seconds from ``began``; None without such steps."""
+    """Return when the steps after the warm-up began and ended, in seconds from ``began``; None without such steps."""
     if timestamps.steady_from is None or timestamps.steady_until is None:
         return None
     return timestamps.steady_from - began, timestamps.steady_until - began
 
 
 def _wait_for_ranks(ranks: Ranks, out: Path, limit_s: float, telemetry: TelemetrySampler) -> str:
-    """Wait until the ranks end, and print their progress; return in words which time limit they exceeded; '' if none.
+    """Wait until the ranks end, and print their progress; return the exceeded time limit in words, or ''.
 
     The time limit begins when a rank has started and completed its imports. At the limit the ranks write their stacks
     into their logs. After one rank has failed, the others get a few seconds to report their own failures.
@@ -221,7 +222,7 @@ def _read_reported(ranks: Ranks, rank: int, timed_out: bool) -> Measured | None:
 def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: str, oom_killed: bool) -> Measured:
     """Return measurements for a rank that wrote none, derived from its exit code, log and progress.
 
-    A rank without an exit code was killed by this process.
+    If a rank has no exit code, this process killed it.
     """
     code = codes.get(rank, -signal.SIGTERM)
     progress = read_progress(ranks.folder(rank))

@@ -61,7 +61,7 @@ def logs(
 
 
 def _run_with_row(folder: Path, row: str) -> "Run":
-    """Return the run that has the row. Raises InputError if there is none, or if it has no logs."""
+    """Return the run in ``folder``. Raises InputError if the run cannot be read, or has no such row or no logs."""
     from experiments.results.run_folder import RUN_FILE, RunFolder
     from experiments.results.schema import LOG_FILE, RESULTS_FILE
 
@@ -201,7 +201,7 @@ def _find_notebook(name: str) -> Path:
 
 
 def _upload_notebook(shell: "Shell", name: str, remote: str) -> None:
-    """Upload a lab's notebook, unless the machine already has it. The user may have edited the existing file."""
+    """Upload a lab's notebook, unless the machine already has the file, which the user may have edited."""
     notebook = _find_notebook(name)
     if shell.run(f"test -e {shlex.quote(remote)}", check=False, repeatable=True).code:
         shell.put(notebook, remote)

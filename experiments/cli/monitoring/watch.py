@@ -59,7 +59,7 @@ def watch(
 
 
 def _cost(site: str) -> str:
-    """Return what the active leases at a site cost and when they end, in a line; empty for a site without leases."""
+    """Return the time left and the cost of all active leases as one line; empty for a site that leases no machines."""
     from experiments.cli.tables.leases import lease_line
     from experiments.runners.targets import leases_machines
     from provision.clock import Clock

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TARGET_PATTERN = re.compile(r"\w[\w.-]*@[\w.-]+:[\w./~-]+")
 """An rsync target USER@HOST:PATH, without characters that are special in a shell."""
-SHORTEST = timedelta(minutes=5)
+MIN_IDLE_TIME = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class EndWhenIdleOptions:
     )
 
     def arguments(self) -> list[str]:
-        """Return the options as arguments of another `testbed` command. Raises as ``parsed`` does."""
-        end_when_idle = self.parsed(1)
+        """Return the options as arguments of another `testbed` command. Raises the errors of ``parse``."""
+        end_when_idle = self.parse(1)
         if end_when_idle is None:
             return []
         target = (
@@ -49,8 +49,8 @@ class EndWhenIdleOptions:
         )
         return ["--end-when-idle", str(self.end_when_idle), *target]
 
-    def parsed(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
-        """Return how a lease of ``count`` nodes ends itself; None if it does not.
+    def parse(self, count: int, wait: bool = True) -> "EndWhenIdle | None":
+        """Return the parsed options for a lease of ``count`` nodes; None if the lease does not end itself.
 
         wait: whether the command boots the nodes. Raises InputError for contradictory options, BadTime for a bad time.
         """
@@ -75,7 +75,7 @@ class EndWhenIdleOptions:
             raise InputError(f"--results-to {target}: allowed: USER@HOST:PATH")
         if key and not key.expanduser().is_file():
             raise InputError(f"--results-key {key}: no such file")
-        if (length := parse_time_option("--end-when-idle", parse_length, after)) < SHORTEST:
+        if (length := parse_time_option("--end-when-idle", parse_length, after)) < MIN_IDLE_TIME:
             raise InputError(f"--end-when-idle {after}: allowed: 5m or longer")
         require_packages("ansible_runner")
         return EndWhenIdle(length, target or "", key.expanduser().absolute() if key else None)

@@ -5,12 +5,12 @@ from typing import Any
 
 from experiments.cli.parsing.values import allowed_choices, displayed_name, value_type
 
-WIDEST_CHOICES = 50
+MAX_CHOICES_WIDTH = 50
 METAVARS = {int: "N", float: "NUMBER", Path: "PATH"}
 
 
 def usage_pieces(command: Any) -> list[str]:
-    """Return the words of the usage line: optional ones in brackets."""
+    """Return the words of the usage line, with optional words in brackets."""
     arguments = [param for param in command.params if param.param_type_name == "argument"]
     return [command.options_metavar, *map(_usage_piece, arguments)]
 
@@ -30,10 +30,10 @@ def help_records(command: Any, context: Any, kind: str) -> list[tuple[str, str]]
 
 
 def _set_metavar(param: Any) -> None:
-    """Set an option's metavar to its allowed values; if these are too long, list them in its help instead."""
+    """Set an option's metavar to its allowed values. If they are too long, list the values in the help instead."""
     choices = allowed_choices(param)
     param.metavar = "|".join(choices) or METAVARS.get(value_type(param), "TEXT")
-    if len(param.metavar) > WIDEST_CHOICES:
+    if len(param.metavar) > MAX_CHOICES_WIDTH:
         param.metavar = "NAME"
         param.help = f"{param.help} Allowed: {', '.join(choices)}."
 

@@ -14,7 +14,7 @@ from experiments.suites.choices import Groups
 from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, LEASING_SITES
 
-HISTORY = Path("results/history.db")
+HISTORY_DATABASE = Path("results/history.db")
 """The database of the history, unless --database names another."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout; everything else goes to stderr.")]
@@ -49,14 +49,14 @@ Notify = Annotated[
 ]
 
 
-def _use_suites(place: Path | None) -> Path | None:
-    """Make the suites at ``place`` known by name to this process and to the processes that it starts."""
-    if place is not None:
+def _use_suites(path: Path | None) -> Path | None:
+    """Make the suites at ``path`` available by name in this process and in the processes that it starts."""
+    if path is not None:
         from experiments.suites.suite import SUITES_VARIABLE, user_suites
 
-        os.environ[SUITES_VARIABLE] = str(place.expanduser().absolute())
+        os.environ[SUITES_VARIABLE] = str(path.expanduser().absolute())
         user_suites()
-    return place
+    return path
 
 
 def _suite_file(description: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.blame.observe import ObservationRequest
 
 app = Commands()
-ENVIRONMENTS = "as-taught, current, the folder of a run, or a file of exact versions"
+ENVIRONMENTS_HELP = "as-taught, current, the folder of a run, or a file of exact versions"
 
 
 @app.command()
@@ -24,7 +24,9 @@ def blame(
     target: Annotated[
         str, typer.Argument(metavar="SUITE/ROW_OR_STATEMENT", help="A row, or the id of a statement about rows.")
     ],
-    good: Annotated[str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS}.", metavar="WHERE")],
+    good: Annotated[
+        str, typer.Option(help=f"The environment before the change: {ENVIRONMENTS_HELP}.", metavar="WHERE")
+    ],
     bad: Annotated[str, typer.Option(help="The environment after the change: a value as for --good.", metavar="WHERE")],
     card: Annotated[str | None, typer.Option(help="GPU model of the rows; default: the suite's first.")] = None,
     by: Annotated[

@@ -49,9 +49,9 @@ def grade(
 ) -> None:
     """Check archives that students hand in; show reasons and points.
 
-    A bundle is rejected if a row is not in the lab or has other settings, if values contradict each other, the
-    telemetry or a prediction, or if a measurement is copied from another bundle. The reasons are shown. Exit code 1: a
-    bundle is rejected.
+    A bundle is rejected if a row is not in the lab or has other settings, or if a measurement is copied from another
+    bundle. It is also rejected if its values contradict each other, the telemetry or a prediction. The reasons are
+    shown. Exit code 1: a bundle is rejected.
     """
     from experiments.bundle.check import check_bundle, measurement_keys, reject_copies
     from experiments.bundle.gradescope import gradescope_results

@@ -7,7 +7,7 @@ import typer
 
 from experiments.cli.output import console, print_json, say
 from experiments.cli.parsing.group import Commands
-from experiments.cli.parsing.options import HISTORY, Json, SuiteFile
+from experiments.cli.parsing.options import HISTORY_DATABASE, Json, SuiteFile
 from experiments.errors import InputError
 from provision.words import number_with_noun
 
@@ -21,7 +21,7 @@ def history(
         list[str] | None,
         typer.Argument(metavar="SUITE[/ROW] | record RUN_FOLDER", help="Record runs, or show a suite or a row."),
     ] = None,
-    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY,
+    database: Annotated[Path, typer.Option(help="The SQLite database of the history.")] = HISTORY_DATABASE,
     suite_file: SuiteFile = None,  # noqa: ARG001 - its callback uses it
     page: Annotated[Path | None, typer.Option(help="Also write a page with verdicts and trends to this file.")] = None,
     csv: Annotated[
@@ -43,9 +43,10 @@ def history(
     """Record runs; show what changed between them, and which versions.
 
     testbed history record RUN_FOLDER... adds runs to the database, each only once. Without record, the command shows
-    each run in which a verdict flipped, a setting changed, or a value changed beyond its noise, and the versions,
-    devices and data that differ from the run before. Then one line shows each row's memory and time, newest last. For
-    one row, or with --all, it shows every statement and measured value over time.
+    the runs in which a verdict flipped, a setting changed, or a value changed beyond its noise. For each of these runs,
+    it shows the versions, devices and data that differ from the run before. Then each row has a line with its memory
+    and time over all runs, newest last. For a single row, or with --all, every statement and measured value is shown
+    over time.
     """
     if words and words[0] == RECORD:
         _record(words[1:], database, as_json)

@@ -1,4 +1,4 @@
-"""Messages of commands: of each finished run, and of leases."""
+"""Send messages about finished runs and about leases."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from provision.leasing.release import LeaseState
 
 SOON = timedelta(hours=1)
-QUERY_EVERY_S = 300.0
+"""A message is sent this long before a lease begins or ends."""
+QUERY_INTERVAL_S = 300.0
 
 
 def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Iterator[FinishedRun]":
@@ -35,7 +36,10 @@ def send_run_messages(runs: "Iterable[FinishedRun]", notifier: Notifier) -> "Ite
 def notify_of_leases(
     states: "Iterable[LeaseState]", notifier: Notifier, now: datetime, within: timedelta, above_su: float | None
 ) -> None:
-    """Send a message for each lease that begins or ends ``within`` this time, or costs more than ``above_su``."""
+    """Send a message for each lease that begins or ends soon, or has cost more than ``above_su`` service units.
+
+    within: time from ``now`` that counts as soon. above_su: None: no limit.
+    """
     from experiments.notify.messages import lease_messages
 
     for message in lease_messages(states, now, within, above_su):
@@ -43,11 +47,12 @@ def notify_of_leases(
 
 
 class LeaseWatch:
-    """Sends each message about the active leases once, as soon as it applies.
+    """Sender of messages about the active leases. Each message is sent once, as soon as it applies.
 
     Sites are queried every five minutes, and as soon as the journal records another lease or another end of a lease.
-    Between two queries, costs are computed from the time. If a site does not answer, the last known state of its leases
-    is used until the next query. above_su: cost in service units above which a message is sent; None: no limit.
+    Between two queries, costs are computed from the elapsed time. If a site does not answer, the last known state of
+    its leases is used until the next query. above_su: cost in service units above which a message is sent; None: no
+    limit.
     """
 
     def __init__(self, send_message: Callable[[str, str], None], above_su: float | None) -> None:
@@ -78,14 +83,17 @@ class LeaseWatch:
         journal = Journal()
         active = journal.active_leases().values()
         recorded = [(one.tag, journal.recorded_start(one), journal.recorded_end(one)) for one in active]
-        if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_EVERY_S:
+        if recorded == self._recorded and time.monotonic() - self._queried_s < QUERY_INTERVAL_S:
             return
         self._recorded, self._queried_s = recorded, time.monotonic()
         self._states = _active_leases(journal, self._states)
 
 
 def _active_leases(journal: "Journal", before: "Sequence[LeaseState]") -> "list[LeaseState]":
-    """Return the active leases as their sites report them; as ``before`` if a site does not answer at once."""
+    """Return the states of the active leases as their sites report them.
+
+    before: states from the last query, used for a site that does not answer at once.
+    """
     from provision.clock import NoWaitClock
     from provision.leasing.reconciler import Reconciler
     from provision.leasing.release import LeaseState, active_lease_states

@@ -13,7 +13,7 @@ from experiments.cli.parsing.options import DryRun, Json, Notify, SuiteFile, exp
 from experiments.errors import InputError, unknown_name
 
 app = Commands()
-CHECKS = Path("results/semester")
+CHECKS_FOLDER = Path("results/semester")
 
 
 @app.command()
@@ -29,7 +29,9 @@ def semester(
             metavar="SET", help="Only these versions: as-taught, current or newest; may be given several times."
         ),
     ] = None,
-    results: Annotated[Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")] = CHECKS,
+    results: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")
+    ] = CHECKS_FOLDER,
     lease: Annotated[
         str | None, typer.Option(metavar="NODE_TYPE", help="Also run at full size, on leased nodes of this type.")
     ] = None,

@@ -1,4 +1,4 @@
-"""Two runs side by side, for the terminal."""
+"""Show two runs side by side in the terminal."""
 
 from collections.abc import Sequence
 
@@ -105,7 +105,7 @@ def _settings(row: RowComparison) -> str:
 
 
 def _sizes(change: Change) -> str:
-    """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'; each size in the unit that suits it."""
+    """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'. The sizes may have different units."""
     units = [None if size is None else choose_memory_unit(size) for size in (change.before, change.after)]
     common = units[0] if units[0] == units[1] else None
     a, b = (

@@ -17,7 +17,10 @@ CSV_COLUMNS = ("folder", "run_id", "suite", "card", "size", "started_at", *STATU
 
 
 def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool, console: Console) -> None:
-    """Print a single run with its statements; several runs as one line each, or with their statements if ``every``."""
+    """Print a single run with its statements, or several runs as one line each.
+
+    every: print every statement of each run, too.
+    """
     for one in evaluated if every or len(evaluated) == 1 else ():
         console.print(verdict_table(one.evaluation, every))
         if one.changes:
@@ -35,7 +38,7 @@ def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
 
 
 def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
-    """Return one line for each run, those with failures and changed files first."""
+    """Return a table with one line for each run. Runs with failures or changed files come first."""
     counts = (Column(status, number=True) for status in STATUSES)
     table = Table(
         "folder", Column("suite", optional=1), *counts, Column("files", prose=True), title=f"{len(evaluated)} runs"

@@ -1,4 +1,4 @@
-"""The history of runs, for the terminal, as data, and as CSV."""
+"""Show the history of runs in the terminal, as JSON, and as CSV."""
 
 import csv
 from collections import Counter
@@ -18,15 +18,15 @@ from experiments.system.files import open_output
 from experiments.system.tables import Column, Table
 
 BLOCKS = "▁▂▃▄▅▆▇█"
-SHOWN = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
+SHOWN_QUANTITIES = ("peak_gib", "reserved_gib", "step_s", "samples_per_s", "last_loss")
 STATUSES = ("error", "fail", "pass")
-RECENT = 12
+RECENT_RUNS = 12
 """Number of newest runs whose values are drawn."""
 CSV_COLUMNS = ("suite", "card", "size", "length", "run_id", "started_at", "commit", "row", "quantity", "value")
-MARKS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
+STATUS_ICONS: dict[str, str] = {str(status): icon for status, icon in ICONS.items()}
 STYLES = {"pass": "green", "fail": "red", "error": "red"}
-LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in MARKS.items()), "dim")
-MISSING = "·"
+LEGEND = Text("  ".join(f"{icon} {status}" for status, icon in STATUS_ICONS.items()), "dim")
+MISSING_VALUE = "·"
 
 
 def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]], details: bool) -> Group:
@@ -64,7 +64,7 @@ def _indented(line: str, style: str = "") -> Padding:
 def _verdicts(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "oldest → newest")
     for says, statuses in series.statuses_by_statement:
-        marks = [Text(MARKS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT:]]
+        marks = [Text(STATUS_ICONS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT_RUNS:]]
         table.add(says, Text.assemble(*marks))
     return table
 
@@ -100,7 +100,7 @@ def _values(series: Series) -> Table:
     table = Table("row", "quantity", "oldest → newest", Column("oldest", number=True), Column("newest", number=True))
     for key in series.keys:
         values = series.values(key)
-        if key[1] in SHOWN and _newest(values) is not None:
+        if key[1] in SHOWN_QUANTITIES and _newest(values) is not None:
             quantity = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
             table.add(
                 key[0],
@@ -119,14 +119,17 @@ def _newest_text(values: Sequence[float | None], to_text: Callable[[float], str]
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return one character for each recent value, from the lowest to the highest, a dot where there is none."""
-    recent = values[-RECENT:]
+    """Return one block character for each recent value, and a dot for each missing value.
+
+    The lowest value has the lowest block, and the highest value has the highest block.
+    """
+    recent = values[-RECENT_RUNS:]
     known = [value for value in recent if value is not None]
     if not known:
         return ""
     low, span = min(known), max(known) - min(known)
     steps = [None if one is None else (one - low) / span if span else 0.0 for one in recent]
-    return "".join(MISSING if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
+    return "".join(MISSING_VALUE if step is None else BLOCKS[round(step * (len(BLOCKS) - 1))] for step in steps)
 
 
 def changes_as_data(series: Series, changed: Sequence[RunChanges]) -> dict[str, Any]:

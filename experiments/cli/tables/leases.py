@@ -68,7 +68,7 @@ def host_in_words(host: Host) -> str:
 
 
 def _lease_status(state: LeaseState) -> str:
-    """Return a lease's status, and after how much idle time it ends, if it has such a rule."""
+    """Return a lease's status and, if the lease ends itself, after how much idle time."""
     if state.lease is None:
         return deletion_reason(state.active_lease) or "gone"
     if end_when_idle := end_when_idle_of(state.active_lease):

@@ -66,7 +66,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
 
 
 def rows_table(name: str, card: str | None) -> Group:
-    """Return a table of the rows of a suite on ``card``: the settings that differ from the suite's common ones.
+    """Return a table of the rows of a suite on ``card``, with the settings that not all rows have.
 
     Below the table, a list explains these settings.
     """
@@ -97,7 +97,7 @@ def _suite_and_card(name: str, card: str | None) -> tuple[Suite, str]:
 
 
 def _own_settings(suite: Suite, settings: Settings) -> list[str]:
-    """Return the names of the settings that differ from the suite's common ones and from defaults."""
+    """Return the names of the settings that differ from the suite's common settings and from the defaults."""
     plain = settings.model_dump(mode="json", exclude_defaults=True)
     hidden, common = ("model", "global_batch_size"), {"accumulate": 1, **suite.common}
     return [key for key, value in plain.items() if value != common.get(key) and key not in hidden]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from experiments.pipeline import FinishedRun
 
 PROBLEMS = ("error", "fail")
-REASONS = 6
+MAX_REASONS = 6
 """Maximum number of shown reasons why statements were not evaluated."""
 STYLES = {"pass": "green", "fail": "red", "error": "bold red", "not evaluated": "dim"}
 
@@ -29,7 +29,9 @@ def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
     table = Table("verdict", Column("statement", prose=True), "grade", Column("value or reason", prose=True))
     shown = [verdict for verdict in evaluation.verdicts if every or verdict.status != "not evaluated"]
     for verdict in sorted(shown, key=lambda verdict: STATUSES.index(verdict.status)):
-        table.add(Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _basis(verdict))
+        table.add(
+            Text(verdict.status, STYLES[verdict.status]), verdict.says, verdict.grade or "", _value_or_reason(verdict)
+        )
     name = Text(evaluation.run.run_id, "bold")
     folded = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
     return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
@@ -45,7 +47,7 @@ def _reasons_with_counts(evaluation: Evaluation) -> Table:
     left = [verdict for verdict in evaluation.verdicts if verdict.status == "not evaluated"]
     reasons = Counter(verdict.kind_of_reason for verdict in left)
     table = Table(Column(str(reasons.total()), number=True), Column("not evaluated (--all shows each)", prose=True))
-    common = reasons.most_common(REASONS)
+    common = reasons.most_common(MAX_REASONS)
     for reason, count in common:
         table.add(str(count), Text(reason, "dim"))
     if others := reasons.total() - sum(count for _, count in common):
@@ -89,7 +91,7 @@ def problems(evaluations: Sequence[Evaluation]) -> Group | None:
             Text.assemble(
                 f"{suite}: ",
                 (verdict.status, STYLES[verdict.status]),
-                f"{_grade_note(verdict)}: {verdict.says} ({_basis(verdict)})",
+                f"{_grade_note(verdict)}: {verdict.says} ({_value_or_reason(verdict)})",
             )
         )
         for suite, verdict in sorted(found, key=lambda item: PROBLEMS.index(item[1].status))
@@ -144,6 +146,6 @@ def changes_table(changes: Sequence[VerdictChange]) -> Table:
     return table
 
 
-def _basis(verdict: Verdict) -> str:
-    """Return the reason of a verdict, or the value of a statement that passed."""
+def _value_or_reason(verdict: Verdict) -> str:
+    """Return the value of a statement that passes, else the reason of the verdict."""
     return verdict.value if verdict.status == "pass" else verdict.reason or verdict.value

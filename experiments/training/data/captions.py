@@ -118,7 +118,7 @@ class TableCaptionDataset(Dataset[Any]):
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    """Return the sorted Parquet files with 'train' in their names; all of them if there are none."""
+    """Return the sorted Parquet files with 'train' in their names; without such files, all Parquet files."""
     files = sorted(folder.rglob("*.parquet"))
     return [path for path in files if "train" in path.name] or files
 
@@ -158,11 +158,11 @@ def open_captions(spec: RowSpec, image_size: int) -> CaptionDataset:
 
 
 def loader_worker_context(spec: RowSpec) -> BaseContext | None:
-    """Return the multiprocessing context of the loader's workers, or None to fork them from this process.
+    """Return the multiprocessing context of the loader's workers, or None to fork the workers from this process.
 
-    With an offloaded optimizer it is a fork server, which this function starts. Workers forked from this process would
-    share its memory pages. After such a fork, Linux would copy every page of the optimizer that a step changes
-    (measured: 46 GiB more host memory after one backward pass of a 12e9-parameter model).
+    With an offloaded optimizer, the context is a fork server, which this function starts. Workers forked from this
+    process would share its memory pages. After such a fork, Linux would copy every page of the optimizer that a step
+    changes (measured: 46 GiB more host memory after one backward pass of a 12e9-parameter model).
     """
     if not spec.settings.offloads_by_deepspeed:
         return None
@@ -181,7 +181,8 @@ def build_caption_loader(
 ) -> DataLoader[Any]:
     """Return a loader of batches in the row's order. For longest_batch_index see SeededBatchSampler.
 
-    context: starts the loader's workers, at most two for a tiny model; None: as PyTorch does by default.
+    context: multiprocessing context of the loader's workers; None: PyTorch's default. A tiny model has at most two
+    workers.
     """
     workers = min(spec.settings.workers, 2) if spec.size == "tiny" else spec.settings.workers
     words = [len(text.split()) for text in captions.texts]

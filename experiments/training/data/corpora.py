@@ -21,13 +21,13 @@ from provision.temporary import TemporaryFolder
 
 HUB_IDS = {"alpaca2k": Alpaca2k.repo_id, "imdb": "stanfordnlp/imdb"}
 REQUIRED_COLUMNS = {"alpaca2k": ("instruction", "output"), "imdb": ("text",)}
-SPLIT_SEED = 42  # the same values as in litgpt's Alpaca2k and in the guide
+SPLIT_SEED = 42  # the same as in litgpt's Alpaca2k and in the guide
 
 
 def read_texts(spec: RowSpec) -> tuple[list[torch.Tensor], str | None]:
     """Return the row's training texts, each (tokens,) int64, and the data set's commit on the hub (None if unknown).
 
-    LitGPT builds the texts of alpaca2k: each record in its prompt style with the answer, cut to max_length. An imdb
+    A text of alpaca2k is a record in LitGPT's prompt style, followed by its answer, and is cut to max_length. An imdb
     review longer than max_length becomes several samples. At full size the tokenizer of the row's model is used. A tiny
     model has 256 tokens, one for each byte. Raises InputError if texts or tokenizer cannot be loaded.
     """
@@ -51,7 +51,7 @@ def fetch_texts(dataset: str, **options: Any) -> SourceFiles:
 
 
 def read_records(dataset: str, folder: Path) -> datasets.Dataset:
-    """Return the records in a folder; if they have splits, only those of the training split.
+    """Return the records in a folder; if the folder has splits, only the records of the training split.
 
     Raises InputError if they cannot be read or lack a column of the data set.
     """

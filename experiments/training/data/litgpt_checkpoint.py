@@ -19,8 +19,8 @@ WEIGHTS_FILE = "lit_model.pth"
 def litgpt_checkpoint(base_model: Model) -> SourceFiles:
     """Return a folder with lit_model.pth and model_config.yaml of a model that LitGPT supports.
 
-    The folder appears only when it is complete, and concurrent callers wait. Raises InputError if the weights cannot be
-    downloaded or converted.
+    The folder does not exist until it is complete. Concurrent callers wait for it. Raises InputError if the weights
+    cannot be downloaded or converted.
     """
     return convert_checkpoint(fetch_weights(base_model.hub), base_model.litgpt)
 

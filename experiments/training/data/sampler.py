@@ -12,11 +12,11 @@ from experiments.errors import InputError
 class SeededBatchSampler(Sampler[list[int]]):
     """Sampler of batches of ``batch_size`` indices, shuffled in every epoch. An incomplete batch is dropped.
 
-    lengths: the number of words or tokens of each sample. longest_batch_index: index of the batch, over all epochs,
-    that gets the longest samples (None: no batch), so that a shortened run reaches the peak memory of the full
-    training. packed: texts are packed without padding, so this batch is the epoch's batch with the most tokens in
-    total. ranks: number of ranks, which share the samples. Raises InputError if there are fewer samples than one batch
-    needs.
+    lengths: the number of words or tokens of each sample. longest_batch_index: index, over all epochs, of the batch
+    that gets the longest samples; None: no batch. With it, a shortened run reaches the peak memory of the full
+    training. packed: whether texts are packed without padding; then the epoch's batch with the most tokens in total is
+    moved to longest_batch_index. ranks: number of ranks, which share the samples. Raises InputError if there are fewer
+    samples than one batch needs.
     """
 
     def __init__(

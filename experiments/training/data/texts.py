@@ -18,7 +18,9 @@ from experiments.training.data.collate import IGNORED_LABEL, Batch
 from experiments.training.data.sampler import SeededBatchSampler
 
 CONSTANT_STEPS = 100
+"""Number of optimizer steps for which there are texts of constant length, unless the row limits its steps or texts."""
 TINY_TOKENS = 8
+"""Maximum number of tokens of a text for tiny models."""
 
 Collate = Callable[[list[torch.Tensor]], Batch]
 
@@ -47,11 +49,12 @@ class LengthDistribution:
 
 
 # alpaca2k: the 2000 instructions of litgpt's Alpaca2k in the prompt style alpaca, with LLaMA's tokenizer. The template
-# takes about 48 tokens, including the first and last token of a text. No token counts of these 2000 are published.
-# The original Alpaca answers are too short: 95 % of the texts have fewer than 256 tokens (alpaca-lora's lengths.ipynb),
-# whereas five batches of 4, for which the multi-GPU lab printed the memory, had 250 to 425. The GPT-4 answers agree:
-# that data set has 1703 bytes per record instead of 918; half of the difference is longer answers, about 90 tokens.
-# Assumed from that: a mean of 220 tokens, and a sigma for which half of the batches of 4 are padded to 246 to 426.
+# takes about 48 tokens, including the first and last token of a text. No token counts of these 2000 texts are
+# published. The multi-GPU lab printed the memory of five batches of 4 texts, whose padded lengths were 250 to 425
+# tokens. With the original Alpaca answers, the texts would be too short: 95 % have fewer than 256 tokens (alpaca-lora's
+# lengths.ipynb). With the answers of GPT-4, the lengths agree: that data set has 1703 bytes per record instead of 918;
+# half of the difference is longer answers, about 90 tokens.
+# Therefore assumed: a mean of 220 tokens, and a sigma for which half of the batches of 4 are padded to 246 to 426.
 # imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. Assumed: a mean of 290
 # tokens and a median of 215; long reviews are chunked, as the guide's tokenizer does with return_overflowing_tokens.
 SYNTHETIC_LENGTHS = {
@@ -109,8 +112,8 @@ def pack_texts(texts: list[torch.Tensor]) -> Batch:
     """Return a batch of concatenated texts: input_ids and labels, (1, tokens) int64.
 
     The first label of a text is ignored, so that no text predicts the next one. attention_mask: (texts, longest), of
-    the padded batch. places: (tokens,), place of each token in the flattened padded batch. starts: (texts + 1,) int32,
-    begin of each text in the concatenation, and the number of tokens.
+    the padded batch. places: (tokens,), index of each token in the flattened padded batch. starts: (texts + 1,) int32,
+    index of each text's first token in the concatenation, and at the end the number of all tokens.
     """
     mask = pad_sequence([torch.ones_like(text) for text in texts], batch_first=True)
     labels = [torch.cat([torch.tensor([IGNORED_LABEL]), text[1:]]) for text in texts]
@@ -133,7 +136,7 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):
         allowed = ", ".join(("constant", *SYNTHETIC_LENGTHS))
-        raise InputError(f"dataset = {settings.dataset!r}: no texts for a language model; allowed: {allowed}")
+        raise InputError(f"dataset = {settings.dataset!r}: has no texts for a language model; allowed: {allowed}")
     if spec.data == "synthetic" or settings.dataset == "constant":
         lengths = _random_lengths(spec)
         return SyntheticTexts(lengths[: _training_text_count(settings, len(lengths))], vocabulary, settings.seed)
@@ -163,10 +166,10 @@ def batches_per_epoch(spec: RowSpec, texts: TextDataset) -> int:
 
 
 def batch_lengths(spec: RowSpec) -> list[int]:
-    """Return the tokens of each batch's longest text, or of all its texts if they are packed, in one epoch.
+    """Return the length of each batch of one epoch, in tokens; empty for data sets without random texts.
 
-    Ranks wait for each other, so the batch of the rank with the most tokens counts. Empty for data sets without random
-    texts.
+    The length of a batch is that of its longest text, or of all its texts if they are packed. Ranks wait for each
+    other, so the longest of the batches that the ranks process at the same time counts.
     """
     settings = spec.settings
     if settings.dataset not in ("constant", *SYNTHETIC_LENGTHS):

@@ -6,7 +6,9 @@ from statistics import mean
 from experiments.results.schema import Measured, Outcome, Progress, Speed
 
 SEVERITY: tuple[Outcome, ...] = ("timeout", "oom", "host_oom", "error")
+"""Outcomes of failed ranks, the most severe first."""
 PEER_SIGNALS = ("signal 6", "signal 15")
+"""Failures that follow from the failure of another rank: SIGABRT by a library, SIGTERM by the launcher."""
 LOST_NODE_KIND = "node lost"
 
 

@@ -34,7 +34,7 @@ POLL_INTERVAL_S = 0.1
 
 
 class Terminated(Exception):
-    """Signal that this process has received SIGTERM."""
+    """Raised when this process receives SIGTERM."""
 
 
 def serve(connection: Connection, node: int, scratch: Path) -> None:

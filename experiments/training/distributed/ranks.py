@@ -72,7 +72,10 @@ class Ranks:
         return read_measured(self.folder(rank))
 
     def rejection(self, rank: int) -> str:
-        """Return why a rank rejected its input; '' if it did not. Its exit code may be lost when another rank fails."""
+        """Return why a rank rejected its input; '' if it did not.
+
+        The reason is in a file, because the exit code of the rank may be lost when another rank fails.
+        """
         path = self.folder(rank) / REJECTION_FILE
         return path.read_text() if path.exists() else ""
 
@@ -144,7 +147,7 @@ def start_ranks(spec: RowSpec, out: Path, log: int) -> list[NodeRanks]:
 
 
 def start_node(assignment: NodeAssignment, node: int, out: Path, log: int) -> LocalNodeRanks:
-    """Start the ranks of a node, which is the only node on this machine; return them."""
+    """Start the ranks of node number ``node``, the only node on this machine; return its ranks."""
     (environment,) = launcher_environments(os.environ, 1, assignment.spec.settings.devices)
     name = find_interface(assignment.address)
     interfaces = {key: os.environ.get(key, name) for key in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}

@@ -37,8 +37,8 @@ class FingerprintCallback(TrainerCallback):
 def checkpoints_folder(spec: RowSpec, out: Path) -> Path:
     """Return the checkpoint folder of a row, which all its ranks share.
 
-    ``out`` is the folder of this process: the row's folder, or one inside it if the row has several ranks. The worker
-    removes the checkpoints once all ranks have ended, because each rank lists them at its end.
+    ``out`` is the folder of this process: the row's folder or, for a row of several ranks, a folder inside the row's
+    folder. The worker removes the checkpoints after all ranks have ended, because each rank lists them at its end.
     """
     return (out.parent if spec.settings.ranks > 1 else out) / CHECKPOINTS_FOLDER
 

@@ -114,13 +114,14 @@ class ProbeTrainerCallback(TrainerCallback):
 
 
 class SamplingFinished(Exception):
-    """Signal that the sequences have all their tokens."""
+    """Raised when the sequences have all their tokens; ends the generation."""
 
 
 class StopAfterTokens(BaseStreamer):
     """Streamer that ends the generation after a number of tokens.
 
-    It only counts tokens. The stopping criteria of ``generate`` would read tensor values, and so wait for the device.
+    Counting tokens does not wait for the device. The stopping criteria of ``generate`` would, because they read tensor
+    values.
     """
 
     def __init__(self, tokens: int) -> None:
@@ -139,7 +140,7 @@ class StopAfterTokens(BaseStreamer):
 def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     """Run the row. Raises InputError for an unsupported strategy, and every error of the training.
 
-    A model that only generates text is placed across the row's GPUs, all of them in this process.
+    A model for text generation is distributed over all GPUs of the row, which this process controls alone.
     """
     arguments = build_arguments(spec, probe.device, out)
     several_gpus = spec.settings.task == "generate" and spec.settings.devices > 1

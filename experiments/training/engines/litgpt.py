@@ -42,7 +42,7 @@ LitgptBatch = dict[str, Any]
 
 
 class TrainingDone(Exception):
-    """Signal that the probe has measured enough steps; ends LitGPT's loop."""
+    """Raised when the probe has measured enough steps; ends LitGPT's loop."""
 
 
 class ProbedFabric(L.Fabric):
@@ -64,7 +64,7 @@ class ProbedFabric(L.Fabric):
 class ProbedLoader:
     """Loader for ``fit`` that reports to the probe. Each batch begins a micro-step and ends the previous one.
 
-    dataset: items with the lengths of the texts, in which ``fit`` searches for the longest.
+    dataset: an item of the same length for each text, because ``fit`` searches the data set for the longest text.
     """
 
     def __init__(self, probe: Probe, model: GPT, batches: Any, lengths: Sequence[int]) -> None:
@@ -129,8 +129,8 @@ def collate(texts: list[torch.Tensor]) -> LitgptBatch:
 def collate_packed(texts: list[torch.Tensor]) -> LitgptBatch:
     """Return a batch of ``pack_texts`` with LitGPT's token counts.
 
-    The counts are NumPy arrays, which stay on the host. LitGPT reads them in each micro-step; if they were tensors, it
-    would wait for the GPU.
+    The counts are NumPy arrays, which stay on the host. LitGPT reads the counts in each micro-step; reading tensors on
+    the GPU would wait for the GPU.
     """
     counts = np.array([[len(text)] for text in texts])
     return pack_texts(texts) | {"token_counts": {"raw": counts, "raw_plus_prompt_template": counts}}

@@ -1,4 +1,4 @@
-"""Build Lightning's Trainer with the row's settings; it reports its steps to the probe."""
+"""Build Lightning's Trainer with the row's settings and a callback that reports the steps to the probe."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Meters of device memory: CUDA's counters on GPUs, existing tensor storages on a CPU."""
+"""Measure device memory: with CUDA's counters on GPUs, with the sizes of all tensor storages on a CPU."""
 
 import weakref
 from collections.abc import Iterable, Sequence

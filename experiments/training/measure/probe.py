@@ -40,7 +40,7 @@ class Probe:
     """Measurements of a training. The engine calls the methods at the points of a step. The training is not changed.
 
     phase, step and micro_step are the current position of the training. All measurements stay available after a
-    failure. profile: profiles optimizer steps in addition to the timed ones, after them; None: no profile.
+    failure. profile: profiles further optimizer steps after the timed ones; None: no profile.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Probe:
         self._tokens.append(1 if "pixel_values" in batch else batch["input_ids"].numel())
         self._take_snapshot("before forward")
         if self.micro_steps == 0:
-            if self.spec.settings.compile:  # an observed operation would never be compiled
+            if self.spec.settings.compile:  # blocks whose operations are counted would not be compiled later either
                 self._flop_counting.enter_context(torch.compiler.set_stance("force_eager"))
             self._flops = self._flop_counting.enter_context(FlopCount())
 
@@ -137,12 +137,12 @@ class Probe:
         self.micro_steps += 1
         self.micro_step = 0 if stepped else self.micro_step + 1
         self.step += stepped
-        self._note_steady_steps(stepped)
+        self._record_steady_steps(stepped)
         self.write_progress()
         return self._may_end(stepped)
 
-    def _note_steady_steps(self, stepped: bool) -> None:
-        """Note the end of the warm-up, and the end so far of the steps that are timed."""
+    def _record_steady_steps(self, stepped: bool) -> None:
+        """Record when the warm-up ended, and when the latest timed step ended."""
         if not stepped or self.step < WARM_UP_STEPS or self._timed_micro_steps is not None:
             return
         now = time.time()
@@ -174,7 +174,7 @@ class Probe:
         return all_ranks_agree(may_end, self.device) if self.spec.settings.ranks > 1 else may_end
 
     def enter_phase(self, phase: Phase) -> None:
-        """Begin ``phase``. If micro-steps are long, write each phase, so that telemetry has the current one."""
+        """Begin ``phase``. If micro-steps are long, write the progress, so that telemetry has the current phase."""
         self._recorder.begin(phase)
         self.write_progress(now=self._micro_step_s >= PROGRESS_INTERVAL_S)
 
@@ -205,8 +205,8 @@ class Probe:
     def speed(self) -> Speed | None:
         """Return times and rates of the micro-steps; None on a shared GPU, and before the first micro-step has ended.
 
-        Operations are counted in the first micro-step only. For texts, those of the timed micro-steps are assumed to be
-        in proportion to their tokens, padding included.
+        Operations are counted in the first micro-step only. For texts, the number of operations in a timed micro-step
+        is assumed to be proportional to the number of its tokens, padding included.
         """
         if self.schedule is None or not self.micro_steps or self.device.shared:
             return None

@@ -10,8 +10,11 @@ from experiments.suites.row_spec import RowSpec
 from experiments.suites.settings import Settings
 
 PEAK_STEPS = 2
+"""Number of optimizer steps in which a training reaches its peak memory."""
 STEADY_MICRO_STEPS = 4
+"""Minimum number of micro-steps that a run of length 'verdict' measures."""
 STEADY_SPREAD = 0.05
+"""Maximum spread of steady times (see Timing.spread)."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Schedule:
 
     The peak memory is reached in the second optimizer step, in which gradients, optimizer state and activations first
     exist together. A run of length 'peak' ends after this step. A run of length 'verdict' continues with optimizer
-    steps of at least four micro-steps in total, and with up to twice the minimum if the times vary too much.
+    steps of at least four micro-steps in total. If their times vary too much, it continues up to twice the minimum.
     """
 
     total: int
@@ -36,7 +39,7 @@ class Schedule:
 
     @property
     def last(self) -> int:
-        """The micro-step at which this run ends in any case."""
+        """The number of micro-steps after which this run ends at the latest."""
         return self.total - self.done if self.steady_s else self.maximum
 
     @property

@@ -37,13 +37,13 @@ FIELDS = ("t_s", "phase", *GPU_FIELDS, PROCESSES, "host_cpu_percent", "host_memo
 class TelemetrySampler:
     """Context manager that writes a sample to a CSV file twice a second; summary() returns means and maxima.
 
-    t_s: seconds since ``started``, the row's start on the monotonic clock; process_memory_gib: resident memory of the
-    trainer's processes; phase: the training's phase, set by the owner. GPU columns are empty without a GPU. With
-    several GPUs, utilization and clocks are means, power is the sum, and all other values are maxima; utilization and
-    memory also have a column for each GPU.
-    other_gpu_util_percent: the highest load of the machine's GPUs that neither the row nor another program uses.
-    If the row shares its GPU, memory and processes are the row's own, as far as the driver reports them, and load and
-    power are empty.
+    t_s: seconds since ``started``, the row's start on the monotonic clock. process_memory_gib: resident memory of the
+    trainer's processes. phase: the training's phase, which the caller sets. other_gpu_util_percent: the highest load of
+    the machine's GPUs that neither the row nor another program uses.
+
+    GPU columns are empty without a GPU. With several GPUs, utilization and clocks are means, power is the sum, and all
+    other values are maxima. Utilization and memory also have a column for each GPU. If the row shares its GPU, load and
+    power are empty, and GPU memory and processes are those of the row, as far as the driver reports them by process.
     """
 
     def __init__(self, path: Path, pids: Callable[[], Iterable[int]], started: float) -> None:
@@ -75,7 +75,7 @@ class TelemetrySampler:
     def summary(self, speed: Speed | None = None, steady_s: tuple[float, float] | None = None) -> dict[str, float]:
         """Return mean and maximum of each column, the share of a CPU core used for sampling, and the training's load.
 
-        The load is defined in results/gpu_load.py. ``speed`` and ``steady_s`` tell when the row trained.
+        The load is defined in results/gpu_load.py. ``speed`` and ``steady_s`` define when the row trained.
         """
         summary: dict[str, float] = {}
         for field in self.fields[2:]:

@@ -1,4 +1,4 @@
-"""Activations that stay in host memory between the forward and the backward pass."""
+"""Offload activations: keep them in host memory between the forward and the backward pass."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ def offload_activations(model: nn.Module) -> None:
     """Make ``model`` keep the tensors that its backward pass needs in pinned host memory until the backward pass.
 
     Weights, tensors below 1 MiB and expanded views, which repeat a smaller tensor, stay where they are. The arithmetic
-    is unchanged. The loss is not included if it is computed outside of the model's forward pass.
+    is unchanged. A loss outside of the model's forward pass is not offloaded.
     """
     forward = model.forward
 

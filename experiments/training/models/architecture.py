@@ -124,8 +124,8 @@ def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
 def has_untied_output_head(base_model: Model) -> bool:
     """Return True if the architecture states that the output head is separate from the input embedding.
 
-    For the T5 family, transformers ignores this when it builds a model from the configuration, and ties head and
-    embedding. The published checkpoints have a separate head.
+    When transformers builds a model of the T5 family from such a configuration, it ties head and embedding all the
+    same. The published checkpoints have a separate head.
     """
     language = base_model.architecture.get("text_config", base_model.architecture)
     return language.get("tie_word_embeddings", base_model.architecture.get("tie_word_embeddings")) is False

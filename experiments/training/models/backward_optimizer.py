@@ -10,9 +10,9 @@ from torch.nn import Parameter
 class BackwardOptimizer(torch.optim.Optimizer):
     """Optimizer that updates each parameter as soon as its gradient is complete, and then frees the gradient.
 
-    Each parameter has an optimizer of its own, made by ``build``, which computes its updates. ``step`` only
-    runs its closure, because the backward pass has updated the parameters. Gradients cannot be accumulated over several
-    backward passes, nor changed before the update.
+    Each parameter has an optimizer of its own, which ``build`` creates. ``step`` runs its closure and nothing else,
+    because the backward pass has already updated the parameters. Gradients cannot be accumulated over several backward
+    passes, nor changed before the update.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The output layer and the cross entropy of a part of the tokens at a time, computed again in the backward pass.
+"""Compute the output layer and the cross entropy for one chunk of tokens at a time, and again in the backward pass.
 
 Logits, their 32-bit copy and their gradients exist for one chunk of tokens only. The computation for each token is
-unchanged. Sums over tokens are taken in another order: those of the losses, and of the gradients of the output layer,
-which in 16 bit are rounded after each chunk.
+unchanged. The losses, and the gradients of the output layer, are summed over the tokens in another order. In 16 bit,
+these gradients are rounded after each chunk.
 """
 
 import inspect
@@ -67,7 +67,7 @@ def chunk_causal_loss(model: PreTrainedModel) -> None:
 
 
 class _ChunkedCausalLoss:
-    """transformers' loss of causal language models, of the hidden states that ``head`` returns in place of logits."""
+    """transformers' loss of causal language models, computed from hidden states, which ``head`` now returns."""
 
     def __init__(self, head: Any, model_name: str) -> None:
         self._head, self._model_name = head.forward, model_name
@@ -85,8 +85,8 @@ class _ChunkedCausalLoss:
     ) -> torch.Tensor:
         """Return the sum of the losses divided by ``num_items_in_batch``, or by the number of targets.
 
-        logits: hidden states (batch, tokens, width). labels: (batch, tokens), int64, each the target of the token
-        before it; ``shift_labels`` are those of the token itself.
+        logits: hidden states (batch, tokens, width). labels: (batch, tokens), int64; each label is the target of the
+        token before it. shift_labels: the targets of the tokens themselves, used in place of ``labels``.
         """
         self._require_unchanged(logits)
         targets = pad(labels, (0, 1), value=IGNORED_TARGET)[..., 1:] if shift_labels is None else shift_labels
@@ -128,6 +128,6 @@ def _has_causal_loss(model: PreTrainedModel) -> bool:
 
 
 def _is_unchanged_view(tensor: torch.Tensor, other: torch.Tensor, version: int) -> bool:
-    """Return whether ``tensor`` has whole rows of ``other``, to which nothing was written since it had ``version``."""
+    """Return whether ``tensor`` is a view of whole rows of ``other``, and ``other`` still has its old ``version``."""
     same_storage = tensor.untyped_storage()._cdata == other.untyped_storage()._cdata
     return same_storage and (tensor._version, tensor.shape[-1]) == (version, other.shape[-1])

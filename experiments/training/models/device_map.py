@@ -16,15 +16,17 @@ from experiments.training.models.build import DTYPES, build_model
 from experiments.training.models.weights import fill_randomly, find_device, load_pretrained, meta_model
 
 WEIGHT_SHARE = 0.9
+"""Share of a GPU's memory that weights may take; the rest is for activations."""
 SPARE_PARTS = 1.25
+"""Space that spread_evenly adds to the share of a GPU, as a multiple of the largest part's size."""
 
 
 def build_across_gpus(spec: RowSpec, device: Device) -> Any:
     """Return the row's model with its layers distributed over the row's GPUs, within the memory cap of each.
 
-    A tenth of each GPU is reserved for activations. On a CPU, all layers are on it, and ``hf_device_map`` has the GPUs
-    on which they would be. Raises torch.OutOfMemoryError if the weights do not fit into the rest, and
-    InputError for 4-bit weights.
+    A tenth of each GPU is reserved for activations. On a machine without a GPU, all layers are on the CPU, and
+    ``hf_device_map`` has the GPUs on which the layers would be. Raises torch.OutOfMemoryError if the weights do not fit
+    into the rest of the GPUs, and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
         raise InputError("quantization: not supported for a model on several GPUs; allowed: with devices = 1")
@@ -53,8 +55,8 @@ def weights_by_gpu(model: Any, gpus: int) -> tuple[int, ...]:
 def spread_evenly(model: nn.Module, dtype: torch.dtype, gpus: int) -> dict[str, Any]:
     """Return a balanced assignment of a model's parts to GPUs that have enough memory.
 
-    Without GPUs, accelerate does not balance. Therefore, each GPU except the last gets a limit: its share plus some
-    space, because accelerate keeps the space of one part free on the first GPU.
+    Accelerate does not balance on a machine without GPUs. Therefore, each GPU except the last gets a limit: an equal
+    share plus some space, because accelerate keeps the space of one part free on the first GPU.
     """
     if gpus == 1:
         return {"": 0}

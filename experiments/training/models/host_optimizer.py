@@ -9,7 +9,10 @@ from torch.optim.adamw import adamw
 
 
 class HostCopies(NamedTuple):
-    """A parameter, and copies of it and of its gradient in host memory, complete once ``copied`` has happened."""
+    """A parameter, and copies of it and of its gradient in host memory.
+
+    copied: event after which the copies are complete; None: they are already complete.
+    """
 
     parameter: Parameter
     weight: torch.Tensor
@@ -32,7 +35,7 @@ class HostAdamW(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for one in _parameters_with_copies_ahead(group["params"]):
+            for one in _prefetch_copies(group["params"]):
                 if one.copied is not None:
                     one.copied.synchronize()
                 self._update(group, one)
@@ -64,8 +67,8 @@ class HostAdamW(torch.optim.AdamW):
         )
 
 
-def _parameters_with_copies_ahead(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
-    """Yield the parameters that have a gradient, each when the copies of the next one have begun."""
+def _prefetch_copies(parameters: Iterable[Parameter]) -> Iterator[HostCopies]:
+    """Yield the parameters that have a gradient. Each is yielded after the copies of the next parameter have begun."""
     copies = (_copy_to_host(parameter) for parameter in parameters if parameter.grad is not None)
     current = next(copies, None)
     while current is not None:

@@ -66,7 +66,7 @@ def build_config(spec: RowSpec) -> Config:
     _reject_unsupported(spec)
     stated = {name: base_model.architecture[key] for name, key in SIZES.items() if key in base_model.architecture}
     changes = TINY_SETTINGS if spec.size == "tiny" else stated
-    adapters = _adapters(settings.lora) if settings.lora else {}
+    adapters = _adapter_arguments(settings.lora) if settings.lora else {}
     try:
         config = (lora.Config if adapters else Config).from_name(base_model.litgpt, **changes, **adapters)
     except ValueError as error:
@@ -92,7 +92,7 @@ def build_precision(settings: Settings, device: torch.device) -> Precision:
     return HalfPrecision("bf16-true") if settings.precision == "bf16-true" else Precision()
 
 
-def _adapters(settings: Lora) -> dict[str, Any]:
+def _adapter_arguments(settings: Lora) -> dict[str, Any]:
     """Return the row's adapters as arguments of LitGPT's configuration: lora_query=True and so on."""
     targets = LORA_TARGETS if settings.targets == "all-linear" else settings.targets
     for target in targets:

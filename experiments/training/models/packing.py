@@ -14,16 +14,16 @@ from litgpt import lora
 from litgpt.model import GPT
 
 FLASH_TYPES = (torch.float16, torch.bfloat16)
-LARGEST_FLASH_HEAD = 256
+MAX_FLASH_HEAD_SIZE = 256
 HEAD_MULTIPLE = 8
 
 
 class PackedTexts(NamedTuple):
-    """Places of concatenated texts in a padded batch.
+    """Positions of concatenated texts in a padded batch.
 
-    places: (tokens,) int64, place of each token in the flattened padded batch. mask: (texts, longest text), of which
-    only the shape is used. starts: (texts + 1,) int32, first token of each text and the number of tokens; None if the
-    GPU has no flash attention for texts of different lengths.
+    places: (tokens,) int64, index of each token in the flattened padded batch. mask: (texts, longest text), of which
+    only the shape is used. starts: (texts + 1,) int32, index of each text's first token, and at the end the number of
+    all tokens; None if the GPU has no flash attention for texts of different lengths.
     """
 
     places: torch.Tensor
@@ -46,7 +46,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """Copy the tokens out of a padded batch. Unlike that of index_select, its backward pass sums no gradients."""
+    """Copy the tokens out of a padded batch. Its backward pass sums no gradients, unlike that of index_select."""
 
     @staticmethod
     def forward(ctx: Any, padded: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class PackedForward(GPT):  # type: ignore[misc]
             block.attn.scaled_dot_product_attention = MethodType(_attention_within_texts, block.attn)
 
     def set_texts(self, batch: dict[str, Any]) -> None:
-        """Set the texts of the next forward pass: those of a batch of ``pack_texts``."""
+        """Set the texts of the next forward pass. batch: a batch that ``pack_texts`` returned."""
         starts = batch["starts"]
         texts = PackedTexts(batch["places"], batch["attention_mask"], starts if _has_flash(starts.device) else None)
         self._places_in_text = texts.places % texts.mask.shape[1]
@@ -107,7 +107,7 @@ class PackedLoraGPT(PackedForward, lora.GPT):  # type: ignore[misc]
 def _attention_within_texts(
     self: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the attention of concatenated texts, each within itself: (1, tokens, heads, size).
+    """Return the attention of concatenated texts, each of which attends only to itself: (1, tokens, heads, size).
 
     q, k, v: (1, heads, tokens, size).
     """
@@ -144,9 +144,9 @@ def _flash_attention(
 
 
 def _suits_flash(block: Any, q: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Return whether flash attention for texts of different lengths can compute what the model asks for."""
+    """Return whether flash attention for texts of different lengths can compute the model's attention."""
     plain = mask is None and block.config.attention_logit_softcapping is None
-    return block.texts.starts is not None and plain and q.dtype in FLASH_TYPES and q.shape[-1] <= LARGEST_FLASH_HEAD
+    return block.texts.starts is not None and plain and q.dtype in FLASH_TYPES and q.shape[-1] <= MAX_FLASH_HEAD_SIZE
 
 
 def _has_flash(device: torch.device) -> bool:

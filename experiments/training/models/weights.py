@@ -17,12 +17,13 @@ from experiments.training.data.hub import fetch_weights
 from experiments.training.models.architecture import build_config, has_untied_output_head, model_class
 
 INIT_STD = 0.02
+"""Standard deviation of random weights."""
 
 
 def build_random(
     base_model: Model, size: Size, dtype: torch.dtype, quantization: Quantization | None, device: torch.device
 ) -> PreTrainedModel:
-    """Return a model with random weights created directly on ``device``; it has the same size as the published model.
+    """Return a model of the published size, with random weights that are created directly on ``device``.
 
     The model is first built on the meta device, so that only the final weights need memory.
     """
@@ -74,9 +75,10 @@ def load_pretrained(
     quantization: Quantization | None,
     placement: torch.device | Mapping[str, Any],
 ) -> PreTrainedModel:
-    """Return the model with its published weights, from the hub or a folder, on one device or by a device map.
+    """Return the model with its published weights, from the hub or a folder.
 
-    Raises InputError if they cannot be loaded.
+    placement: the device of the model, or the device of each part by name. Raises InputError if the weights cannot be
+    loaded.
     """
     if not base_model.hub:
         raise InputError("weights = 'pretrained': this model has no known published weights; allowed: random")

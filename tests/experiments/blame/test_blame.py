@@ -81,7 +81,7 @@ def test_two_packages_that_change_a_value_only_together_are_both_named(package_i
     assert [one.package for one in found.culprits] == ["pack02", "pack11"]
 
 
-def test_packages_that_need_each_other_move_together(package_index):
+def test_packages_that_require_each_other_change_together(package_index):
     wheel(package_index, "pack04", "1.0", needs=["pack05<2"])
     wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
     asked: list[dict[str, str]] = []
@@ -137,9 +137,9 @@ def test_a_new_environment_reuses_compiled_files_whose_source_is_the_same_file(p
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     subprocess.run([old.python, "-c", "import pack00, pack01"], check=True)
     new = create_environment(pins({"pack00": "1.0", "pack01": "2.0"}), [old])
-    (compiled,) = new.site.glob("__pycache__/*.pyc")
+    (compiled,) = new.site_packages.glob("__pycache__/*.pyc")
     assert compiled.name.startswith("pack00.")
-    assert compiled.samefile(old.site / "__pycache__" / compiled.name)
+    assert compiled.samefile(old.site_packages / "__pycache__" / compiled.name)
 
 
 def test_packages_that_only_pytorch_needs_are_added_and_pins_stay(package_index):

@@ -38,7 +38,7 @@ def observed_environments(monkeypatch):
         names.append(environment.name)
         return fake_observation(10 + sum(values(environment).values()))
 
-    monkeypatch.setattr(module, "_predict_observation", predicted)
+    monkeypatch.setattr(module, "_predict", predicted)
     return names
 
 
@@ -55,7 +55,7 @@ def test_the_package_that_changed_the_status_of_a_claim_is_found(good_and_bad, c
         status = "fail" if sum(values(environment).values()) else "pass"
         return fake_observation(10.0).model_copy(update={"statuses": {"claim/lora-fits-easily": status}})
 
-    monkeypatch.setattr(module, "_predict_observation", predicted)
+    monkeypatch.setattr(module, "_predict", predicted)
     assert main(["blame", "single_gpu_blip2/lora-fits-easily", *good_and_bad]) == 0
     assert "pack2 1.0 → 2.0 changed the result" in capsys.readouterr().out
 
@@ -72,16 +72,16 @@ def test_a_repeated_command_uses_the_stored_observations(good_and_bad, observed_
 
 
 def test_observations_before_ctrl_c_are_stored(good_and_bad, observed_environments, capsys, monkeypatch):
-    whole, stopped = module._predict_observation, iter([False, False, True])
+    whole, stopped = module._predict, iter([False, False, True])
 
     def interrupted(*words):
         if next(stopped):
             raise KeyboardInterrupt
         return whole(*words)
 
-    monkeypatch.setattr(module, "_predict_observation", interrupted)
+    monkeypatch.setattr(module, "_predict", interrupted)
     assert main(["blame", TARGET, *good_and_bad]) == 130
-    monkeypatch.setattr(module, "_predict_observation", whole)
+    monkeypatch.setattr(module, "_predict", whole)
     assert main(["blame", TARGET, *good_and_bad]) == 0
     assert len(set(observed_environments)) == len(observed_environments)
 

@@ -1,10 +1,10 @@
-"""How the two environments of a search differ, and which of them a later one resembles."""
+"""Differences between two environments, and which of the two has the same result as another environment."""
 
 from experiments.blame.observation import Observation, find_difference, rejection_of
 from tests.support.results.fake_index import fake_observation
 
 
-def test_an_environment_resembles_the_one_with_the_nearer_value():
+def test_an_environment_has_the_result_of_the_end_with_the_nearer_value():
     found = find_difference(fake_observation(10.0), fake_observation(12.0), None)
     assert found
     assert found.sentence == "row: peak memory 10 GiB → 12 GiB (+20 %)"

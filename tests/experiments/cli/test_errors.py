@@ -1,4 +1,4 @@
-"""Invalid values for every option of every command: exit code 2, and one line with the value and the allowed ones."""
+"""Invalid values for every option of every command: exit code 2, and one line with the value and the allowed values."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,7 +175,7 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(error_of, invalid_files
 
 @pytest.mark.parametrize("bad", ["file/below", "a" * 300], ids=lambda bad: bad[:12])
 @pytest.mark.parametrize("line", WRITTEN)
-def test_a_place_that_cannot_be_written_is_named_in_one_line(error_of, invalid_files, line, bad):
+def test_a_path_that_cannot_be_written_is_named_in_one_line(error_of, invalid_files, line, bad):
     assert bad in error_of(*(word.replace("@", bad).replace("RUN", RUN) for word in line.split()))
 
 
@@ -193,7 +193,7 @@ def test_an_error_of_a_file_that_is_not_in_the_command_line_shows_a_traceback(mo
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_a_value_of_several_lines_is_reported_in_one(error_of):
+def test_a_value_of_several_lines_is_reported_in_one_line(error_of):
     assert error_of("predict", "--precision", "bf16\n-true").startswith("--precision bf16 -true: allowed: ")
 
 

@@ -243,7 +243,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(line):
     assert done.stderr == b"testbed: the output or a file: No space left on device\n"
 
 
-def test_a_reader_that_ends_early_is_not_an_error():
+def test_a_closed_pipe_gives_the_exit_code_of_sigpipe_and_no_error():
     reading, writing = os.pipe()
     os.close(reading)
     done = _command("schema", stdout=writing)

@@ -1,4 +1,4 @@
-"""Files that the user names for output: a FIFO, a full device or a folder ends in one line and never waits."""
+"""Output files that are a FIFO, a full device or a folder: the command prints one line and never waits."""
 
 import os
 import shutil

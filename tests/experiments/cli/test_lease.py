@@ -115,7 +115,7 @@ def no_account(monkeypatch, testbed):
 
 @pytest.mark.usefixtures("no_account")
 @pytest.mark.parametrize("command", ["lease", "reproduce"])
-def test_everything_that_is_missing_is_named_at_once(testbed, command):
+def test_all_missing_requirements_of_a_lease_are_named_at_once(testbed, command):
     code, out, err = testbed(command, "--key", "nowhere", "--yes")
     assert (code, out) == (2, "")
     assert all(part in err for part in ("nowhere does not exist", "no account", "testbed doctor --site chameleon"))
@@ -193,7 +193,7 @@ def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, 
     assert "lease llm_a was created by" in err
 
 
-def test_an_unattended_lease_needs_a_credential_until_its_end(testbed, site):
+def test_an_unattended_lease_needs_a_credential_that_does_not_expire_before_its_end(testbed, site):
     site.limits = Credential(ends=datetime.now(UTC) + HOUR)
     code, _, err = testbed("lease", "--key", "KEY", "--start", "now", "--run", "true", "--yes")
     assert (code, "log in again, or request a shorter lease" in err, site.held) == (2, True, [])
@@ -226,7 +226,7 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
     )
 
 
-def test_reproduce_passes_weights_data_input_and_gpus_per_node_on(testbed, tmp_path, monkeypatch):
+def test_reproduce_runs_rows_with_the_given_weights_data_input_and_gpus_per_node(testbed, tmp_path, monkeypatch):
     planned = []
     original = reproduction.planned_operations
     monkeypatch.setattr(

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from experiments.cli.app import main
-from experiments.cli.tables.verdicts import REASONS
+from experiments.cli.tables.verdicts import MAX_REASONS
 from experiments.report.compare import compare
 from experiments.report.words import STATUSES
 from experiments.report.write import reevaluate
@@ -119,13 +119,13 @@ def test_reasons_of_statements_not_evaluated_are_counted_and_all_shows_each(test
     shown = {
         words[1]: int(words[0]) for words in folded if len(words) == 2 and words[0].isdigit() and words[1] in counts
     }
-    assert shown == dict(counts.most_common(REASONS))
+    assert shown == dict(counts.most_common(MAX_REASONS))
     assert f"{len(left)}  not evaluated (--all shows each)" in out
     every = testbed("evaluate", folder, "--all")[1]
     assert sum(line.startswith("not evaluated") for line in every.splitlines()) == len(left)
 
 
-def test_an_evaluation_shows_failures_and_errors_before_what_passes(testbed, tmp_path):
+def test_an_evaluation_shows_failures_and_errors_before_passes(testbed, tmp_path):
     out = testbed("evaluate", h200_run(tmp_path / "run").path)[1].splitlines()
     found = [line.split()[0] for line in out if line.split()[:1] and line.split()[0] in ("error", "fail", "pass")]
     assert found == sorted(found, key=STATUSES.index)

@@ -209,7 +209,7 @@ def machine(monkeypatch, tmp_path):
 
 
 def needed_gib(spec: RowSpec) -> float:
-    """Return a needed memory that grows with model and batch, and that each change of a training lowers."""
+    """Return a fake memory need: larger models and batches increase it, and each change of the training lowers it."""
     own = spec.settings
     state = {"adamw": 3.0, "adam_8bit": 1.5, "sgd": 1.0, "adamw_cpu": 1.0, "deepspeed_cpu": 0.5}[own.optimizer]
     weights = spec.base_model.parameters * (2 if own.precision.endswith("-true") and "16" in own.precision else 4)
@@ -323,7 +323,7 @@ def test_nothing_on_a_stored_screen_is_cut(path):
     assert "…" not in path.read_text()
 
 
-def test_colors_are_for_terminals_that_want_them(folders, machine):
+def test_colors_are_printed_on_a_terminal_unless_no_color_is_set(folders, machine):
     line = ["evaluate", str(folders["H200"])]
     assert "\x1b[31m" in terminal_output(lambda: main(line), 80)
     assert "\x1b[31m" not in terminal_output(lambda: main(line), 80, {"NO_COLOR": "1"})

@@ -43,7 +43,7 @@ def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_c
     missing, unknown = err.splitlines()
     assert missing == "my_lab.yaml:28: row 'full' on a100_80gb and 5 more places: key 'workers' is missing"
     line = text.partition("optimizr")[0].count("\n") + 1
-    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more: unknown key 'optimizr'")
+    assert unknown.startswith(f"my_lab.yaml:{line}: row 'sgd' on a100_80gb and 1 more place: unknown key 'optimizr'")
     assert unknown.endswith("; did you mean optimizer?")
     code, out, _ = testbed("check", "my_lab.yaml", "--json")
     (found,) = json.loads(out)
@@ -76,7 +76,7 @@ def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testb
     assert "SGD keeps no optimizer state" in (moved / "report.html").read_text()
 
 
-def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
+def test_a_suite_file_is_used_in_place_of_the_copy_in_the_run(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     path = tmp_path / "my_lab.yaml"
     path.write_text(path.read_text().replace("SGD keeps no", "SGD does without"))
@@ -85,7 +85,7 @@ def test_the_current_file_is_used_instead_of_the_copy(testbed, tmp_path):
     assert "SGD does without" in testbed("evaluate", results, "--suite-file", "my_lab.yaml", "--json")[1]
 
 
-def test_a_copy_that_is_broken_is_reported_in_one_line(testbed, tmp_path):
+def test_a_run_with_an_invalid_copy_of_its_suite_is_reported_in_one_line(testbed, tmp_path):
     testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")
     folder = (tmp_path / "results" / "latest").resolve()
     (folder / "suite.yaml").write_text("[" * 100_000)

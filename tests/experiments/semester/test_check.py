@@ -52,7 +52,7 @@ def test_a_first_check_runs_each_part_as_a_process_and_has_nothing_to_compare_wi
     assert int(suites[f"current miniatures {SUITE} a100_80gb"].get("tests")) > 50
 
 
-def test_an_unchanged_second_check_raises_no_alarm(semester, checks):
+def test_an_unchanged_second_check_reports_no_flip(semester, checks):
     semester(*CURRENT)
     backdate_newest_check(checks)
     code, out, _ = semester(*CURRENT)
@@ -206,7 +206,7 @@ def test_a_lease_is_created_by_reproduce_within_the_budget():
 
 @pytest.fixture
 def reproduce_commands(monkeypatch):
-    """The words of each `testbed reproduce`, which prints its plan at the site demo instead."""
+    """Commands `testbed reproduce` of the check, as lists of words. Fake: each command only prints its plan."""
     calls = []
 
     def run(words, *more):
@@ -239,7 +239,7 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
 def test_a_part_without_progress_is_reported_once(tmp_path):
     messages = []
     callbacks = check.CheckCallbacks(lambda line: None, lambda title, text: messages.append(text))
-    look = check._watch(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
+    look = check._poll_function(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert messages == []

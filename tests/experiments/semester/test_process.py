@@ -1,4 +1,4 @@
-"""The process of a part ends with its check, by a signal that makes the process release its lease."""
+"""The process of a part ends with the check: it gets a signal, on which it releases its lease."""
 
 import os
 import signal

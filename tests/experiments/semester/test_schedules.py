@@ -17,7 +17,7 @@ SCHEDULES = CODE_FOLDER / "docs" / "schedules"
 WORKFLOW = CODE_FOLDER / ".github" / "workflows" / "semester.yml"
 UNITS = [SCHEDULES / f"testbed-semester.{kind}" for kind in ("service", "timer")]
 BARE = {"PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "LOGNAME": "course"}
-"""What cron(8) and systemd give a command, beside HOME."""
+"""Environment variables that cron(8) and systemd set for a command, in addition to HOME."""
 
 
 @pytest.fixture

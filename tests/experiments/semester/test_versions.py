@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from experiments.semester import versions
 from experiments.semester.versions import (
-    CONFLICTING,
+    CONFLICTING_PACKAGES,
     NotInstalled,
     format_lock_file,
     newest_lock,
@@ -49,7 +49,7 @@ def test_packages_installed_separately_declare_conflicts_with_the_current_list()
             applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
             if applies and other and not requirement.specifier.contains(other.version, prereleases=True):
                 wrong.add(name)
-    assert wrong == {*CONFLICTING}
+    assert wrong == {*CONFLICTING_PACKAGES}
 
 
 def test_a_resolved_list_leaves_out_pytorch_and_its_dependencies_but_no_package_of_the_current_list():
@@ -72,14 +72,14 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
     (together, names), (alone, apart) = asked
     assert "--no-deps" in alone
     assert "--no-deps" not in together
-    assert apart == [*CONFLICTING]
+    assert apart == [*CONFLICTING_PACKAGES]
     assert {"torch", "transformers", "peft"} <= {*names}
     assert not [name for name in names if "=" in name]
     assert [path.name for path in cache.glob("newest-*")] == [first.name]
 
 
 def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
-    monkeypatch.setattr(versions, "_installed", lambda prefix, locks: locks[0].read_text())
+    monkeypatch.setattr(versions, "_create_environment", lambda prefix, locks: locks[0].read_text())
     monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED)
     before = python_of("newest", tmp_path, TODAY)
     monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED.replace("2.4.6", "2.5.0"))

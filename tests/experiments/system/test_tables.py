@@ -106,7 +106,7 @@ def test_lines_are_wrapped_at_words_on_a_terminal_only():
 
 
 def test_no_other_module_draws_tables():
-    """Tables of rich cut their cells. Only the printer here is allowed to use them."""
+    """Only experiments/system/tables.py may use the tables of rich, which cut the texts of their cells."""
     sources = [path for package in ("experiments", "provision") for path in (CODE_FOLDER / package).rglob("*.py")]
     users = [path.relative_to(CODE_FOLDER) for path in sources if "rich.table" in path.read_text()]
     assert users == [Path("experiments/system/tables.py")]

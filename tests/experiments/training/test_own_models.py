@@ -1,4 +1,4 @@
-"""Tiny versions of models of many families are trained for real."""
+"""Trainings of tiny models of many families."""
 
 import pytest
 

@@ -17,6 +17,7 @@ from experiments.results.schema import Failure, Measured, Progress
 from experiments.suites.models import Model
 from experiments.training import rank
 from experiments.training.engines import lightning
+from experiments.training.failures import PHASE_TEXTS
 from experiments.training.measure.meters import StorageMeter
 from tests.support.results.in_memory import CPU, EMULATING_GPU
 from tests.support.training.tiny_rows import GIB, LLAMA, LORA, LORA_T5, NF4, T5, in_bytes, shots, spec
@@ -256,7 +257,7 @@ def test_out_of_memory_is_reported_with_its_position_and_earlier_measurements(
     assert [shot.allocated_gib for shot in memory.snapshots] == [
         pytest.approx(shot.allocated_gib, rel=1e-3) for shot in fitting.snapshots[:snapshots]
     ]
-    assert f"out of GPU memory in the {phase} of step {step}, " in measured.reason
+    assert f"out of GPU memory {PHASE_TEXTS[phase]} step {step} (counted from 0), " in measured.reason
     assert "more requested (peak so far " in measured.reason
     assert measured.speed is None
     assert len(measured.losses) == step + (phase != "forward")

@@ -41,7 +41,7 @@ def fake_observation(peak_gib: float, outcome: str = "fits") -> Observation:
 
 def values(environment: Environment) -> dict[str, float]:
     """Return the VALUE of each installed module."""
-    return {name: runpy.run_path(str(environment.site / f"{name}.py"))["VALUE"] for name in environment.pins}
+    return {name: runpy.run_path(str(environment.site_packages / f"{name}.py"))["VALUE"] for name in environment.pins}
 
 
 def _digest(text: str) -> str:

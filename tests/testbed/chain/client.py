@@ -79,7 +79,7 @@ def main() -> int:
         extra=TEST_NODE_VARIABLES,
     )
     requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
-    end_when_idle = EndWhenIdleOptions(asked.end_when_idle, asked.results_to, asked.results_key).parsed(asked.nodes)
+    end_when_idle = EndWhenIdleOptions(asked.end_when_idle, asked.results_to, asked.results_key).parse(asked.nodes)
     key = key_pair(asked.key)
     wanted = Reproduction(
         suites=tuple(options_per_suite(SUITES, options)),

@@ -60,7 +60,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def play_of_fake_node(_scratch, _sockets, _machines, _variables, events, _check):
-    """Send events as of a node on which each role has one task, and the docker role changes something."""
+    """Send the events of a node on which each role has one task, and only the role docker changes something."""
     for role in playbook._role_names(events.playbook):
         task = {"role": role, "task": "First task", "host": NODE.server}
         events.event({"event": "runner_on_start", "event_data": task})
@@ -125,7 +125,7 @@ def test_a_search_for_a_package_in_a_fake_index_shows_the_stored_screen(width, t
     for name, value in variables.items():
         monkeypatch.setenv(name, value if name == "UV_OFFLINE" else str(tmp_path / value))
     monkeypatch.setattr(
-        observe, "_predict_observation", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
+        observe, "_predict", lambda _, environment: fake_observation(10 + sum(values(environment).values()))
     )
     check_screen("blame", width, session(BLAME, width, {}))
 

@@ -19,7 +19,7 @@ NARROW = 80
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_agrees_with_the_command(name):
+def test_the_table_of_commands_has_the_name_and_help_of_each_command(name):
     command = load_command(name)
     assert command.name == name
     assert command.help.partition("\n\n")[0] == COMMANDS[name].help

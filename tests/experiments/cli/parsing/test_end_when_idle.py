@@ -17,12 +17,12 @@ def key(tmp_path):
 
 
 def test_without_the_option_a_lease_does_not_end_itself():
-    assert EndWhenIdleOptions().parsed(1) is None
+    assert EndWhenIdleOptions().parse(1) is None
 
 
 def test_end_when_idle_is_parsed_with_and_without_a_target_for_results(key):
-    assert EndWhenIdleOptions("30m").parsed(1) == EndWhenIdle(timedelta(minutes=30))
-    with_target = EndWhenIdleOptions("1h", "me@host.edu:~/results", key).parsed(1)
+    assert EndWhenIdleOptions("30m").parse(1) == EndWhenIdle(timedelta(minutes=30))
+    with_target = EndWhenIdleOptions("1h", "me@host.edu:~/results", key).parse(1)
     assert with_target == EndWhenIdle(timedelta(hours=1), "me@host.edu:~/results", key)
 
 
@@ -43,9 +43,9 @@ def test_end_when_idle_is_parsed_with_and_without_a_target_for_results(key):
 def test_a_wrong_option_is_reported_in_one_line(words, count, wait, message, key):
     given = [key if word == "KEY" else word for word in words]
     with pytest.raises((InputError, BadTime), match=message.replace("(", r"\(")):
-        EndWhenIdleOptions(*given).parsed(count, wait)
+        EndWhenIdleOptions(*given).parse(count, wait)
 
 
 def test_a_missing_key_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        EndWhenIdleOptions("30m", "me@host:there", tmp_path / "missing").parsed(1)
+        EndWhenIdleOptions("30m", "me@host:there", tmp_path / "missing").parse(1)

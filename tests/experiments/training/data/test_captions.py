@@ -251,7 +251,7 @@ def test_epochs_differ_and_are_reproducible():
 
 
 @given(at=st.integers(0, 14), batch_size=st.integers(1, 8))
-def test_the_longest_samples_are_once_in_the_requested_batch(at, batch_size):
+def test_the_longest_samples_are_in_the_requested_batch_of_one_epoch(at, batch_size):
     count = batch_size * 5
     shuffled, longest = (
         SeededBatchSampler(lengths(count), batch_size, 0, None),

@@ -146,7 +146,7 @@ def test_alpaca_texts_have_a_template_and_are_cut():
 
 
 @pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
-def test_tiny_models_get_as_many_texts_but_short_ones(dataset):
+def test_tiny_models_get_the_same_number_of_texts_but_shorter_ones(dataset):
     whole, short = (lengths(dataset=dataset, size=size) for size in ("full", "tiny"))
     assert short == [min(length, TINY_TOKENS) for length in whole]
 

@@ -60,7 +60,7 @@ def test_offload_on_a_cpu_stays_on_the_cpu():
 
 @ON_BOTH
 @pytest.mark.parametrize("in_buckets", [False, True])
-def test_ddp_passes_gradient_as_bucket_view_on(two_ranks, device, in_buckets):
+def test_ddp_gets_the_setting_gradient_as_bucket_view(two_ranks, device, in_buckets):
     built = strategy(device, strategy="ddp", devices=2, gradient_as_bucket_view=in_buckets)
     assert type(built) is Ddp
     assert isinstance(built, DDPStrategy)
@@ -88,7 +88,7 @@ def test_transformers_models_are_sharded_by_layer_and_litgpt_as_one_unit(two_ran
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp", "deepspeed_stage_3_offload"])
-def test_a_rank_among_several_starts_no_others(two_ranks, name):
+def test_a_rank_of_several_starts_no_other_ranks(two_ranks, name):
     built = strategy(GPU, strategy=name, devices=2)
     assert isinstance(built.cluster_environment, TorchElasticEnvironment)
     assert built.cluster_environment.creates_processes_externally

@@ -49,7 +49,7 @@ def test_the_peak_counts_from_the_last_reset():
     assert meter.peak_reserved() is None
 
 
-def test_tensors_created_outside_are_counted_when_watched():
+def test_tensors_created_outside_are_counted_when_tracked():
     before = torch.zeros(1000)
     meter = StorageMeter()
     meter.track("batch", [before, before[1:]])
@@ -149,7 +149,7 @@ class FakeZero:
 
 
 @pytest.mark.parametrize("name", ["single_partition_of_fp32_groups", "fp32_partitioned_groups_flat"])
-def test_the_copies_of_a_wrapping_optimizer_count_too(name):
+def test_the_copies_of_parameters_in_a_wrapping_optimizer_are_counted(name):
     copy = nn.Parameter(torch.ones(100))
     wrapped = FakeZero(optimizer_after_step(torch.optim.AdamW, copy), name, [copy])
     assert storage_bytes(optimizer_tensors(wrapped)) == 3 * 400 + 4

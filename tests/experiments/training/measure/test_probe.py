@@ -104,7 +104,7 @@ def test_steady_steps_are_those_between_the_warm_up_and_the_profile(tmp_path, mo
 
 
 def test_on_a_shared_gpu_a_training_ends_at_its_minimum_and_has_no_speed(tmp_path, monkeypatch):
-    """The times of the micro-steps vary so much that a training whose times count would go on."""
+    """The times of the micro-steps vary so much that a training without a shared GPU would continue."""
     row = spec(batch_size=1, train_samples=40, length="verdict")
     lengths = {}
     for shared in (False, True):
@@ -182,7 +182,7 @@ def test_micro_steps_are_counted_inside_their_optimizer_step(tmp_path):
     assert training[0].speed().planned_micro_steps == 9
 
 
-def test_memory_besides_parameters_gradients_and_state_is_activations(tmp_path):
+def test_memory_that_is_not_parameters_gradients_or_state_is_activations(tmp_path):
     meter = FakeMeter()
     probe, model, optimizer = probe_of(spec(), tmp_path, meter)
     meter.now = 1000
@@ -224,7 +224,7 @@ def test_the_highest_reserved_memory_is_recorded(tmp_path):
     assert probe.memory().reserved_gib == 3
 
 
-def test_the_longest_batch_is_recorded_and_every_tensor_is_watched(tmp_path):
+def test_the_longest_batch_is_recorded_and_every_tensor_is_tracked(tmp_path):
     meter = FakeMeter()
     probe, model, _ = probe_of(spec(), tmp_path, meter)
     assert len(meter.watched["params"]) == len(list(model.parameters()))

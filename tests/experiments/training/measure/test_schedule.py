@@ -140,7 +140,7 @@ def test_nothing_is_timed_before_the_first_micro_step():
         ([], [1.0, 1.5, 2.0], 4, 6.0),
     ],
 )
-def test_step_time_is_plain_micro_steps_and_one_with_the_optimizer(stepping, plain, accumulate, step_s):
+def test_step_time_is_the_sum_over_its_micro_steps(stepping, plain, accumulate, step_s):
     assert Timing(stepping, plain).step_s(accumulate) == step_s
 
 

@@ -127,13 +127,13 @@ def test_processes_are_counted_over_all_gpus(on_each, columns):
     [
         ({1: [], 2: []}, 9),  # both without a process, one of them under load
         ({1: [7], 2: []}, 9),
-        ({1: [], 2: [8]}, 0),  # another program's
+        ({1: [], 2: [8]}, 0),  # a process of another program
         ({1: [], 2: [7, 8]}, 0),
-        ({1: [], 2: [7]}, 9),  # the row's own, where it has no business
+        ({1: [], 2: [7]}, 9),  # a process of the row on a GPU that is not the row's
         ({1: [8], 2: [8]}, None),
     ],
 )
-def test_the_load_of_other_gpus_leaves_out_those_of_other_programs(fake_nvml, on_the_others, load):
+def test_the_load_of_other_gpus_excludes_gpus_that_other_programs_use(fake_nvml, on_the_others, load):
     processes = {f"GPU {index}": [SimpleNamespace(pid=pid) for pid in pids] for index, pids in on_the_others.items()}
     fake_nvml.setenv("CUDA_VISIBLE_DEVICES", "0")
     fake_nvml.setattr(pynvml, "nvmlDeviceGetCount", lambda: 3)
@@ -230,7 +230,7 @@ def test_sampling_continues_after_the_trainer_has_ended(tmp_path, monkeypatch, n
         ([], []),
     ],
 )
-def test_training_ends_when_the_gpu_worked_last(utilization, training):
+def test_training_utilization_excludes_idle_samples_at_the_end(utilization, training):
     samples: list[dict[str, float | str]] = [{"phase": "load", "gpu_util_percent": 50}, {"phase": "forward"}]
     samples += [{"phase": "optimizer step", "gpu_util_percent": value} for value in utilization]
     assert training_utilization(samples) == training

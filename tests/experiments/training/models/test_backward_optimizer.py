@@ -58,7 +58,7 @@ def test_a_gradient_is_freed_before_the_next_parameter_is_updated():
     assert len(optimizer.state) == 3
 
 
-def test_the_state_is_that_of_the_optimizers_of_the_parameters():
+def test_the_optimizer_has_the_same_state_as_the_plain_optimizer():
     _, weights, optimizer = trained(True)
     _, _, usual = trained(False)
     assert {name for state in optimizer.state.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}

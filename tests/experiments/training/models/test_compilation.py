@@ -28,7 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lightning": LITGPT | {"engine": "lightning", "warmup_steps": 0},
 }
 MOST_GRAPHS = 3
-"""Of a row's training: a new length may need one more graph than the first, as may a text of the maximum length."""
+"""Maximum number of graphs of a training: one for the first length, one for other lengths, one for the maximum."""
 
 
 class NoMeter:
@@ -77,7 +77,7 @@ def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
     assert 1 <= counters["stats"]["unique_graphs"] <= MOST_GRAPHS
 
 
-def test_the_blocks_of_a_model_of_images_are_compiled(tmp_path):
+def test_a_row_with_compiled_blocks_of_a_model_for_images_trains(tmp_path):
     compiled = run_rank(spec(model=T5, compile=True, train_samples=4), tmp_path, NoMeter())
     assert compiled.reason.startswith("fits")
     assert len(compiled.losses) == 2
@@ -91,7 +91,7 @@ def test_the_blocks_of_a_model_of_images_are_compiled(tmp_path):
         (T5, {"Blip2EncoderLayer", "Blip2QFormerLayer", "T5Block"}),
     ],
 )
-def test_every_kind_of_block_of_a_model_of_images_is_to_be_compiled(model, kinds, monkeypatch):
+def test_every_kind_of_block_of_a_model_for_images_is_compiled(model, kinds, monkeypatch):
     requested = []
     monkeypatch.setattr(nn.Module, "compile", lambda block, **options: requested.append(type(block).__name__))
     build_model(spec(model=model, compile=True), torch.device("cpu"))

@@ -47,7 +47,7 @@ def test_adamw_on_the_host_trains_bit_for_bit_like_the_fused_adamw():
         assert all(torch.equal(optimizer.state[weight][name], state[name]) for name in state)
 
 
-def test_the_copies_of_a_parameter_begin_before_the_one_before_is_updated(monkeypatch):
+def test_the_copies_of_a_parameter_begin_before_the_previous_parameter_is_updated(monkeypatch):
     events = []
     copy, update = host_optimizer._copy_to_host, HostAdamW._update
     monkeypatch.setattr(host_optimizer, "_copy_to_host", lambda one: events.append("copy") or copy(one))

@@ -67,7 +67,7 @@ def test_logits_and_gradients_are_those_of_padded_texts(changes):
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_no_text_depends_on_another_and_each_on_its_own_earlier_tokens():
+def test_a_text_depends_only_on_its_own_earlier_tokens():
     model = model_of(True)
     changed = [TEXTS[0], TEXTS[1].clone(), *TEXTS[2:]]
     changed[1][20] += 1
@@ -77,7 +77,7 @@ def test_no_text_depends_on_another_and_each_on_its_own_earlier_tokens():
     assert not torch.equal(before[1][25], after[1][25])
 
 
-def test_the_caches_of_positions_are_as_before_after_a_pass():
+def test_a_forward_pass_restores_the_caches_of_positions():
     model = model_of(True)
     caches, longest = (model.cos, model.sin), model.max_seq_length
     logits_of_texts(model)
