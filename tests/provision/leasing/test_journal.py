@@ -23,9 +23,9 @@ def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
     assert journal.active_lease("llm_cc").intents == {Operation.CREATE_LEASE: {"end": "soon"}}
-    assert journal.active_lease("llm_cc").operations == {}
+    assert journal.active_lease("llm_cc").outcomes == {}
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+    assert journal.active_lease("llm_cc").outcomes == {Operation.CREATE_LEASE: {"id": "1"}}
     journal.write("closed", active_lease)
     assert journal.active_leases() == {}
 
@@ -34,7 +34,7 @@ def test_a_lease_whose_deletion_has_begun_may_be_missing(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {}
+    assert journal.active_lease("llm_cc").outcomes == {}
 
 
 def test_hosts_that_failed_are_remembered(journal):
@@ -60,7 +60,7 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
     file = journal.folder / "ledger.jsonl"
     file.write_text(file.read_text() + '{"at": "2026')
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+    assert journal.active_lease("llm_cc").outcomes == {Operation.CREATE_LEASE: {"id": "1"}}
 
 
 @pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
@@ -91,7 +91,7 @@ def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(jour
     text = file.read_text()
     for end in range(text.index("\n") + 2, len(text) - 1):
         file.write_text(text[:end])
-        assert journal.active_lease("llm_cc").operations == {}
+        assert journal.active_lease("llm_cc").outcomes == {}
 
 
 def test_only_its_user_can_read_the_journal(journal):

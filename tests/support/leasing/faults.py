@@ -64,7 +64,7 @@ def _delete_all(reconciler, active_lease, kind, name=None, _delete=resources.del
 INJECTED: dict[str, Fault] = {
     "a lost response is requested again": (reconciler.Reconciler, "find_or_create", _create_without_search),
     "any account may release": (release, "verify_account", lambda *_: None),
-    "what remains is not asked": (release, "list_remaining", lambda *_: []),
+    "what remains is not asked": (release, "list_resources", lambda *_: []),
     "a rejection ends the release": (release, "_delete_kinds", _stop_at_first_rejection),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
     "intents are not recorded": (journal.Journal, "write", _write_no_intent),
