@@ -43,7 +43,8 @@ def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
     """Return the account for a region with this prefix.
 
     The account is the entry that OS_CLOUD names, else the OS_* variables, else the only entry for such a region, else
-    the entry ``preferred``. Raises NoCredentials if there is none, if the choice is ambiguous, or if a login plugin is missing.
+    the entry ``preferred``. Raises NoCredentials if there is no account, if the choice is ambiguous, or if a login
+    plugin is missing.
     """
     entries, wanted = _entries(), os.environ.get(CLOUD_VARIABLE, "")
     if wanted and wanted not in {entry.name for entry in entries}:

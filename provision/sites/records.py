@@ -19,7 +19,7 @@ def parse_blazar_time(text: str) -> datetime:
 
 
 def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """Convert Blazar's record of a lease. hosts: ids of the hosts. Raises ValueError for a lease without reservations."""
+    """Convert Blazar's record of a lease. hosts: ids of the hosts. Raises ValueError if there are no reservations."""
     if not lease["reservations"]:
         raise ValueError(f"lease {lease['name']} has no reservations")
     reservations = sorted_by_id(lease["reservations"])
