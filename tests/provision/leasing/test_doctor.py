@@ -128,7 +128,7 @@ def test_an_invalid_public_key_fails(key, failed_lines):
     assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
 
 
-def test_a_time_zone_that_is_unknown_fails(failed_lines, monkeypatch):
+def test_an_unknown_time_zone_fails(failed_lines, monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Helsinky")
     assert "TZ 'Europe/Helsinky' is unknown" in failed_lines()["time zone"]
     monkeypatch.setenv("TZ", ":Europe/Helsinki")
@@ -147,7 +147,7 @@ def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, messa
     assert message in failed_lines()["credential"]
 
 
-def test_a_credential_that_lasts_for_a_lab_passes(site, failed_lines):
+def test_a_credential_that_lasts_for_three_hours_passes(site, failed_lines):
     for hours, failed in ((3.5, []), (2.9, ["credential"])):
         site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
         assert list(failed_lines()) == failed
@@ -218,7 +218,7 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
         ("hosts", ["a", "b"], "reservations", "2 reservable nodes at CHI@UC"),
     ],
 )
-def test_a_check_that_passes_says_what_it_found(site, key, reconciler, answer, value, check, text):
+def test_a_passed_check_states_its_finding(site, key, reconciler, answer, value, check, text):
     site.answers[answer] = value
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.passed}
     assert texts[check] == text

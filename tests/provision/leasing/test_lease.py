@@ -223,7 +223,7 @@ def test_a_name_that_is_active_at_another_site_is_rejected(reconciler, lease_req
     assert other.held == []
 
 
-def test_a_lease_that_is_resumed_is_reported_with_its_age(reconciler, lease_request, messages):
+def test_a_lease_that_is_resumed_is_reported_with_the_time_of_its_creation(reconciler, lease_request, messages):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     assert not any("resuming" in line for line in messages)

@@ -92,7 +92,7 @@ def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler,
 
 @pytest.mark.usefixtures("reachable")
 @pytest.mark.parametrize(("complete", "opened"), [(True, 1), (False, 2)])
-def test_ssh_is_opened_once_and_again_after_an_interrupted_attempt(reconciler, lease_request, complete, opened):
+def test_a_security_group_is_created_only_once_unless_it_is_incomplete(reconciler, lease_request, complete, opened):
     site = GroupSite()
     lease(site, reconciler, lease_request())
     assert [group.tag for group in site.opened] == [reconciler.journal.active_lease("llm_cc").tag]
@@ -102,7 +102,7 @@ def test_ssh_is_opened_once_and_again_after_an_interrupted_attempt(reconciler, l
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_that_is_leased_again_keeps_its_server_address_and_key(reconciler, lease_request):
+def test_a_second_lease_command_keeps_the_server_address_and_key(reconciler, lease_request):
     site = FakeSite()
     first = lease(site, reconciler, lease_request())
     again = lease(site, reconciler, lease_request())
@@ -125,7 +125,7 @@ def reject_until(reconciler, limit_s, problem):
     ("problem", "limit_s"),
     [(LoginRejected("Permission denied"), 300), (NotReached("No route to host"), 1200)],
 )
-def test_a_node_may_fail_until_the_limit_and_not_longer(reconciler, lease_request, monkeypatch, problem, limit_s):
+def test_failed_logins_are_repeated_only_until_the_limit(reconciler, lease_request, monkeypatch, problem, limit_s):
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, limit_s, problem))
     assert lease(FakeSite(), reconciler, lease_request()).machines
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, 9 * limit_s, problem))
