@@ -40,6 +40,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 SIMILAR_COUNT = 3
+"""How many similar names a message lists."""
 
 
 class ProvisionError(Exception):

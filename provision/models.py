@@ -102,8 +102,8 @@ class Requirements:
     words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With count > 1, that many hosts of
     the same site, type and GPUs must be free at the same time.
 
-    The time slot is ``length`` long and lies within hours. The slot begins exactly at start; without start, as early as
-    possible, but not before not_before.
+    The time slot is ``length`` long and lies within ``hours``. The slot begins exactly at ``start``. Without ``start``,
+    it begins as early as possible, but not before ``not_before``.
     """
 
     length: timedelta

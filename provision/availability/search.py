@@ -33,8 +33,10 @@ UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_MINUTES = 60
 FOREVER = 1 << 40
+"""A minute after the end of every search."""
 
 Period = tuple[int, int]
+"""Begin and end, minutes since 1970."""
 
 
 def earliest_slots(

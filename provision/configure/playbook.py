@@ -46,6 +46,7 @@ FIXES = {
 }
 """How to fix a failed task, by a text in the task's output, in lower case."""
 Report = Callable[[str], None]
+"""Receives lines about progress."""
 
 
 @dataclass(frozen=True)

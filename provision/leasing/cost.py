@@ -1,4 +1,4 @@
-"""The cost of a lease so far, and the further cost if a command leaves the lease active."""
+"""The cost of a lease so far, and the price of a lease that a command leaves active."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
+"""The longest pause between two attempts if the service requests none, seconds."""
 LONGEST_REQUESTED_PAUSE_S = 600
-"""The longest pause that is made because a service requests it, seconds."""
+"""The longest pause that the program makes if a service requests a longer one, seconds."""
 T = TypeVar("T")
 Report = Callable[[str], None]
+"""Receives lines about progress."""
 
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Carries out operations with a journal and a clock; ``report`` receives lines about progress."""
+    """Carries out operations with a journal and a clock."""
 
     journal: Journal
     clock: Clock

@@ -26,7 +26,7 @@ TEST_PREFIX = "llm-testbed-try-"
 REQUEST_TIMEOUT_S = 60
 
 
-class LeaseCredentials:
+class KeystoneCredentialIssuer:
     """Creates, lists and deletes credentials of leases. sdk and session connect with the user's own credential."""
 
     name: str

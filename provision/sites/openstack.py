@@ -40,7 +40,7 @@ from provision.models import (
     TaggedResource,
     TimeSlot,
 )
-from provision.sites.credentials import LeaseCredentials
+from provision.sites.credentials import KeystoneCredentialIssuer
 from provision.sites.faults import translate_errors
 from provision.sites.records import (
     CONVERSION_ERRORS,
@@ -67,7 +67,7 @@ REQUEST_TIMEOUT_S = 60
 BLAZAR_TIME_FORMAT = "%Y-%m-%d %H:%M"
 
 
-class Cloud(LeaseCredentials, ABC):
+class Cloud(KeystoneCredentialIssuer, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float
