@@ -221,7 +221,7 @@ def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Ite
 
 
 def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> None:
-    """Release; if the release fails or is interrupted, report what remains and the command that deletes it."""
+    """Release the lease; if that fails, report the remaining resources and the command that deletes them."""
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return

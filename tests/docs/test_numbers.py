@@ -136,7 +136,7 @@ def test_errors_of_published_times_are_the_stored_ones() -> None:
     assert f"the mean error is {ours['h100_80gb']} on an H100 80GB, {ours['v100_32gb']} on a V100 32GB (PCIe)" in how_to
     assert f"{ours['a100_80gb']} on an A100 80GB (PCIe) and {ours['l4_24gb']} on an L4" in how_to
     allocations = found["means"]["a100_80gb"]["allocation_error"]
-    assert f"the error on the A100 is {100 * allocations:.1f} %" in how_to
+    assert f"mean error on the A100 is {100 * allocations:.1f} %" in how_to
     assert f"a mean error of {100 * found['means']['a100_80gb']['backward_error']:.1f} %" in page()
     assert f"published measurements of {len(found['labels'])} trainings" in page()
 
@@ -146,6 +146,20 @@ def test_errors_of_pytorchs_estimator_are_the_stored_ones() -> None:
     estimated = [one for one in found["rows"] if one["torch_s"]]
     words = f"RuntimeEstimator runs on {len(estimated)} of the {len(found['rows'])} rows and has a mean error of"
     assert f"{words} {100 * found['torch_errors']['mean']:.0f} %" in page()
+
+
+def test_errors_of_the_times_of_whole_runs_are_the_stored_ones() -> None:
+    errors = json.loads((EVIDENCE / "prediction_h200" / "wall_times.json").read_text())["errors"]
+    rows, remaining = errors["Sums of rows"], errors["Remaining time after a quarter of the rows"]
+    mean, worst = f"{100 * rows['mean']:.1f} %", f"{100 * rows['worst']:.1f} %"
+    assert f"the mean error of the sum is {mean}, and the largest one {worst} ({rows['number']} runs)" in page()
+    whole, known = (errors[f"Whole runs, steps {way}"] for way in ("predicted", "measured before"))
+    left = errors["Remaining time of whole runs, steps predicted"]
+    mean, worst = f"{100 * whole['mean']:.1f} %", f"{100 * whole['worst']:.1f} %"
+    assert f"the mean error of the whole run is {mean}, and the largest one {worst}." in page()
+    assert f"the errors are {100 * known['mean']:.1f} % and {100 * known['worst']:.1f} %." in page()
+    left_over = f"{100 * remaining['mean']:.1f} % ({remaining['number']} runs), and {100 * left['mean']:.1f} %"
+    assert f"its mean error is {left_over} in the five whole runs" in page()
 
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:

@@ -7,9 +7,10 @@ finds the job by that record, or by its name and comment, and tracks it.
 import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 
 from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
@@ -19,6 +20,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_sig
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
+from experiments.runners.remaining import ExpectedRow
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
@@ -44,7 +46,7 @@ class SlurmRunner:
     ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
     LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
     still leased; called when they do not answer. now: returns the current time. data: the run's data, if it must be
-    staged on the cluster.
+    staged on the cluster. expected: expected times of rows, by row.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class SlurmRunner:
         is_leased: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         data: DataSet | None = None,
+        expected: Mapping[str, ExpectedRow] | None = None,
     ) -> None:
         self._folder = folder
         self._run_id = folder.read_run().run_id
@@ -71,15 +74,22 @@ class SlurmRunner:
         self._is_leased = is_leased
         self._now = now
         self._staging = Staging(cluster, view, data)
+        self._expected = expected
 
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
+        The end of the lease is queried while the cluster is prepared, because both take seconds.
+
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
         continue, and the next run tracks them.
         """
+        querying = Thread(target=self._lease_ends, daemon=True)
+        querying.start()
         self._cluster.prepare(self._folder)
-        tracker = JobTracker(self._folder, self._cluster, self._staging, self._view, self._is_leased)
+        querying.join()
+        watched = self._folder, self._cluster, self._staging, self._view
+        tracker = JobTracker(*watched, self._is_leased, self._expected)
         with stop_signals() as received, self._view.live():
             known = queue.list_jobs(self._shell)
             for row in sorted(rows, key=lambda row: bool(self._staging.artifacts(row.spec))):
@@ -119,7 +129,7 @@ class SlurmRunner:
         """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
-        jobs = [job for job in known if job.name == self._name(spec) and not job.ended]
+        jobs = [job for job in known if job.name == self._job_name(spec) and not job.ended]
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)
@@ -141,7 +151,7 @@ class SlurmRunner:
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
         write_submission(row_folder, spec, attempt)
         job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
-        name, comment = self._name(spec), comment_of(spec, attempt)
+        name, comment = self._job_name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
@@ -182,7 +192,7 @@ class SlurmRunner:
     def _job_spec(self, spec: RowSpec, attempt: str) -> JobSpec:
         return JobSpec(spec, attempt, self._worker, self._grace_s)
 
-    def _name(self, spec: RowSpec) -> str:
+    def _job_name(self, spec: RowSpec) -> str:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 

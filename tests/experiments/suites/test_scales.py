@@ -211,7 +211,7 @@ def test_predictions_of_all_rows_are_those_of_the_lab_s_cards_unless_a_scale_is_
     assert {spec.suite for spec in select_rows(None, SMALL)} == set(SCALED_LABS)
 
 
-def test_the_prediction_of_a_twin_compares_with_the_lab_as_scaled():
+def test_the_prediction_of_a_twin_states_the_size_to_which_the_row_is_scaled():
     prediction = stored("single_gpu_litgpt", SMALL).predictions()[0]
     assert compare_with_lab(prediction) == "out of GPU memory, as the lab states (scaled to 12 GB)"
     assert prediction_as_data(prediction)["scaled"] == "scaled to 12 GB"
