@@ -170,7 +170,7 @@ def test_a_semester_check_reports_end_and_cost_of_its_lease_and_continues(site, 
     lease = ["--lease", "gpu_a100_pcie", "--max-hours", "3", "--above", "20"]
     code = main(["semester", fake_environment.SUITE, "--versions", "current", *lease, "--notify", url])
     out, _ = capsys.readouterr()
-    assert (code, "current: lease" in out) == (0, True)
+    assert (code, "current versions: lease" in out) == (0, True)
     titles = [one["title"] for one in received]
     assert [title for title in titles if title.startswith("testbed: lease llm_cc ends in")]
     assert [title for title in titles if title.startswith("testbed: lease llm_cc cost 32")]
