@@ -1,9 +1,9 @@
-"""Check that a base image fits a list of versions.
+"""Check that the base image in which this program runs fits a list of versions.
 
 python check_base.py LIST
 
-The base image must have a supported Python and the list's version of PyTorch. If it has not, the program exits with one
-line that names the difference.
+The base image must have a supported version of Python and the list's version of PyTorch. Otherwise the program exits
+with one line that names the difference.
 """
 
 import sys

@@ -1,9 +1,10 @@
 """Create a Python environment from locked lists of packages: python containers/environment.py FOLDER LOCK...
 
-uv installs the exact versions in the lists, and checks the hash of each file. PyTorch is installed after them, because
-its file depends on the machine: without an NVIDIA GPU, uv installs the build for CPUs, which is some gigabytes smaller
-(UV_TORCH_BACKEND selects another one). uv searches a folder of local files (UV_FIND_LINKS or PIP_FIND_LINKS) before the
-index. uv does not compile Python files, so the last step compiles the packages that every start of testbed imports.
+uv installs the exact versions in the lists, and checks the hash of each file. PyTorch is installed afterwards, because
+the right build of PyTorch depends on the machine. Without an NVIDIA GPU, uv installs the build for CPUs, which is some
+gigabytes smaller; UV_TORCH_BACKEND selects another build. uv searches a folder of local files (UV_FIND_LINKS or
+PIP_FIND_LINKS) before the index. uv does not compile Python files, so the last step compiles the packages that every
+start of testbed imports.
 
 The environment is complete when FOLDER/.made exists. An incomplete environment is created again; uv caches the
 downloads. environment.py needs only Python's standard library.
@@ -24,7 +25,7 @@ IMPORTED_AT_START = ("annotated_types", "pydantic", "pydantic_core", "rich", "ty
 
 
 def main(folder: Path, locks: Sequence[Path]) -> None:
-    """Create the environment; exit with an error's text if a step fails."""
+    """Create the environment; if a step fails, exit with the end of the step's output."""
     if (folder / ".made").exists():
         return
     print(f"creating the environment in {folder}", flush=True)
@@ -49,7 +50,7 @@ def main(folder: Path, locks: Sequence[Path]) -> None:
 
 
 def _run_step(title: str, command: Sequence[str]) -> None:
-    """Run a command. In a terminal it shows its own progress; otherwise its output is printed only if it fails."""
+    """Run a command. A terminal shows the command's own progress; otherwise its output is printed only if it fails."""
     started_s = time.monotonic()
     print(f"  {title}", flush=True)
     output = None if sys.stderr.isatty() else subprocess.PIPE

@@ -17,7 +17,7 @@ COMPILE = ["pip", "compile", "--quiet", "--no-deps", "--generate-hashes", "--no-
 
 
 def lock_text(versions: Path) -> str:
-    """Return the text of a lock. PyTorch is in a comment: its file depends on the machine (see environment.py)."""
+    """Return the text of a lock. PyTorch is in a comment, because its build depends on the machine (environment.py)."""
     lines = [line for line in versions.read_text().splitlines() if line and not line.startswith("#")]
     hashed = [line for line in lines if not line.startswith("torch==")]
     torch = [f"# {line}" for line in lines if line.startswith("torch==")]

@@ -15,8 +15,7 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: what the machine can run only if the check is ok. The status ``warning`` means that the check is not ok,
-    but that everything works that ``needed_for`` does not name.
+    needed_for: what the machine can run only if the check is ok. With the status ``warning``, only this cannot run.
     """
 
     name: str
@@ -47,7 +46,7 @@ def run_check(name: str, check: Callable[[], str], needed_for: tuple[str, ...] =
 
 
 def skip_checks(names: Iterable[str], failed: str) -> list[Check]:
-    """Return a skipped check for each name. failed: the name of the check that failed, which all of them need."""
+    """Return a skipped check for each name. failed: the name of the failed check that they depend on."""
     return [Check(name, "not checked", f"needs {failed}") for name in names]
 
 

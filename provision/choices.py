@@ -3,16 +3,16 @@
 from typing import Literal
 
 ImageVariant = Literal["current", "as-taught"]
-"""Which library versions an image contains; each variant has a list of versions in containers/."""
+"""The library versions in a container image; each variant has a list of versions in containers/."""
 
-IMAGE = "CC-Ubuntu24.04-CUDA"
+DISK_IMAGE = "CC-Ubuntu24.04-CUDA"
 """The default disk image of nodes: Chameleon's image with NVIDIA's driver."""
-VGPU_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
-"""Chameleon's image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
+VGPU_DISK_IMAGE = "CC-Ubuntu24.04-CUDA-VGPU"
+"""Chameleon's disk image with the driver of virtual GPUs, for flavors such as g1.h100.vgpu.1g.12gb."""
 
 LEASING_SITES = {"chameleon": "provision.sites.bare_metal", "kvm": "provision.sites.kvm"}
 """Names of the sites that lease nodes. Each is also the name of its module in provision/sites/."""
-VIRTUAL = "kvm"
+VM_SITE = "kvm"
 """The site of virtual machines, which boot from volumes and need a security group."""
 REGIONS = {"chameleon": "CHI@", "kvm": "KVM@"}
 """The prefix of region names, by the name of the site."""

@@ -40,6 +40,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 SIMILAR_COUNT = 3
+"""How many similar names a message lists."""
 
 
 class ProvisionError(Exception):
@@ -186,7 +187,10 @@ class NotReleased(SiteError):
 
 
 def most_similar_names(value: str, names: Iterable[str]) -> str:
-    """Return the ``SIMILAR_COUNT`` names most similar to ``value``, comma-separated; for a/b, b is also compared."""
+    """Return the ``SIMILAR_COUNT`` names most similar to ``value``, comma-separated.
+
+    ``value`` is compared with each name, and with the part of the name after its last slash.
+    """
     spelled = {key.casefold(): name for name in sorted(names) for key in (name.rpartition("/")[2], name)}
     keys = get_close_matches(value.casefold(), spelled, n=2 * SIMILAR_COUNT, cutoff=0)
     return ", ".join(list(dict.fromkeys(spelled[key] for key in keys))[:SIMILAR_COUNT])

@@ -1,4 +1,4 @@
-"""Safely read files, and print texts, that other people or machines may have written."""
+"""Safely read files and print texts that other people or machines may have written."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 256 << 20
-"""Size limit of a file that is read into memory. The largest result of a row has less than 1 MiB."""
+"""Size limit of a file that is read into memory. The largest result file of an experiment is smaller than 1 MiB."""
 INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters except tab and newline, characters that reverse the direction of text, and lone surrogates."""
 
@@ -49,5 +49,5 @@ def printable_value(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with invisible characters, and those that control a terminal, replaced by escapes."""
+    """Return ``text`` with an escape sequence for each invisible or terminal-controlling character."""
     return INVISIBLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)

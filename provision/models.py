@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 GIB = 1024**3
 """Bytes of a GiB."""
 TAG = re.compile(r"llm-testbed-[0-9a-f]{12}")
-"""The tag that every resource of a lease carries at its site."""
+"""The format of tags. At the site, every resource of a lease has the tag of the lease."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Node:
-    """One machine. ``description`` states its hardware, but neither its name nor its address."""
+    """One machine. description: its hardware in words, without name and address, so that it can be published."""
 
     description: str
     gpus: tuple[Gpu, ...]
@@ -47,7 +47,7 @@ def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str
 class Host:
     """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
-    Ids are unique within a site. If ``flavor`` is set, node_type is the flavor's name. gpu_model and interconnect have
+    Ids are unique within a site. If ``flavor`` is True, node_type is the flavor's name. gpu_model and interconnect have
     the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an hour,
     None if the site does not report a price.
     """
@@ -66,7 +66,7 @@ class Host:
 
 @dataclass(frozen=True)
 class Booking:
-    """A host reserved by somebody from start until end."""
+    """A reservation of a host, by any user, from start until end."""
 
     host_id: str
     start: datetime
@@ -75,7 +75,7 @@ class Booking:
 
 @dataclass(frozen=True)
 class HostBooking:
-    """A reservation by somebody, with the host itself in place of its id."""
+    """A reservation as in Booking, with the host itself in place of its id."""
 
     host: Host
     start: datetime
@@ -102,8 +102,8 @@ class Requirements:
     words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With count > 1, that many hosts of
     the same site, type and GPUs must be free at the same time.
 
-    The time slot is ``length`` long and lies within hours. The slot begins exactly at start; without start, as early as
-    possible, but not before not_before.
+    The time slot is ``length`` long and lies within ``hours``. The slot begins exactly at ``start``. Without ``start``,
+    it begins as early as possible, but not before ``not_before``.
     """
 
     length: timedelta
@@ -158,7 +158,9 @@ class Identity:
 
 @dataclass(frozen=True)
 class Credential:
-    """The limits of the account's credential. ends: None if it does not expire, or if the site does not report its end.
+    """The limits of the account's credential.
+
+    ends: when the credential expires; None if it never expires, or if the site does not report this time.
 
     restricted: whether it is an application credential that is not allowed to create leases.
     """

@@ -1,4 +1,7 @@
-"""Archives whose bytes depend only on the names, contents and modes of their files, and the commit of a checkout."""
+"""Reproducible archives, and the commit of a checkout.
+
+The bytes of an archive depend only on the names, contents and modes of its files.
+"""
 
 import gzip
 import io
@@ -11,7 +14,7 @@ from typing import IO
 
 
 def write_archive(target: IO[bytes], files: Mapping[str, Path]) -> None:
-    """Write a .tar.gz of ``files`` by their names in the archive; owners, times and umasks do not affect it."""
+    """Write a .tar.gz. files: each path by its name in the archive. Owners, times and umask do not affect the bytes."""
     with (
         gzip.GzipFile("", "wb", fileobj=target, mtime=0, compresslevel=6) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,

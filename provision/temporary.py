@@ -15,15 +15,15 @@ PREFIX = "llm-testbed-"
 class TemporaryFolder:
     """A new folder, removed with its content by ``remove`` or at the end of a with block.
 
-    kind: what the folder is for, a part of its name. parent: None for the system's folder of temporary files. The
-    process holds a lock on the folder, so that other processes do not take it for a folder that a killed process left
-    behind.
+    kind: the purpose of the folder, which becomes a part of its name. parent: None for the system's folder of temporary
+    files. The process holds a lock on the folder, so that other processes do not remove it as the folder of a killed
+    process.
     """
 
     def __init__(self, kind: str, parent: Path | None = None) -> None:
-        place = parent or Path(tempfile.gettempdir())
-        _remove_abandoned(place)
-        self.path, self._lock = _make_folder(kind, place)
+        parent = parent or Path(tempfile.gettempdir())
+        _remove_abandoned(parent)
+        self.path, self._lock = _make_folder(kind, parent)
 
     def remove(self) -> None:
         """Remove the folder and its content."""
@@ -37,10 +37,10 @@ class TemporaryFolder:
         self.remove()
 
 
-def _make_folder(kind: str, place: Path) -> tuple[Path, int]:
-    """Return a new folder and its lock. Until it is locked, another process may remove it; then make another one."""
+def _make_folder(kind: str, parent: Path) -> tuple[Path, int]:
+    """Return a new folder and its lock. If another process removes the folder before it is locked, make another one."""
     while True:
-        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=place))
+        path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-", dir=parent))
         with suppress(FileNotFoundError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             with suppress(OSError):  # a file system without locks
@@ -50,9 +50,9 @@ def _make_folder(kind: str, place: Path) -> tuple[Path, int]:
             os.close(lock)
 
 
-def _remove_abandoned(place: Path) -> None:
-    """Remove the folders of this user in ``place`` that no process has locked."""
-    for folder in place.glob(f"{PREFIX}*"):
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the folders of this user in ``parent`` that no process has locked."""
+    for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError), _open_lock(folder) as lock:
             if os.fstat(lock).st_uid == os.geteuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -279,12 +279,12 @@ def release(name: ActiveName = None, dry_run: DryRun = False, yes: Yes = False, 
     from provision.leasing import release as releasing
     from provision.leasing.account import connect_to_site_of
     from provision.leasing.cost import report_cost_on_exit
-    from provision.leasing.resources import list_once
+    from provision.leasing.resources import list_resources_once
 
     reconciler = reconciler_of_lease(name)
     active_lease = active_lease_named(reconciler, name)
     connected = connect_to_site_of(reconciler, active_lease)
-    resources = list_once(connected, active_lease)
+    resources = list_resources_once(connected, active_lease)
     if dry_run:
         show_plan([f"delete {resource} at {active_lease.site}" for resource in resources], as_json)
         return

@@ -9,7 +9,7 @@ from experiments.runners.slurm.preflight import check_cluster
 from experiments.runners.slurm.profile import profile_named
 from experiments.runners.targets import SLURM, shell_of
 from provision.checks import Check
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.leasing.doctor import check_site
 from provision.leasing.reconciler import Reconciler
 
@@ -28,7 +28,9 @@ def preflight(
         return _check_cluster(options.profile, options.account)
     if options.profile or options.account:
         raise InputError(f"{'--profile' if options.profile else '--account'}: allowed with --site {SLURM} only")
-    return check_this_machine(options.results) if site is None else check_site(site, key, reconciler, image or IMAGE)
+    return (
+        check_this_machine(options.results) if site is None else check_site(site, key, reconciler, image or DISK_IMAGE)
+    )
 
 
 def _check_cluster(name: str | None, account: str | None) -> list[Check]:

@@ -36,14 +36,14 @@ MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: ``cells`` symbols of ``step`` minutes each, of which the first begins at ``start``."""
+    """The time axis: ``cells`` symbols of ``step`` minutes each. The first symbol begins at ``start``."""
 
     start: datetime
     step: int
     cells: int
 
     def minutes(self, begin: datetime, end: datetime) -> slice:
-        """Return the part of the axis that the period from ``begin`` to ``end`` overlaps, in minutes from its start."""
+        """Return the part of the axis that the period from ``begin`` to ``end`` overlaps, in minutes of the axis."""
         first, last = (begin - self.start) // MINUTE, -((self.start - end) // MINUTE)
         return slice(max(first, 0), min(max(last, 0), self.cells * self.step))
 
@@ -63,8 +63,8 @@ def draw_calendar(
     booked = defaultdict(list)
     for booking in bookings:
         booked[booking.host_id].append(booking)
-    margin = max(len(name) for name in [one.key for one in zones] + [f"  {host.name}" for host in hosts]) + 2
-    lines = [Text(clock.key.ljust(margin) + _tick_labels(axis, clock), "dim") for clock in zones]
+    margin = max(len(name) for name in [shown.key for shown in zones] + [f"  {host.name}" for host in hosts]) + 2
+    lines = [Text(shown.key.ljust(margin) + _tick_labels(axis, shown), "dim") for shown in zones]
     for kind, group in groupby(
         sorted(hosts, key=lambda host: (hardware_in_words(host), host.name)), key=hardware_in_words
     ):
@@ -111,16 +111,16 @@ def _symbol_states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[Tim
     for state, begin, end in periods:
         part = axis.minutes(begin, end)
         minutes[part] = bytes([state]) * len(minutes[part])
-    return (_state_of_minutes(set(minutes[first : first + axis.step])) for first in range(0, len(minutes), axis.step))
+    return (_shown_state(set(minutes[first : first + axis.step])) for first in range(0, len(minutes), axis.step))
 
 
-def _state_of_minutes(minutes: set[int]) -> str:
-    """Return the state that a symbol shows for minutes with these states."""
-    if FOUND in minutes:
+def _shown_state(states: set[int]) -> str:
+    """Return the state that a symbol shows. states: the states of the minutes that the symbol represents."""
+    if FOUND in states:
         return "found"
-    if RESERVED in minutes:
-        return "partly reserved" if FREE in minutes else "reserved"
-    return "cleaning" if CLEANED in minutes else "free"
+    if RESERVED in states:
+        return "partly reserved" if FREE in states else "reserved"
+    return "cleaning" if CLEANED in states else "free"
 
 
 def _draw_states(states: Iterable[str]) -> Text:

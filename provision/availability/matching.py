@@ -46,7 +46,7 @@ def groups_of_equal_hosts(hosts: Sequence[Host], count: int) -> list[list[Host]]
 
 
 def _filter_by_name(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Sequence[Host]:
-    """Return the hosts whose ``field`` is ``name`` (None: all)."""
+    """Return the hosts whose ``field`` is ``name``; all hosts for None. what: the field in the words of a message."""
     if name is None:
         return hosts
     named = [host for host in hosts if getattr(host, field) == name]

@@ -17,10 +17,10 @@ from provision.errors import BadTime
 from provision.models import Booking, Host, Requirements, TimeSlot
 
 CLEANING_TIME = timedelta(minutes=10)
-"""Time that is kept free before and after a time slot, in which the site cleans the host.
+"""Time that a host stays free before and after a time slot, so that the site can clean the host.
 
-The value is the gap that the labs' own time slots leave before the full hour. The site's setting (Blazar's
-cleaning_time, on both sides of a lease) cannot be queried.
+The site's setting (Blazar's cleaning_time, on both sides of a lease) cannot be queried. The value is the gap that the
+time slots in the labs' instructions leave before the full hour.
 """
 MAX_LEASE = timedelta(days=7)
 """The longest lease without an extension: max_reservation_length in Chameleon's published Blazar configuration."""
@@ -33,8 +33,10 @@ UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_MINUTES = 60
 FOREVER = 1 << 40
+"""A minute after the end of every search."""
 
 Period = tuple[int, int]
+"""Begin and end, minutes since 1970."""
 
 
 def earliest_slots(
@@ -113,7 +115,10 @@ def _slots_of_group(
 
 
 def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:
-    """Yield ranges of indices into ``starts`` whose slots do not overlap a host's ``periods`` or their cleaning."""
+    """Yield ranges of indices into ``starts`` at which a slot of ``length`` minutes fits between a host's ``periods``.
+
+    The slot overlaps neither a booked period nor the cleaning before and after it.
+    """
     cleaning = CLEANING_TIME // MINUTE
     opens = 0
     for begin, end in (*periods, (FOREVER, FOREVER)):
@@ -123,13 +128,13 @@ def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) 
         opens = max(opens, end + cleaning)
 
 
-def _free_host_counts(free: Iterable[Iterable[range]], starts: int) -> Iterator[int]:
-    """Yield, for each of ``starts`` indices, the number of free hosts. free: each host's ranges of free indices."""
-    steps = [0] * (starts + 1)
+def _free_host_counts(free: Iterable[Iterable[range]], index_count: int) -> Iterator[int]:
+    """Yield the number of free hosts for each index. free: the ranges of indices at which each host is free."""
+    steps = [0] * (index_count + 1)
     for indices in (indices for host in free for indices in host):
         steps[indices.start] += 1
         steps[indices.stop] -= 1
-    return islice(accumulate(steps), starts)
+    return islice(accumulate(steps), index_count)
 
 
 def _make_slot(hosts: tuple[Host, ...], start: int, length: timedelta) -> TimeSlot:
@@ -149,7 +154,7 @@ def _minute_containing(moment: datetime) -> int:
 
 
 def _first_minute_after(moment: datetime) -> int:
-    """Return the first minute that begins at a moment or later."""
+    """Return the first minute that begins at or after a moment."""
     return -((EPOCH - moment) // MINUTE)
 
 

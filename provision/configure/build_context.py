@@ -1,7 +1,7 @@
-"""The build context of the image, as a reproducible archive.
+"""The build context of the container image, as a reproducible archive.
 
-The playbook (ansible/) and the image's recipe (containers/) are at the top of a checkout. In an installed package they
-are in provision/files/.
+The playbook (ansible/) and the Dockerfile (containers/) are at the top of a checkout. In an installed package they are
+in provision/files/.
 """
 
 from pathlib import Path
@@ -11,11 +11,11 @@ from provision import reproducible
 PROJECT = Path(__file__).parents[2]
 CONTEXT_FOLDERS = ("containers", "experiments", "provision")
 EXCLUDED_FOLDERS = {"__pycache__", "evidence", "files"}
-"""Names of folders that are not in the image. Evidence is left out so that new evidence causes no rebuild."""
+"""Names of folders that are not in the build context. Without evidence/, new evidence causes no new build."""
 
 
 def packaged_folder(name: str, project: Path = PROJECT) -> Path:
-    """Return the folder ``ansible`` or ``containers``: an installed package's own, else the checkout's."""
+    """Return the folder ``ansible`` or ``containers`` of the installed package, or else of the checkout."""
     installed = project / "provision" / "files" / name
     return installed if installed.is_dir() else project / name
 

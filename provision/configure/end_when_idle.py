@@ -1,4 +1,4 @@
-"""Set up a leased node so that it ends its lease when it is idle, with a credential for this lease only."""
+"""Set up a leased node to end its lease when it is idle, with a credential that is valid only for this lease."""
 
 from provision.configure.playbook import configure_end_when_idle
 from provision.errors import BadKey, LeaseGone, NotReached, RequestRejected
@@ -14,12 +14,12 @@ ROLE = "end_when_idle"
 
 
 def set_up_end_when_idle(site: LeasingSite, reconciler: Reconciler, name: str, end_when_idle: EndWhenIdle) -> None:
-    """Let the node of the active lease with that name end the lease when it is idle.
+    """Set up the node of the active lease with that name so that it ends the lease when it is idle.
 
     Each call creates a new credential: keystone returns a credential's secret only once, and only the node stores it.
-    Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the target of the
-    results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for a
-    lease that is over.
+    Raises ConfigureFailed if the node cannot read the lease with the credential or cannot reach the rsync target of
+    the results, RequestRejected for a lease of several nodes, NotReached if no node has answered yet, and LeaseGone for
+    a lease that is over.
     """
     if not isinstance(site, CredentialIssuer):
         raise RequestRejected(
@@ -71,7 +71,7 @@ def _results_variables(end_when_idle: EndWhenIdle) -> dict[str, object]:
     if end_when_idle.key is None or not end_when_idle.key.is_file():
         raise BadKey(
             f"results key {end_when_idle.key}: no such file; "
-            "pass the file of the private key with which the node copies the results as --results-key"
+            "set --results-key to the private key file with which the node copies the results"
         )
     host = end_when_idle.results_to.rpartition(":")[0].rpartition("@")[2]
     return {

@@ -1,6 +1,6 @@
 """Configure reachable machines with the playbook in ansible/: driver, Docker, GPU toolkit, Slurm, image.
 
-The playbook is idempotent: a second run resumes and changes only what is not configured yet. Ansible's complete output
+The playbook is idempotent: a second run changes only what is not configured yet. Ansible's complete output
 goes to a log. Log, errors and results contain no secrets.
 """
 
@@ -31,7 +31,7 @@ PLAYBOOK = ANSIBLE / "site.yml"
 END_WHEN_IDLE_PLAYBOOK = ANSIBLE / "end-when-idle.yml"
 FACTS_FILE = "/etc/llm-testbed/node.json"
 SOCKET_FOLDER = Path("/tmp")  # noqa: S108 - a new folder in it
-"""Folder of the connections' sockets. TMPDIR may be too long: the path of a socket has at most 108 bytes."""
+"""Folder of the sockets of Ansible's SSH connections. TMPDIR may be too long: a socket's path has up to 108 bytes."""
 OUTPUT_LENGTH = 600
 """Maximum number of characters of a task's output in a message."""
 FIXES = {
@@ -44,20 +44,21 @@ FIXES = {
     "no basic auth credentials": "log in to the registry (--registry-login FILE)",
     "pull access denied": "check the image's name, or log in to the registry (--registry-login FILE)",
 }
-"""Fixes by a symptom in a task's output."""
+"""How to fix a failed task, by a text in the task's output, in lower case."""
 Report = Callable[[str], None]
+"""Receives lines about progress."""
 
 
 @dataclass(frozen=True)
 class Setup:
     """Settings for the configuration of machines. Paths are local.
 
-    source: ``build`` the image on the machine, ``pull`` the ``reference``, or ``load`` the ``image_archive``. A build
-    installs from ``pip_index`` (may contain a password), trusting ``ca_bundle``, or from the archive ``wheels``.
-    registry_login: logins of registries for a build or pull, as `docker login` writes them.
-    base_image: replaces the variant's own base image, loaded from ``base_image_archive`` if no registry has it.
-    cdi_spec: a file that describes fake GPUs, for tests. extra: further variables of the roles (see their
-    defaults/main.yml).
+    source: ``build`` the container image on the machine, ``pull`` the image ``reference`` from a registry, or ``load``
+    the ``image_archive``. A build installs packages from the archive ``wheels``, or else from ``pip_index`` (a URL that
+    may contain a password; ``ca_bundle`` verifies its server). registry_login: file with the logins of registries for a
+    build or pull, as `docker login` writes it. base_image: used in place of the variant's base image.
+    base_image_archive: file to load the base image from if no registry has it. cdi_spec: a file that describes fake
+    GPUs, for tests. extra: more variables of the roles (see their defaults/main.yml).
     """
 
     image_variant: ImageVariant = "current"
@@ -79,7 +80,7 @@ class ConfigurationResult:
     """The result of a configuration.
 
     facts: the content of each machine's node.json, by the machine's name. changed: the tasks that changed something;
-    with ``check``, those that would. log: the file with Ansible's complete output.
+    with ``check``, the tasks that would change something. log: the file with Ansible's complete output.
     """
 
     facts: dict[str, dict[str, Any]]
@@ -90,7 +91,7 @@ class ConfigurationResult:
 def configure(
     machines: Sequence[Machine], setup: Setup, report: Report, check: bool = False, logs: Path | None = None
 ) -> ConfigurationResult:
-    """Configure machines, the first one as their Slurm controller; with ``check``, only list what would change.
+    """Configure machines, the first one as the Slurm controller; with ``check``, only list what would change.
 
     Raises ConfigureFailed if a task fails, NotReached if a machine does not answer, and KeyboardInterrupt after SIGINT
     or SIGTERM.
@@ -228,7 +229,7 @@ def _inventory_entry(login: Login) -> dict[str, str]:
 
 
 def _role_variables(setup: Setup, scratch: Path) -> dict[str, Any]:
-    """Return the roles' variables, without those that keep their defaults."""
+    """Return the roles' variables that differ from their defaults. scratch: folder for their files."""
     context = scratch / "context.tar.gz"
     if setup.source == "build":
         write_build_context(context)

@@ -1,8 +1,8 @@
 """AMD Instinct GPUs, read from the files of the Linux driver. No privileges are needed.
 
 Sources: Linux, Documentation/gpu/amdgpu (memory, load, hwmon) and drivers/gpu/drm/amd/amdkfd/kfd_topology.c (topology
-nodes; those of GPUs outside a job's cgroup are unreadable); libdrm, data/amdgpu.ids (names); ROCm documentation, "GPU
-isolation techniques" (ROCR_VISIBLE_DEVICES renumbers GPUs, and CUDA_VISIBLE_DEVICES renumbers those).
+nodes; a job cannot read the nodes of GPUs outside its cgroup); libdrm, data/amdgpu.ids (names); ROCm documentation,
+"GPU isolation techniques" (ROCR_VISIBLE_DEVICES renumbers the GPUs; CUDA_VISIBLE_DEVICES uses these new numbers).
 """
 
 import os
@@ -27,7 +27,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class AmdGpu:
-    """One GPU, such as a die of an MI250X; ``folder`` holds the driver's files for it."""
+    """One GPU, such as a die of an MI250X; ``folder`` contains the driver's files for it."""
 
     name: str
     uuid: str
@@ -44,7 +44,7 @@ class AmdGpu:
         return self._number("mem_info_vram_used") / GIB
 
     def process_gib(self) -> dict[int, float]:
-        """Return nothing: the driver's files do not report the memory of processes."""
+        """Return {}, because the driver's files do not report the memory of processes."""
         return {}
 
     def sample(self) -> dict[str, float]:
@@ -100,7 +100,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 
 def driver_version() -> str | None:
-    """Return the driver's version, or that of Linux for a driver that is part of it; None without the driver."""
+    """Return the driver's version; the version of Linux for a driver that is part of Linux; None without the driver."""
     module = SYS / "module/amdgpu"
     if not module.is_dir():
         return None

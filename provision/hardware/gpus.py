@@ -18,14 +18,14 @@ class GpuHandle(Protocol):
         ...
 
     def process_gib(self) -> dict[int, float]:
-        """Return the GPU memory of each process that computes on it, GiB, by process id.
+        """Return the GPU memory of each process that computes on this GPU, GiB, by process id.
 
         Processes whose memory is not reported are left out.
         """
         ...
 
     def sample(self) -> dict[str, float]:
-        """Return the GPU's current readings by column of the telemetry file, without those that it does not report."""
+        """Return the readings that the GPU reports now, by the name of their column in the telemetry file."""
         ...
 
 
@@ -57,10 +57,10 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 @contextmanager
 def open_driver() -> Iterator[None]:
-    """Keep the vendor's library open while the body runs: readings need not open it again, and the GPU stays on.
+    """Keep the vendor's library open while the body runs, so that readings do not open it again and the GPU stays on.
 
-    A GPU that no program has open is switched off, unless its driver is set to keep it on, and needs a second or more
-    for its next start (NVIDIA's documentation, "Driver Persistence").
+    Without persistence mode, NVIDIA's driver switches off a GPU that no program uses. The next program then waits a
+    second or more until the GPU has started (NVIDIA's documentation, "Driver Persistence").
     """
     with _open_vendor():
         yield
@@ -84,7 +84,10 @@ def process_gib(index: int) -> dict[int, float]:
 
 
 def visible_gpus() -> list[GpuHandle]:
-    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all; they are valid until the process ends."""
+    """Return handles of the GPUs that CUDA_VISIBLE_DEVICES names, or of all GPUs without this variable.
+
+    The handles are valid until the process ends.
+    """
     vendor: VendorModule = nvidia if nvidia.start_nvml() else amd
     number = vendor.gpu_count()
     names = visible_names(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -118,7 +121,7 @@ def topology() -> str | None:
 
 
 def visible_names(devices: str | None) -> list[str] | None:
-    """Return the GPUs that ``devices``, a value of CUDA_VISIBLE_DEVICES, names: indices or UUIDs; None for all."""
+    """Return the indices or UUIDs in ``devices``, a value of CUDA_VISIBLE_DEVICES; None for all GPUs."""
     if devices is None:
         return None
     names = (name.strip() for name in devices.split(","))

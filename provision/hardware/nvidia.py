@@ -101,7 +101,7 @@ def other_gpus(gpus: Iterable[NvidiaGpu]) -> list[NvidiaGpu]:
 
 
 def load_of_unused_gpus(gpus: Iterable[NvidiaGpu], pids: Collection[int]) -> float | None:
-    """Return the highest load, in percent, of those ``gpus`` that only the processes ``pids``, or no process, uses.
+    """Return the highest load, in percent, of those ``gpus`` that no process other than ``pids`` uses.
 
     Returns None if there are no such GPUs.
     """
@@ -139,7 +139,7 @@ def _read_gpu(index: int, handle: Any) -> Gpu:
 
 
 def _usable_bytes(handle: Any) -> int:
-    """Return the GPU's memory in bytes, less the part that the driver reserves for itself, if it reports that part."""
+    """Return the GPU's memory in bytes, without the part that the driver reserves, if the driver reports it."""
     try:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
     except pynvml.NVMLError:

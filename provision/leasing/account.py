@@ -43,7 +43,7 @@ def require_unrestricted(site: LeasingSite, reconciler: Reconciler) -> None:
 
 
 def require_lasting_credential(site: LeasingSite, reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoCredentials if the credential ends before the lease: the program could not release the lease then."""
+    """Raise NoCredentials if the credential ends before the lease, so that the program could not release the lease."""
     ends = reconciler.query(site.credential).ends
     end = (requirements.start or reconciler.clock.now()) + requirements.length
     if ends and ends < end:
@@ -74,7 +74,7 @@ def _record_missing_account(
 
     Raises OtherAccount if the lease has not reached its end and the site does not list it for this account.
     """
-    created = active_lease.operations.get(Operation.CREATE_LEASE, {})
+    created = active_lease.outcomes.get(Operation.CREATE_LEASE, {})
     end = datetime.fromisoformat(created["end"]) if "end" in created else reconciler.clock.now()
     if reconciler.clock.now() < end and reconciler.query(lambda: find_lease(site, active_lease)) is None:
         raise OtherAccount(

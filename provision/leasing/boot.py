@@ -1,4 +1,4 @@
-"""Boot the servers of an ACTIVE lease and connect to them: key, volume, server, address, SSH."""
+"""Boot the servers of an ACTIVE lease and connect to them by SSH."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,17 +14,17 @@ from provision.sites.base import BootVolumes, SecurityGroups, SimulatedServers
 from provision.ssh.login import Login, try_login
 
 CREATING_STATUSES = ("creating", "downloading")
-"""Cinder's statuses of a volume until the image is in it."""
+"""Cinder's statuses of a volume to which the disk image is still being copied."""
 SSH_LIMIT_S = 20 * 60
-"""How long an ACTIVE server may take to answer SSH: its operating system starts after the site reports ACTIVE."""
+"""How long an ACTIVE server may take to answer SSH. Its operating system starts after the site reports ACTIVE."""
 KEY_LIMIT_S = 5 * 60
-"""How long a machine may reject the key: it is installed only after sshd has started."""
+"""How long a machine may reject the SSH key, which is installed only after sshd has started."""
 BOOT_ATTEMPTS = 3
 ADDRESS_ATTEMPTS = 3
 
 
 def bring_up(task: LeaseTask, lease: Lease) -> tuple[str, tuple[Machine, ...]]:
-    """Boot the request's machines and connect to them; return the image's UUID and the machines."""
+    """Boot the request's machines and connect to them; return the disk image's UUID and the machines."""
     _prepare_access(task)
     image_id = task.reconciler.query(lambda: task.site.image_id(task.lease_request.image))
     servers = _boot_servers(task, lease, image_id)
@@ -51,7 +51,7 @@ def _prepare_access(task: LeaseTask) -> None:
 def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
     """Create the request's servers and return them once all are ACTIVE; use other hosts if some fail.
 
-    Raises BootFailed with the site's reason after BOOT_ATTEMPTS.
+    Raises BootFailed, with the site's reason, if another attempt cannot succeed, or after BOOT_ATTEMPTS attempts.
     """
     for attempt in range(1, BOOT_ATTEMPTS + 1):
         named = zip(task.lease_request.server_names, lease.reservation_ids, strict=True)
@@ -75,7 +75,7 @@ def _boot_servers(task: LeaseTask, lease: Lease, image_id: str) -> list[Server]:
 
 
 def _discard_server(task: LeaseTask, server: Server, hosts: tuple[str, ...]) -> str:
-    """Delete a server that did not boot, and return the fault in words; record its host as failed if it is at fault.
+    """Delete a server that did not boot, and return the fault in words; record the host as failed if it is the cause.
 
     hosts: the id of the server's host; empty if the site does not report it.
     """
@@ -146,7 +146,7 @@ def _create_server(task: LeaseTask, reservation_id: str, name: str, source: str,
 def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
     """Return the server once it is ACTIVE or in ERROR, or at the time limit.
 
-    Its ``fault`` states why it is not ACTIVE.
+    If the server is not ACTIVE, its ``fault`` states the reason.
     """
 
     def query_server() -> Server:
@@ -164,7 +164,7 @@ def _wait_until_active(task: LeaseTask, lease: Lease, server: Server) -> Server:
 
 def _connect(task: LeaseTask, server: Server) -> Machine:
     """Attach an address to the server, wait until SSH answers, and record the login."""
-    address = _attached_address(task, server)
+    address = _find_or_attach_address(task, server)
     login = Login(address.ip, server.id, task.lease_request.key.file, task.reconciler.journal.known_hosts)
     _wait_for_login(task, server, login)
     machine = Machine(server.name, login)
@@ -209,7 +209,7 @@ def _wait_for_login(task: LeaseTask, server: Server, login: Login) -> None:
     if ended.rejected:
         raise LoginRejected(
             f"{server.name} rejects the SSH key {login.key} ({ended.status}); "
-            "pass the key with which the lease was created as --key, or release the lease and lease again"
+            "set --key to the key with which the lease was created, or release the lease and lease again"
         )
 
 
@@ -221,8 +221,8 @@ def _require_server(task: LeaseTask, server: Server) -> None:
         raise BootFailed(f"server {server.name} was deleted by somebody else; run the same command to boot it again")
 
 
-def _attached_address(task: LeaseTask, server: Server) -> Address:
-    """Return the server's address; without one, allocate and attach one."""
+def _find_or_attach_address(task: LeaseTask, server: Server) -> Address:
+    """Return the server's address; if it has none, attach an address of this lease."""
 
     def find_attached_address() -> Address | None:
         return next((address for address in task.site.addresses() if address.server == server.id), None)
@@ -230,7 +230,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
     for _ in range(ADDRESS_ATTEMPTS):
         if found := task.reconciler.query(find_attached_address):
             return found
-        address = _free_address(task)
+        address = _find_or_allocate_address(task)
         try:
             return task.find_or_create(
                 Operation.ATTACH_ADDRESS,
@@ -248,7 +248,7 @@ def _attached_address(task: LeaseTask, server: Server) -> Address:
     )
 
 
-def _free_address(task: LeaseTask) -> Address:
+def _find_or_allocate_address(task: LeaseTask) -> Address:
     """Return a free address that this lease allocated, or allocate one. Free addresses of other users are not used."""
 
     def find_free_address() -> Address | None:

@@ -1,4 +1,4 @@
-"""The cause of a failed boot, from the site's error message. Only a fault of the host excludes the host."""
+"""The cause of a failed boot, from the site's error message. A host is excluded only if it caused the failure."""
 
 import re
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a failed boot: what is at fault, and how to fix it. retry: whether another attempt may succeed."""
+    """A cause of a failed boot. retry: whether another attempt may succeed."""
 
-    what: str
+    at_fault: str
     fix: str
     retry: bool
 

@@ -1,4 +1,4 @@
-"""The cost of a lease: until now, and after the end of a command that leaves it active."""
+"""The cost of a lease so far, and the price of a lease that a command leaves active."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +28,7 @@ def report_cost_on_exit(reconciler: Reconciler, name: str) -> Iterator[None]:
 
 
 def running_cost(reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the price, end and release command of a lease as text; '' if the lease costs nothing any more.
+    """Return the price and end of a lease and the command that releases it, as text; '' if it costs nothing any more.
 
     Reads only the journal, because the site may not answer.
     """
@@ -76,13 +76,13 @@ def _end_of_lease(data: dict[str, Any]) -> datetime:
 
 
 def leased_hosts(reconciler: Reconciler, site: LeasingSite, lease: Lease) -> tuple[Host | None, ...]:
-    """Return the hosts of a lease, None for each that the site does not list. Sites forget hosts of past leases."""
+    """Return the hosts of a lease, with None for each host that the site does not list any more."""
     known = {host.id: host for host in reconciler.query(site.hosts)}
     return tuple(map(known.get, lease.hosts or reconciler.journal.lease_hosts(lease.id)))
 
 
 def cost_su(hosts: Sequence[Host | None], length: timedelta) -> float | None:
-    """Return the service units of hosts for that time; None if hosts or prices are unknown."""
+    """Return the service units that hosts cost for ``length``; None if a host or a price is unknown."""
     prices = [host.su_per_hour if host else None for host in hosts]
     known = [price for price in prices if price is not None]
     return sum(known) * (length / HOUR) if prices and len(known) == len(prices) else None
@@ -94,7 +94,7 @@ def elapsed_lease_time(reconciler: Reconciler, lease: Lease) -> timedelta:
 
 
 def cost_in_words(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> str:
-    """Return the cost of a lease so far, 'unknown' if the site does not answer at once: a release must not wait."""
+    """Return the cost of a lease so far; 'unknown' if the site does not answer at once, as a release must not wait."""
     used = None
     with suppress(SiteError):
         lease = find_lease(site, active_lease)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from provision.availability.times import local_zone, time_in_words
 from provision.checks import Check, run_check, skip_checks
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.errors import CheckFailed, RequestRejected
 from provision.leasing.account import require_unrestricted
 from provision.leasing.reconciler import Reconciler
@@ -19,14 +19,14 @@ from provision.ssh.login import PUBLIC_KEY_PREFIXES, check_key, fingerprint, key
 
 TOOLS = ("ssh", "ssh-keygen")
 HOUR = timedelta(hours=1)
-SHORTEST_CREDENTIAL = 3 * HOUR
-"""The labs need this much time, so a credential that ends earlier fails the check."""
+SHORTEST_VALIDITY = 3 * HOUR
+"""The check fails for a credential that ends earlier, because the labs need this much time."""
 MAX_CLOCK_SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True)
 class _PlannedLease:
-    """What a lease at the site would use: the private key's file, and the name of the disk image."""
+    """What a lease at the site would use. key: the private key's file. image: the name of the disk image."""
 
     site: LeasingSite
     key: Path
@@ -34,7 +34,7 @@ class _PlannedLease:
     reconciler: Reconciler
 
 
-def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = IMAGE) -> list[Check]:
+def check_site(site_name: str, key: Path, reconciler: Reconciler, image: str = DISK_IMAGE) -> list[Check]:
     """Run all checks for nodes with this disk image. If the account is unusable, skip the checks that need the site."""
     local = [
         run_check("local tools", _check_tools),
@@ -85,8 +85,8 @@ def _check_credential(site: LeasingSite, reconciler: Reconciler) -> str:
     if ends is None:
         return "does not expire"
     when = time_in_words(ends, local_zone())
-    if ends < reconciler.clock.now() + SHORTEST_CREDENTIAL:
-        raise CheckFailed(f"expires {when}; too early for a lease of {SHORTEST_CREDENTIAL / HOUR:g} h; log in again")
+    if ends < reconciler.clock.now() + SHORTEST_VALIDITY:
+        raise CheckFailed(f"expires {when}; too early for a lease of {SHORTEST_VALIDITY / HOUR:g} h; log in again")
     return f"expires {when}; a lease can be released until then, or after another login"
 
 
@@ -109,12 +109,12 @@ def _check_site_key(site: LeasingSite, key: Path, reconciler: Reconciler) -> str
         if remote.get(active_lease.tag, local) != local:
             raise CheckFailed(
                 f"lease {active_lease.name} was created with {remote[active_lease.tag]}, and {key} is {local}; "
-                "pass the key with which the lease was created as --key, or release the lease and lease again"
+                "set --key to the key with which the lease was created, or release the lease and lease again"
             )
     if remote.get(key.name, local) != local:
         raise CheckFailed(
             f"{key.name} is {remote[key.name]} at the site, and {key} is {local}; "
-            f"pass the right key as --key, or delete the key at the site (openstack keypair delete {key.name})"
+            f"set --key to the right key, or delete the key at the site (openstack keypair delete {key.name})"
         )
     names = [name for name, other in remote.items() if other == local]
     return f"at the site as {', '.join(names)}" if names else "not at the site yet; a lease uploads it"

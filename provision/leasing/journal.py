@@ -1,6 +1,6 @@
-"""The write-ahead journal of leases: it records the intent of each operation before it, and its outcome after it.
+"""The write-ahead journal of leases. Each operation has two entries: its intent, and later its outcome.
 
-A run that was killed at any point resumes from the journal. The journal is a file of JSON lines in the folder
+A command that was killed at any point resumes from the journal. The journal is a file of JSON lines in the folder
 ``$TESTBED_LEDGER``, else in ``llm-testbed`` under ``$XDG_STATE_HOME`` or ``~/.local/state``.
 """
 
@@ -24,10 +24,10 @@ from provision.models import Identity
 from provision.ssh.login import Login
 
 VERSION = 1
-FIELDS = {"mark": "tag", "act": "operation"}
-"""Keys on disk that differ from the names of the fields."""
+FIELDS_BY_KEY = {"mark": "tag", "act": "operation"}
+"""Fields of Entry whose key in the file is different."""
 CHECKSUM_KEY = "sum"
-"""The key of an entry's checksum; lines of earlier versions have none."""
+"""The key of an entry's checksum, which lines of earlier versions do not have."""
 Event = Literal["opened", "account", "intent", "done", "failed", "reached", "closed"]
 
 
@@ -78,9 +78,9 @@ class Machine:
 class ActiveLease:
     """The journal's record of a lease that was opened and not closed.
 
-    intents and operations: data of the last intent and the last outcome of each operation. failed_hosts: ids of hosts
-    that did not boot. machines: those that have answered SSH and whose server still exists, by name. account: the
-    account that made the lease; None in a journal of an earlier version.
+    intents and outcomes: data of the last intent and of the last success of each operation. failed_hosts: ids of
+    hosts that did not boot. machines: those that have answered SSH and whose server still exists, sorted by name.
+    account: the account that made the lease; None in a journal of an earlier version.
     """
 
     name: str
@@ -88,14 +88,14 @@ class ActiveLease:
     site: str
     since: str
     intents: dict[str, dict[str, Any]] = field(default_factory=dict)
-    operations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
     failed_hosts: tuple[str, ...] = ()
     machines: tuple[Machine, ...] = ()
     account: Identity | None = None
 
 
 class Journal:
-    """The journal in a folder. ``now`` returns the time with which each new entry is dated."""
+    """The journal in a folder. now: returns the time of a new entry."""
 
     def __init__(self, folder: Path | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.folder = folder or default_folder()
@@ -105,7 +105,7 @@ class Journal:
 
     @contextmanager
     def lock_lease(self, name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Let only one program work on the lease of that name; call ``on_wait`` if another program works on it."""
+        """Let only one program work on the lease of that name; call ``on_wait`` before waiting for another one."""
         if "/" in name or name in ("", ".", ".."):
             raise BadJournal(f"{self._file}: {name!r} is not a valid lease name; correct the line with this name")
         with self._file_lock(self.folder / "locks" / name, on_wait):
@@ -145,7 +145,7 @@ class Journal:
         self.write("reached", active_lease, server=machine.server, login=asdict(machine.login))
 
     def record_account(self, active_lease: ActiveLease, account: Identity) -> None:
-        """Record the account of a lease whose record, written by an earlier version, has no account."""
+        """Record the account of a lease that an earlier version of the program recorded without an account."""
         self.write("account", active_lease, **_account_data(account))
 
     def entries(self) -> list[Entry]:
@@ -160,7 +160,9 @@ class Journal:
         except OSError as error:
             fix = "replace it by a file that you may read"
             raise BadJournal(f"{self._file}: cannot be read ({error.strerror}); {fix}") from None
-        return [entry for number, line in enumerate(lines, start=1) if line and (entry := self._entry(line, number))]
+        return [
+            entry for number, line in enumerate(lines, start=1) if line and (entry := self._parse_line(line, number))
+        ]
 
     def active_leases(self) -> dict[str, ActiveLease]:
         """Return the active leases by name."""
@@ -199,17 +201,17 @@ class Journal:
 
     def recorded_start(self, active_lease: ActiveLease) -> datetime | None:
         """Return the recorded start of the lease, None if it is not reserved yet."""
-        start = active_lease.operations.get(Operation.CREATE_LEASE, {}).get("start")
+        start = active_lease.outcomes.get(Operation.CREATE_LEASE, {}).get("start")
         return datetime.fromisoformat(start) if start else None
 
     def active_lease(self, name: str) -> ActiveLease | None:
         """Return the active lease of that name."""
         return self.active_leases().get(name)
 
-    def _entry(self, line: str, number: int) -> Entry | None:
+    def _parse_line(self, line: str, number: int) -> Entry | None:
         """Return the entry in a line; None for a line that a killed program left incomplete.
 
-        Raises BadJournal for a damaged line, or one of another version of the format.
+        Raises BadJournal for a damaged line, and for a line of another version of the format.
         """
         damaged = BadJournal(f"{self._file}: line {number} is damaged; restore the file, or correct the line")
         try:
@@ -229,13 +231,13 @@ class Journal:
                 "move the file away, or use the version of the program that wrote it"
             )
         try:
-            return Entry(**{FIELDS.get(key, key): value for key, value in fields.items() if key != CHECKSUM_KEY})
+            return Entry(**{FIELDS_BY_KEY.get(key, key): value for key, value in fields.items() if key != CHECKSUM_KEY})
         except TypeError:
             raise damaged from None
 
     @contextmanager
     def _file_lock(self, file: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-        for folder in (self.folder, file.parent):  # `mode` does not hold for the parents that mkdir makes
+        for folder in (self.folder, file.parent):  # `mode` does not apply to parents that mkdir creates
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file.open("a+") as lock:
             try:
@@ -262,7 +264,7 @@ def _is_incomplete(line: str, problem: json.JSONDecodeError) -> bool:
 
 
 def _fields_on_disk(entry: Entry) -> dict[str, Any]:
-    on_disk = {name: key for key, name in FIELDS.items()}
+    on_disk = {name: key for key, name in FIELDS_BY_KEY.items()}
     return {on_disk.get(name, name): value for name, value in asdict(entry).items()}
 
 
@@ -287,16 +289,14 @@ def _apply_entry(active_lease: ActiveLease, entry: Entry) -> ActiveLease:
         left = tuple(one for one in active_lease.machines if one.login.alias != entry.data.get("id"))
         return replace(active_lease, machines=left)
     if entry.operation == Operation.DELETE_LEASE:
-        operations = {
-            operation: data
-            for operation, data in active_lease.operations.items()
-            if operation != Operation.CREATE_LEASE
+        outcomes = {
+            operation: data for operation, data in active_lease.outcomes.items() if operation != Operation.CREATE_LEASE
         }
-        return replace(active_lease, operations=operations)
+        return replace(active_lease, outcomes=outcomes)
     if entry.event == "intent":
         return replace(active_lease, intents={**active_lease.intents, entry.operation: entry.data})
     if entry.event == "done":
-        return replace(active_lease, operations={**active_lease.operations, entry.operation: entry.data})
+        return replace(active_lease, outcomes={**active_lease.outcomes, entry.operation: entry.data})
     hosts = tuple(entry.data.get("hosts", ()))
     return replace(active_lease, failed_hosts=tuple(dict.fromkeys((*active_lease.failed_hosts, *hosts))))
 

@@ -1,4 +1,4 @@
-"""Resources that carry a tag of this program but belong to no active lease of the local journal.
+"""Resources that have a tag of this program but belong to no active lease of the local journal.
 
 Only the user's own resources are listed, never resources of other users.
 """
@@ -19,8 +19,8 @@ from provision.sites.base import LeasingSite
 class LeakedResources:
     """The leaked resources of one tag, as text, and the lease record with which they can be deleted.
 
-    in_journal: whether the local journal created the tag. If not, the tag is from a journal of the same user that is
-    lost or on another computer, where the lease may be in use.
+    in_journal: whether the local journal created the tag. If not, another journal of the same user created it. That
+    journal is lost, or it is on another computer and the lease may be in use.
     """
 
     active_lease: ActiveLease
@@ -51,7 +51,7 @@ def leaked_resources(site: LeasingSite, reconciler: Reconciler) -> list[LeakedRe
 def select_by_tag(leaked: Sequence[LeakedResources], tags: Sequence[str]) -> list[LeakedResources]:
     """Return the leaked resources with these tags; without tags, those whose tag the local journal created.
 
-    Raises BadName for a tag that no leaked resource carries.
+    Raises BadName for a tag that no leaked resource has.
     """
     by_tag = {one.active_lease.tag: one for one in leaked}
     for tag in tags:

@@ -87,14 +87,14 @@ def lease(
         reserved = reserve(task, watch)
         _warn_of_early_credential_end(task, reserved)
         if not wait and reserved.start > reconciler.clock.now():
-            return LeaseResult(reserved, _known_hosts(task, reserved))
+            return LeaseResult(reserved, _listed_hosts(task, reserved))
         active = wait_for_start(task, reserved)
         image_id, machines = bring_up(task, active)
         booted = reconciler.query(task.find_lease) or active
-        return LeaseResult(booted, _known_hosts(task, booted), machines, image_id)
+        return LeaseResult(booted, _listed_hosts(task, booted), machines, image_id)
 
 
-def _known_hosts(task: LeaseTask, lease: Lease) -> tuple[Host, ...]:
+def _listed_hosts(task: LeaseTask, lease: Lease) -> tuple[Host, ...]:
     return tuple(filter(None, leased_hosts(task.reconciler, task.site, lease)))
 
 

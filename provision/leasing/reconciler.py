@@ -1,4 +1,4 @@
-"""Requests to a site: retried, recorded in the journal, and never carried out twice.
+"""Send requests to a site: retry them, record them in the journal, and carry out none twice.
 
 A query is repeated while a service is unreachable. If the outcome of an operation is unknown, the reconciler searches
 for its result before it tries the operation again.
@@ -18,26 +18,28 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
+"""The longest pause between two attempts if the service requests none, seconds."""
 LONGEST_REQUESTED_PAUSE_S = 600
-"""The longest pause that a service may request, seconds."""
+"""The longest pause that the program makes if a service requests a longer one, seconds."""
 T = TypeVar("T")
 Report = Callable[[str], None]
+"""Receives lines about progress."""
 
 
 @dataclass(frozen=True)
 class Reconciler:
-    """Carries out operations with a journal and a clock; ``report`` receives lines about progress."""
+    """Carries out operations with a journal and a clock."""
 
     journal: Journal
     clock: Clock
     report: Report
 
     def query(self, request: Callable[[], T]) -> T:
-        """Return the response to a request; retry a bounded number of times while a service is Unreachable."""
+        """Return the response to a request. While a service is Unreachable, make up to ATTEMPTS attempts."""
         return self._retrying()(request)
 
     def perform(self, active_lease: ActiveLease, operation: Operation, do: Callable[[], T], **intent: Any) -> T:
-        """Carry out an operation once, with its intent and failure in the journal; the caller records its outcome."""
+        """Carry out an operation once; record its intent, and a failure. The caller records a success."""
         self.journal.write("intent", active_lease, operation, **intent)
         try:
             return do()
@@ -105,8 +107,8 @@ class Reconciler:
 
         Reports each new status. Reports an unchanged status again after limit_s / 8, but not within a minute.
 
-        label: the awaited resource, such as "server NAME"; each report begins with it. remaining: returns the expected
-        remaining time, as text; without it, the report states the time waited so far.
+        label: the awaited resource, such as "server NAME", with which each report begins. remaining: returns the
+        expected remaining time, as text. Without ``remaining``, the report states how long the program has waited.
         """
         began = self.clock.monotonic_s()
         shown, shown_s = "", 0.0
@@ -140,7 +142,7 @@ class Reconciler:
 
 
 def _pause_s(state: "RetryCallState") -> float:
-    """Return the pause before the next attempt: at least what the service requests, up to a bound; seconds."""
+    """Return the pause before the next attempt, seconds; at least as long as the service requests, up to a limit."""
     from tenacity import wait_exponential
 
     problem = state.outcome.exception() if state.outcome else None
@@ -149,6 +151,6 @@ def _pause_s(state: "RetryCallState") -> float:
 
 
 def _status(response: object) -> str:
-    """Return a resource's status and, if the site reports one, its current task: 'BUILD, spawning'."""
+    """Return a resource's status, and its current task if the site reports one: 'BUILD, spawning'."""
     parts = getattr(response, "status", "waiting"), getattr(response, "task", "")
     return ", ".join(filter(None, parts))

@@ -27,7 +27,14 @@ from provision.leasing.request import (
     format_journal_time,
     lease_data,
 )
-from provision.leasing.resources import ResourceKind, all_kinds, delete_tagged, kinds_of, list_once, list_remaining
+from provision.leasing.resources import (
+    ResourceKind,
+    all_kinds,
+    delete_tagged,
+    list_resources,
+    list_resources_once,
+    possible_kinds,
+)
 from provision.models import Host, Lease, Server, TimeSlot
 from provision.sites.base import LeasingSite
 from provision.ssh.login import forget_host_key
@@ -91,7 +98,7 @@ def active_lease_states(reconciler: Reconciler) -> Iterator[tuple[ActiveLease, L
 def current_end(reconciler: Reconciler, active_lease: ActiveLease) -> datetime | None:
     """Return the lease's end as the site reports it now, else as the journal recorded it last.
 
-    The lease may have been extended by anybody. A site that does not answer must not stop a run that needs the end.
+    Another person may have extended the lease. A site that does not answer must not stop a run that needs the end.
     """
     with suppress(ProvisionError):
         if lease := find_lease(connect_to_site_of(reconciler, active_lease), active_lease):
@@ -133,7 +140,7 @@ def _is_deleted(reconciler: Reconciler, active_lease: ActiveLease) -> bool:
 def extend(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease, by: timedelta) -> Lease:
     """Extend a lease within the site's rules. Raises ExtensionRejected with the rule or the site's reason.
 
-    An interrupted extension by the same length is resumed, unless the lease's end has changed otherwise since.
+    An interrupted extension by the same length is resumed, unless something else has changed the lease's end since.
     """
     with reconciler.journal.lock_lease(active_lease.name):
         lease, end = planned_extension(site, reconciler, active_lease, by)
@@ -200,7 +207,7 @@ def release(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease
 def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Iterator[None]:
     """Release the lease of that name when the body ends, even with an error.
 
-    A lease of somebody else or of another account, or one that does not match the request, is not touched.
+    Does not change a lease of somebody else or of another account, or a lease that does not match the request.
     """
     try:
         yield
@@ -221,7 +228,7 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
     try:
         release(site, reconciler, active_lease)
     except (ProvisionError, KeyboardInterrupt):
-        left = ", ".join(list_once(site, active_lease)) or "nothing"
+        left = ", ".join(list_resources_once(site, active_lease)) or "nothing"
         reconciler.report(f"{name} is not released; still at {site.name}: {left}; run: testbed release {name}")
         reconciler.report(running_cost(reconciler, active_lease) or "it costs nothing")
         raise
@@ -229,21 +236,21 @@ def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> 
 
 
 def delete_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> None:
-    """Delete everything at the site that carries the lease's tag; the lease first, as only it is charged.
+    """Delete everything at the site that has the lease's tag; the lease first, because only the lease is charged.
 
     If a resource cannot be deleted, the other deletions continue, and the deletion is tried once more at the end.
     Raises NotReleased with the remaining resources and the reasons.
     """
-    failures = _delete_kinds(reconciler, active_lease, kinds_of(active_lease, all_kinds(site)))
+    failures = _delete_kinds(reconciler, active_lease, possible_kinds(active_lease, all_kinds(site)))
     failures = _delete_kinds(reconciler, active_lease, [kind for kind, _ in failures])
-    if left := list_remaining(site, reconciler, active_lease):
+    if left := list_resources(site, reconciler, active_lease):
         _record_undeleted(reconciler, active_lease, left)
         why = f" ({'; '.join(str(problem) for _, problem in failures)})" if failures else ""
         raise NotReleased(f"still at {site.name} after release: {', '.join(left)}{why}; run the release again")
 
 
 def _record_undeleted(reconciler: Reconciler, active_lease: ActiveLease, left: Sequence[str]) -> None:
-    """Record that leases are still listed although the site accepted their deletion: they may still be charged."""
+    """Record each lease that the site still lists after its deletion, because the site may still charge for it."""
     for kind, _, id in (line.partition(" ") for line in left):
         if kind == "lease":
             reconciler.journal.write("failed", active_lease, Operation.DELETE_LEASE, id=id, reason="still listed")

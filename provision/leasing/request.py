@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from provision.availability.matching import gpus_in_words
 from provision.availability.times import length_in_words, local_zone, time_in_words
-from provision.choices import IMAGE, VGPU_IMAGE
+from provision.choices import DISK_IMAGE, VGPU_DISK_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.reconciler import Reconciler
 from provision.models import Address, Host, Lease, Requirements, Server, TimeSlot
@@ -22,9 +22,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EndWhenIdle:
-    """How a lease ends itself: when its node was idle for ``after`` and its results are saved.
+    """When a lease ends itself: after its node was idle for ``after``, if its results are saved.
 
-    results_to: rsync target for the results; ``key`` is the SSH key for it. '': this computer downloads them.
+    results_to: rsync target to which the node copies the results, with the SSH key ``key``; '' if this computer
+    downloads the results instead.
     """
 
     after: timedelta
@@ -33,7 +34,7 @@ class EndWhenIdle:
 
     @property
     def in_words(self) -> str:
-        """When the lease ends itself, and where its results are then."""
+        """When the lease ends itself, and where its results then are."""
         where = f"its results are copied to {self.results_to}" if self.results_to else "if all results are fetched"
         return f"ends after {length_in_words(self.after)} without work; {where}"
 
@@ -42,7 +43,7 @@ class EndWhenIdle:
 class LeaseRequest:
     """A request for a lease: names, requirements, SSH key and disk image.
 
-    starts_now: start at the moment of the reservation. end_when_idle: None: the lease does not end itself.
+    starts_now: start at the moment of the reservation. end_when_idle: None if the lease does not end itself.
     """
 
     name: str
@@ -50,7 +51,7 @@ class LeaseRequest:
     requirements: Requirements
     key: KeyPair
     starts_now: bool = False
-    image: str = IMAGE
+    image: str = DISK_IMAGE
     end_when_idle: EndWhenIdle | None = None
 
     @property
@@ -62,7 +63,7 @@ class LeaseRequest:
 
 @dataclass(frozen=True)
 class LeaseTask:
-    """A lease request that is being carried out; initial_record: its record in the journal when the task began."""
+    """A lease request that is being carried out. initial_record: the lease's record in the journal at the beginning."""
 
     site: LeasingSite
     reconciler: Reconciler
@@ -71,7 +72,7 @@ class LeaseTask:
 
     @property
     def active_lease(self) -> ActiveLease:
-        """The current record in the journal."""
+        """The lease's current record in the journal."""
         return self.reconciler.journal.active_lease(self.lease_request.name) or self.initial_record
 
     def find_or_create(
@@ -86,22 +87,22 @@ class LeaseTask:
         return self.reconciler.find_or_create(self.initial_record, operation, find, create, outcome, **intent)
 
     def find_lease(self) -> Lease | None:
-        """Return the lease at the site."""
+        """Return the lease at the site; None if there is none."""
         return find_lease(self.site, self.active_lease)
 
     def find_server(self, name: str) -> Server | None:
-        """Return the lease's server with this name."""
+        """Return the lease's server with this name; None if there is none."""
         servers = (server for server in self.site.servers() if server.tag == self.initial_record.tag)
         return next((server for server in servers if server.name == name), None)
 
 
 def default_image(node_type: str | None) -> str:
     """Return the disk image for nodes of that type or flavor."""
-    return VGPU_IMAGE if "vgpu" in (node_type or "") else IMAGE
+    return VGPU_DISK_IMAGE if "vgpu" in (node_type or "") else DISK_IMAGE
 
 
 def find_lease(site: LeasingSite, active_lease: ActiveLease) -> Lease | None:
-    """Return the site's lease with this record's tag."""
+    """Return the lease at the site with the record's tag: the oldest one that has not ended; None if there is none."""
     found = [lease for lease in site.leases() if lease.tag == active_lease.tag]
     return min(found, key=lambda lease: (lease.status in ENDED_STATUSES, lease.created, lease.id), default=None)
 
@@ -169,22 +170,22 @@ def requirements_in_words(requirements: Requirements, starts_now: bool) -> str:
 
 
 def end_when_idle_data(end_when_idle: EndWhenIdle) -> dict[str, Any]:
-    """Return the journal's data on when a lease ends itself, and where its results go."""
+    """Return when a lease ends itself, and where its results are copied, as the journal stores them."""
     key = str(end_when_idle.key) if end_when_idle.key else ""
     return {"after_s": end_when_idle.after.total_seconds(), "results_to": end_when_idle.results_to, "key": key}
 
 
 def end_when_idle_of(active_lease: ActiveLease) -> EndWhenIdle | None:
     """Return when the lease ends itself; None if it does not, or if the setup of its node was interrupted."""
-    return _end_when_idle_of_records(active_lease.operations)
+    return _end_when_idle_in(active_lease.outcomes)
 
 
 def requested_end_when_idle(active_lease: ActiveLease) -> EndWhenIdle | None:
-    """Return how the lease was requested to end itself, even if its node's setup was interrupted; else None."""
-    return _end_when_idle_of_records(active_lease.intents) or end_when_idle_of(active_lease)
+    """Return when the lease was requested to end itself, even if its node's setup was interrupted; else None."""
+    return _end_when_idle_in(active_lease.intents) or end_when_idle_of(active_lease)
 
 
-def _end_when_idle_of_records(records: Mapping[str, Mapping[str, Any]]) -> EndWhenIdle | None:
+def _end_when_idle_in(records: Mapping[str, Mapping[str, Any]]) -> EndWhenIdle | None:
     data = records.get(Operation.CREATE_CREDENTIAL, {})
     if "after_s" not in data:
         return None
@@ -195,10 +196,10 @@ def _end_when_idle_of_records(records: Mapping[str, Mapping[str, Any]]) -> EndWh
 def deletion_reason(active_lease: ActiveLease) -> str:
     """Return in words why the site may no longer list a lease that ends itself; '' for other leases.
 
-    The site does not tell whether the node or a person has deleted the lease.
+    The site does not report whether the node or a person has deleted the lease.
     """
     end_when_idle = end_when_idle_of(active_lease)
-    if end_when_idle is None or Operation.CREATE_LEASE not in active_lease.operations:
+    if end_when_idle is None or Operation.CREATE_LEASE not in active_lease.outcomes:
         return ""
     where = f"are then at {end_when_idle.results_to}" if end_when_idle.results_to else "were fetched before"
     after = length_in_words(end_when_idle.after)

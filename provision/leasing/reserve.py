@@ -39,9 +39,9 @@ START_GRACE_S = 15 * 60
 SEARCH_PAUSE_S = 120
 """Pause between two searches for a time slot, seconds."""
 TRANSIENT_ERRORS = (NotEnoughHosts, Unreachable)
-"""Errors after which a site may have a time slot later."""
+"""A later search may succeed after these errors."""
 CHOICE_ATTEMPTS = 3
-"""Maximum number of time slots to try, if somebody else reserves each of them first."""
+"""How many time slots to try, if somebody else reserves each of them first."""
 
 
 def choose_slots(
@@ -83,9 +83,9 @@ def choose_slots_among(
 ) -> list[TimeSlot]:
     """Return up to ``limit`` time slots of several sites, earliest first.
 
-    Reports the sites that do not answer or have no matching hosts. If no site has a slot, raises NotEnoughHosts with
-    every site's reason if a later search may succeed; else NoSuchHost with the similar names of all sites; else the
-    first site's error.
+    Reports the sites that do not answer or have no matching hosts. If no site has a slot and a later search may
+    succeed, raises NotEnoughHosts with every site's reason. If no later search can succeed, raises NoSuchHost with the
+    similar names of all sites that have no matching hosts, or else the first site's error.
     """
     if len(sites) == 1:
         return choose_slots(sites[0], reconciler, requirements, starts_now, limit)
@@ -111,7 +111,7 @@ def choose_slots_among(
 def bookings_among(
     sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements
 ) -> list[HostBooking]:
-    """Return everybody's current and future reservations of hosts with the required hardware, the earliest first.
+    """Return all users' current and future reservations of hosts with the required hardware, earliest first.
 
     Raises NoSuchHost if no site has matching hosts.
     """
@@ -127,7 +127,7 @@ def bookings_among(
 
 
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
-    """Raise NoSuchHost, with the most similar names at all ``sites``, if none of the sites has matching hosts."""
+    """Raise NoSuchHost, with the most similar names at all ``sites``, if no site has matching hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
         groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
 
@@ -148,15 +148,15 @@ def site_with_earliest_slot(
 
 
 def reserve(task: LeaseTask, watch: bool = False) -> Lease:
-    """Return the task's lease, existing or new; with ``watch``, wait until a time slot is free."""
-    if not (task.active_lease.operations or task.active_lease.intents):
+    """Return the task's lease; create it if it does not exist. With ``watch``, wait until a time slot is free."""
+    if not (task.active_lease.outcomes or task.active_lease.intents):
         _reject_foreign_lease(task)
     for _ in range(CHOICE_ATTEMPTS):
         if existing := task.reconciler.query(task.find_lease):
             _reject_mismatch(task, existing)
             task.reconciler.journal.write("done", task.initial_record, Operation.CREATE_LEASE, **lease_data(existing))
             return existing
-        if Operation.CREATE_LEASE in task.active_lease.operations:
+        if Operation.CREATE_LEASE in task.active_lease.outcomes:
             raise lease_gone_error(task)
         slot = _wait_for_slot(task) if watch else _choose_slot(task)
         try:
@@ -169,7 +169,7 @@ def reserve(task: LeaseTask, watch: bool = False) -> Lease:
 
 
 def _choose_slot(task: LeaseTask) -> TimeSlot:
-    """Return a slot that meets the request; on hosts that have not failed to boot, if the site has such hosts."""
+    """Return a slot that meets the request, without hosts that failed to boot if the site has others."""
     lease_request, failed = task.lease_request, task.active_lease.failed_hosts
     if failed:
         with suppress(NoSuchHost):
@@ -184,7 +184,7 @@ def _choose_slot(task: LeaseTask) -> TimeSlot:
 
 
 def _same_hardware_requirements(task: LeaseTask) -> Requirements:
-    """Return the request's requirements; if they name a node, with the node's hardware in place of its name."""
+    """Return the request's requirements, with a requested node's hardware in place of its name."""
     requirements = task.lease_request.requirements
     named = next((host for host in task.reconciler.query(task.site.hosts) if host.name == requirements.node), None)
     if named is None:
@@ -214,7 +214,7 @@ def _pause_search(reconciler: Reconciler, problem: NotEnoughHosts) -> None:
 
 
 def wait_for_start(task: LeaseTask, lease: Lease) -> Lease:
-    """Return the lease once it is ACTIVE. Raises LeaseFailed for ERROR, which Blazar's own client treats as success."""
+    """Return the lease once it is ACTIVE. Raises LeaseFailed if the lease ends before, or starts too late."""
     limit_s = max((lease.start - task.reconciler.clock.now()).total_seconds(), 0) + START_GRACE_S
     found = task.reconciler.wait(
         f"lease {lease.name}",
@@ -275,7 +275,10 @@ def _create_lease(task: LeaseTask, slot: TimeSlot) -> Lease:
 
 
 def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
-    """Return a slot on as many other hosts until the lease's end; None if the site itself chooses hosts, by flavor."""
+    """Return a slot on as many other hosts of the same hardware, until the lease's end; None if there is no such slot.
+
+    Returns None for a flavor, because the site itself chooses the hosts of flavors.
+    """
     hosts = task.reconciler.query(task.site.hosts)
     own = next((host for host in hosts if host.id in lease.hosts), None)
     now = task.reconciler.clock.now()
@@ -325,8 +328,8 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
 def _keep_oldest(task: LeaseTask, lease: Lease) -> Lease:
     """Return the oldest lease of this name after deleting younger ones of this task.
 
-    Several leases exist if two computers created one at the same time, or if the response to a first request was lost.
-    Raises ForeignLease if the oldest one is another computer's.
+    Several leases exist if two computers created one at the same time, or if the response to a request was lost.
+    Raises ForeignLease if another computer created the oldest lease.
     """
     leases = [one for one in task.reconciler.query(task.site.leases) if one.name == lease.name]
     current = [one for one in leases if one.status not in ENDED_STATUSES]

@@ -17,7 +17,7 @@ QueryRunner = Callable[[ResourceQuery], Sequence[Resource]]
 
 @dataclass(frozen=True)
 class ResourceKind:
-    """A kind of resource. ``stays_listed``: a deleted one stays listed for a while."""
+    """A kind of resource. stays_listed: whether the site still lists a deleted resource for a while."""
 
     name: str
     deletion: Operation
@@ -29,14 +29,14 @@ class ResourceKind:
     def list_tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
         """Return the user's resources with this tag, and this name if one is given.
 
-        A server that a classmate copied from this one has the same tag, but another owner; it is not returned.
+        A classmate's copy of the lease's server has the same tag, but another owner, and is not returned.
         """
         found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
         return [one for one in found if one.owner in ("", self.user_id())]
 
 
 def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
-    """Return the kinds of resources at the site, in the order of deletion: first the lease, as only it is charged."""
+    """Return the kinds of resources at the site in the order of deletion; leases first, as only leases are charged."""
     return (
         ResourceKind("lease", Operation.DELETE_LEASE, site.leases, site.delete_lease, site.user_id),
         *server_kinds(site),
@@ -47,14 +47,14 @@ def all_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
     )
 
 
-def kinds_of(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
-    """Return the kinds of resources that the lease may have, without credentials if it never had one.
+def possible_kinds(active_lease: ActiveLease, kinds: Sequence[ResourceKind]) -> list[ResourceKind]:
+    """Return the kinds of resources that the lease may have: all, but credentials only if one was requested.
 
-    Such a lease can be released although keystone does not answer.
+    A lease without a credential can then be released even if keystone does not answer.
     """
-    recorded = {*active_lease.intents, *active_lease.operations}
-    none = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
-    return [kind for kind in kinds if not (none and kind.deletion == Operation.DELETE_CREDENTIAL)]
+    recorded = {*active_lease.intents, *active_lease.outcomes}
+    without_credential = active_lease.name and Operation.CREATE_CREDENTIAL not in recorded
+    return [kind for kind in kinds if not (without_credential and kind.deletion == Operation.DELETE_CREDENTIAL)]
 
 
 def server_kinds(site: LeasingSite) -> tuple[ResourceKind, ...]:
@@ -85,20 +85,20 @@ def delete_tagged(
         reconciler.wait(f"{kind.name}s being deleted", list_present, lambda left: not left, DELETE_LIMIT_S, every_s=2)
 
 
-def list_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
+def list_resources_once(site: LeasingSite, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service once, even if it does not answer."""
     return [
         line
-        for kind in kinds_of(active_lease, all_kinds(site))
+        for kind in possible_kinds(active_lease, all_kinds(site))
         for line in _resources_in_words(kind, active_lease, _query_once)
     ]
 
 
-def list_remaining(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
+def list_resources(site: LeasingSite, reconciler: Reconciler, active_lease: ActiveLease) -> list[str]:
     """Return the lease's resources at the site in words; query each service until it answers."""
     return [
         line
-        for kind in kinds_of(active_lease, all_kinds(site))
+        for kind in possible_kinds(active_lease, all_kinds(site))
         for line in _resources_in_words(kind, active_lease, reconciler.query)
     ]
 

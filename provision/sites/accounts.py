@@ -19,13 +19,13 @@ from provision.sites.faults import first_line
 CLOUD_VARIABLE = "OS_CLOUD"
 """The variable that names the entry to use, as in every OpenStack client."""
 VARIABLES_ENTRY = "envvars"
-"""The entry of the OS_* variables in openstacksdk."""
+"""The name that openstacksdk gives to the account that the OS_* variables describe."""
 FILE_VARIABLES = ("OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE", "OS_CLIENT_VENDOR_FILE")
 """Variables that name files to read in place of clouds.yaml, secure.yaml and clouds-public.yaml."""
 PLUGIN_FIXES = {
     "v3chameleonoidc": "pip install ccauth (github.com/ChameleonCloud/ccauth), or use cc-login's credential"
 }
-"""How to get login plugins that Chameleon's own tools write into clouds.yaml."""
+"""How to install login plugins that Chameleon's own tools name in clouds.yaml."""
 ACCOUNT_FIX = "source the site's RC file to set OS_* variables, or write a clouds.yaml with region_name"
 
 
@@ -42,8 +42,9 @@ class _Entry:
 def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
     """Return the account for a region with this prefix.
 
-    The account is the entry that OS_CLOUD names, else the OS_* variables, else the only entry, else ``preferred`` among
-    several. Raises NoCredentials if there is none, if the choice is ambiguous, or if a login plugin is missing.
+    The account is the entry that OS_CLOUD names, else the OS_* variables, else the only entry for such a region, else
+    the entry ``preferred``. Raises NoCredentials if there is no account, if the choice is ambiguous, or if a login
+    plugin is missing.
     """
     entries, wanted = _entries(), os.environ.get(CLOUD_VARIABLE, "")
     if wanted and wanted not in {entry.name for entry in entries}:
@@ -57,7 +58,7 @@ def find_account(region_prefix: str, preferred: str = "") -> CloudRegion:
         raise NoCredentials(_no_account_message(region_prefix, entries, wanted))
     if len(chosen) > 1:
         raise NoCredentials(_several_accounts_message(region_prefix, chosen))
-    return _region_of(chosen[0])
+    return _usable_region(chosen[0])
 
 
 def account_regions() -> list[str]:
@@ -83,7 +84,7 @@ def _entries() -> list[_Entry]:
         _Entry(name, region, str(raw.get("auth_type")), None)
         for name, raw in settings.cloud_config["clouds"].items()
         if name not in names
-        for region in _regions_of(raw)
+        for region in _region_names(raw)
     ]
 
 
@@ -95,7 +96,8 @@ def _reject_special_files() -> None:
             raise NoCredentials(f"credentials: {name}: not a regular file; replace it by one, or remove it")
 
 
-def _regions_of(raw: dict[str, Any]) -> list[str]:
+def _region_names(raw: dict[str, Any]) -> list[str]:
+    """Return the names of an entry's regions. raw: the entry as in clouds.yaml."""
     listed = raw.get("regions") or [raw.get("region_name") or ""]
     return [str(one["name"] if isinstance(one, dict) else one) for one in listed]
 
@@ -113,7 +115,8 @@ def _implied_entries(entries: Sequence[_Entry], preferred: str) -> list[_Entry]:
     )
 
 
-def _region_of(entry: _Entry) -> CloudRegion:
+def _usable_region(entry: _Entry) -> CloudRegion:
+    """Return the entry's region. Raises NoCredentials if the entry's login plugin or one of its settings is missing."""
     if entry.cloud is not None:
         return entry.cloud
     if entry.auth_type in loading.get_available_plugin_names():

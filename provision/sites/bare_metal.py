@@ -1,6 +1,7 @@
 """Chameleon's bare-metal nodes: whole machines, reserved by Blazar and described by Chameleon's reference API.
 
-There are no volumes and no security groups: nodes boot from their own disks, and the image's firewall admits only SSH.
+There are no volumes and no security groups: nodes boot from their own disks, and the disk image's firewall admits only
+SSH.
 """
 
 import json
@@ -50,7 +51,7 @@ class BareMetal(Cloud):
         return reserved
 
     def server_options(self, tag: str, reservation_id: str, source: str) -> dict[str, Any]:
-        """Return the options of a server that boots from the image on the reserved node."""
+        """Return the options of a server that boots from the disk image on the reserved node."""
         return {
             "flavor_id": self._flavor_id(),
             "image_id": source,
@@ -83,7 +84,7 @@ class BareMetal(Cloud):
 
 
 def connect(region: str, entry: str = "") -> BareMetal:
-    """Connect to the configured region that begins with ``region``; entry: the account of clouds.yaml to prefer."""
+    """Connect to the configured region whose name begins with ``region``. entry: preferred entry of clouds.yaml."""
     return BareMetal(find_account(region, entry))
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from provision.choices import DEMO, DEMO_PREFIX, LEASING_SITES, REGIONS, VIRTUAL
+from provision.choices import DEMO, DEMO_PREFIX, LEASING_SITES, REGIONS, VM_SITE
 from provision.errors import UnknownSite
 from provision.models import (
     Address,
@@ -71,7 +71,7 @@ class Account(Protocol):
 
 
 class Reservations(Protocol):
-    """Hosts, their calendar and leases of them."""
+    """Hosts, their reservations, and the project's leases."""
 
     def hosts(self) -> list[Host]:
         """Return the reservable hosts."""
@@ -86,7 +86,7 @@ class Reservations(Protocol):
         ...
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
-        """Reserve the hosts of ``slot``. Raises NotEnoughHosts if somebody else has reserved them."""
+        """Reserve the hosts of ``slot``. Raises NotEnoughHosts if somebody else has reserved one of them."""
         ...
 
     def extend_lease(self, lease: Lease, slot: TimeSlot) -> Lease:
@@ -112,7 +112,7 @@ class Servers(Protocol):
         ...
 
     def check_boot_requirements(self) -> str:
-        """Return in words what a server needs besides an image. Raises RequestRejected if the site lacks it."""
+        """Return in words what a server needs besides a disk image. Raises RequestRejected if the site lacks it."""
         ...
 
     def servers(self) -> list[Server]:
@@ -120,7 +120,7 @@ class Servers(Protocol):
         ...
 
     def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
-        """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
+        """Create a server in a reservation. source: id of the disk image or volume that the server boots from."""
         ...
 
     def delete_server(self, server: Server) -> None:
@@ -152,7 +152,7 @@ class Access(Protocol):
         ...
 
     def attach_address(self, address: Address, server: Server) -> Address:
-        """Attach the address to the server. Raises RequestRejected if another program attached it elsewhere."""
+        """Attach the address to the server. Raises RequestRejected if the address is attached to another server."""
         ...
 
     def release_address(self, address: Address) -> None:
@@ -169,11 +169,11 @@ class SecurityGroups(Protocol):
     """A site whose servers cannot be reached until a security group admits connections."""
 
     def security_groups(self) -> list[TaggedResource]:
-        """Return the project's tagged security groups; one without its rule is not complete."""
+        """Return the project's tagged security groups. A group without the rule for SSH is not ``complete``."""
         ...
 
     def create_security_group(self, tag: str) -> TaggedResource:
-        """Create the tag's security group, which admits SSH; complete it if it exists without its rule."""
+        """Create the security group that is named by the tag and admits SSH; add the rule if only the group exists."""
         ...
 
     def delete_security_group(self, group: TaggedResource) -> None:
@@ -183,14 +183,14 @@ class SecurityGroups(Protocol):
 
 @runtime_checkable
 class BootVolumes(Protocol):
-    """A site whose servers boot from their own volume, not from the image."""
+    """A site whose servers boot from a volume with a copy of the disk image."""
 
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""
         ...
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
-        """Create a volume with a copy of the image; it is deleted together with the server that boots from it."""
+        """Create a volume with a copy of the disk image. It is deleted with the server that boots from it."""
         ...
 
     def delete_volume(self, volume: Volume) -> None:
@@ -207,7 +207,7 @@ class CredentialIssuer(Protocol):
         ...
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
-        """Create the credential of a lease, named by the tag; it expires with the lease. It replaces an earlier one."""
+        """Create a lease's credential, named by the tag, in place of an earlier one. It expires with the lease."""
         ...
 
     def delete_lease_credential(self, credential: TaggedResource) -> None:
@@ -224,7 +224,7 @@ class CredentialIssuer(Protocol):
 
 @runtime_checkable
 class SimulatedServers(Protocol):
-    """A site that only simulates servers: nobody can log in to them, configure them or run rows on them."""
+    """A site that only simulates servers: they cannot be logged in to or configured, and cannot run rows."""
 
     def try_login(self, login: Login) -> None:
         """Do nothing, in place of a login to a server."""
@@ -238,7 +238,7 @@ def is_demo(name: str) -> bool:
 
 def is_virtual(name: str) -> bool:
     """Return whether ``name`` names a site or a region that has virtual machines."""
-    return name == VIRTUAL or name.startswith(REGIONS[VIRTUAL])
+    return name == VM_SITE or name.startswith(REGIONS[VM_SITE])
 
 
 def connect_to_all() -> list[LeasingSite]:

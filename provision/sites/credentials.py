@@ -1,7 +1,7 @@
-"""Application credentials that may only read and delete one lease, by the access rules of keystone.
+"""Application credentials that may only read and delete one lease. Access rules of keystone limit them.
 
-A service whose configuration does not name its own type rejects every credential with access rules. Therefore, only a
-test request shows whether a site supports such credentials.
+If the configuration of a service does not name the service's type, the service rejects every credential with access
+rules. Therefore, only a test request shows whether a site supports such credentials.
 """
 
 import secrets
@@ -19,14 +19,15 @@ from provision.sites.faults import Conflict, translate_errors
 
 SERVICE = "reservation"
 METHODS = ("GET", "DELETE")
-TRY_LENGTH = timedelta(minutes=2)
-TRY_NAME = "llm-testbed-try-"
-"""Prefix of the names of credentials that only test the site. The prefix is not a tag, so they belong to no lease."""
+TEST_VALIDITY = timedelta(minutes=2)
+"""Time after which a test credential expires."""
+TEST_PREFIX = "llm-testbed-try-"
+"""Prefix of the names of test credentials. The names are not tags, so test credentials belong to no lease."""
 REQUEST_TIMEOUT_S = 60
 
 
-class RestrictedCredentials:
-    """Creates, lists and deletes credentials of leases. sdk, session: connections with the user's own credential."""
+class KeystoneCredentialIssuer:
+    """Creates, lists and deletes credentials of leases. sdk and session connect with the user's own credential."""
 
     name: str
     sdk: Any
@@ -42,7 +43,7 @@ class RestrictedCredentials:
         ]
 
     def create_lease_credential(self, tag: str, lease: Lease) -> LeaseCredential:
-        """Create the credential of a lease, named by the tag; it expires with the lease. It replaces an earlier one."""
+        """Create a lease's credential, named by the tag, in place of an earlier one. It expires with the lease."""
         for earlier in self.lease_credentials():
             if earlier.tag == tag:
                 self.delete_lease_credential(earlier)
@@ -59,8 +60,8 @@ class RestrictedCredentials:
         Raises RequestRejected if the site does not support such credentials.
         """
         self._delete_expired_test_credentials()
-        name = f"{TRY_NAME}{secrets.token_hex(6)}"
-        credential = self._create(name, str(uuid4()), datetime.now(UTC) + TRY_LENGTH)
+        name = f"{TEST_PREFIX}{secrets.token_hex(6)}"
+        credential = self._create(name, str(uuid4()), datetime.now(UTC) + TEST_VALIDITY)
         try:
             status = self._status_of_lease(credential)
         finally:
@@ -80,9 +81,9 @@ class RestrictedCredentials:
             return []
 
     def _delete_expired_test_credentials(self) -> None:
-        """Delete the test credentials that killed programs left."""
+        """Delete the test credentials that killed programs left behind."""
         for one in self._all_credentials():
-            if one.name.startswith(TRY_NAME) and _is_past(one.expires_at):
+            if one.name.startswith(TEST_PREFIX) and _is_past(one.expires_at):
                 self.delete_lease_credential(TaggedResource(one.id, "credential", one.name))
 
     def _create(self, name: str, lease_id: str, ends: datetime) -> LeaseCredential:
@@ -92,7 +93,7 @@ class RestrictedCredentials:
         return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
     def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
-        """Create a credential for ``path``. Raises Unreachable if a late earlier request has created it."""
+        """Create a credential for ``path``. Raises Unreachable if an earlier request has created it in the meantime."""
         try:
             return self.sdk.identity.create_application_credential(
                 self.user_id(),
@@ -127,5 +128,5 @@ class RestrictedCredentials:
 
 
 def _is_past(moment: str) -> bool:
-    """Return whether a time of keystone, which is UTC without an offset, is over."""
+    """Return whether ``moment`` is in the past. Keystone's times are in UTC, without an offset."""
     return datetime.fromisoformat(moment).replace(tzinfo=UTC) < datetime.now(UTC)

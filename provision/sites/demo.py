@@ -1,7 +1,7 @@
 """The site ``demo``: a fixed calendar and simulated leases, to try the commands without an account.
 
-Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock hardly waits: it moves
-ahead, and the file stores by how much. When the last lease is released, the site is reset.
+Nothing is reserved, booted or charged. A file stores the site's resources. The site's clock jumps ahead instead of
+waiting; the file also stores how far the clock is ahead. When the last lease is released, the site is reset.
 """
 
 import subprocess
@@ -34,9 +34,9 @@ from provision.ssh.login import Login
 REGION = "DEMO@nowhere"
 USER = Identity("you", "demo-user", "DEMO", "demo-project", "https://demo.invalid/v3", REGION)
 LONGEST_WAIT_S = 0.2
-"""The longest real time that the simulated clock waits, seconds."""
+"""The longest real time that a wait of the simulated clock takes, seconds."""
 SPEED = 60
-"""Seconds that the simulated clock moves ahead for each second that it is asked to wait."""
+"""Seconds by which the simulated clock advances for each second of a requested wait."""
 BOOT_TIME = timedelta(minutes=9)
 HOUR = timedelta(hours=1)
 
@@ -64,12 +64,12 @@ CALENDAR: dict[Host, tuple[tuple[int, int], ...]] = {
     _make_host(4, "NVIDIA V100", 32, "NVLink", 8): ((6, 18),),
     _make_host(5, "NVIDIA V100", 32, "PCIe", 8): ((-3, 4), (30, 40)),
 }
-"""The hosts, and the periods in which each is booked: first and last hour, counted from the site's first use."""
+"""The hosts, and the periods in which each host is booked: begin and end in hours after the site's first use."""
 
 
 @dataclass
 class _State:
-    """The resources at the site, and how far its clock is ahead of the real time.
+    """The resources at the site. ahead: how far the site's clock is ahead of the real time.
 
     servers: each server with the time of its creation, by id. made: number of resources created so far, for new ids.
     """
@@ -106,7 +106,7 @@ class DemoClock(Clock):
 
 
 FORMER_KEY = b'"resources":', b'"reservation_ids":'
-"""A key of a lease in files of earlier versions, and its name today."""
+"""The key of a lease's reservation ids in files of earlier versions, and the key today."""
 
 
 class _Store:

@@ -19,7 +19,7 @@ LOST_CREDENTIAL = "application credential"
 FORBIDDEN_FIX = "ask the project's PI for the permission or the quota"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Conflict = sdk_errors.ConflictException
-"""A service rejects a request because a resource of that name exists."""
+"""Raised if a service rejects a request because a resource of that name exists."""
 PERMANENT_ERRORS = (
     keystone_errors.CatalogException,
     sdk_errors.DuplicateResource,
@@ -35,7 +35,8 @@ PERMANENT_ERRORS = (
 def translate_errors(service: str, ignore_missing_resource: bool = False) -> Iterator[None]:
     """Translate the clients' exceptions into this package's errors, each a single line without secrets.
 
-    service: its name in the errors. ignore_missing_resource: ignore that a resource does not exist (HTTP status 404).
+    service: the service's name in the messages. ignore_missing_resource: raise nothing if the resource does not exist
+    (HTTP status 404).
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Virtual machines with GPUs at KVM@TACC: flavors reserved by Blazar, booted from volumes, opened by security groups.
+"""Virtual machines with GPUs at KVM@TACC. They boot from volumes, and a security group admits SSH.
 
-Blazar places several flavors on one hypervisor, but shows the reserved flavor only for leases of the user's own
-project. A reservation of another project counts as a reservation of the whole hypervisor. Therefore, the search may
-miss a free time slot, but never reports an occupied one.
+Blazar reserves instances of flavors, several on one hypervisor. It shows which flavor is reserved only for leases of
+the user's own project. A reservation of another project counts as a reservation of the whole hypervisor. Therefore, the
+search may miss a free time slot, but never reports an occupied one.
 """
 
 import json
@@ -33,12 +33,12 @@ class Kvm(Cloud):
 
     def hosts(self) -> list[Host]:
         """Return a host for each pair of a flavor with GPUs and a reservable hypervisor."""
-        described, flavors = reference_items("sites/kvm/flavors"), self._flavors()
+        described, flavors = reference_items("sites/kvm/flavors"), self._flavor_ids()
         hosts = [
             self.convert_records(SERVICE, described, partial(_make_host, self.name, hypervisor), "the site's")
             for hypervisor in self._hypervisors()
         ]
-        return [host for of_one in hosts for host in of_one if host.gpus and host.node_type in flavors]
+        return [host for on_hypervisor in hosts for host in on_hypervisor if host.gpus and host.node_type in flavors]
 
     def bookings(self) -> list[Booking]:
         """Return the periods in which a hypervisor has fewer free GPUs than the flavor needs."""
@@ -57,12 +57,12 @@ class Kvm(Cloud):
         ]
 
     def lease_name(self, name: str, tag: str) -> str:
-        """Return the name with the tag: for reservations of flavors, Blazar stores no other text that we may choose."""
+        """Return the name with the tag, because a lease with reservations of flavors has no other field for the tag."""
         return f"{name} {tag}"
 
     def reservations(self, tag: str, slot: TimeSlot) -> list[dict[str, Any]]:
         """Return a reservation of one instance of each host's flavor, in Blazar's format."""
-        flavors = self._flavors()
+        flavors = self._flavor_ids()
         return [
             {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
             for host in slot.hosts
@@ -86,15 +86,15 @@ class Kvm(Cloud):
     def volumes(self) -> list[Volume]:
         """Return the project's volumes."""
         with translate_errors("cinder"):
-            return self.convert_records("cinder", self.sdk.block_storage.volumes(), _volume)
+            return self.convert_records("cinder", self.sdk.block_storage.volumes(), _to_volume)
 
     def create_volume(self, name: str, tag: str, image_id: str) -> Volume:
-        """Create a volume with a copy of the image."""
+        """Create a volume with a copy of the disk image."""
         with translate_errors("cinder"):
             created = self.sdk.block_storage.create_volume(
                 name=name, description=self.owner_label(tag), size=VOLUME_GIB, image_id=image_id
             )
-        return _volume(created)
+        return _to_volume(created)
 
     def delete_volume(self, volume: Volume) -> None:
         """Delete the volume."""
@@ -102,14 +102,14 @@ class Kvm(Cloud):
             self.sdk.block_storage.delete_volume(volume.id)
 
     def security_groups(self) -> list[TaggedResource]:
-        """Return the project's tagged security groups; one without its rule is not complete."""
+        """Return the project's tagged security groups. A group without the rule for SSH is not ``complete``."""
         with translate_errors("neutron"):
             groups = list(self.sdk.network.security_groups(project_id=self.session.get_project_id()))
         tagged = [group for group in groups if find_tag(group.name)]
-        return self.convert_records("neutron", tagged, lambda group: _security_group(group, find_tag(group.name)))
+        return self.convert_records("neutron", tagged, lambda group: _to_tagged_resource(group, find_tag(group.name)))
 
     def create_security_group(self, tag: str) -> TaggedResource:
-        """Create a security group that admits only SSH, from everywhere; complete an existing one."""
+        """Create a security group that admits only SSH, from everywhere; add the rule if only the group exists."""
         existing = next((group.id for group in self.security_groups() if group.tag == tag), None)
         with translate_errors("neutron"):
             group = existing or self.sdk.network.create_security_group(name=tag, description=self.owner_label(tag)).id
@@ -135,7 +135,7 @@ class Kvm(Cloud):
         per_lease = self.convert_records("blazar", leases, _flavors_in)
         return {id: reserved for flavors in per_lease for id, reserved in flavors.items()}
 
-    def _flavors(self) -> dict[str, str]:
+    def _flavor_ids(self) -> dict[str, str]:
         """Return the flavors' ids by name."""
         with translate_errors("nova"):
             return {flavor.name: flavor.id for flavor in self.sdk.compute.flavors()}
@@ -146,17 +146,17 @@ class Kvm(Cloud):
 
 
 def connect(region: str, entry: str = "") -> Kvm:
-    """Connect to the configured region that begins with ``region``; entry: the account of clouds.yaml to prefer."""
+    """Connect to the configured region whose name begins with ``region``. entry: preferred entry of clouds.yaml."""
     return Kvm(find_account(region, entry))
 
 
-def _volume(volume: Any) -> Volume:
+def _to_volume(volume: Any) -> Volume:
     text = volume.description
     return Volume(volume.id, volume.name or "", volume.status, find_tag(text), find_owner(text))
 
 
 def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]) -> list[tuple[datetime, datetime]]:
-    """Return the periods in which more than ``limit`` is reserved. reserved: begin, end and amount of reservations."""
+    """Return the periods in which more than ``limit`` is reserved. reserved: begin, end and amount, for each."""
     moments = sorted({moment for begin, end, _ in reserved for moment in (begin, end)})
     return [
         (first, last)
@@ -180,7 +180,7 @@ def _flavor_name(reservation: dict[str, Any]) -> str:
     return str(json.loads(reservation["resource_properties"])["name"])
 
 
-def _security_group(group: Any, tag: str) -> TaggedResource:
+def _to_tagged_resource(group: Any, tag: str) -> TaggedResource:
     complete = any(rule.items() >= SSH_RULE.items() for rule in group.security_group_rules)
     return TaggedResource(group.id, "security group", tag, find_owner(group.description), complete)
 

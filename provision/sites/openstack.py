@@ -40,7 +40,7 @@ from provision.models import (
     TaggedResource,
     TimeSlot,
 )
-from provision.sites.credentials import RestrictedCredentials
+from provision.sites.credentials import KeystoneCredentialIssuer
 from provision.sites.faults import translate_errors
 from provision.sites.records import (
     CONVERSION_ERRORS,
@@ -64,10 +64,10 @@ TOKEN_PLUGINS = ("token", "v3token")
 """Login plugins whose credential is a token, which expires."""
 REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
-BLAZAR_MINUTES = "%Y-%m-%d %H:%M"
+BLAZAR_TIME_FORMAT = "%Y-%m-%d %H:%M"
 
 
-class Cloud(RestrictedCredentials, ABC):
+class Cloud(KeystoneCredentialIssuer, ABC):
     """A connection to one region: the common code of bare metal and KVM."""
 
     boot_limit_s: float
@@ -90,10 +90,10 @@ class Cloud(RestrictedCredentials, ABC):
         whose: the owner of the records, as the log states it: "skipped, because it is somebody else's".
         Raises Unreachable for an unreadable record that may be this program's.
         """
-        return [one for record in records for one in self._read_one(service, record, convert, whose)]
+        return [one for record in records for one in self._convert_one(service, record, convert, whose)]
 
-    def _read_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
-        """Return a list of the converted record; [] for an unreadable record that is skipped."""
+    def _convert_one(self, service: str, record: Any, convert: Callable[[Any], T], whose: str) -> list[T]:
+        """Return a list with the converted record; [] for an unreadable record that is skipped."""
         try:
             return [convert(record)]
         except CONVERSION_ERRORS as problem:
@@ -116,7 +116,7 @@ class Cloud(RestrictedCredentials, ABC):
             return self.session.get_user_id()
 
     def owner_label(self, tag: str) -> str:
-        """Return a description with tag and owner, for resources whose creator the site does not record."""
+        """Return a text with tag and owner: the description of resources whose creator the site does not record."""
         return f"{tag} of {self.user_id()}"
 
     def identity(self) -> Identity:
@@ -134,7 +134,7 @@ class Cloud(RestrictedCredentials, ABC):
         return Identity(*user_and_project, endpoint=endpoint, region=self.name, entry=self.entry)
 
     def credential(self) -> Credential:
-        """Return the limits of the credential. An application credential may have an end; a token always has one."""
+        """Return the limits of the credential. An application credential may expire; a token always expires."""
         with translate_errors("keystone"):
             access = self.session.auth.get_access(self.session)
         if not access.application_credential_id:
@@ -153,7 +153,7 @@ class Cloud(RestrictedCredentials, ABC):
         return datetime.fromisoformat(ends).replace(tzinfo=UTC) if ends else None
 
     def clock_skew(self) -> timedelta:
-        """Return how far keystone's clock is ahead of the local one."""
+        """Return how far keystone's clock is ahead of the local clock."""
         with translate_errors("keystone"):
             keystone = self.session.get_endpoint(service_type="identity", region_name=self.name)
             response = self.session.get(keystone, authenticated=False)
@@ -197,7 +197,7 @@ class Cloud(RestrictedCredentials, ABC):
         return [(host_id, booked) for host_id, reservations in per_host for booked in reservations]
 
     def image_id(self, name: str) -> str:
-        """Return the UUID of the active image of that name; if several have the name, of the only public one.
+        """Return the UUID of the active disk image of that name; of several, the UUID of the only public image.
 
         Raises RequestRejected if there is no such image, or more than one.
         """
@@ -232,21 +232,21 @@ class Cloud(RestrictedCredentials, ABC):
         )
 
     def host_ids(self, lease: dict[str, Any], reserved_hosts: dict[str, str]) -> tuple[str, ...]:
-        """Return the ids of the lease's hosts; reserved_hosts: ids of Blazar's hosts by their reservations' ids."""
+        """Return the ids of the lease's hosts. reserved_hosts: id of the reserved host by reservation id."""
         ids = (reservation["id"] for reservation in sorted_by_id(lease["reservations"]))
         return tuple(reserved_hosts[id] for id in ids if id in reserved_hosts)
 
     def create_lease(self, name: str, tag: str, slot: TimeSlot) -> Lease:
         """Reserve the hosts of ``slot``; a slot that begins within a minute begins at once."""
         at_once = slot.start - datetime.now(UTC) <= MINUTE
-        start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_MINUTES}}"
-        end = f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}"
+        start = "now" if at_once else f"{slot.start.astimezone(UTC):{BLAZAR_TIME_FORMAT}}"
+        end = f"{slot.end.astimezone(UTC):{BLAZAR_TIME_FORMAT}}"
         with translate_errors("blazar"):
             created = self.blazar.lease.create(self.lease_name(name, tag), start, end, self.reservations(tag, slot), [])
         return to_lease(created, tuple(host.id for host in slot.hosts))
 
     def lease_name(self, name: str, tag: str) -> str:
-        """Return the lease's name at the site; it contains the tag if no other field of a lease can."""
+        """Return the lease's name at the site, which contains the tag if a lease has no other field for the tag."""
         return name
 
     @abstractmethod
@@ -261,7 +261,9 @@ class Cloud(RestrictedCredentials, ABC):
         """Change the end of the lease to the end of ``slot``. Raises ExtensionRejected."""
         try:
             with translate_errors("blazar"):
-                extended = self.blazar.lease.update(lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_MINUTES}}")
+                extended = self.blazar.lease.update(
+                    lease.id, end_date=f"{slot.end.astimezone(UTC):{BLAZAR_TIME_FORMAT}}"
+                )
         except (NotEnoughHosts, RequestRejected) as problem:
             raise ExtensionRejected(str(problem)) from None
         return to_lease(extended, lease.hosts)
@@ -277,7 +279,7 @@ class Cloud(RestrictedCredentials, ABC):
             return self.convert_records("nova", self.sdk.compute.servers(), to_server)
 
     def create_server(self, name: str, tag: str, reservation_id: str, source: str) -> Server:
-        """Create a server in a reservation. source: id of the image, or of the volume, that it boots from."""
+        """Create a server in a reservation. source: id of the disk image or volume that the server boots from."""
         with translate_errors("nova"):
             created = self.sdk.compute.create_server(
                 name=name,
@@ -337,7 +339,7 @@ class Cloud(RestrictedCredentials, ABC):
             raise NoAddress(f"no floating IP is free at {self.name}: {problem}") from None
 
     def attach_address(self, address: Address, server: Server) -> Address:
-        """Attach the address to the server. Raises RequestRejected if another program attached it elsewhere."""
+        """Attach the address to the server. Raises RequestRejected if the address is attached to another server."""
         with translate_errors("neutron"):
             ip = self.sdk.network.get_ip(address.id)
             port = next(iter(self.sdk.network.ports(device_id=server.id)), None)

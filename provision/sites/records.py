@@ -7,7 +7,7 @@ from typing import Any
 from provision.models import TAG, Address, Lease, Server
 
 CREATING = "CREATING"
-"""Blazar's status of a lease whose reservations are not all in its records yet."""
+"""Blazar's status of a lease whose list of reservations may still be incomplete."""
 CONVERSION_ERRORS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """Errors that the conversions below raise for a record with missing or malformed fields."""
 OWNER = re.compile(f"{TAG.pattern} of (\\w+)")
@@ -19,7 +19,7 @@ def parse_blazar_time(text: str) -> datetime:
 
 
 def to_lease(lease: dict[str, Any], hosts: tuple[str, ...]) -> Lease:
-    """Convert Blazar's record of a lease. hosts: ids of its hosts. Raises ValueError if it has no reservations yet."""
+    """Convert Blazar's record of a lease. hosts: ids of the hosts. Raises ValueError if there are no reservations."""
     if not lease["reservations"]:
         raise ValueError(f"lease {lease['name']} has no reservations")
     reservations = sorted_by_id(lease["reservations"])
@@ -68,7 +68,7 @@ def to_address(ip: Any, server: str) -> Address:
 
 
 def may_be_own_record(record: Any, user_id: str) -> bool:
-    """Return whether an unreadable record may be this program's: the user's, and with a tag or still being created."""
+    """Return whether an unreadable record of the user may be this program's: it has a tag or is still being created."""
     text = str(record)
     return bool(re.search(rf"\b{re.escape(user_id)}\b", text)) and bool(TAG.search(text) or CREATING in text)
 

@@ -1,7 +1,7 @@
 """Chameleon's reference API, which describes the hardware of nodes and flavors. It needs no login.
 
-https://chameleoncloud.readthedocs.io/en/latest/technical/discovery.html. A response lists at most 500 items; ``total``
-says how many there are.
+https://chameleoncloud.readthedocs.io/en/latest/technical/discovery.html. A response lists at most 500 items;
+``total`` is the number of all items.
 """
 
 import json
@@ -21,7 +21,7 @@ SERVICE = "the reference API"
 REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
 RESPONSE_MIB = 64
-"""Largest response. 500 nodes take about 2 MiB."""
+"""Maximum size of a response. The description of 500 nodes takes about 2 MiB."""
 MOST_ITEMS = 20_000
 MOST_GPUS = 64
 CHUNK = 65536
@@ -49,7 +49,7 @@ def reference_items(path: str) -> list[Any]:
 
 
 def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
-    """Return the items from the offset on, and how many there are in all."""
+    """Return the items from the offset on, and the number of all items."""
     url, query = f"{context.RESOURCE_API_URL}/{path}.json", {"offset": offset} if offset else {}
     with translate_errors(SERVICE), requests.get(url, query, timeout=REQUEST_TIMEOUT_S, stream=True) as response:
         if not response.ok:
@@ -90,7 +90,7 @@ def text_field(described: dict[str, Any], name: str) -> str:
 
 
 def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
-    """Return the fields of Host that describe GPUs; kind: the node type or flavor, whose name may say more.
+    """Return the fields of Host that describe GPUs. kind: the node type or flavor; it may name GPU and interconnect.
 
     Raises ValueError for an impossible number of GPUs.
     """
@@ -112,7 +112,7 @@ def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _memory_gib(gpu: dict[str, Any], model: str) -> float:
-    """Return the memory that the site reports, else that in the slice's or the model's name, else 0."""
+    """Return the reported memory, else the memory in the name of the MIG slice or GPU model, else 0; in GiB."""
     if reported := gpu.get("gpu_memory"):
         return float(reported / GIB)
     named = MIG_MEMORY.search(str(gpu.get("gpu_mig_profile") or "")) or MEMORY.search(model)

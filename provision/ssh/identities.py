@@ -1,4 +1,4 @@
-"""Keys to offer at a login, in OpenSSH's order: first the agent's keys, the configured ones first, then key files."""
+"""Keys to offer at a login, in OpenSSH's order: configured keys in the agent, other keys in the agent, key files."""
 
 import socket
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from provision.files import read_text
 from provision.ssh.ssh_config import agent_socket
 
 AGENT_TIMEOUT_S = 60.0
-"""How long the agent may take; it may ask the user for a confirmation."""
+"""How long the agent may take to respond, seconds. The agent may ask the user for a confirmation."""
 
 
 class Identities(AuthStrategy):  # type: ignore[misc]
     """Offers keys as ``ssh`` does with the host's IdentityFile, IdentityAgent and IdentitiesOnly.
 
-    A key file that is missing or needs a passphrase is skipped: the agent may have its key.
+    A key file that is missing or needs a passphrase is skipped, because the agent may have the key.
     """
 
     def __init__(self, ssh_config: dict[str, Any], username: str, **_: object) -> None:
@@ -40,7 +40,7 @@ class Identities(AuthStrategy):  # type: ignore[misc]
         yield from (InMemoryPrivateKey(self._username, key) for key in loaded if key)
 
     def authenticate(self, transport: Transport) -> None:
-        """Offer one key after the other. Raises the last rejection, or what ended the connection."""
+        """Offer one key after the other. If none is accepted, raises the error of the last attempt."""
         last: SSHException = AuthenticationException("no key to log in with, neither in the agent nor in a file")
         for source in self.get_sources():
             try:
@@ -56,7 +56,7 @@ class Identities(AuthStrategy):  # type: ignore[misc]
 
 @contextmanager
 def _agent(path: str) -> Iterator[AgentSSH]:
-    """Yield the agent at a socket. If no agent answers there, the yielded agent has no keys."""
+    """Yield the agent at the socket ``path``. If no agent answers, the yielded agent has no keys."""
     agent = AgentSSH()
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(AGENT_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""Find the host keys that the user has accepted, so that another machine can check the same host."""
+"""Find the host keys that the user has accepted, so that a leased node can verify the same host."""
 
 import subprocess
 from pathlib import Path

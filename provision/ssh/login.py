@@ -17,14 +17,15 @@ from provision.ssh.process import last_line
 from provision.ssh.ssh_config import AGENT_VARIABLE, agent_for_nodes
 
 USER = "cc"
+"""The login user of Chameleon's disk images."""
 CONNECT_TIMEOUT_S = 15
 PUBLIC_KEY_PREFIXES = ("ssh-", "ecdsa-", "sk-")
-"""Prefixes of public keys."""
+"""The beginnings of a public key's text, for all types of keys."""
 
 
 @dataclass(frozen=True)
 class KeyPair:
-    """The file of a private key, and the text of the public key in the file next to it."""
+    """The file of a private key, and the text of the public key from the file beside it."""
 
     file: Path
     public: str
@@ -137,7 +138,7 @@ def _keys_in_agent() -> list[str]:
 
 
 def fingerprint(public: str) -> str:
-    """Return a public key's fingerprint as ssh-keygen -l prints it. Raises BadKey if it is invalid."""
+    """Return a public key's fingerprint as ssh-keygen -l prints it. Raises BadKey if the key is invalid."""
     try:
         digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
     except (IndexError, ValueError):

@@ -19,11 +19,11 @@ HOST_SETTINGS = ("hostname", "user", "port", "userknownhostsfile", "hostkeyalias
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
 RESPONSE_TIMEOUT_S = 20
 UNKNOWN_NODE = "192.0.2.1"
-"""An address from the range for documentation: a node whose own address is not known yet."""
+"""Stands for a node whose address is not known yet. No host has this address; it is reserved for documentation."""
 
 
 def resolve_host(name: str) -> str:
-    """Return the text of a configuration file with the settings of a host and of all jump hosts before it.
+    """Return the text of a configuration file with the settings of a host and of its jump hosts.
 
     Raises BadSshConfig if OpenSSH rejects the configuration.
     """
@@ -31,9 +31,9 @@ def resolve_host(name: str) -> str:
 
 
 def resolve_jump_hosts(name: str, arguments: Sequence[str]) -> str:
-    """Return the text of ``resolve_host`` with only the host's keys, agent and jump hosts.
+    """Return the text of a configuration file with a host's keys and agent, and with its jump hosts.
 
-    arguments: the other settings of the host, as options of ssh.
+    arguments: the host's other settings and the host, as arguments of ssh.
     """
     return _config_block(name, arguments, (*KEY_SETTINGS, *PROXY_SETTINGS))
 
@@ -45,7 +45,7 @@ def agent_for_nodes() -> str:
 
 
 def agent_socket(setting: str | None) -> str:
-    """Return the socket of the agent that ``setting`` names, '' for no agent. setting: IdentityAgent; None: not set."""
+    """Return the socket of the SSH agent, '' for no agent. setting: the value of IdentityAgent, None if not set."""
     if setting is None or setting == AGENT_VARIABLE:
         return os.environ.get(AGENT_VARIABLE, "")
     if setting.startswith("$"):

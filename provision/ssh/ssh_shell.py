@@ -33,7 +33,9 @@ CONNECT_LIMIT_S = 60.0
 """Time for which connecting is retried."""
 KEEPALIVE_INTERVAL_S = 15
 DEAD_AFTER_S = 30
+"""Time without a response after which a connection counts as dropped."""
 FORWARD_LIMIT_S = 5.0
+"""Longest wait for a tunnel to open."""
 DROPPED_CODE = 255
 """OpenSSH's exit code after a dropped connection."""
 FAST_CIPHER = "aes128-gcm@openssh.com"
@@ -112,7 +114,7 @@ class SshShell(Shell):
         return code, bytes(err)
 
     def _open_channel(self) -> Channel:
-        """Open a channel for one command; reconnect once if the connection turns out to be dead."""
+        """Open a channel for one command; reconnect once if the connection has dropped."""
         with suppress(SSHException, EOFError, ConnectionError):
             return self._ensure_connection().transport.open_session(timeout=CONNECT_TIMEOUT_S)
         self.close()
@@ -156,7 +158,7 @@ class SshShell(Shell):
         return connection
 
     def _unknown_host_error(self, host: str, problem: socket.gaierror) -> NotReached:
-        """Return the error for a host name without an address; NotReached if the name server may be down."""
+        """Return the error for a host name that has no address; NotReached if the name server may have failed."""
         if problem.errno != socket.EAI_NONAME:
             return NotReached(f"{self.where}: {problem_in_words(problem)}")
         if host != self.where:

@@ -23,7 +23,7 @@ from experiments.system import packages
 from experiments.system.files import CODE_FOLDER
 from experiments.system.options import fields_with_options
 from experiments.system.packages import EXTRAS
-from provision.choices import IMAGE, VGPU_IMAGE
+from provision.choices import DISK_IMAGE, VGPU_DISK_IMAGE
 from tests.support.runners.fake_runner import SUITE, FakeRunner
 from tests.support.services.sshd import new_key
 
@@ -135,8 +135,8 @@ def test_a_lease_has_the_length_and_nodes_that_its_labs_need(group, expected):
 @pytest.mark.parametrize(
     ("node_type", "image", "booted"),
     [
-        ("gpu_a100_pcie", None, IMAGE),
-        ("g1.h100.vgpu.1g.12gb", None, VGPU_IMAGE),
+        ("gpu_a100_pcie", None, DISK_IMAGE),
+        ("g1.h100.vgpu.1g.12gb", None, VGPU_DISK_IMAGE),
         ("g1.h100.vgpu.1g.12gb", "my-image", "my-image"),
     ],
 )

@@ -128,8 +128,8 @@ def test_a_lease_that_begins_or_ends_soon_or_costs_much_is_reported(one, above, 
 
 
 def deleted_lease_state(*records: str) -> LeaseState:
-    operations = dict.fromkeys(records, end_when_idle_data(EndWhenIdle(HOUR / 2)))
-    return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", operations=operations), None, (), (), (), None, None)
+    outcomes = dict.fromkeys(records, end_when_idle_data(EndWhenIdle(HOUR / 2)))
+    return LeaseState(ActiveLease("lab", "tag", "CHI@UC", "", outcomes=outcomes), None, (), (), (), None, None)
 
 
 def test_the_disappearance_of_a_lease_that_ends_itself_is_reported():

@@ -218,7 +218,7 @@ def test_simultaneous_slots_are_sorted_by_cost_with_unknown_costs_last():
     assert [slot.hosts[0].name for slot in earliest_slots(hosts, [], Requirements(HOUR), MONDAY, 3)] == ["c", "b", "a"]
 
 
-def test_each_kind_of_node_offers_consecutive_slots():
+def test_each_group_of_equal_nodes_offers_consecutive_slots():
     bookings = [booked(gigaio("g"), MONDAY, at(2))]
     slots = earliest_slots([ONE, TWO, gigaio("g")], bookings, Requirements(THREE_HOURS), MONDAY, 4)
     assert [(slot.hosts[0].name, slot.start) for slot in slots] == [

@@ -150,7 +150,7 @@ def test_an_open_amd_gpu_is_work(fake_node):
 
 
 @pytest.mark.parametrize("command", ["squeue", "nvidia-smi"])
-def test_a_state_that_cannot_be_read_counts_as_busy_and_is_read_again(fake_node, command):
+def test_a_node_counts_as_busy_while_a_check_fails(fake_node, command):
     fake_node.answers[command] = check.CheckFailed(f"{command} ended with 9: no communication")
     assert (
         fake_node.check_each_minute(60)
@@ -315,7 +315,7 @@ def test_a_jupyter_server_that_rejects_requests_counts_as_busy_and_a_stopped_one
     assert fake_node.lease.deleted == 1
 
 
-def test_a_state_survives_on_disk_and_a_damaged_one_begins_again(fake_node, tmp_path):
+def test_the_state_is_read_from_disk_unless_it_is_damaged(fake_node, tmp_path):
     file = tmp_path / "state/idle.json"
     check.write_state(file, fake_node.state)
     assert check.read_state(file) == fake_node.state

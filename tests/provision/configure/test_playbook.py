@@ -25,7 +25,7 @@ def test_ansible_runs_with_any_locale_and_temporary_folder(tmp_path, monkeypatch
         configure([machine], Setup(), lambda line: None, logs=tmp_path / "logs")
 
 
-def test_files_may_be_named_from_this_folder_or_from_home(tmp_path, monkeypatch):
+def test_relative_paths_and_paths_in_the_home_folder_become_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
     login = Path("~/.docker/config.json")

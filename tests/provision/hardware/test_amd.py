@@ -39,7 +39,7 @@ def test_each_die_is_a_gpu_in_the_order_of_the_nodes(amd_machine):
     ("given", "uuids"),
     [("1", [SECOND]), ("1,0", [SECOND, FIRST]), (SECOND.upper().replace("GPU", "gpu"), [SECOND]), ("", []), ("7", [])],
 )
-def test_visible_gpus_are_renumbered(amd_machine, given, uuids):
+def test_rocr_visible_devices_selects_and_renumbers_gpus(amd_machine, given, uuids):
     amd_machine.setenv("ROCR_VISIBLE_DEVICES", given)
     assert [(one.index, one.uuid) for one in local.this_machine().gpus] == list(enumerate(uuids))
 
@@ -72,7 +72,7 @@ def test_visible_gpus_are_sampled_in_the_units_of_the_columns(amd_machine):
     assert [one.sample().get("gpu_power_w") for one in gpus.visible_gpus()] == [None, 412.5]
 
 
-def test_memory_in_use_after_a_row_is_found(amd_machine):
+def test_memory_that_stays_in_use_on_an_amd_gpu_is_found(amd_machine):
     assert gpus.used_gib([0, 1]) == {0: 2.0, 1: 1.0}
     assert gpu_memory.gpus_still_in_use({0: 2.0, 1: 0.5}, within_s=0) == {1: 1.0}
 

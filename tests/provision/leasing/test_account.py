@@ -109,7 +109,7 @@ def without_account(reconciler):
 def test_the_account_is_added_to_a_record_without_one_when_its_lease_is_queried(lease_of_first_account, reconciler):
     old = without_account(reconciler)
     assert old.account is None
-    assert old.operations == lease_of_first_account[1].operations
+    assert old.outcomes == lease_of_first_account[1].outcomes
     lease_state(lease_of_first_account[0], reconciler, old)
     assert reconciler.journal.active_lease("llm_cc").account == IDENTITY
 

@@ -145,7 +145,7 @@ def test_the_program_does_not_wait_for_a_deleted_node(reconciler, lease_request,
 
 
 @pytest.mark.usefixtures("reachable")
-def test_an_extension_during_the_boot_is_kept_on_other_nodes(reconciler, lease_request):
+def test_a_lease_that_moves_to_other_nodes_keeps_an_extension_made_during_the_boot(reconciler, lease_request):
     site = FakeSite(broken={"1"})
 
     def extend_lease_at_deletion(operation):

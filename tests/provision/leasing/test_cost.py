@@ -136,7 +136,7 @@ def test_a_release_deletes_the_lease_before_its_resources(reconciler, lease_requ
     assert order == ["delete lease", "delete server", "release address", "delete key"]
 
 
-def test_a_resource_in_use_by_others_is_deleted_after_them(reconciler, lease_request, messages):
+def test_a_resource_that_other_resources_use_is_deleted_after_them(reconciler, lease_request, messages):
     site = priced_site()
     lease(site, reconciler, lease_request())
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from keystoneauth1 import exceptions as keystone_errors
 
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.clock import Clock
 from provision.errors import NoCredentials, RequestRejected, Unreachable
 from provision.leasing import doctor
@@ -128,7 +128,7 @@ def test_an_invalid_public_key_fails(key, failed_lines):
     assert found["SSH key at the site"].startswith("'ssh-ed25519 A' is not a public SSH key")
 
 
-def test_a_time_zone_that_is_unknown_fails(failed_lines, monkeypatch):
+def test_an_unknown_time_zone_fails(failed_lines, monkeypatch):
     monkeypatch.setenv("TZ", "Europe/Helsinky")
     assert "TZ 'Europe/Helsinky' is unknown" in failed_lines()["time zone"]
     monkeypatch.setenv("TZ", ":Europe/Helsinki")
@@ -147,7 +147,7 @@ def test_a_credential_that_may_not_lease_fails(site, failed_lines, limits, messa
     assert message in failed_lines()["credential"]
 
 
-def test_a_credential_that_lasts_for_a_lab_passes(site, failed_lines):
+def test_a_credential_that_lasts_for_three_hours_passes(site, failed_lines):
     for hours, failed in ((3.5, []), (2.9, ["credential"])):
         site.answers["credential"] = Credential(ends=datetime.now(UTC) + timedelta(hours=hours))
         assert list(failed_lines()) == failed
@@ -218,7 +218,7 @@ def test_an_unattached_address_of_the_project_is_named_but_not_used(site, failed
         ("hosts", ["a", "b"], "reservations", "2 reservable nodes at CHI@UC"),
     ],
 )
-def test_a_check_that_passes_says_what_it_found(site, key, reconciler, answer, value, check, text):
+def test_a_passed_check_states_its_finding(site, key, reconciler, answer, value, check, text):
     site.answers[answer] = value
     texts = {one.name: one.text for one in doctor.check_site("chameleon", key, reconciler) if one.passed}
     assert texts[check] == text
@@ -238,7 +238,7 @@ def test_a_lease_created_with_another_key_is_named(site, reconciler, failed_line
     site.answers["public_keys"] = [(reconciler.journal.open_lease("llm_cc", "CHI@UC").tag, OTHER)]
     line = failed_lines()["SSH key at the site"]
     assert line.startswith(f"lease llm_cc was created with {fingerprint(OTHER)}, and ")
-    assert "pass the key with which the lease was created as --key" in line
+    assert "set --key to the key with which the lease was created" in line
 
 
 def test_the_same_key_under_any_name_passes_and_is_named(site, key, reconciler):
@@ -295,7 +295,7 @@ def test_a_missing_image_is_rejected():
     with pytest.raises(
         RequestRejected, match=r"CC-Ubuntu24\.04-CUDA at CHI@UC does not exist; choose another with --image"
     ):
-        cloud(sdk=sdk).image_id(IMAGE)
+        cloud(sdk=sdk).image_id(DISK_IMAGE)
 
 
 def images(*described):
@@ -309,11 +309,11 @@ PUBLIC, MINE = ("1", "public", "active"), ("2", "private", "active")
 
 @pytest.mark.parametrize("found", [(PUBLIC,), (MINE, PUBLIC), (PUBLIC, ("3", "public", "deactivated"))])
 def test_the_public_image_is_preferred(found):
-    assert images(*found).image_id(IMAGE) == "1"
+    assert images(*found).image_id(DISK_IMAGE) == "1"
 
 
 def test_a_private_image_is_used_if_there_is_no_public_one():
-    assert images(MINE).image_id(IMAGE) == "2"
+    assert images(MINE).image_id(DISK_IMAGE) == "2"
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_private_image_is_used_if_there_is_no_public_one():
 )
 def test_an_ambiguous_or_inactive_image_is_rejected(found, message):
     with pytest.raises(RequestRejected, match=message):
-        images(*found).image_id(IMAGE)
+        images(*found).image_id(DISK_IMAGE)
 
 
 @pytest.mark.parametrize("missing", ["sharednet1", "public", "baremetal"])

@@ -66,7 +66,9 @@ def enable_end_when_idle(site, reconciler, record, end_when_idle=END_WHEN_IDLE):
     reconciler.journal.write("done", record, Operation.CREATE_CREDENTIAL, id="c", **end_when_idle_data(end_when_idle))
 
 
-def test_the_record_keeps_when_and_how_a_lease_ends_itself(site, reconciler, active_lease, tmp_path):
+def test_the_journal_records_when_a_lease_ends_itself_and_where_its_results_go(
+    site, reconciler, active_lease, tmp_path
+):
     assert end_when_idle_of(active_lease()) is None
     end_when_idle = EndWhenIdle(HOUR, "me@host:there", tmp_path / "key")
     enable_end_when_idle(site, reconciler, active_lease(), end_when_idle)
@@ -79,9 +81,7 @@ def test_a_lease_whose_setup_was_interrupted_does_not_end_itself_although_that_w
     assert (end_when_idle_of(active_lease()), requested_end_when_idle(active_lease())) == (None, END_WHEN_IDLE)
 
 
-def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_somebody(
-    site, reconciler, active_lease
-):
+def test_a_lease_is_reported_as_deleted_only_if_the_site_no_longer_lists_it(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease())
     assert lease_deletion_message(reconciler, active_lease()) == ""
     held = site.held
@@ -93,7 +93,7 @@ def test_only_a_lease_that_the_site_no_longer_lists_was_deleted_by_itself_or_by_
     )
 
 
-def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(site, reconciler, active_lease):
+def test_the_deletion_message_names_the_target_of_the_results(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease(), EndWhenIdle(HOUR, "me@host:there"))
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()).endswith(
@@ -101,19 +101,19 @@ def test_the_results_of_a_lease_that_ended_itself_are_where_they_were_copied_to(
     )
 
 
-def test_a_lease_that_this_program_has_deleted_did_not_end_itself(site, reconciler, active_lease):
+def test_a_lease_that_this_program_deleted_has_no_deletion_message(site, reconciler, active_lease):
     enable_end_when_idle(site, reconciler, active_lease())
     reconciler.journal.write("intent", active_lease(), Operation.DELETE_LEASE, id="1")
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_lease_that_was_not_set_up_to_end_itself_has_not_ended_itself(site, reconciler, active_lease):
+def test_a_lease_that_was_not_set_up_to_end_itself_has_no_deletion_message(site, reconciler, active_lease):
     site.held = []
     assert lease_deletion_message(reconciler, active_lease()) == ""
 
 
-def test_a_site_that_does_not_answer_does_not_end_a_run(site, reconciler, active_lease, monkeypatch):
+def test_a_lease_whose_site_does_not_answer_has_no_deletion_message(site, reconciler, active_lease, monkeypatch):
     def fail_to_list_leases():
         raise Unreachable("blazar does not answer")
 
@@ -128,7 +128,7 @@ def test_a_release_deletes_the_credential(site, reconciler, active_lease):
     assert (site.credentials, site.remaining_resources()) == ([], [])
 
 
-def test_a_credential_that_stays_is_named(site, reconciler, active_lease):
+def test_a_credential_that_cannot_be_deleted_is_named(site, reconciler, active_lease):
     def reject(operation):
         if operation == "delete credential":
             raise RequestRejected("keystone: no")
@@ -150,7 +150,7 @@ def test_a_lease_that_never_had_a_credential_is_released_without_keystone(site, 
     assert site.remaining_resources() == []
 
 
-def test_a_site_without_such_credentials_is_named_before_anything_is_leased(site, reconciler):
+def test_end_when_idle_is_rejected_at_a_site_without_lease_credentials(site, reconciler):
     require_lease_credentials(site, reconciler)
     with pytest.raises(RequestRejected, match="CHI@UC cannot limit a credential to one lease"):
         require_lease_credentials(FakeSite(), reconciler)

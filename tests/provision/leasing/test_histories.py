@@ -1,4 +1,4 @@
-"""Random sequences of leasing commands and faults: 300, or TESTBED_HISTORIES. A failing one is printed."""
+"""Random sequences of leasing commands and faults: 300, or TESTBED_HISTORIES. A sequence that fails is printed."""
 
 import os
 

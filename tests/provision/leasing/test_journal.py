@@ -23,18 +23,18 @@ def test_an_active_lease_has_its_intents_and_outcomes_until_it_is_closed(journal
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("intent", active_lease, Operation.CREATE_LEASE, end="soon")
     assert journal.active_lease("llm_cc").intents == {Operation.CREATE_LEASE: {"end": "soon"}}
-    assert journal.active_lease("llm_cc").operations == {}
+    assert journal.active_lease("llm_cc").outcomes == {}
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+    assert journal.active_lease("llm_cc").outcomes == {Operation.CREATE_LEASE: {"id": "1"}}
     journal.write("closed", active_lease)
     assert journal.active_leases() == {}
 
 
-def test_a_lease_whose_deletion_has_begun_may_be_missing(journal):
+def test_the_intent_to_delete_a_lease_removes_the_record_of_its_creation(journal):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     journal.write("intent", active_lease, Operation.DELETE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {}
+    assert journal.active_lease("llm_cc").outcomes == {}
 
 
 def test_hosts_that_failed_are_remembered(journal):
@@ -60,7 +60,7 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
     file = journal.folder / "ledger.jsonl"
     file.write_text(file.read_text() + '{"at": "2026')
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
-    assert journal.active_lease("llm_cc").operations == {Operation.CREATE_LEASE: {"id": "1"}}
+    assert journal.active_lease("llm_cc").outcomes == {Operation.CREATE_LEASE: {"id": "1"}}
 
 
 @pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
@@ -76,7 +76,7 @@ def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(jo
         journal.active_leases()
 
 
-def test_a_line_of_an_earlier_version_has_no_checksum(journal):
+def test_a_line_of_an_earlier_version_without_a_checksum_is_accepted(journal):
     journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     fields = json.loads(file.read_text())
@@ -91,7 +91,7 @@ def test_every_beginning_of_a_line_is_skipped_wherever_a_program_was_killed(jour
     text = file.read_text()
     for end in range(text.index("\n") + 2, len(text) - 1):
         file.write_text(text[:end])
-        assert journal.active_lease("llm_cc").operations == {}
+        assert journal.active_lease("llm_cc").outcomes == {}
 
 
 def test_only_its_user_can_read_the_journal(journal):
@@ -108,7 +108,7 @@ def test_a_file_in_place_of_the_journals_folder_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "a/b", "..", ".", ""])
-def test_a_lock_stays_in_its_folder(journal, name):
+def test_a_lease_name_that_would_place_its_lock_in_another_folder_is_rejected(journal, name):
     with pytest.raises(BadJournal, match="is not a valid lease name"), journal.lock_lease(name):
         pass
 
@@ -149,7 +149,7 @@ def test_a_second_program_waits_for_the_first_and_reports_it(journal):
         assert calls == []
 
 
-def test_a_program_that_waits_calls_back_once(journal):
+def test_a_program_that_waits_for_a_lock_reports_it_once(journal):
     calls, entered = [], []
     first = journal.lock_lease("llm_cc")
     first.__enter__()
@@ -182,7 +182,7 @@ def _wait_alone(journal):
         pass
 
 
-def test_the_folder_of_the_journal_can_be_chosen(monkeypatch, tmp_path):
+def test_variables_set_the_folder_of_the_journal(monkeypatch, tmp_path):
     monkeypatch.delenv("TESTBED_LEDGER", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert default_folder() == tmp_path / "llm-testbed"
@@ -249,7 +249,7 @@ def test_a_journal_that_cannot_be_read_is_named(journal):
         ("rubbish", "line 3 is damaged"),
     ],
 )
-def test_other_lines_are_rejected_with_their_number(journal, line, message):
+def test_a_malformed_line_is_rejected_with_its_number(journal, line, message):
     """The second line is empty."""
     journal.open_lease("llm_cc", "CHI@UC")
     with (journal.folder / "ledger.jsonl").open("a") as file:
@@ -265,7 +265,7 @@ def test_tags_stay_known_after_their_record_is_closed(journal):
 
 
 @pytest.mark.parametrize("line", [{"version": 0}, {"version": None}, {"version": "1"}, {}, {"event": "opened"}])
-def test_a_line_of_an_older_version_or_of_none_is_rejected(journal, line):
+def test_a_line_of_an_older_version_or_without_a_version_is_rejected(journal, line):
     journal.open_lease("llm_cc", "CHI@UC")
     (journal.folder / "ledger.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(BadJournal, match=r"line 1: version .*; allowed: 1"):
@@ -292,7 +292,7 @@ def test_only_its_user_can_open_the_folder_of_the_journal(journal, lock_first):
     assert journal.folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_line_is_on_the_disk_before_the_program_continues(journal, monkeypatch):
+def test_each_line_is_flushed_to_disk(journal, monkeypatch):
     on_disk = []
     monkeypatch.setattr(os, "fsync", lambda file: on_disk.append(os.pread(file, 1000, 0)))
     journal.open_lease("llm_cc", "CHI@UC")

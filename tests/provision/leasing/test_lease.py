@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.errors import (
     BootFailed,
     ForeignLease,
@@ -192,7 +192,7 @@ def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
     site = FakeSite()
     slot, *rest = planned_calls(site, reconciler, lease_request())
     assert slot.startswith("blazar: create lease llm_cc of node-1 (gpu at CHI@UC), 2026-11-21 12:00 UTC to ")
-    assert rest == calls(f"{IMAGE} (image)")
+    assert rest == calls(f"{DISK_IMAGE} (image)")
     assert (site.remaining_resources(), reconciler.journal.active_leases()) == ([], {})
     lease(site, reconciler, lease_request())
     assert planned_calls(site, reconciler, lease_request()) == ["lease llm_cc is active: resume it"]
@@ -203,7 +203,7 @@ def test_a_plan_lists_the_calls_and_makes_none(reconciler, lease_request):
 def test_a_plan_without_an_account_names_what_is_requested(lease_request, site, virtual, end_when_idle):
     wanted, *rest = planned_calls_without_account(site, replace(lease_request(), end_when_idle=end_when_idle))
     assert wanted == "blazar: create lease llm_cc of 1 node with at least 1 GPU, for 3h, start: now"
-    assert rest == calls(IMAGE, virtual, bool(end_when_idle))
+    assert rest == calls(DISK_IMAGE, virtual, bool(end_when_idle))
 
 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
@@ -223,7 +223,7 @@ def test_a_name_that_is_active_at_another_site_is_rejected(reconciler, lease_req
     assert other.held == []
 
 
-def test_a_lease_that_is_resumed_is_reported_with_its_age(reconciler, lease_request, messages):
+def test_a_lease_that_is_resumed_is_reported_with_the_time_of_its_creation(reconciler, lease_request, messages):
     site = FakeSite()
     lease(site, reconciler, lease_request())
     assert not any("resuming" in line for line in messages)

@@ -138,7 +138,7 @@ def test_an_interrupted_extension_is_resumed_even_if_a_new_one_would_be_rejected
 
 
 @pytest.mark.parametrize("changed_by", [-HOUR, HOUR])
-def test_an_interrupted_extension_is_a_new_one_after_another_change_of_the_end(
+def test_an_interrupted_extension_is_not_resumed_if_somebody_else_changed_the_end(
     reconciler, site, active_lease, changed_by
 ):
     end = site.lease.end + changed_by
@@ -147,7 +147,7 @@ def test_an_interrupted_extension_is_a_new_one_after_another_change_of_the_end(
     assert extend(site, reconciler, active_lease, 3 * HOUR).end == end + 3 * HOUR
 
 
-def test_an_extension_by_another_length_or_after_a_rejection_is_not_a_resumed_one(reconciler, site, active_lease):
+def test_an_extension_by_another_length_or_after_a_rejection_is_a_new_one(reconciler, site, active_lease):
     extend_and_kill(reconciler, site, active_lease, "done")
     assert extend(site, reconciler, active_lease, 2 * HOUR).end == NOW + 5 * HOUR
     site.rejects = True
@@ -195,7 +195,7 @@ def test_the_cost_of_a_past_lease_is_that_of_its_hosts_in_the_journal(reconciler
     assert lease_state(site, reconciler, active_lease).used_su == 8
 
 
-def test_the_cost_is_unknown_if_hosts_or_prices_are(reconciler, site, active_lease):
+def test_the_cost_is_unknown_if_hosts_or_prices_are_unknown(reconciler, site, active_lease):
     site.lease = replace(site.lease, hosts=())
     assert lease_state(site, reconciler, active_lease).used_su is None
     site.lease = replace(site.lease, hosts=("8",))

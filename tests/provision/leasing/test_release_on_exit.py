@@ -21,7 +21,7 @@ def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_lease_is_released_and_that_is_reported(reconciler, lease_request, messages):
+def test_a_release_is_reported(reconciler, lease_request, messages):
     site = FakeSite()
     run_with_lease(site, reconciler, lease_request())
     assert site.remaining_resources() == []

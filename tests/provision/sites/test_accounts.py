@@ -36,7 +36,7 @@ def test_the_only_entry_for_a_region_is_used(write_clouds):
     assert account_regions() == ["CHI@UC", "KVM@TACC"]
 
 
-def test_of_several_entries_none_is_used_by_default(write_clouds):
+def test_several_entries_for_a_region_need_a_choice(write_clouds):
     write_clouds(uc_course=cloud_entry(), uc_research=cloud_entry())
     with pytest.raises(NoCredentials) as several:
         find_account("CHI@")
@@ -92,7 +92,7 @@ def test_a_preferred_entry_counts_only_among_several(write_clouds, monkeypatch):
     assert find_account("CHI@", "uc_research").name == "uc_course"
 
 
-def test_an_entry_of_several_regions_needs_the_region(write_clouds):
+def test_an_entry_with_several_regions_needs_the_choice_of_a_region(write_clouds):
     write_clouds(all={**cloud_entry(), "region_name": None, "regions": ["CHI@UC", "CHI@TACC", "KVM@TACC"]})
     with pytest.raises(NoCredentials, match=r"all \(CHI@UC\), all \(CHI@TACC\); choose one with --site"):
         find_account("CHI@")
@@ -106,7 +106,7 @@ def test_a_missing_login_plugin_is_named_with_its_installation(write_clouds, cap
     assert capfd.readouterr().err == ""
 
 
-def test_an_entry_without_its_plugin_is_one_of_several(write_clouds, monkeypatch):
+def test_an_entry_whose_plugin_is_missing_makes_the_choice_ambiguous(write_clouds, monkeypatch):
     write_clouds(
         uc=cloud_entry(), oidc=cloud_entry(kind="v3chameleonoidc"), elsewhere=cloud_entry("RegionOne", "v3unheardof")
     )

@@ -34,19 +34,19 @@ def busy_periods(site, flavor):
     return [(one.start, one.end) for one in site.bookings() if one.host_id == f"{flavor}@1"]
 
 
-def test_a_small_flavor_leaves_space_for_another_but_not_for_a_whole_hypervisor():
+def test_a_small_flavor_leaves_space_for_another_one_but_not_for_a_flavor_with_all_gpus():
     site = FakeKvm(("g1", 9, 12))
     assert busy_periods(site, "g1") == []
     assert busy_periods(site, "g4") == [(at(9), at(12))]
 
 
-def test_a_flavor_is_booked_while_others_take_all_gpus():
+def test_a_flavor_is_booked_while_other_reservations_use_all_gpus():
     site = FakeKvm(("g1", 8, 12), ("g1", 8, 12), ("g1", 9, 12), ("g1", 10, 14))
     assert busy_periods(site, "g1") == [(at(10), at(12))]
     assert busy_periods(FakeKvm(("g4", 9, 12)), "g1") == [(at(9), at(12))]
 
 
-def test_a_flavor_that_is_reserved_several_times_counts_as_often():
+def test_each_instance_of_a_reserved_flavor_counts():
     assert busy_periods(FakeKvm(("g1", 9, 12), amount=4), "g1") == [(at(9), at(12))]
     assert busy_periods(FakeKvm(("g1", 9, 12), amount=3), "g1") == []
 

@@ -153,7 +153,7 @@ def test_lists_longer_than_a_response_are_read_to_their_end(service):
     assert len({item["uid"] for item in items}) == len(items) == 1001 + len(hardware.MACHINES)
 
 
-def test_an_endless_list_ends(service, monkeypatch):
+def test_a_list_without_an_end_is_abandoned(service, monkeypatch):
     monkeypatch.setattr(reference_api, "MOST_ITEMS", 4)
     service.answer(json.dumps({"total": 10**9, "items": [{}]}))
     with pytest.raises(Unreachable, match="lists more than 4 items of sites"):
@@ -203,7 +203,7 @@ def test_an_invalid_flavor_does_not_hide_other_flavors(service):
 
 
 @pytest.mark.parametrize("fields", [{"name": "DEV@UC"}, {"name": ...}, {"uid": None}], ids=str)
-def test_a_site_that_is_not_listed_is_named(fields, service):
+def test_a_site_that_the_reference_api_does_not_list_is_named(fields, service):
     service.change("sites/uc/uc.json", **fields)
     with pytest.raises(RequestRejected, match="the reference API does not list site CHI@UC"):
         bare_metal().hosts()
@@ -269,7 +269,7 @@ def test_a_connection_that_breaks_off_is_unreachable(sent, raw_service):
         reference_items("sites")
 
 
-def test_the_fake_answers_in_the_format_of_the_service(service):
+def test_the_fake_reference_api_answers_in_the_format_of_the_real_one(service):
     def get(path):
         answer = requests.get(f"{service.url}/{path}", timeout=10)
         return answer.status_code, answer.json()

@@ -75,7 +75,7 @@ def test_the_agent_of_the_configuration_is_used(home, agent, monkeypatch, name, 
     assert logs_in(SshConfigHost(name))
 
 
-def test_without_an_agent_in_the_configuration_the_one_of_the_session_is_used(home, agent, monkeypatch):
+def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_names_none(home, agent, monkeypatch):
     configured(home, "IdentityAgent none")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
     assert not logs_in(SshConfigHost("super"))
@@ -84,12 +84,12 @@ def test_without_an_agent_in_the_configuration_the_one_of_the_session_is_used(ho
 
 
 @pytest.mark.parametrize("only", ["IdentitiesOnly yes", "IdentitiesOnly no"])
-def test_keys_of_the_agent_that_are_not_configured_are_offered_unless_the_configuration_forbids_it(home, agent, only):
+def test_identities_only_excludes_the_keys_of_the_agent_that_are_not_configured(home, agent, only):
     configured(home, f"IdentityAgent {agent}\n  {only}", key=new_key(home / "other"))
     assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
 
 
-def test_for_a_key_in_the_agent_the_public_file_is_enough(home, agent, sshd):
+def test_a_key_in_the_agent_can_be_configured_by_its_public_key_file(home, agent, sshd):
     configured(home, f"IdentityAgent {agent}\n  IdentitiesOnly yes", key=sshd.key.with_name("key.pub"))
     assert logs_in(SshConfigHost("super"))
 

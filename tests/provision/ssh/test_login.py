@@ -36,7 +36,7 @@ def keygen(*arguments):
     return subprocess.run(["ssh-keygen", "-q", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def test_a_key_that_can_be_used_passes(new_key_pair):
+def test_a_key_pair_that_needs_no_prompt_is_accepted(new_key_pair):
     check_key(new_key_pair)
 
 
@@ -65,7 +65,7 @@ def test_keys_that_do_not_belong_together_are_rejected(new_key_pair, tmp_path):
         check_key(replace(new_key_pair, public=other.with_name("other.pub").read_text()))
 
 
-def test_a_public_key_that_lost_its_end_is_rejected(new_key_pair):
+def test_a_truncated_public_key_is_rejected(new_key_pair):
     kind, blob, _ = new_key_pair.public.split()
     with pytest.raises(BadKey, match="do not belong together"):
         check_key(replace(new_key_pair, public=f"{kind} {blob[:-12]}"))

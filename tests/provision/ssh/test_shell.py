@@ -100,7 +100,7 @@ def test_an_upload_to_a_full_disk_keeps_the_old_file(shell, tmp_path):
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_a_stream_arrives_while_the_command_prints(shell):
+def test_output_arrives_while_the_command_still_runs(shell):
     times = []
     shell.stream("echo a; sleep 0.5; echo b", lambda chunk: times.append(time.monotonic()))
     assert times[-1] - times[0] > 0.3
@@ -114,7 +114,7 @@ def test_large_output_is_read_while_input_is_sent(shell):
         assert time.monotonic() - began > 0.3
 
 
-def test_reading_from_a_failing_command_raises(shell):
+def test_reading_the_output_of_a_failed_command_raises_an_error(shell):
     with (
         pytest.raises(CommandFailed, match=r"no such thing \(exit code 4 of: echo a"),
         shell.open_output("echo a; echo no such thing >&2; exit 4") as stream,
@@ -213,7 +213,7 @@ def test_a_connection_that_dropped_between_commands_is_reopened(sshd, ssh_shell)
     assert ssh_shell.run("echo again").out == "again\n"
 
 
-def test_a_file_whose_connection_drops_is_never_incomplete(sshd, tmp_path):
+def test_an_upload_whose_connection_drops_creates_no_incomplete_file(sshd, tmp_path):
     target = tmp_path / "file"
     part = tmp_path / "file.part"
 
@@ -243,14 +243,14 @@ def test_the_shell_waits_for_a_machine_that_comes_back(sshd, ssh_shell):
     assert answers == ["back\n"]
 
 
-def test_a_machine_that_does_not_come_back_is_not_reached(sshd):
+def test_a_machine_that_does_not_answer_within_the_limit_is_reported_in_one_line(sshd):
     login = replace(sshd.login(), port=1)
     with pytest.raises(NotReached, match=r"127\.0\.0\.1: .*Unable to connect") as problem:
         SshShell(login, connect_limit_s=1).run("true")
     assert "\n" not in str(problem.value)
 
 
-def test_another_host_key_is_rejected_at_once(sshd):
+def test_a_changed_host_key_is_rejected(sshd):
     login = sshd.login()
     sshd.new_host_key()
     with pytest.raises(BadHostKey, match="host key differs from the pinned one"):
@@ -300,7 +300,7 @@ def test_text_printed_by_a_login_shell_is_not_part_of_a_command_s_output(chatty_
 @pytest.mark.parametrize(
     ("line", "message"), [("echo This account is locked", "is locked"), ("yes", "does not stop printing")]
 )
-def test_a_login_shell_that_runs_no_command_is_named(chatty_login, line, message):
+def test_a_login_shell_that_runs_no_command_is_reported(chatty_login, line, message):
     server, start = chatty_login
     start.write_text(f"#!/bin/sh\n{line}\n")
     with pytest.raises(LoginRejected, match=message):

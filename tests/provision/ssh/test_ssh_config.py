@@ -50,7 +50,7 @@ def test_a_configuration_is_read_as_openssh_reads_it(home, config):
     shell.close()
 
 
-def test_hashed_names_of_known_hosts_are_known(home):
+def test_a_host_whose_name_is_hashed_in_known_hosts_is_accepted(home):
     known_hosts = home / ".ssh" / "known_hosts"
     subprocess.run(["ssh-keygen", "-H", "-f", known_hosts], check=True, capture_output=True)
     assert "127.0.0.1" not in known_hosts.read_text()
@@ -78,7 +78,7 @@ def test_a_leased_node_behind_a_jump_host_is_reached_by_commands_and_streams(hom
 
 
 @pytest.mark.timeout(60)
-def test_an_ssh_configuration_that_waits_is_rejected(home, monkeypatch):
+def test_an_ssh_configuration_whose_match_command_does_not_end_is_rejected(home, monkeypatch):
     monkeypatch.setattr(ssh_config, "RESPONSE_TIMEOUT_S", 1)
     (home / ".ssh" / "config").write_text('Match exec "sleep 100"\n  Port 1\n')
     with pytest.raises(BadSshConfig, match="`ssh -G` does not end within 1 s"):

@@ -13,7 +13,7 @@ Fault = tuple[object, str, object]
 
 def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Speed up leasing: every server answers SSH at once, fsync does nothing, each line of a journal is parsed once."""
-    parse = journal.Journal._entry
+    parse = journal.Journal._parse_line
     parsed: dict[str, journal.Entry | None] = {}
 
     def parse_once(self: journal.Journal, line: str, number: int) -> journal.Entry | None:
@@ -23,7 +23,7 @@ def without_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(boot, "try_login", lambda login: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(journal.Journal, "_entry", parse_once)
+    monkeypatch.setattr(journal.Journal, "_parse_line", parse_once)
 
 
 def _create_without_search(self, active_lease, operation, find, create, outcome, **intent):
@@ -64,7 +64,7 @@ def _delete_all(reconciler, active_lease, kind, name=None, _delete=resources.del
 INJECTED: dict[str, Fault] = {
     "a lost response is requested again": (reconciler.Reconciler, "find_or_create", _create_without_search),
     "any account may release": (release, "verify_account", lambda *_: None),
-    "what remains is not asked": (release, "list_remaining", lambda *_: []),
+    "what remains is not asked": (release, "list_resources", lambda *_: []),
     "a rejection ends the release": (release, "_delete_kinds", _stop_at_first_rejection),
     "addresses are forgotten": (release, "all_kinds", _kinds_without_addresses),
     "intents are not recorded": (journal.Journal, "write", _write_no_intent),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from provision.models import Lease
 from provision.sites.base import LeasingSite
-from provision.sites.openstack import BLAZAR_MINUTES, Cloud
+from provision.sites.openstack import BLAZAR_TIME_FORMAT, Cloud
 from tests.support.processes.waiting import wait_for
 from tests.testbed.node import network
 from tests.testbed.node.node import Node
@@ -76,7 +76,7 @@ def check_firewall(node: Node) -> Check:
 def set_end(site: LeasingSite, lease: Lease, end: datetime) -> Lease:
     """Change the end of a lease with an API call, as a dashboard does; return the lease as Blazar lists it."""
     assert isinstance(site, Cloud)
-    site.blazar.lease.update(lease.id, end_date=f"{end:{BLAZAR_MINUTES}}")
+    site.blazar.lease.update(lease.id, end_date=f"{end:{BLAZAR_TIME_FORMAT}}")
     (changed,) = (one for one in site.leases() if one.id == lease.id)
     return changed
 

@@ -13,7 +13,7 @@ from provision.hardware import local
 from provision.leasing import boot, release
 from provision.leasing.journal import Operation
 from provision.leasing.lease import lease
-from provision.leasing.resources import list_once
+from provision.leasing.resources import list_resources_once
 from tests.testbed.chameleon.conftest import left_at
 from tests.testbed.openstack.settings import PORTS
 
@@ -93,7 +93,7 @@ def test_a_kvm_server_boots_from_a_volume_of_200_gib_that_is_deleted_with_it(
     rules = site.sdk.network.security_group_rules(security_group_id=group.id, direction="ingress")
     assert [(rule.protocol, rule.port_range_min, rule.port_range_max) for rule in rules] == [("tcp", 22, 22)]
     active_lease = release.get_active_lease(reconciler, "llm_cc")
-    assert f"volume {volume['id']}" in list_once(site, active_lease)
+    assert f"volume {volume['id']}" in list_resources_once(site, active_lease)
     release.release(site, reconciler, active_lease)
     assert Operation.DELETE_VOLUME not in {entry.operation for entry in reconciler.journal.entries()}
     assert volumes(local_openstack) == []

@@ -21,7 +21,7 @@ from provision.leasing.lease import lease
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.request import EndWhenIdle
 from provision.models import TaggedResource
-from provision.sites.credentials import TRY_NAME
+from provision.sites.credentials import TEST_PREFIX
 from tests.testbed.chameleon.conftest import FakeClock, left_at
 from tests.testbed.chameleon.test_faults import InterceptedJournal
 
@@ -169,7 +169,7 @@ def test_a_command_interrupted_after_the_creation_is_completed_or_undone_by_the_
 def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_try(site):
     ends = datetime.now(UTC) + timedelta(seconds=2)
     left, others = (
-        site._create(f"{TRY_NAME}{name}", str(uuid4()), end).id
+        site._create(f"{TEST_PREFIX}{name}", str(uuid4()), end).id
         for name, end in (("killed", ends), ("running", ends + timedelta(minutes=2)))
     )
     assert site.lease_credentials() == []

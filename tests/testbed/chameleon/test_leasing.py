@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.errors import ExtensionRejected, ForeignLease, LeaseMismatch, NoSuchHost, NotEnoughHosts
 from provision.leasing import release
 from provision.leasing.lease import lease
@@ -19,7 +19,7 @@ def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, 
     leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
-    assert leased.image_id == site.image_id(IMAGE)
+    assert leased.image_id == site.image_id(DISK_IMAGE)
     (machine,) = leased.machines
     messages = subprocess.run([*machine.login.arguments(), "echo", "here"], capture_output=True, text=True)
     assert messages.stdout == "here\n"

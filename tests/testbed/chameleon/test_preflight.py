@@ -3,7 +3,7 @@
 import pytest
 from chi import context
 
-from provision.choices import IMAGE
+from provision.choices import DISK_IMAGE
 from provision.errors import NotReleased, RequestRejected
 from provision.leasing import release
 from provision.leasing.lease import lease
@@ -27,9 +27,9 @@ def private_images(site):
 
 
 def test_of_two_images_of_a_name_the_public_one_is_booted(site, private_images):
-    public = site.image_id(IMAGE)
-    private_images(IMAGE)
-    assert site.image_id(IMAGE) == public
+    public = site.image_id(DISK_IMAGE)
+    private_images(DISK_IMAGE)
+    assert site.image_id(DISK_IMAGE) == public
 
 
 def test_ambiguous_and_inactive_images_are_rejected_before_leasing(testbed, site, key, private_images):

@@ -3,7 +3,7 @@
 
 A timer runs this program once a minute as root. The node is busy while Slurm has a job, a process uses a GPU, somebody
 is logged in by SSH, or a Jupyter kernel computes. The program ends the lease only if every check during the set time
-found the node idle, and if all results are saved. The node also counts as busy if a check fails. The log contains no
+found the node idle, and if all results are saved. If a check fails, the node also counts as busy. The log contains no
 secret.
 """
 
@@ -25,13 +25,15 @@ QUERY_LIMIT_S = 60
 SAVE_LIMIT_S = 3000
 """Time limit of one attempt to copy the results, seconds."""
 LONGEST_GAP_S = 300
-"""Longest gap between two checks, seconds. After a longer one, the idle time starts again."""
+"""Longest gap between two checks, seconds. After a longer gap, the idle time counts from 0 again."""
 CLOCK_STEP_S = 60
-"""Largest change of the clock between two checks, seconds. After a larger one, the idle time starts again."""
+"""Largest change of the clock between two checks, seconds. After a larger one, the idle time counts from 0 again."""
 JOBS, STARTED, FETCHED = ".jobs", "started", "fetched"
-"""The folder of jobs in a run's folder, and two files in a job's folder; see experiments/runners/slurm/layout.py."""
+"""The folder of jobs in a run's folder, and two files in each job's folder; see experiments/runners/slurm/layout.py."""
 NOTEBOOKS, NOTEBOOKS_FETCHED = "notebooks", "notebooks-fetched"
+"""The folder of notebooks, and the file whose time states when the user's computer last downloaded notebooks."""
 NOT_RESULTS = ("/cache", "/code", "*.part", "trainer")
+"""Patterns of rsync for files that are not results."""
 SERVERS = (".local/share/jupyter/runtime", "llm-testbed/cache/.local/share/jupyter/runtime")
 """Folders with the addresses of Jupyter servers, relative to a home folder."""
 
@@ -84,8 +86,8 @@ class CheckState:
     """What the last check found.
 
     wall_s, passed_s, boot: the time of the check, see ClockReading. idle_since_s: start of the idle time, seconds since
-    boot; None if the node was busy. marks: modification times of files that work changes, which also show work between
-    two checks.
+    boot; None if the node was busy. marks: modification times of files that change when somebody works on the node.
+    They also reveal work between two checks.
     """
 
     wall_s: float
@@ -120,15 +122,15 @@ class Node:
         self._settings, self._run, self._root = settings, run, root
 
     def work(self) -> list[str]:
-        """Return what the node is working on, as text; [] if it is idle. Raises CheckFailed."""
+        """Return the work that the node is doing, as text; [] if the node is idle. Raises CheckFailed."""
         return [*self._jobs(), *self._gpu_processes(), *self._logins(), *self._kernels()]
 
     def marks(self) -> dict[str, float]:
         """Return the last modification times of logins, jobs and notebooks."""
-        places = {"logins": [self._root / "var/log/wtmp"]}
-        places["jobs"] = [file for job in self._job_folders() for file in (job, job / STARTED, job / "ended")]
-        places["notebooks"] = self._notebooks()
-        return {name: _newest(files) for name, files in places.items()}
+        files = {"logins": [self._root / "var/log/wtmp"]}
+        files["jobs"] = [file for job in self._job_folders() for file in (job, job / STARTED, job / "ended")]
+        files["notebooks"] = self._notebooks()
+        return {name: _newest(paths) for name, paths in files.items()}
 
     def unfetched(self) -> list[str]:
         """Return the names of the results that the user's computer has not downloaded."""
@@ -190,7 +192,7 @@ class Node:
         return found
 
     def _logins(self) -> list[str]:
-        """Return the users with an SSH session: sshd names the process of a session `sshd: USER@TERMINAL`."""
+        """Return the users with an SSH session, whose process has the title `sshd: USER@TERMINAL`."""
         users = []
         for file in self._root.glob("proc/[0-9]*/cmdline"):
             try:
@@ -233,7 +235,7 @@ def _newest(files: Sequence[Path]) -> float:
 
 
 def rsync(settings: Settings, *options: str) -> list[str]:
-    """Return the command that copies the results to the target, with more options of rsync."""
+    """Return the command that copies the results to the target. options: more options of rsync."""
     ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} -o StrictHostKeyChecking=yes"
     excluded = [f"--exclude={pattern}" for pattern in NOT_RESULTS]
     command = ["rsync", "--archive", "--no-owner", "--no-group", "--omit-dir-times", *excluded, *options]
@@ -316,7 +318,7 @@ class Lease:
 def next_state(
     before: CheckState | None, now: ClockReading, work: Sequence[str], marks: dict[str, float]
 ) -> CheckState:
-    """Return the state after a check. Work, a reboot, a gap or a change of the clock starts the idle time again."""
+    """Return the state after a check. After work, a reboot, a gap or a clock change, the idle time is 0 again."""
     since: float | None = now.passed_s
     if work:
         since = None
@@ -380,7 +382,7 @@ def write_state(file: Path, state: CheckState) -> None:
 
 
 def check_setup(settings: Settings, node: Node, lease: Lease) -> str:
-    """Check that the lease can be read and the target reached, and return this as text. Raises CheckFailed."""
+    """Check that this node can read the lease and reach the target; return the result as text. Raises CheckFailed."""
     status = lease.status()
     if status is None:
         raise CheckFailed("blazar does not have this lease")

@@ -75,7 +75,7 @@ def test_a_lease_that_ends_itself_is_shown_with_its_idle_time_and_its_target_for
         Operation.CREATE_LEASE: {},
         Operation.CREATE_CREDENTIAL: {"id": "c", **end_when_idle_data(EndWhenIdle(HOUR / 2, target))},
     }
-    state = replace(STATE, active_lease=replace(STATE.active_lease, operations=armed))
+    state = replace(STATE, active_lease=replace(STATE.active_lease, outcomes=armed))
     assert active in " ".join(rendered_lines(states_table([state], at(13)), 300)[2].split())
     ended = replace(state, lease=None, hosts=(), used_su=None, total_su=None)
     text = " ".join(rendered_lines(states_table([ended], at(13)), 300)[2].split())

@@ -69,7 +69,7 @@ def test_a_leased_node_runs_rows_in_the_image_with_all_its_gpus():
 def test_a_leased_node_runs_rows_in_the_image_of_the_variant(monkeypatch, tmp_path):
     """Fakes: the leased node, and its hardware."""
     machine = SimpleNamespace(login=SimpleNamespace(host="192.0.2.1"))
-    active_lease = SimpleNamespace(machines=(machine,), operations={})
+    active_lease = SimpleNamespace(machines=(machine,), outcomes={})
     monkeypatch.setattr(targets, "_only_active_lease", lambda site, journal: active_lease)
     monkeypatch.setattr(targets, "remote_node", lambda shell: sample_rows.node(sample_rows.GPU))
     target = target_named("chameleon", None, None, Journal(tmp_path), "as-taught")

@@ -104,7 +104,7 @@ def test_the_security_group_is_created_once_unless_the_first_attempt_was_interru
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_lease_that_is_leased_again_keeps_its_server_address_and_key(reconciler, lease_request):
+def test_a_second_lease_command_keeps_the_server_address_and_key(reconciler, lease_request):
     site = FakeSite()
     first = lease(site, reconciler, lease_request())
     again = lease(site, reconciler, lease_request())
@@ -127,7 +127,7 @@ def reject_until(reconciler, limit_s, problem):
     ("problem", "limit_s"),
     [(LoginRejected("Permission denied"), 300), (NotReached("No route to host"), 1200)],
 )
-def test_a_node_may_fail_until_the_limit_and_not_longer(reconciler, lease_request, monkeypatch, problem, limit_s):
+def test_failed_logins_are_repeated_only_until_the_limit(reconciler, lease_request, monkeypatch, problem, limit_s):
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, limit_s, problem))
     assert lease(FakeSite(), reconciler, lease_request()).machines
     monkeypatch.setattr(boot, "try_login", reject_until(reconciler, 9 * limit_s, problem))

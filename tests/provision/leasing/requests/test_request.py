@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from provision.choices import IMAGE, VGPU_IMAGE
+from provision.choices import DISK_IMAGE, VGPU_DISK_IMAGE
 from provision.leasing.journal import ActiveLease, Operation
 from provision.leasing.request import (
     EndWhenIdle,
@@ -38,7 +38,9 @@ def test_several_servers_are_numbered(lease_request):
     assert lease_request(count=3).server_names == ["node-1", "node-2", "node-3"]
 
 
-@pytest.mark.parametrize(("node_type", "image"), [("g1.h100.vgpu", VGPU_IMAGE), ("gpu_v100", IMAGE), (None, IMAGE)])
+@pytest.mark.parametrize(
+    ("node_type", "image"), [("g1.h100.vgpu", VGPU_DISK_IMAGE), ("gpu_v100", DISK_IMAGE), (None, DISK_IMAGE)]
+)
 def test_only_a_node_type_with_a_virtual_gpu_boots_the_vgpu_image(node_type, image):
     assert default_image(node_type) == image
 
@@ -109,7 +111,7 @@ def test_a_server_is_found_by_its_name_among_those_of_the_lease(reconciler, leas
 def record(end_when_idle, *operations):
     """Return the record of a lease that ends itself, with the outcomes of these operations."""
     outcomes = {operation: {"id": "1"} for operation in operations}
-    return ActiveLease("a", "tag", "CHI@UC", "", operations={**outcomes, Operation.CREATE_CREDENTIAL: end_when_idle})
+    return ActiveLease("a", "tag", "CHI@UC", "", outcomes={**outcomes, Operation.CREATE_CREDENTIAL: end_when_idle})
 
 
 @pytest.mark.parametrize(

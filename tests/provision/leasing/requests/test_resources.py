@@ -10,9 +10,9 @@ from provision.leasing.leaked import LeakedResources, leaked_resources, select_b
 from provision.leasing.resources import (
     all_kinds,
     delete_tagged,
-    kinds_of,
-    list_once,
-    list_remaining,
+    list_resources,
+    list_resources_once,
+    possible_kinds,
     server_kinds,
 )
 from provision.models import Server, TaggedResource, Volume
@@ -110,13 +110,13 @@ def test_only_the_server_with_the_given_name_is_deleted(reconciler):
     [
         (RECORD, False),
         (replace(RECORD, intents={Operation.CREATE_CREDENTIAL: {}}), True),
-        (replace(RECORD, operations={Operation.CREATE_CREDENTIAL: {}}), True),
-        (replace(RECORD, operations={Operation.CREATE_LEASE: {}}), False),
+        (replace(RECORD, outcomes={Operation.CREATE_CREDENTIAL: {}}), True),
+        (replace(RECORD, outcomes={Operation.CREATE_LEASE: {}}), False),
         (replace(RECORD, name=""), True),
     ],
 )
 def test_credentials_are_listed_only_for_a_lease_that_may_have_one(record, asked):
-    names = [kind.name for kind in kinds_of(record, all_kinds(FullSite()))]
+    names = [kind.name for kind in possible_kinds(record, all_kinds(FullSite()))]
     assert ("credential" in names) == asked
     assert names[:6] == ["lease", "server", "volume", "address", "key", "security group"]
 
@@ -130,12 +130,12 @@ def test_remaining_resources_and_services_that_do_not_answer_are_named(reconcile
 
     monkeypatch.setattr(site, "addresses", lambda: fail(Unreachable("neutron does not answer")))
     expected = ["volume v", "address not known (neutron does not answer)", "key k", "security group g"]
-    assert list_once(site, RECORD) == expected
+    assert list_resources_once(site, RECORD) == expected
     assert seconds() == 0
-    assert list_remaining(site, reconciler, RECORD) == expected
+    assert list_resources(site, reconciler, RECORD) == expected
     assert seconds() > 60
     monkeypatch.setattr(site, "addresses", lambda: fail(RequestRejected("no")))
-    assert "address not known (no)" in list_once(site, RECORD)
+    assert "address not known (no)" in list_resources_once(site, RECORD)
 
 
 def test_leaked_resources_are_named_by_tag_and_those_of_an_active_lease_are_not(reconciler):

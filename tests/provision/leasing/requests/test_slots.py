@@ -85,7 +85,7 @@ def test_slots_of_several_sites_are_sorted_and_limited(reconciler, messages):
     assert messages == []
 
 
-def test_without_watching_a_missing_slot_is_an_error(reconciler):
+def test_without_watching_it_is_an_error_if_no_slot_is_free(reconciler):
     sites = [FakeCalendar(1, [("1", 0, 5)], site=name) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough.*CHI@TACC: not enough"):
         site_with_earliest_slot(sites, reconciler, THREE_HOURS, starts_now=True, watch=False)
@@ -133,8 +133,8 @@ def test_a_lease_that_somebody_deleted_is_not_created_again(task, reconciler):
     assert site.held == []
 
 
-@pytest.mark.parametrize("kind", ["intents", "operations"])
-def test_a_lease_of_the_name_is_foreign_only_before_the_task_has_done_anything(task, reconciler, kind):
+@pytest.mark.parametrize("kind", ["intents", "outcomes"])
+def test_a_task_that_has_begun_does_not_reject_another_lease_of_the_name(task, reconciler, kind):
     """A task that has begun keeps the older of two leases of its name."""
     site = FakeCalendar(3)
     begun = task(site)
