@@ -1,6 +1,6 @@
 """The time of rows outside of their steady steps, as a sum of named parts.
 
-`python -m tests.benchmarks.training.outside_steps` fits the seconds of the parts to stored runs and writes them into
+`python -m tests.benchmarks.wall_times.outside_steps` fits the seconds of the parts to stored runs and writes them into
 outside_steps.json. The parts of a row belong to its stages: the start (a fork of the warm process, CUDA's context), the
 construction of the model, the first steps (by how much they take longer than later steps), and the end.
 """

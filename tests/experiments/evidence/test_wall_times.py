@@ -9,9 +9,9 @@ from experiments.history.durations import StoredTimes
 from experiments.history.outside_steps import OutsideSteps
 from experiments.results.schema import StageTimes, StageTimestamps
 from tests.benchmarks.prediction.tables import EVIDENCE
-from tests.benchmarks.training import wall_runs
-from tests.benchmarks.training.outside_steps import TimedStage, fit, fitted, weighted_median
-from tests.benchmarks.training.wall_times import totals
+from tests.benchmarks.wall_times import runs as wall_runs
+from tests.benchmarks.wall_times.compare import totals
+from tests.benchmarks.wall_times.outside_steps import TimedStage, fit, fitted, weighted_median
 from tests.support.results import in_memory
 
 

@@ -1,8 +1,8 @@
 """Predict how long whole runs take, then run them, on a machine with two H200.
 
-    python -m tests.benchmarks.training.wall_runs predict FILE
-    python -m tests.benchmarks.training.wall_runs run FOLDER [NAME...]
-    python -m tests.benchmarks.training.wall_runs record FILE RUN...
+    python -m tests.benchmarks.wall_times.runs predict FILE
+    python -m tests.benchmarks.wall_times.runs run FOLDER [NAME...]
+    python -m tests.benchmarks.wall_times.runs record FILE RUN...
 
 The runs are RUNS. ``predict`` needs no GPU. It writes the time of each run and of its rows, in two ways: with the steps
 that stored runs of the same rows measured on that chip, and with predicted steps. ``run`` runs the runs of these names

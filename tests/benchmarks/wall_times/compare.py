@@ -1,6 +1,6 @@
 """Compare the predicted wall time of rows and of whole runs with the measured one.
 
-    python -m tests.benchmarks.training.wall_times
+    python -m tests.benchmarks.wall_times.compare
 
 Rows: those of the stored runs on an H200 whose code reports stages, if step_times.json of prediction_h200 or
 prediction_h100, or wall_predicted.json, has the predicted time of their steps. The time of a row counts from the
@@ -9,7 +9,7 @@ fitted to all other runs. A run of length verdict may end after different number
 compared. After a quarter of the rows of a run, the remaining time is estimated from these rows.
 
 Whole runs: those in wall_runs.jsonl, from their start to the end of their last row, compared with wall_predicted.json,
-which was written before they ran (see the benchmark wall_runs). Writes wall_times.md and wall_times.json into
+which was written before they ran (see the benchmark runs). Writes wall_times.md and wall_times.json into
 experiments/evidence/prediction_h200, without a GPU.
 """
 
@@ -27,8 +27,8 @@ from experiments.results.schema import Progress, Result
 from experiments.runners.progress import RowState
 from experiments.runners.remaining import ExpectedRow, RemainingTime, makespan_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
-from tests.benchmarks.training.outside_steps import fitted
-from tests.benchmarks.training.wall_runs import FinishedRun, began_s, ended_s, finished_runs
+from tests.benchmarks.wall_times.outside_steps import fitted
+from tests.benchmarks.wall_times.runs import FinishedRun, began_s, ended_s, finished_runs
 
 MIN_ROWS = 3
 """Runs with fewer rows are not compared as a whole."""

@@ -1,6 +1,6 @@
 """Fit the seconds of rows outside of their steady steps to stored runs.
 
-    python -m tests.benchmarks.training.outside_steps
+    python -m tests.benchmarks.wall_times.outside_steps
 
 Reads the stored runs at full size whose rows report their stages, and runs of newer code: row_stages.json and
 wall_runs.jsonl. Writes experiments/history/outside_steps.json, which names the runs. The seconds of a row's parts have
@@ -24,7 +24,7 @@ from experiments.suites.suite import suite_named
 from experiments.system.files import write_atomically
 from experiments.training.measure.schedule import schedule_of
 from tests.benchmarks.prediction.tables import EVIDENCE, relative_error
-from tests.benchmarks.training.wall_runs import FinishedRun, began_s, finished_runs
+from tests.benchmarks.wall_times.runs import FinishedRun, began_s, finished_runs
 
 ROUNDS = 50
 """Rounds of a fit. In the stored runs, no part changes by a millisecond after 20 rounds."""
