@@ -51,7 +51,7 @@ def test_every_parameter_is_in_the_parameters_cell_with_its_description():
     assert {line.partition(" = ")[0]: line.partition("  # ")[2] for line in lines} == described
 
 
-def test_the_parameters_cell_states_a_row_of_a_lab(default_parameters):
+def test_the_parameters_cell_selects_a_row_of_a_lab_with_its_settings(default_parameters):
     lab = suite_named(SUITE)
     spec = spec_of(default_parameters)
     assert spec.settings == lab.settings(lab.row("reduced-batch"), CARD)

@@ -264,7 +264,7 @@ def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: st
     assert headings or name != "h200"
 
 
-def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
+def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
     folder = h200_run(tmp_path / "run")
     for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):
         shutil.rmtree(folder.path / SUITE / row)

@@ -43,7 +43,7 @@ def figure(folder: Path) -> str:
     return found[0]
 
 
-def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
+def test_a_report_without_predictions_has_no_section_about_predictions(tmp_path: Path) -> None:
     page = Page(write_report(tiny_run(tmp_path)).page)
     assert "predicted" not in page.values("id")
     assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None

@@ -88,7 +88,7 @@ def test_rows_of_one_rank_have_no_section_on_scaling(tmp_path: Path) -> None:
     assert "scaling" not in page.values("id")
 
 
-def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
+def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
     page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)).page)
     rows = {row.row: row for row in report_in(tmp_path).rows}
     assert {row: one.fewer_ranks_note for row, one in rows.items()} == {

@@ -41,7 +41,7 @@ def test_a_row_may_define_its_own_model():
     assert named.base_model is models()[named.settings.model]
 
 
-def test_a_row_without_a_model_of_its_own_names_one_of_models_yaml():
+def test_an_unknown_model_is_rejected_with_the_known_ones():
     with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
         RowSpec.model_validate(data_with_own_model())
 
