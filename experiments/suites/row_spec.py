@@ -16,7 +16,7 @@ SPEC_VERSION: Literal[1] = 1
 CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 """Options with which a row is run, in addition to its settings."""
 DERIVED = "global_batch_size"
-"""The setting that follows from others: batch_size, accumulate and the number of ranks."""
+"""The setting that is computed from others: batch_size, accumulate and the number of ranks."""
 
 LATER_SETTINGS = (
     "accelerator",
@@ -74,9 +74,9 @@ class RowSpec(StrictModel):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the specification, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
-        del facts["steady_s"]  # more steps of the same training
+        del facts["steady_s"]  # it only changes the number of steps
         if self.model and self.model.vision_layers is None:
-            del facts["model"]["vision_layers"]  # of a later version
+            del facts["model"]["vision_layers"]  # added later: earlier results stay valid
         for name in LATER_SETTINGS:
             if facts["settings"][name] == Settings.model_fields[name].default:
                 del facts["settings"][name]

@@ -65,9 +65,9 @@ Quantity = Literal[
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The quantity of losses that is compared between tiny models that run all steps of the lab."""
+"""The fall of the loss during a training. Tiny models are compared by it; they then run all steps of the lab."""
 EARLY_LOSS: Quantity = "early_loss"
-"""The quantity of losses that does not depend on the length of the training, nor on the size of the model."""
+"""The loss of the first steps. It is compared at any length of the training and for any size of the model."""
 
 
 class ReferenceValue(StrictModel):
@@ -125,7 +125,7 @@ class Scale(StrictModel):
 
     scale: str = Field(description="memory of the cards, such as 12gb")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the twins are for")
-    rows: dict[str, dict[str, Any]] = Field(description="settings of the twins that differ from the row's, by row")
+    rows: dict[str, dict[str, Any]] = Field(description="by row: the settings in which its twin differs from the row")
 
     @field_validator("scale")
     @classmethod
@@ -283,8 +283,9 @@ class Suite(StrictModel):
         return words[0] if len(words) == len(rows) else f"{len(words)} of {len(rows)} rows {words[0]}"
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
-        """Return the settings of ``row`` on ``card``: the common ones, overridden by the row's, then by the card's.
+        """Return the settings of ``row`` on ``card``.
 
+        The row's settings override the common ones. Those for the card, or of the twin for the card, override both.
         A row that needs more devices per node than ``gpus_per_node`` is scaled down to that many. Raises InputError
         if the settings are invalid.
         """
