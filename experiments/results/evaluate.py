@@ -270,24 +270,24 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
     compared: the values, or their ratios, that the check compares with its bounds. The memory of a row that ran out of
-    memory is only a lower bound of its need, and a ratio to it an upper bound.
+    memory is only a lower bound of its need. If this memory is the divisor, the ratio is only an upper bound.
     """
     assert check.quantity is not None
     result, base = pair
-    least = is_lower_bound(check.quantity, result)
-    most = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
-    if not least and not most:
+    is_lower = is_lower_bound(check.quantity, result)
+    is_upper = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
+    if not is_lower and not is_upper:
         return ""
     low, high = (-inf if check.low is None else check.low), (inf if check.high is None else check.high)
-    fails = max(compared) > high if least else min(compared) < low
-    passes = all(map(check.accepts, (*compared, inf if least else 0.0)))
-    if least != most and (fails or passes):
+    fails = max(compared) > high if is_lower else min(compared) < low
+    passes = all(map(check.accepts, (*compared, inf if is_lower else 0.0)))
+    if is_lower != is_upper and (fails or passes):
         return ""
-    return f"{(result if least else base).spec.row} ran out of memory: it needs more than it reached"
+    return f"{(result if is_lower else base).spec.row} ran out of memory: it needs more than it reached"
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of the predicted values, 'predicted to 5 %', if the check is undecided because of it; else "".
+    """Return 'predicted to 5 %', the error of the predicted values, if this error leaves the check undecided; else "".
 
     compared: the values, or their ratios, that the check compares with its bounds.
     """

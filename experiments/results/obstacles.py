@@ -26,7 +26,7 @@ NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
 }
-"""Reasons why a prediction has no value, with the quantities that they are about."""
+"""Reasons why a prediction has no value, each with the quantities to which it applies."""
 
 
 SIZE_FREE: tuple[Quantity, ...] = (
@@ -43,11 +43,11 @@ SIZE_FREE: tuple[Quantity, ...] = (
 )
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
 SIZES = ("model", "batch_size", "accumulate", "max_length")
-"""Settings that two twins must share if the lab's rows share them; otherwise the twins do not compare like the rows."""
+"""Settings that two twins must share if their rows share them. Otherwise, the comparison of the rows does not apply."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
 MULTIPROCESSOR_RATIO_LIMIT = 4
-"""A GPU with at least this many times the multiprocessors of the card that it emulates does not show its times."""
+"""A GPU with at least this many times the multiprocessors of an emulated card does not show the card's times."""
 
 
 class Evidence(NamedTuple):
@@ -107,12 +107,12 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
     yield from _size_obstacles(check, pair, conditions)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
-    yield from _scaling_obstacles(check, evidence.fewer_ranks_note, conditions)
-    yield from _scale_obstacles(check, evidence)
+    yield from _fewer_ranks_obstacles(check, evidence.fewer_ranks_note, conditions)
+    yield from _twin_obstacles(check, evidence)
 
 
-def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
-    """Yield why a number of the lab does not apply to the twin of a row, or a comparison of the lab to two twins."""
+def _twin_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
+    """Yield the reasons why a number of the lab does not apply to a twin, or a comparison not to two twins."""
     scale = evidence.twin_note[check.row]
     if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
         yield f"{scale}: the lab states this number for its own sizes"
@@ -121,7 +121,7 @@ def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
 
 
 def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
-    """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
+    """Yield a reason for each pair of ``rows`` that have the same sizes in the lab, but not as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.twin_note[one] or evidence.twin_note[other]):
             continue
@@ -143,9 +143,9 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield the reasons why a prediction has no value for a check."""
     if not result.predicted:
         return
-    for kind, quantities in NOT_PREDICTED.items():
+    for reason, quantities in NOT_PREDICTED.items():
         if _quantities(check) & set(quantities):
-            yield kind
+            yield reason
 
 
 def _gpu_load_obstacles(check: Check, result: Result) -> Iterator[str]:
@@ -182,8 +182,8 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
-    Losses of random weights count only where two losses are compared. Of tiny models, only the
-    fall of the loss is compared, if the loss falls, and the losses of the first steps.
+    Losses of random weights count only in a comparison of two losses. For tiny models, only two quantities are
+    compared: the losses of the first steps, and the fall of the loss if the loss falls.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
@@ -220,8 +220,8 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host limits trainings that the arithmetic
-    of the card would limit.
+    device_card: the GPU's own name in cards.yaml. The host limits a training on a much larger GPU, although the
+    arithmetic would limit the same training on the card.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0
@@ -250,7 +250,9 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
-def _scaling_obstacles(check: Check, scaled: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
-    """Yield the reasons why a check needs all ranks that the lab states. Ratios may be allowed on fewer."""
+def _fewer_ranks_obstacles(
+    check: Check, fewer_ranks_note: Mapping[str, str], conditions: StatementConditions
+) -> Iterator[str]:
+    """Yield the notes of rows that ran on fewer ranks, unless the check is a ratio that does not need all ranks."""
     if conditions.all_ranks or not check.relative:
-        yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])
+        yield from (fewer_ranks_note[row] for row in (check.row, check.over_row) if row and fewer_ranks_note[row])

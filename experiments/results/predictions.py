@@ -67,7 +67,7 @@ class StepTime(Record):
     measured_on: str = Field(description="the GPU on which the operations were measured")
     unmeasured_share: float | None = Field(
         default=None,
-        description="share of the GPU's time of operations that were not measured, but estimated from similar ones",
+        description="share of the GPU's time that is estimated from similar operations, because nothing was measured",
     )
 
     @property
