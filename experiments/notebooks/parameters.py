@@ -31,7 +31,9 @@ def parameters_in(variables: Mapping[str, Any], hidden: Mapping[str, Any]) -> di
 
 
 def spec_of(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSpec:
-    """Return the row with these parameters. ``base`` has the other values; None: the lab's row on this machine.
+    """Return the row with these parameters.
+
+    base: the row that has all other values; None: the lab's row on this machine.
 
     Raises InputError for the first parameter that is not allowed.
     """

@@ -24,6 +24,7 @@ from experiments.system.signals import die_with_parent
 from provision.files import read_bytes
 
 LAST_LINES_WITHIN_S = 2.0
+"""Maximum time to wait for the last lines of the output, after the row's process has ended."""
 MANUAL_RUNS = "manual-runs"
 """Folder of the rows that a person runs with this notebook."""
 
@@ -46,9 +47,9 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    If a runner started the notebook, the row's folder is used, and values that are not parameters come from its
-    spec.json. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a
-    parameter that is not allowed.
+    If a runner started the notebook, the row's folder is used, and values that are not parameters come from the
+    spec.json in that folder. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed
+    for a parameter that is not allowed.
     """
 
     def __init__(self, variables: Mapping[str, Any]) -> None:

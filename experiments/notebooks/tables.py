@@ -139,9 +139,9 @@ def settings(rows: Mapping[str, Settings]) -> str:
 
 
 def changes(suite: Suite, results: Mapping[str, Result]) -> str:
-    """Return a table of the rows that are variants of another row, and of these rows; '' if no pair has results.
+    """Return a table of rows and their variants; '' if no variant has a result together with its original row.
 
-    results: by row. Columns: the settings that change, how the row ended, its peak and speed, what the change costs.
+    results: by row. Columns: the settings that the variant changes, outcome, peak, speed, and the cost of the change.
     """
     cells, bases = {}, suite.rows_with_variants()
     for row in suite.rows:

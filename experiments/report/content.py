@@ -110,7 +110,9 @@ class Report(Record):
     contradictions: tuple[Contradiction, ...]
     rows: tuple[RowReport, ...]
     scaling: tuple[Scaling, ...]
-    usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
+    usable_gib: float | None = Field(
+        description="memory that one process can allocate on the card; None for a miniature"
+    )
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
     versions: dict[str, tuple[ValueWithRows, ...]]
@@ -200,7 +202,7 @@ def _has_error(result: Result | None) -> bool:
 
 
 def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
-    """Return the last lines of a log that have text, without terminal codes, each cut to MAX_LINE_CHARACTERS.
+    """Return the last lines of a log, without empty lines and terminal codes, each cut to MAX_LINE_CHARACTERS.
 
     Without a log file, return the lines that are stored in the result.
     """

@@ -112,7 +112,7 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
 
 
 def _twin_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
-    """Yield the reasons why a number of the lab does not apply to a twin, or a comparison not to two twins."""
+    """Yield the reasons why a number of the lab, or a comparison of its rows, does not apply to twins."""
     scale = evidence.twin_note[check.row]
     if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
         yield f"{scale}: the lab states this number for its own sizes"
@@ -220,8 +220,8 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. The host limits a training on a much larger GPU, although the
-    arithmetic would limit the same training on the card.
+    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit a training whose
+    limit on the card would be the arithmetic.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0

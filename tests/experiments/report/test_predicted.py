@@ -148,7 +148,8 @@ def test_median_and_largest_errors_are_shown(full_report: Path) -> None:
     assert thumb.worst == errors[-1]
     assert thumb.rows == len(errors) == 8
     assert thumb.median == pytest.approx((errors[3] + errors[4]) / 2)
-    assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full_report / "report.html").text
+    text = Page(full_report / "report.html").text
+    assert "the predicted peak has a median error of 1.0 % and a largest error of 1.0 %" in text
 
 
 def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny_report: Path, full_report: Path) -> None:
