@@ -71,7 +71,7 @@ class Difference(NamedTuple):
         return "bad" if self._state(observation) == self._state(self.bad) else None
 
     def _state(self, observation: Observation) -> tuple[str, str]:
-        """Return the value, and for an outcome its reason without numbers, because another error is another change."""
+        """Return the value, and for an outcome also its reason without numbers: each error is a change of its own."""
         reason = observation.reasons.get(self.key[0], "") if self.kind == "outcome" else ""
         return self.value(observation), re.sub(r"\d+", "", reason)
 

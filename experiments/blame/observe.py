@@ -44,7 +44,7 @@ def observe(request: ObservationRequest, method: Method, environment: Environmen
 
     Raises InputError if the rows cannot be observed there.
     """
-    stored = _stored_observation(request, method, environment)
+    stored = _observation_path(request, method, environment)
     try:
         return Observation.model_validate_json(read_bytes(stored))
     except (OSError, ValidationError):
@@ -55,7 +55,7 @@ def observe(request: ObservationRequest, method: Method, environment: Environmen
     return found
 
 
-def _stored_observation(request: ObservationRequest, method: Method, environment: Environment) -> Path:
+def _observation_path(request: ObservationRequest, method: Method, environment: Environment) -> Path:
     parts = [environment.name, method, request.suite, *request.rows, request.card, code_sha256()]
     if file := user_suite_file(request.suite):
         parts.append(file.read_text())
@@ -89,7 +89,10 @@ def _run(request: ObservationRequest, method: Method, environment: Environment) 
 
 
 def _output(environment: Environment, arguments: Sequence[str]) -> tuple[int, str]:
-    """Run Python in the environment; return exit code and last line of output. Its processes end with this process."""
+    """Run Python in the environment; return exit code and last line of output.
+
+    The started Python process is killed if this process ends.
+    """
     path = f"{environment.folder / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
     variables = {**os.environ, "PATH": path, "PYTHONPATH": str(CODE_FOLDER), "COLUMNS": ONE_LINE}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,4 +1,7 @@
-"""Resolve versions and create environments with uv, which also uses the package folder that is set for pip."""
+"""Resolve versions and create environments with uv.
+
+Unless UV_FIND_LINKS is set, uv also finds packages in the folder of pip's variable PIP_FIND_LINKS.
+"""
 
 import os
 import subprocess

@@ -101,9 +101,9 @@ def compare(
 ) -> None:
     """Compare two runs of one suite.
 
-    Shows the statements whose status differs, the rows, the values that changed beyond their noise, and the options,
-    settings and versions that differ, worse ones first. The noise is measured on the runs in the history's database.
-    The exit code is 1 if a statement's status or a row's outcome changed.
+    Shows the statements whose status differs and all rows, both with worse ones first; then the values that changed
+    beyond their noise, and the options, settings and versions that differ. The noise is measured on the runs in the
+    history's database. The exit code is 1 if a statement's status or a row's outcome changed.
     """
     from experiments.cli.tables.comparison import comparison_tables
     from experiments.history.series import recorded_values

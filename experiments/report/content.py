@@ -11,7 +11,7 @@ from experiments.report.identity import Fact, PreviousRun, identity_facts
 from experiments.report.predicted import PredictedReport, predicted_report
 from experiments.report.ranks import RankReport, Scaling, rank_reports, scalings, stated_settings
 from experiments.report.telemetry import Telemetry, read_telemetry
-from experiments.report.words import STATUSES, headline, machine_in_words, remarks, setting_sentence
+from experiments.report.words import STATUSES, headline, machine_in_words, remarks, size_and_machines_sentence
 from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.run_folder import Run, RunFolder, row_path
 from experiments.results.schema import (
@@ -143,7 +143,7 @@ def build_report(
         headline=headline(evaluation),
         identity=identity_facts(run, results),
         previous=before,
-        setting=setting_sentence(run, results),
+        setting=size_and_machines_sentence(run, results),
         remarks=remarks(run, suite, evaluation, results),
         counts={status: evaluation.count(status) for status in STATUSES},
         statements=statements,

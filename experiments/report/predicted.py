@@ -17,7 +17,7 @@ from experiments.suites.suite import Suite
 
 
 class PredictedRow(Record):
-    """One row with its prediction, GiB on one GPU, and its measurements if the row ran at full size as predicted.
+    """One row with its prediction, and its measurements if it fit at full size on all ranks. Memory: GiB of one GPU.
 
     Errors are relative to the measured values.
     """

@@ -119,7 +119,7 @@ def _machine_name(result: Result, count: int) -> str:
     return words
 
 
-def setting_sentence(run: Run, results: Mapping[str, Result]) -> str:
+def size_and_machines_sentence(run: Run, results: Mapping[str, Result]) -> str:
     """Return one sentence on the run: miniature or full size, and on which machines."""
     counts: dict[str, int] = {}
     for result in results.values():

@@ -6,8 +6,8 @@ from experiments.results.verdicts import GRADES, Contradiction, Evaluation, Verd
 def combine_evidence(measured: Evaluation, predicted: Evaluation) -> Evaluation:
     """Return the measured evaluation with each statement's best verdict, and the predictions that contradict it.
 
-    A prediction replaces a missing measurement, and a measurement on a tiny model. An error stays an error. If neither
-    gives a verdict, the reason is the measurement's, or the prediction's if nothing was measured.
+    A prediction replaces a missing measurement. It also replaces a measurement on a tiny model. An error stays an
+    error. If neither gives a verdict, the reason is the measurement's, or the prediction's if nothing was measured.
     """
     predictions = {verdict.id: verdict for verdict in predicted.verdicts}
     pairs = [(verdict, predictions.get(verdict.id)) for verdict in measured.verdicts]

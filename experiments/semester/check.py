@@ -180,7 +180,7 @@ def _watch(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], 
 
 
 def _environment() -> dict[str, str]:
-    """Return the environment of parts: they send no messages themselves and use this code."""
+    """Return the environment variables of the processes of parts, which send no messages and import this code."""
     variables = {name: value for name, value in os.environ.items() if name not in (NOTIFY_VARIABLE, "VIRTUAL_ENV")}
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 

@@ -110,7 +110,7 @@ def card_named(name: str, where: str = "") -> Card:
 
 
 def _card_from_size(text: str, where: str) -> Card | None:
-    """Return a card of the size ``24GiB`` or ``24GB``; None for any other text.
+    """Return a card with the memory that ``text`` states, such as ``24GiB`` or ``24GB``; None if it is not a size.
 
     Raises InputError for a size outside of the allowed range.
     """

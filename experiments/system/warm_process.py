@@ -127,9 +127,9 @@ class WarmProcess:
             self._close_connection(connection)
             return None
         request = StartRequest(**json.loads(message), outputs=(descriptors[0], descriptors[1]))
-        return request if self._start_requested(request, connection) else None
+        return request if self._fork_requested_process(request, connection) else None
 
-    def _start_requested(self, request: StartRequest, connection: socket.socket) -> bool:
+    def _fork_requested_process(self, request: StartRequest, connection: socket.socket) -> bool:
         """Start the process; return True in the started process."""
         if not fits_environment_memory(request.environment):
             self._close_connection(connection)

@@ -79,7 +79,7 @@ def run_row(spec: RowSpec, out: Path, command: str) -> Result:
     measurements = _collect_measurements(ranks, limit, oom_killed=_count_oom_kills() > kills_before)
     row = _add_log_lines(merge_ranks(measurements) if ranks.count > 1 else measurements[0], ranks)
     elapsed_s = time.monotonic() - start
-    steady_s = steady_seconds(row.timestamps, began) if row.timestamps else None
+    steady_s = steady_interval_s(row.timestamps, began) if row.timestamps else None
     result = Result(
         **row.model_dump(),
         ranks=tuple(sorted(measurements, key=lambda measured: measured.rank)) if ranks.count > 1 else (),
@@ -133,7 +133,7 @@ def stage_times(timestamps: StageTimestamps, began: float, elapsed_s: float) -> 
     )
 
 
-def steady_seconds(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
+def steady_interval_s(timestamps: StageTimestamps, began: float) -> tuple[float, float] | None:
     """Return begin and end of the steps after the warm-up, in seconds from ``began``; None without such steps."""
     if timestamps.steady_from is None or timestamps.steady_until is None:
         return None

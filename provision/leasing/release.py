@@ -214,7 +214,7 @@ def release_on_exit(site: LeasingSite, reconciler: Reconciler, name: str) -> Ite
 
 
 def _release_or_report(site: LeasingSite, reconciler: Reconciler, name: str) -> None:
-    """Release; if that fails or is interrupted, report the remaining resources and the command that deletes them."""
+    """Release the lease; if that fails, report the remaining resources and the command that deletes them."""
     active_lease = reconciler.journal.active_lease(name)
     if active_lease is None:
         return

@@ -86,7 +86,7 @@ def test_help_needs_no_optional_package(base_environment: Environment, command: 
         ("doctor --site chameleon", "chameleon"),
     ],
 )
-def test_a_command_without_its_optional_part_names_it_in_one_line(
+def test_a_command_whose_extra_is_not_installed_names_the_extra_in_one_line(
     base_environment: Environment, command: str, extra: str
 ) -> None:
     done = base_environment.run("testbed", *command.split())

@@ -1,4 +1,4 @@
-"""Checks of a Slurm cluster: the connection, its tools, partitions and environment, and the account."""
+"""Checks of a Slurm cluster: connection, tools, partitions and environment, and the account."""
 
 import shlex
 from collections.abc import Callable

@@ -119,7 +119,7 @@ class SlurmRunner:
         """Return the row with its existing job or a new one; None if it may not finish before the end of the lease."""
         spec = planned.spec
         row_folder = tracker.row_folder(spec)
-        jobs = [job for job in known if job.name == self._name(spec) and not job.ended]
+        jobs = [job for job in known if job.name == self._job_name(spec) and not job.ended]
         for job in jobs:
             if attempt := attempt_in(job, spec):
                 write_submission(row_folder, spec, attempt, job.id)
@@ -141,7 +141,7 @@ class SlurmRunner:
         write_atomically(row_folder / SPEC_FILE, spec.model_dump_json(indent=2))
         write_submission(row_folder, spec, attempt)
         job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
-        name, comment = self._name(spec), comment_of(spec, attempt)
+        name, comment = self._job_name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
         path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
@@ -182,7 +182,7 @@ class SlurmRunner:
     def _job_spec(self, spec: RowSpec, attempt: str) -> JobSpec:
         return JobSpec(spec, attempt, self._worker, self._grace_s)
 
-    def _name(self, spec: RowSpec) -> str:
+    def _job_name(self, spec: RowSpec) -> str:
         return f"{self._run_id}/{row_path(spec.suite, spec.row)}"
 
 

@@ -186,7 +186,7 @@ def test_results_that_would_change_a_terminal_or_a_page_are_shown_with_escapes(s
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_may_not_name_files_outside_or_too_many(stored_run, capsys, line, change):
+def test_a_run_with_paths_as_names_too_many_rows_or_invalid_numbers_is_rejected(stored_run, capsys, line, change):
     stored = json.loads((stored_run / "run.json").read_text())
     (stored_run / "run.json").write_text(json.dumps({**stored, **change}))
     assert main(line.replace("RUN", str(stored_run)).split()) == 2

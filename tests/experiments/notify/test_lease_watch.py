@@ -158,7 +158,7 @@ def test_a_damaged_journal_does_not_end_the_check(site, lease_watch):
     assert lease_watch(HOUR) == ["testbed: lease llm_cc begins in 1h"]
 
 
-def test_a_check_with_a_lease_sends_a_message_and_continues(site, monkeypatch, tmp_path, webhook, capsys):
+def test_a_semester_check_reports_end_and_cost_of_its_lease_and_continues(site, monkeypatch, tmp_path, webhook, capsys):
     """Runs `testbed semester --lease`. Fake: `testbed reproduce`, during which the lease is in the journal."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "state"))

@@ -28,7 +28,7 @@ def evaluation_of(needs=stated):
     return evaluation, {verdict.id: verdict for verdict in evaluation.verdicts}
 
 
-def test_every_outcome_is_evaluated_at_full_size_also_for_a_miniature():
+def test_the_predictions_of_a_tiny_run_are_evaluated_at_full_size():
     evaluation, verdicts = evaluation_of()
     assert evaluation.run.size == "full"
     assert {verdict.grade for verdict in evaluation.verdicts} == {"predicted", None}

@@ -179,7 +179,7 @@ def test_links_of_predicted_statements_lead_to_the_evaluated_ones(tiny_report: P
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(page.values("id"))
 
 
-def test_the_predicted_headline_for_all_statements_and_for_none(full_report: Path) -> None:
+def test_the_headline_says_if_all_statements_are_predicted_or_none(full_report: Path) -> None:
     class Counts:
         def __init__(self, **counts: int) -> None:
             self.counts = counts

@@ -8,7 +8,7 @@ import pytest
 from experiments.report.content import Report
 from experiments.report.pages.charts import report_charts
 from experiments.report.ranks import base_row
-from experiments.report.words import machine_in_words, setting_sentence
+from experiments.report.words import machine_in_words, size_and_machines_sentence
 from experiments.report.write import write_report
 from experiments.suites.suite import suite_named
 from tests.support.results.handwritten import (
@@ -131,7 +131,7 @@ def test_several_gpus_and_ranks_on_a_cpu_are_counted() -> None:
     one, four = (make_result(run, "7b-4gpu-ddp", device=H200.model_copy(update={"count": n})) for n in (1, 4))
     assert machine_in_words(four).startswith("4 x NVIDIA H200 capped")
     words = "At full size on 4 x NVIDIA H200 capped at 78.6 GiB, emulating a100_80gb."
-    assert setting_sentence(run, {"a": one, "b": four}) == words
+    assert size_and_machines_sentence(run, {"a": one, "b": four}) == words
     ranks = make_result(run, "7b-4gpu-ddp", device=PROCESSOR.model_copy(update={"count": 4}))
     assert machine_in_words(ranks) == "a CPU (AMD EPYC 7763), 4 ranks"
-    assert setting_sentence(run, {"a": ranks}) == "At full size on a CPU (AMD EPYC 7763)."
+    assert size_and_machines_sentence(run, {"a": ranks}) == "At full size on a CPU (AMD EPYC 7763)."

@@ -16,7 +16,7 @@ from experiments.report.words import (
     machine_in_words,
     predicted_headline,
     remarks,
-    setting_sentence,
+    size_and_machines_sentence,
 )
 from experiments.results.schema import StageTimes
 from experiments.results.verdicts import Contradiction, Evaluation, Grade, Status, Verdict
@@ -152,15 +152,17 @@ def test_a_run_with_tiny_models_is_named_as_such() -> None:
     run = make_run(size="tiny")
     result = make_result(run, "baseline", device=PROCESSOR)
     assert machine_in_words(result) == "a CPU (AMD EPYC 7763), in miniature"
-    assert "This is a miniature on a CPU (AMD EPYC 7763)" in setting_sentence(run, {"baseline": result})
+    assert "This is a miniature on a CPU (AMD EPYC 7763)" in size_and_machines_sentence(run, {"baseline": result})
 
 
 def test_each_machine_of_a_run_is_named_once_with_its_largest_number_of_gpus() -> None:
     run, two = make_run(), A100.model_copy(update={"count": 2})
     devices = {"baseline": A100, "xxl": two, "xxl-sgd": PROCESSOR.model_copy(update={"count": 4})}
     results = {row: make_result(run, row, device=device) for row, device in devices.items()}
-    assert setting_sentence(run, results) == ("At full size on 2 x NVIDIA A100 80GB PCIe; a CPU (AMD EPYC 7763).")
-    assert setting_sentence(run, {}) == "No row has a result yet. Requested: a100_80gb, size full."
+    assert size_and_machines_sentence(run, results) == (
+        "At full size on 2 x NVIDIA A100 80GB PCIe; a CPU (AMD EPYC 7763)."
+    )
+    assert size_and_machines_sentence(run, {}) == "No row has a result yet. Requested: a100_80gb, size full."
     assert machine_in_words(results["xxl-sgd"]) == "a CPU (AMD EPYC 7763), 4 ranks"
     assert machine_in_words(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 

@@ -145,7 +145,7 @@ def test_notes_name_the_cuda_version_of_the_container_image():
 def test_notes_name_the_cards_that_the_container_image_cannot_use():
     lines = card_notes(["v100_32gb", "a100_80gb", "p100_16gb", "mi210_64gb", "24GiB"])
     assert [line.partition(":")[0] for line in lines] == ["v100_32gb, p100_16gb", "mi210_64gb", "24GiB"]
-    assert f"PyTorch for CUDA {IMAGE_CUDA}; PyTorch for CUDA 12.6 is needed" in lines[0]
+    assert f"PyTorch for CUDA {IMAGE_CUDA}; use PyTorch for CUDA 12.6" in lines[0]
     assert f"24.00 GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}" in lines[2]
 
 

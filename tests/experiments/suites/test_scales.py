@@ -211,7 +211,7 @@ def test_rows_are_predicted_for_the_card_of_the_lab_unless_a_smaller_card_is_req
     assert {spec.suite for spec in select_rows(None, SMALL)} == set(SCALED_LABS)
 
 
-def test_the_comparison_of_a_predicted_twin_with_the_lab_names_the_scale():
+def test_the_prediction_of_a_twin_states_the_size_to_which_the_row_is_scaled():
     prediction = stored("single_gpu_litgpt", SMALL).predictions()[0]
     assert compare_with_lab(prediction) == "out of GPU memory, as the lab states (scaled to 12 GB)"
     assert prediction_as_data(prediction)["scaled"] == "scaled to 12 GB"

@@ -198,9 +198,9 @@ def test_the_steady_steps_are_timed_from_the_start_of_the_row_as_telemetry_is():
     timestamps = StageTimestamps(
         started_at=103.0, began_at=104.5, ended_at=110.0, steady_from=106.0, steady_until=109.5
     )
-    assert worker.steady_seconds(timestamps, began=100.0) == (6.0, 9.5)
+    assert worker.steady_interval_s(timestamps, began=100.0) == (6.0, 9.5)
     unfinished = timestamps.model_copy(update={"steady_from": None, "steady_until": None})
-    assert worker.steady_seconds(unfinished, began=100.0) is None
+    assert worker.steady_interval_s(unfinished, began=100.0) is None
 
 
 def test_child_processes_of_the_trainer_are_killed(fake_trainer, tmp_path):

@@ -127,7 +127,7 @@ def test_a_failed_deletion_does_not_stop_the_others(reconciler, lease_request, c
     assert site.remaining_resources() == []
 
 
-def test_the_lease_is_deleted_first(reconciler, lease_request):
+def test_a_release_deletes_the_lease_before_its_resources(reconciler, lease_request):
     site = priced_site()
     order: list[str] = []
     lease(site, reconciler, lease_request())

@@ -86,7 +86,7 @@ def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, driver_in
 
 
 @pytest.mark.parametrize("mode", ["missing", "broken"])
-def test_a_driver_that_does_not_work_is_installed_and_booted_into(
+def test_if_the_driver_is_missing_or_broken_a_driver_is_installed_and_the_machine_reboots(
     mode: gpus.Mode, machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
     before = driver_in_state(mode)

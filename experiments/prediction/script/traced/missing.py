@@ -1,4 +1,4 @@
-"""Create models whose weights are missing on this computer from their configuration."""
+"""If the weights of a model are missing on this computer, create the model from its configuration."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ def test_without_the_option_a_lease_does_not_end_itself():
     assert EndWhenIdleOptions().parsed(1) is None
 
 
-def test_a_lease_ends_itself_with_or_without_a_target(key):
+def test_end_when_idle_is_parsed_with_and_without_a_target_for_results(key):
     assert EndWhenIdleOptions("30m").parsed(1) == EndWhenIdle(timedelta(minutes=30))
     with_target = EndWhenIdleOptions("1h", "me@host.edu:~/results", key).parsed(1)
     assert with_target == EndWhenIdle(timedelta(hours=1), "me@host.edu:~/results", key)

@@ -84,7 +84,7 @@ def test_a_distributed_model_generates(monkeypatch):
     assert model(torch.arange(8)[None]).logits.shape == (1, 8, 256)
 
 
-def test_a_tiny_model_on_a_cpu_knows_the_parts_of_its_gpus():
+def test_the_weights_of_a_tiny_model_on_a_cpu_are_assigned_to_both_gpus_of_its_row():
     row = spec(size="tiny", engine="hf_trainer", model="opt-30b", task="generate", devices=2)
     model = device_map.build_across_gpus(row, in_memory.CPU)
     parts = device_map.weights_by_gpu(model, 2)

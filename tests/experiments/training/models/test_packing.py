@@ -120,7 +120,9 @@ def test_flash_attention_gets_each_text_and_gives_the_same_logits_and_gradients(
     ("architecture", "capability", "found"),
     [("8.0", (8, 0), True), ("9.0", (9, 0), True), ("7.5", (7, 5), False), ("gfx90a:sramecc+", (9, 0), False)],
 )
-def test_some_gpus_have_flash_attention_for_texts_of_different_lengths(monkeypatch, architecture, capability, found):
+def test_flash_attention_for_texts_of_different_lengths_needs_an_nvidia_gpu_of_capability_8(
+    monkeypatch, architecture, capability, found
+):
     properties = SimpleNamespace(gcnArchName=architecture)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)

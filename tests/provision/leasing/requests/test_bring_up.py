@@ -92,7 +92,9 @@ def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler,
 
 @pytest.mark.usefixtures("reachable")
 @pytest.mark.parametrize(("complete", "opened"), [(True, 1), (False, 2)])
-def test_ssh_is_opened_once_and_again_after_an_interrupted_attempt(reconciler, lease_request, complete, opened):
+def test_the_security_group_is_created_once_unless_the_first_attempt_was_interrupted(
+    reconciler, lease_request, complete, opened
+):
     site = GroupSite()
     lease(site, reconciler, lease_request())
     assert [group.tag for group in site.opened] == [reconciler.journal.active_lease("llm_cc").tag]

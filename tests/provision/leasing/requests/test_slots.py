@@ -46,7 +46,7 @@ def task(reconciler, lease_request):
     return begin
 
 
-def test_a_slot_now_begins_now_and_another_at_the_next_usual_time(reconciler):
+def test_a_slot_begins_now_if_requested_and_otherwise_so_that_it_ends_at_minute_50(reconciler):
     site = FakeCalendar()
     assert choose_slots(site, reconciler, THREE_HOURS, starts_now=True)[0].start == NOW
     assert choose_slots(site, reconciler, THREE_HOURS)[0].start == NOW + timedelta(minutes=50)
