@@ -355,7 +355,7 @@ def locate(cache, sha256=None):
     return known_archive.locate_archive(CAPTIONS_DATASET, sha256, cache, lambda *_: None)
 
 
-def test_the_labs_archive_has_a_name_and_its_checksum_is_recorded_at_its_first_use(lab_archive, tmp_path):
+def test_the_first_download_of_the_labs_archive_records_its_checksum(lab_archive, tmp_path):
     digest = sha256(lab_archive.content)
     assert locate(tmp_path) == (lab_archive.url, digest)
     assert prepare(*locate(tmp_path), tmp_path).sha256 == digest
@@ -367,7 +367,7 @@ def test_the_labs_archive_has_a_name_and_its_checksum_is_recorded_at_its_first_u
         prepare(*locate(tmp_path), tmp_path)
 
 
-def test_a_given_checksum_of_the_labs_archive_is_checked_at_its_first_use(lab_archive, tmp_path):
+def test_a_given_checksum_of_the_labs_archive_is_checked_at_the_first_download(lab_archive, tmp_path):
     with pytest.raises(InputError, match="but --data-sha256 is 0000"):
         prepare(*locate(tmp_path, "0000"), tmp_path)
     assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)

@@ -65,7 +65,7 @@ def test_parameters_change_the_lab_s_settings_and_the_global_batch_follows(defau
     assert (settings.lora, settings.precision, settings.model) == (None, "bf16-true", "blip2-flan-t5-xxl")
 
 
-def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
+def test_parameters_of_a_row_reproduce_the_row(default_parameters):
     suite = suite_named("multi_gpu_litgpt")
     for one in suite.rows_for(CARD):
         run = in_memory.run(one.id, suite=suite.suite, recipe_version=suite.version, size="tiny", weights="random")

@@ -148,7 +148,7 @@ def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, p
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_small_and_sends_no_request(browser, pages, name):
+def test_a_page_is_small_and_requests_nothing_from_a_network(browser, pages, name):
     before = len(browser.requests)
     open_page(browser, pages[name], 1440, "light")
     assert pages[name].stat().st_size < LIMIT_BYTES

@@ -63,7 +63,7 @@ def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny_report: Path
     )
 
 
-def test_a_miniature_has_every_predicted_verdict(tiny_report: Path) -> None:
+def test_the_report_of_a_miniature_lists_every_predicted_verdict(tiny_report: Path) -> None:
     best = statements(tiny_report)
     assert {one.id: one.predicted_status for one in predicted_rows(tiny_report).statements} == {
         id: one.status for id, one in best.items() if one.grade == "predicted"
@@ -122,12 +122,12 @@ def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tin
     assert Page(tiny_report / "report.html").source.count("</span> differs</span>") == 1
 
 
-def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny_report: Path) -> None:
+def test_measurements_of_a_miniature_are_not_compared_with_predictions_at_full_size(tiny_report: Path) -> None:
     assert predicted_rows(tiny_report).errors == ()
     assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted_rows(tiny_report).rows)
 
 
-def test_on_a_gpu_predictions_are_next_to_measurements(full_report: Path) -> None:
+def test_measurements_on_a_gpu_are_shown_next_to_predictions(full_report: Path) -> None:
     rows = {row.row: row for row in predicted_rows(full_report).rows}
     ended = [row for row, (outcome, *_) in MEASURED.items() if outcome == "fits"]
     assert [row for row, one in rows.items() if one.peak_error is not None] == ended

@@ -36,7 +36,7 @@ def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-def test_every_rank_is_shown_and_which_failed_first(report_folder: Path) -> None:
+def test_every_rank_is_shown_and_the_first_failed_rank_is_marked(report_folder: Path) -> None:
     rows = {row.row: row for row in report_in(report_folder).rows}
     assert [one.quantities["peak_gib"] for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
     assert rows["7b-1gpu"].ranks == ()

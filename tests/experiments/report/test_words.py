@@ -190,7 +190,7 @@ def test_each_option_that_differs_from_the_lab_causes_one_remark(options: dict[s
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == (remark,)
 
 
-def test_a_run_of_smaller_twins_does_not_claim_the_numbers_of_the_lab() -> None:
+def test_a_remark_says_that_smaller_twins_do_not_reproduce_the_numbers_of_the_lab() -> None:
     run = make_run(rows=("baseline",), card="h100_1g_12gb")
     results = {"baseline": make_result(run, "baseline")}
     (remark,) = (one for one in remarks(run, suite_named(run.suite), evaluation(), results) if "caled" in one)

@@ -89,7 +89,7 @@ class TestClaim:
         assert verdict.status == "fail"
         assert verdict.reason == "a: peak memory 10 GiB, expected at most 1 GiB"
 
-    def test_a_number_without_unit_is_shown_with_its_quantity(self):
+    def test_a_value_is_shown_with_its_quantity_and_unit(self):
         share = {"row": "a", "quantity": "peak_share", "low": 0.1}
         assert claim_verdict([share], result("a", memory=PEAK)).value == "a: peak memory 0.127 of the card"
         size = {"row": "a", "quantity": "peak_gib", "low": 0.1}
@@ -238,7 +238,7 @@ class TestClaim:
         )
 
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
-    def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
+    def test_a_second_process_or_an_idle_gpu_fails_the_claim(self, processes, util, status):
         load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
         made = result("a", device=EMULATING_GPU).model_copy(update={"telemetry": load})
         checks = [
@@ -257,7 +257,7 @@ class TestClaim:
             (4, 97.0, 12.0, "fail"),  # load on another GPU
         ],
     )
-    def test_four_busy_gpus_must_have_four_processes_and_the_other_gpus_no_load(
+    def test_a_claim_on_four_gpus_fails_with_another_number_of_processes_or_load_on_other_gpus(
         self, on_all_gpus, steady, others, status
     ):
         load = {

@@ -146,7 +146,7 @@ WAITS, WORKS = (4.9, 50.0), (5.0, 50.0)
         ([(4.9, 49.9), WORKS], 0.0, None),
     ],
 )
-def test_a_wait_is_a_time_with_idle_gpus_and_busy_processors(
+def test_gpus_wait_for_the_cpu_if_they_are_idle_and_processors_are_busy(
     loads: list[tuple[float, float]], share: float, interval_s: float | None
 ) -> None:
     load = gpu_load(samples_of(*loads), None)
@@ -162,7 +162,7 @@ def test_utilization_after_the_last_work_of_a_gpu_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(("steps", "number"), [(0, 3), (1, 3), (2, 3), (3, 5), (9, 9)])
-def test_the_training_ends_with_its_last_step(steps: int, number: int) -> None:
+def test_samples_after_the_last_step_do_not_belong_to_the_training(steps: int, number: int) -> None:
     """The first sample is at the end of the first micro-step; a step takes four seconds."""
     result, _ = stored_row("7b-1gpu")
     assert result.speed is not None

@@ -100,7 +100,7 @@ def test_every_card_is_found_by_the_name_of_a_device():
 
 @pytest.mark.parametrize("name", ["NVIDIA H100", "NVIDIA H200", "NVIDIA A30"])
 @pytest.mark.parametrize("unknown", [None, 0.0])
-def test_a_device_of_unknown_memory_is_the_card_of_its_name(name, unknown):
+def test_a_device_with_unknown_memory_is_recognized_by_its_name(name, unknown):
     named = {"NVIDIA H100": "h100_94gb", "NVIDIA H200": "h200_141gb", "NVIDIA A30": "a30_24gb"}
     assert card_of_device(name, unknown) == named[name]
 
@@ -198,7 +198,7 @@ def test_memory_reported_by_pytorch_is_distinguished_from_an_assumption():
     assert card_named("l4_24gb").memory_is_assumed
 
 
-def test_the_cards_have_the_memory_that_the_labs_state():
+def test_the_catalog_agrees_with_what_the_labs_state_about_cards():
     found = cards()
     assert {name: found[name].compute_capability for name in ("a100_80gb", "a30_24gb", "v100_32gb")} == {
         "a100_80gb": "8.0",

@@ -68,7 +68,7 @@ def test_a_suite_merges_common_row_and_card_settings(read_edited):
     assert suite.settings(large, CARD).lr == COMMON["lr"]
 
 
-def test_the_settings_of_a_row_are_validated_once(read_edited):
+def test_the_validated_settings_of_a_row_are_cached(read_edited):
     suite = read_edited(GOOD)
     large = suite.row("large")
     assert suite.settings(large, CARD) is suite.settings(large, CARD)
