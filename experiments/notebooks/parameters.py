@@ -30,7 +30,7 @@ def parameters_in(variables: Mapping[str, Any], hidden: Mapping[str, Any]) -> di
     return {name: variables[name] for name in PARAMETERS}
 
 
-def spec_of(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSpec:
+def spec_from_parameters(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSpec:
     """Return the row with these parameters.
 
     base: the row that has all other values; None: the lab's row on this machine.

@@ -11,7 +11,7 @@ from IPython.display import Markdown, display
 
 from experiments.errors import InputError
 from experiments.notebooks import tables
-from experiments.notebooks.parameters import parameters_in, spec_of
+from experiments.notebooks.parameters import parameters_in, spec_from_parameters
 from experiments.results.evaluate import evaluate_row
 from experiments.results.schema import RESULT_FILE, SPEC_FILE, Failure, Result, read_result
 from experiments.results.wording import OUTCOME_NAMES, format_number, format_size
@@ -58,7 +58,7 @@ class Experiment:
         try:
             parameters = parameters_in(variables, shell.user_ns_hidden if shell else {})
             base = RowSpec.model_validate_json(read_bytes(Path(folder) / SPEC_FILE)) if folder else None
-            self.spec = spec_of(parameters, base)
+            self.spec = spec_from_parameters(parameters, base)
         except InputError as problem:
             raise NotAllowed(str(problem)) from None
         self.folder = Path(folder) if folder else Path(MANUAL_RUNS, self.spec.suite, self.spec.row).resolve()
@@ -126,7 +126,7 @@ def verdict(result: Result) -> str:
     if changed := [f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name]]:
         return f"Settings differ from the lab's, so its statements do not apply: {', '.join(changed)}."
     verdicts = tables.verdicts(evaluate_row(suite, result))
-    scale = f", {words}" if (words := suite.scale_of(spec.row, spec.card)) else ""
+    scale = f", {note}" if (note := suite.twin_note(spec.row, spec.card)) else ""
     if not verdicts:
         return "The lab states no result for this row alone."
     return f"**Statements of the lab{scale}**\n\n{verdicts}"

@@ -52,16 +52,16 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
     ``results`` are either all measured or all predicted.
     """
-    evidence = Evidence.of(suite, results)
+    evidence = Evidence.from_results(suite, results)
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.scale_note(run.rows, run.card))
+    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_twins(run.rows, run.card))
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
     """Return a verdict on every statement of ``suite`` that is only about the row of ``result``."""
     row = suite.row(result.spec.row)
-    evidence = Evidence.of(suite, {row.id: result})
+    evidence = Evidence.from_results(suite, {row.id: result})
     return tuple(_row_verdicts(row, evidence))
 
 

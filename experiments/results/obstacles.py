@@ -51,10 +51,10 @@ MULTIPROCESSOR_RATIO_LIMIT = 4
 
 
 class Evidence(NamedTuple):
-    """The results by row, and the settings of each row as the lab states them.
+    """The results of rows, with facts about the rows. Each field is a mapping of row ids to values.
 
-    fewer_ranks_note: by row, a note if the row ran on fewer ranks than it states, else "". twin_note: by row, 'scaled
-    to 12 GB' if the row ran as its smaller twin, else "".
+    fewer_ranks_note: a note if the row ran on fewer ranks than it states, else "". twin_note: 'scaled to 12 GB' if the
+    row ran as its smaller twin, else "". stated_settings: the settings that the lab states.
     """
 
     results: Mapping[str, Result]
@@ -63,16 +63,15 @@ class Evidence(NamedTuple):
     stated_settings: Mapping[str, Settings]
 
     @classmethod
-    def of(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
-        """Return ``results`` as evidence on ``suite``, with the notes and settings that it needs."""
-        stated_settings = {row: suite.settings(suite.row(row), suite.taught_card(row)) for row in results}
-        scale = {row: suite.scale_of(row, result.spec.card) for row, result in results.items()}
-        return cls(
-            results, {row: scaling_note(suite, result) for row, result in results.items()}, scale, stated_settings
-        )
+    def from_results(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
+        """Return the evidence for the statements of ``suite``: the results, with notes and settings of their rows."""
+        stated_settings = {row: suite.settings(suite.row(row), suite.first_stated_card(row)) for row in results}
+        fewer_ranks_notes = {row: fewer_ranks_note(suite, result) for row, result in results.items()}
+        twin_notes = {row: suite.twin_note(row, result.spec.card) for row, result in results.items()}
+        return cls(results, fewer_ranks_notes, twin_notes, stated_settings)
 
 
-def scaling_note(suite: Suite, result: Result) -> str:
+def fewer_ranks_note(suite: Suite, result: Result) -> str:
     """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
@@ -94,8 +93,8 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield "a tiny model does not show what fits the card"
     if result.spec.settings.gpus and result.device.kind != "cuda":
         yield "no GPU"
-    if scaled := evidence.fewer_ranks_note[result.spec.row]:
-        yield scaled
+    if note := evidence.fewer_ranks_note[result.spec.row]:
+        yield note
 
 
 def check_obstacles(check: Check, evidence: Evidence, conditions: StatementConditions) -> Iterator[str]:
@@ -250,9 +249,7 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
-def _fewer_ranks_obstacles(
-    check: Check, fewer_ranks_note: Mapping[str, str], conditions: StatementConditions
-) -> Iterator[str]:
+def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
     """Yield the notes of rows that ran on fewer ranks, unless the check is a ratio that does not need all ranks."""
     if conditions.all_ranks or not check.relative:
-        yield from (fewer_ranks_note[row] for row in (check.row, check.over_row) if row and fewer_ranks_note[row])
+        yield from (notes[row] for row in (check.row, check.over_row) if row and notes[row])

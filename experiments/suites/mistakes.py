@@ -219,7 +219,7 @@ def _mistakes_of_twins(
             continue
         for problem in _problems_of_settings({**common, **row.settings, **changes}, known):
             place = document.line(("scales", number, "rows", row.id, *problem.place))
-            yield Mistake(place, f"row {row.id!r} {scale.words}", problem.text, problem.similar_name)
+            yield Mistake(place, f"row {row.id!r} {scale.note}", problem.text, problem.similar_name)
 
 
 def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:

@@ -135,8 +135,8 @@ class Scale(StrictModel):
         return name
 
     @property
-    def words(self) -> str:
-        """Return the scale in words: 'scaled to 12 GB'."""
+    def note(self) -> str:
+        """Return the note for its twins: 'scaled to 12 GB'."""
         return f"scaled to {self.scale.removesuffix('gb')} GB"
 
 
@@ -266,21 +266,21 @@ class Suite(StrictModel):
         """Return the cards that the lab was written for, then those with smaller twins of the rows."""
         return (*self.cards, *(card for scale in self.scales for card in scale.cards))
 
-    def taught_card(self, row_id: str) -> str:
+    def first_stated_card(self, row_id: str) -> str:
         """Return the first card on which the lab states the row."""
         return (self.row(row_id).cards or self.cards)[0]
 
-    def scale_of(self, row_id: str, card: str) -> str:
+    def twin_note(self, row_id: str, card: str) -> str:
         """Return 'scaled to 12 GB' if ``card`` has a smaller twin of the row; '' if the row is as the lab states it."""
         found = (scale for scale in self.scales if card in scale.cards and row_id in scale.rows)
-        return next((scale.words for scale in found), "")
+        return next((scale.note for scale in found), "")
 
-    def scale_note(self, rows: Sequence[str], card: str) -> str:
+    def note_on_twins(self, rows: Sequence[str], card: str) -> str:
         """Return 'scaled to 12 GB', or '2 of 14 rows scaled to 12 GB', for these rows on ``card``; '' if none is."""
-        words = [found for row in rows if (found := self.scale_of(row, card))]
-        if not words:
+        notes = [note for row in rows if (note := self.twin_note(row, card))]
+        if not notes:
             return ""
-        return words[0] if len(words) == len(rows) else f"{len(words)} of {len(rows)} rows {words[0]}"
+        return notes[0] if len(notes) == len(rows) else f"{len(notes)} of {len(rows)} rows {notes[0]}"
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
         """Return the settings of ``row`` on ``card``.

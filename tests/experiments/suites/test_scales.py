@@ -55,11 +55,11 @@ def test_a_twin_has_the_settings_of_its_row_except_for_those_of_the_scale(read):
 
 def test_only_a_twin_has_a_note_that_it_is_scaled(read):
     suite = read(SCALE)
-    assert suite.scale_of("large", SMALL) == "scaled to 12 GB"
-    assert suite.scale_of("small", SMALL) == suite.scale_of("large", CARD) == ""
-    assert suite.scale_note(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
-    assert suite.scale_note(["large"], SMALL) == "scaled to 12 GB"
-    assert suite.scale_note(["small", "large"], CARD) == ""
+    assert suite.twin_note("large", SMALL) == "scaled to 12 GB"
+    assert suite.twin_note("small", SMALL) == suite.twin_note("large", CARD) == ""
+    assert suite.note_on_twins(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
+    assert suite.note_on_twins(["large"], SMALL) == "scaled to 12 GB"
+    assert suite.note_on_twins(["small", "large"], CARD) == ""
 
 
 def test_a_row_for_a_single_card_has_no_twin(read):
