@@ -92,7 +92,7 @@ class RowStepTime(StepTime):
     """The predicted time of one optimizer step of a row, with batches of average length."""
 
     ratio_error_share: float = Field(
-        description="as error_share, if the time is compared with that of another row on the same card"
+        description="as error_share, for comparisons with the time of another row on the same card"
     )
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
 

@@ -138,7 +138,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="as error_share, if the times are compared with those of another row on the same card",
+        description="as error_share, for comparisons with the times of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"

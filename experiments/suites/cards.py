@@ -22,7 +22,7 @@ REFERENCE_CARD = "a100_80gb"
 """A card that is given only as a size is assumed to have the kernels and data types of this card."""
 SIZE_HELP = "or a size such as 24GiB"
 IMAGE_CUDA = "13.0"
-"""CUDA version of PyTorch in the project's image. A test compares it with containers/Dockerfile."""
+"""CUDA version of PyTorch in the project's container image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
 """Lowest compute capability of each build of PyTorch 2.11 to 2.13 (pytorch/pytorch RELEASE.md, #175253, #187075)."""
 
@@ -192,7 +192,7 @@ def _card_note(name: str, card: Card) -> str:
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
-    """Return why rows on a card of the catalog fail or are slow. bf16: whether rows compute in bfloat16."""
+    """Return the reasons why rows fail or are slow on a card of the catalog. bf16: whether rows compute in bfloat16."""
     card = cards().get(name or "")
     if card is None:
         return []
