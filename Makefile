@@ -118,11 +118,10 @@ rehearse: ## run all steps of reproduce with tiny models on this machine (needs 
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m tests.testbed.chain.rehearse$(if $(faults),_faults) $(results)
 
 test: lint testbed-env ## run all checks that each change needs: style, types, import contracts, tests, leasing with OpenStack
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed
-	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon
+	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slurm and not node and not chain"
 
 test-fast: env ## run the tests that take no more than a moment each, after every change (2 to 4 minutes)
-	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 2 --dist loadgroup --ignore=tests/testbed -m "not slow"
+	PYTHONPATH=$(CURDIR) $(BIN)/python -m pytest -n 3 --dist loadgroup --ignore=tests/testbed -m "not slow"
 
 test-chameleon: env testbed-env ## test leasing with real OpenStack services on this machine
 	PYTHONPATH=$(CURDIR) TESTBED_CACHE=$(CACHE) $(BIN)/python -m pytest -n 3 tests/testbed/chameleon tests/provision
@@ -146,7 +145,7 @@ lint: env ## check style, spelling, types, import contracts and GitHub's files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
-	$(BIN)/mypy --cache-dir $(CACHE)/mypy
+	$(BIN)/mypy -n 2 --cache-dir $(CACHE)/mypy
 	PYTHONPATH=$(CURDIR) $(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml

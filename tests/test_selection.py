@@ -9,6 +9,7 @@ import pytest
 
 from experiments.system.files import CODE_FOLDER
 from tests.support.slow import FILES, PYTHON
+from tests.testbed.conftest import CLOUDS
 
 
 @pytest.mark.xdist_group("one worker")
@@ -20,6 +21,14 @@ def test_the_scheduler_gets_the_group_of_a_test(request):
 def test_slow_tests_run_first(request):
     fast = [item.get_closest_marker("slow") is None for item in request.session.items]
     assert fast == sorted(fast)
+
+
+def test_no_more_workers_than_requested_start_openstack_services(request):
+    leasing = [item for item in request.session.items if item.get_closest_marker("openstack")]
+    groups = {item.get_closest_marker("xdist_group").args[0] for item in leasing}
+    assert len(groups) == min(CLOUDS, len(leasing))
+    if request.config.getoption("loadgroup", False):
+        assert {item.nodeid.rpartition("@")[2] for item in leasing} == groups
 
 
 @pytest.mark.parametrize("place", FILES)

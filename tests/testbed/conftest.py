@@ -9,15 +9,23 @@ from tests.support.services.sshd import new_key
 
 TEST_TIMEOUT_S = 300
 """The limit of a test. The start of services is not part of it; the tests wait for them as long as they live."""
+CLOUDS = 2
+"""How many workers start OpenStack services in a run that has other tests too. A start takes ten seconds of a core."""
 MARKERS = {"chameleon": "openstack", "openstack": "openstack", "slurm": "slurm", "node": "node", "chain": "chain"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the part of the testbed that it needs, and limit its time."""
+    """Mark each test by the part of the testbed that it needs, limit its time, and divide the tests of OpenStack.
+
+    pytest-xdist reads the groups in its own hook, so this one must come first.
+    """
     folder = Path(__file__).parent
-    for item in items:
+    for number, item in enumerate(items):
         if folder in item.path.parents:
-            item.add_marker(MARKERS[item.path.relative_to(folder).parts[0]])
+            item.add_marker(marker := MARKERS[item.path.relative_to(folder).parts[0]])
+            if marker == "openstack":
+                item.add_marker(pytest.mark.xdist_group(f"cloud {number % CLOUDS}"))
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S, func_only=True))
 

@@ -10,9 +10,9 @@ import re
 import shlex
 import tarfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +25,8 @@ from provision.ssh.shell import Shell
 TRIES = 3
 CHUNK = 1 << 18
 RESUMED_BYTES = 1 << 23
+SMALL_BYTES = 1 << 18
+"""Size of files that are downloaded through the open connection, because a new one takes longer than they do."""
 DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
 LIST = (
@@ -97,11 +99,8 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
         if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
-            packed = io.BytesIO()
-            shell.stream(_tar_command(folder), packed.write, source=_file_list(grown), timeout_s=DOWNLOAD_TIMEOUT_S)
-            packed.seek(0)
             with suppress(tarfile.ReadError):
-                for name, content in _members(packed, grown):
+                for name, content in _members(_packed(shell, folder, grown), grown):
                     _write_part(content, into / name)
                     _part(into / name).replace(into / name)
 
@@ -162,10 +161,9 @@ def _download(
     counter = _TransferCounter(wanted, on_progress)
     partial = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
-    if whole := {file.path for file in wanted} - sums.keys():
-        reading = shell.open_output(_tar_command(folder), source=_file_list(whole), timeout_s=DOWNLOAD_TIMEOUT_S)
-        with reading as stream, suppress(tarfile.ReadError):
-            for name, content in _members(stream, whole):
+    if whole := {file.path: file.size for file in wanted if file.path not in sums}:
+        with _open_tar(shell, folder, whole) as stream, suppress(tarfile.ReadError):
+            for name, content in _members(stream, whole.keys()):
                 sums[name] = _write_part(content, into / name, counter)
     return sums
 
@@ -228,7 +226,26 @@ def _file_list(paths: Iterable[str]) -> tuple[bytes]:
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
-def _members(stream: IO[bytes], wanted: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
+@contextmanager
+def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[IO[bytes]]:
+    """Yield a tar stream of the files with these sizes, bytes."""
+    if sum(sizes.values()) <= SMALL_BYTES:
+        yield _packed(shell, folder, sizes)
+        return
+    source = _file_list(sizes)
+    with shell.open_output(_tar_command(folder), source=source, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
+        yield stream
+
+
+def _packed(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
+    """Return a tar archive of files, which have come through the open connection."""
+    packed = io.BytesIO()
+    shell.stream(_tar_command(folder), packed.write, source=_file_list(paths), timeout_s=DOWNLOAD_TIMEOUT_S)
+    packed.seek(0)
+    return packed
+
+
+def _members(stream: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield name and content of the wanted files in a tar stream. Raises ReadError if the stream is truncated."""
     with tarfile.open(fileobj=stream, mode="r|", bufsize=CHUNK) as archive:
         for member in archive:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 
 from experiments.errors import InputError, Interrupted
 from experiments.inputs.dataset import DataSet
@@ -75,10 +76,15 @@ class SlurmRunner:
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
 
+        The end of the lease is queried while the cluster is prepared, because both take seconds.
+
         Raises Interrupted after SIGINT or SIGTERM, and NotReached if the cluster does not answer for an hour: the jobs
         continue, and the next run tracks them.
         """
+        querying = Thread(target=self._lease_ends, daemon=True)
+        querying.start()
         self._cluster.prepare(self._folder)
+        querying.join()
         tracker = JobTracker(self._folder, self._cluster, self._staging, self._view, self._is_leased)
         with stop_signals() as received, self._view.live():
             known = queue.list_jobs(self._shell)

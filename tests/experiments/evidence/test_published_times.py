@@ -31,6 +31,12 @@ def goals_reached(means) -> set[tuple[str, str]]:
     return {(card, name) for card, one in means.items() for name, reached in one["reached"].items() if reached}
 
 
+@pytest.fixture(scope="module")
+def before() -> dict[str, dict[str, float]]:
+    """Return the mean errors without a fault."""
+    return predicted_means()
+
+
 def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
     operations = read_operations()
     assert len(TIMES.labels) == 26
@@ -54,23 +60,21 @@ def test_the_stored_table_is_current():
     assert json.loads((FOLDER / "times.json").read_text()) == json.loads(json.dumps(found))
 
 
-def test_the_accuracy_goals_of_two_cards_are_reached_with_a_constant_fitted_to_the_other_labels():
-    reached = {card for card, name in goals_reached(predicted_means()) if name == "allocation_error"}
+def test_the_accuracy_goals_of_two_cards_are_reached_with_a_constant_fitted_to_the_other_labels(before):
+    reached = {card for card, name in goals_reached(before) if name == "allocation_error"}
     assert reached == {"a100_80gb", "h100_80gb"}
 
 
 @pytest.mark.parametrize(("card", "factor"), [("a100_80gb", 2.0), ("h100_80gb", 0.5)])
-def test_a_wrong_bandwidth_raises_the_error_of_its_card(card, factor, monkeypatch):
-    before = predicted_means()[card]["error"]
+def test_a_wrong_bandwidth_raises_the_error_of_its_card(card, factor, before, monkeypatch):
     change_bandwidth(card, factor, monkeypatch)
-    assert predicted_means()[card]["error"] > before
+    assert predicted_means()[card]["error"] > before[card]["error"]
 
 
 @pytest.mark.parametrize("card", ["a100_80gb", "h100_80gb"])
-def test_with_a_quarter_of_the_bandwidth_an_accuracy_goal_is_missed(card, monkeypatch):
-    before = goals_reached(predicted_means())
+def test_with_a_quarter_of_the_bandwidth_an_accuracy_goal_is_missed(card, before, monkeypatch):
     change_bandwidth(card, 0.25, monkeypatch)
-    assert (card, "allocation_error") in before - goals_reached(predicted_means())
+    assert (card, "allocation_error") in goals_reached(before) - goals_reached(predicted_means())
 
 
 def change_bandwidth(card, factor, monkeypatch):
@@ -84,9 +88,8 @@ def change_bandwidth(card, factor, monkeypatch):
 
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
 def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_an_accuracy_goal_is_missed(
-    family, monkeypatch
+    family, before, monkeypatch
 ):
-    before = predicted_means()
     complete = phase.phase_time
 
     def incomplete(recorded, *arguments):
@@ -100,11 +103,10 @@ def test_without_a_family_of_operations_the_errors_change_and_without_a_large_on
         assert goals_reached(before) - goals_reached(after)
 
 
-def test_with_a_host_twice_as_slow_an_accuracy_goal_is_missed(monkeypatch):
-    before = goals_reached(predicted_means())
+def test_with_a_host_twice_as_slow_an_accuracy_goal_is_missed(before, monkeypatch):
     for name, factor in HOST_FACTORS.items():
         monkeypatch.setitem(HOST_FACTORS, name, 2 * factor)
-    assert ("h100_80gb", "error") in before - goals_reached(predicted_means())
+    assert ("h100_80gb", "error") in goals_reached(before) - goals_reached(predicted_means())
 
 
 def test_the_sources_own_errors_are_copied_and_not_computed():

@@ -21,10 +21,19 @@ TEXT = "getComputedStyle(document.body).color"
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
-    with Page(chromium_path(), tmp_path / "chromium") as tab:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with Page(chromium_path(), tmp_path_factory.mktemp("chromium")) as tab:
         yield tab
+
+
+@pytest.fixture
+def page(browser: Page) -> Page:
+    """The browser's tab, which has requested nothing and whose pointer is outside of the page."""
+    browser.call("Page.navigate", url="about:blank")
+    point_at(browser, 0, 0)
+    browser.requests.clear()
+    return browser
 
 
 def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline") -> None:

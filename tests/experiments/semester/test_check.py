@@ -36,7 +36,8 @@ def backdate_newest_check(checks: Path) -> None:
     place.rename(checks / f"{older.begun_at:%Y-%m-%dT%H%M%S}")
 
 
-def test_a_first_check_has_nothing_to_compare_with(semester, checks):
+def test_a_first_check_runs_each_part_as_a_process_and_has_nothing_to_compare_with(semester, checks, monkeypatch):
+    monkeypatch.setattr(check, "run_logged", run_logged)
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")
     assert "This is the first check" in out

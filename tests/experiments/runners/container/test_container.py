@@ -126,6 +126,11 @@ def test_the_build_has_the_arguments_of_the_dockerfile_and_a_secret_index(tmp_pa
     assert (tmp_path / "pip.conf").stat().st_mode & 0o777 == 0o600
 
 
+def test_the_image_has_the_compiled_code_because_its_user_cannot_store_it():
+    _, _, after_copy = (PROJECT / "containers/Dockerfile").read_text().partition("COPY experiments experiments\n")
+    assert "python -m compileall -q -j 0 experiments provision" in after_copy
+
+
 PIP_FAILED = """
 #9 12.1 ERROR: No matching distribution found for torch==9
 #9 ERROR: process "/bin/sh -c pip install" did not complete successfully: exit code: 1

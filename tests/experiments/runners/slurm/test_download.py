@@ -276,6 +276,19 @@ def test_unchanged_growing_files_are_not_downloaded_again(remote, tmp_path, monk
     assert len(streamed) == 1
 
 
+@pytest.mark.parametrize(("more_bytes", "connections"), [(0, 0), (1, 1)])
+def test_only_large_downloads_open_another_connection(remote, tmp_path, monkeypatch, more_bytes, connections):
+    monkeypatch.setattr(module, "SMALL_BYTES", sum(map(len, FILES.values())))
+    (remote / "more").write_bytes(b"x" * more_bytes)
+    shell, opened, open_output = LocalShell(), [], LocalShell.open_output
+    monkeypatch.setattr(
+        shell, "open_output", lambda *args, **more: opened.append(1) or open_output(shell, *args, **more)
+    )
+    download_folder(shell, str(remote), tmp_path / "here")
+    assert len(opened) == connections
+    assert contents(tmp_path / "here") == contents(remote)
+
+
 def test_a_transfer_may_take_an_hour(remote, tmp_path, monkeypatch):
     """Lists of files are answered within the usual time."""
     monkeypatch.setattr(module, "RESUMED_BYTES", 1)

@@ -3,6 +3,7 @@
 import os
 import signal
 from datetime import timedelta
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -192,6 +193,13 @@ def test_the_end_of_the_lease_is_queried_once_in_each_interval(cluster):
         assert not runner._lease_ends()
         clock[0] += timedelta(seconds=30)
     assert queries == [NOW, NOW + timedelta(seconds=60)]
+
+
+def test_the_end_of_the_lease_is_queried_while_the_cluster_is_prepared(cluster, run):
+    queried, waited = Event(), []
+    cluster.prepare = lambda folder: waited.append(queried.wait(10))
+    run("a", now=lambda: NOW, ends_at=queried.set)
+    assert waited == [True]
 
 
 def test_an_interrupt_leaves_the_jobs_and_names_their_rows(cluster, run):

@@ -5,7 +5,14 @@ import re
 import pytest
 
 from experiments.errors import InputError
-from tests.experiments.training.distributed.test_ranks import NAMES, let_time_limit_pass_after_hang, run_with_fault
+from experiments.results.schema import RESULT_FILE
+from tests.experiments.training.distributed.test_ranks import (
+    FAILURES,
+    NAMES,
+    check_failure,
+    let_time_limit_pass_after_hang,
+    run_with_fault,
+)
 
 LOG = "log.txt"
 pytestmark = pytest.mark.usefixtures("ranks_start_warm")
@@ -21,21 +28,9 @@ def test_ranks_of_two_nodes_connect_and_have_stages(monkeypatch, tmp_path, launc
     assert min(times.model_dump().values()) > 0
 
 
-@pytest.mark.parametrize(
-    ("fault", "outcome", "kind"),
-    [
-        ("oom", "oom", "OutOfMemoryError"),
-        ("killed", "error", "signal 9"),
-        ("error", "error", "ValueError"),
-        ("quiet", "oom", "signal 6"),
-    ],
-)
-def test_a_failure_of_one_rank_ends_all(monkeypatch, tmp_path, fault, outcome, kind):
-    result = run_with_fault(monkeypatch, tmp_path, fault)
-    assert (result.outcome, result.failure.kind, result.failure.rank) == (outcome, kind, 1)
-    assert (result.failure.phase, result.failure.step) == ("backward", 1)
-    assert result.ranks[0].outcome != "fits"
-    assert {path.name for path in tmp_path.iterdir()} == NAMES
+@pytest.mark.parametrize("fault", FAILURES)
+def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(monkeypatch, tmp_path, fault):
+    check_failure(monkeypatch, tmp_path, fault)
 
 
 def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
@@ -51,3 +46,4 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
 def test_a_user_error_is_raised_by_the_worker(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
         run_with_fault(monkeypatch, tmp_path, "wrong")
+    assert not (tmp_path / RESULT_FILE).exists()
