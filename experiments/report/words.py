@@ -173,9 +173,10 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
 def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     evaluated = evaluation.count("pass") + evaluation.count("fail")
     return (
-        "In miniature, two kinds of statements are evaluated: comparisons of rows, and statements that a value is zero. "
-        f"Whether a row fits a card, and sizes in GiB, are predicted at full size. {evaluated} of {len(evaluation.verdicts)} "
-        "statements have a verdict; times need a GPU. Of the losses of tiny models, only the fall and the first values are compared."
+        "In miniature, two kinds of statements are evaluated: comparisons between rows, and statements that a value is "
+        "zero. Whether a row fits a card, and sizes in GiB, are predicted at full size. "
+        f"{evaluated} of {len(evaluation.verdicts)} statements have a verdict; times need a GPU. "
+        "Of the losses of tiny models, only the fall and the first values are compared."
     )
 
 
