@@ -17,7 +17,7 @@ from experiments.results.schema import RESULT_FILE, SPEC_FILE, Failure, Result, 
 from experiments.results.wording import OUTCOME_NAMES, format_number, format_size
 from experiments.runners.local import row_process
 from experiments.runners.local.warm import WORKER_MODULE
-from experiments.suites.row_spec import DERIVED, RowSpec
+from experiments.suites.row_spec import DERIVED_SETTING, RowSpec
 from experiments.suites.suite import suite_named
 from experiments.system import warm_start
 from experiments.system.signals import die_with_parent
@@ -68,7 +68,7 @@ class Experiment:
 
         Does not wait for processes that the worker leaves behind and that keep its output open.
         """
-        for name, value in (self.spec.parameters | {DERIVED: self.spec.settings.global_batch_size}).items():
+        for name, value in (self.spec.parameters | {DERIVED_SETTING: self.spec.settings.global_batch_size}).items():
             print(f"[cfg] {name} = {value}")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RESULT_FILE).unlink(missing_ok=True)

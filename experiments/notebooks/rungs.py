@@ -49,7 +49,7 @@ def rungs_table(results: Mapping[str, Result]) -> str:
             "first losses": "" if loss is None else f"{loss:.3f}",
         }
         before = speed
-    return tables.columns("", rows)
+    return tables.table_with_labels("", rows)
 
 
 def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:

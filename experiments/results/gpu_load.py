@@ -21,10 +21,10 @@ OTHER_UTILIZATION = "other_gpu_util_percent"
 CPU_WAIT_SHARE = "cpu_wait_share"
 CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
 UTILIZATION_PERIOD_S = 1.0
-"""A GPU's utilization is a mean over up to this time before the sample (NVML, nvmlDeviceGetUtilizationRates)."""
-STEADY_SAMPLES = 3
+"""Utilization is a mean over the time before the sample, of at most this length (nvmlDeviceGetUtilizationRates)."""
+MIN_STEADY_SAMPLES = 3
 """Minimum number of samples for a meaningful median."""
-UTILIZATION_S = 3.0
+MIN_STEADY_S = 3.0
 """Duration of the steps after the warm-up that gives enough samples for a median, at two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
 BUSY_CPU_FROM_PERCENT = 50.0
@@ -72,7 +72,7 @@ def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> l
     """Return the samples whose utilization covers only the time from begin_s to end_s; [] if they are too few."""
     first_s = begin_s + UTILIZATION_PERIOD_S
     steady = [sample for sample in samples if UTILIZATION in sample and first_s <= float(sample["t_s"]) <= end_s]
-    return steady if len(steady) >= STEADY_SAMPLES else []
+    return steady if len(steady) >= MIN_STEADY_SAMPLES else []
 
 
 def _samples_after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:

@@ -29,7 +29,7 @@ NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
 """Reasons why a prediction has no value, each with the quantities to which it applies."""
 
 
-SIZE_FREE: tuple[Quantity, ...] = (
+SIZE_INDEPENDENT_QUANTITIES: tuple[Quantity, ...] = (
     "peak_share",
     "reserved_share",
     "oom_step",
@@ -42,7 +42,7 @@ SIZE_FREE: tuple[Quantity, ...] = (
     "cpu_wait_share",
 )
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
-SIZES = ("model", "batch_size", "accumulate", "max_length")
+SIZE_SETTINGS = ("model", "batch_size", "accumulate", "max_length")
 """Settings that two twins must share if their rows share them. Otherwise, the comparison of the rows does not apply."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
@@ -113,7 +113,7 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
 def _twin_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
     """Yield the reasons why a number of the lab, or a comparison of its rows, does not apply to twins."""
     scale = evidence.twin_note[check.row]
-    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
+    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_INDEPENDENT_QUANTITIES:
         yield f"{scale}: the lab states this number for its own sizes"
     if check.over_row:
         yield from twin_size_obstacles((check.row, check.over_row), evidence)
@@ -130,7 +130,7 @@ def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str
         )
         differ = [
             name
-            for name in SIZES
+            for name in SIZE_SETTINGS
             if getattr(stated[one], name) == getattr(stated[other], name)
             and getattr(first, name) != getattr(second, name)
         ]

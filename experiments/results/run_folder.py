@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.gpu_load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
+from experiments.results.gpu_load import MIN_STEADY_S, STEADY_UTILIZATION, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -109,7 +109,7 @@ class Run(Record):
         if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
             shared["length"] = "as-taught"
         if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
-            shared["steady_s"] = UTILIZATION_S
+            shared["steady_s"] = MIN_STEADY_S
         return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
 
 

@@ -15,7 +15,7 @@ from experiments.suites.yaml_schema import StrictModel
 SPEC_VERSION: Literal[1] = 1
 CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 """Options with which a row is run, in addition to its settings."""
-DERIVED = "global_batch_size"
+DERIVED_SETTING = "global_batch_size"
 """The setting that is computed from others: batch_size, accumulate and the number of ranks."""
 
 LATER_SETTINGS = (
@@ -66,9 +66,9 @@ class RowSpec(StrictModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the row by name, as plain values: CHOICES, and all settings except DERIVED."""
+        """Return the parameters of the row by name, as plain values: CHOICES, and settings without DERIVED_SETTING."""
         choices = {name: getattr(self, name) for name in CHOICES}
-        return choices | self.settings.model_dump(mode="json", exclude={DERIVED})
+        return choices | self.settings.model_dump(mode="json", exclude={DERIVED_SETTING})
 
     @property
     def fingerprint(self) -> str:
