@@ -24,10 +24,12 @@ from experiments.run_options import AUTO, RunOptions, recorded_values
 from experiments.runners.admission import too_small_reason
 from experiments.runners.base import RunnerOptions, Target
 from experiments.runners.failed_results import write_rejected_result
+from experiments.runners.local.resources import most_memory_first
 from experiments.runners.local.runner import GRACE_S, clear_row_folder
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow, continue_run, plan
 from experiments.runners.progress import View
+from experiments.runners.remaining import ExpectedRow
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.cards import card_of_device, card_warnings
@@ -311,29 +313,29 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
     if prepared.options.predict or prepared.options.predict_only:
         predict_rows(prepared.suite, planned.run, folder, view)
     if planned.rows:
-        options = RunnerOptions(worker, grace_s, prepared.host_memory_gib)
-        _show_expected_times(planned, view)
+        options = RunnerOptions(worker, grace_s, prepared.host_memory_gib, _show_expected_times(planned, view))
         runner = target.runner(folder, prepared.data, view, options)
         runner.run(target.in_start_order(planned.rows, prepared.suite))
     return _write_report(folder)
 
 
-def _show_expected_times(planned: PlannedRun, view: View) -> None:
-    """Print how long the rows take at full size, if these times are known. The view then shows the time of each row.
+def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedRow]:
+    """Print how long the rows take at full size, if these times are known; return the expected times by row.
 
-    Times on shared GPUs are not known.
+    The view then shows the time of each row. Times on shared GPUs are not known.
     """
     prepared, target = planned.prepared, planned.prepared.target
     if planned.run.size == "tiny":
-        return
+        return {}
     stored = StoredTimes.read(prepared.options.results, prepared.folder.predictions())
-    specs = [row.spec for row in planned.rows]
-    expected = expected_times(
-        {prepared.suite.suite: specs}, target.node, target.max_nodes * len(target.node.gpus), stored
-    )
+    specs = most_memory_first([row.spec for row in target.in_start_order(planned.rows, prepared.suite)])
+    gpus = target.max_nodes * len(target.node.gpus)
+    expected = expected_times({prepared.suite.suite: specs}, target.node, gpus, stored, own_jobs=not target.starts_warm)
     shared = target.rows_per_gpu(planned.run, prepared.suite) > 1
     view.print_line(expected.rows_summary + ("; the times are for GPUs that rows do not share" if shared else ""))
     if shared:
-        return
-    times = zip(specs, expected.rows[prepared.suite.suite], strict=True)
-    view.set_expected_times({spec.row: (time.low_s, time.high_s) for spec, time in times if time})
+        return {}
+    pairs = zip(specs, expected.rows[prepared.suite.suite], strict=True)
+    times = {spec.row: time for spec, time in pairs if time}
+    view.set_expected_times({row: (time.low_s, time.high_s) for row, time in times.items()})
+    return {row: ExpectedRow(time.expected_s, time.start_s) for row, time in times.items()}

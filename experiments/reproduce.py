@@ -13,6 +13,7 @@ from datetime import timedelta
 from experiments.errors import InputError
 from experiments.history.durations import StoredTimes
 from experiments.history.lease_length import MARGIN, ExpectedTimes, expected_times
+from experiments.history.lease_record import LeaseRecord, append_record, earlier_leases, read_records
 from experiments.pipeline import FinishedRun, PreparedRun, connect_target, prepare, report_run, run_prepared
 from experiments.prediction.service import select_rows, trace_rows
 from experiments.results.predictions import Prediction
@@ -32,6 +33,7 @@ from provision.leasing.account import require_lasting_credential
 from provision.leasing.cost import cost_in_words, report_cost_on_exit, running_cost
 from provision.leasing.doctor import check_site
 from provision.leasing.journal import Machine
+from provision.leasing.past import past_leases
 from provision.leasing.reconciler import Reconciler
 from provision.leasing.release import lease_deletion_message
 from provision.leasing.request import LeaseRequest, slot_in_words
@@ -120,12 +122,13 @@ def reproduce(
                 _release(site, reconciler, lease_request.name, view)
         return [report_run(run) for run in runs]
     predictions: list[Prediction] = []
+    times: ExpectedTimes | None = None
     if any(run.options.predict for run in runs):
         with stages.stage("predict"):
             predictions = _show_predictions(runs, view)
     if not active:
         with stages.stage("slots"):
-            times = _expected_times(runs, predictions)
+            times = _expected_times(reproduction, runs, predictions)
             view.print_line(times.summary)
             reproduction = _with_lease_length(reproduction, times, view.print_line)
             lease_request = reproduction.lease_request
@@ -135,7 +138,31 @@ def reproduce(
             view.print_line(slot)
         require_lasting_credential(site, reconciler, lease_request.requirements)
         confirm(slot)
-    return _run_on_lease(reproduction, runs, reconciler, stages)
+    finished = _run_on_lease(reproduction, runs, reconciler, stages)
+    if times and not reproduction.keep:
+        _record_lease(reproduction, reconciler, times, stages)
+    return finished
+
+
+def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: ExpectedTimes, stages: Stages) -> None:
+    """Record and show what the lease has cost, and what was predicted before it began."""
+    name = reproduction.lease_request.name
+    past = [one for one in past_leases(reconciler.journal.entries(), reconciler.clock.now()) if one.name == name]
+    expected_run_s = times.total_time().expected_s / times.leases.run_factor
+    if not past or past[-1].end <= past[-1].start or not expected_run_s:
+        return
+    record = LeaseRecord(
+        name=name,
+        node_type=reproduction.lease_request.requirements.node_type or "",
+        su_per_hour=past[-1].su_per_hour,
+        predicted_setup_s=times.leases.setup.total_seconds(),
+        predicted_run_s=times.total_time().expected_s,
+        expected_run_s=expected_run_s,
+        used_s=(past[-1].end - past[-1].start).total_seconds(),
+        run_s=stages.seconds_by_stage["run"],
+    )
+    append_record(reproduction.suites[0].results, record)
+    stages.view.print_line(record.words)
 
 
 def _run_on_lease(
@@ -181,7 +208,7 @@ def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> li
     left = [(run, rows) for run in runs if (rows := run.rows_left())]
     lines: list[str] = []
     if left and not reconciler.journal.active_lease(name):
-        times = _expected_times(runs, ())
+        times = _expected_times(reproduction, runs, ())
         lines.append(times.summary)
         reproduction = _with_lease_length(reproduction, times, lines.append)
     else:
@@ -198,12 +225,17 @@ def planned_operations(reproduction: Reproduction, reconciler: Reconciler) -> li
     ]
 
 
-def _expected_times(runs: Sequence[PreparedRun], predictions: Sequence[Prediction]) -> ExpectedTimes:
-    """Return the expected times of the rows that have no result yet."""
-    stored, target = StoredTimes.read(runs[0].options.results, predictions), runs[0].target
+def _expected_times(
+    reproduction: Reproduction, runs: Sequence[PreparedRun], predictions: Sequence[Prediction]
+) -> ExpectedTimes:
+    """Return the expected times of the rows that have no result yet, and of the lease's setup."""
+    results, target = runs[0].options.results, runs[0].target
+    stored = StoredTimes.read(results, predictions)
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
     specs = {suite: rows for suite, rows in left.items() if rows}
-    return expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored)
+    times = expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored, own_jobs=True)
+    node_type = reproduction.lease_request.requirements.node_type
+    return replace(times, leases=earlier_leases(read_records(results), node_type))
 
 
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:

@@ -4,30 +4,35 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from experiments.errors import InputError
+from experiments.history.outside_steps import OutsideSteps, outside_steps, row_parts, step_kind
 from experiments.results.predictions import Prediction
 from experiments.results.run_folder import RUN_FILE, Run, RunFolder
-from experiments.results.schema import Result
+from experiments.results.schema import WARM_UP_STEPS, Result
 from experiments.suites.cards import have_same_chip
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import CODE_FOLDER
 from experiments.training.measure.schedule import schedule_of
 
 EVIDENCE = CODE_FOLDER / "experiments" / "evidence"
+PROFILED_STEPS = 2
+"""Steps that a row does for a profile, if its GPU may wait for other ranks or for DeepSpeed's optimizer on the CPU."""
 
 
 class RowTime(NamedTuple):
-    """The expected time of a row from its start to its end, s, as an interval.
+    """The expected time of a row, s: the most likely one, and an interval.
 
-    gpus: number of GPUs that the row uses. source: how the time is known, such as "measured on NVIDIA H200".
-    other_chip: the time was measured on a GPU with another chip than the one that will run the row.
+    It begins when the row gets its GPUs, and ends when the next row can have them. start_s: the part of expected_s
+    before the model is built. gpus: number of GPUs that the row uses. source: how the time is known, such as "measured
+    on NVIDIA H200". other_chip: the time was measured on a GPU with another chip than the one that will run the row.
     """
 
+    expected_s: float
     low_s: float
     high_s: float
+    start_s: float
     gpus: int
     source: str
     other_chip: bool = False
@@ -55,76 +60,129 @@ class StoredTimes:
                 predicted += folder.predictions()
         return cls(tuple(found), tuple(predicted))
 
-    def expected_time(self, spec: RowSpec, card: str) -> RowTime | None:
+    def expected_time(self, spec: RowSpec, card: str, own_job: bool = False) -> RowTime | None:
         """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
 
         A time that was measured on the chip of ``card`` counts first, then a prediction, then a time that was measured
-        on another device. Times on shared GPUs do not count.
+        on another device. Times on shared GPUs do not count. own_job: whether the row is a job in a queue, which has to
+        import its libraries.
         """
-        measured = [
-            result
-            for run, result in self.results
-            if not result.device.shared
-            if (run.suite, run.size, run.length, result.spec.row) == (spec.suite, spec.size, spec.length, spec.row)
-        ]
+        measured = [result for _, result in self.results if not result.device.shared and _is_same(result.spec, spec)]
         own = [result for result in measured if _is_chip_of(result.device.card, card)]
+        around_s = outside_steps().around_row_s(own_job)
         return (
-            _longest_measured_time(own, spec, card)
-            or self._predicted_time(spec, card)
-            or _longest_measured_time(measured, spec, card)
+            _measured_time(own, spec, card, around_s)
+            or self._predicted_time(spec, card, around_s)
+            or _measured_time(measured, spec, card, around_s)
         )
 
-    def _predicted_time(self, spec: RowSpec, card: str) -> RowTime | None:
-        """Return the predicted time of the row's steps, plus the time that rows need in addition to their steps."""
+    def _predicted_time(self, spec: RowSpec, card: str, around_s: float) -> RowTime | None:
+        """Return the predicted time of the row's steps, plus the time outside of them."""
         if spec.size != "full":
             return None
         for prediction in self.predictions:
             same = prediction.spec.settings == spec.settings and _is_chip_of(prediction.spec.card, card)
             if same and prediction.time:
-                low, high = _steps(prediction, spec)
-                step_s, error = prediction.time.step_s, prediction.time.error_share
-                time_outside_steps_s = self.time_outside_steps_s(spec.settings.ranks > 1)
+                outside, parts = outside_steps(), row_parts(spec.settings, prediction.parameters, spec.card)
+                outside_s = outside.row_s(parts, *parts) + around_s
+                low, expected, high = (steps * prediction.time.step_s for steps in _steps(prediction, spec))
+                error = prediction.time.error_share
                 return RowTime(
-                    time_outside_steps_s + low * step_s * max(0.0, 1 - error),
-                    time_outside_steps_s + high * step_s * (1 + error),
+                    outside_s + expected,
+                    outside_s * (1 - outside.error_share) + low * max(0.0, 1 - error),
+                    outside_s * (1 + outside.error_share) + high * (1 + error),
+                    outside.row_s(parts, "start") + around_s,
                     spec.settings.gpus,
                     f"predicted for {card}",
                 )
         return None
 
-    def time_outside_steps_s(self, several_ranks: bool) -> float:
-        """Return the median time that rows at full size need in addition to their steps, s; 0 if none was measured.
 
-        several_ranks: whether the rows have several ranks, or one. The first steps take longer than later steps; the
-        time includes this difference.
-        """
-        times = [
-            result.elapsed_s - result.speed.optimizer_steps * result.speed.step_s
-            for run, result in self.results
-            if run.size == "full" and result.outcome == "fits" and result.speed
-            if (len(result.ranks) > 1) == several_ranks
-        ]
-        return median(times) if times else 0.0
+def expected_steps(
+    spec: RowSpec, planned_micro_steps: int, step_s: float, outside: OutsideSteps
+) -> tuple[float, float, float]:
+    """Return the lowest, the expected and the highest number of optimizer steps of a row that fits.
 
-
-def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float]:
-    """Return the lowest and the highest number of optimizer steps that the row does before it ends."""
-    assert prediction.time, "a prediction without the time of a step"
+    planned_micro_steps: of the training at full length. step_s: time of a step.
+    """
     accumulate = spec.settings.accumulate
-    schedule = schedule_of(spec.length, prediction.time.planned_micro_steps, accumulate)
-    if prediction.predicted_outcome != "fits":
-        return 0, min(prediction.peak_step + 1, schedule.maximum / accumulate)
-    return schedule.minimum / accumulate, schedule.maximum / accumulate
+    schedule = schedule_of(spec.length, planned_micro_steps, accumulate)
+    steady = WARM_UP_STEPS + spec.steady_s / step_s if spec.steady_s else 0.0
+    profiled = PROFILED_STEPS if spec.settings.ranks > 1 or spec.settings.offloads_by_deepspeed else 0
+    low, high = (
+        min(max(steady, number / accumulate) + profiled, schedule.total / accumulate)
+        for number in (schedule.minimum, schedule.maximum)
+    )
+    return low, low + outside.longer_share[step_kind(spec.settings)] * (high - low), high
 
 
-def _longest_measured_time(results: Sequence[Result], spec: RowSpec, card: str) -> RowTime | None:
-    """Return the longest measured time of a row; None without a result."""
+def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
+    """Return the lowest, the expected and the highest number of optimizer steps that the row does before it ends."""
+    assert prediction.time, "a prediction without the time of a step"
+    planned = prediction.time.planned_micro_steps
+    low, expected, high = expected_steps(spec, planned, prediction.time.step_s, outside_steps())
+    if prediction.predicted_outcome == "fits":
+        return low, expected, high
+    fails_in = min(prediction.peak_step + 1, high)
+    if prediction.likely_outcome == "fits":
+        return 0, expected, high
+    return 0, fails_in / 2, high if prediction.predicted_outcome == "borderline" else fails_in
+
+
+class Stages(NamedTuple):
+    """Seconds of a stored row: its start and its other time outside of the steps with today's code, and its steps."""
+
+    start_s: float
+    others_s: float
+    steps_s: float
+
+    @property
+    def outside_s(self) -> float:
+        return self.start_s + self.others_s
+
+
+def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s: float) -> RowTime | None:
+    """Return the time of a row that was measured, with the start of today's code; None without a result.
+
+    Of several times, the median counts. A row for another card counts only if there is none for the row's own card.
+    """
+    results = [result for result in results if result.spec.card == spec.card] or results
     if not results:
         return None
-    longest = max(results, key=lambda result: result.elapsed_s)
-    source = f"measured on {longest.device.name}" + (", tiny models" if spec.size == "tiny" else "")
-    elapsed_s, other_chip = longest.elapsed_s, not _is_chip_of(longest.device.card, card)
-    return RowTime(elapsed_s, elapsed_s, spec.settings.gpus, source, other_chip)
+    timed = sorted(map(_stages_of, results), key=sum)
+    middle, low, high = timed[(len(timed) - 1) // 2], timed[0], timed[-1]
+    error, device = outside_steps().error_share, results[0].device
+    return RowTime(
+        around_s + sum(middle),
+        (around_s + low.outside_s) * (1 - error) + low.steps_s,
+        (around_s + high.outside_s) * (1 + error) + high.steps_s,
+        around_s + middle.start_s,
+        spec.settings.gpus,
+        f"measured on {device.name}" + (", tiny models" if spec.size == "tiny" else ""),
+        not _is_chip_of(device.card, card),
+    )
+
+
+def _stages_of(result: Result) -> Stages:
+    """Return the stages of a stored row.
+
+    The start of stored rows depends on the age of their code and on whether they were the first ones. So it is that of
+    today's code, and so are the construction and the end of a training. All of a row counts as steps if it reports no
+    stages, or is a tiny model.
+    """
+    settings, times = result.spec.settings, result.times
+    if times is None or result.spec.size == "tiny":
+        return Stages(0.0, 0.0, result.elapsed_s)
+    outside, parts = outside_steps(), row_parts(settings, result.parameters or 0, result.spec.card)
+    start_s = outside.row_s(parts, "start")
+    if settings.task == "generate":
+        return Stages(start_s, 0.0, result.elapsed_s - times.start_s)
+    return Stages(start_s, outside.row_s(parts, "build", "end"), times.train_s)
+
+
+def _is_same(one: RowSpec, other: RowSpec) -> bool:
+    same = (one.suite, one.row, one.size, one.length) == (other.suite, other.row, other.size, other.length)
+    return same and one.settings == other.settings
 
 
 def _is_chip_of(device: str | None, card: str) -> bool:

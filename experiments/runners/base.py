@@ -1,7 +1,7 @@
 """Interfaces of runners, which run rows, and of targets, where rows run. targets.py implements the targets."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
+from experiments.runners.remaining import ExpectedRow
 from experiments.runners.software import Software
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -31,12 +32,13 @@ class RunnerOptions:
     """Options of a runner that are the same at every target.
 
     worker: module that runs one row. grace_s: a row is killed this many seconds after its own time limit.
-    host_memory_gib: host memory that all running rows may use together.
+    host_memory_gib: host memory that all running rows may use together. expected: expected times of rows, by row.
     """
 
     worker: str
     grace_s: float
     host_memory_gib: float
+    expected: Mapping[str, ExpectedRow]
 
 
 class Target(ABC):
@@ -44,6 +46,8 @@ class Target(ABC):
 
     max_nodes: int = 1
     """Nodes that one row may use."""
+    starts_warm: bool = False
+    """Whether the rows of a run start from warm processes that they share. Otherwise each imports its libraries."""
     has_queue: bool = False
     """Whether rows are submitted as jobs, which outlive the command and can be cancelled."""
 

@@ -55,6 +55,8 @@ MEMORY_SHARE = 0.94
 class LocalTarget(Target):
     """The target that runs rows on this machine."""
 
+    starts_warm = True
+
     def prepare_data(
         self, source: str, sha256: str | None, datasets: Collection[str], watch: DownloadCallback
     ) -> DataSet:
@@ -80,7 +82,8 @@ class LocalTarget(Target):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         machine = self.node, options.host_memory_gib, view, options.worker, options.grace_s
-        return LocalRunner(folder, *machine, rows_per_gpu=self.rows_per_gpu(folder.read_run(), folder.suite()))
+        rows_per_gpu = self.rows_per_gpu(folder.read_run(), folder.suite())
+        return LocalRunner(folder, *machine, rows_per_gpu=rows_per_gpu, expected=options.expected)
 
 
 class ContainerTarget(LocalTarget):
@@ -88,6 +91,8 @@ class ContainerTarget(LocalTarget):
 
     ``image_variant``: library versions of the image.
     """
+
+    starts_warm = False
 
     def __init__(self, node: Node, image_variant: ImageVariant) -> None:
         super().__init__(node)
@@ -119,7 +124,7 @@ class ContainerTarget(LocalTarget):
 
         assert self._client is not None
         machine = self._client, self._image, folder, self.node, options.host_memory_gib
-        return ContainerRunner(*machine, view, options.worker, options.grace_s)
+        return ContainerRunner(*machine, view, options.worker, options.grace_s, expected=options.expected)
 
 
 class ExpectedTarget(Target):
@@ -196,7 +201,8 @@ class ClusterTarget(ExpectedTarget):
 
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         worker, grace_s = options.worker, options.grace_s
-        return SlurmRunner(folder, self.cluster, view, worker, grace_s, self.ends_at, self.is_leased, data=data)
+        lease = self.ends_at, self.is_leased
+        return SlurmRunner(folder, self.cluster, view, worker, grace_s, *lease, data=data, expected=options.expected)
 
     def in_start_order(self, rows: Sequence[PlannedRow], suite: Suite) -> Sequence[PlannedRow]:
         return most_needed_rows_first(rows, suite)
@@ -376,5 +382,6 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         runtime="docker",
         environment=image_of(image_variant),
         shared_folder=LEASED_SHARED_FOLDER,
+        dedicated=True,
         poll_s=POLL_S,
     )

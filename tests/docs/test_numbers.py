@@ -84,6 +84,20 @@ def test_errors_on_the_machine_of_the_table_are_the_stored_ones() -> None:
     assert f"{by_host[False]} on average if the GPU limits the step, {by_host[True]} if the host does." in page()
 
 
+def test_errors_of_the_hosts_time_of_passes_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "host_times.json").read_text())
+    rows = len({one["row"] for one in found["rows"]})
+    assert f"the forward and the backward pass of {rows} rows on another machine, whose host needs" in page()
+    assert f"{found['host_ratio']:.2f} times as long for the operations of the table" in page()
+    forward, backward = (f"{100 * found['errors'][name]['mean']:.1f} %" for name in ("forward", "backward"))
+    assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
+
+
+def test_the_constants_of_the_hosts_time_are_those_of_the_code() -> None:
+    assert f"in a backward pass {HOST_FACTORS['backward']} times the sum" in page()
+    assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
+
+
 def test_errors_of_the_times_of_scripts_are_the_stored_ones() -> None:
     text = (EVIDENCE / "prediction_h200" / "scripts.md").read_text()
     ((mean, median, cases),) = SCRIPT_TIMES.findall(text)
@@ -146,6 +160,20 @@ def test_errors_of_pytorchs_estimator_are_the_stored_ones() -> None:
     estimated = [one for one in found["rows"] if one["torch_s"]]
     words = f"RuntimeEstimator runs on {len(estimated)} of the {len(found['rows'])} rows and has a mean error of"
     assert f"{words} {100 * found['torch_errors']['mean']:.0f} %" in page()
+
+
+def test_errors_of_the_times_of_whole_runs_are_the_stored_ones() -> None:
+    errors = json.loads((EVIDENCE / "prediction_h200" / "wall_times.json").read_text())["errors"]
+    rows, remaining = errors["Sums of rows"], errors["Remaining time after a quarter of the rows"]
+    mean, worst = f"{100 * rows['mean']:.1f} %", f"{100 * rows['worst']:.1f} %"
+    assert f"the mean error of the sum is {mean}, and the largest one {worst} ({rows['number']} runs)" in page()
+    whole, known = (errors[f"Whole runs, steps {way}"] for way in ("predicted", "measured before"))
+    left = errors["Remaining time of whole runs, steps predicted"]
+    mean, worst = f"{100 * whole['mean']:.1f} %", f"{100 * whole['worst']:.1f} %"
+    assert f"the mean error of the whole run is {mean}, and the largest one {worst}." in page()
+    assert f"the errors are {100 * known['mean']:.1f} % and {100 * known['worst']:.1f} %." in page()
+    left_over = f"{100 * remaining['mean']:.1f} % ({remaining['number']} runs), and {100 * left['mean']:.1f} %"
+    assert f"its mean error is {left_over} in the five whole runs" in page()
 
 
 def test_the_noise_of_times_is_that_of_the_stored_runs() -> None:

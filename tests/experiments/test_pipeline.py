@@ -7,6 +7,7 @@ import pytest
 
 from experiments import pipeline
 from experiments.errors import InputError
+from experiments.history.outside_steps import outside_steps
 from experiments.inputs.dataset import folder_sha256
 from experiments.pipeline import options_per_suite, run_suite, run_suites
 from experiments.results.run_folder import RunFolder
@@ -17,7 +18,7 @@ from experiments.runners.local.runner import clear_row_folder
 from experiments.runners.progress import View
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.profile import profile_named
-from experiments.runners.targets import ClusterTarget
+from experiments.runners.targets import ClusterTarget, LocalTarget
 from provision.errors import UnknownHost
 from provision.hardware import gpus
 from provision.models import Gpu
@@ -218,12 +219,20 @@ def test_a_result_that_this_machine_cannot_repeat_is_used_again(machine, tmp_pat
     assert folder.results()["xxl"].outcome == "fits"
 
 
-def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path):
+def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path, monkeypatch):
     machine(sample_rows.GPU)
     options = RunOptions(SUITE, rows=("xxl", "xxl-sgd"), results=tmp_path, card="a100_80gb", size="full")
     run_suite(options, view := RecordingView())
     assert [line for line in view.lines if line.startswith(f"time on 1 GPU: {SUITE} ")]
+    assert {row: time.seconds > time.start_s > 0 for row, time in FakeRunner.expected.items()} == dict.fromkeys(
+        options.rows, True
+    )
+    warm_s = FakeRunner.expected["xxl"].start_s
     run_suite(replace(options, size="tiny"), view := RecordingView())
+    assert FakeRunner.expected == {}
+    monkeypatch.setattr(LocalTarget, "starts_warm", False)
+    run_suite(replace(options, rerun=True), RecordingView())
+    assert FakeRunner.expected["xxl"].start_s > warm_s + outside_steps().libraries_s
     assert not [line for line in view.lines if line.startswith("time on")]
 
 

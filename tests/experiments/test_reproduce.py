@@ -11,11 +11,13 @@ import pytest
 from experiments import reproduce as chain
 from experiments.cli.app import main
 from experiments.errors import InputError, Interrupted
-from experiments.history.lease_length import LeaseTooShort
+from experiments.history.lease_length import LeaseTooShort, expected_times_on
+from experiments.history.lease_record import NO_LEASES, read_records
 from experiments.pipeline import PreparedRun
 from experiments.reproduce import LeaseEnded, LeaseTooLong, Reproduction, reproduce
 from experiments.run_options import RunOptions
 from experiments.runners.progress import View
+from experiments.suites.suite import suite_named
 from experiments.system import signals
 from provision.checks import Check
 from provision.clock import Clock
@@ -95,6 +97,59 @@ def test_reproduce_runs_all_stages_in_order_and_asks_to_confirm_the_cost(
     assert events == ["doctor", "lease", "configure", "run", "release"]
     assert "48 SU" in asked[0]
     assert (prepared.run.card, prepared.run.size) == ("a100_80gb", "full")
+
+
+@pytest.fixture
+def journaled_lease(recorded_stages, reconciler, monkeypatch):
+    """The lease stage records a lease of an hour with 16 service units; released after 14 minutes, 4 of them a run."""
+    begun, hour = NOW, timedelta(hours=1)
+
+    def lease(site, reconciler, lease_request, watch):
+        active = reconciler.journal.open_lease(lease_request.name, site.name)
+        times = {"start": begun, "end": begun + hour}
+        reconciler.journal.write("intent", active, Operation.CREATE_LEASE, cost_su=16.0, **times)
+        reconciler.journal.write("done", active, Operation.CREATE_LEASE, id="1", **times)
+        return LeaseResult(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
+
+    def release(site, reconciler, name, view):
+        active = reconciler.journal.active_lease(name)
+        reconciler.journal.write("done", active, Operation.DELETE_LEASE, id="1")
+        reconciler.journal.write("closed", active)
+
+    monkeypatch.setattr(leasing, "lease", lease)
+    monkeypatch.setattr(chain, "_release", release)
+    monkeypatch.setattr(reconciler.journal, "_now", lambda: begun + timedelta(minutes=14))
+    monkeypatch.setattr(chain, "time", SimpleNamespace(monotonic=iter(range(0, 10_000, 240)).__next__))
+
+
+def test_the_service_units_of_a_lease_are_recorded_beside_those_that_were_predicted(
+    journaled_lease, make_reproduction, reconciler, tmp_path
+):
+    view = LineRecorder()
+    reproduce(make_reproduction(), reconciler, view, lambda slot: None)
+    (record,) = read_records(tmp_path)
+    assert (record.used_s, record.run_s, record.setup_s) == (840.0, 240.0, 600.0)
+    assert (record.service_units(record.used_s), record.predicted_setup_s) == (pytest.approx(16 * 14 / 60), 3600.0)
+    assert record.predicted_run_s > 0
+    assert view.lines[-1] == record.words
+    assert record.words.startswith("lease llm_cc: 3.73 service units of ")
+
+
+def test_the_setup_of_the_next_lease_is_that_of_earlier_leases_of_the_node_type(
+    journaled_lease, make_reproduction, reconciler, tmp_path
+):
+    reproduce(make_reproduction(), reconciler, LineRecorder(), lambda slot: None)
+    view, again = LineRecorder(), make_reproduction(choose_length=True)
+    reproduce(again, reconciler, view, lambda slot: None)
+    first, second = read_records(tmp_path)
+    assert (first.predicted_setup_s, second.predicted_setup_s) == (3600.0, first.setup_s)
+    assert (first.predicted_run_s, first.expected_run_s) == (second.expected_run_s,) * 2
+    assert second.predicted_run_s == pytest.approx(first.run_s)
+    assert abs(second.error) < 0.001
+    assert any(line.endswith("setup 10m (measured on 1 lease)") for line in view.lines)
+    assert any(line.startswith("length of the lease: 30m, ") for line in view.lines)
+    other = expected_times_on([replace(HOST, node_type="gpu_h100")], [suite_named("single_gpu_blip2")], tmp_path)
+    assert other.leases == NO_LEASES
 
 
 @pytest.mark.parametrize("problem", [ConfigureFailed("disk full"), Interrupted("SIGINT"), KeyboardInterrupt()])
@@ -225,7 +280,7 @@ def test_a_run_whose_lease_ended_itself_or_was_deleted_ends_and_names_the_place_
     recorded_stages, make_reproduction, reconciler, events, monkeypatch
 ):
     opened = reconciler.journal.open_lease("llm_cc", "CHI@UC")
-    reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1")
+    reconciler.journal.write("done", opened, Operation.CREATE_LEASE, id="1", start=NOW, end=NOW)
     ended = end_when_idle_data(EndWhenIdle(timedelta(minutes=30), "me@host:there"))
     reconciler.journal.write("done", opened, Operation.CREATE_CREDENTIAL, id="c", **ended)
     monkeypatch.setattr("provision.leasing.release.connect_to_site_of", lambda *_: SimpleNamespace(leases=lambda: []))

@@ -3,9 +3,14 @@
 //
 // The rules are those of c10/cuda/CUDACachingAllocator.cpp with default settings. Sizes are multiples of 512 bytes.
 // Requests of up to 1 MiB share segments of 2 MiB, requests of up to 10 MiB share segments of 20 MiB, and larger
-// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used. The rest of
-// a block is split off (small pool: from 512 bytes, large pool: from 1 MiB). Adjacent free blocks are merged. If a
-// segment cannot be allocated, all completely free segments are freed and the allocation is retried once.
+// requests get segments in multiples of 2 MiB. The smallest sufficient block in the stream's pool is used, of equal
+// blocks the one with the lowest address. The rest of a block is split off (small pool: from 512 bytes, large pool: from
+// 1 MiB). Adjacent free blocks are merged. If a segment cannot be allocated, all completely free segments are freed and
+// the allocation is retried once.
+//
+// The driver decides the addresses of segments: it fills a free range upwards with the first ones of the large pool, and
+// places all others below those before. Of 15 programs on an H200 (driver 580.159), 8 had such a range, with 340 MiB to
+// 402 MiB; the addresses of all 15 had this order, with few exceptions.
 
 #pragma once
 
@@ -19,6 +24,7 @@
 namespace phantom {
 
 constexpr int64_t kMiB = 1 << 20;
+constexpr int64_t kRange = int64_t{1} << 46, kRangeBytes = 340 * kMiB;  // the first range of addresses
 
 struct OutOfMemory {
   int64_t requested;
@@ -115,12 +121,17 @@ class CachingAllocator {
       release_cached();
       if (reserved_ + bytes > capacity_) throw OutOfMemory{size, allocated_, reserved_};
     }
-    const int64_t address = next_address_;
-    next_address_ += bytes + kMiB;
+    const int64_t address = place_segment(bytes, small);
     reserved_ += bytes;
     peak_reserved_ = std::max(peak_reserved_, reserved_);
     blocks_[address] = Block{bytes, stream, small, false, std::nullopt, std::nullopt};
     return address;
+  }
+
+  int64_t place_segment(int64_t bytes, bool small) {
+    if (small || range_end_ + bytes > kRange + kRangeBytes) return lowest_address_ -= bytes;
+    range_end_ += bytes;
+    return range_end_ - bytes;
   }
 
   void split(int64_t address, int64_t size) {
@@ -152,7 +163,7 @@ class CachingAllocator {
 
   const int64_t capacity_;
   int64_t allocated_ = 0, reserved_ = 0, peak_allocated_ = 0, peak_reserved_ = 0, retries_ = 0;
-  int64_t next_address_ = int64_t{1} << 46;
+  int64_t range_end_ = kRange, lowest_address_ = kRange;
   std::map<int64_t, Block> blocks_;
   std::map<std::pair<int64_t, bool>, std::set<std::pair<int64_t, int64_t>>> pools_;
 };

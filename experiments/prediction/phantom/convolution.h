@@ -1,9 +1,11 @@
-// Temporary memory of cuDNN's convolutions, as measured with cuDNN 9.19 on an H200: those of a GAN, of ResNet-50 and of
-// DeepLabV3 in 32 bit (tests/experiments/prediction/phantom/kernel_probes.py has the measurements).
+// Temporary memory of cuDNN's convolutions, as measured with cuDNN 9.19 on an H200: those of a GAN, of ResNet-50, of
+// DeepLabV3 and of Faster R-CNN in 32 bit, and of a UNet in 16 bit (tests/experiments/prediction/phantom/kernel_probes.py
+// has the measurements).
 //
 // Tensor cores need channels last. Operands in another order are converted. The backward pass of the weights adds up
-// several partial sums if it has too few blocks of output for all multiprocessors. The choice of the algorithm is
-// cuDNN's own, so a rule can be wrong for single shapes.
+// several partial sums in 32 bit if it has too few blocks of output for all multiprocessors. If it has more blocks than
+// multiprocessors, each of these keeps a part of a block. The choice of the algorithm is cuDNN's own, so a rule can be
+// wrong for single shapes.
 
 #pragma once
 
@@ -15,40 +17,79 @@ int64_t divide_rounding_up(int64_t value, int64_t by) { return (value + by - 1) 
 
 constexpr int64_t kMore = 256;  // bytes for pointers and counters
 
+bool exceeds_one(c10::IntArrayRef steps) {
+  return std::any_of(steps.begin(), steps.end(), [](int64_t step) { return step > 1; });
+}
+
 // A convolution of x with w to y. A transposed convolution is the backward pass of one, from y to x.
 struct Convolution {
-  Convolution(const Tensor& input, const Tensor& weight, const Tensor& output, c10::IntArrayRef stride, bool transposed,
-              int64_t groups)
+  Convolution(const Tensor& input, const Tensor& weight, const Tensor& output, c10::IntArrayRef stride,
+              c10::IntArrayRef dilation, bool transposed, int64_t groups)
       : x(transposed ? output.nbytes() : input.nbytes()), y(transposed ? input.nbytes() : output.nbytes()),
         w(weight.nbytes()), outputs(weight.size(0)), inputs(weight.size(1)), area(weight.numel() / (outputs * inputs)),
-        strided(std::any_of(stride.begin(), stride.end(), [](int64_t step) { return step > 1; })) {
-    constexpr int64_t least_channels = 8, least_area = 49;
+        batch(input.size(0)), positions((transposed ? input : output).numel() / outputs),
+        element(static_cast<int64_t>(weight.element_size())),
+        strided(exceeds_one(stride)), dilated(exceeds_one(dilation)) {
+    constexpr int64_t least_area = 49;
     const auto type = input.scalar_type();
     const bool ordered = input.suggest_memory_format() == at::MemoryFormat::ChannelsLast ||
         weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-    converts = groups == 1 && input.dim() <= 4 && !ordered && (std::min(inputs, outputs) >= least_channels || area >= least_area) &&
+    plain = groups == 1 && input.dim() <= 4 && !ordered &&
         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
+    const bool enough_outputs = outputs >= least_channels || type != at::kFloat;
+    converts = plain && ((inputs >= least_channels && enough_outputs) || area >= least_area);
   }
+
+  static constexpr int64_t least_channels = 8, block = 128, most_sums = 15, wide_sums = 4, narrow_sums = 54;
 
   int64_t forward_bytes() const {
     if (!converts) return 0;
-    if (area == 1) return strided ? x + w + kMore : has_channels(1024, 2048) ? x + y + kMore : 0;
-    return x + w + kMore + (is_wide() ? 0 : y);
+    if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kMore;
+    if (area == 1) return has_channels(1024, 2048) ? x + y + kMore : 0;
+    return x + w + kMore + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
   }
 
   int64_t backward_bytes() const {
     if (!converts) return 0;
     if (area == 1) return strided || has_channels(512, 2048) ? x + y + kMore : 0;
-    return x + w + y + kMore;
+    return x + w + padded(y, outputs) + kMore;
   }
 
   int64_t weight_backward_bytes() const {
-    constexpr int64_t most_sums = 15, pointwise_sums = 8, wide_sums = 4, block = 128;
+    if (area == 1 && !strided) {
+      if (plain && is_narrow()) return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kMore;
+      return converts ? std::min(batch * sum_bytes(), x + y) + kMore : 0;
+    }
     if (!converts) return 0;
-    if (area == 1 && !strided) return pointwise_sums * w + kMore;
+    const int64_t sums = partial_sums(), parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
+    return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
+  }
+
+  // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
+  // because the blocks of output are more than the multiprocessors.
+  int64_t partial_sums() const {
     const int64_t blocks = divide_rounding_up(outputs, block) * area * divide_rounding_up(inputs, block);
-    const int64_t sums = is_wide() ? wide_sums : std::min(card.multiprocessors / blocks, most_sums);
-    return x + w + y + kMore + (sums > 1 ? sums * w : 0);
+    if (is_wide()) return wide_sums;
+    if (blocks > card.multiprocessors) return 0;
+    return inputs < least_channels && element == 4 ? narrow_sums : std::min(card.multiprocessors / blocks, most_sums);
+  }
+
+  // Return the bytes of the algorithm with the most memory, which the search for the fastest one also runs. It converts
+  // all operands. For the gradients of the weights, each multiprocessor keeps two parts of them.
+  int64_t searched_bytes(bool weights) const {
+    return plain ? padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + (weights ? 2 * parts_bytes() : 0) : 0;
+  }
+
+  // Return the bytes of one block of output for each multiprocessor, in 32 bit.
+  int64_t parts_bytes() const { return card.multiprocessors * block * block * 4; }
+
+  // Return the bytes of a partial sum of the weights' gradient, in 32 bit.
+  int64_t sum_bytes() const { return padded(padded(w, inputs), outputs) / element * 4; }
+
+  // Return the bytes of a tensor whose channels are padded to 16 bytes.
+  int64_t padded(int64_t bytes, int64_t channels) const {
+    const int64_t lanes = 16 / element;
+    return bytes / channels * divide_rounding_up(channels, lanes) * lanes;
   }
 
   bool has_channels(int64_t fewer, int64_t more) const {
@@ -58,9 +99,12 @@ struct Convolution {
   // Return whether each output sums over many inputs.
   bool is_wide() const { return inputs >= 8 * outputs; }
 
-  const int64_t x, y, w, outputs, inputs, area;
-  const bool strided;
-  bool converts = false;
+  // Return whether each weight's gradient sums over many positions, and the weights are few, in 32 bit.
+  bool is_narrow() const { return element == 4 && outputs * inputs <= 4096 && positions >= 32768; }
+
+  const int64_t x, y, w, outputs, inputs, area, batch, positions, element;
+  const bool strided, dilated;
+  bool plain = false, converts = false;
 };
 
 }  // namespace phantom

@@ -140,7 +140,9 @@ void add_operations() {
   library.impl("_cudnn_rnn", TORCH_FN(phantom::cudnn_rnn));
   library.impl("_cudnn_rnn_backward", TORCH_FN(phantom::cudnn_rnn_backward));
   // PyTorch's build without CUDA splits these into other operations, which need more memory than their CUDA kernels.
-  for (const char* whole : {"convolution", "convolution_backward", "silu_backward", "mish_backward"})
+  for (const char* whole :
+       {"convolution", "convolution_backward", "silu_backward", "mish_backward", "native_group_norm", "_fused_rms_norm",
+        "addr", "addr.out", "_chunk_cat", "_chunk_cat.out", "split_with_sizes_copy.out"})
     library.impl(whole, torch::CppFunction::makeFromBoxedFunction<&phantom::run>());
 }
 

@@ -4,10 +4,11 @@ Ranks are traced one after the other, in processes of their own. What a rank wri
 ranks read it. A lower rank cannot know what a higher one sends.
 """
 
+import functools
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from torch._C import _distributed_c10d as c10d
 
 from experiments.errors import InputError
 
+REDUCTIONS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "SUM": torch.add,
+    "PRODUCT": torch.mul,
+    "MIN": torch.minimum,
+    "MAX": torch.maximum,
+    "BAND": torch.bitwise_and,
+    "BOR": torch.bitwise_or,
+    "BXOR": torch.bitwise_xor,
+}
+"""The function of two ranks' values for each reduction that gloo has; all others return the rank's own value."""
 LARGE_BYTES = 16 * 2**20
 """Size from which tensors of numbers have no values in host memory (kLargeOnHost in host.h)."""
 
@@ -82,12 +93,13 @@ class RankStore(c10d.Store):
 class HostExchange:
     """The values in host memory that the ranks of a group send each other.
 
-    store: a store of this group. A value that a higher rank sends is unknown: a gather takes this rank's own instead,
-    and other operations receive zeros.
+    store: a store of this group of ``size`` ranks. A value that a higher rank sends is unknown: a gather or a reduction
+    takes this rank's own instead, an exchange between all ranks takes what this rank sends there, and other operations
+    receive zeros.
     """
 
-    def __init__(self, store: dist.Store, rank: int) -> None:
-        self._store, self._rank = store, rank
+    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+        self._store, self._rank, self._size = store, rank, size
         self._collectives = itertools.count()
         self._messages: Counter[str] = Counter()
 
@@ -110,6 +122,24 @@ class HostExchange:
         for rank, output in enumerate(outputs):
             known = rank < self._rank and self._read(f"{key}/{rank}", output)
             if not known:
+                _fill(output, _content(value))
+
+    def reduce(self, value: torch.Tensor, operation: Any) -> None:
+        """Replace ``value`` by that of all ranks. operation: a ReduceOp."""
+        combine = REDUCTIONS.get(operation.op.name)
+        if combine and _have_values([value]):
+            values = [torch.empty_like(value) for _ in range(self._size)]
+            self.gather(values, value)
+            value.copy_(functools.reduce(combine, values))
+
+    def exchange_all(self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
+        """Fill ``outputs``, what each rank sends to this one. inputs: what this rank sends to each."""
+        if not _have_values([*outputs, *inputs]):
+            return
+        key = next(self._collectives)
+        for rank, (output, value) in enumerate(zip(outputs, inputs, strict=True)):
+            self._write(f"{key}/{self._rank}-{rank}", value)
+            if rank >= self._rank or not self._read(f"{key}/{rank}-{self._rank}", output):
                 _fill(output, _content(value))
 
     def scatter(self, output: torch.Tensor, inputs: Sequence[torch.Tensor], root: int) -> None:

@@ -10,11 +10,6 @@
 
 namespace phantom {
 
-std::optional<double> known_constant(const Tensor& tensor) {
-  const Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
-  return block ? block->constant : std::nullopt;
-}
-
 Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   TORCH_CHECK(at::is_expandable_to(source.sizes(), self.sizes()), "copy_: sizes ", source.sizes(), " and ", self.sizes());
   if (self.numel()) log_own("aten::copy_.default", self, source, non_blocking);
@@ -23,7 +18,9 @@ Tensor& copy_(Tensor& self, const Tensor& source, bool non_blocking) {
   } else if (const auto value = known_constant(source); value && is_on_device(self) && has_readable_values(self)) {
     on_host(self).fill_(*value);
   } else if (is_on_device(self)) {
+    const auto value = known_constant(source);
     forget_values(self);
+    record_constant(self, value);
   } else if (!is_on_device(self) && self.nbytes() <= static_cast<size_t>(kMiB)) {
     self.zero_();
   }

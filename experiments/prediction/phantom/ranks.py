@@ -19,9 +19,9 @@ from experiments.prediction.phantom.library import Phantom
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
 NO_OP_COLLECTIVES = """
-all_gather_single_coalesced all_to_all_single allgather_coalesced allgather_into_tensor_coalesced
-allreduce_coalesced alltoall alltoall_base barrier monitored_barrier reduce reduce_scatter reduce_scatter_single
-reduce_scatter_single_coalesced reduce_scatter_tensor_coalesced _reduce_scatter_base
+all_gather_single_coalesced allgather_coalesced allgather_into_tensor_coalesced allreduce_coalesced barrier
+monitored_barrier reduce reduce_scatter reduce_scatter_single reduce_scatter_single_coalesced
+reduce_scatter_tensor_coalesced _reduce_scatter_base
 """.split()  # noqa: SIM905 - one word per line is harder to read
 
 
@@ -41,7 +41,7 @@ class SimulatedGroup(c10d.ProcessGroup):
     def __init__(self, store: dist.Store, rank: int, size: int, phantom: Phantom) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]
         self._rank, self._size, self._phantom = rank, size, phantom
-        self.exchange = HostExchange(store, rank)
+        self.exchange = HostExchange(store, rank, size)
         self._shelf: list[Any] = []
         self._shelf_pass = OUTSIDE_BACKWARD
         self._shelved_at = 0
@@ -145,7 +145,28 @@ def _broadcast(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
 def _allreduce(group: SimulatedGroup, tensors: Any, options: Any = None) -> Any:
     group.log("allreduce", tensors)
     group.keep_until_next_collective(tensors if options is not None and options.asyncOp else [])
+    if options is not None:
+        for tensor in tensors:
+            group.exchange.reduce(tensor, options.reduceOp)
     return _complete(group, tensors)
+
+
+def _alltoall(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
+    group.log("alltoall", outputs, inputs)
+    group.exchange.exchange_all(outputs, inputs)
+    return _clear_and_complete(group, outputs)
+
+
+def _all_to_all_single(
+    group: SimulatedGroup, output: Any, tensor: Any, output_sizes: Any, input_sizes: Any, options: Any = None
+) -> Any:
+    group.log("all_to_all_single", output, tensor)
+
+    def parts(whole: torch.Tensor, sizes: Any) -> Any:
+        return whole.split(list(sizes) or [len(whole) // group.size()] * group.size())
+
+    group.exchange.exchange_all(parts(output, output_sizes), parts(tensor, input_sizes))
+    return _clear_and_complete(group, [output])
 
 
 def _gather(group: SimulatedGroup, outputs: Any, inputs: Any, options: Any = None) -> Any:
@@ -176,8 +197,9 @@ def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
 
 for _name in NO_OP_COLLECTIVES:
     setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
-for _own in (_allreduce, _broadcast, _gather, _scatter, _send, _recv):
+for _own in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
     setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
+SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  # its name before PyTorch 2.13
 
 
 def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, rank: int = 0) -> None:

@@ -57,16 +57,19 @@ void replace_masks_by_positions(torch::jit::Stack* stack, size_t first) {
   }
 }
 
-// Record the value of a tensor that is filled completely with one value, such as a mask of ones. Any other write clears
-// the record.
-void record_constant(const Tensor& tensor, const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
-  Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
-  if (!block) return;
-  block->constant.reset();
-  const bool whole = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
-  if (!whole) return;
-  if (schema.name() == "aten::zero_") block->constant = 0.0;
-  if (schema.name() == "aten::fill_" && arguments[1].isScalar()) block->constant = arguments[1].toScalar().toDouble();
+// Return the value that an operation gives all elements of its result, if it is known: of masks of ones, also with
+// others before them.
+std::optional<double> constant_result(const c10::FunctionSchema& schema, const std::vector<IValue>& arguments) {
+  if (schema.name() == "aten::zero_") return 0.0;
+  if (schema.name() == "aten::fill_" && arguments[1].isScalar()) return arguments[1].toScalar().toDouble();
+  if (schema.name() != "aten::cat") return std::nullopt;
+  std::optional<double> common;
+  for (const Tensor& part : arguments[0].toTensorVector()) {
+    const auto value = known_constant(part);
+    if (!value || (common && *common != *value)) return std::nullopt;
+    common = value;
+  }
+  return common;
 }
 
 // Some operations only write values that are not computed, in place or into given outputs. They are skipped: return the
@@ -85,7 +88,7 @@ std::optional<std::vector<IValue>> skipped_write(
     });
   }
   if (nothing)
-    for (const IValue& one : written) each_tensor(one, [&](const Tensor& tensor) { record_constant(tensor, schema, arguments); });
+    for (const IValue& one : written) each_tensor(one, [&](const Tensor& tensor) { record_constant(tensor, constant_result(schema, arguments)); });
   if (written.empty() || !nothing || schema.returns().size() > written.size()) return std::nullopt;
   for (const auto& returned : schema.returns())
     if (!returned.alias_info() || !returned.alias_info()->isWrite()) return std::nullopt;
@@ -180,6 +183,7 @@ void run(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* 
       if (values_known) return from_host(made);
       const Tensor result = empty_strided_on_device(made.sizes(), made.strides(), made.scalar_type());
       forget_values(result);
+      record_constant(result, constant_result(schema, arguments));
       allocate_scratch_of_result(schema, arguments, place, result);
       return result;
     });

@@ -69,27 +69,27 @@ std::string convolution_key(const Tensor& input, const Tensor& weight, const std
   return key.str();
 }
 
-// Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, the first convolution of
-// each shape is also measured before; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
-void run_convolution(int64_t bytes, const std::string& key) {
-  static std::set<std::string> measured;
-  const auto allocate_and_free = [&] {
-    if (bytes) allocate_block(bytes, false);
+// Allocate and free the temporary memory of a convolution. With torch.backends.cudnn.benchmark, all algorithms for the
+// first convolution of each shape are run before; then PyTorch frees its cache (ATen/native/cudnn/Conv_v8.cpp).
+void run_convolution(int64_t bytes, int64_t searched_bytes, const std::string& key) {
+  static std::set<std::string> searched;
+  const auto allocate_and_free = [](int64_t size) {
+    if (size) allocate_block(size, false);
   };
-  if (at::globalContext().benchmarkCuDNN() && measured.insert(key).second) {
-    allocate_and_free();
+  if (at::globalContext().benchmarkCuDNN() && searched.insert(key).second) {
+    allocate_and_free(std::max(bytes, searched_bytes));
     empty_cache();
   }
-  allocate_and_free();
+  allocate_and_free(bytes);
 }
 
 void allocate_convolution_scratch(const std::vector<IValue>& arguments, const std::vector<IValue>& results) {
   const bool transposed = arguments[6].toBool();
   const Convolution convolution(
-      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(), transposed,
-      arguments[8].toInt());
+      arguments[0].toTensor(), arguments[1].toTensor(), results[0].toTensor(), arguments[3].toIntVector(),
+      arguments[5].toIntVector(), transposed, arguments[8].toInt());
   run_convolution(
-      transposed ? convolution.backward_bytes() : convolution.forward_bytes(),
+      transposed ? convolution.backward_bytes() : convolution.forward_bytes(), convolution.searched_bytes(false),
       convolution_key(arguments[0].toTensor(), arguments[1].toTensor(), arguments[3].toIntVector(), -1));
 }
 
@@ -100,11 +100,11 @@ void allocate_scratch_of_result(
   if (schema.name() != "aten::convolution_backward" || place > 1 || !result.defined()) return;
   const bool transposed = arguments[7].toBool();
   const Convolution convolution(
-      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(), transposed,
-      arguments[9].toInt());
+      arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(),
+      arguments[6].toIntVector(), transposed, arguments[9].toInt());
   const auto input_bytes = transposed ? convolution.forward_bytes() : convolution.backward_bytes();
   run_convolution(
-      place ? convolution.weight_backward_bytes() : input_bytes,
+      place ? convolution.weight_backward_bytes() : input_bytes, convolution.searched_bytes(place == 1),
       convolution_key(arguments[1].toTensor(), arguments[2].toTensor(), arguments[4].toIntVector(), place));
 }
 

@@ -51,6 +51,24 @@ Tensor on_host(const Tensor& tensor) {
   return at::from_blob(data, tensor.sizes(), tensor.strides(), options);
 }
 
+// Return the value of all elements of a tensor, if they are equal and known. Tensors on the host without memory are larger.
+std::optional<double> known_constant(const Tensor& tensor) {
+  const Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
+  if (block && block->constant) return block->constant;
+  const bool on_any = is_on_device(tensor) || tensor.device().is_cpu();
+  if (!on_any || !tensor.numel() || tensor.nbytes() > kMiB || tensor.is_complex() || !has_readable_values(tensor)) return std::nullopt;
+  const auto [least, most] = at::aminmax(on_host(tensor));
+  return at::equal(least, most) ? std::optional<double>(least.item<double>()) : std::nullopt;
+}
+
+// Record the value of all elements of a floating-point tensor, if it is its whole storage. Masks are such tensors.
+void record_constant(const Tensor& tensor, std::optional<double> value) {
+  Block* block = is_on_device(tensor) ? find_block(tensor) : nullptr;
+  if (!block) return;
+  const bool whole = tensor.nbytes() == tensor.storage().nbytes() && tensor.is_non_overlapping_and_dense();
+  block->constant = whole ? value : std::nullopt;
+}
+
 Tensor from_host(const Tensor& tensor) {
   Tensor made = empty_strided_on_device(tensor.sizes(), tensor.strides(), tensor.scalar_type());
   if (has_readable_values(made) && made.numel()) on_host(made).copy_(tensor);

@@ -91,6 +91,17 @@ class Operation(NamedTuple):
         return "gather" in self.name or "scatter" in self.name
 
     @property
+    def kernel_choices(self) -> int:
+        """Return for how many products cuBLAS or cuDNN choose a kernel if the operation has new sizes.
+
+        They store their choice for each size (NVIDIA, cuBLAS documentation, heuristics cache). The backward pass of a
+        convolution has a product for the gradient of the input, and one for that of the weights.
+        """
+        if not PRODUCTS.match(self.name):
+            return 0
+        return sum(self.arguments[-1][:2]) if "convolution_backward" in self.name else 1
+
+    @property
     def family(self) -> Family:
         if self.name == WAIT:
             return "waiting"

@@ -1,7 +1,7 @@
 """The operations of one phase of a step, and the seconds that they need of the host, the GPU and the links."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
@@ -9,19 +9,21 @@ from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
 
-HostWork = Phase | Literal["layers", "shards"]
+HostWork = Phase | Literal["layers", "kernel choices", "shards"]
 HOST_FACTORS: Mapping[HostWork, float] = {
-    "forward": 2.0,
-    "backward": 1.25,
-    "optimizer step": 3.0,
-    "layers": 1.6e-4,
-    "shards": 1.3e-3,
+    "forward": 1.0,
+    "backward": 1.75,
+    "optimizer step": 1.0,
+    "layers": 1.4e-4,
+    "kernel choices": 1.25e-3,
+    "shards": 1.6e-3,
 }
 """Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
-alone, to which autograd and the dispatcher add. layers: for a matrix product of a forward pass, which stands for the
-Python code of a layer. Fitted and cross-validated by the benchmark step_times. shards: for a gather or a
-reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's parameters and replace the views of each.
-Fitted to the rows of the benchmark several_gpus."""
+alone, to which autograd adds in a backward pass. They were fitted to passes of trainings whose host was measured
+(benchmark host_times). layers: for a matrix product of a forward pass, which stands for the Python code of a layer.
+kernel choices: for a product of new sizes. These two were fitted to the same passes and to the rows of the benchmark
+step_times. shards: for a gather or a reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's
+parameters and replace the views of each. Fitted to the rows of the benchmark several_gpus."""
 PCIE_GB_S, LINK_SHARE = 31.5, 0.63
 """Peak rate of PCIe 4.0 with 16 lanes, and the share of the peak rate of a link that collective operations reach."""
 SIMILAR_LENGTHS = 0.1
@@ -49,11 +51,11 @@ class RecordedPhase(NamedTuple):
 class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
-    host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers
-    and shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the optimizer works on the
-    CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar operations.
-    host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for the links at
-    the end, because later operations need what they transfer.
+    host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers,
+    of kernel choices and of shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the
+    optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar
+    operations. host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for
+    the links at the end, because later operations need what they transfer.
     """
 
     host_work: Mapping[HostWork, float]
@@ -95,8 +97,11 @@ class PhaseTime(NamedTuple):
         )
 
 
-def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
-    """Return the seconds of a phase, or of a part of it, on ``card``."""
+def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collection[str] = ()) -> PhaseTime:
+    """Return the seconds of a phase, or of a part of it, on ``card``.
+
+    new: those of its operations whose sizes no earlier operation had.
+    """
     host_work: dict[HostWork, float] = defaultdict(float)
     device_s: dict[Family, float] = defaultdict(float)
     link_s = cpu_optimizer_s = unmeasured_s = 0.0
@@ -116,6 +121,7 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card) -> PhaseTime:
             host_work["forward"] += in_forward * times.host_s
             host_work[recorded.phase] += (count - in_forward) * times.host_s
             host_work["layers"] += in_forward * (operation.family == "matrix products")
+    host_work["kernel choices"] += sum(parse(key).kernel_choices for key in new)
     return PhaseTime(
         dict(host_work),
         dict(device_s),

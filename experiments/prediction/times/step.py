@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
 from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
@@ -12,6 +12,7 @@ from experiments.prediction.times.operations import parse
 from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolated, phase_time
 from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
+from experiments.results.schema import Phase
 from experiments.suites.cards import Card, card_named
 from experiments.suites.row_spec import RowSpec
 
@@ -118,9 +119,38 @@ def phases_of_step(
 
     tokens: average length of the batches' texts; None: the length of each traced batch.
     """
-    pairs = parts_of_step(recorded, accumulate)
-    times = {id(one): phase_time(one, table, card) for pair in pairs for whole in pair for one in whole}
+    pairs, new = parts_of_step(recorded, accumulate), operations_of_one_micro_step(recorded)
+    times = {
+        id(part): phase_time(part, table, card, of_part)
+        for whole in itertools.chain(*pairs)
+        for part, of_part in zip(whole, _first_occurrences(whole, new), strict=True)
+    }
     return interpolated_phases(pairs, times, tokens)
+
+
+def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
+    """Return the keys of the operations that a single micro-step of the trace has: others lack them or their sizes.
+
+    The share of micro-steps with sizes that no other one has is an estimate of the share of later ones with sizes that
+    none had before (Good, 1953, The population frequencies of species).
+    """
+    wholes: dict[Phase, list[WholePhase]] = defaultdict(list)
+    for whole in whole_phases(recorded):
+        wholes[whole[0].phase].append(whole)
+    found: set[str] = set()
+    for each in wholes.values():
+        counts = Counter(key for whole in each for key in {key for part in whole for key in part.operations})
+        found |= {key for key, count in counts.items() if count == 1}
+    return found
+
+
+def _first_occurrences(whole: WholePhase, keys: Set[str]) -> Iterator[set[str]]:
+    """Yield those of the keys that each part of a phase has and no earlier part has."""
+    rest = set(keys)
+    for part in whole:
+        found = rest & part.operations.keys()
+        rest -= found
+        yield found
 
 
 def interpolated_phases(

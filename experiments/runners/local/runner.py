@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from experiments.runners.local.torch_extensions import compile_extensions, drop_
 from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_processes
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import RowState, View
+from experiments.runners.remaining import ExpectedRow, RemainingTime
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.warm_start import Process
@@ -70,7 +71,7 @@ class LocalRunner:
 
     host_memory_gib: host memory that the rows may use. worker: module that runs one row. grace_s: seconds from a row's
     time limit until it is killed. nodes: number of machines that a row's ranks run on; this is the first of them.
-    rows_per_gpu: rows that share a GPU.
+    rows_per_gpu: rows that share a GPU. expected: expected times of rows, by row.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LocalRunner:
         grace_s: float = GRACE_S,
         nodes: int = 1,
         rows_per_gpu: int = 1,
+        expected: Mapping[str, ExpectedRow] | None = None,
     ) -> None:
         run = folder.read_run()
         self._folder = folder
@@ -94,7 +96,7 @@ class LocalRunner:
         self._extensions = extensions_folder(node.processor)
         self._pool = ResourcePool(node, host_memory_gib, nodes, rows_per_gpu)
         self._running: list[RunningRow] = []
-        self._times_s: list[float] = []
+        self._remaining = RemainingTime(expected or {})
         self._warm: list[WarmProcess] = []
 
     def run(self, rows: Sequence[PlannedRow]) -> None:
@@ -118,7 +120,7 @@ class LocalRunner:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
                         raise NoFreeGpu(f"no free GPU is left for {number_with_noun(len(waiting), 'row')}")
-                    self._show(len(rows), len(waiting))
+                    self._show(len(rows), waiting)
                     time.sleep(POLL_INTERVAL_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
@@ -213,7 +215,7 @@ class LocalRunner:
             (row.folder / RESULT_FILE).unlink(missing_ok=True)
         result = self._result(row, timed_out, elapsed_s)
         self._running.remove(row)
-        self._times_s.append(elapsed_s)
+        self._remaining.add_ended(row.spec.row, elapsed_s, result)
         self._view.report_end(row.spec, result)
         self._free(row, alive, idle_gib)
 
@@ -256,36 +258,18 @@ class LocalRunner:
         device = device_of(self._node, row.allocation.gpus)
         return write_failed_result(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
-    def _show(self, total: int, waiting: int) -> None:
+    def _show(self, total: int, waiting: Sequence[RowSpec]) -> None:
         states = [_state(row) for row in self._running]
         for row, state in zip(self._running, states, strict=True):
             if state.progress:
                 row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
-        self._view.show_rows(states, total - waiting - len(states), total, self._remaining_s(states, waiting))
-
-    def _remaining_s(self, states: Sequence[RowState], waiting: int) -> float | None:
-        """Return the time until all rows have ended, by the mean time of ended rows and the rows' own estimates.
-
-        None before the first row has ended, and while a row without an estimate of its own runs longer than the mean.
-        """
-        if not self._times_s:
-            return None
-        mean_s = sum(self._times_s) / len(self._times_s)
-        running_s = [_remaining_row_s(state, mean_s) for state in states]
-        if any(left_s <= 0 for left_s in running_s):
-            return None
-        return max((waiting * mean_s + sum(running_s)) / max(1, self._pool.size), *running_s, 0.0)
+        left_s = self._remaining.seconds(states, waiting, self._pool.parts_of, self._pool.size)
+        self._view.show_rows(states, total - len(waiting) - len(states), total, left_s)
 
 
 def _state(row: RunningRow) -> RowState:
     ending = (row.folder / RESULT_FILE).exists()
     return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
-
-
-def _remaining_row_s(state: RowState, mean_s: float) -> float:
-    """Return the row's own estimate of its remaining time; without it, the mean time of a row minus its time."""
-    own_s = state.progress.left_s if state.progress else None
-    return mean_s - state.elapsed_s if own_s is None else own_s
 
 
 def clear_row_folder(folder: Path) -> Path:

@@ -56,7 +56,13 @@ class Profile(StrictModel):
         description="whether all nodes share the folder of the runs",
         validation_alias=AliasChoices("shared_folder", "shared"),
     )
+    dedicated: bool = Field(default=False, description="whether no other jobs than this run's use the nodes")
     poll_s: PositiveFloat = Field(default=60.0, description="time between two queries of the queue, seconds")
+
+    @property
+    def own_gpus(self) -> int | None:
+        """Return the number of GPUs on which the rows of a run do not wait for others; None if the nodes are shared."""
+        return self.nodes * self.gpus_per_node if self.dedicated else None
 
     @property
     def node(self) -> Node:

@@ -7,7 +7,7 @@ finds the job by that record, or by its name and comment, and tracks it.
 import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Thread
@@ -20,6 +20,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_sig
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
+from experiments.runners.remaining import ExpectedRow
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
@@ -45,7 +46,7 @@ class SlurmRunner:
     ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
     LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
     still leased; called when they do not answer. now: returns the current time. data: the run's data, if it must be
-    staged on the cluster.
+    staged on the cluster. expected: expected times of rows, by row.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SlurmRunner:
         is_leased: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         data: DataSet | None = None,
+        expected: Mapping[str, ExpectedRow] | None = None,
     ) -> None:
         self._folder = folder
         self._run_id = folder.read_run().run_id
@@ -72,6 +74,7 @@ class SlurmRunner:
         self._is_leased = is_leased
         self._now = now
         self._staging = Staging(cluster, view, data)
+        self._expected = expected
 
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run the rows and download their results. Rows that need no staged artifacts are submitted first.
@@ -85,7 +88,8 @@ class SlurmRunner:
         querying.start()
         self._cluster.prepare(self._folder)
         querying.join()
-        tracker = JobTracker(self._folder, self._cluster, self._staging, self._view, self._is_leased)
+        watched = self._folder, self._cluster, self._staging, self._view
+        tracker = JobTracker(*watched, self._is_leased, self._expected)
         with stop_signals() as received, self._view.live():
             known = queue.list_jobs(self._shell)
             for row in sorted(rows, key=lambda row: bool(self._staging.artifacts(row.spec))):

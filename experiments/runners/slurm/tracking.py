@@ -1,7 +1,7 @@
 """Tracking: the jobs of rows, from their submission until each row has a result on this machine."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from experiments.results.schema import (
 )
 from experiments.runners.failed_results import device_of, write_failed_result
 from experiments.runners.progress import RowState, View
+from experiments.runners.remaining import ExpectedRow, RemainingTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.download import download_folder, download_growing
@@ -87,11 +88,18 @@ class TrackedRow:
 class JobTracker:
     """Tracks the jobs of rows of the run in ``folder``.
 
-    is_leased: whether the cluster's nodes are still leased; called when they do not answer.
+    is_leased: whether the cluster's nodes are still leased; called when they do not answer. expected: expected times of
+    rows, by row.
     """
 
     def __init__(
-        self, folder: RunFolder, cluster: Cluster, staging: Staging, view: View, is_leased: Callable[[], bool]
+        self,
+        folder: RunFolder,
+        cluster: Cluster,
+        staging: Staging,
+        view: View,
+        is_leased: Callable[[], bool],
+        expected: Mapping[str, ExpectedRow] | None = None,
     ) -> None:
         self.rows: list[TrackedRow] = []
         self._folder = folder
@@ -101,6 +109,7 @@ class JobTracker:
         self._staging = staging
         self._view = view
         self._is_leased = is_leased
+        self._remaining = RemainingTime(expected or {})
         self._poll_at = 0.0
         self._silent_since: float | None = None
 
@@ -137,13 +146,18 @@ class JobTracker:
 
     def show(self, total: int) -> None:
         """Show the rows and how many of ``total`` are done."""
-        waiting = any(row.waiting for row in self.rows)
         states = [row.state for row in self.rows]
-        self._view.show_rows(states, total - len(self.rows), total, None if waiting else self._remaining_s())
+        self._view.show_rows(states, total - len(self.rows), total, self._remaining_s())
 
     def _remaining_s(self) -> float | None:
-        left = [row.progress.left_s for row in self.rows if row.progress and row.progress.left_s is not None]
-        return max(left) if left and len(left) == len(self.rows) else None
+        """Return the time until all rows have ended, s; None while a row waits for GPUs that others use too."""
+        waiting = [row.spec for row in self.rows if row.waiting]
+        own_gpus = self._cluster.profile.own_gpus
+        if waiting and own_gpus is None:
+            return None
+        running = [row.state for row in self.rows if not row.waiting]
+        gpus = own_gpus or sum(max(1, row.spec.settings.gpus) for row in self.rows)
+        return self._remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, gpus)
 
     def _handle_unreachable(self, problem: NotReached) -> float:
         """Return when the cluster stopped responding; warn once, and raise ``problem`` after SILENCE_LIMIT_S."""
@@ -211,6 +225,7 @@ class JobTracker:
         result = self._result(row, local)
         (local / SUBMISSION_FILE).unlink(missing_ok=True)
         self.rows.remove(row)
+        self._remaining.add_ended(spec.row, row.elapsed_s, result)
         self._view.report_end(spec, result)
 
     def _record_fetched(self, row: TrackedRow) -> None:

@@ -51,8 +51,8 @@ HEAD = [
     "RuntimeEstimator, s",
 ]
 FACTORS: list[Mapping[HostWork, float]] = [
-    {**HOST_FACTORS, "forward": forward / 2, "backward": backward / 4, "layers": layers * 4e-5}
-    for forward, backward, layers in itertools.product(range(2, 10, 2), range(3, 8), range(6))
+    {**HOST_FACTORS, "backward": backward / 4, "layers": layers * 2e-5}
+    for backward, layers in itertools.product(range(5, 10), range(2, 13))
 ]
 """Factors of the host's time among which a fit chooses."""
 

@@ -31,7 +31,8 @@ def test_our_error_is_smaller_than_that_of_every_simpler_estimate(folder):
 
 
 def test_the_reason_names_the_operation_that_the_estimator_rejects():
-    error = "AssertionError in the forward of step 0: Only support single out dtype got {a, b} for aten.attend (f.py:1)"
+    place = "in the forward pass of step 0 (counted from 0)"
+    error = f"AssertionError {place}: Only support single out dtype got {{a, b}} for aten.attend (f.py:1)"
     assert describe_problem(error) == "it rejects results of two data types (aten.attend)"
     assert describe_problem("out of memory\nmore") == "out of memory"
 

@@ -3,10 +3,13 @@
 import pytest
 
 from experiments.history import durations
-from experiments.history.durations import StoredTimes
+from experiments.history.durations import StoredTimes, expected_steps
+from experiments.history.outside_steps import outside_steps, row_parts
 from experiments.prediction.predict import suite_row_spec
 from experiments.results.run_folder import RUN_FILE
+from experiments.results.schema import StageTimes
 from experiments.suites.suite import suite_named
+from experiments.training.measure.step_profile import StepProfile
 from tests.support.results.stored_runs import stored_run, write_result
 
 NAME, CARD = "single_gpu_blip2", "a100_80gb"
@@ -32,10 +35,49 @@ def spec_of(row, size="full", length="verdict", card=CARD):
     return suite_row_spec(suite, suite.row(row), card).model_copy(update={"size": size, "length": length})
 
 
-def test_the_expected_time_of_a_row_is_its_longest_measured_one(results):
-    time = expected_time(StoredTimes.read(results), "baseline")
-    assert (time.low_s, time.high_s, time.gpus) == (200.0, 200.0, 1)
+def test_the_shorter_of_two_measured_times_is_expected_and_both_bound_it(results):
+    """A busy host makes a row longer, nothing makes it shorter."""
+    time, around_s = expected_time(StoredTimes.read(results), "baseline"), outside_steps().between_rows_s
+    error = outside_steps().error_share
+    assert (time.expected_s, time.gpus) == (100.0 + around_s, 1)
+    assert (time.low_s, time.high_s) == (100.0 + around_s * (1 - error), 200.0 + around_s * (1 + error))
     assert time.source.startswith("measured on ")
+
+
+def test_a_measured_row_has_its_own_steps_but_starts_with_the_code_of_today(results):
+    stored = StoredTimes.read(results)
+    outside, parts = outside_steps(), row_parts(spec_of("baseline").settings, 0, CARD)
+    for start_s in (1.0, 50.0):
+        times = StageTimes(start_s=start_s, build_s=start_s, train_s=30.0, end_s=start_s)
+        timed = [(run, one.model_copy(update={"times": times, "parameters": 0})) for run, one in stored.results]
+        time = expected_time(StoredTimes(tuple(timed), ()), "baseline")
+        assert time.expected_s == pytest.approx(
+            outside.between_rows_s + outside.row_s(parts, "start", "build", "end") + 30.0
+        )
+        assert time.start_s == pytest.approx(outside.between_rows_s + outside.row_s(parts, "start"))
+
+
+def test_a_row_in_a_job_of_its_own_imports_its_libraries(results):
+    stored, outside = StoredTimes.read(results), outside_steps()
+    own_job = stored.expected_time(spec_of("baseline"), CARD, own_job=True)
+    longer_s = own_job.expected_s - expected_time(stored, "baseline").expected_s
+    assert longer_s == pytest.approx(outside.job_s + outside.libraries_s - outside.between_rows_s)
+
+
+def test_a_tiny_row_that_runs_all_steps_in_a_run_of_another_length_has_a_time(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    assert {run.length for run, one in stored.results if one.spec.size == "tiny"} == {"verdict"}
+    assert expected_time(stored, "reduced-batch", size="tiny", length="as-taught").source.endswith(", tiny models")
+
+
+def test_a_time_with_other_settings_does_not_count(tmp_path):
+    """The rows for a card with 12 GB have smaller models than those of the same names for other cards."""
+    small = spec_of("reduced-batch", card="h100_1g_12gb")
+    stored = StoredTimes.read(tmp_path)
+    time = stored.expected_time(small, "h200_141gb")
+    assert time.expected_s < stored.expected_time(spec_of("reduced-batch"), "h200_141gb").expected_s
+    others = tuple((run, one) for run, one in stored.results if one.spec.card != small.card)
+    assert StoredTimes(others, ()).expected_time(small, "h200_141gb") is None
 
 
 def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
@@ -56,25 +98,62 @@ def test_times_on_shared_gpus_do_not_count(tmp_path):
 
 def test_a_run_that_cannot_be_read_is_left_out(results):
     (results / "one" / RUN_FILE).write_text("{")
-    assert expected_time(StoredTimes.read(results), "baseline").high_s == 100.0
+    assert expected_time(StoredTimes.read(results), "baseline").high_s < 200.0
+
+
+def outside_range_s(prediction):
+    outside, parts = outside_steps(), row_parts(prediction.spec.settings, prediction.parameters, CARD)
+    seconds = outside.between_rows_s + outside.row_s(parts, *parts)
+    return seconds, seconds * (1 - outside.error_share), seconds * (1 + outside.error_share)
 
 
 def test_a_row_without_a_measured_time_has_a_predicted_one(tmp_path):
     stored = StoredTimes.read(tmp_path)
     time, prediction = expected_time(stored, "reduced-batch", length="as-taught"), _prediction("reduced-batch", stored)
     steps = prediction.time.planned_micro_steps / prediction.spec.settings.accumulate
-    low_s, high_s = (time_s - stored.time_outside_steps_s(several_ranks=False) for time_s in time[:2])
-    assert low_s == pytest.approx(steps * prediction.time.step_s * (1 - prediction.time.error_share))
-    assert high_s == pytest.approx(steps * prediction.time.step_s * (1 + prediction.time.error_share))
+    steps_s = (each - outside_s for each, outside_s in zip(time[:3], outside_range_s(prediction), strict=True))
+    factors = 1.0, 1 - prediction.time.error_share, 1 + prediction.time.error_share
+    assert list(steps_s) == pytest.approx([steps * prediction.time.step_s * factor for factor in factors])
     assert (time.source, time.other_chip) == (f"predicted for {CARD}", False)
+
+
+def test_a_row_may_end_between_two_numbers_of_steps_but_not_before_its_utilization_is_measured(tmp_path):
+    stored = StoredTimes.read(tmp_path)
+    prediction, time = _prediction("reduced-batch", stored), expected_time(stored, "reduced-batch")
+    least, most = 6, 12
+    steps = least + outside_steps().longer_share["images in 32 bit"] * (most - least)
+    assert time.expected_s - outside_range_s(prediction)[0] == pytest.approx(steps * prediction.time.step_s)
+    long = spec_of("reduced-batch").model_copy(update={"steady_s": 30 * prediction.time.step_s})
+    steady_s = stored.expected_time(long, CARD).expected_s - outside_range_s(prediction)[0]
+    assert steady_s == pytest.approx(32 * prediction.time.step_s)
+
+
+def test_a_row_of_several_ranks_is_profiled_after_its_timed_steps():
+    suite, outside = suite_named("multi_gpu_litgpt"), outside_steps()
+    spec = suite_row_spec(suite, suite.row("7b-4gpu-fsdp-b8"), CARD).model_copy(update={"length": "verdict"})
+    low, expected, high = expected_steps(spec, 1000, 1.0, outside)
+    assert (low, high) == (6 + StepProfile.STEPS, 12 + StepProfile.STEPS)
+    assert low + outside.longer_share["texts"] * 6 == pytest.approx(expected)
+    assert expected_steps(spec, 7, 1.0, outside) == (7, 7, 7)
 
 
 def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_that_step(tmp_path):
     stored = StoredTimes.read(tmp_path)
     time, prediction = expected_time(stored, "baseline", length="as-taught"), _prediction("baseline", stored)
-    assert time.low_s == stored.time_outside_steps_s(several_ranks=False)
-    longest_s = (prediction.peak_step + 1) * prediction.time.step_s * (1 + prediction.time.error_share)
-    assert time.high_s - time.low_s == pytest.approx(longest_s)
+    expected_s, low_s, high_s = outside_range_s(prediction)
+    longest_s = (prediction.peak_step + 1) * prediction.time.step_s
+    assert time.low_s == pytest.approx(low_s)
+    assert time.expected_s == pytest.approx(expected_s + longest_s / 2)
+    assert time.high_s == pytest.approx(high_s + longest_s * (1 + prediction.time.error_share))
+
+
+@pytest.mark.parametrize(("needed_share", "ends_in_first_step"), [(0.99, False), (1.01, True)])
+def test_a_borderline_row_has_its_likely_outcome_and_may_have_the_other(tmp_path, needed_share, ends_in_first_step):
+    fits = _prediction("reduced-batch", StoredTimes.read(tmp_path))
+    borderline = fits.model_copy(update={"needed_gib": needed_share * fits.usable_gib, "peak_step": 0})
+    time, whole = (expected_time(StoredTimes((), (one,)), "reduced-batch") for one in (borderline, fits))
+    assert (time.expected_s < whole.expected_s, time.high_s) == (ends_in_first_step, whole.high_s)
+    assert time.low_s < whole.low_s
 
 
 def test_a_time_of_the_same_chip_counts_before_a_prediction_and_a_prediction_before_that_of_another_chip(tmp_path):
@@ -92,12 +171,6 @@ def test_a_time_belongs_to_the_card_that_ran_and_not_to_the_emulated_one(tmp_pat
         stored.expected_time(emulated, "h200_141gb").other_chip,
         stored.expected_time(emulated, "v100_32gb").other_chip,
     ) == (False, True)
-
-
-def test_rows_of_several_processes_need_longer_to_start(tmp_path):
-    stored = StoredTimes.read(tmp_path)
-    assert 0 < stored.time_outside_steps_s(several_ranks=False) < stored.time_outside_steps_s(several_ranks=True)
-    assert StoredTimes((), ()).time_outside_steps_s(several_ranks=False) == 0
 
 
 def _prediction(row, stored):

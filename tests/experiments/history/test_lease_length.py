@@ -4,50 +4,60 @@ from datetime import timedelta
 
 import pytest
 
+from experiments.history import durations, lease_length
 from experiments.history.durations import RowTime
-from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_times_on, makespan_s
+from experiments.history.lease_length import ExpectedTimes, LeaseTooShort, expected_times_on
+from experiments.history.outside_steps import OutsideSteps
 from experiments.suites.suite import suites_in_group
 from provision.models import Host
 
+ONCE = OutsideSteps(
+    prepare_s=2.0,
+    libraries_s=10.0,
+    between_rows_s=1.0,
+    job_s=5.0,
+    parts={},
+    longer_share={"texts": 1.0, "images in 32 bit": 0.0, "images in 16 bit": 0.5},
+    error_share=0.5,
+    runs=(),
+)
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch):
+    for module in (durations, lease_length):
+        monkeypatch.setattr(module, "outside_steps", lambda: ONCE)
+
 
 def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=False):
-    return RowTime(low_s, low_s if high_s is None else high_s, gpus, source, other_chip)
-
-
-@pytest.mark.parametrize(
-    ("rows", "gpus", "seconds"),
-    [
-        ([], 4, 0),
-        ([(10, 1), (20, 1), (30, 1)], 1, 60),
-        ([(10, 1), (20, 1), (30, 1)], 2, 40),
-        ([(10, 1), (20, 4), (5, 1)], 4, 35),
-        ([(10, 8)], 4, 10),
-        ([(10, 0), (10, 0)], 2, 20),
-    ],
-)
-def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
-    assert makespan_s(rows, gpus) == seconds
+    high_s = low_s if high_s is None else high_s
+    return RowTime((low_s + high_s) / 2, low_s, high_s, 1.0, gpus, source, other_chip)
 
 
 def test_suites_run_one_after_another_and_the_sources_are_counted():
     times = ExpectedTimes(
-        {"a": [row_time(90), row_time(30)], "b": [row_time(60, 120, source="predicted for y"), None]}, 2
+        {"a": [row_time(90), row_time(30)], "b": [row_time(60, 200, source="predicted for y"), None]}, 2
     )
-    assert times.total_time_range() == (timedelta(seconds=150), timedelta(seconds=210))
+    assert times.total_time() == (12.0 + 90 + 12.0 + 130, 12.0 + 90 + 12.0 + 60, 12.0 + 90 + 12.0 + 200)
     assert times.summary == (
-        "time on 2 GPUs: a 2 min, b more than 1 to 2 min (2 rows measured on X, 1 row predicted for y, 1 row unknown)"
-        "; setup 1h (assumed)"
+        "time on 2 GPUs: a 2 min, b more than 3 min (2 to 4)"
+        " (2 rows measured on X, 1 row predicted for y, 1 row unknown); setup 1h (assumed)"
     )
+
+
+def test_rows_that_are_jobs_do_not_share_a_warm_process():
+    assert ExpectedTimes({"a": [row_time(90)]}, 1, own_jobs=True).total_time().expected_s == 92.0
+    assert (ONCE.around_row_s(True), ONCE.around_row_s(False)) == (15.0, 1.0)
 
 
 def test_the_expected_time_of_a_run_is_unknown_if_no_row_has_a_time():
-    assert ExpectedTimes({"a": [row_time(90)]}, 0).rows_summary.startswith("time without a GPU: a 2 min")
+    assert ExpectedTimes({"a": [row_time(90)]}, 0).rows_summary.startswith("time without a GPU: a 2 min ")
     assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 
 
 def test_the_lease_has_room_for_setup_and_rows_with_a_margin():
     assert ExpectedTimes({"a": [row_time(60, 600)]}, 1).lease_length() == timedelta(hours=1.5)
-    assert ExpectedTimes({"a": [row_time(3600)]}, 1).lease_length() == timedelta(hours=2.5)
+    assert ExpectedTimes({"a": [row_time(3600 - ONCE.once_s(False))]}, 1).lease_length() == timedelta(hours=2.5)
 
 
 @pytest.mark.parametrize("time", [None, row_time(60, other_chip=True)])
@@ -56,9 +66,10 @@ def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
 
 
 def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
-    times = ExpectedTimes({"a": [row_time(7200, 9000)]}, 1)
+    once_s = ONCE.once_s(False)
+    times = ExpectedTimes({"a": [row_time(7200 - once_s, 9000 - once_s)]}, 1)
     times.require_to_end_within(timedelta(hours=2))
-    with pytest.raises(LeaseTooShort, match=r"a lease of 1h: its rows need 120 to 150 min; allowed: --hours 4h30m"):
+    with pytest.raises(LeaseTooShort, match=r"1h: its rows need 135 min \(120 to 150\); allowed: --hours 4h30m"):
         times.require_to_end_within(timedelta(hours=1))
 
 

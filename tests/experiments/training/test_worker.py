@@ -104,7 +104,7 @@ def test_a_killed_trainer_is_an_error_that_names_the_signal(fake_trainer, tmp_pa
     assert (result.outcome, result.failure.kind) == ("error", "signal 9")
     assert (result.failure.phase, result.failure.step, result.memory.peak_gib) == ("backward", 3, 1.5)
     assert result.reason == (
-        "signal 9 last seen in the backward of step 3: "
+        "signal 9 last seen in the backward pass of step 3 (counted from 0): "
         "killed by SIGKILL, usually because the host ran out of memory, or because a user killed it"
     )
     assert result.failure.log[0].startswith("arguments: -u -m experiments.training.rank ")
@@ -116,14 +116,17 @@ def test_a_trainer_killed_by_the_oom_killer_is_host_oom(fake_trainer, tmp_path):
     fake_trainer.setattr(worker, "_count_oom_kills", lambda: next(kills))
     result = run_fake_row(fake_trainer, tmp_path, "killed")
     assert (result.outcome, result.failure.kind) == ("host_oom", "signal 9")
-    assert result.reason == "out of host memory last seen in the backward of step 3 (peak so far 1.5 GiB)"
+    assert (
+        result.reason
+        == "out of host memory last seen in the backward pass of step 3 (counted from 0) (peak so far 1.5 GiB)"
+    )
 
 
 def test_out_of_memory_is_read_from_the_output_of_a_dead_trainer(fake_trainer, tmp_path):
     result = run_fake_row(fake_trainer, tmp_path, "oom")
     assert (result.outcome, result.failure.kind, result.failure.requested_gib) == ("oom", "exit code 1", 0.5)
     assert result.reason == (
-        "out of GPU memory last seen in the backward of step 3, 0.5 GiB more requested (peak so far 1.5 GiB)"
+        "out of GPU memory last seen in the backward pass of step 3 (counted from 0), 0.5 GiB more requested (peak so far 1.5 GiB)"
     )
 
 

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from experiments.results.schema import RESULT_FILE
+from experiments.runners.remaining import ExpectedRow
 from tests.support.runners import fake_worker
 
 SUITE = "single_gpu_blip2"
@@ -14,10 +15,11 @@ class FakeRunner:
 
     ran: ClassVar[list[str]] = []
     rows_per_gpu = 1
+    expected: ClassVar[dict[str, ExpectedRow] | None] = None
 
-    def __init__(self, folder, *_, rows_per_gpu=1):
+    def __init__(self, folder, *_, rows_per_gpu=1, expected=None):
         self.folder = folder
-        FakeRunner.rows_per_gpu = rows_per_gpu
+        FakeRunner.rows_per_gpu, FakeRunner.expected = rows_per_gpu, expected
 
     def run(self, rows):
         for row in rows:

@@ -99,7 +99,7 @@ def test_a_rank_killed_on_the_second_node_is_the_outcome_and_ends_both(harness):
     result = harness.fake_ranks("killed")
     watching.join()
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
-    assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
+    assert result.reason.startswith("rank 1: signal 9 last seen in the backward pass of step 1 (counted from 0)")
     fault_at = float(re.search(r"fault injected at ([\d.]+)", (harness.row / LOG_FILE).read_text())[1])
     assert time.time() - fault_at < 15
     assert harness.running_processes() == []

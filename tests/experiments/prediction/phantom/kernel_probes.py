@@ -17,13 +17,19 @@ RECURRENT = {
     "GRU of 2 layers with dropout": ("GRU", (35, 20, 200, 300), 2, "float32", 0.2),
     "RNN of 2 layers": ("RNN", (70, 64, 1024, 1024), 2, "float32", 0.0),
 }
-CONVOLUTIONS = {
+CONVOLUTIONS: dict[str, tuple[int, int, int | tuple[int, int], int, dict[str, Any]]] = {
     "3 x 3": (8, 256, 60, 256, {"kernel_size": 3, "padding": 2, "dilation": 2}),
     "3 x 3, many channels": (8, 512, 60, 512, {"kernel_size": 3, "padding": 4, "dilation": 4}),
     "3 x 3, stride 2": (8, 128, 120, 128, {"kernel_size": 3, "padding": 1, "stride": 2}),
     "3 x 3, wide": (8, 2048, 60, 256, {"kernel_size": 3, "padding": 12, "dilation": 12}),
     "1 x 1": (8, 256, 60, 1024, {"kernel_size": 1}),
     "1 x 1, many channels": (8, 512, 60, 2048, {"kernel_size": 1}),
+    "3 x 3, more blocks than multiprocessors": (8, 1024, 60, 256, {"kernel_size": 3, "padding": 1}),
+    "3 x 3 in 16 bit": (16, 256, 32, 256, {"kernel_size": 3, "padding": 1, "dtype": "float16"}),
+    "7 x 7, 3 channels": (8, 3, 480, 64, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "1 x 1, stride 2": (4, 1024, (50, 68), 2048, {"kernel_size": 1, "stride": 2}),
+    "1 x 1, batch of 4": (4, 512, (25, 34), 2048, {"kernel_size": 1}),
+    "1 x 1, few channels": (4, 256, (200, 272), 12, {"kernel_size": 1}),
     "4 x 4, stride 2": (256, 128, 16, 256, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "3 channels": (256, 3, 64, 64, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "transposed": (256, 256, 8, 128, {"kernel_size": 4, "padding": 1, "stride": 2, "transposed": True}),
@@ -60,11 +66,14 @@ def convolutions(phantom: Any) -> Any:
     """Return the temporary memory of the forward pass, and of the backward pass to the input and to the weights."""
     import torch
 
-    def measure(batch: int, inputs: int, size: int, outputs: int, options: dict[str, Any]) -> list[int]:
-        transposed = options.pop("transposed", False)
+    def measure(
+        batch: int, inputs: int, size: int | tuple[int, int], outputs: int, options: dict[str, Any]
+    ) -> list[int]:
+        transposed, dtype = options.pop("transposed", False), getattr(torch, options.pop("dtype", "float32"))
         layer = (torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d)(inputs, outputs, bias=False, **options)
-        layer = layer.cuda()
-        given = torch.empty(batch, inputs, size, size, device="cuda")
+        layer = layer.to("cuda", dtype)
+        height, width = (size, size) if isinstance(size, int) else size
+        given = torch.empty(batch, inputs, height, width, dtype=dtype, device="cuda")
         forward, result = scratch(phantom, lambda: layer(given))
         settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, 1)
 
@@ -108,6 +117,59 @@ def other_scratch(phantom: Any) -> Any:
         "embedding": embedding(4096, 151936, 896),
         "embedding of many tokens": embedding(16384, 4096, 4096),
     }
+
+
+def segments_of_equal_blocks(phantom: Any) -> Any:
+    """Return whether a tensor is placed in the latest segment if free blocks are equal: of few segments, of many."""
+    import torch
+
+    def is_in_latest_segment(count: int) -> bool:
+        blocks = [torch.empty(12 * 2**20, dtype=torch.uint8, device="cuda") for _ in range(count)]
+        latest = blocks[-1].data_ptr()
+        del blocks
+        return torch.empty(11 * 2**20, dtype=torch.uint8, device="cuda").data_ptr() == latest
+
+    return [is_in_latest_segment(2), is_in_latest_segment(40)]
+
+
+def replayed_history_error(case: str, phantom: Any) -> float:
+    """Return the error of reserved memory in a replay of a program's allocations on an H200."""
+    from tests.benchmarks.prediction.foreign.histories import histories, replay
+
+    line = next(one for one in histories() if one["case"] == case)
+    return replay(phantom, line["events"])[1] / 2**30 / float(line["reserved_gib"]) - 1
+
+
+def history_with_equal_blocks(phantom: Any) -> Any:
+    return replayed_history_error("accelerate", phantom)
+
+
+def history_with_large_first_segments(phantom: Any) -> Any:
+    return replayed_history_error("trl-sft-packing", phantom)
+
+
+def masks_of_ones(phantom: Any) -> Any:
+    """Return whether all elements are true: of floating-point masks of ones before ones, and before a zero."""
+    import torch
+
+    def all_true(*padding: int) -> bool:
+        before, mask = torch.ones(1, 4).to("cuda"), torch.tensor([[1, *padding]]).cuda()
+        return bool(torch.cat((before, mask), dim=1).to(torch.bool).all())
+
+    written = torch.ones(4).to("cuda")
+    written[1:] = 0.0
+    return [all_true(1, 1), all_true(1, 0), bool(written.to(torch.bool).all())]
+
+
+def normalizations(phantom: Any) -> Any:
+    """Return the temporary memory of normalizations in groups and by the root mean square, of inputs of 16 MiB."""
+    import torch
+
+    given, weight = torch.empty(16, 256, 32, 32, device="cuda"), torch.empty(1024, device="cuda")
+    with torch.no_grad():
+        groups = scratch(phantom, lambda: torch.nn.functional.group_norm(given, 32))[0]
+        root = scratch(phantom, lambda: torch.nn.functional.rms_norm(given.view(-1, 1024), (1024,), weight))[0]
+    return [groups, root]
 
 
 def dropout_order(phantom: Any) -> Any:
@@ -188,6 +250,18 @@ def searched_convolution(phantom: Any) -> Any:
     return found
 
 
+def memory_of_the_search(phantom: Any) -> Any:
+    """Return the temporary memory of the gradients of a convolution's weights, with the search and after it."""
+    import torch
+
+    shapes = ((64, 256, 28, 28), (64, 512, 28, 28), (256, 512, 1, 1))
+    gradient, given, weight = (torch.empty(shape, dtype=torch.bfloat16, device="cuda") for shape in shapes)
+    settings = (None, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, False])
+    torch.backends.cudnn.benchmark = True
+    run = functools.partial(torch.ops.aten.convolution_backward, gradient, given, weight, *settings)
+    return [scratch(phantom, run)[0] for _ in range(2)]
+
+
 def convolution_order(phantom: Any) -> Any:
     """Return whether the result of a convolution is channels last: of no operand, of the input, of the weight."""
     import torch
@@ -202,5 +276,6 @@ def convolution_order(phantom: Any) -> Any:
 
 PROBES = (
     *(bias_workspace, recurrent, convolutions, other_scratch, dropout_order),
-    *(copied_inputs, searched_convolution, convolution_order),
+    *(copied_inputs, searched_convolution, memory_of_the_search, convolution_order, normalizations),
+    *(segments_of_equal_blocks, history_with_equal_blocks, history_with_large_first_segments, masks_of_ones),
 )

@@ -48,6 +48,19 @@ def test_segments_are_shared_and_used_again(probe_results, held, reserved):
     assert probe_results["split_and_merged"][held] == reserved * MIB
 
 
+def test_segments_lie_above_the_first_ones_up_to_340_mib_and_then_below_those_before(probe_results):
+    assert probe_results["segments_of_equal_blocks"] == [False, True]
+
+
+@pytest.mark.parametrize("history", ["history_with_equal_blocks", "history_with_large_first_segments"])
+def test_a_replay_of_measured_allocations_reserves_the_measured_memory(probe_results, history):
+    assert probe_results[history] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mask_of_ones_keeps_its_value_when_it_is_copied_and_concatenated(probe_results):
+    assert probe_results["masks_of_ones"] == [True, False, False]
+
+
 # The log: allocate 4 MiB, allocate and free 20 MiB, allocate 24 MiB. Segments: 20, 20 and 24 MiB.
 @pytest.mark.parametrize("capacity", [1000, 64])
 def test_freed_memory_stays_cached_while_the_card_has_space(probe_results, capacity):

@@ -2,7 +2,6 @@
 
 import weakref
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -46,7 +45,9 @@ def bucket_reduced_in_a_backward_pass(group: Any) -> "weakref.ref[torch.Tensor]"
     buckets = [torch.ones(8)]
     kept = weakref.ref(buckets[0])
     weight = torch.ones(1, requires_grad=True)
-    weight.register_hook(lambda _: group.allreduce([buckets.pop()], SimpleNamespace(asyncOp=True)))
+    options = torch.distributed.AllreduceOptions()
+    options.asyncOp = True
+    weight.register_hook(lambda _: group.allreduce([buckets.pop()], options))
     (2 * weight).sum().backward()
     return kept
 

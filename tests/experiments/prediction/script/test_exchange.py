@@ -7,7 +7,7 @@ import pytest
 from experiments.errors import InputError
 
 START = """
-import datetime, torch
+import datetime, math, torch
 import torch.distributed as dist
 dist.init_process_group("nccl")
 rank, size = dist.get_rank(), dist.get_world_size()
@@ -90,6 +90,39 @@ def test_numbers_in_host_memory_are_exchanged_in_groups_of_ranks(trace_ranks):
             dist.recv(received, rank - 1)
             assert received.item() == 6 + rank
         dist.destroy_process_group(group if rank != 1 else None)
+        """)
+
+
+def test_a_reduction_in_host_memory_has_the_values_of_lower_ranks_and_else_the_rank_s_own(trace_ranks):
+    trace_ranks("""
+        known = [2 + min(other, rank) for other in range(size)]
+        for operation, expected in (
+            (dist.ReduceOp.SUM, sum(known)), (dist.ReduceOp.MAX, max(known)), (dist.ReduceOp.MIN, min(known)),
+            (dist.ReduceOp.PRODUCT, math.prod(known)), (dist.ReduceOp.BOR, known[0] | known[1] | known[2]),
+        ):
+            found = torch.tensor([2 + rank])
+            dist.all_reduce(found, operation)
+            assert found.tolist() == [expected], (operation, found)
+        found = torch.tensor([True])
+        dist.all_reduce(found, dist.ReduceOp.MIN)
+        assert found.tolist() == [True]
+        """)
+
+
+def test_all_ranks_exchange_numbers_in_host_memory(trace_ranks):
+    trace_ranks("""
+        sent = torch.tensor([10 * rank + receiver for receiver in range(size)])
+        known = [10 * other + rank if other < rank else 10 * rank + other for other in range(size)]
+        found = torch.zeros(size, dtype=torch.int64)
+        dist.all_to_all_single(found, sent)
+        assert found.tolist() == known
+        rows = [torch.zeros(1, dtype=torch.int64) for _ in range(size)]
+        dist.all_to_all(rows, list(sent.split(1)))
+        assert [row.item() for row in rows] == known
+        numbers = torch.zeros(3 * (1 + rank))
+        dist.all_to_all_single(numbers, torch.full((6,), 1.0 + rank), [1 + rank] * size, [1, 2, 3])
+        assert numbers[: 1 + rank].tolist() == [1.0] * (1 + rank)
+        dist.all_to_all_single(torch.empty(6, device="cuda"), torch.empty(6, device="cuda"))
         """)
 
 

@@ -1,7 +1,8 @@
 """The time of a step is computed from its phases, and their times from a table of operations."""
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 
@@ -192,6 +193,49 @@ def test_recomputed_operations_need_the_host_as_long_as_in_the_forward_pass():
     expected_s = HOST_FACTORS["forward"] * 4e-5 + HOST_FACTORS["backward"] * 6e-5 + 4 * HOST_FACTORS["layers"]
     assert backward.host_s == pytest.approx(expected_s)
     assert backward.device_s == {"matrix products": pytest.approx(4e-3)}
+
+
+def convolution(tokens: int, backward: bool = False) -> str:
+    given, weights = ({"type": "BFloat16", "sizes": sizes} for sizes in ([4, 32, tokens], [64, 32, 1]))
+    options = [[1], [0], [1], False, [0], 1]
+    if backward:
+        gradient = {"type": "BFloat16", "sizes": [4, 64, tokens]}
+        name, arguments = "aten::convolution_backward.default", [gradient, given, weights, [0], *options]
+        return json.dumps([name, *arguments, [True, True, False]])
+    return json.dumps(["aten::convolution.default", given, weights, None, *options])
+
+
+def test_a_product_of_new_sizes_needs_the_host_to_choose_a_kernel_and_the_gradients_of_a_convolution_two():
+    table, known = Table(MACHINE, {}), RecordedPhase("forward", 0, {product(512): 3, copy({"sizes": [8]}): 2})
+    keys = [product(512), copy({"sizes": [8]}), convolution(300), convolution(300, backward=True)]
+    choices = [phase_time(known, table, H100, {key}).host_work["kernel choices"] for key in keys]
+    assert choices == [1, 0, 1, 2]
+    assert phase_time(known, table, H100).host_work["kernel choices"] == 0
+    new, old = (phase_time(known, table, H100, found).host_s for found in ({product(512)}, ()))
+    assert new - old == pytest.approx(HOST_FACTORS["kernel choices"])
+
+
+def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
+    """Return the phases of micro-steps with products of texts of these lengths, each with a step of the optimizer."""
+    return [
+        RecordedPhase(name, rows, {} if name == "optimizer step" else {product(rows): 2, product(64): 1})
+        for rows in lengths
+        for name in get_args(Phase)
+        if name in ("forward", "backward", "optimizer step")
+    ]
+
+
+def test_sizes_are_new_if_a_single_micro_step_has_them_and_count_once_in_a_phase():
+    new = step.operations_of_one_micro_step(micro_steps([100, 200, 200, 300]))
+    assert new == {product(rows) for rows in (100, 300)}
+    parts = (RecordedPhase("forward", 0, {product(100): 1}), RecordedPhase("forward", 0, {product(100): 4}))
+    assert [*step._first_occurrences(parts, new)] == [{product(100)}, set()]
+
+
+@pytest.mark.parametrize(("lengths", "choices"), [([128, 128], 0), ([128, 256], 2)])
+def test_the_host_chooses_kernels_for_texts_of_new_lengths_in_the_forward_and_the_backward_pass(lengths, choices):
+    times = step.phases_of_step(micro_steps(lengths), 1, None, Table(MACHINE, {}), H100)
+    assert sum(time.host_work["kernel choices"] for time in times) == choices
 
 
 def collective(name: str, size: int = 10**9) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Progress
+from experiments.runners.remaining import ExpectedRow
 from experiments.runners.slurm import tracking
 from experiments.runners.slurm.queue import Job
 from experiments.runners.slurm.submission import SUBMISSION_FILE, write_submission
@@ -217,12 +218,24 @@ def test_cancelled_rows_keep_their_logs_and_no_submission(cluster, track, tracke
         ([75.0, 30.0], "PENDING", None),
     ],
 )
-def test_the_time_left_is_known_if_every_row_runs_and_knows_its_own(cluster, track, tracker, left, state, expected):
+def test_on_shared_nodes_the_time_left_is_known_if_every_row_runs_and_knows_its_own(
+    cluster, track, tracker, left, state, expected
+):
     for name, seconds in zip("ab", left, strict=True):
         track(name, state, progress=PROGRESS.model_copy(update={"left_s": seconds}))
     tracker.show(5)
     states, *numbers = cluster.view.shown[-1]
     assert ([one.spec.row for one in states], numbers) == (["a", "b"], [3, 5, expected])
+
+
+def test_on_own_nodes_the_time_left_includes_the_expected_times_of_waiting_rows(cluster, track):
+    expected = {row: ExpectedRow(100.0, 20.0) for row in "ab"}
+    cluster.profile = cluster.profile.model_copy(update={"dedicated": True, "nodes": 1, "gpus_per_node": 1})
+    tracker = JobTracker(cluster.run, cluster, cluster.staging, cluster.view, lambda: True, expected)
+    for name, state in (("a", "RUNNING"), ("b", "PENDING")):
+        tracker.rows.append(track(name, state, progress=PROGRESS if state == "RUNNING" else None))
+    tracker.show(2)
+    assert cluster.view.shown[-1][-1] == pytest.approx(75.0 + 100.0, abs=1)
 
 
 def test_all_jobs_of_a_fetched_row_are_marked_and_no_others(tmp_path):

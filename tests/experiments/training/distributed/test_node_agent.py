@@ -101,7 +101,7 @@ def test_a_killed_rank_on_a_node_without_shared_files_ends_all(row, monkeypatch)
     monkeypatch.setattr(ranks, "NodeAssignment", lambda **fields: assignment(**fields | {"out": "/not shared"}))
     result = row("killed")
     assert (result.outcome, result.failure.kind, result.failure.rank) == ("error", "signal 9", 1)
-    assert result.reason.startswith("rank 1: signal 9 last seen in the backward of step 1")
+    assert result.reason.startswith("rank 1: signal 9 last seen in the backward pass of step 1 (counted from 0)")
     assert result.ranks[0].outcome == "error"
 
 

@@ -27,14 +27,17 @@ FAILURES = {
     "oom": (
         "oom",
         "OutOfMemoryError",
-        "rank 1: out of GPU memory in the backward of step 1, 2 GiB more requested",
+        "rank 1: out of GPU memory in the backward pass of step 1 (counted from 0), 2 GiB more requested",
     ),
-    "killed": ("error", "signal 9", "rank 1: signal 9 last seen in the backward of step 1: "),
-    "error": ("error", "ValueError", "rank 1: ValueError in the backward of step 1: shapes differ"),
-    "quiet": ("oom", "signal 6", "rank 1: out of GPU memory last seen in the backward of step 1"),
+    "killed": ("error", "signal 9", "rank 1: signal 9 last seen in the backward pass of step 1 (counted from 0): "),
+    "error": (
+        "error",
+        "ValueError",
+        "rank 1: ValueError in the backward pass of step 1 (counted from 0): shapes differ",
+    ),
+    "quiet": ("oom", "signal 6", "rank 1: out of GPU memory last seen in the backward pass of step 1 (counted from 0)"),
 }
-"""Outcome, kind and begin of the reason of each failure. Ranks that start warm have all of them (test_warm_ranks). New
-interpreters have one that the rank reports itself, and one that the launcher reports."""
+"""Outcome, kind and begin of the reason of each failure."""
 REACHES_COLLECTIVE_S = 2.0
 """How long a rank may take from the begin of its backward pass to the collective operation."""
 
@@ -115,7 +118,7 @@ def test_ranks_end_at_the_same_step_when_the_times_of_one_scatter(monkeypatch, t
     assert [rank.speed.micro_steps for rank in result.ranks] == [12, 12]
 
 
-@pytest.mark.parametrize("fault", ["oom", "killed"])
+@pytest.mark.parametrize("fault", FAILURES)
 def test_a_failure_of_one_rank_is_the_outcome_of_the_row_and_ends_all(monkeypatch, tmp_path, fault):
     check_failure(monkeypatch, tmp_path, fault)
 
@@ -134,9 +137,10 @@ def test_a_hanging_rank_dumps_the_stacks_of_all_ranks(monkeypatch, tmp_path):
     assert "in hang" in second
 
 
-def test_a_user_error_found_by_one_rank_that_ends_late_is_raised_by_the_worker(monkeypatch, tmp_path):
+@pytest.mark.parametrize("fault", ["wrong", "wrong, ends late"])
+def test_a_user_error_found_by_one_rank_is_raised_by_the_worker(monkeypatch, tmp_path, fault):
     with pytest.raises(InputError, match=r"^max_length = 8: too short$"):
-        run_with_fault(monkeypatch, tmp_path, "wrong, ends late")
+        run_with_fault(monkeypatch, tmp_path, fault)
     assert not (tmp_path / RESULT_FILE).exists()
 
 

@@ -78,7 +78,7 @@ def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
 
 
 def test_the_blocks_of_a_model_of_images_are_compiled(tmp_path):
-    compiled = run_rank(spec(model=OPT, compile=True, train_samples=4), tmp_path, NoMeter())
+    compiled = run_rank(spec(model=T5, compile=True, train_samples=4), tmp_path, NoMeter())
     assert compiled.reason.startswith("fits")
     assert len(compiled.losses) == 2
     assert counters["stats"]["unique_graphs"] >= 3

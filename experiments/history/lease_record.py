@@ -1,0 +1,118 @@
+"""Record what leases cost and what was predicted, in leases.jsonl of the folder of results.
+
+The setup of a lease is all of its time in which no suite runs: the boot, the configuration and the release.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from pydantic import Field, ValidationError
+
+from experiments.results.schema import Record
+from experiments.results.wording import format_duration, format_number
+from provision.availability.times import length_in_words
+from provision.files import read_text
+from provision.words import number_with_noun
+
+FILE = "leases.jsonl"
+HOUR_S = 3600.0
+
+
+class LeaseRecord(Record):
+    """A lease on which suites were reproduced from its beginning to its release."""
+
+    name: str = Field(description="name of the lease")
+    node_type: str = Field(description="type of its nodes; empty: any")
+    su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
+    predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
+    predicted_run_s: float = Field(description="predicted time of the suites, s")
+    expected_run_s: float = Field(description="as predicted_run_s, but without what earlier leases showed, s")
+    used_s: float = Field(description="time from the beginning of the lease to its deletion, s")
+    run_s: float = Field(description="time of the suites, s")
+
+    @property
+    def setup_s(self) -> float:
+        """Return the time in which no suite ran, s."""
+        return max(0.0, self.used_s - self.run_s)
+
+    @property
+    def predicted_s(self) -> float:
+        """Return the predicted time from the beginning of the lease to its deletion, s."""
+        return self.predicted_setup_s + self.predicted_run_s
+
+    @property
+    def error(self) -> float:
+        """Return the error of the predicted time, and so of the predicted service units; negative: too low."""
+        return self.predicted_s / self.used_s - 1
+
+    def service_units(self, seconds: float) -> float | None:
+        """Return the cost of that time; None if the price is unknown."""
+        return None if self.su_per_hour is None else self.su_per_hour * seconds / HOUR_S
+
+    @property
+    def words(self) -> str:
+        """Return the used and the predicted service units, and the times that they follow from, as one line."""
+        used, predicted = map(self.service_units, (self.used_s, self.predicted_s))
+        cost = "price unknown" if used is None else f"{format_number(used)} service units"
+        more = "" if predicted is None else f" of {format_number(predicted)} predicted"
+        setup, suites = (
+            f"{format_duration(real_s)} of {format_duration(predicted_s)}"
+            for real_s, predicted_s in ((self.setup_s, self.predicted_setup_s), (self.run_s, self.predicted_run_s))
+        )
+        return f"lease {self.name}: {cost}{more} ({self.error:+.0%}); setup {setup}, suites {suites}"
+
+
+class EarlierLeases(NamedTuple):
+    """What earlier leases of a node type showed.
+
+    setup: time in which no suite runs. run_factor: time of the suites relative to the expected time. source: how both
+    are known.
+    """
+
+    setup: timedelta
+    run_factor: float
+    source: str
+
+    @property
+    def words(self) -> str:
+        return f"setup {length_in_words(self.setup)} ({self.source})"
+
+
+NO_LEASES = EarlierLeases(timedelta(hours=1), 1.0, "assumed")
+"""About 10 minutes for the boot, on some nodes 30 (Chameleon's documentation), then driver, Docker and image."""
+
+
+def read_records(results: Path) -> list[LeaseRecord]:
+    """Return the records in a folder of results; leave out lines that cannot be read."""
+    try:
+        lines = read_text(results / FILE).splitlines()
+    except OSError:
+        return []
+    return [record for line in lines if (record := _parsed(line))]
+
+
+def append_record(results: Path, record: LeaseRecord) -> None:
+    """Add a record to a folder of results."""
+    results.mkdir(parents=True, exist_ok=True)
+    with (results / FILE).open("a") as file:
+        file.write(record.model_dump_json() + "\n")
+
+
+def earlier_leases(records: Iterable[LeaseRecord], node_type: str | None) -> EarlierLeases:
+    """Return the medians over earlier leases of that node type; without any, what is assumed."""
+    found = [record for record in records if record.node_type == node_type]
+    if not found:
+        return NO_LEASES
+    setup = timedelta(seconds=round(median(record.setup_s for record in found)))
+    factor = median(record.run_s / record.expected_run_s for record in found)
+    return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(found), 'lease')}")
+
+
+def _parsed(line: str) -> LeaseRecord | None:
+    try:
+        return LeaseRecord.model_validate_json(line)
+    except ValidationError:
+        return None

@@ -1,0 +1,123 @@
+"""The time of rows outside of their steady steps, as a sum of named parts.
+
+`python -m tests.benchmarks.training.outside_steps` fits the seconds of the parts to stored runs and writes them into
+outside_steps.json. The parts of a row belong to its stages: the start (a fork of the warm process, CUDA's context), the
+construction of the model, the first steps (by how much they take longer than later steps), and the end.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field
+
+from experiments.results.schema import Record
+from experiments.suites.attention_kernels import kernel_properties
+from experiments.suites.cards import card_named
+from experiments.suites.settings import Settings
+from provision.files import read_bytes
+
+FILE = Path(__file__).with_suffix(".json")
+BILLION = 1e9
+
+Stage = Literal["start", "build", "first steps", "end"]
+StepKind = Literal["texts", "images in 32 bit", "images in 16 bit"]
+Parts = Mapping[str, float]
+"""How often each part occurs, by its name: 0 or 1, or the model's parameters in billions."""
+
+
+class OutsideSteps(Record):
+    """Seconds of the parts of runs and rows."""
+
+    prepare_s: float = Field(description="once a run: from its start to that of its first row")
+    libraries_s: float = Field(description="once for each warm process: the import of the libraries that rows need")
+    between_rows_s: float = Field(description="for each row: its notebook, and the check that its GPU is free")
+    job_s: float = Field(description="for each row on a leased node: its job, its container and the download")
+    parts: dict[str, float] = Field(description="seconds of each part of a row")
+    longer_share: dict[StepKind, float] = Field(
+        description="mean position of the number of steps between the lowest and the highest, at length verdict"
+    )
+    error_share: float = Field(description="error of the time outside of the steps in both directions, as a share")
+    runs: tuple[str, ...] = Field(description="the runs that the seconds were fitted to")
+
+    @classmethod
+    def read(cls) -> Self:
+        """Return the fitted seconds."""
+        return cls.model_validate_json(read_bytes(FILE))
+
+    def stage_s(self, parts: Parts) -> float:
+        """Return the seconds of a stage. parts: as ``row_parts`` returns."""
+        return sum(count * self.parts.get(part, 0.0) for part, count in parts.items())
+
+    def row_s(self, parts: Mapping[Stage, Parts], *stages: Stage) -> float:
+        """Return the seconds of ``stages``. parts: of all stages of a row."""
+        return sum(self.stage_s(parts[stage]) for stage in stages)
+
+    def around_row_s(self, own_job: bool) -> float:
+        """Return the seconds of a row before and after its process. own_job: whether each row is a job in a queue."""
+        return self.job_s + self.libraries_s if own_job else self.between_rows_s
+
+    def once_s(self, own_job: bool) -> float:
+        """Return the seconds of a run that occur once. own_job: whether each row is a job in a queue."""
+        return self.prepare_s + (0.0 if own_job else self.libraries_s)
+
+
+@cache
+def outside_steps() -> OutsideSteps:
+    """Return the fitted seconds. Each process reads them once."""
+    return OutsideSteps.read()
+
+
+def step_kind(settings: Settings) -> StepKind:
+    """Return what the steps of a row work on, which determines how much their times vary.
+
+    Texts have different lengths. Steps with images in 16 bit are often limited by the host, others by the GPU.
+    """
+    if settings.engine != "lightning":
+        return "texts"
+    return "images in 32 bit" if settings.precision == "32-true" else "images in 16 bit"
+
+
+def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dict[str, float]]:
+    """Return how often each part occurs in the stages of a row.
+
+    parameters: of the model. LitGPT builds its optimizer before the first step, Lightning and the Trainer in it. The
+    libraries of the Trainer import bitsandbytes. cuDNN compiles its attention for each length of the texts.
+    """
+    billions, engine, several = parameters / BILLION, settings.engine, settings.ranks > 1
+    bitsandbytes = settings.uses_bitsandbytes and engine != "hf_trainer"
+    in_build = settings.quantization is not None or engine == "litgpt"
+    found: dict[Stage, dict[str, float]] = {
+        "start": {"fork": 1, "launcher": several, "libraries of the Trainer": engine == "hf_trainer"},
+        "build": {
+            f"model of {engine}": 1,
+            "parameters": billions,
+            "bitsandbytes": bitsandbytes and in_build,
+            "quantization": billions * (settings.quantization is not None),
+            "compiler": settings.compile,
+        },
+        "first steps": {
+            f"first steps of {engine}": 1,
+            f"first steps of {engine}, several ranks": several,
+            "bitsandbytes": bitsandbytes and not in_build,
+            f"cuDNN's attention of {engine}": _has_cudnn_attention(settings, card),
+            f"compilation of {engine}": settings.compile,
+            "compilation with LoRA": settings.compile and settings.lora is not None,
+            "activations in host memory": settings.activation_offload,
+            "optimizer on the CPU": settings.optimizer == "adamw_cpu",
+            "DeepSpeed's offload": billions * settings.offloads_by_deepspeed,
+        },
+        "end": {
+            "end": 1,
+            "end of several ranks": several,
+            "end of the compiler": settings.compile,
+            "end of activations in host memory": settings.activation_offload,
+            "end of an optimizer on the CPU": settings.optimizer == "adamw_cpu",
+        },
+    }
+    return {stage: {part: count for part, count in parts.items() if count} for stage, parts in found.items()}
+
+
+def _has_cudnn_attention(settings: Settings, card: str) -> bool:
+    return settings.precision.startswith("bf16") and kernel_properties(card_named(card)).cudnn

@@ -1,0 +1,96 @@
+"""Estimate the remaining time of a run from the expected times of its rows, and from the rows that have ended."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from experiments.results.schema import Result
+from experiments.runners.progress import RowState
+from experiments.suites.row_spec import RowSpec
+
+
+class ExpectedRow(NamedTuple):
+    """The expected time of a row, s. start_s: the part of it before the model is built."""
+
+    seconds: float
+    start_s: float
+
+    @property
+    def after_start_s(self) -> float:
+        return self.seconds - self.start_s
+
+
+@dataclass
+class RemainingTime:
+    """Estimates when the rows of a run will have ended.
+
+    The rows that have ended show how fast this machine is: ``expected`` times are multiplied by the mean of 1 and the
+    ratio of measured to expected time. The ratio itself would be too far from 1, because rows differ in their errors
+    too. The start does not count for the ratio, because the first rows of a run wait for the warm process. If a row's
+    time is not expected, the mean time of the rows that have ended counts.
+    """
+
+    expected: Mapping[str, ExpectedRow]
+    ended_s: list[float] = field(default_factory=list)
+    _measured_s: float = 0.0
+    _expected_s: float = 0.0
+
+    def add_ended(self, row: str, elapsed_s: float, result: Result) -> None:
+        """Record that a row has ended, ``elapsed_s`` after its start."""
+        self.ended_s.append(elapsed_s)
+        if row in self.expected and result.times:
+            self._measured_s += elapsed_s - result.times.start_s
+            self._expected_s += self.expected[row].after_start_s
+
+    def seconds(
+        self, running: Sequence[RowState], waiting: Sequence[RowSpec], parts: Callable[[RowSpec], int], size: int
+    ) -> float | None:
+        """Return the time until all rows have ended, s; None while it is unknown.
+
+        It is unknown while a row without an estimate of its own runs longer than expected, and, if a row's time is not
+        expected, before the first row has ended. waiting: in the order in which the rows start. parts: how many of the
+        machine's ``size`` parts a row occupies.
+        """
+        rows = [(self._left_s(state), state.spec) for state in running]
+        rows += [(self._row_s(spec.row), spec) for spec in waiting]
+        known = [(seconds, parts(spec)) for seconds, spec in rows if seconds is not None]
+        return makespan_s(known, size) if len(known) == len(rows) else None
+
+    def _after_start_s(self, row: str) -> float:
+        ratio = self._measured_s / self._expected_s if self._expected_s else 1.0
+        return (1 + ratio) / 2 * self.expected[row].after_start_s
+
+    def _row_s(self, row: str) -> float | None:
+        if row in self.expected:
+            return self.expected[row].start_s + self._after_start_s(row)
+        return sum(self.ended_s) / len(self.ended_s) if self.ended_s else None
+
+    def _left_s(self, state: RowState) -> float | None:
+        """Return the remaining time of a running row.
+
+        The row's own estimate is for the highest number of steps. A row that has not started yet has all of its time
+        after the start left.
+        """
+        row, own_s = state.spec.row, state.progress.left_s if state.progress else None
+        whole_s = self._row_s(row)
+        if whole_s is None or (own_s is not None and row not in self.expected):
+            return own_s
+        left_s = whole_s - state.elapsed_s
+        if state.progress is None and row in self.expected:
+            left_s = max(left_s, self._after_start_s(row))
+        if left_s <= 0:
+            return own_s
+        return left_s if own_s is None else min(own_s, left_s)
+
+
+def makespan_s(rows: Sequence[tuple[float, int]], gpus: int) -> float:
+    """Return when the last row ends, s: each row (seconds, GPUs) starts as soon as its GPUs are free, in this order.
+
+    A row that needs more GPUs than there are uses all of them. A row on the CPU runs alone.
+    """
+    free_at = [0.0] * max(1, gpus)
+    for seconds, needed in rows:
+        needed = min(needed or len(free_at), len(free_at))
+        start = sorted(free_at)[needed - 1]
+        free_at = sorted(free_at)[needed:] + [start + seconds] * needed
+    return max(free_at)

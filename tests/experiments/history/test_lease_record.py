@@ -1,0 +1,66 @@
+"""What leases cost, and what was predicted."""
+
+from datetime import timedelta
+
+import pytest
+
+from experiments.history.lease_record import (
+    FILE,
+    NO_LEASES,
+    LeaseRecord,
+    append_record,
+    earlier_leases,
+    read_records,
+)
+from tests.testbed.chain.rehearse import STORED_LEASES, bring_earlier_leases
+
+
+def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36.0):
+    return LeaseRecord(
+        name="node",
+        node_type=node_type,
+        su_per_hour=su_per_hour,
+        predicted_setup_s=500.0,
+        predicted_run_s=450.0,
+        expected_run_s=200.0,
+        used_s=used_s,
+        run_s=run_s,
+    )
+
+
+def test_used_and_predicted_service_units_stand_beside_each_other():
+    assert record().words == (
+        "lease node: 10 service units of 9.5 predicted (-5%); setup 10:00 of 8:20, suites 6:40 of 7:30"
+    )
+    assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
+
+
+def test_the_medians_of_leases_of_the_same_node_type_count():
+    records = [record(), record(used_s=900.0, run_s=200.0), record(used_s=2000.0, run_s=600.0), record(node_type="kvm")]
+    found = earlier_leases(records, "gpu_a100_pcie")
+    assert found == (timedelta(seconds=700), 2.0, "measured on 3 leases")
+    assert found.words == "setup 11m (measured on 3 leases)"
+    assert earlier_leases(records, "gpu_h100") == NO_LEASES
+
+
+def test_records_are_kept_and_broken_lines_are_left_out(tmp_path):
+    results = tmp_path / "results"
+    assert read_records(results) == []
+    append_record(results, record())
+    with (results / FILE).open("a") as file:
+        file.write('{"name":\n')
+    append_record(results, record(used_s=5.0))
+    assert [one.used_s for one in read_records(results)] == [1000.0, 5.0]
+
+
+def test_the_error_is_relative_to_the_used_time():
+    assert record(used_s=500.0).error == pytest.approx(0.9)
+
+
+def test_a_rehearsal_knows_the_leases_of_stored_rehearsals_but_keeps_those_of_its_results(tmp_path):
+    stored = read_records(STORED_LEASES.parent)
+    bring_earlier_leases(tmp_path / "new")
+    assert read_records(tmp_path / "new") == stored != []
+    append_record(tmp_path / "own", record())
+    bring_earlier_leases(tmp_path / "own")
+    assert read_records(tmp_path / "own") == [record()]
