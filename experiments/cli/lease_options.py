@@ -17,7 +17,7 @@ import typer
 from experiments.cli.output import say
 from experiments.cli.parsing.values import parse_time_option
 from experiments.errors import InputError
-from experiments.suites.choices import Groups
+from experiments.suites.choices import GroupOption
 from experiments.system.options import option
 from provision.errors import BadName
 
@@ -40,7 +40,7 @@ DEFAULT_GPU, DEFAULT_GPU_MEMORY_GIB = "A100", 80
 class LeaseOptions:
     """Hardware and time of a lease request."""
 
-    for_: Groups = option(
+    for_: GroupOption = option(
         "both", "Labs that the lease is for; sets its default name, length and number of GPUs.", flag="--for"
     )
     node_type: str | None = option(None, "Node type or flavor, such as gpu_a100_pcie.")
@@ -120,7 +120,7 @@ class LeaseOptions:
             raise BadName(f"--name {name!r}: allowed: letters, digits, _ . -, at most 55, a letter or digit first")
 
 
-def _lease_hours_and_gpus(group: Groups) -> tuple[int, int]:
+def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
     """Return the hours and the number of GPUs of a lease for all labs of a group.
 
     The number of GPUs is what the largest lab needs. The hours are the GPU-hours of all labs divided by this number,

@@ -13,9 +13,11 @@ from provision.temporary import TemporaryFolder
 
 MAX_FILES = 5_000_000
 MAX_RATIO = 200
-"""Limit of the unpacked size relative to the archive's. Texts have about 10; a bomb has 1000 or more."""
+"""Limit of the unpacked size divided by the archive's size. The ratio of texts is about 10, of a bomb 1000 or more."""
 MIN_UNPACKED_BYTES, MIN_FREE_BYTES = 1 << 28, 1 << 28
-TOO_LARGE = f"unpacked, it has more than {MAX_FILES} files, is {MAX_RATIO} times as large, or fills the disk"
+TOO_LARGE = (
+    f"unpacked, it would have more than {MAX_FILES} files, be more than {MAX_RATIO} times as large, or fill the disk"
+)
 DAMAGED_ARCHIVE_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -26,7 +28,7 @@ DAMAGED_ARCHIVE_ERRORS = (
     ValueError,
     RuntimeError,
 )
-"""Errors of the standard library for archives that are damaged, encrypted or of an unknown method."""
+"""Errors of the standard library for archives that are damaged, encrypted, or compressed in an unknown way."""
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".gz", ".tar", ".zip")
 
 
@@ -58,7 +60,7 @@ def unpack_archive(archive: Path, folder: Path, dataset: str) -> Path:
         except InputError:
             raise
         except DAMAGED_ARCHIVE_ERRORS as error:
-            if folder.exists():
+            if folder.exists():  # another process has unpacked the archive in the meantime
                 return folder
             raise InputError(f"--data {archive}: cannot be unpacked ({' '.join(str(error).split())})") from None
     return folder

@@ -121,7 +121,7 @@ def _request(url: str) -> urllib.request.Request:
 
 
 def _resume_download(url: str, partial: Path, on_progress: DownloadCallback) -> None:
-    """Append the missing bytes of the file to ``partial``; download all if the server ignores the range."""
+    """Append the missing bytes to the file ``partial``; download all bytes if the server ignores the header Range."""
     done = partial.stat().st_size if partial.exists() else 0
     request = _request(url)
     if done:
@@ -131,7 +131,7 @@ def _resume_download(url: str, partial: Path, on_progress: DownloadCallback) -> 
     except urllib.error.HTTPError as error:
         if error.code != 416 or not done:
             raise
-        return
+        return  # 416: no bytes after the requested position, so the file is complete
     with response, partial.open("ab" if response.status == 206 else "wb") as file:
         done = file.tell()
         length = response.headers.get("Content-Length")

@@ -2,7 +2,7 @@
 
 python -m experiments.inputs.fetch_dataset ARTIFACT
 
-ARTIFACT is an Artifact of kind data as JSON. Prints the path of the data, or the reason of a failure (see
+ARTIFACT: an Artifact of the kind "data", as JSON. Prints the path of the data, or the reason for a failure (see
 requirements.run_fetch).
 """
 

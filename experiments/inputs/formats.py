@@ -10,9 +10,9 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv")
 SAVED_FILES = ("dataset_dict.json", "dataset_info.json")
 TABLE_SUFFIXES = {".json", ".jsonl", ".csv"}
 CAPTION_FORMATS_HELP = (
-    "metadata.jsonl or metadata.csv next to the images, Parquet files, or files saved by the library datasets"
+    "metadata.jsonl or metadata.csv next to the images, Parquet files, or files of Dataset.save_to_disk"
 )
-TEXT_FORMATS_HELP = "JSON, JSONL, CSV or Parquet files of records, or files saved by the library datasets"
+TEXT_FORMATS_HELP = "JSON, JSONL, CSV or Parquet files of records, or files of Dataset.save_to_disk"
 
 CaptionFormat = Literal["metadata", "saved", "parquet"]
 TextFormat = Literal["saved", "tables"]
@@ -30,7 +30,7 @@ def caption_format(folder: Path) -> CaptionFormat | None:
 def text_format(folder: Path) -> TextFormat | None:
     """Return the format of the texts in ``folder``; None if there are none.
 
-    Parquet files may also contain captioned images.
+    Parquet files count as texts, although they may contain captioned images.
     """
     captions = caption_format(folder)
     if captions == "saved":

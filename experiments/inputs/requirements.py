@@ -1,4 +1,4 @@
-"""Artifacts, which are downloaded before the rows that read them: files of the Hugging Face hub, archives of data."""
+"""Artifacts, which are downloaded before rows read them: files of the Hugging Face hub, and archives of data."""
 
 import hashlib
 import sys

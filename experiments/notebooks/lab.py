@@ -25,7 +25,7 @@ from experiments.system.files import CODE_FOLDER
 
 COMMAND = (sys.executable, "-u", "-m", "experiments")
 AUTO = "auto"
-TINY = (
+NOTE_ON_TINY_MODELS = (
     " The text describes full size. Tiny models go through the same steps, with other sizes and times:"
     " compare the text with what is predicted at full size."
 )
@@ -48,20 +48,20 @@ class Lab:
 
     def __init__(self, name: str, *, run: str = "", results: str = "results", **choices: str) -> None:
         self._suite = suite_named(name)
-        self._place = Path(results).expanduser().resolve()
+        self._results = Path(results).expanduser().resolve()
         self.choices = choices
         self._shows_stored_run = bool(run)
-        self._folder = folder_named(run, self._place) if run else None
+        self._folder = folder_named(run, self._results) if run else None
 
     def introduce(self) -> None:
         """Show which run all cells use, with its machine, date and command."""
         folder = self._folder or self._best_matching_run([row.id for row in self._suite.rows])
         if folder is None:
-            text = f"No run of your own under `{self._place}` yet: the cells run the rows."
+            text = f"No run of your own under `{self._results}` yet: the cells run the rows."
         else:
             record, number = folder.read_run(), len(folder.results())
             rest = "Nothing is run." if self._shows_stored_run else "Rows without a result are run."
-            rest += TINY if record.size == "tiny" else ""
+            rest += NOTE_ON_TINY_MODELS if record.size == "tiny" else ""
             text = (
                 f"**All results are of one run, `{record.run_id}`**: {number} rows for {record.card},"
                 f" size {record.size}, on {record.host}, {record.started_at[:10]}. {rest}"
@@ -70,11 +70,11 @@ class Lab:
         display(Markdown(text))
 
     def show(self, row: str) -> None:
-        """Show one row by its id: its recipe and its result. In your own run, a row without a result is run first."""
+        """Show the definition and the result of one row. In your own run, a row without a result is run first."""
         stated = self._suite.row(row)
         folder = self._choose_run([row])
         if not (folder and row in folder.results()) and not self._shows_stored_run:
-            code = run(self._suite.suite, row, self._place, self._options(folder))
+            code = run(self._suite.suite, row, self._results, self._options(folder))
             folder = self._choose_run([row])
             if folder is None or row not in folder.results():
                 raise RuntimeError(f"{row} has no result; the command above ended with exit code {code}")
@@ -105,7 +105,7 @@ class Lab:
             display(Markdown(f"**Statements of the lab**\n\n{self._verdict_table(claims, folder)}"))
 
     def changes(self) -> None:
-        """Show a table of the rows that are variants of another row: the settings that differ, memory, speed and cost.
+        """Show a table of rows and their variants: the settings that differ, memory, speed and cost.
 
         Does not run rows.
         """
@@ -138,8 +138,8 @@ class Lab:
         return self.choices | {name: str(getattr(record, name)) for name in PINNED_OPTIONS}
 
     def _best_matching_run(self, rows: Collection[str]) -> RunFolder | None:
-        """Return the newest of the runs with these options and the most of ``rows``; None if there is none."""
-        folders = [RunFolder(path.parent) for path in self._place.glob(f"*/{RUN_FILE}")]
+        """Return the newest of the runs that have these options and results of the most ``rows``; None without any."""
+        folders = [RunFolder(path.parent) for path in self._results.glob(f"*/{RUN_FILE}")]
         runs = {folder: record for folder in folders if self._matches_options(record := folder.read_run())}
         counts = {folder: len(folder.results().keys() & set(rows)) for folder in runs}
         candidates = [folder for folder, count in counts.items() if count]
@@ -166,12 +166,12 @@ class Lab:
         return "\n".join(filter(None, (tables.verdicts(filter(None, own.values())), *without)))
 
 
-def folder_named(name: str, place: Path) -> RunFolder:
-    """Return the run of that name, among the stored runs of this project or under ``place``.
+def folder_named(name: str, results: Path) -> RunFolder:
+    """Return the run of that name, among the stored runs of this project or under ``results``.
 
     Raises InputError if no run has the name.
     """
-    for path in (EVIDENCE / name, place / name):
+    for path in (EVIDENCE / name, results / name):
         if (path / RUN_FILE).is_file():
             return RunFolder(path)
     raise unknown_name("run", name, sorted(path.parent.name for path in EVIDENCE.glob(f"*/{RUN_FILE}")))
@@ -189,10 +189,10 @@ def row_definition(row: Row, engine: str) -> str:
     )
 
 
-def run(suite: str, row: str, place: Path, choices: Mapping[str, str]) -> int:
+def run(suite: str, row: str, results: Path, choices: Mapping[str, str]) -> int:
     """Run one row with the command line, print its output while it runs, and return the exit code."""
     options = [part for key, value in choices.items() for part in (f"--{key.replace('_', '-')}", value)]
-    command = [*COMMAND, "run", suite, "--row", row, "--results", str(place), *options]
+    command = [*COMMAND, "run", suite, "--row", row, "--results", str(results), *options]
     with subprocess.Popen(
         command, cwd=CODE_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:

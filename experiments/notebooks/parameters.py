@@ -7,14 +7,14 @@ from experiments.errors import InputError, unknown_name
 from experiments.run_options import RunOptions
 from experiments.runners.resolve import resolve
 from experiments.suites.mistakes import unsupported_settings
-from experiments.suites.row_spec import CHOICES, DERIVED, RowSpec
+from experiments.suites.row_spec import CHOICES, DERIVED_SETTING, RowSpec
 from experiments.suites.settings import Settings
 from experiments.suites.suite import suite_named
 from experiments.suites.yaml_schema import validate
 from provision.hardware.local import this_machine
 
 AS_STATED = "as stated"
-SETTINGS = tuple(name for name in Settings.model_fields if name != DERIVED)
+SETTINGS = tuple(name for name in Settings.model_fields if name != DERIVED_SETTING)
 PARAMETERS = (*CHOICES, *SETTINGS)
 PLAIN_TYPES = (str, int, float, list, tuple, dict)
 
@@ -30,8 +30,10 @@ def parameters_in(variables: Mapping[str, Any], hidden: Mapping[str, Any]) -> di
     return {name: variables[name] for name in PARAMETERS}
 
 
-def spec_of(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSpec:
-    """Return the row with these parameters. ``base`` has the other values; None: the lab's row on this machine.
+def spec_from_parameters(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSpec:
+    """Return the row with these parameters.
+
+    base: the row that has all other values; None: the lab's row on this machine.
 
     Raises InputError for the first parameter that is not allowed.
     """
@@ -39,7 +41,7 @@ def spec_of(parameters: Mapping[str, Any], base: RowSpec | None = None) -> RowSp
     base = base.model_copy(update=choices) if base else stated_row(choices)
     where = f"{base.suite}/{base.row}"
     changed = {name: parameters[name] for name in SETTINGS if parameters[name] != AS_STATED}
-    settings = validate(Settings, base.settings.model_dump(exclude={DERIVED}) | changed, where)
+    settings = validate(Settings, base.settings.model_dump(exclude={DERIVED_SETTING}) | changed, where)
     own_model = base.model if settings.model == base.settings.model else None
     spec = validate(RowSpec, dict(base) | {"settings": settings, "model": own_model}, where)
     for problem in unsupported_settings(spec.settings, spec.base_model):

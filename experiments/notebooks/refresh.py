@@ -74,7 +74,7 @@ def opening_instructions(notebook: str, address: str) -> str:
     return f"{badge}\n\n{text} In Colab, first run `!git clone {address} testbed` and `%cd testbed` in a cell."
 
 
-def write_opening(document: Any, notebook: str) -> None:
+def write_opening_cell(document: Any, notebook: str) -> None:
     """Write how to open the notebook into its tagged cell, or add this cell as the second one."""
     tagged = [cell for cell in document.cells if OPENING_TAG in cell.metadata.get("tags", ())]
     if not tagged:
@@ -89,7 +89,7 @@ def main() -> None:
     for name in (*suite_names(), *WITHOUT_LAB):
         path = NOTEBOOKS / f"{name}.ipynb"
         document = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-        write_opening(document, name)
+        write_opening_cell(document, name)
         if name not in WITHOUT_LAB:
             execute(document)
         nbformat.write(document, path)  # type: ignore[no-untyped-call]

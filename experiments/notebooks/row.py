@@ -11,19 +11,20 @@ from IPython.display import Markdown, display
 
 from experiments.errors import InputError
 from experiments.notebooks import tables
-from experiments.notebooks.parameters import parameters_in, spec_of
+from experiments.notebooks.parameters import parameters_in, spec_from_parameters
 from experiments.results.evaluate import evaluate_row
 from experiments.results.schema import RESULT_FILE, SPEC_FILE, Failure, Result, read_result
 from experiments.results.wording import OUTCOME_NAMES, format_number, format_size
 from experiments.runners.local import row_process
 from experiments.runners.local.warm import WORKER_MODULE
-from experiments.suites.row_spec import DERIVED, RowSpec
+from experiments.suites.row_spec import DERIVED_SETTING, RowSpec
 from experiments.suites.suite import suite_named
 from experiments.system import warm_start
 from experiments.system.signals import die_with_parent
 from provision.files import read_bytes
 
 LAST_LINES_WITHIN_S = 2.0
+"""Maximum time to wait for the last lines of the output, after the row's process has ended."""
 MANUAL_RUNS = "manual-runs"
 """Folder of the rows that a person runs with this notebook."""
 
@@ -46,9 +47,9 @@ class NotAllowed(Stopped):
 class Experiment:
     """One row with the parameters among a notebook's ``variables``.
 
-    If a runner started the notebook, the row's folder is used, and values that are not parameters come from its
-    spec.json. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed for a
-    parameter that is not allowed.
+    If a runner started the notebook, the row's folder is used, and values that are not parameters come from the
+    spec.json in that folder. Otherwise, the folder is manual-runs/SUITE/ROW in the working directory. Raises NotAllowed
+    for a parameter that is not allowed.
     """
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
@@ -57,7 +58,7 @@ class Experiment:
         try:
             parameters = parameters_in(variables, shell.user_ns_hidden if shell else {})
             base = RowSpec.model_validate_json(read_bytes(Path(folder) / SPEC_FILE)) if folder else None
-            self.spec = spec_of(parameters, base)
+            self.spec = spec_from_parameters(parameters, base)
         except InputError as problem:
             raise NotAllowed(str(problem)) from None
         self.folder = Path(folder) if folder else Path(MANUAL_RUNS, self.spec.suite, self.spec.row).resolve()
@@ -67,7 +68,7 @@ class Experiment:
 
         Does not wait for processes that the worker leaves behind and that keep its output open.
         """
-        for name, value in (self.spec.parameters | {DERIVED: self.spec.settings.global_batch_size}).items():
+        for name, value in (self.spec.parameters | {DERIVED_SETTING: self.spec.settings.global_batch_size}).items():
             print(f"[cfg] {name} = {value}")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RESULT_FILE).unlink(missing_ok=True)
@@ -125,7 +126,7 @@ def verdict(result: Result) -> str:
     if changed := [f"{name} {before[name]} -> {after[name]}" for name in after if before[name] != after[name]]:
         return f"Settings differ from the lab's, so its statements do not apply: {', '.join(changed)}."
     verdicts = tables.verdicts(evaluate_row(suite, result))
-    scale = f", {words}" if (words := suite.scale_of(spec.row, spec.card)) else ""
+    scale = f", {note}" if (note := suite.twin_note(spec.row, spec.card)) else ""
     if not verdicts:
         return "The lab states no result for this row alone."
     return f"**Statements of the lab{scale}**\n\n{verdicts}"

@@ -30,7 +30,10 @@ def speed_bars(results: Mapping[str, Result]) -> SVG | None:
 
 
 def rungs_table(results: Mapping[str, Result]) -> str:
-    """Return a Markdown table of rows by title: speed, share of the GPU's peak rate, memory, first losses; or ''."""
+    """Return a Markdown table of rows by title: speed, share of the GPU's peak rate, memory, first losses.
+
+    Without rows, return ''.
+    """
     if not results:
         return ""
     speeds, before, rows = _speeds(results), None, {}
@@ -46,7 +49,7 @@ def rungs_table(results: Mapping[str, Result]) -> str:
             "first losses": "" if loss is None else f"{loss:.3f}",
         }
         before = speed
-    return tables.columns("", rows)
+    return tables.table_with_labels("", rows)
 
 
 def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:

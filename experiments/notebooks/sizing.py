@@ -38,7 +38,7 @@ def show_memory_within_a_step(training: CustomTraining) -> Prediction:
 
 
 def stacked_bars(bars: Bars, reserved: Mapping[str, float] = MappingProxyType({})) -> SVG:
-    """Return a chart of stacked bars, the first on top, with a line at the reserved memory.
+    """Return a chart of stacked bars, with the first bar on top and a mark at the reserved memory.
 
     bars: GiB by label of the bar and name of the part (NAMES). reserved: reserved GiB, by label of the bar. The chart
     is in MiB if no bar reaches one GiB.

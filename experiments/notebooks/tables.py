@@ -8,7 +8,7 @@ from experiments.results.quantities import QUANTITIES, value_of
 from experiments.results.schema import Measured, Result, Snapshot, Speed
 from experiments.results.verdicts import Verdict
 from experiments.results.wording import OUTCOME_NAMES, format_number
-from experiments.suites.row_spec import DERIVED
+from experiments.suites.row_spec import DERIVED_SETTING
 from experiments.suites.settings import Lora, Quantization, Settings
 from experiments.suites.suite import Quantity, Row, Suite
 
@@ -40,7 +40,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def columns(corner: str, rows: Mapping[str, Cells]) -> str:
+def table_with_labels(corner: str, rows: Mapping[str, Cells]) -> str:
     """Return a table of ``rows`` by label, without empty columns. corner: heading of the column of labels."""
     names = [name for cells in rows.values() for name, cell in cells.items() if cell]
     header = list(dict.fromkeys(name for cells in rows.values() for name in cells if name in names))
@@ -52,7 +52,7 @@ def memory_at_points(snapshots: Iterable[Snapshot]) -> str:
     last = last_at_points(snapshots)
     sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
     unit = _unit(sizes.values())
-    return columns(
+    return table_with_labels(
         unit.name, {point: _sizes(figures_at_point, AT_ONE_POINT, unit) for point, figures_at_point in sizes.items()}
     )
 
@@ -68,7 +68,7 @@ def memory(results: Mapping[str, Result]) -> str:
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
     unit = _unit(sizes.values())
     ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
-    return columns(
+    return table_with_labels(
         unit.name, {name: ended[name] | _sizes(row_sizes, MEMORY, unit) for name, row_sizes in sizes.items()}
     )
 
@@ -86,7 +86,7 @@ def ranks(measured: Sequence[Measured]) -> str:
         }
         for one in measured
     }
-    return columns(unit.name, rows)
+    return table_with_labels(unit.name, rows)
 
 
 def speed(measured: Speed) -> str:
@@ -124,7 +124,7 @@ def scaling(results: Mapping[str, Result]) -> str:
     if not timed:
         return ""
     first, base = next(iter(timed.items()))
-    return columns("", {name: _scaling_cells(result, base, first) for name, result in timed.items()})
+    return table_with_labels("", {name: _scaling_cells(result, base, first) for name, result in timed.items()})
 
 
 def settings(rows: Mapping[str, Settings]) -> str:
@@ -135,20 +135,20 @@ def settings(rows: Mapping[str, Settings]) -> str:
     differing = [key for key in next(iter(texts.values())) if len({cells[key] for cells in texts.values()}) > 1]
     if not differing:
         return ""
-    return columns("", {name: {key: cells[key] for key in differing} for name, cells in texts.items()})
+    return table_with_labels("", {name: {key: cells[key] for key in differing} for name, cells in texts.items()})
 
 
 def changes(suite: Suite, results: Mapping[str, Result]) -> str:
-    """Return a table of the rows that are variants of another row, and of these rows; '' if no pair has results.
+    """Return a table of rows and their variants; '' if no variant has a result together with its original row.
 
-    results: by row. Columns: the settings that change, how the row ended, its peak and speed, what the change costs.
+    results: by row. Columns: the settings that the variant changes, outcome, peak, speed, and the cost of the change.
     """
     cells, bases = {}, suite.rows_with_variants()
     for row in suite.rows:
         base = row.variant_of or row.id
         if {row.id, base} <= results.keys() and base in bases:
             cells[row.title] = _change_cells(row, results[row.id], results[base])
-    return columns("GiB", cells) if cells else ""
+    return table_with_labels("GiB", cells) if cells else ""
 
 
 def verdicts(found: Iterable[Verdict]) -> str:
@@ -162,7 +162,7 @@ def verdicts(found: Iterable[Verdict]) -> str:
 
 def _change_cells(row: Row, result: Result, base: Result) -> dict[str, str]:
     fits, own, other = result.outcome == "fits", dict(result.spec.settings), dict(base.spec.settings)
-    changed = {key: _text(value) for key, value in own.items() if value != other[key] and key != DERIVED}
+    changed = {key: _text(value) for key, value in own.items() if value != other[key] and key != DERIVED_SETTING}
     return {
         "change": ", ".join(f"{key} {text}" for key, text in changed.items()),
         "ended": OUTCOME_NAMES[result.outcome],

@@ -55,10 +55,10 @@ def expected_outcome(prediction: Prediction) -> ExpectedOutcome | None:
     return None if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).row(spec.row).expect.outcome
 
 
-def scale_of(prediction: Prediction) -> str:
+def twin_note(prediction: Prediction) -> str:
     """Return 'scaled to 12 GB' for the smaller twin of a row; '' for other rows and for a custom training."""
     spec = prediction.spec
-    return "" if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).scale_of(spec.row, spec.card)
+    return "" if spec.suite == CUSTOM_SUITE else suite_named(spec.suite).twin_note(spec.row, spec.card)
 
 
 def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def prediction_as_data(prediction: Prediction) -> dict[str, Any]:
         "suite": spec.suite,
         "row": spec.row,
         "card": spec.card,
-        "scaled": scale_of(prediction),
+        "scaled": twin_note(prediction),
         "model": spec.settings.model,
         "params": prediction.parameters,
         "trainable_params": prediction.trainable_parameters,
@@ -111,7 +111,7 @@ def prediction_tables(predictions: Sequence[Prediction]) -> Group:
 def _suite_table(title: str, predictions: Sequence[Prediction]) -> Table:
     spec = predictions[0].spec
     note = (
-        suite_named(spec.suite).scale_note([one.spec.row for one in predictions], spec.card)
+        suite_named(spec.suite).note_on_twins([one.spec.row for one in predictions], spec.card)
         if spec.suite != CUSTOM_SUITE
         else ""
     )
@@ -159,7 +159,7 @@ def compare_with_lab(prediction: Prediction) -> str:
     words = f"{doubt}{OUTCOME_NAMES[likely]}"
     if expected is None:
         return words
-    scale = f" ({scaled})" if (scaled := scale_of(prediction)) else ""
+    scale = f" ({scaled})" if (scaled := twin_note(prediction)) else ""
     return (
         f"{words}, as the lab states{scale}"
         if expected == likely

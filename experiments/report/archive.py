@@ -19,6 +19,7 @@ from experiments.results.run_folder import (
 from provision.files import read_bytes
 
 FIRST_DATE = (1980, 1, 1, 0, 0, 0)
+"""The earliest date that a ZIP file can contain."""
 
 
 def write_archive(folder: RunFolder) -> Path:
@@ -44,7 +45,7 @@ def write_zip(target: Path, contents: Mapping[str, bytes], folder: str = "") -> 
     """
     checksums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items())
     partial = target.with_name(f"{target.name}.part")
-    partial.unlink(missing_ok=True)  # it may be a link, or a FIFO
+    partial.unlink(missing_ok=True)  # never write through an existing link or FIFO
     with zipfile.ZipFile(partial, "x") as archive:
         for name, content in {**contents, CHECKSUMS_FILE: checksums.encode()}.items():
             entry = zipfile.ZipInfo(f"{folder}{name}", FIRST_DATE)

@@ -25,7 +25,7 @@ COMPARISON_SCHEMA_VERSION: Literal[5] = 5
 ORIGIN_FIELDS = ("recipe_version", "git_commit", "host")
 """Fields of run.json that no option sets."""
 WARNED_OPTIONS = ("size", "card")
-"""Options whose difference is shown as a warning, before all values."""
+"""Options that cause a warning, above all values, if the runs differ in them."""
 Results = Mapping[str, Result]
 RUN_FIELDS = frozenset(Run.model_fields)
 OUTCOMES_BEST_FIRST: tuple[Outcome, ...] = ("fits", "oom", "host_oom", "timeout", "error", "rejected")
@@ -72,7 +72,7 @@ class RowComparison(Record):
     def worsening(self) -> float:
         """Return a sort key: positive if the row is worse in the second run, negative if it is better, else 0.
 
-        100 for each place in OUTCOMES_BEST_FIRST; with equal outcomes, the larger relative change of speed or peak.
+        100 for each step in OUTCOMES_BEST_FIRST. For equal outcomes: the larger relative change of speed or peak.
         """
         if self.outcome_before is None or self.outcome_after is None:
             return 0.0
@@ -92,7 +92,7 @@ class Comparison(Record):
     after: Run
     names: tuple[str, str] = Field(description="labels of the runs: name and date, with the folder if needed")
     incomparable: tuple[Difference, ...] = Field(
-        description="size and card, if they differ: values are then hardly comparable"
+        description="size and card, if they differ, because then few values can be compared"
     )
     differences: tuple[Difference, ...]
     packages: tuple[str, ...] = Field(default=(), description="names of the libraries of either run")
@@ -119,7 +119,7 @@ class Comparison(Record):
 
 
 def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ()) -> Comparison:
-    """Compare the runs in ``a`` and ``b``. recorded: measured values of earlier runs like ``a``, which show the noise.
+    """Compare the runs in ``a`` and ``b``. recorded: measured values of earlier runs like ``a``, for the noise.
 
     Raises InputError if ``a`` or ``b`` is not a run, or if their suites differ.
     """
@@ -132,10 +132,10 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     suite = a.suite()
     incomparable = tuple(_differences(_option_texts(run_a, WARNED_OPTIONS), _option_texts(run_b, WARNED_OPTIONS)))
     ids = [row.id for row in suite.rows if row.id in {*run_a.rows, *run_b.rows}]
-    alike = run_a.size == run_b.size
-    moved = _changed_values(results_a, results_b, recorded) if alike else {}
-    facts = _changed_facts(results_a, results_b) if alike else []
-    rows = [_row(row, results_a.get(row), results_b.get(row), moved, alike) for row in ids]
+    same_size = run_a.size == run_b.size
+    values = _changed_values(results_a, results_b, recorded) if same_size else {}
+    facts = _changed_facts(results_a, results_b) if same_size else []
+    rows = [_row(row, results_a.get(row), results_b.get(row), values, same_size) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
         before=run_a,
@@ -145,7 +145,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
         differences=tuple(_differences(_comparable_values(run_a, results_a), _comparable_values(run_b, results_b))),
         packages=tuple(sorted({name for one in (*results_a.values(), *results_b.values()) for name in one.versions})),
         rows=tuple(rows),
-        changed=tuple(_changed_value_difference(one) for one in [*facts, *moved.values()]),
+        changed=tuple(_changed_value_difference(one) for one in [*facts, *values.values()]),
         verdicts=tuple(sorted(changes, key=lambda change: -change.worsening)),
     )
 
@@ -154,8 +154,8 @@ def _changed_values(a: Results, b: Results, recorded: Sequence[MeasuredValues]) 
     """Return the measured values that changed beyond their noise, by row and quantity."""
     before, now = (values_of_rows(results) for results in (a, b))
     steps = {(row, name): deviation for row, one in a.items() for name, deviation in step_deviations(one).items()}
-    begin = change_points([before, now], recorded, steps)
-    return {key: value_change(key, before[key].value, now[key].value) for key, places in begin.items() if places}
+    changed = change_points([before, now], recorded, steps)
+    return {key: value_change(key, before[key].value, now[key].value) for key, indices in changed.items() if indices}
 
 
 def _changed_facts(a: Results, b: Results) -> list[RunChange]:
@@ -180,8 +180,12 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
-def _row(row: str, a: Result | None, b: Result | None, moved: Mapping[Key, RunChange], alike: bool) -> RowComparison:
-    peak, reserved, speed = (_change_of_value(name, a, b, (row, name) in moved, alike) for name in COMPARED_QUANTITIES)
+def _row(
+    row: str, a: Result | None, b: Result | None, changed: Mapping[Key, RunChange], same_size: bool
+) -> RowComparison:
+    peak, reserved, speed = (
+        _change_of_value(name, a, b, (row, name) in changed, same_size) for name in COMPARED_QUANTITIES
+    )
     return RowComparison(
         row=row,
         outcome_before=a.outcome if a else None,
@@ -203,9 +207,9 @@ def _settings(spec: RowSpec) -> dict[str, str]:
     return {name: str(value) for name, value in {**plain, **settings}.items()}
 
 
-def _change_of_value(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, alike: bool) -> Change:
+def _change_of_value(quantity: Quantity, a: Result | None, b: Result | None, changed: bool, same_size: bool) -> Change:
     value_a, value_b = (value_of(quantity, result) if result else None for result in (a, b))
-    ratio = value_b / value_a if alike and value_a and value_b is not None else None
+    ratio = value_b / value_a if same_size and value_a and value_b is not None else None
     return Change(before=value_a, after=value_b, ratio=ratio, changed=changed)
 
 

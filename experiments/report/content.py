@@ -110,7 +110,9 @@ class Report(Record):
     contradictions: tuple[Contradiction, ...]
     rows: tuple[RowReport, ...]
     scaling: tuple[Scaling, ...]
-    usable_gib: float | None = Field(description="what one process can allocate on the card; None for a miniature")
+    usable_gib: float | None = Field(
+        description="memory that one process can allocate on the card; None for a miniature"
+    )
     predicted: PredictedReport | None = None
     devices: tuple[DeviceReport, ...]
     versions: dict[str, tuple[ValueWithRows, ...]]
@@ -183,8 +185,8 @@ def _row(
         reason=result.reason if result else "the row was not run",
         ran_on=machine_in_words(result) if result else "",
         emulated=result.emulated if result else False,
-        fewer_ranks_note=_scaling_note(stated_settings(suite, run, row_id), settings),
-        twin_note=suite.scale_of(row_id, run.card),
+        fewer_ranks_note=_fewer_ranks_note(stated_settings(suite, run, row_id), settings),
+        twin_note=suite.twin_note(row_id, run.card),
         ranks=rank_reports(result) if result else (),
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
@@ -200,7 +202,7 @@ def _has_error(result: Result | None) -> bool:
 
 
 def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
-    """Return the last lines of a log that have text, without terminal codes, each cut to MAX_LINE_CHARACTERS.
+    """Return the last lines of a log, without empty lines and terminal codes, each cut to MAX_LINE_CHARACTERS.
 
     Without a log file, return the lines that are stored in the result.
     """
@@ -209,7 +211,7 @@ def _log_tail(path: Path, result: Result | None) -> tuple[str, ...]:
     return tuple(line[:MAX_LINE_CHARACTERS] for line in last_lines(end_of_log(path)))
 
 
-def _scaling_note(stated: Settings, actual: Settings) -> str:
+def _fewer_ranks_note(stated: Settings, actual: Settings) -> str:
     return "" if actual.world_size == stated.world_size else f"{actual.world_size} of {stated.world_size} ranks"
 
 

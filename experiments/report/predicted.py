@@ -8,7 +8,7 @@ from pydantic import Field
 from experiments.prediction.as_result import EvaluationsByEvidence, describe_outcome
 from experiments.report.words import STATUSES, predicted_headline
 from experiments.results.memory_parts import OPTIMIZER_CPU, MemoryPart
-from experiments.results.obstacles import scaling_note
+from experiments.results.obstacles import fewer_ranks_note
 from experiments.results.predictions import Prediction
 from experiments.results.schema import Record, Result
 from experiments.results.verdicts import Evaluation, Status
@@ -122,7 +122,7 @@ def _row(suite: Suite, prediction: Prediction, result: Result | None) -> Predict
 
 
 def _ran_as_predicted(suite: Suite, result: Result) -> bool:
-    return result.spec.size == "full" and result.outcome == "fits" and not scaling_note(suite, result)
+    return result.spec.size == "full" and result.outcome == "fits" and not fewer_ranks_note(suite, result)
 
 
 def _relative_error(predicted: float, measured: float | None) -> float | None:

@@ -17,7 +17,7 @@ MATCHING_SETTINGS = ("engine", "model", "task", "dataset", "precision", "lora", 
 class RankReport(Record):
     """One rank of a row. Memory in GiB; samples_per_s: speed of all ranks together, as this rank measured it."""
 
-    measured: Measured = Field(description="without the snapshots, which the row's result has")
+    measured: Measured = Field(description="the rank's measurements without snapshots")
     ended: str
     failed_first: bool = Field(description="this rank's failure is the failure of the row")
     quantities: dict[Quantity, float | None]

@@ -11,7 +11,7 @@ MAX_SAMPLES = 400
 class Telemetry(Record):
     """Samples over time. Each column is as long as t_s (seconds); None if a sample lacks the value.
 
-    every_nth: the report has every n-th sample, with this n; telemetry.csv has all.
+    every_nth: 1 if the columns have all samples of telemetry.csv; n if they have every n-th sample only.
     """
 
     every_nth: int

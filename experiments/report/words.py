@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from experiments.results.obstacles import scaling_note
+from experiments.results.obstacles import fewer_ranks_note
 from experiments.results.run_folder import Run
 from experiments.results.schema import Result, StageTimes
 from experiments.results.verdicts import Evaluation, Status
@@ -141,10 +141,10 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
         found.append(f"{missing} of {len(run.rows)} rows {'has' if missing == 1 else 'have'} no result.")
     if run.size == "tiny":
         found.append(_limits_of_a_miniature(evaluation))
-    if scaled := sum(bool(scaling_note(suite, result)) for result in results.values()):
-        rows = "row ran on fewer ranks than it states" if scaled == 1 else "rows ran on fewer ranks than they state"
-        found.append(f"{scaled} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
-    if note := suite.scale_note(run.rows, run.card):
+    if count := sum(bool(fewer_ranks_note(suite, result)) for result in results.values()):
+        rows = "row ran on fewer ranks than it states" if count == 1 else "rows ran on fewer ranks than they state"
+        found.append(f"{count} {rows}: comparisons of memory are evaluated, outcomes and reference values are not.")
+    if note := suite.note_on_twins(run.rows, run.card):
         found.append(
             f"{upper_first(note)}: smaller models and batches than the lab's. Outcomes and ratios are compared "
             "with the lab's statements. The lab's own numbers are neither evaluated nor reproduced."
@@ -173,9 +173,10 @@ def remarks(run: Run, suite: Suite, evaluation: Evaluation, results: Mapping[str
 def _limits_of_a_miniature(evaluation: Evaluation) -> str:
     evaluated = evaluation.count("pass") + evaluation.count("fail")
     return (
-        "In miniature, only comparisons between rows and statements that a value is zero are evaluated. Whether "
-        f"a row fits a card, and sizes in GiB, are predicted at full size. {evaluated} of {len(evaluation.verdicts)} "
-        "statements have a verdict; times need a GPU. Losses of tiny models are compared by how much they fall."
+        "In miniature, two kinds of statements are evaluated: comparisons between rows, and statements that a value is "
+        "zero. Whether a row fits a card, and sizes in GiB, are predicted at full size. "
+        f"{evaluated} of {len(evaluation.verdicts)} statements have a verdict; times need a GPU. "
+        "Of the losses of tiny models, only the fall and the first values are compared."
     )
 
 

@@ -45,8 +45,8 @@ class WrittenReport:
 class Reevaluation(Record):
     """A stored run, evaluated with the current suites.
 
-    changes: against its verdict.json, if it has one. files_changed: files that differ from its SHA256SUMS or are
-    missing; None without that file.
+    changes: statements whose status differs from the run's verdict.json, if there is one. files_changed: files that are
+    missing or differ from the run's SHA256SUMS; None without SHA256SUMS.
     """
 
     folder: Path
@@ -164,7 +164,7 @@ def folder_checksums(folder: Path) -> str:
 
 
 def _checksum_line(checksum: str, name: str) -> str:
-    """Return a line of sha256sum, which marks a line with a backslash if its name has escapes."""
+    """Return a line as sha256sum prints it: a backslash at its begin means that the name contains escapes."""
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{checksum}  {escaped}\n"
 

@@ -52,16 +52,16 @@ def evaluate(suite: Suite, run: Run, results: Mapping[str, Result]) -> Evaluatio
 
     ``results`` are either all measured or all predicted.
     """
-    evidence = Evidence.of(suite, results)
+    evidence = Evidence.from_results(suite, results)
     verdicts = [verdict for row in run.rows for verdict in _row_verdicts(suite.row(row), evidence)]
     verdicts += [_claim_verdict(claim, evidence) for claim in suite.claims if set(claim_rows(claim)) & set(run.rows)]
-    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.scale_note(run.rows, run.card))
+    return Evaluation(run=run, verdicts=tuple(verdicts), scale=suite.note_on_twins(run.rows, run.card))
 
 
 def evaluate_row(suite: Suite, result: Result) -> tuple[Verdict, ...]:
     """Return a verdict on every statement of ``suite`` that is only about the row of ``result``."""
     row = suite.row(result.spec.row)
-    evidence = Evidence.of(suite, {row.id: result})
+    evidence = Evidence.from_results(suite, {row.id: result})
     return tuple(_row_verdicts(row, evidence))
 
 
@@ -270,24 +270,24 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
     """Return why a check cannot be decided because a row ran out of memory; "" if it can be decided.
 
     compared: the values, or their ratios, that the check compares with its bounds. The memory of a row that ran out of
-    memory is only a lower bound of its need, and a ratio to it an upper bound.
+    memory is only a lower bound of its need. If this memory is the divisor, the ratio is only an upper bound.
     """
     assert check.quantity is not None
     result, base = pair
-    least = is_lower_bound(check.quantity, result)
-    most = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
-    if not least and not most:
+    is_lower = is_lower_bound(check.quantity, result)
+    is_upper = check.over_row is not None and is_lower_bound(check.over_quantity or check.quantity, base)
+    if not is_lower and not is_upper:
         return ""
     low, high = (-inf if check.low is None else check.low), (inf if check.high is None else check.high)
-    fails = max(compared) > high if least else min(compared) < low
-    passes = all(map(check.accepts, (*compared, inf if least else 0.0)))
-    if least != most and (fails or passes):
+    fails = max(compared) > high if is_lower else min(compared) < low
+    passes = all(map(check.accepts, (*compared, inf if is_lower else 0.0)))
+    if is_lower != is_upper and (fails or passes):
         return ""
-    return f"{(result if least else base).spec.row} ran out of memory: it needs more than it reached"
+    return f"{(result if is_lower else base).spec.row} ran out of memory: it needs more than it reached"
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return the error of the predicted values, 'predicted to 5 %', if the check is undecided because of it; else "".
+    """Return 'predicted to 5 %', the error of the predicted values, if this error leaves the check undecided; else "".
 
     compared: the values, or their ratios, that the check compares with its bounds.
     """

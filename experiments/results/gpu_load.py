@@ -1,4 +1,4 @@
-"""Compute from telemetry.csv the load of the GPUs while a row trains. All functions but read_samples are pure."""
+"""Compute the load of the GPUs while a row trains, from telemetry.csv. All functions but read_samples are pure."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ OTHER_UTILIZATION = "other_gpu_util_percent"
 CPU_WAIT_SHARE = "cpu_wait_share"
 CPU_WAIT_INTERVAL = "cpu_wait_interval_s"
 UTILIZATION_PERIOD_S = 1.0
-"""A GPU's utilization is a mean over up to this time before the sample (NVML, nvmlDeviceGetUtilizationRates)."""
-STEADY_SAMPLES = 3
+"""Utilization is a mean over the time before the sample, of at most this length (nvmlDeviceGetUtilizationRates)."""
+MIN_STEADY_SAMPLES = 3
 """Minimum number of samples for a meaningful median."""
-UTILIZATION_S = 3.0
-"""Seconds of steps in which enough samples for a median are taken, at two samples per second."""
+MIN_STEADY_S = 3.0
+"""Duration of the steps after the warm-up that gives enough samples for a median, at two samples per second."""
 IDLE_BELOW_PERCENT = 5.0
 BUSY_CPU_FROM_PERCENT = 50.0
 
@@ -35,7 +35,7 @@ def gpu_load(
 ) -> dict[str, float]:
     """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
-    speed: of the row; None: not measured. steady_gpu_util_percent: median utilization during the steps after the
+    speed: speed of the row; None: not measured. steady_gpu_util_percent: median utilization during the steps after the
     warm-up, of the GPU with the lowest median. steady_s: begin and end of these steps in seconds; None, as for results
     of earlier versions: all steps but the first. cpu_wait_share: share of the training during which all GPUs are idle
     and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to the next.
@@ -72,7 +72,7 @@ def steady_samples(samples: Sequence[Sample], begin_s: float, end_s: float) -> l
     """Return the samples whose utilization covers only the time from begin_s to end_s; [] if they are too few."""
     first_s = begin_s + UTILIZATION_PERIOD_S
     steady = [sample for sample in samples if UTILIZATION in sample and first_s <= float(sample["t_s"]) <= end_s]
-    return steady if len(steady) >= STEADY_SAMPLES else []
+    return steady if len(steady) >= MIN_STEADY_SAMPLES else []
 
 
 def _samples_after_first_micro_step(samples: Sequence[Sample]) -> list[Sample]:
@@ -135,7 +135,7 @@ def _cpu_waits(training: Sequence[Sample]) -> dict[str, float]:
 
 
 def _gpu_columns(samples: Sequence[Sample], field: str) -> list[str]:
-    """Return the names of the columns of each GPU; with a single GPU, the column of all GPUs."""
+    """Return the names of the columns of ``field``: one for each GPU; with a single GPU, the one without a number."""
     numbered = [column for column in (samples[0] if samples else ()) if _is_gpu_column(column, field)]
     return numbered or [f"gpu_{field}"]
 

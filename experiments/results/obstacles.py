@@ -26,10 +26,10 @@ NOT_PREDICTED: dict[str, tuple[Quantity, ...]] = {
     "this measure of GPU load is not predicted": LOAD_QUANTITIES,
     "the number of steps is not predicted": STEP_QUANTITIES,
 }
-"""Reasons why a prediction has no value, with the quantities that they are about."""
+"""Reasons why a prediction has no value, each with the quantities to which it applies."""
 
 
-SIZE_FREE: tuple[Quantity, ...] = (
+SIZE_INDEPENDENT_QUANTITIES: tuple[Quantity, ...] = (
     "peak_share",
     "reserved_share",
     "oom_step",
@@ -42,19 +42,19 @@ SIZE_FREE: tuple[Quantity, ...] = (
     "cpu_wait_share",
 )
 """Quantities whose bounds also apply to the smaller twin of a row. Other numbers are about the lab's own sizes."""
-SIZES = ("model", "batch_size", "accumulate", "max_length")
-"""Settings that two twins must share if the lab's rows share them; otherwise the twins do not compare like the rows."""
+SIZE_SETTINGS = ("model", "batch_size", "accumulate", "max_length")
+"""Settings that two twins must share if their rows share them. Otherwise, the comparison of the rows does not apply."""
 UNKNOWN_ON_SHARED_GPU = {*TIME_QUANTITIES, *LOAD_QUANTITIES}
 """Quantities that are not measured for rows that share a GPU."""
 MULTIPROCESSOR_RATIO_LIMIT = 4
-"""A GPU with at least this many times the multiprocessors of the card that it emulates does not show its times."""
+"""A GPU with at least this many times the multiprocessors of an emulated card does not show the card's times."""
 
 
 class Evidence(NamedTuple):
-    """The results by row, and the settings of each row as the lab states them.
+    """The results of rows, with facts about the rows. Each field is a mapping of row ids to values.
 
-    fewer_ranks_note: by row, a note if the row ran on fewer ranks than it states, else "". twin_note: by row, 'scaled
-    to 12 GB' if the row ran as its smaller twin, else "".
+    fewer_ranks_note: a note if the row ran on fewer ranks than it states, else "". twin_note: 'scaled to 12 GB' if the
+    row ran as its smaller twin, else "". stated_settings: the settings that the lab states.
     """
 
     results: Mapping[str, Result]
@@ -63,16 +63,15 @@ class Evidence(NamedTuple):
     stated_settings: Mapping[str, Settings]
 
     @classmethod
-    def of(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
-        """Return ``results`` as evidence on ``suite``, with the notes and settings that it needs."""
-        stated_settings = {row: suite.settings(suite.row(row), suite.taught_card(row)) for row in results}
-        scale = {row: suite.scale_of(row, result.spec.card) for row, result in results.items()}
-        return cls(
-            results, {row: scaling_note(suite, result) for row, result in results.items()}, scale, stated_settings
-        )
+    def from_results(cls, suite: Suite, results: Mapping[str, Result]) -> Self:
+        """Return the evidence for the statements of ``suite``: the results, with notes and settings of their rows."""
+        stated_settings = {row: suite.settings(suite.row(row), suite.first_stated_card(row)) for row in results}
+        fewer_ranks_notes = {row: fewer_ranks_note(suite, result) for row, result in results.items()}
+        twin_notes = {row: suite.twin_note(row, result.spec.card) for row, result in results.items()}
+        return cls(results, fewer_ranks_notes, twin_notes, stated_settings)
 
 
-def scaling_note(suite: Suite, result: Result) -> str:
+def fewer_ranks_note(suite: Suite, result: Result) -> str:
     """Return a note such as 'ran on 2 of the 4 ranks ...' if the row ran on fewer ranks than it states; else ""."""
     stated = suite.settings(suite.row(result.spec.row), result.spec.card).world_size
     ran = result.spec.settings.world_size
@@ -94,8 +93,8 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
         yield "a tiny model does not show what fits the card"
     if result.spec.settings.gpus and result.device.kind != "cuda":
         yield "no GPU"
-    if scaled := evidence.fewer_ranks_note[result.spec.row]:
-        yield scaled
+    if note := evidence.fewer_ranks_note[result.spec.row]:
+        yield note
 
 
 def check_obstacles(check: Check, evidence: Evidence, conditions: StatementConditions) -> Iterator[str]:
@@ -107,21 +106,21 @@ def check_obstacles(check: Check, evidence: Evidence, conditions: StatementCondi
     yield from _size_obstacles(check, pair, conditions)
     yield from _loss_obstacles(check, pair)
     yield from _time_obstacles(check, pair)
-    yield from _scaling_obstacles(check, evidence.fewer_ranks_note, conditions)
-    yield from _scale_obstacles(check, evidence)
+    yield from _fewer_ranks_obstacles(check, evidence.fewer_ranks_note, conditions)
+    yield from _twin_obstacles(check, evidence)
 
 
-def _scale_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
-    """Yield why a number of the lab does not apply to the twin of a row, or a comparison of the lab to two twins."""
+def _twin_obstacles(check: Check, evidence: Evidence) -> Iterator[str]:
+    """Yield the reasons why a number of the lab, or a comparison of its rows, does not apply to twins."""
     scale = evidence.twin_note[check.row]
-    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_FREE:
+    if not check.relative and scale and check.high != 0 and check.quantity not in SIZE_INDEPENDENT_QUANTITIES:
         yield f"{scale}: the lab states this number for its own sizes"
     if check.over_row:
         yield from twin_size_obstacles((check.row, check.over_row), evidence)
 
 
 def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str]:
-    """Yield a reason for each pair of ``rows`` with the same size in the lab, but different sizes as smaller twins."""
+    """Yield a reason for each pair of ``rows`` that have the same sizes in the lab, but not as smaller twins."""
     for one, other in combinations((row for row in rows if row in evidence.results), 2):
         if not (scale := evidence.twin_note[one] or evidence.twin_note[other]):
             continue
@@ -131,7 +130,7 @@ def twin_size_obstacles(rows: Sequence[str], evidence: Evidence) -> Iterator[str
         )
         differ = [
             name
-            for name in SIZES
+            for name in SIZE_SETTINGS
             if getattr(stated[one], name) == getattr(stated[other], name)
             and getattr(first, name) != getattr(second, name)
         ]
@@ -143,9 +142,9 @@ def prediction_obstacles(check: Check, result: Result) -> Iterator[str]:
     """Yield the reasons why a prediction has no value for a check."""
     if not result.predicted:
         return
-    for kind, quantities in NOT_PREDICTED.items():
+    for reason, quantities in NOT_PREDICTED.items():
         if _quantities(check) & set(quantities):
-            yield kind
+            yield reason
 
 
 def _gpu_load_obstacles(check: Check, result: Result) -> Iterator[str]:
@@ -182,8 +181,8 @@ def missing_value_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterat
 def _loss_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
     """Yield the reasons why the losses of this run do not decide a check.
 
-    Losses of random weights count only where two losses are compared. Of tiny models, only the
-    fall of the loss is compared, if the loss falls, and the losses of the first steps.
+    Losses of random weights count only in a comparison of two losses. For tiny models, only two quantities are
+    compared: the losses of the first steps, and the fall of the loss if the loss falls.
     """
     if not _quantities(check) & set(LOSS_QUANTITIES):
         return
@@ -220,8 +219,8 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host limits trainings that the arithmetic
-    of the card would limit.
+    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit a training whose
+    limit on the card would be the arithmetic.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0
@@ -250,7 +249,7 @@ def _may_be_evaluated(check: Check, device_card: str | None, card: str) -> bool:
     return not seconds and multiprocessor_ratio(device_card, card) < MULTIPROCESSOR_RATIO_LIMIT
 
 
-def _scaling_obstacles(check: Check, scaled: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
-    """Yield the reasons why a check needs all ranks that the lab states. Ratios may be allowed on fewer."""
+def _fewer_ranks_obstacles(check: Check, notes: Mapping[str, str], conditions: StatementConditions) -> Iterator[str]:
+    """Yield the notes of rows that ran on fewer ranks, unless the check is a ratio that does not need all ranks."""
     if conditions.all_ranks or not check.relative:
-        yield from (scaled[row] for row in (check.row, check.over_row) if row and scaled[row])
+        yield from (notes[row] for row in (check.row, check.over_row) if row and notes[row])

@@ -67,7 +67,7 @@ class StepTime(Record):
     measured_on: str = Field(description="the GPU on which the operations were measured")
     unmeasured_share: float | None = Field(
         default=None,
-        description="share of the GPU's time of operations that were not measured, but estimated from similar ones",
+        description="share of the GPU's time that is estimated from similar operations, because nothing was measured",
     )
 
     @property
@@ -92,7 +92,7 @@ class RowStepTime(StepTime):
     """The predicted time of one optimizer step of a row, with batches of average length."""
 
     ratio_error_share: float = Field(
-        description="as error_share, if the time is compared with that of another row on the same card"
+        description="as error_share, for comparisons with the time of another row on the same card"
     )
     planned_micro_steps: int = Field(description="micro-steps of the training at full length")
 

@@ -28,8 +28,8 @@ LIBRARIES = (
 def code_sha256() -> str:
     """Return the SHA-256 of the training code, over names and contents of its files, hexadecimal."""
     digest = hashlib.sha256()
-    of_suites = [PACKAGE / "suites" / name for name in ("attention_kernels.py", "miniature.py")]
-    for path in sorted([*of_suites, *(PACKAGE / "training").rglob("*.py")]):
+    suite_modules = [PACKAGE / "suites" / name for name in ("attention_kernels.py", "miniature.py")]
+    for path in sorted([*suite_modules, *(PACKAGE / "training").rglob("*.py")]):
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -38,7 +38,7 @@ def code_sha256() -> str:
 def git_commit() -> str | None:
     """Return the checkout's commit, with '-dirty' if files differ from it; None outside a checkout.
 
-    TESTBED_COMMIT names the commit of a copy without a repository, as in an image.
+    For a copy without a repository, as in a container image, TESTBED_COMMIT states the commit.
     """
     if named := os.environ.get("TESTBED_COMMIT"):
         return named

@@ -124,7 +124,7 @@ def _early_loss(measured: Measured) -> float | None:
 
 
 def _final_loss(measured: Measured) -> float | None:
-    """Return the mean loss of the last epoch, as labs print it. If not at full length, all steps count as an epoch."""
+    """Return the mean loss of the last epoch, as labs print it. A shortened training counts as one epoch."""
     losses = measured.losses
     if not losses:
         return None
@@ -187,7 +187,7 @@ QUANTITIES: dict[Quantity, Reader] = {
     "last_loss": lambda measured: measured.losses[-1] if measured.losses else None,
 }
 MIN_LOSS_FALL = 5e-4
-"""A smaller fall is noise: with a learning rate of nearly zero, dropout alone changes the loss by up to 1e-4 of it."""
+"""A smaller fall is noise: at a learning rate of nearly zero, dropout alone changes the loss by a share of 1e-4."""
 ABSOLUTE_TIME_QUANTITIES: tuple[Quantity, ...] = ("samples_per_s", "step_s", "train_s")
 TIME_QUANTITIES: tuple[Quantity, ...] = (*ABSOLUTE_TIME_QUANTITIES, "mfu", "communication_share", "gpu_idle_share")
 LOSS_QUANTITIES: tuple[Quantity, ...] = (EARLY_LOSS, "final_loss", "last_loss", LOSS_FALL)
@@ -199,12 +199,12 @@ LOAD_QUANTITIES: tuple[Quantity, ...] = (
     "cpu_wait_share",
     "cpu_waits_per_step",
 )
-"""Load of GPUs and processes, as nvtop shows it. It is measured for the row as a whole."""
+"""Load of GPUs and processes, as nvtop shows it: one value for the whole row."""
 ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percent")
 """Quantities that are predicted with a stated error."""
 STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
 GPU_SHARES: dict[Quantity, float] = {"gpu_idle_share": 1.0, "gpu_util_percent": 100.0}
-"""Quantities that are shares of GPU time, with the value that means all of the time."""
+"""Quantities that are shares of GPU time, each with the value for all of the time."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = (
     "parameters_e9",
     "trainable_parameters_e9",

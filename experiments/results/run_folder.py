@@ -3,15 +3,15 @@
 results/<run-id>/
     run.json                      options, and the machine that the run was made on
     suite.yaml                    copy of the suite, if it is not one of this package
-    predictions.json              predicted memory of its rows at full size
+    predictions.json              predicted memory of the rows at full size
     <suite>/<row>/result.json     one result per row, written last: a row without it has not finished
     <suite>/<row>/notebook.ipynb  the executed notebook
-    <suite>/<row>/notebook.html   the same as a page without scripts
+    <suite>/<row>/notebook.html   the executed notebook as a page without scripts
     <suite>/<row>/log.txt         output of the row, with the traceback of a failure
     <suite>/<row>/telemetry.csv   GPU and host metrics over time
     verdict.json report.html junit.xml SHA256SUMS
-    results.jsonl                 instead of rows' folders where a run is stored in compact form: one result a line
-    telemetry/<row>.csv           the rows' telemetry.csv in compact form
+    results.jsonl                 compact form, in place of the folders of rows: one result per line
+    telemetry/<row>.csv           compact form: telemetry.csv of a row
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, Field, ValidationError
 
 from experiments.errors import InputError
-from experiments.results.gpu_load import STEADY_UTILIZATION, UTILIZATION_S, gpu_load, read_samples
+from experiments.results.gpu_load import MIN_STEADY_S, STEADY_UTILIZATION, gpu_load, read_samples
 from experiments.results.predictions import PREDICTION_VERSION, Prediction
 from experiments.results.schema import (
     RESULT_FILE,
@@ -109,7 +109,7 @@ class Run(Record):
         if self.size == "tiny" and row_id in suite.rows_with_loss_in_miniature():
             shared["length"] = "as-taught"
         if (self.size, self.length) == ("full", "verdict") and row_id in suite.rows_with_utilization():
-            shared["steady_s"] = UTILIZATION_S
+            shared["steady_s"] = MIN_STEADY_S
         return RowSpec(row=row_id, settings=settings, model=suite.own_model(settings), **shared)
 
 
@@ -200,8 +200,8 @@ class RunFolder:
         """
         run = self.read_run()
         paths = {row: self.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows}
-        packed = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
-        found = packed | {row: read_result(path) for row, path in paths.items() if path.exists()}
+        compact = read_results(self.path / RESULTS_FILE) if (self.path / RESULTS_FILE).exists() else {}
+        found = compact | {row: read_result(path) for row, path in paths.items() if path.exists()}
         return {row: self._with_gpu_load(found[row]) for row in run.rows if row in found}
 
     def _with_gpu_load(self, result: Result) -> Result:

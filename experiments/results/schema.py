@@ -38,7 +38,7 @@ WARM_UP_STEPS = 2
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
-"""Maximum time for the start of a row, s. The row's own time limit begins after its start, or after this time."""
+"""Maximum seconds for the start of a row. A row that needs more is stopped. After the start, its own limit begins."""
 
 
 class Record(BaseModel):
@@ -59,7 +59,7 @@ class Device(Record):
     memory_gib: float | None = Field(default=None, description="total as PyTorch reports it; None on a CPU")
     card: str | None = Field(default=None, description="the device's own name in cards.yaml")
     cap_gib: float | None = Field(
-        default=None, description="limit of the allocator that emulates a smaller card; None: no limit"
+        default=None, description="memory limit, with which the device emulates a smaller card; None: no limit"
     )
     shared: bool = Field(
         default=False, description="other rows could use the GPU at the same time, so no times were measured"
@@ -102,7 +102,7 @@ class Memory(Record):
 
 
 class Speed(Record):
-    """Speed of the measured micro-steps, which begin after the first two optimizer steps, over all ranks."""
+    """Speed over all ranks, measured on the micro-steps after the first two optimizer steps."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
@@ -112,7 +112,7 @@ class Speed(Record):
         description="median time of a micro-step; if possible, of micro-steps without an optimizer step"
     )
     step_s: float = Field(description="median time of an optimizer step with all its micro-steps")
-    spread: float = Field(description="interquartile range of the micro-steps' times over their median")
+    spread: float = Field(description="interquartile range of the times of micro-steps, divided by their median")
     samples_per_s: float = Field(description="samples per second, over all ranks")
     tflop_per_sample: float | None = Field(
         default=None,
@@ -121,7 +121,7 @@ class Speed(Record):
     tflops_per_s: float | None = Field(default=None, description="executed floating-point operations, TFLOP/s")
     peak_share: float | None = Field(
         default=None,
-        description="tflops_per_s over the device's own peak rate of dense matrix products in the data type",
+        description="tflops_per_s divided by the device's own peak rate of dense matrix products in the data type",
     )
     train_s: float = Field(description="time of all steps of this run")
     communication_share: float | None = Field(
@@ -138,7 +138,7 @@ class Speed(Record):
     )
     ratio_error_share: float = Field(
         default=0.0,
-        description="as error_share, if the times are compared with those of another row on the same card",
+        description="as error_share, for comparisons with the times of another row on the same card",
     )
     idle_error: float = Field(
         default=0.0, description="error of a predicted gpu_idle_share, in both directions; 0 if measured"
@@ -146,7 +146,7 @@ class Speed(Record):
 
 
 class StepCounts(Record):
-    """Numbers of steps of a row whose times are not measured."""
+    """Numbers of steps, for a row whose times are not measured."""
 
     optimizer_steps: int = Field(description="number of completed optimizer steps")
     micro_steps: int = Field(description="number of completed micro-steps")
@@ -231,7 +231,7 @@ class Measured(Record):
     data_commit: str | None = Field(
         default=None, description="version of the data set on the Hugging Face hub; None: from elsewhere"
     )
-    max_tokens: int | None = Field(default=None, description="longest padded text of a batch")
+    max_tokens: int | None = Field(default=None, description="tokens of the longest padded text of a batch")
     resumed_at_step: int | None = Field(
         default=None, description="optimizer steps before the last restart; later steps are counted from here"
     )

@@ -41,9 +41,9 @@ class Verdict(Record):
 
     @property
     def kind_of_reason(self) -> str:
-        """Return the reason, without the names of rows that have not run: 'rows have not run'."""
-        waits = any(part.endswith(NOT_RUN) for part in self.reason.split("; "))
-        return "rows have not run" if waits else self.reason
+        """Return 'rows have not run' if this is the reason, so that such verdicts form one group; else the reason."""
+        has_not_run = any(part.endswith(NOT_RUN) for part in self.reason.split("; "))
+        return "rows have not run" if has_not_run else self.reason
 
 
 class Contradiction(Record):

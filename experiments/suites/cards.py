@@ -12,9 +12,9 @@ from experiments.suites.yaml_schema import CATALOG, StrictModel, read_yaml, vali
 
 CARDS_FILE = CATALOG / "cards.yaml"
 SIZE_TOLERANCE = 0.02
-"""Two devices of one GPU model differ in memory by less than this share, because of driver and board."""
+"""Drivers and boards change the memory of a GPU model by less than this share."""
 NAMED_CARD_TOLERANCE = 0.1
-"""A device with the card's name is another card, such as a MIG slice, if its memory differs by more than this share."""
+"""A device that has the card's name is another card, such as a MIG slice, if the memory differs by more than this."""
 SIZE_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(GiB|GB)", re.IGNORECASE)
 BYTES_PER_UNIT = {"gib": 1024**3, "gb": 10**9}
 MAX_CARD_GIB = 1024
@@ -22,7 +22,7 @@ REFERENCE_CARD = "a100_80gb"
 """A card that is given only as a size is assumed to have the kernels and data types of this card."""
 SIZE_HELP = "or a size such as 24GiB"
 IMAGE_CUDA = "13.0"
-"""CUDA version of PyTorch in the project's image. A test compares it with containers/Dockerfile."""
+"""CUDA version of PyTorch in the project's container image. A test compares it with containers/Dockerfile."""
 MIN_CAPABILITY = {"CUDA 13": 7.5, "CUDA 12.6": 5.0}
 """Lowest compute capability of each build of PyTorch 2.11 to 2.13 (pytorch/pytorch RELEASE.md, #175253, #187075)."""
 
@@ -45,7 +45,7 @@ class Card(StrictModel):
     )
     compute_capability: str = Field(description="NVIDIA's version of the card's instruction set, such as 8.0")
     multiprocessors: PositiveInt = Field(description="multiprocessors, or AMD's compute units, of one device")
-    sources: dict[str, str] = Field(description="source of each number")
+    sources: dict[str, str] = Field(description="source of each value")
 
     @property
     def usable_gib(self) -> float:
@@ -100,9 +100,9 @@ def cards() -> dict[str, Card]:
 
 
 def card_named(name: str, where: str = "") -> Card:
-    """Return the card of that name, or for a size such as 24GiB a card of that size.
+    """Return the card of that name. For a size such as 24GiB, return a card of that size.
 
-    Raises InputError, which lists the known cards, if there is none.
+    Raises InputError, which lists the known cards, for any other text.
     """
     if found := cards().get(name) or _card_from_size(name, where):
         return found
@@ -173,7 +173,7 @@ def card_notes(names: Iterable[str]) -> list[str]:
 
 
 def emulation_notes(names: Iterable[str]) -> list[str]:
-    """Return a note about cards that compute bfloat16 in software; none without cards."""
+    """Return a note that these cards compute bfloat16 in software; without ``names``, return no note."""
     emulating = list(dict.fromkeys(names))
     verb = "has" if len(emulating) == 1 else "have"
     note = f"{', '.join(emulating)} {verb} no bf16 arithmetic. PyTorch emulates it slowly; the memory is as predicted"
@@ -192,7 +192,7 @@ def _card_note(name: str, card: Card) -> str:
 
 
 def card_warnings(name: str | None, bf16: bool = True) -> list[str]:
-    """Return why rows on a card of the catalog fail or are slow. bf16: whether rows compute in bfloat16."""
+    """Return the reasons why rows fail or are slow on a card of the catalog. bf16: whether rows compute in bfloat16."""
     card = cards().get(name or "")
     if card is None:
         return []

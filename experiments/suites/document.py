@@ -11,7 +11,7 @@ from experiments.errors import InputError
 from provision.files import read_bytes
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""LibYAML's loader, which is seven times as fast, if PyYAML was built with it."""
+"""LibYAML's loader if PyYAML was built with it, because it is seven times as fast; otherwise PyYAML's own loader."""
 MAX_BYTES, MAX_VALUES, MAX_DEPTH = 2**20, 100_000, 30
 """Limits of a file: its size, the number of values with each alias expanded, and the nesting depth."""
 

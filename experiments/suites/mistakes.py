@@ -40,7 +40,10 @@ class Mistake(NamedTuple):
 
 
 def suite_and_mistakes(document: Document, name: str) -> tuple[Suite | None, list[Mistake]]:
-    """Return the suite in ``document``, or None if it has mistakes, and the mistakes. ``name``: the expected name."""
+    """Return the suite in ``document`` and its mistakes. If there are any, the suite is None.
+
+    ``name``: the expected name of the suite.
+    """
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("rows"), list):
         return None, [Mistake(1, "", SUITE_KEYS)]
@@ -73,7 +76,7 @@ def _entry_name(entry: Any, number: int) -> str:
 
 
 def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
-    """Yield a suite name that is not the file's, ids that occur twice, and names of unknown rows and cards."""
+    """Yield the mistakes in names: a suite named unlike its file, repeated ids, unknown rows and cards."""
     data = document.data
     if isinstance(data.get("suite"), str) and data["suite"] != name:
         says = f"suite = {data['suite']!r}: must be the file's name, {name!r}"
@@ -99,7 +102,7 @@ def _name_mistakes(document: Document, name: str) -> Iterator[Mistake]:
 
 
 def _scale_mistakes(document: Document) -> Iterator[Mistake]:
-    """Yield the mistakes in scales: names and cards that occur twice, unknown cards, settings that a twin must keep."""
+    """Yield the mistakes in scales: repeated names and cards, unknown cards, changed settings that a twin must keep."""
     places = {card: "the suite" for card in _list_at(document.data, "cards") if isinstance(card, str)}
     names: list[str] = []
     for number, scale in _scales(document):
@@ -129,7 +132,7 @@ def _list_at(data: Mapping[str, Any], key: str) -> list[Any]:
 
 
 NamePlace = tuple[tuple[str | int, ...], str, Any]
-"""The place of a name in the document, its row or claim, and the name."""
+"""A name in the document: its place, the row, claim or scale that uses it, and the name itself."""
 
 
 def _cards_of_rows(data: Mapping[str, Any]) -> Iterator[NamePlace]:
@@ -209,14 +212,14 @@ def _settings_mistakes(document: Document) -> Iterator[Mistake]:
 def _mistakes_of_twins(
     document: Document, row: Row, common: Mapping[str, Any], known: Mapping[str, Model]
 ) -> Iterator[Mistake]:
-    """Yield the mistakes in the settings of the row's smaller twins; those of the row itself are not repeated."""
+    """Yield the mistakes in the settings of the row's smaller twins; nothing if the row itself has mistakes."""
     for number, scale in _scales(document):
         changes = scale.rows.get(row.id)
         if changes is None or list(_problems_of_settings({**common, **row.settings}, known)):
             continue
         for problem in _problems_of_settings({**common, **row.settings, **changes}, known):
             place = document.line(("scales", number, "rows", row.id, *problem.place))
-            yield Mistake(place, f"row {row.id!r} {scale.words}", problem.text, problem.similar_name)
+            yield Mistake(place, f"row {row.id!r} {scale.note}", problem.text, problem.similar_name)
 
 
 def _models_of_suite(data: Mapping[str, Any]) -> dict[str, Model]:
@@ -264,7 +267,7 @@ def _problems_of_settings(values: dict[str, Any], known: Mapping[str, Model]) ->
 
 
 def _place_at_setting(problem: Problem) -> Problem:
-    """Return the problem with the setting that its text begins with as its place; without a place if there is none."""
+    """Return the problem, placed at the setting with which its text begins; without a place if it begins otherwise."""
     key = problem.text.partition(" = ")[0]
     return problem._replace(place=(key,) if key in SETTING_NAMES else ())
 
@@ -272,7 +275,7 @@ def _place_at_setting(problem: Problem) -> Problem:
 def _problems_of_single_settings(values: dict[str, Any]) -> list[Problem]:
     """Return the problems of single settings, except for those in BATCH_COUNTS.
 
-    ``Settings`` checks single settings only if its batch counts are consistent, so this function checks them instead.
+    If the batch counts are inconsistent, ``Settings`` does not check the other settings. This function does.
     """
     found = []
     for name, field in Settings.model_fields.items():

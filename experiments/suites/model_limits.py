@@ -34,7 +34,7 @@ def impossible_size(architecture: Mapping[str, Any]) -> str | None:
 
 
 def _sizes(architecture: Mapping[str, Any]) -> Iterator[tuple[str, int | float]]:
-    """Yield the name and value of each number, also of those in lists and in parts such as text_config."""
+    """Yield the name and value of each number, also in lists and in nested mappings such as text_config."""
     for name, value in architecture.items():
         if isinstance(value, Mapping):
             yield from _sizes(value)

@@ -15,8 +15,8 @@ from experiments.suites.yaml_schema import StrictModel
 SPEC_VERSION: Literal[1] = 1
 CHOICES = ("suite", "row", "card", "size", "length", "weights", "data", "input")
 """Options with which a row is run, in addition to its settings."""
-DERIVED = "global_batch_size"
-"""The setting that follows from others: batch_size, accumulate and the number of ranks."""
+DERIVED_SETTING = "global_batch_size"
+"""The setting that is computed from others: batch_size, accumulate and the number of ranks."""
 
 LATER_SETTINGS = (
     "accelerator",
@@ -66,17 +66,17 @@ class RowSpec(StrictModel):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the row by name, as plain values: CHOICES, and all settings except DERIVED."""
+        """Return the parameters of the row by name, as plain values: CHOICES, and settings without DERIVED_SETTING."""
         choices = {name: getattr(self, name) for name in CHOICES}
-        return choices | self.settings.model_dump(mode="json", exclude={DERIVED})
+        return choices | self.settings.model_dump(mode="json", exclude={DERIVED_SETTING})
 
     @property
     def fingerprint(self) -> str:
         """Return the SHA-256 of the specification, hexadecimal: equal fingerprints mean the same experiment."""
         facts = self.model_dump(mode="json", exclude=None if self.model else {"model"})
-        del facts["steady_s"]  # more steps of the same training
+        del facts["steady_s"]  # it only changes the number of steps
         if self.model and self.model.vision_layers is None:
-            del facts["model"]["vision_layers"]  # of a later version
+            del facts["model"]["vision_layers"]  # added later: earlier results stay valid
         for name in LATER_SETTINGS:
             if facts["settings"][name] == Settings.model_fields[name].default:
                 del facts["settings"][name]

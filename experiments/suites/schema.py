@@ -65,9 +65,9 @@ Quantity = Literal[
     "loss_fall",
 ]
 LOSS_FALL: Quantity = "loss_fall"
-"""The quantity of losses that is compared between tiny models that run all steps of the lab."""
+"""The fall of the loss during a training. Tiny models are compared by it; they then run all steps of the lab."""
 EARLY_LOSS: Quantity = "early_loss"
-"""The quantity of losses that does not depend on the length of the training, nor on the size of the model."""
+"""The loss of the first steps. It is compared at any length of the training and for any size of the model."""
 
 
 class ReferenceValue(StrictModel):
@@ -125,7 +125,7 @@ class Scale(StrictModel):
 
     scale: str = Field(description="memory of the cards, such as 12gb")
     cards: tuple[str, ...] = Field(min_length=1, description="cards of catalog/cards.yaml that the twins are for")
-    rows: dict[str, dict[str, Any]] = Field(description="settings of the twins that differ from the row's, by row")
+    rows: dict[str, dict[str, Any]] = Field(description="by row: the settings in which its twin differs from the row")
 
     @field_validator("scale")
     @classmethod
@@ -135,8 +135,8 @@ class Scale(StrictModel):
         return name
 
     @property
-    def words(self) -> str:
-        """Return the scale in words: 'scaled to 12 GB'."""
+    def note(self) -> str:
+        """Return the note for its twins: 'scaled to 12 GB'."""
         return f"scaled to {self.scale.removesuffix('gb')} GB"
 
 
@@ -266,25 +266,26 @@ class Suite(StrictModel):
         """Return the cards that the lab was written for, then those with smaller twins of the rows."""
         return (*self.cards, *(card for scale in self.scales for card in scale.cards))
 
-    def taught_card(self, row_id: str) -> str:
+    def first_stated_card(self, row_id: str) -> str:
         """Return the first card on which the lab states the row."""
         return (self.row(row_id).cards or self.cards)[0]
 
-    def scale_of(self, row_id: str, card: str) -> str:
+    def twin_note(self, row_id: str, card: str) -> str:
         """Return 'scaled to 12 GB' if ``card`` has a smaller twin of the row; '' if the row is as the lab states it."""
         found = (scale for scale in self.scales if card in scale.cards and row_id in scale.rows)
-        return next((scale.words for scale in found), "")
+        return next((scale.note for scale in found), "")
 
-    def scale_note(self, rows: Sequence[str], card: str) -> str:
+    def note_on_twins(self, rows: Sequence[str], card: str) -> str:
         """Return 'scaled to 12 GB', or '2 of 14 rows scaled to 12 GB', for these rows on ``card``; '' if none is."""
-        words = [found for row in rows if (found := self.scale_of(row, card))]
-        if not words:
+        notes = [note for row in rows if (note := self.twin_note(row, card))]
+        if not notes:
             return ""
-        return words[0] if len(words) == len(rows) else f"{len(words)} of {len(rows)} rows {words[0]}"
+        return notes[0] if len(notes) == len(rows) else f"{len(notes)} of {len(rows)} rows {notes[0]}"
 
     def settings(self, row: Row, card: str, gpus_per_node: int | None = None) -> Settings:
-        """Return the settings of ``row`` on ``card``: the common ones, overridden by the row's, then by the card's.
+        """Return the settings of ``row`` on ``card``.
 
+        The row's settings override the common ones. Those for the card, or of the twin for the card, override both.
         A row that needs more devices per node than ``gpus_per_node`` is scaled down to that many. Raises InputError
         if the settings are invalid.
         """

@@ -10,7 +10,7 @@ SENTENCES = LABS / "sentences"
 
 
 class Sentence(StrictModel):
-    """One sentence of a lab, paraphrased. at: where it is in the lab. statements: ids of the verdicts that check it."""
+    """One sentence of a lab, paraphrased. at: its place in the lab. statements: ids of the statements that check it."""
 
     at: str
     says: str

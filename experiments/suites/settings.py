@@ -32,7 +32,7 @@ _ONE_GPU: dict[str, tuple[object, ...]] = {"task": ("train",), "world_size": (1,
 _NEEDED_SETTINGS: dict[tuple[str, object], dict[str, tuple[object, ...]]] = {
     ("optimizer_in_backward", True): {
         **_ONE_GPU,
-        "accumulate": (1,),  # nothing may come between a backward pass and the update of the parameters
+        "accumulate": (1,),  # each backward pass updates the parameters
         "optimizer": ("adamw", "adamw_cpu", "sgd", "adam_8bit"),
         "engine": ("lightning", "litgpt", "litgpt_trainer"),
         "quantization": (None,),
@@ -118,7 +118,8 @@ class Settings(StrictModel):
         default=False, description="keep activations in host memory between the forward and the backward pass"
     )
     chunked_loss: bool = Field(
-        default=False, description="compute the output layer and the loss for a part of the tokens at a time, twice"
+        default=False,
+        description="compute output layer and loss for a few tokens at a time, and again in the backward pass",
     )
     optimizer_in_backward: bool = Field(
         default=False, description="update each parameter in the backward pass as soon as its gradient is complete"
@@ -166,13 +167,13 @@ class Settings(StrictModel):
         return {**data, "batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
 
     @model_validator(mode="after")
-    def _generation_on_cpu_only(self) -> Self:
+    def _check_accelerator(self) -> Self:
         if self.accelerator == "cpu" and (self.task, self.world_size) != ("generate", 1):
             raise ValueError("accelerator = 'cpu': needs task: generate and 1 device; allowed otherwise: gpu")
         return self
 
     @model_validator(mode="after")
-    def _settings_match(self) -> Self:
+    def _check_needed_settings(self) -> Self:
         """Check the restrictions of _NEEDED_SETTINGS."""
         for (name, value), needed in _NEEDED_SETTINGS.items():
             for other, allowed in needed.items() if getattr(self, name) == value else ():
@@ -182,7 +183,7 @@ class Settings(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _whole_optimizer_steps(self) -> Self:
+    def _check_steps_of_an_epoch(self) -> Self:
         """Check that an epoch ends with an optimizer step. Otherwise the last step would have fewer micro-steps."""
         batches = (self.train_samples or 0) // (self.batch_size * self.ranks)
         if batches % self.accumulate:

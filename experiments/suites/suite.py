@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from experiments.errors import InputError, unknown_name
-from experiments.suites.choices import Groups
+from experiments.suites.choices import GroupOption
 from experiments.suites.document import read_document
 from experiments.suites.mistakes import suite_and_mistakes
 from experiments.suites.schema import (
@@ -50,7 +50,7 @@ __all__ = [
 TEMPLATE_FILE = LABS.parent / "template.yaml"
 """Template of a suite's file."""
 SUITES_VARIABLE = "TESTBED_SUITES"
-"""Environment variable: suite files, and folders of suite files, in addition to the package's."""
+"""Environment variable with paths of the user's suite files, and of folders with such files."""
 
 
 def suite_names() -> list[str]:
@@ -76,8 +76,8 @@ def cards_of_suites() -> list[str]:
     return list(dict.fromkeys(card for name in suite_names() for card in suite_named(name).cards))
 
 
-def suites_in_group(group: Groups) -> list[Suite]:
-    """Return the suites of a group, or of both groups of labs: those for one GPU first, then by name."""
+def suites_in_group(group: GroupOption) -> list[Suite]:
+    """Return the suites of a group, sorted by name. 'both': the labs for one GPU, then the labs for several."""
     suites = [suite_named(name) for name in suite_names()]
     groups = ("single", "multi") if group == "both" else (group,)
     return sorted((one for one in suites if one.group in groups), key=lambda one: groups.index(one.group))

@@ -65,7 +65,7 @@ def validation_problems(error: ValidationError, model: type[BaseModel], lists: C
 
 
 def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
-    """Return whether the problem is a list that is too short only because its entries are invalid."""
+    """Return whether a list is too short only because its invalid entries do not count."""
     place = problem["loc"]
     return problem["type"] == "too_short" and any(
         other["loc"][: len(place)] == place and other is not problem for other in others
@@ -95,7 +95,7 @@ def error_message(problem: "ErrorDetails") -> str:
 
 
 def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
-    """Return the model class at ``path`` inside ``model``, or the last one that could be found on the way."""
+    """Return the model class at ``path`` inside ``model``, or the nearest one that encloses the value at ``path``."""
     for part in path:
         field = model.model_fields.get(str(part))
         for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())) if field else ():

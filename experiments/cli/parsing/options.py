@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from experiments.suites.choices import Groups
+from experiments.suites.choices import GroupOption
 from experiments.system.options import Option, fields_with_options
 from provision.choices import DEMO, LEASING_SITES
 
@@ -66,7 +66,9 @@ def _suite_file(description: str) -> Any:
 SUITE_FILE_HELP = "Your own suite: its file, or a folder of such files"
 SuiteFile = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}; without SUITE: all suites there.")]
 SuiteFileOfRun = Annotated[Path | None, _suite_file(f"{SUITE_FILE_HELP}.")]
-Group = Annotated[Groups | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")]
+Group = Annotated[
+    GroupOption | None, typer.Option(help="Instead of SUITE: all labs for one GPU, for several, or both.")
+]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")]
 RunPaths = Annotated[
     list[Path], typer.Argument(metavar="RUN_FOLDER", help="results/RUN_ID, or a folder of several runs.")

@@ -22,7 +22,7 @@ def suites_as_data() -> list[dict[str, Any]]:
             "title": suite.title,
             "engine": suite.common.get("engine"),
             "cards": list(suite.cards),
-            "scales": {card: scale.words for scale in suite.scales for card in scale.cards},
+            "scales": {card: scale.note for scale in suite.scales for card in scale.cards},
             "rows": len(suite.rows),
             "claims": len(suite.claims),
         }
@@ -57,7 +57,7 @@ def rows_as_data(name: str, card: str | None) -> list[dict[str, Any]]:
             "row": row.id,
             "title": row.title,
             "card": card,
-            "scaled": suite.scale_of(row.id, card),
+            "scaled": suite.twin_note(row.id, card),
             "expected": row.expect.outcome,
             "settings": suite.settings(row, card).model_dump(mode="json"),
         }
@@ -72,7 +72,7 @@ def rows_table(name: str, card: str | None) -> Group:
     """
     suite, card = _suite_and_card(name, card)
     columns = ("row", Column("title", prose=True), "model", "expected", Column("settings", prose=True))
-    note = suite.scale_note([row.id for row in suite.rows_for(card)], card)
+    note = suite.note_on_twins([row.id for row in suite.rows_for(card)], card)
     table = Table(*columns, title=", ".join(filter(None, (suite.title, f"on {card}", note))))
     named: dict[str, None] = {}
     for row in suite.rows_for(card):

@@ -172,7 +172,7 @@ def _telemetry_chart(telemetry: Telemetry) -> Chart:
 
 
 def _panels(columns: Iterable[str]) -> list[tuple[str, str, dict[str, str]]]:
-    """Return title, unit and lines (column: name) of each panel with data; several GPUs have a line each."""
+    """Return title, unit and lines (column: name) of each panel with data. Each of several GPUs has its own line."""
     each = [
         (title, unit, {f"gpu{number}_{field}": f"GPU {number}" for number in range(MAX_GPUS)})
         for title, unit, field in PANELS_BY_GPU

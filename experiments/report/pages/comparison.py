@@ -45,7 +45,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 
 def headline(comparison: Comparison) -> str:
-    """Return how many statements and rows got worse or better in the second run, as one sentence."""
+    """Return the numbers of statements and rows that got worse or better in the second run, in words."""
     both = [change.worsening for change in comparison.verdicts if change.before and change.after]
     rows = [row.worsening for row in comparison.rows]
     worse, better = (sum(sign * one > 0 for one in both) for sign in (1, -1))

@@ -26,7 +26,7 @@ DETAILS = re.compile(
     r"<p>&lt;details&gt;&lt;summary&gt;(?P<summary>[^\n]*?)&lt;/summary&gt;</p>(?P<body>.*?)<p>&lt;/details&gt;</p>",
     re.DOTALL,
 )
-"""The escaped HTML of a part that unfolds. The labs' Markdown uses no other HTML."""
+"""The escaped HTML of a collapsible section. The labs' Markdown uses no other HTML."""
 TABLE_REGION = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 

@@ -8,10 +8,10 @@ from experiments.results.verdicts import Status
 from experiments.results.wording import COMMIT_DIGITS, OUTCOME_NAMES, format_number, quantity_label, quantity_unit
 
 STATUSES = get_args(Status)
-ROWS_NAMED = 3
+MAX_NAMED_ROWS = 3
 """Maximum number of rows with the same change that are named one by one."""
 Key = tuple[str, str]
-"""A row and the name of its quantity or fact."""
+"""The id of a row, and the name of one of its quantities or facts."""
 MeasuredValues = Mapping[Key, MeasuredValue]
 """The measured values of a run."""
 
@@ -45,13 +45,13 @@ class RunChange(NamedTuple):
 
 
 def change_sentences(changed: Iterable[RunChange]) -> list[str]:
-    """Return one line for each change. More than ROWS_NAMED rows with the same change of a fact share one line."""
+    """Return one line for each change. More than MAX_NAMED_ROWS rows with the same change share one line."""
     alike: dict[tuple[str, str, str, bool], list[RunChange]] = {}
     for one in changed:
         alike.setdefault((one.what, one.before, one.now, bool(one.row)), []).append(one)
     found: list[str] = []
     for (*_, has_row), group in alike.items():
-        if has_row and len(group) > ROWS_NAMED:
+        if has_row and len(group) > MAX_NAMED_ROWS:
             found.append(f"{len(group)} rows: {group[0]._replace(row='').sentence}")
         else:
             found += [one.sentence for one in group]

@@ -28,14 +28,14 @@ RECORDED_QUANTITIES: tuple[Quantity, ...] = (
 )
 NORMAL_IQR = 1.349
 """Interquartile range of a normal distribution, in standard deviations."""
-MEDIAN_EFFICIENCY = 1.2533
-"""Standard error of the median divided by the standard error of the mean, normal distribution: square root of pi/2."""
+MEDIAN_ERROR_FACTOR = 1.2533
+"""Standard error of the median divided by that of the mean, for a normal distribution: square root of pi/2."""
 MIN_MEASURED_STEPS = 3
 """Minimum number of steps for a meaningful spread."""
 
 
 class MeasuredValue(NamedTuple):
-    """A value of a row, and its standard error over the steps of the run; None if it is not known."""
+    """A value of a row. spread: the standard error of the value, from the spread of the steps; None: unknown."""
 
     value: float
     spread: float | None
@@ -69,7 +69,7 @@ def _standard_error(quantity: Quantity, value: float, result: Result) -> float |
     if quantity not in ABSOLUTE_TIME_QUANTITIES or result.speed is None or not result.speed.measured_micro_steps:
         return None
     deviation = result.speed.spread / NORMAL_IQR
-    return value * deviation * MEDIAN_EFFICIENCY / sqrt(result.speed.measured_micro_steps)
+    return value * deviation * MEDIAN_ERROR_FACTOR / sqrt(result.speed.measured_micro_steps)
 
 
 def outcome_facts(result: Result) -> dict[str, str]:

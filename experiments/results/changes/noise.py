@@ -1,9 +1,10 @@
 """Find measured values that changed beyond their noise in consecutive runs.
 
-A value changed where ruptures finds the start of a new segment: KernelCPD with the linear kernel, whose cost is the
-squared distance to the segment's mean, in units of the noise. The penalty for a segment is that of the Bayesian
-information criterion for a change of the mean, 2 log n (Yao 1988), with n the number of all values that are tested, so
-that long histories with many quantities raise no more false alarms than short ones.
+The library ruptures splits the history of a value into segments. A value changed where a new segment starts. The method
+is KernelCPD with the linear kernel: its cost is the squared distance to the segment's mean, in units of the noise. The
+penalty for a segment is that of the Bayesian information criterion for a change of the mean, 2 log n (Yao 1988). Here,
+n is the number of all tested values, so that long histories with many quantities cause no more false alarms than short
+ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,9 @@ def change_points(
 ) -> dict[Key, set[int]]:
     """Return the indices in ``runs``, oldest first, at which each value changes.
 
-    The noise between runs is measured on ``recorded``, else on ``runs`` without the newest, which may have the change.
-    If these are too few, the noise of a time is measured between the rows of the newest two runs, else between steps.
+    The noise between runs is measured on ``recorded``. Without ``recorded``, it is measured on ``runs`` except for the
+    newest run, which may contain the change. If these are too few, the noise of a time is measured between the rows of
+    the newest two runs, or else between steps.
     steps: standard deviation of a step by row and quantity, in the unit of the quantity.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run))
@@ -77,16 +79,20 @@ def _deviation_between_runs(key: Key, runs: Sequence[MeasuredValues]) -> float:
 
 
 def _relative_deviations_between_runs(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each quantity between runs, over all rows, where it is known."""
-    steps: dict[str, list[float]] = {}
+    """Return the relative standard deviation of each quantity between runs, over all rows, if there are enough."""
+    relative_changes: dict[str, list[float]] = {}
     for key in dict.fromkeys(key for run in runs for key in run):
         values = [run[key].value for run in runs if key in run and run[key].value]
-        steps.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
-    return {quantity: _deviation(changes) for quantity, changes in steps.items() if len(changes) >= MIN_DIFFERENCES}
+        relative_changes.setdefault(key[1], []).extend(later / earlier - 1 for earlier, later in pairwise(values))
+    return {
+        quantity: _deviation(changes)
+        for quantity, changes in relative_changes.items()
+        if len(changes) >= MIN_DIFFERENCES
+    }
 
 
 def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[str, float]:
-    """Return the relative standard deviation of each time over the rows of the newest two runs, where it is known.
+    """Return the relative standard deviation of each time over the rows of the newest two runs, if there are enough.
 
     A change that all rows have in common is not noise.
     """
@@ -96,22 +102,21 @@ def _relative_deviations_between_rows(runs: Sequence[MeasuredValues]) -> dict[st
             if key[1] in ABSOLUTE_TIME_QUANTITIES:
                 ratios.setdefault(key[1], []).append(now[key].value / before[key].value)
     return {
-        name: _deviation([ratio - median(of_rows) for ratio in of_rows])
-        for name, of_rows in ratios.items()
-        if len(of_rows) >= MIN_DIFFERENCES
+        name: _deviation([ratio - median(row_ratios) for ratio in row_ratios])
+        for name, row_ratios in ratios.items()
+        if len(row_ratios) >= MIN_DIFFERENCES
     }
 
 
-def _deviation(steps: Sequence[float]) -> float:
-    """Estimate the standard deviation of a single value from ``steps``, the differences between consecutive values.
+def _deviation(differences: Sequence[float]) -> float:
+    """Estimate the standard deviation of a value from the differences between consecutive values.
 
-    Returns 0 for fewer than three differences.
-
-    Uses the median of the differences, so that a single change among them does not increase it.
+    Uses the median of the differences, which a single large change does not affect. Returns 0 for fewer than three
+    differences.
     """
-    if len(steps) < MIN_DIFFERENCES:
+    if len(differences) < MIN_DIFFERENCES:
         return 0.0
-    return median(map(abs, steps)) / MAD_OF_A_NORMAL / sqrt(2)
+    return median(map(abs, differences)) / MAD_OF_A_NORMAL / sqrt(2)
 
 
 def _rounding(quantity: str, value: float) -> float:

@@ -101,7 +101,7 @@ def test_synthetic_data_needs_no_files_and_rejects_a_checksum(tmp_path):
 
 
 @pytest.mark.parametrize("dataset", ["alpaca2k", "imdb"])
-def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
+def test_a_published_data_set_is_read_from_the_hub(tmp_path, dataset):
     found = prepare(HUB, None, tmp_path, reads=("constant", dataset))
     assert (found.data, found.sha256) == ("hub", None)
     with pytest.raises(InputError, match="--data-sha256: not allowed with --data hub"):
@@ -123,7 +123,7 @@ def test_a_published_set_is_read_from_the_hub(tmp_path, dataset):
         ),
     ],
 )
-def test_a_run_on_real_data_reads_one_set(tmp_path, reads, message):
+def test_a_run_on_real_data_reads_exactly_one_data_set(tmp_path, reads, message):
     with pytest.raises(InputError, match=message):
         prepare(HUB, None, tmp_path, reads=reads)
     assert prepare(SYNTHETIC, None, tmp_path, reads=reads).data == SYNTHETIC
@@ -153,7 +153,7 @@ def test_an_archive_of_texts_is_unpacked(tmp_path):
         prepare(str(archive), None, tmp_path / "cache")
 
 
-def test_a_folder_is_named_by_its_contents(tmp_path):
+def test_the_checksum_of_a_folder_depends_on_its_contents(tmp_path):
     (tmp_path / "metadata.csv").write_text("file_name,text\n")
     before = prepare(str(tmp_path), None, tmp_path)
     assert (before.data, before.sha256) == (str(tmp_path), folder_sha256(tmp_path))
@@ -196,7 +196,7 @@ def test_an_archive_is_unpacked_once_under_its_checksum(tmp_path, ending):
     assert prepare(str(archive), None, tmp_path / "cache") == found
 
 
-def test_a_wrong_checksum_names_both_and_leaves_nothing(tmp_path):
+def test_a_checksum_mismatch_names_both_checksums_and_leaves_no_file(tmp_path):
     archive = tmp_path / "set.zip"
     archive.write_bytes(archive_with("zip"))
     with pytest.raises(InputError, match=f"its SHA-256 is {sha256(archive_with('zip'))[:20]}.*--data-sha256 is abc"):
@@ -273,7 +273,7 @@ def test_a_server_without_ranges_sends_the_whole_file(tmp_path, server):
     assert prepare(server.url, sha256(server.content), tmp_path).data.endswith("/set")
 
 
-def test_a_download_with_a_wrong_checksum_leaves_nothing(tmp_path, server):
+def test_a_download_with_a_wrong_checksum_leaves_no_file(tmp_path, server):
     with pytest.raises(InputError, match=r"its SHA-256 is .* is 00"):
         prepare(server.url, "00", tmp_path)
     assert not list(tmp_path.rglob("*.part"))
@@ -285,7 +285,7 @@ def test_a_rejected_request_is_a_user_error(tmp_path, server):
         prepare(server.url.replace("set", "other"), "00", tmp_path)
 
 
-def test_a_missing_server_is_a_user_error(tmp_path, server, monkeypatch):
+def test_an_unreachable_server_is_a_user_error(tmp_path, server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with pytest.raises(InputError, match="cannot be downloaded"):
         prepare("http://127.0.0.1:9/set.zip", "00", tmp_path)
@@ -303,7 +303,7 @@ def remote(source, cache, sha256_=None, reads=("imdb",)):
 
 
 @pytest.mark.parametrize("name", ["reviews.jsonl", "set/reviews.jsonl"])
-def test_data_of_a_cluster_has_its_path_before_its_download(tmp_path, monkeypatch, name):
+def test_the_path_of_data_on_a_cluster_is_known_before_the_download(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     archive = tmp_path / "set.tgz"
     archive.write_bytes(archive_with("tar", name, '{"text": "good"}'))
@@ -355,7 +355,7 @@ def locate(cache, sha256=None):
     return known_archive.locate_archive(CAPTIONS_DATASET, sha256, cache, lambda *_: None)
 
 
-def test_the_labs_archive_has_a_name_and_its_checksum_is_recorded_at_its_first_use(lab_archive, tmp_path):
+def test_the_first_download_of_the_labs_archive_records_its_checksum(lab_archive, tmp_path):
     digest = sha256(lab_archive.content)
     assert locate(tmp_path) == (lab_archive.url, digest)
     assert prepare(*locate(tmp_path), tmp_path).sha256 == digest
@@ -367,19 +367,19 @@ def test_the_labs_archive_has_a_name_and_its_checksum_is_recorded_at_its_first_u
         prepare(*locate(tmp_path), tmp_path)
 
 
-def test_a_given_checksum_of_the_labs_archive_is_checked_at_its_first_use(lab_archive, tmp_path):
+def test_a_given_checksum_of_the_labs_archive_is_checked_at_the_first_download(lab_archive, tmp_path):
     with pytest.raises(InputError, match="but --data-sha256 is 0000"):
         prepare(*locate(tmp_path, "0000"), tmp_path)
     assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)
 
 
-def test_the_labs_archives_are_those_of_data_sets_of_rows():
+def test_rows_read_the_data_set_of_every_archive_in_the_catalog():
     rows = [suite.settings(row, suite.cards[0]) for suite in suites_in_group("single") for row in suite.rows]
     assert set(known_archive.known_archives()) <= {settings.dataset for settings in rows}
     assert all(archive_suffix(one.address) for one in known_archive.known_archives().values())
 
 
-def test_two_downloads_at_once_ask_the_server_once(tmp_path, server):
+def test_two_simultaneous_downloads_send_one_request(tmp_path, server):
     checksum, found = sha256(server.content), []
 
     def fetch():

@@ -84,7 +84,7 @@ def shown_output(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NARRATED)
-def test_each_cell_of_a_notebook_is_explained(name):
+def test_a_markdown_cell_precedes_each_code_cell(name):
     notebook = notebook_of(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)

@@ -62,6 +62,6 @@ def test_a_badge_links_to_a_file_of_the_repository_that_pyproject_names():
     assert "git clone https://github.com/course/testbed testbed" in text
 
 
-def test_options_for_outputs_need_a_notebook(capsys):
+def test_the_option_from_requires_a_notebook(capsys):
     assert main(["notebook", "--from", RUN]) == 2
     assert "NOTEBOOK" in capsys.readouterr().err

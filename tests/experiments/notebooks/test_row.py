@@ -13,7 +13,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.notebooks import parameters, row
-from experiments.notebooks.parameters import AS_STATED, PARAMETERS, parameters_in, spec_of
+from experiments.notebooks.parameters import AS_STATED, PARAMETERS, parameters_in, spec_from_parameters
 from experiments.results.schema import RESULT_FILE
 from experiments.runners.local.warm_kernel import ROW_NOTEBOOK
 from experiments.suites.row_spec import RowSpec
@@ -51,28 +51,28 @@ def test_every_parameter_is_in_the_parameters_cell_with_its_description():
     assert {line.partition(" = ")[0]: line.partition("  # ")[2] for line in lines} == described
 
 
-def test_the_parameters_cell_states_a_row_of_a_lab(default_parameters):
+def test_the_parameters_cell_selects_a_row_of_a_lab_with_its_settings(default_parameters):
     lab = suite_named(SUITE)
-    spec = spec_of(default_parameters)
+    spec = spec_from_parameters(default_parameters)
     assert spec.settings == lab.settings(lab.row("reduced-batch"), CARD)
     assert (spec.card, spec.size, spec.data) == (CARD, "tiny", "synthetic")
 
 
 def test_parameters_change_the_lab_s_settings_and_the_global_batch_follows(default_parameters):
     given = {"card": "h100_94gb", "batch_size": 4, "accumulate": 2, "lora": None, "precision": "bf16-true"}
-    settings = spec_of(default_parameters | {"row": "xxl-lora"} | given).settings
+    settings = spec_from_parameters(default_parameters | {"row": "xxl-lora"} | given).settings
     assert (settings.batch_size, settings.accumulate, settings.global_batch_size) == (4, 2, 8)
     assert (settings.lora, settings.precision, settings.model) == (None, "bf16-true", "blip2-flan-t5-xxl")
 
 
-def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
+def test_parameters_of_a_row_reproduce_the_row(default_parameters):
     suite = suite_named("multi_gpu_litgpt")
     for one in suite.rows_for(CARD):
         run = in_memory.run(one.id, suite=suite.suite, recipe_version=suite.version, size="tiny", weights="random")
         spec = run.spec(suite, one.id)
         assert spec.parameters.keys() == {*PARAMETERS}
-        assert spec_of(json.loads(json.dumps(spec.parameters))) == spec
-        assert spec_of(spec.parameters, sample_rows.spec()).settings == spec.settings
+        assert spec_from_parameters(json.loads(json.dumps(spec.parameters))) == spec
+        assert spec_from_parameters(spec.parameters, sample_rows.spec()).settings == spec.settings
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_the_parameters_of_a_row_give_the_same_row_again(default_parameters):
 )
 def test_an_invalid_value_is_an_error_in_one_line(default_parameters, name, value, words):
     with pytest.raises(InputError) as caught:
-        spec_of(default_parameters | {name: value})
+        spec_from_parameters(default_parameters | {name: value})
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -114,15 +114,15 @@ def result_of(spec, outcome="fits"):
 
 
 def test_the_verdict_compares_the_outcome_with_the_expected_one(default_parameters):
-    spec = spec_of(default_parameters | {"card": CARD, "size": "full"})
+    spec = spec_from_parameters(default_parameters | {"card": CARD, "size": "full"})
     assert "- **pass**, measured: Reduced batch size: fits (fits)" in row.verdict(result_of(spec)).splitlines()
     assert "- **fail**, measured: Reduced batch size: fits (" in row.verdict(result_of(spec, "oom"))
-    tiny = row.verdict(result_of(spec_of(default_parameters)))
+    tiny = row.verdict(result_of(spec_from_parameters(default_parameters)))
     assert "**not evaluated**: Reduced batch size: fits (a tiny model does not show what fits the card)" in tiny
 
 
 def test_no_statement_applies_to_changed_settings_or_to_a_lab_that_is_not_here(default_parameters):
-    spec = spec_of(default_parameters | {"batch_size": 4})
+    spec = spec_from_parameters(default_parameters | {"batch_size": 4})
     assert row.verdict(result_of(spec)) == (
         "Settings differ from the lab's, so its statements do not apply: batch_size 16 -> 4, global_batch_size 16 -> 4."
     )

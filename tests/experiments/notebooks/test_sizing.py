@@ -97,7 +97,7 @@ def test_the_questions_of_the_sizing_notebook_are_numbered_consecutively(noteboo
     assert len(numbers) >= 10
 
 
-def test_peaks_are_drawn_with_the_reserve_and_labeled(shown_output):
+def test_peaks_are_drawn_with_labels_and_reserved_memory(shown_output):
     found = sizing.show_peaks({"one": custom_training(), "four": custom_training(batch=4)})
     assert [one.peak_gib for one in found.values()] == [61.0, 64.0]
     chart, table = shown_output

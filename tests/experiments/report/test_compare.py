@@ -99,7 +99,7 @@ def test_rows_with_different_settings_are_not_compared(tmp_path: Path) -> None:
     assert {row.same_experiment for row in rows if row.outcome_before and row.outcome_after} == {False}
 
 
-def test_a_run_has_no_difference_from_itself(tmp_path: Path) -> None:
+def test_a_run_compared_with_itself_has_no_differences(tmp_path: Path) -> None:
     folder = h200_run(tmp_path)
     comparison = compare(folder, folder)
     assert comparison.differences == comparison.verdicts == ()
@@ -124,7 +124,7 @@ def test_markup_in_a_run_is_shown_as_text(tmp_path: Path) -> None:
     assert "[bold]a[/]" in text_of(compare(a, b))
 
 
-def test_runs_of_different_suites_do_not_compare(tmp_path: Path) -> None:
+def test_runs_of_different_suites_cannot_be_compared(tmp_path: Path) -> None:
     other = write_run(tmp_path / "b", make_run().model_copy(update={"suite": "another", "rows": ()}), {})
     with pytest.raises(InputError, match=re.escape("suite = 'another'")):
         compare(tiny_run(tmp_path / "a"), other)

@@ -33,13 +33,13 @@ def test_differences_are_grouped_by_kind(comparison):
     }
 
 
-def test_settings_that_rows_have_differ_by_row():
+def test_a_setting_that_differs_is_named_with_its_row():
     a, b = (RunFolder(EVIDENCE / f"single_gpu_blip2-{card}-full-verdict") for card in ("a100_80gb", "h100_94gb"))
     found = {one.what: (one.before, one.after) for one in differences(compare(a, b))["Settings"]}
     assert found["baseline: batch_size"] == ("32", "64")
 
 
-def test_a_value_has_both_runs_change_and_unit(comparison):
+def test_a_measured_value_is_shown_for_both_runs_with_unit_and_change(comparison):
     row = next(row for row in comparison.rows if row.row == "reduced-batch")
     speed = next(one for one in row_changes(row) if one.name == "throughput")
     assert speed == ("throughput", "17.6", "8.8", "samples/s", "-50.0 %", "bad")

@@ -91,7 +91,7 @@ def results_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_index_has_each_run_once_newest_first_with_its_counts(results_folder: Path) -> None:
+def test_the_index_lists_each_run_once_with_its_counts_and_the_newest_run_first(results_folder: Path) -> None:
     text = write_index(results_folder).read_text()
     rows = re.findall(r"<tr>\n<th scope=\"row\">.*?</tr>", text, flags=re.S)
     runs = [RunFolder(results_folder / name) for name in ("begun", "h200", "tiny")]

@@ -148,7 +148,7 @@ def test_a_page_has_no_violation_of_accessibility_and_fits_its_window(browser, p
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_small_and_sends_no_request(browser, pages, name):
+def test_a_page_is_small_and_requests_nothing_from_a_network(browser, pages, name):
     before = len(browser.requests)
     open_page(browser, pages[name], 1440, "light")
     assert pages[name].stat().st_size < LIMIT_BYTES
@@ -264,7 +264,7 @@ def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: st
     assert headings or name != "h200"
 
 
-def test_statements_that_wait_for_rows_are_one_group(tmp_path: Path):
+def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
     folder = h200_run(tmp_path / "run")
     for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):
         shutil.rmtree(folder.path / SUITE / row)

@@ -43,7 +43,7 @@ def figure(folder: Path) -> str:
     return found[0]
 
 
-def test_a_run_without_predictions_has_no_such_section(tmp_path: Path) -> None:
+def test_a_report_without_predictions_has_no_section_about_predictions(tmp_path: Path) -> None:
     page = Page(write_report(tiny_run(tmp_path)).page)
     assert "predicted" not in page.values("id")
     assert Report.model_validate_json((tmp_path / "report.json").read_bytes()).predicted is None
@@ -63,7 +63,7 @@ def test_a_miniature_is_shown_with_the_prediction_at_full_size(tiny_report: Path
     )
 
 
-def test_a_miniature_has_every_predicted_verdict(tiny_report: Path) -> None:
+def test_the_report_of_a_miniature_lists_every_predicted_verdict(tiny_report: Path) -> None:
     best = statements(tiny_report)
     assert {one.id: one.predicted_status for one in predicted_rows(tiny_report).statements} == {
         id: one.status for id, one in best.items() if one.grade == "predicted"
@@ -122,12 +122,12 @@ def test_failures_by_prediction_come_first_and_different_outcomes_are_marked(tin
     assert Page(tiny_report / "report.html").source.count("</span> differs</span>") == 1
 
 
-def test_nothing_in_a_miniature_is_compared_with_a_prediction_at_full_size(tiny_report: Path) -> None:
+def test_measurements_of_a_miniature_are_not_compared_with_predictions_at_full_size(tiny_report: Path) -> None:
     assert predicted_rows(tiny_report).errors == ()
     assert all(row.measured_peak_gib is None and row.peak_error is None for row in predicted_rows(tiny_report).rows)
 
 
-def test_on_a_gpu_predictions_are_next_to_measurements(full_report: Path) -> None:
+def test_measurements_on_a_gpu_are_shown_next_to_predictions(full_report: Path) -> None:
     rows = {row.row: row for row in predicted_rows(full_report).rows}
     ended = [row for row, (outcome, *_) in MEASURED.items() if outcome == "fits"]
     assert [row for row, one in rows.items() if one.peak_error is not None] == ended
@@ -148,7 +148,8 @@ def test_median_and_largest_errors_are_shown(full_report: Path) -> None:
     assert thumb.worst == errors[-1]
     assert thumb.rows == len(errors) == 8
     assert thumb.median == pytest.approx((errors[3] + errors[4]) / 2)
-    assert "predicted peak off by 1.0 % in the median and 1.0 % at worst" in Page(full_report / "report.html").text
+    text = Page(full_report / "report.html").text
+    assert "the predicted peak has a median error of 1.0 % and a largest error of 1.0 %" in text
 
 
 def test_the_chart_shows_the_predicted_peak_and_the_card_s_limit(tiny_report: Path, full_report: Path) -> None:

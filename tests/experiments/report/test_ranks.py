@@ -36,7 +36,7 @@ def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_bytes())
 
 
-def test_every_rank_is_shown_and_which_failed_first(report_folder: Path) -> None:
+def test_every_rank_is_shown_and_the_first_failed_rank_is_marked(report_folder: Path) -> None:
     rows = {row.row: row for row in report_in(report_folder).rows}
     assert [one.quantities["peak_gib"] for one in rows["7b-4gpu-ddp"].ranks] == list(SEVERAL["7b-4gpu-ddp"][0])
     assert rows["7b-1gpu"].ranks == ()
@@ -88,7 +88,7 @@ def test_rows_of_one_rank_have_no_section_on_scaling(tmp_path: Path) -> None:
     assert "scaling" not in page.values("id")
 
 
-def test_rows_that_were_scaled_down_say_so(tmp_path: Path) -> None:
+def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
     page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)).page)
     rows = {row.row: row for row in report_in(tmp_path).rows}
     assert {row: one.fewer_ranks_note for row, one in rows.items()} == {

@@ -21,7 +21,7 @@ def test_columns_without_values_are_left_out(tmp_path: Path) -> None:
     assert telemetry.columns["t_s"] == (0.0, 0.5, 1.0)
 
 
-def test_long_recordings_are_thinned(tmp_path: Path) -> None:
+def test_telemetry_with_many_samples_is_thinned(tmp_path: Path) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=1, samples=MAX_SAMPLES * 3))
     assert telemetry.every_nth == 3
     assert len(telemetry.columns["t_s"]) == MAX_SAMPLES
@@ -40,6 +40,6 @@ def test_a_file_without_samples_has_no_telemetry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("samples", [MAX_SAMPLES, MAX_SAMPLES + 1, 2 * MAX_SAMPLES - 1, 2 * MAX_SAMPLES + 1])
-def test_no_recording_has_more_samples_than_a_page_holds(tmp_path: Path, samples: int) -> None:
+def test_at_most_max_samples_are_kept(tmp_path: Path, samples: int) -> None:
     telemetry = read_text_as_telemetry(tmp_path, telemetry_csv(gpus=0, samples=samples))
     assert MAX_SAMPLES / 2 <= len(telemetry.columns["t_s"]) <= MAX_SAMPLES

@@ -102,7 +102,7 @@ def test_the_headline_of_a_prediction_counts_what_it_predicts(counts: dict[str, 
     assert predicted_headline(evaluation(**counts)) == sentence
 
 
-def test_the_headline_of_known_failures_alone_names_no_number() -> None:
+def test_the_headline_does_not_count_known_failures_if_all_failures_are_known() -> None:
     found = evaluation(fail=1)
     known = found.verdicts[0].model_copy(update={"known_failure": "cause"})
     assert headline(found.model_copy(update={"verdicts": (known,)})) == "The statement fails with a known cause."
@@ -155,7 +155,7 @@ def test_a_run_with_tiny_models_is_named_as_such() -> None:
     assert "This is a miniature on a CPU (AMD EPYC 7763)" in size_and_machines_sentence(run, {"baseline": result})
 
 
-def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
+def test_each_machine_of_a_run_is_named_once_with_its_largest_number_of_gpus() -> None:
     run, two = make_run(), A100.model_copy(update={"count": 2})
     devices = {"baseline": A100, "xxl": two, "xxl-sgd": PROCESSOR.model_copy(update={"count": 4})}
     results = {row: make_result(run, row, device=device) for row, device in devices.items()}
@@ -167,7 +167,7 @@ def test_the_machines_of_a_run_are_named_once_with_the_most_gpus() -> None:
     assert machine_in_words(results["xxl"]) == "2 x NVIDIA A100 80GB PCIe"
 
 
-def test_data_of_the_users_own_has_no_remark() -> None:
+def test_user_supplied_data_causes_no_remark() -> None:
     for data in ("a.tar", "zips.tar"):
         run = make_run(rows=("baseline",), length="as-taught", weights="pretrained", data=data)
         results = {"baseline": make_result(run, "baseline", device=A100)}
@@ -183,14 +183,14 @@ def test_data_of_the_users_own_has_no_remark() -> None:
         ({"rows": ("baseline", "xxl", "xxl-sgd")}, "2 of 3 rows have no result."),
     ],
 )
-def test_each_option_has_its_own_remark(options: dict[str, Any], remark: str) -> None:
+def test_each_option_that_differs_from_the_lab_causes_one_remark(options: dict[str, Any], remark: str) -> None:
     taught: dict[str, Any] = {"rows": ("baseline",), "length": "as-taught", "weights": "pretrained", "data": "captions"}
     run = make_run(**taught | options)
     results = {"baseline": make_result(run, "baseline", device=A100)}
     assert remarks(run, suite_named(run.suite), evaluation(**{"pass": 1}), results) == (remark,)
 
 
-def test_a_run_of_smaller_twins_does_not_claim_the_numbers_of_the_lab() -> None:
+def test_a_remark_says_that_smaller_twins_do_not_reproduce_the_numbers_of_the_lab() -> None:
     run = make_run(rows=("baseline",), card="h100_1g_12gb")
     results = {"baseline": make_result(run, "baseline")}
     (remark,) = (one for one in remarks(run, suite_named(run.suite), evaluation(), results) if "caled" in one)
@@ -265,5 +265,5 @@ def test_the_stages_of_a_row_are_named_with_their_times() -> None:
     )
 
 
-def test_only_the_first_letter_of_a_sentence_becomes_small():
+def test_lower_first_changes_only_the_first_letter():
     assert [lower_first("The GPU is an A100"), lower_first("")] == ["the GPU is an A100", ""]

@@ -63,7 +63,7 @@ def test_report_json_has_the_table_of_rows(report_folder: Path) -> None:
     assert rows["xxl-qlora"]["settings"]["batch_size"] == 64
 
 
-def test_the_verdict_comes_first_and_the_parts_in_order(report_folder: Path) -> None:
+def test_a_report_begins_with_the_headline_and_has_its_sections_in_order(report_folder: Path) -> None:
     tags = Page(report_folder / "report.html").tags
     marks = [attrs.get("id", tag) for tag, attrs in tags if tag in ("h1", "section")]
     assert marks == ["h1", "statements", "rows", "memory", "each-row", "provenance"]
@@ -239,7 +239,7 @@ def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
     times = StageTimes(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
     results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}
     page = handwritten_run(tmp_path, results, run)
-    assert page.text.count("its stages, s") == 1
+    assert page.text.count("stages, s") == 1
     assert "0.2 start, 1.5 build, 9.0 train, 0.8 end" in page.text
 
 
@@ -253,7 +253,7 @@ def test_a_folder_without_a_run_is_an_error_in_one_line(tmp_path: Path) -> None:
         write_report(RunFolder(tmp_path))
 
 
-def test_reevaluation_agrees_with_what_was_written(tmp_path: Path) -> None:
+def test_reevaluation_agrees_with_the_written_verdicts(tmp_path: Path) -> None:
     write_report(tiny_run(tmp_path / "a"))
     h200_run(tmp_path / "b")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

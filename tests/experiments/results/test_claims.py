@@ -78,7 +78,7 @@ class TestClaim:
         verdict = claim_verdict(RATIO, result("a", memory=PEAK), result("b", "error", **recorded))
         assert (verdict.status, verdict.reason) == ("not evaluated", "b has no results (b ended as error)")
 
-    def test_all_checks_must_pass_and_the_worst_decides(self):
+    def test_a_claim_has_the_worst_status_of_its_checks(self):
         holds = {"row": "a", "outcome": "fits"}
         fails = {"row": "a", "quantity": "peak_gib", "high": 1.0}
         opens = {"row": "b", "outcome": "fits"}
@@ -89,7 +89,7 @@ class TestClaim:
         assert verdict.status == "fail"
         assert verdict.reason == "a: peak memory 10 GiB, expected at most 1 GiB"
 
-    def test_a_number_without_unit_is_shown_with_its_quantity(self):
+    def test_a_value_is_shown_with_its_quantity_and_unit(self):
         share = {"row": "a", "quantity": "peak_share", "low": 0.1}
         assert claim_verdict([share], result("a", memory=PEAK)).value == "a: peak memory 0.127 of the card"
         size = {"row": "a", "quantity": "peak_gib", "low": 0.1}
@@ -144,7 +144,7 @@ class TestClaim:
         )
         assert (verdict.status, verdict.grade, verdict.reason) == ("not evaluated", None, reason)
 
-    def test_times_on_a_whole_gpu_are_not_those_of_a_part_of_it(self):
+    def test_times_on_a_whole_gpu_are_not_evaluated_for_a_mig_slice(self):
         check = {**RATIO, "quantity": "step_s"}
         rows = [result(row, speed={}, device=EMULATING_GPU, card="h100_1g_12gb") for row in "ab"]
         verdict = claim_verdict(check, *rows)
@@ -238,7 +238,7 @@ class TestClaim:
         )
 
     @pytest.mark.parametrize(("processes", "util", "status"), [(1, 97.0, "pass"), (2, 97.0, "fail"), (1, 3.0, "fail")])
-    def test_a_second_process_or_an_idle_gpu_fails(self, processes, util, status):
+    def test_a_second_process_or_an_idle_gpu_fails_the_claim(self, processes, util, status):
         load = {"gpu_processes_max": processes, "gpu_util_percent_max": util}
         made = result("a", device=EMULATING_GPU).model_copy(update={"telemetry": load})
         checks = [
@@ -257,7 +257,7 @@ class TestClaim:
             (4, 97.0, 12.0, "fail"),  # load on another GPU
         ],
     )
-    def test_four_busy_gpus_must_have_four_processes_and_the_other_gpus_no_load(
+    def test_a_claim_on_four_gpus_fails_with_another_number_of_processes_or_load_on_other_gpus(
         self, on_all_gpus, steady, others, status
     ):
         load = {
@@ -300,7 +300,7 @@ class TestOutOfMemory:
             ("fits", None, "fail"),
         ],
     )
-    def test_the_memory_runs_out_in_the_stated_phase(self, outcome, phase, status):
+    def test_an_out_of_memory_in_another_phase_fails_the_statement(self, outcome, phase, status):
         failure = phase and Failure(phase=phase, step=0, kind="OutOfMemoryError", message="")
         made = result("a", outcome, device=EMULATING_GPU).model_copy(update={"failure": failure})
         verdict = claim_verdict({"row": "a", "outcome": "oom", "phase": "optimizer step"}, made)
@@ -326,7 +326,7 @@ class TestOutOfMemory:
             (("oom", "oom"), {"low": 2.0}, "not evaluated"),
         ],
     )
-    def test_the_peak_decides_only_if_a_higher_one_gives_the_same_status(self, ended, bounds, status):
+    def test_the_peak_of_a_failed_row_decides_only_if_a_higher_peak_gives_the_same_status(self, ended, bounds, status):
         a, b = ended
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", **bounds}
         verdict = claim_verdict(check, result("a", a, memory={"peak_gib": 30.0}), result("b", b, memory=PEAK))
@@ -334,7 +334,7 @@ class TestOutOfMemory:
         if status == "not evaluated":
             assert verdict.reason.endswith("ran out of memory: it needs more than it reached")
 
-    def test_a_predicted_peak_is_the_needed_memory(self):
+    def test_a_predicted_peak_of_a_row_that_runs_out_of_memory_is_exact(self):
         pair = [result("a", memory={"peak_gib": 30.0}), result("b", "oom", memory=PEAK)]
         predicted = [one.model_copy(update={"predicted": True}) for one in pair]
         check = {"row": "a", "quantity": "peak_gib", "over_row": "b", "high": 2.0}

@@ -52,7 +52,7 @@ class TestOutcome:
             (None, "the row has not run"),
         ],
     )
-    def test_outcomes_without_information_are_not_evaluated(self, got, reason):
+    def test_outcomes_that_show_nothing_about_the_card_are_not_evaluated(self, got, reason):
         verdict = outcome_verdict("oom", got)
         assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
@@ -132,7 +132,7 @@ class TestScaledDown:
     """Rows that ran on fewer ranks than they need."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
-    def test_statements_about_the_row_alone_are_not_evaluated(self, expect):
+    def test_statements_about_a_scaled_down_row_alone_are_not_evaluated(self, expect):
         rows = [{"id": "a", "settings": FOUR, "expect": expect}]
         verdict = last_verdict([result_on_two_ranks(memory={"reserved_gib": 75.0})], rows, asked=("a",))
         assert (verdict.status, verdict.reason) == ("not evaluated", SCALED)
@@ -152,7 +152,7 @@ class TestScaledDown:
             ({"row": "a", "quantity": "train_s", "over_row": "b", "low": 0.5}, "pass"),
         ],
     )
-    def test_scaled_down_rows_are_evaluated_only_in_comparisons(self, check, status):
+    def test_comparisons_of_scaled_down_rows_are_evaluated(self, check, status):
         verdict = self.claim(check)
         assert (verdict.status, verdict.reason) == (status, "" if status == "pass" else SCALED)
 
@@ -177,7 +177,7 @@ class TestGrade:
             (result("a", memory=PEAK).model_copy(update={"predicted": True}), "predicted"),
         ],
     )
-    def test_a_verdict_names_its_evidence(self, made, grade):
+    def test_a_verdict_has_the_grade_of_its_evidence(self, made, grade):
         verdict = claim_verdict({"row": "a", "quantity": "peak_gib", "over_quantity": "peak_gib", "low": 1.0}, made)
         assert (verdict.status, verdict.grade) == ("pass", grade)
 

@@ -96,7 +96,7 @@ def test_idle_seconds_before_and_after_the_training_do_not_count() -> None:
     assert training_samples(samples, None) == training
 
 
-def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
+def test_the_load_of_other_gpus_is_measured_during_the_training_only() -> None:
     result, samples = stored_row("7b-1gpu")
     loaded = [sample | {"other_gpu_util_percent": 0.0 if sample["phase"] != "load" else 70.0} for sample in samples]
     assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 0.0
@@ -104,7 +104,7 @@ def test_the_load_of_other_gpus_is_that_during_the_training() -> None:
     assert gpu_load(loaded, result.speed)["other_gpu_util_percent_max"] == 3.0
 
 
-def test_a_result_is_completed_from_its_telemetry_and_never_changed(tmp_path: Path) -> None:
+def test_telemetry_adds_missing_values_to_a_result_and_replaces_none(tmp_path: Path) -> None:
     result, samples = stored_row("7b-1gpu")
     assert result.telemetry[STEADY_UTILIZATION] == 92.0
     assert '"steady_gpu_util_percent"' not in (FOUR / "results.jsonl").read_text()
@@ -146,14 +146,14 @@ WAITS, WORKS = (4.9, 50.0), (5.0, 50.0)
         ([(4.9, 49.9), WORKS], 0.0, None),
     ],
 )
-def test_a_wait_is_a_time_with_idle_gpus_and_busy_processors(
+def test_gpus_wait_for_the_cpu_if_they_are_idle_and_processors_are_busy(
     loads: list[tuple[float, float]], share: float, interval_s: float | None
 ) -> None:
     load = gpu_load(samples_of(*loads), None)
     assert (load[CPU_WAIT_SHARE], load.get(CPU_WAIT_INTERVAL)) == (share, interval_s)
 
 
-def test_the_utilization_counts_until_the_last_time_that_a_gpu_worked() -> None:
+def test_utilization_after_the_last_work_of_a_gpu_does_not_count() -> None:
     samples = samples_of((0.0, 1.0), (1.0, 1.0), (90.0, 1.0), (0.0, 1.0))
     samples.insert(0, {"t_s": 0.0, "phase": "load", "gpu_util_percent": 50.0})
     assert training_utilization(samples) == [0.0, 1.0, 90.0]
@@ -162,7 +162,7 @@ def test_the_utilization_counts_until_the_last_time_that_a_gpu_worked() -> None:
 
 
 @pytest.mark.parametrize(("steps", "number"), [(0, 3), (1, 3), (2, 3), (3, 5), (9, 9)])
-def test_the_training_ends_with_its_last_step(steps: int, number: int) -> None:
+def test_samples_after_the_last_step_do_not_belong_to_the_training(steps: int, number: int) -> None:
     """The first sample is at the end of the first micro-step; a step takes four seconds."""
     result, _ = stored_row("7b-1gpu")
     assert result.speed is not None
@@ -193,7 +193,7 @@ def test_values_that_are_not_numbers_are_left_out(tmp_path: Path) -> None:
     ]
 
 
-def test_the_least_used_gpu_counts_and_only_numbered_columns_are_gpus() -> None:
+def test_the_utilization_is_that_of_the_least_used_gpu_with_a_numbered_column() -> None:
     columns: dict[str, float | str] = {"gpu0_util_percent": 80.0, "gpu10_util_percent": 60.0, "gpux_util_percent": 1.0}
     load = gpu_load([sample | columns for sample in samples_of((70.0, 1.0), (70.0, 1.0))], None)
     assert load[STEADY_UTILIZATION] == 60.0

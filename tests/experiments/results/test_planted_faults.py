@@ -68,7 +68,7 @@ def telemetry(monkeypatch, tmp_path):
         ([97, 9, 9, 9], [ROW[:1], *([STRANGER],) * 3], ["pass", "not evaluated"]),  # no GPU is left to sample
     ],
 )
-def test_a_second_process_on_the_gpu_fails(telemetry, loads, processes, expected):
+def test_wrong_processes_or_loads_on_one_gpu_fail_their_statements(telemetry, loads, processes, expected):
     found = {"7b-1gpu": {"telemetry": telemetry("0", loads, processes)}}
     claims = ("one-process-keeps-one-gpu-busy", "other-gpus-are-idle")
     assert statuses("multi_gpu_litgpt", found, *claims) == expected
@@ -84,7 +84,7 @@ def test_a_second_process_on_the_gpu_fails(telemetry, loads, processes, expected
         ([97, 96, 60, 94], [[pid] for pid in ROW], "fail"),
     ],
 )
-def test_a_wrong_number_of_processes_on_four_gpus_fails(telemetry, loads, processes, expected):
+def test_wrong_processes_or_loads_on_four_gpus_fail_their_statements(telemetry, loads, processes, expected):
     found = {row: {"telemetry": telemetry("0,1,2,3", loads, processes)} for row in ("7b-4gpu-ddp", "7b-4gpu-fsdp")}
     ddp, fsdp = statuses("multi_gpu_litgpt", found, "four-processes-keep-four-gpus-busy", "fsdp-keeps-the-gpus-busy")
     assert ddp == expected
@@ -106,7 +106,7 @@ def steps_of_10_s(waits):
     ("waits", "expected"),
     [((7, 8, 9), "pass"), ((), "fail"), ((2, 5, 8), "fail"), ((1, 3, 5, 7, 9), "fail")],
 )
-def test_the_gpus_wait_for_the_cpu_once_in_each_step(waits, expected):
+def test_a_wrong_number_of_waits_for_the_cpu_per_step_fails_the_statement(waits, expected):
     speed = Speed(
         optimizer_steps=4,
         micro_steps=4,
@@ -127,7 +127,7 @@ def out_of_memory(step, phase):
 
 
 @pytest.mark.parametrize(("phase", "expected"), [("optimizer step", "pass"), ("forward", "fail")])
-def test_the_memory_runs_out_in_the_stated_phase(phase, expected):
+def test_an_out_of_memory_in_another_phase_fails_the_statement(phase, expected):
     found = {"xxl": out_of_memory(0, "optimizer step"), "xxl-smallest-batch": out_of_memory(0, phase)}
     assert statuses("single_gpu_blip2", found, "xxl-fails-in-its-optimizer-step") == [expected]
 
@@ -141,7 +141,7 @@ def statuses_of_stored_run(name, plant=lambda results: results):
 
 
 @pytest.mark.parametrize(("step", "expected"), [(None, "pass"), (3, "fail")])
-def test_a_late_out_of_memory_fails(step, expected):
+def test_an_out_of_memory_in_another_step_fails_the_statement(step, expected):
     def plant(results):
         made = results["baseline"]
         failure = made.failure.model_copy(update={"step": made.failure.step if step is None else step})
@@ -151,7 +151,7 @@ def test_a_late_out_of_memory_fails(step, expected):
     assert found["claim/baseline-fails-with-its-state"] == expected
 
 
-def test_swapped_rows_fail():
+def test_swapped_results_of_two_rows_fail_their_comparison():
     def swap(results):
         a, b = "reduced-precision", "mixed-precision"
         return {**results, a: results[b], b: results[a]}

@@ -26,12 +26,12 @@ from tests.support.results.in_memory import CPU, GPU, ranks, result
         (1, (4.0, 1.0), None),
     ],
 )
-def test_a_loss_falls_from_the_mean_of_the_first_epoch_to_that_of_the_last(epochs, losses, fall):
+def test_the_fall_of_the_loss_is_relative_to_the_mean_loss_of_the_first_epoch(epochs, losses, fall):
     settings = result("a").spec.settings.model_copy(update={"max_epochs": epochs})
     assert QUANTITIES["loss_fall"](result("a", losses=losses, settings=settings)) == fall
 
 
-def test_with_fewer_losses_than_epochs_last_and_final_loss_are_the_last_one():
+def test_the_final_loss_is_the_last_loss_if_there_are_fewer_losses_than_epochs():
     many = result("a").spec.settings.model_copy(update={"max_epochs": 9})
     made = result("a", losses=(3.0, 1.0), settings=many)
     assert (QUANTITIES["last_loss"](made), QUANTITIES["final_loss"](made)) == (1.0, 1.0)

@@ -72,7 +72,7 @@ def test_a_failed_reference_value_states_its_distance_from_the_bounds():
     assert reference_verdict(result("a", memory={"reserved_gib": 75.0})).missed == ""
 
 
-def test_several_checks_are_stated_together_and_empty_parts_are_left_out():
+def test_a_verdict_joins_the_texts_of_its_checks_without_empty_and_repeated_ones():
     checks = [of_peak(high=8.0), {"row": "b", "outcome": "fits"}, of_peak(high=5.0)]
     verdict = claim_verdict(checks, with_peak(10.0))
     assert verdict.expected == ("a: peak memory at most 8 GiB; b: fits; a: peak memory at most 5 GiB")
@@ -141,7 +141,7 @@ def test_a_value_that_is_not_predicted_has_its_reason(check, reason):
     assert (verdict.status, verdict.reason) == ("not evaluated", reason)
 
 
-def test_the_row_without_a_value_is_named():
+def test_the_reason_names_the_row_without_a_value():
     assert claim_verdict(RATIO, with_peak(10.0), result("b")).reason == "b has no peak memory (b ended as fits)"
     assert claim_verdict(RATIO, result("a"), result("b", memory=PEAK)).reason.startswith("a has no peak memory")
 

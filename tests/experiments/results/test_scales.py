@@ -48,7 +48,7 @@ def test_a_number_of_the_lab_is_not_evaluated_for_a_twin():
     assert verdict_on([PEAK], card=CARD).status == verdict_on([PEAK], twins={"b": SIZES["b"]}).status == "pass"
 
 
-def test_that_a_value_is_zero_is_evaluated_for_a_twin():
+def test_a_statement_that_a_value_is_zero_is_evaluated_for_a_twin():
     assert verdict_on([{**PEAK, "high": 0.0}]).status == "fail"
 
 
@@ -86,5 +86,5 @@ def test_the_headline_says_that_the_run_is_scaled():
     assert headline(evaluation([RATIO], twins={"a": {"batch_size": 2}})).startswith("1 of 2 rows scaled to 12 GB: ")
 
 
-def test_twins_may_differ_where_their_rows_do():
+def test_twins_may_differ_in_settings_in_which_their_rows_differ():
     assert evaluation([RATIO], twins={"a": {"batch_size": 1}}, taught=4).verdicts[-1].status == "pass"

@@ -78,7 +78,7 @@ def test_an_incomplete_result_is_rejected(tmp_path):
         read_result(path)
 
 
-def test_only_another_gpu_emulates_the_card():
+def test_neither_the_card_itself_nor_a_cpu_emulates_the_card():
     assert not result("a").emulated
     assert not result("a", device=CPU).emulated
     assert result("a", device=EMULATING_GPU).emulated
@@ -161,7 +161,7 @@ def test_the_loss_of_an_epoch_is_its_mean(changes, loss):
     assert QUANTITIES["final_loss"](result("a", losses=(7.0, 5.0, 2.0, 1.0), settings=settings)) == loss
 
 
-def test_a_shortened_training_has_no_loss_of_an_epoch():
+def test_the_final_loss_of_a_shortened_training_is_the_mean_of_all_losses():
     settings = result("a").spec.settings.model_copy(update={"max_epochs": 2})
     assert QUANTITIES["final_loss"](result("a", losses=(3.0, 1.0), settings=settings, length="verdict")) == 2.0
 

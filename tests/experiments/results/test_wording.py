@@ -47,7 +47,7 @@ def test_numbers_of_parameters_are_in_millions_below_a_billion():
     assert {count: format_parameter_count(count) for count in counts} == counts
 
 
-def test_a_duration_has_hours_only_if_it_is_that_long():
+def test_a_duration_below_one_hour_has_no_hours():
     times = {0: "0:00", 59.4: "0:59", 60: "1:00", 3599: "59:59", 3600: "1:00:00", 36061: "10:01:01"}
     assert {seconds: format_duration(seconds) for seconds in times} == times
 

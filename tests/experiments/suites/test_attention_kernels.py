@@ -29,7 +29,7 @@ TRACES = 6
 
 
 @pytest.mark.parametrize(("generation", "expected"), GENERATIONS.items())
-def test_attention_kernels_and_workspace_follow_from_the_generation_of_the_card(generation, expected):
+def test_the_generation_of_a_card_determines_attention_kernels_and_workspace(generation, expected):
     card = card_named("a100_80gb").model_copy(update={"compute_capability": generation, "multiprocessors": 7})
     kernels = kernel_properties(card)
     assert (
@@ -42,11 +42,11 @@ def test_attention_kernels_and_workspace_follow_from_the_generation_of_the_card(
     assert kernels.multiprocessors == 7
 
 
-def test_every_card_is_of_a_generation_that_is_tested():
+def test_the_generation_of_every_card_is_tested():
     assert {card.compute_capability for card in cards().values()} <= {*GENERATIONS}
 
 
-def test_few_traces_are_enough_for_all_cards():
+def test_all_cards_are_grouped_into_the_stated_number_of_traces():
     groups = group_by_kernels(parse_card_list("all"))
     assert len(groups) == TRACES
     assert sorted(name for group in groups for name in group) == sorted(parse_card_list("all"))

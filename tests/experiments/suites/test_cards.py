@@ -89,7 +89,7 @@ BUILDS = {
 
 
 @pytest.mark.parametrize(("device", "card"), DEVICES.items(), ids=str)
-def test_a_device_belongs_to_its_card_and_no_other(device, card):
+def test_a_device_matches_its_card_and_no_other(device, card):
     assert card_of_device(*device) == card
     assert sum(facts.matches_device(*device) for facts in cards().values()) == (card is not None)
 
@@ -100,7 +100,7 @@ def test_every_card_is_found_by_the_name_of_a_device():
 
 @pytest.mark.parametrize("name", ["NVIDIA H100", "NVIDIA H200", "NVIDIA A30"])
 @pytest.mark.parametrize("unknown", [None, 0.0])
-def test_a_device_of_unknown_memory_is_the_card_of_its_name(name, unknown):
+def test_a_device_with_unknown_memory_is_recognized_by_its_name(name, unknown):
     named = {"NVIDIA H100": "h100_94gb", "NVIDIA H200": "h200_141gb", "NVIDIA A30": "a30_24gb"}
     assert card_of_device(name, unknown) == named[name]
 
@@ -138,11 +138,11 @@ def test_a_card_names_the_build_of_pytorch_for_its_generation(name, build):
     assert card_named(name).build == build
 
 
-def test_the_image_has_the_cuda_that_notes_name():
+def test_notes_name_the_cuda_version_of_the_container_image():
     assert re.search(r"^ARG BASE_IMAGE=\S+-cuda(\S+?)-", DOCKERFILE.read_text(), re.MULTILINE)[1] == IMAGE_CUDA
 
 
-def test_notes_name_the_cards_that_the_image_does_not_run():
+def test_notes_name_the_cards_that_the_container_image_cannot_use():
     lines = card_notes(["v100_32gb", "a100_80gb", "p100_16gb", "mi210_64gb", "24GiB"])
     assert [line.partition(":")[0] for line in lines] == ["v100_32gb, p100_16gb", "mi210_64gb", "24GiB"]
     assert f"PyTorch for CUDA {IMAGE_CUDA}; use PyTorch for CUDA 12.6" in lines[0]
@@ -181,7 +181,7 @@ def test_a_size_in_gib_names_a_card_with_that_memory(text, gib):
         ("k80_12gb", "--card k80_12gb: too old for PyTorch: compute capability 3.7; PyTorch 2.11 to 2.13 needs 5.0"),
     ],
 )
-def test_a_card_without_predictions_is_rejected_in_one_line(text, message):
+def test_an_unknown_card_or_one_too_old_for_pytorch_is_rejected_in_one_line(text, message):
     for ask in (parse_card_list, lambda name: supported_card(name, "--card")):
         with pytest.raises(InputError) as rejected:
             ask(text)
@@ -198,7 +198,7 @@ def test_memory_reported_by_pytorch_is_distinguished_from_an_assumption():
     assert card_named("l4_24gb").memory_is_assumed
 
 
-def test_the_cards_have_the_memory_that_the_labs_state():
+def test_the_catalog_agrees_with_what_the_labs_state_about_cards():
     found = cards()
     assert {name: found[name].compute_capability for name in ("a100_80gb", "a30_24gb", "v100_32gb")} == {
         "a100_80gb": "8.0",

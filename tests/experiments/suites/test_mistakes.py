@@ -132,7 +132,7 @@ def test_a_binary_file_is_rejected(tmp_path):
         read_document(path)
 
 
-def test_keys_of_an_alias_may_be_overridden(tmp_path):
+def test_a_merged_yaml_key_may_be_overridden(tmp_path):
     path = tmp_path / "lab.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n")
     document = read_document(path)

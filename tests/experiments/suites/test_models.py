@@ -33,7 +33,7 @@ SHARED_HEAD = {
 
 
 @pytest.mark.parametrize("name", SHARED_HEAD)
-def test_a_model_shares_its_head_with_the_embedding_as_published(name):
+def test_the_output_head_is_the_embedding_if_the_published_model_ties_them(name):
     model = build_full_size(models()[name])
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embedding) == SHARED_HEAD[name]

@@ -53,16 +53,16 @@ def test_a_twin_has_the_settings_of_its_row_except_for_those_of_the_scale(read):
     assert [row.id for row in suite.rows_for(SMALL)] == ["small", "large"]
 
 
-def test_only_a_twin_says_that_it_is_scaled(read):
+def test_only_a_twin_has_a_note_that_it_is_scaled(read):
     suite = read(SCALE)
-    assert suite.scale_of("large", SMALL) == "scaled to 12 GB"
-    assert suite.scale_of("small", SMALL) == suite.scale_of("large", CARD) == ""
-    assert suite.scale_note(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
-    assert suite.scale_note(["large"], SMALL) == "scaled to 12 GB"
-    assert suite.scale_note(["small", "large"], CARD) == ""
+    assert suite.twin_note("large", SMALL) == "scaled to 12 GB"
+    assert suite.twin_note("small", SMALL) == suite.twin_note("large", CARD) == ""
+    assert suite.note_on_twins(["small", "large"], SMALL) == "1 of 2 rows scaled to 12 GB"
+    assert suite.note_on_twins(["large"], SMALL) == "scaled to 12 GB"
+    assert suite.note_on_twins(["small", "large"], CARD) == ""
 
 
-def test_a_row_of_one_card_only_has_no_twin(read):
+def test_a_row_for_a_single_card_has_no_twin(read):
     suite = read(SCALE)
     only = suite.rows[0].model_copy(update={"cards": (CARD,)})
     assert [row.id for row in suite.model_copy(update={"rows": (only, suite.rows[1])}).rows_for(SMALL)] == ["large"]
@@ -104,7 +104,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_in_a_scale_is_named_with_what_is_allowed(read, case):
+def test_a_mistake_in_a_scale_is_named_with_the_allowed_values(read, case):
     scales, message = BAD[case]
     with pytest.raises(InputError) as rejected:
         read(*scales)
@@ -149,7 +149,7 @@ def test_a_twin_needs_no_more_host_memory_than_a_student_has(name, row):
     assert host_memory_needed_gib(suite_row_spec(suite, suite.row(row), SMALL)) <= STUDENT_HOST_GIB
 
 
-def test_a_twin_of_an_offloading_row_is_among_them():
+def test_the_host_memory_of_a_twin_with_offload_is_checked():
     suite = suite_named("single_gpu_blip2")
     assert any(suite_row_spec(suite, row, SMALL).settings.uses_host_memory for row in suite.rows_for(SMALL))
 
@@ -205,7 +205,7 @@ def test_the_terminal_says_that_rows_are_scaled():
     assert {row["scaled"] for row in rows_as_data(name, CARD)} == {""}
 
 
-def test_predictions_of_all_rows_are_those_of_the_lab_s_cards_unless_a_scale_is_requested():
+def test_rows_are_predicted_for_the_card_of_the_lab_unless_a_smaller_card_is_requested():
     assert {spec.card for spec in select_rows("single_gpu_litgpt", None)} == {CARD}
     assert {spec.card for spec in select_rows("single_gpu_litgpt", SMALL)} == {SMALL}
     assert {spec.suite for spec in select_rows(None, SMALL)} == set(SCALED_LABS)

@@ -40,7 +40,7 @@ def test_a_batch_without_accumulation_is_one_micro_step(batch):
 
 
 @pytest.mark.parametrize("accumulate", [4, 32])
-def test_the_steps_per_epoch_divide_its_batches(accumulate):
+def test_accumulation_that_divides_the_batches_of_an_epoch_is_accepted(accumulate):
     data = {**COMMON, "train_samples": 512, "batch_size": 16, "accumulate": accumulate}
     assert validate(Settings, data, "here").accumulate == accumulate
 

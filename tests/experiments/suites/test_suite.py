@@ -68,7 +68,7 @@ def test_a_suite_merges_common_row_and_card_settings(read_edited):
     assert suite.settings(large, CARD).lr == COMMON["lr"]
 
 
-def test_the_settings_of_a_row_are_validated_once(read_edited):
+def test_the_validated_settings_of_a_row_are_cached(read_edited):
     suite = read_edited(GOOD)
     large = suite.row("large")
     assert suite.settings(large, CARD) is suite.settings(large, CARD)
@@ -77,7 +77,7 @@ def test_the_settings_of_a_row_are_validated_once(read_edited):
     assert suite.settings(changed, CARD).batch_size == 8
 
 
-def test_a_suite_gives_the_rows_of_a_card(read_edited):
+def test_a_row_is_among_the_rows_of_its_cards_only(read_edited):
     suite = read_edited(good_suite_with(("rows", 1, "cards"), [CARD]) | {"cards": [CARD, "h100_94gb"]} | {"claims": []})
     assert [row.id for row in suite.rows_for(CARD)] == ["small", "large"]
     assert [row.id for row in suite.rows_for("h100_94gb")] == ["small"]

@@ -33,7 +33,7 @@ def test_a_suite_in_a_folder_is_used_like_those_of_the_package(suite_folder):
     assert user_suite_file("my_lab") == suite_folder / "my_lab.yaml"
 
 
-def test_files_and_folders_may_be_mixed(suite_folder, tmp_path_factory, monkeypatch):
+def test_user_suites_may_be_given_as_files_and_as_folders(suite_folder, tmp_path_factory, monkeypatch):
     other = tmp_path_factory.mktemp("other") / "second.yaml"
     other.write_text(TEMPLATE_FILE.read_text().replace("suite: my_lab", "suite: second"))
     monkeypatch.setenv(SUITES_VARIABLE, f"{other}:{suite_folder}")
@@ -58,6 +58,6 @@ def test_a_path_without_a_suite_is_rejected(tmp_path, monkeypatch, place):
         user_suites()
 
 
-def test_a_file_in_place_of_a_name_is_rejected_with_the_option():
+def test_a_file_in_place_of_a_suite_name_is_rejected_and_the_option_for_files_is_named():
     with pytest.raises(InputError, match=r"unknown suite 'a/lab\.yaml'; .* --suite-file a/lab\.yaml$"):
         suite_named("a/lab.yaml")
