@@ -307,8 +307,8 @@ class FakeSlurmRunner(FakeRunner):
 
     brought: ClassVar[list[Any]] = []
 
-    def __init__(self, folder, *_, data):
-        super().__init__(folder)
+    def __init__(self, folder, *_, data, expected):
+        super().__init__(folder, expected=expected)
         FakeSlurmRunner.brought = [data]
 
     def run(self, rows):

@@ -77,7 +77,7 @@ def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
         "LoRA, rank 16",
         "AdamW on the host",
         "activations on the host",
-        "optimizer offload",
+        "DeepSpeed optimizer offload",
         "FSDP over 2 GPUs",
         "FSDP over 4 GPUs",
         "FSDP over 8 GPUs",

@@ -74,7 +74,7 @@ def test_numbers_of_different_length_are_right_aligned():
     assert len(first.rstrip()) == len(second.rstrip())
 
 
-@pytest.mark.parametrize(("total", "words"), [(3, ""), (4, "; 1 waits"), (5, "; 2 wait")])
+@pytest.mark.parametrize(("total", "words"), [(3, ""), (4, "; 1 waiting"), (5, "; 2 waiting")])
 def test_the_title_counts_the_rows_that_wait(total, words):
     text = printed_text(progress_table([RowState(spec("a"), 7.0, PROGRESS)], 2, total, None))
     assert text.splitlines()[0].strip() == f"2 of {total} rows done{words}"
