@@ -28,7 +28,7 @@ from experiments.history.lease_length import ExpectedTimes
 from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.prediction.predict import suite_row_spec
-from experiments.results.gpu_load import UTILIZATION_S
+from experiments.results.gpu_load import UTILIZATION_PERIOD_S
 from experiments.results.predictions import Prediction
 from experiments.results.provenance import git_commit
 from experiments.results.run_folder import Run, RunFolder
@@ -71,7 +71,7 @@ class WallRun(NamedTuple):
             changes = {
                 "length": self.length,
                 "settings": suite.settings(row, self.card, self.gpus_per_node),
-                "steady_s": UTILIZATION_S if steady else 0.0,
+                "steady_s": UTILIZATION_PERIOD_S if steady else 0.0,
             }
             found.append(suite_row_spec(suite, row, self.card).model_copy(update=changes))
         return most_memory_first(found)

@@ -110,7 +110,10 @@ def test_the_config_of_a_hub_id_is_downloaded(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"model": "nope"}, "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json, or"),
+        (
+            {"model": "nope"},
+            "--model nope: unknown; allowed: a name that `testbed models` lists, the path of a config.json, or",
+        ),
         ({"model": "nope.json"}, "--model nope.json: cannot be read (No such file or directory); allowed: "),
         ({"card": "nope"}, "--card: unknown card 'nope'; allowed: a100_80gb"),
         ({"batch": 0}, "--batch 0: allowed: a whole number above 0"),
