@@ -112,7 +112,7 @@ def run_flips(folder: Path, check: Check, versions: Versions) -> Iterator[Flip]:
         found = run_changes(series)
         newest = series.runs[-1]
         if found and found[-1].run is newest and newest.started_at >= check.begun_at.isoformat(timespec="seconds"):
-            yield from _flips_of_changes(f"{versions}: {series.title}", found[-1])
+            yield from _flips_of_changes(f"{versions} versions: {series.title}", found[-1])
 
 
 def evaluations_in(folder: Path) -> Iterator[tuple[Path, Evaluation]]:

@@ -77,8 +77,8 @@ def test_selective_checkpointing_saves_a_part_of_the_activations(traced):
 
 
 def test_at_the_optimizer_step_every_parameter_has_its_gradient(traced):
-    assert traced.predictions["adamw"].peak_phase == "optimizer step"
-    assert in_bytes(traced, "adamw", "grads") == in_bytes(traced, "adamw", "params")
+    assert traced.predictions["litgpt"].peak_phase == "optimizer step"
+    assert in_bytes(traced, "litgpt", "grads") == in_bytes(traced, "litgpt", "params")
 
 
 def test_ddp_has_buckets_in_addition_to_the_gradients(traced):

@@ -20,7 +20,7 @@ from tests.support.fake_environment import SUITE
 
 LEASE = ("--lease", "gpu_a100_pcie", "--max-hours", "6")
 CURRENT = ("--versions", "current")
-MINIATURES_IN_WORDS = f"current: miniatures of {SUITE} on a100_80gb"
+MINIATURES_IN_WORDS = f"current versions: miniatures of {SUITE} for a100_80gb"
 MINIATURES, PREDICTIONS = f"current-miniatures-{SUITE}-a100_80gb", f"current-predictions-{SUITE}-h100_94gb"
 
 
@@ -43,7 +43,7 @@ def test_a_first_check_runs_each_part_as_a_process_and_has_nothing_to_compare_wi
     assert "This is the first check" in out
     names = [part.name for part in parts_of(SETS, [SUITE], None)]
     assert recorded_calls(checks) == [name for name in names if "environment" not in name]
-    assert f"[{len(names)}/{len(names)}] newest: predictions of {SUITE} on h100_94gb" in out
+    assert f"[{len(names)}/{len(names)}] newest versions: predictions of {SUITE} for h100_94gb" in out
     assert (checks / "latest" / "semester.html").is_file()
     summary = Path("summary.md").read_text()
     assert "| versions | pass | fail | error | not evaluated |" in summary
@@ -66,13 +66,13 @@ def test_a_changed_status_is_named_with_its_statement_and_sent(semester, checks,
     (checks / "OOM.txt").write_text("reduced-batch")
     code, out, _ = semester(*CURRENT, "--summary", "summary.md", "--junit", "junit.xml", "--notify", address)
     assert code == 1
-    assert "flipped: current: " in out
+    assert "flipped: current versions: " in out
     assert "pass → fail" in out
     assert "### Flipped" in Path("summary.md").read_text()
     flips = next(one for one in ET.parse("junit.xml").getroot() if one.get("name") == "flips")
     assert int(flips.get("failures")) == len(flips) > 0
     titles = [one["title"] for one in received]
-    assert "flipped in current: miniatures" in titles[0]
+    assert "flipped in current versions: miniatures" in titles[0]
     assert titles[-1].startswith("testbed: semester check finished.")
     assert "pass-word" not in "".join(path.read_text() for path in checks.rglob("*.json"))
 
@@ -92,7 +92,7 @@ def test_predictions_that_evaluate_no_statement_are_reported(semester, checks):
     (checks / "UNTRACEABLE.txt").write_text(PREDICTIONS)
     _, out, _ = semester(*CURRENT)
     reason = "no statement was evaluated: not predicted: baseline: cannot be traced (ValueError: one tensor)"
-    assert f"to fix: current: predictions of {SUITE} on h100_94gb: no result: {reason}" in out
+    assert f"to fix: current versions: predictions of {SUITE} for h100_94gb: no result: {reason}" in out
 
 
 def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch):
@@ -106,7 +106,7 @@ def test_versions_that_do_not_resolve_are_reported(semester, checks, monkeypatch
     monkeypatch.setattr(check, "python_of", python_of)
     code, out, _ = semester("--versions", "newest", *CURRENT)
     assert code == 0
-    assert "to fix: newest: environment: no result: a needs b<2 and c needs b>=2" in out
+    assert "to fix: newest versions: environment: no result: a needs b<2 and c needs b>=2" in out
     assert recorded_calls(checks) == [MINIATURES, PREDICTIONS]
 
 
@@ -173,7 +173,7 @@ def test_the_remaining_time_is_estimated_from_the_last_check(semester, checks):
     slow = {name: one.model_copy(update={"took_s": 600.0}) for name, one in state.done.items()}
     (place / STATE_FILE).write_text(state.model_copy(update={"done": slow}).model_dump_json())
     backdate_newest_check(checks)
-    assert "[1/3] current: environment; 0:00 so far, about 30:00 left" in semester(*CURRENT)[1]
+    assert "[1/3] current versions: environment; 0:00 so far, about 30:00 left" in semester(*CURRENT)[1]
 
 
 @pytest.mark.parametrize(
