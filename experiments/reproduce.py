@@ -148,16 +148,16 @@ def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: Exp
     """Record and show what the lease has cost, and what was predicted before it began."""
     name = reproduction.lease_request.name
     past = [one for one in past_leases(reconciler.journal.entries(), reconciler.clock.now()) if one.name == name]
-    expected_run_s = times.total_time().expected_s / times.leases.run_factor
-    if not past or past[-1].end <= past[-1].start or not expected_run_s:
+    predicted_run_s = times.total_time().expected_s
+    if not past or past[-1].end <= past[-1].start or not predicted_run_s:
         return
     record = LeaseRecord(
         name=name,
         node_type=reproduction.lease_request.requirements.node_type or "",
         su_per_hour=past[-1].su_per_hour,
         predicted_setup_s=times.leases.setup.total_seconds(),
-        predicted_run_s=times.total_time().expected_s,
-        expected_run_s=expected_run_s,
+        predicted_run_s=predicted_run_s,
+        expected_run_s=predicted_run_s / times.leases.run_factor,
         used_s=(past[-1].end - past[-1].start).total_seconds(),
         run_s=stages.seconds_by_stage["run"],
     )
@@ -233,9 +233,9 @@ def _expected_times(
     stored = StoredTimes.read(results, predictions)
     left = {run.suite.suite: [row.spec for row in run.rows_left()] for run in runs}
     specs = {suite: rows for suite, rows in left.items() if rows}
-    times = expected_times(specs, target.node, target.max_nodes * len(target.node.gpus), stored, own_jobs=True)
-    node_type = reproduction.lease_request.requirements.node_type
-    return replace(times, leases=earlier_leases(read_records(results), node_type))
+    leases = earlier_leases(read_records(results), reproduction.lease_request.requirements.node_type)
+    gpus = target.max_nodes * len(target.node.gpus)
+    return expected_times(specs, target.node, gpus, stored, own_jobs=True, leases=leases)
 
 
 def _with_lease_length(reproduction: Reproduction, times: ExpectedTimes, report: Callable[[str], None]) -> Reproduction:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from math import ceil
@@ -133,19 +133,25 @@ def expected_times_on(hosts: Sequence[Host], suites: Sequence[Suite], results: P
         specs = [suite_row_spec(suite, row, card) for row in suite.rows_for(card)]
         specs_by_suite[suite.suite] = [spec.model_copy(update={"length": "verdict"}) for spec in specs]
     gpus, stored = sum(host.gpus for host in hosts), StoredTimes.read(results)
-    times = expected_times(specs_by_suite, node, gpus, stored, own_jobs=True)
-    return replace(times, leases=earlier_leases(read_records(results), hosts[0].node_type))
+    leases = earlier_leases(read_records(results), hosts[0].node_type)
+    return expected_times(specs_by_suite, node, gpus, stored, own_jobs=True, leases=leases)
 
 
 def expected_times(
-    specs: Mapping[str, Sequence[RowSpec]], node: Node, gpus: int, stored: StoredTimes, *, own_jobs: bool
+    specs: Mapping[str, Sequence[RowSpec]],
+    node: Node,
+    gpus: int,
+    stored: StoredTimes,
+    *,
+    own_jobs: bool,
+    leases: EarlierLeases = NO_LEASES,
 ) -> ExpectedTimes:
     """Return the expected times of the rows of each suite on nodes like ``node``, which have ``gpus`` GPUs together."""
     times = {
         suite: [stored.expected_time(spec, card_of_node(spec, node), own_jobs) for spec in rows]
         for suite, rows in specs.items()
     }
-    return ExpectedTimes(times, gpus, own_jobs)
+    return ExpectedTimes(times, gpus, own_jobs, leases)
 
 
 def card_of_node(spec: RowSpec, node: Node) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, ValidationError
 
@@ -20,6 +20,9 @@ from provision.words import number_with_noun
 FILE = "leases.jsonl"
 HOUR_S = 3600.0
 
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A time by which others are divided."""
+
 
 class LeaseRecord(Record):
     """A lease on which suites were reproduced from its beginning to its release."""
@@ -29,9 +32,9 @@ class LeaseRecord(Record):
     su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
     predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
     predicted_run_s: float = Field(description="predicted time of the suites, s")
-    expected_run_s: float = Field(description="as predicted_run_s, but without what earlier leases showed, s")
-    used_s: float = Field(description="time from the beginning of the lease to its deletion, s")
-    run_s: float = Field(description="time of the suites, s")
+    expected_run_s: Seconds = Field(description="as predicted_run_s, but without what earlier leases showed, s")
+    used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
+    run_s: Seconds = Field(description="time of the suites, s")
 
     @property
     def setup_s(self) -> float:

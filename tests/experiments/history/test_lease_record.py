@@ -53,6 +53,16 @@ def test_records_are_kept_and_broken_lines_are_left_out(tmp_path):
     assert [one.used_s for one in read_records(results)] == [1000.0, 5.0]
 
 
+@pytest.mark.parametrize("field", ["used_s", "run_s", "expected_run_s"])
+@pytest.mark.parametrize("value", ["0", "-1", "1e999"])
+def test_a_record_with_a_time_that_cannot_divide_others_is_left_out(tmp_path, field, value):
+    line = record().model_dump_json()
+    number = f'"{field}":{getattr(record(), field)}'
+    assert number in line
+    (tmp_path / FILE).write_text(line.replace(number, f'"{field}":{value}') + "\n")
+    assert earlier_leases(read_records(tmp_path), "gpu_a100_pcie") == NO_LEASES
+
+
 def test_the_error_is_relative_to_the_used_time():
     assert record(used_s=500.0).error == pytest.approx(0.9)
 
