@@ -44,14 +44,14 @@ def check(
         print_json([_check_as_data(path, suite, mistakes) for path, (suite, mistakes) in checked.items()])
     for path, (suite, mistakes) in {} if as_json else checked.items():
         if mistakes:
-            say("\n".join(_lines(path, mistakes)), stderr=True)
+            say("\n".join(_mistake_lines(path, mistakes)), stderr=True)
         if suite:
-            say(_summary(path, suite))
+            say(_suite_summary(path, suite))
     if any(mistakes for _, mistakes in checked.values()):
         raise typer.Exit(BAD_INPUT)
 
 
-def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
+def _mistake_lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     """Return one line for each mistake in the order of the file. Rows with the same mistake share a line."""
     places: dict[tuple[int, str, str], list[str]] = {}
     for one in sorted(mistakes):
@@ -66,7 +66,7 @@ def _lines(path: Path, mistakes: "list[Mistake]") -> list[str]:
     return found
 
 
-def _summary(path: Path, suite: "Suite") -> str:
+def _suite_summary(path: Path, suite: "Suite") -> str:
     from experiments.suites.sentences import statement_ids
 
     rows, statements = [row.id for row in suite.rows], statement_ids(suite)

@@ -57,12 +57,12 @@ def fit(
     reject_options_of_scripts(context)
     row = optional_word(rows, "fit", "SUITE/ROW")
     if runs_as_program(context, row, training):
-        _fit_programs(training, card, parse_batches(batch), as_json)
+        _fit_model(training, card, parse_batches(batch), as_json)
     else:
         _fit_rows(context, row, training, card, batch, as_json)
 
 
-def _fit_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
+def _fit_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
     from experiments.prediction.loop import describe_training, samples_of_step, training_as_data
     from experiments.prediction.loop_fit import (
         attempts_as_data,
@@ -120,7 +120,9 @@ def _fit_script(
 
     reject_options_of_models(context)
     if flag is None:
-        raise InputError("fit -- COMMAND: needs --batch-flag, the script's option for its batch, such as --batch-size")
+        raise InputError(
+            "fit -- COMMAND: needs --batch-flag, the script's option for its batch size, such as --batch-size"
+        )
     if not card:
         raise InputError(f"fit -- COMMAND: needs --card, one of {', '.join(cards())}, {SIZE_HELP}")
     if card == "all":

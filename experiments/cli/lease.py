@@ -15,7 +15,7 @@ import typer
 from experiments.cli.lease_options import (
     ANY_SITE,
     LeaseOptions,
-    NotReady,
+    LeaseRequirementsMissing,
     active_lease_named,
     confirm,
     connect_to_sites_if_ready,
@@ -136,7 +136,7 @@ def lease(
     end_when_idle = idle.parse(options.count, wait)
     try:
         sites, reconciler = connect_to_sites_if_ready(site, key), new_reconciler(site)
-    except NotReady as problem:
+    except LeaseRequirementsMissing as problem:
         if not dry_run or (problem.bad_key and key != DEFAULT_KEY.expanduser()):
             raise
         request_without_account = replace(

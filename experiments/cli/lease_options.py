@@ -133,7 +133,7 @@ def _lease_hours_and_gpus(group: GroupOption) -> tuple[int, int]:
     return ceil(sum(lease.hours * lease.gpus for lease in leases) / gpus), gpus
 
 
-class NotReady(InputError):
+class LeaseRequirementsMissing(InputError):
     """Requirements of a lease are missing; the message lists them. bad_key: whether the SSH key cannot be used."""
 
     def __init__(self, text: str, bad_key: bool) -> None:
@@ -144,7 +144,7 @@ class NotReady(InputError):
 def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
     """Return the connections to the site, or to all sites, if key and account are ready for a lease.
 
-    Raises NotReady with all missing requirements of a lease: a usable SSH key, an account.
+    Raises LeaseRequirementsMissing with all missing requirements of a lease: a usable SSH key, an account.
     """
     from provision.errors import BadKey, NoCredentials
     from provision.sites.base import connect_to, connect_to_all
@@ -163,7 +163,7 @@ def connect_to_sites_if_ready(site: str, key: Path) -> "list[LeasingSite]":
         missing.append(str(problem))
     if missing:
         doctor = "testbed doctor --site " + ("chameleon" if site == ANY_SITE else site)
-        raise NotReady(f"{'; '.join(missing)}; all checks: {doctor}", bad_key)
+        raise LeaseRequirementsMissing(f"{'; '.join(missing)}; all checks: {doctor}", bad_key)
     return sites
 
 

@@ -56,10 +56,10 @@ def orphans_command(
         data = {one.active_lease.tag: {"resources": one.resources, "in_journal": one.in_journal} for one in found}
         print_json({"orphans": data, "would delete" if dry_run else "deleted": names})
     else:
-        say("\n".join([*map(_line, found), _summary(names, dry_run)]) if found else "no leaked resources")
+        say("\n".join([*map(_orphan_line, found), _summary(names, dry_run)]) if found else "no leaked resources")
 
 
-def _line(leaked: "LeakedResources") -> str:
+def _orphan_line(leaked: "LeakedResources") -> str:
     origin = "" if leaked.in_journal else f" ({ELSEWHERE_NOTE})"
     return f"{leaked.active_lease.tag}: {', '.join(leaked.resources)}{origin}"
 

@@ -58,7 +58,7 @@ def predict(
     reject_options_of_scripts(context)
     rows = optional_word(words, "predict", "SUITE[/ROW]")
     if runs_as_program(context, rows, training):
-        _predict_programs(training, card, parse_batches(batch), as_json)
+        _predict_model(training, card, parse_batches(batch), as_json)
     else:
         _predict_rows(
             specs_to_predict(context, rows, training, card, batch), "model" in options_given(context), as_json
@@ -88,7 +88,7 @@ def _predict_rows(specs: "Sequence[RowSpec]", custom: bool, as_json: bool) -> No
         raise typer.Exit(2 if any(isinstance(problem, InputError) for problem in failures) else 3)
 
 
-def _predict_programs(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
+def _predict_model(training: CustomTraining, card: str, batches: list[int], as_json: bool) -> None:
     from experiments.prediction.loop import describe_training, program_command, samples_of_step, training_as_data
     from experiments.prediction.script.trace import trace_script
     from experiments.prediction.script.view import script_predictions_as_data, script_predictions_view

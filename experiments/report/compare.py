@@ -135,7 +135,7 @@ def compare(a: RunFolder, b: RunFolder, recorded: Sequence[MeasuredValues] = ())
     same_size = run_a.size == run_b.size
     values = _changed_values(results_a, results_b, recorded) if same_size else {}
     facts = _changed_facts(results_a, results_b) if same_size else []
-    rows = [_row(row, results_a.get(row), results_b.get(row), values, same_size) for row in ids]
+    rows = [_compare_row(row, results_a.get(row), results_b.get(row), values, same_size) for row in ids]
     changes = verdict_changes(evaluate_run(suite, a).best.verdicts, evaluate_run(suite, b).best.verdicts)
     return Comparison(
         before=run_a,
@@ -180,7 +180,7 @@ def _run_labels(*runs: tuple[RunFolder, Run]) -> tuple[str, str]:
     return f"{first} ({a.path})", f"{second} ({b.path})"
 
 
-def _row(
+def _compare_row(
     row: str, a: Result | None, b: Result | None, changed: Mapping[Key, RunChange], same_size: bool
 ) -> RowComparison:
     peak, reserved, speed = (
@@ -193,14 +193,14 @@ def _row(
         ran_on_before=machine_in_words(a) if a else "",
         ran_on_after=machine_in_words(b) if b else "",
         same_experiment=a.fingerprint == b.fingerprint if a and b else None,
-        settings=tuple(_differences(_settings(a.spec), _settings(b.spec))) if a and b else (),
+        settings=tuple(_differences(_row_settings(a.spec), _row_settings(b.spec))) if a and b else (),
         peak_gib=peak,
         reserved_gib=reserved,
         samples_per_s=speed,
     )
 
 
-def _settings(spec: RowSpec) -> dict[str, str]:
+def _row_settings(spec: RowSpec) -> dict[str, str]:
     """Return the row's settings, without the options of the run, which the comparison lists separately."""
     plain: dict[str, Any] = spec.model_dump(mode="json", exclude=set(RUN_FIELDS))
     settings = plain.pop("settings")

@@ -134,7 +134,7 @@ def build_report(
     evaluation = graded.best
     run = evaluation.run
     card = cards().get(run.card)
-    statements = tuple(_statement(verdict, results, before) for verdict in evaluation.verdicts)
+    statements = tuple(_report_statement(verdict, results, before) for verdict in evaluation.verdicts)
     return Report(
         run=run,
         title=suite.title,
@@ -148,7 +148,7 @@ def build_report(
         counts={status: evaluation.count(status) for status in STATUSES},
         statements=statements,
         contradictions=evaluation.contradictions,
-        rows=tuple(_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
+        rows=tuple(_report_row(folder, run, suite, row, statements, results.get(row)) for row in run.rows),
         scaling=scalings(suite, run, results),
         usable_gib=card.usable_gib if card and run.size != "tiny" else None,
         predicted=predicted_report(suite, graded, folder.predictions(), results),
@@ -159,14 +159,14 @@ def build_report(
     )
 
 
-def _statement(verdict: Verdict, results: Mapping[str, Result], before: PreviousRun | None) -> Statement:
+def _report_statement(verdict: Verdict, results: Mapping[str, Result], before: PreviousRun | None) -> Statement:
     rows = () if verdict.grade == "predicted" else verdict.rows
     places = dict.fromkeys(machine_in_words(results[row]) for row in rows if row in results)
     status = before.statuses.get(verdict.id) if before else None
     return Statement(**verdict.model_dump(), ran_on=tuple(places), before=status)
 
 
-def _row(
+def _report_row(
     folder: RunFolder, run: Run, suite: Suite, row_id: str, statements: tuple[Statement, ...], result: Result | None
 ) -> RowReport:
     row = suite.row(row_id)
@@ -191,7 +191,7 @@ def _row(
         reference_values=tuple(statement for statement in own if statement.kind == "reference value"),
         quantities={name: value_of(name, result) if result else None for name in QUANTITIES},
         log_tail=_log_tail(folder.path / row_path(run.suite, row_id) / LOG_FILE, result) if _has_error(result) else (),
-        files=_files(folder, run, row_id),
+        files=_row_files(folder, run, row_id),
         telemetry=read_telemetry(folder.telemetry_file(row_id)),
         result=result,
     )
@@ -215,7 +215,7 @@ def _fewer_ranks_note(stated: Settings, actual: Settings) -> str:
     return "" if actual.world_size == stated.world_size else f"{actual.world_size} of {stated.world_size} ranks"
 
 
-def _files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
+def _row_files(folder: RunFolder, run: Run, row_id: str) -> dict[str, str]:
     paths = {kind: f"{row_path(run.suite, row_id)}/{name}" for kind, name in ROW_FILES.items()}
     return {kind: path for kind, path in paths.items() if (folder.path / path).is_file()}
 

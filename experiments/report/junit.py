@@ -22,7 +22,7 @@ def render_junit(report: Report) -> str:
         errors=str(report.counts["error"]),
         skipped=str(report.counts["not evaluated"] + known_failures),
         timestamp=remove_control_characters(report.run.started_at),
-        time=_seconds(sum(row.result.elapsed_s for row in report.rows if row.result)),
+        time=_seconds_text(sum(row.result.elapsed_s for row in report.rows if row.result)),
     )
     properties = ET.SubElement(suite, "properties")
     ET.SubElement(properties, "property", name="headline", value=remove_control_characters(report.headline))
@@ -34,7 +34,7 @@ def render_junit(report: Report) -> str:
         ET.SubElement(properties, "property", name="ran_on", value=remove_control_characters(device.ran_on))
     elapsed = {row.row: row.result.elapsed_s for row in report.rows if row.result}
     for statement in report.statements:
-        suite.append(_case(report.run.suite, statement, elapsed))
+        suite.append(_test_case(report.run.suite, statement, elapsed))
     root = ET.Element("testsuites")
     root.append(suite)
     return xml_text(root)
@@ -46,10 +46,10 @@ def xml_text(root: ET.Element) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Element:
+def _test_case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Element:
     took = elapsed.get(statement.rows[0], 0.0) if statement.kind == "outcome" else 0.0
     case = ET.Element(
-        "testcase", classname=f"{suite}.{statement.kind.replace(' ', '_')}", name=statement.id, time=_seconds(took)
+        "testcase", classname=f"{suite}.{statement.kind.replace(' ', '_')}", name=statement.id, time=_seconds_text(took)
     )
     if statement.grade:
         properties = ET.SubElement(case, "properties")
@@ -67,7 +67,7 @@ def _case(suite: str, statement: Statement, elapsed: dict[str, float]) -> ET.Ele
     return case
 
 
-def _seconds(value: float) -> str:
+def _seconds_text(value: float) -> str:
     return f"{value:.3f}"
 
 

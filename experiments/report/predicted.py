@@ -91,18 +91,18 @@ def predicted_report(
     predicted = graded.predicted
     if predicted is None:
         return None
-    rows = tuple(_row(suite, one, results.get(one.spec.row)) for one in predictions)
+    rows = tuple(_predicted_row(suite, one, results.get(one.spec.row)) for one in predictions)
     return PredictedReport(
         usable_gib=predictions[0].usable_gib,
         headline=predicted_headline(predicted),
         rows=rows,
-        statements=_statements(predicted, graded.measured),
+        statements=_predicted_statements(predicted, graded.measured),
         not_evaluated=predicted.count("not evaluated"),
         errors=_error_summaries(rows),
     )
 
 
-def _row(suite: Suite, prediction: Prediction, result: Result | None) -> PredictedRow:
+def _predicted_row(suite: Suite, prediction: Prediction, result: Result | None) -> PredictedRow:
     expected = suite.row(prediction.spec.row).expect.outcome
     measured_result = result if result and _ran_as_predicted(suite, result) else None
     peak, reserved = (
@@ -129,7 +129,7 @@ def _relative_error(predicted: float, measured: float | None) -> float | None:
     return predicted / measured - 1 if measured else None
 
 
-def _statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
+def _predicted_statements(predicted: Evaluation, measured: Evaluation) -> tuple[PredictedStatement, ...]:
     """Return the statements that predictions evaluate: predicted failures first, and claims before outcomes."""
     own = {verdict.id: verdict for verdict in measured.verdicts}
     evaluated = [verdict for verdict in predicted.verdicts if verdict.status != "not evaluated" and verdict.id in own]

@@ -113,7 +113,7 @@ def reevaluate_together(folders: Sequence[Path]) -> Reevaluation:
                 f"{folder.path}: a run of {run.suite} on {run.card};"
                 f" allowed together with {runs[0].path}: {first.suite} on {first.card}"
             )
-    changed = [files_changed(folder) for folder in folders]
+    changed = [changed_files(folder) for folder in folders]
     return Reevaluation(
         folder=folders[0],
         evaluation=evaluate_together(runs[0].suite(), runs).best,
@@ -130,7 +130,7 @@ def _reevaluate(folder: RunFolder) -> Reevaluation:
         folder=folder.path,
         evaluation=evaluation,
         changes=_changes(stored, evaluation),
-        files_changed=files_changed(folder.path),
+        files_changed=changed_files(folder.path),
     )
 
 
@@ -164,7 +164,7 @@ def folder_checksums(folder: Path) -> str:
 
 
 def _checksum_line(checksum: str, name: str) -> str:
-    """Return a line as sha256sum prints it: a backslash at its begin means that the name contains escapes."""
+    """Return a line as sha256sum prints it: a backslash at its beginning means that the name contains escapes."""
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     return f"{'' if escaped == name else chr(92)}{checksum}  {escaped}\n"
 
@@ -177,7 +177,7 @@ def _checksum_and_name(line: str) -> tuple[str, str]:
     return checksum[1:], unescaped
 
 
-def files_changed(folder: Path) -> tuple[str, ...] | None:
+def changed_files(folder: Path) -> tuple[str, ...] | None:
     """Return the files of SHA256SUMS under ``folder`` that are missing or have other content; None without the file.
 
     Raises InputError if a line does not have the format of ``sha256sum``, or names a file outside of ``folder``.

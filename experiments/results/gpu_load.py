@@ -36,7 +36,7 @@ def gpu_load(
     """Return the GPU load as a mapping of names to values. Values that the samples do not contain are left out.
 
     speed: speed of the row; None: not measured. steady_gpu_util_percent: median utilization during the steps after the
-    warm-up, of the GPU with the lowest median. steady_s: begin and end of these steps in seconds; None, as for results
+    warm-up, of the GPU with the lowest median. steady_s: start and end of these steps in seconds; None, as for results
     of earlier versions: all steps but the first. cpu_wait_share: share of the training during which all GPUs are idle
     and the host's processors are busy. cpu_wait_interval_s: median seconds from the start of one such wait to the next.
     other_gpu_util_percent_max: highest utilization of the machine's GPUs that neither the row nor another program uses.

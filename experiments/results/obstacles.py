@@ -86,7 +86,7 @@ class StatementConditions(NamedTuple):
 
 
 def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
-    """Yield each reason why the outcome of a row that ran does not count."""
+    """Yield each reason why the outcome of a row that ran does not decide the statement."""
     if result.outcome == "rejected":
         yield result.reason
     if result.spec.size == "tiny":
@@ -98,7 +98,7 @@ def outcome_obstacles(result: Result, evidence: Evidence) -> Iterator[str]:
 
 
 def check_obstacles(check: Check, evidence: Evidence, conditions: StatementConditions) -> Iterator[str]:
-    """Yield each reason why the values of a check's rows do not count."""
+    """Yield each reason why the values of a check's rows do not decide the check."""
     result = evidence.results[check.row]
     pair = (result, evidence.results[check.over_row] if check.over_row else result)
     if not result.predicted:
@@ -219,8 +219,8 @@ def _time_obstacles(check: Check, pair: tuple[Result, Result]) -> Iterator[str]:
 def multiprocessor_ratio(device_card: str | None, card: str) -> float:
     """Return the number of multiprocessors of a GPU divided by that of the card that it emulates; 1 for an unknown GPU.
 
-    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit a training whose
-    limit on the card would be the arithmetic.
+    device_card: the GPU's own name in cards.yaml. On a much larger GPU, the host may limit the speed of a
+    training whose speed the arithmetic limits on the card.
     """
     device = cards().get(device_card or "")
     return device.multiprocessors / card_named(card).multiprocessors if device else 1.0

@@ -149,7 +149,7 @@ class Prediction(Record):
 
     @property
     def likely_outcome(self) -> ExpectedOutcome:
-        """Return the more likely outcome, ``fits`` or ``oom``, also for a borderline row."""
+        """Return the more likely outcome, ``fits`` or ``oom``, even for a borderline row."""
         return "fits" if self.margin_gib >= 0 else "oom"
 
     @property

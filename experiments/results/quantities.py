@@ -132,7 +132,7 @@ def _final_loss(measured: Measured) -> float | None:
 
 
 def _loss_fall(measured: Measured) -> float | None:
-    """Return the relative decrease of the mean loss from the first to the last epoch; None for less than two epochs."""
+    """Return the relative decrease of the mean loss from the first to the last epoch; None for one epoch."""
     epochs, losses = _epochs(measured), measured.losses
     length = len(losses) // epochs
     if epochs < 2 or not length:
@@ -204,7 +204,7 @@ ESTIMATED_QUANTITIES: tuple[Quantity, ...] = (*TIME_QUANTITIES, "gpu_util_percen
 """Quantities that are predicted with a stated error."""
 STEP_QUANTITIES: tuple[Quantity, ...] = ("micro_steps_per_step", "planned_micro_steps")
 GPU_SHARES: dict[Quantity, float] = {"gpu_idle_share": 1.0, "gpu_util_percent": 100.0}
-"""Quantities that are shares of GPU time, each with the value for all of the time."""
+"""Quantities that are shares of GPU time, each with its value for the whole time."""
 COUNT_QUANTITIES: tuple[Quantity, ...] = (
     "parameters_e9",
     "trainable_parameters_e9",

@@ -34,7 +34,7 @@ FORMER_OUTCOMES: dict[str, Outcome] = {"refused": "rejected"}
 Phase = Literal["load", "forward", "backward", "optimizer step", "save"]
 ERROR_OUTCOMES: tuple[Outcome, ...] = ("error", "timeout", "host_oom")
 WARM_UP_STEPS = 2
-"""Optimizer steps at the beginning of a training whose times are not measured."""
+"""Number of optimizer steps at the beginning of a training that are not timed."""
 SHARED_GPU_VARIABLE = "TESTBED_SHARED_GPU"
 """Environment variable of a row's processes: set if other rows may use the row's GPU at the same time."""
 START_LIMIT_S = 600.0
@@ -276,7 +276,7 @@ class Result(Measured):
     )
     steady_s: tuple[float, float] | None = Field(
         default=None,
-        description="begin and end of the steps after the warm-up, seconds from the row's start as in telemetry.csv",
+        description="start and end of the steps after the warm-up, seconds from the row's start as in telemetry.csv",
     )
     telemetry: dict[str, float] = Field(default={}, description="means and maxima of telemetry.csv")
     ranks: tuple[Measured, ...] = Field(default=(), description="each rank's measurements; empty for one process")

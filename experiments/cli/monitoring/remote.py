@@ -44,7 +44,7 @@ def logs(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")] = Path("results/latest"),
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log until the row ends.")] = False,
 ) -> None:
-    """Print a row's log, also from the machine where the row runs."""
+    """Print a row's log, even if the row runs on another machine."""
     from experiments.results.run_folder import row_path
     from experiments.results.schema import RESULT_FILE
     from provision.ssh.shell import LocalShell
@@ -220,7 +220,7 @@ def _show_live(view: "Callable[[], RenderableType]") -> None:
             time.sleep(REFRESH_INTERVAL_S)
 
 
-def _write(text: bytes) -> None:
+def _write_log(text: bytes) -> None:
     """Write part of a log to stdout: its bytes, or on a terminal its text without control sequences."""
     if sys.stdout.isatty():
         sys.stdout.write(lines_for_terminal(text.decode(errors="replace")))
@@ -244,7 +244,7 @@ def _print_log(shell: "Shell", folder: str, follow: bool) -> None:
         with suppress(ConnectionDropped):
             shell.stream(f"{command} | head -c {CHUNK_BYTES}", more.extend)
         state, _, text = bytes(more).partition(b"\n")
-        _write(text)
+        _write_log(text)
         begin += len(text)
         if len(text) == CHUNK_BYTES:
             continue

@@ -55,10 +55,10 @@ def watch(
         raise InputError("testbed watch: needs a terminal; allowed without one: --browser, --json")
     from experiments.watch.screen import WatchApp
 
-    WatchApp(watcher, partial(_cost, watcher.folder.read_run().site)).run()
+    WatchApp(watcher, partial(_lease_costs, watcher.folder.read_run().site)).run()
 
 
-def _cost(site: str) -> str:
+def _lease_costs(site: str) -> str:
     """Return the time left and the cost of all active leases as one line; empty for a site that leases no machines."""
     from experiments.cli.tables.leases import lease_line
     from experiments.runners.targets import leases_machines

@@ -22,7 +22,7 @@ COMMANDS = {
     "run": Entry(EXPERIMENTS, "run", "Run missing and changed rows of suites; evaluate and report them."),
     "reproduce": Entry(EXPERIMENTS, "reproduce", "Lease, configure, run, evaluate, report, release: all in one."),
     "watch": Entry(EXPERIMENTS, "monitoring.watch", "Show a run live: rows, GPU load, logs, verdicts, cost."),
-    "logs": Entry(EXPERIMENTS, "monitoring.remote", "Print a row's log, also from the machine where the row runs."),
+    "logs": Entry(EXPERIMENTS, "monitoring.remote", "Print a row's log, even if the row runs on another machine."),
     "evaluate": Entry(RESULTS, "results", "Evaluate stored results with today's suites; check their files."),
     "report": Entry(RESULTS, "results", "Write the report of a run again, and the index of several."),
     "compare": Entry(RESULTS, "results", "Compare two runs of one suite."),

@@ -44,7 +44,7 @@ Notify = Annotated[
     typer.Option(
         "--notify",
         metavar="URL",
-        help="Send messages to this Apprise URL, such as mailto://USER:PASSWORD@HOST; also TESTBED_NOTIFY.",
+        help="Send messages to this Apprise URL, such as mailto://USER:PASSWORD@HOST, and to those in TESTBED_NOTIFY.",
     ),
 ]
 

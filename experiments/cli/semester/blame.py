@@ -58,7 +58,7 @@ def blame(
     if as_json:
         print_json({"target": target, "card": request.card, "good": good, "bad": bad, **found.model_dump(mode="json")})
         return
-    for line in _lines(found):
+    for line in _result_lines(found):
         say(line)
 
 
@@ -93,7 +93,7 @@ def _observation_methods(by: str) -> tuple[Literal["prediction", "miniature", "g
     return tuple(one for one in all_methods if by in ("auto", one) and (one != "gpu" or has_gpu))
 
 
-def _lines(result: "Blame") -> list[str]:
+def _result_lines(result: "Blame") -> list[str]:
     """Return the result as lines."""
     packages = [f"{one.package} {one.before or 'none'} → {one.now or 'none'}" for one in result.culprits]
     together = " together" if len(packages) > 1 else ""

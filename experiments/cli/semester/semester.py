@@ -33,7 +33,8 @@ def semester(
         Path, typer.Option(metavar="DIR", help="Folder of all checks and of their history.")
     ] = CHECKS_FOLDER,
     lease: Annotated[
-        str | None, typer.Option(metavar="NODE_TYPE", help="Also run at full size, on leased nodes of this type.")
+        str | None,
+        typer.Option(metavar="NODE_TYPE", help="Also lease nodes of this type, and run at full size on them."),
     ] = None,
     site: Annotated[str, typer.Option(help="With --lease: the site.")] = "chameleon",
     hours: Annotated[float, typer.Option(min=0.5, help="With --lease: lease length for each set of versions.")] = 3.0,
@@ -46,7 +47,10 @@ def semester(
         typer.Option(metavar="SU", help="With --lease: send a message if a lease has cost more than this."),
     ] = None,
     summary: Annotated[
-        Path | None, typer.Option(help="Append a summary in Markdown to this file, such as $GITHUB_STEP_SUMMARY.")
+        Path | None,
+        typer.Option(
+            metavar="FILE.md", help="Append a summary in Markdown to this file, such as $GITHUB_STEP_SUMMARY."
+        ),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML to this file.")] = None,
     notify: Notify = None,
@@ -55,9 +59,9 @@ def semester(
 ) -> None:
     """Check all suites before a semester: what changed, what to fix.
 
-    Each suite runs as tiny models, and is predicted at full size for its cards, with three sets of versions: as taught,
-    current, and the newest releases that resolve. An interrupted check is resumed. Exit code 1: the status of a
-    statement or the outcome of a row flipped since the last check.
+    Each suite runs with tiny models, and is predicted at full size for its cards, with three sets of versions: as
+    taught, current, and the newest releases that can be installed together. An interrupted check is resumed. Exit
+    code 1: the status of a statement or the outcome of a row flipped since the last check.
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier

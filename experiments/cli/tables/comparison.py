@@ -18,11 +18,11 @@ def comparison_tables(comparison: Comparison) -> Group:
     heads = _run_headings(comparison)
     parts: list[RenderableType] = [
         *(Text(f"{letter}  {name}") for letter, name in zip("AB", comparison.names, strict=True)),
-        *_warnings(comparison),
+        *_warning_lines(comparison),
         Text(),
-        _verdicts(comparison, heads),
+        _verdict_changes(comparison, heads),
         Text(),
-        _rows(comparison),
+        _rows_table(comparison),
         *_emulation_lines(comparison),
         Text(),
         *([_changed_values(comparison, heads), Text()] if comparison.before.size == comparison.after.size else []),
@@ -39,7 +39,7 @@ def _run_headings(comparison: Comparison) -> tuple[str, str]:
     return first, second
 
 
-def _warnings(comparison: Comparison) -> list[Line]:
+def _warning_lines(comparison: Comparison) -> list[Line]:
     notes = {"size": "; memory and times of tiny models and of full size are not compared"}
     lines = [
         f"{one.what} differs: {one.before} and {one.after}{notes.get(one.what, '')}" for one in comparison.incomparable
@@ -47,14 +47,14 @@ def _warnings(comparison: Comparison) -> list[Line]:
     return [Line(f"warning: {line}", "yellow") for line in lines]
 
 
-def _verdicts(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
+def _verdict_changes(comparison: Comparison, heads: tuple[str, str]) -> RenderableType:
     if not comparison.verdicts:
         return Text("Every statement has the same status in both runs.")
     both = [change for change in comparison.verdicts if change.before and change.after]
     columns = (Column("statement", prose=True), *heads, Column("reason", prose=True))
     table = Table(*columns, title=f"{len(both)} changed statuses, worse first")
     for change in both:
-        table.add(change.says, change.before or "", Text(change.after or "", _style(change)), change.reason)
+        table.add(change.says, change.before or "", Text(change.after or "", _color_of_change(change)), change.reason)
     alone = [
         f"{_count_missing_verdicts(comparison, only)} in {run} only"
         for run, only in zip("AB", ("after", "before"), strict=True)
@@ -67,11 +67,11 @@ def _count_missing_verdicts(comparison: Comparison, side: str) -> int:
     return sum(getattr(change, side) is None for change in comparison.verdicts)
 
 
-def _style(change: VerdictChange) -> str:
+def _color_of_change(change: VerdictChange) -> str:
     return WORSE if change.worsening > 0 else BETTER if change.worsening < 0 else ""
 
 
-def _rows(comparison: Comparison) -> Table:
+def _rows_table(comparison: Comparison) -> Table:
     table = Table(
         "row",
         Column("outcome", prose=True),
@@ -85,26 +85,26 @@ def _rows(comparison: Comparison) -> Table:
         style = WORSE if row.worsening > 0 else BETTER if row.worsening < 0 else ""
         table.add(
             Text(row.row, style),
-            _outcomes(row, comparison),
-            _sizes(row.peak_gib),
-            _numbers(row.samples_per_s),
-            _sizes(row.reserved_gib),
-            _settings(row),
+            _outcomes_text(row, comparison),
+            _sizes_text(row.peak_gib),
+            _numbers_text(row.samples_per_s),
+            _sizes_text(row.reserved_gib),
+            _settings_text(row),
         )
     return table
 
 
-def _outcomes(row: RowComparison, comparison: Comparison) -> Text:
+def _outcomes_text(row: RowComparison, comparison: Comparison) -> Text:
     outcomes = ((row.outcome_before, comparison.before.size), (row.outcome_after, comparison.after.size))
     a, b = (outcome_in_words(outcome, size) if outcome else "not run" for outcome, size in outcomes)
     return Text(a) if a == b else Text(f"{a} → {b}", "bold")
 
 
-def _settings(row: RowComparison) -> str:
+def _settings_text(row: RowComparison) -> str:
     return ", ".join(f"{one.what} {one.before or 'none'} → {one.after or 'none'}" for one in row.settings)
 
 
-def _sizes(change: Change) -> str:
+def _sizes_text(change: Change) -> str:
     """Return a change of memory as text, such as '1.5 → 2.1 GiB (x 1.40)'. The sizes may have different units."""
     units = [None if size is None else choose_memory_unit(size) for size in (change.before, change.after)]
     common = units[0] if units[0] == units[1] else None
@@ -112,15 +112,15 @@ def _sizes(change: Change) -> str:
         "–" if size is None or unit is None else format_number(size * unit[1]) + ("" if common else f" {unit[0]}")
         for size, unit in zip((change.before, change.after), units, strict=True)
     )
-    return _change(change, a, b, f" {common[0]}" if common else "")
+    return _change_text(change, a, b, f" {common[0]}" if common else "")
 
 
-def _numbers(change: Change) -> str:
+def _numbers_text(change: Change) -> str:
     a, b = ("–" if value is None else format_number(value) for value in (change.before, change.after))
-    return _change(change, a, b)
+    return _change_text(change, a, b)
 
 
-def _change(change: Change, a: str, b: str, unit: str = "") -> str:
+def _change_text(change: Change, a: str, b: str, unit: str = "") -> str:
     if change.before is None and change.after is None:
         return ""
     if a == b and change.ratio is not None:

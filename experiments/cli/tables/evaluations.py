@@ -27,7 +27,7 @@ def print_evaluations(evaluated: Sequence[Reevaluation], root: Path, every: bool
             console.print(changes_table(one.changes))
         _warn_of_files(one, console)
     if len(evaluated) > 1:
-        console.print(_summary(evaluated, root))
+        console.print(_summary_table(evaluated, root))
 
 
 def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
@@ -37,7 +37,7 @@ def _warn_of_files(reevaluation: Reevaluation, console: Console) -> None:
         )
 
 
-def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
+def _summary_table(evaluated: Sequence[Reevaluation], root: Path) -> Table:
     """Return a table with one line for each run. Runs with failures or changed files come first."""
     counts = (Column(status, number=True) for status in STATUSES)
     table = Table(
@@ -45,7 +45,7 @@ def _summary(evaluated: Sequence[Reevaluation], root: Path) -> Table:
     )
     for one in sorted(evaluated, key=_problem_counts, reverse=True):
         statuses = (status_count(status, one.evaluation.count(status)) for status in STATUSES)
-        table.add(_name(one, root), one.evaluation.run.suite, *statuses, _files(one))
+        table.add(_run_name(one, root), one.evaluation.run.suite, *statuses, _changed_files_text(one))
     return table
 
 
@@ -57,11 +57,11 @@ def _problem_counts(reevaluation: Reevaluation) -> tuple[int, int, int]:
     )
 
 
-def _name(reevaluation: Reevaluation, root: Path) -> str:
+def _run_name(reevaluation: Reevaluation, root: Path) -> str:
     return reevaluation.folder.relative_to(root).as_posix()
 
 
-def _files(reevaluation: Reevaluation) -> Text:
+def _changed_files_text(reevaluation: Reevaluation) -> Text:
     if reevaluation.files_changed is None:
         return Text("no SHA256SUMS", "dim")
     if not reevaluation.files_changed:
@@ -81,4 +81,4 @@ def write_csv(path: Path, evaluated: Sequence[Reevaluation], root: Path) -> None
             run = one.evaluation.run
             files = "unknown" if one.files_changed is None else " ".join(one.files_changed)
             options = (run.run_id, run.suite, run.card, run.size, run.started_at)
-            writer.writerow([_name(one, root), *options, *map(one.evaluation.count, STATUSES), files])
+            writer.writerow([_run_name(one, root), *options, *map(one.evaluation.count, STATUSES), files])

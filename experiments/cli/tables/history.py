@@ -38,13 +38,17 @@ def history_tables(changes_of_series: Sequence[tuple[Series, list[RunChanges]]],
     for series, changed in sorted(changes_of_series, key=lambda one: not one[1]):
         first, last = series.runs[0].started_at[:10], series.runs[-1].started_at[:10]
         runs = f"1 run, {first}" if len(series.runs) == 1 else f"{len(series.runs)} runs, {first} to {last}"
-        parts += [Text(f"{series.title}: {runs}", "bold"), *_changes(series, changed), Text()]
-        parts += [_verdicts(series), LEGEND, Text(), _values(series)] if details else [_rows(series), _counts(series)]
+        parts += [Text(f"{series.title}: {runs}", "bold"), *_change_parts(series, changed), Text()]
+        parts += (
+            [_verdicts_table(series), LEGEND, Text(), _values_table(series)]
+            if details
+            else [_rows_table(series), _status_counts_line(series)]
+        )
         parts.append(Text())
     return Group(*parts)
 
 
-def _changes(series: Series, changed: Sequence[RunChanges]) -> list[RenderableType]:
+def _change_parts(series: Series, changed: Sequence[RunChanges]) -> list[RenderableType]:
     if not changed:
         return [Text("nothing changed" if len(series.runs) > 1 else "no earlier run to compare with")]
     lines: list[RenderableType] = []
@@ -61,7 +65,7 @@ def _indented(line: str, style: str = "") -> Padding:
     return Padding(Text(line, style), (0, 0, 0, 2))
 
 
-def _verdicts(series: Series) -> Table:
+def _verdicts_table(series: Series) -> Table:
     table = Table(Column("statement", prose=True), "oldest → newest")
     for says, statuses in series.statuses_by_statement:
         marks = [Text(STATUS_ICONS.get(status, " "), STYLES.get(status, "dim")) for status in statuses[-RECENT_RUNS:]]
@@ -69,13 +73,13 @@ def _verdicts(series: Series) -> Table:
     return table
 
 
-def _counts(series: Series) -> Text:
+def _status_counts_line(series: Series) -> Text:
     counts = Counter(statuses[-1] for _, statuses in series.statuses_by_statement)
     shown = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     return Text(f"statements in the newest run: {shown or 'none'}; --all shows each, and every measured value", "dim")
 
 
-def _rows(series: Series) -> Table:
+def _rows_table(series: Series) -> Table:
     """Return one line for each row: its newest peak and time of a step, and both over time."""
     heads = (Column("peak", number=True), Column("step", number=True))
     table = Table("row", heads[0], "oldest → newest", heads[1], "oldest → newest")
@@ -92,15 +96,15 @@ def _rows(series: Series) -> Table:
     return table
 
 
-def _newest(values: Sequence[float | None]) -> float | None:
+def _newest_value(values: Sequence[float | None]) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _values(series: Series) -> Table:
+def _values_table(series: Series) -> Table:
     table = Table("row", "quantity", "oldest → newest", Column("oldest", number=True), Column("newest", number=True))
     for key in series.keys:
         values = series.values(key)
-        if key[1] in SHOWN_QUANTITIES and _newest(values) is not None:
+        if key[1] in SHOWN_QUANTITIES and _newest_value(values) is not None:
             quantity = ", ".join(filter(None, (quantity_label(key[1]), quantity_unit(key[1]))))
             table.add(
                 key[0],
@@ -114,7 +118,7 @@ def _values(series: Series) -> Table:
 
 def _newest_text(values: Sequence[float | None], to_text: Callable[[float], str]) -> str:
     """Return the newest known value as text; empty if none is known."""
-    newest = _newest(values)
+    newest = _newest_value(values)
     return "" if newest is None else to_text(newest)
 
 

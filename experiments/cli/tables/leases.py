@@ -38,7 +38,7 @@ def states_table(states: Sequence[LeaseState], now: datetime) -> Table:
             *((time_in_words(time, local_zone()) for time in (lease.start, lease.end)) if lease else ("", "")),
             _lease_time_left(lease, now) if lease else "",
             ", ".join(map(host_in_words, state.hosts)),
-            _cost(state),
+            _cost_text(state),
             ", ".join(f"{server.name} {server.status}" for server in state.servers),
             ", ".join(state.ips),
         )
@@ -48,7 +48,7 @@ def states_table(states: Sequence[LeaseState], now: datetime) -> Table:
 def lease_line(state: LeaseState, now: datetime) -> str:
     """Return an active lease in a line: its name, the time left, and the cost so far and in total."""
     left = _lease_time_left(state.lease, now) if state.lease else deletion_reason(state.active_lease) or "gone"
-    facts = (state.active_lease.name, left, _cost(state))
+    facts = (state.active_lease.name, left, _cost_text(state))
     return "lease " + ", ".join(filter(None, facts))
 
 
@@ -87,7 +87,7 @@ def _lease_time_left(lease: Lease, now: datetime) -> str:
     return f"{length_in_words(lease.end - now)} left" if now < lease.end else "over"
 
 
-def _cost(state: LeaseState) -> str:
+def _cost_text(state: LeaseState) -> str:
     if state.lease is None:
         return ""
     used, total = ("?" if su is None else f"{su:.1f}" for su in (state.used_su, state.total_su))

@@ -81,10 +81,10 @@ def rows_table(name: str, card: str | None) -> Group:
         named |= dict.fromkeys(own)
         words = ", ".join(f"{key} {_compact_setting(getattr(settings, key))}" for key in own)
         table.add(row.id, row.title, settings.model, OUTCOME_NAMES.get(row.expect.outcome or "", ""), words)
-    return Group(table, Text(), _meanings(named))
+    return Group(table, Text(), _settings_meanings(named))
 
 
-def _meanings(names: Iterable[str]) -> Table:
+def _settings_meanings(names: Iterable[str]) -> Table:
     table = Table("setting", Column("meaning", prose=True))
     for name in names:
         table.add(name, Settings.model_fields[name].description or "")

@@ -34,7 +34,7 @@ def verdict_table(evaluation: Evaluation, every: bool = False) -> Group:
         )
     name = Text(evaluation.run.run_id, "bold")
     folded = [_reasons_with_counts(evaluation)] if len(shown) < len(evaluation.verdicts) else []
-    return Group(name, *([table] if shown else []), *contradictions(evaluation), *folded, _headline(evaluation))
+    return Group(name, *([table] if shown else []), *contradiction_lines(evaluation), *folded, _headline(evaluation))
 
 
 def _headline(evaluation: Evaluation) -> Line:
@@ -55,7 +55,7 @@ def _reasons_with_counts(evaluation: Evaluation) -> Table:
     return table
 
 
-def contradictions(evaluation: Evaluation) -> list[Line]:
+def contradiction_lines(evaluation: Evaluation) -> list[Line]:
     """Return a line for each prediction that contradicts a measurement, with both values."""
     return [
         Line(
@@ -83,7 +83,7 @@ def status_count(status: Status, count: int) -> Text:
     return Text(str(count), STYLES[status] if count else "dim")
 
 
-def problems(evaluations: Sequence[Evaluation]) -> Group | None:
+def problem_lines(evaluations: Sequence[Evaluation]) -> Group | None:
     """Return a line for each statement that is an error or failed, with suite and reason; errors first."""
     found = [(one.run.suite, verdict) for one in evaluations for verdict in one.verdicts if verdict.status in PROBLEMS]
     lines = [
@@ -115,7 +115,7 @@ def show_runs(runs: "Iterable[FinishedRun]", console: Console) -> "list[Finished
         finished.append(done)
     evaluations = [done.evaluation for done in finished]
     if len(finished) > 1:
-        if found := problems(evaluations):
+        if found := problem_lines(evaluations):
             console.print(found)
         console.print(counts_table(evaluations))
         for done in finished:

@@ -12,7 +12,7 @@ from experiments.results.predictions import StepTime
 from experiments.results.schema import Memory, Snapshot
 from experiments.results.wording import choose_memory_unit
 
-BETWEEN_POINTS = "peak between the points"
+BETWEEN_POINTS = "rest of the peak, allocated between two points of the step"
 BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
 PANELS = (
     ("busy", "%", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),
@@ -92,7 +92,7 @@ def snapshots_to_show(memory: Memory) -> list[Snapshot]:
     return found
 
 
-def _parts(shot: Snapshot) -> dict[str, float]:
+def _snapshot_parts(shot: Snapshot) -> dict[str, float]:
     return {part.name: max(0.0, getattr(shot, part.field)) for part in PARTS_AT_POINT}
 
 
@@ -102,7 +102,7 @@ def _peak_bar(row: RowReport) -> Bar | None:
         return None
     memory = row.result.memory
     highest = highest_snapshot(memory)
-    parts = _parts(highest) if highest else {}
+    parts = _snapshot_parts(highest) if highest else {}
     parts[BETWEEN_POINTS] = max(0.0, peak - sum(parts.values()))
     note = row.fewer_ranks_note
     if row.result.outcome != "fits":
@@ -149,7 +149,9 @@ def step_bar(name: str, time: StepTime) -> Bar:
 
 def _point_bar(shot: Snapshot) -> Bar:
     where = f"step {shot.step}, micro-step {shot.micro_step}"
-    return Bar(shot.point, _parts(shot), _reserved_marks(shot.reserved_gib), format_gib(shot.allocated_gib), where)
+    return Bar(
+        shot.point, _snapshot_parts(shot), _reserved_marks(shot.reserved_gib), format_gib(shot.allocated_gib), where
+    )
 
 
 def _reserved_marks(size: float | None) -> list[Mark]:

@@ -30,7 +30,7 @@ DETAILS = re.compile(
 TABLE_REGION = '<div class="scroll" tabindex="0" role="group" aria-label="Table">'
 
 
-class Part(NamedTuple):
+class CellPart(NamedTuple):
     """A cell or an output. kind: 'code', 'text', 'error', 'markdown' (content is safe HTML), 'picture' (a data URL)."""
 
     kind: str
@@ -41,43 +41,43 @@ def write_notebook_page(notebook: Path) -> None:
     """Write notebook.html next to ``notebook``; if it is not a notebook, the page says so."""
     try:
         cells = json.loads(read_text(notebook, errors="replace"))["cells"]
-        parts = [part for cell in cells for part in _cell(cell)]
+        parts = [part for cell in cells for part in _parts_of_cell(cell)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        parts = [Part("error", f"{notebook.name} cannot be read as a notebook.")]
+        parts = [CellPart("error", f"{notebook.name} cannot be read as a notebook.")]
     title = f"{notebook.parent.name}: executed notebook"
     write_atomically(notebook.with_name(NOTEBOOK_PAGE), render_template("notebook.html", title=title, parts=parts))
 
 
-def _cell(cell: dict[str, Any]) -> Iterator[Part]:
-    source = _text(cell["source"])
+def _parts_of_cell(cell: dict[str, Any]) -> Iterator[CellPart]:
+    source = _joined_text(cell["source"])
     if cell["cell_type"] == "markdown":
-        yield Part("markdown", _render_markdown(source))
+        yield CellPart("markdown", _render_markdown(source))
     elif source.strip():
-        yield Part("code", source)
+        yield CellPart("code", source)
     for output in cell.get("outputs", ()):
-        yield from _output(output)
+        yield from _parts_of_output(output)
 
 
-def _output(output: dict[str, Any]) -> Iterator[Part]:
+def _parts_of_output(output: dict[str, Any]) -> Iterator[CellPart]:
     kind = output["output_type"]
     if kind == "stream":
-        yield Part("text", _plain_text(output["text"]))
+        yield CellPart("text", _plain_text(output["text"]))
     elif kind == "error":
-        yield Part("error", _plain_text("\n".join(output["traceback"])))
+        yield CellPart("error", _plain_text("\n".join(output["traceback"])))
     else:
         yield from _safe_representation(output["data"])
 
 
-def _safe_representation(data: dict[str, Any]) -> Iterator[Part]:
+def _safe_representation(data: dict[str, Any]) -> Iterator[CellPart]:
     """Return the best representation that is safe: a picture, Markdown or text."""
     for kind in PICTURES:
         if kind in data:
-            yield Part("picture", f"data:{kind};base64,{_base64(_text(data[kind]), kind)}")
+            yield CellPart("picture", f"data:{kind};base64,{_base64(_joined_text(data[kind]), kind)}")
             return
     if "text/markdown" in data:
-        yield Part("markdown", _render_markdown(_text(data["text/markdown"])))
+        yield CellPart("markdown", _render_markdown(_joined_text(data["text/markdown"])))
     elif "text/plain" in data:
-        yield Part("text", _plain_text(data["text/plain"]))
+        yield CellPart("text", _plain_text(data["text/plain"]))
 
 
 def _render_markdown(text: str) -> str:
@@ -97,9 +97,9 @@ def _base64(content: str, kind: str) -> str:
 
 
 def _plain_text(text: Any) -> str:
-    return TERMINAL_CODES.sub("", _text(text))
+    return TERMINAL_CODES.sub("", _joined_text(text))
 
 
-def _text(text: Any) -> str:
+def _joined_text(text: Any) -> str:
     """Return a multi-line string of a notebook: a string, or a list of lines."""
     return text if isinstance(text, str) else "".join(text)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.cli.app import main
-from experiments.report.write import files_changed, folder_checksums
+from experiments.report.write import changed_files, folder_checksums
 from experiments.results.gpu_load import read_samples
 from experiments.system.files import CODE_FOLDER, write_atomically
 from provision import files
@@ -101,10 +101,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_one(tmp_path):
 def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(stored_run, name):
     (stored_run / name).write_text("text")
     write_atomically(stored_run / "SHA256SUMS", folder_checksums(stored_run), errors="surrogateescape")
-    assert files_changed(stored_run) == ()
+    assert changed_files(stored_run) == ()
     subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=stored_run, check=True)
     (stored_run / name).write_text("other")
-    assert files_changed(stored_run) == (name,)
+    assert changed_files(stored_run) == (name,)
 
 
 def test_checksums_follow_no_link_out_of_the_folder(stored_run, tmp_path):

@@ -6,7 +6,14 @@ from typing import cast
 import pytest
 
 from experiments.report.content import RowReport
-from experiments.report.pages.charts import BETWEEN_POINTS, STEP_PARTS, WAITING, _parts, _peak_bar, _step_bar
+from experiments.report.pages.charts import (
+    BETWEEN_POINTS,
+    STEP_PARTS,
+    WAITING,
+    _peak_bar,
+    _snapshot_parts,
+    _step_bar,
+)
 from experiments.report.predicted import PredictedRow
 from experiments.results.schema import Snapshot
 from tests.support.results.in_memory import result
@@ -18,7 +25,7 @@ def shot(**sizes: float) -> Snapshot:
 
 
 def test_a_part_with_negative_size_is_drawn_with_size_zero() -> None:
-    assert min(_parts(shot(params_gib=2.0, activations_gib=-0.5)).values()) == 0.0
+    assert min(_snapshot_parts(shot(params_gib=2.0, activations_gib=-0.5)).values()) == 0.0
 
 
 @pytest.mark.parametrize(("peak_gib", "between_gib"), [(4.0, 0.0), (5.0, 0.0), (6.5, 1.5)])

@@ -129,7 +129,13 @@ def test_the_usable_limit_is_drawn_but_not_for_a_miniature(report_folder: Path, 
 def test_the_chart_shows_the_parts_of_the_peak(report_folder: Path) -> None:
     memory = re.search(r'data-figure="memory">.*?(?=data-figure)', (report_folder / "report.html").read_text(), re.S)[0]
     legend = re.findall(r"<li.*?></i>(.*?)</li>", memory)
-    parts = ["parameters", "gradients", "optimizer", "activations", "peak between the points"]
+    parts = [
+        "parameters",
+        "gradients",
+        "optimizer",
+        "activations",
+        "rest of the peak, allocated between two points of the step",
+    ]
     assert legend == [*parts, "reserved by the allocator"]
     baseline = memory[memory.index(">baseline<") : memory.index(">reduced-batch<")]
     sizes = dict(re.findall(r"<title>(.*?) ([\d.]+) GiB</title>", baseline))
