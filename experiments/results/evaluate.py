@@ -287,7 +287,7 @@ def _lower_bound_obstacle(check: Check, pair: tuple[Result, Result], compared: l
 
 
 def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[float]) -> str:
-    """Return 'predicted to 5 %', the error of the predicted values, if this error leaves the check undecided; else "".
+    """Return 'with a prediction error of 5 %' if this error leaves the check undecided; else "".
 
     compared: the values, or their ratios, that the check compares with its bounds.
     """
@@ -304,7 +304,7 @@ def _error_obstacle(check: Check, pair: tuple[Result, Result], compared: list[fl
         ranges, text = [(value * (1 - share), value * (1 + share)) for value in compared], f"{100 * share:.0f} %"
     bounds = [bound for bound in (check.low, check.high) if bound is not None]
     undecided = any(least < bound < most for least, most in ranges for bound in bounds)
-    return f"predicted to {text}" if undecided else ""
+    return f"with a prediction error of {text}" if undecided else ""
 
 
 def _ranges_of_shares(

@@ -87,7 +87,7 @@ def test_a_predicted_time_near_the_bound_is_too_close_to_call():
     close = verdict_on_speed(1.4, 3.0)
     assert (close.status, close.grade) == ("not evaluated", None)
     assert close.reason.startswith("too close to call: ")
-    assert close.reason.endswith("predicted to 28 %")
+    assert close.reason.endswith("with a prediction error of 28 %")
     assert verdict_on_speed(1.4, 3.0, error_share=0.02).status == "pass"
 
 

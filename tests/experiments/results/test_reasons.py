@@ -121,7 +121,7 @@ def test_a_prediction_within_its_error_of_a_bound_is_too_close_to_call(check, st
     made = predicted("a").model_copy(update={"memory": with_peak(10.0).memory})
     verdict = claim_verdict({"row": "a", **check}, made, other)
     assert verdict.status == status
-    assert verdict.reason.endswith(f", predicted to {error}") or not error
+    assert verdict.reason.endswith(f", with a prediction error of {error}") or not error
     assert verdict.reason.startswith("too close to call: ") == bool(error)
 
 
