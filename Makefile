@@ -73,7 +73,7 @@ cards models: env ## list the GPU models, or the language models, that the proje
 list: env ## list the suites, or the rows of one suite (suite=NAME)
 	$(TESTBED) list $(suite)
 
-logs: env ## print the log of a row, also from another machine (row= run=FOLDER args=-f)
+logs: env ## print the log of a row, even if it runs on another machine (row= run=FOLDER args=-f)
 	$(if $(row),,$(error row= is required: the id of a row, which `make list suite=NAME` shows))
 	$(TESTBED) logs $(row) $(run) $(args)
 

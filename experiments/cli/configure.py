@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from experiments.cli.lease_options import active_lease_named, check_file, new_reconciler
+from experiments.cli.lease_options import active_lease_named, new_reconciler, reject_missing_file
 from experiments.cli.output import print_json, say
 from experiments.cli.parsing.group import Commands
 from experiments.cli.parsing.options import ActiveName, Json, RegistryLogin
@@ -58,10 +58,10 @@ def configure_command(
     require_packages("ansible_runner")
     _check_image_option("--reference", "pull", image_source, bool(reference))
     _check_image_option("--image-archive", "load", image_source, image_archive is not None)
-    check_file("--image-archive", image_archive)
-    check_file("--base-image-archive", base_image_archive)
-    check_file("--ca-bundle", ca_bundle)
-    check_file("--registry-login", registry_login)
+    reject_missing_file("--image-archive", image_archive)
+    reject_missing_file("--base-image-archive", base_image_archive)
+    reject_missing_file("--ca-bundle", ca_bundle)
+    reject_missing_file("--registry-login", registry_login)
     reconciler = new_reconciler()
     active_lease = active_lease_named(reconciler, name)
     if not active_lease.machines:

@@ -20,7 +20,7 @@ from experiments.cli.lease_options import (
     confirm,
     connect_to_sites_if_ready,
     gpu_warnings,
-    key_for,
+    key_for_site,
     new_reconciler,
     reconciler_of_lease,
 )
@@ -131,7 +131,7 @@ def lease(
 
     if run and not wait:
         raise InputError("--run: not allowed with --no-wait, which does not boot the nodes")
-    key = key_for(site, key)
+    key = key_for_site(site, key)
     options.check(name)
     end_when_idle = idle.parse(options.count, wait)
     try:
@@ -317,7 +317,7 @@ def doctor(
     from provision.checks import abilities_in_words
 
     options = RunOptions(profile=profile, account=account)
-    checks = preflight(options, site, key_for(site or "", key), new_reconciler(site or ""), image)
+    checks = preflight(options, site, key_for_site(site or "", key), new_reconciler(site or ""), image)
     if as_json:
         print_json(checks)
     else:

@@ -212,13 +212,13 @@ def reconciler_of_lease(name: str | None) -> "Reconciler":
     return new_reconciler(DEMO if name in demo_leases and name not in real_leases else "")
 
 
-def check_file(option: str, file: Path | None) -> None:
+def reject_missing_file(option: str, file: Path | None) -> None:
     """Raise InputError if the file of an option is given and does not exist."""
     if file and not file.expanduser().is_file():
         raise InputError(f"{option} {file}: no such file")
 
 
-def key_for(site: str, key: Path) -> Path:
+def key_for_site(site: str, key: Path) -> Path:
     """Return the SSH key to use at the site. The demonstration has its own key."""
     from provision.sites.base import is_demo
 

@@ -6,11 +6,11 @@ import typer
 
 from experiments.cli.lease_options import (
     LeaseOptions,
-    check_file,
     confirm,
     connect_to_sites_if_ready,
-    key_for,
+    key_for_site,
     new_reconciler,
+    reject_missing_file,
 )
 from experiments.cli.output import console, show_plan
 from experiments.cli.parsing.end_when_idle import EndWhenIdleOptions
@@ -81,8 +81,8 @@ def reproduce_command(
     require_packages("ansible_runner")
     notifier = Notifier(notify or ())
     names = suites or (user_suites() if suite_file else [suite.suite for suite in suites_in_group(lease.for_)])
-    check_file("--registry-login", registry_login)
-    key = key_for(site, key)
+    reject_missing_file("--registry-login", registry_login)
+    key = key_for_site(site, key)
     lease.check(name)
     end_when_idle = idle.parse(lease.count)
     max_length = parse_time_option("--max-hours", parse_length, max_hours) if max_hours else None
