@@ -34,7 +34,7 @@ class LeaseRecord(Record):
     predicted_run_s: float = Field(description="predicted time of the suites, s")
     expected_run_s: Seconds = Field(description="as predicted_run_s, but without what earlier leases showed, s")
     used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
-    before_request_s: float = Field(0.0, ge=0, description="part of used_s before the lease was requested, s")
+    before_request_s: float = Field(default=0.0, ge=0, description="part of used_s before the lease was requested, s")
     run_s: Seconds = Field(description="time of the suites, s")
 
     @property
