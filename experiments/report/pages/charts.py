@@ -12,7 +12,7 @@ from experiments.results.predictions import StepTime
 from experiments.results.schema import Memory, Snapshot
 from experiments.results.wording import choose_memory_unit
 
-BETWEEN_POINTS = "rest of the peak, allocated between two points of the step"
+BETWEEN_POINTS = "peak memory that exists only between two points of the step"
 BUFFERS_OF_LIBRARIES = f"{BUFFERS.name} of libraries"
 PANELS = (
     ("busy", "%", {"gpu_util_percent": "GPU", "host_cpu_percent": "processor"}),

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 
+from experiments.charts.chart import SVG_STYLE, css_class_of
 from experiments.report.content import RowReport
 from experiments.report.pages.charts import (
     BETWEEN_POINTS,
@@ -15,6 +16,7 @@ from experiments.report.pages.charts import (
     _step_bar,
 )
 from experiments.report.predicted import PredictedRow
+from experiments.results.memory_parts import PARTS_AT_PEAK
 from experiments.results.schema import Snapshot
 from tests.support.results.in_memory import result
 
@@ -44,3 +46,8 @@ def test_the_waiting_time_of_a_step_shorter_than_its_operations_is_zero(step_s: 
     bar = _step_bar(cast(PredictedRow, row))
     assert bar is not None
     assert bar.parts[WAITING] == waiting_percent
+
+
+@pytest.mark.parametrize("name", [*(part.name for part in PARTS_AT_PEAK), BETWEEN_POINTS, *STEP_PARTS, WAITING])
+def test_each_part_of_a_bar_has_a_color(name: str) -> None:
+    assert f".{css_class_of(name)} {{" in SVG_STYLE

@@ -134,7 +134,7 @@ def test_the_chart_shows_the_parts_of_the_peak(report_folder: Path) -> None:
         "gradients",
         "optimizer",
         "activations",
-        "rest of the peak, allocated between two points of the step",
+        "peak memory that exists only between two points of the step",
     ]
     assert legend == [*parts, "reserved by the allocator"]
     baseline = memory[memory.index(">baseline<") : memory.index(">reduced-batch<")]
