@@ -1,4 +1,4 @@
-"""Parts of bars: measured values that do not add up give no negative part."""
+"""Parts of bars: none is negative if measured values do not add up, and each has a color."""
 
 from types import SimpleNamespace
 from typing import cast
