@@ -78,7 +78,7 @@ def convolutions(phantom: Any) -> Any:
         transposed, dtype = options.pop("transposed", False), getattr(torch, options.pop("dtype", "float32"))
         order = torch.channels_last if options.pop("channels_last", False) else torch.contiguous_format
         layer = (torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d)(inputs, outputs, bias=False, **options)
-        layer = layer.to("cuda", dtype).to(memory_format=order)
+        layer = layer.to("cuda", dtype)
         height, width = (size, size) if isinstance(size, int) else size
         given = torch.empty(batch, inputs, height, width, dtype=dtype, device="cuda", memory_format=order)
         forward, result = scratch(phantom, lambda: layer(given))
