@@ -122,10 +122,8 @@ def _mean_row(card: str, one: dict[str, Any]) -> list[Any]:
 
 
 def _layer_row(one: dict[str, Any]) -> list[str]:
-    ms = {name: f"{one[name]:.3f}" for name in ("measured_ms", "bias", "none")}
-    errors = (percent(one[f"{name}_error"]) for name in ("bias", "none"))
-    sizes = " x ".join(map(str, one["sizes"]))
-    return [f"{one['card']} {sizes}", ms["measured_ms"], ms["bias"], next(errors), ms["none"], next(errors)]
+    cells = [cell for name in ("bias", "none") for cell in (f"{one[f'{name}_ms']:.3f}", percent(one[f"{name}_error"]))]
+    return [f"{one['card']} {' x '.join(map(str, one['sizes']))}", f"{one['measured_ms']:.3f}", *cells]
 
 
 def _operations_row(one: dict[str, Any]) -> list[str]:

@@ -6,11 +6,11 @@ than one without. The source's own times of linear layers on the H100 are those 
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from experiments.prediction.times.phase import RecordedPhase
 from experiments.prediction.times.table import Table
+from experiments.suites.cards import Card
 from tests.benchmarks.prediction.published_times.labels import LinearLayer, PublishedTimes
 from tests.benchmarks.prediction.tables import relative_error
 
@@ -43,18 +43,21 @@ def layer_key(layer: LinearLayer) -> str:
 
 def compare_layers(times: PublishedTimes, table: Table) -> list[dict[str, Any]]:
     """Return the measured and predicted ms of the linear layers, with and without a bias, and the relative errors."""
-    return [_compare(layer, table, times) for layer in times.linear_layers]
+    return [_compare(layer, table, times.card(layer.card)) for layer in times.linear_layers]
 
 
-def _compare(layer: LinearLayer, table: Table, times: PublishedTimes) -> dict[str, Any]:
-    key, card = layer_key(layer), times.card(layer.card)
-    ms = {name: 1000 * table.times(one, card).device_s for name, one in (("bias", key), ("none", without_bias(key)))}
-    errors = {f"{name}_error": relative_error(one, layer.ms) for name, one in ms.items()}
-    return {"card": layer.card, "sizes": _sizes(layer), "measured_ms": layer.ms, **ms, **errors}
-
-
-def _sizes(layer: LinearLayer) -> Sequence[int]:
-    return [layer.rows, layer.columns, layer.depth]
+def _compare(layer: LinearLayer, table: Table, card: Card) -> dict[str, Any]:
+    key = layer_key(layer)
+    bias_ms, none_ms = (1000 * table.times(one, card).device_s for one in (key, without_bias(key)))
+    return {
+        "card": layer.card,
+        "sizes": [layer.rows, layer.columns, layer.depth],
+        "measured_ms": layer.ms,
+        "bias_ms": bias_ms,
+        "bias_error": relative_error(bias_ms, layer.ms),
+        "none_ms": none_ms,
+        "none_error": relative_error(none_ms, layer.ms),
+    }
 
 
 def _tensor(*sizes: int) -> dict[str, Any]:
