@@ -1,0 +1,211 @@
+"""Fit the constants of the host's time of several ranks: the hooks of FSDP, and the difference between ranks.
+
+    python -m tests.benchmarks.training.rank_hosts hooks FILE           on two GPUs
+    python -m tests.benchmarks.training.rank_hosts passes FILE ROW...   on two GPUs
+    python -m tests.benchmarks.training.rank_hosts fit
+
+``hooks`` measures the host's time of DDP and FSDP around small layers, and of the layers alone. ``passes`` measures the
+host's work in the phases of rows of the stored runs on two GPUs. A row on one GPU runs on both GPUs at the same time.
+``fit`` needs no GPU. It reads rank_hooks.jsonl, rank_passes.jsonl and host_times.jsonl of the folder
+experiments/evidence/prediction_h200, and writes rank_hosts.md and rank_hosts.json into it: the constants, and the
+predicted steps of the rows, which no constant of several ranks was fitted to. Errors are relative to the measurement;
+negative: too low.
+"""
+
+import itertools
+import json
+import re
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from experiments.prediction.phantom.library import Phantom
+from experiments.results.schema import Result, read_results
+from experiments.system.files import cache_folder
+from tests.benchmarks.forks import FORK
+from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
+from tests.benchmarks.training.step_times import trace_row
+
+RUNS = ("multi_gpu_litgpt-a100_80gb-full-verdict-2gpus", "slurm_hf_trainer-a100_40gb-full-verdict-node-of-2gpus")
+FSDP_CASE = re.compile(r"fsdp, use_orig_params True, (\d+) units of (\d+)")
+COLLECTIVES, VIEWS = 3, 6
+"""Collective operations of a unit of FSDP in a step without accumulation, and how often it replaces the views of each
+parameter: after each of two gathers, after it has freed what it gathered, and those of the gradients twice."""
+SHARD_S = tuple(number * 1e-5 for number in range(50, 200))
+VIEW_S = tuple(number * 5e-7 for number in range(60))
+"""Seconds for a collective operation and for a view among which a fit chooses."""
+
+
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """Return the lines of a file of the evidence."""
+    return [json.loads(line) for line in (EVIDENCE / name).read_text().splitlines()]
+
+
+def hook_times(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the host's seconds for the hooks of FSDP in each case, with its collective operations and views."""
+    of_case = {(one["case"], one["rank"]): one for one in lines}
+    found = []
+    for (case, rank), one in of_case.items():
+        if not (match := FSDP_CASE.fullmatch(case)):
+            continue
+        units, layers = map(int, match.groups())
+        plain = of_case[f"plain, {units} units of {layers}", rank]
+        passes_s = one["forward_s"] + one["backward_s"] - one["wait_s"]
+        hooks_s = passes_s - plain["forward_s"] - plain["backward_s"]
+        counts = {"collectives": COLLECTIVES * units, "views": VIEWS * units * layers}
+        found.append({"units": units, "layers": layers, "rank": rank, "hooks_s": hooks_s, **counts})
+    return sorted(found, key=lambda one: (one["units"], one["layers"], one["rank"]))
+
+
+def predicted_s(one: Mapping[str, Any], shard_s: float, view_s: float) -> float:
+    """Return the seconds of the hooks with these constants."""
+    return float(shard_s * one["collectives"] + view_s * one["views"])
+
+
+def fit_hooks(times: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the seconds of a collective operation and of a view with the smallest mean error."""
+    return min(
+        itertools.product(SHARD_S, VIEW_S),
+        key=lambda one: fmean(abs(relative_error(predicted_s(case, *one), case["hooks_s"])) for case in times),
+    )
+
+
+def pairs(passes: Sequence[Mapping[str, Any]], hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the host's work of two processes that did the same at the same time, and its relative difference.
+
+    passes: as ``passes`` writes them. hosts: lines of host_times.jsonl, of which those with two processes count.
+    """
+    work: dict[str, list[float]] = {}
+    for one in passes:
+        work.setdefault(one["row"], []).append(one["work_s"]["forward"] + one["work_s"]["backward"])
+    for one in hosts:
+        if one["processes"] > 1:
+            name = f"{one['spec']['row']} (host_times.jsonl)"
+            work.setdefault(name, []).append(sum(phase["host_s"] for phase in one["passes"].values()))
+    return [
+        {"row": row, "work_s": both, "difference": abs(both[0] - both[1]) / fmean(both)}
+        for row, both in work.items()
+        if len(both) == 2
+    ]
+
+
+def spread_of_ranks(found: Sequence[Mapping[str, Any]]) -> float:
+    """Return the standard deviation of one process's work, relative to the mean: that of the differences / sqrt(2)."""
+    return sqrt(fmean(one["difference"] ** 2 for one in found) / 2)
+
+
+def stored_results() -> dict[str, Result]:
+    """Return the rows of the stored runs on two GPUs, by name."""
+    return {one.spec.row: one for run in RUNS for one in read_results(EVIDENCE.parent / run / "results.jsonl").values()}
+
+
+def predicted_steps(passes: Sequence[Mapping[str, Any]], phantom: Phantom) -> list[dict[str, Any]]:
+    """Return the predicted and the measured step of each row, that of the slowest process."""
+    stored, slowest = stored_results(), {}
+    for one in sorted(passes, key=lambda one: float(one["speed"]["step_s"])):
+        slowest[one["row"]] = one["speed"]
+    found = []
+    for row, speed in slowest.items():
+        step_s = trace_row({**stored[row].model_dump(mode="json"), "speed": speed}, phantom).time.step_s
+        before_s = stored[row].speed
+        found.append(
+            {
+                "row": row,
+                "processes": sum(one["row"] == row for one in passes),
+                "predicted_s": step_s,
+                "measured_s": speed["step_s"],
+                "error": relative_error(step_s, speed["step_s"]),
+                "stored_s": before_s.step_s if before_s else None,
+            }
+        )
+    return found
+
+
+def fit() -> None:
+    """Fit the constants and write the tables."""
+    from experiments.prediction import tracer
+    from experiments.prediction.phantom.library import load
+
+    phantom = load(cache_folder())
+    tracer.import_libraries(phantom)
+    passes, hosts = read_lines("rank_passes.jsonl"), read_lines("host_times.jsonl")[1:]
+    times, both = hook_times(read_lines("rank_hooks.jsonl")), pairs(passes, hosts)
+    shard_s, view_s = fit_hooks(times)
+    spread, steps = spread_of_ranks(both), predicted_steps(passes, phantom)
+    errors = [relative_error(predicted_s(one, shard_s, view_s), one["hooks_s"]) for one in times]
+    hook_cells = [
+        [*(str(one[name]) for name in ("units", "layers", "rank")), f"{1000 * one['hooks_s']:.1f}", percent(error)]
+        for one, error in zip(times, errors, strict=True)
+    ]
+    pair_cells = [[one["row"], *(f"{s:.3f}" for s in one["work_s"]), f"{one['difference']:.1%}"] for one in both]
+    names = ("predicted_s", "measured_s", "stored_s")
+    step_cells = [
+        [one["row"], str(one["processes"]), *(f"{one[name]:.3f}" for name in names), percent(one["error"])]
+        for one in steps
+    ]
+    mean_error = fmean(abs(one["error"]) for one in steps)
+    text = (
+        markdown(["units of FSDP", "parameters of each", "rank", "hooks, ms", "error of the fit"], hook_cells)
+        + f"\nSeconds of a collective operation: {shard_s:.5f}, of a view: {view_s:.7f}; mean error"
+        f" {fmean(map(abs, errors)):.1%}\n\n"
+        + markdown(["row", "host's work of a process, s", "of the other, s", "difference"], pair_cells)
+        + f"\nStandard deviation between processes: {spread:.3f}\n\n"
+        + markdown(["row", "processes", "predicted, s", "measured, s", "measured earlier, s", "error"], step_cells)
+        + f"\nMean error of the steps: {mean_error:.1%}\n"
+    )
+    constants = {"shards": shard_s, "views": view_s, "spread": spread}
+    data = {"constants": constants, "hooks": times, "pairs": both, "steps": steps, "mean_error": mean_error}
+    write(EVIDENCE, "rank_hosts", text, data)
+
+
+def measure_hooks(file: Path) -> None:
+    """Measure the cases with two processes, and append a line for each case and process."""
+    from torch.distributed import TCPStore
+
+    from tests.benchmarks.training.rank_hosts.hooks import RANKS, measure_rank
+
+    store = TCPStore("127.0.0.1", 0, is_master=True)
+    run_together([(measure_rank, (rank, ("127.0.0.1", store.port))) for rank in range(RANKS)], file)
+
+
+def measure_passes(file: Path, rows: Sequence[str]) -> None:
+    """Measure rows, each with two processes, and append a line for each process."""
+    from tests.benchmarks.training.rank_hosts.passes import measure_process
+
+    for row in rows:
+        spec = stored_results()[row].spec
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [world | {"RANK": str(one), "LOCAL_RANK": str(one)} for one in range(2)]
+        alone = [{"CUDA_VISIBLE_DEVICES": str(one)} for one in range(2)]
+        environments = ranks if spec.settings.ranks > 1 else alone
+        run_together([(measure_process, (spec, environment)) for environment in environments], file)
+
+
+def run_together(calls: Sequence[tuple[Any, tuple[Any, ...]]], file: Path) -> None:
+    """Run each function in a separate process at the same time, and append the lines that they return."""
+    with FORK.Pool(len(calls), maxtasksperchild=1) as pool:
+        for found in [pool.apply_async(function, arguments) for function, arguments in calls]:
+            result = found.get()
+            with file.open("a") as out:
+                out.writelines(json.dumps(line) + "\n" for line in (result if isinstance(result, list) else [result]))
+
+
+def main(words: Sequence[str]) -> None:
+    """Measure, or fit the constants to the stored measurements."""
+    if words[0] == "hooks":
+        measure_hooks(Path(words[1]))
+    elif words[0] == "passes":
+        measure_passes(Path(words[1]), words[2:])
+    else:
+        fit()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
