@@ -8,94 +8,40 @@
 host's work in the phases of rows of the stored runs on two GPUs. A row on one GPU runs on both GPUs at the same time.
 ``fit`` needs no GPU. It reads rank_hooks.jsonl, rank_passes.jsonl and host_times.jsonl of the folder
 experiments/evidence/prediction_h200, and writes rank_hosts.md and rank_hosts.json into it: the constants, and the
-predicted steps of the rows, which no constant of several ranks was fitted to. Errors are relative to the measurement;
-negative: too low.
+predicted steps of the rows beside those measured on this machine and in the stored runs. Errors are relative to the
+measurement; negative: too low.
 """
 
-import itertools
 import json
-import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from math import sqrt
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.prediction.phantom.library import Phantom
+from experiments.prediction import tracer
+from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.schema import Result, read_results
 from experiments.system.files import cache_folder
 from tests.benchmarks.forks import FORK
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
+from tests.benchmarks.training.rank_hosts.fitting import (
+    fit_hooks,
+    hook_times,
+    pairs,
+    predicted_s,
+    reducer_times,
+    spread_of_ranks,
+)
 from tests.benchmarks.training.step_times import trace_row
 
 RUNS = ("multi_gpu_litgpt-a100_80gb-full-verdict-2gpus", "slurm_hf_trainer-a100_40gb-full-verdict-node-of-2gpus")
-FSDP_CASE = re.compile(r"fsdp, use_orig_params True, (\d+) units of (\d+)")
-COLLECTIVES, VIEWS = 3, 6
-"""Collective operations of a unit of FSDP in a step without accumulation, and how often it replaces the views of each
-parameter: after each of two gathers, after it has freed what it gathered, and those of the gradients twice."""
-SHARD_S = tuple(number * 1e-5 for number in range(50, 200))
-VIEW_S = tuple(number * 5e-7 for number in range(60))
-"""Seconds for a collective operation and for a view among which a fit chooses."""
 
 
 def read_lines(name: str) -> list[dict[str, Any]]:
     """Return the lines of a file of the evidence."""
     return [json.loads(line) for line in (EVIDENCE / name).read_text().splitlines()]
-
-
-def hook_times(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the host's seconds for the hooks of FSDP in each case, with its collective operations and views."""
-    of_case = {(one["case"], one["rank"]): one for one in lines}
-    found = []
-    for (case, rank), one in of_case.items():
-        if not (match := FSDP_CASE.fullmatch(case)):
-            continue
-        units, layers = map(int, match.groups())
-        plain = of_case[f"plain, {units} units of {layers}", rank]
-        passes_s = one["forward_s"] + one["backward_s"] - one["wait_s"]
-        hooks_s = passes_s - plain["forward_s"] - plain["backward_s"]
-        counts = {"collectives": COLLECTIVES * units, "views": VIEWS * units * layers}
-        found.append({"units": units, "layers": layers, "rank": rank, "hooks_s": hooks_s, **counts})
-    return sorted(found, key=lambda one: (one["units"], one["layers"], one["rank"]))
-
-
-def predicted_s(one: Mapping[str, Any], shard_s: float, view_s: float) -> float:
-    """Return the seconds of the hooks with these constants."""
-    return float(shard_s * one["collectives"] + view_s * one["views"])
-
-
-def fit_hooks(times: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Return the seconds of a collective operation and of a view with the smallest mean error."""
-    return min(
-        itertools.product(SHARD_S, VIEW_S),
-        key=lambda one: fmean(abs(relative_error(predicted_s(case, *one), case["hooks_s"])) for case in times),
-    )
-
-
-def pairs(passes: Sequence[Mapping[str, Any]], hosts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the host's work of two processes that did the same at the same time, and its relative difference.
-
-    passes: as ``passes`` writes them. hosts: lines of host_times.jsonl, of which those with two processes count.
-    """
-    work: dict[str, list[float]] = {}
-    for one in passes:
-        work.setdefault(one["row"], []).append(one["work_s"]["forward"] + one["work_s"]["backward"])
-    for one in hosts:
-        if one["processes"] > 1:
-            name = f"{one['spec']['row']} (host_times.jsonl)"
-            work.setdefault(name, []).append(sum(phase["host_s"] for phase in one["passes"].values()))
-    return [
-        {"row": row, "work_s": both, "difference": abs(both[0] - both[1]) / fmean(both)}
-        for row, both in work.items()
-        if len(both) == 2
-    ]
-
-
-def spread_of_ranks(found: Sequence[Mapping[str, Any]]) -> float:
-    """Return the standard deviation of one process's work, relative to the mean: that of the differences / sqrt(2)."""
-    return sqrt(fmean(one["difference"] ** 2 for one in found) / 2)
 
 
 def stored_results() -> dict[str, Result]:
@@ -127,13 +73,11 @@ def predicted_steps(passes: Sequence[Mapping[str, Any]], phantom: Phantom) -> li
 
 def fit() -> None:
     """Fit the constants and write the tables."""
-    from experiments.prediction import tracer
-    from experiments.prediction.phantom.library import load
-
     phantom = load(cache_folder())
     tracer.import_libraries(phantom)
     passes, hosts = read_lines("rank_passes.jsonl"), read_lines("host_times.jsonl")[1:]
-    times, both = hook_times(read_lines("rank_hooks.jsonl")), pairs(passes, hosts)
+    hooks = read_lines("rank_hooks.jsonl")
+    times, reducer, both = hook_times(hooks), reducer_times(hooks), pairs(passes, hosts)
     shard_s, view_s = fit_hooks(times)
     spread, steps = spread_of_ranks(both), predicted_steps(passes, phantom)
     errors = [relative_error(predicted_s(one, shard_s, view_s), one["hooks_s"]) for one in times]
@@ -142,6 +86,7 @@ def fit() -> None:
         for one, error in zip(times, errors, strict=True)
     ]
     pair_cells = [[one["row"], *(f"{s:.3f}" for s in one["work_s"]), f"{one['difference']:.1%}"] for one in both]
+    reducer_cells = [[one["case"], str(one["rank"]), f"{one['us']:.0f}"] for one in reducer]
     names = ("predicted_s", "measured_s", "stored_s")
     step_cells = [
         [one["row"], str(one["processes"]), *(f"{one[name]:.3f}" for name in names), percent(one["error"])]
@@ -152,13 +97,22 @@ def fit() -> None:
         markdown(["units of FSDP", "parameters of each", "rank", "hooks, ms", "error of the fit"], hook_cells)
         + f"\nSeconds of a collective operation: {shard_s:.5f}, of a view: {view_s:.7f}; mean error"
         f" {fmean(map(abs, errors)):.1%}\n\n"
+        + markdown(["case", "rank", "longer backward pass, µs for each parameter"], reducer_cells)
+        + "\n"
         + markdown(["row", "host's work of a process, s", "of the other, s", "difference"], pair_cells)
         + f"\nStandard deviation between processes: {spread:.3f}\n\n"
         + markdown(["row", "processes", "predicted, s", "measured, s", "measured earlier, s", "error"], step_cells)
         + f"\nMean error of the steps: {mean_error:.1%}\n"
     )
     constants = {"shards": shard_s, "views": view_s, "spread": spread}
-    data = {"constants": constants, "hooks": times, "pairs": both, "steps": steps, "mean_error": mean_error}
+    data = {
+        "constants": constants,
+        "hooks": times,
+        "reducer": reducer,
+        "pairs": both,
+        "steps": steps,
+        "mean_error": mean_error,
+    }
     write(EVIDENCE, "rank_hosts", text, data)
 
 

@@ -15,10 +15,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.benchmarks.training.rank_hosts.fitting import DDP_LAYERS
+
 RANKS, ITERATIONS, WARM_UP, WIDTH, WIDE = 2, 12, 4, 64, 2048
 UNITS = ((8, 1), (8, 4), (8, 16), (32, 4), (32, 16), (1, 128))
 """Numbers of units, and of layers in each."""
-DDP_LAYERS = 200
 MULTICAST_OFF = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1"}
 
 

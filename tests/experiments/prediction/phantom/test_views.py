@@ -15,7 +15,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from experiments.prediction.phantom.views import log_views
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
-from tests.benchmarks.training.rank_hosts.__main__ import VIEWS
+from tests.benchmarks.training.rank_hosts.fitting import VIEWS
 
 UNITS, PARAMETERS = 3, 2
 """Units of FSDP in the model, and parameters of each."""
