@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from experiments.prediction.phantom import ranks
 from experiments.prediction.phantom.views import log_views
 from experiments.prediction.times.operations import parse
 from tests.benchmarks.forks import run_in_fork
@@ -29,6 +31,9 @@ class Log:
 
     def log_operation(self, key: str) -> None:
         self.keys.append(key)
+
+    def ignore_gpu_numbers(self) -> None:
+        pass
 
 
 def logged_views(synchronize: bool) -> list[str]:
@@ -50,3 +55,16 @@ def test_the_views_of_each_unit_are_logged_with_the_number_of_its_parameters(syn
     keys = run_in_fork(logged_views, synchronize)
     assert keys == [json.dumps(["host::views", PARAMETERS])] * (VIEWS * UNITS)
     assert parse(keys[0]).family == "views"
+
+
+def views_of_simulated_ranks(folder: Path) -> bool:
+    """Return whether the simulation of two ranks logs the views on its device."""
+    log: Any = Log()
+    logged: list[Any] = []
+    setattr(ranks, "log_views", logged.append)  # noqa: B010 - in a fork
+    ranks.simulate_ranks(2, 1, log, folder)
+    return logged == [log]
+
+
+def test_simulated_ranks_log_the_views(tmp_path: Path) -> None:
+    assert run_in_fork(views_of_simulated_ranks, tmp_path)
