@@ -16,6 +16,7 @@ import json
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,7 +25,7 @@ from experiments.prediction import tracer
 from experiments.prediction.phantom.library import Phantom, load
 from experiments.results.schema import Result, read_results
 from experiments.system.files import cache_folder
-from tests.benchmarks.forks import FORK
+from tests.benchmarks.forks import run_in_fork
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, write
 from tests.benchmarks.training.rank_hosts.fitting import (
     fit_hooks,
@@ -143,12 +144,12 @@ def measure_passes(file: Path, rows: Sequence[str]) -> None:
 
 
 def run_together(calls: Sequence[tuple[Any, tuple[Any, ...]]], file: Path) -> None:
-    """Run each function in a separate process at the same time, and append the lines that they return."""
-    with FORK.Pool(len(calls), maxtasksperchild=1) as pool:
-        for found in [pool.apply_async(function, arguments) for function, arguments in calls]:
-            result = found.get()
-            with file.open("a") as out:
-                out.writelines(json.dumps(line) + "\n" for line in (result if isinstance(result, list) else [result]))
+    """Run each function in a fork at the same time, and append the lines that they return."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        results = [*threads.map(lambda call: run_in_fork(call[0], *call[1]), calls)]
+    with file.open("a") as out:
+        for lines in results:
+            out.writelines(json.dumps(line) + "\n" for line in lines)
 
 
 def main(words: Sequence[str]) -> None:

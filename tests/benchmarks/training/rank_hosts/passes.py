@@ -46,8 +46,8 @@ class Waits:
         return call
 
 
-def measure_process(spec: RowSpec, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Train a row, or one rank of it; return its speed and the median seconds of the host's work in each phase.
+def measure_process(spec: RowSpec, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Train a row, or one rank of it; return a line with its speed and the median seconds of the host in each phase.
 
     environment: variables that torchrun sets for the rank, or the GPU of a row without ranks.
     """
@@ -75,9 +75,10 @@ def measure_process(spec: RowSpec, environment: Mapping[str, str]) -> dict[str, 
     work_s = defaultdict(list)
     for (name, before_s, waited_before_s), (_, after_s, waited_s) in pairwise(steady):
         work_s[name].append(after_s - before_s - (waited_s - waited_before_s))
-    return {
+    line = {
         "row": spec.row,
         "process": int(os.environ.get("RANK") or os.environ.get("CUDA_VISIBLE_DEVICES") or 0),
         "speed": measured.speed.model_dump(mode="json"),
         "work_s": {name: round(median(values), 6) for name, values in work_s.items() if name != "end"},
     }
+    return [line]
