@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import pytest
 
-from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE
+from experiments.prediction.times.phase import HOST_FACTORS, LINK_SHARE, RANK_SPREAD, PhaseTime, slowest_host
+from tests.benchmarks.training.rank_hosts.fitting import fit_hooks, hook_times, pairs, spread_of_ranks
 from tests.docs.blocks import ROOT
 from tests.support.results.semesters import time_noise
 
@@ -125,11 +126,43 @@ def test_errors_on_several_gpus_are_the_stored_ones() -> None:
     assert f"{sentence} and the largest {worst}:" in page()
     on_four, on_two = (f"{100 * found['means'][count]:.1f} %" for count in ("4", "2"))
     assert f"{on_four} on average on four GPUs, {on_two} on two" in page()
+    assert (
+        f"rows of the same run on one GPU, the mean error is {100 * found['known_host_errors']['mean']:.1f} %" in page()
+    )
 
 
 def test_the_constants_of_times_on_several_gpus_are_those_of_the_code() -> None:
     assert f"reach {100 * LINK_SHARE:.0f} % of the link's peak rate" in page()
-    assert f"the host needs {1000 * HOST_FACTORS['shards']:.1f} ms for the hooks" in page()
+    assert f"the host needs {1000 * HOST_FACTORS['shards']:.2f} ms for the hooks" in page()
+    assert f"which takes {1e6 * HOST_FACTORS['views']:.1f} µs each time" in page()
+    on_two, on_four = (
+        f"{100 * (slowest_host([PhaseTime({'forward': 1.0}, {})], ranks)[0].host_s - 1):.1f} %" for ranks in (2, 4)
+    )
+    assert f"have a standard deviation of {100 * RANK_SPREAD:.1f} %." in page()
+    assert f"is therefore {on_two} longer on two ranks, and {on_four} on four" in page()
+
+
+def test_the_constants_of_several_ranks_are_those_of_the_stored_measurements() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "rank_hosts.json").read_text())
+    lines, passes, hosts = (
+        [json.loads(line) for line in (EVIDENCE / "prediction_h200" / name).read_text().splitlines()]
+        for name in ("rank_hooks.jsonl", "rank_passes.jsonl", "host_times.jsonl")
+    )
+    shard_s, view_s = fit_hooks(hook_times(lines))
+    constants = {"shards": shard_s, "views": view_s, "spread": spread_of_ranks(pairs(passes, hosts[1:]))}
+    assert found["constants"] == constants
+    used = {"shards": HOST_FACTORS["shards"], "views": HOST_FACTORS["views"], "spread": RANK_SPREAD}
+    assert used == pytest.approx(constants, rel=0.005)
+
+
+def test_errors_on_another_machine_with_two_gpus_are_the_stored_ones() -> None:
+    found = json.loads((EVIDENCE / "prediction_h200" / "rank_hosts.json").read_text())
+    several, single = ([one for one in found["steps"] if (kind in one["row"])] for kind in ("4gpu", "1gpu"))
+    on_two, on_one = ([100 * one["stored_s"] / one["measured_s"] - 100 for one in rows] for rows in (several, single))
+    longer = f"took {min(on_two):.0f} to {max(on_two):.0f} % longer in the stored runs, those on one GPU"
+    assert f"{longer} {min(on_one):.0f} to {max(on_one):.0f} % longer." in page()
+    mean = fmean(abs(one["error"]) for one in several)
+    assert f"Compared with these {len(several)} steps on two GPUs, the mean error is {100 * mean:.1f} %" in page()
 
 
 def test_errors_of_estimated_operations_are_the_stored_ones() -> None:

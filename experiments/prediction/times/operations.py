@@ -19,8 +19,11 @@ Family = Literal[
     "host transfers",
     "communication",
     "CPU optimizer",
+    "views",
     "waiting",
 ]
+WITHOUT_KERNEL: frozenset[Family] = frozenset({"communication", "CPU optimizer", "views", "waiting"})
+"""Families of what no table has, because it runs no kernel that computes."""
 
 BYTES = {
     "Double": 8,
@@ -45,7 +48,7 @@ INDEXING = re.compile(r"^aten::(embedding|index|gather|scatter|masked|nonzero|_i
 OPTIMIZER = re.compile(r"^aten::_foreach|^aten::_fused_adam|^aten::_amp|^bitsandbytes::optimizer")
 OUTPUT = re.compile(r"out$|^(output|grad_input|values|dim_max|dim_min|U)$")
 OUTPUTS = {"aten::nll_loss_forward.output": 2, "aten::topk.values": 2, "aten::sort.values": 2}
-COMMUNICATION, CPU_ADAM, WAIT = "communication::", "host::adam", "host::wait"
+COMMUNICATION, CPU_ADAM, VIEWS, WAIT = "communication::", "host::adam", "host::views", "host::wait"
 READS = re.compile(r"^aten::(_local_scalar_dense|nonzero|masked_select|equal|_?unique\w*|bincount)\b")
 """Operations whose result, or its size, the host reads from the GPU before it goes on."""
 BY_MASK = re.compile(r"^aten::_?index(_put_impl_|_put_?)?\.")
@@ -111,6 +114,8 @@ class Operation(NamedTuple):
             return "communication"
         if self.name == CPU_ADAM:
             return "CPU optimizer"
+        if self.name == VIEWS:
+            return "views"
         if self.name.startswith("bitsandbytes::") and "optimizer" not in self.name:
             return "quantization"
         for pattern, family in FAMILIES:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 from experiments.prediction.times.operations import Family, Operation, parse
@@ -9,21 +10,25 @@ from experiments.prediction.times.table import Table
 from experiments.results.schema import Phase
 from experiments.suites.cards import Card
 
-HostWork = Phase | Literal["layers", "kernel choices", "shards"]
+HostWork = Phase | Literal["layers", "kernel choices", "shards", "views"]
 HOST_FACTORS: Mapping[HostWork, float] = {
     "forward": 1.0,
     "backward": 1.75,
     "optimizer step": 1.0,
     "layers": 1.4e-4,
     "kernel choices": 1.25e-3,
-    "shards": 1.6e-3,
+    "shards": 0.88e-3,
+    "views": 17.5e-6,
 }
 """Seconds of the host for each unit of its work. For the phases: host time divided by the host time of the operations
 alone, to which autograd adds in a backward pass. They were fitted to passes of trainings whose host was measured
 (benchmark host_times). layers: for a matrix product of a forward pass, which stands for the Python code of a layer.
 kernel choices: for a product of new sizes. These two were fitted to the same passes and to the rows of the benchmark
-step_times. shards: for a gather or a reduce-scatter, around which the hooks of FSDP and ZeRO allocate a unit's
-parameters and replace the views of each. Fitted to the rows of the benchmark several_gpus."""
+step_times. shards: for a gather or a reduce-scatter, with the hooks of FSDP or ZeRO around it. views: for a parameter
+whose view FSDP replaces. These two were fitted to units of FSDP around small layers (benchmark rank_hosts)."""
+RANK_SPREAD = 0.107
+"""Standard deviation of the host's time between ranks that do the same work on one machine, relative to its mean
+(benchmark rank_hosts)."""
 PCIE_GB_S, LINK_SHARE = 31.5, 0.63
 """Peak rate of PCIe 4.0 with 16 lanes, and the share of the peak rate of a link that collective operations reach."""
 SIMILAR_LENGTHS = 0.1
@@ -52,10 +57,10 @@ class PhaseTime(NamedTuple):
     """Seconds that a phase, or a part of it, needs: of the host, of the GPU by family of operations, and of the links.
 
     host_work: seconds of the host for the operations alone, by the phase whose factor applies, and numbers of layers,
-    of kernel choices and of shards. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in which the
-    optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated from similar
-    operations. host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU waits for
-    the links at the end, because later operations need what they transfer.
+    of kernel choices, of shards and of views. link_s: seconds of the links between GPUs. cpu_optimizer_s: seconds in
+    which the optimizer works on the CPU while the GPU waits. unmeasured_s: those of ``device_s`` that were estimated
+    from similar operations. host_waits: the host waits at the end until the GPU has done all its work. gathers: the GPU
+    waits for the links at the end, because later operations need what they transfer.
     """
 
     host_work: Mapping[HostWork, float]
@@ -111,6 +116,8 @@ def phase_time(recorded: RecordedPhase, table: Table, card: Card, new: Collectio
         if operation.family == "communication":
             link_s += count * communication_s(operation, card)
             host_work["shards"] += count * operation.is_of_shards
+        elif operation.family == "views":
+            host_work["views"] += count * operation.arguments[0]
         elif operation.family == "CPU optimizer":
             cpu_optimizer_s += count * operation.elements / ADAM_PARAMETERS_PER_S
         elif operation.family != "waiting":
@@ -140,6 +147,16 @@ def communication_s(operation: Operation, card: Card) -> float:
     rounds = 2 if "allreduce" in operation.name else 1
     rate = LINK_SHARE * (card.link_gb_s or PCIE_GB_S) * 1e9
     return rounds * operation.total_bytes * (ranks - 1) / ranks / rate
+
+
+def slowest_host(parts: Sequence[PhaseTime], ranks: int) -> list[PhaseTime]:
+    """Return the parts with the time of the slowest of the ranks' hosts, for which the other ranks wait.
+
+    The expected maximum of normally distributed times follows the approximation of Blom (1958, Statistical estimates
+    and transformed beta-variables).
+    """
+    slowness = 1 + RANK_SPREAD * NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
+    return [part._replace(host_work={kind: slowness * work for kind, work in part.host_work.items()}) for part in parts]
 
 
 def interpolated(

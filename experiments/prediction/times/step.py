@@ -8,8 +8,8 @@ from statistics import fmean
 
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.limits import TENSOR_TYPES
-from experiments.prediction.times.operations import parse
-from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolated, phase_time
+from experiments.prediction.times.operations import WITHOUT_KERNEL, parse
+from experiments.prediction.times.phase import PhaseTime, RecordedPhase, interpolated, phase_time, slowest_host
 from experiments.prediction.times.table import Table, table_files
 from experiments.results.predictions import RowStepTime, StepTime
 from experiments.results.schema import Phase
@@ -61,7 +61,7 @@ def program_step_time(recorded: Sequence[RecordedPhase], card: str, ranks: int) 
     table, target = table_for_card(card), card_named(card)
     if not recorded or any(target.emulates(name) for name in _precisions(recorded)):
         return None
-    phases = [phase_time(one, table, target) for one in recorded]
+    phases = slowest_host([phase_time(one, table, target) for one in recorded], ranks_of(recorded))
     shared = ranks > 1 or _uses_host_memory(phases)
     return _build_time(phases, table, card, SHARED_ERROR if shared else 0.0)
 
@@ -125,7 +125,13 @@ def phases_of_step(
         for whole in itertools.chain(*pairs)
         for part, of_part in zip(whole, _first_occurrences(whole, new), strict=True)
     }
-    return interpolated_phases(pairs, times, tokens)
+    return slowest_host(interpolated_phases(pairs, times, tokens), ranks_of(recorded))
+
+
+def ranks_of(recorded: Sequence[RecordedPhase]) -> int:
+    """Return the number of ranks in the largest collective operation; 1 without any."""
+    operations = (parse(key) for part in recorded for key in part.operations)
+    return max((one.arguments[1] for one in operations if one.family == "communication"), default=1)
 
 
 def operations_of_one_micro_step(recorded: Sequence[RecordedPhase]) -> set[str]:
@@ -215,7 +221,7 @@ def needed_operations(recorded: Sequence[RecordedPhase], accumulate: int) -> set
         for pair in parts_of_step(recorded, accumulate)
         for one in itertools.chain(*pair)
         for key in one.operations
-        if parse(key).family not in ("communication", "CPU optimizer", "waiting")
+        if parse(key).family not in WITHOUT_KERNEL
     }
 
 

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from random import Random
+from statistics import NormalDist, fmean
 from typing import Any, get_args
 
 import pytest
 
+from experiments.prediction.times import phase as phase_module
 from experiments.prediction.times import step
 from experiments.prediction.times.clocks import gpu_busy_share, total_seconds
 from experiments.prediction.times.limits import START_S, attainable_s
@@ -15,11 +18,13 @@ from experiments.prediction.times.phase import (
     HOST_FACTORS,
     LINK_SHARE,
     PCIE_GB_S,
+    RANK_SPREAD,
     PhaseTime,
     RecordedPhase,
     communication_s,
     interpolated,
     phase_time,
+    slowest_host,
 )
 from experiments.prediction.times.record import ends_part
 from experiments.prediction.times.step import parts_of_step, program_step_time
@@ -256,6 +261,37 @@ def test_the_hooks_of_sharded_parameters_need_the_host_and_only_gathers_keep_the
     }
     assert [time.host_s for time in found.values()] == [2 * HOST_FACTORS["shards"], 2 * HOST_FACTORS["shards"], 0.0]
     assert [time.gathers for time in found.values()] == [True, False, False]
+
+
+def test_a_unit_of_fsdp_needs_the_host_for_the_views_of_its_parameters():
+    views = RecordedPhase("forward", 0, {json.dumps(["host::views", 16]): 3, json.dumps(["host::views", 2]): 1})
+    time = phase_time(views, Table(MACHINE, {}), H100)
+    assert (time.host_s, time.gpu_s) == (pytest.approx(50 * HOST_FACTORS["views"]), 0.0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_ranks_wait_for_the_slowest_host(ranks, monkeypatch):
+    """The expected maximum of random times is that of a simulation, and only the host of several ranks is slower."""
+    monkeypatch.setattr(phase_module, "RANK_SPREAD", 0.1)
+    random = Random(0)
+    simulated = fmean(max(random.gauss(1, 0.1) for _ in range(ranks)) for _ in range(20_000))
+    (slow,) = slowest_host([phase(2, 3)._replace(cpu_optimizer_s=1.0)], ranks)
+    assert slow.host_s == pytest.approx(2 * simulated, rel=0.005)
+    assert (slow.gpu_s, slow.cpu_optimizer_s) == (3, 1.0)
+
+
+def test_the_ranks_of_a_step_are_those_of_its_largest_collective_operation(monkeypatch):
+    recorded = [
+        RecordedPhase(name, 0, {collective("allreduce"): 1, product(64): 1})
+        for name in ("forward", "backward", "optimizer step")
+    ]
+    alone = [RecordedPhase(one.phase, 0, {product(64): 1}) for one in recorded]
+    assert (step.ranks_of(recorded), step.ranks_of(alone)) == (4, 1)
+    several, single = (program_step_time(one, "h100_80gb", 4).host_s for one in (recorded, alone))
+    assert several == pytest.approx(single * (1 + RANK_SPREAD * NormalDist().inv_cdf(3.625 / 4.25)))
+    parts = [step.phases_of_step(one, 1, None, Table(MACHINE, {}), H100) for one in (recorded, alone)]
+    hosts = [sum(part.host_s for part in one) for one in parts]
+    assert hosts[0] / hosts[1] == pytest.approx(several / single)
 
 
 def test_a_phase_has_a_part_for_each_wait_and_each_collective_operation():

@@ -1,0 +1,70 @@
+"""FSDP's views of parameters are logged each time that FSDP replaces them."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from experiments.prediction.phantom import ranks
+from experiments.prediction.phantom.views import log_views
+from experiments.prediction.times.operations import parse
+from tests.benchmarks.forks import run_in_fork
+from tests.benchmarks.training.rank_hosts.fitting import VIEWS
+
+UNITS, PARAMETERS = 3, 2
+"""Units of FSDP in the model, and parameters of each."""
+
+
+class Log:
+    """A device that keeps the keys of its operations."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+
+    def log_operation(self, key: str) -> None:
+        self.keys.append(key)
+
+    def ignore_gpu_numbers(self) -> None:
+        pass
+
+
+def logged_views(synchronize: bool) -> list[str]:
+    """Return the keys that a step of a model of three units logs on one of two ranks."""
+    log: Any = Log()
+    log_views(log)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    layers = nn.Sequential(*(nn.Linear(4, 4) for _ in range(UNITS)))
+    policy, device = ModuleWrapPolicy({nn.Linear}), torch.device("cpu")
+    model = FullyShardedDataParallel(layers, auto_wrap_policy=policy, device_id=device, use_orig_params=True)
+    log.keys.clear()
+    with nullcontext() if synchronize else model.no_sync():
+        model(torch.ones(2, 4)).sum().backward()
+    return list(log.keys)
+
+
+@pytest.mark.parametrize("synchronize", [True, False])
+def test_the_views_of_each_unit_are_logged_with_the_number_of_its_parameters(synchronize: bool) -> None:
+    keys = run_in_fork(logged_views, synchronize)
+    assert keys == [json.dumps(["host::views", PARAMETERS])] * (VIEWS * UNITS)
+    assert parse(keys[0]).family == "views"
+
+
+def views_of_simulated_ranks(folder: Path) -> bool:
+    """Return whether the simulation of two ranks logs the views on its device."""
+    log: Any = Log()
+    logged: list[Any] = []
+    setattr(ranks, "log_views", logged.append)  # noqa: B010 - in a fork
+    ranks.simulate_ranks(2, 1, log, folder)
+    return logged == [log]
+
+
+def test_simulated_ranks_log_the_views(tmp_path: Path) -> None:
+    assert run_in_fork(views_of_simulated_ranks, tmp_path)
