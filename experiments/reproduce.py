@@ -275,7 +275,7 @@ def _run_preflight_checks(reproduction: Reproduction, reconciler: Reconciler, vi
 
 def _prepare_runs(reproduction: Reproduction, reconciler: Reconciler) -> list[PreparedRun]:
     """Prepare the runs for the node that will be leased, from the site's description of this node."""
-    count = reproduction.lease_request.requirements.count
+    count = reproduction.lease_request.requirements.host_count
     host = matching_hosts(reconciler.query(reproduction.site.hosts), reproduction.lease_request.requirements)[0]
     target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]

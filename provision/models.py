@@ -98,9 +98,9 @@ class DailyWindow:
 class Requirements:
     """Requirements on hosts and time.
 
-    A host matches if it has the node_type and name (None: any), if its GPU model and interconnect contain all the given
-    words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With count > 1, that many hosts of
-    the same site, type and GPUs must be free at the same time.
+    A host matches if its type is node_type and its name is ``node`` (None: any), if its GPU model and interconnect
+    contain all the given words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With
+    host_count > 1, that many hosts of the same site, type and GPUs must be free at the same time.
 
     The time slot is ``length`` long and lies within ``hours``. The slot begins exactly at ``start``. Without ``start``,
     it begins as early as possible, but not before ``not_before``.
@@ -113,7 +113,7 @@ class Requirements:
     gpu_memory_gib: float = 0.0
     gpus: int = 1
     interconnect: str = ""
-    count: int = 1
+    host_count: int = 1
     start: datetime | None = None
     not_before: datetime | None = None
     hours: DailyWindow | None = None

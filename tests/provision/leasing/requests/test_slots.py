@@ -164,7 +164,7 @@ def test_a_lease_whose_hosts_the_site_does_not_list_is_returned(task, lease_requ
     begun = task(FakeCalendar())
     made = reserve(begun)
     begun.site.machines = []
-    assert reserve(replace(begun, lease_request=lease_request(count=2))) == made
+    assert reserve(replace(begun, lease_request=lease_request(host_count=2))) == made
 
 
 def start_after(task, site, made, minutes):
