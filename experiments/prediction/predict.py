@@ -173,7 +173,7 @@ def _read_cached(path: Path) -> Prediction | None:
 
 
 def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
-    """Return the keys of the operations that the time of a step of the rows needs, each once.
+    """Return the keys of the operations from whose times the step times of the rows are predicted, each once.
 
     Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
     """

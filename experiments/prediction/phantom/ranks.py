@@ -14,7 +14,7 @@ from torch._C import _distributed_c10d as c10d
 from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
-from experiments.prediction.phantom.exchange import HostExchange, RankStore, read_no_object_from_nothing
+from experiments.prediction.phantom.exchange import HostExchange, RankStore, receive_unknown_objects_as_none
 from experiments.prediction.phantom.library import Phantom
 
 _create_work: Any = getattr(c10d, "_create_work_from_future")  # noqa: B009 - not in the stubs
@@ -223,7 +223,7 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, ran
     }
     _simulate_groups(phantom)
     _share_store(RankStore(folder, rank), rank, world)
-    read_no_object_from_nothing()
+    receive_unknown_objects_as_none()
     setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - the original reads CUDA events
     setattr(fsdp, "_get_compute_device", lambda *_: torch.device("cuda", 0))  # noqa: B010 - the only one, on any rank
     torch.cuda.device_count = lambda: devices
@@ -262,5 +262,5 @@ def _share_store(store: RankStore, rank: int, world: int) -> None:
 
 
 def _named_store(store: RankStore, kind: str, *arguments: Any, **_: Any) -> dist.Store:
-    """Return the part of ``store`` that belongs to the first arguments of a store: host and port, or a file."""
+    """Return the part of ``store`` that these arguments name: host and port, or a file."""
     return dist.PrefixStore(f"{kind} {' '.join(map(str, arguments[:2]))}", store)

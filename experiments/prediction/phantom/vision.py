@@ -1,4 +1,4 @@
-"""Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
+"""Kernels of torchvision on the phantom device, even if torchvision's compiled library does not load."""
 
 import functools
 from collections.abc import Callable
