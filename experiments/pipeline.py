@@ -29,7 +29,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow, continue_run, plan
 from experiments.runners.progress import View
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.cards import card_of_device, card_warnings
@@ -152,7 +152,7 @@ def run_prepared(
             locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan_run(prepared) for prepared in prepared_runs]
         if any(row.run for run in planned for row in run.rows):
-            prepared_runs[0].target.reach(view.print_line)
+            prepared_runs[0].target.connect(view.print_line)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
 
@@ -319,7 +319,7 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
     return _write_report(folder)
 
 
-def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedRow]:
+def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedTime]:
     """Print how long the rows take at full size, if these times are known; return the expected times by row.
 
     The view then shows the time of each row. Times on shared GPUs are not known.
@@ -338,4 +338,4 @@ def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedR
     pairs = zip(specs, expected.rows[prepared.suite.suite], strict=True)
     times = {spec.row: time for spec, time in pairs if time}
     view.set_expected_times({row: (time.low_s, time.high_s) for row, time in times.items()})
-    return {row: ExpectedRow(time.expected_s, time.start_s) for row, time in times.items()}
+    return {row: ExpectedTime(time.expected_s, time.start_s) for row, time in times.items()}

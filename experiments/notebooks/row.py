@@ -86,7 +86,7 @@ class Experiment:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            row_process.end(self.folder)
+            row_process.kill(self.folder)
             raise
         printer.join(LAST_LINES_WITHIN_S)
         if code:

@@ -24,16 +24,19 @@ from provision.ssh.shell import Shell
 
 TRIES = 3
 CHUNK = 1 << 18
-RESUMED_BYTES = 1 << 23
+MIN_RESUMED_BYTES = 1 << 23
+"""Size of files whose interrupted downloads are resumed; smaller files are downloaded again."""
 SMALL_BYTES = 1 << 18
 """Size of files that are downloaded through the open connection, because a new one takes longer than they do."""
 DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
-LIST = (
+LIST_COMMAND = (
     f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
 )
-SUM = "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
-TAR = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
+CHECKSUM_COMMAND = (
+    "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
+)
+TAR_COMMAND = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
 """Exit code 1 means that a file changed meanwhile; the checksums show which."""
 ESCAPED = re.compile(r"\\(.)")
 
@@ -56,7 +59,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class TransferProgress:
-    """Progress of a download: files and bytes, of those to download, and the time left in seconds if known."""
+    """Progress of a download: files and bytes so far, and in total; left_s: time left in seconds, None if unknown."""
 
     files: int
     total_files: int
@@ -74,8 +77,8 @@ def download_folder(
     """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
 
     on_progress: called after each part of a download. Checkpoints and files that are still being written are left out.
-    Raises ChecksumMismatch if a file cannot be
-    downloaded intact, and NotReached if the connection drops; the next call resumes.
+    Raises ChecksumMismatch if a file cannot be downloaded intact, and NotReached if the connection drops; the next call
+    resumes.
     """
     downloaded: set[str] = set()
     damaged: set[str] | None = None
@@ -107,7 +110,7 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
 
 def _list(shell: Shell, folder: str) -> list[RemoteFile]:
     quoted = shlex.quote(folder)
-    listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST}", repeatable=True).out
+    listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST_COMMAND}", repeatable=True).out
     return _parse_listing(shell, folder, listing)
 
 
@@ -123,7 +126,7 @@ def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
 def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict[str, str]:
     """Return the SHA-256 of remote files by path; an unreadable file has none."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
-    command = f"cd {shlex.quote(folder)} && {SUM}"
+    command = f"cd {shlex.quote(folder)} && {CHECKSUM_COMMAND}"
     output = shell.run(command, input=names, timeout_s=DOWNLOAD_TIMEOUT_S, check=False, repeatable=True).out
     return dict(_parse_sum(line) for line in output.splitlines())
 
@@ -159,7 +162,9 @@ def _download(
 ) -> dict[str, str]:
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
-    partial = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
+    partial = [
+        file for file in wanted if file.size >= MIN_RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size
+    ]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
     if whole := {file.path: file.size for file in wanted if file.path not in sums}:
         with _open_tar(shell, folder, whole) as stream, suppress(tarfile.ReadError):
@@ -218,11 +223,11 @@ class _TransferCounter:
 
 
 def _tar_command(folder: str) -> str:
-    return f"cd {shlex.quote(folder)} && {TAR}"
+    return f"cd {shlex.quote(folder)} && {TAR_COMMAND}"
 
 
 def _file_list(paths: Iterable[str]) -> tuple[bytes]:
-    """Return the input of TAR; result.json is the last of the paths."""
+    """Return the input of TAR_COMMAND; result.json is the last of the paths."""
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
@@ -238,7 +243,7 @@ def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[I
 
 
 def _packed(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
-    """Return a tar archive of files, which have come through the open connection."""
+    """Return a tar archive of files, downloaded through the open connection."""
     packed = io.BytesIO()
     shell.stream(_tar_command(folder), packed.write, source=_file_list(paths), timeout_s=DOWNLOAD_TIMEOUT_S)
     packed.seek(0)

@@ -20,7 +20,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_sig
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
@@ -41,7 +41,7 @@ LEASE_QUERY_INTERVAL_S = 60.0
 
 
 class SlurmRunner:
-    """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
+    """Runs rows on ``cluster`` and downloads their results to ``folder``; see LocalRunner.
 
     ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
     LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
@@ -60,7 +60,7 @@ class SlurmRunner:
         is_leased: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         data: DataSet | None = None,
-        expected: Mapping[str, ExpectedRow] | None = None,
+        expected: Mapping[str, ExpectedTime] | None = None,
     ) -> None:
         self._folder = folder
         self._run_id = folder.read_run().run_id
@@ -109,7 +109,7 @@ class SlurmRunner:
     def _follow(self, tracker: JobTracker, received: list[int], total: int) -> None:
         while tracker.rows:
             if received:
-                self._explain_return(tracker)
+                self._report_continuing_jobs(tracker)
                 raise Interrupted(signal.Signals(received[0]).name)
             tracker.poll_if_due()
             if self._lease_ends():
@@ -118,7 +118,7 @@ class SlurmRunner:
             if tracker.rows:
                 time.sleep(POLL_INTERVAL_S)
 
-    def _explain_return(self, tracker: JobTracker) -> None:
+    def _report_continuing_jobs(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
         self._view.print_line(
             f"jobs that continue at {self._shell.where}: {names}; "

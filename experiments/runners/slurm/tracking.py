@@ -21,7 +21,7 @@ from experiments.results.schema import (
 )
 from experiments.runners.failed_results import device_of, write_failed_result
 from experiments.runners.progress import RowState, View
-from experiments.runners.remaining import ExpectedRow, RemainingTime
+from experiments.runners.remaining import ExpectedTime, RemainingTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.download import download_folder, download_growing
@@ -34,7 +34,7 @@ from experiments.system.files import write_atomically
 from experiments.system.logs import error_line
 from provision.errors import NotReached
 
-GROWING = (LOG_FILE, TELEMETRY_FILE)
+GROWING_FILES = (LOG_FILE, TELEMETRY_FILE)
 SILENCE_LIMIT_S = 3600.0
 SEPARATOR = "=="
 
@@ -99,7 +99,7 @@ class JobTracker:
         staging: Staging,
         view: View,
         is_leased: Callable[[], bool],
-        expected: Mapping[str, ExpectedRow] | None = None,
+        expected: Mapping[str, ExpectedTime] | None = None,
     ) -> None:
         self.rows: list[TrackedRow] = []
         self._folder = folder
@@ -152,12 +152,12 @@ class JobTracker:
     def _remaining_s(self) -> float | None:
         """Return the time until all rows have ended, s; None while a row waits for GPUs that others use too."""
         waiting = [row.spec for row in self.rows if row.waiting]
-        own_gpus = self._cluster.profile.own_gpus
-        if waiting and own_gpus is None:
+        dedicated_gpu_count = self._cluster.profile.dedicated_gpu_count
+        if waiting and dedicated_gpu_count is None:
             return None
         running = [row.state for row in self.rows if not row.waiting]
-        gpus = own_gpus or sum(max(1, row.spec.settings.gpus) for row in self.rows)
-        return self._remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, gpus)
+        gpus = dedicated_gpu_count or sum(max(1, row.spec.settings.gpus) for row in self.rows)
+        return self._remaining.estimate_s(running, waiting, lambda spec: spec.settings.gpus, gpus)
 
     def _handle_unreachable(self, problem: NotReached) -> float:
         """Return when the cluster stopped responding; warn once, and raise ``problem`` after SILENCE_LIMIT_S."""
@@ -213,7 +213,7 @@ class JobTracker:
 
     def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
         folders = [(f"{self._remote}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
-        download_growing(self._shell, folders, GROWING)
+        download_growing(self._shell, folders, GROWING_FILES)
 
     def _finish(self, row: TrackedRow) -> None:
         """Download the row's folder; write a result if the job has written none."""

@@ -121,7 +121,7 @@ def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clo
     clock.now += 12
     made._finish(row, {0: 0.0, 1: 0.0})
     assert made._folder.results()["a"].outcome == ("fits" if had_result else "timeout")
-    assert (made._running, made._remaining.ended_s, made._pool.size) == ([], [12.0], 2)
+    assert (made._running, made._remaining.times_of_ended_rows_s, made._pool.size) == ([], [12.0], 2)
 
 
 def test_a_row_without_a_result_has_the_reason_and_its_gpu(local, clock):
@@ -177,7 +177,11 @@ def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypa
     monkeypatch.setattr(made, "_end", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
-    assert (made._running, made._remaining.ended_s, (row.folder / RESULT_FILE).exists()) == ([], [], False)
+    assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (
+        [],
+        [],
+        False,
+    )
     assert made._pool.allocate(sample_rows.spec("b", devices=2, strategy="ddp"))
 
 

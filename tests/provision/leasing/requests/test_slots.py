@@ -146,7 +146,7 @@ def test_a_task_that_has_begun_does_not_reject_another_lease_of_the_name(task, r
 
 
 @pytest.mark.parametrize(
-    ("requirements", "fits"), [({}, True), ({"gpus": 4}, True), ({"count": 2}, False), ({"gpus": 8}, False)]
+    ("requirements", "fits"), [({}, True), ({"gpus": 4}, True), ({"host_count": 2}, False), ({"gpus": 8}, False)]
 )
 def test_an_existing_lease_is_returned_if_it_meets_the_request(task, reconciler, lease_request, requirements, fits):
     begun = task(FakeCalendar())
