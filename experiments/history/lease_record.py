@@ -32,7 +32,9 @@ class LeaseRecord(Record):
     su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
     predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
     predicted_run_s: float = Field(description="predicted time of the suites, s")
-    expected_run_s: Seconds = Field(description="as predicted_run_s, but without what earlier leases showed, s")
+    expected_run_s: Seconds = Field(
+        description="predicted time of the suites without the correction by earlier leases, s"
+    )
     used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
     run_s: Seconds = Field(description="time of the suites, s")
 

@@ -42,9 +42,9 @@ def rungs_table(results: Mapping[str, Result]) -> str:
         speed, loss = speeds.get(title), value_of("early_loss", result)
         rows[title] = {
             "samples/s": format_number(speed.samples_per_s) if speed else "",
-            "times the row before": _ratio(speed, before),
-            "times as taught": _ratio(speed, first),
-            "of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
+            "times the speed of the row before": _ratio(speed, before),
+            "times the speed as taught": _ratio(speed, first),
+            "share of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
             "peak memory": _peak(result),
             "first losses": "" if loss is None else f"{loss:.3f}",
         }
@@ -57,7 +57,11 @@ def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:
 
 
 def _note(speed: Speed, first: Speed, result: Result) -> str:
-    times = "" if speed is first else f"{format_number(speed.samples_per_s / first.samples_per_s)} times as taught, "
+    times = (
+        ""
+        if speed is first
+        else f"{format_number(speed.samples_per_s / first.samples_per_s)} times the speed as taught, "
+    )
     share = "" if speed.peak_share is None else f"MFU {speed.peak_share:.0%}, "
     return f"{times}{share}{_peak(result)}"
 

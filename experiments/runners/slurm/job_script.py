@@ -106,7 +106,7 @@ class JobScripts:
         return "\n".join(lines) + "\n"
 
     def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
-        """Return the script of the job that downloads ``artifact``: on one node if all share the folder, else on each."""
+        """Return the script of the job that downloads ``artifact``, on each node unless they share the folder."""
         profile, folder = self.profile, self.layout.staging_folder(artifact.key)
         nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
