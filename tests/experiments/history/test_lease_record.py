@@ -35,6 +35,11 @@ def test_used_and_predicted_service_units_stand_beside_each_other():
     assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
 
 
+def test_the_time_before_the_request_counts_in_the_prediction_and_not_in_the_setup():
+    late = record().model_copy(update={"before_request_s": 50.0})
+    assert (late.setup_s, late.predicted_s, late.error) == (550.0, 1000.0, 0.0)
+
+
 def test_the_medians_of_leases_of_the_same_node_type_count():
     records = [record(), record(used_s=900.0, run_s=200.0), record(used_s=2000.0, run_s=600.0), record(node_type="kvm")]
     found = earlier_leases(records, "gpu_a100_pcie")
