@@ -150,9 +150,9 @@ class Identity:
 
     def is_same_as(self, other: "Identity") -> bool:
         """Return whether this identity and ``other`` are the same user in the same project of the same region."""
-        return self._key() == other._key()
+        return self._comparison_key() == other._comparison_key()
 
-    def _key(self) -> tuple[str | None, ...]:
+    def _comparison_key(self) -> tuple[str | None, ...]:
         return self.user_id, self.project_id, self.region, urlsplit(self.endpoint).hostname
 
 

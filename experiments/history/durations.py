@@ -53,7 +53,7 @@ class StoredTimes:
         """
         found: list[tuple[Run, Result]] = []
         predicted = list(predictions)
-        for folder in _runs((EVIDENCE, results)):
+        for folder in _readable_runs((EVIDENCE, results)):
             with suppress(InputError):
                 run = folder.read_run()
                 found += [(run, result) for result in folder.results().values()]
@@ -193,5 +193,5 @@ def _is_chip_of(device: str | None, card: str) -> bool:
     return device == card or have_same_chip(device, card)
 
 
-def _runs(folders: Iterable[Path]) -> list[RunFolder]:
+def _readable_runs(folders: Iterable[Path]) -> list[RunFolder]:
     return [RunFolder(path.parent) for folder in folders for path in sorted(folder.glob(f"*/{RUN_FILE}"))]

@@ -100,7 +100,7 @@ def read_records(results: Path) -> list[LeaseRecord]:
         lines = read_text(results / FILE).splitlines()
     except OSError:
         return []
-    return [record for line in lines if (record := _parsed(line))]
+    return [record for line in lines if (record := _parse_record(line))]
 
 
 def append_record(results: Path, record: LeaseRecord) -> None:
@@ -120,7 +120,7 @@ def earlier_leases(records: Iterable[LeaseRecord], node_type: str | None) -> Ear
     return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(found), 'lease')}")
 
 
-def _parsed(line: str) -> LeaseRecord | None:
+def _parse_record(line: str) -> LeaseRecord | None:
     try:
         return LeaseRecord.model_validate_json(line)
     except ValidationError:

@@ -93,8 +93,8 @@ def outcome_of(folder: Path, check: Check, parts: list[CheckPart]) -> Outcome:
     """Return the results of the check in ``folder``."""
     earlier = [one for _, one in checks_in(folder.parent) if one.begun_at < check.begun_at and one.ended_at]
     before = earlier[-1] if earlier else None
-    runs = tuple(found for part in parts for found in _runs(folder, part))
-    lines = tuple(_lines(runs))
+    runs = tuple(found for part in parts for found in _part_runs(folder, part))
+    lines = tuple(_failing_statements(runs))
     titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.version_sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_flips_of_parts(check, before, titles), *of_runs) if before else ()
@@ -132,13 +132,13 @@ def version_differences(then: Mapping[str, str], now: Mapping[str, str]) -> tupl
     )
 
 
-def _runs(folder: Path, part: CheckPart) -> Iterator[PartRun]:
+def _part_runs(folder: Path, part: CheckPart) -> Iterator[PartRun]:
     for run, evaluation in evaluations_in(folder / part.name):
         link = (run / PAGE_FILE).relative_to(folder).as_posix()
         yield PartRun(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 
 
-def _lines(runs: tuple[PartRun, ...]) -> Iterator[FailingStatement]:
+def _failing_statements(runs: tuple[PartRun, ...]) -> Iterator[FailingStatement]:
     """Yield the statements that fail, or are an error, with at least one set of versions."""
     for key in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
         same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == key]

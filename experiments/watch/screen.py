@@ -182,13 +182,13 @@ def cells(row: RowStatus) -> tuple[Text, ...]:
     )
     return (
         Text(printable(row.row)),
-        Text(printable(row.state), style=_style(row)),
+        Text(printable(row.state), style=_row_style(row)),
         *(Text(text, justify="right") for text in texts),
         Text(printable(row.predicted)),
     )
 
 
-def _style(row: RowStatus) -> str:
+def _row_style(row: RowStatus) -> str:
     if row.result is None:
         return "bold" if row.running else "dim"
     return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")

@@ -108,7 +108,7 @@ class RunWatcher:
         run = self.folder.read_run()
         evaluated = self._evaluate(run)
         rows = tuple(
-            self._row(
+            self._row_status(
                 self.folder.path / row_path(run.suite, row),
                 evaluated.results.get(row),
                 evaluated.predicted.get(row, ""),
@@ -131,7 +131,7 @@ class RunWatcher:
         path = self.folder.row_folder_named(row) / LOG_FILE
         return end_of_log(path).splitlines() if path.is_file() else ()
 
-    def _row(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:
+    def _row_status(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:
         row = folder.name
         title = self._suite.row(row).title
         if result:

@@ -122,7 +122,7 @@ class HostExchange:
         for rank, output in enumerate(outputs):
             known = rank < self._rank and self._read(f"{key}/{rank}", output)
             if not known:
-                _fill(output, _content(value))
+                _fill(output, _to_bytes(value))
 
     def reduce(self, value: torch.Tensor, operation: Any) -> None:
         """Replace ``value`` by the reduction of the values of all ranks. operation: a ReduceOp."""
@@ -140,7 +140,7 @@ class HostExchange:
         for rank, (output, value) in enumerate(zip(outputs, inputs, strict=True)):
             self._write(f"{key}/{self._rank}-{rank}", value)
             if rank >= self._rank or not self._read(f"{key}/{rank}-{self._rank}", output):
-                _fill(output, _content(value))
+                _fill(output, _to_bytes(value))
 
     def scatter(self, output: torch.Tensor, inputs: Sequence[torch.Tensor], root: int) -> None:
         """Fill ``output`` with what ``root`` sends to this rank.
@@ -173,7 +173,7 @@ class HostExchange:
             output.zero_()
 
     def _write(self, key: str, tensor: torch.Tensor) -> None:
-        self._store.set(key, _content(tensor))  # type: ignore[arg-type]
+        self._store.set(key, _to_bytes(tensor))  # type: ignore[arg-type]
 
     def _read(self, key: str, output: torch.Tensor) -> bool:
         """Fill ``output`` with the value of a key; return whether there is one."""
@@ -195,7 +195,7 @@ def _bytes_of(tensor: torch.Tensor) -> Any:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
-def _content(tensor: torch.Tensor) -> bytes:
+def _to_bytes(tensor: torch.Tensor) -> bytes:
     return bytes(_bytes_of(tensor).tobytes())
 
 

@@ -77,7 +77,7 @@ class SimulatedGroup(c10d.ProcessGroup):
 
     def log(self, name: str, *arguments: Any) -> None:
         """Log a collective operation with the size of its largest argument, in bytes."""
-        size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in arguments), default=0)
+        size = max((sum(tensor.nbytes for tensor in _flatten(one)) for one in arguments), default=0)
         self._phantom.log_operation(
             json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size])
         )
@@ -120,13 +120,13 @@ def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any
     return _complete(group, *arguments)
 
 
-def _flat(value: Any) -> list[torch.Tensor]:
+def _flatten(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
-    return [tensor for one in value for tensor in _flat(one)] if isinstance(value, list | tuple) else []
+    return [tensor for one in value for tensor in _flatten(one)] if isinstance(value, list | tuple) else []
 
 
-def _logged(name: str) -> Callable[..., Any]:
+def _make_logged_collective(name: str) -> Callable[..., Any]:
     def collective(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
         group.log(name, *arguments)
         return _clear_and_complete(group, *arguments)
@@ -196,7 +196,7 @@ def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
 
 
 for _name in NO_OP_COLLECTIVES:
-    setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
+    setattr(SimulatedGroup, _name, _make_logged_collective(_name.strip("_")))
 for _own in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
     setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
 SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  # its name before PyTorch 2.13

@@ -120,7 +120,7 @@ class LocalRunner:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
                         raise NoFreeGpu(f"no free GPU is left for {number_with_noun(len(waiting), 'row')}")
-                    self._show(len(rows), waiting)
+                    self._show_progress(len(rows), waiting)
                     time.sleep(POLL_INTERVAL_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
@@ -258,8 +258,8 @@ class LocalRunner:
         device = device_of(self._node, row.allocation.gpus)
         return write_failed_result(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
-    def _show(self, total: int, waiting: Sequence[RowSpec]) -> None:
-        states = [_state(row) for row in self._running]
+    def _show_progress(self, total: int, waiting: Sequence[RowSpec]) -> None:
+        states = [_row_state(row) for row in self._running]
         for row, state in zip(self._running, states, strict=True):
             if state.progress:
                 row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
@@ -267,7 +267,7 @@ class LocalRunner:
         self._view.show_rows(states, total - len(waiting) - len(states), total, left_s)
 
 
-def _state(row: RunningRow) -> RowState:
+def _row_state(row: RunningRow) -> RowState:
     ending = (row.folder / RESULT_FILE).exists()
     return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
 

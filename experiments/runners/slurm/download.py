@@ -83,7 +83,7 @@ def download_folder(
     downloaded: set[str] = set()
     damaged: set[str] | None = None
     for _ in range(TRIES):
-        remote = [file for file in _list(shell, folder) if damaged is None or file.path in damaged]
+        remote = [file for file in _list_files(shell, folder) if damaged is None or file.path in damaged]
         missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
         expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
@@ -101,14 +101,14 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
-        if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
+        if grown := {file.path for file in remote if _file_size(into / file.path) != file.size}:
             with suppress(tarfile.ReadError):
                 for name, content in _members(_packed(shell, folder, grown), grown):
                     _write_part(content, into / name)
-                    _part(into / name).replace(into / name)
+                    _part_file(into / name).replace(into / name)
 
 
-def _list(shell: Shell, folder: str) -> list[RemoteFile]:
+def _list_files(shell: Shell, folder: str) -> list[RemoteFile]:
     quoted = shlex.quote(folder)
     listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST_COMMAND}", repeatable=True).out
     return _parse_listing(shell, folder, listing)
@@ -163,7 +163,9 @@ def _download(
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
     partial = [
-        file for file in wanted if file.size >= MIN_RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size
+        file
+        for file in wanted
+        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(into / file.path)) < file.size
     ]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
     if whole := {file.path: file.size for file in wanted if file.path not in sums}:
@@ -175,8 +177,8 @@ def _download(
 
 def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") -> str:
     """Resume the interrupted download of a file; return its SHA-256."""
-    part = _part(path)
-    begin = _size(part)
+    part = _part_file(path)
+    begin = _file_size(part)
     counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
     with part.open("ab") as out, shell.open_output(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
@@ -190,7 +192,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
 def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
     """Rename the parts of intact files, and remove those of damaged ones."""
     for file in files:
-        part = _part(into / file.path)
+        part = _part_file(into / file.path)
         if file.path in damaged:
             part.unlink(missing_ok=True)
         elif part.exists():
@@ -262,7 +264,7 @@ def _members(stream: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, 
 
 def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None = None) -> str:
     """Write FILE.part; return the SHA-256 of its content."""
-    part = _part(path)
+    part = _part_file(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with part.open("wb") as out:
@@ -276,15 +278,15 @@ def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None
     return digest.hexdigest()
 
 
-def _part(path: Path) -> Path:
+def _part_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
 def _local_copy(into: Path, file: RemoteFile) -> Path | None:
     """Return the local copy of a file if it has the full size, verified or not; otherwise None."""
     path = into / file.path
-    return next((local for local in (_part(path), path) if _size(local) == file.size), None)
+    return next((local for local in (_part_file(path), path) if _file_size(local) == file.size), None)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1

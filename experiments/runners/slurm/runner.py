@@ -153,7 +153,7 @@ class SlurmRunner:
         job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
         name, comment = self._job_name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
-        path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
+        path = f"{self._remote_folder}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._find_submitted(comment))
@@ -168,7 +168,7 @@ class SlurmRunner:
         return next((job.id for job in queue.list_jobs(self._shell) if job.comment == comment), "")
 
     def _has_started(self, spec: RowSpec, submission: Submission) -> bool:
-        started = f"{self._remote}/{self._job_spec(spec, submission.attempt).folder}/{STARTED}"
+        started = f"{self._remote_folder}/{self._job_spec(spec, submission.attempt).folder}/{STARTED}"
         return self._shell.run(f"test -e {started}", check=False, repeatable=True).code == 0
 
     def _fits_into_lease(self, spec: RowSpec) -> bool:
@@ -186,7 +186,7 @@ class SlurmRunner:
         return end is not None and now + timedelta(seconds=seconds) > end
 
     @property
-    def _remote(self) -> str:
+    def _remote_folder(self) -> str:
         return self._cluster.layout.run_folder(self._run_id)
 
     def _job_spec(self, spec: RowSpec, attempt: str) -> JobSpec:

@@ -242,7 +242,7 @@ def test_all_jobs_of_a_fetched_row_are_marked_and_no_others(tmp_path):
     names = ("xxl-aaaaaaaa", "xxl-bbbbbbbb", "xxl-sgd-cccccccc")
     for name in names:
         (tmp_path / ".jobs" / name).mkdir(parents=True)
-    tracker: Any = SimpleNamespace(_shell=LocalShell(), _remote=str(tmp_path))
+    tracker: Any = SimpleNamespace(_shell=LocalShell(), _remote_folder=str(tmp_path))
     row: Any = SimpleNamespace(job_spec=SimpleNamespace(folder=".jobs/xxl-aaaaaaaa", attempt="aaaaaaaa"))
     JobTracker._record_fetched(tracker, row)
     assert [(tmp_path / ".jobs" / name / "fetched").exists() for name in names] == [True, True, False]
