@@ -77,11 +77,11 @@ class PreparedRun:
     def _keep_result_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:
         """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
         reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
-        return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
+        return replace(row, must_run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[PlannedRow]:
         """Return the plan of the rows that still have to run."""
-        return [row for row in self.plan() if row.run]
+        return [row for row in self.plan() if row.must_run]
 
     def with_target(self, target: Target, on_download: DownloadCallback = _ignore_progress) -> "PreparedRun":
         """Prepare the data at another target; return the same run for that target."""
@@ -151,7 +151,7 @@ def run_prepared(
         for prepared in prepared_runs:
             locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan_run(prepared) for prepared in prepared_runs]
-        if any(row.run for run in planned for row in run.rows):
+        if any(row.must_run for run in planned for row in run.rows):
             prepared_runs[0].target.connect(view.print_line)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
@@ -262,13 +262,13 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
     if prepared.options.predict_only:
         return replace(planned, rows=())
     for row in planned.rows:
-        if not row.run:
+        if not row.must_run:
             view.report_kept(row)
     rejected = _reject_rows(planned, view)
     if len(rejected) == len(planned.rows):
         write_report(folder)
         raise InputError("; ".join(dict.fromkeys(rejected.values())))
-    return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in rejected))
+    return replace(planned, rows=tuple(row for row in planned.rows if row.must_run and row.row not in rejected))
 
 
 def _show_run(prepared: PreparedRun, view: View) -> None:
@@ -300,7 +300,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
     prepared = planned.prepared
     rejected: dict[str, str] = {}
     for row in planned.rows:
-        if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
+        if row.must_run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             rejected[row.row] = reason
             folder = clear_row_folder(prepared.folder.row_folder(row.spec))
             view.report_end(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
