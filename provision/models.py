@@ -47,7 +47,7 @@ def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str
 class Host:
     """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
-    Ids are unique within a site. If ``is_flavor`` is True, node_type is the flavor's name. gpu_model and interconnect
+    Ids are unique within a site. If ``flavor`` is True, node_type is the flavor's name. gpu_model and interconnect
     have the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an
     hour, None if the site does not report a price.
     """
@@ -61,7 +61,7 @@ class Host:
     gpu_memory_gib: float = 0.0
     interconnect: str = ""
     su_per_hour: float | None = None
-    is_flavor: bool = False
+    flavor: bool = False
 
 
 @dataclass(frozen=True)

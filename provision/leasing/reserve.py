@@ -283,7 +283,7 @@ def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     own = next((host for host in hosts if host.id in lease.hosts), None)
     now = task.reconciler.clock.now()
     start = now.replace(second=0, microsecond=0) + MINUTE
-    if own is None or own.is_flavor or lease.end <= start:
+    if own is None or own.flavor or lease.end <= start:
         return None
     excluded = (*task.active_lease.failed_hosts, *lease.hosts)
     others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]

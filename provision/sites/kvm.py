@@ -193,6 +193,6 @@ def _make_host(site: str, hypervisor: str, flavor: dict[str, Any]) -> Host:
         site=site,
         node_type=name,
         su_per_hour=float(price) if price is not None else None,
-        is_flavor=True,
+        flavor=True,
         **gpu_fields(flavor, name),
     )
