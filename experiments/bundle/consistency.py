@@ -14,7 +14,7 @@ from experiments.suites.cards import Card, cards
 SAMPLE_DIGITS = 4
 """Decimals of telemetry.csv."""
 SPARE_SAMPLES = 3
-"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, and one for a late sample."""
+"""The GPU's work may seem longer than the steps by this number of sampling intervals: one at each end, one late."""
 BYTE_GIB = 2**-30
 """One byte in GiB, the tolerance of sums and maxima."""
 MODEL_PARTS = ("params_gib", "grads_gib", "optimizer_gib")
