@@ -53,7 +53,7 @@ def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
 
 
 def _addresses(target: str) -> tuple[str, str | None]:
-    """Return the URI of the tracking store, and that of artifacts for a folder."""
+    """Return the URI of the tracking store and, if ``target`` is a folder, the URI of its artifacts, else None."""
     if "://" in target:
         return target, None
     folder = Path(target).expanduser().absolute()

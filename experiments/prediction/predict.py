@@ -58,7 +58,7 @@ def peak_spec(
 ) -> RowSpec:
     """Return a row specification at full size, for the two optimizer steps that reach the memory peak.
 
-    model: base model that the catalog does not have; None: that of ``settings``.
+    model: base model that the catalog does not have; None: the model of ``settings``.
     """
     return RowSpec(
         suite=suite,

@@ -150,7 +150,7 @@ class JobTracker:
         self._view.show_rows(states, total - len(self.rows), total, self._remaining_s())
 
     def _remaining_s(self) -> float | None:
-        """Return the time until all rows have ended, s; None while a row waits for GPUs that others use too."""
+        """Return the time until all rows have ended, s; None while a row waits for GPUs that other jobs use too."""
         waiting = [row.spec for row in self.rows if row.waiting]
         dedicated_gpu_count = self._cluster.profile.dedicated_gpu_count
         if waiting and dedicated_gpu_count is None:
