@@ -176,8 +176,8 @@ def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_resul
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
 def test_a_result_of_the_same_software_is_used_again(folder_with_result, software):
     folder = folder_with_result(versions=VERSIONS, device=Device(**GPU))
-    assert not plan_row(folder, software=lambda: software).run
+    assert not plan_row(folder, software=lambda: software).must_run
 
 
 def test_the_target_is_queried_only_for_a_valid_result(folder_with_result):
-    assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).run
+    assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).must_run
