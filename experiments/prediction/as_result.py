@@ -144,7 +144,7 @@ def _telemetry(prediction: Prediction) -> dict[str, float]:
 def describe_outcome(prediction: Prediction) -> str:
     """Describe the predicted outcome, such as 'borderline, more likely fits: needs 77.90 GiB of 78.60 GiB usable'."""
     if not prediction.spec.settings.gpus:
-        return f"{OUTCOME_NAMES['fits']}: needs no GPU, but {prediction.host_gib:.2f} GiB of host memory for tensors"
+        return f"{OUTCOME_NAMES['fits']}: needs no GPU, and {prediction.host_gib:.2f} GiB of host memory for tensors"
     doubt = "borderline, more likely " if prediction.predicted_outcome == "borderline" else ""
     needs = f"needs {prediction.needed_gib:.2f} GiB of {prediction.usable_gib:.2f} GiB usable"
     return f"{doubt}{OUTCOME_NAMES[prediction.likely_outcome]}: {needs}"
