@@ -29,7 +29,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow, continue_run, plan
 from experiments.runners.progress import View
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.resolve import LATEST, datasets_of, resolve
 from experiments.runners.targets import target_named
 from experiments.suites.cards import card_of_device, card_warnings
@@ -77,11 +77,11 @@ class PreparedRun:
     def _keep_result_if_it_cannot_run(self, row: PlannedRow) -> PlannedRow:
         """Return a plan that keeps the row's outdated result if the target cannot run the row, else ``row``."""
         reason = self.target.rejection_reason(row.spec, self.host_memory_gib)
-        return replace(row, run=False, why=f"cannot run here: {reason}") if reason else row
+        return replace(row, must_run=False, why=f"cannot run here: {reason}") if reason else row
 
     def rows_left(self) -> list[PlannedRow]:
         """Return the plan of the rows that still have to run."""
-        return [row for row in self.plan() if row.run]
+        return [row for row in self.plan() if row.must_run]
 
     def with_target(self, target: Target, on_download: DownloadCallback = _ignore_progress) -> "PreparedRun":
         """Prepare the data at another target; return the same run for that target."""
@@ -151,8 +151,8 @@ def run_prepared(
         for prepared in prepared_runs:
             locks.enter_context(lock_folder(prepared.folder.path))
         planned = [_plan_run(prepared) for prepared in prepared_runs]
-        if any(row.run for run in planned for row in run.rows):
-            prepared_runs[0].target.reach(view.print_line)
+        if any(row.must_run for run in planned for row in run.rows):
+            prepared_runs[0].target.connect(view.print_line)
         for run in [_begin_run(run, view) for run in planned]:
             yield _finish_run(run, view, worker, grace_s)
 
@@ -262,13 +262,13 @@ def _begin_run(planned: PlannedRun, view: View) -> PlannedRun:
     if prepared.options.predict_only:
         return replace(planned, rows=())
     for row in planned.rows:
-        if not row.run:
+        if not row.must_run:
             view.report_kept(row)
     rejected = _reject_rows(planned, view)
     if len(rejected) == len(planned.rows):
         write_report(folder)
         raise InputError("; ".join(dict.fromkeys(rejected.values())))
-    return replace(planned, rows=tuple(row for row in planned.rows if row.run and row.row not in rejected))
+    return replace(planned, rows=tuple(row for row in planned.rows if row.must_run and row.row not in rejected))
 
 
 def _show_run(prepared: PreparedRun, view: View) -> None:
@@ -300,7 +300,7 @@ def _reject_rows(planned: PlannedRun, view: View) -> dict[str, str]:
     prepared = planned.prepared
     rejected: dict[str, str] = {}
     for row in planned.rows:
-        if row.run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
+        if row.must_run and (reason := prepared.target.rejection_reason(row.spec, prepared.host_memory_gib)):
             rejected[row.row] = reason
             folder = clear_row_folder(prepared.folder.row_folder(row.spec))
             view.report_end(row.spec, write_rejected_result(folder, row.spec, prepared.target.node, reason))
@@ -319,7 +319,7 @@ def _finish_run(planned: PlannedRun, view: View, worker: str, grace_s: float) ->
     return _write_report(folder)
 
 
-def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedRow]:
+def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedTime]:
     """Print how long the rows take at full size, if these times are known; return the expected times by row.
 
     The view then shows the time of each row. Times on shared GPUs are not known.
@@ -338,4 +338,4 @@ def _show_expected_times(planned: PlannedRun, view: View) -> dict[str, ExpectedR
     pairs = zip(specs, expected.rows[prepared.suite.suite], strict=True)
     times = {spec.row: time for spec, time in pairs if time}
     view.set_expected_times({row: (time.low_s, time.high_s) for row, time in times.items()})
-    return {row: ExpectedRow(time.expected_s, time.start_s) for row, time in times.items()}
+    return {row: ExpectedTime(time.expected_s, time.start_s) for row, time in times.items()}

@@ -284,7 +284,7 @@ def _expected_host(reproduction: Reproduction, reconciler: Reconciler) -> Host:
 
 def _prepare_runs(reproduction: Reproduction, host: Host) -> list[PreparedRun]:
     """Prepare the runs for the node that will be leased."""
-    count = reproduction.lease_request.requirements.count
+    count = reproduction.lease_request.requirements.host_count
     target = expected_target(expected_node(host), count, reproduction.setup.image_variant)
     return [_with_recorded_data(prepare(options, target)) for options in reproduction.suites]
 

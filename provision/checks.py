@@ -15,7 +15,8 @@ RETRY_FIX = "retry later, and check chameleoncloud.org for outages"
 class Check:
     """The result of a check: its name, its status, and one line with the finding and the fix.
 
-    needed_for: what the machine can run only if the check is ok. With the status ``warning``, only this cannot run.
+    needed_for: what the machine can run only if the check is ok. A check with the status ``warning`` prevents nothing
+    else.
     """
 
     name: str

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 
-def default_folder() -> Path:
+def state_folder() -> Path:
     """Return ``$TESTBED_LEDGER``, else ``llm-testbed`` under ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     if folder := os.environ.get("TESTBED_LEDGER"):
         return Path(folder)
@@ -13,4 +13,4 @@ def default_folder() -> Path:
 
 def demo_folder() -> Path:
     """Return the folder with the state, journal and SSH key of the simulated site, apart from real leases."""
-    return default_folder() / "demo"
+    return state_folder() / "demo"

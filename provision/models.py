@@ -47,9 +47,9 @@ def build_node(gpus: Sequence[Gpu], cpus: int, memory_gib: float, processor: str
 class Host:
     """A reservable machine as its site describes it; at KVM, the capacity for one instance of a flavor on a hypervisor.
 
-    Ids are unique within a site. If ``flavor`` is True, node_type is the flavor's name. gpu_model and interconnect have
-    the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an hour,
-    None if the site does not report a price.
+    Ids are unique within a site. If ``flavor`` is True, node_type is the flavor's name. gpu_model and interconnect
+    have the site's spelling, '' if not reported. gpu_memory_gib: the memory of one GPU. su_per_hour: service units an
+    hour, None if the site does not report a price.
     """
 
     id: str
@@ -98,9 +98,9 @@ class DailyWindow:
 class Requirements:
     """Requirements on hosts and time.
 
-    A host matches if it has the node_type and name (None: any), if its GPU model and interconnect contain all the given
-    words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With count > 1, that many hosts of
-    the same site, type and GPUs must be free at the same time.
+    A host matches if its type is node_type and its name is ``node`` (None: any), if its GPU model and interconnect
+    contain all the given words ('': any), and if it has at least ``gpus`` GPUs with gpu_memory_gib each. With
+    host_count > 1, that many hosts of the same site, type and GPUs must be free at the same time.
 
     The time slot is ``length`` long and lies within ``hours``. The slot begins exactly at ``start``. Without ``start``,
     it begins as early as possible, but not before ``not_before``.
@@ -113,7 +113,7 @@ class Requirements:
     gpu_memory_gib: float = 0.0
     gpus: int = 1
     interconnect: str = ""
-    count: int = 1
+    host_count: int = 1
     start: datetime | None = None
     not_before: datetime | None = None
     hours: DailyWindow | None = None
@@ -150,9 +150,9 @@ class Identity:
 
     def is_same_as(self, other: "Identity") -> bool:
         """Return whether this identity and ``other`` are the same user in the same project of the same region."""
-        return self._key() == other._key()
+        return self._comparison_key() == other._comparison_key()
 
-    def _key(self) -> tuple[str | None, ...]:
+    def _comparison_key(self) -> tuple[str | None, ...]:
         return self.user_id, self.project_id, self.region, urlsplit(self.endpoint).hostname
 
 

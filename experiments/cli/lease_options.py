@@ -80,7 +80,7 @@ class LeaseOptions:
             gpu_memory_gib=self.gpu_memory or (0 if named or self.gpu else DEFAULT_GPU_MEMORY_GIB),
             gpus=(1 if named else gpus) if self.gpus is None else self.gpus,
             interconnect=self.interconnect or "",
-            count=self.count,
+            host_count=self.count,
             start=parse_time_option("--start", parse_time, self.start) if self.start and not self.starts_now else None,
             hours=parse_time_option("--time-of-day", window, self.time_of_day) if self.time_of_day else None,
         )

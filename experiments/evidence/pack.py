@@ -22,7 +22,7 @@ COPIED_FILES = (RUN_FILE, PREDICTIONS_FILE, "verdict.json")
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is no run."""
+    """Write the compact form of a run's folder to ``target``. Raises InputError if ``folder`` is not a run."""
     run = RunFolder(folder).read_run()
     found = [path for row in run.rows if (path := folder / run.suite / row / RESULT_FILE).exists()]
     _copy(folder, target)
@@ -33,7 +33,7 @@ def pack(folder: Path, target: Path) -> None:
 
 
 def unpack(folder: Path, target: Path) -> None:
-    """Write a compact run to ``target``, with a folder for each row. Raises InputError if ``folder`` is no run."""
+    """Write a compact run to ``target``, with a folder for each row. Raises InputError if ``folder`` is not a run."""
     suite = RunFolder(folder).read_run().suite
     _copy(folder, target)
     for line in (folder / RESULTS_FILE).read_text().splitlines():

@@ -27,7 +27,7 @@ class RunChanges(NamedTuple):
 
 
 def run_changes(series: Series) -> list[RunChanges]:
-    """Return the runs in which something changed, oldest first, with what else differs from the run before each.
+    """Return the runs in which something changed, oldest first, each with what else differs from the run before it.
 
     A run with borderline statements only is left out.
     """

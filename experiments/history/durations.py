@@ -53,7 +53,7 @@ class StoredTimes:
         """
         found: list[tuple[Run, Result]] = []
         predicted = list(predictions)
-        for folder in _runs((EVIDENCE, results)):
+        for folder in _readable_runs((EVIDENCE, results)):
             with suppress(InputError):
                 run = folder.read_run()
                 found += [(run, result) for result in folder.results().values()]
@@ -63,9 +63,9 @@ class StoredTimes:
     def expected_time(self, spec: RowSpec, card: str, own_job: bool = False) -> RowTime | None:
         """Return the expected time of a row on ``card``, which may emulate the row's own card; None if it is unknown.
 
-        A time that was measured on the chip of ``card`` counts first, then a prediction, then a time that was measured
-        on another device. Times on shared GPUs do not count. own_job: whether the row is a job in a queue, which has to
-        import its libraries.
+        A time that was measured on the chip of ``card`` is preferred to a prediction, and a prediction to a time that
+        was measured on another device. Times on shared GPUs do not count. own_job: whether the row is a job in a queue,
+        which has to import its libraries.
         """
         measured = [result for _, result in self.results if not result.device.shared and _is_same(result.spec, spec)]
         own = [result for result in measured if _is_chip_of(result.device.card, card)]
@@ -103,7 +103,7 @@ def expected_steps(
 ) -> tuple[float, float, float]:
     """Return the lowest, the expected and the highest number of optimizer steps of a row that fits.
 
-    planned_micro_steps: of the training at full length. step_s: time of a step.
+    planned_micro_steps: number of micro-steps of the training at full length. step_s: time of a step.
     """
     accumulate = spec.settings.accumulate
     schedule = schedule_of(spec.length, planned_micro_steps, accumulate)
@@ -130,7 +130,11 @@ def _steps(prediction: Prediction, spec: RowSpec) -> tuple[float, float, float]:
 
 
 class Stages(NamedTuple):
-    """Seconds of a stored row: its start and its other time outside of the steps with today's code, and its steps."""
+    """Seconds of a stored row.
+
+    start_s, others_s: start of the row, and other time outside of the steps, as today's code needs them. steps_s: time
+    of the steps.
+    """
 
     start_s: float
     others_s: float
@@ -166,9 +170,9 @@ def _measured_time(results: Sequence[Result], spec: RowSpec, card: str, around_s
 def _stages_of(result: Result) -> Stages:
     """Return the stages of a stored row.
 
-    The start of stored rows depends on the age of their code and on whether they were the first ones. So it is that of
-    today's code, and so are the construction and the end of a training. All of a row counts as steps if it reports no
-    stages, or is a tiny model.
+    How long a stored row took to start depends on the age of its code, and on whether it was the first row of its run.
+    Therefore, the times that today's code needs replace the measured times of the start, of the construction of the
+    model and of the end. If a row reports no stages, or has a tiny model, its whole time counts as steps.
     """
     settings, times = result.spec.settings, result.times
     if times is None or result.spec.size == "tiny":
@@ -189,5 +193,5 @@ def _is_chip_of(device: str | None, card: str) -> bool:
     return device == card or have_same_chip(device, card)
 
 
-def _runs(folders: Iterable[Path]) -> list[RunFolder]:
+def _readable_runs(folders: Iterable[Path]) -> list[RunFolder]:
     return [RunFolder(path.parent) for folder in folders for path in sorted(folder.glob(f"*/{RUN_FILE}"))]

@@ -27,7 +27,7 @@ from provision.words import number_with_noun
 
 MARGIN = 0.25
 """Share by which a lease is longer than the expected time of its setup and rows."""
-STEP = timedelta(minutes=30)
+LENGTH_STEP = timedelta(minutes=30)
 """The length of a lease is a multiple of this."""
 
 
@@ -44,7 +44,7 @@ class TimeRange(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if the interval has no other minutes."""
+        """Return the time in full minutes: '3 min (2 to 5)', or '3 min' if both ends of the interval are 3 min."""
         expected, low, high = (ceil(seconds / 60) for seconds in self)
         return f"{expected} min" if low == high else f"{expected} min ({low} to {high})"
 
@@ -54,7 +54,7 @@ class ExpectedTimes:
     """Expected times of the rows of suites, in the order in which they start; None: unknown. gpus: GPUs of all nodes.
 
     Suites run one after another; the rows of a suite share the GPUs. own_jobs: whether each row is a job in a queue.
-    leases: earlier ones on such nodes.
+    leases: what earlier leases of such nodes showed.
     """
 
     rows: Mapping[str, Sequence[RowTime | None]]
@@ -86,16 +86,18 @@ class ExpectedTimes:
         """Return the length of a lease in which setup and rows end, with a margin; None unless all times are known."""
         if not self.all_times_known:
             return None
-        return ceil((self.leases.setup + timedelta(seconds=self.total_time().high_s)) * (1 + MARGIN) / STEP) * STEP
+        longest = self.leases.setup + timedelta(seconds=self.total_time().high_s)
+        return ceil(longest * (1 + MARGIN) / LENGTH_STEP) * LENGTH_STEP
 
     def require_to_end_within(self, length: timedelta) -> None:
         """Raise LeaseTooShort if not even the rows by themselves can end in a lease of this length."""
         total = self.total_time()
         low = timedelta(seconds=total.low_s)
         if low > length:
+            enough = length_in_words(self.lease_length() or ceil(low / LENGTH_STEP) * LENGTH_STEP)
             raise LeaseTooShort(
                 f"a lease of {length_in_words(length)}: its rows need {total.words}"
-                f"; allowed: --hours {length_in_words(self.lease_length() or ceil(low / STEP) * STEP)}, or fewer rows"
+                f"; allowed: --hours {enough}, or fewer rows"
             )
 
     @property

@@ -32,7 +32,9 @@ class LeaseRecord(Record):
     su_per_hour: float | None = Field(description="price of all nodes, service units an hour; None: unknown")
     predicted_setup_s: float = Field(description="predicted time in which no suite runs, s")
     predicted_run_s: float = Field(description="predicted time of the suites, s")
-    expected_run_s: Seconds = Field(description="as predicted_run_s, but without what earlier leases showed, s")
+    expected_run_s: Seconds = Field(
+        description="predicted time of the suites without the correction by earlier leases, s"
+    )
     used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
     before_request_s: float = Field(default=0.0, ge=0, description="part of used_s before the lease was requested, s")
     run_s: Seconds = Field(description="time of the suites, s")
@@ -98,7 +100,7 @@ def read_records(results: Path) -> list[LeaseRecord]:
         lines = read_text(results / FILE).splitlines()
     except OSError:
         return []
-    return [record for line in lines if (record := _parsed(line))]
+    return [record for line in lines if (record := _parse_record(line))]
 
 
 def append_record(results: Path, record: LeaseRecord) -> None:
@@ -118,7 +120,7 @@ def earlier_leases(records: Iterable[LeaseRecord], node_type: str) -> EarlierLea
     return EarlierLeases(setup, factor, f"measured on {number_with_noun(len(found), 'lease')}")
 
 
-def _parsed(line: str) -> LeaseRecord | None:
+def _parse_record(line: str) -> LeaseRecord | None:
     try:
         return LeaseRecord.model_validate_json(line)
     except ValidationError:

@@ -46,14 +46,14 @@ def export_to_mlflow(target: str, all_series: Sequence[Series]) -> int:
     uri, artifacts = _addresses(target)
     try:
         client = MlflowClient(tracking_uri=uri)
-        return sum(_export(client, series, artifacts) for series in all_series)
+        return sum(_export_series(client, series, artifacts) for series in all_series)
     except MlflowException as problem:
         text = str(problem).replace(target, _address_without_password(target)).splitlines()[0][:300]
         raise InputError(f"--mlflow {_address_without_password(target)}: {text}") from None
 
 
 def _addresses(target: str) -> tuple[str, str | None]:
-    """Return the URI of the tracking store, and that of artifacts for a folder."""
+    """Return the URI of the tracking store and, if ``target`` is a folder, the URI of its artifacts, else None."""
     if "://" in target:
         return target, None
     folder = Path(target).expanduser().absolute()
@@ -69,7 +69,7 @@ def _address_without_password(target: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else target
 
 
-def _export(client: "MlflowClient", series: Series, artifacts: str | None) -> int:
+def _export_series(client: "MlflowClient", series: Series, artifacts: str | None) -> int:
     name = f"llm-testbed/{series.suite}"
     known = client.get_experiment_by_name(name)
     experiment = known.experiment_id if known else client.create_experiment(name, artifacts)
@@ -124,11 +124,11 @@ def _log(
     """Log the values of a run in batches that MLflow accepts."""
     from mlflow.entities import Metric, Param, RunTag
 
-    for tag in _batches([RunTag(_name(name), str(value)[:LONGEST_VALUE]) for name, value in tags.items()]):
+    for tag in _batches([RunTag(_allowed_name(name), str(value)[:LONGEST_VALUE]) for name, value in tags.items()]):
         client.log_batch(run, tags=tag)
-    for param in _batches([Param(_name(name), str(value)[:LONGEST_VALUE]) for name, value in params.items()]):
+    for param in _batches([Param(_allowed_name(name), str(value)[:LONGEST_VALUE]) for name, value in params.items()]):
         client.log_batch(run, params=param)
-    for metric in _batches([Metric(_name(name), value, at_ms, 0) for name, value in metrics.items()]):
+    for metric in _batches([Metric(_allowed_name(name), value, at_ms, 0) for name, value in metrics.items()]):
         client.log_batch(run, metrics=metric)
 
 
@@ -136,5 +136,5 @@ def _batches(values: list[Any]) -> Iterator[list[Any]]:
     return (values[begin : begin + BATCH] for begin in range(0, len(values), BATCH))
 
 
-def _name(text: str) -> str:
+def _allowed_name(text: str) -> str:
     return NOT_IN_NAMES.sub("_", text)

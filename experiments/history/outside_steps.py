@@ -30,13 +30,13 @@ Parts = Mapping[str, float]
 class OutsideSteps(Record):
     """Seconds of the parts of runs and rows."""
 
-    prepare_s: float = Field(description="once a run: from its start to that of its first row")
-    libraries_s: float = Field(description="once for each warm process: the import of the libraries that rows need")
+    prepare_s: float = Field(description="once per run: time from the start of the run to the start of its first row")
+    libraries_s: float = Field(description="once per warm process: the import of the libraries that rows need")
     between_rows_s: float = Field(description="for each row: its notebook, and the check that its GPU is free")
     job_s: float = Field(description="for each row on a leased node: its job, its container and the download")
     parts: dict[str, float] = Field(description="seconds of each part of a row")
     longer_share: dict[StepKind, float] = Field(
-        description="mean position of the number of steps between the lowest and the highest, at length verdict"
+        description="at length verdict: mean position of the number of steps, from the lowest (0) to the highest (1)"
     )
     error_share: float = Field(description="error of the time outside of the steps in both directions, as a share")
     runs: tuple[str, ...] = Field(description="the runs that the seconds were fitted to")
@@ -47,11 +47,11 @@ class OutsideSteps(Record):
         return cls.model_validate_json(read_bytes(FILE))
 
     def stage_s(self, parts: Parts) -> float:
-        """Return the seconds of a stage. parts: as ``row_parts`` returns."""
+        """Return the seconds of a stage. parts: the parts of this stage, as ``row_parts`` returns them."""
         return sum(count * self.parts.get(part, 0.0) for part, count in parts.items())
 
     def row_s(self, parts: Mapping[Stage, Parts], *stages: Stage) -> float:
-        """Return the seconds of ``stages``. parts: of all stages of a row."""
+        """Return the seconds of ``stages``. parts: the parts of all stages of a row."""
         return sum(self.stage_s(parts[stage]) for stage in stages)
 
     def around_row_s(self, own_job: bool) -> float:
@@ -82,8 +82,9 @@ def step_kind(settings: Settings) -> StepKind:
 def row_parts(settings: Settings, parameters: int, card: str) -> dict[Stage, dict[str, float]]:
     """Return how often each part occurs in the stages of a row.
 
-    parameters: of the model. LitGPT builds its optimizer before the first step, Lightning and the Trainer in it. The
-    libraries of the Trainer import bitsandbytes. cuDNN compiles its attention for each length of the texts.
+    parameters: number of parameters of the model. LitGPT builds its optimizer before the first step, Lightning and the
+    Trainer in it. The libraries of the Trainer import bitsandbytes. cuDNN compiles its attention for each length of the
+    texts.
     """
     billions, engine, several = parameters / BILLION, settings.engine, settings.ranks > 1
     bitsandbytes = settings.uses_bitsandbytes and engine != "hf_trainer"

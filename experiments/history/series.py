@@ -14,7 +14,7 @@ from experiments.results.schema import FORMER_OUTCOMES
 
 
 class RecordedStatement(NamedTuple):
-    """A statement in one run: its sentence, its rows, the values for which it passes, and whether it does.
+    """A statement in one run: its sentence, its rows, the values for which it passes, and its status.
 
     grade: the grade of the evidence; None without a verdict.
     """

@@ -86,7 +86,7 @@ class Experiment:
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            row_process.end(self.folder)
+            row_process.kill(self.folder)
             raise
         printer.join(LAST_LINES_WITHIN_S)
         if code:
@@ -94,17 +94,17 @@ class Experiment:
 
     def show(self) -> None:
         """Show the result: the outcome, the verdict on it, the measurements and the losses."""
-        result = self._result()
+        result = self._read_result()
         blocks = [f"# {OUTCOME_NAMES[result.outcome].upper()}", verdict(result), *measurement_blocks(result)]
         display(Markdown("\n\n".join([*blocks, tables.losses(result.losses)])))
 
     def require_fit(self) -> None:
         """Raise DidNotFit unless the row fits, so that the notebook of a failed row does not look successful."""
-        result = self._result()
+        result = self._read_result()
         if result.outcome != "fits":
             raise DidNotFit(f"{OUTCOME_NAMES[result.outcome]}: {result.reason}")
 
-    def _result(self) -> Result:
+    def _read_result(self) -> Result:
         path = self.folder / RESULT_FILE
         if not path.exists():
             raise DidNotFit("the worker wrote no result")

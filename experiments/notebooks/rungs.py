@@ -22,7 +22,7 @@ def speed_bars(results: Mapping[str, Result]) -> SVG | None:
             title,
             {"samples per second": speed.samples_per_s},
             value=f"{format_number(speed.samples_per_s)} samples/s",
-            note=_note(speed, first, results[title]),
+            note=_bar_note(speed, first, results[title]),
         )
         for title, speed in speeds.items()
     ]
@@ -42,10 +42,10 @@ def rungs_table(results: Mapping[str, Result]) -> str:
         speed, loss = speeds.get(title), value_of("early_loss", result)
         rows[title] = {
             "samples/s": format_number(speed.samples_per_s) if speed else "",
-            "times the row before": _ratio(speed, before),
-            "times as taught": _ratio(speed, first),
-            "of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
-            "peak memory": _peak(result),
+            "times the speed of the row before": _speed_ratio(speed, before),
+            "times the speed as taught": _speed_ratio(speed, first),
+            "share of the peak rate": f"{speed.peak_share:.1%}" if speed and speed.peak_share is not None else "",
+            "peak memory": _format_peak(result),
             "first losses": "" if loss is None else f"{loss:.3f}",
         }
         before = speed
@@ -56,15 +56,19 @@ def _speeds(results: Mapping[str, Result]) -> dict[str, Speed]:
     return {title: one.speed for title, one in results.items() if one.speed and one.outcome == "fits"}
 
 
-def _note(speed: Speed, first: Speed, result: Result) -> str:
-    times = "" if speed is first else f"{format_number(speed.samples_per_s / first.samples_per_s)} times as taught, "
+def _bar_note(speed: Speed, first: Speed, result: Result) -> str:
+    times = (
+        ""
+        if speed is first
+        else f"{format_number(speed.samples_per_s / first.samples_per_s)} times the speed as taught, "
+    )
     share = "" if speed.peak_share is None else f"MFU {speed.peak_share:.0%}, "
-    return f"{times}{share}{_peak(result)}"
+    return f"{times}{share}{_format_peak(result)}"
 
 
-def _ratio(speed: Speed | None, base: Speed | None) -> str:
+def _speed_ratio(speed: Speed | None, base: Speed | None) -> str:
     return format_number(speed.samples_per_s / base.samples_per_s) if speed and base and speed is not base else ""
 
 
-def _peak(result: Result) -> str:
+def _format_peak(result: Result) -> str:
     return "" if result.memory.peak_gib is None else format_size(result.memory.peak_gib)

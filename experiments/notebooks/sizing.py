@@ -24,7 +24,7 @@ def show_peaks(trainings: Mapping[str, CustomTraining]) -> dict[str, Prediction]
     """
     labels, specs = list(trainings), [training.spec for training in trainings.values()]
     found = dict(zip(labels, trace_rows(specs, print), strict=True))
-    parts = {label: _parts(prediction) for label, prediction in found.items()}
+    parts = {label: _parts_at_peak(prediction) for label, prediction in found.items()}
     display(stacked_bars(parts, {label: prediction.reserved_gib for label, prediction in found.items()}))
     display(Markdown(peaks_table(found)))
     return found
@@ -67,7 +67,7 @@ def peaks_table(predictions: Mapping[str, Prediction]) -> str:
     rows = [
         [
             label,
-            *map(_format_gib, _parts(one).values()),
+            *map(_format_gib, _parts_at_peak(one).values()),
             _format_gib(one.peak_gib),
             _format_gib(one.reserved_gib),
             one.peak_phase,
@@ -78,7 +78,7 @@ def peaks_table(predictions: Mapping[str, Prediction]) -> str:
     return "GiB\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _parts(prediction: Prediction) -> dict[str, float]:
+def _parts_at_peak(prediction: Prediction) -> dict[str, float]:
     return {part.name: getattr(prediction.at_peak, part.field) for part in PARTS_AT_PEAK}
 
 

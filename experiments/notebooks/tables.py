@@ -51,9 +51,10 @@ def memory_at_points(snapshots: Iterable[Snapshot]) -> str:
     """Return a table of the memory at the four points of a step, from the last step that has each."""
     last = last_at_points(snapshots)
     sizes = {point: {field: getattr(shot, field) for field in AT_ONE_POINT} for point, shot in last.items()}
-    unit = _unit(sizes.values())
+    unit = _choose_unit(sizes.values())
     return table_with_labels(
-        unit.name, {point: _sizes(figures_at_point, AT_ONE_POINT, unit) for point, figures_at_point in sizes.items()}
+        unit.name,
+        {point: _size_cells(figures_at_point, AT_ONE_POINT, unit) for point, figures_at_point in sizes.items()},
     )
 
 
@@ -66,21 +67,21 @@ def last_at_points(snapshots: Iterable[Snapshot]) -> dict[str, Snapshot]:
 def memory(results: Mapping[str, Result]) -> str:
     """Return a table with the maximum of each part of memory by row, over all ranks of the row."""
     sizes = {name: {quantity: value_of(quantity, result) for quantity in MEMORY} for name, result in results.items()}
-    unit = _unit(sizes.values())
+    unit = _choose_unit(sizes.values())
     ended = {name: {"ended": OUTCOME_NAMES[result.outcome]} for name, result in results.items()}
     return table_with_labels(
-        unit.name, {name: ended[name] | _sizes(row_sizes, MEMORY, unit) for name, row_sizes in sizes.items()}
+        unit.name, {name: ended[name] | _size_cells(row_sizes, MEMORY, unit) for name, row_sizes in sizes.items()}
     )
 
 
 def ranks(measured: Sequence[Measured]) -> str:
     """Return a table of ranks: the maximum of each part of memory, the longest padded text, and the time of a step."""
     sizes = {one.rank: {quantity: QUANTITIES[quantity](one) for quantity in MEMORY} for one in measured}
-    unit = _unit(sizes.values())
+    unit = _choose_unit(sizes.values())
     rows = {
         f"rank {one.rank}": {
             "ended": OUTCOME_NAMES[one.outcome],
-            **_sizes(sizes[one.rank], MEMORY, unit),
+            **_size_cells(sizes[one.rank], MEMORY, unit),
             "tokens of the longest text": str(one.max_tokens or ""),
             "s per step": format_number(one.speed.step_s) if one.speed else "",
         }
@@ -96,8 +97,8 @@ def speed(measured: Speed) -> str:
         "s per step": format_number(measured.step_s),
         "spread": f"{measured.spread:.1%}",
         "TFLOP/s": format_number(measured.tflops_per_s) if measured.tflops_per_s else "",
-        "of the peak": _share(measured.peak_share),
-        **_waits(measured),
+        "of the peak": _format_share(measured.peak_share),
+        **_wait_shares(measured),
         "s in total": format_number(measured.train_s),
     }
     known_figures = {name: figure for name, figure in figures.items() if figure}
@@ -130,7 +131,8 @@ def scaling(results: Mapping[str, Result]) -> str:
 def settings(rows: Mapping[str, Settings]) -> str:
     """Return a table of the settings that differ between rows; empty if there are none."""
     texts = {
-        name: {key: _text(value) for key, value in one if key not in HIDDEN_SETTINGS} for name, one in rows.items()
+        name: {key: _format_setting(value) for key, value in one if key not in HIDDEN_SETTINGS}
+        for name, one in rows.items()
     }
     differing = [key for key in next(iter(texts.values())) if len({cells[key] for cells in texts.values()}) > 1]
     if not differing:
@@ -162,11 +164,13 @@ def verdicts(found: Iterable[Verdict]) -> str:
 
 def _change_cells(row: Row, result: Result, base: Result) -> dict[str, str]:
     fits, own, other = result.outcome == "fits", dict(result.spec.settings), dict(base.spec.settings)
-    changed = {key: _text(value) for key, value in own.items() if value != other[key] and key != DERIVED_SETTING}
+    changed = {
+        key: _format_setting(value) for key, value in own.items() if value != other[key] and key != DERIVED_SETTING
+    }
     return {
         "change": ", ".join(f"{key} {text}" for key, text in changed.items()),
         "ended": OUTCOME_NAMES[result.outcome],
-        "peak": _size(value_of("peak_gib", result), GIB) if fits else "",
+        "peak": _format_size(value_of("peak_gib", result), GIB) if fits else "",
         "samples/s": format_number(result.speed.samples_per_s) if fits and result.speed else "",
         "cost": row.note or "",
     }
@@ -183,31 +187,31 @@ def _scaling_cells(result: Result, base: Result, base_name: str) -> dict[str, st
         "s per step": format_number(result.speed.step_s),
         "samples/s": format_number(result.speed.samples_per_s),
         f"times {base_name}": format_number(times),
-        "efficiency": _share(times / ranks_over) if ranks_over != 1 else "",
-        **_waits(result.speed),
+        "efficiency": _format_share(times / ranks_over) if ranks_over != 1 else "",
+        **_wait_shares(result.speed),
     }
 
 
-def _waits(measured: Speed) -> dict[str, str]:
+def _wait_shares(measured: Speed) -> dict[str, str]:
     return {
-        "communicating": _share(measured.communication_share),
-        "only communicating": _share(measured.exposed_communication_share),
-        "GPU idle": _share(measured.gpu_idle_share),
+        "communicating": _format_share(measured.communication_share),
+        "only communicating": _format_share(measured.exposed_communication_share),
+        "GPU idle": _format_share(measured.gpu_idle_share),
     }
 
 
-def _sizes(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: MemoryUnit) -> dict[str, str]:
+def _size_cells(sizes: Mapping[Any, float | None], names: Mapping[Any, str], unit: MemoryUnit) -> dict[str, str]:
     """Return cells by column; the column of host memory is empty without offload."""
-    cells = {name: _size(sizes[key], unit) for key, name in names.items()}
+    cells = {name: _format_size(sizes[key], unit) for key, name in names.items()}
     return {name: "" if name == ON_HOST and cell == "0" else cell for name, cell in cells.items()}
 
 
-def _unit(rows: Iterable[Mapping[Any, float | None]]) -> MemoryUnit:
+def _choose_unit(rows: Iterable[Mapping[Any, float | None]]) -> MemoryUnit:
     """Return MiB if all sizes are below half a GiB, as with tiny models; otherwise GiB."""
     return GIB if max((gib or 0.0 for sizes in rows for gib in sizes.values()), default=0.0) >= MINIATURE_GIB else MIB
 
 
-def _size(gib: float | None, unit: MemoryUnit) -> str:
+def _format_size(gib: float | None, unit: MemoryUnit) -> str:
     """Format a size: two decimals, or three significant digits below 1; empty if it is unknown."""
     if gib is None:
         return ""
@@ -215,11 +219,11 @@ def _size(gib: float | None, unit: MemoryUnit) -> str:
     return f"{size:.2f}" if size >= 1 else f"{size:.3g}"
 
 
-def _share(share: float | None) -> str:
+def _format_share(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def _text(value: Any) -> str:
+def _format_setting(value: Any) -> str:
     if isinstance(value, Lora):
         return f"rank {value.r}"
     if isinstance(value, Quantization):

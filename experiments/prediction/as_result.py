@@ -35,7 +35,7 @@ def evaluate_run(suite: Suite, folder: RunFolder) -> EvaluationsByEvidence:
 
 
 def evaluate_together(suite: Suite, folders: Sequence[RunFolder]) -> EvaluationsByEvidence:
-    """Evaluate several runs of ``suite`` on one card as one run with the rows of all.
+    """Evaluate several runs of ``suite`` on one card as one run that has the rows of all.
 
     If several runs have the same row, the result of the longest training is used, because it has all values that the
     others have, and the losses of a full training. Of equally long trainings, that of the first run is used. Raises
@@ -126,7 +126,7 @@ def _speed(prediction: Prediction) -> Speed | None:
 
 
 def _telemetry(prediction: Prediction) -> dict[str, float]:
-    """Return the predicted load: one process on each of the row's GPUs, the share of time in which they compute.
+    """Return the predicted telemetry: one process on each GPU of the row, and the share of time in which they compute.
 
     The row runs nothing on other GPUs.
     """

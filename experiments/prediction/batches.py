@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 LARGEST_BATCH = 4096
-MAX_GROWTH = 8
+MAX_GROWTH_FACTOR = 8
 MAX_INTERPOLATIONS = 8
 
 
@@ -55,7 +55,7 @@ class BatchSearch(Generic[PredictionT]):
         by_distance = sorted(margins.items(), key=lambda item: abs(item[1]))
         (closest_batch, margin), (second_batch, second_margin) = by_distance[:2]
         slope = (second_margin - margin) / (second_batch - closest_batch)
-        guess = int(closest_batch - margin / slope) if slope < 0 else MAX_GROWTH * max(low, 1)
+        guess = int(closest_batch - margin / slope) if slope < 0 else MAX_GROWTH_FACTOR * max(low, 1)
         if len(margins) > MAX_INTERPOLATIONS:
             guess = (low + high) // 2
-        return min(max(guess, low + 1), high - 1, MAX_GROWTH * max(margins))
+        return min(max(guess, low + 1), high - 1, MAX_GROWTH_FACTOR * max(margins))

@@ -77,7 +77,7 @@ class CustomTraining:
     )
     chunked_loss: bool = option(
         False,
-        "Compute output layer and loss of some tokens at a time, and again in the backward pass.",
+        "Compute output layer and loss for a few tokens at a time, and again in the backward pass.",
         flag="--chunked-loss",
     )
     optimizer_in_backward: bool = option(

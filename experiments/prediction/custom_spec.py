@@ -25,7 +25,7 @@ ALL_LINEAR: Literal["all-linear"] = "all-linear"
 LORA_TARGETS: dict[str, tuple[str, ...]] = {"opt": ("q_proj", "v_proj"), "t5": ("q", "v")}
 LANGUAGE_MODELS = {"blip2-opt": "opt", "blip2-t5": "t5"}
 HUB_TIMEOUT_S = 5
-CONFIG_BYTES = 16 << 20
+MAX_CONFIG_BYTES = 16 << 20
 MAX_SAMPLES = 1 << 24
 MAX_TOKENS = 1 << 26
 MAX_LORA_RANK = 1 << 16
@@ -190,7 +190,7 @@ def _resolve_model(model: str) -> tuple[Model | None, str]:
 
 def _read_text(path: Path, option_text: str) -> str:
     try:
-        return read_text(path, CONFIG_BYTES)
+        return read_text(path, MAX_CONFIG_BYTES)
     except UnicodeDecodeError:
         raise InputError(f"{option_text}: not a JSON file: its content is not text") from None
     except OSError as error:

@@ -19,7 +19,7 @@ DEFAULT_LORA_RANK = 16
 FSDP_GPU_COUNTS = (2, 4, 8)
 
 Predict = Callable[[Sequence[RowSpec], OnFailure | None], list[Prediction]]
-"""Predict rows, as ``trace_rows`` does: a row that cannot be predicted is passed on, or raises its problem."""
+"""Predicts rows as ``trace_rows`` does; the second argument is called for each row that cannot be predicted."""
 ChangeT = TypeVar("ChangeT")
 AttemptT = TypeVar("AttemptT")
 

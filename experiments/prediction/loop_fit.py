@@ -9,7 +9,7 @@ from experiments.prediction.custom import CustomTraining
 from experiments.prediction.fit import cheapest_pairs
 from experiments.prediction.loop import program_command, samples_of_step, single_changes
 from experiments.prediction.outcome_tables import outcome_cells, outcomes_table
-from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, highest_need
+from experiments.prediction.script.fit import BatchPrediction, ScriptFit, fit_batches, prediction_with_highest_need
 from experiments.prediction.script.options import ScriptOptions
 from experiments.prediction.script.record import ScriptPrediction
 from experiments.prediction.script.speed import SAMPLES_COLUMN, STEP_COLUMN, describe_fastest, samples_per_s
@@ -24,8 +24,8 @@ NamedChange = tuple[str, CustomTraining]
 class Attempt(NamedTuple):
     """The prediction of a training with one change.
 
-    ``batch_prediction`` is None if the training cannot run with the change; ``reason`` says why. samples: of an
-    optimizer step, over all GPUs.
+    ``batch_prediction`` is None if the training cannot run with the change; ``reason`` says why. samples:
+    number of samples in an optimizer step, over all GPUs.
     """
 
     change: str
@@ -78,7 +78,7 @@ def _try_change(change: NamedChange, print_line: PrintLine) -> Attempt:
         found = _trace(training, name, print_line)
     except (InputError, ScriptFailed) as problem:
         return Attempt(name, None, reason=str(problem))
-    return Attempt(name, highest_need(found), samples_of_step(training))
+    return Attempt(name, prediction_with_highest_need(found), samples_of_step(training))
 
 
 def _trace(training: CustomTraining, what: str, print_line: PrintLine) -> list[ScriptPrediction]:
@@ -105,7 +105,13 @@ def attempts_table(attempts: Sequence[Attempt]) -> Table | str:
     """Return the attempts as a table; '' if there are none."""
     if not attempts:
         return ""
-    table = outcomes_table("change", STEP_COLUMN, SAMPLES_COLUMN, title="GiB on one GPU, same batch", note="reason")
+    table = outcomes_table(
+        "change",
+        STEP_COLUMN,
+        SAMPLES_COLUMN,
+        title="GiB on one GPU with one change or two, at the given batch",
+        note="reason",
+    )
     for one in attempts:
         found = one.batch_prediction
         cells = found.cells(one.samples) if found else ("", "", *outcome_cells("not possible", one.reason))

@@ -19,8 +19,8 @@ def outcome_cells(
 ) -> tuple[str | Text, ...]:
     """Return the cells after the leading columns of a table of outcomes.
 
-    margin: free memory in GiB, negative if memory is missing; None: unknown. sizes: those of peak, needed and usable
-    that are known, in GiB.
+    margin: free memory in GiB, negative if memory is missing; None: unknown. sizes: peak, needed and usable, as far
+    as they are known, in GiB.
     """
     known = {name: format_gib(size) for name, size in sizes.items()}
     if margin is not None:

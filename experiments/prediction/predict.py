@@ -58,7 +58,7 @@ def peak_spec(
 ) -> RowSpec:
     """Return a row specification at full size, for the two optimizer steps that reach the memory peak.
 
-    model: base model that the catalog does not have; None: that of ``settings``.
+    model: base model that the catalog does not have; None: the model of ``settings``.
     """
     return RowSpec(
         suite=suite,
@@ -173,7 +173,7 @@ def _read_cached(path: Path) -> Prediction | None:
 
 
 def trace_operations(specs: Sequence[RowSpec], cache: Path) -> list[str]:
-    """Return the keys of the operations that the time of a step of the rows needs, each once.
+    """Return the keys of the operations from whose times the step times of the rows are predicted, each once.
 
     Rows that cannot be traced are left out. Raises InputError if no row can be traced on this machine.
     """

@@ -48,7 +48,7 @@ def trace_rows(
 ) -> list[Prediction]:
     """Return the predictions of ``specs``; print each traced row and the remaining time with ``print_line``.
 
-    ``on_failure`` is called for rows that cannot be traced. Raises what ``predict`` raises.
+    ``on_failure`` is called for rows that cannot be traced. Raises the errors of ``predict``.
     """
     require_packages("torch")
     return predict(

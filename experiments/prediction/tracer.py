@@ -195,7 +195,7 @@ def _fullest_gpu(phantom: Phantom, spec: RowSpec) -> int:
 
 
 def _host_gib(spec: RowSpec, phantom: Phantom, free: Replay) -> float | None:
-    """Return the host memory that offload, or a row on the CPU, needs, GiB; None for other rows."""
+    """Return the host memory that a row with offload or on the CPU needs, GiB; None for other rows."""
     if spec.settings.accelerator == "cpu":
         return free.peak_allocated / GIB
     return phantom.host_peak() / GIB if spec.settings.uses_host_memory else None

@@ -43,7 +43,7 @@ def rejection_reason(spec: RowSpec, node: Node, host_memory_gib: float, local: b
     needed_gpus = settings.world_size // (spread := settings.nodes_to_use(nodes))
     if needed_gpus > len(node.gpus):
         found = f"there {'is' if len(node.gpus) == 1 else 'are'} {len(node.gpus)}"
-        of_each = f" of each of {spread} nodes" if spread > 1 else ""
+        of_each = f" on each of {spread} nodes" if spread > 1 else ""
         return f"{needed_gpus} GPUs{of_each} are needed, {found}; --gpus-per-node runs the row on fewer"
     if spec.size == "tiny":
         return ""
@@ -93,8 +93,8 @@ def host_memory_needed_gib(spec: RowSpec) -> float:
     DeepSpeed's offload takes for each parameter 4 bytes for the master weight, 8 for Adam's moments, 4 for the
     gradient, 2 for the accumulated gradient and 2 for the updated weight that is copied back (stage_1_and_2.py;
     measured with 12.2e9 parameters: 231 GiB). AdamW on the host takes two values of the weight's type for each
-    parameter. For offloaded activations, as much memory as the card has is reserved. A model on the CPU takes its
-    weights and a fifth of them, the guide's overhead of inference, in addition to the libraries.
+    parameter. For offloaded activations, as much memory as the card has is reserved. A model on the CPU takes
+    1.2 times its weights, as the guide estimates for inference, in addition to the libraries.
     """
     settings, parameters = spec.settings, spec.base_model.parameters
     weights_gib = parameters * BYTES_PER_WEIGHT[settings.precision] / GIB

@@ -12,7 +12,7 @@ from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.software import Software
 from experiments.suites.row_spec import RowSpec
 from experiments.suites.suite import Suite
@@ -20,7 +20,7 @@ from provision.models import Node
 
 
 class Runner(Protocol):
-    """Runs rows of one run into its folder."""
+    """Runs rows of one run; their results are written to the folder of the run."""
 
     def run(self, rows: Sequence[PlannedRow]) -> None:
         """Run rows until each has a result. Raises Interrupted on Ctrl-C and SIGTERM."""
@@ -38,7 +38,7 @@ class RunnerOptions:
     worker: str
     grace_s: float
     host_memory_gib: float
-    expected: Mapping[str, ExpectedRow]
+    expected: Mapping[str, ExpectedTime]
 
 
 class Target(ABC):
@@ -84,7 +84,7 @@ class Target(ABC):
     def runner(self, folder: RunFolder, data: DataSet, view: View, options: RunnerOptions) -> Runner:
         """Return the runner that runs rows at this target and writes to ``folder``."""
 
-    def reach(self, print_line: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
+    def connect(self, print_line: Callable[[str], None]) -> None:  # noqa: B027 (a target that is only expected cannot be reached)
         """Connect to the target, before anything is written. ``print_line`` gets a line for each step that takes long.
 
         Raises an error if rows cannot start at the target now.

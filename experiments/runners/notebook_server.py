@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from experiments.runners.container.image import image_of
+from experiments.runners.container.image import image_name
 from provision.choices import ImageVariant
 from provision.errors import CommandFailed
 from provision.ssh.shell import Shell
@@ -20,7 +20,7 @@ from provision.ssh.shell import Shell
 CONTAINER = "testbed-notebook"
 NOTEBOOK_FOLDER = "llm-testbed/notebooks"
 NOTEBOOKS_FETCHED = "llm-testbed/notebooks-fetched"
-"""File that is written after each download: newer than all notebooks if the user's computer has them too."""
+"""File that is written after each download. If it is newer than all notebooks, the user's computer has them too."""
 CACHE_FOLDER = "llm-testbed/cache"
 COLAB = "https://colab.research.google.com"
 START_TIMEOUT_S = 60.0
@@ -39,7 +39,7 @@ def serve_notebooks(
     """
     token, port = secrets.token_hex(24), secrets.choice(PORTS)
     try:
-        shell.run(_start(image_of(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
+        shell.run(_start(image_name(image_variant), port), input=f"JUPYTER_TOKEN={token}\n".encode())
         with shell.forward(port) as local:
             _wait_until_ready(shell, local)
             yield notebook_url(local, notebook_file, token)

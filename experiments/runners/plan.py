@@ -21,7 +21,7 @@ class PlannedRow:
     """
 
     spec: RowSpec
-    run: bool
+    must_run: bool
     why: str
     outdated: bool = False
 
@@ -45,8 +45,8 @@ def plan(
     another schema version.
     """
     planned = [_plan_row(run.spec(suite, row), folder, rerun) for row in run.rows]
-    now = software() if any(not row.run for row in planned) else None
-    return [row if row.run or now is None else _check_software(row, folder, now, keep_outdated) for row in planned]
+    now = software() if any(not row.must_run for row in planned) else None
+    return [row if row.must_run or now is None else _check_software(row, folder, now, keep_outdated) for row in planned]
 
 
 def continue_run(folder: RunFolder, run: Run, suite: Suite) -> Run:
@@ -91,7 +91,7 @@ def _check_software(row: PlannedRow, folder: RunFolder, now: Software, keep_outd
         return row
     if keep_outdated:
         return replace(row, why=f"{row.why}; --keep-outdated: {found}")
-    return replace(row, run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
+    return replace(row, must_run=True, why=f"{found}; the old result is kept in {EARLIER_FOLDER}/", outdated=True)
 
 
 def _rerun_reason(spec: RowSpec, result: Result) -> str:

@@ -183,10 +183,15 @@ def _progress_cells(state: RowState) -> tuple[str, str, str, str]:
     progress = state.progress
     if progress is None or state.status:
         return state.status or "starting", "", "", ""
-    return progress.phase, steps_in_words(progress), _size(progress.allocated_gib), _size(progress.memory.peak_gib)
+    return (
+        progress.phase,
+        steps_in_words(progress),
+        _format_memory(progress.allocated_gib),
+        _format_memory(progress.memory.peak_gib),
+    )
 
 
-def _size(gib: float | None) -> str:
+def _format_memory(gib: float | None) -> str:
     return "" if gib is None else format_size(gib)
 
 

@@ -9,7 +9,7 @@ from experiments.runners.progress import RowState
 from experiments.suites.row_spec import RowSpec
 
 
-class ExpectedRow(NamedTuple):
+class ExpectedTime(NamedTuple):
     """The expected time of a row, s. start_s: the part of it before the model is built."""
 
     seconds: float
@@ -26,29 +26,29 @@ class RemainingTime:
 
     The rows that have ended show how fast this machine is: ``expected`` times are multiplied by the mean of 1 and the
     ratio of measured to expected time. The ratio itself would be too far from 1, because rows differ in their errors
-    too. The start does not count for the ratio, because the first rows of a run wait for the warm process. If a row's
-    time is not expected, the mean time of the rows that have ended counts.
+    too. The start does not count for the ratio, because the first rows of a run wait for the warm process. If no
+    time is expected for a row, the mean time of the rows that have ended counts.
     """
 
-    expected: Mapping[str, ExpectedRow]
-    ended_s: list[float] = field(default_factory=list)
+    expected: Mapping[str, ExpectedTime]
+    times_of_ended_rows_s: list[float] = field(default_factory=list)
     _measured_s: float = 0.0
     _expected_s: float = 0.0
 
     def add_ended(self, row: str, elapsed_s: float, result: Result) -> None:
         """Record that a row has ended, ``elapsed_s`` after its start."""
-        self.ended_s.append(elapsed_s)
+        self.times_of_ended_rows_s.append(elapsed_s)
         if row in self.expected and result.times:
             self._measured_s += elapsed_s - result.times.start_s
             self._expected_s += self.expected[row].after_start_s
 
-    def seconds(
+    def estimate_s(
         self, running: Sequence[RowState], waiting: Sequence[RowSpec], parts: Callable[[RowSpec], int], size: int
     ) -> float | None:
         """Return the time until all rows have ended, s; None while it is unknown.
 
-        It is unknown while a row without an estimate of its own runs longer than expected, and, if a row's time is not
-        expected, before the first row has ended. waiting: in the order in which the rows start. parts: how many of the
+        It is unknown while a row without an estimate of its own runs longer than expected, and, if no time is expected
+        for a row, before the first row has ended. waiting: in the order in which the rows start. parts: how many of the
         machine's ``size`` parts a row occupies.
         """
         rows = [(self._left_s(state), state.spec) for state in running]
@@ -63,13 +63,14 @@ class RemainingTime:
     def _row_s(self, row: str) -> float | None:
         if row in self.expected:
             return self.expected[row].start_s + self._after_start_s(row)
-        return sum(self.ended_s) / len(self.ended_s) if self.ended_s else None
+        times_s = self.times_of_ended_rows_s
+        return sum(times_s) / len(times_s) if times_s else None
 
     def _left_s(self, state: RowState) -> float | None:
         """Return the remaining time of a running row.
 
-        The row's own estimate is for the highest number of steps. A row that has not started yet has all of its time
-        after the start left.
+        The row's own estimate assumes the highest number of steps. While a row starts, all of its time after the start
+        remains.
         """
         row, own_s = state.spec.row, state.progress.left_s if state.progress else None
         whole_s = self._row_s(row)

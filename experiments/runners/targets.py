@@ -13,7 +13,7 @@ from experiments.inputs.download import DownloadCallback
 from experiments.results.run_folder import Run, RunFolder
 from experiments.runners.admission import check_disk, rejection_reason
 from experiments.runners.base import Runner, RunnerOptions, Target
-from experiments.runners.container.image import image_of
+from experiments.runners.container.image import image_name
 from experiments.runners.local.runner import LocalRunner
 from experiments.runners.local.sharing import shared_rows_per_gpu
 from experiments.runners.plan import PlannedRow
@@ -68,7 +68,7 @@ class LocalTarget(Target):
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         return rejection_reason(spec, self.node, host_memory_gib)
 
-    def reach(self, print_line: Callable[[str], None]) -> None:
+    def connect(self, print_line: Callable[[str], None]) -> None:
         require_packages("torch", "papermill", "ipykernel")
 
     def software(self) -> Software | None:
@@ -103,11 +103,11 @@ class ContainerTarget(LocalTarget):
     def rejection_reason(self, spec: RowSpec, host_memory_gib: float) -> str:
         return rejection_reason(spec, self.node, host_memory_gib, local=False)
 
-    def reach(self, print_line: Callable[[str], None]) -> None:
+    def connect(self, print_line: Callable[[str], None]) -> None:
         from experiments.runners.container import engine, image
 
         self._client = client = engine.connect()
-        engine.remove_abandoned(client)
+        engine.remove_abandoned_containers(client)
         if self.node.gpus:
             engine.gpu_requests(client.info(), [gpu.index for gpu in self.node.gpus])
             engine.require_free_gpus(client)
@@ -193,8 +193,8 @@ class ClusterTarget(ExpectedTarget):
     def cache(self) -> str:
         return self.cluster.cache
 
-    def reach(self, print_line: Callable[[str], None]) -> None:
-        self.cluster.reach()
+    def connect(self, print_line: Callable[[str], None]) -> None:
+        self.cluster.connect()
 
     def software(self) -> Software | None:
         return self.cluster.software()
@@ -380,7 +380,7 @@ def leased_profile(node: Node, nodes: int = 1, image_variant: ImageVariant = "cu
         memory_per_node_gib=node.host_memory_gib * MEMORY_SHARE,
         processor=node.processor,
         runtime="docker",
-        environment=image_of(image_variant),
+        environment=image_name(image_variant),
         shared_folder=LEASED_SHARED_FOLDER,
         dedicated=True,
         poll_s=POLL_S,

@@ -13,7 +13,7 @@ from experiments.notify.send import NOTIFY_VARIABLE
 from experiments.results.run_folder import run_folders
 from experiments.results.wording import format_duration
 from experiments.semester.outcome import Flip, evaluations_in, run_flips
-from experiments.semester.parts import Lease, Part, command, parts_of
+from experiments.semester.parts import CheckLease, CheckPart, command_of_part, parts_of
 from experiments.semester.process import (
     STALL_LIMIT_S,
     StallDetector,
@@ -38,16 +38,16 @@ FindPython = Callable[[Versions, Path], Path]
 
 
 @dataclass(frozen=True)
-class Request:
+class CheckRequest:
     """A request for a check. folder: folder of all checks and their history."""
 
     folder: Path
     version_sets: tuple[Versions, ...]
     suites: tuple[str, ...]
-    lease: Lease | None
+    lease: CheckLease | None
     command: str
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[CheckPart]:
         return parts_of(self.version_sets, self.suites, self.lease)
 
 
@@ -62,13 +62,13 @@ class InstalledVersions(NamedTuple):
 class CheckCallbacks:
     """Functions that a check calls. on_lease: called every few seconds while a part on a lease runs."""
 
-    say: Callable[[str], None]
+    print_line: Callable[[str], None]
     send: Send
     on_lease: Callable[[], None] = lambda: None
     find_python: FindPython = lambda versions, folder: python_of(versions, folder, datetime.now(UTC).date())
 
 
-def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]:
+def run_check(request: CheckRequest, callbacks: CheckCallbacks) -> tuple[Path, Check]:
     """Run all parts that have not ended yet; return the folder and the state of the check.
 
     An interrupted check with the same parts is resumed. A failure of a part is recorded, and the other parts run.
@@ -84,14 +84,16 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
             if part.name in check.done and part.kind != "environment":
                 continue
             left = _parts_time_left(parts[number - 1 :], check, earlier)
-            callbacks.say(f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}")
+            callbacks.print_line(
+                f"[{number}/{len(parts)}] {part.title}; {format_duration(check.duration_s())} so far{left}"
+            )
             started_s = time.monotonic()
             try:
                 problem = _run_part(part, request, folder, installed, callbacks)
             except NotInstalled as error:
                 problem = str(error)
             took_s = time.monotonic() - started_s + (check.done[part.name].took_s if part.name in check.done else 0)
-            callbacks.say(f"  {problem or 'done'} ({format_duration(took_s)})")
+            callbacks.print_line(f"  {problem or 'done'} ({format_duration(took_s)})")
             check = _with_ended_part(check, part, EndedPart(took_s=took_s, problem=problem), installed)
             write_check(folder, check)
             if earlier:
@@ -102,7 +104,7 @@ def run_check(request: Request, callbacks: CheckCallbacks) -> tuple[Path, Check]
     return folder, check
 
 
-def _resume_or_begin(request: Request, plan: tuple[str, ...]) -> tuple[Path, Check]:
+def _resume_or_begin(request: CheckRequest, plan: tuple[str, ...]) -> tuple[Path, Check]:
     now = datetime.now(UTC)
     if found := find_interrupted_check(request.folder, plan, now):
         return found
@@ -120,8 +122,8 @@ def _new_folder(parent: Path, now: datetime) -> Path:
 
 
 def _run_part(
-    part: Part,
-    request: Request,
+    part: CheckPart,
+    request: CheckRequest,
     check_folder: Path,
     installed: dict[Versions, InstalledVersions],
     callbacks: CheckCallbacks,
@@ -135,7 +137,7 @@ def _run_part(
         return f"not run: the versions of {part.versions} are not installed"
     folder = check_folder / part.name
     folder.mkdir(exist_ok=True)
-    arguments = command(part, installed[part.versions].python, folder, request.suites, request.lease)
+    arguments = command_of_part(part, installed[part.versions].python, folder, request.suites, request.lease)
     poll = _poll_function(part, folder, callbacks)
     end_limit_s = None if part.kind == "lease" else END_LIMIT_S
     code = run_logged(arguments, folder / LOG, _environment(), poll, end_limit_s)
@@ -151,18 +153,18 @@ def _run_part(
 
 
 def _report_flips(
-    part: Part, request: Request, check: Check, reported: set[Flip], callbacks: CheckCallbacks
+    part: CheckPart, request: CheckRequest, check: Check, reported: set[Flip], callbacks: CheckCallbacks
 ) -> set[Flip]:
     """Print and send the flips of a part that are not in ``reported``; return these flips."""
     new = set(run_flips(request.folder, check, part.versions)) - reported
     if new:
         lines = sorted(flip.line for flip in new)
-        callbacks.say("\n".join(f"  flipped: {line}" for line in lines))
+        callbacks.print_line("\n".join(f"  flipped: {line}" for line in lines))
         callbacks.send(f"testbed: {len(new)} flipped in {part.title}", "\n".join(lines))
     return new
 
 
-def _poll_function(part: Part, folder: Path, callbacks: CheckCallbacks) -> Callable[[], None]:
+def _poll_function(part: CheckPart, folder: Path, callbacks: CheckCallbacks) -> Callable[[], None]:
     """Return a function to call every few seconds while a part runs.
 
     The function checks the lease (see CheckCallbacks.on_lease) and reports once if the part makes no progress.
@@ -174,7 +176,7 @@ def _poll_function(part: Part, folder: Path, callbacks: CheckCallbacks) -> Calla
             callbacks.on_lease()
         if stalls.is_new_stall(last_change_s(folder), time.time()):
             text = f"{part.title}: no progress for {format_duration(STALL_LIMIT_S)}; see {folder / LOG}"
-            callbacks.say(f"  {text}")
+            callbacks.print_line(f"  {text}")
             callbacks.send("testbed: no progress", text)
 
     return poll
@@ -186,12 +188,14 @@ def _environment() -> dict[str, str]:
     return variables | {"PYTHONPATH": str(CODE_FOLDER)}
 
 
-def _with_ended_part(check: Check, part: Part, done: EndedPart, installed: dict[Versions, InstalledVersions]) -> Check:
+def _with_ended_part(
+    check: Check, part: CheckPart, done: EndedPart, installed: dict[Versions, InstalledVersions]
+) -> Check:
     versions = {name: one.versions for name, one in installed.items()}
     return check.model_copy(update={"done": check.done | {part.name: done}, "installed": versions})
 
 
-def _parts_time_left(parts: Sequence[Part], check: Check, earlier: Sequence[Check]) -> str:
+def _parts_time_left(parts: Sequence[CheckPart], check: Check, earlier: Sequence[Check]) -> str:
     """Return the estimated time of ``parts`` as text; "" if it is unknown.
 
     The estimate of a part is its time in the last check that had the part, else the mean time of this check's parts.

@@ -10,7 +10,7 @@ from experiments.history.database import open_history
 from experiments.history.series import read_series
 from experiments.results.run_folder import PAGE_FILE, VERDICT_FILE, Run
 from experiments.results.verdicts import Evaluation, Status, Verdict
-from experiments.semester.parts import Kind, Part
+from experiments.semester.parts import CheckPart, Kind
 from experiments.semester.state import Check, checks_in, database_of
 from experiments.semester.versions import Versions
 from provision.files import read_bytes
@@ -45,7 +45,7 @@ class Flip(NamedTuple):
         return f"{self.where}: {self.what} ({'; '.join(self.causes) or 'nothing else differs'})"
 
 
-class StatementLine(NamedTuple):
+class FailingStatement(NamedTuple):
     """A statement that fails, or is an error, with a set of versions. verdicts: its verdict by set of versions."""
 
     suite: str
@@ -67,7 +67,7 @@ class Outcome:
     titles: Mapping[str, str]
     runs: tuple[PartRun, ...]
     flips: tuple[Flip, ...]
-    lines: tuple[StatementLine, ...]
+    failing_statements: tuple[FailingStatement, ...]
     to_fix: tuple[str, ...]
 
     @property
@@ -89,12 +89,12 @@ class Outcome:
         return f"Statuses and outcomes flipped since {self.before.begun_at:%d %B %Y}: {len(self.flips)}."
 
 
-def outcome_of(folder: Path, check: Check, parts: list[Part]) -> Outcome:
+def outcome_of(folder: Path, check: Check, parts: list[CheckPart]) -> Outcome:
     """Return the results of the check in ``folder``."""
     earlier = [one for _, one in checks_in(folder.parent) if one.begun_at < check.begun_at and one.ended_at]
     before = earlier[-1] if earlier else None
-    runs = tuple(found for part in parts for found in _runs(folder, part))
-    lines = tuple(_lines(runs))
+    runs = tuple(found for part in parts for found in _part_runs(folder, part))
+    lines = tuple(_failing_statements(runs))
     titles = {part.name: part.title for part in parts}
     of_runs = (flip for versions in check.version_sets for flip in run_flips(folder.parent, check, versions))
     flips = (*_flips_of_parts(check, before, titles), *of_runs) if before else ()
@@ -132,13 +132,13 @@ def version_differences(then: Mapping[str, str], now: Mapping[str, str]) -> tupl
     )
 
 
-def _runs(folder: Path, part: Part) -> Iterator[PartRun]:
+def _part_runs(folder: Path, part: CheckPart) -> Iterator[PartRun]:
     for run, evaluation in evaluations_in(folder / part.name):
         link = (run / PAGE_FILE).relative_to(folder).as_posix()
         yield PartRun(part.versions, part.kind, evaluation.run, evaluation.verdicts, link)
 
 
-def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
+def _failing_statements(runs: tuple[PartRun, ...]) -> Iterator[FailingStatement]:
     """Yield the statements that fail, or are an error, with at least one set of versions."""
     for key in dict.fromkeys((one.run.suite, one.run.card, one.run.size) for one in runs):
         same = [one for one in runs if (one.run.suite, one.run.card, one.run.size) == key]
@@ -147,7 +147,7 @@ def _lines(runs: tuple[PartRun, ...]) -> Iterator[StatementLine]:
             verdicts = {one.versions: verdict for one in same for verdict in one.verdicts if verdict.id == id_}
             evaluated = {one.status for one in verdicts.values()} - {"not evaluated"}
             if evaluated - {"pass"}:
-                yield StatementLine(key[0], key[1], text, verdicts)
+                yield FailingStatement(key[0], key[1], text, verdicts)
 
 
 def _flips_of_parts(check: Check, before: Check, titles: Mapping[str, str]) -> Iterator[Flip]:
@@ -170,7 +170,7 @@ def _flips_of_changes(where: str, found: RunChanges) -> Iterator[Flip]:
         yield Flip(where, one.sentence, causes)
 
 
-def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[StatementLine, ...]) -> Iterator[str]:
+def _list_fixes(check: Check, titles: Mapping[str, str], lines: tuple[FailingStatement, ...]) -> Iterator[str]:
     """Yield what to fix: parts without a result, failures with the current versions, and those with only the newest."""
     for name, done in check.done.items():
         if done.problem:

@@ -74,10 +74,12 @@ def junit(outcome: Outcome) -> str:
     """Return the outcome as JUnit XML: each statement of each run, each part, and each flip as a failure."""
     root = ET.Element("testsuites")
     for run in outcome.runs:
-        _suite(root, f"{run.versions} {run.kind} {run.run.suite} {run.run.card}", list(_cases(run)))
+        _add_junit_suite(root, f"{run.versions} {run.kind} {run.run.suite} {run.run.card}", list(_junit_cases(run)))
     parts = outcome.check.done.items()
-    _suite(root, "parts", [(name, "error" if done.problem else "", done.problem) for name, done in parts])
-    _suite(root, "flips", [(f"{flip.where}: {flip.what}", "failure", "; ".join(flip.causes)) for flip in outcome.flips])
+    _add_junit_suite(root, "parts", [(name, "error" if done.problem else "", done.problem) for name, done in parts])
+    _add_junit_suite(
+        root, "flips", [(f"{flip.where}: {flip.what}", "failure", "; ".join(flip.causes)) for flip in outcome.flips]
+    )
     return xml_text(root)
 
 
@@ -86,12 +88,12 @@ def _section(title: str, lines: list[str]) -> Iterator[str]:
         yield from ("", f"### {title}", "", *lines)
 
 
-def _cases(run: PartRun) -> Iterator[tuple[str, str, str]]:
+def _junit_cases(run: PartRun) -> Iterator[tuple[str, str, str]]:
     for one in run.verdicts:
         yield one.id, "skipped" if one.known_failure else JUNIT_ELEMENTS.get(one.status, ""), one.reason or one.value
 
 
-def _suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> None:
+def _add_junit_suite(root: ET.Element, name: str, cases: list[tuple[str, str, str]]) -> None:
     suite = ET.SubElement(root, "testsuite", name=name, tests=str(len(cases)))
     for plural, element in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(plural, str(sum(kind == element for _, kind, _ in cases)))

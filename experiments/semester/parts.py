@@ -14,7 +14,7 @@ SETS_WITH_IMAGE = get_args(ImageVariant)
 """Sets of versions for which an image for leased machines exists."""
 
 
-class Part(NamedTuple):
+class CheckPart(NamedTuple):
     """A part of a check. suite, card: empty for an environment, and for a lease, on which all suites run."""
 
     versions: Versions
@@ -34,7 +34,7 @@ class Part(NamedTuple):
         return f"{self.versions} versions: {self.kind}{rows}"
 
 
-class Lease(NamedTuple):
+class CheckLease(NamedTuple):
     """The lease of a check: site, node type, hours for each set of versions, and maximum hours in total.
 
     end_when_idle: options of `testbed reproduce` that let the lease end itself.
@@ -47,7 +47,7 @@ class Lease(NamedTuple):
     end_when_idle: tuple[str, ...] = ()
 
 
-def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | None) -> list[Part]:
+def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: CheckLease | None) -> list[CheckPart]:
     """Return the parts: environments, miniatures and predictions for each card, and full-size runs on a lease.
 
     Miniatures run for the first card of a suite; miniatures for other cards would be the same. Predictions need the
@@ -55,13 +55,13 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
     """
     parts = []
     for versions in sets:
-        parts.append(Part(versions, "environment"))
+        parts.append(CheckPart(versions, "environment"))
         for suite in map(suite_named, suites):
             first, *others = suite.cards
-            parts.append(Part(versions, "miniatures", suite.suite, first))
+            parts.append(CheckPart(versions, "miniatures", suite.suite, first))
             if versions != "as-taught":
-                parts += [Part(versions, "predictions", suite.suite, card) for card in others]
-    leased = [Part(versions, "lease") for versions in sets if lease and versions in SETS_WITH_IMAGE]
+                parts += [CheckPart(versions, "predictions", suite.suite, card) for card in others]
+    leased = [CheckPart(versions, "lease") for versions in sets if lease and versions in SETS_WITH_IMAGE]
     if lease and len(leased) * lease.hours > lease.max_hours:
         raise InputError(
             f"--max-hours {lease.max_hours:g}: {len(leased)} leases of {lease.hours:g} hours take longer;"
@@ -70,7 +70,9 @@ def parts_of(sets: Sequence[Versions], suites: Sequence[str], lease: Lease | Non
     return parts + leased
 
 
-def command(part: Part, python: Path, results: Path, suites: Sequence[str], lease: Lease | None) -> list[str]:
+def command_of_part(
+    part: CheckPart, python: Path, results: Path, suites: Sequence[str], lease: CheckLease | None
+) -> list[str]:
     """Return the command line of a part; its runs are written to folders in ``results``.
 
     lease: the lease of the check; None for a part on this machine.

@@ -77,13 +77,13 @@ def format_lock_file(resolved: str, names: Collection[str]) -> str:
 
 def versions_in(python: Path) -> dict[str, str]:
     """Return the versions of the packages that affect a result, in the environment of ``python``."""
-    return dict(parse_software(_output([str(python), "-c", PRINT_VERSIONS])).versions)
+    return dict(parse_software(_run_command([str(python), "-c", PRINT_VERSIONS])).versions)
 
 
 def _resolve(names: Sequence[str], *options: str) -> str:
     python = ".".join(map(str, sys.version_info[:2]))
     shown = ("--quiet", "--no-header", "--no-annotate", "--generate-hashes", f"--python-version={python}")
-    return _output([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
+    return _run_command([sys.executable, "-m", "uv", "pip", "compile", *shown, *options, "-"], "\n".join(names))
 
 
 def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:
@@ -98,11 +98,11 @@ def _create_environment(prefix: str, locks: Sequence[Path]) -> Path:
             if old.is_dir() and old != folder:
                 shutil.rmtree(old)
     script = packaged_folder("containers") / "environment.py"
-    _output(["flock", f"{folder}.lock", sys.executable, str(script), str(folder), *map(str, locks)])
+    _run_command(["flock", f"{folder}.lock", sys.executable, str(script), str(folder), *map(str, locks)])
     return folder / "bin" / "python"
 
 
-def _output(command: Sequence[str], text: str = "") -> str:
+def _run_command(command: Sequence[str], text: str = "") -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True)
     if done.returncode:
         lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]

@@ -5,21 +5,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 
-class _Sizes(NamedTuple):
+class _SizeLimits(NamedTuple):
+    """The lowest and the highest value of the sizes whose keys in a config.json match ``keys``."""
+
     keys: re.Pattern[str]
     lowest: int
     highest: int
 
 
 LIMITS = (
-    _Sizes(re.compile(r"num_(hidden_)?layers|n_layers?"), 1, 1_000),
-    _Sizes(re.compile(r"num_(en|de)coder_layers|(en|de)coder_layers"), 0, 1_000),
-    _Sizes(re.compile(r"(num|n|(en|de)coder)_((attention|key_value|kv)_)?heads?"), 1, 10_000),
-    _Sizes(
+    _SizeLimits(re.compile(r"num_(hidden_)?layers|n_layers?"), 1, 1_000),
+    _SizeLimits(re.compile(r"num_(en|de)coder_layers|(en|de)coder_layers"), 0, 1_000),
+    _SizeLimits(re.compile(r"(num|n|(en|de)coder)_((attention|key_value|kv)_)?heads?"), 1, 10_000),
+    _SizeLimits(
         re.compile(r"hidden_size|intermediate_size|head_dim|d_model|d_ff|d_kv|ffn_dim|n_embd|n_inner"), 1, 1_000_000
     ),
-    _Sizes(re.compile(r"vocab_size"), 1, 10_000_000),
-    _Sizes(re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len"), 1, 100_000_000),
+    _SizeLimits(re.compile(r"vocab_size"), 1, 10_000_000),
+    _SizeLimits(re.compile(r"max_position_embeddings|n_positions|n_ctx|max_seq_len"), 1, 100_000_000),
 )
 """Limits of sizes: far above the largest published models, and small enough to trace a model with random weights."""
 

@@ -28,7 +28,7 @@ class Model(StrictModel):
     vision_layers: PositiveInt | None = Field(
         default=None, description="layers of a BLIP-2 model's image encoder; None: as published"
     )
-    source: str = Field(default="", description="source of the architecture")
+    source: str = Field(default="", description="where the values of architecture come from")
 
     @model_validator(mode="after")
     def _require_keys(self) -> Self:

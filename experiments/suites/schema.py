@@ -151,7 +151,7 @@ class Bounds(StrictModel):
 
 
 class Check(StrictModel):
-    """One comparison of a claim: the outcome of ``row``, or a quantity of ``row``.
+    """One comparison of a claim: the outcome of ``row`` with ``outcome``, or a quantity of ``row`` with bounds.
 
     With ``over_row`` or ``over_quantity``, the quantity is divided by that row's or that other quantity.
     """

@@ -89,7 +89,7 @@ class Settings(StrictModel):
     betas: tuple[float, float] | None = Field(default=None, description="Adam's betas; None: the optimizer's default")
     warmup_steps: NonNegativeInt = Field(default=0, description="warm-up: optimizer steps until the full learning rate")
     min_lr: PositiveFloat | None = Field(
-        default=None, description="lowest learning rate that the lab states; no training loop uses it"
+        default=None, description="lower limit of the learning rate, as the lab states it; no training loop uses it"
     )
     max_epochs: PositiveInt = Field(description="passes over the data set")
     max_steps: int = Field(default=-1, ge=-1, description="number of optimizer steps; -1: the steps of max_epochs")

@@ -61,7 +61,7 @@ def validation_problems(error: ValidationError, model: type[BaseModel], lists: C
     found = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     found = [problem for problem in found if not _is_follow_up(problem, found)]
     named = [len(problem["loc"]) > 1 and problem["loc"][0] in lists for problem in found]
-    return [_problem(problem, model, 2 if inside else 0) for problem, inside in zip(found, named, strict=True)]
+    return [_to_problem(problem, model, 2 if inside else 0) for problem, inside in zip(found, named, strict=True)]
 
 
 def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
@@ -72,7 +72,7 @@ def _is_follow_up(problem: Any, others: Iterable[Any]) -> bool:
     )
 
 
-def _problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
+def _to_problem(problem: Any, model: type[BaseModel], skip: int) -> Problem:
     place = problem["loc"]
     key = ".".join(str(part) for part in place[skip:])
     if problem["type"] == "extra_forbidden":

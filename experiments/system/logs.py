@@ -83,7 +83,7 @@ def location_in_log(text: str) -> str:
 def error_line(text: str, default: str) -> str:
     """Return the last line of a log that mentions an error, else the last line; with a hint if the cause is known.
 
-    Lines of stacks are ignored. ``default`` is returned for a log without other lines.
+    Lines of tracebacks are ignored. ``default`` is returned for a log without other lines.
     """
     lines = _lines_outside_stacks(text)
     error_lines = [line for line in lines if ERROR_WORDS.search(line)]

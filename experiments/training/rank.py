@@ -42,7 +42,7 @@ from experiments.training.measure.step_profile import StepProfile
 
 
 def run_rank(spec: RowSpec, out: Path, meter: Meter | None = None, device: Device | None = None) -> Measured:
-    """Train the row on this process's device; return the measurements, also of a training that failed.
+    """Train the row on this process's device; return the measurements, even if the training fails.
 
     Imports only the engine of the row. By default, ``device`` and ``meter`` are those of this machine. Raises
     InputError for a user error in data or weights, or if the device has less memory than the card.

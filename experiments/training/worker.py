@@ -106,7 +106,7 @@ def _add_log_lines(row: Measured, ranks: Ranks) -> Measured:
     """Return the row with the last log lines of the failed rank, if the row ended with an error."""
     if row.failure is None or row.outcome not in ERROR_OUTCOMES:
         return row
-    log = last_lines(_read_log_end(ranks.log(row.failure.rank)))
+    log = last_lines(_read_log_end(ranks.log_path(row.failure.rank)))
     return row.model_copy(update={"failure": row.failure.model_copy(update={"log": log})})
 
 
@@ -197,7 +197,7 @@ def _collect_measurements(ranks: Ranks, limit: str, *, oom_killed: bool) -> list
     """
     codes = ranks.exit_codes()
     for rank in range(ranks.count):
-        if not limit and (reason := ranks.rejection(rank)):
+        if not limit and (reason := ranks.rejection_reason(rank)):
             raise InputError(reason)
     measurements = sorted(
         (
@@ -228,7 +228,7 @@ def _infer_measurements(ranks: Ranks, rank: int, codes: dict[int, int], limit: s
     progress = read_progress(ranks.folder(rank))
     memory = progress.memory if progress else Memory()
     lost = ranks.lost_reason(rank)
-    text = lost or _read_log_end(ranks.log(rank))
+    text = lost or _read_log_end(ranks.log_path(rank))
     outcome: Outcome = "timeout" if limit else "host_oom" if oom_killed and code == -9 else classify_text(text)
     failure = Failure(
         phase=progress.phase if progress else "load",

@@ -13,13 +13,13 @@ from experiments.errors import InputError
 from experiments.results.verdicts import Grade, Status, Verdict
 from experiments.results.wording import format_duration, format_number, format_size, is_miniature_that_ran
 from experiments.runners.progress import OUTCOME_STYLES, steps_in_words
-from experiments.watch.state import SERIES, Line, RowStatus, RunStatus, RunWatcher
+from experiments.watch.state import SERIES, Curve, RowStatus, RunStatus, RunWatcher
 from provision.files import printable
 
-READ_EVERY_S = 1.0
-COST_EVERY_S = 60.0
+READ_INTERVAL_S = 1.0
+COST_INTERVAL_S = 60.0
 SAMPLES = 240
-"""Number of newest samples that a line shows: two minutes."""
+"""Number of newest samples that a curve shows: two minutes."""
 NARROW_BELOW = 80
 """Width in columns. In a narrower terminal, the load is above the log, not beside it."""
 COLUMNS = ("row", "state", "micro-steps", "now", "peak", "time", "left", "predicted at full size")
@@ -70,13 +70,13 @@ class WatchApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Show the run now and every READ_EVERY_S seconds."""
+        """Show the run now and every READ_INTERVAL_S seconds."""
         for name in COLUMNS:
             self._table.add_column(name, key=name)
         self.show()
-        self.set_interval(READ_EVERY_S, self.show)
+        self.set_interval(READ_INTERVAL_S, self.show)
         self.show_cost()
-        self.set_interval(COST_EVERY_S, self.show_cost)
+        self.set_interval(COST_INTERVAL_S, self.show_cost)
 
     def show(self) -> None:
         """Read the run and show it."""
@@ -112,8 +112,8 @@ class WatchApp(App[None]):
         if not self._table.row_count:
             return
         row = str(self._table.coordinate_to_cell_key(self._table.cursor_coordinate).row_key.value)
-        self._show_load(self._watcher.lines(row))
-        lines = self._watcher.log(row)
+        self._show_load(self._watcher.load_over_time(row))
+        lines = self._watcher.end_of_row_log(row)
         title = f"log of {row}" + ("" if lines else ": nothing yet")
         if title != self._log_view.border_title:
             self._log_view.border_title = title
@@ -123,14 +123,14 @@ class WatchApp(App[None]):
                 self._log_view.write(Text(line))
             self._log_lines = lines
 
-    def _show_load(self, lines: Sequence[Line]) -> None:
-        for (name, chart), line in zip_longest(self._charts, lines):
-            name.display = chart.display = line is not None
-            if line:
-                newest, highest = (format_number(value) for value in (line.values[-1], max(line.values)))
-                _set_text(name, f"{line.name}: {newest} {line.unit}, highest {highest}")
-                chart.data = line.values[-SAMPLES:]
-        if not lines:
+    def _show_load(self, curves: Sequence[Curve]) -> None:
+        for (name, chart), curve in zip_longest(self._charts, curves):
+            name.display = chart.display = curve is not None
+            if curve:
+                newest, highest = (format_number(value) for value in (curve.values[-1], max(curve.values)))
+                _set_text(name, f"{curve.name}: {newest} {curve.unit}, highest {highest}")
+                chart.data = curve.values[-SAMPLES:]
+        if not curves:
             name = self._charts[0][0]
             name.display = True
             _set_text(name, "load of this row: not measured yet")
@@ -144,7 +144,7 @@ class WatchApp(App[None]):
 
 
 def _set_text(widget: Static, text: str) -> None:
-    """Show the text. A text that is shown already is left alone, because an update draws the whole screen."""
+    """Show the text. If it is shown already, do nothing, because an update draws the whole screen."""
     if widget.content != text:
         widget.update(text)
 
@@ -182,13 +182,13 @@ def cells(row: RowStatus) -> tuple[Text, ...]:
     )
     return (
         Text(printable(row.row)),
-        Text(printable(row.state), style=_style(row)),
+        Text(printable(row.state), style=_row_style(row)),
         *(Text(text, justify="right") for text in texts),
         Text(printable(row.predicted)),
     )
 
 
-def _style(row: RowStatus) -> str:
+def _row_style(row: RowStatus) -> str:
     if row.result is None:
         return "bold" if row.running else "dim"
     return "" if is_miniature_that_ran(row.result) else OUTCOME_STYLES.get(row.result.outcome, "red")

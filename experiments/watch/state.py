@@ -37,7 +37,7 @@ SERIES = {
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """Values of one quantity over time, the newest last."""
 
     name: str
@@ -108,7 +108,7 @@ class RunWatcher:
         run = self.folder.read_run()
         evaluated = self._evaluate(run)
         rows = tuple(
-            self._row(
+            self._row_status(
                 self.folder.path / row_path(run.suite, row),
                 evaluated.results.get(row),
                 evaluated.predicted.get(row, ""),
@@ -117,21 +117,21 @@ class RunWatcher:
         )
         return RunStatus(run, rows, evaluated.verdicts, is_locked(self.folder.path))
 
-    def lines(self, row: str) -> tuple[Line, ...]:
+    def load_over_time(self, row: str) -> tuple[Curve, ...]:
         """Return the row's GPU and host load over time; nothing before its first sample."""
         samples = read_samples(self.folder.row_folder_named(row) / TELEMETRY_FILE)
         return tuple(
-            Line(name, unit, values)
+            Curve(name, unit, values)
             for name, (column, unit) in SERIES.items()
             if (values := tuple(float(sample[column]) for sample in samples if column in sample))
         )
 
-    def log(self, row: str) -> Sequence[str]:
+    def end_of_row_log(self, row: str) -> Sequence[str]:
         """Return the last lines of the row's log, without control characters."""
         path = self.folder.row_folder_named(row) / LOG_FILE
         return end_of_log(path).splitlines() if path.is_file() else ()
 
-    def _row(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:
+    def _row_status(self, folder: Path, result: Result | None, predicted: str) -> RowStatus:
         row = folder.name
         title = self._suite.row(row).title
         if result:
@@ -148,18 +148,18 @@ class RunWatcher:
     def _evaluate(self, run: Run) -> "_Evaluation":
         """Return results, predictions and verdicts; they are read again only if a file has changed."""
         files = [self.folder.path / row_path(run.suite, row) / RESULT_FILE for row in run.rows]
-        state = tuple(map(_modification_time, [*files, self.folder.path / PREDICTIONS_FILE]))
-        if self._evaluated is None or self._evaluated.state != state:
+        file_times = tuple(map(_modification_time, [*files, self.folder.path / PREDICTIONS_FILE]))
+        if self._evaluated is None or self._evaluated.file_times != file_times:
             verdicts = evaluate_run(self._suite, self.folder).best.verdicts
             predicted = {one.spec.row: describe_outcome(one) for one in self.folder.predictions()}
-            self._evaluated = _Evaluation(state, self.folder.results(), predicted, verdicts)
+            self._evaluated = _Evaluation(file_times, self.folder.results(), predicted, verdicts)
         return self._evaluated
 
 
 class _Evaluation(NamedTuple):
     """Results, predicted outcomes by row and verdicts, and the times of the files that they were read from."""
 
-    state: tuple[float | None, ...]
+    file_times: tuple[float | None, ...]
     results: dict[str, Result]
     predicted: dict[str, str]
     verdicts: tuple[Verdict, ...]

@@ -1,4 +1,4 @@
-"""Reservations of hosts and free time slots, drawn for a terminal."""
+"""Draw the reservations of hosts and the free time slots for a terminal."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,16 +36,16 @@ MINUTES_PER_SYMBOL = (10, 30, 60, 120, 240, 480, 720)
 
 @dataclass(frozen=True)
 class _Axis:
-    """The time axis: ``cells`` symbols of ``step`` minutes each. The first symbol begins at ``start``."""
+    """The time axis: symbols that each represent a number of minutes. The first symbol begins at ``start``."""
 
     start: datetime
-    step: int
-    cells: int
+    minutes_per_symbol: int
+    symbol_count: int
 
-    def minutes(self, begin: datetime, end: datetime) -> slice:
-        """Return the part of the axis that the period from ``begin`` to ``end`` overlaps, in minutes of the axis."""
+    def slice_of_period(self, begin: datetime, end: datetime) -> slice:
+        """Return the minutes of the axis that the period from ``begin`` to ``end`` overlaps, as a slice."""
         first, last = (begin - self.start) // MINUTE, -((self.start - end) // MINUTE)
-        return slice(max(first, 0), min(max(last, 0), self.cells * self.step))
+        return slice(max(first, 0), min(max(last, 0), self.symbol_count * self.minutes_per_symbol))
 
 
 def draw_calendar(
@@ -88,7 +88,7 @@ def start_and_end(slot: TimeSlot | HostBooking, zone: ZoneInfo) -> str:
 
 
 def _make_axis(begin: datetime, end: datetime) -> _Axis:
-    """Return the axis with the shortest step that shows the window in about SYMBOLS_PER_LINE symbols."""
+    """Return the axis with the fewest minutes per symbol that shows the window in about SYMBOLS_PER_LINE symbols."""
     length = (end - begin) // MINUTE
     days = -(-length // (SYMBOLS_PER_LINE * DAY_MINUTES)) * DAY_MINUTES
     step = next((step for step in MINUTES_PER_SYMBOL if step * SYMBOLS_PER_LINE >= length), days)
@@ -98,20 +98,26 @@ def _make_axis(begin: datetime, end: datetime) -> _Axis:
 
 def _tick_labels(axis: _Axis, zone: ZoneInfo) -> str:
     """Return a line of the header: the local date and time at which every SYMBOLS_PER_TICK-th symbol begins."""
-    times = (axis.start.astimezone(UTC) + cell * axis.step * MINUTE for cell in range(0, axis.cells, SYMBOLS_PER_TICK))
+    times = (
+        axis.start.astimezone(UTC) + number * axis.minutes_per_symbol * MINUTE
+        for number in range(0, axis.symbol_count, SYMBOLS_PER_TICK)
+    )
     return "".join(f"{time.astimezone(zone):%m-%d %H:%M}".ljust(SYMBOLS_PER_TICK) for time in times)
 
 
 def _symbol_states(axis: _Axis, bookings: Sequence[Booking], slots: Sequence[TimeSlot]) -> Iterator[str]:
     """Yield the state that each symbol of a host's line shows."""
-    minutes = bytearray(axis.cells * axis.step)
+    minutes = bytearray(axis.symbol_count * axis.minutes_per_symbol)
     periods = [(CLEANED, booking.start - CLEANING_TIME, booking.end + CLEANING_TIME) for booking in bookings]
     periods += [(RESERVED, booking.start, booking.end) for booking in bookings]
     periods += [(FOUND, slot.start, slot.end) for slot in slots]
     for state, begin, end in periods:
-        part = axis.minutes(begin, end)
+        part = axis.slice_of_period(begin, end)
         minutes[part] = bytes([state]) * len(minutes[part])
-    return (_shown_state(set(minutes[first : first + axis.step])) for first in range(0, len(minutes), axis.step))
+    return (
+        _shown_state(set(minutes[first : first + axis.minutes_per_symbol]))
+        for first in range(0, len(minutes), axis.minutes_per_symbol)
+    )
 
 
 def _shown_state(states: set[int]) -> str:
@@ -129,4 +135,4 @@ def _draw_states(states: Iterable[str]) -> Text:
 
 def _legend(axis: _Axis) -> Text:
     symbols = (part for state, symbol in SYMBOLS.items() for part in (symbol, f" {state}  "))
-    return Text.assemble(*symbols, f"one symbol is {length_in_words(axis.step * MINUTE)}")
+    return Text.assemble(*symbols, f"one symbol is {length_in_words(axis.minutes_per_symbol * MINUTE)}")

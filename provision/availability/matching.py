@@ -9,7 +9,7 @@ from provision.models import Host, Requirements
 
 
 def hardware_in_words(host: Host) -> str:
-    """Return a host's type, site and GPUs in words. Interchangeable hosts have the same words."""
+    """Return a host's type, site and GPUs in words. Hosts that can replace each other have the same text."""
     memory = f"{host.gpu_memory_gib:g} GiB" if host.gpu_memory_gib else "of unknown memory"
     gpus = " ".join(filter(None, (f"{host.gpus} x", host.gpu_model, memory, host.interconnect)))
     return f"{host.node_type} at {host.site} with {gpus if host.gpus else 'no GPU'}"
@@ -46,7 +46,7 @@ def groups_of_equal_hosts(hosts: Sequence[Host], count: int) -> list[list[Host]]
 
 
 def _filter_by_name(hosts: Sequence[Host], field: str, what: str, name: str | None) -> Sequence[Host]:
-    """Return the hosts whose ``field`` is ``name``; all hosts for None. what: the field in the words of a message."""
+    """Return the hosts whose ``field`` is ``name``; all hosts for None. what: the name of the field in a message."""
     if name is None:
         return hosts
     named = [host for host in hosts if getattr(host, field) == name]

@@ -49,7 +49,7 @@ def earliest_slots(
     requirements, and BadTime for a time or length that is not allowed.
     """
     _validate(requirements, now)
-    groups = groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
+    groups = groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.host_count)
     periods = _booked_periods(bookings, {host.id for group in groups for host in group})
     starts = _allowed_starts(requirements, now)
     slots = (_slots_of_group(group, periods, requirements, starts) for group in groups)
@@ -108,10 +108,10 @@ def _slots_of_group(
     free = {host: list(_free_ranges(starts, periods.get(host.id, []), length)) for host in group}
     last_end = 0
     for index, number in enumerate(_free_host_counts(free.values(), len(starts))):
-        if number >= requirements.count and starts[index] >= last_end:
+        if number >= requirements.host_count and starts[index] >= last_end:
             last_end = starts[index] + length
             chosen = [host for host in group if any(index in indices for indices in free[host])]
-            yield _make_slot(tuple(chosen[: requirements.count]), starts[index], requirements.length)
+            yield _make_slot(tuple(chosen[: requirements.host_count]), starts[index], requirements.length)
 
 
 def _free_ranges(starts: Sequence[int], periods: Sequence[Period], length: int) -> Iterator[range]:

@@ -115,7 +115,7 @@ def lies_within(hours: DailyWindow, start: datetime, length: timedelta) -> bool:
 
 
 def _time_since_begin(hours: DailyWindow, moment: datetime) -> timedelta:
-    """Return the local time that has passed since the last start of ``hours``."""
+    """Return how long ago the daily window ``hours`` last began, by the local clock."""
     local = moment.astimezone(hours.zone)
     return (local.hour * 60 + local.minute - hours.begin) % DAY_MINUTES * MINUTE
 

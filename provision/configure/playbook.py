@@ -20,7 +20,7 @@ import yaml
 from provision.choices import ImageVariant
 from provision.configure.build_context import checkout_commit, packaged_folder, write_build_context
 from provision.errors import ConfigureFailed, NotReached
-from provision.folders import default_folder
+from provision.folders import state_folder
 from provision.leasing.journal import Machine
 from provision.ssh.login import Login
 from provision.ssh.ssh_shell import SshShell
@@ -123,7 +123,7 @@ def _play(
     variables: returns the variables of the roles; its argument is a folder for their files.
     Raises the errors of ``configure``.
     """
-    log = (logs or default_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
+    log = (logs or state_folder() / "configure") / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryFolder("configure") as scratch,
@@ -136,7 +136,7 @@ def _play(
     if status == "canceled":
         raise KeyboardInterrupt
     if status != "successful":
-        raise events.problem(log)
+        raise events.error(log)
     return tuple(events.changed), log
 
 
@@ -150,7 +150,7 @@ class _Events:
         self.changed: list[str] = []
         self._failure: ConfigureFailed | NotReached | None = None
 
-    def event(self, event: dict[str, Any]) -> bool:
+    def handle(self, event: dict[str, Any]) -> bool:
         """Handle an event; return False, so that ansible-runner does not store it."""
         if event.get("stdout"):
             self._write(f"{event['stdout']}\n")
@@ -171,7 +171,7 @@ class _Events:
                 self._failure = self._failure or NotReached(f"{data['host']}: {_task_output(data['res'])}")
         return False
 
-    def problem(self, log: Path) -> ConfigureFailed | NotReached:
+    def error(self, log: Path) -> ConfigureFailed | NotReached:
         """Return the error to raise, with a fix."""
         failure = self._failure or ConfigureFailed("Ansible failed")
         fixes = (fix for symptom, fix in FIXES.items() if symptom in str(failure).lower())
@@ -212,7 +212,7 @@ def _run_playbook(
             "LC_ALL": "C.UTF-8",  # Ansible rejects the C locale and locales that are not installed
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         },
-        event_handler=events.event,
+        event_handler=events.handle,
         quiet=True,
     )
     return result.status

@@ -30,7 +30,7 @@ class GpuHandle(Protocol):
 
 
 class VendorModule(Protocol):
-    """Interface of each vendor's module."""
+    """The functions that the module of each vendor has: nvidia.py and amd.py."""
 
     def gpu_count(self) -> int:
         """Return the number of GPUs."""

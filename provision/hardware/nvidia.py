@@ -35,8 +35,8 @@ class NvidiaGpu:
     def process_gib(self) -> dict[int, float]:
         """Return the memory of each process that computes on the GPU, CUDA context included, GiB, by process id.
 
-        Processes whose memory NVML does not report are left out; on some virtual GPUs, these are all. In a container,
-        NVML may report process ids that differ from those in the container.
+        Processes whose memory NVML does not report are left out; on some virtual GPUs, it reports no memory at all. In
+        a container, NVML may report process ids that differ from those in the container.
         """
         try:
             processes = pynvml.nvmlDeviceGetComputeRunningProcesses(self.handle)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cause:
-    """A cause of a failed boot. retry: whether another attempt may succeed."""
+    """A cause of a failed boot. at_fault: what or who caused it. retry: whether another attempt may succeed."""
 
     at_fault: str
     fix: str

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from provision.errors import BadJournal
 from provision.files import read_bytes, read_text
-from provision.folders import default_folder
+from provision.folders import state_folder
 from provision.models import Identity
 from provision.ssh.login import Login
 
@@ -54,7 +54,7 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the journal. data: ids, names and times, never a credential."""
+    """A line of the journal. at: the time of the entry. data: ids, names and times, never a credential."""
 
     at: str
     event: Event
@@ -78,9 +78,9 @@ class Machine:
 class ActiveLease:
     """The journal's record of a lease that was opened and not closed.
 
-    intents and outcomes: data of the last intent and of the last success of each operation. failed_hosts: ids of
-    hosts that did not boot. machines: those that have answered SSH and whose server still exists, sorted by name.
-    account: the account that made the lease; None in a journal of an earlier version.
+    since: when it was opened. intents and outcomes: data of the last intent and of the last success of each operation.
+    failed_hosts: ids of hosts that did not boot. machines: those that have answered SSH and whose server still exists,
+    sorted by name. account: the account that made the lease; None in a journal of an earlier version.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Journal:
     """The journal in a folder. now: returns the time of a new entry."""
 
     def __init__(self, folder: Path | None = None, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        self.folder = folder or default_folder()
+        self.folder = folder or state_folder()
         self._now = now
         self._file = self.folder / "ledger.jsonl"
         self.known_hosts = self.folder / "known_hosts"

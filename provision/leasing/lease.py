@@ -55,7 +55,10 @@ def planned_calls_without_account(site_name: str, lease_request: LeaseRequest) -
 
 
 def _calls_after_reservation(lease_request: LeaseRequest, image: str, group: bool, volumes: bool) -> list[str]:
-    """Return the API calls after the reservation. group, volumes: whether the site needs them."""
+    """Return the API calls after the reservation.
+
+    group: whether the site needs a security group. volumes: whether its servers boot from volumes.
+    """
     servers = ", ".join(lease_request.server_names)
     return [
         f"nova: upload the public key of {lease_request.key.file}",

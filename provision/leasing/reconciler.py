@@ -1,4 +1,4 @@
-"""Send requests to a site: retry them, record them in the journal, and carry out none twice.
+"""Send requests to a site: retry them, record them in the journal, and never carry out one twice.
 
 A query is repeated while a service is unreachable. If the outcome of an operation is unknown, the reconciler searches
 for its result before it tries the operation again.
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 12
 LONGEST_PAUSE_S = 30
-"""The longest pause between two attempts if the service requests none, seconds."""
+"""The longest pause between two attempts if the service does not ask for a longer one, seconds."""
 LONGEST_REQUESTED_PAUSE_S = 600
-"""The longest pause that the program makes if a service requests a longer one, seconds."""
+"""The longest pause between two attempts, even if the service asks for a longer one, seconds."""
 T = TypeVar("T")
 Report = Callable[[str], None]
 """Receives lines about progress."""

@@ -57,7 +57,7 @@ class LeaseRequest:
     @property
     def server_names(self) -> list[str]:
         """The names of the servers, numbered if there are several."""
-        count = self.requirements.count
+        count = self.requirements.host_count
         return [self.server_name] if count == 1 else [f"{self.server_name}-{n}" for n in range(1, count + 1)]
 
 
@@ -160,7 +160,7 @@ def slot_in_words(slot: TimeSlot) -> str:
 
 def requirements_in_words(requirements: Requirements, starts_now: bool) -> str:
     """Return the requested hardware and time of a lease in one line."""
-    count, named = requirements.count, requirements.node or requirements.node_type
+    count, named = requirements.host_count, requirements.node or requirements.node_type
     nodes = " ".join(filter(None, (str(count), "node" if count == 1 else "nodes", named)))
     if starts_now:
         start = "now"

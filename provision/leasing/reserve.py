@@ -129,7 +129,7 @@ def bookings_among(
 def _reject_unknown_hosts(sites: Sequence[LeasingSite], reconciler: Reconciler, requirements: Requirements) -> None:
     """Raise NoSuchHost, with the most similar names at all ``sites``, if no site has matching hosts."""
     if hosts := [host for site in sites for host in reconciler.query(site.hosts)]:
-        groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.count)
+        groups_of_equal_hosts(matching_hosts(hosts, requirements), requirements.host_count)
 
 
 def site_with_earliest_slot(
@@ -288,7 +288,7 @@ def _slot_on_other_hosts(task: LeaseTask, lease: Lease) -> TimeSlot | None:
     excluded = (*task.active_lease.failed_hosts, *lease.hosts)
     others = [host for host in hosts if same_hardware(host, own) and host.id not in excluded]
     count = len(lease.reservation_ids)
-    requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, count=count)
+    requirements = Requirements(min(lease.end - start, search.MAX_LEASE), start=start, gpus=0, host_count=count)
     bookings = task.reconciler.query(task.site.bookings)
     slots = search.earliest_slots(others, bookings, requirements, now, limit=1) if len(others) >= count else []
     return slots[0] if slots else None
@@ -316,7 +316,7 @@ def _reject_mismatch(task: LeaseTask, lease: Lease) -> None:
     if not hosts:
         return
     with suppress(NoSuchHost):
-        if len(lease.hosts) == requirements.count and len(matching_hosts(hosts, requirements)) == len(hosts):
+        if len(lease.hosts) == requirements.host_count and len(matching_hosts(hosts, requirements)) == len(hosts):
             return
     actual = f"{len(lease.hosts)} x {hardware_in_words(hosts[0])}"
     raise LeaseMismatch(

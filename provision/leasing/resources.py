@@ -29,7 +29,7 @@ class ResourceKind:
     def list_tagged(self, tag: str, name: str | None = None) -> Sequence[Resource]:
         """Return the user's resources with this tag, and this name if one is given.
 
-        A classmate's copy of the lease's server has the same tag, but another owner, and is not returned.
+        A copy of the lease's server that somebody else made has the same tag, but another owner, and is not returned.
         """
         found = [one for one in self.list() if one.tag == tag and name in (None, getattr(one, "name", None))]
         return [one for one in found if one.owner in ("", self.user_id())]

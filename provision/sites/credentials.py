@@ -93,7 +93,10 @@ class KeystoneCredentialIssuer:
         return LeaseCredential(made.id, made.secret, str(self.session.auth.auth_url).rstrip("/"), lease_url)
 
     def _create_for_path(self, name: str, path: str, ends: datetime) -> Any:
-        """Create a credential for ``path``. Raises Unreachable if an earlier request has created it in the meantime."""
+        """Create a credential that may only access ``path``.
+
+        Raises Unreachable if an earlier request has created it since.
+        """
         try:
             return self.sdk.identity.create_application_credential(
                 self.user_id(),

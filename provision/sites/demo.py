@@ -105,8 +105,8 @@ class DemoClock(Clock):
             state.ahead += timedelta(seconds=seconds * SPEED - waited)
 
 
-FORMER_KEY = b'"resources":', b'"reservation_ids":'
-"""The key of a lease's reservation ids in files of earlier versions, and the key today."""
+RENAMED_KEY = b'"resources":', b'"reservation_ids":'
+"""The key of a lease's reservation ids in files of earlier versions, and the same key today."""
 
 
 class _Store:
@@ -118,7 +118,7 @@ class _Store:
     def read(self) -> _State:
         if self._file.exists():
             try:
-                return _FORMAT.validate_json(read_bytes(self._file).replace(*FORMER_KEY))
+                return _FORMAT.validate_json(read_bytes(self._file).replace(*RENAMED_KEY))
             except (OSError, ValidationError):
                 raise BadJournal(f"{self._file}: damaged; remove the file to start the demonstration again") from None
         return _State(Clock().now().replace(minute=0, second=0, microsecond=0))

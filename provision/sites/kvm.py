@@ -22,7 +22,7 @@ from provision.sites.reference_api import SERVICE, gpu_fields, reference_items, 
 
 VOLUME_GIB = 200
 """The flavors' own disks (40 GB) are too small for models and containers."""
-RESERVATION = "flavor:instance"
+RESERVATION_TYPE = "flavor:instance"
 SSH_RULE = {"direction": "ingress", "protocol": "tcp", "port_range_min": 22, "port_range_max": 22}
 
 
@@ -64,7 +64,7 @@ class Kvm(Cloud):
         """Return a reservation of one instance of each host's flavor, in Blazar's format."""
         flavors = self._flavor_ids()
         return [
-            {"resource_type": RESERVATION, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
+            {"resource_type": RESERVATION_TYPE, "flavor_id": flavors[host.node_type], "amount": 1, "affinity": None}
             for host in slot.hosts
         ]
 
@@ -167,7 +167,7 @@ def periods_above(limit: int, reserved: Sequence[tuple[datetime, datetime, int]]
 
 def _reservations_of(lease: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the flavor reservations of a lease."""
-    return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION]
+    return [one for one in lease["reservations"] if one["resource_type"] == RESERVATION_TYPE]
 
 
 def _flavors_in(lease: dict[str, Any]) -> dict[str, tuple[str, int]]:

@@ -87,7 +87,7 @@ class Cloud(KeystoneCredentialIssuer, ABC):
     ) -> list[T]:
         """Return the converted records of a service. Skip unreadable records of others, and log each of them once.
 
-        whose: the owner of the records, as the log states it: "skipped, because it is somebody else's".
+        whose: the owner of the records, as in the log: "skipped, because it is somebody else's".
         Raises Unreachable for an unreadable record that may be this program's.
         """
         return [one for record in records for one in self._convert_one(service, record, convert, whose)]

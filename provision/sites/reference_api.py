@@ -22,8 +22,8 @@ REQUEST_TIMEOUT_S = 60
 """Timeout of a request, seconds."""
 RESPONSE_MIB = 64
 """Maximum size of a response. The description of 500 nodes takes about 2 MiB."""
-MOST_ITEMS = 20_000
-MOST_GPUS = 64
+MAX_ITEMS = 20_000
+MAX_GPUS = 64
 CHUNK = 65536
 
 MEMORY = re.compile(r"(\d+) ?G[iB]?B?\b")
@@ -44,8 +44,8 @@ def reference_items(path: str) -> list[Any]:
         items += listed
         if not listed or len(items) >= total:
             return items
-        if len(items) > MOST_ITEMS:
-            raise Unreachable(f"{SERVICE} lists more than {MOST_ITEMS} items of {path}")
+        if len(items) > MAX_ITEMS:
+            raise Unreachable(f"{SERVICE} lists more than {MAX_ITEMS} items of {path}")
 
 
 def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
@@ -67,7 +67,7 @@ def _read_page(path: str, offset: int) -> tuple[list[Any], int]:
 
 
 def _read_body(response: requests.Response) -> bytes:
-    """Return a response's body. Raises Unreachable if it is longer, or takes longer, than allowed, or breaks off."""
+    """Return a response's body. Raises Unreachable if it is too long, takes too long, or breaks off."""
     body, end = bytearray(), time.monotonic() + REQUEST_TIMEOUT_S
     try:
         while chunk := response.raw.read1(CHUNK, decode_content=True):
@@ -101,7 +101,7 @@ def gpu_fields(described: dict[str, Any], kind: str) -> dict[str, Any]:
     named = FLAVOR_MODEL.match(kind)
     model = str(gpu.get("gpu_model") or (named[1].upper() if named else ""))
     count = int(gpu.get("gpu_count") or 1)
-    if not 1 <= count <= MOST_GPUS:
+    if not 1 <= count <= MAX_GPUS:
         raise ValueError(f"gpu_count is {count}")
     return {
         "gpu_model": model,

@@ -142,7 +142,7 @@ class SshShell(Shell):
         except SiteError:
             raise
         except BadHostKeyException:
-            raise BadHostKey(self._changed_host_key()) from None
+            raise BadHostKey(self._changed_host_key_message()) from None
         except AuthenticationException as problem:
             raise LoginRejected(
                 f"{self.where}: rejects the login as {connection.user} ({problem_in_words(problem)}); "
@@ -168,7 +168,7 @@ class SshShell(Shell):
             f"'Host {host}', 'HostName' with the address of its login node, 'User' with your name there"
         )
 
-    def _changed_host_key(self) -> str:
+    def _changed_host_key_message(self) -> str:
         if isinstance(self._login, Login):
             return changed_host_key_message(self._login)
         fix = f"if that is expected, remove the old one: ssh-keygen -R {self.where}, and log in once with ssh"

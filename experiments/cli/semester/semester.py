@@ -65,11 +65,11 @@ def semester(
     """
     from experiments.cli.semester.notices import LeaseWatch, send
     from experiments.notify.send import Notifier
-    from experiments.semester.check import CheckCallbacks, Request, run_check
+    from experiments.semester.check import CheckCallbacks, CheckRequest, run_check
     from experiments.semester.outcome import outcome_of
     from experiments.semester.outputs import as_data, markdown, message, write_page
     from experiments.semester.outputs import junit as as_junit
-    from experiments.semester.parts import Lease
+    from experiments.semester.parts import CheckLease
     from experiments.semester.versions import SETS
     from experiments.suites.suite import suites_in_group, user_suites
     from experiments.system.files import open_output, write_atomically
@@ -87,8 +87,10 @@ def semester(
         if one not in SETS:
             raise unknown_name("set of versions", one, SETS, "--versions")
     chosen = tuple(one for one in SETS if one in (versions or SETS))
-    requested_lease = Lease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None
-    request = Request(results, chosen, tuple(names), requested_lease, context.obj)
+    requested_lease = (
+        CheckLease(site, lease, hours, max_hours, end_when_idle) if lease and max_hours is not None else None
+    )
+    request = CheckRequest(results, chosen, tuple(names), requested_lease, context.obj)
     if dry_run:
         show_plan([part.title for part in request.parts()], as_json)
         return

@@ -78,7 +78,7 @@ def build_model(job: LoopJob) -> Any:
 
 
 def choose_class(config: PretrainedConfig, job: LoopJob) -> Any:
-    """Return the model class: --model-class, else that of the configuration, else the first class for MODEL_TASKS.
+    """Return the model class: --model-class, else the one in the configuration, else the first class for MODEL_TASKS.
 
     Raises InputError if transformers has no such class, or if the class does not support the configuration.
     """

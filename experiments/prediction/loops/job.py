@@ -26,7 +26,7 @@ class LoopJob(BaseModel):
     """Settings of one training, or of one text generation.
 
     batch: samples per GPU and micro-step. seq, target_seq: tokens per text and per target text. offload: keep
-    activations in host memory. chunked_loss: compute the output layer and the loss of some tokens at a time.
+    activations in host memory. chunked_loss: compute the output layer and the loss for a few tokens at a time.
     step_in_backward: update each parameter in the backward pass. Only for a generation: gpus: GPUs that share the
     model's layers. new_tokens: tokens after a prompt of ``seq`` tokens. kv_cache: keep the keys and values of earlier
     tokens.

@@ -16,7 +16,7 @@ def skip_deepspeed_adam(log: Callable[[str], None]) -> None:
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     def adam_update(*arguments: Any) -> None:
-        log(_operation(arguments[FIRST_TENSOR]))
+        log(_operation_key(arguments[FIRST_TENSOR]))
 
     CPUAdamBuilder.load = lambda self: SimpleNamespace(
         create_adam=lambda *_: None, adam_update=adam_update, destroy_adam=lambda *_: None
@@ -32,10 +32,10 @@ def skip_fused_adamw(log: Callable[[str], None]) -> None:
             fused(parameters, *arguments, **options)
             return
         for parameter in parameters:
-            log(_operation(parameter))
+            log(_operation_key(parameter))
 
     setattr(torch, "_fused_adamw_", fused_adamw)  # noqa: B010 - mypy rejects the assignment to a function
 
 
-def _operation(parameters: torch.Tensor) -> str:
+def _operation_key(parameters: torch.Tensor) -> str:
     return json.dumps(["host::adam", {"type": "Float", "sizes": [parameters.numel()], "host": 1}])

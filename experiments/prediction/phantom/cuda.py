@@ -12,7 +12,7 @@ import torch.fx.experimental._config
 import torch.nn.parallel.comm
 
 from experiments.prediction.phantom.cuda_memory import replace_memory_functions
-from experiments.prediction.phantom.cuda_random import no_operation, replace_random_functions
+from experiments.prediction.phantom.cuda_random import make_no_operation, replace_random_functions
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.meta_functions import register_meta_functions
 from experiments.prediction.times.operations import WAIT
@@ -31,12 +31,12 @@ _detect_on_host = torch.nn.modules.transformer._detect_is_causal_mask
 class Stream:
     """A CUDA stream. Only its id matters, which selects a memory pool of the allocator."""
 
-    _made = 0
+    _count = 0
 
     def __init__(self, device: Any = None, priority: int = 0, stream_id: int | None = None, **_: Any) -> None:
         if stream_id is None:
-            Stream._made += 1
-        self.stream_id = self._made if stream_id is None else stream_id
+            Stream._count += 1
+        self.stream_id = self._count if stream_id is None else stream_id
         self.device = torch.device("cuda", 0)
         self.device_index, self.device_type, self.cuda_stream = 0, 1, self.stream_id
 
@@ -117,22 +117,22 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
     replacements: dict[str, Any] = {
         "is_available": lambda: True,
         "is_initialized": lambda: True,
-        "init": no_operation(),
-        "_lazy_init": no_operation(),
+        "init": make_no_operation(),
+        "_lazy_init": make_no_operation(),
         "_is_in_bad_fork": lambda: False,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or capability >= (8, 0),
         "is_current_stream_capturing": lambda: False,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
-        "set_device": no_operation(),
+        "set_device": make_no_operation(),
         "device": DeviceContext,
         "get_device_name": lambda device=None: card.name,
         "get_device_capability": lambda device=None: capability,
         "get_device_properties": lambda device=None: properties,
         "synchronize": lambda device=None: phantom.log_operation(json.dumps([WAIT])),
         "empty_cache": phantom.empty_cache,
-        "ipc_collect": no_operation(),
-        "set_sync_debug_mode": no_operation(),
+        "ipc_collect": make_no_operation(),
+        "set_sync_debug_mode": make_no_operation(),
         "can_device_access_peer": lambda device, peer: False,
         "device_of": DeviceContext,
         "Stream": Stream,
@@ -153,7 +153,7 @@ def replace_cuda(phantom: Phantom, card: Card) -> None:
         (torch.backends.cudnn.rnn, "get_cudnn_mode", CUDNN_MODES.index),
         (torch.nn.parallel.comm, "scatter", _scatter_to_the_device),
         (torch.nn.modules.transformer, "_detect_is_causal_mask", _detect_causal_mask),
-        (torch.Tensor, "record_stream", no_operation()),
+        (torch.Tensor, "record_stream", make_no_operation()),
         (torch.UntypedStorage, "clone", _clone_storage),
         (torch.UntypedStorage, "resize_", _make_resize(phantom)),
     ]
@@ -182,7 +182,10 @@ def _detect_causal_mask(mask: torch.Tensor | None, is_causal: bool | None = None
 
 
 def _place_loaded_storages() -> None:
-    """Make torch.load place storages on the device. Registered once: torch compares functions of equal priority."""
+    """Make torch.load place storages on the device.
+
+    The function is registered only once, because torch cannot sort two functions of equal priority.
+    """
     registered = [deserialize for _, _, deserialize in torch.serialization._package_registry]
     if _load_storage not in registered:
         torch.serialization.register_package(0, lambda storage: None, _load_storage)

@@ -55,7 +55,7 @@ def replace_memory_functions(phantom: Phantom, total_bytes: int) -> None:
 
 
 def _memory_stats(phantom: Phantom) -> dict[str, int]:
-    """Return torch's statistics of the allocator that the phantom device counts; all others are 0. Sizes in bytes."""
+    """Return torch's statistics of the allocator, in bytes; those that the phantom device does not count are 0."""
     allocated, reserved, allocated_peak, reserved_peak, _ = phantom.stats()
     found: dict[str, int] = defaultdict(int, num_ooms=0, num_alloc_retries=0)
     for name, now, peak in (

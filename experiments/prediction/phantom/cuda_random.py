@@ -27,15 +27,15 @@ def replace_random_functions() -> None:
     """Make torch.cuda's functions for random numbers work on the phantom device, and torch.Generator on "cuda"."""
     state = torch.zeros(16, dtype=torch.uint8)
     functions: dict[str, Any] = {
-        "manual_seed": no_operation(),
-        "manual_seed_all": no_operation(),
-        "seed": no_operation(),
-        "seed_all": no_operation(),
+        "manual_seed": make_no_operation(),
+        "manual_seed_all": make_no_operation(),
+        "seed": make_no_operation(),
+        "seed_all": make_no_operation(),
         "initial_seed": lambda: 0,
         "get_rng_state": lambda device=None: state,
         "get_rng_state_all": lambda: [state],
-        "set_rng_state": no_operation(),
-        "set_rng_state_all": no_operation(),
+        "set_rng_state": make_no_operation(),
+        "set_rng_state_all": make_no_operation(),
     }
     for owner in (torch.cuda, torch.cuda.random):
         for name, replacement in functions.items():
@@ -44,6 +44,6 @@ def replace_random_functions() -> None:
     torch.cuda.default_generators = (Generator("cuda"),)
 
 
-def no_operation() -> Any:
+def make_no_operation() -> Any:
     """Return a new function that does nothing. Each use needs its own, because torch compares functions by identity."""
     return lambda *_, **__: None

@@ -35,7 +35,7 @@ LARGE_BYTES = 16 * 2**20
 class RankStore(c10d.Store):
     """A store of the ranks of a launch, whose values are files in ``folder``. Waiting for a key ends at once.
 
-    Whoever gives the store to PyTorch must keep it: PyTorch does not.
+    The caller must keep a reference to the store, because PyTorch keeps none.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -59,20 +59,20 @@ class RankStore(c10d.Store):
         return self._file(key).read_bytes()
 
     def add(self, key: str, amount: int) -> int:
-        count = int(self._known(key) or b"0") + amount
+        count = int(self._value_or_empty(key) or b"0") + amount
         self.set(key, str(count).encode())
         return count
 
     def append(self, key: str, value: bytes) -> None:
-        self.set(key, self._known(key) + value)
+        self.set(key, self._value_or_empty(key) + value)
 
     def compare_set(self, key: str, expected: bytes, desired: bytes) -> bytes:  # type: ignore[override]
-        if self._known(key) != expected:
-            return self._known(key) or expected
+        if self._value_or_empty(key) != expected:
+            return self._value_or_empty(key) or expected
         self.set(key, desired)
         return desired
 
-    def _known(self, key: str) -> bytes:
+    def _value_or_empty(self, key: str) -> bytes:
         """Return the value of a key, which is empty if no rank has set it."""
         return self.get(key) if self.check([key]) else b""
 
@@ -94,8 +94,8 @@ class HostExchange:
     """The values in host memory that the ranks of a group send each other.
 
     store: a store of this group of ``size`` ranks. A value that a higher rank sends is unknown: a gather or a reduction
-    takes this rank's own instead, an exchange between all ranks takes what this rank sends there, and other operations
-    receive zeros.
+    takes this rank's own value instead, an exchange between all ranks takes what this rank sends there, and other
+    operations receive zeros.
     """
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
@@ -114,7 +114,7 @@ class HostExchange:
                 self._receive(f"{key}/{place}", root, tensor)
 
     def gather(self, outputs: Sequence[torch.Tensor], value: torch.Tensor) -> None:
-        """Fill ``outputs``, one for each rank; empty on ranks that receive nothing."""
+        """Fill ``outputs`` with the value of each rank. They are empty on ranks that receive nothing."""
         if not _have_values([value]):
             return
         key = next(self._collectives)
@@ -122,10 +122,10 @@ class HostExchange:
         for rank, output in enumerate(outputs):
             known = rank < self._rank and self._read(f"{key}/{rank}", output)
             if not known:
-                _fill(output, _content(value))
+                _fill(output, _to_bytes(value))
 
     def reduce(self, value: torch.Tensor, operation: Any) -> None:
-        """Replace ``value`` by that of all ranks. operation: a ReduceOp."""
+        """Replace ``value`` by the reduction of the values of all ranks. operation: a ReduceOp."""
         combine = REDUCTIONS.get(operation.op.name)
         if combine and _have_values([value]):
             values = [torch.empty_like(value) for _ in range(self._size)]
@@ -133,17 +133,20 @@ class HostExchange:
             value.copy_(functools.reduce(combine, values))
 
     def exchange_all(self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]) -> None:
-        """Fill ``outputs``, what each rank sends to this one. inputs: what this rank sends to each."""
+        """Fill ``outputs`` with what each rank sends to this one. inputs: what this rank sends to each."""
         if not _have_values([*outputs, *inputs]):
             return
         key = next(self._collectives)
         for rank, (output, value) in enumerate(zip(outputs, inputs, strict=True)):
             self._write(f"{key}/{self._rank}-{rank}", value)
             if rank >= self._rank or not self._read(f"{key}/{rank}-{self._rank}", output):
-                _fill(output, _content(value))
+                _fill(output, _to_bytes(value))
 
     def scatter(self, output: torch.Tensor, inputs: Sequence[torch.Tensor], root: int) -> None:
-        """Fill ``output``. inputs: one for each rank; empty on ranks other than ``root``."""
+        """Fill ``output`` with what ``root`` sends to this rank.
+
+        inputs: a tensor for each rank; empty on ranks other than ``root``.
+        """
         if not _have_values([output]):
             return
         key = next(self._collectives)
@@ -170,7 +173,7 @@ class HostExchange:
             output.zero_()
 
     def _write(self, key: str, tensor: torch.Tensor) -> None:
-        self._store.set(key, _content(tensor))  # type: ignore[arg-type]
+        self._store.set(key, _to_bytes(tensor))  # type: ignore[arg-type]
 
     def _read(self, key: str, output: torch.Tensor) -> bool:
         """Fill ``output`` with the value of a key; return whether there is one."""
@@ -181,7 +184,7 @@ class HostExchange:
 
 
 def _have_values(tensors: Sequence[torch.Tensor]) -> bool:
-    """Return whether tensors are in host memory and have values: bytes of an object always have."""
+    """Return whether tensors are in host memory and have values. The bytes of an object always have values."""
     return all(
         one.device.type == "cpu" and (one.dtype == torch.uint8 or one.untyped_storage().nbytes() < LARGE_BYTES)
         for one in tensors
@@ -192,19 +195,22 @@ def _bytes_of(tensor: torch.Tensor) -> Any:
     return tensor.detach().reshape(-1).view(torch.uint8).numpy()
 
 
-def _content(tensor: torch.Tensor) -> bytes:
+def _to_bytes(tensor: torch.Tensor) -> bytes:
     return bytes(_bytes_of(tensor).tobytes())
 
 
 def _fill(output: torch.Tensor, content: bytes) -> None:
-    """Write bytes to a tensor; ranks that know fewer ranks than others may send a shorter or longer object."""
+    """Write bytes to a tensor.
+
+    They may be more or fewer than the tensor's, if the sender knows fewer ranks than this one.
+    """
     target = memoryview(_bytes_of(output))
     size = min(len(target), len(content))
     target[:size] = content[:size]
 
 
-def read_no_object_from_nothing() -> None:
-    """Make the unknown object of a higher rank, whose size is 0, None."""
+def receive_unknown_objects_as_none() -> None:
+    """Make PyTorch return None for an object from a higher rank: it is unknown, and its size is received as 0."""
     read = dist.distributed_c10d._tensor_to_object
 
     def tensor_to_object(tensor: torch.Tensor, size: int, group: Any) -> Any:

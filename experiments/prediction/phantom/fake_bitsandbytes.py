@@ -12,7 +12,7 @@ import torch
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.times.replay import TYPES
 
-PRODUCT = "bitsandbytes::gemm_4bit"
+MATRIX_PRODUCT = "bitsandbytes::gemm_4bit"
 REGISTER_KERNEL = torch.library.register_kernel
 TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
@@ -49,7 +49,7 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
     def run_and_log(*arguments: Any, **options: Any) -> Any:
         executed = phantom.executed()
         result = function(*arguments, **options)
-        if name == PRODUCT and phantom.executed() > executed:
+        if name == MATRIX_PRODUCT and phantom.executed() > executed:
             phantom.log_operation(_dequantization(*arguments, **options))
         else:
             phantom.log_operation(_operation_key(name, [*arguments, *options.values()]))
@@ -62,7 +62,7 @@ def _register_logged(phantom: Phantom, name: str, device_types: Any, function: A
 def _dequantization(
     given: torch.Tensor, weight: torch.Tensor, shape: Any, absmax: Any, blocksize: int, kind: str, *_: Any, **__: Any
 ) -> str:
-    """Return the key of the dequantization in a product of many rows, after which PyTorch multiplies the matrices."""
+    """Return the key of the dequantization before a product of many rows, which PyTorch then computes."""
     return _operation_key("bitsandbytes::dequantize_4bit", [weight, absmax, blocksize, kind, list(shape), given.dtype])
 
 

@@ -29,7 +29,8 @@ NO_CALLBACK = CALLBACK_TYPE()
 class Replay:
     """Result of a replay of the log with a given capacity. Sizes are in bytes; events are counted from 0.
 
-    peak_event: the event with the most memory allocated. failed_event: the allocation that did not fit, or None.
+    retries: number of times that the allocator freed its cache. peak_event: the event with the most memory allocated.
+    failed_event: the allocation that did not fit, or None. requested: the size of this allocation.
     """
 
     peak_allocated: int

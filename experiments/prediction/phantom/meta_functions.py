@@ -1,4 +1,4 @@
-"""Shapes of the results of operations for which PyTorch has no meta function, or one without the order of a GPU.
+"""Shapes of the results of operations whose meta function in PyTorch is missing, or returns another order than a GPU.
 
 The number of distinct elements is not known without values; it is taken to be the number of elements.
 """
@@ -31,9 +31,9 @@ def register_meta_functions() -> None:
 
 
 def _convolution(input: torch.Tensor, weight: torch.Tensor, *more: Any) -> torch.Tensor:
-    """Return the output in the order of cuDNN's: channels last if the input or the weight has it (ConvUtils.h).
+    """Return the output in the memory format of cuDNN: channels last if the input or the weight has it (ConvUtils.h).
 
-    PyTorch's own function for meta tensors leaves it contiguous.
+    PyTorch's own function for meta tensors returns a contiguous output.
     """
     made = meta_conv(input, weight, *more)
     orders = {suggest_memory_format(one) for one in (input, weight)} & CHANNELS_LAST
@@ -91,7 +91,7 @@ def _unique_consecutive(
 def _distinct(
     found: torch.Tensor, positions: torch.Size, return_inverse: bool, return_counts: bool
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the distinct values, and the positions and counts if they are wanted, else empty tensors."""
+    """Return the distinct values, and their positions and counts if they are requested, else empty tensors."""
     inverse = found.new_empty(positions if return_inverse else 0, dtype=torch.int64)
     counts = found.new_empty(positions.numel() if return_counts else 0, dtype=torch.int64)
     return found, inverse, counts

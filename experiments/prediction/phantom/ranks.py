@@ -14,7 +14,7 @@ from torch._C import _distributed_c10d as c10d
 from torch.distributed.constants import default_pg_timeout
 from torch.futures import Future
 
-from experiments.prediction.phantom.exchange import HostExchange, RankStore, read_no_object_from_nothing
+from experiments.prediction.phantom.exchange import HostExchange, RankStore, receive_unknown_objects_as_none
 from experiments.prediction.phantom.library import Phantom
 from experiments.prediction.phantom.views import log_views
 
@@ -78,7 +78,7 @@ class SimulatedGroup(c10d.ProcessGroup):
 
     def log(self, name: str, *arguments: Any) -> None:
         """Log a collective operation with the size of its largest argument, in bytes."""
-        size = max((sum(tensor.nbytes for tensor in _flat(one)) for one in arguments), default=0)
+        size = max((sum(tensor.nbytes for tensor in _flatten(one)) for one in arguments), default=0)
         self._phantom.log_operation(
             json.dumps([f"communication::{name}", {"type": "Byte", "sizes": [size]}, self._size])
         )
@@ -121,13 +121,13 @@ def _clear_and_complete(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any
     return _complete(group, *arguments)
 
 
-def _flat(value: Any) -> list[torch.Tensor]:
+def _flatten(value: Any) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         return [value]
-    return [tensor for one in value for tensor in _flat(one)] if isinstance(value, list | tuple) else []
+    return [tensor for one in value for tensor in _flatten(one)] if isinstance(value, list | tuple) else []
 
 
-def _logged(name: str) -> Callable[..., Any]:
+def _make_logged_collective(name: str) -> Callable[..., Any]:
     def collective(group: SimulatedGroup, *arguments: Any, **_: Any) -> Any:
         group.log(name, *arguments)
         return _clear_and_complete(group, *arguments)
@@ -197,7 +197,7 @@ def _recv(group: SimulatedGroup, tensors: Any, sender: int, tag: int) -> Any:
 
 
 for _name in NO_OP_COLLECTIVES:
-    setattr(SimulatedGroup, _name, _logged(_name.strip("_")))
+    setattr(SimulatedGroup, _name, _make_logged_collective(_name.strip("_")))
 for _own in (_allreduce, _all_to_all_single, _alltoall, _broadcast, _gather, _scatter, _send, _recv):
     setattr(SimulatedGroup, _own.__name__.strip("_"), _own)
 SimulatedGroup.alltoall_base = _all_to_all_single  # type: ignore[assignment]  # its name before PyTorch 2.13
@@ -225,7 +225,7 @@ def simulate_ranks(devices: int, nodes: int, phantom: Phantom, folder: Path, ran
     _simulate_groups(phantom)
     log_views(phantom)
     _share_store(RankStore(folder, rank), rank, world)
-    read_no_object_from_nothing()
+    receive_unknown_objects_as_none()
     setattr(dist.Logger, "set_runtime_stats_and_log", lambda _: None)  # noqa: B010 - the original reads CUDA events
     setattr(fsdp, "_get_compute_device", lambda *_: torch.device("cuda", 0))  # noqa: B010 - the only one, on any rank
     torch.cuda.device_count = lambda: devices
@@ -264,5 +264,5 @@ def _share_store(store: RankStore, rank: int, world: int) -> None:
 
 
 def _named_store(store: RankStore, kind: str, *arguments: Any, **_: Any) -> dist.Store:
-    """Return the part of ``store`` that belongs to the first arguments of a store: host and port, or a file."""
+    """Return the part of ``store`` that these arguments name: host and port, or a file."""
     return dist.PrefixStore(f"{kind} {' '.join(map(str, arguments[:2]))}", store)

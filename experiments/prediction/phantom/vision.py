@@ -1,4 +1,4 @@
-"""Kernels of torchvision on the phantom device, also if torchvision's compiled library does not load."""
+"""Kernels of torchvision on the phantom device, even if torchvision's compiled library does not load."""
 
 import functools
 from collections.abc import Callable
@@ -75,9 +75,9 @@ def _define_operations() -> None:
 
 
 def _keep_all_boxes(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Return the positions of all boxes, because which ones overlap is unknown.
+    """Return the positions of all boxes, because it is unknown which ones overlap.
 
-    The memory is that of torchvision/csrc/ops/cuda/nms_kernel.cu.
+    It takes as much memory as torchvision/csrc/ops/cuda/nms_kernel.cu.
     """
     order = scores.sort(stable=True, dim=0, descending=True)[1]
     ordered = boxes.index_select(0, order).contiguous()

@@ -100,12 +100,12 @@ def fit_batches(first: int, trace: TraceBatch) -> ScriptFit:
 
     ``trace`` predicts one batch for one card and returns a prediction for each rank.
     """
-    batches = BatchSearch(first, lambda sizes: [highest_need(trace(batch)) for batch in sizes])
+    batches = BatchSearch(first, lambda sizes: [prediction_with_highest_need(trace(batch)) for batch in sizes])
     usable = batches.predictions[first].card.usable_gib
     return ScriptFit(batches.largest_batch(BORDERLINE_SHARE * usable), batches.largest_batch(0.0), batches.predictions)
 
 
-def highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
+def prediction_with_highest_need(predictions: Sequence[ScriptPrediction]) -> BatchPrediction:
     """Return the prediction of the rank and GPU that needs the most memory."""
     return max((BatchPrediction(one, one.cards[0]) for one in predictions), key=lambda one: one.card.needed_gib)
 
@@ -147,7 +147,10 @@ def fit_view(fit: ScriptFit, flag: str, samples: int | None = None) -> Group:
 
 
 def _describe_fastest(fit: ScriptFit, flag: str, samples: int | None) -> list[str]:
-    """Describe the traced batch with the highest speed of those that fit; without ``samples``: the batch by second."""
+    """Describe the fastest traced batch of those that fit.
+
+    Without ``samples``, its speed is the batch size per second.
+    """
     speeds = {
         f"{flag} {batch}": ((samples or 1) * batch / one.card.time.step_s, one.card.time)
         for batch, one in fit.predictions.items()
@@ -162,5 +165,7 @@ def _describe_largest_batch(fit: ScriptFit, flag: str) -> str:
     if not fit.largest_borderline:
         return f"{where}: not even {flag} 1 fits"
     borderline = f"; borderline up to {fit.largest_borderline}" if fit.largest_borderline > fit.largest else ""
+    if not fit.largest:
+        return f"{where}: no {flag} certainly fits{borderline}"
     end = " (larger batches were not tried)" if fit.largest == LARGEST_BATCH else ""
-    return f"{where}: largest batch that fits: {flag} {fit.largest or 'none for certain'}{borderline}{end}"
+    return f"{where}: largest batch that fits: {flag} {fit.largest}{borderline}{end}"

@@ -93,14 +93,16 @@ class ScriptPrediction(Record):
     peak_phase: Phase = Field(description="phase of the peak")
     peak_step: int = Field(description="optimizer step of the peak, from 0")
     host_gib: float = Field(description="maximum memory of tensors on the host")
-    cards: tuple[CardPrediction, ...] = Field(description="whether it fits, for each card")
+    cards: tuple[CardPrediction, ...] = Field(description="whether the training fits, for each card")
     timeline_gib: tuple[float, ...] = Field(description="maximum allocated memory in each of equal parts of the log")
     phases: tuple[PhaseStart, ...] = Field(description="phases in the timeline")
     modules: tuple[ModuleMemory, ...] = Field(description="allocations that exist at the peak, largest first")
     lines: tuple[LineMemory, ...] = Field(description="the same allocations by line of the script, largest first")
     blocks: tuple[PeakBlock, ...] = Field(description="the whole peak by category, module and line, largest first")
     notes: tuple[str, ...] = Field(description="effects that the prediction does not model")
-    time_unknown: str = Field(default="", description="why no card has a time of a step; empty: some have one")
+    time_unknown: str = Field(
+        default="", description="why the time of a step is unknown on every card; empty: it is known"
+    )
     versions: dict[str, str] = Field(description="versions of the packages that were used")
     elapsed_s: float = Field(description="time that the trace took, imports of the script included")
 

@@ -41,10 +41,10 @@ def samples_cell(card: CardPrediction, samples: int | None) -> str:
 
 
 def describe_fastest(what: str, speeds: Mapping[str, tuple[float, StepTime]], unit: str) -> list[str]:
-    """Return a line with the fastest of several trainings; none if fewer than two have a speed.
+    """Return a line with the fastest of several trainings; [] if fewer than two have a speed.
 
-    what: the noun for one training, such as 'change'. speeds: the speed in ``unit`` and the time of a step of each, by
-    name.
+    what: the noun for one training, such as 'change'. speeds: for each training, by name,
+    the speed in ``unit`` and the time of a step.
     """
     if len(speeds) < 2:
         return []

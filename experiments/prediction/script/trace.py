@@ -45,7 +45,7 @@ def trace_script(
     name: str = "",
     smallest: bool = False,
 ) -> list[ScriptPrediction]:
-    """Return predictions of the script that ``command`` runs: for each rank, its GPUs, and each group of cards.
+    """Return predictions of the script that ``command`` runs: one for each rank, GPU of the rank, and group of cards.
 
     smallest: trace only until the smallest card that fits is known. Cards whose kernels need the same memory form a
     group, which needs one trace. The script runs in this working directory with this environment, and can write and
@@ -110,12 +110,12 @@ def _card_list(group: Sequence[str]) -> str:
 def _trace_ranks(
     job: dict[str, object], place: ExecutionPlace, all_ranks: bool, print_line: Callable[[str], None]
 ) -> list[ScriptPrediction]:
-    """Return the prediction of each GPU of the first rank, or of all ranks, which read what the ranks before sent."""
-    with TemporaryFolder("ranks") as values:
-        found = _trace_rank({**job, "rank": 0, "values": str(values)}, place)
+    """Return the prediction of each GPU of the first rank, or of all ranks. A rank reads what lower ranks have sent."""
+    with TemporaryFolder("ranks") as folder:
+        found = _trace_rank({**job, "rank": 0, "exchange_folder": str(folder)}, place)
         for rank in range(1, found[0].ranks if all_ranks else 1):
             print_line(f"tracing rank {rank} (ranks 0 to {found[0].ranks - 1})")
-            found += _trace_rank({**job, "rank": rank, "values": str(values)}, place)
+            found += _trace_rank({**job, "rank": rank, "exchange_folder": str(folder)}, place)
     return found
 
 

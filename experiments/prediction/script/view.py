@@ -72,9 +72,9 @@ def script_predictions_view(
 ) -> Group:
     """Return the view for the terminal: the smallest card, the traced training, each card, and the parts of the peak.
 
-    Training and parts are those of the smallest card that fits, or else those with the largest memory. precision: the
-    precision of the training; "" if it is unknown. samples: the number of samples in an optimizer step, over all GPUs;
-    None if it is unknown.
+    The training and the parts are those on the smallest card that fits, or else those with the largest memory.
+    precision: the precision of the training; "" if it is unknown. samples: the number of samples in an optimizer step,
+    over all GPUs; None if it is unknown.
     """
     names = list(dict.fromkeys(card.card for one in predictions for card in one.cards))
     smallest, parts = smallest_card(predictions), list[Any]()
@@ -123,7 +123,7 @@ def _summary_lines(prediction: ScriptPrediction, on_card: str) -> list[str]:
     point = f"{prediction.peak_phase}, step {prediction.peak_step}"
     return [
         f"{rank}{model}; {optimizers}",
-        f"{END_DESCRIPTIONS[prediction.ended]} {steps}, {prediction.elapsed_s:.0f} s",
+        f"{END_DESCRIPTIONS[prediction.ended]} {steps}; the trace took {prediction.elapsed_s:.0f} s",
         f"peak {prediction.peak_gib:.2f} GiB{on_card} in {point}: {shares}",
         f"reserved {prediction.reserved_gib:.2f} GiB; tensors in host memory {prediction.host_gib:.2f} GiB",
     ]

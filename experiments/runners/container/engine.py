@@ -78,7 +78,7 @@ def is_for_gpus(request: dict[str, Any]) -> bool:
     return "gpu" in capabilities or any(name.startswith(CDI_GPU) for name in request.get("DeviceIDs") or ())
 
 
-def remove_abandoned(client: "DockerClient") -> None:
+def remove_abandoned_containers(client: "DockerClient") -> None:
     """Remove the containers of rows whose command was killed."""
     for container in client.containers.list(all=True, ignore_removed=True, filters={"label": RUNNER_LABEL}):
         if not psutil.pid_exists(int(container.labels[RUNNER_LABEL])):

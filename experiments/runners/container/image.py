@@ -32,7 +32,7 @@ UNINFORMATIVE_PREFIX = re.compile(
 FAILED_STEP, RULE = " > [", "------"
 
 
-def image_of(variant: ImageVariant) -> str:
+def image_name(variant: ImageVariant) -> str:
     """Return the name of the image of a variant of library versions."""
     return f"llm-testbed:{variant}"
 
@@ -45,11 +45,11 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
     """
     from docker.errors import ImageNotFound
 
-    name, label = image_of(variant), role_variables("vars")["images_label"]
+    name, label = image_name(variant), role_variables("vars")["images_label"]
     with TemporaryFolder("image") as scratch:
         context = scratch / "context.tar.gz"
         write_build_context(context)
-        made_from = origin(variant, context)
+        made_from = origin_label(variant, context)
         try:
             image = client.images.get(name)
             if image.labels.get(label) == made_from:
@@ -61,7 +61,7 @@ def ensure_image(client: "DockerClient", variant: ImageVariant, print_line: Call
     return str(client.images.get(name).id)
 
 
-def origin(variant: ImageVariant, context: Path) -> str:
+def origin_label(variant: ImageVariant, context: Path) -> str:
     """Return the value of the image's label: the base image and the build context's SHA-1, as in the Ansible role."""
     with context.open("rb") as file:
         return f"{base_image(variant)} {hashlib.file_digest(file, 'sha1').hexdigest()}"
@@ -82,7 +82,7 @@ def role_variables(kind: str) -> dict[str, Any]:
 def build_options(variant: ImageVariant, label: str, scratch: Path) -> list[str]:
     """Return the options of the build. A package index, which may have a password, is passed as a secret file."""
     arguments = {"BASE_IMAGE": base_image(variant), "PINS": f"{variant}.txt", "COMMIT": checkout_commit()}
-    options = ["--tag", image_of(variant), "--file", "containers/Dockerfile", "--label", label]
+    options = ["--tag", image_name(variant), "--file", "containers/Dockerfile", "--label", label]
     options += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     if index := os.environ.get(PIP_INDEX_VARIABLE):
         secret = scratch / "pip.conf"

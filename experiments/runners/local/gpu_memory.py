@@ -37,6 +37,6 @@ def memory_of_rows(index: int, folders: Collection[Path], max_row_gib: float) ->
     """
     own_gib = {str(folder.resolve()): 0.0 for folder in folders}
     for pid, gib in (gpus.process_gib(index) if folders else {}).items():
-        if (row := row_process.row_of(pid)) in own_gib:
+        if (row := row_process.row_folder_of(pid)) in own_gib:
             own_gib[row] += gib
     return sum(gib + TOLERANCE_GIB if gib else max_row_gib for gib in own_gib.values())

@@ -115,7 +115,7 @@ def _check_gpu() -> Check:
 
     def describe_gpus() -> str:
         gpus = this_machine().gpus
-        if not gpus and nvidia_device():
+        if not gpus and has_nvidia_gpu():
             raise CheckFailed(
                 "an NVIDIA GPU whose driver does not answer; install the driver (ubuntu-drivers install), "
                 "or restart after its update"
@@ -140,7 +140,7 @@ def _check_gpu() -> Check:
     )
 
 
-def nvidia_device() -> bool:
+def has_nvidia_gpu() -> bool:
     """Return whether the machine has an NVIDIA GPU, with or without a driver."""
     return any(
         (device / "class").read_text().startswith(DISPLAY_CLASS)
@@ -162,9 +162,9 @@ def _check_docker() -> str:
         message = (response.stderr.strip().splitlines() or ["the daemon does not answer"])[-1]
         raise CheckFailed(f"{message}; start it (systemctl start docker), or join its group (usermod -aG docker $USER)")
     version = info["ServerVersion"]
-    if nvidia_device() and not _docker_has_gpus(info):
+    if has_nvidia_gpu() and not _docker_has_gpus(info):
         raise CheckFailed(f"{version}: {TOOLKIT_MISSING}")
-    return f"{version}, {'with' if nvidia_device() else 'without'} GPUs"
+    return f"{version}, {'with' if has_nvidia_gpu() else 'without'} GPUs"
 
 
 def _check_container_tools() -> str:

@@ -48,7 +48,7 @@ class ResourcePool:
         A row that needs more memory than the machine has runs alone. So does a row on the CPU of a machine with GPUs:
         it would slow down the rows on the GPUs, whose kernels the cores launch.
         """
-        count = self.parts_of(spec)
+        count = self.part_count(spec)
         needed_gib = host_memory_needed_gib(spec)
         if count > len(self._free) or (self._used and needed_gib > self._memory_gib - sum(self._used.values())):
             return None
@@ -61,7 +61,7 @@ class ResourcePool:
         self._used[allocation] = needed_gib
         return allocation
 
-    def parts_of(self, spec: RowSpec) -> int:
+    def part_count(self, spec: RowSpec) -> int:
         """Return the number of parts of the machine that the row occupies."""
         if not self._gpus:
             return 1

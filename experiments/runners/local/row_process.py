@@ -62,7 +62,7 @@ def tagged_processes(row_folder: Path) -> list[psutil.Process]:
     return processes.find_tagged(ROW_VARIABLE, str(row_folder.resolve()))
 
 
-def row_of(pid: int) -> str:
+def row_folder_of(pid: int) -> str:
     """Return the folder of the row that a process belongs to; "" for other processes, and for ended ones."""
     return processes.tag_of(pid, ROW_VARIABLE)
 
@@ -72,6 +72,6 @@ def any_row_alive() -> bool:
     return bool(processes.find_tagged(ROW_VARIABLE))
 
 
-def end(row_folder: Path, within_s: float = 20.0) -> list[int]:
+def kill(row_folder: Path, within_s: float = 20.0) -> list[int]:
     """Kill every process of the row; return the ids of those that are still alive after ``within_s``."""
     return processes.kill_tagged(ROW_VARIABLE, str(row_folder.resolve()), within_s)

@@ -32,7 +32,7 @@ from experiments.runners.local.torch_extensions import compile_extensions, drop_
 from experiments.runners.local.warm import WORKER_MODULE, WarmProcess, warm_processes
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import RowState, View
-from experiments.runners.remaining import ExpectedRow, RemainingTime
+from experiments.runners.remaining import ExpectedTime, RemainingTime
 from experiments.suites.row_spec import RowSpec
 from experiments.system.files import write_atomically
 from experiments.system.warm_start import Process
@@ -67,7 +67,7 @@ class RunningRow:
 
 
 class LocalRunner:
-    """Runs rows on ``node`` into ``folder``.
+    """Runs rows on ``node`` and writes their results to ``folder``.
 
     host_memory_gib: host memory that the rows may use. worker: module that runs one row. grace_s: seconds from a row's
     time limit until it is killed. nodes: number of machines that a row's ranks run on; this is the first of them.
@@ -84,7 +84,7 @@ class LocalRunner:
         grace_s: float = GRACE_S,
         nodes: int = 1,
         rows_per_gpu: int = 1,
-        expected: Mapping[str, ExpectedRow] | None = None,
+        expected: Mapping[str, ExpectedTime] | None = None,
     ) -> None:
         run = folder.read_run()
         self._folder = folder
@@ -120,7 +120,7 @@ class LocalRunner:
                     waiting = [spec for spec in waiting if not self._start(spec, why[spec.row])]
                     if not self._running:
                         raise NoFreeGpu(f"no free GPU is left for {number_with_noun(len(waiting), 'row')}")
-                    self._show(len(rows), waiting)
+                    self._show_progress(len(rows), waiting)
                     time.sleep(POLL_INTERVAL_S)
                     if received:
                         raise Interrupted(signal.Signals(received[0]).name)
@@ -160,7 +160,7 @@ class LocalRunner:
 
     def _end(self, folder: Path) -> list[int]:
         """Kill every process of the row; return the ids of those that cannot be killed."""
-        return row_process.end(folder)
+        return row_process.kill(folder)
 
     def _environment(self, allocation: Allocation) -> dict[str, str]:
         return {
@@ -258,16 +258,16 @@ class LocalRunner:
         device = device_of(self._node, row.allocation.gpus)
         return write_failed_result(row.folder, row.spec, device, outcome, reason, elapsed_s)
 
-    def _show(self, total: int, waiting: Sequence[RowSpec]) -> None:
-        states = [_state(row) for row in self._running]
+    def _show_progress(self, total: int, waiting: Sequence[RowSpec]) -> None:
+        states = [_row_state(row) for row in self._running]
         for row, state in zip(self._running, states, strict=True):
             if state.progress:
                 row.limit_from_s = min(row.limit_from_s, state.elapsed_s)
-        left_s = self._remaining.seconds(states, waiting, self._pool.parts_of, self._pool.size)
+        left_s = self._remaining.estimate_s(states, waiting, self._pool.part_count, self._pool.size)
         self._view.show_rows(states, total - len(waiting) - len(states), total, left_s)
 
 
-def _state(row: RunningRow) -> RowState:
+def _row_state(row: RunningRow) -> RowState:
     ending = (row.folder / RESULT_FILE).exists()
     return RowState(row.spec, row.elapsed_s, read_progress(row.folder), "ending" if ending else "")
 

@@ -34,7 +34,7 @@ class Cluster:
         self.profile = profile
         self._code = ""
 
-    def reach(self) -> None:
+    def connect(self) -> None:
         """Connect to the cluster. Raises NotReached, and CommandFailed if a tool is missing there."""
         self.shell.run(f"command -v {shlex.join(TOOLS)}", repeatable=True)
 
@@ -44,7 +44,7 @@ class Cluster:
         Raises InputError if the check fails.
         """
         run_id = run.read_run().run_id
-        self.reach()
+        self.connect()
         if self.runtime.uploads_code:
             self._code = self._upload_code()
         self.shell.put((run.path / RUN_FILE).read_bytes(), f"{self.layout.run_folder(run_id)}/{RUN_FILE}")
@@ -59,7 +59,7 @@ class Cluster:
     def python_output(self, code: str) -> str:
         """Return what the profile's Python prints when it runs ``code``. Raises CommandFailed with its last line."""
         runtime = self.runtime
-        lines = [*runtime.setup(), *runtime.command(f"python -c {shlex.quote(code)}")]
+        lines = [*runtime.setup(), *runtime.script_lines(f"python -c {shlex.quote(code)}")]
         script = "\n".join(["SLURM_JOB_ID=check-$$", *lines])
         command = f"{runtime.shell} -c {shlex.quote(script)}"
         return self.shell.run(command, timeout_s=CHECK_TIMEOUT_S, repeatable=True).out

@@ -24,16 +24,19 @@ from provision.ssh.shell import Shell
 
 TRIES = 3
 CHUNK = 1 << 18
-RESUMED_BYTES = 1 << 23
+MIN_RESUMED_BYTES = 1 << 23
+"""Size of files whose interrupted downloads are resumed; smaller files are downloaded again."""
 SMALL_BYTES = 1 << 18
 """Size of files that are downloaded through the open connection, because a new one takes longer than they do."""
 DOWNLOAD_TIMEOUT_S = 3600.0
 PROGRESS_INTERVAL_S = 0.25
-LIST = (
+LIST_COMMAND = (
     f"find . -name {CHECKPOINTS_FOLDER} -prune -o -type f ! -name '*.part' ! -path ./{PROGRESS_FILE} -printf '%s %P\\0'"
 )
-SUM = "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
-TAR = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
+CHECKSUM_COMMAND = (
+    "if command -v openssl > /dev/null; then xargs -0r openssl dgst -sha256 -r; else xargs -0r sha256sum; fi"
+)
+TAR_COMMAND = "{ tar --create --null --no-recursion --files-from=- --ignore-failed-read || test $? = 1; }"
 """Exit code 1 means that a file changed meanwhile; the checksums show which."""
 ESCAPED = re.compile(r"\\(.)")
 
@@ -56,7 +59,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class TransferProgress:
-    """Progress of a download: files and bytes, of those to download, and the time left in seconds if known."""
+    """Progress of a download: files and bytes so far, and in total; left_s: time left in seconds, None if unknown."""
 
     files: int
     total_files: int
@@ -74,13 +77,13 @@ def download_folder(
     """Download ``folder`` into ``into``, result.json last; return how many files were downloaded.
 
     on_progress: called after each part of a download. Checkpoints and files that are still being written are left out.
-    Raises ChecksumMismatch if a file cannot be
-    downloaded intact, and NotReached if the connection drops; the next call resumes.
+    Raises ChecksumMismatch if a file cannot be downloaded intact, and NotReached if the connection drops; the next call
+    resumes.
     """
     downloaded: set[str] = set()
     damaged: set[str] | None = None
     for _ in range(TRIES):
-        remote = [file for file in _list(shell, folder) if damaged is None or file.path in damaged]
+        remote = [file for file in _list_files(shell, folder) if damaged is None or file.path in damaged]
         missing = remote if damaged else [file for file in remote if not _local_copy(into, file)]
         expected, actual = _download_and_sum(shell, folder, into, remote, missing, on_progress)
         damaged = {file.path for file in remote if actual.get(file.path) != expected.get(file.path)}
@@ -98,16 +101,16 @@ def download_growing(shell: Shell, folders: Iterable[tuple[str, Path]], names: S
         tests = " ".join(f"-name {shlex.quote(name)} -o" for name in names).removesuffix(" -o")
         listing = f"cd {shlex.quote(folder)} && find . -maxdepth 1 -type f \\( {tests} \\) -printf '%s %P\\0'"
         remote = _parse_listing(shell, folder, shell.run(listing, check=False, repeatable=True).out)
-        if grown := {file.path for file in remote if _size(into / file.path) != file.size}:
+        if grown := {file.path for file in remote if _file_size(into / file.path) != file.size}:
             with suppress(tarfile.ReadError):
                 for name, content in _members(_packed(shell, folder, grown), grown):
                     _write_part(content, into / name)
-                    _part(into / name).replace(into / name)
+                    _part_file(into / name).replace(into / name)
 
 
-def _list(shell: Shell, folder: str) -> list[RemoteFile]:
+def _list_files(shell: Shell, folder: str) -> list[RemoteFile]:
     quoted = shlex.quote(folder)
-    listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST}", repeatable=True).out
+    listing = shell.run(f"test -d {quoted} || exit 0; cd {quoted} && {LIST_COMMAND}", repeatable=True).out
     return _parse_listing(shell, folder, listing)
 
 
@@ -123,7 +126,7 @@ def _parse_listing(shell: Shell, folder: str, listing: str) -> list[RemoteFile]:
 def _remote_sums(shell: Shell, folder: str, files: Sequence[RemoteFile]) -> dict[str, str]:
     """Return the SHA-256 of remote files by path; an unreadable file has none."""
     names = b"\0".join(f"./{file.path}".encode() for file in files)
-    command = f"cd {shlex.quote(folder)} && {SUM}"
+    command = f"cd {shlex.quote(folder)} && {CHECKSUM_COMMAND}"
     output = shell.run(command, input=names, timeout_s=DOWNLOAD_TIMEOUT_S, check=False, repeatable=True).out
     return dict(_parse_sum(line) for line in output.splitlines())
 
@@ -159,7 +162,11 @@ def _download(
 ) -> dict[str, str]:
     """Download files, each to its FILE.part; return the SHA-256 of the downloaded bytes, by path."""
     counter = _TransferCounter(wanted, on_progress)
-    partial = [file for file in wanted if file.size >= RESUMED_BYTES and 0 < _size(_part(into / file.path)) < file.size]
+    partial = [
+        file
+        for file in wanted
+        if file.size >= MIN_RESUMED_BYTES and 0 < _file_size(_part_file(into / file.path)) < file.size
+    ]
     sums = {file.path: _resume(shell, f"{folder}/{file.path}", into / file.path, counter) for file in partial}
     if whole := {file.path: file.size for file in wanted if file.path not in sums}:
         with _open_tar(shell, folder, whole) as stream, suppress(tarfile.ReadError):
@@ -170,8 +177,8 @@ def _download(
 
 def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") -> str:
     """Resume the interrupted download of a file; return its SHA-256."""
-    part = _part(path)
-    begin = _size(part)
+    part = _part_file(path)
+    begin = _file_size(part)
     counter.add(begin)
     command = f"tail -c +{begin + 1} {shlex.quote(remote)}"
     with part.open("ab") as out, shell.open_output(command, timeout_s=DOWNLOAD_TIMEOUT_S) as stream:
@@ -185,7 +192,7 @@ def _resume(shell: Shell, remote: str, path: Path, counter: "_TransferCounter") 
 def _finish_parts(into: Path, files: Sequence[RemoteFile], damaged: set[str]) -> None:
     """Rename the parts of intact files, and remove those of damaged ones."""
     for file in files:
-        part = _part(into / file.path)
+        part = _part_file(into / file.path)
         if file.path in damaged:
             part.unlink(missing_ok=True)
         elif part.exists():
@@ -218,11 +225,11 @@ class _TransferCounter:
 
 
 def _tar_command(folder: str) -> str:
-    return f"cd {shlex.quote(folder)} && {TAR}"
+    return f"cd {shlex.quote(folder)} && {TAR_COMMAND}"
 
 
 def _file_list(paths: Iterable[str]) -> tuple[bytes]:
-    """Return the input of TAR; result.json is the last of the paths."""
+    """Return the input of TAR_COMMAND; result.json is the last of the paths."""
     return ("\0".join(f"./{path}" for path in sorted(paths, key=lambda path: (path == RESULT_FILE, path))).encode(),)
 
 
@@ -238,7 +245,7 @@ def _open_tar(shell: Shell, folder: str, sizes: Mapping[str, int]) -> Iterator[I
 
 
 def _packed(shell: Shell, folder: str, paths: Iterable[str]) -> IO[bytes]:
-    """Return a tar archive of files, which have come through the open connection."""
+    """Return a tar archive of files, downloaded through the open connection."""
     packed = io.BytesIO()
     shell.stream(_tar_command(folder), packed.write, source=_file_list(paths), timeout_s=DOWNLOAD_TIMEOUT_S)
     packed.seek(0)
@@ -257,7 +264,7 @@ def _members(stream: IO[bytes], wanted: Collection[str]) -> Iterator[tuple[str, 
 
 def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None = None) -> str:
     """Write FILE.part; return the SHA-256 of its content."""
-    part = _part(path)
+    part = _part_file(path)
     part.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with part.open("wb") as out:
@@ -271,15 +278,15 @@ def _write_part(content: IO[bytes], path: Path, counter: _TransferCounter | None
     return digest.hexdigest()
 
 
-def _part(path: Path) -> Path:
+def _part_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.part")
 
 
 def _local_copy(into: Path, file: RemoteFile) -> Path | None:
     """Return the local copy of a file if it has the full size, verified or not; otherwise None."""
     path = into / file.path
-    return next((local for local in (_part(path), path) if _size(local) == file.size), None)
+    return next((local for local in (_part_file(path), path) if _file_size(local) == file.size), None)
 
 
-def _size(path: Path) -> int:
+def _file_size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1

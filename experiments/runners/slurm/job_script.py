@@ -32,7 +32,7 @@ GPUS_BUSY = 75
 QUIET = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
 ONLINE = {"HF_HUB_OFFLINE": "0", "HF_HUB_VERBOSITY": "error", **dict.fromkeys(QUIET, "1")}
 NODE_COMMAND = f'python -m {NODE_MODULE} "$((SLURM_NODEID + 1))" "$SLURMD_NODENAME"'
-NODE_SHARE = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
+EXPORT_NODE_RESOURCES = 'export SLURM_JOB_GPUS="${SLURM_STEP_GPUS:-}" OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"'
 EXPORT_ADDRESS = f"""\
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address="$(scontrol show node --oneliner "$first" | sed -n 's/.* NodeAddr=\\([^ ]*\\).*/\\1/p')"
@@ -101,16 +101,18 @@ class JobScripts:
             *self.runtime.setup(),
             REQUIRE_FREE_GPUS,
             *(self._start_other_nodes(nodes, folder) if nodes > 1 else ()),
-            *self.runtime.command(shlex.join(command), nodes),
+            *self.runtime.script_lines(shlex.join(command), nodes),
         ]
         return "\n".join(lines) + "\n"
 
     def staging_script(self, artifact: Artifact, name: str, comment: str) -> str:
-        """Return the script of the job that downloads ``artifact``: once if nodes share the folder, else on each."""
+        """Return the script of the job that downloads ``artifact``, on each node unless they share the folder."""
         profile, folder = self.profile, self.layout.staging_folder(artifact.key)
         nodes = 1 if profile.shared_folder else profile.nodes
         module = STAGING_MODULES.get(artifact.kind, HUB_MODULE)
-        command = self.runtime.command(shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE)
+        command = self.runtime.script_lines(
+            shlex.join(["python", "-m", module, artifact.model_dump_json()]), extra=ONLINE
+        )
         node = "\n".join([f"mkdir -p {shlex.quote(self.layout.cache)}", *self.runtime.setup(), *command])
         srun = f"srun --nodes={nodes} --ntasks={nodes} --kill-on-bad-exit=1 --chdir=/ " if nodes > 1 else ""
         lines = [
@@ -170,8 +172,8 @@ class JobScripts:
 
     def _start_other_nodes(self, nodes: int, folder: str) -> list[str]:
         """Return the lines that start the node agents in the background; the shell variable row_folder must be set."""
-        prelude = [f"mkdir -p {shlex.quote(folder)}", NODE_SHARE, *self.runtime.setup(), REQUIRE_FREE_GPUS]
-        node = "\n".join([*prelude, *self.runtime.command(NODE_COMMAND, nodes)])
+        prelude = [f"mkdir -p {shlex.quote(folder)}", EXPORT_NODE_RESOURCES, *self.runtime.setup(), REQUIRE_FREE_GPUS]
+        node = "\n".join([*prelude, *self.runtime.script_lines(NODE_COMMAND, nodes)])
         checkpoints = [] if self.profile.shared_folder else [f'rm -rf "$row_folder/{CHECKPOINTS_FOLDER}"']
         options = f"--nodes={nodes - 1} --ntasks={nodes - 1} --relative=1 --kill-on-bad-exit=1 --chdir=/"
         srun = f'srun {options} --cpus-per-task="$SLURM_CPUS_PER_TASK" {self.runtime.shell} -c "$node"'

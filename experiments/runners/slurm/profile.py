@@ -60,7 +60,7 @@ class Profile(StrictModel):
     poll_s: PositiveFloat = Field(default=60.0, description="time between two queries of the queue, seconds")
 
     @property
-    def own_gpus(self) -> int | None:
+    def dedicated_gpu_count(self) -> int | None:
         """Return the number of GPUs on which the rows of a run do not wait for others; None if the nodes are shared."""
         return self.nodes * self.gpus_per_node if self.dedicated else None
 

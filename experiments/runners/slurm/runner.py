@@ -20,7 +20,7 @@ from experiments.runners.local.runner import GRACE_S, clear_row_folder, stop_sig
 from experiments.runners.local.warm import WORKER_MODULE
 from experiments.runners.plan import PlannedRow
 from experiments.runners.progress import View
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.job_script import JobSpec
@@ -41,7 +41,7 @@ LEASE_QUERY_INTERVAL_S = 60.0
 
 
 class SlurmRunner:
-    """Runs rows on ``cluster`` into ``folder``; see LocalRunner.
+    """Runs rows on ``cluster`` and downloads their results to ``folder``; see LocalRunner.
 
     ends_at: returns the end of the nodes' lease, which anyone may extend; called at most once in
     LEASE_QUERY_INTERVAL_S. Rows that might not finish before this end are not started. is_leased: whether the nodes are
@@ -60,7 +60,7 @@ class SlurmRunner:
         is_leased: Callable[[], bool] = lambda: True,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         data: DataSet | None = None,
-        expected: Mapping[str, ExpectedRow] | None = None,
+        expected: Mapping[str, ExpectedTime] | None = None,
     ) -> None:
         self._folder = folder
         self._run_id = folder.read_run().run_id
@@ -109,7 +109,7 @@ class SlurmRunner:
     def _follow(self, tracker: JobTracker, received: list[int], total: int) -> None:
         while tracker.rows:
             if received:
-                self._explain_return(tracker)
+                self._report_continuing_jobs(tracker)
                 raise Interrupted(signal.Signals(received[0]).name)
             tracker.poll_if_due()
             if self._lease_ends():
@@ -118,7 +118,7 @@ class SlurmRunner:
             if tracker.rows:
                 time.sleep(POLL_INTERVAL_S)
 
-    def _explain_return(self, tracker: JobTracker) -> None:
+    def _report_continuing_jobs(self, tracker: JobTracker) -> None:
         names = ", ".join(row.spec.row for row in tracker.rows)
         self._view.print_line(
             f"jobs that continue at {self._shell.where}: {names}; "
@@ -153,7 +153,7 @@ class SlurmRunner:
         job_spec = replace(self._job_spec(spec, attempt), waits_for_jobs=self._staging.begin(spec))
         name, comment = self._job_name(spec), comment_of(spec, attempt)
         script = self._cluster.scripts.row_script(job_spec, self._run_id, name, comment)
-        path = f"{self._remote}/{job_spec.folder}/{SCRIPT}"
+        path = f"{self._remote_folder}/{job_spec.folder}/{SCRIPT}"
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._find_submitted(comment))
@@ -168,7 +168,7 @@ class SlurmRunner:
         return next((job.id for job in queue.list_jobs(self._shell) if job.comment == comment), "")
 
     def _has_started(self, spec: RowSpec, submission: Submission) -> bool:
-        started = f"{self._remote}/{self._job_spec(spec, submission.attempt).folder}/{STARTED}"
+        started = f"{self._remote_folder}/{self._job_spec(spec, submission.attempt).folder}/{STARTED}"
         return self._shell.run(f"test -e {started}", check=False, repeatable=True).code == 0
 
     def _fits_into_lease(self, spec: RowSpec) -> bool:
@@ -186,7 +186,7 @@ class SlurmRunner:
         return end is not None and now + timedelta(seconds=seconds) > end
 
     @property
-    def _remote(self) -> str:
+    def _remote_folder(self) -> str:
         return self._cluster.layout.run_folder(self._run_id)
 
     def _job_spec(self, spec: RowSpec, attempt: str) -> JobSpec:

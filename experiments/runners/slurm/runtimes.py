@@ -42,12 +42,12 @@ class Runtime(ABC):
         return "bash -l" if self._profile.modules else "bash"
 
     def setup(self) -> list[str]:
-        """Return the lines that are needed before ``command``: setup and modules of the profile."""
+        """Return the lines that are needed before those of ``script_lines``: setup and modules of the profile."""
         modules = self._profile.modules
         return [*self._profile.setup, *([f"module load {shlex.join(modules)} || exit 1"] if modules else [])]
 
     @abstractmethod
-    def command(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         """Return the lines that run ``command``, stop it when the job is stopped, and exit with its exit code.
 
         nodes: number of nodes of the job; with several, the command must reach the others. extra: environment variables
@@ -70,7 +70,7 @@ class Venv(Runtime):
         activate = [f". {shlex.quote(environment)}/bin/activate || exit 1"] if environment else []
         return [*super().setup(), *activate]
 
-    def command(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         variables = {**self._with_code(), **extra}
         path = shlex.quote(variables.pop("PYTHONPATH"))
         assigned = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
@@ -81,7 +81,7 @@ class Venv(Runtime):
 class Apptainer(Runtime):
     """An Apptainer image without the code; the code's folder is mounted into it."""
 
-    def command(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image = self._profile.environment or ""
         options = _env_options({**self._with_code(), **extra, "TESTBED_IMAGE": image})
         bind = f"--bind {shlex.quote(self._layout.folder)}"
@@ -94,7 +94,7 @@ class Docker(Runtime):
 
     uploads_code = False
 
-    def command(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
+    def script_lines(self, command: str, nodes: int = 1, extra: Mapping[str, str] = NO_VARIABLES) -> list[str]:
         image, folder = shlex.quote(self._profile.environment or ""), shlex.quote(self._layout.folder)
         options = _env_options({**container_variables(self._layout.cache), **extra})
         network = "".join(f" --env {name}" for name in NODE_VARIABLES) + " --network host" if nodes > 1 else ""

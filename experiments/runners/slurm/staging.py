@@ -58,7 +58,9 @@ class Staging:
     def status_commands(self, specs: Iterable[RowSpec]) -> list[str]:
         """Return commands that print the progress of the artifacts of ``specs``, for ``update``."""
         artifacts = dict.fromkeys(artifact for spec in specs for artifact in self.artifacts(spec))
-        return [f"printf '%s|%s\\n' {artifact.key} \"$({self._tail(artifact)})\"" for artifact in artifacts]
+        return [
+            f"printf '%s|%s\\n' {artifact.key} \"$({self._last_line_command(artifact)})\"" for artifact in artifacts
+        ]
 
     def update(self, jobs: Sequence[queue.Job], output: str) -> None:
         """Update the state of all downloads from the jobs in the queue and the output of ``status_commands``."""
@@ -83,11 +85,11 @@ class Staging:
         for artifact in self.artifacts(spec):
             job = self._latest(artifact, self._jobs)
             if job and job.ended and job.state != "COMPLETED":
-                return f"{artifact} could not be downloaded: {self._reason(artifact, job)}"
+                return f"{artifact} could not be downloaded: {self._failure_reason(artifact, job)}"
         return None
 
-    def _reason(self, artifact: Artifact, job: queue.Job) -> str:
-        output = self._shell.run(self._tail(artifact), check=False, repeatable=True).out
+    def _failure_reason(self, artifact: Artifact, job: queue.Job) -> str:
+        output = self._shell.run(self._last_line_command(artifact), check=False, repeatable=True).out
         if job.state == "TIMEOUT":
             return f"did not end within {job_script.STAGING_LIMIT_MIN} min"
         return _visible(output) or f"job ended as {job.state}"
@@ -95,15 +97,15 @@ class Staging:
     def _staging_folder(self, artifact: Artifact) -> str:
         return self._cluster.layout.staging_folder(artifact.key)
 
-    def _tail(self, artifact: Artifact) -> str:
+    def _last_line_command(self, artifact: Artifact) -> str:
         return f"tail -n 1 {shlex.quote(f'{self._staging_folder(artifact)}/{OUT}')} 2> /dev/null"
 
-    def _comment(self, artifact: Artifact) -> str:
+    def _job_comment(self, artifact: Artifact) -> str:
         return f"{queue.COMMENT_PREFIX} fetches {artifact.key} to {self._cluster.cache}"
 
     def _latest(self, artifact: Artifact, jobs: Iterable[queue.Job]) -> queue.Job | None:
         """Return the latest job that downloads ``artifact``."""
-        candidates = [job for job in jobs if job.comment == self._comment(artifact)]
+        candidates = [job for job in jobs if job.comment == self._job_comment(artifact)]
         return max(candidates, key=lambda job: int(job.id), default=None)
 
     def _running_job(self, artifact: Artifact) -> str | None:
@@ -119,7 +121,7 @@ class Staging:
             return None
         path = f"{self._staging_folder(artifact)}/{SCRIPT}"
         name = f"{NAME_PREFIX}{artifact.kind}/{artifact.name.partition('?')[0]}"
-        script = self._cluster.scripts.staging_script(artifact, name, self._comment(artifact))
+        script = self._cluster.scripts.staging_script(artifact, name, self._job_comment(artifact))
         self._shell.put(script.encode(), path)
         try:
             job_id = queue.submit(self._shell, path, lambda: self._running_job(artifact))

@@ -21,7 +21,7 @@ from experiments.results.schema import (
 )
 from experiments.runners.failed_results import device_of, write_failed_result
 from experiments.runners.progress import RowState, View
-from experiments.runners.remaining import ExpectedRow, RemainingTime
+from experiments.runners.remaining import ExpectedTime, RemainingTime
 from experiments.runners.slurm import queue
 from experiments.runners.slurm.cluster import Cluster
 from experiments.runners.slurm.download import download_folder, download_growing
@@ -34,7 +34,7 @@ from experiments.system.files import write_atomically
 from experiments.system.logs import error_line
 from provision.errors import NotReached
 
-GROWING = (LOG_FILE, TELEMETRY_FILE)
+GROWING_FILES = (LOG_FILE, TELEMETRY_FILE)
 SILENCE_LIMIT_S = 3600.0
 SEPARATOR = "=="
 
@@ -99,13 +99,13 @@ class JobTracker:
         staging: Staging,
         view: View,
         is_leased: Callable[[], bool],
-        expected: Mapping[str, ExpectedRow] | None = None,
+        expected: Mapping[str, ExpectedTime] | None = None,
     ) -> None:
         self.rows: list[TrackedRow] = []
         self._folder = folder
         self._cluster = cluster
         self._shell = cluster.shell
-        self._remote = cluster.layout.run_folder(folder.read_run().run_id)
+        self._remote_folder = cluster.layout.run_folder(folder.read_run().run_id)
         self._staging = staging
         self._view = view
         self._is_leased = is_leased
@@ -150,14 +150,14 @@ class JobTracker:
         self._view.show_rows(states, total - len(self.rows), total, self._remaining_s())
 
     def _remaining_s(self) -> float | None:
-        """Return the time until all rows have ended, s; None while a row waits for GPUs that others use too."""
+        """Return the time until all rows have ended, s; None while a row waits for GPUs that other jobs use too."""
         waiting = [row.spec for row in self.rows if row.waiting]
-        own_gpus = self._cluster.profile.own_gpus
-        if waiting and own_gpus is None:
+        dedicated_gpu_count = self._cluster.profile.dedicated_gpu_count
+        if waiting and dedicated_gpu_count is None:
             return None
         running = [row.state for row in self.rows if not row.waiting]
-        gpus = own_gpus or sum(max(1, row.spec.settings.gpus) for row in self.rows)
-        return self._remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, gpus)
+        gpus = dedicated_gpu_count or sum(max(1, row.spec.settings.gpus) for row in self.rows)
+        return self._remaining.estimate_s(running, waiting, lambda spec: spec.settings.gpus, gpus)
 
     def _handle_unreachable(self, problem: NotReached) -> float:
         """Return when the cluster stopped responding; warn once, and raise ``problem`` after SILENCE_LIMIT_S."""
@@ -186,7 +186,7 @@ class JobTracker:
             self._finish(row)
 
     def _poll_command(self) -> str:
-        lines = [queue.LIST_JOBS, f"echo {SEPARATOR}", f"cd {self._remote}"]
+        lines = [queue.LIST_JOBS, f"echo {SEPARATOR}", f"cd {self._remote_folder}"]
         for row in self.rows:
             job, progress = row.job_spec.folder, f"{row.job_spec.row_folder}/{PROGRESS_FILE}"
             contents = " ".join(
@@ -212,14 +212,14 @@ class JobTracker:
             write_atomically(self.row_folder(row.spec) / PROGRESS_FILE, row.progress.model_dump_json())
 
     def _download_growing(self, rows: Iterable[TrackedRow]) -> None:
-        folders = [(f"{self._remote}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
-        download_growing(self._shell, folders, GROWING)
+        folders = [(f"{self._remote_folder}/{row.job_spec.row_folder}", self.row_folder(row.spec)) for row in rows]
+        download_growing(self._shell, folders, GROWING_FILES)
 
     def _finish(self, row: TrackedRow) -> None:
         """Download the row's folder; write a result if the job has written none."""
         local, spec = self.row_folder(row.spec), row.spec
         if row.script_started:
-            remote = f"{self._remote}/{row.job_spec.row_folder}"
+            remote = f"{self._remote_folder}/{row.job_spec.row_folder}"
             download_folder(self._shell, remote, local, lambda transfer: self._view.show_download(spec, transfer))
             self._record_fetched(row)
         result = self._result(row, local)
@@ -232,7 +232,7 @@ class JobTracker:
         """Record on the cluster, in the folders of all jobs of the row, that its results are here."""
         jobs = row.job_spec.folder.removesuffix(row.job_spec.attempt) + "?" * len(row.job_spec.attempt)
         mark = f'for job in {jobs}; do : > "$job/{FETCHED}"; done'
-        self._shell.run(f"cd {self._remote} && {mark}", check=False, repeatable=True)
+        self._shell.run(f"cd {self._remote_folder} && {mark}", check=False, repeatable=True)
 
     def _result(self, row: TrackedRow, local: Path) -> Result:
         if (local / RESULT_FILE).exists():
@@ -243,13 +243,13 @@ class JobTracker:
         if not row.script_started and (reason := self._staging.failure(row.spec)):
             return self._write_failed_result(row, local, "error", reason)
         timed_out = row.job is not None and row.job.state == "TIMEOUT"
-        return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._reason(row))
+        return self._write_failed_result(row, local, "timeout" if timed_out else "error", self._failure_reason(row))
 
-    def _reason(self, row: TrackedRow) -> str:
+    def _failure_reason(self, row: TrackedRow) -> str:
         """Return why the job has written no result: Slurm's state, and the last output line or Slurm's reason."""
         reason = f"job ended as {row.job.state}" if row.job else "job is no longer known to Slurm"
         if not row.script_started or row.exit_code not in (None, 0):
-            output = self._shell.run(f"tail -n 50 {self._remote}/{row.job_spec.folder}/{OUT}", check=False).out
+            output = self._shell.run(f"tail -n 50 {self._remote_folder}/{row.job_spec.folder}/{OUT}", check=False).out
             return f"{reason}: {error_line(output, '')}" if output.strip() else reason
         return f"{reason} ({row.job.reason})" if row.job and row.job.reason != "None" else reason
 

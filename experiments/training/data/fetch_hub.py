@@ -47,23 +47,23 @@ def fetch_artifact(artifact: Artifact) -> list[Path]:
         hub = HUB_IDS[artifact.name]
         texts = fetch_texts(artifact.name, revision=cached_commit(hub, "dataset"), tqdm_class=PrintedProgress)
         read_records(artifact.name, verify_checksums(texts, hub, "the texts", "dataset").folder)
-        return _files(texts)
+        return _list_files(texts)
     options: dict[str, Any] = {"revision": cached_commit(artifact.name), "tqdm_class": PrintedProgress}
     if artifact.kind == "tokenizer":
-        return _files(
+        return _list_files(
             verify_checksums(
                 fetch_files(artifact.name, TOKENIZER_FILES, "the tokenizer", **options), artifact.name, "the tokenizer"
             )
         )
     weights = verify_checksums(fetch_weights(artifact.name, **options), artifact.name, "the weights")
     if artifact.litgpt is None:
-        return _files(weights)
+        return _list_files(weights)
     from experiments.training.data.litgpt_checkpoint import convert_checkpoint
 
-    return [*_files(weights), convert_checkpoint(weights, artifact.litgpt).folder]
+    return [*_list_files(weights), convert_checkpoint(weights, artifact.litgpt).folder]
 
 
-def _files(source: SourceFiles) -> list[Path]:
+def _list_files(source: SourceFiles) -> list[Path]:
     return sorted(path for path in source.folder.rglob("*") if path.is_file())
 
 

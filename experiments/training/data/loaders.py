@@ -23,13 +23,13 @@ from experiments.training.data.texts import Collate, batches_per_epoch, build_te
 
 @dataclass(frozen=True)
 class RowData:
-    """The data of a row. batches: batches per epoch on each rank. commit: the data set's version on the hub.
+    """The data of a row. batches_per_epoch: on each rank. commit: the data set's version on the hub.
 
     build_loader: returns the loader; its argument is the index of the batch that gets the longest samples (see
     SeededBatchSampler).
     """
 
-    batches: int
+    batches_per_epoch: int
     build_loader: Callable[[int | None], DataLoader[Any]]
     commit: str | None = None
 

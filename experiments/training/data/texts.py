@@ -29,11 +29,11 @@ Collate = Callable[[list[torch.Tensor]], Batch]
 class LengthDistribution:
     """Distribution of the text lengths of a data set in tokens: ``fixed_tokens`` plus a log-normal random number.
 
-    texts: number of texts. median, sigma: parameters of the log-normal distribution. chunked: whether a text that is
-    too long is split into several samples; otherwise it is cut.
+    text_count: number of texts. median, sigma: parameters of the log-normal distribution. chunked: whether a text that
+    is too long is split into several samples; otherwise it is cut.
     """
 
-    texts: int
+    text_count: int
     fixed_tokens: int
     median: float
     sigma: float
@@ -41,7 +41,7 @@ class LengthDistribution:
 
     def draw(self, longest: int, seed: int) -> list[int]:
         """Return a random length for each sample; ``longest`` is the maximum number of tokens of a sample."""
-        variable = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.texts)
+        variable = np.random.default_rng(seed).lognormal(log(self.median), self.sigma, self.text_count)
         lengths = [self.fixed_tokens + max(1, round(length)) for length in variable]
         if not self.chunked:
             return [min(length, longest) for length in lengths]
@@ -58,8 +58,8 @@ class LengthDistribution:
 # imdb: 25000 reviews of 235 words on average (Maas et al., 2011), with GPT-2's tokenizer. Assumed: a mean of 290
 # tokens and a median of 215; long reviews are chunked, as the guide's tokenizer does with return_overflowing_tokens.
 SYNTHETIC_LENGTHS = {
-    "alpaca2k": LengthDistribution(texts=2000, fixed_tokens=48, median=135, sigma=0.7, chunked=False),
-    "imdb": LengthDistribution(texts=25000, fixed_tokens=0, median=215, sigma=0.77, chunked=True),
+    "alpaca2k": LengthDistribution(text_count=2000, fixed_tokens=48, median=135, sigma=0.7, chunked=False),
+    "imdb": LengthDistribution(text_count=25000, fixed_tokens=0, median=215, sigma=0.77, chunked=True),
 }
 
 
@@ -130,7 +130,7 @@ def open_texts(spec: RowSpec, vocabulary: int) -> TextDataset:
     """Return the row's training texts for all ranks and whole optimizer steps, with token ids below ``vocabulary``.
 
     Texts of constant length are always random. For tiny models, all other texts are cut to ``TINY_TOKENS`` tokens,
-    because activations of longer texts would hide the effect of a row on parameters and optimizer state. Raises
+    as activations of longer texts would hide how a row changes the memory of parameters and optimizer state. Raises
     InputError if the data set cannot be read, has too few texts, or has token ids that the model lacks.
     """
     settings = spec.settings

@@ -126,7 +126,7 @@ def read_measured(folder: Path) -> Measured | None:
 
 
 def prefer_oom_kill() -> None:
-    """Die with the parent process, and be the OOM killer's first choice."""
+    """Make this process end with its parent process, and be the first that the OOM killer chooses."""
     die_with_parent()
     Path("/proc/self/oom_score_adj").write_text("1000")
 

@@ -45,7 +45,7 @@ class Ranks:
         """Return the folder of a rank."""
         return self._out if self.count == 1 else self._out / RANK_FOLDER.format(rank)
 
-    def log(self, rank: int) -> Path:
+    def log_path(self, rank: int) -> Path:
         """Return the log of a rank, or of its launcher if the rank has not started."""
         path = self.folder(rank) / LOG_FILE
         return path if path.exists() else self._out / LOG_FILE
@@ -71,7 +71,7 @@ class Ranks:
         """Return the measurements that a rank has written at its end; None if there are none."""
         return read_measured(self.folder(rank))
 
-    def rejection(self, rank: int) -> str:
+    def rejection_reason(self, rank: int) -> str:
         """Return why a rank rejected its input; '' if it did not.
 
         The reason is in a file, because the exit code of the rank may be lost when another rank fails.

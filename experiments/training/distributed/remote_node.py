@@ -50,7 +50,7 @@ class NodeExit(Record):
 
 
 class RemoteNodeRanks:
-    """Ranks on the remote node number ``node``. See NodeRanks.
+    """The ranks on one remote node; ``node`` is its number. See NodeRanks.
 
     The ranks' files are written into ``out``, and the launcher's output into ``log``. ``folder`` is the rendezvous
     folder.

@@ -162,7 +162,7 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
     """Train the model, resuming from the row's last checkpoint if a killed run left one."""
     data = prepare_data(spec, model.config)
     probe.data_commit = data.commit
-    schedule = build_schedule(spec, data.batches)
+    schedule = build_schedule(spec, data.batches_per_epoch)
     loader: Any = data.build_loader(schedule.longest_batch_index)
     trainer = ProbedTrainer(probe, loader, model=model, args=arguments)
     probe.set_model(model, lambda: [trainer.optimizer])
@@ -172,7 +172,7 @@ def fine_tune(spec: RowSpec, probe: Probe, model: Any, arguments: TrainingArgume
         steps = completed_steps(checkpoint)
         probe.resumed_at_step = steps
         schedule = schedule.resumed_at(steps)
-        for _ in range(steps * spec.settings.accumulate // data.batches):
+        for _ in range(steps * spec.settings.accumulate // data.batches_per_epoch):
             next(iter(loader.batch_sampler))  # advances the sampler's seed past each completed epoch
     probe.start(schedule)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -41,7 +41,7 @@ def train(spec: RowSpec, probe: Probe, out: Path) -> None:
     probe.weights_commit = getattr(model.config, "_commit_hash", None)
     data = prepare_data(spec, model.config, context)
     probe.data_commit = data.commit
-    schedule = build_schedule(spec, data.batches)
+    schedule = build_schedule(spec, data.batches_per_epoch)
     trainer = build_trainer(spec, probe, out)
     probe.set_model(model, lambda: trainer.strategy.optimizers)
     probe.start(schedule)

@@ -34,7 +34,7 @@ from experiments.training.measure.schedule import Schedule, build_schedule
 from experiments.training.models.chunked_loss import ChunkedCrossEntropy
 from experiments.training.models.litgpt import build_litgpt, build_precision
 from experiments.training.models.optimizers import build_optimizer
-from experiments.training.models.packing import PackedForward
+from experiments.training.models.packing import PackedModel
 from provision.temporary import TemporaryFolder
 
 LitgptBatch = dict[str, Any]
@@ -73,7 +73,7 @@ class ProbedLoader:
 
     def __iter__(self) -> Iterator[LitgptBatch]:
         for batch in self._batches:
-            if isinstance(self._model, PackedForward):
+            if isinstance(self._model, PackedModel):
                 self._model.set_texts(batch)
             self._probe.before_forward({key: value for key, value in batch.items() if key != "token_counts"})
             yield batch

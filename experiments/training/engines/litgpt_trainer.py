@@ -23,7 +23,7 @@ from experiments.training.measure.schedule import build_schedule
 from experiments.training.models.chunked_loss import ChunkedCrossEntropy
 from experiments.training.models.litgpt import build_litgpt
 from experiments.training.models.optimizers import build_optimizer
-from experiments.training.models.packing import PackedForward
+from experiments.training.models.packing import PackedModel
 
 
 class LitgptTuner(L.LightningModule):
@@ -35,7 +35,7 @@ class LitgptTuner(L.LightningModule):
         self.compute_loss = ChunkedCrossEntropy(model) if probe.spec.settings.chunked_loss else chunked_cross_entropy
 
     def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
-        if isinstance(self.model, PackedForward):
+        if isinstance(self.model, PackedModel):
             self.model.set_texts(batch)
         logits = self.model(batch["input_ids"])
         loss = self.compute_loss(logits[..., :-1, :], batch["labels"][..., 1:])

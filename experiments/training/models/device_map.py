@@ -26,7 +26,7 @@ def build_across_gpus(spec: RowSpec, device: Device) -> Any:
 
     A tenth of each GPU is reserved for activations. On a machine without a GPU, all layers are on the CPU, and
     ``hf_device_map`` has the GPUs on which the layers would be. Raises torch.OutOfMemoryError if the weights do not fit
-    into the rest of the GPUs, and InputError for 4-bit weights.
+    into the remaining memory of the GPUs, and InputError for 4-bit weights.
     """
     if spec.settings.quantization:
         raise InputError("quantization: not supported for a model on several GPUs; allowed: with devices = 1")

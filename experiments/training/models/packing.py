@@ -65,7 +65,7 @@ _pad: Any = _Pad.apply
 _unpad: Any = _Unpad.apply
 
 
-class PackedForward(GPT):  # type: ignore[misc]
+class PackedModel(GPT):  # type: ignore[misc]
     """GPT whose input is one row of concatenated texts. Call ``set_texts`` before each forward pass."""
 
     cos: torch.Tensor
@@ -96,11 +96,11 @@ class PackedForward(GPT):  # type: ignore[misc]
             self.cos, self.sin, self._max_seq_length = kept
 
 
-class PackedGPT(PackedForward):
+class PackedGPT(PackedModel):
     """LitGPT's model for concatenated texts."""
 
 
-class PackedLoraGPT(PackedForward, lora.GPT):  # type: ignore[misc]
+class PackedLoraGPT(PackedModel, lora.GPT):  # type: ignore[misc]
     """LitGPT's model with adapters for concatenated texts."""
 
 

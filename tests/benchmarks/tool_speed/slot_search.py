@@ -49,8 +49,8 @@ def main() -> None:
     options = parser.parse_args()
     wishes = {
         "any node": Requirements(LENGTH),
-        "16 nodes alike": Requirements(LENGTH, count=16),
-        "50 nodes alike, 7 days": Requirements(timedelta(days=7), count=50),
+        "16 nodes alike": Requirements(LENGTH, host_count=16),
+        "50 nodes alike, 7 days": Requirements(timedelta(days=7), host_count=50),
         "in working hours": Requirements(LENGTH, hours=DailyWindow(9 * 60, 17 * 60, ZoneInfo("Europe/Helsinki"))),
         "one type": Requirements(LENGTH, node_type="type-7"),
     }

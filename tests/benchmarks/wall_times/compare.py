@@ -25,7 +25,7 @@ from experiments.history.outside_steps import OutsideSteps, row_parts
 from experiments.results.run_folder import Run
 from experiments.results.schema import Progress, Result
 from experiments.runners.progress import RowState
-from experiments.runners.remaining import ExpectedRow, RemainingTime, makespan_s
+from experiments.runners.remaining import ExpectedTime, RemainingTime, makespan_s
 from tests.benchmarks.prediction.tables import EVIDENCE, markdown, percent, relative_error, summary, write
 from tests.benchmarks.wall_times.outside_steps import fitted
 from tests.benchmarks.wall_times.runs import FinishedRun, began_s, ended_s, finished_runs
@@ -110,18 +110,18 @@ def remaining_of_rows(rows: Sequence[Compared]) -> list[Compared]:
     found = []
     for total in totals(rows):
         own = sorted((row for row in rows if row.run == total.run), key=lambda row: began_s(row.result))
-        remaining = RemainingTime({row.row: ExpectedRow(row.predicted_s, 0.0) for row in own})
+        remaining = RemainingTime({row.row: ExpectedTime(row.predicted_s, 0.0) for row in own})
         ended = ceil(ENDED_SHARE * len(own))
         for row in own[:ended]:
             remaining.add_ended(row.row, row.result.elapsed_s, row.result)
-        left_s = remaining.seconds([], [row.result.spec for row in own[ended:]], lambda spec: 1, 1)
+        left_s = remaining.estimate_s([], [row.result.spec for row in own[ended:]], lambda spec: 1, 1)
         words = f"{len(own) - ended} rows after {ended}"
         found.append(Compared(total.run, words, left_s, sum(row.measured_s for row in own[ended:])))
     return found
 
 
 def remaining_of_run(
-    run: FinishedRun, expected: Mapping[str, ExpectedRow], rows: Sequence[Result]
+    run: FinishedRun, expected: Mapping[str, ExpectedTime], rows: Sequence[Result]
 ) -> tuple[float | None, float]:
     """Return the estimated and the true remaining time of ``rows`` of a run after ENDED_SHARE of them, s.
 
@@ -135,7 +135,7 @@ def remaining_of_run(
     others = [row for row in rows if row not in ended]
     running = [state_of(row, now_s - began_s(row)) for row in others if began_s(row) < now_s]
     waiting = [row.spec for row in others if began_s(row) >= now_s]
-    left_s = remaining.seconds(running, waiting, lambda spec: spec.settings.gpus, run.gpus)
+    left_s = remaining.estimate_s(running, waiting, lambda spec: spec.settings.gpus, run.gpus)
     return left_s, run.started_s + run.seconds - now_s
 
 
@@ -162,7 +162,7 @@ def compare_whole(run: FinishedRun, way: str, predicted: Mapping[str, Any]) -> d
     done_s = rows_seconds([time for row, time in times.items() if row in ended], run.gpus)
     sides = zip(TimeRange._fields, planned_s, done_s, strict=True)
     whole = TimeRange(*(predicted[side] - planned + done for side, planned, done in sides))
-    rows = {row: ExpectedRow(time.expected_s, time.start_s) for row, time in times.items()}
+    rows = {row: ExpectedTime(time.expected_s, time.start_s) for row, time in times.items()}
     left_s, true_s = remaining_of_run(run, rows, run.rows)
     return {
         "run": run.run.run_id,

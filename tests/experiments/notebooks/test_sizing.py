@@ -119,5 +119,5 @@ def test_each_point_of_a_step_is_drawn(shown_output):
 
 def test_the_parts_of_a_bar_add_up_to_the_peak():
     one = prediction(custom_training().spec, needed_gib=71.5)
-    chart = sizing.stacked_bars({"one": sizing._parts(one)})
+    chart = sizing.stacked_bars({"one": sizing._parts_at_peak(one)})
     assert sum(size for (size,) in bar_sizes(chart).values()) == pytest.approx(one.peak_gib)

@@ -27,7 +27,7 @@ from experiments.report.write import write_report
 from experiments.results.run_folder import RunFolder
 from experiments.semester.outcome import Flip, outcome_of
 from experiments.semester.outputs import write_page as write_semester_page
-from experiments.semester.parts import Part
+from experiments.semester.parts import CheckPart
 from experiments.semester.state import Check, EndedPart
 from experiments.semester.versions import SETS
 from experiments.suites.suite import suite_named
@@ -86,7 +86,7 @@ def markdown_table(columns: int) -> str:
 
 def semester_page(folder: Path, run: RunFolder) -> Path:
     """Write the page of a check before a semester, with runs, changed statuses, problems and fixes."""
-    parts = [Part("current", "miniatures", SUITE, "a100_80gb"), Part("newest", "environment")]
+    parts = [CheckPart("current", "miniatures", SUITE, "a100_80gb"), CheckPart("newest", "environment")]
     begun = datetime(2026, 11, 28, 3, tzinfo=UTC)
     done = {
         parts[0].name: EndedPart(took_s=600.0),

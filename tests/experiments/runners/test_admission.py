@@ -140,7 +140,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
     wide = spec(nodes=2, devices=2)
     assert rejection_reason(wide, node(GPU, GPU), 64, nodes=2) == ""
     assert rejection_reason(wide, node(GPU), 64, nodes=2).startswith(
-        "2 GPUs of each of 2 nodes are needed, there is 1; "
+        "2 GPUs on each of 2 nodes are needed, there is 1; "
     )
     assert rejection_reason(spec(nodes=3, devices=2), node(GPU, GPU), 64, nodes=2).startswith(
         "6 GPUs are needed, there are 2"

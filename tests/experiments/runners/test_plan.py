@@ -41,12 +41,12 @@ def plan_row(folder: RunFolder, row: dict[str, Any] = ROW, **options: Any):
 @pytest.mark.parametrize("outcome", ["fits", "oom"])
 def test_a_finished_row_does_not_run_again(folder_with_result, outcome):
     row = plan_row(folder_with_result(outcome))
-    assert (row.run, row.why) == (False, f"finished: {outcome}")
+    assert (row.must_run, row.why) == (False, f"finished: {outcome}")
 
 
 def test_a_finished_row_runs_again_on_request(folder_with_result):
     row = plan_row(folder_with_result(), rerun=True)
-    assert (row.run, row.why) == (True, "--rerun")
+    assert (row.must_run, row.why) == (True, "--rerun")
 
 
 def test_a_changed_format_of_the_settings_is_named(folder_with_result):
@@ -58,7 +58,7 @@ def test_a_changed_format_of_the_settings_is_named(folder_with_result):
 )
 def test_only_a_result_of_other_software_is_outdated(folder_with_result, outcome, rerun, runs):
     row = plan_row(folder_with_result(outcome), rerun=rerun)
-    assert (row.run, row.outdated, row.row) == (runs, False, "a")
+    assert (row.must_run, row.outdated, row.row) == (runs, False, "a")
 
 
 def test_a_row_without_result_runs(tmp_path):
@@ -75,7 +75,7 @@ def test_an_interrupted_row_runs_again(tmp_path):
 def test_a_changed_setting_is_named(folder_with_result):
     folder = folder_with_result()
     row = plan_row(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
-    assert row.run
+    assert row.must_run
     assert row.why == "settings changed: batch_size 16 -> 8, global_batch_size 16 -> 8, lr 0.0001 -> 0.5"
 
 
@@ -168,16 +168,16 @@ def now(**changes: Any) -> Software:
 def test_a_result_of_other_software_runs_again_with_the_reason(folder_with_result, changed_fields, software, message):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
-    assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
+    assert (row.must_run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")
     row = plan_row(folder, software=lambda: software, keep_outdated=True)
-    assert (row.run, row.why) == (False, f"finished: fits; --keep-outdated: {message}")
+    assert (row.must_run, row.why) == (False, f"finished: fits; --keep-outdated: {message}")
 
 
 @pytest.mark.parametrize("software", [now(), now(gpus=None, driver=None), None])
 def test_a_result_of_the_same_software_is_used_again(folder_with_result, software):
     folder = folder_with_result(versions=VERSIONS, device=Device(**GPU))
-    assert not plan_row(folder, software=lambda: software).run
+    assert not plan_row(folder, software=lambda: software).must_run
 
 
 def test_the_target_is_queried_only_for_a_valid_result(folder_with_result):
-    assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).run
+    assert plan_row(folder_with_result("error"), software=lambda: pytest.fail("nothing to compare")).must_run

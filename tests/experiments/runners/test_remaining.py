@@ -4,7 +4,7 @@ import pytest
 
 from experiments.results.schema import Progress, StageTimes
 from experiments.runners.progress import RowState
-from experiments.runners.remaining import ExpectedRow, RemainingTime, makespan_s
+from experiments.runners.remaining import ExpectedTime, RemainingTime, makespan_s
 from tests.support.results.in_memory import result
 from tests.support.runners import rows as sample_rows
 
@@ -24,7 +24,7 @@ def ended(start_s=1.0):
 
 
 def seconds(remaining, running, waiting, size=1):
-    return remaining.seconds(running, waiting, lambda spec: 1, size)
+    return remaining.estimate_s(running, waiting, lambda spec: 1, size)
 
 
 @pytest.mark.parametrize(
@@ -67,20 +67,20 @@ def test_without_expected_times_the_rows_that_ended_and_the_estimates_of_others_
 
 
 def test_expected_times_count_from_the_beginning_and_then_as_this_machine_is_slower_or_faster():
-    remaining = RemainingTime({row: ExpectedRow(20.0, 2.0) for row in "abc"})
+    remaining = RemainingTime({row: ExpectedTime(20.0, 2.0) for row in "abc"})
     assert seconds(remaining, [state(elapsed_s=5.0)], [spec("b"), spec("c")]) == 15.0 + 20.0 + 20.0
     remaining.add_ended("a", 36.0 + 10.0, ended(start_s=10.0))
     assert seconds(remaining, [], [spec("b"), spec("c")]) == 2 * (2.0 + 1.5 * 18.0)
 
 
 def test_a_row_that_waits_for_the_warm_process_has_all_its_time_after_the_start_left():
-    remaining = RemainingTime({"a": ExpectedRow(20.0, 2.0)})
+    remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
     assert seconds(remaining, [RowState(spec("a"), 1.0, None)], []) == 19.0
     assert seconds(remaining, [RowState(spec("a"), 15.0, None)], []) == 18.0
 
 
 def test_the_estimate_of_a_row_is_an_upper_bound_and_counts_if_the_row_takes_longer_than_expected():
-    remaining = RemainingTime({"a": ExpectedRow(20.0, 2.0)})
+    remaining = RemainingTime({"a": ExpectedTime(20.0, 2.0)})
     assert seconds(remaining, [state(left_s=3.0)], []) == 3.0
     assert seconds(remaining, [state(left_s=30.0)], []) == 10.0
     assert seconds(remaining, [state(left_s=30.0, elapsed_s=25.0)], []) == 30.0

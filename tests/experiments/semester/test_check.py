@@ -11,7 +11,7 @@ import pytest
 
 from experiments.cli.app import main
 from experiments.semester import check
-from experiments.semester.parts import Lease, Part, command, parts_of
+from experiments.semester.parts import CheckLease, CheckPart, command_of_part, parts_of
 from experiments.semester.process import STALL_LIMIT_S, run_logged
 from experiments.semester.state import STATE_FILE, Check, checks_in
 from experiments.semester.versions import SETS, NotInstalled
@@ -194,10 +194,10 @@ def test_an_invalid_option_is_rejected_in_one_line(semester, words, message):
 
 
 def test_a_lease_is_created_by_reproduce_within_the_budget():
-    lease = Lease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
+    lease = CheckLease("chameleon", "gpu_a100_pcie", 3.0, 6.0)
     leased = [part for part in parts_of(SETS, [SUITE], lease) if part.kind == "lease"]
-    assert leased == [Part("as-taught", "lease"), Part("current", "lease")]
-    words = command(leased[0], Path("python"), Path("runs"), [SUITE], lease)
+    assert leased == [CheckPart("as-taught", "lease"), CheckPart("current", "lease")]
+    words = command_of_part(leased[0], Path("python"), Path("runs"), [SUITE], lease)
     assert words[3:5] == ["reproduce", SUITE]
     assert " ".join(words).endswith(
         "--node-type gpu_a100_pcie --hours 3 --max-hours 3 --yes --versions as-taught --results runs"
@@ -239,7 +239,7 @@ def test_a_lease_of_a_check_does_not_end_itself_unless_requested(semester, check
 def test_a_part_without_progress_is_reported_once(tmp_path):
     messages = []
     callbacks = check.CheckCallbacks(lambda line: None, lambda title, text: messages.append(text))
-    look = check._poll_function(Part("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
+    look = check._poll_function(CheckPart("current", "miniatures", SUITE, "a100_80gb"), tmp_path, callbacks)
     (tmp_path / "log.txt").write_text("a line")
     look()
     assert messages == []

@@ -65,7 +65,7 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
         asked.append((command, text.split()))
         return RESOLVED
 
-    monkeypatch.setattr(versions, "_output", output)
+    monkeypatch.setattr(versions, "_run_command", output)
     (cache / "newest-2026-11-21.txt").write_text("of last week")
     first = newest_lock(TODAY)
     assert newest_lock(TODAY) == first
@@ -80,9 +80,9 @@ def test_names_are_resolved_unpinned_once_a_day(monkeypatch, cache):
 
 def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
     monkeypatch.setattr(versions, "_create_environment", lambda prefix, locks: locks[0].read_text())
-    monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED)
+    monkeypatch.setattr(versions, "_run_command", lambda *_: RESOLVED)
     before = python_of("newest", tmp_path, TODAY)
-    monkeypatch.setattr(versions, "_output", lambda *_: RESOLVED.replace("2.4.6", "2.5.0"))
+    monkeypatch.setattr(versions, "_run_command", lambda *_: RESOLVED.replace("2.4.6", "2.5.0"))
     assert python_of("newest", tmp_path, date(2026, 11, 29)) == before
 
 

@@ -74,18 +74,21 @@ def test_a_finished_miniature_is_not_shown_as_fitting(tmp_path):
 
 def test_the_load_is_that_of_the_gpu_or_of_the_host(folder):
     watcher = RunWatcher(folder.path)
-    lines = {line.name: line for line in watcher.lines(RUNNING)}
+    lines = {line.name: line for line in watcher.load_over_time(RUNNING)}
     assert lines["GPU memory"].values[-1] == 76.0
     assert len(lines["GPU utilization"].values) == 60
-    assert watcher.lines(WAITING) == ()
+    assert watcher.load_over_time(WAITING) == ()
     (folder.row_folder_named(RUNNING) / "telemetry.csv").write_text(telemetry_csv(0))
-    assert [line.name for line in watcher.lines(RUNNING)] == ["CPU utilization", "memory of the row's processes"]
+    assert [line.name for line in watcher.load_over_time(RUNNING)] == [
+        "CPU utilization",
+        "memory of the row's processes",
+    ]
 
 
 def test_a_log_cannot_change_the_terminal(folder):
     watcher = RunWatcher(folder.path)
-    assert list(watcher.log(RUNNING)) == ["step 1", "step 2"]
-    assert list(watcher.log(WAITING)) == []
+    assert list(watcher.end_of_row_log(RUNNING)) == ["step 1", "step 2"]
+    assert list(watcher.end_of_row_log(WAITING)) == []
 
 
 def test_a_folder_without_a_run_is_named_as_it_was_given(tmp_path, monkeypatch):

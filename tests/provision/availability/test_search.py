@@ -152,9 +152,8 @@ def test_a_node_is_found_by_its_hardware_at_any_site_and_among_flavors():
     assert [slot.hosts for slot in found] == [(node,), (places[0],)]
     assert earliest_slots(hosts, [], Requirements(HOUR, gpu_memory_gib=90), MONDAY)[0].hosts == (node,)
     assert earliest_slots(hosts, [], Requirements(HOUR, gpu_model="H100", gpus=4), MONDAY)[0].hosts == (node,)
-    assert earliest_slots(hosts, [], Requirements(HOUR, node_type="g1.h100.pci.1", count=2), MONDAY)[0].hosts == tuple(
-        places
-    )
+    two_nodes = Requirements(HOUR, node_type="g1.h100.pci.1", host_count=2)
+    assert earliest_slots(hosts, [], two_nodes, MONDAY)[0].hosts == tuple(places)
 
 
 def test_a_gpu_model_is_matched_by_whole_words():
@@ -182,7 +181,7 @@ def test_a_gpu_model_is_matched_by_whole_words():
             "gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe",
         ),
         (
-            Requirements(HOUR, count=2),
+            Requirements(HOUR, host_count=2),
             "2 equal nodes are requested; allowed: 1 to 1 (gpu_a100_pcie at CHI@UC with 4 x NVIDIA A100 80 GiB PCIe)",
         ),
     ],
@@ -196,20 +195,20 @@ def test_unknown_hardware_is_rejected_with_similar_names(requirements, message):
 @pytest.mark.parametrize("count", [0, -1])
 def test_a_request_for_no_node_is_rejected(count):
     with pytest.raises(NoSuchHost, match="allowed: 1 to 1"):
-        earliest_slots([ONE], [], Requirements(HOUR, count=count), MONDAY)
+        earliest_slots([ONE], [], Requirements(HOUR, host_count=count), MONDAY)
 
 
 def test_several_nodes_are_free_at_the_same_time_and_have_equal_hardware():
     elsewhere, other = a100("uc-other", site="CHI@TACC"), a100("p3-03", gpu_model="NVIDIA A30")
     bookings = [booked(ONE, at(0), at(5)), booked(TWO, at(8), at(30))]
-    slot = earliest_slots([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, count=2), MONDAY)[0]
+    slot = earliest_slots([elsewhere, other, TWO, ONE], bookings, Requirements(HOUR, host_count=2), MONDAY)[0]
     assert (slot.hosts, slot.start) == ((ONE, TWO), at(5, 50))
-    slot = earliest_slots([elsewhere, other, ONE, TWO], bookings, Requirements(THREE_HOURS, count=2), MONDAY)[0]
+    slot = earliest_slots([elsewhere, other, ONE, TWO], bookings, Requirements(THREE_HOURS, host_count=2), MONDAY)[0]
     assert slot.start == at(30, 50)
 
 
 def test_the_cost_is_that_of_all_hosts_for_the_whole_slot():
-    assert earliest_slots([ONE, TWO], [], Requirements(90 * MINUTE, count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
+    assert earliest_slots([ONE, TWO], [], Requirements(90 * MINUTE, host_count=2), MONDAY)[0].cost_su == 2 * 16 * 1.5
     assert earliest_slots([a100("p3-09", su_per_hour=None)], [], Requirements(HOUR), MONDAY)[0].cost_su is None
 
 

@@ -79,12 +79,12 @@ def slots_minute_by_minute(bookings, requirements, now):
         busy_until = 0
         for start in searched[: HORIZON_DAYS * 24]:
             free = [host for host, busy in hosts if busy.find(1, start - first, start - first + length) < 0]
-            if start < busy_until or len(free) < requirements.count:
+            if start < busy_until or len(free) < requirements.host_count:
                 continue
             if requirements.hours is None or all(
                 slot_in_words(minute, requirements.hours) for minute in range(start, start + length)
             ):
-                found.append(time_slot(free[: requirements.count], start, length))
+                found.append(time_slot(free[: requirements.host_count], start, length))
                 busy_until = start + length
     return sorted(found, key=lambda slot: (slot.start, slot.cost_su is None, slot.cost_su or 0, slot.hosts[0].site))
 
@@ -118,7 +118,7 @@ def cases(draw):
     requirements = Requirements(
         length=minutes * MINUTE,
         gpus=draw(st.sampled_from((1, 4))),
-        count=draw(st.integers(1, 2)),
+        host_count=draw(st.integers(1, 2)),
         hours=hours if hours and (hours.end - hours.begin) % DAY else None,
         **(when if draw(st.booleans()) else {}),
     )

@@ -39,5 +39,5 @@ def test_a_warning_of_a_role_is_reported():
     reported: list[str] = []
     events = playbook._Events(reported.append, lambda text: None, playbook.PLAYBOOK)
     data = {"host": "node", "role": "precheck", "task_action": "ansible.builtin.debug", "res": {"msg": "slow mirror"}}
-    events.event({"event": "runner_on_ok", "event_data": data})
+    events.handle({"event": "runner_on_ok", "event_data": data})
     assert reported == ["warning: node: slow mirror"]

@@ -152,7 +152,7 @@ def test_a_resource_that_other_resources_use_is_deleted_after_them(reconciler, l
 
 def test_a_server_that_cannot_be_deleted_does_not_stop_the_others(reconciler, lease_request):
     site = priced_site()
-    lease(site, reconciler, lease_request(count=2))
+    lease(site, reconciler, lease_request(host_count=2))
     first, delete = site.booted[0].id, site.delete_server
 
     def delete_server(server):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from provision.errors import BadJournal
-from provision.folders import default_folder
+from provision.folders import state_folder
 from provision.leasing.journal import Journal, Machine, Operation
 from provision.models import TAG
 from provision.ssh.login import Login
@@ -185,9 +185,9 @@ def _wait_alone(journal):
 def test_variables_set_the_folder_of_the_journal(monkeypatch, tmp_path):
     monkeypatch.delenv("TESTBED_LEDGER", raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "llm-testbed"
+    assert state_folder() == tmp_path / "llm-testbed"
     monkeypatch.setenv("TESTBED_LEDGER", str(tmp_path / "mine"))
-    assert default_folder() == tmp_path / "mine"
+    assert state_folder() == tmp_path / "mine"
 
 
 def test_an_operation_is_unfinished_until_its_outcome_is_written(journal):

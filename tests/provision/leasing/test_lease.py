@@ -79,7 +79,7 @@ def test_a_boot_of_more_than_forty_minutes_is_retried_on_another_node(reconciler
 
 def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(4), broken={"2"})
-    leased = lease(site, reconciler, lease_request(count=2))
+    leased = lease(site, reconciler, lease_request(host_count=2))
     assert booted_nodes(site) == ["node-1 on 1", "node-2 on 2", "node-1 on 3", "node-2 on 4"]
     assert [len(found) for found in (site.held, site.booted, leased.machines)] == [1, 2, 2]
     assert reconciler.journal.active_lease("llm_cc").failed_hosts == ("2",)
@@ -88,7 +88,7 @@ def test_all_nodes_are_replaced_if_one_fails_and_enough_others_are_free(reconcil
 def test_a_failed_node_is_retried_if_not_enough_others_are_free(reconciler, lease_request):
     site = FakeSite(hosts_of(3), broken={"2"})
     with pytest.raises(BootFailed, match=r"server node-2 did not boot on node-2; .*no power.* 3 attempts; release the"):
-        lease(site, reconciler, lease_request(count=2))
+        lease(site, reconciler, lease_request(host_count=2))
     assert booted_nodes(site) == ["node-1 on 1", *["node-2 on 2"] * 3]
     assert [server.name for server in site.booted] == ["node-1"]
 

@@ -85,5 +85,5 @@ def test_a_lease_that_does_not_match_the_request_is_not_released(reconciler, lea
     site = FakeSite()
     lease(site, reconciler, lease_request())
     with pytest.raises(LeaseMismatch):
-        run_with_lease(site, reconciler, lease_request(count=2))
+        run_with_lease(site, reconciler, lease_request(host_count=2))
     assert len(site.held) == 1

@@ -68,7 +68,7 @@ def test_watching_ends_at_the_site_with_the_first_free_node(reconciler, messages
     [
         ({"node_type": "gpu_v10"}, "unknown node type 'gpu_v10'; similar names: gpu_v100, gpu_a100"),
         ({"gpus": 8}, "no node has at least 8 GPUs; available: gpu_a100 at CHI@UC .*; gpu_v100 at CHI@TACC"),
-        ({"count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
+        ({"host_count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
 )
 def test_watching_all_sites_fails_at_once_if_none_has_the_hardware(reconciler, messages, requirements, line):

@@ -154,7 +154,7 @@ def test_lists_longer_than_a_response_are_read_to_their_end(service):
 
 
 def test_a_list_without_an_end_is_abandoned(service, monkeypatch):
-    monkeypatch.setattr(reference_api, "MOST_ITEMS", 4)
+    monkeypatch.setattr(reference_api, "MAX_ITEMS", 4)
     service.answer(json.dumps({"total": 10**9, "items": [{}]}))
     with pytest.raises(Unreachable, match="lists more than 4 items of sites"):
         reference_items("sites")

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from experiments.results.schema import RESULT_FILE
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from tests.support.runners import fake_worker
 
 SUITE = "single_gpu_blip2"
@@ -15,7 +15,7 @@ class FakeRunner:
 
     ran: ClassVar[list[str]] = []
     rows_per_gpu = 1
-    expected: ClassVar[dict[str, ExpectedRow] | None] = None
+    expected: ClassVar[dict[str, ExpectedTime] | None] = None
 
     def __init__(self, folder, *_, rows_per_gpu=1, expected=None):
         self.folder = folder

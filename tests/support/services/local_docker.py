@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.runners.container.image import image_of, origin, role_variables
+from experiments.runners.container.image import image_name, origin_label, role_variables
 from experiments.system.files import cache_folder
 from experiments.system.processes import process_group
 from provision.configure.build_context import write_build_context
@@ -112,9 +112,9 @@ def load_image(client: "DockerClient", base_archive: Path) -> str:
                 added = tarfile.TarInfo(name)
                 added.size, added.mode = len(text), 0o755
                 target.addfile(added, io.BytesIO(text.encode()))
-        labels = {role_variables("vars")["images_label"]: origin("current", context)}
+        labels = {role_variables("vars")["images_label"]: origin_label("current", context)}
         with whole.open("rb") as file:
             built, _ = client.images.build(
-                fileobj=file, custom_context=True, tag=image_of("current"), labels=labels, rm=True
+                fileobj=file, custom_context=True, tag=image_name("current"), labels=labels, rm=True
             )
     return str(built.id)

@@ -78,7 +78,7 @@ def main() -> int:
         cdi_spec=spec,
         extra=TEST_NODE_VARIABLES,
     )
-    requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, count=asked.nodes)
+    requirements = Requirements(timedelta(hours=3), node_type="gpu_a100_pcie", gpus=GPUS, host_count=asked.nodes)
     end_when_idle = EndWhenIdleOptions(asked.end_when_idle, asked.results_to, asked.results_key).parse(asked.nodes)
     key = key_pair(asked.key)
     wanted = Reproduction(

@@ -181,7 +181,7 @@ def test_a_tried_credential_that_a_killed_program_left_is_deleted_by_the_next_tr
 
 
 def test_a_lease_of_two_nodes_is_rejected_before_a_credential_exists(site, reconciler, lease_request):
-    lease(site, reconciler, lease_request(count=2))
+    lease(site, reconciler, lease_request(host_count=2))
     with pytest.raises(RequestRejected, match=r"^lease llm_cc has 2 nodes; --end-when-idle is allowed with one node$"):
         set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     assert site.lease_credentials() == []

@@ -130,7 +130,7 @@ def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(
     site, reconciler, lease_request, local_openstack, reachable
 ):
     local_openstack.behave(P3_GPU_002={"fail": "IPMI of the node does not answer"})
-    leased = lease(site, reconciler, lease_request(count=2))
+    leased = lease(site, reconciler, lease_request(host_count=2))
     names = {host.id: host.name for host in site.hosts()}
     assert {names[id] for id in leased.lease.hosts} == {"P3-GPU-003", "P3-GPU-004"}
     assert [names[id] for id in release.get_active_lease(reconciler, "llm_cc").failed_hosts] == ["P3-GPU-002"]

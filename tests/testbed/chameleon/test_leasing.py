@@ -46,7 +46,7 @@ def test_hosts_have_the_gpus_interconnect_and_price_of_the_reference_api(site):
 def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
     site, reconciler, lease_request, reachable
 ):
-    leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", count=2))
+    leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", host_count=2))
     hosts = {host.id: host for host in site.hosts()}
     assert {hosts[id].name for id in leased.lease.hosts} == {"gigaio-compute-02", "gigaio-compute-03"}
     assert len({machine.login.host for machine in leased.machines}) == 2
@@ -79,7 +79,7 @@ def test_a_future_lease_shows_progress_until_it_begins_and_is_then_booted(
 
 def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
-    other = lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False).lease
+    other = lease(site, reconciler, lease_request("llm_other", host_count=4, start=start), wait=False).lease
 
     def report(line: str) -> None:
         messages.append(line)
@@ -104,7 +104,7 @@ def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):
 
 def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, lease_request):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
-    lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False)
+    lease(site, reconciler, lease_request("llm_other", host_count=4, start=start), wait=False)
     with pytest.raises(NotEnoughHosts, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
         lease(site, reconciler, lease_request(start=start + HOUR), wait=False)
     assert [held.name for held in site.leases()] == ["llm_other"]
@@ -122,7 +122,7 @@ def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease
 def test_an_active_lease_does_not_satisfy_a_different_request(site, reconciler, lease_request):
     start = datetime.now(UTC) + 24 * HOUR
     lease(site, reconciler, lease_request(start=start), wait=False)
-    for other in ({"node_type": "compute_gigaio"}, {"count": 2}, {"gpu_memory_gib": 90.0}):
+    for other in ({"node_type": "compute_gigaio"}, {"host_count": 2}, {"gpu_memory_gib": 90.0}):
         with pytest.raises(LeaseMismatch, match=r"lease llm_cc is active with 1 x gpu_a100_pcie at .* 4 x .*A100"):
             lease(site, reconciler, lease_request(start=start, **other), wait=False)
     assert lease(site, reconciler, lease_request(start=start, node_type=None), wait=False).lease.name == "llm_cc"

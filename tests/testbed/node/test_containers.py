@@ -65,7 +65,7 @@ def test_a_row_trains_in_a_container_of_the_image(docker: DockerClient, tmp_path
     assert "tiny-lora: ran (miniature)" in output, output
     folder = RunFolder(tmp_path / "results" / RUN)
     result = folder.results()["tiny-lora"]
-    assert (result.outcome, result.image) == ("fits", docker.images.get(image.image_of("current")).id)
+    assert (result.outcome, result.image) == ("fits", docker.images.get(image.image_name("current")).id)
     assert folder.read_run().in_container
     place = folder.row_folder_named("tiny-lora")
     assert {path.name for path in place.iterdir()} >= {"log.txt", "notebook.ipynb", "result.json", "telemetry.csv"}
@@ -101,7 +101,7 @@ def test_containers_of_a_killed_command_are_removed_and_others_stay(docker: Dock
     ended.wait()
     for name, owner in {"abandoned": ended.pid, "in-use": os.getpid()}.items():
         docker.containers.create(BASE, ["true"], name=name, labels={engine.RUNNER_LABEL: str(owner)})
-    engine.remove_abandoned(docker)
+    engine.remove_abandoned_containers(docker)
     assert [one.name for one in docker.containers.list(all=True)] == ["in-use"]
     engine.remove_container(docker.containers.get("in-use"))
 
@@ -138,7 +138,7 @@ def dockerfile(docker: DockerClient, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     monkeypatch.setattr(image, "write_build_context", write)
     yield texts
-    for name in docker.images.list(image.image_of("as-taught")):
+    for name in docker.images.list(image.image_name("as-taught")):
         docker.images.remove(name.id, force=True)
 
 

@@ -67,5 +67,5 @@ def test_finished_rows_keep_their_results_and_the_others_run_again(harness):
     limits = {**dict.fromkeys("abcdef", 60), "g": HANG_S}
     suite = in_memory.suite([{"id": row, "settings": {"batch_size": 2, "time_limit_s": limits[row]}} for row in limits])
     run = harness.folder.read_run().model_copy(update={"size": "tiny"})
-    again = {row.row: row.run for row in plan(suite, run, harness.folder)}
+    again = {row.row: row.must_run for row in plan(suite, run, harness.folder)}
     assert again == {"a": False, "b": False, "f": False, "c": True, "d": True, "e": True, "g": True}

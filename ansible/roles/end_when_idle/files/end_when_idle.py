@@ -153,9 +153,9 @@ class Node:
                 )
             return
         if settings.results.is_dir():
-            self._run(rsync(settings), SAVE_LIMIT_S)
+            self._run(rsync_command(settings), SAVE_LIMIT_S)
             if differing := self._run(
-                rsync(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_LIMIT_S
+                rsync_command(settings, "--checksum", "--dry-run", "--itemize-changes"), SAVE_LIMIT_S
             ).strip():
                 raise CheckFailed(f"the copy at {settings.results_to} differs: {differing.splitlines()[0]}")
 
@@ -234,7 +234,7 @@ def _newest(files: Sequence[Path]) -> float:
     return max((one.stat().st_mtime for one in files if one.exists()), default=0.0)
 
 
-def rsync(settings: Settings, *options: str) -> list[str]:
+def rsync_command(settings: Settings, *options: str) -> list[str]:
     """Return the command that copies the results to the target. options: more options of rsync."""
     ssh = f"ssh -i {settings.key} -o UserKnownHostsFile={settings.known_hosts} -o StrictHostKeyChecking=yes"
     excluded = [f"--exclude={pattern}" for pattern in NOT_RESULTS]
@@ -388,7 +388,7 @@ def check_setup(settings: Settings, node: Node, lease: Lease) -> str:
         raise CheckFailed("blazar does not have this lease")
     if settings.results_to:
         settings.results.mkdir(parents=True, exist_ok=True)
-        run(rsync(settings, "--dry-run"), SAVE_LIMIT_S)
+        run(rsync_command(settings, "--dry-run"), SAVE_LIMIT_S)
     node.marks()
     return f"the lease is {status} and can be ended from this node"
 

@@ -39,7 +39,7 @@ from experiments.system.files import GIB
 TIMELINE_POINTS = 400
 LAYER_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 """The number of a layer in the name of a module."""
-MAX_SHARES = 60
+MAX_ENTRIES = 60
 """Maximum length of the lists of modules and lines."""
 
 
@@ -131,7 +131,7 @@ def _memory_by_module(allocations: Sequence[LiveAllocation], watcher: TrainingWa
         sizes[watcher.module_spans.name_at(one.allocated_at), phase, CATEGORIES[one.category]] += one.size
     return tuple(
         ModuleMemory(module=module, phase=phase, category=category, size_gib=size / GIB)
-        for (module, phase, category), size in sizes.most_common(MAX_SHARES)
+        for (module, phase, category), size in sizes.most_common(MAX_ENTRIES)
     )
 
 
@@ -142,7 +142,7 @@ def _memory_by_line(allocations: Sequence[LiveAllocation], lines: LineTracker) -
         sizes[lines.spans.name_at(one.allocated_at), CATEGORIES[one.category]] += one.size
     return tuple(
         LineMemory(line=line, category=category, size_gib=size / GIB)
-        for (line, category), size in sizes.most_common(MAX_SHARES)
+        for (line, category), size in sizes.most_common(MAX_ENTRIES)
     )
 
 

@@ -6,10 +6,10 @@ import torch
 
 
 def ignore_ends_of_texts() -> None:
-    """Sample always the last token of the vocabulary, and no end of a text.
+    """Make each sampled token the last of the vocabulary, and let no text end before its maximum length.
 
-    The values of sampled tokens are known then, so that masks and lengths that a script computes from them are, too.
-    Without them, a text would never end.
+    The values of the sampled tokens are then known, and so are the masks and lengths that a script computes from them.
+    A text whose tokens are unknown would never end.
     """
     from transformers.generation.stopping_criteria import EosTokenCriteria
 

@@ -11,7 +11,7 @@ from experiments.errors import InputError
 from experiments.prediction.script.command import LaunchCommand, Launcher, Program, parse_command
 
 
-class RankCounts(NamedTuple):
+class GpusAndNodes(NamedTuple):
     """Number of GPUs per node, and number of nodes."""
 
     devices: int
@@ -23,8 +23,11 @@ class RankCounts(NamedTuple):
         return self.devices * self.nodes
 
 
-def parse_launch(launch: LaunchCommand) -> tuple[Program, RankCounts]:
-    """Return the program that a launcher starts, and its ranks. Raises InputError for arguments that are rejected."""
+def parse_launch(launch: LaunchCommand) -> tuple[Program, GpusAndNodes]:
+    """Return the program that a launcher starts, with its number of GPUs per node and of nodes.
+
+    Raises InputError for arguments that are rejected.
+    """
     try:
         return PARSERS[launch.launcher](launch.arguments)
     except SystemExit as end:
@@ -33,17 +36,17 @@ def parse_launch(launch: LaunchCommand) -> tuple[Program, RankCounts]:
         raise InputError(f"{launch.launcher} is not installed ({error})") from error
 
 
-def _parse_torchrun(arguments: Sequence[str]) -> tuple[Program, RankCounts]:
+def _parse_torchrun(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
     from torch.distributed.run import get_args_parser
 
     options = get_args_parser().parse_args(arguments)
     nodes = str(options.nnodes).rpartition(":")[2]
-    return _parse_program(options), RankCounts(
+    return _parse_program(options), GpusAndNodes(
         _parse_count(options.nproc_per_node, "--nproc-per-node"), _parse_count(nodes, "--nnodes")
     )
 
 
-def _parse_accelerate(arguments: Sequence[str]) -> tuple[Program, RankCounts]:
+def _parse_accelerate(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import launch
 
@@ -65,19 +68,19 @@ def _parse_accelerate(arguments: Sequence[str]) -> tuple[Program, RankCounts]:
         _, variables = launch.prepare_simple_launcher_cmd_env(options)
     os.environ.update({name: str(value) for name, value in variables.items()})
     nodes = options.num_machines or 1
-    return _parse_program(options), RankCounts(max(1, options.num_processes // nodes), nodes)
+    return _parse_program(options), GpusAndNodes(max(1, options.num_processes // nodes), nodes)
 
 
-def _parse_deepspeed(arguments: Sequence[str]) -> tuple[Program, RankCounts]:
+def _parse_deepspeed(arguments: Sequence[str]) -> tuple[Program, GpusAndNodes]:
     from deepspeed.launcher.runner import parse_args
 
     options = parse_args(list(arguments))
     program = Program("module" if options.module else "file", options.user_script, tuple(options.user_args))
     devices = options.num_gpus if options.num_gpus > 0 else 1
-    return program, RankCounts(devices, max(1, options.num_nodes))
+    return program, GpusAndNodes(devices, max(1, options.num_nodes))
 
 
-PARSERS: dict[Launcher, Callable[[Sequence[str]], tuple[Program, RankCounts]]] = {
+PARSERS: dict[Launcher, Callable[[Sequence[str]], tuple[Program, GpusAndNodes]]] = {
     "torchrun": _parse_torchrun,
     "accelerate": _parse_accelerate,
     "deepspeed": _parse_deepspeed,

@@ -16,7 +16,10 @@ PREDICTION_CODE = CODE_FOLDER / "experiments" / "prediction"
 
 
 class NamedSpans:
-    """Names of spans of the log: each name applies from one event until the next name begins. The first is empty."""
+    """Names of spans of the log: each name applies from one event until the next name begins.
+
+    The first name is empty.
+    """
 
     def __init__(self) -> None:
         self._starts: list[tuple[int, str]] = [(0, "")]

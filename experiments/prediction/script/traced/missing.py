@@ -29,11 +29,11 @@ def replace_missing_weights() -> None:
 
 
 def _weights(model_class: Any, config: Any) -> dict[str, Any]:
-    """Return weights without values in the data type of the configuration. Their memory is never touched.
+    """Return the weights that a saved model has, without values, in the data type of the configuration.
 
-    The weights are those of the class that was saved. Others are initialized, which draws as many random numbers as
-    with the saved weights, so that the data is shuffled in the same order. Of weights that are tied, only one is
-    returned, as in a saved model.
+    Their memory is never touched. All other weights are initialized, as they are with a saved model: this draws the
+    same random numbers, so that the data is shuffled in the same order. Of tied weights, only one is returned, as in a
+    saved model.
     """
     import torch
     import transformers

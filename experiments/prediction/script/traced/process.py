@@ -39,13 +39,14 @@ END_DESCRIPTIONS: dict[TraceEnd, str] = {
 class TraceJob(BaseModel):
     """Job of a trace: the command, the cards to predict for (the script sees the first one), and the limits.
 
-    gpus: GPUs of the process, over which it spreads a model. values: folder with the values that lower ranks sent.
+    gpus: GPUs of the process, over which it spreads a model. exchange_folder: folder with the values that lower ranks
+    sent.
     """
 
     command: tuple[str, ...]
     cards: tuple[str, ...]
     rank: int = 0
-    values: Path
+    exchange_folder: Path
     steps: int
     limit_s: float
     fake_weights: bool = False
@@ -110,7 +111,7 @@ def _install_phantom(job: TraceJob, out: Path) -> tuple[Program, Any]:
             return command
         program, ranks = launchers.parse_launch(command)
         world_size = ranks.world_size
-        simulate_ranks(*ranks, phantom, job.values, job.rank)
+        simulate_ranks(*ranks, phantom, job.exchange_folder, job.rank)
         return program
 
     def run_started_program(command: Command) -> int:
@@ -164,7 +165,7 @@ def _run_program(program: Program) -> None:
 
 
 def _run_notebook(path: Path) -> None:
-    """Run the code cells of a notebook in their order, with IPython's magics."""
+    """Run the code cells of a notebook from top to bottom, with IPython's magics."""
     import nbformat
     from IPython.core.interactiveshell import InteractiveShell
 

@@ -63,9 +63,9 @@ def play_of_fake_node(_scratch, _sockets, _machines, _variables, events, _check)
     """Send the events of a node on which each role has one task, and only the role docker changes something."""
     for role in playbook._role_names(events.playbook):
         task = {"role": role, "task": "First task", "host": NODE.server}
-        events.event({"event": "runner_on_start", "event_data": task})
-        events.event({"event": "runner_on_ok", "event_data": {**task, "res": {"changed": role == "docker"}}})
-    events.event(WARNING)
+        events.handle({"event": "runner_on_start", "event_data": task})
+        events.handle({"event": "runner_on_ok", "event_data": {**task, "res": {"changed": role == "docker"}}})
+    events.handle(WARNING)
     return "successful"
 
 

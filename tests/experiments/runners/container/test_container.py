@@ -10,7 +10,7 @@ import pytest
 
 from experiments.errors import InputError
 from experiments.runners.container import engine, image
-from experiments.runners.container.image import build_options, failure_in, origin
+from experiments.runners.container.image import build_options, failure_in, origin_label
 from experiments.runners.container.runner import ContainerRunner
 from experiments.runners.targets import target_named
 from experiments.suites.row_spec import RowSpec
@@ -108,10 +108,10 @@ def test_data_of_the_user_is_read_only_and_pretrained_weights_need_the_network(t
 
 def test_rows_use_the_same_image_as_nodes(tmp_path):
     write_atomically(tmp_path / "context", "made up")
-    assert image.role_variables("vars")["images_name"] == image.image_of("{{ images_variant }}")  # type: ignore[arg-type] # a template
+    assert image.role_variables("vars")["images_name"] == image.image_name("{{ images_variant }}")  # type: ignore[arg-type] # a template
     assert image.role_variables("vars")["images_label"] == "llm-testbed.made-from"
     sha1 = hashlib.sha1(b"made up").hexdigest()
-    assert origin("as-taught", tmp_path / "context") == f"pytorch/pytorch:2.5.1-cuda12.4-cudnn9-devel {sha1}"
+    assert origin_label("as-taught", tmp_path / "context") == f"pytorch/pytorch:2.5.1-cuda12.4-cudnn9-devel {sha1}"
 
 
 def test_the_build_has_the_arguments_of_the_dockerfile_and_a_secret_index(tmp_path, monkeypatch):

@@ -62,9 +62,9 @@ def test_a_row_may_use_its_time_limit_and_the_grace_from_its_first_progress(loca
     assert made._has_ended(row)
     clock.now = 1007.0
     (row.folder / "progress.json").write_text(state().progress.model_dump_json())
-    made._show(1, [])
+    made._show_progress(1, [])
     clock.now = 1007.0 + 130
-    made._show(1, [])
+    made._show_progress(1, [])
     assert (row.limit_from_s, made._has_ended(row)) == (7.0, False)
     clock.now += 1
     assert made._has_ended(row)
@@ -78,9 +78,9 @@ def test_a_process_that_ended_ends_its_row_at_once(local, clock):
 def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(local, clock):
     made = local()
     row = running(made, clock)
-    made._show(5, [sample_rows.spec("b"), sample_rows.spec("c")])
+    made._show_progress(5, [sample_rows.spec("b"), sample_rows.spec("c")])
     (row.folder / RESULT_FILE).write_text("{}")
-    made._show(5, [sample_rows.spec("b"), sample_rows.spec("c")])
+    made._show_progress(5, [sample_rows.spec("b"), sample_rows.spec("c")])
     assert [(states[0].status, done, total) for states, done, total, _ in made._view.shown] == [
         ("", 2, 5),
         ("ending", 2, 5),
@@ -121,7 +121,7 @@ def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clo
     clock.now += 12
     made._finish(row, {0: 0.0, 1: 0.0})
     assert made._folder.results()["a"].outcome == ("fits" if had_result else "timeout")
-    assert (made._running, made._remaining.ended_s, made._pool.size) == ([], [12.0], 2)
+    assert (made._running, made._remaining.times_of_ended_rows_s, made._pool.size) == ([], [12.0], 2)
 
 
 def test_a_row_without_a_result_has_the_reason_and_its_gpu(local, clock):
@@ -177,7 +177,11 @@ def test_a_lost_row_is_withdrawn_as_if_it_had_not_started(local, clock, monkeypa
     monkeypatch.setattr(made, "_end", lambda folder: [])
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: {})
     assert made._withdraw(row, {0: 0.0, 1: 0.0}) == row.spec
-    assert (made._running, made._remaining.ended_s, (row.folder / RESULT_FILE).exists()) == ([], [], False)
+    assert (made._running, made._remaining.times_of_ended_rows_s, (row.folder / RESULT_FILE).exists()) == (
+        [],
+        [],
+        False,
+    )
     assert made._pool.allocate(sample_rows.spec("b", devices=2, strategy="ddp"))
 
 

@@ -119,7 +119,7 @@ def test_only_a_display_device_of_nvidia_counts_as_a_gpu(tmp_path, vendor, kind,
     (device,) = (tmp_path / "pci").iterdir()
     (device / "vendor").write_text(f"{vendor}\n")
     (device / "class").write_text(f"{kind}\n")
-    assert preflight.nvidia_device() == found
+    assert preflight.has_nvidia_gpu() == found
 
 
 def test_a_docker_daemon_that_does_not_answer_in_time_is_named(check_named, docker, monkeypatch):

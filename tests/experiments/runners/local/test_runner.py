@@ -240,7 +240,7 @@ def test_killing_a_row_kills_processes_of_every_session(tmp_path):
             time.sleep(0.05)
         assert len(row_process.tagged_processes(tmp_path)) == 2
         assert row_process.any_row_alive()
-        assert row_process.end(tmp_path) == []
+        assert row_process.kill(tmp_path) == []
         assert own.wait() == -9
         assert other.poll() is None
     finally:

@@ -142,7 +142,7 @@ def test_a_row_with_damaged_files_has_no_result(remote, tmp_path):
 
 
 def test_the_download_of_a_large_file_is_resumed(remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "MIN_RESUMED_BYTES", 1 << 20)
     (remote / "large").write_bytes(os.urandom(8 << 20))
     shell = UnreliableShell(bad=1, good=6 << 20, drops=True)
     with pytest.raises(ConnectionDropped):
@@ -198,7 +198,7 @@ def test_a_file_may_have_any_name(remote, tmp_path, name):
 
 
 def test_checksums_are_computed_without_openssl_too(remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SUM", module.SUM.replace("openssl", "nothing-of-that-name"))
+    monkeypatch.setattr(module, "CHECKSUM_COMMAND", module.CHECKSUM_COMMAND.replace("openssl", "nothing-of-that-name"))
     assert download_folder(LocalShell(), str(remote), tmp_path / "here") == len(FILES)
     assert contents(tmp_path / "here") == FILES
 
@@ -232,7 +232,7 @@ def test_the_time_left_is_not_known_before_the_first_byte():
 
 
 def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "RESUMED_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "MIN_RESUMED_BYTES", 1 << 20)
     (remote / "large").write_bytes(os.urandom(1 << 20))
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "large.part").write_bytes((remote / "large").read_bytes()[:1000])
@@ -246,7 +246,7 @@ def test_a_resumed_file_counts_from_where_it_was(remote, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("resumed_bytes", [1000, 1001])
 def test_only_large_files_are_resumed(remote, tmp_path, monkeypatch, resumed_bytes):
-    monkeypatch.setattr(module, "RESUMED_BYTES", resumed_bytes)
+    monkeypatch.setattr(module, "MIN_RESUMED_BYTES", resumed_bytes)
     (remote / "large").write_bytes(b"x" * 1000)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "large.part").write_bytes(b"x" * 999)
@@ -291,7 +291,7 @@ def test_only_large_downloads_open_another_connection(remote, tmp_path, monkeypa
 
 def test_a_transfer_may_take_an_hour(remote, tmp_path, monkeypatch):
     """Lists of files are answered within the usual time."""
-    monkeypatch.setattr(module, "RESUMED_BYTES", 1)
+    monkeypatch.setattr(module, "MIN_RESUMED_BYTES", 1)
     limits = []
 
     class TimedShell(LocalShell):

@@ -23,7 +23,7 @@ def run_job(tmp_path, monkeypatch):
                 runners.append(arguments)
 
             def run(self, planned):
-                runners.append([(row.row, row.run) for row in planned])
+                runners.append([(row.row, row.must_run) for row in planned])
                 if problem:
                     raise problem
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.results.schema import LOG_FILE, PROGRESS_FILE, RESULT_FILE, Progress
-from experiments.runners.remaining import ExpectedRow
+from experiments.runners.remaining import ExpectedTime
 from experiments.runners.slurm import tracking
 from experiments.runners.slurm.queue import Job
 from experiments.runners.slurm.submission import SUBMISSION_FILE, write_submission
@@ -229,7 +229,7 @@ def test_on_shared_nodes_the_time_left_is_known_if_every_row_runs_and_knows_its_
 
 
 def test_on_own_nodes_the_time_left_includes_the_expected_times_of_waiting_rows(cluster, track):
-    expected = {row: ExpectedRow(100.0, 20.0) for row in "ab"}
+    expected = {row: ExpectedTime(100.0, 20.0) for row in "ab"}
     cluster.profile = cluster.profile.model_copy(update={"dedicated": True, "nodes": 1, "gpus_per_node": 1})
     tracker = JobTracker(cluster.run, cluster, cluster.staging, cluster.view, lambda: True, expected)
     for name, state in (("a", "RUNNING"), ("b", "PENDING")):
@@ -242,7 +242,7 @@ def test_all_jobs_of_a_fetched_row_are_marked_and_no_others(tmp_path):
     names = ("xxl-aaaaaaaa", "xxl-bbbbbbbb", "xxl-sgd-cccccccc")
     for name in names:
         (tmp_path / ".jobs" / name).mkdir(parents=True)
-    tracker: Any = SimpleNamespace(_shell=LocalShell(), _remote=str(tmp_path))
+    tracker: Any = SimpleNamespace(_shell=LocalShell(), _remote_folder=str(tmp_path))
     row: Any = SimpleNamespace(job_spec=SimpleNamespace(folder=".jobs/xxl-aaaaaaaa", attempt="aaaaaaaa"))
     JobTracker._record_fetched(tracker, row)
     assert [(tmp_path / ".jobs" / name / "fetched").exists() for name in names] == [True, True, False]

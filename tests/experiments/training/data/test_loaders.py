@@ -13,7 +13,7 @@ CAPTIONED = {"dataset": "constant", "max_length": 30, "max_steps": 3}
 def load_batches(name, longest_batch_index=None, **changes):
     data = prepare_data(spec(model=name, **changes), build_config(models()[name], "tiny"))
     loader = data.build_loader(longest_batch_index)
-    assert len(loader) == data.batches
+    assert len(loader) == data.batches_per_epoch
     return list(loader)
 
 

@@ -79,7 +79,7 @@ def test_every_failed_server_is_reported_and_the_worst_cause_decides(reconciler,
 
     monkeypatch.setattr(site, "create_server", create_server)
     with pytest.raises(BootFailed) as failed:
-        lease(site, reconciler, lease_request(count=2))
+        lease(site, reconciler, lease_request(host_count=2))
     assert str(failed.value) == (
         "server node-1 did not boot on node-1; the site's reason: no power; server node-2 did not boot on node-2; "
         "the site's reason: Quota exceeded for instances; "

@@ -35,7 +35,7 @@ def test_a_lease_starts_at_once_only_on_request(lease_request):
 
 def test_several_servers_are_numbered(lease_request):
     assert lease_request().server_names == ["node"]
-    assert lease_request(count=3).server_names == ["node-1", "node-2", "node-3"]
+    assert lease_request(host_count=3).server_names == ["node-1", "node-2", "node-3"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_only_a_node_type_with_a_virtual_gpu_boots_the_vgpu_image(node_type, ima
         (Requirements(3 * HOUR), True, "1 node with at least 1 GPU, for 3h, start: now"),
         (Requirements(HOUR, gpus=4), False, "1 node with at least 4 GPUs, for 1h, start: as early as possible"),
         (
-            Requirements(HOUR, node_type="gpu_v100", count=2, start=NOW),
+            Requirements(HOUR, node_type="gpu_v100", host_count=2, start=NOW),
             False,
             "2 nodes gpu_v100 with at least 1 GPU, for 1h, start: 2026-11-21 12:00 UTC",
         ),

@@ -146,7 +146,7 @@ def test_a_task_that_has_begun_does_not_reject_another_lease_of_the_name(task, r
 
 
 @pytest.mark.parametrize(
-    ("requirements", "fits"), [({}, True), ({"gpus": 4}, True), ({"count": 2}, False), ({"gpus": 8}, False)]
+    ("requirements", "fits"), [({}, True), ({"gpus": 4}, True), ({"host_count": 2}, False), ({"gpus": 8}, False)]
 )
 def test_an_existing_lease_is_returned_if_it_meets_the_request(task, reconciler, lease_request, requirements, fits):
     begun = task(FakeCalendar())
@@ -164,7 +164,7 @@ def test_a_lease_whose_hosts_the_site_does_not_list_is_returned(task, lease_requ
     begun = task(FakeCalendar())
     made = reserve(begun)
     begun.site.machines = []
-    assert reserve(replace(begun, lease_request=lease_request(count=2))) == made
+    assert reserve(replace(begun, lease_request=lease_request(host_count=2))) == made
 
 
 def start_after(task, site, made, minutes):
