@@ -76,12 +76,12 @@ def test_a_block_that_does_not_run_states_the_reason() -> None:
     assert not unknown
 
 
-def test_the_documentation_has_blocks_that_run_and_blocks_of_each_reason_not_to() -> None:
+def test_some_blocks_run_and_every_reason_not_to_run_occurs() -> None:
     assert len(RUN) >= 5
     assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
 
 
-def test_options_of_commands_that_do_not_run_here_exist() -> None:
+def test_commands_that_cannot_run_here_have_only_existing_options() -> None:
     wrong = []
     for block, words in _lines():
         if words[0] == "testbed":
@@ -128,7 +128,7 @@ def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> Non
         ("how-to/lab-versions.md", "runs"),
     ],
 )
-def test_pages_on_what_was_never_tested_say_so_before_their_first_section(page: str, section: str) -> None:
+def test_pages_about_untested_machines_say_so_before_their_first_section(page: str, section: str) -> None:
     introduction, _, _ = (ROOT / "docs" / page).read_text().partition("\n## ")
     assert re.search(
         rf"\bn(ever|o row)\b[^.]*: see\s\[limits\]\(\.\./limits\.md#{section}\)", introduction, re.IGNORECASE

@@ -159,7 +159,7 @@ def test_errors_are_shown_last_with_their_reason(testbed, monkeypatch, tmp_path)
     assert f"{SLURM}: error: One GPU: fits (fake worker: error)" in output
 
 
-def test_a_run_as_json_has_nothing_else_on_standard_output(testbed, tmp_path):
+def test_a_run_with_json_prints_nothing_else_on_standard_output(testbed, tmp_path):
     code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path, "--json")
     (done,) = json.loads(out)
     assert done["exit_code"] == code == 0

@@ -247,7 +247,7 @@ def test_the_demonstration_shows_the_stored_screen(width, monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_mistakes_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
+def test_mistakes_of_the_user_show_the_stored_screen(width, relative_folders, machine, monkeypatch):
     monkeypatch.chdir(machine)
     check_screen("mistakes", width, session(MISTAKES, width, relative_folders))
 
@@ -258,7 +258,7 @@ def test_history_and_grading_show_the_stored_screen(width, relative_folders, mac
     check_screen("semester", width, session(SEMESTER, width, relative_folders))
 
 
-def test_every_command_has_a_screen():
+def test_every_command_has_a_stored_screen():
     lines = (*COMMAND_LINES.values(), *DEMO, *SEMESTER, *MACHINE_LINES)
     commands = {line.split()[0] for line in lines if not line.endswith("--help")}
     assert [name for name in COMMANDS if name not in commands and name not in NOT_SCREENS] == []

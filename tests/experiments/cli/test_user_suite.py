@@ -35,7 +35,7 @@ def test_the_template_is_printed_and_checked(testbed):
     assert "claim/adapters-need-little-state" in printed
 
 
-def test_each_error_of_a_file_is_a_line_with_file_and_line_number_and_the_exit_code_is_2(testbed, tmp_path):
+def test_each_error_in_a_suite_file_is_one_line_with_its_line_number_and_the_exit_code_is_2(testbed, tmp_path):
     text = TEMPLATE_FILE.read_text().replace("  workers: 0\n", "").replace("optimizer: sgd", "optimizr: sgd")
     (tmp_path / "my_lab.yaml").write_text(text)
     code, out, err = testbed("check", "my_lab.yaml")
@@ -103,7 +103,7 @@ def test_an_invalid_path_is_reported_in_one_line(testbed, command):
     assert "nowhere.yaml: no suite file found; allowed: " in err
 
 
-def test_the_schema_of_a_suite_has_the_keys_of_settings_at_their_place(testbed):
+def test_the_schema_of_a_suite_refers_to_settings_wherever_settings_are_allowed(testbed):
     schema = json.loads(testbed("schema", "suite")[1])
     assert schema["properties"]["common"]["$ref"] == "#/$defs/Settings"
     row = schema["$defs"]["Row"]["properties"]
@@ -114,7 +114,7 @@ def test_the_schema_of_a_suite_has_the_keys_of_settings_at_their_place(testbed):
     assert testbed("schema", "suit")[2].startswith("testbed: unknown schema 'suit'; allowed: suite, ")
 
 
-def test_the_template_and_the_labs_are_valid_by_the_schema(testbed):
+def test_the_template_and_the_labs_are_valid_according_to_the_schema(testbed):
     jsonschema = pytest.importorskip("jsonschema")
     from experiments.suites.suite import LABS
     from experiments.suites.yaml_schema import read_yaml

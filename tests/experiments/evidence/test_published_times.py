@@ -37,7 +37,7 @@ def before() -> dict[str, dict[str, float]]:
     return predicted_means()
 
 
-def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
+def test_every_published_time_names_a_card_and_a_model_and_its_training_was_recorded():
     operations = read_operations()
     assert len(TIMES.labels) == 26
     assert {label.card for label in TIMES.labels} == set(TIMES.cards)
@@ -48,7 +48,7 @@ def test_every_label_names_a_card_and_a_model_and_its_training_was_recorded():
         assert sum(one.phases["backward"].values()) > sum(one.phases["forward"].values()) > 500
 
 
-def test_the_board_replaces_the_peak_rates_of_the_catalog_and_nothing_else():
+def test_the_source_s_peak_rates_replace_those_of_the_catalog_and_nothing_else():
     card = TIMES.card("v100_32gb")
     assert (card.peak_tflops["fp32"], card.bandwidth_gb_s) == (14.0, 900)
     assert TIMES.card("a100_80gb").bandwidth_gb_s == 1935
@@ -60,7 +60,7 @@ def test_the_stored_table_is_current():
     assert json.loads((FOLDER / "times.json").read_text()) == json.loads(json.dumps(found))
 
 
-def test_the_accuracy_goal_of_the_measured_card_is_reached_and_that_of_another_in_the_backward_pass(before):
+def test_the_accuracy_goal_is_reached_on_the_h100_and_in_backward_passes_on_the_a100(before):
     assert goals_reached(before) == {("h100_80gb", "error"), ("h100_80gb", "allocation_error")}
     assert before["a100_80gb"]["backward_error"] < before["a100_80gb"]["goal"]
 
@@ -87,7 +87,7 @@ def change_bandwidth(card, factor, monkeypatch):
 
 
 @pytest.mark.parametrize("family", ["matrix products", "element-wise", "reductions", "copies"])
-def test_without_a_family_of_operations_the_errors_change_and_without_a_large_one_an_accuracy_goal_is_missed(
+def test_errors_change_without_a_family_of_operations_and_without_a_large_family_a_goal_is_missed(
     family, before, monkeypatch
 ):
     complete = phase.phase_time
@@ -109,7 +109,7 @@ def test_with_a_host_twice_as_slow_an_accuracy_goal_is_missed(before, monkeypatc
     assert ("h100_80gb", "error") in goals_reached(before) - goals_reached(predicted_means())
 
 
-def test_the_sources_own_errors_are_copied_and_not_computed():
+def test_errors_that_the_source_states_are_copied_and_not_computed():
     labels = {(label.card, label.training): label.neusight_percent for label in TIMES.labels}
     for one in json.loads((FOLDER / "times.json").read_text())["labels"]:
         assert one["neusight_error"] == labels[one["card"], one["training"]] / 100
@@ -126,7 +126,7 @@ def test_a_pass_takes_the_longer_of_the_host_s_time_with_allocations_and_the_gpu
     assert [one.passes[0].predicted_s(each) for each in (0.0, 0.03, 0.05)] == pytest.approx([0.5, 0.5, 0.7])
 
 
-def test_leave_one_out_fits_the_constant_of_a_label_to_all_other_labels():
+def test_leave_one_out_fits_the_constant_for_a_published_time_to_all_others():
     slow = [comparison(0.2 + 0.02 * gib, 0.1, 0.2, gib) for gib in (10.0, 20.0, 30.0)]
     fast = comparison(0.1, 0.1, 0.05, 10.0)
     assert leave_one_out(fitted_allocation_s, [*slow, fast])[-1] == pytest.approx(0.02)

@@ -34,7 +34,7 @@ def count(database: Path) -> dict[str, int]:
         return {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
 
 
-def test_all_stored_evidence_is_recorded_once(testbed, tmp_path):
+def test_every_run_of_the_stored_evidence_is_recorded_once(testbed, tmp_path):
     assert testbed("history", "record", EVIDENCE)[0] == 0
     once = count(tmp_path / "results/history.db")
     assert once["runs"] == len(RUNS)
@@ -43,7 +43,7 @@ def test_all_stored_evidence_is_recorded_once(testbed, tmp_path):
     assert count(tmp_path / "results/history.db") == once
 
 
-def test_the_latest_run_is_recorded_by_its_link(testbed, tmp_path):
+def test_the_link_named_latest_can_be_given_to_record_a_run(testbed, tmp_path):
     (tmp_path / "latest").symlink_to(RUN)
     assert testbed("history", "record", "latest")[0] == 0
     assert count(tmp_path / "results/history.db")["runs"] == 1

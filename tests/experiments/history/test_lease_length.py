@@ -34,7 +34,7 @@ def row_time(low_s, high_s=None, gpus=1, source="measured on X", other_chip=Fals
     return RowTime((low_s + high_s) / 2, low_s, high_s, 1.0, gpus, source, other_chip)
 
 
-def test_suites_run_one_after_another_and_the_sources_are_counted():
+def test_the_times_of_suites_are_added_up_and_the_sources_of_the_times_are_counted():
     times = ExpectedTimes(
         {"a": [row_time(90), row_time(30)], "b": [row_time(60, 200, source="predicted for y"), None]}, 2
     )
@@ -55,7 +55,7 @@ def test_the_expected_time_of_a_run_is_unknown_if_no_row_has_a_time():
     assert ExpectedTimes({"a": [None]}, 1).summary.startswith("time: unknown")
 
 
-def test_the_lease_has_room_for_setup_and_rows_with_a_margin():
+def test_the_lease_has_time_for_setup_and_rows_with_a_margin():
     assert ExpectedTimes({"a": [row_time(60, 600)]}, 1).lease_length() == timedelta(hours=1.5)
     assert ExpectedTimes({"a": [row_time(3600 - ONCE.once_s(False))]}, 1).lease_length() == timedelta(hours=2.5)
 

@@ -79,7 +79,7 @@ def test_adapters_are_on_the_named_layers(given, targets):
 
 
 @pytest.mark.parametrize("setting", ["activation_offload", "chunked_loss", "optimizer_in_backward"])
-def test_an_option_that_saves_memory_changes_only_the_setting_of_its_name(setting):
+def test_an_option_that_saves_memory_changes_only_the_setting_with_the_same_name(setting):
     change: dict[str, Any] = {setting: True}
     usual, changed = (
         CustomTraining("tiny-llama-1.1b", CARD, loop="litgpt", **options).spec.settings for options in ({}, change)
@@ -87,7 +87,7 @@ def test_an_option_that_saves_memory_changes_only_the_setting_of_its_name(settin
     assert changed == usual.model_copy(update=change)
 
 
-def test_offload_selects_its_optimizer():
+def test_offload_selects_the_optimizer_of_deepspeed():
     for strategy in ("deepspeed_stage_2_offload", "deepspeed_stage_3_offload"):
         assert CustomTraining("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
 

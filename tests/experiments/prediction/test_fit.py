@@ -62,7 +62,7 @@ def test_a_row_that_fits_needs_no_change():
     assert fit_row(custom_spec(4), Predictor(needs_linear)).changes == ()
 
 
-def test_the_cheapest_changes_are_first_each_with_its_needed_memory():
+def test_changes_are_listed_cheapest_first_with_the_memory_that_each_needs():
     found = fit_row(custom_spec(32), Predictor(needs_linear))
     assert [one.change for one in found.changes] == [
         "batch 16, accumulated 2 times",
@@ -135,7 +135,7 @@ def test_settings_that_a_row_already_has_are_not_proposed():
     assert [change.name for change in single_changes(four)] == ["LoRA, rank 16", "FSDP over 8 GPUs"]
 
 
-def test_a_change_to_sgd_removes_the_betas_of_adam():
+def test_a_proposed_change_to_sgd_removes_the_betas_of_adam():
     row = suite_row_spec(suite_named("beyond"), suite_named("beyond").row("llama-1b"), "a100_80gb")
     assert row.settings.betas
     (sgd,) = [change for change in single_changes(row) if change.name == "SGD"]
@@ -154,7 +154,7 @@ def test_changes_that_other_settings_exclude_are_not_proposed():
 
 
 @pytest.mark.parametrize("batch", [1, 13, 64, 400])
-def test_a_row_of_a_suite_keeps_its_other_settings_and_whole_optimizer_steps(batch):
+def test_a_row_with_a_changed_batch_keeps_its_other_settings_and_trains_whole_optimizer_steps(batch):
     row = suite_row_spec(SUITE, SUITE.row("grad-accumulation"), "a100_80gb")
     other = change_settings(row, batch_size=batch).settings
     assert (other.batch_size, other.global_batch_size) == (batch, 4 * batch)
@@ -192,6 +192,6 @@ def test_pairs_are_tried_only_if_single_changes_save_too_little():
     ("changes", "offered"),
     [({}, True), ({"packing": True}, False), ({"dataset": "constant"}, False), ({"engine": "lightning"}, False)],
 )
-def test_packing_is_offered_for_padded_texts_of_an_engine_that_packs(changes, offered):
+def test_packing_is_offered_for_padded_texts_if_the_engine_can_pack(changes, offered):
     row = {"engine": "litgpt", "model": LLAMA, "dataset": "alpaca2k", "warmup_steps": 1} | changes
     assert ("packing" in [change.name for change in single_changes(spec(**row))]) == offered

@@ -67,7 +67,7 @@ def nothing_is_traced(monkeypatch):
         ((*MODEL, "--sandbox"), "--sandbox: needs a script's command after --"),
     ],
 )
-def test_an_error_with_a_loop_is_reported_in_one_line(command, arguments, message, capsys):
+def test_an_error_with_the_option_loop_is_reported_in_one_line(command, arguments, message, capsys):
     assert main([command, *arguments]) == 2
     messages = " ".join(capsys.readouterr().err.split())
     assert message in messages

@@ -72,7 +72,7 @@ def test_json_has_the_memory_of_a_row_and_whether_it_agrees_with_the_lab(testbed
     assert one["rule_of_thumb_gib"] == 5 * 14.0
 
 
-def test_a_custom_training_is_one_object_of_json(testbed):
+def test_the_json_of_a_custom_training_is_one_object(testbed):
     code, out, err = testbed("predict", *LLAMA, "--batch", "8", "--json", needs=needs_two_for_each, params_gib=2.0)
     one = json.loads(out)
     assert code == 0
@@ -209,7 +209,7 @@ def test_an_error_is_reported_in_one_line_with_exit_code_2(testbed, command, arg
     assert err.count("\n") == 1
 
 
-def test_a_card_that_no_suite_has_is_an_error_also_without_a_suite(testbed):
+def test_a_card_that_no_suite_has_is_an_error_even_without_a_suite(testbed):
     for card in ("h200_141gb", "24GiB"):
         code, out, err = testbed("predict", "--card", card)
         assert (code, out) == (2, "")
@@ -278,7 +278,7 @@ def test_fit_prints_the_largest_batch_in_words(testbed, needs, message):
     assert message in testbed("fit", *LLAMA, needs=needs)[1]
 
 
-def test_fit_of_a_row_is_a_list_by_card(testbed):
+def test_the_json_of_fit_for_a_row_is_a_list_with_one_entry_for_each_card(testbed):
     found = json.loads(testbed("fit", f"{SUITE}/reduced-batch", "--json")[1])
     assert [one["card"] for one in found] == ["a100_80gb", "h100_94gb"]
 
@@ -319,7 +319,7 @@ class TestBeforeARun:
         }
         assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
 
-    def test_a_row_with_another_predicted_outcome_causes_a_warning(self, machine, monkeypatch, tmp_path):
+    def test_a_row_whose_predicted_outcome_differs_from_the_lab_s_causes_a_warning(self, machine, monkeypatch, tmp_path):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
         warned = [line for line in lines if "the lab states:" in line]

@@ -118,7 +118,7 @@ def test_the_table_in_the_terminal_shows_ratios_outcomes_and_devices(comparison:
     assert "chameleon" in text
 
 
-def test_markup_in_a_run_is_shown_as_text(tmp_path: Path) -> None:
+def test_terminal_markup_in_the_names_of_a_run_is_shown_as_text(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", make_run(run_id="[bold]a[/]", host="[/]"), {})
     b = write_run(tmp_path / "b", make_run(run_id="b"), {})
     assert "[bold]a[/]" in text_of(compare(a, b))

@@ -192,7 +192,7 @@ def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pag
 
 
 @pytest.mark.parametrize("width", [390, 820])
-def test_a_wide_table_of_a_notebook_scrolls_beside_its_first_column(browser: Page, pages: dict[str, Path], width: int):
+def test_a_wide_table_of_a_notebook_scrolls_while_its_first_column_stays(browser: Page, pages: dict[str, Path], width: int):
     open_page(browser, pages["notebook"], width, "light")
     browser.evaluate("document.querySelectorAll('.scroll')[1].focus()")
     assert browser.evaluate("document.activeElement.querySelectorAll('th').length") == 24
@@ -210,7 +210,7 @@ FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().b
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
-def test_failures_and_their_reasons_are_on_the_first_screen(
+def test_failures_and_their_reasons_are_visible_without_scrolling(
     browser: Page, pages: dict[str, Path], width: int, height: int
 ):
     browser.look(width, "light")
@@ -247,7 +247,7 @@ OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.ge
 
 @pytest.mark.parametrize("orientation", PAPER)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: str, orientation: str):
+def test_a_printed_page_shows_every_table_and_chart_completely(browser: Page, pages: dict[str, Path], name: str, orientation: str):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
     width, height = PAPER[orientation]
     open_page(browser, pages[name], width, "light")
@@ -264,7 +264,7 @@ def test_a_page_is_printed_whole(browser: Page, pages: dict[str, Path], name: st
     assert headings or name != "h200"
 
 
-def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
+def test_statements_about_rows_that_have_not_run_are_shown_as_one_group(tmp_path: Path):
     folder = h200_run(tmp_path / "run")
     for row in ("grad-accumulation", "xxl-sgd", "mixed-precision"):
         shutil.rmtree(folder.path / SUITE / row)
@@ -274,7 +274,7 @@ def test_statements_about_rows_that_have_not_run_are_one_group(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("width", "runs"), [(390, 1), (820, 4)])
-def test_verdicts_over_time_are_next_to_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
+def test_verdicts_of_earlier_runs_are_next_to_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
     browser.look(width, "light")
     browser.call("Page.navigate", url=pages["history"].as_uri())
     browser.until("document.readyState === 'complete'")

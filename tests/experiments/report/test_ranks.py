@@ -88,7 +88,7 @@ def test_rows_of_one_rank_have_no_section_on_scaling(tmp_path: Path) -> None:
     assert "scaling" not in page.values("id")
 
 
-def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
+def test_a_row_that_ran_on_fewer_gpus_has_a_note(tmp_path: Path) -> None:
     page = Page(write_report(ranks_run(tmp_path, gpus_per_node=2)).page)
     rows = {row.row: row for row in report_in(tmp_path).rows}
     assert {row: one.fewer_ranks_note for row, one in rows.items()} == {
@@ -100,14 +100,14 @@ def test_a_row_that_was_scaled_down_has_a_note(tmp_path: Path) -> None:
     assert rows["7b-4gpu-ddp"].status == "not evaluated"
 
 
-def test_a_row_that_was_scaled_down_is_not_compared_with_its_prediction(tmp_path: Path) -> None:
+def test_a_row_that_ran_on_fewer_gpus_is_not_compared_with_its_prediction(tmp_path: Path) -> None:
     write_report(with_predictions(ranks_run(tmp_path, gpus_per_node=2)))
     predicted = report_in(tmp_path).predicted
     assert predicted is not None
     assert [row.row for row in predicted.rows if row.measured_peak_gib is not None] == ["7b-1gpu"]
 
 
-def test_the_topology_is_shown_once_per_run(report_folder: Path) -> None:
+def test_the_topology_of_the_gpus_is_shown_once_for_each_run(report_folder: Path) -> None:
     assert Page(report_folder / "report.html").text.count(H200.topology) == 1
 
 

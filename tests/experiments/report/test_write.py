@@ -119,7 +119,7 @@ def test_every_chart_is_in_the_page_without_javascript(report_folder: Path) -> N
     assert len(drawn) == len(page.values("data-figure"))
 
 
-def test_the_usable_limit_is_drawn_but_not_for_a_miniature(report_folder: Path, tmp_path: Path) -> None:
+def test_the_chart_shows_the_card_s_usable_memory_except_for_a_miniature(report_folder: Path, tmp_path: Path) -> None:
     assert "a100_80gb: 78.60 GiB usable" in (report_folder / "report.html").read_text()
     tiny = Page(write_report(tiny_run(tmp_path)).page)
     assert "GiB usable" not in tiny.source
@@ -234,7 +234,7 @@ def test_a_row_with_few_measurements_has_a_report(tmp_path: Path, outcome: str, 
     assert ("memory" in page.values("data-figure")) == (memory.peak_gib is not None)
 
 
-def test_details_of_a_row_have_its_stages(tmp_path: Path) -> None:
+def test_the_details_of_a_row_show_the_times_of_its_stages(tmp_path: Path) -> None:
     run = make_run(rows=("baseline", "xxl"))
     times = StageTimes(start_s=0.2, build_s=1.5, train_s=9.0, end_s=0.8)
     results = {"baseline": make_result(run, "baseline", times=times), "xxl": make_result(run, "xxl")}

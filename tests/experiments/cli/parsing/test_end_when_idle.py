@@ -46,6 +46,6 @@ def test_a_wrong_option_is_reported_in_one_line(words, count, wait, message, key
         EndWhenIdleOptions(*given).parse(count, wait)
 
 
-def test_a_missing_key_is_named(tmp_path):
+def test_a_missing_ssh_key_file_is_named(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         EndWhenIdleOptions("30m", "me@host:there", tmp_path / "missing").parse(1)

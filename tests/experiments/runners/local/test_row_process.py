@@ -132,7 +132,7 @@ def test_a_second_runner_is_rejected_unless_the_first_is_dead(tmp_path):
         pass
 
 
-def test_an_unwritable_folder_of_results_is_a_user_error(tmp_path):
+def test_a_results_folder_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written to"), lock_folder(tmp_path / "file" / "run"):
         pass

@@ -77,7 +77,7 @@ def test_the_optimizer_has_the_same_state_as_the_plain_optimizer():
         ({"engine": "hf_trainer"}, "needs engine = lightning, litgpt, litgpt_trainer, but it is hf_trainer"),
     ],
 )
-def test_settings_that_need_all_gradients_are_rejected(changes, words):
+def test_settings_that_need_all_gradients_at_once_are_rejected(changes, words):
     data = spec().settings.model_dump() | {"optimizer_in_backward": True, "global_batch_size": None}
     with pytest.raises(ValueError, match=words):
         Settings.model_validate(data | changes)
@@ -89,7 +89,7 @@ LITGPT = {"engine": "litgpt", "model": LLAMA, "dataset": "constant", "max_length
 @pytest.mark.parametrize(
     "row", [{"model": OPT}, LITGPT, LITGPT | {"engine": "litgpt_trainer", "warmup_steps": 0}], ids=str
 )
-def test_a_row_of_each_engine_has_the_same_losses_and_never_all_gradients(row, tmp_path):
+def test_a_row_of_each_engine_has_the_same_losses_and_never_all_gradients_at_once(row, tmp_path):
     usual = run_rank(spec(**row), tmp_path)
     in_backward = run_rank(spec(**row, optimizer_in_backward=True), tmp_path)
     assert in_backward.losses == usual.losses

@@ -67,7 +67,7 @@ def fresh_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_has_the_same_losses_with_few_compilations(name, tmp_path):
+def test_a_compiled_row_has_the_same_losses_and_needs_few_compilations(name, tmp_path):
     usual = run_rank(spec(**ROWS[name]), tmp_path)
     assert not counters["stats"]
     compiled = run_rank(spec(**ROWS[name], compile=True), tmp_path, NoMeter())
@@ -98,7 +98,7 @@ def test_every_kind_of_block_of_a_model_for_images_is_compiled(model, kinds, mon
     assert set(requested) == kinds
 
 
-def test_the_operations_of_the_first_micro_step_are_counted(tmp_path):
+def test_arithmetic_operations_of_the_first_micro_step_of_a_compiled_row_are_counted(tmp_path):
     row = LITGPT | {"dataset": "constant", "max_length": 32}
     counted = [run_rank(spec(**row, compile=on), tmp_path, NoMeter()).speed.tflop_per_sample for on in (False, True)]
     assert counted[0] == counted[1] > 0

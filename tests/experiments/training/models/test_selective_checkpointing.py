@@ -21,7 +21,7 @@ def flops(**options):
     return counter.get_total_flops()
 
 
-def test_every_second_matrix_product_is_repeated():
+def test_every_second_matrix_product_is_recomputed():
     once = 2 * 8 * 16 * 16
     whole, selective = flops(), flops(context_fn=build_contexts)
     assert whole == (4 + 8 + 3) * once  # the last layer's result is not needed again
