@@ -179,7 +179,9 @@ def test_an_unrelated_lease_of_the_same_name_is_not_released(
     assert "release" not in events
 
 
-def test_with_the_option_keep_the_lease_remains_and_the_next_command_uses_it(recorded_stages, make_reproduction, reconciler, events):
+def test_with_the_option_keep_the_lease_remains_and_the_next_command_uses_it(
+    recorded_stages, make_reproduction, reconciler, events
+):
     asked: list[Any] = []
     reproduce(make_reproduction(keep=True), reconciler, LineRecorder(), asked.append)
     assert reconciler.journal.active_lease("llm_cc")
@@ -188,7 +190,9 @@ def test_with_the_option_keep_the_lease_remains_and_the_next_command_uses_it(rec
     assert len(asked) == 1
 
 
-def test_a_dry_run_lists_the_stages_and_runs_no_stage(recorded_stages, make_reproduction, reconciler, events, monkeypatch):
+def test_a_dry_run_lists_the_stages_and_runs_no_stage(
+    recorded_stages, make_reproduction, reconciler, events, monkeypatch
+):
     monkeypatch.setattr(
         leasing,
         "planned_calls",

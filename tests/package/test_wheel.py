@@ -146,7 +146,9 @@ def test_the_installed_package_finds_its_complete_playbook(full_environment: Env
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_installed_package_and_a_checkout_build_the_image_from_the_same_bytes(full_environment: Environment, tmp_path: Path) -> None:
+def test_the_installed_package_and_a_checkout_build_the_image_from_the_same_bytes(
+    full_environment: Environment, tmp_path: Path
+) -> None:
     code = (
         "from pathlib import Path; from provision.configure.build_context import write_build_context;"
         "write_build_context(Path('context.tar.gz'))"

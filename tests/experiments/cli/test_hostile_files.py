@@ -186,7 +186,9 @@ def test_results_that_would_control_a_terminal_or_change_a_page_are_shown_with_e
     ids=lambda change: next(iter(change)),
 )
 @pytest.mark.parametrize("line", ["evaluate RUN", "report RUN", "bundle RUN", "logs xxl RUN"])
-def test_a_run_whose_names_are_paths_or_that_has_too_many_rows_or_invalid_numbers_is_rejected(stored_run, capsys, line, change):
+def test_a_run_whose_names_are_paths_or_that_has_too_many_rows_or_invalid_numbers_is_rejected(
+    stored_run, capsys, line, change
+):
     stored = json.loads((stored_run / "run.json").read_text())
     (stored_run / "run.json").write_text(json.dumps({**stored, **change}))
     assert main(line.replace("RUN", str(stored_run)).split()) == 2

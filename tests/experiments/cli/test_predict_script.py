@@ -91,7 +91,9 @@ def test_everything_after_two_dashes_is_the_command_of_the_script(requested_trac
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
-def test_without_the_option_card_every_card_is_predicted_and_json_names_the_smallest_that_fits(requested_traces, capsys):
+def test_without_the_option_card_every_card_is_predicted_and_json_names_the_smallest_that_fits(
+    requested_traces, capsys
+):
     assert main(["predict", "--json", "--", "python", "x.py"]) == 0
     assert "h200_141gb" in requested_traces[0][1]
     data = json.loads(capsys.readouterr().out)

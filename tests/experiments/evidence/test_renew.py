@@ -49,7 +49,9 @@ def test_an_unknown_run_is_rejected_with_the_stored_ones(
     assert capsys.readouterr().err.endswith(f"error: unknown run: another; stored: {NAME}\n")
 
 
-def test_a_run_can_be_renewed_with_its_stored_predictions(stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_can_be_renewed_with_its_stored_predictions(
+    stored_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(renew, "predict_rows", None)
     before = (stored_run.path / "predictions.json").read_bytes()
     (stored_run.path / "verdict.json").unlink()

@@ -148,7 +148,9 @@ def test_a_row_that_is_predicted_to_run_out_of_memory_ends_at_the_latest_in_the_
 
 
 @pytest.mark.parametrize(("needed_share", "ends_in_first_step"), [(0.99, False), (1.01, True)])
-def test_the_expected_time_of_a_borderline_row_is_that_of_its_likelier_outcome_and_the_bounds_cover_both(tmp_path, needed_share, ends_in_first_step):
+def test_the_expected_time_of_a_borderline_row_is_that_of_its_likelier_outcome_and_the_bounds_cover_both(
+    tmp_path, needed_share, ends_in_first_step
+):
     fits = _prediction("reduced-batch", StoredTimes.read(tmp_path))
     borderline = fits.model_copy(update={"needed_gib": needed_share * fits.usable_gib, "peak_step": 0})
     time, whole = (expected_time(StoredTimes((), (one,)), "reduced-batch") for one in (borderline, fits))

@@ -87,7 +87,9 @@ def test_the_newest_result_with_the_chosen_options_is_shown(tmp_path, shown_outp
     ]
 
 
-def test_a_row_without_a_result_is_run_and_the_output_of_its_command_is_shown(tmp_path, shown_output, monkeypatch, capsys):
+def test_a_row_without_a_result_is_run_and_the_output_of_its_command_is_shown(
+    tmp_path, shown_output, monkeypatch, capsys
+):
     stored_run = run_with_result_of(tmp_path / "elsewhere", "xxl-sgd").path
     script = tmp_path / "command.py"
     script.write_text(
@@ -144,9 +146,7 @@ def test_compared_rows_show_settings_memory_speed_and_the_claims_about_them(tmp_
 
 
 @pytest.mark.usefixtures("no_command")
-def test_variants_are_compared_only_if_they_and_their_original_row_have_results(
-    tmp_path, shown_output
-):
+def test_variants_are_compared_only_if_they_and_their_original_row_have_results(tmp_path, shown_output):
     lab = Lab("beyond", results=str(tmp_path))
     lab.changes()
     assert shown_output == ["No variant of a row has a result yet."]

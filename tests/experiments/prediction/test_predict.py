@@ -74,7 +74,9 @@ def test_a_cached_row_with_another_batch_size_is_traced_again(tracer, tmp_path):
         ("card_named", lambda name: card_named(name).model_copy(update={"memory_gib": 1.0})),
     ],
 )
-def test_a_cached_prediction_for_other_code_libraries_or_another_card_is_not_used(tracer, tmp_path, monkeypatch, part, value):
+def test_a_cached_prediction_for_other_code_libraries_or_another_card_is_not_used(
+    tracer, tmp_path, monkeypatch, part, value
+):
     predict([A], tmp_path)
     monkeypatch.setattr(predicting, part, value)
     predict([A], tmp_path)

@@ -319,7 +319,9 @@ class TestBeforeARun:
         }
         assert {(one.spec.size, one.spec.length) for one in folder.predictions()} == {("full", "peak")}
 
-    def test_a_row_whose_predicted_outcome_differs_from_the_lab_s_causes_a_warning(self, machine, monkeypatch, tmp_path):
+    def test_a_row_whose_predicted_outcome_differs_from_the_lab_s_causes_a_warning(
+        self, machine, monkeypatch, tmp_path
+    ):
         monkeypatch.setattr(service, "predict", Predictor(lambda spec: 78.0))
         _, lines = self.run(tmp_path)
         warned = [line for line in lines if "the lab states:" in line]

@@ -192,7 +192,9 @@ def test_a_notebook_page_shows_its_outputs_and_runs_no_code_in_them(browser, pag
 
 
 @pytest.mark.parametrize("width", [390, 820])
-def test_a_wide_table_of_a_notebook_scrolls_while_its_first_column_stays(browser: Page, pages: dict[str, Path], width: int):
+def test_a_wide_table_of_a_notebook_scrolls_while_its_first_column_stays(
+    browser: Page, pages: dict[str, Path], width: int
+):
     open_page(browser, pages["notebook"], width, "light")
     browser.evaluate("document.querySelectorAll('.scroll')[1].focus()")
     assert browser.evaluate("document.activeElement.querySelectorAll('th').length") == 24
@@ -247,7 +249,9 @@ OPENED = "[...document.querySelectorAll('details.worst h3')].map((one) => one.ge
 
 @pytest.mark.parametrize("orientation", PAPER)
 @pytest.mark.parametrize("name", PAGES)
-def test_a_printed_page_shows_every_table_and_chart_completely(browser: Page, pages: dict[str, Path], name: str, orientation: str):
+def test_a_printed_page_shows_every_table_and_chart_completely(
+    browser: Page, pages: dict[str, Path], name: str, orientation: str
+):
     """No table or chart is cut at the right, every chart fits on one page, and the details of failed rows are open."""
     width, height = PAPER[orientation]
     open_page(browser, pages[name], width, "light")
@@ -274,7 +278,9 @@ def test_statements_about_rows_that_have_not_run_are_shown_as_one_group(tmp_path
 
 
 @pytest.mark.parametrize(("width", "runs"), [(390, 1), (820, 4)])
-def test_verdicts_of_earlier_runs_are_next_to_their_statements(browser: Page, pages: dict[str, Path], width: int, runs: int):
+def test_verdicts_of_earlier_runs_are_next_to_their_statements(
+    browser: Page, pages: dict[str, Path], width: int, runs: int
+):
     browser.look(width, "light")
     browser.call("Page.navigate", url=pages["history"].as_uri())
     browser.until("document.readyState === 'complete'")

@@ -75,7 +75,9 @@ def test_the_report_of_a_miniature_lists_every_predicted_verdict(tiny_report: Pa
     assert Evaluation.model_validate_json((tiny_report / "verdict.json").read_bytes()).count("pass") > 20
 
 
-def test_headline_and_page_show_whether_statements_were_predicted_or_measured(tiny_report: Path, full_report: Path) -> None:
+def test_headline_and_page_show_whether_statements_were_predicted_or_measured(
+    tiny_report: Path, full_report: Path
+) -> None:
     assert ", predicted; " in Page(tiny_report / "report.html").text or " predicted" in headline_of(tiny_report)
     assert re.search(r"\d+ measured on a GPU that emulates the card, \d+ predicted", headline_of(full_report))
     assert ET.parse(full_report / "junit.xml").find(".//property[@name='headline']").get("value") == headline_of(

@@ -188,7 +188,9 @@ class TestClaim:
 
     @pytest.mark.parametrize("change", [{"length": "verdict"}, {"size": "tiny", "length": "verdict"}])
     @pytest.mark.parametrize(("losses", "status"), [((4.0, 3.0, 2.1), "pass"), ((4.0, 3.0, 2.5), "fail")])
-    def test_losses_of_the_first_steps_are_compared_at_any_length_of_training_and_any_model_size(self, change, losses, status):
+    def test_losses_of_the_first_steps_are_compared_at_any_length_of_training_and_any_model_size(
+        self, change, losses, status
+    ):
         check = {"row": "a", "quantity": "early_loss", "over_row": "b", "low": 0.98, "high": 1.02}
         pair = result("a", losses=losses, **change), result("b", losses=(4.0, 3.0, 2.0), **change)
         assert claim_verdict(check, *pair).status == status

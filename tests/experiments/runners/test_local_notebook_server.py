@@ -67,7 +67,9 @@ def test_jupyter_listens_on_the_loopback_interface_and_the_printed_address_has_i
     assert jupyter.returncode is not None
 
 
-def test_the_command_notebook_opens_a_copy_and_does_not_overwrite_an_edited_copy(jupyterlab, tmp_path, monkeypatch, capsys):
+def test_the_command_notebook_opens_a_copy_and_does_not_overwrite_an_edited_copy(
+    jupyterlab, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     Path("notebooks").mkdir()
     Path("notebooks/answer-once").touch()

@@ -165,7 +165,9 @@ def now(**changes: Any) -> Software:
         ({"versions": {}}, now(), "the result does not record its versions"),
     ],
 )
-def test_a_row_with_a_result_of_other_software_versions_runs_again_with_the_reason(folder_with_result, changed_fields, software, message):
+def test_a_row_with_a_result_of_other_software_versions_runs_again_with_the_reason(
+    folder_with_result, changed_fields, software, message
+):
     folder = folder_with_result(**{"versions": VERSIONS, "device": Device(**GPU), **changed_fields})
     row = plan_row(folder, software=lambda: software)
     assert (row.run, row.outdated, row.why) == (True, True, f"{message}; the old result is kept in earlier/")

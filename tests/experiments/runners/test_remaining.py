@@ -59,7 +59,9 @@ def test_each_row_starts_as_soon_as_its_gpus_are_free(rows, gpus, seconds):
         ([20.0], [RowState(spec("a"), 5.0, None)], 0, 15.0),
     ],
 )
-def test_without_expected_times_the_time_left_follows_from_ended_rows_and_estimates_of_running_ones(times_s, states, waiting, left_s):
+def test_without_expected_times_the_time_left_follows_from_ended_rows_and_estimates_of_running_ones(
+    times_s, states, waiting, left_s
+):
     remaining = RemainingTime({})
     for time_s in times_s:
         remaining.add_ended("a", time_s, ended())

@@ -36,7 +36,9 @@ def backdate_newest_check(checks: Path) -> None:
     place.rename(checks / f"{older.begun_at:%Y-%m-%dT%H%M%S}")
 
 
-def test_a_first_check_runs_each_of_its_parts_as_a_process_and_compares_with_no_earlier_check(semester, checks, monkeypatch):
+def test_a_first_check_runs_each_of_its_parts_as_a_process_and_compares_with_no_earlier_check(
+    semester, checks, monkeypatch
+):
     monkeypatch.setattr(check, "run_logged", run_logged)
     code, out, err = semester("--summary", "summary.md", "--junit", "junit.xml")
     assert (code, err) == (0, "")

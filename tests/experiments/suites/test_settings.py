@@ -11,7 +11,9 @@ ABOVE_0 = st.integers(1, 64)
 
 
 @given(batch=ABOVE_0, accumulate=ABOVE_0, devices=st.integers(1, 8), nodes=st.integers(1, 4))
-def test_any_two_of_batch_size_accumulation_and_global_batch_size_determine_the_third(batch, accumulate, devices, nodes):
+def test_any_two_of_batch_size_accumulation_and_global_batch_size_determine_the_third(
+    batch, accumulate, devices, nodes
+):
     total = batch * accumulate * devices * nodes
     numbers = {"batch_size": batch, "accumulate": accumulate, "global_batch_size": total}
     for left_out in (None, *numbers):

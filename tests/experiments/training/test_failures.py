@@ -127,7 +127,9 @@ def test_the_reason_of_an_outcome_is_one_line(outcome, failed, memory, reason):
     ("reserved_gib", "requested", "is_full"),
     [(78.0, 0.7, False), (78.55, None, False), (78.0, 0.1, True), (40.0, 2.0, True), (None, None, True)],
 )
-def test_running_out_of_memory_below_the_limit_of_a_row_means_that_its_shared_gpu_was_full(reserved_gib, requested, is_full):
+def test_running_out_of_memory_below_the_limit_of_a_row_means_that_its_shared_gpu_was_full(
+    reserved_gib, requested, is_full
+):
     device = EMULATING_GPU.model_copy(update={"shared": True})
     memory, failed = Memory(peak_gib=30.0, reserved_gib=reserved_gib), failure(requested=requested)
     assert bool(describe_full_gpu(failed, memory, device)) == is_full

@@ -144,14 +144,18 @@ def test_a_compiler_that_was_killed_is_named_with_the_line_of_the_log(fake_train
     ("behavior", "message"),
     [("error", "RuntimeError: shapes differ"), ("silent", "arguments: -u -m experiments.training.rank ")],
 )
-def test_a_trainer_that_fails_without_a_report_has_the_last_line_of_its_output_as_message(fake_trainer, tmp_path, behavior, message):
+def test_a_trainer_that_fails_without_a_report_has_the_last_line_of_its_output_as_message(
+    fake_trainer, tmp_path, behavior, message
+):
     result = run_fake_row(fake_trainer, tmp_path, behavior)
     assert (result.outcome, result.failure.phase, result.failure.kind) == ("error", "load", "exit code 1")
     assert result.failure.message.startswith(message)
     assert (result.device.name, result.memory) == ("unknown", Memory())
 
 
-def test_a_hanging_trainer_ends_at_its_time_limit_and_its_stack_traces_are_written_to_the_log(fake_trainer, tmp_path, capfd):
+def test_a_hanging_trainer_ends_at_its_time_limit_and_its_stack_traces_are_written_to_the_log(
+    fake_trainer, tmp_path, capfd
+):
     result = run_fake_row(fake_trainer, tmp_path, "hang", time_limit_s=2)
     assert (result.outcome, result.failure.kind, result.memory.peak_gib) == ("timeout", "timeout", 1.5)
     assert (

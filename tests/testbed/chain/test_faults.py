@@ -73,7 +73,7 @@ def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Comma
     assert all_fit(cli_user, "slow"), command.output
 
 
-def test_a_reboot_during_a_row_is_an_error_with_this_reason_and_the_row_runs_again(
+def test_a_row_that_a_reboot_interrupts_is_an_error_with_this_reason_and_runs_again(
     cli_user: CliUser, last_client: Command
 ) -> None:
     command = running(cli_user, "reboot")
@@ -113,7 +113,9 @@ def small_disk(cli_user: CliUser) -> Iterator[str]:
     cli_user.node.run("umount", "--lazy", folder)
 
 
-def test_a_full_disk_is_an_error_until_space_is_freed(cli_user: CliUser, last_client: Command, small_disk: str) -> None:
+def test_rows_on_a_full_disk_are_errors_until_space_is_freed(
+    cli_user: CliUser, last_client: Command, small_disk: str
+) -> None:
     command = running(cli_user, "full")
     cli_user.node.run("sh", "-c", f"cat /dev/zero > {small_disk}/filler || true")
     assert command.end() == EXIT_ERROR, command.output

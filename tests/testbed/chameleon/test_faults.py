@@ -109,7 +109,7 @@ def test_a_node_that_does_not_boot_is_replaced_by_another_of_its_hardware(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 1, 1]
 
 
-def test_a_flavor_that_does_not_boot_is_tried_again_in_its_reservation(
+def test_an_instance_that_does_not_boot_is_tried_again_in_its_reservation(
     connected, reconciler, lease_request, local_openstack, reachable, messages
 ):
     site = connected("kvm")
@@ -137,7 +137,7 @@ def test_if_one_of_two_nodes_does_not_boot_both_are_replaced(
     assert [len(found) for found in (site.leases(), site.servers(), site.addresses())] == [1, 2, 2]
 
 
-def test_without_another_free_node_the_same_one_is_retried_and_its_fault_reported(
+def test_without_another_free_node_the_same_node_is_retried_and_its_fault_is_reported(
     site, reconciler, lease_request, local_openstack, reachable
 ):
     local_openstack.behave(P2_GPU_001={"fail": "no bootable device"})
@@ -176,7 +176,9 @@ def test_a_lack_of_addresses_is_reported_and_the_next_run_resumes(
     assert len(site.addresses()) == len(others)
 
 
-def test_an_idle_address_of_the_project_belongs_to_somebody_and_is_not_used(site, reconciler, lease_request, reachable):
+def test_an_unattached_address_of_the_project_may_belong_to_somebody_and_is_not_used(
+    site, reconciler, lease_request, reachable
+):
     spare = site.sdk.network.create_ip(floating_network_id=site.sdk.network.find_network("public").id)
     assert lease(site, reconciler, lease_request()).machines[0].login.host != spare.floating_ip_address
     release.release(site, reconciler, release.get_active_lease(reconciler, "llm_cc"))
@@ -200,7 +202,7 @@ def test_a_classmate_s_lease_without_reservations_is_not_an_error(site, connecte
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("fault", MESSAGES)
-def test_each_service_and_keystone_may_fail_at_each_operation(
+def test_leasing_succeeds_although_each_service_or_keystone_fails_twice_at_each_operation(
     fault, connected, lease_request, local_openstack, reachable, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(conftest, "REAL_S", 0.1)
@@ -259,7 +261,7 @@ def lease_with_interrupted_waits(site, lease_request, local_openstack, reachable
     return run
 
 
-def test_a_service_may_fail_during_the_wait_for_a_lease_or_a_server(
+def test_leasing_succeeds_although_a_service_fails_during_the_wait_for_a_lease_or_a_server(
     site, local_openstack, lease_with_interrupted_waits
 ):
     injector = FaultInjector(local_openstack, site)
@@ -312,7 +314,7 @@ def test_rejected_credentials_are_not_shown(local_openstack, account, monkeypatc
     assert "wrong-secret" not in str(rejected.value)
 
 
-def test_a_lease_in_error_is_a_failure_with_the_reason_of_the_site(
+def test_a_lease_with_the_status_error_raises_an_error_with_the_reason_of_the_site(
     site, reconciler, lease_request, local_openstack, reachable
 ):
     wanted = lease_request(start=datetime.now(UTC) + timedelta(hours=20))

@@ -15,7 +15,9 @@ from tests.testbed.chameleon.conftest import left_at
 HOUR = timedelta(hours=1)
 
 
-def test_a_request_becomes_a_reachable_machine_and_release_leaves_nothing(site, reconciler, lease_request, sshd):
+def test_a_lease_request_becomes_a_reachable_machine_and_its_release_leaves_nothing(
+    site, reconciler, lease_request, sshd
+):
     leased = lease(site, reconciler, lease_request())
     assert leased.lease.status == "ACTIVE"
     assert leased.lease.name == "llm_cc"
@@ -52,7 +54,7 @@ def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
     assert len({machine.login.host for machine in leased.machines}) == 2
 
 
-def test_a_lease_in_the_future_of_a_node_by_name_is_left_pending_without_wait(site, reconciler, lease_request):
+def test_without_waiting_a_future_lease_of_a_node_given_by_name_stays_pending(site, reconciler, lease_request):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 30 * HOUR
     leased = lease(site, reconciler, lease_request(node="P2-GPU-002", node_type=None, start=start), wait=False)
     assert leased.machines == ()
@@ -102,7 +104,9 @@ def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):
     assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
 
 
-def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, lease_request):
+def test_a_request_that_overlaps_other_leases_is_rejected_with_the_earliest_alternative(
+    site, reconciler, lease_request
+):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False)
     with pytest.raises(NotEnoughHosts, match=r"not enough nodes are free at .* UTC.*; the earliest: P3-GPU"):
@@ -110,7 +114,9 @@ def test_an_overlap_is_rejected_with_the_earliest_alternative(site, reconciler, 
     assert [held.name for held in site.leases()] == ["llm_other"]
 
 
-def test_a_foreign_lease_of_the_same_name_is_not_touched(site, reconciler, lease_request, local_openstack):
+def test_a_lease_of_the_same_name_that_is_not_in_the_journal_is_not_changed(
+    site, reconciler, lease_request, local_openstack
+):
     theirs = lease_request(start=datetime.now(UTC) + 24 * HOUR)
     lease(site, reconciler, theirs, wait=False)
     reconciler.journal.write("closed", release.get_active_lease(reconciler, "llm_cc"))
@@ -145,7 +151,7 @@ def test_a_lease_cannot_be_extended_into_another_reservation(site, reconciler, l
     assert release.lease_state(site, reconciler, active_lease).lease.end == leased.end + HOUR
 
 
-def test_the_end_of_a_lease_is_detected(site, reconciler, lease_request, local_openstack, reachable):
+def test_a_lease_that_has_ended_is_shown_as_such(site, reconciler, lease_request, local_openstack, reachable):
     lease(site, reconciler, lease_request())
     local_openstack.move_clock(timedelta(hours=4))
     active_lease = release.get_active_lease(reconciler, "llm_cc")

@@ -73,7 +73,7 @@ def test_a_job_that_the_nodes_can_never_run_is_rejected(
     assert "Batch job submission failed" in done.stderr
 
 
-def test_a_waiting_job_starts_soon_after_the_one_before(
+def test_a_waiting_job_starts_soon_after_the_previous_job(
     nodes: list[Node], login: Callable[[Node], Login], cluster: ConfigurationResult
 ) -> None:
     submit = "sbatch --exclusive --nodes=2 --output=/dev/null --job-name=waiting --wrap=true"

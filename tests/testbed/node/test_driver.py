@@ -137,7 +137,7 @@ def test_a_driver_that_still_fails_is_reported_with_a_fix(
         set_up([machine], **role_variables("bad-driver"))
 
 
-def test_a_check_says_that_a_driver_would_be_installed_and_does_not_reboot(
+def test_a_run_in_check_mode_says_that_a_driver_would_be_installed_and_does_not_reboot(
     machine: Node, set_up: SetUp, driver_in_state: DriverInState
 ) -> None:
     before = driver_in_state("missing")

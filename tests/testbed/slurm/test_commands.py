@@ -151,7 +151,7 @@ def test_rows_on_the_cluster_are_monitored_from_this_machine(cli_user):
     running.communicate(timeout=60)
 
 
-def test_ctrl_c_reports_that_jobs_continue_and_how_to_cancel_them(cli_user):
+def test_after_ctrl_c_the_command_reports_that_jobs_continue_and_how_to_cancel_them(cli_user):
     running = cli_user.start_command(reduced_batch="hang")
     wait_for(lambda: cli_user.start_count("reduced-batch"))
     running.send_signal(signal.SIGINT)

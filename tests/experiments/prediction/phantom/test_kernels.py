@@ -20,7 +20,9 @@ pytestmark = pytest.mark.xdist_group("tracer")
         ("RNN of 2 layers", 74_449_408, 132_121_344),
     ],
 )
-def test_a_recurrent_layer_keeps_memory_for_the_backward_pass_and_needs_a_workspace_as_in_cudnn(probe_results, layer, kept, workspace):
+def test_a_recurrent_layer_keeps_memory_for_the_backward_pass_and_needs_a_workspace_as_in_cudnn(
+    probe_results, layer, kept, workspace
+):
     found_kept, found_workspace = probe_results["recurrent"][layer]
     assert found_kept == pytest.approx(kept, abs=2 * MIB)
     if workspace:

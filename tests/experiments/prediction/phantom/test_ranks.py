@@ -60,7 +60,9 @@ def test_a_reduced_bucket_stays_allocated_until_a_collective_operation_that_is_n
     assert kept() is None
 
 
-def test_a_broadcast_frees_a_bucket_if_the_host_read_a_value_after_its_reduction(group: Any, phantom: FakePhantom) -> None:
+def test_a_broadcast_frees_a_bucket_if_the_host_read_a_value_after_its_reduction(
+    group: Any, phantom: FakePhantom
+) -> None:
     phantom.keys.append(READ)
     kept = bucket_reduced_in_a_backward_pass(group)
     group.broadcast([torch.ones(1)])

@@ -58,7 +58,9 @@ def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, librar
         assert not [one for one in psutil.process_iter(["cmdline"]) if mark in (one.info["cmdline"] or [])]
 
 
-def test_without_the_option_for_a_sandbox_nothing_is_copied_and_the_output_says_so(tmp_path, traces_start_warm, monkeypatch):
+def test_without_the_option_for_a_sandbox_nothing_is_copied_and_the_output_says_so(
+    tmp_path, traces_start_warm, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.py").write_text("import torch\ntorch.zeros(9, device='cuda')\nopen('made.txt', 'w')\n")
     messages: list[str] = []

@@ -32,7 +32,9 @@ SECOND = sample_rows.GPU.__class__(1, sample_rows.GPU.name, sample_rows.GPU.memo
         (TOOLKIT | CDI, "cdi", ["nvidia.com/gpu=0", "nvidia.com/gpu=1"], []),
     ],
 )
-def test_gpus_are_requested_by_cdi_if_docker_offers_it_and_otherwise_from_the_nvidia_runtime(info, driver, ids, capabilities):
+def test_gpus_are_requested_by_cdi_if_docker_offers_it_and_otherwise_from_the_nvidia_runtime(
+    info, driver, ids, capabilities
+):
     (request,) = engine.gpu_requests(info, [0, 1])
     assert (request["Driver"], request["DeviceIDs"], request["Capabilities"]) == (driver, ids, capabilities)
     assert engine.gpu_requests(info, []) == []

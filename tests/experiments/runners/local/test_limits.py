@@ -95,7 +95,9 @@ def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(lo
         ([], {0: 3.04}, "3.0 GiB are still in use on GPU 0"),
     ],
 )
-def test_gpus_that_an_ended_row_still_uses_are_not_given_to_other_rows(local, clock, monkeypatch, alive, used_gib, line):
+def test_gpus_that_an_ended_row_still_uses_are_not_given_to_other_rows(
+    local, clock, monkeypatch, alive, used_gib, line
+):
     made = local()
     row = running(made, clock)
     monkeypatch.setattr(gpu_memory, "gpus_still_in_use", lambda before, neighbors_gib: used_gib)

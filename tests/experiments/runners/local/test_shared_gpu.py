@@ -149,7 +149,9 @@ def test_gpu_memory_that_an_ended_row_still_uses_is_found_while_its_neighbors_ru
 
 
 @pytest.mark.parametrize(("left_gib", "at_once"), [(3.0, False), (3 * max_row_gib(CARD), True)])
-def test_memory_that_an_ended_row_still_uses_is_found_later_if_the_driver_reports_no_processes(tmp_path, gpu, left_gib, at_once):
+def test_memory_that_an_ended_row_still_uses_is_found_later_if_the_driver_reports_no_processes(
+    tmp_path, gpu, left_gib, at_once
+):
     gpu.left_gib, gpu.reports_processes = {"a": left_gib}, False
     view = Watching(gpu)
     run_rows(tmp_path, view, specs_of("abc"))

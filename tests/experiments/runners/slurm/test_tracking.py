@@ -127,7 +127,9 @@ def test_a_row_whose_job_has_ended_gets_the_result_of_the_job(cluster, track, tr
         ("7|FAILED|None", {"started": "7", RESULT_FILE: "{}"}, "error", "/a/result.json: not a result of schema"),
     ],
 )
-def test_a_row_whose_job_wrote_no_result_gets_a_result_with_the_reason(cluster, track, tracker, queued, files, outcome, reason):
+def test_a_row_whose_job_wrote_no_result_gets_a_result_with_the_reason(
+    cluster, track, tracker, queued, files, outcome, reason
+):
     row = track()
     cluster.queue(*filter(None, [queued]))
     for name, text in files.items():
@@ -150,7 +152,9 @@ def test_a_failed_result_has_the_last_progress_of_the_row(cluster, track, tracke
 
 
 @pytest.mark.parametrize(("started", "reason"), [(False, "no network"), (True, "job ended as CANCELLED")])
-def test_the_result_of_a_row_that_never_started_has_the_reason_of_the_failed_download(cluster, track, tracker, started, reason):
+def test_the_result_of_a_row_that_never_started_has_the_reason_of_the_failed_download(
+    cluster, track, tracker, started, reason
+):
     track(script_started=started)
     cluster.queue("7|CANCELLED|None")
     cluster.download_failure = "no network"

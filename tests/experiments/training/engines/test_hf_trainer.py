@@ -91,7 +91,9 @@ def test_the_trainer_uses_the_optimizer_of_the_row(tmp_path):
     assert set(shots(measured.memory, "after optimizer step", "optimizer_gib")) == {0}
 
 
-def test_generation_needs_more_memory_than_the_weights_and_reaches_the_maximum_length(measure_row, monkeypatch, tmp_path):
+def test_generation_needs_more_memory_than_the_weights_and_reaches_the_maximum_length(
+    measure_row, monkeypatch, tmp_path
+):
     measured = measure_row("neo-inference")
     assert measured.outcome == "fits"
     assert (measured.speed, measured.losses) == (None, ())

@@ -15,7 +15,9 @@ def schedule_for(length, accumulate, epochs, batches, max_steps=-1):
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_length_verdict_has_whole_steps_and_is_not_longer_than_the_full_training(accumulate, epochs, batches, max_steps):
+def test_a_run_of_length_verdict_has_whole_steps_and_is_not_longer_than_the_full_training(
+    accumulate, epochs, batches, max_steps
+):
     schedule = schedule_for("verdict", accumulate, epochs, batches, max_steps)
     assert schedule.minimum <= schedule.maximum <= schedule.total
     assert schedule.minimum == schedule.total or schedule.minimum % accumulate == 0
@@ -40,7 +42,9 @@ def test_a_shortened_run_has_the_longest_batch_in_its_second_step(accumulate, ep
 
 
 @given(accumulate=counts, epochs=counts, batches=counts, max_steps=step_limits)
-def test_a_run_of_length_peak_ends_with_the_second_step_which_has_the_longest_batch(accumulate, epochs, batches, max_steps):
+def test_a_run_of_length_peak_ends_with_the_second_step_which_has_the_longest_batch(
+    accumulate, epochs, batches, max_steps
+):
     schedule = schedule_for("peak", accumulate, epochs, batches, max_steps)
     assert schedule.minimum == schedule.maximum == min(2 * accumulate, schedule.total)
     assert schedule.longest_batch_index == (None if schedule.minimum == schedule.total else schedule.minimum - 1)
@@ -106,7 +110,9 @@ def test_a_full_length_run_has_all_steps(accumulate, epochs, batches, max_steps,
 @pytest.mark.parametrize(
     ("accumulate", "max_steps", "micro_steps"), [(1, -1, 20), (4, -1, 20), (4, 2, 8), (4, 9, 20), (1, 7, 7)]
 )
-def test_the_number_of_micro_steps_of_a_full_training_depends_on_epochs_accumulation_and_max_steps(accumulate, max_steps, micro_steps):
+def test_the_number_of_micro_steps_of_a_full_training_depends_on_epochs_accumulation_and_max_steps(
+    accumulate, max_steps, micro_steps
+):
     settings = spec(accumulate=accumulate, max_steps=max_steps, max_epochs=2, train_samples=None).settings
     assert full_micro_steps(settings, batches_per_epoch=10) == micro_steps
 

@@ -59,7 +59,9 @@ TEXTS: dict[str, Any] = {"model": LLAMA, "dataset": "constant", "max_length": 16
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("engine", ["lightning", "litgpt", "litgpt_trainer", "hf_trainer"])
 @pytest.mark.parametrize("in_backward", [False, True])
-def test_a_fused_optimizer_trains_like_the_optimizer_without_fusion(monkeypatch, tmp_path, optimizer, engine, in_backward):
+def test_a_fused_optimizer_trains_like_the_optimizer_without_fusion(
+    monkeypatch, tmp_path, optimizer, engine, in_backward
+):
     if in_backward and engine == "hf_trainer":
         pytest.skip("hf_trainer has no optimizer step in the backward pass")
     kernels = []

@@ -56,7 +56,7 @@ def configured(node: Node, set_up: SetUp) -> ConfigurationResult:
 
 
 @pytest.mark.timeout(0)
-def test_slurm_s_own_tests(
+def test_the_tests_of_slurm_s_developers_pass_on_a_node_that_the_roles_have_set_up(
     node: Node, login: Callable[[Node], Login], configured: ConfigurationResult, tmp_path: Path
 ) -> None:
     print(f"output of the tests: {tmp_path}")
