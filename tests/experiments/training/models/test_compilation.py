@@ -67,7 +67,7 @@ def fresh_compiler(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_a_compiled_row_has_the_same_losses_and_needs_few_compilations(name, tmp_path):
+def test_a_compiled_row_has_the_same_losses_with_few_compilations(name, tmp_path):
     usual = run_rank(spec(**ROWS[name]), tmp_path)
     assert not counters["stats"]
     compiled = run_rank(spec(**ROWS[name], compile=True), tmp_path, NoMeter())
