@@ -1,4 +1,4 @@
-"""The tests wait for a service as long as it lives, and no longer."""
+"""The tests wait for a service as long as its process runs, up to a time limit."""
 
 import subprocess
 

@@ -63,11 +63,11 @@ def test_help_is_quick_and_imports_no_large_library():
 
 
 def test_commands_and_the_worker_do_not_import_torch():
-    rooms = (
+    modules = (
         "experiments.cli.app, experiments.pipeline, experiments.report, experiments.cli.tables,"
         "experiments.notebooks.row, experiments.runners.slurm.job, experiments.training.worker"
     )
-    code = f"import sys, {rooms}; print('torch' in sys.modules)"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=CODE_FOLDER, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

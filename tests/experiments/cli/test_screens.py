@@ -126,7 +126,7 @@ NOT_SCREENS = {"run": "test_a_run_shows_the_stored_screen has its events, withou
 """Commands whose screen has no command line here, and why."""
 
 
-AT = Progress(
+PROGRESS = Progress(
     phase="optimizer step",
     step=2,
     micro_steps=9,
@@ -144,7 +144,7 @@ OBSERVED = Observation(
         for gpu in range(2)
     ),
     rows=(
-        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/fsdp", "RUNNING", "", AT),
+        MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/fsdp", "RUNNING", "", PROGRESS),
         MonitoredRow(f"{RUN_ID}/multi_gpu_openllama/deepspeed-offload", "PENDING", "Resources"),
     ),
     unreachable=("llm_cc-node-2: not reached",),
@@ -301,7 +301,7 @@ def test_running_rows_show_the_stored_screen(width):
     specs = [run.spec(suite_named(SUITE), row) for row in ("xxl-activation-checkpointing", "xxl-sgd", "xxl-lora")]
     waits = "queued (Resources: downloading facebook/opt-6.7b, 3.1 of 12.4 GB)"
     states = [
-        RowState(specs[0], 3723.0, AT),
+        RowState(specs[0], 3723.0, PROGRESS),
         RowState(specs[1], 9.0, None, "ending"),
         RowState(specs[2], 0.0, None, waits),
     ]

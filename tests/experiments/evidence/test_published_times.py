@@ -1,4 +1,4 @@
-"""Published times of training steps: the labels are complete, the stored table is current, and faults change it."""
+"""Published times of training steps: each has its data, the stored table is current, and faults change it."""
 
 import json
 

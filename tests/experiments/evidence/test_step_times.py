@@ -1,4 +1,4 @@
-"""Estimates beside the predicted step times: PyTorch's own estimator runs, or the table says why not."""
+"""Estimates next to the predicted step times: PyTorch's own estimator runs, or the table says why not."""
 
 import json
 

@@ -12,7 +12,7 @@ from experiments.history.lease_record import (
     earlier_leases,
     read_records,
 )
-from tests.testbed.chain.rehearse import STORED_LEASES, bring_earlier_leases
+from tests.testbed.chain.rehearse import STORED_LEASES, copy_stored_leases
 
 
 def record(used_s=1000.0, run_s=400.0, node_type="gpu_a100_pcie", su_per_hour=36.0):
@@ -69,8 +69,8 @@ def test_the_error_of_a_predicted_lease_time_is_relative_to_the_used_time():
 
 def test_the_leases_of_stored_rehearsals_are_copied_into_results_that_record_no_leases(tmp_path):
     stored = read_records(STORED_LEASES.parent)
-    bring_earlier_leases(tmp_path / "new")
+    copy_stored_leases(tmp_path / "new")
     assert read_records(tmp_path / "new") == stored != []
     append_record(tmp_path / "own", record())
-    bring_earlier_leases(tmp_path / "own")
+    copy_stored_leases(tmp_path / "own")
     assert read_records(tmp_path / "own") == [record()]

@@ -96,7 +96,7 @@ def test_the_first_check_sends_messages_and_checks_are_at_most_ten_seconds_apart
         [],
     ]
     assert POLL_S <= 10
-    assert len(asked) == 1, "the time decides, without a question to the site"
+    assert len(asked) == 1, "the time alone decides, and the site is not queried"
 
 
 def test_a_new_lease_is_reported_at_once_even_if_an_earlier_lease_had_its_name(site, lease_watch):

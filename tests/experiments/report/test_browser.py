@@ -37,7 +37,7 @@ def page(browser: Page) -> Page:
 
 
 def show(page: Page, report: Path, width: int, scheme: str, row: str = "baseline") -> None:
-    page.look(width, scheme)
+    page.set_window(width, scheme)
     page.call("Page.navigate", url=f"{report.as_uri()}#row-{row}")
     page.until(READY)
 
@@ -92,7 +92,7 @@ def test_a_row_opens_from_a_link_and_draws_its_charts(page: Page, tmp_path: Path
 def test_charts_are_drawn_again_for_a_dark_theme_and_a_narrow_window(page: Page, tmp_path: Path) -> None:
     show(page, write_report(h200_run(tmp_path / "run")).page, 1280, "light")
     light = page.evaluate(LABEL)
-    page.look(390, "dark")
+    page.set_window(390, "dark")
     page.until(f"{LABEL} === {TEXT} && {LABEL} !== '{light}'")
     page.until(f"{FIGURES_END} <= 390")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

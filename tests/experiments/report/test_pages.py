@@ -130,7 +130,7 @@ def axe() -> str:
 
 
 def open_page(browser: Page, page: Path, width: int, scheme: str) -> None:
-    browser.look(width, scheme)
+    browser.set_window(width, scheme)
     browser.call("Page.navigate", url=page.as_uri())
     browser.until("document.readyState === 'complete' && document.querySelector('main')")
 
@@ -215,7 +215,7 @@ FIRST_FAILURE = "document.querySelector('.failures a').getBoundingClientRect().b
 def test_failures_and_their_reasons_are_visible_without_scrolling(
     browser: Page, pages: dict[str, Path], width: int, height: int
 ):
-    browser.look(width, "light")
+    browser.set_window(width, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")
     assert 0 < browser.evaluate(FIRST_FAILURE) < height
@@ -230,7 +230,7 @@ def test_failures_and_their_reasons_are_visible_without_scrolling(
 
 
 def test_the_name_of_a_row_is_on_one_line_in_a_narrow_window(browser: Page, pages: dict[str, Path]):
-    browser.look(390, "light")
+    browser.set_window(390, "light")
     browser.call("Page.navigate", url=pages["h200"].as_uri())
     browser.until("document.readyState === 'complete'")
     lines = browser.evaluate("""[...document.querySelectorAll('table.rows.cards th[scope="row"] a')].map((name) =>
@@ -281,7 +281,7 @@ def test_statements_about_rows_that_have_not_run_are_shown_as_one_group(tmp_path
 def test_verdicts_of_earlier_runs_are_next_to_their_statements(
     browser: Page, pages: dict[str, Path], width: int, runs: int
 ):
-    browser.look(width, "light")
+    browser.set_window(width, "light")
     browser.call("Page.navigate", url=pages["history"].as_uri())
     browser.until("document.readyState === 'complete'")
     ends = browser.evaluate(

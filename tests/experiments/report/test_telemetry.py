@@ -1,4 +1,4 @@
-"""Reading telemetry.csv, whole or cut short."""
+"""Reading a complete or an incomplete telemetry.csv."""
 
 from pathlib import Path
 

@@ -128,8 +128,8 @@ def result_on_two_ranks(row="a", **changes):
     return result(row, settings=Settings(**COMMON, **FOUR | {"devices": 2}), **changes)
 
 
-class TestScaledDown:
-    """Rows that ran on fewer ranks than they need."""
+class TestFewerRanks:
+    """Rows that ran on fewer ranks than they state."""
 
     @pytest.mark.parametrize("expect", [{"outcome": "oom"}, {"figures": [REFERENCE]}])
     def test_statements_about_a_single_row_that_ran_on_fewer_gpus_are_not_evaluated(self, expect):

@@ -1,4 +1,4 @@
-"""The process of a part ends with the check: it gets a signal, on which it releases its lease."""
+"""The process of a part of the check ends with the check: it gets a signal, and then releases its lease."""
 
 import os
 import signal

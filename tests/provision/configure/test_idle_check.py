@@ -286,7 +286,7 @@ def jupyter(fake_node):
             self.wfile.write(json.dumps([{"name": "python3", "execution_state": server_state["state"]}]).encode())
 
         def log_message(self, *_):
-            """Be quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Api)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

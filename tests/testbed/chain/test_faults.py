@@ -55,7 +55,7 @@ def all_fit(cli_user: CliUser, run_id: str) -> bool:
 
 def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_client: Command) -> None:
     command = running(cli_user, "cut")
-    cli_user.node_proxy.shut("gone")
+    cli_user.node_proxy.set_fault("gone")
     time.sleep(OUTAGE_S)
     cli_user.node_proxy.repair()
     assert command.end() in (0, 1), command.output
@@ -64,7 +64,7 @@ def test_a_minute_without_a_connection_loses_no_row(cli_user: CliUser, last_clie
 
 
 def test_a_slow_connection_causes_no_error(cli_user: CliUser, last_client: Command) -> None:
-    cli_user.node_proxy.shut("slow")
+    cli_user.node_proxy.set_fault("slow")
     try:
         command = running(cli_user, "slow")
         assert command.end() in (0, 1), command.output

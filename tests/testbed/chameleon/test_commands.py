@@ -104,7 +104,7 @@ def test_a_lease_is_released_if_its_command_gets_sigterm_while_a_node_boots(
 
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     monkeypatch.setattr("provision.clock.Clock", TerminatingClock)
-    local_openstack.behave(P3_GPU_001={"seconds": 3})
+    local_openstack.set_boot_behavior(P3_GPU_001={"seconds": 3})
     code, _, err = testbed("lease", *lease_flags, "--run", "true")
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -105,7 +105,7 @@ def test_a_failed_boot_at_the_kvm_site_leaves_no_volume(
     any_site, local_openstack, reconciler, lease_request, monkeypatch
 ):
     monkeypatch.setattr(boot, "BOOT_ATTEMPTS", 1)
-    local_openstack.behave(hypervisor={"fail": "no GPU answers"})
+    local_openstack.set_boot_behavior(hypervisor={"fail": "no GPU answers"})
     local_openstack.fail_to_delete_a_volume()
     with pytest.raises(BootFailed, match="no GPU answers"):
         lease(any_site, reconciler, lease_request(node_type="g1.h100.pci.1"))

@@ -58,7 +58,7 @@ def losing_answer(site, local_openstack, tmp_path):
 
         def on_operation(operation, attempt):
             if (operation, attempt) == (lost, 1):
-                keystone.shut("deaf")
+                keystone.set_fault("deaf")
 
         def report(line):
             if "attempt" in line:
@@ -134,7 +134,7 @@ def test_a_rejected_credential_is_reported_in_one_line_and_the_lease_stays(
 def test_if_keystone_does_not_recover_the_command_fails_and_the_next_one_completes_the_setup(
     testbed, site, reconciler, active_lease, local_openstack
 ):
-    local_openstack.proxies["keystone"].shut("500")
+    local_openstack.proxies["keystone"].set_fault("500")
     with pytest.raises(Unreachable, match=r"keystone has an error \(500\)"):
         set_up_end_when_idle(site, reconciler, "llm_cc", END_WHEN_IDLE)
     local_openstack.repair()

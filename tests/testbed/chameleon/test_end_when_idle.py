@@ -173,7 +173,7 @@ def test_a_lease_does_not_end_itself_while_a_service_does_not_answer_and_ends_af
 ):
     now = check.clock()
     idle = check.CheckState(now.wall_s - 60, now.passed_s - 60, now.boot, now.passed_s - settings.idle_s, {})
-    local_openstack.proxies[service].shut(fault)
+    local_openstack.proxies[service].set_fault(fault)
     state, line = check.check(settings, IdleNode(), check.Lease(settings), idle, now)
     local_openstack.repair()
     assert f"but the lease continues: {service}" in line

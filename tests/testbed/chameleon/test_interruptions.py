@@ -66,7 +66,7 @@ def test_a_command_killed_after_any_operation_is_resumed_by_the_next(
     if operation == Operation.DELETE_VOLUME:
         local_openstack.fail_to_delete_a_volume()
     if operation == Operation.DELETE_SERVER:
-        local_openstack.behave(P3_GPU_001={"fail": "no bootable device"})
+        local_openstack.set_boot_behavior(P3_GPU_001={"fail": "no bootable device"})
     any_node = {} if operation == Operation.DELETE_SERVER else {"node_type": None}
     stage, wanted = tmp_path / "stage", lease_request(**any_node)
     deadly = Reconciler(KillingJournal(tmp_path / "state", operation), FakeClock(), lambda line: None)

@@ -1,4 +1,4 @@
-"""The time of an optimizer step of unchanged scripts and of `--model`, with a table of few, round times."""
+"""The time of an optimizer step of unchanged scripts and of `--model`, predicted from a table of a few round times."""
 
 import json
 

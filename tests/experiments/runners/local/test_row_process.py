@@ -23,7 +23,7 @@ RUN_ID = "cut-off"
 
 
 class TwoRowRun:
-    """`testbed run` of two rows in a separate process; baseline ends at once, reduced-batch depends on ``hang``."""
+    """`testbed run` of two rows in another process: baseline ends at once; reduced-batch hangs if ``hang`` is set."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

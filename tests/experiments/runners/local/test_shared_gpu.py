@@ -26,7 +26,7 @@ IDLE_GIB, ROW_GIB = 0.5, 5.0
 
 
 class FakeGpu:
-    """A GPU on which every living process uses ROW_GIB; ``left_gib`` is memory that no process has."""
+    """A GPU on which every living process uses ROW_GIB; ``left_gib`` is memory that belongs to no process."""
 
     def __init__(self) -> None:
         self.started: dict[str, subprocess.Popen[bytes]] = {}
@@ -88,7 +88,7 @@ class Watching(RecordingView):
 
 @pytest.fixture
 def gpu(monkeypatch) -> Iterator[FakeGpu]:
-    """The GPU of the machine; every look at the clock in the check of memory moves it by a minute."""
+    """The GPU of the machine; each time the check of memory reads the clock, the clock advances by a minute."""
     made, clock = FakeGpu(), count(step=60.0)
     monkeypatch.setattr(row_process, "start", made.start)
     monkeypatch.setattr(gpus, "used_gib", made.used_gib)

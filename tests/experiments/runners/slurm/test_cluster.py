@@ -1,4 +1,4 @@
-"""Clusters and leased nodes as targets of runs; nothing is connected."""
+"""Clusters and leased nodes as targets of runs; no connection is opened."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
