@@ -76,12 +76,12 @@ def test_a_block_that_does_not_run_states_the_reason() -> None:
     assert not unknown
 
 
-def test_some_blocks_run_and_every_reason_not_to_run_occurs() -> None:
+def test_the_documentation_has_blocks_that_run_and_blocks_with_each_reason_for_not_running() -> None:
     assert len(RUN) >= 5
     assert {block.note.partition(":")[0] for block in ALL} >= {"", "exit", "needs", "slow"}
 
 
-def test_commands_that_cannot_run_here_have_only_existing_options() -> None:
+def test_documented_commands_that_cannot_run_here_use_only_existing_options() -> None:
     wrong = []
     for block, words in _lines():
         if words[0] == "testbed":

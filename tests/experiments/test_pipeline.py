@@ -102,7 +102,7 @@ def test_with_the_option_gpus_per_node_rows_run_on_that_many_gpus_of_each_node(m
     assert (outcome.status, outcome.grade) == ("pass", "predicted"), "a prediction is of all ranks"
 
 
-def test_with_predictions_only_the_predictions_are_evaluated_and_no_row_runs(machine, tmp_path):
+def test_a_run_of_predictions_evaluates_the_predictions_and_runs_no_row(machine, tmp_path):
     options = RunOptions(SUITE, card="h100_94gb", predict_only=True, results=tmp_path)
     done = run_suite(options, RecordingView())
     assert FakeRunner.ran == []
@@ -236,7 +236,7 @@ def test_a_run_at_full_size_shows_the_times_of_stored_runs(machine, tmp_path, mo
     assert not [line for line in view.lines if line.startswith("time on")]
 
 
-def test_rows_that_share_a_gpu_are_announced_and_no_times_are_promised(machine, tmp_path, monkeypatch):
+def test_rows_that_share_a_gpu_are_announced_and_no_expected_times_are_shown(machine, tmp_path, monkeypatch):
     machine(H200, cpus=8)
     monkeypatch.setattr(gpus, "used_gib", lambda indices: dict.fromkeys(indices, 0.5))
     rows = ("baseline", "xxl", "xxl-lora")

@@ -79,7 +79,7 @@ def test_the_commands_accept_every_option(command):
         assert parameters[name].default == RunOptions.__dataclass_fields__[name].default
 
 
-def test_the_makefile_has_every_option_with_a_value():
+def test_the_makefile_has_a_variable_for_every_option_that_takes_a_value():
     text = (CODE_FOLDER / "Makefile").read_text()
     variables = re.findall(r"^(?:TARGET|NAMES) +:= (.*)$", text, re.MULTILINE)
     expected = {
@@ -105,7 +105,7 @@ def test_make_rejects_values_with_special_characters(words, message):
     assert re.search(message, ran.stderr)
 
 
-def test_make_ends_with_2_and_prints_the_code_of_the_command(tmp_path):
+def test_make_ends_with_exit_code_2_and_prints_the_exit_code_of_the_command(tmp_path):
     """Fake: an environment whose python ends with 3."""
 
     def make(*words: str) -> subprocess.CompletedProcess[str]:
@@ -130,7 +130,7 @@ def two_runs(name: str) -> tuple[Run, Run]:
 
 
 @pytest.mark.parametrize("name", [name for name in IDENTITY_OPTIONS if name != "suite"])
-def test_a_run_with_another_option_does_not_continue_a_folder(tmp_path, name):
+def test_a_run_with_other_options_does_not_continue_in_the_folder_of_an_earlier_run(tmp_path, name):
     before, now = two_runs(name)
     folder = RunFolder(tmp_path)
     folder.write_run(before)

@@ -81,7 +81,7 @@ def test_two_packages_that_change_a_value_only_together_are_both_named(package_i
     assert [one.package for one in found.culprits] == ["pack02", "pack11"]
 
 
-def test_packages_that_require_each_other_change_together(package_index):
+def test_packages_that_require_each_other_are_changed_together(package_index):
     wheel(package_index, "pack04", "1.0", needs=["pack05<2"])
     wheel(package_index, "pack04", "2.0", "1", needs=["pack05>=2"])
     asked: list[dict[str, str]] = []

@@ -184,7 +184,7 @@ def test_a_lease_of_another_account_is_named_and_not_released(testbed, site):
     assert len(site.held) == 1
 
 
-def test_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, site):
+def test_the_command_status_shows_the_leases_of_other_sites_if_one_does_not_answer(testbed, site):
     for name in ("llm_a", "llm_b"):
         assert testbed("lease", "--name", name, "--key", "KEY", "--start", "now", "--no-wait", "--yes")[0] == 0
         site.account = replace(IDENTITY, project="CHI-000002", project_id="p2")
@@ -205,7 +205,7 @@ def test_the_account_is_named_by_an_option_of_every_command(testbed, monkeypatch
     assert os.environ["OS_CLOUD"] == "uc_research"
 
 
-def test_without_leases_status_and_orphans_print_that_nothing_is_leased(testbed):
+def test_the_commands_status_and_orphans_print_that_nothing_is_leased_if_there_is_no_lease(testbed):
     assert testbed("status") == (0, "no active lease\n", "")
     assert json.loads(testbed("status", "--json")[1]) == []
     assert testbed("orphans") == (0, "no leaked resources\n", "")

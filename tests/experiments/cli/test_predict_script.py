@@ -91,9 +91,7 @@ def test_everything_after_two_dashes_is_the_command_of_the_script(requested_trac
     assert ["a100_80gb", "10.00", "40.00", "78.60", "+38.60", "fits"] in lines
 
 
-def test_without_the_option_card_every_card_is_predicted_and_json_names_the_smallest_that_fits(
-    requested_traces, capsys
-):
+def test_every_card_is_predicted_unless_cards_are_given_and_json_names_the_smallest_that_fits(requested_traces, capsys):
     assert main(["predict", "--json", "--", "python", "x.py"]) == 0
     assert "h200_141gb" in requested_traces[0][1]
     data = json.loads(capsys.readouterr().out)
@@ -102,7 +100,7 @@ def test_without_the_option_card_every_card_is_predicted_and_json_names_the_smal
 
 
 @pytest.mark.parametrize(("limit", "code"), [("40", 0), ("39.9", 1)])
-def test_a_limit_in_gib_decides_the_exit_code(requested_traces, capsys, limit, code):
+def test_the_exit_code_depends_on_whether_the_peak_exceeds_a_limit_in_gib(requested_traces, capsys, limit, code):
     assert main(["predict", "--max-gib", limit, "--", "python", "x.py"]) == code
     assert ("40.00 GiB are needed, more than --max-gib 39.9" in capsys.readouterr().err) == bool(code)
 
@@ -147,7 +145,7 @@ def test_options_that_exclude_each_other_are_an_error_in_one_line(requested_trac
     assert requested_traces == []
 
 
-def test_fit_rejects_more_than_one_suite_or_row(capsys):
+def test_the_command_fit_rejects_more_than_one_suite_or_row(capsys):
     assert main(["fit", "python", "x.py"]) == 2
     assert "fit python x.py: allowed: one SUITE/ROW; write a script's command after --" in capsys.readouterr().err
 

@@ -140,7 +140,7 @@ def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
     ]
 
 
-def test_the_worst_of_several_suites_is_the_exit_code(testbed, monkeypatch, tmp_path):
+def test_the_exit_code_is_that_of_the_worst_of_several_suites(testbed, monkeypatch, tmp_path):
     outcomes: dict[str, Outcome] = {SUITE: "fits", SLURM: "error"}
     made = fake_worker.fake_result
     monkeypatch.setattr(fake_worker, "fake_result", lambda spec, _: made(spec, outcomes[spec.suite]))

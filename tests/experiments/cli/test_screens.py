@@ -309,7 +309,7 @@ def test_running_rows_show_the_stored_screen(width):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_checks_show_the_stored_screen(width):
+def test_the_checks_of_doctor_show_the_stored_screen(width):
     checks = [
         Check("local tools", "ok", "ssh, ssh-keygen"),
         Check("compiler", "failed", "no C++ compiler; install it (apt install g++)", ("testbed predict",)),

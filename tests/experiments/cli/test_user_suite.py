@@ -55,12 +55,12 @@ def test_each_error_in_a_suite_file_is_one_line_with_its_line_number_and_the_exi
 
 
 @pytest.mark.parametrize("arguments", [(), ("my_lab.yaml", "--template")])
-def test_check_needs_a_file_or_the_template(testbed, arguments):
+def test_the_command_check_needs_a_file_or_the_template(testbed, arguments):
     code, _, err = testbed("check", *arguments)
     assert (code, err) == (2, "testbed: check: needs either the file of a suite or --template\n")
 
 
-def test_a_suite_file_is_listed_and_run_and_evaluated_after_it_was_deleted(testbed, tmp_path):
+def test_a_suite_file_can_be_listed_and_run_and_its_run_evaluated_after_the_file_was_deleted(testbed, tmp_path):
     code, listed, _ = testbed("list", "--suite-file", "my_lab.yaml", "--json")
     assert [row["row"] for row in json.loads(listed)] == ["full", "sgd", "lora"]
     code, _, err = testbed("run", "--suite-file", "my_lab.yaml", "--size", "tiny")

@@ -79,7 +79,7 @@ NOT_OF_TWINS = {
     ],
 }
 
-# Allowed errors of predicted peaks, as shares. For an unknown reason, the peak of 7b-qlora is predicted 0.23 GiB too high.
+# Allowed errors of predicted peaks, as shares: for unknown reasons, the peak of 7b-qlora is predicted 0.23 GiB too high
 PEAK_ERRORS = {"7b-qlora": 0.012}
 
 

@@ -121,7 +121,7 @@ def comparison(measured_s: float, busy_s: float, host_s: float, allocated_gib: f
     return Comparison(TIMES.labels[0], (Pass(measured_s, time, allocated_gib, busy_s / 2),))
 
 
-def test_a_pass_takes_the_longer_of_the_host_s_time_with_allocations_and_the_gpu_s_time():
+def test_the_time_of_a_pass_is_the_longer_of_the_host_time_with_allocations_and_the_gpu_time():
     one = comparison(measured_s=1.0, busy_s=0.5, host_s=0.2, allocated_gib=10.0)
     assert [one.passes[0].predicted_s(each) for each in (0.0, 0.03, 0.05)] == pytest.approx([0.5, 0.5, 0.7])
 

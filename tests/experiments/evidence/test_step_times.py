@@ -22,7 +22,7 @@ def test_every_row_has_an_estimate_of_pytorch_or_the_table_states_why_not(folder
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_our_error_is_smaller_than_that_of_every_simpler_estimate(folder):
+def test_the_error_of_predictions_is_smaller_than_that_of_every_simpler_estimate(folder):
     found = json.loads((folder / "step_times.json").read_text())
     simpler = [found[name]["mean"] for name in ("roofline_errors", "factor_errors", "torch_errors")]
     assert found["mean_error"] < min(simpler)

@@ -185,7 +185,7 @@ def test_a_version_that_changes_nothing_is_not_reported(tmp_path):
     assert changes_found(tmp_path, 4, lambda result: result["versions"].update(transformers="5.18.0")) == []
 
 
-def test_a_segment_starts_where_values_move_beyond_their_noise():
+def test_a_new_segment_of_runs_starts_where_values_change_by_more_than_their_noise():
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 12.0], 0.1, 100) == [4]
     assert segment_starts([10.0, 10.1, 9.9, 10.0, 10.2], 0.1, 100) == []
 

@@ -158,7 +158,7 @@ def test_the_expected_time_of_a_borderline_row_is_that_of_its_likelier_outcome_a
     assert time.low_s < whole.low_s
 
 
-def test_a_time_measured_on_the_same_chip_is_preferred_to_a_prediction_and_this_to_one_of_another_chip(tmp_path):
+def test_a_prediction_is_preferred_to_a_time_of_another_chip_but_not_to_one_of_the_same_chip(tmp_path):
     stored = StoredTimes.read(tmp_path)
     same, other = expected_time(stored, "reduced-batch", card="h100_94gb"), expected_time(stored, "reduced-batch")
     assert (same.source, same.other_chip) == ("measured on NVIDIA H200", False)

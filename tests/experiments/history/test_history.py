@@ -43,7 +43,7 @@ def test_every_run_of_the_stored_evidence_is_recorded_once(testbed, tmp_path):
     assert row_counts(tmp_path / "results/history.db") == once
 
 
-def test_the_link_named_latest_can_be_given_to_record_a_run(testbed, tmp_path):
+def test_the_link_latest_can_be_recorded_in_place_of_the_folder_of_a_run(testbed, tmp_path):
     (tmp_path / "latest").symlink_to(RUN)
     assert testbed("history", "record", "latest")[0] == 0
     assert row_counts(tmp_path / "results/history.db")["runs"] == 1

@@ -61,7 +61,7 @@ def test_the_lease_has_time_for_setup_and_rows_with_a_margin():
 
 
 @pytest.mark.parametrize("time", [None, row_time(60, other_chip=True)])
-def test_no_length_is_chosen_if_a_time_is_not_known_for_the_card(time):
+def test_no_length_of_a_lease_is_chosen_if_the_time_of_a_row_on_the_card_is_unknown(time):
     assert ExpectedTimes({"a": [row_time(60), time]}, 1).lease_length() is None
 
 
@@ -73,7 +73,7 @@ def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
         times.require_to_end_within(timedelta(hours=1))
 
 
-def test_the_labs_have_times_on_the_nodes_of_the_course(tmp_path):
+def test_the_length_of_a_lease_for_the_labs_is_chosen_on_a_node_of_the_course(tmp_path):
     node = Host("1", "P3", "CHI@UC", "gpu_a100_pcie", gpu_model="NVIDIA A100 PCIe 80GB", gpus=4, gpu_memory_gib=80)
     times = expected_times_on([node], suites_in_group("single"), tmp_path)
     assert (times.gpus, times.lease_length()) == (4, timedelta(hours=1.5))

@@ -373,7 +373,7 @@ def test_a_given_checksum_of_the_labs_archive_is_checked_at_the_first_download(l
     assert known_archive.locate_archive("~/captions", None, tmp_path, lambda *_: None) == ("~/captions", None)
 
 
-def test_rows_read_the_data_set_of_every_archive_in_the_catalog():
+def test_every_archive_in_the_catalog_has_a_data_set_that_rows_read():
     rows = [suite.settings(row, suite.cards[0]) for suite in suites_in_group("single") for row in suite.rows]
     assert set(known_archive.known_archives()) <= {settings.dataset for settings in rows}
     assert all(archive_suffix(one.address) for one in known_archive.known_archives().values())

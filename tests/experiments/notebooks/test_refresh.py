@@ -12,7 +12,7 @@ RUN = "multi_gpu_litgpt-v100_32gb-full-verdict"
 NOTEBOOKS = CODE_FOLDER / "experiments" / "notebooks"
 
 
-def test_all_outputs_are_of_the_named_run_in_any_folder_without_pythonpath(tmp_path, monkeypatch):
+def test_a_refreshed_notebook_has_outputs_of_the_named_run_in_any_folder_without_pythonpath(tmp_path, monkeypatch):
     monkeypatch.delenv("PYTHONPATH", raising=False)
     monkeypatch.chdir(tmp_path)
     target = tmp_path / "shown" / "multi_gpu_litgpt.ipynb"

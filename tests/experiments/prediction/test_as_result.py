@@ -135,7 +135,7 @@ def test_a_predicted_gpu_load_is_not_evaluated_if_its_error_could_change_the_sta
     assert found["claim/other-gpus-are-idle"].status == "pass"
 
 
-def test_a_row_that_does_not_fit_has_no_time():
+def test_a_row_that_is_predicted_not_to_fit_has_no_predicted_time():
     result = convert_to_result(prediction(spec("grad-accumulation"), 100.0, time=step_time(2.0)))
     assert (result.speed, result.telemetry) == (None, {})
 

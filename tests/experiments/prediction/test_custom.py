@@ -67,7 +67,7 @@ def test_only_equal_options_of_a_custom_training_give_the_same_fingerprint():
         (GPT2, "all-linear"),
     ],
 )
-def test_adapters_are_on_the_usual_layers_of_the_model(tmp_path, model, targets):
+def test_adapters_are_by_default_on_the_usual_layers_of_the_model(tmp_path, model, targets):
     name = model if isinstance(model, str) else config(tmp_path / "m.json", model)
     lora = CustomTraining(name, CARD, lora_r=16).spec.settings.lora
     assert (lora.r, lora.alpha, lora.targets) == (16, 32, targets)
@@ -92,7 +92,7 @@ def test_offload_selects_the_optimizer_of_deepspeed():
         assert CustomTraining("tiny-llama-1.1b", CARD, strategy=strategy).spec.settings.optimizer == "deepspeed_cpu"
 
 
-def test_a_config_file_is_a_model_named_after_its_file_or_folder(tmp_path):
+def test_a_model_from_a_config_file_has_the_name_of_the_file_or_of_its_folder(tmp_path):
     (tmp_path / "small").mkdir()
     spec = CustomTraining(config(tmp_path / "small" / "config.json", GPT2), CARD).spec
     assert spec.row == spec.settings.model == "small"
@@ -163,7 +163,7 @@ def test_binary_files_and_folders_are_rejected(tmp_path):
             _ = CustomTraining(str(path), CARD).spec
 
 
-def test_only_models_with_absolute_positions_limit_the_length(tmp_path):
+def test_only_models_with_absolute_positions_limit_the_length_of_texts(tmp_path):
     assert CustomTraining(config(tmp_path / "t5.json", T5), CARD, seq=4096).spec.settings.max_length == 4096
     inner = {"model_type": "blip-2", "text_config": {"model_type": "opt", "max_position_embeddings": 64}}
     for data, positions in ((GPT2, 1024), (inner, 64)):

@@ -54,7 +54,7 @@ def test_a_cached_prediction_is_not_traced_again(tracer, tmp_path):
     assert tracer.asked == [["a", "b"], []]
 
 
-def test_the_same_row_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
+def test_a_row_that_is_requested_twice_is_traced_once_and_reported_twice(tracer, tmp_path):
     assert rows(predict([A, B, A], tmp_path)) == ["a", "b", "a"]
     assert tracer.asked == [["a", "b"]]
 

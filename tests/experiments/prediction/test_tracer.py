@@ -44,7 +44,7 @@ def test_adam_has_two_values_per_parameter(traced, name):
     assert in_bytes(traced, name, "optimizer") == 2 * in_bytes(traced, name, "params")
 
 
-def test_sgd_has_no_state(traced):
+def test_sgd_has_no_optimizer_state(traced):
     assert in_bytes(traced, "sgd", "optimizer") == 0
 
 
@@ -129,7 +129,7 @@ def test_a_step_takes_at_least_the_time_of_the_host_and_that_of_the_gpu(traced, 
     assert {"matrix products", "optimizer"} <= set(time.device_s)
 
 
-def test_a_compiled_row_has_the_memory_without_compilation_and_no_time(traced):
+def test_the_prediction_of_a_compiled_row_has_the_memory_without_compilation_and_no_time(traced):
     compiled, usual = traced.predictions["compiled"], traced.predictions["litgpt"]
     assert (compiled.peak_gib, compiled.at_peak, compiled.time) == (usual.peak_gib, usual.at_peak, None)
 

@@ -65,7 +65,7 @@ def test_a_tiny_and_a_full_size_run_are_not_compared_in_numbers(tmp_path):
     assert "<svg" not in text
 
 
-def test_the_page_needs_no_script_and_escapes_text_of_runs(tmp_path):
+def test_the_page_needs_no_javascript_and_escapes_text_of_runs(tmp_path):
     folder = h200_run(tmp_path / "a", run_id="<script>alert(1)</script>")
     text = page_text(tmp_path / "page.html", compare(folder, worse_run(tmp_path / "b")))
     assert "<script" not in text

@@ -138,7 +138,7 @@ def test_the_samples_of_a_step_are_counted_over_all_ranks_and_micro_steps():
 
 
 @pytest.mark.parametrize(("on_a_gpu", "processes"), [(1, 4), (2, 8)])
-def test_the_number_of_processes_is_that_on_one_gpu_times_the_gpus(on_a_gpu, processes):
+def test_the_number_of_processes_is_the_number_on_one_gpu_times_the_number_of_gpus(on_a_gpu, processes):
     device = GPU.model_copy(update={"count": 4})
     load = {"gpu_processes_max": on_a_gpu, "gpu_util_percent_max": 97.0}
     one = result("a", device=device).model_copy(update={"telemetry": load})
@@ -146,7 +146,7 @@ def test_the_number_of_processes_is_that_on_one_gpu_times_the_gpus(on_a_gpu, pro
     assert QUANTITIES["gpu_util_peak_percent"](one) == 97.0
 
 
-def test_only_an_out_of_memory_has_a_step_of_failure():
+def test_only_a_row_that_ran_out_of_memory_has_a_step_of_failure():
     failure = Failure(phase="forward", step=1, kind="OutOfMemoryError", message="")
     ended = {outcome: result("a", outcome).model_copy(update={"failure": failure}) for outcome in ("oom", "error")}
     assert {outcome: QUANTITIES["oom_step"](one) for outcome, one in ended.items()} == {"oom": 1, "error": None}

@@ -50,7 +50,7 @@ class TestStoredVerdicts:
         ],
     )
     @pytest.mark.parametrize("version", [1, 2])
-    def test_other_files_are_rejected(self, version, change):
+    def test_files_that_have_no_verdicts_are_rejected(self, version, change):
         stored = json.loads((self.FOLDER / f"verdict-{version}.json").read_text())
         with pytest.raises(ValidationError):
             Evaluation.model_validate_json(json.dumps(stored | change))

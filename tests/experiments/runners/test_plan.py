@@ -61,7 +61,7 @@ def test_a_row_that_runs_again_for_another_reason_is_not_marked_as_outdated(fold
     assert (row.run, row.outdated, row.row) == (runs, False, "a")
 
 
-def test_a_row_without_result_runs(tmp_path):
+def test_a_row_without_a_result_runs(tmp_path):
     assert plan_row(sample_rows.folder(tmp_path, "a")).why == "no result yet"
 
 

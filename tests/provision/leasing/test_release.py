@@ -159,7 +159,7 @@ def test_an_extension_by_another_length_or_after_a_rejected_one_is_a_new_request
 
 
 @pytest.mark.parametrize("ask", [extend, planned_extension])
-def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_lease, ask):
+def test_a_lease_can_be_extended_only_in_its_last_48_hours(reconciler, site, active_lease, ask):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, minutes=1))
     with pytest.raises(ExtensionRejected, match=r"cannot be extended before 2026-11-21 12:01 UTC"):
         ask(site, reconciler, active_lease, HOUR)
@@ -169,12 +169,12 @@ def test_a_lease_is_extended_in_its_last_48_hours_only(reconciler, site, active_
 
 
 @pytest.mark.parametrize("by", [timedelta(), timedelta(days=7, minutes=1)])
-def test_a_lease_is_extended_by_at_most_a_week(reconciler, site, active_lease, by):
+def test_a_lease_can_be_extended_by_at_most_a_week(reconciler, site, active_lease, by):
     with pytest.raises(BadTime, match=r"extension by (0m|168h1m) is not possible; allowed: more than 0m, at most 168h"):
         planned_extension(site, reconciler, active_lease, by)
 
 
-def test_a_lease_that_is_over_is_not_extended(reconciler, site, active_lease):
+def test_a_lease_that_is_over_cannot_be_extended(reconciler, site, active_lease):
     site.lease = replace(site.lease, status="TERMINATED")
     with pytest.raises(ExtensionRejected, match="llm_cc has ended; lease again"):
         extend(site, reconciler, active_lease, HOUR)
@@ -293,7 +293,7 @@ def test_leases_of_other_sites_are_shown_if_one_site_does_not_answer(reconciler,
 
 
 @pytest.mark.parametrize("left_s", [0, 1])
-def test_a_lease_is_extended_from_the_first_moment_of_its_last_48_hours(reconciler, site, active_lease, left_s):
+def test_a_lease_can_be_extended_from_the_first_moment_of_its_last_48_hours(reconciler, site, active_lease, left_s):
     site.lease = replace(site.lease, end=NOW + timedelta(hours=48, seconds=left_s))
     if left_s:
         with pytest.raises(ExtensionRejected):

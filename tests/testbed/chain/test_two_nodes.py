@@ -13,7 +13,7 @@ SUITE = "slurm_hf_trainer"
 
 
 @pytest.mark.timeout(3600)
-def test_rows_of_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
+def test_rows_with_the_launchers_torchrun_and_accelerate_train_on_both_nodes_of_a_lease(
     cli_user: CliUser, last_client: Command
 ) -> None:
     assert not cli_user.cloud.machines.nodes, "the lease of the other tests is not released"

@@ -217,7 +217,7 @@ def test_the_checks_of_doctor_pass_for_a_valid_account_and_failed_ones_name_a_fi
     assert "wrong-secret" not in out
 
 
-def test_without_an_account_doctor_says_how_to_set_one(testbed, monkeypatch):
+def test_without_an_account_the_command_doctor_says_how_to_set_one(testbed, monkeypatch):
     for name in [name for name in os.environ if name.startswith("OS_")]:
         monkeypatch.delenv(name)
     code, out, _ = testbed("doctor", "--site", "chameleon")

@@ -42,7 +42,7 @@ def test_the_hosts_of_a_lease_are_booked_from_its_start_to_its_end(any_site, rec
     assert {(booking.start, booking.end) for booking in booked} == {(start, start + 3 * HOUR)}
 
 
-def test_a_lease_becomes_a_machine_is_extended_and_leaves_no_resources(any_site, reconciler, lease_request, sshd):
+def test_a_lease_gives_a_machine_and_can_be_extended_and_leaves_no_resources(any_site, reconciler, lease_request, sshd):
     leased = lease(any_site, reconciler, lease_request(node_type=None))
     assert leased.lease.status == "ACTIVE"
     assert len(leased.machines) == 1

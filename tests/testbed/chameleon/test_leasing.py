@@ -45,7 +45,7 @@ def test_hosts_have_the_gpus_interconnect_and_price_of_the_reference_api(site):
     assert by_name["P3-GPU-001"].su_per_hour == 16
 
 
-def test_a_request_for_two_nodes_leaves_out_the_one_of_their_type_without_a_gpu(
+def test_a_request_for_two_nodes_leaves_out_a_node_of_the_type_that_has_no_gpu(
     site, reconciler, lease_request, reachable
 ):
     leased = lease(site, reconciler, lease_request(node_type="compute_gigaio", count=2))

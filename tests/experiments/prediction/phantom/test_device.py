@@ -23,7 +23,9 @@ pytestmark = pytest.mark.xdist_group("tracer")
         (10 * MIB + 1, 10 * MIB + 512, 12 * MIB),
     ],
 )
-def test_sizes_are_multiples_of_512_bytes_in_segments_by_size(probe_results, asked, allocated, segment):
+def test_sizes_of_blocks_are_multiples_of_512_bytes_and_determine_the_size_of_their_segment(
+    probe_results, asked, allocated, segment
+):
     assert probe_results["sizes"][str(asked)] == [allocated, segment]
 
 

@@ -38,7 +38,7 @@ def test_an_object_that_a_lower_rank_broadcasts_is_received(trace_ranks):
         """)
 
 
-def test_gathered_objects_of_lower_ranks_are_theirs_and_in_place_of_others_is_the_rank_s_own(trace_ranks):
+def test_gathered_objects_come_from_lower_ranks_and_for_higher_ranks_the_rank_s_own_object_is_used(trace_ranks):
     trace_ranks("""
         own = "x" * (1 + rank)
         known = ["x" * (1 + min(other, rank)) for other in range(size)]
@@ -93,7 +93,7 @@ def test_tensors_in_host_memory_are_exchanged_with_values_in_groups_of_ranks(tra
         """)
 
 
-def test_a_reduction_in_host_memory_uses_values_of_lower_ranks_and_in_place_of_others_the_rank_s_own(trace_ranks):
+def test_a_reduction_in_host_memory_uses_values_of_lower_ranks_and_for_higher_ranks_its_own(trace_ranks):
     trace_ranks("""
         known = [2 + min(other, rank) for other in range(size)]
         for operation, expected in (
@@ -154,6 +154,6 @@ def test_ranks_share_a_store_and_do_not_wait_for_each_other(trace_ranks):
         """)
 
 
-def test_reading_a_value_of_a_store_that_only_a_higher_rank_sets_is_an_error_that_names_it(trace_ranks):
+def test_reading_a_value_of_a_store_that_only_a_higher_rank_sets_is_an_error_that_names_the_value(trace_ranks):
     with pytest.raises(InputError, match=r"rank 0 reads '.*name' from a store, and no rank from 0 to 0 has set it"):
         trace_ranks("dist.TCPStore('localhost', 29511, size, rank == 0).get('name')")

@@ -113,7 +113,7 @@ def test_the_page_has_the_time_of_a_step_and_its_parts(predicts, tmp_path):
     assert "unknown: TF32 is on" in page.read_text()
 
 
-def test_fit_names_the_fastest_of_the_traced_batches_that_fit(capsys):
+def test_the_command_fit_names_the_fastest_of_the_traced_batches_that_fit(capsys):
     times = {4: 1.0, 8: 1.6, 9: 1.9, 16: 2.0}
     found = {
         batch: prediction({"a100_80gb": step_time(time)}, need=30.0 if batch == 16 else 10.0)
@@ -136,7 +136,7 @@ def test_fit_names_the_fastest_of_the_traced_batches_that_fit(capsys):
     ]
 
 
-def test_fit_names_the_fastest_of_the_changes_that_fit(monkeypatch, capsys):
+def test_the_command_fit_names_the_fastest_of_the_changes_that_fit(monkeypatch, capsys):
     def trace_script(words, cards, say, options, name):
         job = json.loads(words[-1])
         fits = job.get("checkpointing") or job.get("optimizer") == "sgd"

@@ -275,7 +275,7 @@ def test_a_script_runs_in_the_python_interpreter_of_the_command(traced, capfd):
     assert sys.executable in capfd.readouterr().err
 
 
-def test_memory_at_the_peak_is_divided_by_line_also_in_the_backward_pass(traced):
+def test_the_memory_at_the_peak_is_divided_by_lines_of_the_script_even_in_the_backward_pass(traced):
     one = traced(
         LOOP.replace(
             "model(batch).square().mean().backward()", "loss = model(batch).square().mean()\n    loss.backward()"

@@ -278,7 +278,7 @@ def test_each_step_includes_a_last_micro_step_in_which_gradients_are_reduced():
     assert found == [(4, 7)] * 2 + [(5, 7)] * 4 + [(7, 5)] * 2 + [(17, 17)]
 
 
-def test_the_gpus_time_grows_with_the_tokens_of_the_batch():
+def test_the_gpu_time_grows_with_the_tokens_of_the_batch():
     short, long = phase(1, 2), phase(1, 6)
     assert at_length(short, 100, long, 200, 150).device_s == {"matrix products": 4}
     assert at_length(short, 100, short, 100, 50).device_s == {"matrix products": 1}

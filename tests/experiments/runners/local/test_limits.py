@@ -75,7 +75,7 @@ def test_a_row_has_ended_as_soon_as_its_process_has_ended(local, clock):
     assert made._has_ended(running(made, clock, ended=0))
 
 
-def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_ending(local, clock):
+def test_ended_and_waiting_rows_are_counted_and_a_row_with_a_result_is_shown_as_ending(local, clock):
     made = local()
     row = running(made, clock)
     made._show(5, [sample_rows.spec("b"), sample_rows.spec("c")])
@@ -108,7 +108,9 @@ def test_gpus_that_an_ended_row_still_uses_are_not_given_to_other_rows(
 
 @pytest.mark.parametrize("had_result", [True, False])
 @pytest.mark.parametrize("act", ["_kill", "_finish"])
-def test_a_result_that_appears_only_as_a_row_is_killed_does_not_count(local, clock, monkeypatch, act, had_result):
+def test_a_result_that_is_written_only_while_its_row_is_killed_does_not_count(
+    local, clock, monkeypatch, act, had_result
+):
     made = local()
     row = running(made, clock)
     result = in_memory.result("a").model_dump_json()

@@ -87,7 +87,7 @@ def test_a_killed_run_leaves_no_process_and_is_resumed(two_row_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_keeps_finished_rows_and_kills_the_rest(two_row_run, number):
+def test_an_interrupted_run_keeps_finished_rows_and_kills_running_ones(two_row_run, number):
     running = two_row_run.start(hang=True)
     two_row_run.wait_for_second_row()
     running.send_signal(number)

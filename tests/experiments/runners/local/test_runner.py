@@ -168,7 +168,7 @@ def no_notebooks(monkeypatch):
     return used_gib, seen
 
 
-def test_each_row_sees_its_own_gpu(tmp_path, no_notebooks):
+def test_each_row_sees_only_its_own_gpu(tmp_path, no_notebooks):
     _, seen = no_notebooks
     FinishedRun(
         tmp_path, [sample_rows.spec("a"), sample_rows.spec("b")], sample_rows.node(sample_rows.GPU, SECOND)

@@ -100,7 +100,7 @@ def fail(code):
     raise CommandFailed("no papermill", 1)
 
 
-def test_the_code_is_uploaded_once_and_the_run_each_time(cluster, tmp_path, monkeypatch):
+def test_the_code_is_uploaded_once_and_the_folder_of_the_run_each_time(cluster, tmp_path, monkeypatch):
     folder = sample_rows.folder(tmp_path / "here", "a")
     uploads, put = [], cluster.shell.put
     monkeypatch.setattr(

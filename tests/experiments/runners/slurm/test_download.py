@@ -77,7 +77,7 @@ class HostileShell(LocalShell):
 @pytest.mark.parametrize(
     "entry", ["3 ../outside", "3 /tmp/outside", "3 rank-0/../../outside", "x log.txt", "3 ", "..."]
 )
-def test_a_list_with_a_file_outside_of_the_folder_downloads_nothing(remote, tmp_path, entry):
+def test_nothing_is_downloaded_if_the_list_of_files_has_one_outside_of_the_folder(remote, tmp_path, entry):
     for download in (
         lambda: download_folder(HostileShell(entry), str(remote), tmp_path / "here"),
         lambda: download_growing(HostileShell(entry), [(str(remote), tmp_path / "here")], ["log.txt"]),
@@ -129,7 +129,7 @@ def test_a_damaged_file_is_downloaded_again(remote, tmp_path):
     assert shell.bytes < 2 * 400_000
 
 
-def test_a_file_that_is_damaged_each_time_is_an_error_and_leaves_no_part(remote, tmp_path):
+def test_a_file_that_is_damaged_in_each_attempt_is_an_error_and_leaves_no_partial_file(remote, tmp_path):
     with pytest.raises(ChecksumMismatch, match=r"checksum mismatch in each download of it's a name\.csv from "):
         download_folder(UnreliableShell(bad=9, good=100_000, drops=False), str(remote), tmp_path / "here")
     assert "it's a name.csv" not in contents(tmp_path / "here")

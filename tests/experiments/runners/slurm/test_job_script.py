@@ -45,7 +45,7 @@ def test_a_script_is_valid_bash_and_starts_the_same_row_in_every_runtime(runtime
     assert "--privileged" not in text
 
 
-def test_modules_that_scripts_start_exist():
+def test_python_modules_that_scripts_start_exist():
     row = rows.spec("a", nodes=2, devices=2, strategy="ddp")
     texts = [
         script(row, nodes=2),

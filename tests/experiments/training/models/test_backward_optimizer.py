@@ -37,7 +37,7 @@ def trained(in_backward, optimizer="adamw", steps=5, lr_factor=1.0):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("lr_factor", [1.0, 0.5])
-def test_steps_in_the_backward_pass_train_bit_for_bit_like_the_plain_optimizer(optimizer, lr_factor):
+def test_optimizer_steps_in_the_backward_pass_train_bit_for_bit_like_the_plain_optimizer(optimizer, lr_factor):
     losses, weights, _ = trained(False, optimizer, lr_factor=lr_factor)
     losses_in_backward, weights_in_backward, _ = trained(True, optimizer, lr_factor=lr_factor)
     assert losses_in_backward == losses
@@ -58,7 +58,7 @@ def test_a_gradient_is_freed_before_the_next_parameter_is_updated():
     assert len(optimizer.state) == 3
 
 
-def test_the_optimizer_has_the_same_state_as_the_plain_optimizer():
+def test_an_optimizer_that_steps_in_the_backward_pass_has_the_state_of_the_plain_optimizer():
     _, weights, optimizer = trained(True)
     _, _, usual = trained(False)
     assert {name for state in optimizer.state.values() for name in state} == {"step", "exp_avg", "exp_avg_sq"}
