@@ -92,7 +92,7 @@ def test_the_default_run_id_contains_the_options_that_identify_the_run():
     assert default_run_id(slurm).endswith("-verdict-mine-pretrained")
 
 
-def test_with_the_option_gpus_per_node_rows_run_on_that_many_gpus_of_each_node(machine, tmp_path):
+def test_the_option_gpus_per_node_limits_the_gpus_of_each_node_on_which_rows_run(machine, tmp_path):
     options = RunOptions(SLURM, rows=("neo-1gpu", "neo-8gpu-ddp"), gpus_per_node=2, results=tmp_path)
     done = run_suite(options, RecordingView())
     assert done.folder.name == f"{SLURM}-v100_32gb-tiny-verdict-2gpus"

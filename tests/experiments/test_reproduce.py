@@ -179,7 +179,7 @@ def test_an_unrelated_lease_of_the_same_name_is_not_released(
     assert "release" not in events
 
 
-def test_with_the_option_keep_the_lease_remains_and_the_next_command_uses_it(
+def test_the_option_keep_leaves_the_lease_and_the_next_command_uses_it(
     recorded_stages, make_reproduction, reconciler, events
 ):
     asked: list[Any] = []

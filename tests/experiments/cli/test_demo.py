@@ -83,7 +83,7 @@ def test_every_check_of_doctor_passes_and_reproduce_shows_its_plan(testbed):
     assert len(times) == 1
 
 
-def test_the_command_status_since_a_day_adds_up_the_costs_of_past_leases(testbed):
+def test_the_command_status_with_the_option_since_adds_up_the_costs_of_past_leases(testbed):
     assert testbed("status", "--since", "2020-01-01") == (0, "0 leases: 0.0 service units\n", "")
     assert testbed("lease", "--site", "demo", "--yes")[0] == 0
     code, out, _ = testbed("status", "--since", "2020-01-01")

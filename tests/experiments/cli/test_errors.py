@@ -89,7 +89,7 @@ def invalid_files(tmp_path, monkeypatch, machine):
 
 
 @pytest.mark.parametrize(("name", "param"), TYPED, ids=_id)
-def test_an_invalid_value_is_named_with_the_allowed_ones(error_of, name, param):
+def test_the_error_for_an_invalid_value_names_it_and_the_allowed_values(error_of, name, param):
     error = error_of(name, displayed_name(param), "no-such-thing")
     assert error.startswith(f"{displayed_name(param)} no-such-thing: allowed: {describe_allowed_values(param)}")
 
@@ -101,7 +101,7 @@ def test_the_error_for_a_misspelled_choice_suggests_the_correct_one(error_of, na
 
 
 @pytest.mark.parametrize(("name", "param"), BOUNDED, ids=_id)
-def test_a_number_below_the_minimum_is_rejected_with_the_minimum(error_of, name, param):
+def test_the_error_for_a_number_below_the_minimum_names_the_minimum(error_of, name, param):
     assert error_of(name, displayed_name(param), f"{param.min - 1:g}").endswith(f" from {param.min:g}")
 
 

@@ -159,7 +159,7 @@ def test_errors_are_shown_last_with_their_reason(testbed, monkeypatch, tmp_path)
     assert f"{SLURM}: error: One GPU: fits (fake worker: error)" in output
 
 
-def test_a_run_with_json_prints_nothing_else_on_standard_output(testbed, tmp_path):
+def test_a_run_with_the_option_json_prints_only_json_on_standard_output(testbed, tmp_path):
     code, out, err = testbed("run", SUITE, "--row", "reduced-batch", "--results", tmp_path, "--json")
     (done,) = json.loads(out)
     assert done["exit_code"] == code == 0
@@ -177,7 +177,7 @@ def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
     assert "the floor gave way" in err
 
 
-def test_the_option_group_runs_every_lab_of_the_group_and_excludes_a_suite(testbed, tmp_path):
+def test_the_option_group_runs_every_lab_of_a_group_and_cannot_be_combined_with_a_suite(testbed, tmp_path):
     rows = ("--row", "tiny-baseline", "--row", "reduced-batch")
     _, out, _ = testbed("run", "--group", "single", *rows, "--results", tmp_path, "--json")
     assert [done["run"]["suite"] for done in json.loads(out)] == ["single_gpu_blip2", "single_gpu_litgpt"]

@@ -26,7 +26,7 @@ def test_the_exit_code_depends_on_the_verdicts(testbed, monkeypatch, finished_fo
     assert testbed("evaluate", finished_folder)[0] == expected
 
 
-def test_the_command_evaluate_with_json_prints_the_verdicts(testbed, finished_folder):
+def test_the_command_evaluate_can_print_the_verdicts_as_json(testbed, finished_folder):
     code, out, _ = testbed("evaluate", finished_folder, "--json")
     (evaluated,) = json.loads(out)
     assert code == 0

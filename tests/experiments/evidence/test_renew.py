@@ -41,7 +41,7 @@ def test_a_run_of_predictions_is_renewed_with_all_current_rows_of_its_suite(
     assert capsys.readouterr().out == f"{NAME}: 0 changed verdict(s)\n"
 
 
-def test_an_unknown_run_is_rejected_with_the_stored_ones(
+def test_the_error_for_an_unknown_run_lists_the_stored_runs(
     stored_run: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -65,7 +65,7 @@ def test_no_length_of_a_lease_is_chosen_if_the_time_of_a_row_on_the_card_is_unkn
     assert ExpectedTimes({"a": [row_time(60), time]}, 1).lease_length() is None
 
 
-def test_a_lease_too_short_for_its_rows_is_rejected_with_a_sufficient_length():
+def test_a_lease_too_short_for_its_rows_is_rejected_and_a_sufficient_length_is_named():
     once_s = ONCE.once_s(False)
     times = ExpectedTimes({"a": [row_time(7200 - once_s, 9000 - once_s)]}, 1)
     times.require_to_end_within(timedelta(hours=2))

@@ -165,7 +165,7 @@ def test_variants_are_compared_only_if_they_and_their_original_row_have_results(
 
 
 @pytest.mark.usefixtures("no_command")
-def test_without_results_rows_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
+def test_rows_without_results_are_compared_by_settings_and_stated_values(tmp_path, shown_output):
     Lab(MULTI, results=str(tmp_path)).compare("7b-1gpu", "7b-4gpu-ddp")
     settings, nothing, stated = shown_output
     assert "strategy" in settings

@@ -148,7 +148,7 @@ def test_an_error_is_reported_in_one_line_that_names_the_option(flags, message):
         ({"model_type": 3}, "not the config.json of a model: the key 'model_type' is missing"),
     ],
 )
-def test_a_file_without_a_config_is_rejected_with_its_name(tmp_path, data, message):
+def test_the_error_for_a_file_without_a_config_names_the_file(tmp_path, data, message):
     path = config(tmp_path / "m.json", data)
     with pytest.raises(InputError) as caught:
         _ = CustomTraining(path, CARD).spec

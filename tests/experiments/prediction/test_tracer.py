@@ -63,7 +63,7 @@ def test_the_state_of_adamw_on_the_host_takes_only_host_memory(traced):
     assert traced.predictions["adamw"].host_gib is None
 
 
-def test_offloaded_activations_take_host_memory_in_place_of_the_gpu_s(traced):
+def test_offloaded_activations_take_host_memory_in_place_of_gpu_memory(traced):
     offload, usual = traced.predictions["offload"], traced.predictions["large batch"]
     saved_gib = usual.memory.peak_by_phase_gib["forward"] - offload.memory.peak_by_phase_gib["forward"]
     assert saved_gib > 0.3 * usual.memory.peak_by_phase_gib["forward"]

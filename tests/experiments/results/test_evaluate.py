@@ -58,7 +58,7 @@ class TestOutcome:
 
     @pytest.mark.parametrize("ending", ["error", "timeout", "host_oom"])
     @pytest.mark.parametrize("expected", ["fits", "oom", None])
-    def test_a_row_with_an_error_is_an_error_whatever_was_expected(self, ending, expected):
+    def test_the_verdict_on_a_row_with_an_error_is_error_whatever_was_expected(self, ending, expected):
         verdict = outcome_verdict(expected, result("a", ending))
         assert (verdict.status, verdict.reason) == ("error", f"a ended as {ending}")
 

@@ -197,7 +197,7 @@ def test_a_folder_without_a_run_is_rejected(tmp_path):
         RunFolder(tmp_path / "latest").read_run()
 
 
-def test_a_folder_without_a_run_is_rejected_with_the_runs_in_it_or_next_to_it(tmp_path):
+def test_the_error_for_a_folder_without_a_run_lists_the_runs_in_it_or_next_to_it(tmp_path):
     for number in range(7):
         RunFolder(tmp_path / f"run-{number}").write_run(run())
     (tmp_path / "link").symlink_to("run-1")

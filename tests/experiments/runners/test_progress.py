@@ -86,7 +86,7 @@ def test_a_remaining_time_below_a_second_is_shown_as_one_second():
     assert printed_text(progress_table([RowState(spec("a"), 7.0, ends)], 0, 1, None)).split()[-1] == "0:00"
 
 
-def test_columns_that_do_not_fit_are_hidden_and_times_stay():
+def test_columns_that_do_not_fit_are_hidden_and_columns_of_times_are_not():
     text = StringIO()
     Console(file=text, width=40).print(progress_table([RowState(spec("a"), 12.0, PROGRESS)], 0, 1, None))
     assert "not shown at this width: micro-steps, now, peak" in " ".join(text.getvalue().split())

@@ -61,7 +61,7 @@ def test_the_requested_rows_run_in_the_order_of_the_suite(asked, found):
     assert resolved(RunOptions(suite="lab", rows=asked)).rows == found
 
 
-def test_a_row_that_the_card_does_not_have_is_rejected_with_the_allowed_rows():
+def test_the_error_for_a_row_that_the_card_does_not_have_lists_the_allowed_rows():
     suite = suite_for("a100_80gb", "v100_32gb")
     suite = suite.model_copy(
         update={"rows": (suite.rows[0], suite.rows[1].model_copy(update={"cards": ("v100_32gb",)}))}

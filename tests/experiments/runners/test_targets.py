@@ -8,7 +8,7 @@ from provision.leasing.journal import Journal
 from tests.support.leasing.fake_site import IDENTITY
 
 
-def test_an_unknown_site_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_site_lists_the_known_sites():
     with pytest.raises(UnknownSite, match="unknown site 'moon'; allowed: local, slurm, chameleon, kvm"):
         target_named("moon", None, None)
 

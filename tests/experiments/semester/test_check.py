@@ -146,7 +146,7 @@ def test_an_old_or_different_interrupted_check_is_not_resumed(semester, checks, 
     assert len(checks_in(checks)) == 2
 
 
-def test_a_second_start_names_the_process_that_holds_the_lock(semester, checks):
+def test_a_second_start_of_the_check_names_the_process_that_holds_the_lock(semester, checks):
     with lock_folder(checks.relative_to(Path.cwd())):
         code, _, err = semester(*CURRENT)
     assert code == 2

@@ -149,7 +149,7 @@ def test_notes_name_the_cards_that_the_container_image_cannot_use():
     assert f"24.00 GiB; kernels and data types are assumed to be those of {REFERENCE_CARD}" in lines[2]
 
 
-def test_an_unknown_card_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_card_lists_the_known_cards():
     with pytest.raises(InputError) as rejected:
         card_named("a100", "lab.yaml")
     allowed = f"lab.yaml: unknown card 'a100'; allowed: {', '.join(cards())}"

@@ -41,7 +41,7 @@ def test_a_row_may_define_its_own_model():
     assert named.base_model is models()[named.settings.model]
 
 
-def test_an_unknown_model_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_model_lists_the_known_models():
     with pytest.raises(ValidationError, match=r"row 'a': unknown model 'nobody/ever-named-it'; allowed: blip2"):
         RowSpec.model_validate(data_with_own_model())
 

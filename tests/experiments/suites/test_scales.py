@@ -104,14 +104,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_mistake_in_a_scale_is_named_with_the_allowed_values(read, case):
+def test_the_error_for_a_mistake_in_a_scale_names_the_allowed_values(read, case):
     scales, message = BAD[case]
     with pytest.raises(InputError) as rejected:
         read(*scales)
     assert str(rejected.value) == message
 
 
-def test_an_unknown_card_of_a_scale_is_rejected_with_the_known_ones(read):
+def test_the_error_for_an_unknown_card_of_a_scale_lists_the_known_cards(read):
     with pytest.raises(InputError, match=r"^lab\.yaml: scale '12gb': unknown card 'h100_1g'; allowed: a100_80gb, "):
         read({**SCALE, "cards": ["h100_1g"]})
 

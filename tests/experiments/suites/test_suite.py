@@ -292,7 +292,7 @@ def test_a_missing_file_is_rejected(tmp_path):
         read_suite(tmp_path / "absent.yaml")
 
 
-def test_an_unknown_suite_row_or_card_is_rejected_with_the_known_ones():
+def test_the_error_for_an_unknown_suite_row_or_card_lists_the_known_ones():
     suite = suite_named("single_gpu_blip2")
     rows = ", ".join(row.id for row in suite.rows)
     for ask, message in (

@@ -31,7 +31,7 @@ def test_a_slot_ends_ten_minutes_before_the_hour(length, start):
     assert slot.end.minute == 50
 
 
-def test_with_a_requested_start_no_other_start_is_offered():
+def test_no_other_start_than_a_requested_one_is_offered():
     bookings = [booked(ONE, at(12), at(13))]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(7, 7)), limit=5) == [at(7, 7)]
     assert slot_starts([ONE], bookings, Requirements(THREE_HOURS, start=at(11))) == []
@@ -187,7 +187,7 @@ def test_a_gpu_model_is_matched_by_whole_words():
         ),
     ],
 )
-def test_unknown_hardware_is_rejected_with_similar_names(requirements, message):
+def test_the_error_for_unknown_hardware_lists_similar_names(requirements, message):
     with pytest.raises(NoSuchHost) as error:
         earliest_slots([ONE, gigaio("gigaio-01", gpus=0)], [], requirements, MONDAY)
     assert str(error.value) == message

@@ -24,7 +24,7 @@ def test_a_length_is_a_number_of_hours_or_has_units(text, minutes):
 
 
 @pytest.mark.parametrize("text", ["", " ", "h", "-3", "2.5", "3 h", "2h50", "3x", "1e3", "9999999h", "٣h"])
-def test_a_malformed_length_is_rejected_with_examples(text):
+def test_the_error_for_a_malformed_length_gives_examples(text):
     with pytest.raises(BadTime) as error:
         times.parse_length(text)
     assert str(error.value) == f"length {text!r} is malformed; allowed: 3 or 3h (hours), 2h50m, 45m, 7d"
@@ -93,7 +93,7 @@ def test_hours_that_are_not_a_daily_window_are_rejected(text):
         ("Rome", "Europe/Rome"),
     ],
 )
-def test_a_misspelled_zone_is_reported_with_similar_names(typed, meant):
+def test_the_error_for_a_misspelled_zone_lists_similar_names(typed, meant):
     with pytest.raises(BadTime, match=f"^unknown time zone {typed!r}; similar names: {meant}, "):
         times.zone_named(typed)
 

@@ -64,7 +64,7 @@ def test_a_line_that_a_killed_program_left_incomplete_is_skipped(journal):
 
 
 @pytest.mark.parametrize("place", [0, 9, 30, 60, 100, -10, -3, -1])
-def test_a_line_that_changed_since_it_was_written_is_rejected_with_its_number(journal, place):
+def test_the_error_for_a_line_that_changed_since_it_was_written_names_its_number(journal, place):
     active_lease = journal.open_lease("llm_cc", "CHI@UC")
     journal.write("done", active_lease, Operation.CREATE_LEASE, id="1")
     file = journal.folder / "ledger.jsonl"
@@ -113,7 +113,7 @@ def test_a_lease_name_that_would_place_its_lock_in_another_folder_is_rejected(jo
         pass
 
 
-def test_a_journal_of_another_version_is_rejected_with_its_line(journal):
+def test_the_error_for_a_journal_of_another_version_names_the_line(journal):
     journal.open_lease("llm_cc", "CHI@UC")
     file = journal.folder / "ledger.jsonl"
     file.write_text(json.dumps({"version": 9}) + "\n")
@@ -249,7 +249,7 @@ def test_a_journal_that_cannot_be_read_is_named(journal):
         ("rubbish", "line 3 is damaged"),
     ],
 )
-def test_a_malformed_line_is_rejected_with_its_number(journal, line, message):
+def test_the_error_for_a_malformed_line_names_its_number(journal, line, message):
     """The second line is empty."""
     journal.open_lease("llm_cc", "CHI@UC")
     with (journal.folder / "ledger.jsonl").open("a") as file:

@@ -35,7 +35,7 @@ def test_resources_of_a_classmate_or_of_an_unknown_owner_are_not_listed(reconcil
     assert [one.active_lease.tag for one in leaked_resources(site, reconciler)] == [TAGS[0]]
 
 
-def test_without_a_given_tag_only_resources_that_this_journal_has_recorded_are_deleted(reconciler):
+def test_only_resources_that_this_journal_has_recorded_are_deleted_unless_a_tag_is_given(reconciler):
     site = FakeSite()
     opened = reconciler.journal.open_lease("llm_cc", site.name)
     reconciler.journal.write("closed", opened)

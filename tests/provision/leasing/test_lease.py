@@ -207,7 +207,9 @@ def test_a_dry_run_without_an_account_names_what_is_requested(lease_request, sit
 
 
 @pytest.mark.parametrize(("wait", "begins", "booted"), [(False, 1, 0), (False, 0, 1), (True, 1, 1)])
-def test_without_waiting_a_lease_that_starts_later_is_only_reserved(reconciler, lease_request, wait, begins, booted):
+def test_a_lease_that_starts_later_is_only_reserved_if_the_command_does_not_wait(
+    reconciler, lease_request, wait, begins, booted
+):
     site = FakeSite()
     wanted = replace(lease_request(start=NOW + begins * HOUR), starts_now=False)
     leased = lease(site, reconciler, wanted, wait=wait)

@@ -261,7 +261,7 @@ def test_a_lease_that_has_ended_does_not_count_as_active(reconciler, connect_to_
     assert not is_leased(reconciler, active_lease)
 
 
-def test_a_name_without_an_active_lease_is_rejected_with_the_active_ones(reconciler):
+def test_the_error_for_a_name_without_an_active_lease_lists_the_active_leases(reconciler):
     with pytest.raises(BadName, match="no active lease 'llm_cc'; active leases: none"):
         get_active_lease(reconciler, NAME)
     opened = [reconciler.journal.open_lease(name, "CHI@UC") for name in ("other", NAME)]

@@ -71,7 +71,7 @@ def test_watching_all_sites_ends_with_the_first_free_node_of_any_site(reconciler
         ({"count": 2}, "2 equal nodes are requested; allowed: 1 to 1"),
     ],
 )
-def test_watching_all_sites_fails_at_once_if_none_has_the_hardware(reconciler, messages, requirements, line):
+def test_watching_all_sites_fails_at_once_if_no_site_has_the_hardware(reconciler, messages, requirements, line):
     edge = FakeCalendar("CHI@Edge", problem=RequestRejected("the reference API does not list site CHI@Edge"))
     sites = [FakeCalendar("CHI@UC", node_type="gpu_a100"), edge, FakeCalendar("CHI@TACC", node_type="gpu_v100")]
     with pytest.raises(NoSuchHost, match=line):

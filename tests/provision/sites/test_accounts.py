@@ -57,7 +57,7 @@ def test_the_entry_that_os_cloud_names_is_used_even_with_a_sourced_rc_file(write
     assert list(recwarn) == []
 
 
-def test_a_misspelled_entry_in_os_cloud_is_named_with_the_existing_ones(write_clouds, monkeypatch):
+def test_the_error_for_a_misspelled_entry_in_os_cloud_lists_the_existing_entries(write_clouds, monkeypatch):
     write_clouds(uc=cloud_entry())
     monkeypatch.setenv("OS_CLOUD", "cu")
     with pytest.raises(NoCredentials, match=r"OS_CLOUD 'cu' is not an entry of clouds\.yaml; allowed: uc"):

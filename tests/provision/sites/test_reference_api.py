@@ -188,7 +188,7 @@ def test_an_invalid_node_does_not_hide_other_nodes_and_is_reported_once(odd, ser
     assert "\x1b" not in line
 
 
-def test_a_node_with_an_unknown_gpu_or_none_is_a_host(service):
+def test_a_node_with_an_unknown_gpu_or_without_a_gpu_is_a_host(service):
     first, second, *_ = hardware.MACHINES
     service.change(f"{NODES}/{first.uid}.json", gpu={"gpu": True})
     service.change(f"{NODES}/{second.uid}.json", gpu=...)

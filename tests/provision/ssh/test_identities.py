@@ -75,7 +75,7 @@ def test_the_ssh_agent_that_the_configuration_names_is_used(home, agent, monkeyp
     assert logs_in(SshConfigHost(name))
 
 
-def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_names_none(home, agent, monkeypatch):
+def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_disables_agents(home, agent, monkeypatch):
     configured(home, "IdentityAgent none")
     monkeypatch.setenv("SSH_AUTH_SOCK", str(agent))
     assert not logs_in(SshConfigHost("super"))
@@ -84,7 +84,7 @@ def test_the_agent_of_ssh_auth_sock_is_used_unless_the_configuration_names_none(
 
 
 @pytest.mark.parametrize("only", ["IdentitiesOnly yes", "IdentitiesOnly no"])
-def test_with_identities_only_keys_of_the_agent_that_are_not_configured_are_not_used(home, agent, only):
+def test_the_setting_identities_only_excludes_keys_of_the_agent_that_are_not_configured(home, agent, only):
     configured(home, f"IdentityAgent {agent}\n  {only}", key=new_key(home / "other"))
     assert logs_in(SshConfigHost("super")) == (only == "IdentitiesOnly no")
 

@@ -84,7 +84,7 @@ def test_the_lease_of_a_command_is_released_when_the_command_has_ended(
     assert left_at(site) == []
 
 
-def test_with_the_option_keep_the_lease_stays_after_its_command(testbed, site, lease_flags, reachable):
+def test_the_option_keep_leaves_the_lease_after_its_command_has_ended(testbed, site, lease_flags, reachable):
     assert testbed("lease", *lease_flags, "--run", "false", "--keep")[0] == machines_cli.EXIT_FAILED
     assert [held.status for held in site.leases()] == ["ACTIVE"]
     assert len(site.servers()) == 1
@@ -197,7 +197,7 @@ def test_a_user_error_is_reported_in_one_line_with_exit_code_2_and_reserves_noth
     assert left_at(site) == []
 
 
-def test_without_a_terminal_and_without_the_option_yes_nothing_is_done(testbed, site, lease_flags):
+def test_nothing_is_done_without_a_terminal_unless_the_option_yes_is_given(testbed, site, lease_flags):
     code, _, err = testbed("lease", *[flag for flag in lease_flags if flag != "--yes"])
     assert code == 2
     assert "lease llm_cc: without a terminal for the confirmation, --yes is required" in err

@@ -54,7 +54,9 @@ def test_a_request_for_two_nodes_leaves_out_a_node_of_the_type_that_has_no_gpu(
     assert len({machine.login.host for machine in leased.machines}) == 2
 
 
-def test_without_waiting_a_future_lease_of_a_node_given_by_name_stays_pending(site, reconciler, lease_request):
+def test_a_future_lease_of_a_node_given_by_name_stays_pending_if_the_command_does_not_wait(
+    site, reconciler, lease_request
+):
     start = datetime.now(UTC).replace(second=0, microsecond=0) + 30 * HOUR
     leased = lease(site, reconciler, lease_request(node="P2-GPU-002", node_type=None, start=start), wait=False)
     assert leased.machines == ()
@@ -104,7 +106,7 @@ def test_two_labs_can_have_separate_leases(site, reconciler, lease_request):
     assert sorted(held.name for held in site.leases()) == ["llm_multi_cc", "llm_single_cc"]
 
 
-def test_a_request_that_overlaps_other_leases_is_rejected_with_the_earliest_alternative(
+def test_the_error_for_a_request_that_overlaps_other_leases_names_the_earliest_alternative(
     site, reconciler, lease_request
 ):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
@@ -135,7 +137,7 @@ def test_an_active_lease_does_not_satisfy_a_different_request(site, reconciler, 
     assert len(site.leases()) == 1
 
 
-def test_an_unknown_type_is_reported_with_similar_names(site, reconciler, lease_request):
+def test_the_error_for_an_unknown_node_type_lists_similar_names(site, reconciler, lease_request):
     with pytest.raises(NoSuchHost, match="similar names: gpu_a100_pcie"):
         lease(site, reconciler, lease_request(node_type="gpu_a100_pci"))
 

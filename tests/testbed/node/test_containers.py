@@ -168,7 +168,7 @@ def test_a_failed_build_is_reported_in_one_line(docker: DockerClient, dockerfile
         image.ensure_image(docker, "as-taught", print)
 
 
-def test_without_buildx_the_package_is_named(
+def test_without_buildx_the_package_to_install_is_named(
     docker: DockerClient, dockerfile: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))

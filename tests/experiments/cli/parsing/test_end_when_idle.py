@@ -16,7 +16,7 @@ def key(tmp_path):
     return tmp_path / "key"
 
 
-def test_without_the_option_a_lease_does_not_end_itself():
+def test_a_lease_does_not_end_itself_unless_the_option_end_when_idle_is_given():
     assert EndWhenIdleOptions().parse(1) is None
 
 

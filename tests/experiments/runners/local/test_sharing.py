@@ -78,11 +78,11 @@ def test_sharing_is_rejected_on_a_gpu_that_is_as_large_as_the_card(device):
     )
 
 
-def test_without_a_gpu_rows_share_the_cores_anyway():
+def test_rows_share_the_cores_even_without_a_gpu():
     assert "no GPU; omit --share-gpus: without GPUs, rows always share the cores" in rejection(spec(), on=node())
 
 
-def test_rows_that_cannot_share_a_gpu_are_named_with_those_that_can():
+def test_the_error_for_rows_that_cannot_share_a_gpu_names_them_and_those_that_can():
     rows = [spec("a", devices=2), spec("b", **ON_CPU), spec("c", nodes=2), spec("d"), spec("e")]
     assert rejection(*rows) == (
         "--share-gpus: a, c: needs 2 GPUs, not one; b: runs on the CPU;"
@@ -146,7 +146,7 @@ def test_the_runner_of_this_machine_subtracts_gpu_memory_that_other_programs_use
     assert target.rows_per_gpu(run.model_copy(update={"share_gpus": False}), in_memory.suite()) == 1
 
 
-def test_the_option_that_errors_name_is_the_option_for_sharing_gpus():
+def test_errors_name_the_option_that_requests_sharing():
     from experiments.run_options import OPTION_USES, RunOptions
     from experiments.system.options import fields_with_options
 

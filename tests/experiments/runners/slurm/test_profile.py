@@ -15,7 +15,7 @@ def test_every_built_in_profile_is_valid_and_its_gpus_can_run_the_rows_of_a_card
     assert not all(too_small_reason(profile.node.gpus[0], card) for card in cards_of_suites())
 
 
-def test_an_unknown_profile_or_key_is_rejected_with_what_is_allowed(tmp_path):
+def test_the_error_for_an_unknown_profile_or_key_names_what_is_allowed(tmp_path):
     with pytest.raises(
         InputError, match="--profile: unknown profile 'puthi'; allowed: lumi, mahti, puhti, roihu, a YAML file"
     ):

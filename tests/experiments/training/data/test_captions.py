@@ -98,7 +98,7 @@ def test_a_folder_with_csv_metadata_is_read_only_up_to_the_needed_number_of_samp
         ("metadata.csv", "file_name,text\na.png\n", r"metadata\.csv: every record needs .*\(record 1 has"),
     ],
 )
-def test_invalid_metadata_is_rejected_with_its_file_name(images, file, text, words):
+def test_the_error_for_invalid_metadata_names_its_file(images, file, text, words):
     if file:
         (images / file).write_text(text)
     with pytest.raises(InputError, match=str(images) + ".*" + words):
@@ -123,7 +123,7 @@ def test_a_missing_image_is_rejected_before_training(images):
         FolderCaptionDataset(as_lines(images, metadata_record("a.png"), metadata_record("gone.png")), 2)
 
 
-def test_a_corrupt_image_is_rejected_with_its_name(images):
+def test_the_error_for_a_corrupt_image_names_the_image(images):
     (images / "a.png").write_bytes(b"no image")
     captions = FolderCaptionDataset(as_lines(images, metadata_record("a.png")), 1)
     with pytest.raises(InputError, match=r"a\.png: the image cannot be read \(not an image\)$"):

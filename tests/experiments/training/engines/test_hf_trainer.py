@@ -63,7 +63,7 @@ def test_weights_gradients_and_optimizer_moments_are_bfloat16_and_gradients_are_
     assert min(shots(measured.memory, "after optimizer step", "optimizer_gib")) >= 2 * weights
 
 
-def test_with_adapters_only_the_adapters_are_trained(measure_row):
+def test_a_row_with_adapters_trains_only_the_adapters(measure_row):
     plain, adapters, quantized = (measure_row(name) for name in ("neo-1gpu", "neo-1gpu-peft", "neo-1gpu-peft-4bit"))
     assert plain.trainable_parameters == plain.parameters
     assert adapters.trainable_parameters == quantized.trainable_parameters == adapters.parameters - plain.parameters

@@ -256,7 +256,7 @@ def test_an_invalid_architecture_is_rejected_in_one_line(architecture, words):
     assert "\n" not in str(rejected.value)
 
 
-def test_pretrained_weights_are_rejected_for_a_model_without_published_ones():
+def test_pretrained_weights_are_rejected_for_a_model_without_published_weights():
     given = custom_row(CUSTOM["GemmaForCausalLM"])
     with pytest.raises(InputError, match=r"^weights = 'pretrained': this model has no known published weights"):
         build_model(given.model_copy(update={"weights": "pretrained"}), CPU)
@@ -274,7 +274,7 @@ def test_adapters_on_all_linear_layers_leave_out_the_output_head(name, quantizat
 
 
 @pytest.mark.parametrize(("name", "layers"), [(GPT_NEO, "c_fc, c_proj"), (T5, "dense, ")])
-def test_adapters_on_layers_that_the_model_lacks_are_rejected_with_their_names(name, layers):
+def test_the_error_for_adapters_on_layers_that_the_model_lacks_names_the_layers(name, layers):
     with pytest.raises(InputError, match=rf"^unknown layer for adapters 'nope'; allowed: .*{layers}.*, all-linear$"):
         build_model(spec(model=name, lora=LORA | {"targets": ["c_fc" if name == GPT_NEO else "q", "nope"]}), CPU)
 

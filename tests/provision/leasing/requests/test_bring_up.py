@@ -177,7 +177,9 @@ def test_an_address_that_this_lease_allocated_before_is_used(reconciler, lease_r
     ("taken", "ending"),
     [([], ""), ([Address("1", "192.0.2.91", server="another")], ""), ([Address("1", "192.0.2.92")], "192.0.2.92")],
 )
-def test_only_unattached_addresses_are_named_if_none_is_free(reconciler, lease_request, monkeypatch, taken, ending):
+def test_if_no_address_is_free_only_the_unattached_ones_are_named(
+    reconciler, lease_request, monkeypatch, taken, ending
+):
     site = FakeSite()
     site.taken = taken
 

@@ -85,7 +85,7 @@ def test_slots_of_several_sites_are_sorted_by_start_and_limited_in_number(reconc
     assert messages == []
 
 
-def test_without_the_option_watch_it_is_an_error_if_no_slot_is_free(reconciler):
+def test_no_free_slot_is_an_error_unless_the_option_watch_is_given(reconciler):
     sites = [FakeCalendar(1, [("1", 0, 5)], site=name) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NotEnoughHosts, match=r"CHI@UC: not enough.*CHI@TACC: not enough"):
         site_with_earliest_slot(sites, reconciler, THREE_HOURS, starts_now=True, watch=False)
@@ -117,7 +117,7 @@ def test_watching_a_site_ends_with_the_first_free_slot(task, messages, reconcile
     assert (reconciler.clock.now() - NOW).total_seconds() == 70 * 60
 
 
-def test_without_the_option_watch_a_lease_needs_a_free_slot_now(task):
+def test_a_lease_needs_a_slot_that_is_free_now_unless_the_option_watch_is_given(task):
     with pytest.raises(NotEnoughHosts, match="not enough nodes are free"):
         reserve(task(FakeCalendar(1, [("1", 0, 1)])))
 
