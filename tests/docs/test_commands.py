@@ -93,7 +93,7 @@ def test_documented_commands_that_cannot_run_here_use_only_existing_options() ->
     assert not wrong
 
 
-def test_make_targets_of_the_documentation_exist() -> None:
+def test_every_make_target_that_the_documentation_names_exists() -> None:
     targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
     wrong = [(block.place, words[1]) for block, words in _lines() if words[0] == "make" and words[1] not in targets]
     assert not wrong
@@ -111,7 +111,7 @@ def test_the_first_pages_say_how_long_the_main_command_takes_and_show_its_output
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
-def test_the_first_pages_link_the_labs_the_guide_and_chameleon(page: str) -> None:
+def test_the_first_pages_have_links_to_the_labs_the_guide_and_chameleon(page: str) -> None:
     text = (ROOT / page).read_text()
     for address in ("teaching-on-testbeds/llm-chi", "mvsjober/fine-tuning-examples", "chameleoncloud.org"):
         assert re.search(rf"\]\(https://[^)]*{address}\)", text)

@@ -93,7 +93,7 @@ def test_the_page_states_the_stored_errors_of_host_times_in_forward_and_backward
     assert f"mean error is {forward} for a forward pass and {backward} for a backward pass." in page()
 
 
-def test_the_page_states_the_constants_of_the_code_for_host_times() -> None:
+def test_the_page_states_the_same_constants_for_host_times_as_the_code() -> None:
     assert f"in a backward pass {HOST_FACTORS['backward']} times the sum" in page()
     assert f"the host also needs {1000 * HOST_FACTORS['kernel choices']} ms, in which cuBLAS or cuDNN" in page()
 
@@ -126,7 +126,7 @@ def test_the_page_states_the_stored_errors_of_step_times_on_several_gpus() -> No
     assert f"{on_four} on average on four GPUs, {on_two} on two" in page()
 
 
-def test_the_page_states_the_constants_of_the_code_for_times_on_several_gpus() -> None:
+def test_the_page_states_the_same_constants_for_times_on_several_gpus_as_the_code() -> None:
     assert f"reach {100 * LINK_SHARE:.0f} % of the link's peak rate" in page()
     assert f"the host needs {1000 * HOST_FACTORS['shards']:.1f} ms for the hooks" in page()
 

@@ -54,7 +54,7 @@ def test_the_default_card_and_size_depend_on_the_gpu_of_the_machine(machine, tmp
     assert recorded_options(tmp_path, rows=("reduced-batch",)) == expected
 
 
-def test_a_run_of_miniatures_on_a_machine_with_a_gpu_says_why(machine, tmp_path):
+def test_a_run_of_miniatures_on_a_machine_with_a_gpu_says_why_its_models_are_tiny(machine, tmp_path):
     machine(sample_rows.T4)
     run_suite(RunOptions(SUITE, rows=("xxl",), results=tmp_path), view := RecordingView())
     assert "size tiny, because device NVIDIA T4 has 14.6 GiB, a100_80gb needs 79.2 GiB" in view.text.getvalue()

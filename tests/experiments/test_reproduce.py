@@ -88,7 +88,7 @@ def make_reproduction(tmp_path):
     return make
 
 
-def test_reproduce_runs_all_stages_in_order_and_asks_the_user_to_confirm_the_cost(
+def test_the_command_reproduce_runs_all_stages_in_order_and_asks_the_user_to_confirm_the_cost(
     recorded_stages, make_reproduction, reconciler, events
 ):
     asked: list[Any] = []

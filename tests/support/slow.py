@@ -35,7 +35,7 @@ FILES = [
     "experiments/training/distributed/test_warm_ranks.py",
     "experiments/training/engines/test_checkpoints.py",
     "experiments/training/models/test_compilation.py::test_a_compiled_row_has_the_same_losses_with_few_compilations",
-    "experiments/training/models/test_compilation.py::test_a_row_with_compiled_blocks_of_a_model_for_images_trains",
+    "experiments/training/models/test_compilation.py::test_a_row_with_compiled_blocks_of_an_image_model_can_be_trained",
     "experiments/training/test_miniatures.py",
     "experiments/training/test_transformers_compat.py",
     "experiments/watch/test_browser.py",

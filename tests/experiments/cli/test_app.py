@@ -29,7 +29,7 @@ from tests.support.services.sshd import new_key
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["run", SUITE, "--size", "huge"], ["nope"], ["run", SUITE, "--nope"]])
-def test_wrong_usage_exits_with_2(testbed, arguments):
+def test_wrong_usage_ends_with_exit_code_2(testbed, arguments):
     code, _, err = testbed(*arguments)
     assert code == 2
     assert err.startswith("testbed: ")

@@ -72,7 +72,7 @@ def test_real_leases_are_shown_first_and_the_demonstration_has_its_own_journal(t
     assert BANNER in testbed("release", "llm_you", "--yes")[2]
 
 
-def test_every_check_of_doctor_passes_and_reproduce_shows_its_plan(testbed):
+def test_every_check_passes_and_the_command_reproduce_shows_its_plan(testbed):
     code, out, err = testbed("doctor", "--site", "demo")
     assert (code, out.splitlines()[-1], err) == (0, "none of 15 failed", BANNER)
     code, out, err = testbed("reproduce", "--site", "demo", "--dry-run")

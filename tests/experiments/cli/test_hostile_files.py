@@ -98,7 +98,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_partial_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["two\nlines.txt", "back\\slash.txt", os.fsdecode(b"tab\xe9.txt"), "sp ace.txt"])
-def test_sha256sum_and_evaluate_read_checksums_of_any_file_name(stored_run, name):
+def test_the_program_sha256sum_and_the_command_evaluate_can_read_checksums_of_any_file_name(stored_run, name):
     (stored_run / name).write_text("text")
     write_atomically(stored_run / "SHA256SUMS", folder_checksums(stored_run), errors="surrogateescape")
     assert files_changed(stored_run) == ()
@@ -231,7 +231,7 @@ ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIO
 
 
 @pytest.mark.parametrize("line", ["compare RUN RUN", "report RUN", "list single_gpu_blip2"])
-def test_every_text_is_written_to_a_terminal_and_to_files_without_utf_8(stored_run, line):
+def test_every_text_can_be_written_to_a_terminal_or_file_that_does_not_support_utf_8(stored_run, line):
     done = _command(*line.replace("RUN", "run").split(), env=ASCII, cwd=stored_run.parent, stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.isascii()

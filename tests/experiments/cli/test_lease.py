@@ -226,7 +226,9 @@ def test_the_plan_of_reproduce_is_printed(testbed, tmp_path):
     )
 
 
-def test_reproduce_runs_rows_with_the_given_weights_data_input_and_gpus_per_node(testbed, tmp_path, monkeypatch):
+def test_the_command_reproduce_runs_rows_with_the_given_weights_data_input_and_gpus_per_node(
+    testbed, tmp_path, monkeypatch
+):
     planned = []
     original = reproduction.planned_operations
     monkeypatch.setattr(

@@ -128,7 +128,7 @@ def test_a_run_shows_verdicts_and_where_the_report_is(testbed, tmp_path):
     assert "not evaluated" in out
 
 
-def test_several_suites_end_with_their_counts_and_reports(testbed, tmp_path):
+def test_a_run_of_several_suites_ends_with_their_counts_and_reports(testbed, tmp_path):
     _, out, _ = testbed("run", SUITE, SLURM, "--row", "reduced-batch", "--row", "neo-1gpu", "--results", tmp_path)
     folders = [f"{SUITE}-a100_80gb-tiny-verdict", f"{SLURM}-v100_32gb-tiny-verdict"]
     counts = out[out.rindex("suite ") :]
@@ -167,7 +167,7 @@ def test_a_run_with_the_option_json_prints_only_json_on_standard_output(testbed,
     assert "size tiny for a100_80gb, on a machine of the tests" in err
 
 
-def test_a_run_with_an_error_exits_with_3(testbed, monkeypatch, tmp_path):
+def test_a_run_with_an_error_ends_with_exit_code_3(testbed, monkeypatch, tmp_path):
     def raise_error(self, rows):
         raise RuntimeError("the floor gave way")
 

@@ -126,7 +126,7 @@ def test_the_time_of_a_pass_is_the_longer_of_the_host_time_with_allocations_and_
     assert [one.passes[0].predicted_s(each) for each in (0.0, 0.03, 0.05)] == pytest.approx([0.5, 0.5, 0.7])
 
 
-def test_leave_one_out_fits_the_constant_for_a_published_time_to_all_others():
+def test_leave_one_out_uses_the_constant_that_is_fitted_to_all_other_published_times():
     slow = [comparison(0.2 + 0.02 * gib, 0.1, 0.2, gib) for gib in (10.0, 20.0, 30.0)]
     fast = comparison(0.1, 0.1, 0.05, 10.0)
     assert leave_one_out(fitted_allocation_s, [*slow, fast])[-1] == pytest.approx(0.02)

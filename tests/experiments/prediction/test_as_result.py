@@ -179,7 +179,7 @@ def test_the_text_of_a_predicted_outcome_names_the_outcome_and_the_needed_memory
         (60.0, None, ""),
     ],
 )
-def test_only_rows_with_another_predicted_outcome_cause_a_warning(needed, expected, warned):
+def test_only_rows_whose_predicted_outcome_differs_from_the_lab_s_cause_a_warning(needed, expected, warned):
     line = mismatch_warning(prediction(spec("xxl"), needed), expected)
     assert line.startswith(f"xxl: {warned}") if warned else line == ""
 

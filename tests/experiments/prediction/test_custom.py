@@ -22,7 +22,7 @@ def config(path, data) -> str:
     return str(path)
 
 
-def test_options_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
+def test_the_options_of_a_custom_training_become_a_row_of_two_optimizer_steps_on_texts_of_one_length():
     spec = CustomTraining("tiny-llama-1.1b", CARD, 8, 512, accumulate=4, devices=2, precision="bf16-true").spec
     settings = spec.settings
     assert (spec.size, spec.length, spec.weights, spec.data, spec.model) == (

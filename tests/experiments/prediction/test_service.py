@@ -209,7 +209,7 @@ def test_an_error_is_reported_in_one_line_with_exit_code_2(testbed, command, arg
     assert err.count("\n") == 1
 
 
-def test_a_card_that_no_suite_has_is_an_error_even_without_a_suite(testbed):
+def test_a_card_that_no_suite_has_is_an_error_even_if_no_suite_is_given(testbed):
     for card in ("h200_141gb", "24GiB"):
         code, out, err = testbed("predict", "--card", card)
         assert (code, out) == (2, "")

@@ -106,7 +106,7 @@ def test_a_miniature_fits_and_has_its_peak_in_its_second_step(traced):
 
 
 @pytest.mark.parametrize(("name", "phase"), [("too long", "backward"), ("far too long", "forward")])
-def test_the_prediction_of_a_row_that_does_not_fit_states_in_which_step_and_phase_it_ends(traced, name, phase):
+def test_the_prediction_for_a_row_that_does_not_fit_names_the_step_and_the_phase_in_which_it_ends(traced, name, phase):
     prediction = traced.predictions[name]
     failure = prediction.failure
     assert prediction.predicted_outcome == "oom"

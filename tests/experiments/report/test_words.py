@@ -220,7 +220,7 @@ def test_rows_on_fewer_ranks_are_counted(rows: int, words: str) -> None:
     assert remark.startswith(words)
 
 
-def test_remarks_name_missing_results_weights_data_input_and_suite_version() -> None:
+def test_remarks_name_missing_results_and_the_weights_data_input_and_suite_version() -> None:
     run = make_run(rows=("baseline", "xxl"), input="with-image", recipe_version=99)
     suite = suite_named(run.suite)
     text = " ".join(remarks(run, suite, evaluation(), {"baseline": make_result(run, "baseline")}))

@@ -138,7 +138,7 @@ def test_the_chart_shows_the_parts_of_the_peak(report_folder: Path) -> None:
     assert sum(map(float, sizes.values())) == pytest.approx(74.34, abs=0.02)
 
 
-def test_junit_has_one_case_per_verdict(report_folder: Path) -> None:
+def test_the_junit_file_has_one_test_case_per_verdict(report_folder: Path) -> None:
     report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     suite = ET.parse(report_folder / "junit.xml").getroot().find("testsuite")
     cases = {case.get("name"): case for case in suite.findall("testcase")}
@@ -156,7 +156,7 @@ def test_junit_has_one_case_per_verdict(report_folder: Path) -> None:
     assert EMULATING_GPU_NAME in cases["claim/accumulation-keeps-memory"].findtext("system-out")
 
 
-def test_junit_skips_a_known_failure(report_folder: Path) -> None:
+def test_the_junit_file_reports_a_known_failure_as_skipped(report_folder: Path) -> None:
     report = Report.model_validate_json((report_folder / "report.json").read_bytes())
     failed = next(one for one in report.statements if one.status == "fail")
     known = failed.model_copy(update={"known_failure": "its weights alone"})
@@ -172,7 +172,7 @@ def test_junit_skips_a_known_failure(report_folder: Path) -> None:
     assert case.find("skipped").get("message")
 
 
-def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
+def test_checksums_cover_every_file_and_can_be_verified(report_folder: Path) -> None:
     named = {line.split("  ", 1)[1] for line in (report_folder / "SHA256SUMS").read_text().splitlines()}
     files = {str(path.relative_to(report_folder)) for path in report_folder.rglob("*") if path.is_file()}
     assert named == files - {"SHA256SUMS"}
@@ -180,7 +180,7 @@ def test_checksums_cover_every_file_and_verify(report_folder: Path) -> None:
     assert subprocess.run(check, cwd=report_folder, check=False).returncode == 0
 
 
-def test_checksums_find_a_changed_file(tmp_path: Path) -> None:
+def test_a_changed_file_is_found_by_its_checksum(tmp_path: Path) -> None:
     folder = write_report(tiny_run(tmp_path)).page.parent
     (folder / SUITE / "xxl" / "log.txt").write_text("something else")
     check = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=folder, capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ class TestClaim:
         assert verdict.reason == f"{verdict.value}, expected 0.5 to 2 times"
 
     @pytest.mark.parametrize(("peak", "status", "known"), [(5.0, "pass", ""), (30.0, "fail", "its weights alone")])
-    def test_a_known_failure_names_its_cause_only_if_it_fails(self, peak, status, known):
+    def test_the_cause_of_a_known_failure_is_named_only_if_the_statement_fails(self, peak, status, known):
         verdict = claim_verdict(
             RATIO, result("a", memory={"peak_gib": peak}), result("b", memory=PEAK), known_failure="its weights alone"
         )

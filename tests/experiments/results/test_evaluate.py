@@ -26,16 +26,16 @@ from tests.support.results.in_memory import COMMON, CPU, EMULATING_GPU, ranks, r
 
 class TestOutcome:
     @pytest.mark.parametrize("outcome", ["fits", "oom"])
-    def test_a_row_with_the_expected_outcome_passes(self, outcome):
+    def test_a_row_with_the_expected_outcome_passes_its_statement(self, outcome):
         verdict = outcome_verdict(outcome, result("a", outcome))
         assert (verdict.status, verdict.reason) == ("pass", "")
         assert verdict.expected == verdict.value
 
-    def test_a_row_that_runs_out_of_memory_where_it_should_fit_fails(self):
+    def test_a_row_that_runs_out_of_memory_although_it_should_fit_fails_its_statement(self):
         verdict = outcome_verdict("fits", result("a", "oom"))
         assert (verdict.status, verdict.reason) == ("fail", "a ended as oom")
 
-    def test_a_row_that_fits_where_it_should_run_out_of_memory_fails(self):
+    def test_a_row_that_fits_although_it_should_run_out_of_memory_fails_its_statement(self):
         verdict = outcome_verdict("oom", result("a", "fits"))
         assert verdict.status == "fail"
         assert (verdict.expected, verdict.value) == ("out of GPU memory", "fits")

@@ -162,7 +162,7 @@ def test_the_first_obstacle_of_an_outcome_is_its_reason():
         (CPU, {"quantity": "step_s", "low": 0.1}, "not evaluated"),
     ],
 )
-def test_seconds_count_only_on_the_stated_card_and_memory_everywhere(device, check, status):
+def test_times_are_evaluated_only_on_the_stated_card_and_memory_is_evaluated_everywhere(device, check, status):
     pair = [result(row, memory=PEAK, speed=SPEED, device=device) for row in "ab"]
     assert claim_verdict({"row": "a", **check}, *pair).status == status
 

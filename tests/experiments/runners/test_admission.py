@@ -99,7 +99,7 @@ def test_a_row_needs_host_memory_for_the_optimizer_state_and_activations_that_it
     assert rejection_reason(spec(**changes), node(GPU), needed_gib) == ""
 
 
-def test_a_row_whose_strategy_offloads_needs_host_memory_even_with_another_optimizer():
+def test_a_row_with_an_offload_strategy_needs_host_memory_even_with_another_optimizer():
     row = spec()
     settings = row.settings.model_copy(update={"strategy": "deepspeed_stage_2_offload"})
     offloading = row.model_copy(update={"settings": settings})
@@ -108,7 +108,7 @@ def test_a_row_whose_strategy_offloads_needs_host_memory_even_with_another_optim
 
 
 @pytest.mark.parametrize(("version", "runs"), [("0.49.2", False), ("0.50.0", True), ("1.0.0", True)])
-def test_bitsandbytes_runs_on_a_cpu_from_its_version_0_50(monkeypatch, version, runs):
+def test_bitsandbytes_from_version_0_50_on_runs_on_a_cpu(monkeypatch, version, runs):
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": version})
     assert (rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(), 64) == "") == runs
     assert rejection_reason(spec(size="tiny", optimizer="adam_8bit"), node(GPU), 64) == ""
@@ -147,7 +147,7 @@ def test_a_row_of_several_nodes_needs_its_gpus_on_each_of_them():
     )
 
 
-def test_the_host_memory_that_offload_needs_grows_with_the_size_of_the_model():
+def test_offload_needs_20_bytes_of_host_memory_per_parameter_and_10_gib():
     row = spec(**OFFLOAD)
     assert host_memory_needed_gib(row) == pytest.approx(12.23e9 * 20 / 1024**3 + 10, rel=0.001)
     assert rejection_reason(row, node(GPU), 200) == "offload needs 238 GiB of host memory, the host has 200 GiB"

@@ -72,7 +72,7 @@ def test_an_interrupted_row_runs_again(tmp_path):
     assert plan_row(folder).why == "the last run was interrupted"
 
 
-def test_a_changed_setting_is_named(folder_with_result):
+def test_a_changed_setting_is_named_as_the_reason_to_run_again(folder_with_result):
     folder = folder_with_result()
     row = plan_row(folder, {"id": "a", "settings": {"batch_size": 8, "lr": 0.5}})
     assert row.run

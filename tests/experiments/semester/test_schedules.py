@@ -82,7 +82,7 @@ def test_the_units_of_systemd_are_valid_and_run_the_check(home, tmp_path):
     assert sh(unit["ExecStart"], home, folder) == f"{folder} -m experiments semester --results results/semester"
 
 
-def test_the_commands_of_the_github_workflow_run(home):
+def test_every_command_of_the_github_workflow_can_be_run(home):
     job = yaml.safe_load(WORKFLOW.read_text())["jobs"]["semester"]
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert len(commands) == 1

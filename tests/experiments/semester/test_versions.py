@@ -86,7 +86,7 @@ def test_a_resumed_check_uses_the_same_versions(monkeypatch, tmp_path):
     assert python_of("newest", tmp_path, date(2026, 11, 29)) == before
 
 
-def test_a_list_that_does_not_resolve_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
+def test_a_list_of_packages_that_cannot_be_resolved_is_reported_with_the_message_of_uv(monkeypatch, tmp_path):
     """The real uv runs, without a network."""
     (tmp_path / "current.txt").write_text("no-such-package==1.0\n")
     monkeypatch.setattr(versions, "packaged_folder", lambda _: tmp_path)

@@ -67,7 +67,7 @@ def test_every_module_of_the_package_is_in_the_readme() -> None:
     assert {name for name in modules if f"`{name}`" not in TEXT} == set()
 
 
-def test_links_lead_to_files() -> None:
+def test_links_in_the_readme_lead_to_existing_files() -> None:
     targets = re.findall(r"\]\(([^)]+)\)", TEXT)
     assert targets
     assert [target for target in targets if not (FOLDER / target).is_file()] == []

@@ -105,7 +105,7 @@ def test_lines_are_wrapped_at_words_on_a_terminal_only():
         assert (len(lines) == 1) is not terminal
 
 
-def test_only_the_module_tables_draws_tables():
+def test_only_the_module_named_tables_draws_tables():
     """Only experiments/system/tables.py may use the tables of rich, which cut the texts of their cells."""
     sources = [path for package in ("experiments", "provision") for path in (CODE_FOLDER / package).rglob("*.py")]
     users = [path.relative_to(CODE_FOLDER) for path in sources if "rich.table" in path.read_text()]

@@ -85,7 +85,7 @@ def test_a_request_for_hardware_that_an_unreachable_site_might_have_is_not_a_use
         choose_slots_among(sites, reconciler, Requirements(3 * HOUR, node_type="gpu"))
 
 
-def test_rejected_credentials_end_watching(reconciler):
+def test_watching_ends_if_the_credentials_are_rejected(reconciler):
     sites = [FakeCalendar(name, problem=NoCredentials("keystone rejects them")) for name in ("CHI@UC", "CHI@TACC")]
     with pytest.raises(NoCredentials):
         site_with_earliest_slot(sites, reconciler, Requirements(3 * HOUR), starts_now=True, watch=True)

@@ -35,7 +35,7 @@ def test_no_secret_is_on_the_node_or_in_its_image(cli_user: CliUser, last_client
     assert not [secret for secret in secrets_of(cli_user) if secret.decode() in history]
 
 
-def test_files_of_rows_belong_to_their_user(cli_user: CliUser, last_client: Command) -> None:
+def test_files_of_rows_belong_to_the_user_who_runs_them(cli_user: CliUser, last_client: Command) -> None:
     assert cli_user.node.run("find", REMOTE_RUNS, "!", "-user", USER) == ""
 
 

@@ -225,7 +225,9 @@ def test_without_an_account_the_command_doctor_says_how_to_set_one(testbed, monk
     assert "source the site's RC file to set OS_* variables, or write a clouds.yaml" in out
 
 
-def test_an_application_credential_of_clouds_yaml_can_lease(testbed, site, local_openstack, key, monkeypatch, tmp_path):
+def test_an_application_credential_of_clouds_yaml_can_be_used_to_lease(
+    testbed, site, local_openstack, key, monkeypatch, tmp_path
+):
     credential = site.sdk.identity.create_application_credential(
         site.session.get_user_id(), name=tmp_path.name, unrestricted=True
     )

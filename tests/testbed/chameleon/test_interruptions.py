@@ -105,7 +105,9 @@ def test_the_missing_rule_of_a_security_group_is_added(connected, reconciler, le
 
 
 @pytest.mark.timeout(600)
-def test_two_simultaneous_clients_with_one_name_get_one_lease(site, reconciler, lease_request, reachable, tmp_path):
+def test_two_simultaneous_clients_that_use_one_lease_name_get_one_lease(
+    site, reconciler, lease_request, reachable, tmp_path
+):
     wanted, leased = lease_request(), []
     reconcilers = [Reconciler(Journal(tmp_path / "state"), FakeClock(), lambda line: None) for _ in range(2)]
     clients = [threading.Thread(target=lambda one=one: leased.append(lease(site, one, wanted))) for one in reconcilers]
@@ -119,7 +121,7 @@ def test_two_simultaneous_clients_with_one_name_get_one_lease(site, reconciler, 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", LEASING_SITES)
-def test_two_simultaneous_clients_on_two_computers_with_one_name_get_one_lease(
+def test_two_simultaneous_clients_on_two_computers_that_use_one_lease_name_get_one_lease(
     name, connected, lease_request, tmp_path
 ):
     site = connected(name)

@@ -81,7 +81,7 @@ def test_a_future_lease_shows_progress_until_it_begins_and_is_then_booted(
     )
 
 
-def test_watching_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
+def test_watching_the_calendar_finds_a_slot_that_somebody_releases(site, reconciler, lease_request, messages):
     start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 48 * HOUR
     other = lease(site, reconciler, lease_request("llm_other", count=4, start=start), wait=False).lease
 

@@ -79,7 +79,7 @@ def boot(node: Node) -> str:
 DriverInState = Callable[..., str]
 
 
-def test_a_working_driver_is_not_touched(machine: Node, set_up: SetUp, driver_in_state: DriverInState) -> None:
+def test_a_working_driver_is_not_changed(machine: Node, set_up: SetUp, driver_in_state: DriverInState) -> None:
     before = driver_in_state("fine")
     assert set_up([machine], **role_variables("good-driver")).changed == ()
     assert boot(machine) == before

@@ -56,7 +56,9 @@ def test_the_configuration_of_a_node_returns_its_images_gpus_driver_and_hardware
     assert facts["hardware"]["cpus"] == os.cpu_count()
 
 
-def test_a_second_run_changes_nothing(node: Node, set_up: SetUp, configured_node: ConfigurationResult) -> None:
+def test_a_second_run_of_the_playbook_changes_nothing(
+    node: Node, set_up: SetUp, configured_node: ConfigurationResult
+) -> None:
     assert set_up([node]).changed == ()
 
 
@@ -213,7 +215,7 @@ def test_a_wrong_host_key_is_rejected(node: Node, login: LoginTo, tmp_path: Path
         )
 
 
-def test_an_interruption_ends_ansible_and_the_next_run_resumes(
+def test_an_interruption_ends_ansible_and_the_next_run_continues(
     node: Node, set_up: SetUp, configured_node: ConfigurationResult
 ) -> None:
     def interrupt(line: str) -> None:

@@ -64,7 +64,7 @@ def test_the_command_of_an_example_accepts_its_arguments(line):
 
 
 @pytest.mark.parametrize("line", [line for name in ("list", "cards", "models") for line in examples()[name]])
-def test_examples_of_commands_that_only_list_things_run(help_lines, line):
+def test_examples_of_commands_that_compute_nothing_can_be_run(help_lines, line):
     assert help_lines(*shlex.split(line)[1:])
 
 

@@ -31,7 +31,7 @@ torch.zeros(2**20, device="cuda")
 """
 
 
-def test_a_script_writes_forks_and_connects_only_in_its_sandbox(tmp_path, library_cache, monkeypatch, capfd):
+def test_a_script_can_write_and_fork_and_connect_only_in_its_sandbox(tmp_path, library_cache, monkeypatch, capfd):
     monkeypatch.setenv("TESTBED_CACHE", str(library_cache))
     work, home = tmp_path / "work", tmp_path / "home"
     for folder in (work, home):

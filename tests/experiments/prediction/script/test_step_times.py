@@ -100,7 +100,7 @@ def test_the_time_of_a_step_limited_by_bandwidth_depends_on_the_bandwidth_of_the
     assert 0 < starts_s < 0.2 * fast_s
 
 
-def test_on_a_host_twice_as_slow_the_operations_of_a_step_that_it_limits_take_twice_as_long(step):
+def test_operations_of_a_step_that_the_host_limits_take_twice_as_long_on_a_host_twice_as_slow(step):
     (_, first), (_, second) = (step(SMALL_BATCH, host_s=host_s) for host_s in (4e-5, 8e-5))
     assert first.limited_by == "host"
     layers_s = 2 * HOST_FACTORS["layers"]

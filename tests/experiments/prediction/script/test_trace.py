@@ -125,7 +125,7 @@ def test_a_script_that_uses_no_gpu_is_an_error_in_one_line(trace):
         trace("import torch\ntorch.zeros(4)")
 
 
-def test_a_module_and_a_notebook_run_as_python_and_jupyter_run_them(trace, tmp_path):
+def test_a_module_runs_as_in_python_and_a_notebook_as_in_jupyter(trace, tmp_path):
     cells = [nbformat.v4.new_code_cell(text) for text in ("%time pass", START, LOOP.removeprefix(START))]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "lab.ipynb")
     (tmp_path / "package").mkdir()

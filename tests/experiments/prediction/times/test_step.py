@@ -86,7 +86,7 @@ def test_host_and_gpu_work_at_the_same_time_except_during_an_optimizer_on_the_cp
         ),  # the optimizer waits for it
     ],
 )
-def test_the_host_waits_for_values_and_the_gpu_for_gathers_and_the_optimizer_for_reductions(phases, expected_s):
+def test_values_delay_the_host_and_gathers_delay_the_gpu_and_reductions_delay_the_optimizer(phases, expected_s):
     assert total_seconds(phases) == expected_s
 
 
@@ -205,7 +205,7 @@ def convolution(tokens: int, backward: bool = False) -> str:
     return json.dumps(["aten::convolution.default", given, weights, None, *options])
 
 
-def test_for_new_sizes_the_host_chooses_one_kernel_and_for_the_gradients_of_a_convolution_two():
+def test_for_an_operation_of_new_sizes_the_host_chooses_a_kernel_and_for_gradients_of_a_convolution_two():
     table, known = Table(MACHINE, {}), RecordedPhase("forward", 0, {product(512): 3, copy({"sizes": [8]}): 2})
     keys = [product(512), copy({"sizes": [8]}), convolution(300), convolution(300, backward=True)]
     choices = [phase_time(known, table, H100, {key}).host_work["kernel choices"] for key in keys]

@@ -61,7 +61,7 @@ def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch,
     assert compile_with(monkeypatch, tmp_path / "cache", program) == []
 
 
-def test_the_compilation_of_extensions_and_the_rows_find_the_same_ninja(monkeypatch, tmp_path):
+def test_the_compilation_of_extensions_uses_the_same_ninja_as_the_rows(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/usr/bin")
     row = row_process.environment_of_modules()["PATH"]
     assert row == f"{Path(sys.executable).parent}:/usr/bin"

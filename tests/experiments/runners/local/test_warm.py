@@ -116,7 +116,7 @@ def test_a_stop_signal_ends_the_wait_for_a_warm_process(monkeypatch):
         assert started.last_line_if_ended() is None
 
 
-def test_the_warm_process_and_its_rows_end_with_a_killed_runner(tmp_path):
+def test_if_the_runner_is_killed_the_warm_process_and_its_rows_end(tmp_path):
     program = (
         "import os, time; from experiments.runners.local.warm import WarmProcess;"
         "from experiments.system import warm_start as one;"

@@ -106,7 +106,7 @@ def test_a_killed_rank_on_a_node_without_shared_files_ends_all_ranks(row, monkey
 
 
 @pytest.mark.usefixtures("ranks_start_warm")
-def test_if_a_node_is_lost_its_row_ends_with_an_error_that_names_the_node(row, tmp_path):
+def test_a_row_whose_node_is_lost_ends_with_an_error_that_names_the_node(row, tmp_path):
     def kill(second) -> None:
         wait_for_both_ranks(tmp_path / "row")
         with suppress(ProcessLookupError):
@@ -117,7 +117,7 @@ def test_if_a_node_is_lost_its_row_ends_with_an_error_that_names_the_node(row, t
     assert result.reason.endswith("node 1 (second) lost its connection")
 
 
-def test_if_a_node_cannot_start_its_row_ends_with_an_error_that_shows_the_output_of_the_node(row):
+def test_a_row_whose_node_cannot_start_ends_with_an_error_that_shows_the_output_of_the_node(row):
     result = row(command=("-c", "import sys; sys.exit('no such image')"))
     assert (result.failure.kind, result.failure.rank) == ("node lost", 1)
     assert result.reason.endswith("node 1 did not take part: no such image")

@@ -77,7 +77,7 @@ def test_a_compiled_row_has_the_same_losses_with_few_compilations(name, tmp_path
     assert 1 <= counters["stats"]["unique_graphs"] <= MOST_GRAPHS
 
 
-def test_a_row_with_compiled_blocks_of_a_model_for_images_trains(tmp_path):
+def test_a_row_with_compiled_blocks_of_an_image_model_can_be_trained(tmp_path):
     compiled = run_rank(spec(model=T5, compile=True, train_samples=4), tmp_path, NoMeter())
     assert compiled.reason.startswith("fits")
     assert len(compiled.losses) == 2
@@ -91,7 +91,7 @@ def test_a_row_with_compiled_blocks_of_a_model_for_images_trains(tmp_path):
         (T5, {"Blip2EncoderLayer", "Blip2QFormerLayer", "T5Block"}),
     ],
 )
-def test_every_kind_of_block_of_a_model_for_images_is_compiled(model, kinds, monkeypatch):
+def test_every_kind_of_block_of_an_image_model_is_compiled(model, kinds, monkeypatch):
     requested = []
     monkeypatch.setattr(nn.Module, "compile", lambda block, **options: requested.append(type(block).__name__))
     build_model(spec(model=model, compile=True), torch.device("cpu"))

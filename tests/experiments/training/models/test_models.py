@@ -57,7 +57,7 @@ def test_weights_of_norms_are_one_and_biases_are_zero_and_other_weights_are_rand
             assert (parameter == (0 if path.endswith("bias") else 1)).all(), path
 
 
-def test_opt_ties_head_and_embedding_and_t5_does_not():
+def test_in_opt_head_and_embedding_are_tied_and_in_t5_they_are_not():
     opt, t5 = tiny_model(OPT).language_model, tiny_model(T5).language_model
     assert opt.lm_head.weight is opt.get_input_embeddings().weight
     assert t5.lm_head.weight is not t5.get_input_embeddings().weight
@@ -152,7 +152,7 @@ def test_a_model_with_random_weights_has_the_layers_and_data_types_of_a_loaded_o
         assert (random_parameter.dtype, random_parameter.shape) == (parameter.dtype, parameter.shape), path
 
 
-def test_pretrained_rows_load_the_model_s_repository(monkeypatch):
+def test_rows_with_pretrained_weights_load_the_model_s_repository(monkeypatch):
     calls = []
     monkeypatch.setattr(build, "load_pretrained", lambda *choices: calls.append(choices) or tiny_model(OPT))
     build_model(spec(weights="pretrained", precision="bf16-true"), CPU)

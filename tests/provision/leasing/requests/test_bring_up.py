@@ -106,7 +106,7 @@ def test_the_security_group_is_created_once_unless_the_first_attempt_was_interru
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_second_lease_command_keeps_the_server_address_and_key(reconciler, lease_request):
+def test_a_second_lease_command_keeps_the_server_and_its_address_and_key(reconciler, lease_request):
     site = FakeSite()
     first = lease(site, reconciler, lease_request())
     again = lease(site, reconciler, lease_request())
