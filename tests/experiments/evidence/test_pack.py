@@ -48,7 +48,7 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def test_a_result_in_the_folder_of_its_row_counts_before_the_packed_one(tmp_path: Path) -> None:
+def test_a_result_in_the_folder_of_its_row_is_preferred_to_the_packed_result(tmp_path: Path) -> None:
     folder = h200_run(tmp_path / "run")
     pack(folder.path, tmp_path / "packed")
     (tmp_path / "packed" / "results.jsonl").rename(folder.path / "results.jsonl")

@@ -41,7 +41,7 @@ def test_another_device_is_accepted_if_it_is_smaller_only_by_driver_memory(memor
 
 
 @pytest.mark.parametrize("settings", [{"optimizer": "adam_8bit"}, {"quantization": {"kind": "nf4"}}])
-def test_a_version_of_bitsandbytes_that_needs_a_gpu_is_rejected_on_this_machine_without_one(settings, monkeypatch):
+def test_a_version_of_bitsandbytes_that_needs_a_gpu_is_rejected_on_this_machine_if_it_has_no_gpu(settings, monkeypatch):
     row = spec(size="tiny", **settings)
     assert rejection_reason(row, node(), 64) == ""
     monkeypatch.setattr(admission, "versions", lambda: {"bitsandbytes": "0.44.1"})

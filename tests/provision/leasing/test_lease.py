@@ -112,7 +112,7 @@ class Killed(BaseException):
     """Exception that represents the death of the program."""
 
 
-def test_a_failed_node_given_by_name_is_replaced_even_by_the_next_command_after_a_killed_one(reconciler, lease_request):
+def test_the_command_after_a_killed_one_still_replaces_a_failed_node_given_by_name(reconciler, lease_request):
     site, dropped = FakeSite(broken={"1"}), []
 
     def fail_some_operations(operation):

@@ -59,7 +59,7 @@ def test_the_notebook_and_log_of_a_row_are_on_this_machine(harness):
     assert "last line of f" in (harness.folder.row_folder_named("f") / "log.txt").read_text()
 
 
-def test_no_process_of_a_row_is_left_not_even_detached_ones(harness):
+def test_no_process_of_a_row_is_left_not_even_a_detached_one(harness):
     wait_for(lambda: not harness.running_processes(), 10)
 
 

@@ -102,7 +102,7 @@ def test_the_time_left_is_shown_after_the_first_row(finished_run):
     assert min(left_s for left_s in others if left_s is not None) >= 0
 
 
-def test_no_process_of_a_row_is_left_not_even_detached_ones(finished_run):
+def test_no_process_of_a_row_is_left_not_even_a_detached_one(finished_run):
     assert [row_process.tagged_processes(finished_run.folder.row_folder_named(row)) for row in "abcdef"] == [[]] * 6
 
 

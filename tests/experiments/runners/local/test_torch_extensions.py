@@ -52,7 +52,7 @@ def compile_with(monkeypatch, folder, program, specs=OFFLOADED, stopped=lambda: 
     return messages
 
 
-def test_extensions_of_offloaded_rows_are_compiled_once_before_them(monkeypatch, tmp_path):
+def test_extensions_for_rows_with_offload_are_compiled_once_before_these_rows(monkeypatch, tmp_path):
     program = "import os; open(os.environ['TORCH_EXTENSIONS_DIR'] + '/made', 'x')"
     first, last = compile_with(monkeypatch, tmp_path / "cache", program)
     assert first.startswith("compiling DeepSpeed's CPU Adam, once for these versions and this processor")
