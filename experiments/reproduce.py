@@ -159,6 +159,7 @@ def _record_lease(reproduction: Reproduction, reconciler: Reconciler, times: Exp
         predicted_run_s=predicted_run_s,
         expected_run_s=predicted_run_s / times.leases.run_factor,
         used_s=(past[-1].end - past[-1].start).total_seconds(),
+        before_request_s=past[-1].time_before_request.total_seconds(),
         run_s=stages.seconds_by_stage["run"],
     )
     append_record(reproduction.suites[0].results, record)

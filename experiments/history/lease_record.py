@@ -34,17 +34,21 @@ class LeaseRecord(Record):
     predicted_run_s: float = Field(description="predicted time of the suites, s")
     expected_run_s: Seconds = Field(description="as predicted_run_s, but without what earlier leases showed, s")
     used_s: Seconds = Field(description="time from the beginning of the lease to its deletion, s")
+    before_request_s: float = Field(default=0.0, ge=0, description="part of used_s before the lease was requested, s")
     run_s: Seconds = Field(description="time of the suites, s")
 
     @property
     def setup_s(self) -> float:
-        """Return the time in which no suite ran, s."""
-        return max(0.0, self.used_s - self.run_s)
+        """Return the time after the request in which no suite ran, s."""
+        return max(0.0, self.used_s - self.before_request_s - self.run_s)
 
     @property
     def predicted_s(self) -> float:
-        """Return the predicted time from the beginning of the lease to its deletion, s."""
-        return self.predicted_setup_s + self.predicted_run_s
+        """Return the predicted time from the beginning of the lease to its deletion, s.
+
+        The beginning is known when the lease is requested: sites round it down to a full minute.
+        """
+        return self.before_request_s + self.predicted_setup_s + self.predicted_run_s
 
     @property
     def error(self) -> float:

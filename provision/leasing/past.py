@@ -14,7 +14,8 @@ HOUR = timedelta(hours=1)
 class PastLease:
     """A past or active lease. end: its deletion or its end, whichever was first; for an active lease, now.
 
-    su_per_hour: price of all its hosts together, None if the site reports no price.
+    requested: when its creation was requested; None if the journal does not record it. su_per_hour: price of all its
+    hosts together, None if the site reports no price.
     """
 
     id: str
@@ -22,7 +23,13 @@ class PastLease:
     site: str
     start: datetime
     end: datetime
+    requested: datetime | None
     su_per_hour: float | None
+
+    @property
+    def time_before_request(self) -> timedelta:
+        """Return how long before its request the lease began: a site rounds a start down to a full minute."""
+        return max(self.requested - self.start, timedelta()) if self.requested else timedelta()
 
     @property
     def used_su(self) -> float | None:
@@ -34,14 +41,17 @@ class PastLease:
 def past_leases(entries: Sequence[Entry], now: datetime) -> list[PastLease]:
     """Return every lease that was created according to the journal's entries, sorted by start."""
     prices: dict[str, float | None] = {}
+    requests: dict[str, datetime] = {}
     leases: dict[str, PastLease] = {}
     for entry in entries:
         data, id = entry.data, str(entry.data.get("id", ""))
         if (entry.event, entry.operation) == ("intent", Operation.CREATE_LEASE):
             prices[entry.tag] = _price_su_per_hour(data)
+            requests[entry.tag] = datetime.fromisoformat(entry.at)
         elif entry.event == "done" and entry.operation in (Operation.CREATE_LEASE, Operation.EXTEND_LEASE):
             start, end = (datetime.fromisoformat(data[key]) for key in ("start", "end"))
-            leases[id] = PastLease(id, entry.name, entry.site, start, end, prices.get(entry.tag))
+            requested, price = requests.get(entry.tag), prices.get(entry.tag)
+            leases[id] = PastLease(id, entry.name, entry.site, start, end, requested, price)
         elif (entry.event, entry.operation) == ("done", Operation.DELETE_LEASE) and id in leases:
             deleted = datetime.fromisoformat(entry.at)
             leases[id] = replace(leases[id], end=min(leases[id].end, deleted))

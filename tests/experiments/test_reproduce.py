@@ -101,10 +101,16 @@ def test_the_command_reproduce_runs_all_stages_in_order_and_asks_the_user_to_con
 
 @pytest.fixture
 def journaled_lease(recorded_stages, reconciler, monkeypatch):
-    """The lease stage records a lease of an hour with 16 service units; released after 14 minutes, 4 of them a run."""
+    """A lease of an hour with 16 service units is requested 30 s after its start, and released after 14 minutes.
+
+    The suites run for four of these minutes.
+    """
     begun, hour = NOW, timedelta(hours=1)
+    now = begun
 
     def lease(site, reconciler, lease_request, watch):
+        nonlocal now
+        now = begun + timedelta(seconds=30)
         active = reconciler.journal.open_lease(lease_request.name, site.name)
         times = {"start": begun, "end": begun + hour}
         reconciler.journal.write("intent", active, Operation.CREATE_LEASE, cost_su=16.0, **times)
@@ -112,13 +118,15 @@ def journaled_lease(recorded_stages, reconciler, monkeypatch):
         return LeaseResult(Lease("1", lease_request.name, "ACTIVE", NOW, NOW, ()))
 
     def release(site, reconciler, name, view):
+        nonlocal now
+        now = begun + timedelta(minutes=14)
         active = reconciler.journal.active_lease(name)
         reconciler.journal.write("done", active, Operation.DELETE_LEASE, id="1")
         reconciler.journal.write("closed", active)
 
     monkeypatch.setattr(leasing, "lease", lease)
     monkeypatch.setattr(chain, "_release", release)
-    monkeypatch.setattr(reconciler.journal, "_now", lambda: begun + timedelta(minutes=14))
+    monkeypatch.setattr(reconciler.journal, "_now", lambda: now)
     monkeypatch.setattr(chain, "time", SimpleNamespace(monotonic=iter(range(0, 10_000, 240)).__next__))
 
 
@@ -128,7 +136,7 @@ def test_the_used_and_the_predicted_service_units_of_a_lease_are_recorded(
     view = LineRecorder()
     reproduce(make_reproduction(), reconciler, view, lambda slot: None)
     (record,) = read_records(tmp_path)
-    assert (record.used_s, record.run_s, record.setup_s) == (840.0, 240.0, 600.0)
+    assert (record.used_s, record.before_request_s, record.run_s, record.setup_s) == (840.0, 30.0, 240.0, 570.0)
     assert (record.service_units(record.used_s), record.predicted_setup_s) == (pytest.approx(16 * 14 / 60), 3600.0)
     assert record.predicted_run_s > 0
     assert view.lines[-1] == record.words
@@ -146,7 +154,7 @@ def test_the_predicted_setup_time_of_a_lease_is_that_of_earlier_leases_of_the_no
     assert (first.predicted_run_s, first.expected_run_s) == (second.expected_run_s,) * 2
     assert second.predicted_run_s == pytest.approx(first.run_s)
     assert abs(second.error) < 0.001
-    assert any(line.endswith("setup 10m (measured on 1 lease)") for line in view.lines)
+    assert any(line.endswith("setup 9m (measured on 1 lease)") for line in view.lines)
     assert any(line.startswith("length of the lease: 30m, ") for line in view.lines)
     other = expected_times_on([replace(HOST, node_type="gpu_h100")], [suite_named("single_gpu_blip2")], tmp_path)
     assert other.leases == NO_LEASES

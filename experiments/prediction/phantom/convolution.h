@@ -1,6 +1,6 @@
 // Temporary memory of cuDNN's convolutions, as measured with cuDNN 9.19 on an H200: those of a GAN, of ResNet-50, of
-// DeepLabV3 and of Faster R-CNN in 32 bit, and of a UNet in 16 bit (tests/experiments/prediction/phantom/kernel_probes.py
-// has the measurements).
+// DeepLabV3 and of Faster R-CNN in 32 bit, and of a UNet, of CLIP's ResNet-50 and of ConvNeXt in 16 bit
+// (tests/experiments/prediction/phantom/kernel_probes.py has the measurements).
 //
 // Tensor cores need channels last. Operands in another order are converted. The backward pass of the weights adds up
 // several partial sums in 32 bit if it has too few blocks of output for all multiprocessors. If it has more blocks than
@@ -36,26 +36,29 @@ struct Convolution {
         weight.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
     plain = groups == 1 && input.dim() <= 4 && !ordered &&
         (type == at::kFloat || type == at::kHalf || type == at::kBFloat16);
+    ordered_depthwise = ordered && !transposed && element == 2 && inputs == 1 && groups == outputs && area <= 49;
     const bool enough_outputs = outputs >= least_channels || type != at::kFloat;
     converts = plain && ((inputs >= least_channels && enough_outputs) || area >= least_area);
   }
 
   static constexpr int64_t least_channels = 8, block = 128, most_sums = 15, wide_sums = 4, narrow_sums = 54;
+  static constexpr int64_t depthwise_sums = 8, depthwise_lanes = 32, least_depthwise_positions = 512;
 
   int64_t forward_bytes() const {
     if (!converts) return 0;
     if (area == 1 && strided) return x + (has_channels(512, 1024) ? y : w) + kMore;
-    if (area == 1) return has_channels(1024, 2048) ? x + y + kMore : 0;
+    if (area == 1) return has_channels(element == 2 ? 512 : 1024, element == 2 ? 1024 : 2048) ? x + y + kMore : 0;
     return x + w + kMore + (is_wide() && outputs >= least_channels ? 0 : padded(y, outputs));
   }
 
   int64_t backward_bytes() const {
     if (!converts) return 0;
-    if (area == 1) return strided || has_channels(512, 2048) ? x + y + kMore : 0;
+    if (area == 1) return strided || has_channels(512, element == 2 ? 1024 : 2048) ? x + y + kMore : 0;
     return x + w + padded(y, outputs) + kMore;
   }
 
   int64_t weight_backward_bytes() const {
+    if (ordered_depthwise) return depthwise_bytes();
     if (area == 1 && !strided) {
       if (plain && is_narrow()) return padded(x, inputs) + padded(y, outputs) + narrow_sums * sum_bytes() + kMore;
       return converts ? std::min(batch * sum_bytes(), x + y) + kMore : 0;
@@ -63,6 +66,14 @@ struct Convolution {
     if (!converts) return 0;
     const int64_t sums = partial_sums(), parts = !sums && area > 1 && !dilated ? parts_bytes() : 0;
     return padded(x, inputs) + padded(y, outputs) + (area == 1 ? 0 : w) + kMore + (sums > 1 ? sums * sum_bytes() : parts);
+  }
+
+  // Return the bytes of the partial sums of the weights' gradient, in 32 bit, for a convolution of each channel by itself
+  // whose channels are last: eight for each sample. Small ones need none.
+  int64_t depthwise_bytes() const {
+    if (positions < least_depthwise_positions) return 0;
+    const int64_t lanes = divide_rounding_up(outputs, depthwise_lanes) * depthwise_lanes;
+    return depthwise_sums * batch * area * lanes * 4;
   }
 
   // Return the number of partial sums of the gradients of weights whose kernel is larger than 1 x 1 or strided; 0: none,
@@ -104,7 +115,7 @@ struct Convolution {
 
   const int64_t x, y, w, outputs, inputs, area, batch, positions, element;
   const bool strided, dilated;
-  bool plain = false, converts = false;
+  bool plain = false, converts = false, ordered_depthwise = false;
 };
 
 }  // namespace phantom

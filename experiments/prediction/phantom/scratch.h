@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <ATen/WrapDimUtilsMulti.h>
+
+#include <numeric>
 #include <sstream>
 
 #include "card.h"
@@ -15,16 +18,20 @@ int64_t power_of_two_up_to(int64_t value, int64_t most) {
   return power;
 }
 
-// Return the scratch bytes of a sum over the leading dimensions. The thread blocks combine their sums in global memory
-// if each thread has many values. Source: setReduceConfig in ATen/native/cuda/Reduce.cuh.
-int64_t sum_scratch_bytes(const Tensor& input, c10::OptionalIntArrayRef reduced) {
-  if (!input.is_contiguous() || !reduced || static_cast<int64_t>(reduced->size()) >= input.dim()) return 0;
+// Return the scratch bytes of a sum over the dimensions that are the outer ones in memory: the leading ones, or all but
+// the channels if these are last. The thread blocks combine their sums in global memory if each thread has many values.
+// Source: setReduceConfig in ATen/native/cuda/Reduce.cuh.
+int64_t sum_scratch_bytes(const Tensor& given, c10::OptionalIntArrayRef dimensions) {
+  if (!dimensions || !given.numel() || static_cast<int64_t>(dimensions->size()) >= given.dim()) return 0;
+  const bool channels_last = !given.is_contiguous() && given.is_contiguous(at::MemoryFormat::ChannelsLast);
+  const Tensor input = channels_last ? given.permute({0, 2, 3, 1}) : given;
+  if (!input.is_contiguous()) return 0;
   int64_t rows = 1;
-  for (size_t place = 0; place < reduced->size(); ++place) {
-    if (c10::maybe_wrap_dim((*reduced)[place], input.dim()) != static_cast<int64_t>(place)) return 0;
+  const auto reduced = at::dim_list_to_bitset(dimensions, given.dim());
+  for (int64_t place = 0; place < static_cast<int64_t>(dimensions->size()); ++place) {
+    if (!reduced[channels_last && place ? place + 1 : place]) return 0;
     rows *= input.size(place);
   }
-  if (!rows || !input.numel()) return 0;
   const int64_t outputs = input.numel() / rows, vector = outputs % 4 == 0 ? 4 : outputs % 2 == 0 ? 2 : 1;
   const int64_t threads = 512 / vector, across = power_of_two_up_to(outputs / vector, threads);
   const int64_t height = power_of_two_up_to(rows, threads / std::min<int64_t>(across, 32));
@@ -36,6 +43,14 @@ int64_t sum_scratch_bytes(const Tensor& input, c10::OptionalIntArrayRef reduced)
       std::min(divide_rounding_up(wanted, grid), divide_rounding_up(values, 16)), divide_rounding_up(values, 256));
   const int64_t accumulated = input.scalar_type() == at::kDouble ? 8 : 4;
   return blocks > 1 ? accumulated * outputs * blocks * width * vector : 0;
+}
+
+// Return the scratch bytes of a sum over all dimensions but the second one, the channels.
+int64_t sum_but_channels_scratch_bytes(const Tensor& input) {
+  std::vector<int64_t> dimensions(input.dim());
+  std::iota(dimensions.begin(), dimensions.end(), 0);
+  dimensions.erase(dimensions.begin() + 1);
+  return sum_scratch_bytes(input, dimensions);
 }
 
 // Return the scratch bytes of the backward pass of memory-efficient attention, in which thread blocks add up the
@@ -94,10 +109,15 @@ void allocate_convolution_scratch(const std::vector<IValue>& arguments, const st
 }
 
 // Allocate and free the temporary memory for one of the results of a convolution's backward pass, which are computed one
-// after the other. Call this after the result is allocated.
+// after the other: the gradients of the input, of the weights, and of the bias, which is a sum. Call this after the
+// result is allocated.
 void allocate_scratch_of_result(
     const c10::FunctionSchema& schema, const std::vector<IValue>& arguments, size_t place, const Tensor& result) {
-  if (schema.name() != "aten::convolution_backward" || place > 1 || !result.defined()) return;
+  if (schema.name() != "aten::convolution_backward" || !result.defined()) return;
+  if (place == 2) {
+    if (const auto bytes = sum_but_channels_scratch_bytes(arguments[0].toTensor())) allocate_block(bytes, false);
+    return;
+  }
   const bool transposed = arguments[7].toBool();
   const Convolution convolution(
       arguments[1].toTensor(), arguments[2].toTensor(), arguments[0].toTensor(), arguments[4].toIntVector(),

@@ -1,12 +1,12 @@
 """Inject a fault into one rank of a row on real GPUs, and report the outcome and what is left behind.
 
-    python -m tests.benchmarks.training.failing_ranks [--out FILE]
+    python -m tests.benchmarks.training.failing_ranks [--many-rows] [--out FILE]
 
 Needs at least two GPUs. In turn, one rank runs out of memory, is killed with signal 9, or hangs until the time limit.
 For each fault: the outcome, the seconds from the fault (for the hang: from the time limit) until the last process had
 ended, the GPU memory still in use, and the processes still running. The ranks start cold, then from a warm process.
-Then 20 rows without a fault start from one warm process, and what the process holds after the first and after the last
-row is reported. FILE is written after each fault.
+FILE is written after each fault. With --many-rows, instead, 20 rows without a fault start from one warm process, and
+what the process holds after the first and after the last row is reported.
 """
 
 import argparse
@@ -127,16 +127,15 @@ def run_many_rows(rows: int, gpus: int) -> dict[str, object]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--many-rows", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     pynvml.nvmlInit()
     gpus = min(4, pynvml.nvmlDeviceGetCount())
-    ranks.RANK_MODULE = "tests.benchmarks.training.faulty_rank"
     report: dict[str, Any] = {
-        "command": "python -m tests.benchmarks.training.failing_ranks",
+        "command": f"python -m tests.benchmarks.training.failing_ranks{' --many-rows' * options.many_rows}",
         "on": this_machine().description,
         "git_commit": git_commit(),
-        "faults": [],
     }
 
     def store() -> None:
@@ -144,13 +143,16 @@ def main() -> int:
         if options.out:
             write_atomically(options.out, json.dumps(report, indent=1) + "\n")
 
+    if options.many_rows:
+        report |= run_many_rows(MANY_ROWS, gpus)
+        store()
+        return 0
+    ranks.RANK_MODULE = "tests.benchmarks.training.faulty_rank"
+    report["faults"] = []
     for start in STARTS:
         for fault in TIME_LIMIT_S:
             report["faults"].append(run_with_fault(fault, gpus, start))
             store()
-    ranks.RANK_MODULE = "experiments.training.rank"
-    report["many_rows"] = run_many_rows(MANY_ROWS, gpus)
-    store()
     return 0
 
 

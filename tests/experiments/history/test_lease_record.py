@@ -35,6 +35,11 @@ def test_used_and_predicted_service_units_are_shown_next_to_each_other():
     assert record(su_per_hour=None).words.startswith("lease node: price unknown (-5%); ")
 
 
+def test_time_of_a_lease_before_its_request_is_part_of_the_predicted_time_but_not_of_the_setup():
+    late = record().model_copy(update={"before_request_s": 50.0})
+    assert (late.setup_s, late.predicted_s, late.error) == (550.0, 1000.0, 0.0)
+
+
 def test_expected_times_are_medians_over_earlier_leases_of_the_same_node_type():
     records = [record(), record(used_s=900.0, run_s=200.0), record(used_s=2000.0, run_s=600.0), record(node_type="kvm")]
     found = earlier_leases(records, "gpu_a100_pcie")

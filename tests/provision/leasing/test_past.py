@@ -18,9 +18,10 @@ class DatedJournal:
         self.at = NOW
         self.journal = Journal(folder, lambda: self.at)
 
-    def lease(self, id, name="llm_cc", hours=3, cost_su=48.0):
+    def lease(self, id, name="llm_cc", hours=3, cost_su=48.0, start=None):
         active_lease = self.journal.open_lease(name, "CHI@UC")
-        slot = {"start": self.at.isoformat(), "end": (self.at + hours * HOUR).isoformat()}
+        begin = start or self.at
+        slot = {"start": begin.isoformat(), "end": (begin + hours * HOUR).isoformat()}
         self.journal.write("intent", active_lease, Operation.CREATE_LEASE, cost_su=cost_su, **slot)
         self.journal.write("done", active_lease, Operation.CREATE_LEASE, id=id, **slot)
         return active_lease, slot
@@ -47,6 +48,13 @@ def test_a_lease_costs_until_it_is_deleted_or_ends_or_until_now(dated_journal):
 def test_a_lease_that_has_not_begun_costs_nothing(dated_journal):
     dated_journal.lease("1")
     assert dated_journal.costs(NOW - HOUR) == {"1": 0}
+
+
+@pytest.mark.parametrize(("start", "before"), [(NOW - timedelta(seconds=40), 40.0), (NOW, 0.0), (NOW + HOUR, 0.0)])
+def test_time_before_its_request_is_counted_for_a_lease_that_started_before_the_request(dated_journal, start, before):
+    dated_journal.lease("1", start=start)
+    (lease,) = past_leases(dated_journal.journal.entries(), NOW + HOUR)
+    assert lease.time_before_request.total_seconds() == before
 
 
 def test_the_extension_of_a_lease_has_the_price_of_the_lease(dated_journal):

@@ -17,6 +17,7 @@ RECURRENT = {
     "GRU of 2 layers with dropout": ("GRU", (35, 20, 200, 300), 2, "float32", 0.2),
     "RNN of 2 layers": ("RNN", (70, 64, 1024, 1024), 2, "float32", 0.0),
 }
+DEPTHWISE: dict[str, Any] = {"channels_last": True, "dtype": "bfloat16"}
 CONVOLUTIONS: dict[str, tuple[int, int, int | tuple[int, int], int, dict[str, Any]]] = {
     "3 x 3": (8, 256, 60, 256, {"kernel_size": 3, "padding": 2, "dilation": 2}),
     "3 x 3, many channels": (8, 512, 60, 512, {"kernel_size": 3, "padding": 4, "dilation": 4}),
@@ -33,6 +34,11 @@ CONVOLUTIONS: dict[str, tuple[int, int, int | tuple[int, int], int, dict[str, An
     "4 x 4, stride 2": (256, 128, 16, 256, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "3 channels": (256, 3, 64, 64, {"kernel_size": 4, "padding": 1, "stride": 2}),
     "transposed": (256, 256, 8, 128, {"kernel_size": 4, "padding": 1, "stride": 2, "transposed": True}),
+    "1 x 1 in 16 bit": (64, 512, 14, 1024, {"kernel_size": 1, "dtype": "bfloat16"}),
+    "depthwise": (64, 96, 56, 96, {"kernel_size": 7, "padding": 3, "groups": 96, "dtype": "bfloat16"}),
+    "depthwise, channels last": (16, 512, 14, 512, DEPTHWISE | {"kernel_size": 7, "padding": 3, "groups": 512}),
+    "depthwise, 40 channels": (16, 40, 30, 40, DEPTHWISE | {"kernel_size": 3, "padding": 1, "groups": 40}),
+    "depthwise, one sample": (1, 512, 14, 512, DEPTHWISE | {"kernel_size": 7, "padding": 3, "groups": 512}),
 }
 
 
@@ -70,12 +76,13 @@ def convolutions(phantom: Any) -> Any:
         batch: int, inputs: int, size: int | tuple[int, int], outputs: int, options: dict[str, Any]
     ) -> list[int]:
         transposed, dtype = options.pop("transposed", False), getattr(torch, options.pop("dtype", "float32"))
+        order = torch.channels_last if options.pop("channels_last", False) else torch.contiguous_format
         layer = (torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d)(inputs, outputs, bias=False, **options)
         layer = layer.to("cuda", dtype)
         height, width = (size, size) if isinstance(size, int) else size
-        given = torch.empty(batch, inputs, height, width, dtype=dtype, device="cuda")
+        given = torch.empty(batch, inputs, height, width, dtype=dtype, device="cuda", memory_format=order)
         forward, result = scratch(phantom, lambda: layer(given))
-        settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, 1)
+        settings = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups)
 
         def backward(wanted: list[bool]) -> int:
             arguments = (torch.empty_like(result), given, layer.weight, None, *settings, wanted)
@@ -87,7 +94,7 @@ def convolutions(phantom: Any) -> Any:
 
 
 def other_scratch(phantom: Any) -> Any:
-    """Return the temporary memory of backward passes of attention and of an embedding."""
+    """Return the temporary memory of sums, and of backward passes of attention and of an embedding."""
     import torch
     from torch.nn import functional as F
 
@@ -111,7 +118,16 @@ def other_scratch(phantom: Any) -> Any:
         arguments = (gradient, positions, rows, -1, False)
         return scratch(phantom, lambda: torch.ops.aten.embedding_dense_backward(*arguments))[0]
 
+    def channel_sums(order: torch.memory_format) -> list[int]:
+        values = torch.empty(16, 512, 14, 14, device="cuda", memory_format=order)
+        weight = torch.empty(512, 1, 7, 7, device="cuda", memory_format=order)
+        settings = ([512], [1, 1], [3, 3], [1, 1], False, [0, 0], 512, [False, False, True])
+        bias_gradient = functools.partial(torch.ops.aten.convolution_backward, values, values, weight, *settings)
+        return [scratch(phantom, run)[0] for run in (lambda: values.sum((0, 2, 3)), bias_gradient)]
+
     return {
+        "sums of channels that are last": channel_sums(torch.channels_last),
+        "sums of channels": channel_sums(torch.contiguous_format),
         "attention with a mask": attention(128, 8, 8, 77, 64, masked=True),
         "embedding of few tokens": embedding(2048, 151936, 896),
         "embedding": embedding(4096, 151936, 896),
