@@ -12,7 +12,7 @@ def test_an_environment_counts_as_good_or_bad_by_the_nearer_of_both_values():
     assert found.side(fake_observation(0, "error")) is None
 
 
-def test_a_difference_within_rounding_does_not_count():
+def test_values_that_differ_only_by_rounding_have_no_difference():
     assert find_difference(fake_observation(10.0), fake_observation(10.0005), None) is None
 
 

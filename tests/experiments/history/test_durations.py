@@ -70,7 +70,7 @@ def test_a_time_of_another_length_counts_for_a_tiny_row_that_runs_the_same_steps
     assert expected_time(stored, "reduced-batch", size="tiny", length="as-taught").source.endswith(", tiny models")
 
 
-def test_a_time_with_other_settings_does_not_count(tmp_path):
+def test_the_time_of_a_row_with_other_settings_is_not_used_as_an_expected_time(tmp_path):
     """The rows for a card with 12 GB have smaller models than those of the same names for other cards."""
     small = spec_of("reduced-batch", card="h100_1g_12gb")
     stored = StoredTimes.read(tmp_path)
@@ -80,14 +80,14 @@ def test_a_time_with_other_settings_does_not_count(tmp_path):
     assert StoredTimes(others, ()).expected_time(small, "h200_141gb") is None
 
 
-def test_other_sizes_and_lengths_and_rows_without_a_result_do_not_count(results):
+def test_a_row_has_no_expected_time_if_it_has_no_result_or_only_results_of_another_size_or_length(results):
     stored = StoredTimes.read(results)
     unknown = spec_of("xxl"), spec_of("baseline", length="as-taught"), spec_of("baseline", size="tiny")
     assert [stored.expected_time(spec, CARD) for spec in unknown] == [None] * 3
     assert expected_time(stored, "xxl", size="tiny").source.endswith(", tiny models")
 
 
-def test_times_on_shared_gpus_do_not_count(tmp_path):
+def test_a_time_on_a_shared_gpu_is_not_used_as_an_expected_time(tmp_path):
     stored = StoredTimes.read(tmp_path)
     shared = tuple(
         (run, result.model_copy(update={"device": result.device.model_copy(update={"shared": True})}))

@@ -81,7 +81,7 @@ def test_a_row_without_progress_has_at_least_its_expected_time_after_the_start_l
     assert seconds(remaining, [RowState(spec("a"), 15.0, None)], []) == 18.0
 
 
-def test_the_estimate_of_a_running_row_is_an_upper_bound_and_counts_once_the_expected_time_is_exceeded():
+def test_the_estimate_of_a_running_row_is_used_if_it_is_shorter_or_the_expected_time_is_exceeded():
     remaining = RemainingTime({"a": ExpectedRow(20.0, 2.0)})
     assert seconds(remaining, [state(left_s=3.0)], []) == 3.0
     assert seconds(remaining, [state(left_s=30.0)], []) == 10.0

@@ -225,7 +225,7 @@ def micro_steps(lengths: Sequence[int]) -> list[RecordedPhase]:
     ]
 
 
-def test_sizes_are_new_if_only_one_micro_step_has_them_and_count_once_in_a_phase():
+def test_an_operation_is_new_if_only_one_micro_step_has_its_sizes_and_is_counted_once_in_a_phase():
     new = step.operations_of_one_micro_step(micro_steps([100, 200, 200, 300]))
     assert new == {product(rows) for rows in (100, 300)}
     parts = (RecordedPhase("forward", 0, {product(100): 1}), RecordedPhase("forward", 0, {product(100): 4}))
